@@ -1,0 +1,27 @@
+# capsmith: `make quickstart` shows the whole product, `make test` runs the whole suite. Needs Python 3.11+ and PyPI.
+
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test pretrain-tiny
+
+quickstart: .venv/installed
+	.venv/bin/capsmith quickstart --output runs/quickstart
+
+test: .venv/installed-test
+	.venv/bin/python -m pytest $(PYTEST_FLAGS)
+
+# The weights shipped in captioners/models/coca_tiny: seeded, at most 90 minutes on 2 cores.
+pretrain-tiny: .venv/installed
+	.venv/bin/python -m finetune.pretrain_tiny
+
+# An environment that is there is kept and brought up to date; these stamps say that it was, for this pyproject.toml.
+.venv/installed: pyproject.toml
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo "installing capsmith and what it needs into .venv (once; some minutes)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-test: pyproject.toml .venv/installed
+	$(PIP) --editable ".[test]"
+	@touch $@

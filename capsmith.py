@@ -1,0 +1,195 @@
+"""The command line: `capsmith finetune | generate | diversity | quickstart`, one function per command."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+
+def finetune(argv: Sequence[str]) -> int:
+    """fine-tune a captioner on captioned pictures"""
+    from finetune.config import FinetuneConfig
+    config = parse("finetune", FinetuneConfig, argv)
+    from finetune.trainer import run
+    return run(config)
+
+
+def generate(argv: Sequence[str]) -> int:
+    """caption pictures, several captions each, into records"""
+    from generate.config import GenerateConfig
+    config = parse("generate", GenerateConfig, argv)
+    from generate.engine import run
+    return run(config)
+
+
+def diversity(argv: Sequence[str]) -> int:
+    """measure how diverse, long and sound captions are"""
+    from diversity.config import DiversityConfig
+    config = parse("diversity", DiversityConfig, argv)
+    from diversity.report import run
+    return run(config)
+
+
+def quickstart(argv: Sequence[str]) -> int:
+    """see the whole product at work in a few minutes, offline"""
+    from quickstart import QuickstartConfig
+    config = parse("quickstart", QuickstartConfig, argv)
+    from quickstart import run
+    return run(config)
+
+
+COMMANDS = {command.__name__: command for command in (finetune, generate, diversity, quickstart)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 shards failed or missing, 2 usage, 3 above the error rate."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    command = argv[0] if argv else ""
+    if command in ("-h", "--help"):
+        print(overview())
+        return 0
+    if command == "--version":
+        from importlib.metadata import version
+        print(f"capsmith {version('capsmith')}")
+        return 0
+    if command not in COMMANDS:
+        print(overview(), f"\ncapsmith: error: {unknown(command, COMMANDS) if command else 'no command given'}",
+              sep="\n", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[command](argv[1:])
+    except ValueError as error:  # what the rooms raise on bad input; they name file, field and value
+        print(f"capsmith {command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"capsmith {command}: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+def overview() -> str:
+    """The text of `capsmith --help`."""
+    lines = [f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: capsmith COMMAND [--help] [flags]", "", "commands:", *lines, "",
+                      "  --version   print the version", "  --help      print this; `capsmith COMMAND --help` its flags"])
+
+
+# --- from flags and a YAML file to a configuration -----------------------------------------------------------------
+
+
+def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Config:
+    """The command's configuration: flags over the `--config` file over defaults.
+
+    pydantic-settings makes the flags. Their values are read from argparse as they stand, because its own decoding
+    splits lists at commas (`scenes:train,n=9`), takes `{a,b}.tar` for JSON and stops at the first error.
+
+    Raises: ValueError that lists every problem, each with its flag or field and its value.
+    """
+    from pydantic import ValidationError
+
+    fields = config_type.model_fields
+    given, problems = read_flags(flag_parser(command, config_type), [flag_of(name) for name in fields], argv)
+    path, print_config = given.pop("config", None), given.pop("print_config", False)
+    in_file, file_problems = read_config_file(path) if path else ({}, [])
+    valueless = {problem.partition(":")[0] for problem in problems}
+    problems += file_problems
+    try:
+        config = config_type.model_validate(in_file | given)
+    except ValidationError as error:
+        problems += [describe(detail, path, in_file.keys() - given.keys(), fields) for detail in error.errors()
+                     if not (detail["type"] == "missing" and flag_of(detail["loc"][0]) in valueless)]
+    if problems:
+        raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
+    if print_config:
+        import yaml
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+        raise SystemExit(0)
+    return config
+
+
+def flag_of(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def flag_parser(command: str, config_type: type) -> argparse.ArgumentParser:
+    """An argument parser with a flag for each field, the required ones first."""
+    from pydantic_settings import CliSettingsSource
+
+    usage = [f"{flag_of(name)} {name.upper()}" for name, field in config_type.model_fields.items() if field.is_required()]
+    parser = argparse.ArgumentParser(usage=" ".join([f"capsmith {command}", *usage, "[options]"]), allow_abbrev=False,
+                                     description=config_type.__doc__, add_help=False, exit_on_error=False)
+    required = parser.add_argument_group("required")
+    options = parser.add_argument_group("options")
+
+    def add_flag(_: Any, *names: str, help: str, **settings: Any) -> None:
+        if "metavar" in settings:  # a list[str] is a str, given again and again
+            settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
+        group = required if help.endswith("(required)") else options
+        help = re.sub(r" \((required|default: (None|\(\))?)\)$", "", help)
+        group.add_argument(*names, help=help, **settings)
+
+    CliSettingsSource(config_type, root_parser=parser, cli_kebab_case=True, cli_implicit_flags=True,
+                      cli_hide_none_type=True, cli_avoid_json=True, add_argument_method=add_flag)
+    options.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
+                         help="YAML file of these fields; flags override it")
+    options.add_argument("--print-config", action="store_true", default=argparse.SUPPRESS,
+                         help="print the whole configuration as YAML, and stop")
+    options.add_argument("-h", "--help", action="help", help="print this, and stop")
+    return parser
+
+
+def read_flags(parser: argparse.ArgumentParser, known: Sequence[str],
+               argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values as given, still text, and what is wrong with the flags themselves."""
+    argv, problems = list(argv), []
+    while True:
+        try:
+            namespace, rest = parser.parse_known_args(argv)
+            break
+        except argparse.ArgumentError as error:  # no value, or one for an on/off flag: note it and read on
+            names = error.argument_name.split("/")
+            problems.append(f"{names[0]}: {error.message}")
+            argv = [word for word in argv if word.partition("=")[0] not in names]
+    problems += [unknown(word, known) if word.startswith("-") else f"{word}: belongs to no flag" for word in rest]
+    return vars(namespace), problems
+
+
+def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a YAML file, and what is wrong with the file."""
+    import yaml
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return {}, [f"--config {path}: {error}"]
+    if content is None:
+        return {}, []
+    if not isinstance(content, dict):
+        return {}, [f"--config {path}: must hold fields and values, not {content!r}"]
+    return {str(name): value for name, value in content.items()}, []
+
+
+def describe(detail: Mapping[str, Any], path: str | None, in_file: Iterable[str], fields: Iterable[str]) -> str:
+    """One line for one of pydantic's errors: where it was written, the value, what is wrong with it."""
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:  # a rule over several fields names them itself
+        return message
+    name = detail["loc"][0]
+    if detail["type"] == "missing":
+        return f"{flag_of(name)}: required"
+    if detail["type"] == "extra_forbidden":
+        return f"{path}: {unknown(name, fields)}"
+    where = f"{path}: {name}:" if name in in_file else flag_of(name)
+    return f"{where} {detail['input']}: {message}"
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.partition("=")[0], known, n=1)
+    return f"{name}: unknown" + (f"; did you mean {near[0]}?" if near else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

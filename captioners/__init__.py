@@ -1,0 +1,1 @@
+"""Captioners: pixels in, captions out."""

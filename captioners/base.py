@@ -1,0 +1,133 @@
+"""What every captioner takes and gives."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+if TYPE_CHECKING:  # configurations are read without torch
+    from PIL import Image
+    from torch import Tensor
+
+
+class SamplingConfig(BaseModel):
+    """How captions are drawn; every processor means what transformers' processor of its name means.
+
+    Order: start and pad tokens never; repetition penalty, no-repeat n-grams, minimum length; then, for samples,
+    temperature, top-k, top-p. All problems of a configuration are raised at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    num_captions: int = Field(5, ge=1, description="captions per picture; greedy gives 1 and refuses more")
+    strategy: Literal["sample", "greedy", "beam"] = Field("sample", description="how the next token is chosen")
+    max_length: int | None = Field(
+        None, ge=3, description="tokens in all, start and end included; none: the captioner's context + 1"
+    )
+    min_length: int = Field(5, ge=0, description="no end token before this many tokens, start included")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="divides the logits, before top-k and top-p")
+    top_p: float = Field(0.9, gt=0, le=1, description="sample from the most probable tokens that hold this mass")
+    top_k: int | None = Field(None, ge=1, description="sample from this many of the most probable tokens")
+    repetition_penalty: float = Field(1.0, gt=0, allow_inf_nan=False, description="above 1, used tokens come less often")
+    no_repeat_ngram_size: int = Field(0, ge=0, description="no n-gram of this size twice in a caption; 0: off")
+    num_beams: int = Field(1, ge=1, description="beams of beam search")
+    num_beam_groups: int = Field(1, ge=1, description="groups of beams, kept apart by diversity_penalty")
+    diversity_penalty: float = Field(0.0, ge=0, allow_inf_nan=False, description="between groups of beams")
+    length_penalty: float = Field(1.0, allow_inf_nan=False, description="beams rank by log-probability / length ** this")
+    prompt: str = Field("", description="text that every caption starts with")
+    seed: int = Field(0, ge=0, lt=2**64, description="of all draws")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_when_greedy(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("strategy") == "greedy":
+            return {"num_captions": 1} | values
+        return values
+
+    # Fields are checked in their order, each with those before it: so one pass finds every problem.
+
+    @field_validator("strategy")
+    @classmethod
+    def _greedy_gives_one(cls, strategy: str, info: ValidationInfo) -> str:
+        if strategy == "greedy" and info.data.get("num_captions", 1) > 1:
+            raise ValueError(f"greedy gives one caption, num_captions is {info.data['num_captions']}")
+        return strategy
+
+    @field_validator("min_length")
+    @classmethod
+    def _min_within_max(cls, min_length: int, info: ValidationInfo) -> int:
+        max_length = info.data.get("max_length")
+        if max_length is not None and min_length > max_length:
+            raise ValueError(f"exceeds max_length {max_length}")
+        return min_length
+
+    @field_validator("num_beams")
+    @classmethod
+    def _beams_hold_captions(cls, num_beams: int, info: ValidationInfo) -> int:
+        strategy = info.data.get("strategy")
+        if strategy == "beam" and info.data.get("num_captions", 1) > num_beams:
+            raise ValueError(f"beam search gives at most num_beams captions, num_captions is {info.data['num_captions']}")
+        if strategy in ("sample", "greedy") and num_beams > 1:
+            raise ValueError(f"is for strategy beam, strategy is {strategy}")
+        return num_beams
+
+    @field_validator("num_beam_groups")
+    @classmethod
+    def _groups_divide_beams(cls, groups: int, info: ValidationInfo) -> int:
+        if info.data.get("num_beams", groups) % groups:
+            raise ValueError(f"does not divide num_beams {info.data['num_beams']}")
+        return groups
+
+    @field_validator("diversity_penalty")
+    @classmethod
+    def _penalty_between_groups(cls, penalty: float, info: ValidationInfo) -> float:
+        if penalty and info.data.get("num_beam_groups") == 1:
+            raise ValueError("is between groups of beams, num_beam_groups is 1")
+        return penalty
+
+    @field_validator("length_penalty")
+    @classmethod
+    def _length_penalty_of_beams(cls, penalty: float, info: ValidationInfo) -> float:
+        if penalty != 1 and info.data.get("strategy") in ("sample", "greedy"):
+            raise ValueError(f"is for strategy beam, strategy is {info.data['strategy']}")
+        return penalty
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption of a picture.
+
+    `logprob` (nats) sums the log-probabilities of the drawn tokens, the end token included, under the model's own
+    distribution: before temperature, penalties and truncation, without the prompt's tokens and without an end token
+    that the limit forced. `truncated`: the limit ended it. `similarity`: cosine with the picture, where asked for.
+    """
+
+    text: str
+    logprob: float
+    truncated: bool
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture's captions, in the order of their index, and its embedding (E,), normalised."""
+
+    key: str
+    captions: tuple[Caption, ...]
+    image_embedding: "Tensor | None" = None
+
+
+class Captioner(Protocol):
+    """Turns pictures into captions; `name` names their column, syn_text_<name>."""
+
+    name: str
+    weights_sha256: str
+
+    def preprocess(self, image: "Image.Image") -> "Tensor":
+        """A decoded RGB picture as the model wants it, (3, H, W)."""
+
+    def caption(
+        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0
+    ) -> Iterator[Captioned]:
+        """Captions of (key, picture) pairs, in their order; caption i of a picture draws as number first_index + i."""

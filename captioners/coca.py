@@ -1,0 +1,265 @@
+"""CoCa captioners on open_clip: load, preprocess, caption, save.
+
+Dimensions: H, W picture's sides, E embedding.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from captioners.base import Caption, Captioned, SamplingConfig
+from captioners.coca_decode import decode, initialise_decoder
+from captioners.resolve import Source, resolve
+from captioners.tokenizer import CaptionTokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class CoCaCaptioner:
+    """An open_clip CoCa, with the tokenizer and the preprocessing that its source asks for.
+
+    `model` is open_clip's own CoCa, in eval mode; `weights_sha256` is of the weights in float32, whatever the dtype.
+    `context_length` counts tokens with start and end, without the CLS token that open_clip appends.
+    `batch_size`: pictures captioned at a time.
+    """
+
+    def __init__(self, model: CoCa, source: Source, *, weights_sha256: str):
+        self.model = model
+        self.batch_size = 16  # with 5 captions each 80 rows, from where more per step hardly pays on a CPU
+        self.name = source.name
+        self.weights_sha256 = weights_sha256
+        self.model_cfg = source.model_cfg
+        size = {"size": tuple(model.visual.image_size)}  # open_clip's factory, too, lets the tower decide
+        self.preprocess_cfg = merge_preprocess_dict(dataclasses.asdict(PreprocessCfg()), source.preprocess_cfg) | size
+        self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
+        self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
+        self.pad_id = self.tokenizer.pad_id
+        self.context_length = min(model.text.context_length, model.text_decoder.context_length)
+        self.description = self._describe(source)
+        self._transform = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """A decoded RGB picture as the model wants it, (3, H, W) float32: open_clip's own inference transform."""
+        return self._transform(image)
+
+    def caption(
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0
+    ) -> Iterator[Captioned]:
+        """Captions (key, picture (3, H, W)) pairs, `batch_size` pictures at a time; results in input order.
+
+        Caption i of a picture is number first_index + i of its key's draws. Its text starts with the prompt.
+        Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
+        """
+        prefix, max_length = self._check_sampling(sampling)
+        return self._caption(images, sampling, prefix, max_length, first_index)
+
+    def _caption(
+        self,
+        images: Iterable[tuple[str, Tensor]],
+        sampling: SamplingConfig,
+        prefix: list[int],
+        max_length: int,
+        first_index: int,
+    ) -> Iterator[Captioned]:
+        parameter = self.model.logit_scale
+        images = iter(images)
+        while batch := list(itertools.islice(images, self.batch_size)):
+            keys = [key for key, _ in batch]
+            pictures = torch.stack([picture for _, picture in batch]).to(parameter.device, parameter.dtype)
+            with evaluating(self.model):
+                features, captions = decode(
+                    self.model,
+                    pictures,
+                    keys,
+                    sampling,
+                    prefix=prefix,
+                    end_id=self.end_id,
+                    never=self.tokenizer.never_ids(self.model.text.vocab_size),
+                    max_length=max_length,
+                    first_index=first_index,
+                )
+            for key, feature, of_picture in zip(keys, features.cpu(), captions, strict=True):
+                yield Captioned(
+                    key,
+                    tuple(Caption(self.decode(c.tokens), c.logprob, c.truncated) for c in of_picture),
+                    feature,
+                )
+
+    def _check_sampling(self, sampling: SamplingConfig) -> tuple[list[int], int]:
+        """The tokens that captions start with, and how long they may get; raises ValueError with every misfit."""
+        longest = self.context_length + 1  # the last token is not fed back
+        max_length = sampling.max_length or longest
+        prefix = self.encode_text_ids(sampling.prompt)[:-1] if sampling.prompt else [self.start_id]
+        problems = []
+        if sampling.strategy == "beam":
+            problems.append("strategy beam: not yet")
+        if max_length > longest:
+            problems.append(f"max_length {max_length} exceeds {longest}, the context of {self.name} + 1")
+        if sampling.min_length > max_length:
+            problems.append(f"min_length {sampling.min_length} exceeds {max_length}, the longest caption")
+        if len(prefix) > max_length - 2:
+            problems.append(f"prompt takes {len(prefix)} of {max_length} tokens: no room for a caption")
+        if problems:
+            raise ValueError("sampling: " + "; ".join(problems))
+        return prefix, max_length
+
+    def encode_text_ids(self, text: str) -> list[int]:
+        """Token ids of a text, from start to end token, never cut."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids up to the first end token, without special tokens."""
+        return self.tokenizer.decode(ids)
+
+    def save(self, folder: str | os.PathLike, name: str, *, dtype: str = "fp32") -> None:
+        """Writes config, weights and the tokenizer's own files, so that open_clip loads the folder as `local-dir:FOLDER`.
+
+        `name` ([a-z0-9_]+) names the captioner's column in records and is kept in the config under `capsmith`.
+        Each file is written under a temporary name and renamed, the config last. Raises ValueError for a bad name.
+        """
+        check_name(name)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict()
+        weights = {key: value.detach().to("cpu", DTYPES[dtype]).contiguous() for key, value in state.items()}
+        config = {
+            "model_cfg": dict(self.model_cfg) | {"custom_text": True},  # without it open_clip builds a CLIP
+            "preprocess_cfg": self.preprocess_cfg,
+            "capsmith": {"name": name},
+        }
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            staging = Path(staging)
+            self.tokenizer.copy_files(staging)
+            save_file(weights, staging / "open_clip_model.safetensors", metadata={"format": "pt"})
+            for path in sorted(staging.iterdir()):
+                _sync_and_rename(path, folder / path.name)
+            config_file = staging / "open_clip_config.json"
+            config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            _sync_and_rename(config_file, folder / config_file.name)
+
+    def _describe(self, source: Source) -> str:
+        cfg, parameters = self.preprocess_cfg, sum(p.numel() for p in self.model.parameters())
+        numbers = ", ".join(f"{key} ({', '.join(f'{x:.4g}' for x in cfg[key])})" for key in ("mean", "std"))
+        height, width = cfg["size"]
+        return "\n".join((
+            f"architecture: {self.name}, CoCa of {parameters / 1e6:.1f} M parameters ({source.config_from})",
+            f"context: {self.context_length} tokens + CLS (text_cfg and multimodal_cfg of {source.config_from})",
+            f"normalisation: {numbers}; {height} x {width} px, {cfg['interpolation']}, {cfg['resize_mode']}"
+            f" ({source.preprocess_from or 'the default of open_clip, as the source has none'})",
+            f"weights: {source.weights or 'random'}",
+        ))
+
+
+def load_captioner(
+    name: str, pretrained: str | None = None, *, from_scratch: bool = False, device: str = "cpu", dtype: str = "fp32"
+) -> CoCaCaptioner:
+    """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
+
+    dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
+    Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    source = resolve(name, pretrained)
+    if source.weights is None and not from_scratch:
+        raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")
+    if from_scratch and pretrained is not None:
+        raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
+    if from_scratch:
+        source = dataclasses.replace(source, weights=None)
+    model = build_model(source)
+    if not from_scratch:
+        _load_weights(model, source.weights)
+    sha256 = state_sha256(model.state_dict())
+    model = model.to(device=device, dtype=DTYPES[dtype]).eval()
+    return CoCaCaptioner(model, source, weights_sha256=sha256)
+
+
+def build_model(source: Source) -> CoCa:
+    """open_clip's CoCa from a config, with random weights, the decoder's included."""
+    model_cfg = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
+    try:
+        model = CoCa(**model_cfg)
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"{source.config_from}: open_clip cannot build a CoCa of this config: {error}") from error
+    initialise_decoder(model)
+    return model
+
+
+def _load_weights(model: CoCa, path: Path) -> None:
+    """Loads a file of tensors, all of the model's and no others; raises ValueError that lists every one that differs."""
+    state = read_weights(path)
+    expected = model.state_dict()
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        raise ValueError(f"{path}: these weights are not this model's:\n  " + "\n  ".join(problems))
+    model.load_state_dict(state)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file, by name; nothing in the file can run code."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds; none may pass as another fault
+        raise ValueError(f"{path}: not a file of weights that can be read safely: {error}") from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
+    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(f"{path}: holds no tensors by name")
+    return state
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors in float32, with their names and shapes, in the order of their names."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{key} {tuple(value.shape)}\n".encode())
+        digest.update(value.numpy())
+    return digest.hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Refuses a captioner's name that cannot name a column."""
+    if not re.fullmatch(r"[a-z0-9_]+", name) or "emb" in name or "_captions" in name:
+        raise ValueError(f"name {name!r}: must be of a-z, 0-9 and _, without 'emb' or '_captions'")
+
+
+def _sync_and_rename(path: Path, target: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(path, target)
+
+
+@contextlib.contextmanager
+def evaluating(model: CoCa) -> Iterator[None]:
+    """The model in eval mode, and back in the mode it was in, whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,1 @@
+"""Captioner and captioned pictures in, a better captioner out."""

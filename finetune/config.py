@@ -1,0 +1,44 @@
+"""The configuration of `capsmith finetune`; imports no torch, so that --help is quick."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def parse_count(value: object) -> object:
+    """Read "12M", "300k" or "1_000" as a number; anything else is left for pydantic to judge."""
+    if isinstance(value, str) and value[-1:] in ("k", "M", "B"):
+        try:
+            return round(float(value[:-1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[value[-1]])
+        except ValueError:
+            return value
+    return value
+
+
+class FinetuneConfig(BaseModel):
+    """Fine-tune a captioner on captioned pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: list[str] = Field(min_length=1, description="captioned pictures: shards, folder, CSV, JSONL, Parquet or scenes:…")
+    model: str = Field(description="the captioner to start from: coca_tiny, an open_clip architecture, a folder or file, org/name")
+    output: Path = Field(description="folder for the fine-tuned captioner, its log and its checkpoint")
+    pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
+    from_scratch: bool = Field(False, description="start from random weights; without it a model with no weights is an error")
+    name: str | None = Field(None, pattern=r"^[a-z0-9_]+$", description="the captioner's name, which names its column")
+    samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
+        12_000_000, gt=0, description="budget in captions seen, e.g. 12M; a smaller set is repeated")
+    batch_size: int = Field(128, gt=0, description="pictures a step")
+    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices; norms, biases and embeddings have none")
+    caption_weight: float = Field(2.0, ge=0, description="weight of the caption loss")
+    contrastive_weight: float = Field(1.0, ge=0, description="weight of the contrastive loss")
+    clip_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
+    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
+    num_workers: int = Field(1, ge=0, description="processes that decode pictures")
+    checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
+    seed: int = Field(0, ge=0, description="of the order of pictures, the choice of captions and random weights")
+    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")

@@ -1,0 +1,1 @@
+"""Captioner and pictures in, caption columns and reinforced records out."""

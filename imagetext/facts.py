@@ -1,0 +1,190 @@
+"""What is true of a built-in picture, and what a caption states of it.
+
+A fact is exact: a caption's precision is the share of its facts that are among the scene's `true_facts`, and the
+recall of a picture's captions is the share of its `key_facts` that some of them states.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
+SIZES = ("small", "large")
+TEXTURES = ("plain", "striped", "dotted")
+BACKGROUNDS = ("grey", "sand", "sky", "mint")
+NUMBERS = {"one": "1", "single": "1", "two": "2", "pair": "2", "three": "3", "four": "4"}
+PLURALS = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHAPES}
+NOUNS = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()},
+         **dict.fromkeys(("shape", "shapes", "object", "objects", "thing", "things"), "object")}
+RELATIONS = {"left of": ("left of", False), "right of": ("left of", True),  # both ways are one fact: (name, swapped)
+             "above": ("above", False), "below": ("above", True)}
+PLACES = {("left", "top"): "upper left", ("centre", "top"): "top", ("right", "top"): "upper right",
+          ("left", "middle"): "left", ("centre", "middle"): "centre", ("right", "middle"): "right",
+          ("left", "bottom"): "lower left", ("centre", "bottom"): "bottom", ("right", "bottom"): "lower right"}
+KINDS = ("colour", "shape", "count", "relation", "size", "texture", "background", "place")
+
+
+class Fact(NamedTuple):
+    """One thing stated of a picture, e.g. ("relation", "left of", "red circle", "blue square").
+
+    `kind` is one of KINDS; `subject` and `other` are "colour shape", "shape", "colour object", "object" or "".
+    """
+
+    kind: str
+    value: str
+    subject: str = ""
+    other: str = ""
+
+
+# --- the truth -----------------------------------------------------------------------------------------------------
+
+
+def true_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
+    """Every fact about the scene that a caption can state and be right."""
+    objects = scene["objects"]
+    found = {Fact("background", scene["background"])}
+    for item in objects:
+        for name in _names(item):
+            found |= {Fact("size", item["size"], name), Fact("texture", item["texture"], name),
+                      Fact("place", place_of(item), name)}
+        found |= {Fact("shape", item["shape"]), Fact("colour", item["colour"], item["shape"]),
+                  Fact("colour", item["colour"], "object")}
+    counts = Counter(name for item in objects for name in _names(item))
+    found |= {Fact("count", str(count), name) for name, count in counts.items()}
+    for one, other in itertools.permutations(objects, 2):
+        for relation in _relations(one, other):
+            found |= {Fact("relation", relation, a, b) for a in _names(one) for b in _names(other)}
+    return frozenset(found)
+
+
+def key_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
+    """The facts that recall counts: each shape and its colour, how many objects there are, and how two of them stand."""
+    objects = scene["objects"]
+    found = {Fact("shape", item["shape"]) for item in objects}
+    found |= {Fact("colour", item["colour"], item["shape"]) for item in objects}
+    kinds = groups(scene)
+    name = full_name(objects[0]) if len(kinds) == 1 else "object"
+    found.add(Fact("count", str(len(objects)), name))
+    if (pair := related_pair(kinds)) is not None:
+        one, other = pair
+        value, first, second = main_relation(one, other)
+        found.add(Fact("relation", value, full_name(first), full_name(second)))
+    return frozenset(found)
+
+
+def full_name(item: Mapping[str, Any]) -> str:
+    return f"{item['colour']} {item['shape']}"
+
+
+def _names(item: Mapping[str, Any]) -> tuple[str, ...]:
+    return full_name(item), item["shape"], f"{item['colour']} object", "object"
+
+
+def _relations(one: Mapping[str, Any], other: Mapping[str, Any], margin: float = 0.08) -> list[str]:
+    """The relations that hold, each by a margin in shares of the picture's side."""
+    return (["left of"] if other["x"] - one["x"] > margin else []) + (["above"] if other["y"] - one["y"] > margin else [])
+
+
+def main_relation(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Mapping, Mapping]:
+    """How two objects stand, along the axis on which they are further apart."""
+    across, down = other["x"] - one["x"], other["y"] - one["y"]
+    if abs(across) >= abs(down):
+        return ("left of", one, other) if across > 0 else ("left of", other, one)
+    return ("above", one, other) if down > 0 else ("above", other, one)
+
+
+def place_of(item: Mapping[str, Any]) -> str:
+    column = ("left", "centre", "right")[min(2, int(item["x"] * 3))]
+    row = ("top", "middle", "bottom")[min(2, int(item["y"] * 3))]
+    return PLACES[column, row]
+
+
+def groups(scene: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
+    """The objects, those of one colour and shape together, in the order they were drawn."""
+    kinds: dict[str, list] = {}
+    for item in scene["objects"]:
+        kinds.setdefault(full_name(item), []).append(item)
+    return list(kinds.values())
+
+
+def related_pair(kinds: list[list[Mapping[str, Any]]]) -> tuple[Mapping, Mapping] | None:
+    """The first two objects that are the only ones of their colour and shape, None where there are not two."""
+    alone = [group[0] for group in kinds if len(group) == 1]
+    return (alone[0], alone[1]) if len(alone) > 1 else None
+
+
+# --- what a caption states -----------------------------------------------------------------------------------------
+
+_WORD = re.compile(r"[a-z]+|[,.;:]")
+_PLACE = re.compile(r"\bat the (upper left|upper right|lower left|lower right|top|bottom|left|right|centre)\b(?! of)")
+_BACKGROUND = re.compile(rf"\b(?:on|over|against) (?:a |an |the )?(?:plain )?({'|'.join(BACKGROUNDS)})\b")
+
+
+def facts_of(caption: str) -> frozenset[Fact]:
+    """The facts a caption states, right or wrong; words that are none of ours state nothing."""
+    text = " ".join(_WORD.findall(caption.lower()))
+    found = {Fact("background", name) for name in _BACKGROUND.findall(text)}
+    text = _BACKGROUND.sub(" ; ", text)
+    for sentence in text.split(" . "):
+        phrases = _noun_phrases(sentence)
+        for phrase in phrases:
+            found |= _phrase_facts(phrase)
+        for one, other in itertools.pairwise(phrases):
+            between = sentence[one.end:other.start]
+            for words, (relation, swapped) in RELATIONS.items():
+                if re.search(rf"\b{words}\b", between):
+                    found.add(Fact("relation", relation, *((other.name, one.name) if swapped else (one.name, other.name))))
+        for one, following in zip(phrases, [*phrases[1:], None]):
+            rest = sentence[one.end:following.start if following else None]
+            found |= {Fact("place", place, one.name) for place in _PLACE.findall(rest)}
+            if match := re.match(r" (?:is|are) ((?:[a-z]+ (?:and )?){0,3}[a-z]+)", rest):  # "the red circle is large"
+                found |= _adjective_facts(match[1].split(), one.name)
+    return frozenset(found)
+
+
+class _Phrase(NamedTuple):
+    modifiers: tuple[str, ...]
+    noun: str
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        colour = next((word for word in self.modifiers if word in COLOURS), "")
+        return f"{colour} {self.noun}".strip()
+
+
+_MODIFIERS = {*COLOURS, *SIZES, *TEXTURES, *NUMBERS, "of", "and"}
+
+
+def _noun_phrases(sentence: str) -> list[_Phrase]:
+    phrases, modifiers, start = [], [], 0
+    for match in re.finditer(r"\S+", sentence):
+        word = match[0]
+        if word in NOUNS:
+            phrases.append(_Phrase(tuple(modifiers), NOUNS[word], start if modifiers else match.start(), match.end()))
+            modifiers = []
+        elif word in _MODIFIERS and (modifiers or word not in ("of", "and")):
+            start = start if modifiers else match.start()
+            modifiers.append(word)
+        else:
+            modifiers = []
+    return phrases
+
+
+def _phrase_facts(phrase: _Phrase) -> set[Fact]:
+    found = {Fact("shape", phrase.noun)} if phrase.noun != "object" else set()
+    for word in phrase.modifiers:
+        if word in NUMBERS:
+            found.add(Fact("count", NUMBERS[word], phrase.name))
+        elif word in COLOURS:
+            found.add(Fact("colour", word, phrase.noun))
+    return found | _adjective_facts(phrase.modifiers, phrase.name)
+
+
+def _adjective_facts(words, name: str) -> set[Fact]:
+    sizes = {Fact("size", word, name) for word in words if word in SIZES}
+    return sizes | {Fact("texture", word, name) for word in words if word in TEXTURES}

@@ -1,0 +1,245 @@
+"""What one record looks like in each format: webdataset, JSONL, Parquet. The letter of it stands in docs/architecture.md."""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imagetext.keys import encode_key
+from imagetext.rows import caption_columns, is_member_name, well_formed
+from imagetext.sample import Record, image_size
+
+# Present in every record, with constant types: `datasets` takes its columns from the first five records only.
+FIELDS = ("uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores")
+
+
+def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
+    """The record's columns of synthetic captions: those found in `syn.json`, then its own.
+
+    Raises ValueError where one column is in both, or a record without error breaks the contract of `syn.json`.
+    """
+    key, found = record.sample.key, {}
+    try:
+        found = caption_columns(record.sample.members.get("syn.json", b"{}"))
+    except ValueError as error:
+        if not record.error:
+            raise ValueError(f"{key}: {error}") from error
+    found = {name: texts for name, texts in found.items() if name.startswith("syn_text") and any(map(str.strip, texts))}
+    clash = sorted(found.keys() & record.syn_text.keys())
+    if clash:
+        raise ValueError(f"{key}: has the column {', '.join(clash)} already")
+    columns = found | {name: tuple(map(well_formed, texts)) for name, texts in record.syn_text.items()}
+    if record.error:
+        return columns
+    if not columns:
+        raise ValueError(f"{key}: neither captions nor an error")
+    for name, texts in columns.items():
+        if not name.startswith("syn_text") or "emb" in name or "_captions" in name:
+            raise ValueError(f"{key}: {name!r} is no name for a column of captions (see check_column)")
+        if not any(map(str.strip, texts)):
+            raise ValueError(f"{key}: {name} has no caption that is not empty, and there is no error")
+    return columns
+
+
+def record_fields(record: Record) -> dict[str, Any]:
+    """The record's `json`: FIELDS, then whatever else its meta holds."""
+    sample = record.sample
+    fields = {
+        "uid": str(sample.meta.get("uid", sample.key)), **_picture_fields(record), "captions": sample.captions,
+        "error": record.error, "source": str(sample.meta.get("source", "")),
+        "caption_scores": sample.meta.get("caption_scores") or {},
+    }
+    return _plain({**fields, **{name: value for name, value in sample.meta.items() if name not in fields}})
+
+
+def _picture_fields(record: Record) -> dict[str, Any]:
+    """`sha256`, `width` and `height` of the picture; of one that is not there, what an earlier record knew of it."""
+    image, meta = record.sample.image, record.sample.meta
+    if image is None and record.error:
+        unknown = {"sha256": "", "width": 0, "height": 0}
+        return {name: meta[name] if type(meta.get(name)) is type(value) else value for name, value in unknown.items()}
+    try:
+        width, height = image_size(image)
+    except ValueError as error:
+        if not record.error:
+            raise ValueError(f"{record.sample.key}: no picture, and no error that says so: {error}") from error
+        width, height = 0, 0
+    return {"sha256": hashlib.sha256(image).hexdigest(), "width": width, "height": height}
+
+
+def record_members(record: Record) -> dict[str, bytes]:
+    """The record's other files, sorted by name."""
+    members = {name: data for name, data in sorted(record.sample.members.items()) if name != "syn.json"}
+    for name in members:
+        if not is_member_name(name):
+            raise ValueError(f"{record.sample.key}: a file {name!r} cannot be carried under this name")
+    return members
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types: bytes in base64, NaN and infinities null, what JSON has no type for as text."""
+    if isinstance(value, Mapping):
+        return {well_formed(str(name)): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    return well_formed(str(value))
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+# ---- one writer for each format: write(key, record, text), then close(complete). Failed records come last. ----------------
+
+
+class TarShard:
+    """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt."""
+
+    def __init__(self, path: str, **_: Any):
+        self.archive = tarfile.open(path, "w")
+
+    def write(self, key: str, record: Record, text: str | None) -> None:
+        fields, columns = record_fields(record), record_columns(record)
+        files = {}
+        if not record.error:
+            files["jpg"] = record.sample.image
+            if text is not None:
+                files["txt"] = text.encode()
+        else:  # captions that an earlier run made stay readable
+            fields |= _plain(columns)
+            columns = {}
+        files["syn.json"] = _dumps(columns).encode()
+        files["json"] = _dumps(fields).encode()
+        for suffix, data in (files | record_members(record)).items():
+            member = tarfile.TarInfo(f"{encode_key(key)}.{suffix}")  # owner 0, time 0, mode 0644: bytes depend on content
+            member.size = len(data)
+            self.archive.addfile(member, io.BytesIO(data))
+
+    def close(self, complete: bool) -> None:
+        self.archive.close()
+
+
+class JsonlShard:
+    """JSONL: the picture as a path relative to the file, or in base64.
+
+    A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`.
+    """
+
+    def __init__(self, path: str, *, name: str, base64_images: bool, columns: Iterable[str], **_: Any):
+        self.folder, self.images = os.path.dirname(path), f"{name}.images"
+        self.file, self.base64_images = open(path, "w", encoding="utf-8", newline="\n"), base64_images
+        self.columns, self.rows = dict.fromkeys(columns), 0
+
+    def write(self, key: str, record: Record, text: str | None) -> None:
+        columns, members = record_columns(record), record_members(record)
+        self.columns |= dict.fromkeys(columns)
+        fields = record_fields(record)
+        row = {"key": key, "image": None if record.error else self._image(record), "captions": fields.pop("captions"),
+               **{name: list(columns.get(name, ())) for name in self.columns}}
+        rest = {name: value for name, value in fields.items() if name not in row and name != "members"}
+        row |= {name: rest.pop(name) for name in ("sha256", "width", "height", "error", "caption_scores")} | rest
+        if members:
+            row["members"] = _plain(members)
+        self.file.write(_dumps(row) + "\n")
+        self.rows += 1
+
+    def _image(self, record: Record) -> str:
+        data, source = record.sample.image, str(record.sample.meta.get("source", ""))
+        if self.base64_images:
+            return base64.b64encode(data).decode()
+        if os.path.isfile(source) and os.path.getsize(source) == len(data):
+            with open(source, "rb") as file:
+                if file.read() == data:
+                    return os.path.relpath(source, self.folder).replace(os.sep, "/")
+        path = os.path.join(self.images, f"{self.rows:09d}{_suffix(data)}")
+        os.makedirs(os.path.join(self.folder, self.images), exist_ok=True)
+        with open(os.path.join(self.folder, path), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return path.replace(os.sep, "/")
+
+    def close(self, complete: bool) -> None:
+        self.file.close()
+
+
+def _suffix(data: bytes) -> str:
+    for start, suffix in ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
+                          (b"II", ".tif"), (b"MM", ".tif"), (b"P", ".ppm")):
+        if data.startswith(start):
+            return suffix
+    return ".avif" if data[4:8] == b"ftyp" else ".jp2"
+
+
+class ParquetShard:
+    """Parquet: the picture as a column that `datasets` reads as Image; `json` holds the rest, so that all shards of a
+    run have the same columns. A shard is held in memory until it is closed, since its columns are known only then."""
+
+    ROW_GROUP = 100
+
+    def __init__(self, path: str, *, columns: Iterable[str], **_: Any):
+        self.path, self.columns, self.rows = path, dict.fromkeys(columns), []
+
+    def write(self, key: str, record: Record, text: str | None) -> None:
+        columns, fields = record_columns(record), record_fields(record)
+        self.columns |= dict.fromkeys(columns)
+        row = {"key": well_formed(key), "image": None, **columns, **{name: fields.pop(name) for name in FIELDS}}
+        if not record.error:
+            row["image"] = {"bytes": record.sample.image, "path": None}
+        row["members"] = [{"name": name, "data": data} for name, data in record_members(record).items()]
+        self.rows.append(row | {"json": _dumps(fields)})
+
+    def close(self, complete: bool) -> None:
+        if not complete:
+            return
+        schema = self._schema()
+        with pq.ParquetWriter(self.path, schema) as writer:
+            for first in range(0, len(self.rows), self.ROW_GROUP):
+                rows = self.rows[first:first + self.ROW_GROUP]
+                for row in rows:
+                    row |= {name: row.get(name, ()) for name in self.columns}
+                    row["caption_scores"] = row["caption_scores"] or None
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                self.rows[first:first + self.ROW_GROUP] = [None] * len(rows)
+
+    def _schema(self) -> pa.Schema:
+        usual = {name: {"logprob": [0.0], "truncated": [False]} for name in self.columns}
+        scores = _arrow_type([usual, *(row["caption_scores"] for row in self.rows)])
+        texts = pa.list_(pa.string())
+        return pa.schema([
+            ("key", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("captions", texts),
+            *((name, texts) for name in sorted(self.columns)),
+            ("sha256", pa.string()), ("width", pa.int64()), ("height", pa.int64()), ("error", pa.string()),
+            ("caption_scores", scores), ("uid", pa.string()), ("source", pa.string()), ("json", pa.string()),
+            ("members", pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))),
+        ], metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})})
+
+
+def _arrow_type(values: list[Any]) -> pa.DataType:
+    """One type for values in JSON's types, objects merged field by field."""
+    values = [value for value in values if value is not None]
+    if values and all(isinstance(value, dict) for value in values):
+        names = sorted({name for value in values for name in value})
+        if not names:
+            return pa.null()
+        return pa.struct([(name, _arrow_type([value.get(name) for value in values])) for name in names])
+    if values and all(isinstance(value, list) for value in values):
+        return pa.list_(_arrow_type([item for value in values for item in value]))
+    for kind, arrow in ((bool, pa.bool_()), (int, pa.int64()), (str, pa.string())):
+        if values and all(isinstance(value, kind) for value in values):
+            return arrow
+    return pa.float64()

@@ -1,0 +1,201 @@
+"""The records that everything carries, and the one way to decode a picture."""
+
+import io
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+# Importing a plugin registers its format. These are all that is ever opened: some of Pillow's other formats start a
+# program (EPS starts Ghostscript) or have no signature.
+from PIL import (
+    AvifImagePlugin, BmpImagePlugin, ExifTags, GifImagePlugin, Image, Jpeg2KImagePlugin, JpegImagePlugin,  # noqa: F401
+    PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin,  # noqa: F401
+)
+
+MAX_PIXELS = 200_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its captions, as found.
+
+    `meta` also carries `uid`; `source` (where the picture was found); `error` (why there is no picture, when reading
+    already says so); and `caption_scores`, `{"syn_text_x": {"logprob": [...], "truncated": [...]}}`, aligned with the
+    synthetic captions of that column.
+    """
+
+    key: str                        # unique within a dataset
+    image: bytes | None             # encoded, as found; decoded late
+    captions: tuple[str, ...]       # as found: human, alt text
+    members: Mapping[str, bytes]    # every other file of the sample (npz, paug.json, url.txt, ...), carried untouched
+    meta: Mapping[str, Any]         # uid, sha256, license, ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """A Sample with synthetic captions: the reinforced record."""
+
+    sample: Sample
+    syn_text: Mapping[str, tuple[str, ...]]   # {"syn_text_<captioner>": captions}
+    error: str = ""                 # why it has none; a failure is a row, never a gap
+
+
+def decode_image(data: bytes | None) -> Image.Image:
+    """Decode a picture to 8-bit RGB: EXIF orientation applied, first frame, alpha over white, CMYK and 16 bits converted.
+
+    Raises ValueError with a readable reason for whatever is no whole picture of at most MAX_PIXELS pixels, a number
+    that is checked from the header, before decoding. Sets nothing in Pillow, so it is safe in threads. Its own
+    ceiling of 178,956,970 pixels stays for WebP and TIFF, whose readers check it themselves.
+    """
+    image = _open(data)
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except MemoryError:  # the machine's fault, not the picture's
+        raise
+    except Exception as error:
+        raise ValueError(f"{image.format} picture does not decode: {error or type(error).__name__}") from error
+
+
+def image_size(data: bytes | None) -> tuple[int, int]:
+    """Width and height in pixels of the picture that `decode_image` returns, read from the header where possible.
+
+    Raises ValueError as `decode_image` does, though only for what the header shows.
+    """
+    image = _open(data)
+    # A PNG may keep its orientation behind the pixels: then only decoding shows it.
+    if image.format == "TIFF" or image.format == "PNG" and not any(
+            mark in data for mark in (b"eXIf", b"profile type exif", b"tiff:Orientation")):
+        return image.size
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _open(data: bytes | None) -> Image.Image:
+    """The picture with its header read and nothing decoded."""
+    if data is None:
+        raise ValueError("missing picture")
+    if not data:
+        raise ValueError("empty picture file")
+    for name in FORMATS:
+        # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
+        factory, accept = Image.OPEN[name]
+        if accept(data[:16]) is not True:
+            continue
+        try:
+            image = factory(io.BytesIO(data), "")
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{name} picture with a broken header: {error or type(error).__name__}") from error
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{name} picture of {width} x {height} pixels: {width * height:,} is more than {MAX_PIXELS:,}")
+        if width * height == 0:
+            raise ValueError(f"{name} picture of {width} x {height} pixels")
+        _check_whole(name, data)
+        return image
+    raise ValueError(f"not a picture: starts with {data[:12]!r}")
+
+
+def _check_whole(name: str, data: bytes) -> None:
+    """Find the truncation that Pillow forgives, because the first frame's pixels are there."""
+    try:
+        if name == "PNG":
+            whole = _png_end(data) <= len(data)
+        elif name == "GIF":
+            whole = _gif_end(data) <= len(data)
+        else:
+            whole = name != "JPEG2000" or b"\xff\xd9" in data
+    except (struct.error, IndexError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{name} picture is truncated: no end mark in {len(data)} bytes")
+
+
+def _png_end(data: bytes) -> int:
+    """Offset behind the IEND chunk, which may be behind the data (PNG specification, 11.2.5)."""
+    position, kind = 8, b""
+    while kind != b"IEND":
+        (length,), kind = struct.unpack_from(">I", data, position), data[position + 4:position + 8]
+        position += 12 + length
+    return position
+
+
+def _gif_end(data: bytes) -> int:
+    """Offset behind the trailer (GIF89a specification, 27)."""
+    def colours(flags: int) -> int:
+        return 6 << (flags & 7) if flags & 128 else 0
+
+    position = 13 + colours(data[10])
+    while (kind := data[position]) != 0x3B:
+        if kind == 0x21:  # extension
+            position += 2
+        elif kind == 0x2C:  # frame
+            position += 11 + colours(data[position + 9])
+        else:
+            position += 1
+            continue
+        while data[position]:
+            position += 1 + data[position]
+        position += 1
+    return position + 1
+
+
+# ---- orientation and colour ------------------------------------------------------------------------------------
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; broken EXIF data is no fault of the pixels, and counts as 1."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))  # Pillow turns a TIFF itself, and takes the tag away
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = image.info  # its transparency
+    return turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8bit(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits to `L`, or `LA` where one value stands for transparent.
+
+    16 and 32-bit integers are taken as 0..65535 and floats as 0..1; a picture that leaves this range is stretched
+    from its own least to its own greatest finite value. NaN is black.
+    """
+    values = np.asarray(image)  # (H, W)
+    clear = values == image.info["transparency"] if isinstance(image.info.get("transparency"), int) else None
+    values = values.astype(np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = 0.0, (1.0 if image.mode == "F" else 65535.0)
+    if finite.size and (finite.min() < low or finite.max() > high):
+        low, high = float(finite.min()), float(finite.max())
+    values = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+    grey = Image.fromarray(np.rint((values - low) / ((high - low) or 1.0) * 255).astype(np.uint8))
+    if clear is None:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))))

@@ -1,0 +1,117 @@
+"""Reading tar shards in webdataset's layout: the files of one sample share a key and stand side by side."""
+
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from imagetext.keys import SeenKeys, decode_key
+from imagetext.rows import caption_columns, captions_of
+from imagetext.sample import Sample
+
+logger = logging.getLogger(__name__)
+
+# In order of preference, where a sample has several.
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k", "jfif", "jpe", "ppm",
+                    "pgm", "pnm", "apng")
+
+
+@dataclass(frozen=True)
+class TarRows:
+    """The samples of one tar, read when iterated; a tar that cannot be read to its end is a ValueError naming it."""
+
+    path: str
+
+    def __iter__(self) -> Iterator[Sample]:
+        keys = SeenKeys(self.path)
+        name, files = None, {}
+        for member_name, data in read_members(self.path):
+            member_key, suffix = split_name(member_name)
+            # The same suffix again is the next sample of the same key.
+            if files and (member_key != name or suffix in files):
+                yield _sample(self.path, keys, name, files)
+                files = {}  # a new one: the sample keeps the old
+            name, files[suffix] = member_key, data
+        if files:
+            yield _sample(self.path, keys, name, files)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix of a member: webdataset's rule, the key ends at the first dot of the last part of the path."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def read_members(path: str) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every regular file of a tar whose name has a key and a suffix; nothing is ever unpacked to disk.
+
+    Raises ValueError, naming file and offset, where the tar is cut or damaged: `tarfile` itself takes a cut between
+    two files, or a damaged header, for the end.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # tarfile remembers every header it has seen
+                    stem, suffix = split_name(member.name)
+                    if not member.isreg() or member.issparse():
+                        if not member.isdir():
+                            logger.warning("%s: %s is no regular file and is left out", path, member.name)
+                    elif suffix and not stem.endswith("/") and stem:
+                        if member.offset_data + member.size > size:
+                            raise tarfile.ReadError("unexpected end of data")
+                        yield member.name, archive.extractfile(member).read()
+                offset = archive.offset
+        except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+            raise ValueError(f"{path}: cut or damaged near byte {file.tell()}: {error}") from error
+        file.seek(offset)
+        if file.read(512) != bytes(512):
+            raise ValueError(f"{path}: cut or damaged near byte {offset}: no end-of-archive mark")
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise ValueError(f"{path}: there is data behind the end-of-archive mark at byte {offset}")
+
+
+def _sample(path: str, keys: SeenKeys, name: str, files: dict[str, bytes]) -> Sample:
+    """One sample of the files that share a key."""
+    original, errors, meta = decode_key(name), [], {}
+    if (raw := files.pop("json", None)) is not None:
+        try:
+            meta = json.loads(raw)
+            if not isinstance(meta, dict):
+                raise ValueError(f"expected an object, got {type(meta).__name__}")
+        except (ValueError, RecursionError) as error:
+            meta = {}
+            errors.append(f"json member: {error}")
+    failed_before = meta.pop("error", None)
+    text = files.pop("txt", b"").decode("utf-8", "replace").strip()
+    captions = (text,) if text else ()
+    try:
+        if isinstance(meta.get("captions"), list) or not captions:  # our own records list them all
+            captions = captions_of(meta)
+        caption_columns(files.get("syn.json", b"{}"))
+    except ValueError as error:
+        errors.append(str(error))
+    # A record that failed has no picture: whatever else looks like one is carried.
+    picture = "jpg" if failed_before else _picture_suffix(files, errors)
+    meta = {"uid": original, "source": f"{path}/{name}.{picture or 'json'}", **meta}
+    if reason := "; ".join(errors) or failed_before:
+        meta["error"] = str(reason)
+    image = files.pop(picture, None)
+    return Sample(keys.unique(original), image, captions, files, meta)
+
+
+def _picture_suffix(files: dict[str, bytes], errors: list[str]) -> str | None:
+    for suffix in PICTURE_SUFFIXES:
+        if suffix in files:
+            return suffix
+    # `key.input.jpg`, or a key with dots in it: the picture, if there is one only.
+    pictures = [suffix for suffix in files if suffix.rpartition(".")[2] in PICTURE_SUFFIXES]
+    if len(pictures) > 1:
+        errors.append(f"several pictures in one sample ({', '.join(pictures)}): a key ends at the first dot of the name")
+        return None
+    return pictures[0] if pictures else None

@@ -1,0 +1,99 @@
+"""`capsmith quickstart`: the three jobs on the built-in picture set, with the code that users run, offline."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from imagetext.sample import Record
+
+MODEL, NAME = "coca_tiny", "coca_tiny_curated"
+BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions (human)"
+SHOWN = 5
+LEARNING_RATE, BATCH_SIZE = 5e-4, 32
+
+
+class QuickstartConfig(BaseModel):
+    """Draw pictures, fine-tune a tiny captioner, caption held-out pictures before and after, score the captions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: Path = Field(description="folder for the captioner, the records, the report and the gallery")
+    samples_seen: int = Field(40_000, gt=0, description="captions seen in fine-tuning")
+    train_pictures: int = Field(12_000, gt=0, description="curated pictures to fine-tune on")
+    held_out_pictures: int = Field(100, ge=SHOWN, description="pictures to caption, none of them seen before")
+    seed: int = Field(0, ge=0, description="of the pictures, the fine-tuning and the captions")
+    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier quickstart")
+
+
+def run(config: QuickstartConfig) -> int:
+    """Run the steps, each of which resumes by itself, and print where everything is; the exit code of the first to fail."""
+    from diversity.config import DiversityConfig
+    from diversity.report import run as score
+    from finetune.config import FinetuneConfig
+    from finetune.trainer import run as finetune
+    from generate.config import GenerateConfig
+    from generate.engine import run as generate
+
+    captioner, records, report = (config.output / name for name in ("captioner", "records", "report"))
+    pretrained_records = config.output / "records_pretrained"
+    train = f"scenes:train,n={config.train_pictures},level=2,seed={config.seed}"
+    held_out = f"scenes:test,n={config.held_out_pictures},level=2,seed={config.seed}"
+    common = {"seed": config.seed, "overwrite": config.overwrite}
+    steps = (
+        (f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures", finetune, FinetuneConfig(
+            input=[train], model=MODEL, name=NAME, output=captioner, samples_seen=config.samples_seen, batch_size=BATCH_SIZE,
+            learning_rate=LEARNING_RATE, **common)),
+        (f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was", generate, GenerateConfig(
+            input=[held_out], model=MODEL, output=pretrained_records, **common)),
+        (f"caption them with {NAME}, into records", generate, GenerateConfig(
+            input=[str(pretrained_records / "*.tar")], model=str(captioner), output=records, **common)),
+        ("score the captions, before and after, beside the human ones", score, DiversityConfig(
+            input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report)),
+    )
+    for number, (title, command, command_config) in enumerate(steps, 1):
+        print(f"\n[{number}/{len(steps)}] {title}", flush=True)
+        if code := command(command_config):
+            return code
+    _summarise(config.output, report, records)
+    return 0
+
+
+def _summarise(output: Path, report: Path, records_folder: Path) -> None:
+    from generate.gallery import write_gallery
+    from imagetext.sources import read_records
+
+    records = list(read_records(str(records_folder / "*.tar")))
+    columns = {"human": HUMAN, "before": BEFORE, "after": AFTER}
+    write_gallery(output / "gallery.html", ((record.sample.key, record.sample.image, _captions(record)) for record in records),
+                  title="Before and after fine-tuning", subtitle=f"{len(records)} held-out pictures of the built-in set")
+    print("\nHeld-out pictures, a caption each before and after fine-tuning:")
+    for record in records[:SHOWN]:
+        print(f"  {record.sample.key}")
+        for name, captions in _captions(record).items():
+            print(f"    {name:7}{captions[0]}")
+    scores = json.loads((report / "report.json").read_text(encoding="utf-8"))["columns"]
+    print("\nFacts that captions state, and are true; main facts of a picture that some caption states:")
+    for name, column in columns.items():
+        print(f"    {name:7}{_facts_line(scores[column]['facts'])}")
+    print(f"""
+Captioner   {output / 'captioner'}
+Records     {records_folder}
+Report      {report / 'report.html'}
+Gallery     {output / 'gallery.html'}""")
+
+
+def _captions(record: "Record") -> dict[str, tuple[str, ...]]:
+    return {"human": record.sample.captions, "before": record.syn_text[BEFORE], "after": record.syn_text[AFTER]}
+
+
+def _facts_line(facts: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{kind} {_percent(value)}" for kind, value in facts["precision_by_kind"].items()
+                      if kind in ("colour", "shape", "count", "relation"))
+    return f"true {_percent(facts['precision'])} ({kinds}); found {_percent(facts['recall'])}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"

@@ -1,0 +1,300 @@
+"""Statistical tests draw from fixed seeds, so they pass or fail for good; `ALPHA` is the chance that another seed fails."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from captioners.base import SamplingConfig
+from captioners.sampling import (
+    LEVELS,
+    ban,
+    choose,
+    exponentials,
+    keep_top_k,
+    nucleus,
+    penalise_repetition,
+    philox,
+    race,
+    race_side,
+    repeated_ngrams,
+    sample_key,
+    sample_top_p,
+)
+
+ALPHA = 1e-6  # false-alarm rate of each chi-square test
+END, PAD, START = 2, 0, 1
+
+
+def signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def chi_square_threshold(freedom: int) -> float:
+    """Wilson and Hilferty's approximation of the chi-square quantile at 1 - ALPHA (z = 4.753)."""
+    return freedom * (1 - 2 / (9 * freedom) + 4.753 * math.sqrt(2 / (9 * freedom))) ** 3
+
+
+def assert_drawn_from(draws: torch.Tensor, probabilities: torch.Tensor) -> None:
+    """Chi-square over tokens of at least 10 expected draws, the rest pooled; what has no mass is never drawn."""
+    counts = draws.bincount(minlength=len(probabilities)).double()
+    assert counts[probabilities == 0].sum() == 0
+    expected = probabilities.double() * len(draws)
+    common = expected >= 10
+    observed = torch.cat([counts[common], counts[~common].sum()[None]])
+    expected = torch.cat([expected[common], expected[~common].sum()[None]])
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    statistic = ((observed - expected) ** 2 / expected).sum().item()
+    if len(expected) > 1:
+        assert statistic < chi_square_threshold(len(expected) - 1)
+
+
+def noise_of(rows: int, vocabulary: int, position: int = 0):
+    """Draws of `rows` captions of one sample."""
+    keys = torch.tensor([sample_key(0, "sample")]).expand(rows, -1)
+    captions, side = torch.arange(rows), race_side(vocabulary)
+    return lambda some, attempt: exponentials(
+        keys[some], captions[some], torch.full((len(some),), position), attempt, side
+    )
+
+
+def logits_of(vocabulary: int, spread: float = 2.0, seed: int = 0) -> torch.Tensor:
+    return spread * torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed))
+
+
+# Philox
+
+
+def test_philox_gives_numpys_integers():
+    generator = random.Random(0)
+    words = [[generator.getrandbits(64) for _ in range(6)] for _ in range(200)]
+    words += [[2**64 - 1] * 6, [0] * 6, [2**64 - 2, 2**64 - 1, 0, 0, 2**63, 1]]
+    for *counter, key0, key1 in words:
+        expected = np.random.Philox(counter=np.array(counter, np.uint64), key=np.array([key0, key1], np.uint64))
+        carried = sum(word << 64 * i for i, word in enumerate(counter)) + 1  # NumPy adds 1 before it draws
+        counter = torch.tensor([signed(carried >> 64 * i & 2**64 - 1) for i in range(4)])
+        drawn = philox(counter, torch.tensor([signed(key0), signed(key1)]))
+        assert [word % 2**64 for word in drawn.tolist()] == expected.random_raw(4).tolist()
+
+
+def test_draws_are_numpys_of_block_attempt_position_and_caption():
+    side, keys = 3, torch.tensor([sample_key(5, "a"), sample_key(5, "ü\udc80")])
+    drawn = exponentials(keys, torch.tensor([4, 2**40]), torch.tensor([7, 0]), 3, side)
+    for row, (caption, position) in enumerate([(4, 7), (2**40, 0)]):
+        key = np.array([word % 2**64 for word in keys[row].tolist()], np.uint64)
+        words = [
+            word
+            for block in range(3)
+            for word in np.random.Philox(
+                counter=np.array([block, 3, position, caption], np.uint64) - np.array([1, 0, 0, 0], np.uint64)
+                if block
+                else np.array([2**64 - 1, 2, position, caption], np.uint64),  # one before (0, 3, ...)
+                key=key,
+            ).random_raw(4)
+        ]
+        uniform = [(int(word >> np.uint64(11)) + 0.5) / 2**53 for word in words]
+        expected = [-math.log(u) for u in uniform]
+        assert drawn[row].flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_draws_depend_on_no_other_row():
+    keys = torch.tensor([sample_key(1, name) for name in "abcd"])
+    captions, positions = torch.tensor([0, 5, 2, 1]), torch.tensor([3, 3, 9, 1])
+    together = exponentials(keys, captions, positions, 0, 6)
+    order = torch.tensor([2, 0, 3])
+    apart = torch.cat([exponentials(keys[i, None], captions[i, None], positions[i, None], 0, 6) for i in order])
+    assert torch.equal(together[order], apart)
+
+
+def test_each_name_of_a_draw_changes_it():
+    def draw(seed=0, key="a", caption=0, position=0, attempt=0):
+        keys = torch.tensor([sample_key(seed, key)])
+        return exponentials(keys, torch.tensor([caption]), torch.tensor([position]), attempt, 6).flatten()
+
+    draws = [draw(), draw(seed=1), draw(key="b"), draw(caption=1), draw(position=1), draw(attempt=1)]
+    every = torch.cat(draws)
+    assert len(every.unique()) == len(every)
+
+
+def test_exponentials_have_mean_and_variance_one():
+    drawn = noise_of(2000, 49408)(torch.arange(2000), 0).flatten()  # 120,000: 5 standard errors are 0.0145 and 0.041
+    assert drawn.mean().item() == pytest.approx(1, abs=0.0145)
+    assert drawn.var().item() == pytest.approx(1, abs=0.041)
+    assert drawn.min() > 0
+
+
+# The race
+
+
+@pytest.mark.parametrize("vocabulary", [2, 17, 300])
+def test_race_draws_in_proportion_to_the_weights(vocabulary):
+    weights = 10 * logits_of(vocabulary).softmax(-1)
+    weights[vocabulary // 2] = 0
+    draws = race(weights.expand(20_000, -1), noise_of(20_000, vocabulary)(torch.arange(20_000), 0))
+    assert_drawn_from(draws, weights / weights.sum())
+
+
+def test_race_reaches_the_last_token_of_clips_vocabulary():
+    weights = torch.zeros(3, 49408)
+    weights[0, 0] = weights[1, 49407] = weights[2, 47250] = 1e-30
+    assert race(weights, noise_of(3, 49408)(torch.arange(3), 0)).tolist() == [0, 49407, 47250]
+    assert race_side(49408) ** LEVELS >= 49408 > (race_side(49408) - 1) ** LEVELS
+
+
+def test_rounding_of_logits_hardly_ever_flips_a_draw():
+    """At noise of 1e-5, a draw of a race of four levels flips with chance below 4e-5: five of 2,000 would be a fault."""
+    logits = torch.randn(2000, 5000, generator=torch.Generator().manual_seed(0))
+    moved = logits + 1e-5 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    noise = noise_of(2000, 5000)(torch.arange(2000), 0)
+    assert (race(logits.softmax(-1), noise) != race(moved.softmax(-1), noise)).sum() < 5
+
+
+# Top-p
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 1.0])
+def test_top_p_draws_from_the_renormalised_nucleus(top_p):
+    probabilities = logits_of(60).softmax(-1)
+    draws = sample_top_p(probabilities.expand(30_000, -1) * 7, top_p, noise_of(30_000, 60))
+    ordered, order = probabilities.sort(descending=True)
+    kept = torch.zeros(60)
+    for i, token in enumerate(order):
+        if ordered[:i].sum() < top_p:
+            kept[token] = ordered[i]
+    assert_drawn_from(draws, kept / kept.sum())
+
+
+@pytest.mark.parametrize("top_p", [0.001, 0.3, 0.9, 0.999])
+def test_nucleus_is_transformers(top_p):
+    logits = torch.stack([logits_of(200, spread, seed) for seed, spread in enumerate((0.1, 1, 3, 9))])
+    ours = nucleus(logits.softmax(-1), top_p) > 0
+    theirs = TopPLogitsWarper(top_p)(None, logits) > -math.inf
+    assert torch.equal(ours, theirs)
+
+
+def test_equally_probable_tokens_are_kept_together():
+    weights = torch.tensor([[0.4, 0.2, 0.2, 0.2]])
+    draws = sample_top_p(weights.expand(3000, -1), 0.5, noise_of(3000, 4))
+    assert_drawn_from(draws, weights[0])
+
+
+# Processors
+
+
+def test_top_k_is_transformers():
+    logits = torch.stack([logits_of(50, seed=seed) for seed in range(5)])
+    for k in (1, 7, 50):
+        theirs = TopKLogitsWarper(k)(None, logits) > -math.inf
+        assert torch.equal(keep_top_k(logits.softmax(-1), k) > 0, theirs)
+
+
+def test_repetition_penalty_is_transformers():
+    logits = torch.stack([logits_of(50, seed=seed) for seed in range(5)])
+    used = torch.randint(0, 50, (5, 12), generator=torch.Generator().manual_seed(0))
+    for penalty in (0.5, 1.3):
+        theirs = RepetitionPenaltyLogitsProcessor(penalty)(used, logits)
+        assert torch.equal(penalise_repetition(logits, used, penalty), theirs)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("length", [1, 2, 4, 40])
+def test_no_repeat_ngram_is_transformers(size, length):
+    sequences = torch.randint(0, 4, (30, length), generator=torch.Generator().manual_seed(size))
+    logits = torch.zeros(30, 4)
+    theirs = NoRepeatNGramLogitsProcessor(size)(sequences, logits.clone())
+    logits[repeated_ngrams(sequences, size)] = -math.inf
+    assert torch.equal(logits, theirs)
+    if length == 40 and size < 5:
+        assert (logits == -math.inf).any()
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 6])
+def test_min_length_is_transformers(length):
+    sequences = torch.full((3, length), 9)
+    logits = torch.zeros(3, 12)
+    ours = ban(logits.clone(), -math.inf, sequences, SamplingConfig(), never=torch.tensor([]).long(), end_id=END)
+    assert torch.equal(ours, MinLengthLogitsProcessor(5, END)(sequences, logits))
+
+
+def transformers_distribution(logits, sequences, sampling):
+    """The distribution of transformers' processors, in transformers' order, over tokens that may come at all."""
+    logits = logits.clone()
+    logits[:, [PAD, START]] = -math.inf
+    processors = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if sampling.no_repeat_ngram_size:
+        processors.append(NoRepeatNGramLogitsProcessor(sampling.no_repeat_ngram_size))
+    processors.append(MinLengthLogitsProcessor(sampling.min_length, END))
+    processors.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k is not None:
+        processors.append(TopKLogitsWarper(sampling.top_k))
+    processors.append(TopPLogitsWarper(sampling.top_p))
+    return processors(sequences, logits).softmax(-1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"temperature": 0.6},
+        {"temperature": 1.7, "top_p": 0.7},
+        {"top_k": 5, "top_p": 1.0},
+        {"top_k": 9, "top_p": 0.6, "temperature": 1.5},
+        {"repetition_penalty": 1.5, "top_p": 0.8},
+        {"no_repeat_ngram_size": 2, "min_length": 9, "top_p": 1.0},
+        {"repetition_penalty": 0.7, "no_repeat_ngram_size": 1, "temperature": 2.0, "top_k": 20, "top_p": 0.3},
+    ],
+    ids=str,
+)
+def test_choice_has_the_distribution_of_transformers_processors(values):
+    sampling, rows = SamplingConfig(**values), 20_000
+    logits = logits_of(40).expand(rows, -1)
+    sequences = torch.tensor([START, 5, 9, 7, 9, 5, 9]).expand(rows, -1)
+    never = torch.tensor([PAD, START])
+    tokens, logprobs = choose(logits, sequences, sampling, never=never, end_id=END, noise=noise_of(rows, 40))
+    assert_drawn_from(tokens, transformers_distribution(logits[:1], sequences[:1], sampling)[0])
+    torch.testing.assert_close(logprobs, logits[0].log_softmax(-1)[tokens])  # of the model, whatever the processors
+
+
+def test_greedy_takes_the_best_allowed_token():
+    logits = logits_of(40).repeat(2, 1)
+    logits[:, PAD], logits[:, 9], logits[:, 5] = 99, 9, 8
+    sampling = SamplingConfig(strategy="greedy", no_repeat_ngram_size=1)
+    sequences = torch.tensor([[START, 9, 7], [START, 7, 7]])
+    before = logits.clone()
+    tokens, logprobs = choose(logits, sequences, sampling, never=torch.tensor([PAD, START]), end_id=END, noise=None)
+    assert tokens.tolist() == [5, 9]
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[[0, 1], [5, 9]])
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "sample"])
+def test_a_row_that_may_not_go_on_ends(strategy):
+    logits = torch.zeros(1, 5)
+    sequences = torch.tensor([[START, 3, 4]])
+    sampling = SamplingConfig(strategy=strategy, no_repeat_ngram_size=1)
+    tokens, logprobs = choose(
+        logits, sequences, sampling, never=torch.tensor([PAD, START]), end_id=END, noise=noise_of(1, 5)
+    )
+    assert tokens.tolist() == [END]
+    assert logprobs.item() == pytest.approx(math.log(1 / 5))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(bad):
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = bad
+    with pytest.raises(FloatingPointError, match="not finite"):
+        choose(logits, torch.ones(2, 1).long(), SamplingConfig(), never=torch.tensor([0]), end_id=END, noise=noise_of(2, 5))

@@ -1,0 +1,126 @@
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from diversity.fidelity import REASONS, FactCounts, count_true, degenerate_reasons
+
+DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared/data"))
+
+
+@pytest.mark.parametrize(("reason", "caption"),
+                         [(name, caption) for name, reason in REASONS.items() for caption in reason.examples])
+def test_the_examples_of_each_reason_have_it(reason, caption):
+    assert reason in degenerate_reasons(caption)
+
+
+@pytest.mark.parametrize("caption", [
+    "a red circle left of two blue squares", "St. Louis at night", "a close-up of a 4x4 on gate A",
+    "A man looking on.", "a child with a dog behind her", "A large clock on top a a building", "The year 1984 in 3 pictures",
+    "There is a house. The house is white. The house is old.", "a very, very large dog", "Two men and two women",
+    "Flight BA2490 at 10:30:15", "a plate of 1,000,000 grains", "Louis XIII and Henry VIII", "a rhythm and blues band",
+    "Ein Kind spielt mit einem Ball im Garten", "un gato negro en la mesa", "红色的圆在蓝色的方块左边", "зелёный круг на столе",
+    "a sign that reads www.example.org above the door of a small shop", "Terminals A and B from above",
+    "a red circle and a red square and a blue circle", "a dog ... and its ball",
+])
+def test_good_captions(caption):
+    assert degenerate_reasons(caption) == ()
+
+
+@pytest.mark.parametrize(("caption", "reasons"), [
+    ("a 2 2 2 2", ("loop", "digits")),
+    ("a zebra standing standing a and grass a on a round tree", ("broken",)),
+    ("very very very large dog", ("loop",)),
+    ("a dog and a cat and a dog and a cat and", ("loop", "cut")),
+    ("the wall. the wall. is red", ("loop",)),
+    ("sitting on a", ("cut",)),
+    ("a man in a hat (", ("cut",)),
+    ("DSC_0042.JPG", ("nonwords",)),
+    ("a\x00b red dog", ("nonwords",)),
+    ("zzzzz", ("short", "nonwords")),
+    ("!?", ("empty",)),
+    ("\ud800", ("empty",)),
+])
+def test_degenerate_captions(caption, reasons):
+    assert degenerate_reasons(caption) == reasons
+
+
+def test_a_truncated_mark_is_a_cut():
+    assert degenerate_reasons("a red circle left of two blue squares", truncated=True) == ("cut",)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("length", [2, 3, 17, 63])
+def test_loops_of_every_length_are_found_when_they_close(repeats, length):
+    unit = [f"word{at}" for at in range(length)]
+    assert ("loop" in degenerate_reasons(" ".join(["start", *unit * repeats, "end"]))) == (repeats == 2)
+
+
+def test_a_loop_that_repeats_within_its_unit():
+    assert "loop" in degenerate_reasons("a b x a b y a b x a b y")
+
+
+def test_long_texts_take_no_time():
+    text = " ".join(f"the house {at} of the street" for at in range(20_000))
+    assert degenerate_reasons(text) == ()  # would take minutes if each pair were compared with each earlier one
+
+
+def test_people_hardly_ever_write_degenerate_captions():
+    file = DATA / "coco1000.json"
+    if not file.exists():
+        pytest.skip(f"no real test data at {DATA}")
+    pictures = json.loads(file.read_text())
+    human = [caption for picture in pictures for caption in picture["references"]]
+    found = Counter(bool(degenerate_reasons(caption)) for caption in human)
+    assert len(human) == 5005
+    assert found[True] / len(human) < 0.005  # 10 of 5,005, and those are loops and cut sentences
+    machine = [caption for picture in pictures for caption in picture["candidates"]]
+    assert {caption for caption in machine if degenerate_reasons(caption)} == {
+        caption for caption in machine if caption.startswith("close up of a close up of")}
+
+
+SCENE = {"background": "sand", "objects": [
+    {"shape": "circle", "colour": "red", "size": "small", "texture": "plain", "x": 0.2, "y": 0.5, "radius": 0.1},
+    {"shape": "square", "colour": "blue", "size": "large", "texture": "plain", "x": 0.7, "y": 0.5, "radius": 0.2}]}
+
+
+def test_facts_of_a_known_picture():
+    facts = FactCounts()
+    facts.update(["a red circle left of a blue square", "a green circle"], SCENE)
+    result = facts.result()
+    kinds = result["kinds"]
+    assert kinds["shape"] | {"precision": 1, "recall": 1, "stated": 3, "true": 3, "key": 2, "found": 2} == kinds["shape"]
+    assert kinds["colour"]["precision"] == pytest.approx(2 / 3)
+    assert kinds["colour"]["recall"] == 1
+    assert kinds["relation"] | {"precision": 1, "recall": 1} == kinds["relation"]
+    assert result["precision"] == pytest.approx(result["true"] / result["stated"])
+    assert result["stated"] == sum(kind["stated"] for kind in kinds.values())
+    assert result["stated_per_caption"] == result["stated"] / 2
+    assert result["recall"] < 1  # neither says that there are two objects
+
+
+def test_silence_is_neither_right_nor_wrong_but_finds_nothing():
+    facts = FactCounts()
+    facts.update(["a nice picture"], SCENE)
+    result = facts.result()
+    assert (result["precision"], result["recall"], result["stated"]) == (None, 0, 0)
+    assert FactCounts().result() is None
+
+
+def test_count_true():
+    true, stated = count_true("a red circle left of a green square", SCENE)
+    assert 0 < true < stated
+    assert count_true("a nice picture", SCENE) == (0, 0)
+
+
+def test_the_words_of_a_picture_s_own_captions_are_all_true():
+    from imagetext.scenes import SceneSpec, scene_sample
+
+    facts = FactCounts()
+    for at in range(50):
+        sample = scene_sample(SceneSpec.parse("scenes:test,n=50,level=3"), at)
+        facts.update(sample.captions, sample.meta["scene"])
+    assert facts.result()["precision"] == 1
+    assert facts.result()["recall"] > 0.9

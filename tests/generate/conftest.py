@@ -1,0 +1,88 @@
+"""A captioner without a model: captions are a plain function of the picture, the seed and the sampling."""
+
+import hashlib
+import io
+import itertools
+import tarfile
+
+import pytest
+from PIL import Image
+
+import generate.engine
+from captioners.base import Caption, Captioned
+from generate.config import GenerateConfig
+
+
+class FakeCaptioner:
+    description = "a captioner of the tests"
+
+    def __init__(self, name: str = "fake", weights_sha256: str = "0" * 64):
+        self.name, self.weights_sha256 = name, weights_sha256
+        self.batch_size = 2
+        self.batches: list[int] = []
+
+    def preprocess(self, image: Image.Image) -> bytes:
+        assert image.mode == "RGB"
+        return image.resize((4, 4)).tobytes()
+
+    def caption(self, images, sampling, *, first_index=0):
+        images = iter(images)
+        while batch := list(itertools.islice(images, self.batch_size)):
+            self.batches.append(len(batch))
+            for key, pixels in batch:
+                digest = hashlib.sha256(pixels + key.encode() + bytes([sampling.seed])).hexdigest()
+                texts = [f"{sampling.prompt}picture {digest[:6]} no. {first_index + i}" for i in range(sampling.num_captions)]
+                yield Captioned(key, tuple(Caption(text, -i / 3, i == 1) for i, text in enumerate(texts)))
+
+
+def jpeg(number: int) -> bytes:
+    """A small picture of its own colour."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (12, 9), (number * 37 % 256, number * 91 % 256, number * 53 % 256)).save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+@pytest.fixture
+def captioner(monkeypatch) -> FakeCaptioner:
+    """The fake, loaded whatever captioner is asked for."""
+    fake = FakeCaptioner()
+    monkeypatch.setattr(generate.engine, "load_captioner", lambda name, pretrained, *, device, dtype: fake)
+    return fake
+
+
+@pytest.fixture
+def pictures():
+    """Make pictures: `pictures(3)` is a list of three JPEGs."""
+    return lambda count, first=0: [jpeg(number) for number in range(first, first + count)]
+
+
+@pytest.fixture
+def make_tar(tmp_path):
+    """Write tar shards: `make_tar("00000", [jpeg, None, b"no picture"])`; None leaves the picture out."""
+    def make(name: str, images: list[bytes | None], **members: bytes) -> str:
+        path = tmp_path / "in" / f"{name}.tar"
+        path.parent.mkdir(exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            for number, image in enumerate(images):
+                files = {"txt": f"original {number}".encode(), **members} | ({} if image is None else {"jpg": image})
+                for suffix, data in files.items():
+                    member = tarfile.TarInfo(f"{name}_{number:03d}.{suffix.replace('__', '.')}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+        return str(path)
+    return make
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """A configuration for the tar shards in `in`, changed as asked."""
+    def make(**changes) -> GenerateConfig:
+        return GenerateConfig(**{"input": [str(tmp_path / "in" / "*.tar")], "model": "fake", "output": tmp_path / "out",
+                                 "device": "cpu", "batch_size": 2, **changes})
+    return make
+
+
+@pytest.fixture
+def files():
+    """Name and bytes of every file below a folder."""
+    return lambda folder: {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

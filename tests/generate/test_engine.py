@@ -1,0 +1,171 @@
+"""`capsmith generate`: whole runs with a captioner that has no model."""
+
+import io
+import json
+import os
+import tarfile
+
+import pytest
+from PIL import Image
+
+from captioners.base import Caption, Captioned
+from generate.engine import run
+from generate.manifest import RUN
+from imagetext.sources import read_records
+
+BROKEN = b"this is text"
+
+
+def records(folder, suffix="tar"):
+    return list(read_records(str(folder / f"*.{suffix}")))
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
+def test_rows_in_are_rows_out_in_order_with_failures_last(captioner, make_tar, pictures, configure, tmp_path, format, suffix):
+    make_tar("00000", [*pictures(3), BROKEN, *pictures(2, 3)])
+    make_tar("00001", [b"", None, *pictures(1, 5)])
+    assert run(configure(format=format, max_error_rate=0.5)) == 0
+    found = records(tmp_path / "out", suffix)
+    assert [record.sample.key for record in found] == [
+        "00000_000", "00000_001", "00000_002", "00000_004", "00000_005", "00000_003", "00001_002", "00001_000", "00001_001"]
+    for record in found:
+        if record.sample.key in ("00000_003", "00001_000", "00001_001"):
+            assert record.error and not record.syn_text
+        else:
+            assert record.error == "" and len(record.syn_text["syn_text_fake"]) == 5
+            assert record.sample.captions == (f"original {int(record.sample.key[-3:])}",)
+            assert record.sample.meta["caption_scores"]["syn_text_fake"]["logprob"] == [0, -0.3333, -0.6667, -1.0, -1.3333]
+            assert record.sample.meta["caption_scores"]["syn_text_fake"]["truncated"] == [False, True, False, False, False]
+    assert "not a picture" in found[5].error and "empty" in found[7].error and "missing" in found[8].error
+
+
+def test_the_captions_are_the_captioners_own_for_each_picture(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", [*pictures(3), BROKEN, *pictures(2, 3)])
+    run(configure(seed=3, num_captions=2))
+    for record in records(tmp_path / "out")[:5]:
+        pixels = captioner.preprocess(Image.open(io.BytesIO(record.sample.image)).convert("RGB"))
+        [expected] = captioner.caption([(record.sample.key, pixels)], configure(seed=3, num_captions=2).sampling)
+        assert record.syn_text["syn_text_fake"] == tuple(caption.text for caption in expected.captions)
+
+
+def test_batches_are_of_the_batch_size_and_do_not_cross_shards(captioner, make_tar, pictures, configure):
+    make_tar("00000", pictures(5))
+    make_tar("00001", pictures(3))
+    run(configure(batch_size=2))
+    assert captioner.batches == [2, 2, 1, 2, 1]
+
+
+def test_the_bytes_depend_on_neither_workers_nor_other_shards(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(5))
+    make_tar("00001", [*pictures(3), BROKEN])
+    run(configure(num_workers=1))
+    run(configure(num_workers=4, output=tmp_path / "four"))
+    alone = tmp_path / "in" / "00001.tar"
+    run(configure(input=[str(alone)], output=tmp_path / "alone"))
+    assert files(tmp_path / "out") == files(tmp_path / "four")
+    assert files(tmp_path / "alone").items() <= files(tmp_path / "out").items()
+
+
+def test_column_prompt_and_text_from_synthetic(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(1))
+    run(configure(column="syn_text_other", prompt="a ", text_from_synthetic=True))
+    with tarfile.open(tmp_path / "out" / "00000.tar") as archive:
+        text = archive.extractfile("00000_000.txt").read().decode()
+        syn = json.loads(archive.extractfile("00000_000.syn.json").read())
+    assert list(syn) == ["syn_text_other"] and syn["syn_text_other"][0] == text and text.startswith("a picture")
+
+
+def test_members_and_an_earlier_column_are_carried(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2), npz=b"\x00raw", syn__json=b'{"syn_text_first": ["one", "two"]}')
+    assert run(configure()) == 0
+    for record in records(tmp_path / "out"):
+        assert record.sample.members["npz"] == b"\x00raw"
+        assert record.syn_text["syn_text_first"] == ("one", "two") and len(record.syn_text["syn_text_fake"]) == 5
+
+
+def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(4))
+    whole = captioner.caption
+
+    def caption(images, sampling):
+        for found in whole(images, sampling):
+            yield Captioned(found.key, (Caption(" ", 0.0, False),) * 5) if found.key == "00000_001" else found
+    captioner.caption = caption
+    assert run(configure(max_error_rate=0.3)) == 0
+    last = records(tmp_path / "out")[-1]
+    assert last.sample.key == "00000_001" and last.error == "syn_text_fake: no caption that is not empty"
+
+
+# --- exit codes and errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit, code", [(0.25, 0), (0.24, 3), (0.0, 3), (1.0, 0)])
+def test_exit_code_3_above_the_error_rate(captioner, make_tar, pictures, configure, limit, code):
+    make_tar("00000", [*pictures(3), BROKEN])
+    assert run(configure(max_error_rate=limit)) == code
+    assert run(configure(max_error_rate=limit)) == code  # also when there is nothing left to do
+
+
+def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(captioner, make_tar, pictures, configure, tmp_path, files, caplog):
+    for name in ("00000", "00001", "00002"):
+        path = make_tar(name, pictures(3))
+    whole = open(path, "rb").read()
+    with open(path, "r+b") as file:
+        file.truncate(len(whole) // 2)
+    stat = os.stat(path)
+    assert run(configure()) == 1
+    assert "00002.tar" in caplog.text
+    assert sorted(files(tmp_path / "out")) == ["00000.done.json", "00000.tar", "00001.done.json", "00001.tar", RUN]
+    with open(path, "wb") as file:
+        file.write(whole)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run(configure()) == 0
+    run(configure(output=tmp_path / "undisturbed"))
+    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+
+
+def test_a_model_that_raises_fails_the_shard_and_not_its_pictures(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(3))
+
+    def caption(images, sampling):
+        yield next(iter(images)) and 1 / 0
+    captioner.caption = caption
+    assert run(configure()) == 1
+    assert not (tmp_path / "out" / "00000.tar").exists()
+
+
+def test_a_column_that_is_there_already_is_an_error(captioner, make_tar, pictures, configure):
+    make_tar("00000", pictures(2), syn__json=b'{"syn_text_fake": ["one"]}')
+    with pytest.raises(ValueError, match="has the column syn_text_fake already"):
+        run(configure())
+    assert run(configure(column="syn_text_other")) == 0
+
+
+@pytest.mark.parametrize("name", ["embedder", "Fake-1", "x_captions"])
+def test_a_captioners_name_that_cannot_name_a_column_is_an_error(captioner, make_tar, pictures, configure, name, tmp_path):
+    make_tar("00000", pictures(1))
+    captioner.name = name
+    with pytest.raises(ValueError, match="syn_text_"):
+        run(configure())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_device_that_is_not_there_is_an_error(captioner, make_tar, pictures, configure):
+    make_tar("00000", pictures(1))
+    with pytest.raises(ValueError, match="device 'abacus'"):
+        run(configure(device="abacus"))
+
+
+def test_interrupting_leaves_no_half_shard(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(3))
+
+    def caption(images, sampling):
+        yield next(whole(images, sampling))
+        raise KeyboardInterrupt
+    whole, captioner.caption = captioner.caption, caption
+    with pytest.raises(KeyboardInterrupt):
+        run(configure())
+    assert list(files(tmp_path / "out")) == [RUN]

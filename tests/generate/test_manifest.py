@@ -1,0 +1,244 @@
+"""What a run is: it resumes after any kill, takes new shards, and refuses what would mix two runs."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+import generate.engine
+import generate.manifest
+from generate.engine import run
+from generate.manifest import RUN
+from imagetext.shards import read_marker
+from imagetext.sources import read_records
+
+BROKEN = b"this is text"
+
+
+def run_until_killed(config, kill_at: int) -> bool:
+    """Run in a child that kills itself at its nth step (a picture captioned or a file renamed); whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        steps = 0
+
+        def counted(function):
+            def call(*args, **kwargs):
+                nonlocal steps
+                steps += 1
+                if steps == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+            return call
+        os.replace = counted(os.replace)
+        generate.engine.ShardWriter.write = counted(generate.engine.ShardWriter.write)
+        run(config)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
+def test_killed_at_any_step_and_resumed_the_output_is_that_of_an_undisturbed_run(captioner, make_tar, pictures, configure,
+                                                                                 tmp_path, files, format):
+    make_tar("00000", [*pictures(2), BROKEN])
+    make_tar("00001", pictures(2, 3))
+    undisturbed = configure(format=format, output=tmp_path / "undisturbed", max_error_rate=1)
+    assert run(undisturbed) == 0
+    expected = files(undisturbed.output)
+    config = configure(format=format, max_error_rate=1)
+    kill_at = 1
+    while True:
+        shutil.rmtree(config.output, ignore_errors=True)
+        if not run_until_killed(config, kill_at):
+            break
+        assert files(config.output) != expected
+        assert run(config) == 0
+        assert files(config.output) == expected, f"killed at step {kill_at}"
+        kill_at += 1
+    assert kill_at == 11  # run.json, then for each shard its pictures, its file and its marker: 1 + (3 + 2) + (2 + 2), and the end
+
+
+def test_a_finished_shard_is_not_captioned_again(captioner, make_tar, pictures, configure):
+    make_tar("00000", pictures(3))
+    run(configure())
+    captioner.batches.clear()
+    assert run(configure()) == 0
+    assert captioner.batches == []
+
+
+def test_a_new_shard_is_added_and_the_others_stay(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(3))
+    run(configure())
+    before = files(tmp_path / "out")
+    make_tar("00001", pictures(1))
+    captioner.batches.clear()
+    assert run(configure()) == 0
+    assert captioner.batches == [1]
+    assert before.items() < files(tmp_path / "out").items()
+
+
+def test_a_shard_whose_file_is_gone_or_cut_is_made_again(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(3))
+    make_tar("00001", pictures(3))
+    run(configure())
+    before = files(tmp_path / "out")
+    (tmp_path / "out" / "00000.tar").unlink()
+    with open(tmp_path / "out" / "00001.tar", "r+b") as file:
+        file.truncate(1000)
+    assert run(configure()) == 0
+    assert files(tmp_path / "out") == before
+
+
+def test_a_changed_input_is_an_error_that_names_it(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(3))
+    make_tar("00001", pictures(3))
+    run(configure())
+    before = files(tmp_path / "out")
+    make_tar("00001", pictures(4))
+    with pytest.raises(ValueError) as caught:
+        run(configure())
+    assert "00001.tar" in str(caught.value) and "00000.tar" not in str(caught.value)
+    assert files(tmp_path / "out") == before
+
+
+def test_an_input_that_was_moved_is_the_same(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(3))
+    run(configure())
+    captioner.batches.clear()
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert run(configure(input=[str(tmp_path / "moved" / "*.tar")])) == 0
+    assert captioner.batches == []
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"top_p": 0.5}, "sampling.top_p: 0.9 there, 0.5 now"), ({"seed": 1}, "sampling.seed: 0 there, 1 now"),
+    ({"prompt": "a "}, "sampling.prompt"), ({"batch_size": 3}, "batch_size: 2 there, 3 now"),
+    ({"dtype": "bf16"}, "dtype: 'fp32' there, 'bf16' now"), ({"format": "jsonl"}, "format: 'webdataset' there, 'jsonl' now"),
+    ({"column": "syn_text_y"}, "columns: ['syn_text_fake'] there, ['syn_text_y'] now"),
+    ({"text_from_synthetic": True}, "text_from_synthetic: False there, True now")])
+def test_another_fingerprint_is_an_error_that_names_the_field(captioner, make_tar, pictures, configure, tmp_path, files,
+                                                              changes, named):
+    make_tar("00000", pictures(1))
+    run(configure())
+    before = files(tmp_path / "out")
+    with pytest.raises(ValueError) as caught:
+        run(configure(**changes))
+    first, *fields = str(caught.value).splitlines()
+    assert len(fields) == 1 and named in fields[0]
+    assert files(tmp_path / "out") == before
+
+
+def test_other_weights_and_other_versions_are_named_together(captioner, make_tar, pictures, configure, monkeypatch):
+    make_tar("00000", pictures(1))
+    run(configure())
+    captioner.weights_sha256 = "1" * 64
+    monkeypatch.setattr(generate.manifest, "version", lambda name: "9.9.9")
+    with pytest.raises(ValueError) as caught:
+        run(configure())
+    fields = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]]
+    assert fields == ["versions.capsmith", "versions.open_clip_torch", "versions.torch", "weights_sha256"]
+
+
+@pytest.mark.parametrize("changes", [{"max_error_rate": 0.5}, {"num_workers": 3}, {"device": None}])
+def test_what_does_not_decide_the_bytes_may_change(captioner, make_tar, pictures, configure, changes):
+    make_tar("00000", pictures(1))
+    run(configure())
+    assert run(configure(dtype="fp32", **changes)) == 0
+
+
+def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):
+    make_tar("00000", pictures(1))
+    run(configure(batch_size=7, dtype="bf16"))
+    make_tar("00001", pictures(9))
+    assert run(configure(batch_size=None, dtype=None)) == 0
+    assert captioner.batches[-2:] == [7, 2]
+    captioner.batch_size = 16  # the captioner's own
+    run(configure(batch_size=None, dtype=None, output=tmp_path / "new"))
+    written = json.loads((tmp_path / "new" / RUN).read_text())["fingerprint"]
+    assert (written["batch_size"], written["dtype"]) == (16, "fp32")
+
+
+def test_sampling_that_does_not_fit_the_captioner_is_an_error_before_anything_is_written(captioner, make_tar, pictures, configure,
+                                                                                         tmp_path):
+    make_tar("00000", pictures(1))
+
+    def caption(images, sampling):
+        raise ValueError("max_length 99 exceeds 76")
+    captioner.caption = caption
+    with pytest.raises(ValueError, match="max_length 99"):
+        run(configure())
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_may_change_while_nothing_is_done(captioner, make_tar, pictures, configure, tmp_path, files):
+    path = make_tar("00000", pictures(2))
+    with open(path, "r+b") as file:
+        file.truncate(1000)
+    assert run(configure()) == 1
+    make_tar("00000", pictures(2))
+    assert run(configure(seed=1, format="parquet")) == 0
+    run(configure(seed=1, format="parquet", output=tmp_path / "fresh"))
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(1))
+    config = configure()
+    run(config)
+    written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]
+    versions = written.pop("versions")
+    assert written == {
+        "captioner": "fake", "weights_sha256": "0" * 64, "sampling": config.sampling.model_dump(), "gate": None,
+        "columns": ["syn_text_fake"], "text_from_synthetic": False, "dtype": "fp32", "batch_size": 2, "format": "webdataset"}
+    assert versions["capsmith"] == "0.1" and all(value.count(".") == 1 for value in versions.values())
+    assert list(versions) == ["torch", "open_clip_torch", "capsmith"]
+    marker = read_marker(tmp_path / "out", "00000")
+    stat = (tmp_path / "in" / "00000.tar").stat()
+    assert marker["input"] == {"path": str(tmp_path / "in" / "00000.tar"), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def test_overwrite_starts_anew_and_leaves_what_is_not_its_own(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(3))
+    make_tar("00001", pictures(1))
+    run(configure(format="jsonl"))
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "in" / "00001.tar").unlink()
+    assert run(configure(seed=5, overwrite=True)) == 0
+    run(configure(seed=5, output=tmp_path / "fresh"))
+    assert files(tmp_path / "out") == {**files(tmp_path / "fresh"), "notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name, text", [("notes.txt", "mine"), (RUN, "[]"), (RUN, "no json"), ("00000.tar", "")])
+def test_a_folder_that_is_not_empty_and_not_ours_is_an_error_and_stays_as_it_is(captioner, make_tar, pictures, configure, tmp_path,
+                                                                               files, name, text, overwrite):
+    make_tar("00000", pictures(1))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(ValueError, match=f"output {tmp_path / 'out'}"):
+        run(configure(overwrite=overwrite))
+    assert files(tmp_path / "out") == {name: text.encode()}
+
+
+def test_an_output_that_is_a_file_is_an_error(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(1))
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match="is no folder"):
+        run(configure())
+
+
+def test_an_empty_folder_is_as_good_as_none(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(1))
+    (tmp_path / "out").mkdir()
+    assert run(configure()) == 0
+
+
+def test_drawn_pictures_are_what_their_spec_says(captioner, configure, tmp_path):
+    assert run(configure(input=["scenes:val,n=3"])) == 0
+    captioner.batches.clear()
+    assert run(configure(input=["scenes:val,n=3"])) == 0 and captioner.batches == []
+    with pytest.raises(ValueError, match="scenes:val,n=4"):
+        run(configure(input=["scenes:val,n=4"]))
+    assert "scene" in next(read_records(str(tmp_path / "out" / "*.tar"))).sample.meta

@@ -1,0 +1,282 @@
+import base64
+import hashlib
+import json
+import os
+import tarfile
+import time
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from imagetext.sample import Record, Sample, image_size
+from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
+from imagetext.sources import read_records, read_samples
+
+X = "syn_text_x"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def good(key, image, captions=("a dog", "a cat"), syn_text=("one", "two"), members=(), **meta):
+    return Record(Sample(key, image, captions, dict(members), meta), {X: syn_text})
+
+
+def failed(key, error="broken", image=None, **meta):
+    return Record(Sample(key, image, (), {}, meta), {}, error)
+
+
+def write(folder, records, name="00000", **options) -> str:
+    with ShardWriter(folder, name, **options) as writer:
+        for record in records:
+            writer.write(record)
+    return writer.path
+
+
+def tar_files(path) -> dict[str, bytes]:
+    with tarfile.open(path) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}
+
+
+def test_webdataset_to_the_letter(tmp_path, picture):
+    scores = {X: {"logprob": [-1.5, -2.0], "truncated": [False, True]}}
+    png = picture(1, "PNG", size=(5, 7))
+    path = write(tmp_path, [
+        failed("broken", "no picture", b"text", source="in/broken.jpg"),
+        good("a.b/é", png, members={"npz": b"\0n", "paug.json": b"{ }"}, source="in/a.png", caption_scores=scores, license="CC0"),
+        good("c", picture(2), captions=()),
+    ])
+    files = tar_files(path)
+    assert list(files) == [
+        "a%2Eb/%C3%A9.jpg", "a%2Eb/%C3%A9.txt", "a%2Eb/%C3%A9.syn.json", "a%2Eb/%C3%A9.json", "a%2Eb/%C3%A9.npz",
+        "a%2Eb/%C3%A9.paug.json", "c.jpg", "c.syn.json", "c.json", "broken.syn.json", "broken.json"]
+    first = [files[f"a%2Eb/%C3%A9.{suffix}"] for suffix in ("jpg", "txt", "syn.json", "npz", "paug.json")]
+    assert first == [png, b"a dog", b'{"syn_text_x": ["one", "two"]}', b"\0n", b"{ }"]
+    assert json.loads(files["a%2Eb/%C3%A9.json"]) == {
+        "uid": "a.b/é", "sha256": hashlib.sha256(png).hexdigest(), "width": 5, "height": 7, "captions": ["a dog", "a cat"],
+        "error": "", "source": "in/a.png", "caption_scores": scores, "license": "CC0"}
+    assert json.loads(files["broken.syn.json"]) == {}
+    assert json.loads(files["broken.json"]) == {
+        "uid": "broken", "sha256": hashlib.sha256(b"text").hexdigest(), "width": 0, "height": 0, "captions": [],
+        "error": "no picture", "source": "in/broken.jpg", "caption_scores": {}}
+    types = [{name: type(value) for name, value in json.loads(data).items()} for name, data in files.items()
+             if name.endswith(".json") and "syn" not in name and "paug" not in name]
+    always = ("uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores")
+    assert len({tuple((name, one[name]) for name in always) for one in types}) == 1
+
+
+def test_headers_hold_nothing_of_the_machine(tmp_path, picture):
+    path = write(tmp_path, [good("a", picture())])
+    with tarfile.open(path) as archive:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in archive} == {(0, 0, 0, "", "", 0o644)}
+
+
+def test_bytes_depend_on_the_records_alone(tmp_path, picture):
+    records = [good(f"k{i}", picture(i), license=["CC0", None, 3][i % 3]) for i in range(5)] + [failed("f")]
+    paths = {format: [write(tmp_path / folder, records, format=format) for folder in ("a", "b")] for format in SUFFIXES}
+    time.sleep(1.1)  # a time in seconds would show
+    for format in SUFFIXES:
+        paths[format].append(write(tmp_path / "c", records, format=format))
+        assert len({open(path, "rb").read() for path in paths[format]}) == 1
+
+
+def test_text_from_synthetic(tmp_path, picture):
+    path = write(tmp_path, [good("a", picture(), syn_text=("", "one")), good("b", picture(), captions=())],
+                 text_from_synthetic=True)
+    files = tar_files(path)
+    assert files["a.txt"] == b"one" and files["b.txt"] == b"one"
+    assert [record.sample.captions for record in read_records(path)] == [("a dog", "a cat"), ()]
+
+
+def test_columns_of_an_earlier_run_stay(tmp_path, picture):
+    first = write(tmp_path / "1", [good("a", picture()), good("b", picture(1))])
+    samples = list(read_samples(first)[0])
+    again = [replace(good("", b""), sample=samples[0], syn_text={"syn_text_y": ("three",)}), Record(samples[1], {}, "rejected")]
+    path = write(tmp_path / "2", again)
+    assert json.loads(tar_files(path)["a.syn.json"]) == {X: ["one", "two"], "syn_text_y": ["three"]}
+    lost = list(read_records(path))[1]
+    assert lost.error == "rejected" and lost.syn_text == {} and lost.sample.meta[X] == ["one", "two"]
+    with pytest.raises(ValueError, match="a: has the column syn_text_x already"):
+        write(tmp_path / "3", [replace(good("", b""), sample=samples[0])])
+
+
+@pytest.mark.parametrize("change,reason", [
+    (dict(syn_text={}), "k: neither captions nor an error"),
+    (dict(syn_text={X: ()}), "k: syn_text_x has no caption"), (dict(syn_text={X: ("", " ")}), "k: syn_text_x has no caption"),
+    (dict(syn_text={"text": ("a",)}), "k: 'text' is no name"), (dict(syn_text={"syn_text_emb": ("a",)}), "k: 'syn_text_emb' is no"),
+    (dict(sample=Sample("k", None, (), {}, {})), "k: no picture, and no error"),
+    (dict(sample=Sample("k", b"text", (), {}, {})), "k: no picture, and no error"),
+    (dict(sample=Sample("", b"text", (), {}, {})), "without a key"),
+])
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_record_that_breaks_the_contract(tmp_path, picture, format, change, reason):
+    with pytest.raises(ValueError, match=reason):
+        write(tmp_path, [replace(good("k", picture()), **change)], format=format)
+    assert not any(name.startswith("00000") for name in os.listdir(tmp_path))
+
+
+def test_files_with_a_name_of_ours_cannot_be_carried(tmp_path, picture):
+    for name in ("jpg", "txt", "json", "a/b", "NPZ", ""):
+        with pytest.raises(ValueError, match="k: a file"):
+            write(tmp_path, [good("k", picture(), members={name: b""})])
+
+
+def test_keys_seen_twice(tmp_path, picture, caplog):
+    path = write(tmp_path, [good("a", picture(1)), good("a", picture(2)), failed("a")])
+    assert [record.sample.key for record in read_records(path)] == ["a", "a~2", "a~3"]
+    assert "seen twice" in caplog.text
+
+
+# ---- the marker, and what an accident leaves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_the_marker(tmp_path, picture, format):
+    with ShardWriter(tmp_path, "s", format=format, columns=[X], input={"path": "in.tar", "stamp": {"size": 3}}) as writer:
+        writer.write(good("a", picture()))
+        writer.write(failed("b"))
+        writer.info["seconds"] = 1.5
+        assert not os.path.exists(writer.path) and read_marker(tmp_path, "s") is None
+    data = open(writer.path, "rb").read()
+    assert read_marker(tmp_path, "s") == {
+        "name": "s", "file": "s" + SUFFIXES[format], "format": format, "size": len(data), "rows": 2, "failed": 1,
+        "sha256": hashlib.sha256(data).hexdigest(), "captions": {X: 2}, "input": {"path": "in.tar", "stamp": {"size": 3}},
+        "seconds": 1.5}
+    with open(writer.path, "ab") as file:
+        file.write(b"x")
+    assert read_marker(tmp_path, "s") is None
+    os.unlink(writer.path)
+    assert read_marker(tmp_path, "s") is None
+    (tmp_path / "s.done.json").write_text("{")
+    assert read_marker(tmp_path, "s") is None
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_an_accident_leaves_no_shard_and_no_old_marker(tmp_path, picture, format):
+    path = write(tmp_path, [good("a", picture())], format=format)
+    before = open(path, "rb").read()
+    with pytest.raises(KeyboardInterrupt):
+        with ShardWriter(tmp_path, "00000", format=format) as writer:
+            writer.write(good("b", picture()))
+            raise KeyboardInterrupt
+    assert open(path, "rb").read() == before and read_marker(tmp_path, "00000") is None
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_the_marker_is_last(tmp_path, picture, monkeypatch):
+    names = []
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (names.append(os.path.basename(new)), real(old, new)))
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(len(names)))
+    write(tmp_path, [good("a", picture())])
+    assert names == ["00000.tar", "00000.done.json"]
+    assert synced == [0, 1, 1, 2]  # data before each rename, the name after it
+
+
+# ---- JSONL and Parquet ---------------------------------------------------------------------------------------------
+
+
+def test_jsonl_to_the_letter(tmp_path, picture):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").write_bytes(picture(1))
+    records = [failed("f", source="gone.jpg"), good("a", picture(1), source=str(tmp_path / "in/a.jpg"), license="CC0"),
+               good("b", picture(2, "PNG"), source="x.tar/b.png", members={"npz": b"\0\1"})]
+    path = write(tmp_path / "out", records, format="jsonl")
+    rows = [json.loads(line) for line in open(path)]
+    assert list(rows[0]) == ["key", "image", "captions", X, "sha256", "width", "height", "error", "caption_scores", "uid",
+                             "source", "license"]
+    assert [row["image"] for row in rows] == ["../in/a.jpg", "00000.images/000000001.png", None]
+    assert (tmp_path / "out/00000.images/000000001.png").read_bytes() == picture(2, "PNG")
+    assert rows[1]["members"] == {"npz": "AAE="} and rows[2][X] == [] and rows[2]["error"] == "broken"
+    (tmp_path / "in/a.jpg").write_bytes(picture(3))  # another picture by now: not the one that was captioned
+    path = write(tmp_path / "out2", records, format="jsonl")
+    assert json.loads(open(path).readline())["image"] == "00000.images/000000000.jpg"
+    path = write(tmp_path / "out3", records, format="jsonl", base64_images=True)
+    assert json.loads(open(path).readline())["image"] == base64.b64encode(picture(1)).decode()
+    assert sorted(os.listdir(tmp_path / "out3")) == ["00000.done.json", "00000.jsonl"]
+
+
+def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
+    scores = {X: {"logprob": [-1.5], "truncated": [False]}}
+    paths = [write(tmp_path, records, name, format="parquet", columns=[X]) for name, records in [
+        ("0", [good("a", picture(), license="CC0", caption_scores=scores), failed("f")]), ("1", [failed("f", size=3)]),
+        ("2", [good("b", picture(), license=7, members={"npz": b"n"})])]]
+    schemas = [pq.read_schema(path) for path in paths]
+    assert schemas[0].equals(schemas[1], check_metadata=True) and schemas[0].equals(schemas[2], check_metadata=True)
+    assert schemas[0].names == ["key", "image", "captions", X, "sha256", "width", "height", "error", "caption_scores", "uid",
+                                "source", "json", "members"]
+
+
+def test_parquet_of_many_rows(tmp_path, picture):
+    records = [good(f"{i:03d}", picture(i)) for i in range(250)]
+    path = write(tmp_path, records, format="parquet")
+    assert pq.ParquetFile(path).num_row_groups == 3
+    assert [record.sample.image for record in read_records(path)] == [record.sample.image for record in records]
+
+
+# ---- names of columns ----------------------------------------------------------------------------------------------
+
+
+def test_names_of_columns():
+    for name in ("syn_text_x", "syn_text_coca_vit_l_14", "syn_text_0"):
+        assert check_column(name) == name
+    for name in ("syn_text_", "syn_text", "text_x", "syn_text_X", "syn_text_a-b", "syn_text_é", "syn_text_x\n", "syn_text_a b",
+                 "syn_text_member", "syn_text_my_captions"):
+        with pytest.raises(ValueError, match="column"):
+            check_column(name)
+
+
+# ---- round trips ---------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+WORDS = TEXT.filter(str.strip)
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=5)
+RESERVED = {"uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores", "key", "image", "members", "json"}
+META = st.dictionaries(TEXT.filter(lambda name: name not in RESERVED and not name.startswith("syn_text")), JSON, max_size=3)
+MEMBERS = st.dictionaries(st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True).filter(
+    lambda name: name not in ("jpg", "txt", "json", "syn.json")), st.binary(max_size=20), max_size=3)
+
+
+@st.composite
+def records(draw, images):
+    image = draw(st.sampled_from(images))
+    error = draw(st.just("") | WORDS)
+    names = draw(st.lists(st.sampled_from(["syn_text_a", "syn_text_b"]), min_size=1, unique=True))
+    syn_text = {} if error else {name: tuple(draw(st.lists(WORDS, min_size=1, max_size=3))) for name in names}
+    scores = {name: {"logprob": [-0.5] * len(texts), "truncated": [False] * len(texts), "tries": len(texts)}
+              for name, texts in syn_text.items()}
+    meta = draw(META) | {"caption_scores": scores, "uid": draw(WORDS), "source": draw(TEXT)}
+    return Record(Sample(draw(WORDS), image, tuple(draw(st.lists(WORDS, max_size=2))), draw(MEMBERS), meta), syn_text, error)
+
+
+@pytest.mark.parametrize("format,base64_images", [("webdataset", False), ("jsonl", False), ("jsonl", True), ("parquet", False)])
+def test_records_come_back(tmp_path_factory, picture, format, base64_images):
+    images = [picture(1), picture(2, "PNG"), picture(3, "WEBP"), picture(4, "GIF")]
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(records(images), min_size=1, max_size=6, unique_by=lambda record: record.sample.key))
+    def check(written):
+        folder = tmp_path_factory.mktemp("trip")
+        path = write(folder, written, format=format, base64_images=base64_images)
+        expected = [as_read(record) for record in sorted(written, key=lambda record: bool(record.error))]
+        got = list(read_records(path))
+        assert got == expected
+        again = write(folder / "again", got, format=format, base64_images=True)
+        if format != "jsonl":
+            assert open(again, "rb").read() == open(path, "rb").read()
+
+    check()
+
+
+def as_read(record: Record) -> Record:
+    """What is added in writing: the picture's hash and size; and taken away: a picture that failed."""
+    sample = record.sample
+    size = image_size(sample.image)
+    meta = {**sample.meta, "sha256": hashlib.sha256(sample.image).hexdigest(), "width": size[0], "height": size[1]}
+    return replace(record, sample=replace(sample, image=None if record.error else sample.image, meta=meta))

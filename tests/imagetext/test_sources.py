@@ -1,0 +1,115 @@
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imagetext.sources import Shard, read_records, read_samples
+
+
+def test_every_kind_of_spec(tmp_path, picture, write_tar, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        write_tar(f"0000{number}.tar", [("a.jpg", picture(number))])
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/x.jpg").write_bytes(picture(7))
+    (tmp_path / "t.csv").write_text("path\npics/x.jpg\n")
+    (tmp_path / "u.jsonl").write_text('{"image": "pics/x.jpg"}\n')
+
+    def names(spec):
+        return [shard.name for shard in read_samples(spec)]
+
+    assert names("{00000..00002}.tar") == names("*.tar") == names("0000{0,1,2}.tar") == ["00000", "00001", "00002"]
+    assert names("{00001..00002}.tar") == ["00001", "00002"]
+    assert names(["pics/", "t.csv", "u.jsonl"]) == ["pics-00000", "t-00000", "u-00000"]
+    assert names("./pics") == names(str(tmp_path / "pics")) == ["pics-00000"]
+    assert [sample.image for shard in read_samples(["00001.tar", "pics", "t.csv"]) for sample in shard] == [
+        picture(1), picture(7), picture(7)]
+    (shard,) = read_samples("00001.tar")
+    status = (tmp_path / "00001.tar").stat()
+    assert shard.path == "00001.tar" and shard.stamp == {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def test_a_path_that_exists_stands_for_itself(tmp_path, picture, write_tar):
+    write_tar(tmp_path / "a[1]{x,y}.tar", [("a.jpg", picture())])
+    (shard,) = read_samples(str(tmp_path / "a[1]{x,y}.tar"))
+    assert shard.name == "a[1]{x,y}"
+
+
+def test_every_problem_in_one_message(tmp_path, write_tar):
+    write_tar(tmp_path / "00000.tar", [])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards/00000.tar", [])
+    (tmp_path / "x.zip").write_bytes(b"")
+    (tmp_path / "x.csv").write_text("")
+    (tmp_path / "y.csv").write_text("text\n")
+    (tmp_path / "z.jsonl").write_text("\n\n")
+    specs = ["{00000..00002}.tar", "*.none", "empty", "shards", "x.zip", "x.csv", "y.csv", "z.jsonl", "gone", "{3..1}.tar",
+             "{a}.tar", "00000.tar", "shards/*.tar"]
+    with pytest.raises(ValueError) as caught:
+        read_samples([str(tmp_path / spec) for spec in specs])
+    lines = str(caught.value).replace(f"{tmp_path}/", "").split("\n")
+    assert lines[:-2] == [
+        "00001.tar: no such file", "00002.tar: no such file", "*.none: nothing matches *.none",
+        "empty: no pictures in this folder", "shards: no pictures in this folder; for its .tar files give shards/*.tar",
+        "x.zip: not a .tar, .jsonl, .csv, .tsv, .parquet file or a folder of pictures",
+        "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
+        "(captions, caption, text, texts, title); it has none",
+        "y.csv: no rows", "z.jsonl: no rows",
+        "gone: no such folder, and not a .tar, .jsonl, .csv, .tsv, .parquet file or a folder of pictures",
+        "{3..1}.tar: {3..1} counts downwards", "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
+    ]
+    assert lines[-2:] == ["two inputs would both be written as '00000': 00000.tar and 00000.tar",
+                          "two inputs would both be written as '00000': 00000.tar and shards/00000.tar"]
+    with pytest.raises(ValueError, match="no input given"):
+        read_samples([])
+
+
+def test_pictures_are_read_when_the_shard_is(tmp_path, picture):
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/a.jpg").write_bytes(picture(1))
+    (shard,) = read_samples(str(tmp_path / "pics"))
+    (tmp_path / "pics/a.jpg").write_bytes(picture(2))
+    assert [sample.image for sample in shard] == [picture(2)]
+    (tmp_path / "pics/a.jpg").unlink()
+    assert "missing" in list(shard)[0].meta["error"]
+
+
+def test_shards_travel_to_workers(tmp_path, picture, write_tar):
+    (tmp_path / "t.csv").write_text("path\na.jpg\n")
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/a.jpg").write_bytes(picture(1))
+    specs = [write_tar(tmp_path / "0.tar", [("a.jpg", picture())]), str(tmp_path / "t.csv"), str(tmp_path / "pics")]
+    for shard in read_samples(specs):
+        assert list(pickle.loads(pickle.dumps(shard))) == list(shard)
+
+
+def test_drawn_pictures_come_from_scenes(monkeypatch):
+    import imagetext.scenes
+    made = [Shard("scenes-val-00000", "scenes:val", {}, ())]
+    monkeypatch.setattr(imagetext.scenes, "scene_shards", lambda spec: made if spec == "scenes:val" else [])
+    assert read_samples("scenes:val") == made
+
+
+def test_records_of_another_tool(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "0.tar", [
+        ("a.jpg", picture()), ("a.syn.json", b'{"syn_text": ["s1", "s2"]}'), ("a.npz", b"n"), ("a.json", b'{"uid": "u"}'),
+        ("b.jpg", picture()), ("b.syn.json", b"[]")])
+    first, second = read_records(path)
+    assert first.syn_text == {"syn_text": ("s1", "s2")} and first.sample.members == {"npz": b"n"} and first.error == ""
+    assert second.syn_text == {} and "syn.json" in second.error
+
+
+def test_no_torch_at_import():
+    code = "import imagetext, sys; sys.exit(bool({'torch', 'datasets'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_gbc_graphs_are_a_table(wiki):
+    path = wiki.parents[1] / "gbc/wiki/wiki_gbc_graphs.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    (shard,) = read_samples(str(path))
+    assert len(list(shard)) == len(rows) == 19

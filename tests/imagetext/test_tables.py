@@ -1,0 +1,143 @@
+import base64
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imagetext.tables import ROWS_PER_SHARD, split_table
+
+
+def read(path) -> list:
+    return [sample for rows in split_table(str(path)) for sample in rows]
+
+
+def write_jsonl(path, rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def test_jsonl_with_paths_and_base64(tmp_path, picture):
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/a.jpg").write_bytes(picture(1))
+    text = base64.b64encode(picture(2)).decode()
+    samples = read(write_jsonl(tmp_path / "t.jsonl", [
+        {"image": "pics/a.jpg", "captions": ["one", "two"], "license": "CC0"},
+        {"uid": "u2", "image": text, "caption": "three"},
+        {"id": 7, "image_path": str(tmp_path / "pics/a.jpg"), "text": "four"},
+        {"key": "k", "id": 8, "image": f"data:image/jpeg;base64,{text}", "syn_text_x": ["s"], "members": {"npz": "AAE="}},
+    ]))
+    assert [sample.key for sample in samples] == ["t-000000000", "u2", "7", "k"]
+    assert [sample.image for sample in samples] == [picture(1), picture(2), picture(1), picture(2)]
+    assert [sample.captions for sample in samples] == [("one", "two"), ("three",), ("four",), ()]
+    assert samples[0].meta == {"uid": "t-000000000", "source": str(tmp_path / "pics/a.jpg"), "license": "CC0"}
+    assert samples[1].meta == {"uid": "u2", "source": f"{tmp_path}/t.jsonl:2"}
+    assert samples[2].meta["id"] == 7 and samples[3].meta["id"] == 8 and samples[3].meta["uid"] == "k"
+    assert samples[3].members == {"npz": b"\0\1", "syn.json": b'{"syn_text_x": ["s"]}'}
+
+
+@pytest.mark.parametrize("row,reason", [
+    ("{not json", "not a line of JSON"), ("[1, 2]", "expected a JSON object, got list"), ("[" * 10**5, "not a line of JSON"),
+    ({"image": "gone.jpg"}, "missing picture file.*gone.jpg"), ({"image": None}, "image: no picture given"),
+    ({"image": ""}, "image: no picture given"), ({"image": 3}, "image: expected a path or the bytes"),
+    ({"image": "."}, "not a file"), ({"image": "x" * 9000}, "neither a path nor"), ({"image": "a\0b"}, "null"),
+    ({"image": "data:;base64,???"}, "data URL"), ({"image": "p.jpg", "captions": [1]}, r"captions: expected .* got \[1\]"),
+    ({"image": "p.jpg", "captions": {"a": 1}}, "captions: expected"), ({"image": "p.jpg", "syn_text_x": 5}, "syn_text_x: expected"),
+    ({"image": "p.jpg", "error": "was broken before"}, "was broken before"),
+])
+def test_a_bad_row_is_a_row_with_its_reason(tmp_path, picture, row, reason):
+    (tmp_path / "p.jpg").write_bytes(picture())
+    samples = read(write_jsonl(tmp_path / "t.jsonl", [{"image": "p.jpg"}, row, {"image": "p.jpg"}]))
+    assert [sample.key for sample in samples] == ["t-000000000", "t-000000001", "t-000000002"]
+    assert "error" not in samples[0].meta and "error" not in samples[2].meta
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(samples[1].meta["error"])
+    assert len(samples[1].meta["error"]) < 400
+
+
+def test_half_a_surrogate_pair_is_replaced(tmp_path, picture):
+    (tmp_path / "p.jpg").write_bytes(picture())
+    (sample,) = read(write_jsonl(tmp_path / "t.jsonl", [r'{"key": "k\ud800", "image": "p.jpg", "text": "a\ud83d b"}']))
+    assert sample.captions == ("a? b",) and sample.key == "k\\ud800"
+
+
+@pytest.mark.parametrize("suffix,dialect", [(".csv", "excel"), (".tsv", "excel-tab")])
+def test_csv(tmp_path, picture, suffix, dialect):
+    (tmp_path / "a.jpg").write_bytes(picture())
+    path = tmp_path / f"t{suffix}"
+    rows = [["filepath", "title", "captions", "price"], ["a.jpg", "", '["one", "two"]', "3"],
+            ["a.jpg", "x", "a long\none, \"quoted\"", ""], ["a.jpg"], ["a.jpg", "x", "[not json", ""]]
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, dialect).writerows(rows)
+        file.write("\n")
+    samples = read(path)
+    assert [sample.captions for sample in samples] == [
+        ("one", "two"), ('a long\none, "quoted"',), (), ("[not json",)]
+    assert samples[0].meta["price"] == "3" and samples[0].image == picture()
+    assert samples[2].meta["error"] == "1 cells where the header has 4"
+    assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(4)]
+
+
+def test_a_giant_csv_cell_is_one_bad_row(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("path,text\na.jpg," + "x" * 200_000 + "\nb.jpg,y\n")
+    first, second = read(path)
+    assert "not a line of CSV" in first.meta["error"] and "b.jpg" in second.meta["error"]
+
+
+def test_columns_are_checked(tmp_path):
+    (tmp_path / "a.csv").write_text("foo,bar\n1,2\n")
+    with pytest.raises(ValueError, match="a.csv: no column of pictures .* it has 'foo', 'bar'"):
+        split_table(str(tmp_path / "a.csv"))
+    (tmp_path / "b.csv").write_text("path,text,path\n1,2,3\n")
+    with pytest.raises(ValueError, match="b.csv: columns named twice: path"):
+        split_table(str(tmp_path / "b.csv"))
+    (tmp_path / "c.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="c.parquet: not a readable Parquet"):
+        split_table(str(tmp_path / "c.parquet"))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct", "path"])
+def test_parquet(tmp_path, picture, kind):
+    (tmp_path / "a.jpg").write_bytes(picture())
+    cells = {"bytes": [picture(), b""], "struct": [{"bytes": picture(), "path": "x"}, {"bytes": None, "path": "gone.jpg"}],
+             "path": ["a.jpg", None]}[kind]
+    table = pa.table({"uid": ["a", "b"], "image": cells, "captions": [["one", "two"], None], "n": [1.5, None]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    first, second = read(tmp_path / "t.parquet")
+    assert first.key == "a" and first.image == picture() and first.captions == ("one", "two") and first.meta["n"] == 1.5
+    assert second.captions == ()
+    assert second.image == b"" if kind == "bytes" else second.image is None and second.meta["error"]
+
+
+def test_tables_without_pictures_keep_their_captions(tmp_path):
+    (tmp_path / "t.csv").write_text("id,caption\n1,one\n")
+    (sample,) = read(tmp_path / "t.csv")
+    assert sample.image is None and sample.captions == ("one",) and "error" not in sample.meta
+
+
+def test_keys_seen_twice(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("id,caption\n1,one\n1,two\n")
+    assert [(sample.key, sample.meta["uid"]) for sample in read(tmp_path / "t.csv")] == [("1", "1"), ("1~2", "1")]
+    assert "seen twice" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("count", [1, ROWS_PER_SHARD, 2 * ROWS_PER_SHARD + 345])
+def test_shards_of_a_table_are_its_rows(tmp_path, suffix, count):
+    texts = [f"line {row}\nsecond, line" for row in range(count)]
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".jsonl":
+        write_jsonl(path, [json.dumps({"text": text}) + ("\n" if row % 3 else "\r\n\r\n") for row, text in enumerate(texts)])
+    elif suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    else:  # row groups that do not fit the shards
+        pq.write_table(pa.table({"text": texts}), path, row_group_size=300)
+    shards = split_table(str(path))
+    assert [len(list(rows)) for rows in shards] == [min(ROWS_PER_SHARD, count - first) for first in range(0, count, ROWS_PER_SHARD)]
+    samples = read(path)
+    assert [sample.captions for sample in samples] == [(text,) for text in texts]
+    assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(count)]
+    assert list(shards[-1]) == list(shards[-1])  # again

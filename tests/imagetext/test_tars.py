@@ -1,0 +1,127 @@
+import io
+import json
+import tarfile
+
+import pytest
+
+from imagetext.tars import TarRows, split_name
+
+
+def read(path) -> list:
+    return list(TarRows(str(path)))
+
+
+def test_samples_of_a_shard(tmp_path, picture, write_tar):
+    files = [
+        ("a/1.JPG", picture(1)), ("a/1.txt", b"a dog\n"), ("a/1.json", b'{"uid": "u1", "license": "CC0"}'),
+        ("a/1.syn.json", b'{"syn_text_x": ["one"]}'), ("a/1.npz", b"\0npz"), ("a/1.url.txt", b"http://e.org"),
+        ("2.png", picture(2, "PNG")), ("2.json", b'{"caption": "from json", "key": "2"}'), ("3.webp", picture(3, "WEBP")),
+        ("4.txt", "grün\nund rot".encode()),
+    ]
+    path = write_tar(tmp_path / "00000.tar", files)
+    first, second, third, fourth = read(path)
+    assert first.key == "a/1" and first.image == picture(1) and first.captions == ("a dog",)
+    assert first.members == {"syn.json": b'{"syn_text_x": ["one"]}', "npz": b"\0npz", "url.txt": b"http://e.org"}
+    assert first.meta == {"uid": "u1", "source": f"{path}/a/1.jpg", "license": "CC0"}
+    assert second.image == picture(2, "PNG") and second.captions == ("from json",) and second.meta["uid"] == "2"
+    assert third.image == picture(3, "WEBP") and third.captions == () and third.members == {}
+    assert fourth.image is None and fourth.captions == ("grün\nund rot",) and "error" not in fourth.meta
+
+
+def test_names_follow_the_rule_of_webdataset(tmp_path, picture, write_tar):
+    assert split_name("x.y/a.b.JPG") == ("x.y/a", "b.jpg")
+    assert split_name("README") == ("README", "")
+    # Files that belong to no sample: no suffix, no key, folders.
+    path = write_tar(tmp_path / "x.tar", [("README", b"hi"), ("d/.DS_Store", b"x"), ("d/._a.jpg", b"x"), ("a.jpg", picture())])
+    assert [sample.key for sample in read(path)] == ["a"]
+
+
+def test_a_picture_under_a_longer_suffix(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "x.tar", [("a.input.jpg", picture()), ("b.0.jpg", picture(1)), ("b.1.jpg", picture(2))])
+    first, second = read(path)
+    assert first.image == picture()
+    assert second.image is None and "several pictures" in second.meta["error"] and "0.jpg, 1.jpg" in second.meta["error"]
+
+
+def test_the_usual_picture_goes_first(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "x.tar", [("a.png", picture(1, "PNG")), ("a.jpg", picture(0)), ("a.mask.png", b"m")])
+    (sample,) = read(path)
+    assert sample.image == picture(0) and sample.members == {"png": picture(1, "PNG"), "mask.png": b"m"}
+
+
+def test_a_key_again_is_another_sample(tmp_path, picture, write_tar, caplog):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("a.jpg", b"2"), ("b.jpg", b"3"), ("a.txt", b"late")])
+    assert [(sample.key, sample.meta["uid"]) for sample in read(path)] == [("a", "a"), ("a~2", "a"), ("b", "b"), ("a~3", "a")]
+    assert len(caplog.records) == 2 and "seen twice" in caplog.text
+
+
+@pytest.mark.parametrize("name,data,reason", [
+    ("json", b"{", "json member"), ("json", b"[1]", "expected an object"), ("json", b"[" * 10**5, "json member"),
+    ("json", b'{"captions": [1]}', "captions: expected"), ("syn.json", b'{"syn_text_x": "one"}', "syn.json: syn_text_x: expected"),
+    ("json", b'{"error": "was unreadable"}', "was unreadable"),
+])
+def test_a_bad_member_is_a_row_with_its_reason(tmp_path, picture, write_tar, name, data, reason):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), (f"a.{name}", data), ("b.jpg", picture())])
+    first, second = read(path)
+    assert reason in first.meta["error"] and "error" not in second.meta
+
+
+def test_links_are_not_followed(tmp_path, picture, caplog):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        link = tarfile.TarInfo("a.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        archive.addfile(link)
+        member = tarfile.TarInfo("b.jpg")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"pic"))
+    assert [sample.key for sample in read(tmp_path / "x.tar")] == ["b"]
+    assert "no regular file" in caplog.text
+
+
+def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
+    files = [(f"{key}.{suffix}", json.dumps({}).encode() if suffix == "json" else b"x" * 700)
+             for key in "abc" for suffix in ("jpg", "json")]
+    data = open(write_tar(tmp_path / "whole.tar", files), "rb").read()
+    with tarfile.open(tmp_path / "whole.tar") as archive:
+        members = archive.getmembers()
+    end = members[-1].offset_data + 512  # of the last data block; then come at least two empty blocks
+    whole = [sample.key for sample in read(tmp_path / "whole.tar")]
+    assert whole == ["a", "b", "c"]
+    path = tmp_path / "cut.tar"
+    for length in {*range(0, end + 512, 50), *range(0, end + 512, 512)}:
+        path.write_bytes(data[:length])
+        done = []
+        with pytest.raises(ValueError, match="cut.tar"):
+            for sample in TarRows(str(path)):
+                done.append(sample.key)
+        # A sample is whole when the first file of the next one is there.
+        assert done == whole[:sum(member.offset_data + member.size <= length for member in members[2::2])]
+    path.write_bytes(data[:end + 512])
+    assert len(read(path)) == 3  # one empty block is an end
+
+
+def test_a_damaged_header_is_not_the_end(tmp_path, write_tar):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2")])
+    data = bytearray(open(path, "rb").read())
+    data[1024] ^= 0xFF
+    open(path, "wb").write(data)
+    with pytest.raises(ValueError, match="x.tar: cut or damaged near byte 1024"):
+        read(path)
+
+
+def test_two_tars_behind_each_other_are_an_error(tmp_path, write_tar):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1")])
+    data = open(path, "rb").read()
+    open(path, "wb").write(data + data)
+    with pytest.raises(ValueError, match="behind the end-of-archive mark"):
+        read(path)
+
+
+def test_an_empty_tar_has_no_rows(tmp_path, write_tar):
+    assert read(write_tar(tmp_path / "x.tar", [])) == []
+
+
+def test_no_tar_at_all(tmp_path):
+    (tmp_path / "x.tar").write_bytes(b"hello" * 1000)
+    with pytest.raises(ValueError, match="x.tar"):
+        read(tmp_path / "x.tar")

@@ -1,0 +1,90 @@
+"""The house's rules: imports point down only, torch comes late, dependencies are declared."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import capsmith
+
+ROOT = Path(capsmith.__file__).parent
+BELOW = {  # what each room may import of ours, itself aside
+    "imagetext": set(),
+    "captioners": set(),
+    "diversity": {"imagetext"},
+    "generate": {"diversity", "captioners", "imagetext"},
+    "finetune": {"diversity", "captioners", "imagetext"},
+}
+OURS = {*BELOW, "capsmith", "quickstart"}
+NEEDS_TORCH = {"captioners", "semantic"}  # of the rooms below, these may import torch when they are imported
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names that a file imports, anywhere in it; relative imports are its own room's."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(path.relative_to(ROOT).parts[0] if node.level else node.module.partition(".")[0])
+    return names
+
+
+def files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_imports_point_down_only(room):
+    assert files(room)
+    wrong = {str(path.relative_to(ROOT)): names for path in files(room)
+             if (names := (imported(path) & OURS) - BELOW[room] - {room})}
+    assert wrong == {}
+
+
+def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "generate").mkdir()
+    path = tmp_path / "generate" / "x.py"
+    path.write_text("import a.b as c\nfrom d.e import f\nfrom . import g\nfrom .h import i\ndef j():\n    import finetune.k\n")
+    assert imported(path) == {"a", "d", "generate", "finetune"}
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_every_import_is_declared(room):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in project["dependencies"]}
+    assert not declared & {"diversity", "finetune"}  # distributions of others, with the import names of our rooms
+    distributions = packages_distributions()
+    undeclared = {name for path in files(room) for name in imported(path) - OURS - set(sys.stdlib_module_names)
+                  if not declared & {each.lower().replace("_", "-") for each in distributions.get(name, [])}}
+    assert undeclared == set()
+
+
+def test_torch_is_not_imported_before_it_is_needed():
+    modules = ["capsmith", "quickstart", "captioners.base", "finetune.config", "generate.config"]
+    modules += [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+                for room in ("imagetext", "diversity") for path in files(room) if path.stem not in NEEDS_TORCH]
+    code = ("import importlib, sys\n"
+            "for name in sys.argv[1:]:\n"
+            "    importlib.import_module(name)\n"
+            "    if 'torch' in sys.modules: sys.exit(f'{name} imports torch')\n")
+    done = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_users_own_generate_or_finetune_does_not_disturb_the_rooms_below(tmp_path):
+    for name in ("generate", "finetune", "diversity", "capsmith", "quickstart"):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the user has a {name}.py')\n")
+    below = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+             for room in ("imagetext", "captioners") for path in files(room)]
+    script = tmp_path / "script.py"
+    script.write_text("".join(f"import {name}\n" for name in below))
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
