@@ -90,8 +90,8 @@ def _captions(record: "Record") -> dict[str, tuple[str, ...]]:
 
 
 def _facts_line(facts: dict[str, Any]) -> str:
-    kinds = ", ".join(f"{kind} {_percent(value)}" for kind, value in facts["precision_by_kind"].items()
-                      if kind in ("colour", "shape", "count", "relation"))
+    kinds = ", ".join(f"{kind} {_percent(facts['kinds'][kind]['precision'])}"
+                      for kind in ("colour", "shape", "count", "relation") if kind in facts["kinds"])
     return f"true {_percent(facts['precision'])} ({kinds}); found {_percent(facts['recall'])}"
 
 

@@ -45,7 +45,8 @@ def forward_trimmed(model: CoCa, images: Tensor, tokens: Tensor) -> dict[str, Te
     image_features, image_tokens = model._encode_image(images)
     longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
     # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
-    tokens = tokens[:, : longest + 1]  # (B, L+1), or (B, L) where the longest fills the context
+    width = min(longest + 1, tower.context_length)
+    tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)
     text_features, states = _encode_text(tower, tokens)
     logits = model.text_decoder(image_tokens, states[:, : longest - 1])
     labels = tokens[:, 1:longest]

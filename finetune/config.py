@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from imagetext.shards import check_column
 
 
 def parse_count(value: object) -> object:
@@ -16,6 +18,11 @@ def parse_count(value: object) -> object:
     return value
 
 
+def _check_name(name: str) -> str:
+    check_column(f"syn_text_{name}")
+    return name
+
+
 class FinetuneConfig(BaseModel):
     """Fine-tune a captioner on captioned pictures."""
 
@@ -26,7 +33,8 @@ class FinetuneConfig(BaseModel):
     output: Path = Field(description="folder for the fine-tuned captioner, its log and its checkpoint")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     from_scratch: bool = Field(False, description="start from random weights; without it a model with no weights is an error")
-    name: str | None = Field(None, pattern=r"^[a-z0-9_]+$", description="the captioner's name, which names its column")
+    name: Annotated[str, AfterValidator(_check_name)] | None = Field(
+        None, description="the captioner's name, which names its column: syn_text_NAME")
     samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
         12_000_000, gt=0, description="budget in captions seen, e.g. 12M; a smaller set is repeated")
     batch_size: int = Field(128, gt=0, description="pictures a step")

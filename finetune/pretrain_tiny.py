@@ -23,7 +23,8 @@ VOCABULARY, WIDTH, CONTEXT = 1024, 128, 76
 PAD, START, END = "<pad>", "<start>", "<end>"  # ids 0, 1, 2
 MODEL_CONFIG = {
     "embed_dim": WIDTH,
-    "vision_cfg": {"image_size": 48, "layers": 4, "width": WIDTH, "head_width": 32, "patch_size": 8, "attentional_pool": True,
+    "vision_cfg": {"image_size": 56, "layers": 4, "width": WIDTH, "head_width": 32, "patch_size": 8, "pos_embed_type": "sin_cos_2d",
+                   "attentional_pool": True,
                    "attn_pooler_queries": 32, "attn_pooler_heads": 4, "output_tokens": True},
     "text_cfg": {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": WIDTH, "heads": 4, "layers": 2, "embed_cls": True,
                  "output_tokens": True, "hf_tokenizer_name": "coca_tiny", "tokenizer_kwargs": {"clean": "lower"}},
@@ -31,7 +32,7 @@ MODEL_CONFIG = {
                        "attn_pooler_heads": 4},
     "custom_text": True,
 }
-PREPROCESS = {"size": [48, 48], "mode": "RGB", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
+PREPROCESS = {"size": [56, 56], "mode": "RGB", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
               "resize_mode": "shortest", "fill_color": 0}
 
 
@@ -64,8 +65,8 @@ def write_config(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=12_000, help="of 32 pictures")
-    parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--steps", type=int, default=8_500, help="of 32 pictures")
+    parser.add_argument("--pictures", type=int, default=50_000)
     parser.add_argument("--work", type=Path, help="folder of the training run, to resume it after a stop")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the captioner goes")
     args = parser.parse_args()

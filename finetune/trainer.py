@@ -20,6 +20,7 @@ from finetune.losses import caption_loss, contrastive_loss
 from imagetext.sources import read_samples
 
 CHECKPOINT, LOG, REJECTS, CONFIG = "checkpoint.pt", "train.jsonl", "rejects.jsonl", "finetune.json"
+DONE = "open_clip_config.json"  # written last
 MAX_LOGIT_SCALE = math.log(100)
 
 
@@ -113,6 +114,9 @@ class CaptionTrainer:
 def run(config: FinetuneConfig) -> int:
     """`capsmith finetune`: exit code 0; ValueError on what is wrong with the configuration, the model or the data."""
     prepare_output(config)
+    if (config.output / DONE).exists():
+        print(f"{config.output} holds the finished captioner of this very run")
+        return 0
     torch.manual_seed(config.seed)
     captioner = load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch)
     captioner.name = config.name or captioner.name
@@ -137,7 +141,7 @@ def prepare_output(config: FinetuneConfig) -> None:
     if config.output.exists() and any(config.output.iterdir()) and not record.exists():
         raise ValueError(f"--output {config.output}: the folder is not empty and not a run of capsmith finetune")
     if config.overwrite:
-        for name in (CHECKPOINT, LOG, REJECTS):
+        for name in (DONE, CHECKPOINT, LOG, REJECTS):
             (config.output / name).unlink(missing_ok=True)
     elif record.exists() and (other := _differences(json.loads(record.read_text()), settings)):
         raise ValueError(f"--output {config.output} holds a run with other settings (--overwrite starts anew): {other}")

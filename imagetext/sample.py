@@ -164,11 +164,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     turn = _TURNS.get(_orientation(image))  # Pillow turns a TIFF itself, and takes the tag away
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.info = image.info  # its transparency
-    return turned
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -31,7 +31,7 @@ SPLITS = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}  # per cent of a
 RGB = {"red": (214, 40, 40), "orange": (245, 140, 22), "yellow": (250, 217, 40), "green": (44, 150, 72),
        "blue": (38, 92, 205), "purple": (130, 58, 170), "black": (34, 34, 38), "white": (250, 250, 248)}
 BACKGROUND_RGB = {"grey": (150, 154, 160), "sand": (216, 190, 150), "sky": (150, 196, 226), "mint": (160, 206, 178)}
-RADIUS = {"small": (0.145, 0.16), "large": (0.21, 0.235)}  # in shares of the picture's side
+RADIUS = {"small": (0.16, 0.175), "large": (0.215, 0.235)}  # in shares of the picture's side
 SUPERSAMPLING = 4
 
 

@@ -94,7 +94,9 @@ def make_captioner(tmp_path_factory):
         config = edited(TINY, **changes)
         (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
         write_tokenizer(folder)
-        captioner = load_captioner(str(folder), from_scratch=True)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            captioner = load_captioner(str(folder), from_scratch=True)
         scramble(captioner.model, seed)
         return captioner
 

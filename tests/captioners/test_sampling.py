@@ -76,35 +76,29 @@ def logits_of(vocabulary: int, spread: float = 2.0, seed: int = 0) -> torch.Tens
 # Philox
 
 
+def numpy_words(counter: int, key: int) -> list[int]:
+    """NumPy's four words of a 256-bit counter; NumPy adds 1 to it first, so it is given one less."""
+    return np.random.Philox(counter=(counter - 1) % 2**256, key=key).random_raw(4).tolist()
+
+
 def test_philox_gives_numpys_integers():
     generator = random.Random(0)
-    words = [[generator.getrandbits(64) for _ in range(6)] for _ in range(200)]
-    words += [[2**64 - 1] * 6, [0] * 6, [2**64 - 2, 2**64 - 1, 0, 0, 2**63, 1]]
-    for *counter, key0, key1 in words:
-        expected = np.random.Philox(counter=np.array(counter, np.uint64), key=np.array([key0, key1], np.uint64))
-        carried = sum(word << 64 * i for i, word in enumerate(counter)) + 1  # NumPy adds 1 before it draws
-        counter = torch.tensor([signed(carried >> 64 * i & 2**64 - 1) for i in range(4)])
-        drawn = philox(counter, torch.tensor([signed(key0), signed(key1)]))
-        assert [word % 2**64 for word in drawn.tolist()] == expected.random_raw(4).tolist()
+    cases = [(generator.getrandbits(256), generator.getrandbits(128)) for _ in range(200)]
+    cases += [(0, 0), (2**256 - 1, 2**128 - 1), (2**64, 2**63), (2**255, 1)]
+    for counter, key in cases:
+        counter_words = torch.tensor([signed(counter >> 64 * i & 2**64 - 1) for i in range(4)])
+        key_words = torch.tensor([signed(key & 2**64 - 1), signed(key >> 64)])
+        assert [word % 2**64 for word in philox(counter_words, key_words).tolist()] == numpy_words(counter, key)
 
 
 def test_draws_are_numpys_of_block_attempt_position_and_caption():
     side, keys = 3, torch.tensor([sample_key(5, "a"), sample_key(5, "ü\udc80")])
     drawn = exponentials(keys, torch.tensor([4, 2**40]), torch.tensor([7, 0]), 3, side)
     for row, (caption, position) in enumerate([(4, 7), (2**40, 0)]):
-        key = np.array([word % 2**64 for word in keys[row].tolist()], np.uint64)
-        words = [
-            word
-            for block in range(3)
-            for word in np.random.Philox(
-                counter=np.array([block, 3, position, caption], np.uint64) - np.array([1, 0, 0, 0], np.uint64)
-                if block
-                else np.array([2**64 - 1, 2, position, caption], np.uint64),  # one before (0, 3, ...)
-                key=key,
-            ).random_raw(4)
-        ]
-        uniform = [(int(word >> np.uint64(11)) + 0.5) / 2**53 for word in words]
-        expected = [-math.log(u) for u in uniform]
+        low, high = (word % 2**64 for word in keys[row].tolist())
+        counters = (block + (3 << 64) + (position << 128) + (caption << 192) for block in range(3))
+        words = [word for counter in counters for word in numpy_words(counter, low + (high << 64))]
+        expected = [-math.log(((word >> 11) + 0.5) / 2**53) for word in words]
         assert drawn[row].flatten().tolist() == pytest.approx(expected, rel=1e-12)
 
 

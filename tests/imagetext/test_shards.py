@@ -5,6 +5,7 @@ import os
 import tarfile
 import time
 from dataclasses import replace
+from datetime import date
 
 import pyarrow.parquet as pq
 import pytest
@@ -125,6 +126,23 @@ def test_files_with_a_name_of_ours_cannot_be_carried(tmp_path, picture):
             write(tmp_path, [good("k", picture(), members={name: b""})])
 
 
+def test_what_json_has_no_type_for(tmp_path, picture):
+    meta = {"score": float("nan"), "when": date(2026, 1, 2), "raw": b"\0", "half": "a\ud800", "pair": (1, None)}
+    data = tar_files(write(tmp_path, [good("k", picture(), **meta)]))["k.json"]
+    fields = json.loads(data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert {name: fields[name] for name in meta} == {
+        "score": None, "when": "2026-01-02", "raw": "AA==", "half": "a?", "pair": [1, None]}
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_failed_record_keeps_its_other_files(tmp_path, picture, format):
+    record = failed("k", image=b"a text")
+    members = {"npz": b"n", "png": picture(1, "PNG")}  # not the picture that failed
+    path = write(tmp_path, [replace(record, sample=replace(record.sample, members=members))], format=format)
+    (back,) = read_records(path)
+    assert back.sample.image is None and back.sample.members == members and back.error == "broken"
+
+
 def test_keys_seen_twice(tmp_path, picture, caplog):
     path = write(tmp_path, [good("a", picture(1)), good("a", picture(2)), failed("a")])
     assert [record.sample.key for record in read_records(path)] == ["a", "a~2", "a~3"]
@@ -193,7 +211,7 @@ def test_jsonl_to_the_letter(tmp_path, picture):
     assert [row["image"] for row in rows] == ["../in/a.jpg", "00000.images/000000001.png", None]
     assert (tmp_path / "out/00000.images/000000001.png").read_bytes() == picture(2, "PNG")
     assert rows[1]["members"] == {"npz": "AAE="} and rows[2][X] == [] and rows[2]["error"] == "broken"
-    (tmp_path / "in/a.jpg").write_bytes(picture(3))  # another picture by now: not the one that was captioned
+    (tmp_path / "in/a.jpg").write_bytes(picture(1)[::-1])  # another picture by now: not the one that was captioned
     path = write(tmp_path / "out2", records, format="jsonl")
     assert json.loads(open(path).readline())["image"] == "00000.images/000000000.jpg"
     path = write(tmp_path / "out3", records, format="jsonl", base64_images=True)
@@ -210,6 +228,13 @@ def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
     assert schemas[0].equals(schemas[1], check_metadata=True) and schemas[0].equals(schemas[2], check_metadata=True)
     assert schemas[0].names == ["key", "image", "captions", X, "sha256", "width", "height", "error", "caption_scores", "uid",
                                 "source", "json", "members"]
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_scores_come_back_as_they_were(tmp_path, picture, format):
+    scores = [{X: {"logprob": [-1.5, None]}}, {X: {"logprob": [], "tries": 3, "flags": {"cut": True}}}, {}]
+    path = write(tmp_path, [good(str(i), picture(i), caption_scores=one) for i, one in enumerate(scores)], format=format)
+    assert [record.sample.meta["caption_scores"] for record in read_records(path)] == scores
 
 
 def test_parquet_of_many_rows(tmp_path, picture):

@@ -32,6 +32,15 @@ def test_every_kind_of_spec(tmp_path, picture, write_tar, monkeypatch):
     assert shard.path == "00001.tar" and shard.stamp == {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
+def test_metadata_is_found_however_the_folder_is_spelled(tmp_path, picture, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/a.jpg").write_bytes(picture())
+    (tmp_path / "pics/metadata.jsonl").write_text('{"file_name": "./a.jpg", "text": "one"}')
+    for spec in ("pics", "./pics/", "pics/../pics", str(tmp_path / "pics")):
+        assert [sample.captions for shard in read_samples(spec) for sample in shard] == [("one",)]
+
+
 def test_a_path_that_exists_stands_for_itself(tmp_path, picture, write_tar):
     write_tar(tmp_path / "a[1]{x,y}.tar", [("a.jpg", picture())])
     (shard,) = read_samples(str(tmp_path / "a[1]{x,y}.tar"))

@@ -23,7 +23,7 @@ def test_jsonl_with_paths_and_base64(tmp_path, picture):
     (tmp_path / "pics/a.jpg").write_bytes(picture(1))
     text = base64.b64encode(picture(2)).decode()
     samples = read(write_jsonl(tmp_path / "t.jsonl", [
-        {"image": "pics/a.jpg", "captions": ["one", "two"], "license": "CC0"},
+        {"image": "pics/a.jpg", "captions": ["one", " ", "two"], "license": "CC0"},
         {"uid": "u2", "image": text, "caption": "three"},
         {"id": 7, "image_path": str(tmp_path / "pics/a.jpg"), "text": "four"},
         {"key": "k", "id": 8, "image": f"data:image/jpeg;base64,{text}", "syn_text_x": ["s"], "members": {"npz": "AAE="}},

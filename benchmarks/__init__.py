@@ -1,0 +1,1 @@
+"""Claims of speed and quality, each a command that prints its figures."""

@@ -1,0 +1,370 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from captioners.base import SamplingConfig
+from captioners.coca import load_captioner, state_sha256
+
+
+def outputs(model, tokens=((1, 5, 6, 7, 2),)):
+    """What a CoCa makes of a picture and a caption."""
+    tokens = torch.tensor(tokens)
+    padded = torch.nn.functional.pad(tokens, (0, 16 - tokens.shape[1]))
+    image = torch.randn(len(tokens), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.eval()(image, padded)
+
+
+def assert_same_model(model, other):
+    ours, theirs = outputs(model), outputs(other)
+    for key in ("image_features", "text_features", "logits"):
+        assert torch.equal(ours[key], theirs[key])
+
+
+@pytest.fixture
+def saved(captioner, tmp_path):
+    captioner.save(tmp_path / "saved", "tiny_one")
+    return tmp_path / "saved"
+
+
+# Saving and loading
+
+
+def test_what_is_saved_loads_in_open_clip_strictly(captioner, saved):
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{saved}")
+    assert_same_model(model, captioner.model)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{saved}")
+    ids = captioner.encode_text_ids("a red circle")
+    assert tokenizer(["a red circle"])[0].tolist() == ids + [0] * (16 - len(ids))
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    assert torch.equal(preprocess(image), captioner.preprocess(image))
+
+
+def test_open_clip_loads_what_is_saved_strictly_indeed(saved):
+    weights = load_file(saved / "open_clip_model.safetensors")
+    weights.pop("text.ln_final.bias")
+    save_file(weights, saved / "open_clip_model.safetensors")
+    with pytest.raises(RuntimeError, match="text.ln_final.bias"):
+        open_clip.create_model_and_transforms(f"local-dir:{saved}")
+
+
+def test_what_is_saved_loads_again(captioner, saved):
+    again = load_captioner(str(saved))
+    assert_same_model(again.model, captioner.model)
+    assert again.name == "tiny_one"
+    assert again.preprocess_cfg == captioner.preprocess_cfg
+    assert again.weights_sha256 == state_sha256(captioner.model.state_dict())
+    assert not again.model.training
+
+
+def test_saved_files_are_these(saved):
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    ]  # fmt: skip
+    config = json.loads((saved / "open_clip_config.json").read_text())
+    assert config["capsmith"] == {"name": "tiny_one"}
+    assert set(config) == {"model_cfg", "preprocess_cfg", "capsmith"}
+
+
+def test_saving_over_itself_keeps_the_tokenizer(saved):
+    again = load_captioner(str(saved))
+    before = (saved / "tokenizer.json").read_bytes()
+    again.save(saved, "tiny_two")
+    assert (saved / "tokenizer.json").read_bytes() == before
+    assert load_captioner(str(saved)).name == "tiny_two"
+
+
+def test_a_save_that_fails_leaves_what_was_there(saved, monkeypatch):
+    again = load_captioner(str(saved))
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("captioners.coca.save_file", full)
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(OSError, match="no space left"):
+        again.save(saved, "other")
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", "Tiny", "a-b", "emb", "my_embedder", "coco_captions", "a b"])
+def test_a_name_that_names_no_column_is_refused(captioner, tmp_path, name):
+    with pytest.raises(ValueError, match="must be of a-z"):
+        captioner.save(tmp_path / "saved", name)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_half_precision_weights_are_loaded_in_full(captioner, tmp_path):
+    captioner.save(tmp_path, "half", dtype="fp16")
+    again = load_captioner(str(tmp_path))
+    assert again.model.logit_scale.dtype == torch.float32
+    assert load_file(tmp_path / "open_clip_model.safetensors")["logit_scale"].dtype == torch.float16
+    half = {key: value.half() for key, value in captioner.model.state_dict().items()}
+    assert again.weights_sha256 == state_sha256(half)
+
+
+def test_dtype_is_of_the_model_and_not_of_the_hash(saved):
+    full, half = load_captioner(str(saved)), load_captioner(str(saved), dtype="bf16")
+    assert half.model.logit_scale.dtype == torch.bfloat16
+    assert half.weights_sha256 == full.weights_sha256
+    with pytest.raises(ValueError, match="dtype 'int8' is none of fp32, bf16, fp16"):
+        load_captioner(str(saved), dtype="int8")
+
+
+def test_the_hash_tells_weights_apart(captioner):
+    state = captioner.model.state_dict()
+    changed = {key: value.clone() for key, value in state.items()}
+    changed["logit_scale"] += 1e-3
+    assert state_sha256(state) == state_sha256(dict(reversed(state.items()))) != state_sha256(changed)
+
+
+# The other layout, and the hub
+
+
+def plain_layout(saved, folder, weights_name):
+    """The same model as the released captioners are laid out: a model config in config.json, and one file of weights."""
+    folder.mkdir()
+    config = json.loads((saved / "open_clip_config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config["model_cfg"]))
+    weights = load_file(saved / "open_clip_model.safetensors")
+    if weights_name.endswith(".safetensors"):
+        save_file(weights, folder / weights_name)
+    else:
+        torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in weights.items()}}, folder / weights_name)
+    for path in saved.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize("weights_name", ["model_77.pt", "whatever.safetensors", "open_clip_pytorch_model.bin"])
+def test_the_released_captioners_layout_loads(captioner, saved, tmp_path, weights_name):
+    again = load_captioner(str(plain_layout(saved, tmp_path / "released", weights_name)))
+    assert_same_model(again.model, captioner.model)
+    assert again.name == "released"
+    assert "default of open_clip" in again.description
+
+
+@pytest.mark.parametrize("context", [13, 27])
+def test_the_context_is_read_from_the_config(make_captioner, tmp_path, context):
+    other = make_captioner(text_cfg__context_length=context, multimodal_cfg__context_length=context)
+    other.save(tmp_path / "saved", "other")
+    again = load_captioner(str(plain_layout(tmp_path / "saved", tmp_path / "released", "model.pt")))
+    assert again.context_length == context
+    assert f"context: {context} tokens + CLS (text_cfg and multimodal_cfg of {tmp_path / 'released' / 'config.json'})" in again.description
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "plain"])
+def test_a_hub_repository_loads_with_the_network_off(captioner, saved, tmp_path, layout):
+    folder = saved if layout == "open_clip" else plain_layout(saved, tmp_path / "released", "model.pt")
+    commit, home = "1" * 40, tmp_path / "hub" / "models--some--captioner"
+    for part in ("refs", "blobs", f"snapshots/{commit}"):
+        (home / part).mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        shutil.copy(path, home / "blobs" / str(number))
+        (home / "snapshots" / commit / path.name).symlink_to(f"../../blobs/{number}")
+    code = "from captioners.coca import load_captioner; print(load_captioner('some/captioner').weights_sha256)"
+    environment = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == state_sha256(captioner.model.state_dict())
+
+
+# Weights that are missing or do not fit
+
+
+def test_no_weights_is_an_error(saved):
+    (saved / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no weights"):
+        load_captioner(str(saved))
+    with pytest.raises(ValueError, match="has no weights"):
+        load_captioner("coca_ViT-B-32")
+
+
+def test_weights_that_do_not_fit_are_all_listed(saved):
+    path = saved / "open_clip_model.safetensors"
+    weights = load_file(path)
+    weights["extra.one"] = weights.pop("text.ln_final.bias")
+    weights["extra.two"] = weights.pop("logit_scale")
+    weights["visual.conv1.weight"] = torch.zeros(2, 3)
+    save_file(weights, path)
+    with pytest.raises(ValueError) as caught:
+        load_captioner(str(saved))
+    for part in (
+        str(path), "missing text.ln_final.bias", "missing logit_scale", "unexpected extra.one", "unexpected extra.two",
+        "visual.conv1.weight is (2, 3), not (48, 3, 8, 8)",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+
+
+class Harmful:
+    def __reduce__(self):
+        return (open, ("harm", "w"))
+
+
+@pytest.mark.parametrize("content", ["pickle", "garbage", "list", "empty"])
+def test_files_that_are_no_weights_are_refused_and_run_nothing(saved, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = saved / "bad.pt"
+    if content == "garbage":
+        path.write_bytes(b"not weights")
+    else:
+        torch.save({"pickle": {"state_dict": Harmful()}, "list": [1, 2], "empty": {}}[content], path)
+    with pytest.raises(ValueError, match="bad.pt: (not a file of weights|holds no tensors)"):
+        load_captioner(str(path))
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_broken_safetensors_file_is_named(saved):
+    (saved / "open_clip_model.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(ValueError, match="open_clip_model.safetensors: not a file of weights"):
+        load_captioner(str(saved))
+
+
+def test_a_config_open_clip_cannot_build_is_named(saved):
+    path = saved / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["no_such_option"] = 1
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="open_clip_config.json: open_clip cannot build.*no_such_option"):
+        load_captioner(str(saved))
+
+
+# From scratch
+
+
+def test_from_scratch_every_weight_is_drawn_from_the_seed(saved, monkeypatch):
+    def load(seed):
+        torch.manual_seed(seed)
+        return load_captioner(str(saved), from_scratch=True)
+
+    empty = torch.empty
+    first = load(0)
+    # memory that torch.empty hands out is made recognisable: a weight that nobody fills shows
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
+    second = load(0)
+    assert first.weights_sha256 == second.weights_sha256 != load(1).weights_sha256
+    assert all(value.isfinite().all() for value in second.model.state_dict().values())
+    assert first.weights_sha256 != load_captioner(str(saved)).weights_sha256
+    assert "weights: random" in first.description
+
+
+def test_from_scratch_contradicts_pretrained():
+    with pytest.raises(ValueError, match="contradicts from_scratch"):
+        load_captioner("coca_ViT-B-32", "laion2b_s13b_b90k", from_scratch=True)
+
+
+# Preprocessing and description
+
+
+@pytest.mark.parametrize("size", [(32, 32), (100, 40), (7, 90)])
+@pytest.mark.parametrize("preprocess", [{}, {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}, {"resize_mode": "squash"}, {"resize_mode": "longest", "fill_color": 9}])  # fmt: skip
+def test_preprocessing_is_open_clips(saved, size, preprocess):
+    path = saved / "open_clip_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": preprocess}))
+    captioner = load_captioner(str(saved))
+    image = Image.effect_noise(size, 60).convert("RGB")
+    expected = image_transform_v2(PreprocessCfg(size=(32, 32), **preprocess), is_train=False)(image)
+    assert torch.equal(captioner.preprocess(image), expected)
+    assert captioner.preprocess(image).shape == (3, 32, 32)
+
+
+def test_the_description_says_what_comes_from_where(saved):
+    lines = load_captioner(str(saved)).description.splitlines()
+    config = saved / "open_clip_config.json"
+    assert [line.split(":")[0] for line in lines] == ["architecture", "context", "normalisation", "weights"]
+    assert "tiny_one" in lines[0]
+    assert all(str(config) in line for line in lines[:3])
+    assert f"preprocess_cfg in {config}" in lines[2]
+    assert str(saved / "open_clip_model.safetensors") in lines[3]
+
+
+# Captioning
+
+SAMPLING = SamplingConfig(num_captions=3, top_p=0.95)
+
+
+def test_captions_come_in_input_order_with_all_that_belongs_to_them(captioner, pictures):
+    captioned = list(captioner.caption(iter(pictures), SAMPLING))
+    assert [one.key for one in captioned] == [key for key, _ in pictures]
+    for one, (_, picture) in zip(captioned, pictures, strict=True):
+        assert len(one.captions) == 3
+        assert len({caption.text for caption in one.captions}) == 3
+        for caption in one.captions:
+            assert caption.logprob < 0
+            assert caption.similarity is None
+            assert not any(special in caption.text for special in ("<pad>", "<start>", "<end>"))
+        with torch.no_grad():
+            torch.testing.assert_close(one.image_embedding, captioner.model.encode_image(picture[None])[0])
+
+
+def texts(captioned):
+    return {one.key: [caption.text for caption in one.captions] for one in captioned}
+
+
+def test_the_same_keys_give_the_same_captions_in_any_company(captioner, pictures, monkeypatch):
+    """The model's logits are rounded differently in other batches; these draws do not turn on it."""
+    together = texts(captioner.caption(pictures, SAMPLING))
+    for batch_size, order in ((1, [0, 1, 2, 3]), (3, [3, 1, 0, 2]), (2, [2, 0])):
+        monkeypatch.setattr(captioner, "batch_size", batch_size)
+        other = texts(captioner.caption([pictures[i] for i in order], SAMPLING))
+        assert other == {pictures[i][0]: together[pictures[i][0]] for i in order}
+
+
+def test_captions_depend_on_key_and_seed_and_index(captioner, pictures):
+    (key, picture), *_ = pictures
+    captions = texts(captioner.caption([(key, picture)], SAMPLING))[key]
+    assert texts(captioner.caption([("other", picture)], SAMPLING))["other"] != captions
+    assert texts(captioner.caption([(key, picture)], SAMPLING.model_copy(update={"seed": 1})))[key] != captions
+    later = SAMPLING.model_copy(update={"num_captions": 2})
+    assert texts(captioner.caption([(key, picture)], later, first_index=1))[key] == captions[1:]
+
+
+def test_captions_are_made_as_they_are_asked_for(captioner, pictures, monkeypatch):
+    monkeypatch.setattr(captioner, "batch_size", 2)
+    taken = []
+    stream = captioner.caption((taken.append(key) or (key, picture) for key, picture in pictures), SAMPLING)
+    next(stream)
+    assert len(taken) == 2
+    assert list(captioner.caption([], SAMPLING)) == []
+
+
+def test_a_prompt_is_continued(captioner, pictures):
+    sampling = SAMPLING.model_copy(update={"prompt": "a red"})
+    for one in captioner.caption(pictures, sampling):
+        assert all(caption.text.startswith("a red") for caption in one.captions)
+        assert len({caption.text for caption in one.captions}) > 1
+
+
+def test_the_models_mode_is_left_as_it_was(captioner, pictures):
+    captioner.model.train()
+    next(iter(captioner.caption(pictures, SAMPLING)))
+    assert captioner.model.training
+    captioner.model.eval()
+
+
+def test_sampling_that_does_not_fit_is_refused_at_once(captioner):
+    sampling = SamplingConfig(max_length=30, min_length=20, prompt="red circle " * 20)
+    with pytest.raises(ValueError) as caught:
+        captioner.caption([], sampling)
+    assert "max_length 30 exceeds 17" in str(caught.value)
+    assert "no room for a caption" in str(caught.value)
+    with pytest.raises(ValueError, match="not yet"):
+        captioner.caption([], SamplingConfig(strategy="beam", num_captions=1, num_beams=2))
+
+
+def test_captions_are_at_most_as_long_as_asked(captioner, pictures):
+    for max_length in (3, 8, None):
+        sampling = SamplingConfig(max_length=max_length, min_length=0, num_captions=4)
+        longest = max_length or captioner.context_length + 1
+        for one in captioner.caption(pictures, sampling):
+            for caption in one.captions:
+                assert len(captioner.encode_text_ids(caption.text)) <= 2 + 4 * longest  # bytes may re-encode longer
+                assert caption.truncated or caption.text or max_length

@@ -1,0 +1,198 @@
+import json
+import shutil
+
+import open_clip
+import pytest
+import torch
+
+from captioners.resolve import check_coca, find_weights, resolve, shipped_models
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_config):
+    """A folder in open_clip's layout, with an empty file for weights."""
+    folder = tmp_path / "My Model-v2"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny_config}))
+    (folder / "open_clip_model.safetensors").touch()
+    return folder
+
+
+@pytest.fixture
+def offline_hub(tmp_path, monkeypatch):
+    """An empty hub cache with the network off; offline_hub(repository, folder) fills it with a copy of a folder."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+
+    def fill(repository, folder):
+        commit, home = "0" * 40, cache / f"models--{repository.replace('/', '--')}"
+        for part in ("refs", "blobs", f"snapshots/{commit}"):
+            (home / part).mkdir(parents=True)
+        (home / "refs" / "main").write_text(commit)
+        for number, path in enumerate(sorted(folder.iterdir())):
+            shutil.copy(path, home / "blobs" / str(number))
+            (home / "snapshots" / commit / path.name).symlink_to(f"../../blobs/{number}")
+
+    return fill
+
+
+def test_shipped_models_resolve_by_name():
+    assert "coca_small" in shipped_models()
+    source = resolve("coca_small")
+    assert (source.name, source.weights) == ("coca_small", None)
+    assert source.model_cfg["text_cfg"]["vocab_size"] == 49408
+
+
+def test_shipped_configs_name_themselves():
+    for name in shipped_models():
+        assert resolve(name).name == name
+
+
+def test_a_folder_is_named_after_its_config_or_itself(folder, tiny_config):
+    assert resolve(str(folder)).name == resolve(f"local-dir:{folder}").name == "my_model_v2"
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny_config, "capsmith": {"name": "mine"}}))
+    assert resolve(str(folder)).name == "mine"
+
+
+def test_a_file_of_weights_takes_the_config_beside_it(folder):
+    other = folder / "epoch_3.pt"
+    other.touch()
+    assert resolve(str(other)).weights == other
+    assert resolve(str(folder)).weights.name == "open_clip_model.safetensors"
+
+
+def test_a_plain_model_config_beside_weights_is_read(folder, tiny_config):
+    (folder / "open_clip_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(tiny_config))
+    (folder / "open_clip_model.safetensors").rename(folder / "anything.pt")
+    source = resolve(str(folder))
+    assert source.model_cfg == tiny_config
+    assert source.weights.name == "anything.pt"
+    assert source.preprocess_from == ""
+
+
+def test_a_transformers_model_comes_later(folder):
+    (folder / "open_clip_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava", "architectures": ["Llava"]}))
+    with pytest.raises(ValueError, match="My Model-v2.*vision-language models come in a later release"):
+        resolve(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("[]", "not a JSON object"), ("{}", "no model_cfg"), ('{"model_cfg": {}}', "vision_cfg is missing")],
+)
+def test_a_broken_config_is_named(folder, text, message):
+    (folder / "open_clip_config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"open_clip_config.json.*{message}"):
+        resolve(str(folder))
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="neither open_clip_config.json nor config.json"):
+        resolve(str(tmp_path))
+
+
+def test_safetensors_and_known_names_come_first(folder):
+    for name in ("a.safetensors", "b.safetensors", "open_clip_pytorch_model.bin"):
+        (folder / name).touch()
+    assert find_weights(folder).name == "open_clip_model.safetensors"
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="which of these are the weights. a.safetensors, b.safetensors"):
+        find_weights(folder)
+    (folder / "b.safetensors").unlink()
+    assert find_weights(folder).name == "a.safetensors"
+    (folder / "a.safetensors").unlink()
+    assert find_weights(folder).name == "open_clip_pytorch_model.bin"
+
+
+def test_an_unknown_name_says_what_was_looked_for():
+    with pytest.raises(ValueError, match=r"no captioner 'coca_huge'.*coca_small.*coca_ViT-B-32"):
+        resolve("coca_huge")
+
+
+def test_an_architecture_takes_a_file_of_weights(tmp_path):
+    path = tmp_path / "epoch_3.pt"
+    path.touch()
+    source = resolve("coca_ViT-B-32", str(path))
+    assert (source.name, source.weights) == ("coca_vit_b_32_epoch_3", path)
+    assert resolve("coca_ViT-B-32").weights is None
+
+
+def test_an_unknown_tag_lists_the_tags():
+    with pytest.raises(ValueError, match="'laion9b' is no file and no tag of coca_ViT-B-32 .*laion2b_s13b_b90k"):
+        resolve("coca_ViT-B-32", "laion9b")
+
+
+def test_pretrained_goes_with_an_architecture_only(folder):
+    with pytest.raises(ValueError, match="goes with an open_clip architecture"):
+        resolve(str(folder), "laion2b_s13b_b90k")
+
+
+def test_what_cannot_caption_is_refused_before_anything_is_fetched(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", never)
+    monkeypatch.setattr(torch.nn.Module, "__init__", never)
+    with pytest.raises(ValueError, match="coca_roberta-ViT-B-32.*hf_model_name is roberta-base.*not causal"):
+        resolve("coca_roberta-ViT-B-32", "laion2b_s13b_b90k")
+    with pytest.raises(ValueError, match="ViT-B-32.*multimodal_cfg is missing: not a CoCa"):
+        resolve("ViT-B-32", "openai")
+
+
+def test_every_coca_of_open_clip_but_the_bidirectional_one_is_taken():
+    names = [name for name in open_clip.list_models() if "coca" in name and "roberta" not in name]
+    assert len(names) >= 3
+    for name in names:
+        assert resolve(name).model_cfg["multimodal_cfg"]
+
+
+def test_a_config_is_refused_with_every_reason(tiny_config, edit):
+    config = edit(
+        tiny_config,
+        text_cfg__no_causal_mask=True,
+        text_cfg__embed_cls=False,
+        text_cfg__qk_norm=True,
+        text_cfg__width=64,
+        vision_cfg__output_tokens=False,
+        vision_cfg__attentional_pool=None,
+    )
+    with pytest.raises(ValueError) as caught:
+        check_coca(config, "here")
+    for reason in ("not causal", "embed_cls", "qk_norm", "width 64", "vision_cfg.output_tokens", "have width 48"):
+        assert reason in str(caught.value)
+    check_coca(tiny_config, "here")
+
+
+def test_a_hub_repository_is_read_from_the_cache(offline_hub, folder):
+    offline_hub("some/Captioner-1", folder)
+    for name in ("some/Captioner-1", "hf-hub:some/Captioner-1"):
+        source = resolve(name)
+        assert source.name == "captioner_1"
+        assert source.weights.name == "open_clip_model.safetensors"
+
+
+def test_a_hub_repository_that_is_not_cached_is_an_error(offline_hub):
+    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be had"):
+        resolve("some/thing")
+
+
+def test_a_hub_repository_is_refused_by_its_config_before_weights_are_fetched(offline_hub, folder, monkeypatch):
+    (folder / "open_clip_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    offline_hub("some/vlm", folder)
+    import huggingface_hub
+
+    asked = []
+    fetch = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, **k: asked.extend(k["allow_patterns"]) or fetch(*a, **k)
+    )
+    with pytest.raises(ValueError, match="vision-language models come in a later release"):
+        resolve("some/vlm")
+    assert asked
+    assert not any("safetensors" in pattern or "bin" in pattern for pattern in asked)

@@ -1,0 +1,123 @@
+import copy
+import json
+
+import open_clip
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captioners.tokenizer import CaptionTokenizer
+
+CLIP_CFG = {"text_cfg": {"vocab_size": 49408}}
+TEXTS = ["A dog runs.", "what!? 1990's 'n' cafés", "two  blanks\tand\nlines", "狗 🐕 <b>&amp;amp;</b>", "", "!!!a"]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return CaptionTokenizer(CLIP_CFG, None)
+
+
+@pytest.fixture(scope="module")
+def own(captioner):
+    return captioner.tokenizer
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("which", ["clip", "own"])
+def test_ids_are_open_clips(which, text, request):
+    tokenizer = request.getfixturevalue(which)
+    ids = tokenizer.encode(text)
+    assert ids[0] == tokenizer.start_id
+    assert ids[-1] == tokenizer.end_id
+    theirs = tokenizer._tokenizer(text, context_length=100)[0].tolist()
+    assert ids + [tokenizer.pad_id] * (100 - len(ids)) == theirs
+
+
+def test_long_texts_are_not_cut(clip, own):
+    for tokenizer in (clip, own):
+        assert len(tokenizer.encode("red " * 300)) >= 302
+
+
+def test_special_ids_are_the_tokenizers(clip, own):
+    assert (clip.start_id, clip.end_id, clip.pad_id) == (49406, 49407, 0)
+    assert (own.start_id, own.end_id, own.pad_id) == (1, 2, 0)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_own_tokenizer_gives_back_the_cleaned_text(own, text):
+    assert own.decode(own.encode(text)) == own._tokenizer.clean_fn(text)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_clips_tokenizer_gives_back_the_cleaned_text_but_for_blanks(clip, text):
+    cleaned, decoded = clip._tokenizer.clean_fn(text), clip.decode(clip.encode(text))
+    assert "".join(decoded.split()) == "".join(cleaned.split())
+
+
+def test_decode_is_open_clips_on_a_caption(clip):
+    ids = clip.encode("A dog's run, 1990!")
+    theirs = open_clip.decode(open_clip.tokenize("A dog's run, 1990!")[0])
+    assert clip.decode(ids) == theirs.split("<end_of_text>")[0].replace("<start_of_text>", "").strip()
+
+
+def test_decode_stops_at_the_first_end_and_drops_special_tokens(clip, own):
+    for tokenizer in (clip, own):
+        red, blue = (tokenizer.encode(word)[1:-1] for word in ("red", "blue"))
+        ids = [tokenizer.start_id, tokenizer.start_id, *red, tokenizer.end_id, *blue, tokenizer.end_id]
+        assert tokenizer.decode(ids) == "red"
+        assert tokenizer.decode([]) == tokenizer.decode([tokenizer.start_id, tokenizer.end_id]) == ""
+
+
+def test_clips_pad_token_within_a_word_is_kept(clip):
+    ids = clip.encode("!~→")
+    assert clip.pad_id in ids
+    assert clip.decode(ids) == "!~→"
+
+
+def test_never_ids_are_special_tokens_and_what_is_no_token(clip, own):
+    assert clip.never_ids(49408) == [0, 49406]
+    assert own.never_ids(293) == [0, 1, 290, 291, 292]
+
+
+def test_a_config_that_does_not_fit_names_everything(own, tiny_config):
+    config = copy.deepcopy(tiny_config)
+    config["text_cfg"] |= {"vocab_size": 200, "pad_id": 5}
+    with pytest.raises(ValueError, match="its pad id is 0, text_cfg.pad_id is 5; it has 290 tokens, .* is 200"):
+        CaptionTokenizer(config, own.folder)
+
+
+def test_a_tokenizer_without_special_tokens_is_refused(tokenizer_files, tiny_config, tmp_path):
+    tokenizer_files(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if not key.endswith("_token")}))
+    with pytest.raises(ValueError, match="no start token; it has no end token; it has no pad token"):
+        CaptionTokenizer(tiny_config, tmp_path)
+
+
+def test_a_tokenizer_that_does_not_frame_a_text_is_refused(tokenizer_files, tiny_config, tmp_path):
+    tokenizer_files(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    with pytest.raises(ValueError, match="does not put the start and end tokens round a text"):
+        CaptionTokenizer(tiny_config, tmp_path)
+
+
+def test_missing_tokenizer_files_are_an_error(tiny_config, tmp_path):
+    with pytest.raises(ValueError, match="no tokenizer's files are in"):
+        CaptionTokenizer(tiny_config, tmp_path)
+
+
+def test_a_tokenizers_own_code_is_never_run(tokenizer_files, tiny_config, tmp_path):
+    tokenizer_files(tmp_path)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != "tokenizer_class"}))
+    try:
+        CaptionTokenizer(tiny_config, tmp_path)
+    except ValueError:
+        pass
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,45 @@
+"""Whole runs of a real captioner, with random weights, on drawn pictures."""
+
+import pytest
+import torch
+
+import capsmith
+from captioners.coca import load_captioner
+from generate.config import GenerateConfig
+from generate.engine import run
+from imagetext.sources import read_records, read_samples
+
+COLUMN = "syn_text_random_tiny"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A folder with coca_tiny's architecture and random weights."""
+    folder = tmp_path_factory.mktemp("captioner")
+    torch.manual_seed(0)
+    load_captioner("coca_tiny", from_scratch=True).save(folder, "random_tiny")
+    return str(folder)
+
+
+def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, files):
+    asked = {"input": ["scenes:val,n=20"], "model": model, "device": "cpu", "max_length": 16, "batch_size": 8}
+    assert run(GenerateConfig(**asked, output=tmp_path / "one", num_workers=1)) == 0
+    assert run(GenerateConfig(**asked, output=tmp_path / "two", num_workers=3)) == 0
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    found = list(read_records(str(tmp_path / "one" / "*.tar")))
+    assert [record.sample.key for record in found] == [sample.key for sample in list(read_samples("scenes:val,n=20"))[0]]
+    assert len({record.syn_text[COLUMN] for record in found}) == 20  # the draws depend on the picture's key
+    assert run(GenerateConfig(**{**asked, "seed": 1}, output=tmp_path / "other")) == 0
+    assert files(tmp_path / "one")["scenes-val-00000.tar"] != files(tmp_path / "other")["scenes-val-00000.tar"]
+
+
+def test_the_command_line_runs_it(model, tmp_path, capsys):
+    argv = ["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"), "--max-length", "12",
+            "--num-captions", "2", "--format", "jsonl", "--device", "cpu"]
+    assert capsmith.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "architecture:" in printed and f"6 captions in {COLUMN} of 3 pictures, 0 without" in printed
+    assert capsmith.main([*argv, "--top-p", "0.5"]) == 2
+    assert "sampling.top_p: 0.9 there, 0.5 now" in capsys.readouterr().err
+    assert capsmith.main([*argv[:-2], "--max-length", "1000", "--overwrite"]) == 2
+    assert "max_length 1000" in capsys.readouterr().err

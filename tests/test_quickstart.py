@@ -1,0 +1,40 @@
+"""The quickstart in a short form: a tenth of its steps, every file it promises, no bar of quality."""
+
+import json
+import re
+
+import pytest
+
+from imagetext.sources import read_records
+from quickstart import AFTER, BEFORE, QuickstartConfig, run
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    return QuickstartConfig(output=tmp_path_factory.mktemp("quickstart") / "runs", samples_seen=4_000, train_pictures=600,
+                            held_out_pictures=12)
+
+
+def test_all_three_jobs_and_what_they_leave(short, capsys):
+    assert run(short) == 0
+    printed = capsys.readouterr().out
+    records = list(read_records(str(short.output / "records" / "*.tar")))
+    assert len(records) == 12
+    for record in records:
+        assert len(record.syn_text[BEFORE]) == len(record.syn_text[AFTER]) == 5
+        assert record.sample.meta["scene"]["objects"] and len(record.sample.captions) == 5
+    columns = json.loads((short.output / "report" / "report.json").read_text())["columns"]
+    assert set(columns) == {BEFORE, AFTER, "captions (human)"}
+    assert columns["captions (human)"]["facts"]["precision"] == 1
+    page = (short.output / "gallery.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 12 and records[3].syn_text[AFTER][0] in page
+    for promised in ("captioner", "records", "report/report.html", "gallery.html"):
+        assert str(short.output / promised) in printed and (short.output / promised).exists()
+    assert len(re.findall(r"^    (?:human|before|after) ", printed, re.MULTILINE)) == 5 * 3 + 3
+
+
+def test_running_it_again_does_nothing_anew(short, capsys):
+    before = {path: path.stat().st_mtime_ns for path in short.output.rglob("*.tar")}
+    assert run(short) == 0
+    assert "finished captioner" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in short.output.rglob("*.tar")}
