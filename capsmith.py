@@ -93,7 +93,7 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
     fields = config_type.model_fields
     given, problems = read_flags(flag_parser(command, config_type), [flag_of(name) for name in fields], argv)
     path, print_config = given.pop("config", None), given.pop("print_config", False)
-    in_file, file_problems = read_config_file(path) if path else ({}, [])
+    in_file, file_problems = read_config_file(path) if path is not None else ({}, [])
     valueless = {problem.partition(":")[0] for problem in problems}
     problems += file_problems
     try:

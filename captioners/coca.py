@@ -13,7 +13,6 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from open_clip.coca_model import CoCa
@@ -40,12 +39,13 @@ class CoCaCaptioner:
 
     def __init__(self, model: CoCa, source: Source, *, weights_sha256: str):
         self.model = model
-        self.batch_size = 16  # with 5 captions each 80 rows, from where more per step hardly pays on a CPU
+        self.batch_size = 16  # with 5 captions each, 80 rows a step
         self.name = source.name
         self.weights_sha256 = weights_sha256
         self.model_cfg = source.model_cfg
-        size = {"size": tuple(model.visual.image_size)}  # open_clip's factory, too, lets the tower decide
-        self.preprocess_cfg = merge_preprocess_dict(dataclasses.asdict(PreprocessCfg()), source.preprocess_cfg) | size
+        cfg = merge_preprocess_dict(PreprocessCfg(), source.preprocess_cfg)
+        cfg["size"] = model.visual.image_size  # open_clip's factory, too, lets the tower decide
+        self.preprocess_cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
         self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
         self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
         self.pad_id = self.tokenizer.pad_id
@@ -175,11 +175,11 @@ def load_captioner(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if from_scratch and pretrained is not None:
+        raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
     source = resolve(name, pretrained)
     if source.weights is None and not from_scratch:
         raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")
-    if from_scratch and pretrained is not None:
-        raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
     if from_scratch:
         source = dataclasses.replace(source, weights=None)
     model = build_model(source)

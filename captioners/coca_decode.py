@@ -14,7 +14,7 @@ from open_clip.coca_model import CoCa
 from torch import Tensor, nn
 
 from captioners.base import SamplingConfig
-from captioners.sampling import choose, exponentials, race_side, sample_key
+from captioners.sampling import Draws, choose
 
 COMPACT_BELOW = 0.8  # of the rows alive: copying the caches costs less than going on with finished captions
 
@@ -100,33 +100,21 @@ def decode(
     features, image_tokens = model._encode_image(images)
     decoding = Decoding(model, image_tokens, limit=max_length - 2)
     device, pictures, captions = images.device, len(images), sampling.num_captions
+    prefix, never = torch.tensor(prefix, device=device), torch.tensor(never, device=device)
     # all captions of a picture start alike: one row each, until the first choice
-    logits = decoding.extend(torch.tensor(prefix, device=device).expand(pictures, -1))[:, -1].float()  # (N, V)
+    logits = decoding.extend(prefix.expand(pictures, -1))[:, -1].float()  # (N, V)
     decoding.keep(torch.arange(pictures, device=device).repeat_interleave(captions))
     logits = logits.repeat_interleave(captions, dim=0)  # (R, V)
 
-    sample_keys = torch.tensor([sample_key(sampling.seed, key) for key in keys], device=device)
-    sample_keys = sample_keys.repeat_interleave(captions, dim=0)  # (R, 2)
-    index = first_index + torch.arange(captions, device=device).repeat(pictures)  # (R,)
-    side, never = race_side(logits.shape[1]), torch.tensor(never, device=device)
-
-    sequences = torch.full((pictures * captions, max_length), end_id, device=device)
-    sequences[:, : len(prefix)] = torch.tensor(prefix, device=device)
-    logprobs = torch.zeros(len(sequences), device=device, dtype=torch.float64)
-    lengths = torch.full_like(index, max_length)  # of finished captions
-    rows = torch.arange(len(sequences), device=device)  # whose caption each row of the decoding is
+    draws = Draws(sampling.seed, keys, captions, first_index, logits.shape[1], device)
+    rows = torch.arange(len(logits), device=device)  # whose caption each row of the decoding is
+    sequences = torch.full((len(rows), max_length), end_id, device=device)
+    sequences[:, : len(prefix)] = prefix
+    logprobs = torch.zeros(len(rows), device=device, dtype=torch.float64)
+    lengths = torch.full_like(rows, max_length)  # until a caption ends
     for length in range(len(prefix), max_length - 1):
-        position = torch.full_like(rows, length)
-        tokens, logprob = choose(
-            logits,
-            sequences[rows, :length],
-            sampling,
-            never=never,
-            end_id=end_id,
-            noise=lambda some, attempt: exponentials(  # noqa: B023 (called at once)
-                sample_keys[rows[some]], index[rows[some]], position[some], attempt, side
-            ),
-        )
+        noise = draws.at(rows, length)
+        tokens, logprob = choose(logits, sequences[rows, :length], sampling, never=never, end_id=end_id, noise=noise)
         alive = lengths[rows] == max_length
         tokens[~alive] = end_id
         sequences[rows, length] = tokens

@@ -87,7 +87,10 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
         if not tag_cfg:
             tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
             raise ValueError(f"pretrained={pretrained!r} is no file and no tag of {architecture} (tags: {tags})")
-        weights = Path(download_pretrained(tag_cfg))
+        try:
+            weights = Path(download_pretrained(tag_cfg))
+        except OSError as error:
+            raise ValueError(f"{architecture}: pretrained={pretrained!r} cannot be had: {error}") from error
     tag = Path(pretrained).stem if weights and not tag_cfg else pretrained
     return Source(
         name=column_name(f"{architecture}_{tag}" if tag else architecture),

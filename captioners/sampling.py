@@ -6,7 +6,7 @@ Dimensions: R rows (captions in flight), T tokens so far, V vocabulary, S side o
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -76,6 +76,25 @@ def exponentials(keys: Tensor, captions: Tensor, position: Tensor, attempt: int,
     return -uniform.log().view(len(keys), LEVELS, side)
 
 
+class Draws:
+    """The draws of captions: as many of each sample key as `captions`, numbered from first_index, key after key."""
+
+    def __init__(self, seed: int, keys: Sequence[str], captions: int, first_index: int, vocabulary: int, device: torch.device):
+        self.keys = torch.tensor([sample_key(seed, key) for key in keys], device=device).repeat_interleave(captions, dim=0)
+        self.captions = first_index + torch.arange(captions, device=device).repeat(len(keys))
+        self.side = race_side(vocabulary)
+
+    def at(self, rows: Tensor, position: int) -> Noise:
+        """The noise for the token at this position of the captions `rows`."""
+
+        def noise(some: Tensor, attempt: int) -> Tensor:
+            chosen = rows[some]
+            positions = torch.full_like(chosen, position)
+            return exponentials(self.keys[chosen], self.captions[chosen], positions, attempt, self.side)
+
+        return noise
+
+
 def race(weights: Tensor, noise: Tensor) -> Tensor:
     """Draws index i with probability weights[i] / sum(weights): weights (R, V), exponential noise (R, LEVELS, S) to (R,).
 
@@ -114,7 +133,8 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
         if top_p == 1:
             return tokens
         chosen = weights.gather(1, drawn[:, None])
-        above = torch.gt(weights, chosen, out=torch.empty_like(weights)).mul_(weights).sum(-1)  # three times torch.where's speed
+        greater = torch.gt(weights, chosen, out=torch.empty_like(weights))  # as floats: three times torch.where's speed
+        above = greater.mul_(weights).sum(-1)
         rejected = (above >= mass).nonzero()[:, 0]
         if not len(rejected):
             return tokens

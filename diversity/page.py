@@ -69,7 +69,7 @@ def _kinds(report: "DiversityReport", rows: list[dict[str, Any]]) -> list[tuple[
     """Facts by kind: of each column the share that is true and the share found."""
     facts = [(row, (report.rows[row["name"]]["facts"] or {}).get("kinds", {})) for row in rows]
     table = []
-    for kind in sorted({kind for _, kinds in facts for kind in kinds}):
+    for kind in dict.fromkeys(kind for _, kinds in facts for kind in kinds):
         cells = []
         for row, kinds in facts:
             scores = kinds.get(kind, {"precision": None, "recall": None, "stated": 0, "key": 0})
@@ -156,7 +156,7 @@ def _svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
     label = figure.axes[0].get_xlabel()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", transparent=True)
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.DOTALL)
     svg = re.sub(r'\bid="(figure|axes|patch|matplotlib|xtick|ytick|line2d|text)[.\w]*"', "", svg)  # twice on one page

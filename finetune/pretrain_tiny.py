@@ -53,6 +53,7 @@ def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
         single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)])
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END, "pad_token": PAD,
+              "add_prefix_space": True,  # transformers 4 puts its own default over the tokenizer's
               "clean_up_tokenization_spaces": False, "model_max_length": CONTEXT}  # transformers 4 and 5 know this class
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -65,8 +66,8 @@ def write_config(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8_500, help="of 32 pictures")
-    parser.add_argument("--pictures", type=int, default=50_000)
+    parser.add_argument("--steps", type=int, default=6_400, help="of 32 pictures")
+    parser.add_argument("--pictures", type=int, default=32_000)
     parser.add_argument("--work", type=Path, help="folder of the training run, to resume it after a stop")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the captioner goes")
     args = parser.parse_args()
@@ -75,8 +76,9 @@ def main() -> None:
         write_tokenizer(args.folder)
     write_config(args.folder)
     work = args.work or Path(tempfile.mkdtemp())
-    run(FinetuneConfig(input=[f"scenes:train,n={args.pictures},level=2,captions=alt"], model=str(args.folder), output=work,
-                       from_scratch=True, samples_seen=32 * args.steps, batch_size=32, learning_rate=1e-3, weight_decay=0.05, warmup=0.03))
+    pictures = [f"scenes:train,n={args.pictures // 2},level={level},captions=alt" for level in (1, 2)]
+    run(FinetuneConfig(input=pictures, model=str(args.folder), output=work,
+                       from_scratch=True, samples_seen=32 * args.steps, batch_size=32, learning_rate=5e-4, weight_decay=0.05, warmup=0.03))
     weights = {name: weight.half() for name, weight in load_file(work / "open_clip_model.safetensors").items()}
     save_file(weights, args.folder / "open_clip_model.safetensors")
 

@@ -39,7 +39,8 @@ class CaptionTrainer:
             raise ValueError(f"training in {self.accelerator.num_processes} processes is not supported yet: start one")
         self.steps = math.ceil(config.samples_seen / config.batch_size)
         self.model = captioner.model.to(self.accelerator.device).train()
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6,
+                                           fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate)
         self.optimizer, self.schedule = self.accelerator.prepare(self.optimizer, self.schedule)
 

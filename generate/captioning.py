@@ -52,9 +52,10 @@ def caption_samples(samples: Iterable[Sample], captioner: Captioner, column: str
 
     with ThreadPoolExecutor(num_workers) as pool:
         for found in captioner.caption(pictures(), sampling):
-            while waiting[0][1]:
-                yield Record(waiting[0][0], {}, waiting.popleft()[1])
-            sample, _ = waiting.popleft()
+            sample, error = waiting.popleft()
+            while error:
+                yield Record(sample, {}, error)
+                sample, error = waiting.popleft()
             if found.key != sample.key:
                 raise RuntimeError(f"captioner {captioner.name}: captions of {found.key!r} came for {sample.key!r}")
             yield _record(sample, column, found.captions)

@@ -32,6 +32,7 @@ RGB = {"red": (214, 40, 40), "orange": (245, 140, 22), "yellow": (250, 217, 40),
        "blue": (38, 92, 205), "purple": (130, 58, 170), "black": (34, 34, 38), "white": (250, 250, 248)}
 BACKGROUND_RGB = {"grey": (150, 154, 160), "sand": (216, 190, 150), "sky": (150, 196, 226), "mint": (160, 206, 178)}
 RADIUS = {"small": (0.16, 0.175), "large": (0.215, 0.235)}  # in shares of the picture's side
+LINE, LINE_RGB = 0.14, (30, 30, 36)  # the line round an object: its width in radii, and its colour
 SUPERSAMPLING = 4
 
 
@@ -83,7 +84,7 @@ def draw_scene(spec: SceneSpec, index: int) -> dict[str, Any]:
 
 def _describe(rng: random.Random, level: int) -> dict[str, Any]:
     objects = [{"shape": rng.choice(facts.SHAPES), "colour": rng.choice(facts.COLOURS), "size": rng.choice(facts.SIZES),
-                "texture": rng.choice(("plain", "plain", "striped", "dotted"))} for _ in range(rng.randint(1, level))]
+                "texture": rng.choice(("plain", "plain", "plain", "striped", "dotted"))} for _ in range(rng.randint(1, level))]
     if len(objects) > 1 and rng.random() < 0.2:  # twins, so that counting is worth a caption
         objects[1] = dict(objects[0])
     return {"background": rng.choice(facts.BACKGROUNDS), "objects": objects}
@@ -96,7 +97,7 @@ def _split_bucket(scene: Mapping[str, Any]) -> int:
 
 def _place(rng: random.Random, objects: list[dict[str, Any]], tries: int = 60) -> bool:
     """Give each object a place, apart from the others and clearly beside or above them; False where none is found."""
-    scale = {1: 1.0, 2: 1.0, 3: 0.85, 4: 0.75}[len(objects)]
+    scale = {1: 1.15, 2: 1.0, 3: 0.85, 4: 0.75}[len(objects)]
     for _ in range(tries):
         for item in objects:
             radius = rng.uniform(*RADIUS[item["size"]]) * scale
@@ -117,7 +118,7 @@ def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def draw_picture(scene: Mapping[str, Any], size: int = 96, seed: str = "") -> Image.Image:
-    """The scene as an RGB picture of `size` pixels a side: shaded background, soft shadows, anti-aliased shapes, noise."""
+    """The scene as an RGB picture of `size` pixels a side: shaded background, soft shadows, anti-aliased outlined shapes, noise."""
     rng = random.Random(f"picture/{seed}")
     picture = _background(scene["background"], size, rng)
     for item in scene["objects"]:
@@ -140,9 +141,10 @@ def _draw_object(picture: Image.Image, item: Mapping[str, Any], size: int, rng: 
     half = math.ceil(radius * 1.25) + 2  # room for the shadow
     left, top = round(item["x"] * size) - half, round(item["y"] * size) - half
     side = 2 * half * SUPERSAMPLING
-    mask = Image.new("L", (side, side))
-    outline = _outline(item["shape"], radius * SUPERSAMPLING, side / 2, rng.uniform(-0.12, 0.12))
-    ImageDraw.Draw(mask).polygon(outline, fill=255)
+    mask, line = Image.new("L", (side, side)), Image.new("L", (side, side))
+    points = _outline(item["shape"], radius * SUPERSAMPLING, side / 2, rng.uniform(-0.12, 0.12))
+    ImageDraw.Draw(mask).polygon(points, fill=255)
+    ImageDraw.Draw(line).line([*points, *points[:2]], fill=255, width=round(radius * SUPERSAMPLING * LINE), joint="curve")
 
     shadow = mask.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(max(1.0, size / 60)))
     offset = max(1, size // 48)
@@ -155,6 +157,7 @@ def _draw_object(picture: Image.Image, item: Mapping[str, Any], size: int, rng: 
         pattern = _pattern(item["texture"], side, radius * SUPERSAMPLING, rng)
         pattern.paste(0, (0, 0), mask.point(lambda value: 255 - value))
         picture.paste(_contrast(rgb), (left, top), pattern.reduce(SUPERSAMPLING))
+    picture.paste(LINE_RGB, (left, top), line.reduce(SUPERSAMPLING))
 
 
 def _contrast(rgb: tuple[int, ...]) -> tuple[int, ...]:
@@ -223,7 +226,7 @@ def scene_sample(spec: SceneSpec, index: int) -> Sample:
     draw_picture(scene, spec.size, name).save(buffer, "JPEG", quality=rng.randint(72, 95))
     captions = {"short": short, "long": (long,), "alt": (alt,)}[spec.captions]
     meta = {"scene": scene, "alt_text": alt, "long_caption": long}
-    return Sample(f"{spec.split}-{index:06d}", buffer.getvalue(), captions, {}, meta)
+    return Sample(f"{spec.split}{spec.level}-{index:06d}", buffer.getvalue(), captions, {}, meta)
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,6 @@ def scene_shards(spec: str) -> list[Shard]:
     """The shards of a `scenes:` spec, 1,000 pictures each; raises ValueError naming what is wrong with the spec."""
     parsed = SceneSpec.parse(spec)
     starts = range(0, parsed.n, ROWS_PER_SHARD)
-    return [Shard(f"scenes-{parsed.split}-{number:05d}", spec, {},
+    return [Shard(f"scenes-{parsed.split}{parsed.level}-{number:05d}", spec, {},
                   _SceneRows(parsed, range(start, min(start + ROWS_PER_SHARD, parsed.n))))
             for number, start in enumerate(starts)]

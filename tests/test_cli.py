@@ -140,8 +140,9 @@ def test_a_rule_over_several_fields_is_a_clean_problem():
     assert problems(*NEEDED, "--strategy", "greedy") == ["num_captions 5: greedy gives one caption"]
 
 
-@pytest.mark.parametrize("text, reason", [("[1, 2]", "must hold fields and values"), ("a: [", "while parsing"),
-                                          ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor")])
+@pytest.mark.parametrize("text, reason", [
+    ("[1, 2]", "must hold fields and values"), ("a: [", "while parsing"),
+    ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor")])
 def test_a_file_that_is_no_configuration_is_a_clean_problem(recipe, text, reason):
     path = recipe(text)
     assert any(line.startswith(f"--config {path}: ") for line in problems("--config", path, *NEEDED))
@@ -172,7 +173,8 @@ def test_version(capsys):
     assert capsys.readouterr().out == "capsmith 0.1.0\n"
 
 
-@pytest.mark.parametrize("argv, said", [([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")])
+@pytest.mark.parametrize("argv, said", [
+    ([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")])
 def test_no_such_command_is_usage(argv, said, capsys):
     assert capsmith.main(argv) == 2
     assert said in capsys.readouterr().err
@@ -216,6 +218,8 @@ def test_a_rooms_value_error_exits_2_and_others_are_not_hidden(monkeypatch, caps
     monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(ValueError("input nowhere.tar: no such file")))
     assert capsmith.main(["generate"]) == 2
     assert capsys.readouterr().err == "capsmith generate: error: input nowhere.tar: no such file\n"
+    monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(KeyboardInterrupt()))
+    assert capsmith.main(["generate"]) == 130
     monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(RuntimeError("a bug")))
     with pytest.raises(RuntimeError):
         capsmith.main(["generate"])

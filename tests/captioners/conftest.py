@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,17 @@ def scramble(model: torch.nn.Module, seed: int = 0) -> None:
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator) / max(1, parameter.ndim - 1)
 
 
+def write_hub_cache(cache: Path, repository: str, folder: Path) -> None:
+    """A copy of a folder, laid out as huggingface_hub caches the main branch of a repository."""
+    commit, home = "0" * 40, cache / f"models--{repository.replace('/', '--')}"
+    for part in ("refs", "blobs", f"snapshots/{commit}"):
+        (home / part).mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        shutil.copy(path, home / "blobs" / str(number))
+        (home / "snapshots" / commit / path.name).symlink_to(f"../../blobs/{number}")
+
+
 @pytest.fixture(scope="session")
 def make_captioner(tmp_path_factory):
     """make_captioner(section__key=value, ...): a scrambled captioner of the tiny config with these changes."""
@@ -131,5 +143,5 @@ def tokenizer_files():
 
 
 @pytest.fixture
-def scrambled():
-    return scramble
+def fill_hub_cache():
+    return write_hub_cache

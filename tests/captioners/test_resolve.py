@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import open_clip
 import pytest
@@ -19,24 +18,13 @@ def folder(tmp_path, tiny_config):
 
 
 @pytest.fixture
-def offline_hub(tmp_path, monkeypatch):
-    """An empty hub cache with the network off; offline_hub(repository, folder) fills it with a copy of a folder."""
+def offline_hub(tmp_path, monkeypatch, fill_hub_cache):
+    """An empty hub cache with the network off; offline_hub(repository, folder) puts a copy of a folder into it."""
     from huggingface_hub import constants
 
-    cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-
-    def fill(repository, folder):
-        commit, home = "0" * 40, cache / f"models--{repository.replace('/', '--')}"
-        for part in ("refs", "blobs", f"snapshots/{commit}"):
-            (home / part).mkdir(parents=True)
-        (home / "refs" / "main").write_text(commit)
-        for number, path in enumerate(sorted(folder.iterdir())):
-            shutil.copy(path, home / "blobs" / str(number))
-            (home / "snapshots" / commit / path.name).symlink_to(f"../../blobs/{number}")
-
-    return fill
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return lambda repository, folder: fill_hub_cache(tmp_path / "hub", repository, folder)
 
 
 def test_shipped_models_resolve_by_name():

@@ -52,8 +52,9 @@ def test_own_tokenizer_gives_back_the_cleaned_text(own, text):
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_clips_tokenizer_gives_back_the_cleaned_text_but_for_blanks(clip, text):
-    cleaned, decoded = clip._tokenizer.clean_fn(text), clip.decode(clip.encode(text))
-    assert "".join(decoded.split()) == "".join(cleaned.split())
+    # the pattern, too, cleans: it finds no token in a few combining characters
+    cleaned = "".join(clip._tokenizer.pat.findall(clip._tokenizer.clean_fn(text)))
+    assert "".join(clip.decode(clip.encode(text)).split()) == cleaned
 
 
 def test_decode_is_open_clips_on_a_caption(clip):

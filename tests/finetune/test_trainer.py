@@ -80,7 +80,7 @@ def test_another_run_or_a_foreign_folder_is_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_names_step_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(finetune.trainer, "caption_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(ValueError, match=r"nan at step 1, pictures train-0000"):
+    with pytest.raises(ValueError, match=r"nan at step 1, pictures train2-0000"):
         run(settings(tmp_path / "run"))
 
 

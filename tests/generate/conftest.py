@@ -85,4 +85,5 @@ def configure(tmp_path):
 @pytest.fixture
 def files():
     """Name and bytes of every file below a folder."""
-    return lambda folder: {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return lambda folder: {str(path.relative_to(folder)): path.read_bytes()
+                           for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pandas  # noqa: F401  (pyarrow imports it at first use: here once, instead of in each fork)
 from conftest import FakeCaptioner
 
 import generate.engine
@@ -42,19 +43,20 @@ def run(config: GenerateConfig, kill_at: int = 0) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(input: str, folder: str, format: str) -> None:
-    """Print the files of an undisturbed run, and how each killed run ended: killed, then resumed to the same bytes."""
+def kill_and_resume(input: str, folder: Path, format: str) -> tuple[list[str], list[bool]]:
+    """The files of an undisturbed run; and for each step whether a run killed there was resumed to the same bytes."""
     asked = {"input": [input], "model": "fake", "device": "cpu", "batch_size": 2, "format": format, "max_error_rate": 1}
-    undisturbed = GenerateConfig(**asked, output=Path(folder, "undisturbed"))
-    config = GenerateConfig(**asked, output=Path(folder, "killed"))
+    undisturbed = GenerateConfig(**asked, output=folder / "undisturbed")
+    config = GenerateConfig(**asked, output=folder / "killed")
     assert run(undisturbed) == DONE
     expected, resumed = files(undisturbed.output), []
     while run(config, kill_at=len(resumed) + 1) == KILLED:
         half_done = files(config.output) != expected
         resumed.append(half_done and run(config) == DONE and files(config.output) == expected)
         shutil.rmtree(config.output)
-    print(json.dumps({"files": sorted(expected), "resumed": resumed}))
+    return sorted(expected), resumed
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    input, folder, *formats = sys.argv[1:]
+    print(json.dumps({format: kill_and_resume(input, Path(folder, format), format) for format in formats}))

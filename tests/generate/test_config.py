@@ -28,9 +28,10 @@ def test_a_column_that_names_caption_lists_is_taken(column):
     assert GenerateConfig(**NEEDED, column=column).column == column
 
 
-@pytest.mark.parametrize("wrong", [{"column": "captions"}, {"column": "syn_text_"}, {"column": "syn_text_emb"}, {"column": "syn_text_x_captions"},
-                                   {"column": "syn_text_X"}, {"input": []}, {"batch_size": 0}, {"max_error_rate": 1.5},
-                                   {"format": "csv"}, {"dtype": "int8"}, {"top_p": 0}, {"nonsense": 1}])
+@pytest.mark.parametrize("wrong", [
+    {"column": "captions"}, {"column": "syn_text_"}, {"column": "syn_text_emb"}, {"column": "syn_text_x_captions"},
+    {"column": "syn_text_X"}, {"input": []}, {"batch_size": 0}, {"max_error_rate": 1.5}, {"format": "csv"}, {"dtype": "int8"},
+    {"top_p": 0}, {"nonsense": 1}])
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(ValidationError) as caught:
         GenerateConfig(**{**NEEDED, **wrong})

@@ -109,7 +109,8 @@ def test_exit_code_3_above_the_error_rate(captioner, make_tar, pictures, configu
     assert run(configure(max_error_rate=limit)) == code  # also when there is nothing left to do
 
 
-def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(captioner, make_tar, pictures, configure, tmp_path, files, caplog):
+def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(captioner, make_tar, pictures, configure, tmp_path, files,
+                                                              caplog):
     for name in ("00000", "00001", "00002"):
         path = make_tar(name, pictures(3))
     whole = open(path, "rb").read()

@@ -19,18 +19,20 @@ ROOT = Path(capsmith.__file__).parent
 BROKEN = b"this is text"
 
 
-@pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
-def test_killed_at_any_step_and_resumed_the_output_is_that_of_an_undisturbed_run(make_tar, pictures, tmp_path, format, suffix):
+def test_killed_at_any_step_and_resumed_the_output_is_that_of_an_undisturbed_run(make_tar, pictures, tmp_path):
     make_tar("00000", [*pictures(2), BROKEN])
     make_tar("00001", pictures(2, 3))
+    suffixes = {"webdataset": "tar", "jsonl": "jsonl", "parquet": "parquet"}
     script = Path(__file__).with_name("killed_runs.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / "in" / "*.tar"), str(tmp_path), format], timeout=300,
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / "in" / "*.tar"), str(tmp_path), *suffixes], timeout=300,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert {f"{name}.{end}" for name in ("00000", "00001") for end in (suffix, "done.json")} <= set(result["files"])
-    # run.json; then of each shard its records, its file, its marker: 1 + (3 + 2) + (2 + 2) steps
-    assert result["resumed"] == [True] * 10
+    results = json.loads(done.stdout.splitlines()[-1])
+    for format, (written, resumed) in results.items():
+        assert {f"{name}.{end}" for name in ("00000", "00001") for end in (suffixes[format], "done.json")} <= set(written)
+        # run.json; then of each shard its records, its file, its marker: 1 + (3 + 2) + (2 + 2) steps
+        assert resumed == [True] * 10, format
+    assert list(results) == list(suffixes)
 
 
 def test_a_finished_shard_is_not_captioned_again(captioner, make_tar, pictures, configure):
@@ -124,17 +126,17 @@ def test_what_does_not_decide_the_bytes_may_change(captioner, make_tar, pictures
 def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):
     make_tar("00000", pictures(1))
     run(configure(batch_size=7, dtype="bf16"))
+    captioner.batch_size = 16  # the captioner's own
     make_tar("00001", pictures(9))
     assert run(configure(batch_size=None, dtype=None)) == 0
     assert captioner.batches[-2:] == [7, 2]
-    captioner.batch_size = 16  # the captioner's own
+    captioner.batch_size = 16
     run(configure(batch_size=None, dtype=None, output=tmp_path / "new"))
     written = json.loads((tmp_path / "new" / RUN).read_text())["fingerprint"]
     assert (written["batch_size"], written["dtype"]) == (16, "fp32")
 
 
-def test_sampling_that_does_not_fit_the_captioner_is_an_error_before_anything_is_written(captioner, make_tar, pictures, configure,
-                                                                                         tmp_path):
+def test_sampling_that_does_not_fit_the_captioner_is_an_error_at_the_start(captioner, make_tar, pictures, configure, tmp_path):
     make_tar("00000", pictures(1))
 
     def caption(images, sampling):
@@ -185,8 +187,8 @@ def test_overwrite_starts_anew_and_leaves_what_is_not_its_own(captioner, make_ta
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name, text", [("notes.txt", "mine"), (RUN, "[]"), (RUN, "no json"), ("00000.tar", "")])
-def test_a_folder_that_is_not_empty_and_not_ours_is_an_error_and_stays_as_it_is(captioner, make_tar, pictures, configure, tmp_path,
-                                                                               files, name, text, overwrite):
+def test_a_folder_that_is_not_ours_is_an_error_and_stays_as_it_is(captioner, make_tar, pictures, configure, tmp_path, files,
+                                                                  name, text, overwrite):
     make_tar("00000", pictures(1))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text(text)

@@ -30,7 +30,7 @@ def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, fil
     assert [record.sample.key for record in found] == [sample.key for sample in list(read_samples("scenes:val,n=20"))[0]]
     assert len({record.syn_text[COLUMN] for record in found}) == 20  # the draws depend on the picture's key
     assert run(GenerateConfig(**{**asked, "seed": 1}, output=tmp_path / "other")) == 0
-    assert files(tmp_path / "one")["scenes-val-00000.tar"] != files(tmp_path / "other")["scenes-val-00000.tar"]
+    assert files(tmp_path / "one")["scenes-val2-00000.tar"] != files(tmp_path / "other")["scenes-val2-00000.tar"]
 
 
 def test_the_command_line_runs_it(model, tmp_path, capsys):

@@ -21,9 +21,9 @@ def test_spec_names_every_wrong_field_at_once():
 
 def test_shards_are_finite_and_hold_every_picture_once():
     shards = scene_shards("scenes:val,n=2100,size=16")
-    assert [shard.name for shard in shards] == ["scenes-val-00000", "scenes-val-00001", "scenes-val-00002"]
+    assert [shard.name for shard in shards] == ["scenes-val2-00000", "scenes-val2-00001", "scenes-val2-00002"]
     assert sum(1 for _ in shards[2]) == 100
-    assert next(iter(shards[1])).key == "val-001000"
+    assert next(iter(shards[1])).key == "val2-001000"
 
 
 def test_the_same_spec_gives_the_same_bytes_and_another_seed_others():
