@@ -128,6 +128,9 @@ class Captioner(Protocol):
         """A decoded RGB picture as the model wants it, (3, H, W)."""
 
     def caption(
-        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0
+        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
     ) -> Iterator[Captioned]:
-        """Captions of (key, picture) pairs, in their order; caption i of a picture draws as number first_index + i."""
+        """Captions of (key, picture) pairs, in their order; caption i of a picture draws as number first_index + i.
+
+        `similarity`: each caption comes with its own.
+        """

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from captioners.base import Caption, Captioned, SamplingConfig
-from captioners.coca_decode import decode, initialise_decoder
+from captioners.beam import BeamSearch
+from captioners.coca_decode import Decoding, encode_text_trimmed, initialise_decoder
+from captioners.draw import Drawing
 from captioners.resolve import Source, resolve
+from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.tokenizer import CaptionTokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,56 +61,60 @@ class CoCaCaptioner:
         return self._transform(image)
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
     ) -> Iterator[Captioned]:
-        """Captions (key, picture (3, H, W)) pairs, `batch_size` pictures at a time; results in input order.
+        """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
         Caption i of a picture is number first_index + i of its key's draws. Its text starts with the prompt.
+        similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
-        prefix, max_length = self._check_sampling(sampling)
-        return self._caption(images, sampling, prefix, max_length, first_index)
+        rules = self._rules(sampling)
+        if sampling.strategy == "beam":
+            search = BeamSearch(self._begin(rules), images, rules, batch_size=self.batch_size)
+        else:
+            search = Drawing(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index)
+        return self._caption(search, similarity)
 
-    def _caption(
-        self,
-        images: Iterable[tuple[str, Tensor]],
-        sampling: SamplingConfig,
-        prefix: list[int],
-        max_length: int,
-        first_index: int,
-    ) -> Iterator[Captioned]:
-        parameter = self.model.logit_scale
-        images = iter(images)
-        while batch := list(itertools.islice(images, self.batch_size)):
-            keys = [key for key, _ in batch]
-            pictures = torch.stack([picture for _, picture in batch]).to(parameter.device, parameter.dtype)
+    def _caption(self, search: Iterable[DecodedPicture], similarity: bool) -> Iterator[Captioned]:
+        found = iter(search)
+        while True:
             with evaluating(self.model):
-                features, captions = decode(
-                    self.model,
-                    pictures,
-                    keys,
-                    sampling,
-                    prefix=prefix,
-                    end_id=self.end_id,
-                    never=self.tokenizer.never_ids(self.model.text.vocab_size),
-                    max_length=max_length,
-                    first_index=first_index,
-                )
-            for key, feature, of_picture in zip(keys, features.cpu(), captions, strict=True):
-                yield Captioned(
-                    key,
-                    tuple(Caption(self.decode(c.tokens), c.logprob, c.truncated) for c in of_picture),
-                    feature,
-                )
+                picture = next(found, None)
+                if picture is None:
+                    return
+                similarities = self._similarities(picture) if similarity else itertools.repeat(None)
+            captions = (Caption(self.decode(c.tokens), c.logprob, c.truncated, s) for c, s in zip(picture.captions, similarities))
+            yield Captioned(picture.key, tuple(captions), picture.features)
 
-    def _check_sampling(self, sampling: SamplingConfig) -> tuple[list[int], int]:
-        """The tokens that captions start with, and how long they may get; raises ValueError with every misfit."""
+    @torch.no_grad()
+    def _similarities(self, picture: DecodedPicture) -> list[float]:
+        """Cosine of each caption's embedding and the picture's; a caption over the context keeps its first tokens and its end."""
+        ids = [caption.tokens for caption in picture.captions]
+        ids = [[*of[:self.context_length - 1], self.end_id] if len(of) > self.context_length else of for of in ids]
+        tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
+        for row, of in zip(tokens, ids, strict=True):
+            row[:len(of)] = torch.tensor(of)
+        features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
+        return (features.float().cpu() @ picture.features).tolist()
+
+    def _begin(self, rules: Rules) -> Begin:
+        """How the rows of pictures (3, H, W) begin."""
+        parameter = self.model.logit_scale
+
+        def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Decoding]:
+            images = torch.stack(list(pictures)).to(parameter.device, parameter.dtype)
+            features, image_tokens = self.model._encode_image(images)
+            return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
+
+        return begin
+
+    def _rules(self, sampling: SamplingConfig) -> Rules:
+        """What holds for all captions of this sampling; raises ValueError with every misfit."""
         longest = self.context_length + 1  # the last token is not fed back
         max_length = sampling.max_length or longest
         prefix = self.encode_text_ids(sampling.prompt)[:-1] if sampling.prompt else [self.start_id]
         problems = []
-        if sampling.strategy == "beam":
-            problems.append("strategy beam: not yet")
         if max_length > longest:
             problems.append(f"max_length {max_length} exceeds {longest}, the context of {self.name} + 1")
         if sampling.min_length > max_length:
@@ -116,7 +123,9 @@ class CoCaCaptioner:
             problems.append(f"prompt takes {len(prefix)} of {max_length} tokens: no room for a caption")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
-        return prefix, max_length
+        device = self.model.logit_scale.device
+        never = self.tokenizer.never_ids(self.model.text.vocab_size)
+        return Rules(sampling, torch.tensor(prefix, device=device), torch.tensor(never, device=device), self.end_id, max_length)
 
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a text, from start to end token, never cut."""

@@ -2,21 +2,13 @@
 
 Dimensions: B pictures with a caption each, L tokens, V vocabulary, W width, E embedding; in decoding N pictures,
 C captions of each, R rows (captions in flight, of one picture after the other), S image tokens, H heads, D width of
-a head, n new tokens, t tokens cached.
+a head, n new tokens, t positions cached.
 """
-
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from torch import Tensor, nn
-
-from captioners.base import SamplingConfig
-from captioners.sampling import Draws, choose
-
-COMPACT_BELOW = 0.8  # of the rows alive: copying the caches costs less than going on with finished captions
 
 
 def initialise_decoder(model: CoCa) -> None:
@@ -41,16 +33,24 @@ def forward_trimmed(model: CoCa, images: Tensor, tokens: Tensor) -> dict[str, Te
     Returns image_features and text_features (B, E), normalised, and with L the longest caption's tokens
     logits (B, L-1, V) and their labels (B, L-1); labels past L are padding in open_clip's forward too.
     """
-    tower = model.text
     image_features, image_tokens = model._encode_image(images)
+    text_features, states, tokens = encode_text_trimmed(model, tokens)
+    logits = model.text_decoder(image_tokens, states[:, :-1])
+    return {"image_features": image_features, "text_features": text_features, "logits": logits, "labels": tokens[:, 1:]}
+
+
+def encode_text_trimmed(model: CoCa, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The text tower on captions cut to the batch's longest, L tokens, from tokens as in `forward_trimmed`.
+
+    Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
+    """
+    tower = model.text
     longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
     # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
     width = min(longest + 1, tower.context_length)
     tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)
-    text_features, states = _encode_text(tower, tokens)
-    logits = model.text_decoder(image_tokens, states[:, : longest - 1])
-    labels = tokens[:, 1:longest]
-    return {"image_features": image_features, "text_features": text_features, "logits": logits, "labels": labels}
+    features, states = _encode_text(tower, tokens)
+    return features, states[:, :longest], tokens[:, :longest]
 
 
 def _encode_text(tower: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,116 +71,70 @@ def _encode_text(tower: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return F.normalize(pooled, dim=-1), states[:, :-1]
 
 
-class Decoded(NamedTuple):
-    """A caption's tokens from start to end, its log-probability, and whether the limit ended it (see Caption)."""
-
-    tokens: list[int]
-    logprob: float
-    truncated: bool
-
-
-@torch.no_grad()
-def decode(
-    model: CoCa,
-    images: Tensor,
-    keys: Sequence[str],
-    sampling: SamplingConfig,
-    *,
-    prefix: Sequence[int],
-    end_id: int,
-    never: Sequence[int],
-    max_length: int,
-    first_index: int = 0,
-) -> tuple[Tensor, list[list[Decoded]]]:
-    """Draws captions of images (N, 3, H, W), whose sample keys are `keys`: normalised image features (N, E), captions.
-
-    Captions start with the tokens `prefix`, never hold the tokens `never`, and have at most max_length tokens; where
-    the limit comes, the last one is the end token, not looked for. The last token is never fed back.
-    """
-    features, image_tokens = model._encode_image(images)
-    decoding = Decoding(model, image_tokens, limit=max_length - 2)
-    device, pictures, captions = images.device, len(images), sampling.num_captions
-    prefix, never = torch.tensor(prefix, device=device), torch.tensor(never, device=device)
-    # all captions of a picture start alike: one row each, until the first choice
-    logits = decoding.extend(prefix.expand(pictures, -1))[:, -1].float()  # (N, V)
-    decoding.keep(torch.arange(pictures, device=device).repeat_interleave(captions))
-    logits = logits.repeat_interleave(captions, dim=0)  # (R, V)
-
-    draws = Draws(sampling.seed, keys, captions, first_index, logits.shape[1], device)
-    rows = torch.arange(len(logits), device=device)  # whose caption each row of the decoding is
-    sequences = torch.full((len(rows), max_length), end_id, device=device)
-    sequences[:, : len(prefix)] = prefix
-    logprobs = torch.zeros(len(rows), device=device, dtype=torch.float64)
-    lengths = torch.full_like(rows, max_length)  # until a caption ends
-    for length in range(len(prefix), max_length - 1):
-        noise = draws.at(rows, length)
-        tokens, logprob = choose(logits, sequences[rows, :length], sampling, never=never, end_id=end_id, noise=noise)
-        alive = lengths[rows] == max_length
-        tokens[~alive] = end_id
-        sequences[rows, length] = tokens
-        logprobs[rows] += logprob * alive
-        lengths[rows[alive & (tokens == end_id)]] = length + 1
-        alive &= tokens != end_id
-        if length == max_length - 2 or not alive.any():
-            break
-        if alive.sum() < COMPACT_BELOW * len(rows):
-            rows, tokens = rows[alive], tokens[alive]
-            decoding.keep(alive.nonzero()[:, 0])
-        logits = decoding.extend(tokens[:, None])[:, -1].float()
-    return features.float(), _collect(sequences, logprobs, lengths, captions)
-
-
-def _collect(sequences: Tensor, logprobs: Tensor, lengths: Tensor, captions: int) -> list[list[Decoded]]:
-    """Rows' tokens (R, max_length), log-probabilities and lengths (R,) as each picture's captions."""
-    max_length = sequences.shape[1]
-    rows = zip(sequences.tolist(), logprobs.tolist(), lengths.tolist(), strict=True)
-    done = [Decoded(tokens[:length], logprob, length == max_length) for tokens, logprob, length in rows]
-    return [done[start : start + captions] for start in range(0, len(done), captions)]
-
-
 class Decoding:
-    """Captions in flight of N pictures: every key and value is computed once, with open_clip's own modules.
+    """Captions in flight: every key and value is computed once, with open_clip's own modules (see `captioners.rows.Rows`).
 
     Image tokens (N, S, W) become cross-attention keys and values once per picture, never replicated: the captions of
-    a picture are the query axis of one attention call. `limit` is the most tokens a row will be fed. Starts with one
-    row per picture.
+    a picture are the query axis of one attention call. Rows may be of unequal length. `limit` is the most tokens a row
+    will be fed. Starts with one row per picture.
     """
 
     def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int):
-        self.tower, self.decoder = model.text, model.text_decoder
+        self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
         self.cross = [_cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
-        self.text_caches = [KeyValueCache(limit) for _ in self.tower.transformer.resblocks]
-        self.decoder_caches = [KeyValueCache(limit) for _ in self.decoder.resblocks]
-        self.pad_mask = image_tokens.new_zeros(len(image_tokens), 1)  # (R, t + 1), added to the text tower's scores
-        self.length = 0
-        self._place_rows(torch.arange(len(image_tokens), device=image_tokens.device))
+        self.text_caches, self.decoder_caches = (
+            [KeyValueCache(*image_tokens.new_zeros(2, len(image_tokens), heads, limit, image_tokens.shape[-1] // heads))
+             for heads in (block.attn.num_heads for block in blocks)]
+            for blocks in (self.tower.transformer.resblocks, self.decoder.resblocks))
+        pictures = torch.arange(len(image_tokens), device=image_tokens.device)
+        self.lengths = torch.zeros_like(pictures)  # (R,), tokens fed
+        self.pad_mask = image_tokens.new_zeros(len(image_tokens), limit + 1)  # (R, limit + 1), added to the text tower's scores
+        self._place_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
         """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each."""
-        start, self.length = self.length, self.length + tokens.shape[1]
-        causal = self.decoder.attn_mask[start : self.length, : self.length]  # (n, t)
+        new = torch.arange(tokens.shape[1], device=tokens.device)
+        # a finished row that has not left yet may be at its end: what it is fed is not looked at
+        positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)
+        self.lengths = positions[:, -1] + 1
+        length = int(self.lengths.max())
         # open_clip's pad mask is shifted by one: the position after a pad token, which is a word piece too, is hidden
-        hidden = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
-        self.pad_mask = torch.cat([self.pad_mask, hidden], dim=1)
-        mask = causal + self.pad_mask[:, None, None, : self.length]  # (R, 1, n, t)
-        x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[start : self.length]  # (R, n, W)
+        pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
+        self.pad_mask.scatter_(1, positions + 1, pads)
+        later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
+        causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
+        mask = causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
+        x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
-            x = _self_attention(block, x, cache, mask)
+            x = _self_attention(block, x, cache, positions, mask)
         blocks = zip(self.decoder.resblocks, self.decoder_caches, self.decoder.cross_attn, self.cross, strict=True)
         for block, cache, cross_block, keys_values in blocks:
-            x = _self_attention(block, x, cache, causal)
+            x = _self_attention(block, x, cache, positions, causal)
             x = self._cross_attention(cross_block, x, *keys_values)
         return self.decoder.ln_final(x) @ self.decoder.text_projection  # (R, n, V)
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
-        self.pad_mask = self.pad_mask[rows]
+        used = int(self.lengths.max())
+        self.lengths, self.pad_mask = self.lengths[rows], self.pad_mask[rows]
         for cache in (*self.text_caches, *self.decoder_caches):
-            cache.keep(rows)
+            cache.keep(rows, used)
         alive, pictures = self.pictures[rows].unique_consecutive(return_inverse=True)
         if len(alive) < len(self.cross[0][0]):
             self.cross = [(keys[alive], values[alive]) for keys, values in self.cross]
         self._place_rows(pictures)
+
+    def join(self, other: "Decoding") -> None:
+        """Adds the rows of other pictures, after its own."""
+        pictures = len(self.cross[0][0])
+        self.cross = [tuple(map(torch.cat, zip(ours, theirs))) for ours, theirs in zip(self.cross, other.cross, strict=True)]
+        used = int(self.lengths.max()), int(other.lengths.max())
+        for name in ("text_caches", "decoder_caches"):
+            for ours, theirs in zip(getattr(self, name), getattr(other, name), strict=True):
+                ours.join(theirs, *used)
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.pad_mask = torch.cat([self.pad_mask, other.pad_mask])
+        self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
     def _place_rows(self, pictures: Tensor) -> None:
         """Places rows (R,) of these pictures in a grid of N x most cells; `cells` is None where rows fill it in order."""
@@ -203,31 +157,32 @@ class Decoding:
 
 
 class KeyValueCache:
-    """Keys and values (R, H, t, D) of one self-attention, in room for `limit` positions."""
+    """Keys and values (R, H, limit, D) of one self-attention, in room for `limit` positions; unused ones are zero, never NaN."""
 
-    def __init__(self, limit: int):
-        self.limit, self.length = limit, 0
-        self.keys = self.values = None
+    def __init__(self, keys: Tensor, values: Tensor):
+        self.keys, self.values = keys, values
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds keys and values (R, H, n, D), and returns all (R, H, t, D)."""
-        if self.keys is None:
-            rows, heads, _, width = keys.shape
-            self.keys, self.values = (keys.new_empty(rows, heads, self.limit, width) for _ in range(2))
-        end = self.length + keys.shape[2]
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def put(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+        """Writes keys and values (R, H, n, D) at positions (R, n)."""
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        self.keys[rows, :, positions] = keys.transpose(1, 2)
+        self.values[rows, :, positions] = values.transpose(1, 2)
 
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows."""
-        if self.keys is None:
-            return
+    def keep(self, rows: Tensor, used: int) -> None:
+        """Goes on with these rows, of which `used` positions at most are written."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_empty(len(rows), *old.shape[1:])
-            torch.index_select(old[:, :, : self.length], 0, rows, out=new[:, :, : self.length])
+            new = old.new_zeros(len(rows), *old.shape[1:])
+            torch.index_select(old[:, :, :used], 0, rows, out=new[:, :, :used])
+            setattr(self, name, new)
+
+    def join(self, other: "KeyValueCache", used: int, others_used: int) -> None:
+        """Adds the other's rows after its own; so many positions of either are written."""
+        for name in ("keys", "values"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            new = ours.new_zeros(len(ours) + len(theirs), *ours.shape[1:])
+            new[:len(ours), :, :used] = ours[:, :, :used]
+            new[len(ours):, :, :others_used] = theirs[:, :, :others_used]
             setattr(self, name, new)
 
 
@@ -238,10 +193,12 @@ def _cross_keys_values(block: nn.Module, image_tokens: Tensor) -> tuple[Tensor, 
     return _heads(keys, block.attn).transpose(-1, -2).contiguous(), _heads(values, block.attn).contiguous()
 
 
-def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, mask: Tensor | None) -> Tensor:
-    queries, keys, values = _linear(block.ln_1(x), block.attn, slice(None)).chunk(3, dim=-1)  # (R, n, W) each
-    keys, values = cache.append(_heads(keys, block.attn), _heads(values, block.attn))
-    return _residual(block, x, _attend(_heads(queries, block.attn), keys.transpose(-1, -2), values, mask))
+def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions: Tensor, mask: Tensor) -> Tensor:
+    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width."""
+    queries, keys, values = (_heads(part, block.attn) for part in _linear(block.ln_1(x), block.attn, slice(None)).chunk(3, dim=-1))
+    cache.put(keys, values, positions)
+    keys, values = (cached[:, :, :mask.shape[-1]] for cached in (cache.keys, cache.values))
+    return _residual(block, x, _attend(queries, keys.transpose(-1, -2), values, mask))
 
 
 def _linear(x: Tensor, attention: nn.Module, part: slice) -> Tensor:

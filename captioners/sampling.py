@@ -6,7 +6,7 @@ Dimensions: R rows (captions in flight), T tokens so far, V vocabulary, S side o
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -76,25 +76,6 @@ def exponentials(keys: Tensor, captions: Tensor, position: Tensor, attempt: int,
     return -uniform.log().view(len(keys), LEVELS, side)
 
 
-class Draws:
-    """The draws of captions: as many of each sample key as `captions`, numbered from first_index, key after key."""
-
-    def __init__(self, seed: int, keys: Sequence[str], captions: int, first_index: int, vocabulary: int, device: torch.device):
-        self.keys = torch.tensor([sample_key(seed, key) for key in keys], device=device).repeat_interleave(captions, dim=0)
-        self.captions = first_index + torch.arange(captions, device=device).repeat(len(keys))
-        self.side = race_side(vocabulary)
-
-    def at(self, rows: Tensor, position: int) -> Noise:
-        """The noise for the token at this position of the captions `rows`."""
-
-        def noise(some: Tensor, attempt: int) -> Tensor:
-            chosen = rows[some]
-            positions = torch.full_like(chosen, position)
-            return exponentials(self.keys[chosen], self.captions[chosen], positions, attempt, self.side)
-
-        return noise
-
-
 def race(weights: Tensor, noise: Tensor) -> Tensor:
     """Draws index i with probability weights[i] / sum(weights): weights (R, V), exponential noise (R, LEVELS, S) to (R,).
 
@@ -152,11 +133,12 @@ def nucleus(weights: Tensor, top_p: float) -> Tensor:
 
 
 def choose(
-    logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, never: Tensor, end_id: int, noise: Noise
+    logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int, noise: Noise
 ) -> tuple[Tensor, Tensor]:
     """Next tokens (R,), and their log-probabilities (R,) under the softmax of the logits as they came.
 
-    logits (R, V) float32; sequences (R, T) with prompt and start token; `never`: token ids that are never chosen.
+    logits (R, V) float32; sequences (R, T) with prompt and start token, `lengths` (R,) of them: shorter ones are filled up
+    with start tokens in front, which no processor minds. `never`: token ids that are never chosen.
     A row that the processors leave no token ends. Raises FloatingPointError where logits are not finite.
     """
     probabilities = logits.softmax(-1)
@@ -167,7 +149,7 @@ def choose(
     if sampling.repetition_penalty != 1:
         scores = penalise_repetition(scores, sequences, sampling.repetition_penalty)
     if sampling.strategy == "greedy":
-        scores = ban(scores.clone(), float("-inf"), sequences, sampling, never=never, end_id=end_id)
+        scores = ban(scores.clone(), float("-inf"), sequences, sampling, lengths=lengths, never=never, end_id=end_id)
         best, tokens = scores.max(-1)
         tokens[best == float("-inf")] = end_id
     else:
@@ -175,7 +157,7 @@ def choose(
             scores = scores / sampling.temperature
         # unchanged scores need no second softmax: bans overwrite only what is not chosen, but for a forced end
         weights = probabilities if scores is logits else scores.softmax(-1)
-        ban(weights, 0.0, sequences, sampling, never=never, end_id=end_id)
+        ban(weights, 0.0, sequences, sampling, lengths=lengths, never=never, end_id=end_id)
         weights[weights.sum(-1) == 0, end_id] = 1.0
         if sampling.top_k is not None and sampling.top_k < weights.shape[1]:
             weights = keep_top_k(weights, sampling.top_k)
@@ -185,12 +167,11 @@ def choose(
 
 
 def ban(
-    scores: Tensor, value: float, sequences: Tensor, sampling: SamplingConfig, *, never: Tensor, end_id: int
+    scores: Tensor, value: float, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int
 ) -> Tensor:
     """Overwrites in place the scores (R, V) of tokens that may not follow the sequences (R, T)."""
     scores[:, never] = value
-    if sequences.shape[1] < sampling.min_length:
-        scores[:, end_id] = value
+    scores[:, end_id].masked_fill_(lengths < sampling.min_length, value)
     if sampling.no_repeat_ngram_size:
         scores[repeated_ngrams(sequences, sampling.no_repeat_ngram_size)] = value
     return scores

@@ -23,9 +23,9 @@ VOCABULARY, WIDTH, CONTEXT = 1024, 128, 76
 PAD, START, END = "<pad>", "<start>", "<end>"  # ids 0, 1, 2
 MODEL_CONFIG = {
     "embed_dim": WIDTH,
-    "vision_cfg": {"image_size": 56, "layers": 4, "width": WIDTH, "head_width": 32, "patch_size": 8, "pos_embed_type": "sin_cos_2d",
-                   "attentional_pool": True,
-                   "attn_pooler_queries": 32, "attn_pooler_heads": 4, "output_tokens": True},
+    # no attentional pooling: through 32 pooled queries shapes were not learnt in the steps that suffice without
+    "vision_cfg": {"image_size": 56, "layers": 4, "width": WIDTH, "head_width": 32, "patch_size": 8, "output_tokens": True,
+                   "pos_embed_type": "sin_cos_2d"},
     "text_cfg": {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": WIDTH, "heads": 4, "layers": 2, "embed_cls": True,
                  "output_tokens": True, "hf_tokenizer_name": "coca_tiny", "tokenizer_kwargs": {"clean": "lower"}},
     "multimodal_cfg": {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": WIDTH, "heads": 4, "layers": 3,
@@ -66,8 +66,8 @@ def write_config(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6_400, help="of 32 pictures")
-    parser.add_argument("--pictures", type=int, default=32_000)
+    parser.add_argument("--steps", type=int, default=36_000, help="of 32 pictures")
+    parser.add_argument("--pictures", type=int, default=96_000)
     parser.add_argument("--work", type=Path, help="folder of the training run, to resume it after a stop")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the captioner goes")
     args = parser.parse_args()
@@ -76,9 +76,10 @@ def main() -> None:
         write_tokenizer(args.folder)
     write_config(args.folder)
     work = args.work or Path(tempfile.mkdtemp())
-    pictures = [f"scenes:train,n={args.pictures // 2},level={level},captions=alt" for level in (1, 2)]
+    pictures = [f"scenes:train,n={args.pictures * thirds // 3},level={level},captions=alt" for level, thirds in ((1, 1), (2, 2))]
     run(FinetuneConfig(input=pictures, model=str(args.folder), output=work,
-                       from_scratch=True, samples_seen=32 * args.steps, batch_size=32, learning_rate=5e-4, weight_decay=0.05, warmup=0.03))
+                       from_scratch=True, samples_seen=32 * args.steps, batch_size=32, learning_rate=5e-4, weight_decay=0.05,
+                       warmup=0.03))
     weights = {name: weight.half() for name, weight in load_file(work / "open_clip_model.safetensors").items()}
     save_file(weights, args.folder / "open_clip_model.safetensors")
 

@@ -3,6 +3,7 @@
 H, W: height and width of the pictures that the captioner takes
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -22,8 +23,14 @@ class ColumnClash(ValueError):
     """A sample has captions in the column that is to be written."""
 
 
+class Stopwatch:
+    """How long the captioner waited for pictures, in seconds."""
+
+    waited = 0.0
+
+
 def caption_samples(samples: Iterable[Sample], captioner: Captioner, column: str, sampling: SamplingConfig, *,
-                    num_workers: int = 1) -> Iterator[Record]:
+                    similarity: bool = False, num_workers: int = 1, stopwatch: Stopwatch | None = None) -> Iterator[Record]:
     """Caption the samples, while threads decode the next ones: two of the captioner's batches ahead at most.
 
     A picture that does not decode, and one whose captions are all empty, is a Record with an error.
@@ -42,16 +49,20 @@ def caption_samples(samples: Iterable[Sample], captioner: Captioner, column: str
             raise ColumnClash(f"{sample.key}: has the column {column} already; choose another with --column")
         return sample, pixels, ""
 
+    stopwatch = stopwatch or Stopwatch()
     waiting: deque[tuple[Sample, str]] = deque()  # those the captioner has taken, and the failed ones between them
 
     def pictures() -> Iterator[tuple[str, "Tensor"]]:
+        asked = time.monotonic()
         for sample, pixels, error in _map_ahead(pool, prepare, samples, ahead=2 * captioner.batch_size):
             waiting.append((sample, error))
             if not error:
+                stopwatch.waited += time.monotonic() - asked
                 yield sample.key, pixels
+                asked = time.monotonic()
 
     with ThreadPoolExecutor(num_workers) as pool:
-        for found in captioner.caption(pictures(), sampling):
+        for found in captioner.caption(pictures(), sampling, similarity=similarity):
             sample, error = waiting.popleft()
             while error:
                 yield Record(sample, {}, error)

@@ -22,7 +22,8 @@ class GenerateConfig(SamplingConfig):
         None, description="the captions' column; syn_text_ and the captioner's name unless given")
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
-    batch_size: int | None = Field(None, gt=0, description="pictures captioned at a time; chosen once for a run unless given")
+    similarity: bool = Field(False, description="score each caption by its CoCa similarity with the picture: one more text pass")
+    batch_size: int | None = Field(None, gt=0, description="pictures in flight at a time; chosen once for a run unless given")
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from captioners.base import Captioner
 from captioners.coca import load_captioner
-from generate.captioning import ColumnClash, caption_samples
+from generate.captioning import ColumnClash, Stopwatch, caption_samples
 from generate.config import GenerateConfig
 from generate.manifest import check_same, clear_run, fingerprint, input_of, read_run, shards_to_do, write_run
 from imagetext.shards import ShardWriter, check_column, read_marker
@@ -37,7 +37,7 @@ def run(config: GenerateConfig) -> int:
     print(captioner.description)
     column = config.column or check_column(f"syn_text_{captioner.name}")
     now = fingerprint(captioner=captioner.name, weights_sha256=captioner.weights_sha256, sampling=config.sampling.model_dump(),
-                      columns=[column], text_from_synthetic=config.text_from_synthetic, dtype=dtype,
+                      columns=[column], text_from_synthetic=config.text_from_synthetic, similarity=config.similarity, dtype=dtype,
                       batch_size=captioner.batch_size, format=config.format)
     if settled:
         check_same(config.output, settled, now)
@@ -62,23 +62,66 @@ def choose_device(name: str | None) -> str:
 
 def caption_shards(shards: Sequence[Shard], captioner: Captioner, column: str, config: GenerateConfig) -> None:
     """Caption and write the shards, one after the other; one that fails is logged and left for the next run."""
-    captions, start = 0, time.monotonic()
+    pace = Pace()
     with tqdm(desc="captioning", unit="picture", mininterval=1, disable=not shards) as progress:
         for number, shard in enumerate(shards, 1):
             progress.set_description(f"captioning {shard.name} ({number}/{len(shards)})")
             try:
-                with ShardWriter(config.output, shard.name, format=config.format, columns=[column], input=input_of(shard),
-                                 text_from_synthetic=config.text_from_synthetic) as writer:
-                    for record in caption_samples(shard, captioner, column, config.sampling, num_workers=config.num_workers):
-                        writer.write(record)
-                        captions += len(record.syn_text.get(column, ()))
-                        progress.set_postfix_str(f"{captions / (time.monotonic() - start):.1f} captions/s", refresh=False)
-                        progress.update()
+                caption_shard(shard, captioner, column, config, progress, pace)
             except ColumnClash:
                 raise
             except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
                 logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,
                              exc_info=not isinstance(error, (OSError, ValueError)))
+    if pace.captions:
+        print(pace)
+
+
+def caption_shard(shard: Shard, captioner: Captioner, column: str, config: GenerateConfig, progress: tqdm, pace: "Pace") -> None:
+    """Caption and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
+    batch_size = captioner.batch_size
+    try:
+        while True:
+            done = 0
+            try:
+                with ShardWriter(config.output, shard.name, format=config.format, columns=[column], input=input_of(shard),
+                                 text_from_synthetic=config.text_from_synthetic) as writer:
+                    if captioner.batch_size < batch_size:
+                        writer.info["batch_size"] = captioner.batch_size
+                    for record in caption_samples(shard, captioner, column, config.sampling, similarity=config.similarity,
+                                                  num_workers=config.num_workers, stopwatch=pace):
+                        writer.write(record)
+                        done += 1
+                        pace.count(record.syn_text.get(column, ()))
+                        progress.set_postfix_str(str(pace), refresh=False)
+                        progress.update()
+                return
+            except torch.OutOfMemoryError:
+                if captioner.batch_size == 1:
+                    raise
+                captioner.batch_size //= 2
+                progress.update(-done)
+                logger.warning("shard %s: out of memory, begun anew with %d pictures in flight", shard.name, captioner.batch_size)
+                torch.cuda.empty_cache()  # nothing without a GPU
+    finally:
+        captioner.batch_size = batch_size
+
+
+class Pace(Stopwatch):
+    """How fast a run goes, from its first picture on."""
+
+    def __init__(self) -> None:
+        self.pictures = self.captions = 0
+        self.start = time.monotonic()
+
+    def count(self, captions: Sequence[str]) -> None:
+        self.pictures += 1
+        self.captions += len(captions)
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self.start
+        return (f"{self.pictures / seconds:.1f} pictures/s, {self.captions / seconds:.1f} captions/s, "
+                f"the model waited {self.waited / seconds:.0%} of the time")
 
 
 def summarise(shards: Sequence[Shard], column: str, config: GenerateConfig) -> int:

@@ -15,12 +15,12 @@ RUN = "run.json"
 
 
 def fingerprint(*, captioner: str, weights_sha256: str, sampling: Mapping[str, Any], columns: Sequence[str],
-                text_from_synthetic: bool, dtype: str, batch_size: int, format: str) -> dict[str, Any]:
+                text_from_synthetic: bool, similarity: bool, dtype: str, batch_size: int, format: str) -> dict[str, Any]:
     """All that, with a shard's samples, decides the shard's bytes; not devices, ranks or workers."""
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
     return {"captioner": captioner, "weights_sha256": weights_sha256, "sampling": dict(sampling), "gate": None,
-            "columns": list(columns), "text_from_synthetic": text_from_synthetic, "dtype": dtype, "batch_size": batch_size,
-            "format": format, "versions": versions}
+            "columns": list(columns), "text_from_synthetic": text_from_synthetic, "similarity": similarity, "dtype": dtype,
+            "batch_size": batch_size, "format": format, "versions": versions}
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

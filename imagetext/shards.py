@@ -118,8 +118,10 @@ def check_column(name: str) -> str:
     return name
 
 
-def dataset_features(columns: Sequence[str]) -> "datasets.Features":
+def dataset_features(columns: Sequence[str], *, similarity: bool = False) -> "datasets.Features":
     """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these caption columns.
+
+    similarity: the captions were made with `--similarity`.
 
     Without them `datasets` looks at the first five records of the first shard, and fails where these are not alike:
     in a shard of fewer than five good records, or where some records have no original caption.
@@ -127,6 +129,8 @@ def dataset_features(columns: Sequence[str]) -> "datasets.Features":
     from datasets import Features, Image, List, Value
     texts = List(Value("string"))
     scores = {"logprob": List(Value("float64")), "truncated": List(Value("bool"))}
+    if similarity:
+        scores["similarity"] = List(Value("float64"))
     return Features({
         "jpg": Image(), "txt": Value("string"), "syn.json": {column: texts for column in columns},
         "json": {

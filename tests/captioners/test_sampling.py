@@ -217,7 +217,8 @@ def test_no_repeat_ngram_is_transformers(size, length):
 def test_min_length_is_transformers(length):
     sequences = torch.full((3, length), 9)
     logits = torch.zeros(3, 12)
-    ours = ban(logits.clone(), -math.inf, sequences, SamplingConfig(), never=torch.tensor([]).long(), end_id=END)
+    lengths, nothing = torch.full((3,), length), torch.tensor([]).long()
+    ours = ban(logits.clone(), -math.inf, sequences, SamplingConfig(), lengths=lengths, never=nothing, end_id=END)
     assert torch.equal(ours, MinLengthLogitsProcessor(5, END)(sequences, logits))
 
 
@@ -238,6 +239,12 @@ def transformers_distribution(logits, sequences, sampling):
     return processors(sequences, logits).softmax(-1)
 
 
+def choose_from(logits, sequences, sampling, noise, lengths=None):
+    lengths = torch.full((len(sequences),), sequences.shape[1]) if lengths is None else lengths
+    never = torch.tensor([PAD, START])
+    return choose(logits, sequences, sampling, lengths=lengths, never=never, end_id=END, noise=noise)
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -256,10 +263,22 @@ def test_choice_has_the_distribution_of_transformers_processors(values):
     sampling, rows = SamplingConfig(**values), 20_000
     logits = logits_of(40).expand(rows, -1)
     sequences = torch.tensor([START, 5, 9, 7, 9, 5, 9]).expand(rows, -1)
-    never = torch.tensor([PAD, START])
-    tokens, logprobs = choose(logits, sequences, sampling, never=never, end_id=END, noise=noise_of(rows, 40))
+    tokens, logprobs = choose_from(logits, sequences, sampling, noise=noise_of(rows, 40))
     assert_drawn_from(tokens, transformers_distribution(logits[:1], sequences[:1], sampling)[0])
     torch.testing.assert_close(logprobs, logits[0].log_softmax(-1)[tokens])  # of the model, whatever the processors
+
+
+@pytest.mark.parametrize("values", [{}, {"no_repeat_ngram_size": 1}, {"no_repeat_ngram_size": 3, "min_length": 4}], ids=str)
+def test_start_tokens_before_a_shorter_sequence_change_nothing(values):
+    sampling = SamplingConfig(repetition_penalty=1.5, **values)
+    logits = logits_of(9).repeat(40, 1)
+    for sequence in ([START], [START, 5], [START, 5, 6], [START, 5, 6, 5, 6], [START, 5, 5, 5]):
+        plain = torch.tensor(sequence).expand(40, -1)
+        filled = torch.nn.functional.pad(plain, (4, 0), value=START)
+        lengths = torch.full((40,), len(sequence))
+        expected = choose_from(logits, plain, sampling, noise_of(40, 9))
+        for ours, theirs in zip(choose_from(logits, filled, sampling, noise_of(40, 9), lengths), expected, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_greedy_takes_the_best_allowed_token():
@@ -268,7 +287,7 @@ def test_greedy_takes_the_best_allowed_token():
     sampling = SamplingConfig(strategy="greedy", no_repeat_ngram_size=1)
     sequences = torch.tensor([[START, 9, 7], [START, 7, 7]])
     before = logits.clone()
-    tokens, logprobs = choose(logits, sequences, sampling, never=torch.tensor([PAD, START]), end_id=END, noise=None)
+    tokens, logprobs = choose_from(logits, sequences, sampling, noise=None)
     assert tokens.tolist() == [5, 9]
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[[0, 1], [5, 9]])
     assert torch.equal(logits, before)
@@ -279,9 +298,7 @@ def test_a_row_that_may_not_go_on_ends(strategy):
     logits = torch.zeros(1, 5)
     sequences = torch.tensor([[START, 3, 4]])
     sampling = SamplingConfig(strategy=strategy, no_repeat_ngram_size=1)
-    tokens, logprobs = choose(
-        logits, sequences, sampling, never=torch.tensor([PAD, START]), end_id=END, noise=noise_of(1, 5)
-    )
+    tokens, logprobs = choose_from(logits, sequences, sampling, noise=noise_of(1, 5))
     assert tokens.tolist() == [END]
     assert logprobs.item() == pytest.approx(math.log(1 / 5))
 
@@ -291,4 +308,4 @@ def test_logits_that_are_not_finite_are_an_error(bad):
     logits = torch.zeros(2, 5)
     logits[1, 3] = bad
     with pytest.raises(FloatingPointError, match="not finite"):
-        choose(logits, torch.ones(2, 1).long(), SamplingConfig(), never=torch.tensor([0]), end_id=END, noise=noise_of(2, 5))
+        choose_from(logits, torch.ones(2, 1).long(), SamplingConfig(), noise=noise_of(2, 5))

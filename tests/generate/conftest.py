@@ -25,14 +25,15 @@ class FakeCaptioner:
         assert image.mode == "RGB"
         return image.resize((4, 4)).tobytes()
 
-    def caption(self, images, sampling, *, first_index=0):
+    def caption(self, images, sampling, *, first_index=0, similarity=False):
         images = iter(images)
         while batch := list(itertools.islice(images, self.batch_size)):
             self.batches.append(len(batch))
             for key, pixels in batch:
                 digest = hashlib.sha256(pixels + key.encode() + bytes([sampling.seed])).hexdigest()
                 texts = [f"{sampling.prompt}picture {digest[:6]} no. {first_index + i}" for i in range(sampling.num_captions)]
-                yield Captioned(key, tuple(Caption(text, -i / 3, i == 1) for i, text in enumerate(texts)))
+                similarities = (i / 7 if similarity else None for i in range(sampling.num_captions))
+                yield Captioned(key, tuple(Caption(text, -i / 3, i == 1, s) for i, (text, s) in enumerate(zip(texts, similarities))))
 
 
 def jpeg(number: int) -> bytes:

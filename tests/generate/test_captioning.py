@@ -43,7 +43,7 @@ def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
             third.set()
         return prepare(image)
 
-    def wait_and_caption(images, sampling):
+    def wait_and_caption(images, sampling, **options):
         for found in whole(images, sampling):
             assert third.wait(10)
             yield found
@@ -97,7 +97,7 @@ def test_batches_are_full_whatever_fails_between(captioner, pictures):
 @pytest.mark.parametrize("come", [lambda found: found[::-1], lambda found: found[:-1], lambda found: found[1:]])
 def test_captions_that_are_missing_or_out_of_order_are_an_error(captioner, pictures, come):
     whole = captioner.caption
-    captioner.caption = lambda images, sampling: iter(come(list(whole(images, sampling))))
+    captioner.caption = lambda images, sampling, **options: iter(come(list(whole(images, sampling))))
     samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(pictures(3))]
     with pytest.raises(RuntimeError, match="captioner fake"):
         list(caption(samples, captioner))

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import re
 import tarfile
 
 import pytest
+import torch
 from PIL import Image
 
 from captioners.base import Caption, Captioned
@@ -90,7 +92,7 @@ def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(captioner, 
     make_tar("00000", pictures(4))
     whole = captioner.caption
 
-    def caption(images, sampling):
+    def caption(images, sampling, **options):
         for found in whole(images, sampling):
             yield Captioned(found.key, (Caption(" ", 0.0, False),) * 5) if found.key == "00000_001" else found
     captioner.caption = caption
@@ -131,11 +133,63 @@ def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(captioner, make_ta
 def test_a_model_that_raises_fails_the_shard_and_not_its_pictures(captioner, make_tar, pictures, configure, tmp_path):
     make_tar("00000", pictures(3))
 
-    def caption(images, sampling):
+    def caption(images, sampling, **options):
         yield next(iter(images)) and 1 / 0
     captioner.caption = caption
     assert run(configure()) == 1
     assert not (tmp_path / "out" / "00000.tar").exists()
+
+
+def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(captioner, make_tar, pictures, configure, tmp_path, files):
+    """Out of memory with more than two pictures in flight, after the first captions are out; only for the second shard."""
+    for name in ("00000", "00001", "00002"):
+        make_tar(name, pictures(9))
+    whole, tried = captioner.caption, []
+
+    def caption(images, sampling, **options):
+        found = whole(images, sampling, **options)
+        first = next(found)
+        if first.key.startswith("00001"):
+            tried.append(captioner.batch_size)
+        yield first
+        if first.key.startswith("00001") and captioner.batch_size > 2:
+            raise torch.OutOfMemoryError("injected")
+        yield from found
+    captioner.caption = caption
+    assert run(configure(batch_size=8)) == 0
+    assert tried == [8, 4, 2] and captioner.batch_size == 8
+    markers = [json.loads((tmp_path / "out" / f"0000{number}.done.json").read_text()) for number in range(3)]
+    assert [marker.get("batch_size") for marker in markers] == [None, 2, None]
+    assert json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["batch_size"] == 8
+    captioner.caption = whole
+    run(configure(batch_size=8, output=tmp_path / "undisturbed"))
+    tars = [{name: data for name, data in files(tmp_path / folder).items() if name.endswith(".tar")} for folder in ("out", "undisturbed")]
+    assert tars[0] == tars[1]
+
+
+def test_out_of_memory_with_one_picture_in_flight_fails_the_shard(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2))
+
+    def caption(images, sampling, **options):
+        raise torch.OutOfMemoryError("injected")
+        yield
+    calls, captioner.caption = captioner.caption, caption
+    captioner.caption = lambda images, sampling, **options: calls((), sampling) if images == () else caption(images, sampling)
+    assert run(configure()) == 1
+    assert not (tmp_path / "out" / "00000.done.json").exists()
+
+
+def test_similarity_is_recorded_where_asked_for(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(1))
+    assert run(configure(similarity=True, num_captions=2)) == 0
+    [record] = records(tmp_path / "out")
+    assert record.sample.meta["caption_scores"]["syn_text_fake"]["similarity"] == [0, 0.1429]
+
+
+def test_the_pace_is_told(captioner, make_tar, pictures, configure, capsys):
+    make_tar("00000", pictures(3))
+    run(configure())
+    assert re.search(r"[\d.]+ pictures/s, [\d.]+ captions/s, the model waited \d+% of the time", capsys.readouterr().out)
 
 
 def test_a_column_that_is_there_already_is_an_error(captioner, make_tar, pictures, configure):
@@ -163,7 +217,7 @@ def test_a_device_that_is_not_there_is_an_error(captioner, make_tar, pictures, c
 def test_interrupting_leaves_no_half_shard(captioner, make_tar, pictures, configure, tmp_path, files):
     make_tar("00000", pictures(3))
 
-    def caption(images, sampling):
+    def caption(images, sampling, **options):
         yield next(whole(images, sampling))
         raise KeyboardInterrupt
     whole, captioner.caption = captioner.caption, caption

@@ -139,7 +139,7 @@ def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, con
 def test_sampling_that_does_not_fit_the_captioner_is_an_error_at_the_start(captioner, make_tar, pictures, configure, tmp_path):
     make_tar("00000", pictures(1))
 
-    def caption(images, sampling):
+    def caption(images, sampling, **options):
         raise ValueError("max_length 99 exceeds 76")
     captioner.caption = caption
     with pytest.raises(ValueError, match="max_length 99"):
@@ -166,7 +166,8 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
     versions = written.pop("versions")
     assert written == {
         "captioner": "fake", "weights_sha256": "0" * 64, "sampling": config.sampling.model_dump(), "gate": None,
-        "columns": ["syn_text_fake"], "text_from_synthetic": False, "dtype": "fp32", "batch_size": 2, "format": "webdataset"}
+        "columns": ["syn_text_fake"], "text_from_synthetic": False, "similarity": False, "dtype": "fp32", "batch_size": 2,
+        "format": "webdataset"}
     assert versions["capsmith"] == "0.1" and all(value.count(".") == 1 for value in versions.values())
     assert list(versions) == ["torch", "open_clip_torch", "capsmith"]
     marker = read_marker(tmp_path / "out", "00000")

@@ -76,6 +76,15 @@ def test_under_five_records_need_features(tmp_path, picture, load, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_similarities_have_their_features(tmp_path, picture, load, streaming):
+    scored = record("a", picture())
+    scored.sample.meta["caption_scores"][X]["similarity"] = [0.25, -0.5]
+    path = write(tmp_path, "similar", [scored])
+    [row] = load("webdataset", path, streaming, dataset_features([X], similarity=True))
+    assert row["json"]["caption_scores"][X]["similarity"] == [0.25, -0.5]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_all_failed(tmp_path, picture, load, streaming):
     path = write(tmp_path, "none", [record(str(i), None, "no picture") for i in range(6)])
     for features in (None, dataset_features([X])):
