@@ -123,6 +123,7 @@ class Captioner(Protocol):
 
     name: str
     weights_sha256: str
+    batch_size: int  # pictures in flight
 
     def preprocess(self, image: "Image.Image") -> "Tensor":
         """A decoded RGB picture as the model wants it, (3, H, W)."""
@@ -134,3 +135,6 @@ class Captioner(Protocol):
 
         `similarity`: each caption comes with its own.
         """
+
+    def bytes_per_picture(self, sampling: SamplingConfig) -> int:
+        """About how much memory a picture in flight and its captions take at most, in bytes."""

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -42,7 +42,7 @@ class CoCaCaptioner:
 
     def __init__(self, model: CoCa, source: Source, *, weights_sha256: str):
         self.model = model
-        self.batch_size = 16  # with 5 captions each, 80 rows a step
+        self.batch_size = 16
         self.name = source.name
         self.weights_sha256 = weights_sha256
         self.model_cfg = source.model_cfg
@@ -54,11 +54,8 @@ class CoCaCaptioner:
         self.pad_id = self.tokenizer.pad_id
         self.context_length = min(model.text.context_length, model.text_decoder.context_length)
         self.description = self._describe(source)
-        self._transform = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """A decoded RGB picture as the model wants it, (3, H, W) float32: open_clip's own inference transform."""
-        return self._transform(image)
+        # open_clip's own inference transform: a decoded RGB picture to (3, H, W) float32; holds no model, so workers can have it
+        self.preprocess: Callable[[Image.Image], Tensor] = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
 
     def caption(
         self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
@@ -97,6 +94,15 @@ class CoCaCaptioner:
             row[:len(of)] = torch.tensor(of)
         features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
         return (features.float().cpu() @ picture.features).tolist()
+
+    def bytes_per_picture(self, sampling: SamplingConfig) -> int:
+        """About how much memory a picture in flight and its captions take at most, in bytes."""
+        rules = self._rules(sampling)
+        captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
+        with evaluating(self.model), torch.no_grad():
+            _, rows = self._begin(rules)([torch.zeros(3, *self.preprocess_cfg["size"])])
+        # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
+        return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.model.text.vocab_size
 
     def _begin(self, rules: Rules) -> Begin:
         """How the rows of pictures (3, H, W) begin."""

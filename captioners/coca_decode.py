@@ -136,6 +136,12 @@ class Decoding:
         self.pad_mask = torch.cat([self.pad_mask, other.pad_mask])
         self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
+    def bytes_per_picture(self, captions: int) -> int:
+        """What a picture with so many captions takes here, from rows of one caption a picture."""
+        caches = sum(cache.keys.nbytes + cache.values.nbytes for cache in (*self.text_caches, *self.decoder_caches))
+        cross = sum(keys.nbytes + values.nbytes for keys, values in self.cross)
+        return (captions * caches + cross) // len(self.lengths)
+
     def _place_rows(self, pictures: Tensor) -> None:
         """Places rows (R,) of these pictures in a grid of N x most cells; `cells` is None where rows fill it in order."""
         self.pictures = pictures

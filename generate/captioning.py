@@ -6,17 +6,15 @@ H, W: height and width of the pictures that the captioner takes
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from captioners.base import Caption, Captioner, SamplingConfig
 from imagetext.rows import caption_columns
 from imagetext.sample import Record, Sample, decode_image
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class ColumnClash(ValueError):
@@ -29,51 +27,74 @@ class Stopwatch:
     waited = 0.0
 
 
+class _Decoded(Dataset):
+    """Pictures decoded and preprocessed, in worker processes; asked for by what they are: encoded bytes, or why there are none."""
+
+    def __init__(self, preprocess: Callable[[Image.Image], Tensor]):
+        self.preprocess = preprocess
+
+    def __getitem__(self, asked: tuple[bytes | None, str]) -> tuple[Tensor | None, str]:
+        """Pixels (3, H, W), or the reason for none."""
+        encoded, error = asked
+        try:
+            return (None, error) if error else (self.preprocess(decode_image(encoded)), "")
+        except ValueError as undecodable:
+            return None, str(undecodable)
+
+
 def caption_samples(samples: Iterable[Sample], captioner: Captioner, column: str, sampling: SamplingConfig, *,
-                    similarity: bool = False, num_workers: int = 1, stopwatch: Stopwatch | None = None) -> Iterator[Record]:
-    """Caption the samples, while threads decode the next ones: two of the captioner's batches ahead at most.
+                    similarity: bool = False, num_workers: int = 0, stopwatch: Stopwatch | None = None) -> Iterator[Record]:
+    """Caption the samples, while `num_workers` processes decode about two batches ahead (0: this process, none ahead).
 
     A picture that does not decode, and one whose captions are all empty, is a Record with an error.
 
     Raises: ColumnClash; and whatever `samples` or the captioner raise.
     """
-    def prepare(sample: Sample) -> tuple[Sample, "Tensor | None", str]:
-        try:
-            if reason := sample.meta.get("error"):
-                raise ValueError(reason)
-            found = caption_columns(sample.members.get("syn.json", b"{}"))
-            pixels = None if column in found else captioner.preprocess(decode_image(sample.image))  # (3, H, W)
-        except ValueError as error:
-            return sample, None, str(error)
-        if column in found:
-            raise ColumnClash(f"{sample.key}: has the column {column} already; choose another with --column")
-        return sample, pixels, ""
-
     stopwatch = stopwatch or Stopwatch()
+    asked: deque[Sample] = deque()  # of the workers
     waiting: deque[tuple[Sample, str]] = deque()  # those the captioner has taken, and the failed ones between them
 
-    def pictures() -> Iterator[tuple[str, "Tensor"]]:
-        asked = time.monotonic()
-        for sample, pixels, error in _map_ahead(pool, prepare, samples, ahead=2 * captioner.batch_size):
-            waiting.append((sample, error))
-            if not error:
-                stopwatch.waited += time.monotonic() - asked
-                yield sample.key, pixels
-                asked = time.monotonic()
+    def requests() -> Iterator[tuple[bytes | None, str]]:
+        for sample in samples:
+            asked.append(sample)
+            yield sample.image, _problem(sample, column)
 
-    with ThreadPoolExecutor(num_workers) as pool:
-        for found in captioner.caption(pictures(), sampling, similarity=similarity):
-            sample, error = waiting.popleft()
-            while error:
-                yield Record(sample, {}, error)
-                sample, error = waiting.popleft()
-            if found.key != sample.key:
-                raise RuntimeError(f"captioner {captioner.name}: captions of {found.key!r} came for {sample.key!r}")
-            yield _record(sample, column, found.captions)
-        for sample, error in waiting:
+    ahead = -(-2 * captioner.batch_size // num_workers) if num_workers else None
+    decoded = DataLoader(_Decoded(captioner.preprocess), sampler=requests(), batch_size=None, num_workers=num_workers,
+                         prefetch_factor=ahead)
+
+    def pictures() -> Iterator[tuple[str, Tensor]]:
+        start = time.monotonic()
+        for pixels, error in decoded:
+            waiting.append((sample := asked.popleft(), error))
             if not error:
-                raise RuntimeError(f"captioner {captioner.name}: no captions came for {sample.key!r}")
+                stopwatch.waited += time.monotonic() - start
+                yield sample.key, pixels
+                start = time.monotonic()
+
+    for found in captioner.caption(pictures(), sampling, similarity=similarity):
+        sample, error = waiting.popleft()
+        while error:
             yield Record(sample, {}, error)
+            sample, error = waiting.popleft()
+        if found.key != sample.key:
+            raise RuntimeError(f"captioner {captioner.name}: captions of {found.key!r} came for {sample.key!r}")
+        yield _record(sample, column, found.captions)
+    for sample, error in waiting:
+        if not error:
+            raise RuntimeError(f"captioner {captioner.name}: no captions came for {sample.key!r}")
+        yield Record(sample, {}, error)
+
+
+def _problem(sample: Sample, column: str) -> str:
+    """What is known to be wrong with the sample before its picture is decoded; ColumnClash where it has the column."""
+    try:
+        found = caption_columns(sample.members.get("syn.json", b"{}"))
+    except ValueError as error:
+        return sample.meta.get("error") or str(error)
+    if column in found:
+        raise ColumnClash(f"{sample.key}: has the column {column} already; choose another with --column")
+    return sample.meta.get("error", "")
 
 
 def _record(sample: Sample, column: str, captions: tuple[Caption, ...]) -> Record:
@@ -85,13 +106,3 @@ def _record(sample: Sample, column: str, captions: tuple[Caption, ...]) -> Recor
         scores["similarity"] = [round(caption.similarity, 4) for caption in captions]
     meta = {**sample.meta, "caption_scores": {**(sample.meta.get("caption_scores") or {}), column: scores}}
     return Record(replace(sample, meta=meta), {column: tuple(caption.text for caption in captions)})
-
-
-def _map_ahead(pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
-    """`map(function, items)` in the pool, in order, with at most `ahead` items read and not yet taken."""
-    items, begun = iter(items), deque()
-    while True:
-        begun.extend(pool.submit(function, item) for item in islice(items, ahead - len(begun)))
-        if not begun:
-            return
-        yield begun.popleft().result()

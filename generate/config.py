@@ -27,7 +27,7 @@ class GenerateConfig(SamplingConfig):
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_workers: int = Field(2, gt=0, description="threads that decode pictures")
+    num_workers: int = Field(2, ge=0, description="processes that decode pictures; 0: none but the main one")
     max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 

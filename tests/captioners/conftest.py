@@ -78,12 +78,12 @@ def edited(config: dict, **changes) -> dict:
     return config
 
 
-def scramble(model: torch.nn.Module, seed: int = 0) -> None:
+def scramble_parameters(model: torch.nn.Module, size: float = 0.3, seed: int = 0) -> None:
     """Random values in every parameter, of a size that gives logits of real spread."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator) / max(1, parameter.ndim - 1)
+            parameter += size * torch.randn(parameter.shape, generator=generator) / max(1, parameter.ndim - 1)
 
 
 def write_hub_cache(cache: Path, repository: str, folder: Path) -> None:
@@ -109,7 +109,7 @@ def make_captioner(tmp_path_factory):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             captioner = load_captioner(str(folder), from_scratch=True)
-        scramble(captioner.model, seed)
+        scramble_parameters(captioner.model, seed=seed)
         return captioner
 
     return make
@@ -145,3 +145,8 @@ def tokenizer_files():
 @pytest.fixture
 def fill_hub_cache():
     return write_hub_cache
+
+
+@pytest.fixture
+def scramble():
+    return scramble_parameters

@@ -366,6 +366,14 @@ def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypat
     assert {9, 17} <= lengths
 
 
+def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner):
+    """2 + 2 self-attention layers of 32 numbers for 15 tokens of each caption, 2 cross-attention layers for 7 image tokens."""
+    in_flight = 3 * 4 * 2 * 32 * 15 + 2 * 2 * 32 * 7
+    assert captioner.bytes_per_picture(SAMPLING) == 2 * 4 * in_flight + 8 * 4 * 3 * 300
+    beams = SamplingConfig(strategy="beam", num_captions=1, num_beams=6, max_length=9)
+    assert captioner.bytes_per_picture(beams) == 2 * 4 * (6 * 4 * 2 * 32 * 7 + 2 * 2 * 32 * 7) + 8 * 4 * 6 * 300
+
+
 def test_a_prompt_is_continued(captioner, pictures):
     sampling = SAMPLING.model_copy(update={"prompt": "a red"})
     for one in captioner.caption(pictures, sampling):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from open_clip.factory import get_model_config
 
-from captioners.coca_decode import Decoding, forward_trimmed
+from captioners.coca_decode import Decoding, forward_trimmed, initialise_decoder
 
 PAD, START, END = 0, 1, 2
 CONFIGS = {
@@ -151,6 +153,31 @@ def test_rows_of_unequal_length_go_on_together(model):
                 rows.keep(torch.tensor([0, 2, 3]))
                 live = live[[0, 2, 3]]
     assert fed.tolist() == [15, 10, 15, 12, 7]
+
+
+@pytest.mark.parametrize("architecture, context", [("coca_ViT-B-32", 76), ("coca_ViT-B-32", 255), ("coca_ViT-L-14", 76)])
+def test_cached_logits_of_real_sizes_equal_open_clips_forward(architecture, context, scramble):
+    """Two pictures, two captions each, fed in pieces; every parameter scrambled."""
+    config = get_model_config(architecture)
+    config["text_cfg"]["context_length"] = config["multimodal_cfg"]["context_length"] = context
+    config.pop("custom_text")
+    torch.manual_seed(0)
+    model = CoCa(**config).eval()
+    initialise_decoder(model)
+    scramble(model, 0.01)
+    images = torch.randn(2, 3, 224, 224)
+    tokens = torch.randint(0, 49408, (4, context))
+    tokens[:, 3] = PAD
+    with torch.no_grad():
+        image_features, image_tokens = model._encode_image(images)
+        repeated = {"image_latent": image_features.repeat_interleave(2, 0), "image_embs": image_tokens.repeat_interleave(2, 0)}
+        expected = model(None, tokens, output_labels=False, **repeated)["logits"]
+        decoding = Decoding(model, image_tokens, limit=context)
+        decoding.keep(torch.arange(2).repeat_interleave(2))
+        cuts = [0, 1, 2, 20, 21, context - 1, context]
+        logits = torch.cat([decoding.extend(tokens[:, a:b]) for a, b in zip(cuts, cuts[1:])], dim=1)
+    assert expected.std() > 0.5
+    assert (logits - expected).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -80,11 +80,11 @@ def slow_caption(model, image, sampling, key="", caption=0, max_length=17):
     return [*tokens, END], logprob, True
 
 
-def fast_captions(model, images, keys, sampling, max_length=17, batch_size=16, **options):
+def fast_captions(model, images, keys, sampling, max_length=17, batch_size=16, decoding=Decoding, **options):
     """The captions of each picture, all features, and how many rows were fed how many tokens at each step."""
     fed = []
 
-    class Watched(Decoding):
+    class Watched(decoding):
         def extend(self, tokens):
             fed.append(tuple(tokens.shape))
             return super().extend(tokens)
@@ -215,6 +215,56 @@ def test_the_batch_is_kept_full(ending_model):
     assert len({len(decoded.tokens) for picture in captions for decoded in picture}) > 5
     assert max(steps) <= 18 and sum(steps[:-12]) / len(steps[:-12]) > 0.8 * 18
     assert needed > 0.75 * sum(rows for rows, _ in fed)
+
+
+def unsteady(size: float) -> type[Decoding]:
+    """Logits that are off by up to `size`, otherwise each time, as another batch's are by a millionth."""
+    generator = torch.Generator().manual_seed(5)
+
+    class Unsteady(Decoding):
+        def extend(self, tokens):
+            logits = super().extend(tokens)
+            return logits + size * (2 * torch.rand(logits.shape, generator=generator) - 1)
+
+    return Unsteady
+
+
+def decided_within(model, image, sampling, key, caption, tokens, tolerance) -> bool:
+    """Whether logits that close decide what follows these tokens: some change of that size changes the slow draw."""
+    logits = slow_logits(model, image, tokens)
+    logits[[PAD, START, *range(290, 300)]] = -math.inf
+    if len(tokens) < sampling.min_length:
+        logits[END] = -math.inf
+    generator = torch.Generator().manual_seed(0)
+    drawn = {slow_draw((logits + tolerance * (2 * torch.rand(300, generator=generator) - 1)).softmax(-1).tolist(), sampling.top_p,
+                       key, caption, len(tokens)) for _ in range(60)}
+    return len(drawn) > 1
+
+
+@pytest.mark.parametrize("size, fewest, most", [(1e-4, 0, 5), (3e-3, 5, 60)])
+def test_captions_differ_only_where_logits_that_close_decide(ending_model, size, fewest, most):
+    """Other orders, splits, batches and company, and unsteady logits: of 450 captions, each that differs is looked at.
+
+    They have about 5,000 draws, of which unsteadiness of 1e-4 flips one in 10,000; the larger one shows that flips are found.
+    """
+    sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(50), [f"k{i}" for i in range(50)]
+    steady, _, _ = fast_captions(ending_model, images, keys, sampling)
+    different, compared = [], 0
+    for order, batch_size in (([*range(50)], 4), ([*range(49, -1, -1)], 7), ([*range(0, 50, 2)], 1), ([*range(1, 50, 2)], 16)):
+        again, _, _ = fast_captions(ending_model, images[order], [keys[i] for i in order], sampling,
+                                    batch_size=batch_size, decoding=unsteady(size))
+        for i, captions in zip(order, again, strict=True):
+            for number, (one, other) in enumerate(zip(steady[i], captions, strict=True)):
+                compared += 1
+                if one.tokens != other.tokens:
+                    first = next(at for at, (a, b) in enumerate(zip(one.tokens, other.tokens, strict=False)) if a != b)
+                    different.append((i, number, one.tokens[:first]))
+    assert compared == 450 and fewest <= len(different) <= most, different
+    for i, number, tokens in different:
+        decided = decided_within(ending_model, images[i], sampling, keys[i], number, tokens, 2 * size)
+        assert decided, f"caption {number} of {keys[i]} after {tokens}"
+    margins = [decided_within(ending_model, images[i], sampling, keys[i], 0, steady[i][0].tokens[:2], 2 * size) for i in range(20)]
+    assert sum(margins) < 3  # such a margin is rare, so that finding it at each difference says something
 
 
 def test_features_are_normalised_and_open_clips(captioner):

@@ -1,13 +1,18 @@
 """Samples to records: order, look-ahead, what is raised and what becomes a row."""
 
-import threading
+import multiprocessing
+import random
+import subprocess
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import pytest
 
+import generate
 from captioners.base import SamplingConfig
-from generate.captioning import ColumnClash, _map_ahead, caption_samples
+from generate.captioning import ColumnClash, caption_samples
 from imagetext.sample import Sample
 
 SAMPLING = SamplingConfig(num_captions=2)
@@ -17,25 +22,26 @@ def caption(samples, captioner, **options):
     return caption_samples(samples, captioner, "syn_text_fake", SAMPLING, **options)
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_map_ahead_keeps_order_and_never_reads_further_than_asked(threads):
-    read, taken, ahead = [], 0, 5
-    items = (read.append(number) or number for number in range(40))
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_order_is_kept_and_no_more_than_two_batches_are_read_ahead(captioner, pictures, workers):
+    images = pictures(20)
+    read, prepare = [], captioner.preprocess
 
-    def square(number):
-        time.sleep(0.002 if number % 3 == 0 else 0)
-        return number * number
-    with ThreadPoolExecutor(threads) as pool:
-        for number, value in enumerate(_map_ahead(pool, square, items, ahead)):
-            assert value == number * number
-            taken += 1
-            assert len(read) <= taken - 1 + ahead
-    assert taken == 40
+    def preprocess(image):
+        time.sleep(random.random() / 100)
+        return prepare(image)
+    captioner.preprocess = preprocess
+    samples = (read.append(number) or Sample(str(number), image, (), {}, {}) for number, image in enumerate(images))
+    for taken, record in enumerate(caption(samples, captioner, num_workers=workers)):
+        assert record.sample.key == str(taken)
+        # two of a batch are taken at a time, besides two batches, or three pictures that as many workers share
+        assert len(read) <= taken + 2 + (2 * 2 if workers < 3 else 2 * 3) + 1
+    assert taken == 19
 
 
 def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
     """The first batch's captions wait for a picture of the second to be prepared: without look-ahead they would for ever."""
-    third = threading.Event()
+    third = multiprocessing.Event()
     prepare, whole, count = captioner.preprocess, captioner.caption, iter(range(100))
 
     def preprocess(image):
@@ -45,11 +51,38 @@ def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
 
     def wait_and_caption(images, sampling, **options):
         for found in whole(images, sampling):
-            assert third.wait(10)
+            assert third.wait(30)
             yield found
     captioner.preprocess, captioner.caption = preprocess, wait_and_caption
     samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(pictures(4))]
-    assert [record.sample.key for record in caption(samples, captioner)] == ["0", "1", "2", "3"]
+    assert [record.sample.key for record in caption(samples, captioner, num_workers=1)] == ["0", "1", "2", "3"]
+
+
+def test_workers_end_with_their_run_even_if_it_is_killed(pictures, tmp_path):
+    """A run that is killed leaves no process behind."""
+    script = tmp_path / "run.py"
+    script.write_text(f"""
+import sys, time
+import psutil
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(generate.__file__).parents[1])!r}]
+from conftest import FakeCaptioner, jpeg
+from captioners.base import SamplingConfig
+from generate.captioning import caption_samples
+from imagetext.sample import Sample
+samples = [Sample(str(i), jpeg(i), (), {{}}, {{}}) for i in range(50)]
+for record in caption_samples(samples, FakeCaptioner(), "syn_text_fake", SamplingConfig(), num_workers=2):
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    time.sleep(600)
+""")
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    workers = [int(number) for number in process.stdout.readline().split()]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE for worker in workers):
+        assert time.monotonic() < deadline, f"{workers} live on"
+        time.sleep(0.1)
 
 
 def test_a_sample_that_is_in_error_already_keeps_its_reason(captioner, pictures):

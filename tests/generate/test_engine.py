@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from captioners.base import Caption, Captioned
-from generate.engine import run
+from generate.engine import fitting_batch_size, run
 from generate.manifest import RUN
 from imagetext.sources import read_records
 
@@ -138,6 +138,15 @@ def test_a_model_that_raises_fails_the_shard_and_not_its_pictures(captioner, mak
     captioner.caption = caption
     assert run(configure()) == 1
     assert not (tmp_path / "out" / "00000.tar").exists()
+
+
+def test_the_batch_fits_into_half_of_the_free_memory(monkeypatch):
+    class Memory:
+        available = 10_000
+    monkeypatch.setattr("psutil.virtual_memory", Memory)
+    assert [fitting_batch_size(size, "cpu") for size in (100, 400, 2500, 6000)] == [16, 12, 2, 1]
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (4_000_000, 9_000_000))
+    assert [fitting_batch_size(size, "cuda:0") for size in (100, 10_000)] == [256, 200]
 
 
 def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(captioner, make_tar, pictures, configure, tmp_path, files):

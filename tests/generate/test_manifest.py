@@ -126,11 +126,9 @@ def test_what_does_not_decide_the_bytes_may_change(captioner, make_tar, pictures
 def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):
     make_tar("00000", pictures(1))
     run(configure(batch_size=7, dtype="bf16"))
-    captioner.batch_size = 16  # the captioner's own
     make_tar("00001", pictures(9))
     assert run(configure(batch_size=None, dtype=None)) == 0
     assert captioner.batches[-2:] == [7, 2]
-    captioner.batch_size = 16
     run(configure(batch_size=None, dtype=None, output=tmp_path / "new"))
     written = json.loads((tmp_path / "new" / RUN).read_text())["fingerprint"]
     assert (written["batch_size"], written["dtype"]) == (16, "fp32")

@@ -1,0 +1,131 @@
+"""Captions token by token against the peers' own: `python -m benchmarks.parity --case greedy-30`; the last line is JSON.
+
+greedy-30, greedy-77: our greedy captions of random pictures against open_clip's `generate(generation_type="top_k", top_k=1)`,
+from the same scrambled weights of coca_ViT-B-32. groups: our diverse beam groups against those of transformers 4.49, whose
+successor has none, over the logits of one small language model. bf16: where our greedy captions in bfloat16 first differ from
+those in float32. `equal` is the share of captions with the same tokens.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from benchmarks.side_by_side import CLIP_PINS, Peer, peer_python
+from captioners.base import SamplingConfig
+from captioners.beam import BeamSearch
+from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.rows import Rules
+
+PICTURES = 16
+PAD, START, END, NEVER = 0, 1, 2, (0, 1)  # of the small language model
+
+
+def scrambled(architecture: str) -> CoCaCaptioner:
+    """Random weights in every parameter, biases too, with logits of real spread: a term that is missing shows."""
+    torch.manual_seed(0)
+    captioner = load_captioner(architecture, from_scratch=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in captioner.model.named_parameters():
+            if name != "logit_scale":
+                weight += weight.std(unbiased=False).clamp(min=0.02) * torch.randn(weight.shape, generator=generator)
+    return captioner
+
+
+def greedy(captioner: CoCaCaptioner, pictures: torch.Tensor, limit: int) -> list[list[int]]:
+    """Tokens of greedy captions, from start to end."""
+    captioner.decode = list  # tokens instead of their text
+    sampling = SamplingConfig(strategy="greedy", max_length=limit)
+    found = captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling)
+    return [one.captions[0].text for one in found]
+
+
+def greedy_case(limit: int) -> dict:
+    captioner = scrambled("coca_ViT-B-32")
+    pictures = torch.randn(PICTURES, 3, 224, 224)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        captioner.save(folder / "model", "peer")
+        torch.save(pictures, folder / "pictures.pt")
+        options = {"model": str(folder / "model"), "pictures": str(folder / "pictures.pt"), "warm_up": False}
+        with Peer(peer_python("open_clip", CLIP_PINS), "decoding_peer.py", **options) as peer:
+            theirs = peer.ask({"greedy": limit})["tokens"]
+    ours = greedy(captioner, pictures, limit)
+    end = captioner.end_id
+    theirs = [tokens[:tokens.index(end) + 1] if end in tokens else tokens for tokens in theirs]
+    return {**compare(ours, theirs), "lengths": sorted({len(tokens) for tokens in ours})}
+
+
+def bf16_case() -> dict:
+    captioner = scrambled("coca_ViT-B-32")
+    pictures = torch.randn(PICTURES, 3, 224, 224)
+    full = greedy(captioner, pictures, 30)
+    captioner.model.bfloat16()
+    return compare(greedy(captioner, pictures, 30), full)
+
+
+def groups_case(runs: int = 40) -> dict:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=60, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3,
+                        bos_token_id=START, eos_token_id=END, pad_token_id=PAD)
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():  # a more probable end token, so that captions end at many lengths
+        bias = model.transformer.ln_f.bias.normal_()
+        model.lm_head.weight[END] += 5 * bias / (bias @ bias)
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        with Peer(peer_python("open_clip", CLIP_PINS), "groups_peer.py", model=folder) as peer:
+            for run in range(runs):
+                prefix, groups, beams = [START, 10 + run], (2, 3)[run % 2], (2, 1, 4)[run % 3]
+                settings = {"num_beams": groups * beams, "num_beam_groups": groups, "diversity_penalty": (0.5, 2.0)[run % 2],
+                            "length_penalty": (1.0, 0.0, 2.0)[run % 3]}
+                theirs += peer.ask({"prefix": prefix, "never": NEVER, "end": END, "max_length": 16, **settings})["tokens"]
+                ours += diverse(model, prefix, SamplingConfig(strategy="beam", num_captions=groups * beams, **settings))
+    return {**compare(ours, theirs), "lengths": sorted({len(tokens) for tokens in ours})}
+
+
+class PlainRows:
+    """Rows that keep their tokens and compute everything anew."""
+
+    def __init__(self, model: GPT2LMHeadModel):
+        self.model, self.tokens = model, torch.zeros(1, 0, dtype=torch.long)
+
+    def extend(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.tokens = torch.cat([self.tokens, tokens], dim=1)
+        return self.model(self.tokens).logits[:, -tokens.shape[1]:]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self.tokens = self.tokens[rows]
+
+
+def diverse(model: GPT2LMHeadModel, prefix: list[int], sampling: SamplingConfig) -> list[list[int]]:
+    rules = Rules(sampling, torch.tensor(prefix), torch.tensor(NEVER), END, max_length=16)
+    [found] = BeamSearch(lambda pictures: (torch.zeros(1, 1), PlainRows(model)), [("", torch.zeros(1))], rules, batch_size=1)
+    return [caption.tokens for caption in found.captions]
+
+
+def compare(ours: list[list[int]], theirs: list[list[int]]) -> dict:
+    """How many token lists are equal, and where those that are not first differ."""
+    differing = [next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+                 for one, other in zip(ours, theirs, strict=True) if one != other]
+    return {"captions": len(ours), "equal": round(1 - len(differing) / len(ours), 4), "first_difference": sorted(differing),
+            "tokens": sum(map(len, ours))}
+
+
+CASES = {"greedy-30": lambda: greedy_case(30), "greedy-77": lambda: greedy_case(77), "groups": groups_case, "bf16": bf16_case}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=CASES, required=True)
+    args = parser.parse_args()
+    print(json.dumps({"case": args.case, **CASES[args.case]()}))
+
+
+if __name__ == "__main__":
+    main()
