@@ -112,7 +112,7 @@ def _spread_and_fidelity(report: "DiversityReport", rows: list[dict[str, Any]]) 
         good = measures.PRECISION.value(result) if report.facts_known else 1 - measures.DEGENERATE.value(result)
         if good is not None and spread.value(result) is not None:
             axes.plot(spread.value(result), 100 * good, "o", color=row["colour"], markersize=11,
-                      markerfacecolor="none" if row["name"] == report.references else row["colour"], markeredgewidth=2.2)
+                      markerfacecolor="none" if row["name"] == report.references else row["colour"], markeredgewidth=2.2, clip_on=False)
     axes.margins(0.25)
     low, high = axes.get_ylim()
     axes.set_ylim(max(0, min(low, high - 10)), min(102, high + 2))

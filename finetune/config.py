@@ -28,7 +28,8 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: list[str] = Field(min_length=1, description="captioned pictures: shards, folder, CSV, JSONL, Parquet or scenes:…")
+    input: list[str] = Field(min_length=1, description="captioned pictures: shards, folder, CSV, JSONL, Parquet, caption set or scenes:…")
+    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     model: str = Field(description="the captioner to start from: coca_tiny, an open_clip architecture, a folder or file, org/name")
     output: Path = Field(description="folder for the fine-tuned captioner, its log and its checkpoint")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")

@@ -122,7 +122,7 @@ def run(config: FinetuneConfig) -> int:
     captioner = load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch)
     captioner.name = config.name or captioner.name
     print(captioner.description)
-    pictures = CaptionedPictures(read_samples(config.input), captioner)
+    pictures = CaptionedPictures(read_samples(config.input, config.images), captioner)
     if pictures.rejects:
         rejects = [json.dumps({"key": key, "error": error}) + "\n" for key, error in pictures.rejects]
         (config.output / REJECTS).write_text("".join(rejects), encoding="utf-8")

@@ -14,7 +14,8 @@ class GenerateConfig(SamplingConfig):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet or scenes:…; repeatable")
+    input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set or scenes:…; repeatable")
+    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     model: str = Field(description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name")
     output: Path = Field(description="folder for the records, one file per input shard")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")

@@ -25,7 +25,7 @@ def run(config: GenerateConfig) -> int:
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
-    shards = read_samples(config.input)
+    shards = read_samples(config.input, config.images)
     earlier = read_run(config.output)
     anew = config.overwrite or not any(config.output.glob("*.done.json"))  # nothing is done that could differ
     settled = earlier if earlier and not anew else {}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from imagetext.curated import KINDS, curated_pieces
 from imagetext.folders import FolderRows, list_folder
 from imagetext.rows import caption_columns
 from imagetext.sample import Record, Sample
@@ -28,11 +29,14 @@ class Shard:
         return iter(self.samples)
 
 
-def read_samples(spec: str | Sequence[str]) -> list[Shard]:
+def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`), a folder of pictures, a `.jsonl`, `.csv`, `.tsv` or
-    `.parquet` table, or `scenes:...`. A tar is one shard; folders and tables are split into shards of 1,000 rows.
+    `.parquet` table, a published caption set (`docci:FILE`, see `imagetext.curated`), or `scenes:...`. A tar is one shard;
+    folders and tables are split into shards of 1,000 rows.
+
+    images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
 
     Raises ValueError with every problem of every SPEC. Iterating a shard raises ValueError, naming the file, where a
     file is cut or damaged as a whole, after the rows before that; a row that is bad is a Sample with `meta["error"]`.
@@ -40,7 +44,7 @@ def read_samples(spec: str | Sequence[str]) -> list[Shard]:
     problems, shards = [], []
     for one in [spec] if isinstance(spec, str) else spec:
         try:
-            shards += _shards_of(one, problems)
+            shards += _shards_of(one, None if images is None else os.fspath(images), problems)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     first_of = {}
@@ -76,14 +80,17 @@ def _to_record(sample: Sample) -> Record:
 # ---- specs -------------------------------------------------------------------------------------------------------
 
 
-def _shards_of(spec: str, problems: list[str]) -> list[Shard]:
+def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard]:
     if spec.startswith("scenes:"):
         from imagetext.scenes import scene_shards
         return scene_shards(spec)
+    if spec.partition(":")[0] in KINDS:
+        return [Shard(f"{os.path.splitext(os.path.basename(os.path.normpath(path)))[0]}-{number:05d}", path, _stamp(path), rows)
+                for number, (path, rows) in enumerate(curated_pieces(spec, images))]
     shards = []
     for path in _paths(spec):
         try:
-            shards += _shards_at(path)
+            shards += _shards_at(path, images)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     return shards
@@ -124,7 +131,7 @@ def _expand_braces(pattern: str) -> list[str]:
         _expand_braces(pattern[:match.start()] + choice + pattern[match.end():]) for choice in choices))
 
 
-def _shards_at(path: str) -> list[Shard]:
+def _shards_at(path: str, images: str | None) -> list[Shard]:
     if os.path.isdir(path):
         return _folder_shards(os.path.normpath(path))
     suffix = os.path.splitext(path)[1].lower()
@@ -133,15 +140,20 @@ def _shards_at(path: str) -> list[Shard]:
         raise ValueError(f"{path}: {known if os.path.exists(path) else 'no such folder, and ' + known}")
     if not os.path.isfile(path):
         raise ValueError(f"{path}: no such file")
-    status = os.stat(path)
-    stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    stamp = _stamp(path)
     stem = os.path.splitext(os.path.basename(path))[0]
     if suffix == ".tar":
         return [Shard(stem, path, stamp, TarRows(path))]
-    parts = split_table(path)
+    parts = split_table(path, images)
     if not parts:
         raise ValueError(f"{path}: no rows")
     return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]
+
+
+def _stamp(path: str) -> dict[str, int]:
+    """Size in bytes and time of change of a file; of a folder's files, their sum and the latest."""
+    files = [entry.stat() for entry in os.scandir(path) if entry.is_file()] if os.path.isdir(path) else [os.stat(path)]
+    return {"size": sum(status.st_size for status in files), "mtime_ns": max(status.st_mtime_ns for status in files)}
 
 
 def _folder_shards(folder: str) -> list[Shard]:

@@ -3,8 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, row_sample
 from imagetext.sample import Sample
 
 ROWS_PER_SHARD = 1000
-TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,40 @@ class TableRows:
     count: int
     offset: int = 0                 # bytes, where row `first` starts (text formats)
     header: tuple[str, ...] = ()    # CSV, TSV
+    images: str | None = None       # the folder that pictures' paths start from; None: the table's own
 
     def __iter__(self) -> Iterator[Sample]:
         folder, base = os.path.split(self.path)
         keys = SeenKeys(self.path)
-        rows = _parquet_rows(self) if self.path.lower().endswith(".parquet") else _text_rows(self)
-        for number, row in enumerate(rows, self.first):
-            yield row_sample(row, f"{os.path.splitext(base)[0]}-{number:09d}", folder, f"{self.path}:{number + 1}", keys)
+        for number, row in self.numbered():
+            row_key = f"{os.path.splitext(base)[0]}-{number:09d}"
+            yield row_sample(row, row_key, folder if self.images is None else self.images, f"{self.path}:{number + 1}", keys)
+
+    def numbered(self) -> Iterator[tuple[int, dict | ValueError]]:
+        """Row numbers, from 0 in the whole table, and rows, or what is wrong with one as a whole."""
+        return enumerate(_parquet_rows(self) if _kind(self.path) == ".parquet" else _text_rows(self), self.first)
 
 
-def split_table(path: str) -> list[TableRows]:
-    """The rows of a table in pieces of ROWS_PER_SHARD; raises ValueError where the file is no such table."""
-    kind = os.path.splitext(path)[1].lower()
+def split_table(path: str, images: str | None = None) -> list[TableRows]:
+    """The rows of a table in pieces of ROWS_PER_SHARD; raises ValueError where the file is no table of pictures or captions."""
+    parts, names = split_rows(path)
+    if names is not None:
+        _check_columns(path, names)
+    return [replace(part, images=images) for part in parts]
+
+
+def split_rows(path: str) -> tuple[list[TableRows], Sequence[str] | None]:
+    """The rows of a table of whatever columns, in pieces, and the columns' names where the file has them in one place."""
+    kind = _kind(path)
     if kind == ".parquet":
         try:
             with pq.ParquetFile(path) as file:
                 names, rows = file.schema_arrow.names, file.metadata.num_rows
         except pa.ArrowException as error:
             raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
-        _check_columns(path, names)
-        return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first)) for first in range(0, rows, ROWS_PER_SHARD)]
+        return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first)) for first in range(0, rows, ROWS_PER_SHARD)], names
     with open(path, "rb") as file:
-        header = ()
+        header = None
         if kind == ".jsonl":
             starts, rows = _starts(_json_lines(file))
         else:
@@ -56,10 +68,15 @@ def split_table(path: str) -> list[TableRows]:
             end, header = next(records, (0, []))
             if isinstance(header, csv.Error):
                 raise ValueError(f"{path}: header: {header}")
-            _check_columns(path, header)
             starts, rows = _starts(records, end)
-    return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first), start, tuple(header))
-            for first, start in zip(range(0, rows, ROWS_PER_SHARD), starts)]
+    return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first), start, tuple(header or ()))
+            for first, start in zip(range(0, rows, ROWS_PER_SHARD), starts)], header
+
+
+def _kind(path: str) -> str:
+    """The table's format by its suffix; `.jsonlines` is another name of `.jsonl`."""
+    kind = os.path.splitext(path)[1].lower()
+    return ".jsonl" if kind == ".jsonlines" else kind
 
 
 def _check_columns(path: str, names: list[str]) -> None:
@@ -117,7 +134,7 @@ def _starts(records: Iterator[tuple[int, Any]], start: int = 0) -> tuple[list[in
 
 
 def _text_rows(rows: TableRows) -> Iterator[dict | ValueError]:
-    kind = os.path.splitext(rows.path)[1].lower()
+    kind = _kind(rows.path)
     with open(rows.path, "rb") as file:
         file.seek(rows.offset)
         records = _json_lines(file) if kind == ".jsonl" else _csv_records(file, kind)

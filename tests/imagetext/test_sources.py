@@ -64,11 +64,11 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     assert lines[:-2] == [
         "00001.tar: no such file", "00002.tar: no such file", "*.none: nothing matches *.none",
         "empty: no pictures in this folder", "shards: no pictures in this folder; for its .tar files give shards/*.tar",
-        "x.zip: not a .tar, .jsonl, .csv, .tsv, .parquet file or a folder of pictures",
+        "x.zip: not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet file or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
         "y.csv: no rows", "z.jsonl: no rows",
-        "gone: no such folder, and not a .tar, .jsonl, .csv, .tsv, .parquet file or a folder of pictures",
+        "gone: no such folder, and not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet file or a folder of pictures",
         "{3..1}.tar: {3..1} counts downwards", "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
     ]
     assert lines[-2:] == ["two inputs would both be written as '00000': 00000.tar and 00000.tar",

@@ -1,0 +1,181 @@
+"""Caption sets from the files as their authors publish them: `KIND:FILE[#SPLIT]`, with the pictures in a folder of their own.
+
+| KIND | FILE | captions of a picture |
+|---|---|---|
+| coco, coco-permissive | captions_*.json of COCO | its five; permissive: of pictures under CC BY, BY-SA or BY-ND alone |
+| karpathy | dataset_coco.json (or of Flickr30k) | its five; train takes restval in |
+| docci | docci_descriptions.jsonlines | its description |
+| dci-short, dci-extended, dci-complete | folder of DCI's annotations, a JSON file each | short; short and extra; these and all masks' |
+| gbc-short, gbc-long, gbc-relation | GBC's graphs, JSON lines or Parquet | of the whole picture; relation: short and relations |
+| recap-coco | Recap-COCO-30K's Parquet | the recaption |
+| iiw | ImageInWords' data.jsonl | the IIW description |
+
+Licences of the sets: COCO's annotations CC BY 4.0, DOCCI and Recap-COCO and ImageInWords CC BY 4.0, DCI and GBC CC BY-NC.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlparse
+
+from imagetext.keys import SeenKeys
+from imagetext.rows import row_sample
+from imagetext.sample import Sample
+from imagetext.tables import ROWS_PER_SHARD, TableRows, split_rows
+
+Row = Mapping[str, Any]
+PERMISSIVE = re.compile(r"creativecommons\.org/licenses/(by|by-sa|by-nd)/")
+SPLITS = {"docci": ("train", "test", "qual_dev", "qual_test"), "karpathy": ("train", "val", "test")}  # where a file has several
+
+
+@dataclass(frozen=True)
+class CuratedRows:
+    """Samples of some rows of a published file, read when iterated: of `rows`, or of the row numbers `first` on of `load(path)`."""
+
+    kind: str
+    path: str
+    split: str
+    images: str  # the folder that pictures' names start from
+    rows: Sequence[Row] | TableRows
+
+    def __iter__(self) -> Iterator[Sample]:
+        keys, stem = SeenKeys(self.path), os.path.splitext(os.path.basename(self.path))[0]
+        rows = self.rows.numbered() if isinstance(self.rows, TableRows) else enumerate(self.rows)
+        for number, row in rows:
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                row = CONVERTED[self.kind](row, self.split) if self.kind in CONVERTED else row
+            except (KeyError, TypeError, AttributeError) as error:
+                row = ValueError(f"{self.kind}: not a row of this set: {type(error).__name__} {error}")
+            except ValueError as error:
+                row = error
+            if row is not None:
+                yield row_sample(row, f"{stem}-{number:09d}", self.images, f"{self.path}:{number + 1}", keys)
+
+
+def curated_pieces(spec: str, images: str | None) -> list[tuple[str, CuratedRows]]:
+    """The file that a SPEC of this module names, and its rows in pieces of 1,000 at most.
+
+    images: the folder of the pictures; unless given, that of the file. Raises ValueError where the file or split is none
+    of that kind's.
+    """
+    kind, _, rest = spec.partition(":")
+    path, _, split = rest.partition("#")
+    if split and kind not in SPLITS or split not in ("", *SPLITS.get(kind, ())):
+        raise ValueError(f"{spec}: split {split!r} is none of {', '.join(SPLITS.get(kind, ())) or 'this file, which is one split'}")
+    if not os.path.exists(path):
+        raise ValueError(f"{spec}: no such file or folder: {path}")
+    folder = images or (path if os.path.isdir(path) else os.path.dirname(path))
+    pieces = partial(CuratedRows, kind, path, split or "train", folder)
+    if kind in CONVERTED and kind not in LOADED:
+        return [(path, pieces(rows)) for rows in split_rows(path)[0]]
+    try:
+        rows = LOADED[kind](path, split or "train", kind)
+    except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        raise ValueError(f"{spec}: not a file of this set: {type(error).__name__} {error}") from error
+    if not rows:
+        raise ValueError(f"{spec}: no picture of the split {split or 'train'!r} in {path}")
+    return [(path, pieces(rows[first:first + ROWS_PER_SHARD])) for first in range(0, len(rows), ROWS_PER_SHARD)]
+
+
+# ---- files that are one JSON document, or a folder of them, -> all rows ---------------------------------------------
+
+
+def _load(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _coco(path: str, split: str, kind: str) -> list[Row]:
+    document = _load(path)
+    licences = {licence["id"]: licence["url"] for licence in document.get("licenses", ())}
+    captions: dict[Any, list[str]] = {}
+    for annotation in document["annotations"]:
+        captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
+    rows = []
+    for image in document["images"]:
+        licence = licences.get(image.get("license"), "")
+        if kind == "coco" or PERMISSIVE.search(licence):
+            rows.append({"key": str(image["id"]), "image": image["file_name"], "captions": captions.get(image["id"], []),
+                         "license": licence})
+    return rows
+
+
+def _karpathy(path: str, split: str, kind: str) -> list[Row]:
+    names = ("train", "restval") if split == "train" else (split,)
+    return [{"key": str(image.get("cocoid", image["imgid"])), "image": os.path.join(image.get("filepath", ""), image["filename"]),
+             "captions": [sentence["raw"].strip() for sentence in image["sentences"]], "split": image["split"]}
+            for image in _load(path)["images"] if image["split"] in names]
+
+
+def _dci(path: str, split: str, kind: str) -> list[Row]:
+    if not os.path.isdir(path):
+        raise ValueError("expected the folder of annotations")
+    names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
+    return [{"annotation": os.path.join(path, name)} for name in names]
+
+
+# ---- a row as published -> a row of `imagetext.rows`, None where it belongs to another split ------------------------
+
+
+def _dci_row(row: Row, split: str, *, kind: str) -> Row:
+    document = _load(row["annotation"])
+    parts = [document["short_caption"]]
+    if kind != "dci-short":
+        parts.append(document["extra_caption"])
+    if kind == "dci-complete":
+        masks = sorted(document["mask_data"].values(), key=lambda mask: mask["idx"])
+        parts += [f"{mask['label']}: {mask['caption']}" if mask["label"] else mask["caption"] for mask in masks if mask["caption"]]
+    caption = " ".join(_sentence(part) for part in parts if part and part.strip())
+    return {"key": os.path.splitext(document["image"])[0], "image": document["image"], "captions": [caption]}
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _docci_row(row: Row, split: str) -> Row | None:
+    if row["split"] != split:
+        return None
+    return {"key": row["example_id"], "image": row["image_file"], "captions": [row["description"]], "split": split}
+
+
+def _gbc_row(row: Row, split: str, *, kind: str) -> Row:
+    """GBC's toolkit names the picture `img_path`, the published graphs give `img_url`; both hold the vertices."""
+    label = "detail" if kind == "gbc-long" else "short"
+    captions = [desc["text"] for vertex in row["vertices"] if vertex["label"] == "image"
+                for desc in vertex["descs"] if desc["label"] == label]
+    if kind == "gbc-relation":
+        captions += [desc["text"] for vertex in row["vertices"] for desc in vertex["descs"] if desc["label"] == "relation"]
+    place = row.get("img_path") or urlparse(row["img_url"]).path
+    name = os.path.basename(place)
+    return {"key": os.path.splitext(name)[0], "image": name, "captions": captions, "url": row.get("img_url")}
+
+
+def _recap_coco_row(row: Row, split: str) -> Row:
+    picture = next((row[name] for name in ("image_binary", "image") if row.get(name) is not None), None)
+    name = os.path.basename(urlparse(row["coco_url"]).path)
+    return {"key": str(row["image_id"]), "image": name if picture is None else picture, "captions": [row["recaption"]],
+            "caption_coco": row["caption"]}
+
+
+def _iiw_row(row: Row, split: str) -> Row:
+    name = row.get("image") or row["image/key"]
+    file = name if os.path.splitext(name)[1] else f"{name}.jpg"
+    return {"key": os.path.splitext(name)[0], "image": file, "captions": [row["IIW"]]}
+
+
+LOADED: Mapping[str, Callable[[str, str, str], list[Row]]] = {
+    "coco": _coco, "coco-permissive": _coco, "karpathy": _karpathy,
+    **dict.fromkeys(("dci-short", "dci-extended", "dci-complete"), _dci)}
+CONVERTED: Mapping[str, Callable[[Row, str], Row | None]] = {
+    "docci": _docci_row, "recap-coco": _recap_coco_row, "iiw": _iiw_row,
+    **{kind: partial(_dci_row, kind=kind) for kind in ("dci-short", "dci-extended", "dci-complete")},
+    **{kind: partial(_gbc_row, kind=kind) for kind in ("gbc-short", "gbc-long", "gbc-relation")}}
+KINDS = tuple({**LOADED, **CONVERTED})
