@@ -70,7 +70,8 @@ class CoCaCaptioner:
         if sampling.strategy == "beam":
             search = BeamSearch(self._begin(rules), images, rules, batch_size=self.batch_size)
         else:
-            search = Drawing(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index)
+            search = Drawing(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index,
+                             check_every=8 if self.model.logit_scale.is_cuda else 1)
         return self._caption(search, similarity)
 
     def _caption(self, search: Iterable[DecodedPicture], similarity: bool) -> Iterator[Captioned]:
@@ -109,7 +110,10 @@ class CoCaCaptioner:
         parameter = self.model.logit_scale
 
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Decoding]:
-            images = torch.stack(list(pictures)).to(parameter.device, parameter.dtype)
+            images = torch.stack(list(pictures))
+            if parameter.is_cuda:
+                images = images.pin_memory()  # so that the upload runs beside the model
+            images = images.to(parameter.device, parameter.dtype, non_blocking=True)
             features, image_tokens = self.model._encode_image(images)
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 

@@ -87,7 +87,7 @@ class Decoding:
              for heads in (block.attn.num_heads for block in blocks)]
             for blocks in (self.tower.transformer.resblocks, self.decoder.resblocks))
         pictures = torch.arange(len(image_tokens), device=image_tokens.device)
-        self.lengths = torch.zeros_like(pictures)  # (R,), tokens fed
+        self.lengths, self.longest = torch.zeros_like(pictures), 0  # (R,), tokens fed; and no fewer than the most of them
         self.pad_mask = image_tokens.new_zeros(len(image_tokens), limit + 1)  # (R, limit + 1), added to the text tower's scores
         self._place_rows(pictures)
 
@@ -97,7 +97,7 @@ class Decoding:
         # a finished row that has not left yet may be at its end: what it is fed is not looked at
         positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)
         self.lengths = positions[:, -1] + 1
-        length = int(self.lengths.max())
+        self.longest = length = min(self.longest + len(new), self.limit)  # not looked up: a GPU would be waited for
         # open_clip's pad mask is shifted by one: the position after a pad token, which is a word piece too, is hidden
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
         self.pad_mask.scatter_(1, positions + 1, pads)
@@ -115,10 +115,10 @@ class Decoding:
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
-        used = int(self.lengths.max())
         self.lengths, self.pad_mask = self.lengths[rows], self.pad_mask[rows]
+        self.longest = int(self.lengths.max())
         for cache in (*self.text_caches, *self.decoder_caches):
-            cache.keep(rows, used)
+            cache.keep(rows, self.longest)
         alive, pictures = self.pictures[rows].unique_consecutive(return_inverse=True)
         if len(alive) < len(self.cross[0][0]):
             self.cross = [(keys[alive], values[alive]) for keys, values in self.cross]
@@ -128,11 +128,10 @@ class Decoding:
         """Adds the rows of other pictures, after its own."""
         pictures = len(self.cross[0][0])
         self.cross = [tuple(map(torch.cat, zip(ours, theirs))) for ours, theirs in zip(self.cross, other.cross, strict=True)]
-        used = int(self.lengths.max()), int(other.lengths.max())
         for name in ("text_caches", "decoder_caches"):
             for ours, theirs in zip(getattr(self, name), getattr(other, name), strict=True):
-                ours.join(theirs, *used)
-        self.lengths = torch.cat([self.lengths, other.lengths])
+                ours.join(theirs, self.longest, other.longest)
+        self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
         self.pad_mask = torch.cat([self.pad_mask, other.pad_mask])
         self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
@@ -175,7 +174,7 @@ class KeyValueCache:
         self.values[rows, :, positions] = values.transpose(1, 2)
 
     def keep(self, rows: Tensor, used: int) -> None:
-        """Goes on with these rows, of which `used` positions at most are written."""
+        """Goes on with the first `used` positions of these rows."""
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = old.new_zeros(len(rows), *old.shape[1:])

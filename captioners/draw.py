@@ -3,10 +3,11 @@
 Dimensions: N pictures, C captions of each, R rows (captions in flight), V vocabulary.
 """
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple, Self
 
 import torch
@@ -27,7 +28,8 @@ class Flight(NamedTuple):
     tokens: Tensor   # (R, max_length), the last at the right; before the first, start tokens
     length: Tensor   # tokens, start and prompt included
     logprob: Tensor  # float64
-    alive: Tensor    # bool
+    alive: Tensor    # bool: its end has not come
+    noted: Tensor    # bool: its end was taken down
 
     def keep(self, rows: Tensor) -> Self:
         return Flight(*(field[rows] for field in self))
@@ -50,10 +52,13 @@ class Drawing:
 
     Caption i of a picture is number first_index + i of its key's draws, whatever else is in the batch. Once enough captions
     have ended to compact the batch, the next pictures are encoded and join it. Iterating gives the pictures in input order.
+    check_every: steps between looks at which captions have ended; a GPU need not wait for the host in between.
     """
 
-    def __init__(self, begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int, first_index: int = 0):
+    def __init__(self, begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int,
+                 first_index: int = 0, check_every: int = 1):
         self.begin, self.rules, self.batch_size, self.first_index = begin, rules, batch_size, first_index
+        self.check_every = check_every
         self.pictures = iter(pictures)
         self.waiting: deque[_Waiting] = deque()
         self.given = 0  # pictures given out, so the number of the first that waits
@@ -62,21 +67,26 @@ class Drawing:
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[DecodedPicture]:
+        """Raises FloatingPointError where the model's logits are not finite."""
         tokens = self._refill(None)  # (R,), the last of each row, which it is not fed yet
-        while self.flight is not None:
+        for step in itertools.count(1):
+            if self.flight is None:
+                return
             logits = self.rows.extend(tokens[:, None])[:, -1].float()
             self.flight, tokens = self._choose(self.flight, logits)
-            while self.waiting and None not in self.waiting[0].captions:
-                self.given += 1
-                first = self.waiting.popleft()
-                yield DecodedPicture(first.key, first.features, first.captions)
-            tokens = self._refill(self._compact(tokens))
+            if step % self.check_every == 0:
+                self._note()
+                while self.waiting and None not in self.waiting[0].captions:
+                    self.given += 1
+                    first = self.waiting.popleft()
+                    yield DecodedPicture(first.key, first.features, first.captions)
+                tokens = self._refill(self._compact(tokens))
 
     def _refill(self, tokens: Tensor | None) -> Tensor | None:
         """Begins as many of the next pictures as there is room for, and chooses their first tokens; the tokens of all rows."""
         captions = self.rules.sampling.num_captions
         taken = 0 if self.flight is None else len(self.flight.alive)
-        new = list(islice(self.pictures, self.batch_size - -(-taken // captions)))
+        new = list(itertools.islice(self.pictures, self.batch_size - -(-taken // captions)))
         if not new:
             return tokens
         keys, pictures = zip(*new)
@@ -103,7 +113,7 @@ class Drawing:
         return Flight(picture=self.given + len(self.waiting) + repeated,
                       caption=torch.arange(rules.sampling.num_captions, device=device).repeat(len(keys)),
                       key=philox_keys[repeated], tokens=tokens, length=torch.full_like(repeated, len(rules.prefix)),
-                      logprob=torch.zeros_like(repeated, dtype=torch.float64), alive=torch.ones_like(repeated, dtype=torch.bool))
+                      logprob=torch.zeros_like(repeated, dtype=torch.float64), alive=repeated >= 0, noted=repeated < 0)
 
     def _choose(self, flight: Flight, logits: Tensor) -> tuple[Flight, Tensor]:
         """The flight with its next tokens, and these (R,); a finished row's is the end token."""
@@ -112,25 +122,29 @@ class Drawing:
         def noise(some: Tensor, attempt: int) -> Tensor:
             return exponentials(flight.key[some], self.first_index + flight.caption[some], flight.length[some], attempt, side)
 
-        longest = int(flight.length.max())
-        tokens, logprob = choose(logits, flight.tokens[:, -longest:], rules.sampling, lengths=flight.length,
+        tokens, logprob = choose(logits, flight.tokens, rules.sampling, lengths=flight.length,
                                  never=rules.never, end_id=rules.end_id, noise=noise)
         tokens = tokens.masked_fill(~flight.alive, rules.end_id)
         moved = torch.cat([flight.tokens[:, 1:], tokens[:, None]], dim=1)
-        flight = flight._replace(tokens=torch.where(flight.alive[:, None], moved, flight.tokens),
-                                 length=flight.length + flight.alive, logprob=flight.logprob + logprob * flight.alive)
-        over = flight.alive & ((tokens == rules.end_id) | (flight.length == rules.max_length - 1))
-        self._note(flight.keep(over.nonzero()[:, 0]))
-        return flight._replace(alive=flight.alive & ~over), tokens
+        length = flight.length + flight.alive
+        over = (tokens == rules.end_id) | (length == rules.max_length - 1)
+        return flight._replace(tokens=torch.where(flight.alive[:, None], moved, flight.tokens), length=length,
+                               logprob=flight.logprob + logprob * flight.alive, alive=flight.alive & ~over), tokens
 
-    def _note(self, done: Flight) -> None:
-        """Takes down captions that ended; to those that the limit ends, the end token is added."""
+    def _note(self) -> None:
+        """Takes down captions that have ended; to those that the limit ended, the end token is added."""
+        flight, end_id = self.flight, self.rules.end_id
+        ended = ~flight.alive & ~flight.noted
+        done = flight.keep(ended.nonzero()[:, 0])
+        self.flight = flight._replace(noted=flight.noted | ended)
         fields = (done.picture, done.caption, done.tokens, done.length, done.logprob)
         for picture, caption, tokens, length, logprob in zip(*(field.tolist() for field in fields), strict=True):
+            if math.isnan(logprob):
+                raise FloatingPointError("the model's logits are not finite")
             tokens = tokens[len(tokens) - length:]
-            truncated = tokens[-1] != self.rules.end_id
+            truncated = tokens[-1] != end_id
             if truncated:
-                tokens.append(self.rules.end_id)
+                tokens.append(end_id)
             self.waiting[picture - self.given].captions[caption] = Decoded(tokens, logprob, truncated)
 
     def _compact(self, tokens: Tensor) -> Tensor:

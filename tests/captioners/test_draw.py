@@ -206,6 +206,26 @@ def test_captions_are_the_same_however_many_are_in_flight(ending_model, batch_si
     assert max(rows for rows, _ in fed) <= 3 * batch_size
 
 
+@pytest.mark.parametrize("check_every", [2, 5, 100])
+def test_captions_are_the_same_however_seldom_their_ends_are_looked_for(ending_model, check_every):
+    sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(9), list("abcdefghi")
+    expected, _, _ = fast_captions(ending_model, images, keys, sampling, batch_size=4)
+    captions, _, _ = fast_captions(ending_model, images, keys, sampling, batch_size=4, check_every=check_every)
+    assert [[decoded.tokens for decoded in picture] for picture in captions] == [
+        [decoded.tokens for decoded in picture] for picture in expected]
+    for ours, theirs in zip(captions, expected, strict=True):
+        assert [decoded.logprob for decoded in ours] == pytest.approx([decoded.logprob for decoded in theirs], abs=1e-4)
+
+
+def test_logits_that_are_not_finite_are_an_error(captioner):
+    class Broken(Decoding):
+        def extend(self, tokens):
+            return super().extend(tokens) * math.nan
+
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fast_captions(captioner.model, images_of(2), ["a", "b"], SamplingConfig(), decoding=Broken)
+
+
 def test_the_batch_is_kept_full(ending_model):
     """Captions of uneven length: with refilling, rows that work are more than four fifths of the room, but for the end."""
     sampling, images = SamplingConfig(num_captions=3), images_of(40)
