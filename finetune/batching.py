@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from captioners.coca import CoCaCaptioner
+from finetune.long_captions import CaptionFitter
 from imagetext.sample import Sample, decode_image
 from imagetext.sources import Shard
 
@@ -25,8 +26,9 @@ class CaptionedPictures(Dataset):
     The encoded pictures are held in memory; the preprocessed ones too, where all of them fit in 1 GiB.
     """
 
-    def __init__(self, shards: Sequence[Shard], captioner: CoCaCaptioner):
+    def __init__(self, shards: Sequence[Shard], captioner: CoCaCaptioner, long_captions: str = "sentence"):
         self.captioner = captioner
+        self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)
         self.samples: list[Sample] = []
         self.rejects: list[tuple[str, str]] = []
         for sample in tqdm((sample for shard in shards for sample in shard), desc="reading pictures", unit="picture", mininterval=1):
@@ -53,10 +55,13 @@ class CaptionedPictures(Dataset):
         index, draw = drawn
         sample = self.samples[index]
         captions = [caption for caption in sample.captions if caption.strip()]
-        ids = self.captioner.encode_text_ids(captions[draw % len(captions)])
-        if len(ids) > (limit := self.captioner.context_length):
-            ids = [*ids[:limit - 1], ids[-1]]  # the end token stays, as in open_clip
-        return self.pixels(index), ids, sample.key
+        draw, which = divmod(draw, len(captions))
+        return self.pixels(index), self.fit(captions[which], draw), sample.key
+
+    def caption_lengths(self, most: int = 10_000) -> list[int]:
+        """Tokens of the captions, start and end included; of at most so many, evenly from the whole set."""
+        captions = [caption for sample in self.samples for caption in sample.captions if caption.strip()]
+        return [len(self.captioner.encode_text_ids(caption)) for caption in captions[::-(-len(captions) // most)]]
 
 
 class BatchOrder(Sampler):

@@ -36,6 +36,8 @@ class FinetuneConfig(BaseModel):
     from_scratch: bool = Field(False, description="start from random weights; without it a model with no weights is an error")
     name: Annotated[str, AfterValidator(_check_name)] | None = Field(
         None, description="the captioner's name, which names its column: syn_text_NAME")
+    long_captions: Literal["sentence", "word", "token"] = Field(
+        "sentence", description="of captions over the context: whole sentences, drawn anew each time; the first words; or tokens")
     samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
         12_000_000, gt=0, description="budget in captions seen, e.g. 12M; a smaller set is repeated")
     batch_size: int = Field(128, gt=0, description="pictures a step")

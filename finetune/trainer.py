@@ -16,6 +16,7 @@ from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.coca_decode import forward_trimmed
 from finetune.batching import CaptionedPictures, batches
 from finetune.config import FinetuneConfig
+from finetune.long_captions import length_warning
 from finetune.losses import caption_loss, contrastive_loss
 from imagetext.sources import read_samples
 
@@ -122,11 +123,13 @@ def run(config: FinetuneConfig) -> int:
     captioner = load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch)
     captioner.name = config.name or captioner.name
     print(captioner.description)
-    pictures = CaptionedPictures(read_samples(config.input, config.images), captioner)
+    pictures = CaptionedPictures(read_samples(config.input, config.images), captioner, config.long_captions)
     if pictures.rejects:
         rejects = [json.dumps({"key": key, "error": error}) + "\n" for key, error in pictures.rejects]
         (config.output / REJECTS).write_text("".join(rejects), encoding="utf-8")
         print(f"{len(pictures.rejects)} samples left out, see {config.output / REJECTS}")
+    if warning := length_warning(pictures.caption_lengths(), captioner.context_length):
+        print(f"{warning}\n--long-captions {config.long_captions} cuts them")
     trainer = CaptionTrainer(config, captioner, pictures)
     print(f"{len(pictures)} pictures, batch {config.batch_size}, {trainer.steps} steps, "
           f"{trainer.steps * config.batch_size / len(pictures):.1f} passes over the set")

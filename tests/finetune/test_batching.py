@@ -55,15 +55,22 @@ def test_rejects_are_named_and_the_rest_is_kept(captioner):
         CaptionedPictures([[broken]], captioner)
 
 
-def test_batches_are_trimmed_and_long_captions_keep_their_end(captioner):
-    sample = samples(1)[0]
+def test_batches_are_trimmed_and_long_captions_cut(captioner):
+    sample, side = samples(1)[0], captioner.preprocess_cfg["size"][0]
     long = Sample("long", sample.image, ("a red circle " * 60,), {}, {})
-    pictures = CaptionedPictures([[sample, long]], captioner)
+    pictures = CaptionedPictures([[sample, long]], captioner, "token")
     pixels, tokens, keys = next(iter(batches(pictures, 2, 1, 0, 0, num_workers=0)))
-    assert pixels.shape == (2, 3, 48, 48) and set(keys) == {sample.key, "long"}
+    assert pixels.shape == (2, 3, side, side) and set(keys) == {sample.key, "long"}
     row = tokens[keys.index("long")]
     assert (row != captioner.pad_id).sum() == captioner.context_length and row[captioner.context_length - 1] == captioner.end_id
     assert tokens.shape[1] == captioner.context_length + 1
+
+
+def test_caption_lengths_are_of_the_whole_set(captioner):
+    drawn = samples(4)
+    pictures = CaptionedPictures([drawn], captioner)
+    every = [len(captioner.encode_text_ids(caption)) for sample in drawn for caption in sample.captions]
+    assert pictures.caption_lengths() == every and pictures.caption_lengths(most=7) == every[::3]
 
 
 def test_collate_pads_to_the_longest_and_one():

@@ -1,0 +1,77 @@
+"""Captions over the context: what is kept, and that an end token stands only where a sentence ends."""
+
+import pytest
+
+from captioners.coca import load_captioner
+from finetune.long_captions import CaptionFitter, length_warning, sentences
+
+TEXT = "Two cats sit. One is red! It looks up? The other, which is much larger and older than the red one, sleeps on."
+
+
+def encode(text):
+    """A token a word: 1, the words' lengths + 10, 2."""
+    return [1, *(len(word) + 10 for word in text.split()), 2]
+
+
+def words(ids):
+    return len([token for token in ids if token > 2])
+
+
+@pytest.mark.parametrize("text, expected", [
+    (TEXT, ["Two cats sit.", "One is red!", "It looks up?", "The other, which is much larger and older than the red one, sleeps on."]),
+    ("a dog. a cat.", ["a dog.", "a cat."]),
+    ("A plaza in St. Louis by Dr. J. Smith, e.g. at noon. It rains.", ["A plaza in St. Louis by Dr. J. Smith, e.g. at noon.", "It rains."]),
+    ('A sign says "Stop." It is 3.5 m tall.', ['A sign says "Stop."', "It is 3.5 m tall."]),
+    ("no end", ["no end"]),
+    ("Really?!  Yes.", ["Really?!", "Yes."]),
+])
+def test_sentences(text, expected):
+    assert sentences(text) == expected
+
+
+def test_what_fits_is_left_as_it_is():
+    for mode in ("sentence", "word", "token"):
+        assert CaptionFitter(encode, 99, mode)(TEXT, 5) == encode(TEXT)
+
+
+def test_runs_of_whole_sentences_are_drawn():
+    fit = CaptionFitter(encode, 9, "sentence")  # seven words
+    drawn = [fit(TEXT, draw) for draw in range(4)]
+    assert drawn[0] == drawn[3] == encode("Two cats sit. One is red!")
+    assert drawn[1] == encode("One is red! It looks up?") and drawn[2] == encode("It looks up?")  # the last fits by itself nowhere
+
+
+def test_where_no_sentence_fits_words_do_and_nothing_ends():
+    fit = CaptionFitter(encode, 3, "sentence")
+    assert fit(TEXT, 0) == encode("Two cats")[:-1]
+
+
+def test_words_have_no_end_token_and_tokens_have_one():
+    assert CaptionFitter(encode, 7, "word")(TEXT, 0) == encode("Two cats sit. One is red!")[:-1]
+    assert CaptionFitter(encode, 7, "token")(TEXT, 0) == [*encode("Two cats sit. One is")[:6], 2]
+
+
+@pytest.mark.parametrize("mode", ["sentence", "word", "token"])
+@pytest.mark.parametrize("limit", [4, 9, 20, 40])
+def test_nothing_is_over_the_limit_with_a_real_tokenizer(mode, limit):
+    captioner = load_captioner("coca_tiny", from_scratch=True)
+    text = "A red circle and a blue square on a plain grey background. The zygomorphic pareidolia is small. Antidisestablishment."
+    fit = CaptionFitter(captioner.encode_text_ids, limit, mode)
+    for draw in range(3):
+        ids = fit(text, draw)
+        assert 1 < len(ids) <= limit and ids[0] == captioner.start_id
+        if mode != "token" and ids[-1] == captioner.end_id:
+            assert captioner.decode(ids).endswith(".")
+
+
+def test_a_word_longer_than_the_context_is_cut_within():
+    assert CaptionFitter(lambda text: [1, *text.encode(), 2], 4, "word")("abcdefgh", 0) == [1, 97, 98, 99]
+
+
+def test_the_warning_says_how_many_how_long_and_what_would_fit():
+    assert length_warning([10] * 80 + [77] * 20, 76) == ""
+    said = length_warning([10] * 50 + [100] * 49 + [127], 76)
+    assert said.splitlines()[0] == "50% of the captions have more than the context's 76 tokens:"
+    assert "1 to   76 tokens  50% " + "█" * 20 in said and "77 to  127 tokens  50%" in said
+    assert said.endswith("a context of 128 would hold 99% of them")
+    assert length_warning([300] * 9, 76).endswith("no context up to 256 would hold 99% of them")
