@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MODEL, NAME = "coca_tiny", "coca_tiny_curated"
 BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions (human)"
 SHOWN = 5
-LEARNING_RATE, BATCH_SIZE = 5e-4, 32
+LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 
 
 class QuickstartConfig(BaseModel):
@@ -21,7 +21,7 @@ class QuickstartConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: Path = Field(description="folder for the captioner, the records, the report and the gallery")
-    samples_seen: int = Field(40_000, gt=0, description="captions seen in fine-tuning")
+    samples_seen: int = Field(90_000, gt=0, description="captions seen in fine-tuning")
     train_pictures: int = Field(12_000, gt=0, description="curated pictures to fine-tune on")
     held_out_pictures: int = Field(100, ge=SHOWN, description="pictures to caption, none of them seen before")
     seed: int = Field(0, ge=0, description="of the pictures, the fine-tuning and the captions")

@@ -129,7 +129,8 @@ class Drawing:
         length = flight.length + flight.alive
         over = (tokens == rules.end_id) | (length == rules.max_length - 1)
         return flight._replace(tokens=torch.where(flight.alive[:, None], moved, flight.tokens), length=length,
-                               logprob=flight.logprob + logprob * flight.alive, alive=flight.alive & ~over), tokens
+                               logprob=torch.where(flight.alive, flight.logprob + logprob, flight.logprob),
+                               alive=flight.alive & ~over), tokens
 
     def _note(self) -> None:
         """Takes down captions that have ended; to those that the limit ended, the end token is added."""

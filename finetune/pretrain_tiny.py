@@ -1,7 +1,7 @@
-"""Make the built-in captioner: `python -m finetune.pretrain_tiny` (`make pretrain-tiny`), seeded, about an hour on 2 cores.
+"""Make the built-in captioner: `python -m finetune.pretrain_tiny` (`make pretrain-tiny`), seeded, 70 to 90 minutes on 2 cores.
 
-Trains the vocabulary on the words of the built-in picture set, then pretrains coca_tiny on the set's noisy alt text
-only, as the paper's captioner is on web data, and writes captioners/models/coca_tiny (weights in float16).
+Trains the vocabulary on the words of the built-in picture set, unless the folder has one, then pretrains coca_tiny on the
+set's noisy alt text only, as the paper's captioner is on web data, and writes captioners/models/coca_tiny (weights in float16).
 """
 
 import argparse

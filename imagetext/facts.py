@@ -103,9 +103,9 @@ def place_of(item: Mapping[str, Any]) -> str:
 
 
 def groups(scene: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
-    """The objects, those of one colour and shape together, in the order they were drawn."""
+    """The objects, those of one colour and shape together, in the order in which people name them: from the upper left on."""
     kinds: dict[str, list] = {}
-    for item in scene["objects"]:
+    for item in sorted(scene["objects"], key=lambda item: item["x"] + item["y"]):
         kinds.setdefault(full_name(item), []).append(item)
     return list(kinds.values())
 

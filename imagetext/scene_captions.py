@@ -100,14 +100,14 @@ def _state(group: Group, rng: random.Random) -> str:
     return f"{subject} {'are' if len(group) > 1 else 'is'} {' and '.join(adjectives)}"
 
 
-def _related(scene: Scene, rng: random.Random) -> str:
+def _related(scene: Scene, rng: random.Random, upper_left_first: float = 0.75) -> str:
     """How the first two things stand, from one side or the other; a list where no two can be told apart."""
     pair = related_pair(groups(scene))
     if pair is None:
         return _all(scene, rng)
     value, one, other = main_relation(*pair)
     words = {"left of": ("to the left of", "to the right of"), "above": ("above", "below")}[value]
-    first, second, word = (one, other, words[0]) if rng.random() < 0.5 else (other, one, words[1])
+    first, second, word = (one, other, words[0]) if rng.random() < upper_left_first else (other, one, words[1])
     return f"{_describe([first], rng)} {word} {_describe([second], rng)}"
 
 
@@ -152,7 +152,7 @@ def alt_text(scene: Scene, rng: random.Random) -> str:
     if chance < 0.62:
         return " ".join(full_name(item) for item in scene["objects"]) + rng.choice(_AFTER)
     if chance < 0.74:
-        return _related(scene, rng) + rng.choice(_AFTER)
+        return _related(scene, rng, upper_left_first=0.5) + rng.choice(_AFTER)
     if chance < 0.80:
         return _tags(rng.choice(scene["objects"]), scene, rng)
     if chance < 0.86:

@@ -11,7 +11,7 @@ from quickstart import AFTER, BEFORE, QuickstartConfig, run
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    return QuickstartConfig(output=tmp_path_factory.mktemp("quickstart") / "runs", samples_seen=4_000, train_pictures=600,
+    return QuickstartConfig(output=tmp_path_factory.mktemp("quickstart") / "runs", samples_seen=9_000, train_pictures=600,
                             held_out_pictures=12)
 
 
