@@ -44,8 +44,10 @@ class BeamSearch:
     """The `num_captions` most probable captions that beams find, of (key, picture (3, H, W)) pairs, in input order.
 
     A beam that ends among the K best continuations is finished, with its score divided by (tokens after the prompt) **
-    length_penalty. A group stops when K are finished and its best running beam, scored at its length so far, is no better
-    than the worst of them. A group's beams pay `diversity_penalty` for each beam of earlier groups that chose the token.
+    length_penalty. A group stops when K are finished and its best continuation, scored at its length so far, is no better
+    than the worst of them; of a single group, only continuations that go on count: transformers 4.49, the last to have groups,
+    and 5 differ in this. A group's beams pay `diversity_penalty` for each beam of earlier groups, those that stopped
+    left out, that chose the token.
     """
 
     def __init__(self, begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int):
@@ -72,9 +74,9 @@ class BeamSearch:
         finished = running._replace(score=torch.full_like(running.score, NEVER))
         going = torch.ones_like(running.score[..., :1], dtype=torch.bool)  # (N, G, 1)
         for length in range(len(prefix), max_length - 1):
-            running, finished, came_from = self._step(logits, running, finished, going, length)
+            running, finished, hope, came_from = self._step(logits, running, finished, going, length)
             rank = (length + 1 - len(prefix)) ** self.rules.sampling.length_penalty
-            going = going & (running.score[..., :1] / rank > finished.score.min(-1, keepdim=True).values)
+            going = going & (hope / rank > finished.score.min(-1, keepdim=True).values)
             if length == max_length - 2 or not going.any():
                 break
             rows.keep(came_from)
@@ -93,8 +95,9 @@ class BeamSearch:
         length = torch.full(shape, len(rules.prefix), device=score.device)
         return Beams(score, torch.zeros_like(score), length, torch.zeros_like(score, dtype=torch.bool), tokens)
 
-    def _step(self, logits: Tensor, running: Beams, finished: Beams, going: Tensor, length: int) -> tuple[Beams, Beams, Tensor]:
-        """Beams and finished captions one token on, and the row (R,) that each beam came from."""
+    def _step(self, logits: Tensor, running: Beams, finished: Beams, going: Tensor, length: int
+              ) -> tuple[Beams, Beams, Tensor, Tensor]:
+        """Beams and finished captions one token on, the best score yet to be had (N, G, 1), and the row (R,) each beam came from."""
         shape = running.score.shape
         logprobs = logits.log_softmax(-1)  # (R, V)
         scores = self._processed(logprobs, running.tokens[..., :length].flatten(0, 2)).view(*shape, -1)  # (N, G, K, V)
@@ -105,13 +108,14 @@ class BeamSearch:
             part = slice(group, group + 1)
             ours = Beams(*(field[:, part] for field in running))
             penalty = self.rules.sampling.diversity_penalty * chosen[:, :, None]
-            ours, ended, came_from = self._continue(scores[:, part] - penalty, logprobs[:, part], ours, going[:, part], length)
-            chosen.scatter_add_(2, ours.tokens[..., length], torch.ones_like(ours.score))
-            groups.append((ours, ended, came_from))
-        running, ended = (Beams(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True))) for parts in list(zip(*groups))[:2])
-        came_from = torch.cat([came_from for *_, came_from in groups], dim=1)  # (N, G, K), beams of the group
+            ours, ended, hope, came_from = self._continue(scores[:, part] - penalty, logprobs[:, part], ours, going[:, part], length)
+            chosen.scatter_add_(2, ours.tokens[..., length], going[:, part].expand_as(ours.score).to(scores.dtype))
+            groups.append((ours, ended, hope, came_from))
+        running, ended, hope, came_from = zip(*groups)
+        running, ended = (Beams(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True))) for parts in (running, ended))
+        hope, came_from = torch.cat(hope, dim=1), torch.cat(came_from, dim=1)  # (N, G, 1); (N, G, K), beams of the group
         first = torch.arange(shape[0] * shape[1], device=logits.device).view(*shape[:2], 1) * self.beams
-        return running, finished.join(ended).best(self.beams), (first + came_from).flatten()
+        return running, finished.join(ended).best(self.beams), hope, (first + came_from).flatten()
 
     def _processed(self, logprobs: Tensor, sequences: Tensor) -> Tensor:
         """Log-probabilities (R, V) after the processors, which transformers, too, lets work on these."""
@@ -124,8 +128,8 @@ class BeamSearch:
 
     def _continue(
         self, scores: Tensor, logprobs: Tensor, beams: Beams, going: Tensor, length: int
-    ) -> tuple[Beams, Beams, Tensor]:
-        """One group's K best that go on, its K best continuations as finished captions, and the beams the first came from.
+    ) -> tuple[Beams, Beams, Tensor, Tensor]:
+        """One group's K best that go on, its continuations as finished captions, the best score yet to be had, and where from.
 
         scores, logprobs (N, 1, K, V). Twice as many continuations as beams are looked at, so that K go on if all K end.
         """
@@ -143,7 +147,8 @@ class BeamSearch:
         rank = (length + 1 - len(self.rules.prefix)) ** self.rules.sampling.length_penalty
         counts = ends & going & (torch.arange(2 * self.beams, device=ends.device) < self.beams)
         ended = following._replace(score=(top.values / rank).masked_fill(~counts, NEVER))
-        return running, ended, origin.gather(-1, order.indices)
+        hope = (top if self.groups > 1 else order).values[..., :1]
+        return running, ended, hope, origin.gather(-1, order.indices)
 
     def _cut(self, running: Beams, going: Tensor) -> Beams:
         """Running beams of groups that the limit stopped, as finished captions: an end token follows, not looked for."""

@@ -135,9 +135,10 @@ def slow_diverse(model, picture, sampling, max_length):
                     finished[group].append((score / length**sampling.length_penalty, tokens))
             finished[group] = sorted(finished[group], key=lambda caption: -caption[0])[:size]
             running[group] = [candidate for candidate in candidates[:2 * size] if candidate[1][-1] != END][:size]
-            chosen.update(tokens[-1] for _, tokens in running[group])
+            chosen.update(tokens[-1] for _, tokens in running[group] if going[group])
             worst = finished[group][-1][0] if len(finished[group]) == size else -math.inf
-            going[group] = going[group] and running[group][0][0] / length**sampling.length_penalty > worst
+            hope = candidates[0][0] if groups > 1 else running[group][0][0]
+            going[group] = going[group] and hope / length**sampling.length_penalty > worst
     for group in range(groups):
         if going[group]:
             rank = (max_length - 1) ** sampling.length_penalty
