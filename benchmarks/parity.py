@@ -3,7 +3,8 @@
 greedy-30, greedy-77: our greedy captions of random pictures against open_clip's `generate(generation_type="top_k", top_k=1)`,
 from the same scrambled weights of coca_ViT-B-32. groups: our diverse beam groups against those of transformers 4.49, whose
 successor has none, over the logits of one small language model. bf16: where our greedy captions in bfloat16 first differ from
-those in float32. `equal` is the share of captions with the same tokens.
+those in float32. tokenizer: coca_tiny's, of captions and scraps of text, under transformers 4.49 and under ours. `equal` is the
+share of captions with the same tokens.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import open_clip
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -18,7 +20,9 @@ from benchmarks.side_by_side import CLIP_PINS, Peer, peer_python
 from captioners.base import SamplingConfig
 from captioners.beam import BeamSearch
 from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.resolve import SHIPPED
 from captioners.rows import Rules
+from imagetext.sources import read_samples
 
 PICTURES = 16
 PAD, START, END, NEVER = 0, 1, 2, (0, 1)  # of the small language model
@@ -66,6 +70,15 @@ def bf16_case() -> dict:
     full = greedy(captioner, pictures, 30)
     captioner.model.bfloat16()
     return compare(greedy(captioner, pictures, 30), full)
+
+
+def tokenizer_case() -> dict:
+    shards = [*read_samples("scenes:val,n=300,level=4,size=16"), *read_samples("scenes:val,n=300,level=2,size=16,captions=alt")]
+    texts = [caption for shard in shards for sample in shard for caption in sample.captions]
+    texts += ["", "  two  blanks\n", "caf\u00e9 \u2014 \u201cna\u00efve\u201d", "\u6f22\u5b57 \U0001f600", "IMG_20413.JPG", "a" * 200]
+    folder = SHIPPED / "coca_tiny"
+    with Peer(peer_python("open_clip", CLIP_PINS), "tokenizer_peer.py", model=str(folder)) as peer:
+        return compare(open_clip.get_tokenizer(f"local-dir:{folder}")(texts).tolist(), peer.ask(texts)["tokens"])
 
 
 def groups_case(runs: int = 40) -> dict:
@@ -117,7 +130,8 @@ def compare(ours: list[list[int]], theirs: list[list[int]]) -> dict:
             "tokens": sum(map(len, ours))}
 
 
-CASES = {"greedy-30": lambda: greedy_case(30), "greedy-77": lambda: greedy_case(77), "groups": groups_case, "bf16": bf16_case}
+CASES = {"greedy-30": lambda: greedy_case(30), "greedy-77": lambda: greedy_case(77), "groups": groups_case, "bf16": bf16_case,
+         "tokenizer": tokenizer_case}
 
 
 def main() -> None:
