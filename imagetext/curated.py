@@ -34,17 +34,18 @@ SPLITS = {"docci": ("train", "test", "qual_dev", "qual_test"), "karpathy": ("tra
 
 @dataclass(frozen=True)
 class CuratedRows:
-    """Samples of some rows of a published file, read when iterated: of `rows`, or of the row numbers `first` on of `load(path)`."""
+    """Samples of some rows of a published file, read when iterated."""
 
     kind: str
     path: str
     split: str
     images: str  # the folder that pictures' names start from
     rows: Sequence[Row] | TableRows
+    first: int = 0  # the number, in the whole file, of the first of a sequence of rows
 
     def __iter__(self) -> Iterator[Sample]:
         keys, stem = SeenKeys(self.path), os.path.splitext(os.path.basename(self.path))[0]
-        rows = self.rows.numbered() if isinstance(self.rows, TableRows) else enumerate(self.rows)
+        rows = self.rows.numbered() if isinstance(self.rows, TableRows) else enumerate(self.rows, self.first)
         for number, row in rows:
             try:
                 if isinstance(row, ValueError):
@@ -58,8 +59,8 @@ class CuratedRows:
                 yield row_sample(row, f"{stem}-{number:09d}", self.images, f"{self.path}:{number + 1}", keys)
 
 
-def curated_pieces(spec: str, images: str | None) -> list[tuple[str, CuratedRows]]:
-    """The file that a SPEC of this module names, and its rows in pieces of 1,000 at most.
+def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
+    """The rows of the file that a SPEC of this module names, in pieces of 1,000 at most.
 
     images: the folder of the pictures; unless given, that of the file. Raises ValueError where the file or split is none
     of that kind's.
@@ -73,14 +74,14 @@ def curated_pieces(spec: str, images: str | None) -> list[tuple[str, CuratedRows
     folder = images or (path if os.path.isdir(path) else os.path.dirname(path))
     pieces = partial(CuratedRows, kind, path, split or "train", folder)
     if kind in CONVERTED and kind not in LOADED:
-        return [(path, pieces(rows)) for rows in split_rows(path)[0]]
+        return [pieces(rows) for rows in split_rows(path)[0]]
     try:
         rows = LOADED[kind](path, split or "train", kind)
     except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
         raise ValueError(f"{spec}: not a file of this set: {type(error).__name__} {error}") from error
     if not rows:
         raise ValueError(f"{spec}: no picture of the split {split or 'train'!r} in {path}")
-    return [(path, pieces(rows[first:first + ROWS_PER_SHARD])) for first in range(0, len(rows), ROWS_PER_SHARD)]
+    return [pieces(rows[first:first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
 
 
 # ---- files that are one JSON document, or a folder of them, -> all rows ---------------------------------------------

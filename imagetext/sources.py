@@ -85,8 +85,8 @@ def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard
         from imagetext.scenes import scene_shards
         return scene_shards(spec)
     if spec.partition(":")[0] in KINDS:
-        return [Shard(f"{os.path.splitext(os.path.basename(os.path.normpath(path)))[0]}-{number:05d}", path, _stamp(path), rows)
-                for number, (path, rows) in enumerate(curated_pieces(spec, images))]
+        return [Shard(f"{os.path.splitext(os.path.basename(os.path.normpath(rows.path)))[0]}-{number:05d}", rows.path,
+                      _stamp(rows.path), rows) for number, rows in enumerate(curated_pieces(spec, images))]
     shards = []
     for path in _paths(spec):
         try:

@@ -37,6 +37,13 @@ def write_tar_fixture():
 
 
 @pytest.fixture
+def data() -> Path:
+    if not DATA.is_dir():
+        pytest.skip(f"CAPSMITH_DATA: no {DATA}")
+    return DATA
+
+
+@pytest.fixture
 def wiki() -> Path:
     folder = DATA / "gbc_wiki/images/wiki"
     if not folder.is_dir():

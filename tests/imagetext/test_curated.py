@@ -10,9 +10,6 @@ import pytest
 
 from imagetext.sources import read_samples
 
-DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared" / "data"))
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"CAPSMITH_DATA: no {DATA}")
-
 
 def samples(spec, images=None):
     return [sample for shard in read_samples(spec, images) for sample in shard]
@@ -181,6 +178,16 @@ def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path):
     assert "not a row of this set" in found[1].meta["error"] and "JSON object" in found[2].meta["error"]
 
 
+def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("imagetext.curated.ROWS_PER_SHARD", 2)
+    for number in range(5):
+        write(tmp_path / "annotations" / f"{number}.json", {"image": f"{number}.jpg"})
+    shards = read_samples(f"dci-short:{tmp_path / 'annotations'}")
+    found = [sample for shard in shards for sample in shard]
+    assert len(shards) == 3 and [sample.key for sample in found] == [f"annotations-{number:09d}" for number in range(5)]
+    assert all("short_caption" in sample.meta["error"] for sample in found)
+
+
 def test_a_table_takes_its_pictures_from_another_folder(tmp_path, images):
     folder = images("a.jpg")
     path = write(tmp_path / "elsewhere" / "set.jsonl", [{"image": "a.jpg", "caption": "A dog."}])
@@ -191,9 +198,8 @@ def test_a_table_takes_its_pictures_from_another_folder(tmp_path, images):
 # ---- real files -----------------------------------------------------------------------------------------------------
 
 
-@real
-def test_real_gbc_graphs_of_both_formats():
-    folder = DATA / "gbc_wiki"
+def test_real_gbc_graphs_of_both_formats(data):
+    folder = data / "gbc_wiki"
     for kind, least in (("gbc-short", 1), ("gbc-long", 1), ("gbc-relation", 2)):
         lines = captions(f"{kind}:{folder}/gbc/wiki/wiki_gbc_graphs.jsonl", folder / "images" / "wiki")
         rows = captions(f"{kind}:{folder}/gbc/wiki/wiki_gbc_graphs.parquet", folder / "images" / "wiki")
@@ -203,10 +209,9 @@ def test_real_gbc_graphs_of_both_formats():
                samples(f"gbc-short:{folder}/gbc/wiki/wiki_gbc_graphs.jsonl", folder / "images" / "wiki"))
 
 
-@real
 @pytest.mark.parametrize("part, count, key", [("IIW-400", 400, "aar_test_04600"), ("DCI_Test", 112, "sa_1545038"),
                                               ("DOCCI_Test", 100, "test_00731")])
-def test_real_image_in_words(part, count, key):
-    found = captions(f"iiw:{DATA}/imageinwords/{part}/data.jsonl")
+def test_real_image_in_words(data, part, count, key):
+    found = captions(f"iiw:{data}/imageinwords/{part}/data.jsonl")
     assert len(found) == count and next(iter(found)) == key
     assert all(len(texts) == 1 and len(texts[0].split()) > 20 for texts in found.values())
