@@ -109,11 +109,16 @@ def main() -> None:
             return
         options = {"model": str(folder / "model"), "pictures": str(folder / "pictures.pt"), "tokens": limit, "captions": CAPTIONS}
         with Peer(peer_python("open_clip", CLIP_PINS), "decoding_peer.py", **options) as peer:
-            seconds, peer_seconds = alternate(ours, peer, repeats)
+            cost, peer_cost = alternate(ours, peer, repeats)
     floor = floor_seconds(captioner, lengths, rate, memory)
-    print(json.dumps({"case": args.case, "dtype": args.dtype, "ratio": round(peer_seconds / seconds, 2),
-                      "floor_share": round(floor / seconds, 3), "captions_per_s": round(PICTURES * CAPTIONS / seconds, 2),
-                      "peer_captions_per_s": round(PICTURES * CAPTIONS / peer_seconds, 2)}))
+    captions = PICTURES * CAPTIONS
+    print(json.dumps({
+        "case": args.case, "dtype": args.dtype, "ratio": round(peer_cost.seconds / cost.seconds, 2),
+        "floor_share": round(floor / cost.seconds, 3),
+        "captions_per_s": round(captions / cost.seconds, 2), "peer_captions_per_s": round(captions / peer_cost.seconds, 2),
+        # in flight are all of our captions, and one of each picture of the peer's
+        "mb_per_caption": round(cost.peak / captions / 1e6, 1), "peer_mb_per_caption": round(peer_cost.peak / PICTURES / 1e6, 1),
+    }))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,11 @@ import open_clip
 import torch
 
 
+def memory(field: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
     model = open_clip.create_model(f"local-dir:{options['model']}", require_pretrained=True).eval()
@@ -22,10 +27,13 @@ def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if question is None:
-            start = time.perf_counter()
+            with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
+                file.write("5")
+            before, start = memory("VmRSS"), time.perf_counter()
             for _ in range(options["captions"]):
                 model.generate(pictures, generation_type="top_p", top_p=0.9, seq_len=options["tokens"], fixed_output_length=True)
-            print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+            seconds = time.perf_counter() - start
+            print(json.dumps({"seconds": seconds, "peak": memory("VmHWM") - before}), flush=True)
         else:
             found = model.generate(pictures, generation_type="top_k", top_k=1, seq_len=question["greedy"])
             print(json.dumps({"tokens": found.tolist()}), flush=True)

@@ -5,15 +5,18 @@ A peer script prints a JSON line when it is ready, then one for each line it is 
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
+
+from captioners.linear import linear
 
 PEERS = Path("runs/peers")
 CLIP_PINS = ("open_clip_torch==3.3.0", "transformers==4.49.0")  # with transformers 5 open_clip's `generate` fails
@@ -61,23 +64,45 @@ class Peer:
         self.process.wait()
 
 
-def alternate(ours: Callable[[], None], peer: Peer, repeats: int) -> tuple[float, float]:
-    """Median seconds of ours and of the peer, turn by turn, after one of ours to warm up; the peer warms up by itself."""
+class Cost(NamedTuple):
+    """Of one piece of work: seconds, and bytes by which it raised the process's memory at most (0 where Linux cannot say)."""
+
+    seconds: float
+    peak: int
+
+
+def alternate(ours: Callable[[], None], peer: Peer, repeats: int) -> tuple[Cost, Cost]:
+    """Median costs of ours and of the peer, turn by turn, after one of ours to warm up; the peer warms up by itself."""
     ours()
     mine, theirs = [], []
     for turn in range(repeats):
-        start = time.perf_counter()
-        ours()
-        mine.append(time.perf_counter() - start)
-        theirs.append(peer.ask()["seconds"])
-        print(f"turn {turn + 1} of {repeats}: ours {mine[-1]:.2f} s, peer {theirs[-1]:.2f} s, ratio {theirs[-1] / mine[-1]:.1f}", flush=True)
-    return statistics.median(mine), statistics.median(theirs)
+        reset_peak()
+        before = memory("VmRSS")
+        seconds = _seconds(ours)
+        mine.append(Cost(seconds, memory("VmHWM") - before))
+        theirs.append(Cost(**peer.ask()))
+        print(f"turn {turn + 1} of {repeats}: ours {mine[-1].seconds:.2f} s, peer {theirs[-1].seconds:.2f} s, "
+              f"ratio {theirs[-1].seconds / mine[-1].seconds:.1f}", flush=True)
+    return tuple(Cost(*map(statistics.median, zip(*costs))) for costs in (mine, theirs))
+
+
+def reset_peak() -> None:
+    """Forgets the process's peak memory, on Linux."""
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(field: str) -> int:
+    """VmRSS or VmHWM, the process's memory now or at its peak, in bytes; 0 but on Linux."""
+    status = Path("/proc/self/status")
+    found = re.search(rf"{field}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
 
 
 def product_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of the best of a few square matrix products."""
+    """FLOP/s of the best of a few square matrix products, torch's own or by oneDNN, whichever is faster here."""
     a, b = torch.randn(2, size, size, dtype=dtype)
-    return 2 * size**3 / min(_seconds(lambda: a @ b) for _ in range(repeats))
+    return 2 * size**3 / min(_seconds(product) for product in (lambda: a @ b, lambda: linear(a, b)) for _ in range(repeats))
 
 
 def bandwidth(megabytes: int = 1024, repeats: int = 5) -> float:

@@ -25,6 +25,7 @@ from captioners.base import Caption, Captioned, SamplingConfig
 from captioners.beam import BeamSearch
 from captioners.coca_decode import Decoding, encode_text_trimmed, initialise_decoder
 from captioners.draw import Drawing
+from captioners.linear import fast_linear
 from captioners.resolve import Source, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.tokenizer import CaptionTokenizer
@@ -93,7 +94,8 @@ class CoCaCaptioner:
         tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
         for row, of in zip(tokens, ids, strict=True):
             row[:len(of)] = torch.tensor(of)
-        features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
+        with fast_linear():
+            features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
         return (features.float().cpu() @ picture.features).tolist()
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
@@ -114,7 +116,8 @@ class CoCaCaptioner:
             if parameter.is_cuda:
                 images = images.pin_memory()  # so that the upload runs beside the model
             images = images.to(parameter.device, parameter.dtype, non_blocking=True)
-            features, image_tokens = self.model._encode_image(images)
+            with fast_linear():
+                features, image_tokens = self.model._encode_image(images)
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 
         return begin

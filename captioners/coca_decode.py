@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from torch import Tensor, nn
 
+from captioners.linear import linear
+
 
 def initialise_decoder(model: CoCa) -> None:
-    """Gives a CoCa's decoder its initial weights, with torch's global seed.
+    """Gives a CoCa's decoder its initial weights, with torch's global seed, its vocabulary's stored as a linear layer's are.
 
     open_clip leaves `text_projection` as torch.empty made it, and the method that would fill it fails (3.3.0).
     """
@@ -24,6 +26,7 @@ def initialise_decoder(model: CoCa) -> None:
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
         nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
     nn.init.normal_(decoder.text_projection, std=width**-0.5)
+    decoder.text_projection.data = decoder.text_projection.data.T.contiguous().T  # (W, V) in the order of (V, W)
 
 
 def forward_trimmed(model: CoCa, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -111,7 +114,7 @@ class Decoding:
         for block, cache, cross_block, keys_values in blocks:
             x = _self_attention(block, x, cache, positions, causal)
             x = self._cross_attention(cross_block, x, *keys_values)
-        return self.decoder.ln_final(x) @ self.decoder.text_projection  # (R, n, V)
+        return linear(self.decoder.ln_final(x), self.decoder.text_projection.T)  # (R, n, V)
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
@@ -208,7 +211,7 @@ def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions
 
 def _linear(x: Tensor, attention: nn.Module, part: slice) -> Tensor:
     """The rows `part` of an attention's joint projection to queries, keys and values."""
-    return F.linear(x, attention.in_proj_weight[part], attention.in_proj_bias[part])
+    return linear(x, attention.in_proj_weight[part], attention.in_proj_bias[part])
 
 
 def _heads(x: Tensor, attention: nn.Module) -> Tensor:
@@ -229,5 +232,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None =
 
 def _residual(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     """The rest of open_clip's ResidualAttentionBlock, after its attention."""
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    out, fc, proj = block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj
+    x = x + block.ls_1(linear(attended, out.weight, out.bias))
+    hidden = block.mlp.gelu(linear(block.ln_2(x), fc.weight, fc.bias))
+    return x + block.ls_2(linear(hidden, proj.weight, proj.bias))
