@@ -12,9 +12,13 @@ Config = TypeVar("Config")
 
 def finetune(argv: Sequence[str]) -> int:
     """fine-tune a captioner on captioned pictures"""
+    if "--list-recipes" in argv:
+        from finetune.recipes import list_recipes
+        print(list_recipes())
+        return 0
     from finetune.config import FinetuneConfig
     config = parse("finetune", FinetuneConfig, argv)
-    from finetune.trainer import run
+    from finetune.run import run
     return run(config)
 
 

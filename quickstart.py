@@ -33,7 +33,7 @@ def run(config: QuickstartConfig) -> int:
     from diversity.config import DiversityConfig
     from diversity.report import run as score
     from finetune.config import FinetuneConfig
-    from finetune.trainer import run as finetune
+    from finetune.run import run as finetune
     from generate.config import GenerateConfig
     from generate.engine import run as generate
 

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from captioners.base import Caption, Captioned, SamplingConfig
 from captioners.beam import BeamSearch
-from captioners.coca_decode import Decoding, encode_text_trimmed, initialise_decoder
+from captioners.coca_decode import Decoding
+from captioners.coca_forward import encode_images, encode_text_trimmed, initialise_decoder
+from captioners.context import POSITIONS, extend_context
 from captioners.draw import Drawing
 from captioners.linear import fast_linear
 from captioners.resolve import Source, resolve
@@ -116,8 +118,7 @@ class CoCaCaptioner:
             if parameter.is_cuda:
                 images = images.pin_memory()  # so that the upload runs beside the model
             images = images.to(parameter.device, parameter.dtype, non_blocking=True)
-            with fast_linear():
-                features, image_tokens = self.model._encode_image(images)
+            features, image_tokens = encode_images(self.model, images)
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 
         return begin
@@ -188,11 +189,13 @@ class CoCaCaptioner:
 
 
 def load_captioner(
-    name: str, pretrained: str | None = None, *, from_scratch: bool = False, device: str = "cpu", dtype: str = "fp32"
+    name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
+    device: str = "cpu", dtype: str = "fp32"
 ) -> CoCaCaptioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
+    context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
     """
     if dtype not in DTYPES:
@@ -204,9 +207,13 @@ def load_captioner(
         raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")
     if from_scratch:
         source = dataclasses.replace(source, weights=None)
+    state = {} if from_scratch else read_weights(source.weights)
+    if context is not None:
+        model_cfg, state = extend_context(source.model_cfg, state, context)
+        source = dataclasses.replace(source, model_cfg=model_cfg, config_from=f"{source.config_from} with context {context}")
     model = build_model(source)
     if not from_scratch:
-        _load_weights(model, source.weights)
+        _load_weights(model, state, source.weights)
     sha256 = state_sha256(model.state_dict())
     model = model.to(device=device, dtype=DTYPES[dtype]).eval()
     return CoCaCaptioner(model, source, weights_sha256=sha256)
@@ -223,9 +230,8 @@ def build_model(source: Source) -> CoCa:
     return model
 
 
-def _load_weights(model: CoCa, path: Path) -> None:
-    """Loads a file of tensors, all of the model's and no others; raises ValueError that lists every one that differs."""
-    state = read_weights(path)
+def _load_weights(model: CoCa, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads the tensors of a file, all of the model's and no others; raises ValueError that lists every one that differs."""
     expected = model.state_dict()
     problems = [f"missing {key}" for key in expected if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in expected]
@@ -234,6 +240,9 @@ def _load_weights(model: CoCa, path: Path) -> None:
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
+    theirs, ours = (len(of[POSITIONS]) if POSITIONS in of else 0 for of in (state, expected))
+    if theirs and theirs != ours:
+        problems.append(f"a context of {theirs}, not {ours} as in the config: to train them, say --context {max(theirs, ours)}")
     if problems:
         raise ValueError(f"{path}: these weights are not this model's:\n  " + "\n  ".join(problems))
     model.load_state_dict(state)

@@ -1,8 +1,7 @@
-"""What needs open_clip's internals: trimmed training, and cached decoding on its own modules and parameters.
+"""Cached decoding of CoCa on open_clip's own modules and parameters.
 
-Dimensions: B pictures with a caption each, L tokens, V vocabulary, W width, E embedding; in decoding N pictures,
-C captions of each, R rows (captions in flight, of one picture after the other), S image tokens, H heads, D width of
-a head, n new tokens, t positions cached.
+Dimensions: N pictures, C captions of each, R rows (captions in flight, of one picture after the other), S image tokens,
+H heads, D width of a head, n new tokens, t positions cached, V vocabulary, W width.
 """
 
 import torch
@@ -13,77 +12,16 @@ from torch import Tensor, nn
 from captioners.linear import linear
 
 
-def initialise_decoder(model: CoCa) -> None:
-    """Gives a CoCa's decoder its initial weights, with torch's global seed, its vocabulary's stored as a linear layer's are.
-
-    open_clip leaves `text_projection` as torch.empty made it, and the method that would fill it fails (3.3.0).
-    """
-    decoder = model.text_decoder
-    width, layers = decoder.width, decoder.layers
-    for block in (*decoder.resblocks, *decoder.cross_attn):
-        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-        nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
-        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
-    nn.init.normal_(decoder.text_projection, std=width**-0.5)
-    decoder.text_projection.data = decoder.text_projection.data.T.contiguous().T  # (W, V) in the order of (V, W)
-
-
-def forward_trimmed(model: CoCa, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """open_clip's training forward on captions cut to the batch's longest: same features, logits, gradients, less work.
-
-    images (B, 3, H, W); tokens (B, at most the context), padded at the end with the text tower's pad id to any width.
-    Returns image_features and text_features (B, E), normalised, and with L the longest caption's tokens
-    logits (B, L-1, V) and their labels (B, L-1); labels past L are padding in open_clip's forward too.
-    """
-    image_features, image_tokens = model._encode_image(images)
-    text_features, states, tokens = encode_text_trimmed(model, tokens)
-    logits = model.text_decoder(image_tokens, states[:, :-1])
-    return {"image_features": image_features, "text_features": text_features, "logits": logits, "labels": tokens[:, 1:]}
-
-
-def encode_text_trimmed(model: CoCa, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The text tower on captions cut to the batch's longest, L tokens, from tokens as in `forward_trimmed`.
-
-    Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
-    """
-    tower = model.text
-    longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
-    # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
-    width = min(longest + 1, tower.context_length)
-    tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)
-    features, states = _encode_text(tower, tokens)
-    return features, states[:, :longest], tokens[:, :longest]
-
-
-def _encode_text(tower: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The text tower on tokens (B, L) narrower than its context: features (B, E), token states (B, L, W).
-
-    The CLS token keeps the last position, whatever the width.
-    """
-    batch, length = tokens.shape
-    embedded = torch.cat([tower.token_embedding(tokens), tower.cls_emb.expand(batch, 1, -1)], dim=1)  # (B, L+1, W)
-    positions = torch.cat([tower.positional_embedding[:length], tower.positional_embedding[-1:]])
-    padding = tower._build_additive_mask(tokens, length + 1, embedded.dtype)
-    states = tower.transformer(embedded + positions, attn_mask=tower.attn_mask[: length + 1, : length + 1] + padding)
-    pooled = tower.ln_final(states[:, -1])
-    if isinstance(tower.text_projection, nn.Linear):
-        pooled = tower.text_projection(pooled)
-    elif tower.text_projection is not None:
-        pooled = pooled @ tower.text_projection
-    return F.normalize(pooled, dim=-1), states[:, :-1]
-
-
 class Decoding:
     """Captions in flight: every key and value is computed once, with open_clip's own modules (see `captioners.rows.Rows`).
 
     Image tokens (N, S, W) become cross-attention keys and values once per picture, never replicated: the captions of
     a picture are the query axis of one attention call. Rows may be of unequal length. `limit` is the most tokens a row
-    will be fed. Starts with one row per picture.
+    will be fed. Starts with one row per picture. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
     """
 
     def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int):
-        self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
+        self.tower, self.decoder, self.limit, self.graphs = model.text, model.text_decoder, limit, image_tokens.is_cuda
         self.cross = [_cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
         self.text_caches, self.decoder_caches = (
             [KeyValueCache(*image_tokens.new_zeros(2, len(image_tokens), heads, limit, image_tokens.shape[-1] // heads))
@@ -95,12 +33,27 @@ class Decoding:
         self._place_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each."""
+        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each, which the next call may overwrite."""
+        self.longest = min(self.longest + tokens.shape[1], self.limit)  # not looked up: a GPU would be waited for
+        if not self.graphs or tokens.shape[1] > 1:
+            return self._step(tokens, self.longest)
+        if not self.warm:  # the first step of these rows also sets up what a capture may not
+            self.warm = True
+            return self._step(tokens, self.limit)
+        if self.graph is None:
+            self.graph, self.fed = torch.cuda.CUDAGraph(), tokens.clone()
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
+                self.logits = self._step(self.fed, self.limit)
+        self.fed.copy_(tokens)
+        self.graph.replay()
+        return self.logits
+
+    def _step(self, tokens: Tensor, length: int) -> Tensor:
+        """`extend`, with attention over the first `length` positions; of the same shapes and memory whenever rows and length are."""
         new = torch.arange(tokens.shape[1], device=tokens.device)
         # a finished row that has not left yet may be at its end: what it is fed is not looked at
         positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)
-        self.lengths = positions[:, -1] + 1
-        self.longest = length = min(self.longest + len(new), self.limit)  # not looked up: a GPU would be waited for
+        self.lengths.copy_(positions[:, -1] + 1)
         # open_clip's pad mask is shifted by one: the position after a pad token, which is a word piece too, is hidden
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
         self.pad_mask.scatter_(1, positions + 1, pads)
@@ -151,9 +104,10 @@ class Decoding:
         self.most = int(counts.max())
         within = torch.arange(len(pictures), device=pictures.device) - (counts.cumsum(0) - counts)[pictures]
         self.cells = None if self.most * len(counts) == len(pictures) else pictures * self.most + within
+        self.warm, self.graph = False, None
 
     def _cross_attention(self, block: nn.Module, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """x (R, n, W) over the image tokens of each row's picture: keys (N, H, D, S), values (N, H, S, D)."""
+        """x (R, n, W) over the image tokens of each row's picture: keys and values (N, H, S, D)."""
         _, new, width = x.shape
         queries = _linear(block.ln_1(x), block.attn, slice(0, width))  # (R, n, W)
         if self.cells is not None:  # unequal numbers of captions are left: the empty cells are computed in vain
@@ -195,10 +149,10 @@ class KeyValueCache:
 
 
 def _cross_keys_values(block: nn.Module, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Contiguous keys (N, H, D, S) and values (N, H, S, D) of the image tokens (N, S, W)."""
+    """Contiguous keys and values (N, H, S, D) of the image tokens (N, S, W)."""
     width = image_tokens.shape[-1]
     keys, values = _linear(block.ln_1_kv(image_tokens), block.attn, slice(width, None)).chunk(2, dim=-1)
-    return _heads(keys, block.attn).transpose(-1, -2).contiguous(), _heads(values, block.attn).contiguous()
+    return _heads(keys, block.attn).contiguous(), _heads(values, block.attn).contiguous()
 
 
 def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions: Tensor, mask: Tensor) -> Tensor:
@@ -206,7 +160,7 @@ def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions
     queries, keys, values = (_heads(part, block.attn) for part in _linear(block.ln_1(x), block.attn, slice(None)).chunk(3, dim=-1))
     cache.put(keys, values, positions)
     keys, values = (cached[:, :, :mask.shape[-1]] for cached in (cache.keys, cache.values))
-    return _residual(block, x, _attend(queries, keys.transpose(-1, -2), values, mask))
+    return _residual(block, x, _attend(queries, keys, values, mask))
 
 
 def _linear(x: Tensor, attention: nn.Module, part: slice) -> Tensor:
@@ -220,11 +174,13 @@ def _heads(x: Tensor, attention: nn.Module) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of queries (R, H, n, D) over keys (R, H, D, t) and values (R, H, t, D): (R, n, W).
+    """Attention of queries (R, H, n, D) over keys and values (R, H, t, D): (R, n, W).
 
-    Plain matrix products: for few queries on a CPU faster than scaled_dot_product_attention.
+    On a CPU plain matrix products: for few queries they are faster than scaled_dot_product_attention.
     """
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys  # (R, H, n, t)
+    if queries.is_cuda:
+        return F.scaled_dot_product_attention(queries, keys, values, mask).transpose(1, 2).flatten(2)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)  # (R, H, n, t)
     if mask is not None:
         scores += mask
     return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2)

@@ -119,7 +119,7 @@ class Drawing:
         """The flight with its next tokens, and these (R,); a finished row's is the end token."""
         rules, side = self.rules, race_side(logits.shape[1])
 
-        def noise(some: Tensor, attempt: int) -> Tensor:
+        def noise(some: Tensor, attempt: Tensor) -> Tensor:
             return exponentials(flight.key[some], self.first_index + flight.caption[some], flight.length[some], attempt, side)
 
         tokens, logprob = choose(logits, flight.tokens, rules.sampling, lengths=flight.length,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captioners.base import SamplingConfig
 
-Noise = Callable[[Tensor, int], Tensor]  # rows and attempt to exponential variates (rows, LEVELS, S)
+Noise = Callable[[Tensor, Tensor], Tensor]  # rows (K,) and attempts (K,) to exponential variates (K, LEVELS, S)
 
 LEVELS = 4  # of the race: 4 levels of 15 take 60 draws for CLIP's 49,408 tokens, two levels of 223 would take 446
 ATTEMPTS = 8  # at accept-reject; a row rejected as often is drawn from its sorted nucleus instead
@@ -62,15 +62,14 @@ def race_side(vocabulary: int) -> int:
     return side
 
 
-def exponentials(keys: Tensor, captions: Tensor, position: Tensor, attempt: int, side: int) -> Tensor:
-    """Exponential variates (R, LEVELS, S), float64, of rows' sample keys (R, 2), caption indices (R,), positions (R,).
+def exponentials(keys: Tensor, captions: Tensor, position: Tensor, attempt: Tensor, side: int) -> Tensor:
+    """Exponential variates (R, LEVELS, S), float64, of rows' sample keys (R, 2), caption indices, positions, attempts (R,).
 
     The Philox counter is (block of four words, attempt, position, caption index).
     """
     blocks = torch.arange(-(-LEVELS * side // 4), device=keys.device)
     rows = len(keys), len(blocks)
-    counter = (blocks.expand(rows), torch.full_like(blocks, attempt).expand(rows))
-    counter += (position[:, None].expand(rows), captions[:, None].expand(rows))
+    counter = [blocks.expand(rows), *(word[:, None].expand(rows) for word in (attempt, position, captions))]
     words = philox(torch.stack(counter, dim=-1), keys[:, None]).flatten(1)[:, : LEVELS * side]
     uniform = ((words >> 11 & (1 << 53) - 1).double() + 0.5) * 2.0**-53
     return -uniform.log().view(len(keys), LEVELS, side)
@@ -107,13 +106,13 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
     """
     rows = torch.arange(len(weights), device=weights.device)
     if top_p == 1:
-        return race(weights, noise(rows, 0))
+        return race(weights, noise(rows, torch.zeros_like(rows)))
     if weights.is_cuda:
         return sample_sorted_top_p(weights, top_p, noise)
     tokens = torch.zeros_like(rows)
     mass = weights.sum(-1) * top_p
     for attempt in range(ATTEMPTS):
-        drawn = race(weights, noise(rows, attempt))
+        drawn = race(weights, noise(rows, torch.full_like(rows, attempt)))
         tokens[rows] = drawn
         chosen = weights.gather(1, drawn[:, None])
         greater = torch.gt(weights, chosen, out=torch.empty_like(weights))  # as floats: three times torch.where's speed
@@ -122,17 +121,19 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
         if not len(rejected):
             return tokens
         rows, weights, mass = rows[rejected], weights[rejected], mass[rejected]
-    tokens[rows] = race(nucleus(weights, top_p), noise(rows, ATTEMPTS))
+    tokens[rows] = race(nucleus(weights, top_p), noise(rows, torch.full_like(rows, ATTEMPTS)))
     return tokens
 
 
 def sample_sorted_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
     """What sample_top_p draws, with every attempt made for every row: for a GPU, which sorts fast, and need not wait here."""
-    rows = torch.arange(len(weights), device=weights.device)
+    rows, attempts = torch.arange(len(weights), device=weights.device), torch.arange(ATTEMPTS + 1, device=weights.device)
     kept = nucleus(weights, top_p)
-    tokens = race(kept, noise(rows, ATTEMPTS))
-    for attempt in reversed(range(ATTEMPTS)):
-        drawn = race(weights, noise(rows, attempt))
+    together = noise(rows.repeat(len(attempts)), attempts.repeat_interleave(len(rows)))  # one long row of kernels, not nine
+    *tries, last = together.view(len(attempts), len(rows), *together.shape[1:])
+    tokens = race(kept, last)
+    for variates in reversed(tries):
+        drawn = race(weights, variates)
         tokens = torch.where(kept.gather(1, drawn[:, None])[:, 0] > 0, drawn, tokens)
     return tokens
 

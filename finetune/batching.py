@@ -1,15 +1,16 @@
 """Captioned pictures as batches: which picture and which of its captions come at each step is a function of the seed.
 
-B: pictures in a batch, L: tokens of its longest caption and one pad, S: picture side
+B: pictures in a batch, K: captions of each, L: tokens of the longest caption and one pad, S: picture side
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from captioners.coca import CoCaCaptioner
@@ -18,20 +19,24 @@ from imagetext.sample import Sample, decode_image
 from imagetext.sources import Shard
 
 CACHE_BYTES = 2**30  # of preprocessed pictures
+POOL = 16            # batches that are shuffled, then sorted by length, together
 
 
 class CaptionedPictures(Dataset):
     """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
 
-    The encoded pictures are held in memory; the preprocessed ones too, where all of them fit in 1 GiB.
+    The encoded pictures are held in memory; the preprocessed ones too, where all of them fit in 1 GiB. `weights`: how often
+    each comes in a pass. `image` gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
     """
 
-    def __init__(self, shards: Sequence[Shard], captioner: CoCaCaptioner, long_captions: str = "sentence"):
-        self.captioner = captioner
+    def __init__(self, shards: Sequence[Shard], captioner: CoCaCaptioner, *, captions_per_image: int = 1,
+                 long_captions: str = "sentence", weight: float = 1.0, quiet: bool = False):
+        self.captioner, self.captions_per_image = captioner, captions_per_image
         self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)
         self.samples: list[Sample] = []
         self.rejects: list[tuple[str, str]] = []
-        for sample in tqdm((sample for shard in shards for sample in shard), desc="reading pictures", unit="picture", mininterval=1):
+        everything = (sample for shard in shards for sample in shard)
+        for sample in tqdm(everything, desc="reading pictures", unit="picture", mininterval=1, disable=quiet):
             try:
                 if not any(caption.strip() for caption in sample.captions):
                     raise ValueError("no caption")
@@ -42,21 +47,43 @@ class CaptionedPictures(Dataset):
                 self.samples.append(sample)
         if not self.samples:
             raise ValueError(f"no usable captioned picture; the first of {len(self.rejects)} rejected: {self.rejects[:3]}")
-        self.pixels = cache(self._pixels) if len(self.samples) * pixels.nbytes <= CACHE_BYTES else self._pixels
+        self.weights = np.full(len(self.samples), weight)
+        self.image: Callable[[int], Any] = self._pixels
+        if len(self.samples) * pixels.nbytes <= CACHE_BYTES:
+            self.image = cache(self._pixels)
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def mixed_with(self, other: Self) -> None:
+        """Adds the pictures of another set, with their weights."""
+        self.samples, self.rejects = self.samples + other.samples, self.rejects + other.rejects
+        self.weights = np.concatenate([self.weights, other.weights])
+        self.image = self._pixels  # together they may be too many to hold
+
+    def hold_out(self, count: int, seed: int) -> list[Sample]:
+        """Takes so many pictures, chosen by the seed, out of the set."""
+        chosen = set(np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(self))[:count].tolist())
+        held = [self.samples[index] for index in sorted(chosen)]
+        kept = [index for index in range(len(self)) if index not in chosen]
+        self.samples, self.weights = [self.samples[index] for index in kept], self.weights[kept]
+        if hasattr(self.image, "cache_clear"):
+            self.image.cache_clear()
+        return held
+
     def _pixels(self, index: int) -> Tensor:
         return self.captioner.preprocess(decode_image(self.samples[index].image))  # (3, S, S)
 
-    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, list[int], str]:
-        """Picture and caption drawn, as pixels (3, S, S), token ids with start and end, and the sample's key."""
+    def captions(self, index: int, draw: int) -> list[tuple[str, int]]:
+        """The K captions drawn of a picture, each with the draw that cuts it: consecutive ones, from one that the draw chooses."""
+        captions = [caption for caption in self.samples[index].captions if caption.strip()]
+        draw, first = divmod(draw, len(captions))
+        return [(captions[(first + i) % len(captions)], draw + i) for i in range(self.captions_per_image)]
+
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Any, list[list[int]], int, str]:
+        """Picture and captions drawn, as pixels (3, S, S), K lists of token ids, the picture's number and its key."""
         index, draw = drawn
-        sample = self.samples[index]
-        captions = [caption for caption in sample.captions if caption.strip()]
-        draw, which = divmod(draw, len(captions))
-        return self.pixels(index), self.fit(captions[which], draw), sample.key
+        return self.image(index), [self.fit(*caption) for caption in self.captions(index, draw)], index, self.samples[index].key
 
     def caption_lengths(self, most: int = 10_000) -> list[int]:
         """Tokens of the captions, start and end included; of at most so many, evenly from the whole set."""
@@ -65,44 +92,85 @@ class CaptionedPictures(Dataset):
 
 
 class BatchOrder(Sampler):
-    """Batches of (picture, draw): shuffled passes over the set without end, from batch `first` on.
+    """Batches of (picture, draw): shuffled passes over the set without end, from batch `first` on; every world-th of a batch.
 
-    A batch may lie across two passes, so that each has `batch_size` pictures and each picture comes once a pass.
+    Within a pool of batches captions of like length come together, so that less is padded.
     """
 
-    def __init__(self, pictures: int, batch_size: int, batches: int, seed: int, first: int = 0):
+    def __init__(self, pictures: CaptionedPictures, batch_size: int, batches: int, seed: int, first: int = 0, *,
+                 rank: int = 0, world: int = 1):
         self.pictures, self.batch_size, self.batches, self.seed, self.first = pictures, batch_size, batches, seed, first
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.batches - self.first
 
-    @lru_cache(2)
-    def _order(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.Generator(np.random.Philox(key=[self.seed, number]))
-        return random.permutation(self.pictures), random.integers(2**31, size=self.pictures)
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first, self.batches):
-            places = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            drawn = []
-            for passes, place in (divmod(place, self.pictures) for place in places):
-                order, draws = self._order(passes)
-                drawn.append((int(order[place]), int(draws[place])))
-            yield drawn
+            pool, place = divmod(batch, POOL)
+            yield self._pool(pool)[place][self.rank::self.world]
+
+    @lru_cache(1)
+    def _pool(self, number: int) -> list[list[tuple[int, int]]]:
+        size = min(POOL, self.batches - number * POOL)
+        first = number * POOL * self.batch_size
+        drawn = [self._drawn(place) for place in range(first, first + size * self.batch_size)]
+        drawn.sort(key=lambda item: max(len(caption) for caption, _ in self.pictures.captions(*item)))
+        order = np.random.Generator(np.random.Philox(key=[self.seed, 2**63 + 1 + number])).permutation(size)
+        return [drawn[batch * self.batch_size:(batch + 1) * self.batch_size] for batch in order]
+
+    def _drawn(self, place: int) -> tuple[int, int]:
+        number, place = divmod(place, len(self._pass(0)[0]))
+        order, draws = self._pass(number)
+        return int(order[place]), int(draws[place])
+
+    @lru_cache(2)
+    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures in order, each as often as its weight says, with a draw each; of a weight's fraction, pictures by lot."""
+        random = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+        weights = self.pictures.weights
+        counts = np.floor(weights).astype(int)
+        for weight in np.unique(weights):
+            with_it = random.permutation(np.flatnonzero(weights == weight))
+            counts[with_it[:round(weight % 1 * len(with_it))]] += 1
+        order = random.permutation(np.repeat(np.arange(len(counts)), counts))
+        return order, random.integers(2**31, size=len(order))
 
 
-def collate(items: Sequence[tuple[Tensor, list[int], str]], pad_id: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Pictures (B, 3, S, S), token ids (B, L) padded to the longest and one more (see `forward_trimmed`), and keys."""
-    pixels, ids, keys = zip(*items)
-    tokens = torch.full((len(ids), max(map(len, ids)) + 1), pad_id)
-    for row, caption in zip(tokens, ids):
-        row[:len(caption)] = torch.tensor(caption)
-    return torch.stack(pixels), tokens, list(keys)
+class Batch(NamedTuple):
+    """Pictures (B, 3, S, S), or what stands for them, token ids (B, K, L), pictures' numbers (B,), and keys."""
+
+    images: Any
+    tokens: Tensor
+    pictures: Tensor
+    keys: list[str]
+
+    def parts(self, count: int, device: torch.device) -> list[Self]:
+        """As so many batches of equal size, on a device."""
+        size = len(self.keys) // count
+        return [Batch(_move(self.images, slice(at, at + size), device), self.tokens[at:at + size].to(device, non_blocking=True),
+                      self.pictures[at:at + size].to(device), self.keys[at:at + size]) for at in range(0, len(self.keys), size)]
 
 
-def batches(pictures: CaptionedPictures, batch_size: int, total: int, seed: int, first: int, num_workers: int) -> DataLoader:
-    """A loader of batches `first` to `total`: pictures (B, 3, S, S), tokens (B, L), keys."""
-    order = BatchOrder(len(pictures), batch_size, total, seed, first)
-    pad_id = pictures.captioner.pad_id
-    return DataLoader(pictures, batch_sampler=order, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
+def _move(images: Any, part: slice, device: torch.device) -> Any:
+    if isinstance(images, Tensor):
+        return images[part].to(device, non_blocking=True)
+    return tuple(_move(one, part, device) for one in images)
+
+
+def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int) -> Batch:
+    """A batch; token ids are padded to the longest and one more (see `forward_trimmed`)."""
+    images, ids, pictures, keys = zip(*items)
+    longest = max(len(caption) for captions in ids for caption in captions)
+    tokens = torch.full((len(ids), len(ids[0]), longest + 1), pad_id)
+    for rows, captions in zip(tokens, ids, strict=True):
+        for row, caption in zip(rows, captions, strict=True):
+            row[:len(caption)] = torch.tensor(caption)
+    return Batch(default_collate(list(images)), tokens, torch.tensor(pictures), list(keys))
+
+
+def batches(order: BatchOrder, num_workers: int) -> DataLoader:
+    """A loader of the batches in this order."""
+    pad_id = order.pictures.captioner.pad_id
+    return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
                       collate_fn=lambda items: collate(items, pad_id))

@@ -1,10 +1,13 @@
 """The configuration of `capsmith finetune`; imports no torch, so that --help is quick."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+)
 
+from finetune.recipes import RECIPES, check_recipe, read_recipe
 from imagetext.shards import check_column
 
 
@@ -28,28 +31,61 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    recipe: Annotated[str, AfterValidator(check_recipe)] | None = Field(
+        None, description="a captioner of the paper, whose settings all flags override; `finetune --list-recipes` lists them")
     input: list[str] = Field(min_length=1, description="captioned pictures: shards, folder, CSV, JSONL, Parquet, caption set or scenes:…")
+    weights: list[Annotated[float, Field(gt=0)]] = Field(
+        [], description="of a mix, one for each input: how often its pictures come in a pass, for each time that those of weight 1 do")
+    eval_input: list[str] = Field([], description="held-out pictures to validate on; a few of the input unless given")
     images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     model: str = Field(description="the captioner to start from: coca_tiny, an open_clip architecture, a folder or file, org/name")
     output: Path = Field(description="folder for the fine-tuned captioner, its log and its checkpoint")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     from_scratch: bool = Field(False, description="start from random weights; without it a model with no weights is an error")
+    context: int | None = Field(
+        None, gt=2, description="positions, the CLS token's too: 77, 128, 256; extends a shorter model; unless given, the model's")
     name: Annotated[str, AfterValidator(_check_name)] | None = Field(
         None, description="the captioner's name, which names its column: syn_text_NAME")
     long_captions: Literal["sentence", "word", "token"] = Field(
         "sentence", description="of captions over the context: whole sentences, drawn anew each time; the first words; or tokens")
     samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
         12_000_000, gt=0, description="budget in captions seen, e.g. 12M; a smaller set is repeated")
-    batch_size: int = Field(128, gt=0, description="pictures a step")
+    batch_size: int = Field(128, gt=0, description="pictures a step, over all devices")
+    device_batch_size: int | None = Field(
+        None, gt=0, description="pictures a device takes at a time; a step accumulates, exactly; unless given, its whole share")
+    captions_per_image: int = Field(1, gt=0, description="captions of a picture in a step; the picture is encoded once for them")
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     weight_decay: float = Field(0.1, ge=0, description="of matrices; norms, biases and embeddings have none")
     caption_weight: float = Field(2.0, ge=0, description="weight of the caption loss")
     contrastive_weight: float = Field(1.0, ge=0, description="weight of the contrastive loss")
     clip_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="a block's learning rate, as a share of that of the block above it")
+    freeze_image: bool = Field(False, description="leave the image tower as it is; what it says of each picture is kept on disk")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none")
+    grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
+    hold_out: int = Field(500, ge=0, description="pictures of the input to validate on, at most a twentieth; 0: no validation")
+    validate_every: Annotated[int, BeforeValidator(parse_count)] = Field(
+        1_000_000, gt=0, description="captions seen between validations, e.g. 500k; there is one at the end, too")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_workers: int = Field(1, ge=0, description="processes that decode pictures")
+    num_processes: int | None = Field(None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
+    num_workers: int = Field(1, ge=0, description="processes that decode pictures, for each process that trains")
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
     seed: int = Field(0, ge=0, description="of the order of pictures, the choice of captions and random weights")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_the_recipe(cls, given: Any) -> Any:
+        """The recipe's settings, below all that is given."""
+        name = given.get("recipe") if isinstance(given, dict) else None
+        return read_recipe(name).settings | given if name in RECIPES else given
+
+    @field_validator("input")
+    @classmethod
+    def _is_the_recipes(cls, specs: list[str], info: ValidationInfo) -> list[str]:
+        if info.data.get("recipe"):
+            read_recipe(info.data["recipe"]).check_input(specs)
+        return specs

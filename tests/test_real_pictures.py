@@ -11,7 +11,7 @@ from PIL import Image
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
 from finetune.config import FinetuneConfig
-from finetune.trainer import run as finetune
+from finetune.run import run as finetune
 from generate.config import GenerateConfig
 from generate.engine import run as generate
 from imagetext.sample import decode_image

@@ -1,12 +1,12 @@
-"""open_clip's own forward is the reference: for training on trimmed captions, and for every cached logit."""
+"""open_clip's own forward is the reference for every cached logit."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.factory import get_model_config
 
-from captioners.coca_decode import Decoding, forward_trimmed, initialise_decoder
+from captioners.coca_decode import Decoding
+from captioners.coca_forward import initialise_decoder
 
 PAD, START, END = 0, 1, 2
 CONFIGS = {
@@ -35,67 +35,6 @@ def tokens_of(rows: int, length: int, lowest: int = 0) -> torch.Tensor:
         tokens[:, 1:][torch.rand(rows, length - 1, generator=torch.Generator().manual_seed(0)) < 0.2] = PAD
     tokens[:, 0] = START
     return tokens
-
-
-def captions_of(lengths: list[int], width: int) -> torch.Tensor:
-    tokens = torch.zeros(len(lengths), width, dtype=torch.long)
-    for row, length in enumerate(lengths):
-        tokens[row, :length] = tokens_of(len(lengths), width, lowest=3)[row, :length]
-        tokens[row, [0, length - 1]] = torch.tensor([START, END])
-        if length > 6:
-            tokens[row, 3] = PAD
-    return tokens
-
-
-# Training on trimmed captions
-
-
-@pytest.mark.parametrize("lengths", [[5, 3, 9, 4], [5, 16, 9, 4], [15, 3, 3, 3]], ids=str)
-def test_trimmed_forward_equals_open_clips(model, lengths):
-    images, full = images_of(4), captions_of(lengths, 16)
-    expected = model(images, full)
-    for width in (max(lengths), 16):
-        ours = forward_trimmed(model, images, full[:, :width])
-        length = max(lengths) - 1
-        assert ours["logits"].shape[:2] == ours["labels"].shape == (4, length)
-        assert torch.equal(ours["labels"], expected["labels"][:, :length])
-        assert (expected["labels"][:, length:] == PAD).all()
-        for key in ("image_features", "text_features"):
-            torch.testing.assert_close(ours[key], expected[key], atol=1e-5, rtol=0)
-        torch.testing.assert_close(ours["logits"], expected["logits"][:, :length], atol=1e-4, rtol=0)
-
-
-def loss_of(outputs: dict) -> torch.Tensor:
-    caption = F.cross_entropy(outputs["logits"].flatten(0, 1), outputs["labels"].flatten(), ignore_index=PAD)
-    similarity = outputs["image_features"] @ outputs["text_features"].T
-    return caption + F.cross_entropy(10 * similarity, torch.arange(len(similarity)))
-
-
-def test_trimmed_forward_has_open_clips_gradients(model):
-    images, full = images_of(4), captions_of([5, 3, 9, 4], 16)
-    model.zero_grad()
-    loss_of(model(images, full)).backward()
-    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    loss_of(forward_trimmed(model, images, full)).backward()
-    for name, parameter in model.named_parameters():
-        if name in expected:
-            scale = expected[name].abs().max().clamp(min=1)
-            torch.testing.assert_close(parameter.grad / scale, expected[name] / scale, atol=1e-5, rtol=0)
-        else:
-            assert parameter.grad is None
-    model.zero_grad()
-
-
-def test_naive_trimming_would_move_the_text_features(captioner):
-    """What makes the tests above able to fail: the CLS token's position, and the pad column that it sees."""
-    model, full = captioner.model, captions_of([5, 3, 9, 4], 16)
-    expected = model.encode_text(full)
-    for width in (9, 10):
-        assert (model.encode_text(full[:, :width]) - expected).abs().max() > 1e-2
-
-
-# Cached decoding
 
 
 def test_cached_logits_equal_open_clips_forward(model):
@@ -153,6 +92,56 @@ def test_rows_of_unequal_length_go_on_together(model):
                 rows.keep(torch.tensor([0, 2, 3]))
                 live = live[[0, 2, 3]]
     assert fed.tolist() == [15, 10, 15, 12, 7]
+
+
+class Recording:
+    """Stands in for torch.cuda.graph and CUDAGraph: what is done while it captures leaves no trace, and is done at each replay."""
+
+    def __init__(self, decoding):
+        self.decoding, self.captures, self.replays = decoding, 0, 0
+
+    def __call__(self, *_, **__):
+        return self
+
+    def state(self):
+        rows = self.decoding
+        caches = [part for cache in (*rows.text_caches, *rows.decoder_caches) for part in (cache.keys, cache.values)]
+        return [rows.lengths, rows.pad_mask, *caches]
+
+    def __enter__(self):
+        self.captures += 1
+        self.tensors = self.state()
+        self.before = [tensor.clone() for tensor in self.tensors]
+
+    def __exit__(self, *_):
+        for tensor, before in zip(self.tensors, self.before, strict=True):
+            tensor.copy_(before)
+
+    def replay(self):
+        self.replays += 1
+        assert [tensor.data_ptr() for tensor in self.state()] == [tensor.data_ptr() for tensor in self.tensors]
+        self.decoding.logits.copy_(self.decoding._step(self.decoding.fed, self.decoding.limit))
+
+
+def test_steps_by_a_graph_are_the_same_steps(model, monkeypatch):
+    """What a GPU does: the first step of the same rows is plain, the others are replayed; rows that change need a new graph."""
+    images, tokens = images_of(2), tokens_of(4, 14)
+    with torch.no_grad():
+        expected = model(images.repeat_interleave(2, 0), tokens, output_labels=False)["logits"]
+        decoding = Decoding(model, model._encode_image(images)[1], limit=16)
+        decoding.keep(torch.tensor([0, 0, 1, 1]))
+        recording, decoding.graphs = Recording(decoding), True
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", recording)
+        monkeypatch.setattr(torch.cuda, "graph", recording)
+        found = [decoding.extend(tokens[:, :2])]
+        found += [decoding.extend(tokens[:, i : i + 1]).clone() for i in range(2, 8)]
+        assert (recording.captures, recording.replays) == (1, 5)
+        kept = torch.tensor([1, 2, 3])
+        decoding.keep(kept)
+        later = [decoding.extend(tokens[kept, i : i + 1]).clone() for i in range(8, 14)]
+        assert (recording.captures, recording.replays) == (2, 10)
+    assert (torch.cat(found, dim=1) - expected[:, :8]).abs().max() <= 1e-4
+    assert (torch.cat(later, dim=1) - expected[kept, 8:]).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("architecture, context", [("coca_ViT-B-32", 76), ("coca_ViT-B-32", 255), ("coca_ViT-L-14", 76)])

@@ -5,6 +5,7 @@ import torch
 
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
+from captioners.coca_decode import Decoding
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -42,3 +43,24 @@ def test_a_step_waits_for_nothing(both, pictures):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) < 16 * 3  # beginning, two looks and the end; a wait in every step and attempt would be far more
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graph_steps_are_open_clips_forward(both, pictures, dtype):
+    """Captured, replayed, captured anew for other rows; the pictures' captions of unequal length included."""
+    model = both[1].model.to(dtype)
+    images = torch.stack([picture for _, picture in pictures]).to("cuda", dtype)
+    rows = torch.arange(len(images), device="cuda").repeat_interleave(3)
+    tokens = torch.randint(3, 900, (len(rows), 12), device="cuda")
+    with torch.no_grad():
+        expected = model(images[rows], tokens, output_labels=False)["logits"].float()
+        decoding = Decoding(model, model._encode_image(images)[1], limit=16)
+        decoding.keep(rows)
+        for i in range(12):
+            if i == 6:
+                kept = torch.arange(1, len(rows), device="cuda")
+                decoding.keep(kept)
+                tokens, expected = tokens[kept], expected[kept]
+            difference = decoding.extend(tokens[:, i : i + 1])[:, 0].float() - expected[:, i]
+            assert difference.abs().max() <= (1e-3 if dtype == torch.float32 else 0.05 * expected.std())
+    assert decoding.graph is not None

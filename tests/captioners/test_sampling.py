@@ -94,7 +94,7 @@ def test_philox_gives_numpys_integers():
 
 def test_draws_are_numpys_of_block_attempt_position_and_caption():
     side, keys = 3, torch.tensor([sample_key(5, "a"), sample_key(5, "ü\udc80")])
-    drawn = exponentials(keys, torch.tensor([4, 2**40]), torch.tensor([7, 0]), 3, side)
+    drawn = exponentials(keys, torch.tensor([4, 2**40]), torch.tensor([7, 0]), torch.tensor([3, 3]), side)
     for row, (caption, position) in enumerate([(4, 7), (2**40, 0)]):
         low, high = (word % 2**64 for word in keys[row].tolist())
         counters = (block + (3 << 64) + (position << 128) + (caption << 192) for block in range(3))
@@ -106,16 +106,16 @@ def test_draws_are_numpys_of_block_attempt_position_and_caption():
 def test_draws_depend_on_no_other_row():
     keys = torch.tensor([sample_key(1, name) for name in "abcd"])
     captions, positions = torch.tensor([0, 5, 2, 1]), torch.tensor([3, 3, 9, 1])
-    together = exponentials(keys, captions, positions, 0, 6)
+    together = exponentials(keys, captions, positions, torch.zeros_like(positions), 6)
     order = torch.tensor([2, 0, 3])
-    apart = torch.cat([exponentials(keys[i, None], captions[i, None], positions[i, None], 0, 6) for i in order])
+    apart = torch.cat([exponentials(keys[i, None], captions[i, None], positions[i, None], torch.tensor([0]), 6) for i in order])
     assert torch.equal(together[order], apart)
 
 
 def test_each_name_of_a_draw_changes_it():
     def draw(seed=0, key="a", caption=0, position=0, attempt=0):
         keys = torch.tensor([sample_key(seed, key)])
-        return exponentials(keys, torch.tensor([caption]), torch.tensor([position]), attempt, 6).flatten()
+        return exponentials(keys, torch.tensor([caption]), torch.tensor([position]), torch.tensor([attempt]), 6).flatten()
 
     draws = [draw(), draw(seed=1), draw(key="b"), draw(caption=1), draw(position=1), draw(attempt=1)]
     every = torch.cat(draws)
@@ -123,7 +123,7 @@ def test_each_name_of_a_draw_changes_it():
 
 
 def test_exponentials_have_mean_and_variance_one():
-    drawn = noise_of(2000, 49408)(torch.arange(2000), 0).flatten()  # 120,000: 5 standard errors are 0.0145 and 0.041
+    drawn = noise_of(2000, 49408)(torch.arange(2000), torch.zeros(2000).long()).flatten()  # 120,000: 5 standard errors are 0.0145 and 0.041
     assert drawn.mean().item() == pytest.approx(1, abs=0.0145)
     assert drawn.var().item() == pytest.approx(1, abs=0.041)
     assert drawn.min() > 0
@@ -136,14 +136,14 @@ def test_exponentials_have_mean_and_variance_one():
 def test_race_draws_in_proportion_to_the_weights(vocabulary):
     weights = 10 * logits_of(vocabulary).softmax(-1)
     weights[vocabulary // 2] = 0
-    draws = race(weights.expand(20_000, -1), noise_of(20_000, vocabulary)(torch.arange(20_000), 0))
+    draws = race(weights.expand(20_000, -1), noise_of(20_000, vocabulary)(torch.arange(20_000), torch.zeros(20_000).long()))
     assert_drawn_from(draws, weights / weights.sum())
 
 
 def test_race_reaches_the_last_token_of_clips_vocabulary():
     weights = torch.zeros(3, 49408)
     weights[0, 0] = weights[1, 49407] = weights[2, 47250] = 1e-30
-    assert race(weights, noise_of(3, 49408)(torch.arange(3), 0)).tolist() == [0, 49407, 47250]
+    assert race(weights, noise_of(3, 49408)(torch.arange(3), torch.zeros(3).long())).tolist() == [0, 49407, 47250]
     assert race_side(49408) ** LEVELS >= 49408 > (race_side(49408) - 1) ** LEVELS
 
 
@@ -151,7 +151,7 @@ def test_rounding_of_logits_hardly_ever_flips_a_draw():
     """At noise of 1e-5, a draw of a race of four levels flips with chance below 4e-5: five of 2,000 would be a fault."""
     logits = torch.randn(2000, 5000, generator=torch.Generator().manual_seed(0))
     moved = logits + 1e-5 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
-    noise = noise_of(2000, 5000)(torch.arange(2000), 0)
+    noise = noise_of(2000, 5000)(torch.arange(2000), torch.zeros(2000).long())
     assert (race(logits.softmax(-1), noise) != race(moved.softmax(-1), noise)).sum() < 5
 
 

@@ -3,12 +3,13 @@
 from collections import Counter
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 
 from captioners.coca import load_captioner
-from finetune.batching import BatchOrder, CaptionedPictures, batches, collate
-from imagetext.sample import Sample
+from finetune.batching import POOL, BatchOrder, CaptionedPictures, batches, collate
+from imagetext.sample import Sample, decode_image
 from imagetext.scenes import SceneSpec, scene_sample
 
 
@@ -21,25 +22,84 @@ def samples(count):
     return [scene_sample(SceneSpec("train", size=32), index) for index in range(count)]
 
 
+class Pictures:
+    """What an order asks of a set: how often each picture comes, and the captions drawn of it."""
+
+    def __init__(self, count, weights=None):
+        self.weights = np.ones(count) if weights is None else np.array(weights)
+
+    def captions(self, index, draw):
+        return [("x" * (draw % 50), draw)]
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])
 def test_each_picture_comes_once_a_pass(batch_size):
-    drawn = [index for batch in BatchOrder(10, batch_size, 30, seed=1) for index, _ in batch]
-    assert len(drawn) == 30 * batch_size
-    for first in range(0, len(drawn) - 9, 10):
-        assert sorted(drawn[first:first + 10]) == list(range(10))
-    assert drawn[:10] != drawn[10:20] or batch_size == 1
+    """However batches lie across passes: after any number of pools no picture is more than one pass ahead of another."""
+    counts = Counter()
+    for number, batch in enumerate(BatchOrder(Pictures(10), batch_size, 4 * POOL, seed=1), 1):
+        assert len(batch) == batch_size
+        counts.update(index for index, _ in batch)
+        if number % POOL == 0:
+            assert max(counts.values()) - min(counts[index] for index in range(10)) <= 1
 
 
 def test_order_is_a_function_of_the_seed_and_resumes_anywhere():
-    whole = list(BatchOrder(13, 4, 20, seed=3))
-    assert list(BatchOrder(13, 4, 20, seed=3, first=11)) == whole[11:]
-    assert list(BatchOrder(13, 4, 20, seed=4)) != whole
+    whole = list(BatchOrder(Pictures(13), 4, 40, seed=3))
+    for first in (1, 11, POOL, 37):
+        assert list(BatchOrder(Pictures(13), 4, 40, seed=3, first=first)) == whole[first:]
+    assert list(BatchOrder(Pictures(13), 4, 40, seed=4)) != whole
 
 
-def test_all_captions_of_a_picture_are_drawn(captioner):
-    pictures = CaptionedPictures([samples(3)], captioner)
-    drawn = Counter(tuple(pictures[item][1]) for item in chain.from_iterable(BatchOrder(3, 3, 200, seed=0)))
-    assert len(drawn) == 15 and min(drawn.values()) > 15  # 40 expected of each; below 16 with chance 1e-5
+def test_ranks_share_a_batch():
+    whole = list(BatchOrder(Pictures(13), 6, 20, seed=3))
+    shares = [list(BatchOrder(Pictures(13), 6, 20, seed=3, rank=rank, world=3)) for rank in range(3)]
+    assert [sorted(sum(parts, [])) for parts in zip(*shares)] == [sorted(batch) for batch in whole]
+    assert all(len(part) == 2 for share in shares for part in share)
+
+
+def test_captions_of_like_length_come_together():
+    batches = list(BatchOrder(Pictures(1000), 8, 3 * POOL, seed=0))
+    lengths = [[draw % 50 for _, draw in batch] for batch in batches]
+    assert max(max(batch) - min(batch) for batch in lengths) <= 25  # of 49; 16 batches part the lengths into runs of about 3
+    assert sum(max(batch) - min(batch) for batch in lengths) / len(lengths) < 6
+    means = [sum(batch) / 8 for batch in lengths[:POOL]]
+    assert means != sorted(means)
+
+
+def test_pictures_come_as_often_as_their_weight_says():
+    order = BatchOrder(Pictures(8, [1, 1, 1, 1, 2.5, 2.5, 0.5, 0.5]), 10, 10 * POOL, seed=0)  # 10 a pass: a batch is one
+    counts = Counter(index for batch in order for index, _ in batch)
+    assert [counts[index] for index in range(4)] == [10 * POOL] * 4
+    assert counts[4] + counts[5] == 5 * 10 * POOL and counts[6] + counts[7] == 10 * POOL
+    assert counts[4] < 3 * 10 * POOL and counts[6] < 10 * POOL  # it is by lot which of two comes
+
+
+@pytest.mark.parametrize("several", [1, 3])
+def test_all_captions_of_a_picture_are_drawn(captioner, several):
+    pictures = CaptionedPictures([samples(3)], captioner, captions_per_image=several)
+    drawn = Counter()
+    for item in chain.from_iterable(BatchOrder(pictures, 3, 200, seed=0)):
+        captions = [tuple(ids) for ids in pictures[item][1]]
+        assert len(set(captions)) == several
+        drawn.update(captions)
+    assert len(drawn) == 15 and min(drawn.values()) > 15 * several  # 40 expected of each; below 16 with chance 1e-5
+
+
+def test_more_captions_than_there_are_come_again(captioner):
+    pictures = CaptionedPictures([samples(1)], captioner, captions_per_image=7)
+    captions = [tuple(ids) for ids in pictures[0, 3][1]]
+    assert len(captions) == 7 and len(set(captions)) == 5
+
+
+def test_pictures_held_out_do_not_come_again(captioner):
+    pictures = CaptionedPictures([samples(20)], captioner)
+    held = pictures.hold_out(6, seed=1)
+    keys = {sample.key for sample in held}
+    assert len(keys) == 6 and len(pictures) == 14
+    assert not keys & {pictures[item][3] for item in chain.from_iterable(BatchOrder(pictures, 7, 4, seed=0))}
+    again = CaptionedPictures([samples(20)], captioner)
+    assert [sample.key for sample in again.hold_out(6, seed=1)] == [sample.key for sample in held]
+    assert torch.equal(pictures.image(0), captioner.preprocess(decode_image(pictures.samples[0].image)))
 
 
 def test_rejects_are_named_and_the_rest_is_kept(captioner):
@@ -58,10 +118,12 @@ def test_rejects_are_named_and_the_rest_is_kept(captioner):
 def test_batches_are_trimmed_and_long_captions_cut(captioner):
     sample, side = samples(1)[0], captioner.preprocess_cfg["size"][0]
     long = Sample("long", sample.image, ("a red circle " * 60,), {}, {})
-    pictures = CaptionedPictures([[sample, long]], captioner, "token")
-    pixels, tokens, keys = next(iter(batches(pictures, 2, 1, 0, 0, num_workers=0)))
-    assert pixels.shape == (2, 3, side, side) and set(keys) == {sample.key, "long"}
-    row = tokens[keys.index("long")]
+    pictures = CaptionedPictures([[sample, long]], captioner, long_captions="token")
+    batch = next(iter(batches(BatchOrder(pictures, 2, 1, 0), num_workers=0)))
+    assert batch.images.shape == (2, 3, side, side) and set(batch.keys) == {sample.key, "long"}
+    assert [pictures.samples[number].key for number in batch.pictures] == batch.keys
+    tokens = batch.tokens[:, 0]
+    row = tokens[batch.keys.index("long")]
     assert (row != captioner.pad_id).sum() == captioner.context_length and row[captioner.context_length - 1] == captioner.end_id
     assert tokens.shape[1] == captioner.context_length + 1
 
@@ -74,5 +136,11 @@ def test_caption_lengths_are_of_the_whole_set(captioner):
 
 
 def test_collate_pads_to_the_longest_and_one():
-    _, tokens, _ = collate([(torch.zeros(3, 2, 2), [1, 5, 2], "a"), (torch.zeros(3, 2, 2), [1, 2], "b")], pad_id=0)
-    assert tokens.tolist() == [[1, 5, 2, 0], [1, 2, 0, 0]]
+    items = [(torch.zeros(3, 2, 2), [[1, 5, 2], [1, 2]], 4, "a"), (torch.ones(3, 2, 2), [[1, 2], [1, 6, 2]], 7, "b")]
+    batch = collate(items, pad_id=0)
+    assert batch.tokens.tolist() == [[[1, 5, 2, 0], [1, 2, 0, 0]], [[1, 2, 0, 0], [1, 6, 2, 0]]]
+    first, second = batch.parts(2, torch.device("cpu"))
+    assert second.keys == ["b"] and second.pictures.tolist() == [7] and second.images.sum() == 12
+    assert first.tokens.tolist() == batch.tokens[:1].tolist()
+    encoded = collate([((torch.ones(2), torch.zeros(4)), [[1, 2]], 0, "a")], pad_id=0)
+    assert [image.shape for image in encoded.parts(1, torch.device("cpu"))[0].images] == [(1, 2), (1, 4)]

@@ -1,5 +1,7 @@
 """Both losses against open_clip's own."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,24 +20,36 @@ def outputs():
     return *features, logits, labels, torch.tensor(14.3)
 
 
+def packed(logits, labels):
+    return logits[labels != 0], labels[labels != 0]
+
+
 def test_equal_to_open_clips(outputs):
     image, text, logits, labels, scale = outputs
     contrastive, caption = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(image, text, logits, labels, scale)
-    torch.testing.assert_close(contrastive_loss(image, text, scale), contrastive)
-    torch.testing.assert_close(2 * caption_loss(logits, labels, 0), caption)
-    torch.testing.assert_close(contrastive_loss(image, text, scale), ClipLoss()(image, text, scale))
+    ours = contrastive_loss(image, text[:, None], scale, torch.arange(6))
+    torch.testing.assert_close(ours, contrastive, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, ClipLoss()(image, text, scale), rtol=0, atol=1e-6)
+    torch.testing.assert_close(2 * caption_loss(*packed(logits, labels)) / (labels != 0).sum(), caption, rtol=0, atol=1e-6)
 
 
 def test_closed_forms():
-    assert caption_loss(torch.zeros(2, 3, 10), torch.ones(2, 3, dtype=torch.long), 0).item() == pytest.approx(torch.tensor(10.).log())
-    eye = torch.eye(4)
-    assert contrastive_loss(eye, eye, torch.tensor(100.)).item() == pytest.approx(0, abs=1e-6)
-    assert contrastive_loss(eye[:1].expand(4, -1), eye[:1].expand(4, -1), torch.tensor(9.)).item() == pytest.approx(
-        torch.tensor(4.).log())
+    assert caption_loss(torch.zeros(6, 10), torch.ones(6, dtype=torch.long)).item() == pytest.approx(6 * math.log(10))
+    eye, all_apart = torch.eye(4), torch.arange(4)
+    assert contrastive_loss(eye, eye[:, None], torch.tensor(100.0), all_apart).item() == pytest.approx(0, abs=1e-6)
+    alike = eye[:1].expand(4, -1)
+    assert contrastive_loss(alike, alike[:, None], torch.tensor(9.0), all_apart).item() == pytest.approx(math.log(4))
 
 
-def test_padding_counts_for_nothing(outputs):
-    _, _, logits, labels, _ = outputs
-    changed = logits.clone()
-    changed[labels == 0] += torch.randn(50)
-    torch.testing.assert_close(caption_loss(changed, labels, 0), caption_loss(logits, labels, 0), rtol=0, atol=0)
+def test_several_captions_are_the_mean_of_a_caption_each(outputs):
+    image, text, _, _, scale = outputs
+    several = torch.stack([text, text.flip(0), -text], dim=1)
+    each = [contrastive_loss(image, several[:, k, None], scale, torch.arange(6)) for k in range(3)]
+    torch.testing.assert_close(contrastive_loss(image, several, scale, torch.arange(6)), sum(each) / 3)
+
+
+def test_a_picture_that_comes_twice_is_no_negative_of_itself(outputs):
+    """Four pictures alike, two of them the same one: each is held against itself and two others, or against itself and three."""
+    alike = torch.eye(4)[:1].expand(4, -1)
+    loss = contrastive_loss(alike, alike[:, None], torch.tensor(9.0), torch.tensor([5, 1, 5, 2]))
+    assert loss.item() == pytest.approx((2 * math.log(3) + 2 * math.log(4)) / 4)

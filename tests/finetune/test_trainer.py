@@ -1,15 +1,30 @@
 """The trainer: learns, resumes bit for bit, stops on a loss that is not finite, and writes what open_clip loads."""
 
+import importlib.util
 import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 
+import finetune.run
 import finetune.trainer
 from captioners.coca import load_captioner
+from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
-from finetune.trainer import CaptionTrainer, run
+from finetune.optimizer import learning_rate, parameter_groups
+from finetune.run import run
+from finetune.trainer import CaptionTrainer
+from imagetext.sources import read_samples
+
+GRADIENTS = Path(__file__).parent / "gradients.py"
+RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 SCENES = "scenes:train,n=24,size=48"
 
@@ -62,7 +77,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch
 
 def test_the_same_command_after_the_end_does_nothing(tmp_path, monkeypatch, capsys):
     run(settings(tmp_path / "run"))
-    monkeypatch.setattr(finetune.trainer, "load_captioner", None)
+    monkeypatch.setattr(finetune.run, "load_captioner", None)
     assert run(settings(tmp_path / "run")) == 0
     assert "finished captioner" in capsys.readouterr().out
 
@@ -94,18 +109,133 @@ def test_rejects_are_written(tmp_path):
 
 
 def test_weight_decay_is_for_matrices_only(tmp_path):
-    captioner = load_captioner("coca_tiny", from_scratch=True)
-    trainer = CaptionTrainer(settings(tmp_path), captioner, range(24))
-    with_decay, without = (group["params"] for group in trainer.optimizer.param_groups)
-    assert trainer.optimizer.param_groups[1]["weight_decay"] == 0
-    names = {id(weight): name for name, weight in captioner.model.named_parameters() if weight.requires_grad}
-    assert "text.token_embedding.weight" in {names[id(weight)] for weight in without}
-    assert all(weight.ndim > 1 for weight in with_decay)
-    assert len(with_decay) + len(without) == len(names)
+    model = load_captioner("coca_tiny", from_scratch=True).model
+    without, with_decay = parameter_groups(model, settings(tmp_path))
+    assert (without["weight_decay"], with_decay["weight_decay"]) == (0, 0.1)
+    names = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert "text.token_embedding.weight" in {names[id(weight)] for weight in without["params"]}
+    assert all(weight.ndim > 1 for weight in with_decay["params"])
+    assert len(with_decay["params"]) + len(without["params"]) == len(names)
 
 
-def test_learning_rate_rises_then_falls_to_nothing(tmp_path):
-    trainer = CaptionTrainer(settings(tmp_path, samples_seen=800, warmup=0.1), load_captioner("coca_tiny", from_scratch=True), range(24))
-    rates = [trainer._learning_rate(step) for step in range(101)]
+def test_lower_blocks_learn_slower(tmp_path):
+    model = load_captioner("coca_tiny", from_scratch=True).model  # 4 blocks of the image tower, 2 of the text's, 3 of the decoder
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    groups = parameter_groups(model, settings(tmp_path, layer_decay=0.5, learning_rate=1.0))
+    rates = {names[id(weight)]: group["lr"] for group in groups for weight in group["params"]}
+    assert rates["logit_scale"] == rates["text_decoder.text_projection"] == rates["text_decoder.ln_final.weight"] == 1
+    assert rates["text_decoder.resblocks.2.ln_1.weight"] == rates["text_decoder.cross_attn.2.ln_1.weight"] == 0.5
+    assert rates["text_decoder.resblocks.0.ln_1.weight"] == 0.5**3
+    assert rates["visual.transformer.resblocks.3.ln_1.weight"] == rates["text.transformer.resblocks.1.ln_1.weight"] == 0.5**4
+    assert rates["visual.transformer.resblocks.0.ln_1.weight"] == 0.5**7
+    assert rates["text.token_embedding.weight"] == rates["visual.conv1.weight"] == rates["visual.class_embedding"] == 0.5**8
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    rates = [learning_rate(step, 100, 0.1) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1 and rates[100] == pytest.approx(0, abs=1e-9)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+# However the batch is parted
+
+
+@pytest.fixture(scope="module")
+def gradients_of_a_step():
+    spec = importlib.util.spec_from_file_location("gradients", GRADIENTS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.gradients_of_a_step
+
+
+LOSSES = {"both": {}, "caption": {"contrastive_weight": 0}, "contrastive": {"caption_weight": 0}, "three captions": {"captions_per_image": 3}}
+
+
+def check_equal(found, expected):
+    assert found["gradients"].keys() == expected["gradients"].keys()
+    for name, gradient in expected["gradients"].items():
+        scale = gradient.abs().max().clamp(min=1)
+        torch.testing.assert_close(found["gradients"][name] / scale, gradient / scale, atol=1e-5, rtol=0, msg=name)
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("which", LOSSES)
+def test_accumulation_is_exact(which, gradients_of_a_step):
+    expected = gradients_of_a_step(**LOSSES[which])
+    assert sum(gradient.abs().sum() for gradient in expected["gradients"].values()) > 1
+    for size in (4, 2, 1):
+        check_equal(gradients_of_a_step(**LOSSES[which], device_batch_size=size), expected)
+
+
+@pytest.mark.parametrize("which, size", [("both", None), ("both", 2), ("caption", 2), ("contrastive", 1), ("three captions", 2)])
+def test_two_processes_are_exact(which, size, gradients_of_a_step, tmp_path):
+    options = LOSSES[which] | {"device_batch_size": size}
+    subprocess.run([*RANKS, GRADIENTS, tmp_path / "found.pt", json.dumps(options)], check=True, capture_output=True)
+    check_equal(torch.load(tmp_path / "found.pt", weights_only=True), gradients_of_a_step(**LOSSES[which]))
+
+
+def test_one_caption_per_picture_is_open_clips_loss(gradients_of_a_step, tmp_path):
+    """Without accumulation, against open_clip's own forward and loss on captions padded to the context."""
+    from finetune.batching import BatchOrder, batches
+    captioner = load_captioner("coca_tiny", from_scratch=True)
+    pictures = CaptionedPictures(read_samples(["scenes:train,n=8,size=32"]), captioner, quiet=True)
+    trainer = CaptionTrainer(settings(tmp_path), captioner, pictures)
+    batch = next(iter(batches(BatchOrder(pictures, 8, 1, 0), 0)))
+    tokens = torch.nn.functional.pad(batch.tokens[:, 0], (0, 76 - batch.tokens.shape[-1]))
+    with torch.no_grad():
+        output = captioner.model(batch.images, tokens)
+        theirs = open_clip.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(**output, output_dict=True)
+    ours = trainer._step(batch)
+    assert ours["caption"] == pytest.approx(theirs["caption_loss"].item() / 2, abs=1e-5)
+    assert ours["contrastive"] == pytest.approx(theirs["contrastive_loss"].item(), abs=1e-6)
+
+
+def test_a_batch_that_cannot_be_parted_is_refused(tmp_path):
+    for changes in ({"device_batch_size": 3}, {"device_batch_size": 16}):
+        with pytest.raises(ValueError, match="--batch-size 8 is not a multiple of 1 processes times"):
+            CaptionTrainer(settings(tmp_path, **changes), load_captioner("coca_tiny", from_scratch=True), range(8))
+    with pytest.raises(ValueError, match="--num-processes 2: the launcher started 1"):
+        CaptionTrainer(settings(tmp_path, num_processes=2), load_captioner("coca_tiny", from_scratch=True), range(8))
+
+
+def command(folder, *more, samples=96):
+    return ["-m", "capsmith", "finetune", "--input", SCENES, "--model", "coca_tiny", "--output", str(folder), "--from-scratch", "--samples-seen",
+            str(samples), "--batch-size", "8", "--num-workers", "0", "--device", "cpu", "--learning-rate", "1e-3", "--hold-out", "0", *more]
+
+
+@pytest.mark.parametrize("start", [[sys.executable], RANKS], ids=["--num-processes", "torchrun"])
+def test_two_processes_train_as_one(tmp_path, start):
+    run(settings(tmp_path / "one", name=None, hold_out=0))
+    more = ["--num-processes", "2"] if len(start) == 1 else []
+    subprocess.run([*start, *command(tmp_path / "two", *more)], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ours, theirs = log(tmp_path / "two"), log(tmp_path / "one")
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
+    assert len(ours) == 12 and not (tmp_path / "two" / "checkpoints").exists()
+
+
+# Stops
+
+
+def newest(folder):
+    return max((int(path.stem) for path in folder.glob("checkpoints/*.pt")), default=0)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    """Killed at random points, again and again, until it ends by itself: weights, optimizer's and all, as if never stopped."""
+    more = ["--checkpoint-every", "7", "--ema", "0.9"]
+    subprocess.run([sys.executable, *command(tmp_path / "whole", *more, samples=480)], check=True, capture_output=True)
+    random.seed(0)
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, *command(tmp_path / "killed", *more, samples=480)])
+        seen = newest(tmp_path / "killed")
+        while process.poll() is None and newest(tmp_path / "killed") == seen:  # it has begun to train
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+    stopped_at = newest(tmp_path / "killed")
+    assert 0 < stopped_at < 60
+    subprocess.run([sys.executable, *command(tmp_path / "killed", *more, samples=480)], check=True, capture_output=True)
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    one, other = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,56 @@
+"""A run's checkpoints: written whole or not at all, the last two kept, and its logs cut to the one that is resumed."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LOG, VALIDATION_LOG = "train.jsonl", "validation.jsonl"
+FOLDER, KEPT = "checkpoints", 2
+
+
+class Checkpoints:
+    """The checkpoints of a run's folder; `parts` of its state have state_dict and load_state_dict."""
+
+    def __init__(self, output: Path):
+        self.output, self.folder = output, output / FOLDER
+
+    def save(self, step: int, parts: Mapping[str, Any]) -> None:
+        """Writes the state after a step, then lets all but the last two go."""
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{step:09}.pt"
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        for old in sorted(self.folder.glob("*.pt"))[:-KEPT]:
+            old.unlink()
+
+    def load(self, parts: Mapping[str, Any], device: torch.device) -> int:
+        """Takes up the last checkpoint, if there is one; its step."""
+        found = sorted(self.folder.glob("*.pt"))
+        if not found:
+            return 0
+        state = torch.load(found[-1], map_location=device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return state["step"]
+
+    def cut_logs(self, step: int) -> None:
+        """Lets go of what the logs tell of later steps; of a line that a stop cut short, too."""
+        for path in filter(Path.exists, (self.output / LOG, self.output / VALIDATION_LOG)):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            path.write_text("".join(kept), encoding="utf-8")
+
+    def clear(self) -> None:
+        """Lets all checkpoints go."""
+        for path in self.folder.glob("*"):
+            path.unlink()
+        if self.folder.exists():
+            self.folder.rmdir()

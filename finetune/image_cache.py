@@ -1,0 +1,76 @@
+"""What a frozen image tower says of each picture: computed once, kept on disk, mapped into memory.
+
+S: image tokens, W: their width, E: embedding
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from captioners.coca_forward import encode_images
+from finetune.batching import CaptionedPictures, collate
+
+DONE = "done.json"
+DTYPE = torch.bfloat16
+
+
+def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Accelerator, *, batch_size: int, num_workers: int
+                 ) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Encodes every picture, each rank a part of them; gives features (E,) and tokens (S, W) of picture i, float32 of bfloat16.
+
+    Done before with the same pictures and weights, it is read. Raises ValueError where the disk has no room.
+    """
+    model, count = pictures.captioner.model, len(pictures)
+    shapes = {name: one.shape[1:] for name, one in zip(("features", "tokens"), encode_images(model, _pixels(pictures, 0)[None]))}
+    asked = {"weights": pictures.captioner.weights_sha256, "pictures": [sample.key for sample in pictures.samples]}
+    done = folder / DONE
+    if accelerator.is_main_process and not _is(done, asked):
+        _make_room(folder, {name: count * shape.numel() * DTYPE.itemsize for name, shape in shapes.items()}, count)
+    accelerator.wait_for_everyone()
+    maps = {name: torch.from_file(str(folder / f"{name}.bin"), shared=True, size=count * shape.numel(), dtype=DTYPE).view(count, *shape)
+            for name, shape in shapes.items()}
+    if not done.exists():
+        _encode(pictures, maps, accelerator, batch_size, num_workers)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            done.write_text(json.dumps(asked), encoding="utf-8")
+    return lambda index: (maps["features"][index].float(), maps["tokens"][index].float())
+
+
+def _pixels(pictures: CaptionedPictures, index: int) -> Tensor:
+    return pictures.image(index).to(pictures.captioner.model.logit_scale.device)
+
+
+def _is(done: Path, asked: dict) -> bool:
+    return done.exists() and json.loads(done.read_text(encoding="utf-8")) == asked
+
+
+def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
+    """Says how much will be written, and makes the files at their full size."""
+    total = sum(sizes.values())
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    print(f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; pictures are not augmented")
+    if total > shutil.disk_usage(folder).free:
+        raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {shutil.disk_usage(folder).free / 1e9:.2f} GB free")
+    for name, size in sizes.items():
+        with open(folder / f"{name}.bin", "wb") as file:
+            file.truncate(size)
+
+
+def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int, num_workers: int) -> None:
+    own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
+    batches = [[(index, 0) for index in own[at:at + batch_size]] for at in range(0, len(own), batch_size)]
+    loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers,
+                        collate_fn=lambda items: collate(items, pictures.captioner.pad_id))
+    with accelerator.autocast():
+        for batch in tqdm(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
+            features, tokens = encode_images(pictures.captioner.model, batch.images.to(accelerator.device))
+            maps["features"][batch.pictures], maps["tokens"][batch.pictures] = features.to("cpu", DTYPE), tokens.to("cpu", DTYPE)

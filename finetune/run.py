@@ -1,0 +1,120 @@
+"""`capsmith finetune`: from a configuration to a finished captioner."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import PartialState
+
+from captioners.coca import CoCaCaptioner, load_captioner
+from finetune.batching import CaptionedPictures
+from finetune.checkpoints import LOG, VALIDATION_LOG, Checkpoints
+from finetune.config import FinetuneConfig
+from finetune.long_captions import length_warning
+from finetune.trainer import CaptionTrainer
+from imagetext.sources import read_samples
+
+REJECTS, CONFIG = "rejects.jsonl", "finetune.json"
+DONE = "open_clip_config.json"  # written last
+# how a run is carried out, not what comes of it
+CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "checkpoint_every", "num_processes", "device_batch_size", "report_to",
+               "grad_checkpointing"}
+
+
+def run(config: FinetuneConfig) -> int:
+    """Fine-tune; exit code 0, or that of the processes it starts; ValueError on what is wrong with configuration, model or data."""
+    if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
+        return launch(config)
+    state = PartialState(cpu=config.device == "cpu")
+    with state.main_process_first():
+        prepare_output(config)
+    if (config.output / DONE).exists():
+        state.print(f"{config.output} holds the finished captioner of this very run")
+        return 0
+    torch.manual_seed(config.seed)
+    captioner = load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context)
+    captioner.name = config.name or captioner.name
+    state.print(captioner.description)
+    pictures = read_pictures(config, captioner, quiet=not state.is_main_process)
+    if state.is_main_process:
+        tell_of(pictures, config)
+    trainer = CaptionTrainer(config, captioner, pictures)
+    state.print(describe(trainer))
+    trainer.fit()
+    if state.is_main_process:
+        with trainer.trained():
+            captioner.save(config.output, captioner.name)
+        trainer.checkpoints.clear()
+        print(f"captioner {captioner.name} written to {config.output}")
+    return 0
+
+
+def launch(config: FinetuneConfig) -> int:
+    """Starts the ranks, each of them this very run; the exit code of the first that fails."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(config.model_dump(mode="json"), file)
+        file.flush()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.num_processes),
+                   "-m", "capsmith", "finetune", "--config", file.name]
+        return subprocess.run(command).returncode
+
+
+def read_pictures(config: FinetuneConfig, captioner: CoCaCaptioner, *, quiet: bool) -> CaptionedPictures:
+    """The captioned pictures of all inputs, with their weights."""
+    if len(config.weights) not in (0, len(config.input)):
+        raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")
+    pictures = None
+    weights = config.weights or [1.0] * len(config.input)
+    for weight in dict.fromkeys(weights):  # inputs of one weight are one set
+        specs = [spec for spec, its in zip(config.input, weights) if its == weight]
+        read = CaptionedPictures(read_samples(specs, config.images), captioner, captions_per_image=config.captions_per_image,
+                                 long_captions=config.long_captions, weight=weight, quiet=quiet)
+        if pictures is None:
+            pictures = read
+        else:
+            pictures.mixed_with(read)
+    return pictures
+
+
+def tell_of(pictures: CaptionedPictures, config: FinetuneConfig) -> None:
+    """Names what was left out, and says so where many captions are over the context."""
+    if pictures.rejects:
+        rejects = [json.dumps({"key": key, "error": error}) + "\n" for key, error in pictures.rejects]
+        (config.output / REJECTS).write_text("".join(rejects), encoding="utf-8")
+        print(f"{len(pictures.rejects)} samples left out, see {config.output / REJECTS}")
+    if warning := length_warning(pictures.caption_lengths(), pictures.captioner.context_length):
+        print(f"{warning}\n--long-captions {config.long_captions} cuts them")
+
+
+def describe(trainer: CaptionTrainer) -> str:
+    """A run's first line: the batch and its parts, steps, passes over the set."""
+    config, processes = trainer.config, trainer.accelerator.num_processes
+    size = config.batch_size // processes // trainer.accumulation
+    return (f"batch {config.batch_size} pictures = {processes} x {size} a device x {trainer.accumulation} accumulated, "
+            f"{config.captions_per_image} captions each; contrastive batch {config.batch_size}; {trainer.steps:,} steps, "
+            f"{trainer.steps * config.batch_size / trainer.pictures.weights.sum():.1f} passes over {len(trainer.pictures):,} pictures")
+
+
+def prepare_output(config: FinetuneConfig) -> None:
+    """Make the output folder ready: new, or holding the same run; ValueError where it is another run's or not ours."""
+    record = config.output / CONFIG
+    settings = config.model_dump(mode="json", exclude=CARRIED_OUT)
+    if config.output.exists() and any(config.output.iterdir()) and not record.exists():
+        raise ValueError(f"--output {config.output}: the folder is not empty and not a run of capsmith finetune")
+    if config.overwrite:
+        for name in (DONE, LOG, VALIDATION_LOG, REJECTS):
+            (config.output / name).unlink(missing_ok=True)
+        Checkpoints(config.output).clear()
+    elif record.exists() and (other := _differences(json.loads(record.read_text()), settings)):
+        raise ValueError(f"--output {config.output} holds a run with other settings (--overwrite starts anew): {other}")
+    config.output.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _differences(old: dict, new: dict) -> str:
+    return ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in new if old.get(key) != new.get(key))

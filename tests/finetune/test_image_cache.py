@@ -1,0 +1,61 @@
+"""A frozen image tower's outputs: right, kept, refused where they do not fit, and what is trained on them."""
+
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+import finetune.image_cache
+from captioners.coca import load_captioner
+from finetune.batching import CaptionedPictures
+from finetune.config import FinetuneConfig
+from finetune.image_cache import cache_images
+from finetune.run import run
+from imagetext.sources import read_samples
+
+SCENES = "scenes:train,n=13,size=48"
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return CaptionedPictures(read_samples([SCENES]), load_captioner("coca_tiny"), quiet=True)
+
+
+def cached(pictures, folder):
+    return cache_images(pictures, folder, Accelerator(cpu=True), batch_size=4, num_workers=0)
+
+
+def test_they_are_the_image_towers_and_kept(pictures, tmp_path, monkeypatch, capsys):
+    image = cached(pictures, tmp_path / "cache")
+    assert "0.00 GB" in capsys.readouterr().out
+    model = pictures.captioner.model
+    for index in (0, 7, 12):
+        with torch.no_grad():
+            features, tokens = model._encode_image(pictures.image(index)[None])
+        for ours, theirs in zip(image(index), (features[0], tokens[0]), strict=True):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours, theirs, rtol=2**-8, atol=1e-4)  # bfloat16 has 8 bits
+    monkeypatch.setattr(finetune.image_cache, "_encode", None)
+    assert torch.equal(cached(pictures, tmp_path / "cache")(5)[1], image(5)[1])
+
+
+def test_those_of_other_weights_or_pictures_are_made_anew(pictures, tmp_path):
+    before = cached(pictures, tmp_path / "cache")(3)[0].clone()
+    other = CaptionedPictures(read_samples([SCENES]), load_captioner("coca_tiny", from_scratch=True), quiet=True)
+    assert not torch.allclose(cached(other, tmp_path / "cache")(3)[0], before, atol=0.01)
+
+
+def test_a_full_disk_is_said_before_anything_is_encoded(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(ValueError, match=r"cache: 0\.00 GB of image tower outputs do not fit"):
+        cached(pictures, tmp_path / "cache")
+
+
+def test_what_is_frozen_stays_and_the_rest_learns(tmp_path):
+    run(FinetuneConfig(input=[SCENES], model="coca_tiny", output=tmp_path / "run", samples_seen=64, batch_size=8, learning_rate=1e-3,
+                       num_workers=0, device="cpu", freeze_image=True, hold_out=0))
+    before, after = (load_captioner(name).model.state_dict() for name in ("coca_tiny", str(tmp_path / "run")))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any(name.startswith("visual.") for name in changed)
+    assert "text_decoder.text_projection" in changed

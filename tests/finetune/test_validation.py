@@ -1,0 +1,130 @@
+"""Validation: scores in closed form, a captioner that is left as it was, and a warning where it stopped looking."""
+
+import pytest
+import torch
+
+from captioners.base import Caption, Captioned, SamplingConfig
+from captioners.coca import load_captioner
+from diversity.accumulate import CaptionAccumulator
+from diversity.references import reference_scores
+from finetune.validation import caption_scores, collapse_warning, evenly, human_scores, validate
+from imagetext.sample import decode_image
+from imagetext.sources import read_samples
+
+HUMAN = [["a red cat sleeps on a mat", "a cat on a mat"], ["two dogs run over wet sand", "dogs run"],
+         ["one man rides his old bike", "a man rides"]]
+
+
+class Scripted:
+    """A captioner that says of each picture what a dictionary says: greedy captions and samples."""
+
+    def __init__(self, greedy, samples):
+        self.greedy, self.samples, self.asked = greedy, samples, []
+
+    def caption(self, images, sampling, *, first_index=0, similarity=False):
+        self.asked.append((sampling, similarity))
+        for key, pixels in images:
+            said = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][:sampling.num_captions]
+            yield Captioned(key, tuple(Caption(text, -1.0, text.endswith("…"), float(pixels) if similarity else None)
+                                       for text in said))
+
+
+def pictures(human=HUMAN):
+    return [(f"p{at}", torch.tensor(at / 10), texts) for at, texts in enumerate(human)]
+
+
+def scripted(greedy, samples):
+    return Scripted(dict(zip(("p0", "p1", "p2"), greedy)), dict(zip(("p0", "p1", "p2"), samples)))
+
+
+def test_the_most_probable_caption_is_compared_and_samples_measured():
+    greedy = [texts[0] for texts in HUMAN]
+    samples = [["a cat is here", "a cat is here"], ["two dogs run on", "two dogs run…"], ["one man rides on", "a man and a"]]
+    captioner = scripted(greedy, samples)
+    found = validate(captioner, pictures(), SamplingConfig(num_captions=2, max_length=20, min_length=3, prompt="a"))
+    assert found.scores | {"meteor": 0} == {
+        "pictures": 3, **reference_scores(greedy, HUMAN), "meteor": 0, "similarity": pytest.approx(0.1),
+        "distinct_1": pytest.approx(12 / 23), "distinct_2": pytest.approx(12 / 17), "degenerate": pytest.approx(2 / 6),
+        "mbleu_4": pytest.approx(mbleu(samples)), "same_caption": pytest.approx(1 / 3)}
+    (best, similar), (drawn, _) = captioner.asked
+    assert similar and (best.strategy, best.max_length, best.min_length, best.prompt) == ("greedy", 20, 3, "a")
+    assert drawn.strategy == "sample"
+    assert found.shown == {f"p{at}": [greedy[at], *samples[at]] for at in range(3)}
+    assert found.warning == ""
+
+
+def mbleu(groups):
+    accumulator = CaptionAccumulator()
+    accumulator.update(groups)
+    return accumulator.result()["mbleu_4"]
+
+
+def test_five_samples_of_top_p_09_unless_told_otherwise():
+    captioner = scripted([texts[0] for texts in HUMAN], [texts * 3 for texts in HUMAN])
+    validate(captioner, pictures())
+    assert (captioner.asked[1][0].num_captions, captioner.asked[1][0].top_p) == (5, 0.9)
+
+
+def test_pictures_without_human_captions_are_not_compared():
+    described = caption_scores(["a cat on a mat", "two dogs run on"], [["a", "b"]] * 2, [HUMAN[0], HUMAN[1]])
+    with_another = caption_scores(["a cat on a mat", "x", "two dogs run on"], [["a", "b"]] * 3, [HUMAN[0], ["", "..."], HUMAN[1]])
+    assert with_another["cider_d"] == described["cider_d"] > 0
+    assert with_another["pictures"] == 3
+    none = caption_scores(["a cat", "b"], [["a"], ["b"]], [[], []])
+    assert set(none) == {"pictures", "distinct_1", "degenerate", "same_caption"}  # one sample: no mBLEU; one word: no 2-gram
+    assert human_scores([[], ["!"]], 2) == {}
+
+
+def test_human_captions_are_measured_alike():
+    assert human_scores(HUMAN, 3).keys() == {"degenerate", "same_caption"}
+    human = human_scores([[*texts, "one more"] for texts in HUMAN], 2)
+    assert human["mbleu_4"] == pytest.approx(mbleu(HUMAN)) and human["same_caption"] == pytest.approx(1 / 3)
+    assert human_scores([["A cat.", "x"], ["a cat", "y"], ["a dog", "a cat"]], 2)["same_caption"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("share, pictures, human, warns", [
+    (0.2, 100, 0.01, True), (0.19, 100, 0.01, False), (0.2, 100, 0.07, False), (0.31, 100, 0.1, True), (0.8, 5, 0.2, False),
+    (1.0, 5, 0.2, True), (1.0, 4, 0.2, False)])
+def test_collapse_is_a_share_far_above_the_human_one(share, pictures, human, warns):
+    warning = collapse_warning({"same_caption": share, "pictures": pictures}, {"same_caption": human})
+    assert bool(warning) == warns
+    if warns:
+        assert f"{share:.0%} of {pictures} held-out pictures (human captions: {human:.0%})" in warning
+        for check in ("--learning-rate", "--caption-weight", "--from-scratch", "--pretrained", "#797", "#751", "data"):
+            assert check in warning
+
+
+def test_a_captioner_that_says_the_same_of_everything_is_warned_of():
+    human = [[f"picture number {at}"] for at in range(6)]
+    captioner = Scripted({f"p{at}": "a 2 2 2" for at in range(6)}, {f"p{at}": ["a 2 2 2"] * 5 for at in range(6)})
+    found = validate(captioner, pictures(human))
+    assert "100% of 6" in found.warning
+    assert found.scores["same_caption"] == found.scores["mbleu_4"] == found.scores["degenerate"] == 1
+
+
+def test_no_pictures_is_an_error():
+    with pytest.raises(ValueError, match="no held-out picture"):
+        validate(Scripted({}, {}), [])
+
+
+def test_evenly():
+    assert evenly(3, 6) == [0, 1, 2] and evenly(6, 6) == list(range(6)) and evenly(0, 6) == []
+    assert evenly(11, 6) == [0, 2, 4, 6, 8, 10]
+    many = evenly(1000, 6)
+    assert many[0] == 0 and many[-1] == 999 and len(set(many)) == 6
+
+
+def test_a_real_captioner_in_training_is_left_as_it_was():
+    captioner = load_captioner("coca_tiny")
+    captioner.model.train()
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    held_out = [(sample.key, captioner.preprocess(decode_image(sample.image)), sample.captions)
+                for shard in read_samples(["scenes:val,n=12,size=56"], None) for sample in shard]
+    found = validate(captioner, held_out)
+    assert captioner.model.training and torch.equal(torch.get_rng_state(), state)
+    assert all(weight.grad is None for weight in captioner.model.parameters())
+    assert found == validate(captioner, held_out)
+    assert 0 < found.scores["similarity"] < 1 and 0 < found.scores["distinct_2"] < 1 and 0 < found.scores["mbleu_4"] < 1
+    assert list(found.shown) == [held_out[at][0] for at in (0, 2, 4, 7, 9, 11)]
+    assert all(len(captions) == 3 for captions in found.shown.values())
