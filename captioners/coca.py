@@ -27,7 +27,7 @@ from captioners.coca_decode import Decoding
 from captioners.coca_forward import encode_images, encode_text_trimmed, initialise_decoder
 from captioners.context import POSITIONS, extend_context
 from captioners.draw import Drawing
-from captioners.linear import fast_linear
+from captioners.linear import fast_products
 from captioners.resolve import Source, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.tokenizer import CaptionTokenizer
@@ -96,7 +96,7 @@ class CoCaCaptioner:
         tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
         for row, of in zip(tokens, ids, strict=True):
             row[:len(of)] = torch.tensor(of)
-        with fast_linear():
+        with fast_products():
             features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
         return (features.float().cpu() @ picture.features).tolist()
 

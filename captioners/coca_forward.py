@@ -10,7 +10,7 @@ from open_clip.coca_model import CoCa
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from captioners.linear import fast_linear
+from captioners.linear import fast_products
 
 
 def initialise_decoder(model: CoCa) -> None:
@@ -35,7 +35,7 @@ def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
     training = model.visual.training
     model.visual.eval()
     try:
-        with fast_linear():
+        with fast_products():
             return model._encode_image(images)
     finally:
         model.visual.train(training)

@@ -19,6 +19,7 @@ WEIGHT_NAMES = (
     "pytorch_model.bin",
 )
 PICKLED = (".pt", ".pth", ".bin")
+SMALL_FILES = ("*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,35 @@ def resolve(name: str, pretrained: str | None = None) -> Source:
         return _from_folder(path, str(path))
     if path.is_file():
         return _from_folder(path.parent, str(path), weights=path)
-    repository = name.removeprefix("hf-hub:")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not name.startswith(("local-dir:", ".")):
+    if repository := _hub_repository(name):
         return _from_hub(repository)
     coca = [model for model in open_clip.list_models() if "coca" in model]
     raise ValueError(
         f"no captioner {name!r}: not one of ours ({', '.join(shipped_models())}), no open_clip architecture"
         f" ({', '.join(coca)}), no file or folder, and no org/name of a hub repository"
     )
+
+
+def is_transformers(name: str) -> bool:
+    """Whether a folder or hub repository holds a transformers model, or peft's adapter for one; its small files alone are read.
+
+    Raises ValueError where a hub repository cannot be had. What is of neither kind, or broken, is left to `resolve`.
+    """
+    folder = Path(name.removeprefix("local-dir:"))
+    if not folder.is_dir():
+        import open_clip  # late: it imports torch
+
+        repository = _hub_repository(name)
+        if repository is None or name.replace("/", "-") in open_clip.list_models():
+            return False
+        folder = _fetch(repository, *SMALL_FILES)
+    if (folder / "adapter_config.json").is_file():
+        return True
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not (folder / "open_clip_config.json").is_file() and isinstance(config, dict) and _is_transformers_config(config)
 
 
 def shipped_models() -> list[str]:
@@ -105,20 +127,28 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
 
 def _from_hub(repository: str) -> Source:
     """A hub repository, from the cache where it is there; the config is read before any weights are fetched."""
+    folder = _fetch(repository, *SMALL_FILES)
+    _read_config(folder, repository)
+    if not list(_fetch(repository, "*.safetensors").glob("*.safetensors")):
+        _fetch(repository, *(f"*{suffix}" for suffix in PICKLED))
+    return _from_folder(folder, f"hf-hub:{repository}", name=repository.split("/")[1])
+
+
+def _hub_repository(name: str) -> str | None:
+    """The org/name of a hub repository that a name may mean."""
+    repository = name.removeprefix("hf-hub:")
+    return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not name.startswith(("local-dir:", ".")) else None
+
+
+def _fetch(repository: str, *patterns: str) -> Path:
+    """The folder in which a hub repository's files of these patterns lie, those fetched that were not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    def fetch(*patterns: str) -> Path:
-        try:
-            return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise ValueError(f"hub repository {repository!r} cannot be had: {error}") from error
-
-    folder = fetch("*.json", "*.txt", "*.model")
-    _read_config(folder, repository)
-    if not list(fetch("*.safetensors").glob("*.safetensors")):
-        fetch(*(f"*{suffix}" for suffix in PICKLED))
-    return _from_folder(folder, f"hf-hub:{repository}", name=repository.split("/")[1])
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"hub repository {repository!r} cannot be had: {error}") from error
 
 
 def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> Source:
@@ -148,11 +178,15 @@ def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
         if path.name == "open_clip_config.json" and "model_cfg" not in config:
             raise ValueError(f"{path}: no model_cfg")
         model_cfg = config.get("model_cfg", config)
-        if path.name == "config.json" and "embed_dim" not in model_cfg and {"model_type", "architectures"} & set(config):
-            raise ValueError(f"{label}: holds a transformers model; vision-language models come in a later release")
+        if path.name == "config.json" and _is_transformers_config(config):
+            raise ValueError(f"{label}: holds a transformers model; those come with weights of their own, and never from scratch")
         check_coca(model_cfg, str(path))
         return model_cfg, config if model_cfg is not config else {}, path
     raise ValueError(f"{label}: neither open_clip_config.json nor config.json in it")
+
+
+def _is_transformers_config(config: Mapping[str, Any]) -> bool:
+    return "embed_dim" not in config.get("model_cfg", config) and bool({"model_type", "architectures"} & set(config))
 
 
 def find_weights(folder: Path) -> Path | None:

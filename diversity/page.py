@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diversity import measures
@@ -37,7 +38,7 @@ def render(report: "DiversityReport") -> str:
     return environment.get_template("report.html").render(
         report=report, rows=rows, groups=_groups(report), kinds=_kinds(report, rows), plots=_plots(report, rows),
         subtitle=f"{measures.PICTURES.text(first)} pictures, {measures.CAPTIONS.text(first)} captions of each column",
-        examples=[{"key": example.key, "thumbnail": _thumbnail(example.image),
+        examples=[{"key": example.key, "thumbnail": thumbnail(example.image),
                    "columns": [(row, example.captions[row["name"]]) for row in rows]} for example in report.examples],
         degenerate=degenerate, reasons=REASONS,
         measures=[(measure, [measure.text(row) for row in report.rows.values()]) for measure in measures.ALL
@@ -80,7 +81,7 @@ def _kinds(report: "DiversityReport", rows: list[dict[str, Any]]) -> list[tuple[
     return table
 
 
-def _thumbnail(image: bytes | None) -> str | None:
+def thumbnail(image: bytes | None) -> str | None:
     """A small JPEG as a data URI, None where there is no picture or it does not decode."""
     if not image:
         return None
@@ -105,7 +106,7 @@ def _plots(report: "DiversityReport", rows: list[dict[str, Any]]) -> list[tuple[
 
 
 def _spread_and_fidelity(report: "DiversityReport", rows: list[dict[str, Any]]) -> tuple[str, str, Markup]:
-    figure, axes = _figure()
+    figure, axes = plot()
     spread = measures.DIV[1]
     for row in rows:
         result = report.rows[row["name"]]
@@ -118,11 +119,11 @@ def _spread_and_fidelity(report: "DiversityReport", rows: list[dict[str, Any]]) 
     axes.set_ylim(max(0, min(low, high - 10)), min(102, high + 2))
     axes.set_xlabel("Div-2, spread within a picture")
     axes.set_ylabel("facts true, %" if report.facts_known else "captions not degenerate, %")
-    return "Spread against fidelity", "Up and to the right is better; right alone may be noise.", _svg(figure)
+    return "Spread against fidelity", "Up and to the right is better; right alone may be noise.", svg(figure)
 
 
 def _lengths(report: "DiversityReport", rows: list[dict[str, Any]]) -> tuple[str, str, Markup]:
-    figure, axes = _figure()
+    figure, axes = plot()
     longest = max(quantile(report.rows[row["name"]]["length_histogram"], 0.995) or 0 for row in rows)
     for row in rows:
         histogram = report.rows[row["name"]]["length_histogram"]
@@ -134,12 +135,13 @@ def _lengths(report: "DiversityReport", rows: list[dict[str, Any]]) -> tuple[str
     axes.set_ylim(0)
     axes.set_xlabel("words per caption")
     axes.set_ylabel("captions, %")
-    return "Length", "Captions of each length, punctuation left out.", _svg(figure)
+    return "Length", "Captions of each length, punctuation left out.", svg(figure)
 
 
-def _figure():
+def plot(width: float = 4.7, height: float = 2.9) -> tuple[Figure, Axes]:
+    """An empty figure, in inches, and its axes, drawn with the page's ink."""
     with rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(4.7, 2.9), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set(color=INK, alpha=0.35)
@@ -151,13 +153,13 @@ def _figure():
     return figure, axes
 
 
-def _svg(figure: Figure) -> Markup:
-    """The figure as inline SVG, transparent, its ink the page's, the same bytes each time."""
+def svg(figure: Figure, label: str = "") -> Markup:
+    """The figure as inline SVG, transparent, its ink the page's, the same bytes each time; the label is its own on a page."""
     buffer = io.StringIO()
-    label = figure.axes[0].get_xlabel()
+    label = label or figure.axes[0].get_xlabel()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", transparent=True)
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.DOTALL)
-    svg = re.sub(r'\bid="(figure|axes|patch|matplotlib|xtick|ytick|line2d|text)[.\w]*"', "", svg)  # twice on one page
-    return Markup(svg.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
+    drawn = buffer.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg"):], flags=re.DOTALL)
+    drawn = re.sub(r'\bid="(figure|axes|patch|matplotlib|xtick|ytick|line2d|text)[.\w]*"', "", drawn)  # twice on one page
+    return Markup(drawn.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

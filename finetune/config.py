@@ -43,7 +43,7 @@ class FinetuneConfig(BaseModel):
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     from_scratch: bool = Field(False, description="start from random weights; without it a model with no weights is an error")
     context: int | None = Field(
-        None, gt=2, description="positions, the CLS token's too: 77, 128, 256; extends a shorter model; unless given, the model's")
+        None, gt=2, description="positions, the CLS token's too: 77, 128, 256; a shorter model is extended; none: the model's")
     name: Annotated[str, AfterValidator(_check_name)] | None = Field(
         None, description="the captioner's name, which names its column: syn_text_NAME")
     long_captions: Literal["sentence", "word", "token"] = Field(

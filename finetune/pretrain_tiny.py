@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from finetune.config import FinetuneConfig
-from finetune.trainer import run
+from finetune.run import run
 from imagetext.scene_captions import alt_text, long_caption, short_captions
 from imagetext.scenes import SceneSpec, draw_scene
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from captioners.coca import CoCaCaptioner
 from captioners.coca_forward import forward_trimmed
+from captioners.linear import fast_products
 from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import FinetuneConfig
@@ -61,6 +62,7 @@ class CaptionTrainer:
         optimizer = torch.optim.AdamW(parameter_groups(model, config), betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, self.steps, config.warmup))
         self.model, self.optimizer = self.accelerator.prepare(_Forward(model), optimizer)
+        self.products = fast_products if config.dtype == "fp32" and model.text_decoder.width >= 256 else contextlib.nullcontext
         self.checkpoints = Checkpoints(config.output)
         self.state = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule} | (
             {"average": self.average} if self.average else {}) | ({"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {})
@@ -80,7 +82,8 @@ class CaptionTrainer:
                         mininterval=1, disable=not main)
         with open(config.output / LOG if main else os.devnull, "a", encoding="utf-8") as log:
             for step, batch in enumerate(progress, first + 1):
-                losses = self._step(batch)
+                with self.products():
+                    losses = self._step(batch)
                 if not math.isfinite(losses["loss"]):
                     raise ValueError(f"the loss is {losses['loss']} at step {step}, pictures {', '.join(batch.keys)}")
                 samples = step * self.samples_per_step

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from captioners.linear import fast_linear, linear
+from captioners.linear import fast_products, linear
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 1, 4)])
@@ -30,10 +30,25 @@ def test_other_peoples_modules_use_it_and_give_the_same(monkeypatch):
     mlp = nn.Sequential(nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 16, bias=False)).eval()
     x, queries = torch.randn(2, 6, 16), torch.randn(2, 3, 16)
     expected = [mlp(attention(q, x, x, need_weights=False)[0]) for q in (x, queries)]
-    with fast_linear():
+    with fast_products():
         found = [mlp(attention(q, x, x, need_weights=False)[0]) for q in (x, queries)]
     assert len(calls) == 9  # queries, keys and values in one or two, the output, the two layers
     torch.testing.assert_close(found, expected)
     mlp(x)
     assert len(calls) == 9
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_gradients_are_the_same():
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(16, 40), nn.GELU(), nn.Linear(40, 5, bias=False))
+    x = torch.randn(3, 7, 16, requires_grad=True)
+    expected = torch.autograd.grad(mlp(x).square().sum(), [x, *mlp.parameters()])
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        products = torch.ops.aten.mkldnn_linear_backward_input
+        patch.setattr(torch.ops.aten, "mkldnn_linear_backward_input", lambda *args: used.append(1) or products(*args))
+        with fast_products():
+            found = torch.autograd.grad(mlp(x).square().sum(), [x, *mlp.parameters()])
+    assert len(used) == 4  # the gradients of two inputs and of two weights
+    torch.testing.assert_close(found, expected)

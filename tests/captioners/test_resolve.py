@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from captioners.resolve import check_coca, find_weights, resolve, shipped_models
+from captioners.resolve import check_coca, find_weights, is_transformers, resolve, shipped_models
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def test_a_plain_model_config_beside_weights_is_read(folder, tiny_config):
     assert source.preprocess_from == ""
 
 
-def test_a_transformers_model_comes_later(folder):
+def test_a_transformers_model_is_none_of_open_clips(folder):
     (folder / "open_clip_config.json").unlink()
     (folder / "config.json").write_text(json.dumps({"model_type": "llava", "architectures": ["Llava"]}))
-    with pytest.raises(ValueError, match="My Model-v2.*vision-language models come in a later release"):
+    with pytest.raises(ValueError, match="My Model-v2.*holds a transformers model"):
         resolve(str(folder))
 
 
@@ -180,7 +180,34 @@ def test_a_hub_repository_is_refused_by_its_config_before_weights_are_fetched(of
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda *a, **k: asked.extend(k["allow_patterns"]) or fetch(*a, **k)
     )
-    with pytest.raises(ValueError, match="vision-language models come in a later release"):
+    with pytest.raises(ValueError, match="holds a transformers model"):
         resolve("some/vlm")
     assert asked
     assert not any("safetensors" in pattern or "bin" in pattern for pattern in asked)
+
+
+@pytest.mark.parametrize("files, expected", [
+    ({"config.json": {"model_type": "llava"}}, True),
+    ({"adapter_config.json": {"peft_type": "LORA"}}, True),
+    ({"config.json": {"model_type": "llava"}, "open_clip_config.json": {}}, False),  # as open_clip's own repositories have it
+    ({"config.json": {"embed_dim": 8, "model_type": "coca"}}, False),
+    ({"config.json": {"model_cfg": {"embed_dim": 8}}}, False),
+    ({"config.json": [1]}, False),
+    ({}, False),
+])  # fmt: skip
+def test_transformers_models_are_known_by_their_small_files(tmp_path, offline_hub, files, expected):
+    folder = tmp_path / "some vlm"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    assert is_transformers(str(folder)) is is_transformers(f"local-dir:{folder}") is expected
+    offline_hub("some/vlm", folder)
+    assert is_transformers("some/vlm") is is_transformers("hf-hub:some/vlm") is expected
+
+
+def test_what_is_no_folder_and_no_repository_is_no_transformers_model(offline_hub, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    for name in ("coca_ViT-B-32", "ViT-B/32", "coca_tiny", "nothing", str(tmp_path), str(tmp_path / "config.json")):
+        assert not is_transformers(name)
+    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be had"):
+        is_transformers("some/thing")

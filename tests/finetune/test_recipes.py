@@ -20,7 +20,8 @@ ROOT = Path(capsmith.__file__).parent
 RELEASED = {
     **{f"{part}_s12m_context{context}": f"{part}-{context}" for context in (77, 128, 256)
        for part in ("dci-short", "dci-extended", "dci-complete", "docci", "recap-coco-30k")},
-    "mscoco38k_s12m_context77": "mscoco38k-77", "gbc1m-short_context77": "gbc1m-short-77", "gbc1m-long_context256": "gbc1m-long-256",
+    "mscoco38k_s12m_context77": "mscoco38k-77",
+    "gbc1m-short_context77": "gbc1m-short-77", "gbc1m-long_context256": "gbc1m-long-256",
     "gbc10m-long_context256": "gbc10m-long-256", "gbc10m-short-relation_context256": "gbc10m-short-relation-256"}
 
 
@@ -117,8 +118,8 @@ def test_an_unknown_name_is_told_with_those_near_it():
 @pytest.mark.parametrize("spec", ["coco:x", "pictures/", "shards/{0..9}.tar", "docci:x#test"])
 def test_another_input_is_refused_beside_all_other_problems(spec):
     found = problems(*DOCCI[:2], "--input", "docci:a#train", "--input", spec, "--output", "out", "--batch-size", "0")
-    assert found == [f"--input ['docci:a#train', '{spec}']: recipe mobileclip2-docci-128 takes docci:FILE (DOCCI-9k, train), not {spec}",
-                     "--batch-size 0: Input should be greater than 0"]
+    assert found == [f"--input ['docci:a#train', '{spec}']: recipe mobileclip2-docci-128 takes docci:FILE (DOCCI-9k, train), "
+                     f"not {spec}", "--batch-size 0: Input should be greater than 0"]
 
 
 def test_the_whole_of_coco_is_no_input_of_the_recipe_for_its_permissive_part():

@@ -101,7 +101,8 @@ def test_the_last_validations_warning_is_shown(tmp_path):
     assert "One same caption for many" in Reader(page_of(tmp_path, validations=warned[:1])).texts
 
 
-@pytest.mark.parametrize("training, validations, curves", [(None, None, 0), (TRAINING[:1], None, 4), (None, VALIDATIONS[:1], 4), ([], [], 0)])
+@pytest.mark.parametrize("training, validations, curves", [
+    (None, None, 0), (TRAINING[:1], None, 4), (None, VALIDATIONS[:1], 4), ([], [], 0)])
 def test_a_run_that_has_just_begun(tmp_path, training, validations, curves):
     page = page_of(tmp_path, training, validations)
     Reader(page)

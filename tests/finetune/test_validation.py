@@ -65,6 +65,12 @@ def test_five_samples_of_top_p_09_unless_told_otherwise():
     assert (captioner.asked[1][0].num_captions, captioner.asked[1][0].top_p) == (5, 0.9)
 
 
+def test_a_captioner_without_a_common_embedding_is_not_asked_for_similarity():
+    captioner = scripted([texts[0] for texts in HUMAN], [texts * 3 for texts in HUMAN])
+    assert "similarity" not in validate(captioner, pictures(), similarity=False).scores
+    assert [similar for _, similar in captioner.asked] == [False, False]
+
+
 def test_pictures_without_human_captions_are_not_compared():
     described = caption_scores(["a cat on a mat", "two dogs run on"], [["a", "b"]] * 2, [HUMAN[0], HUMAN[1]])
     with_another = caption_scores(["a cat on a mat", "x", "two dogs run on"], [["a", "b"]] * 3, [HUMAN[0], ["", "..."], HUMAN[1]])

@@ -1,8 +1,6 @@
 """Caption sets in small, exact copies of the published files, and on real ones where they are."""
 
-import json
 import os
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,42 +17,7 @@ def captions(spec, images=None):
     return {sample.key: list(sample.captions) for sample in samples(spec, images)}
 
 
-@pytest.fixture
-def images(tmp_path, picture):
-    """A folder with pictures of these names."""
-    folder = tmp_path / "images"
-
-    def make(*names):
-        for number, name in enumerate(names):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(picture(number))
-        return folder
-    return make
-
-
-def write(path: Path, content) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = content if isinstance(content, list) else None
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) if lines is not None else json.dumps(content))
-    return str(path)
-
-
 # ---- COCO -----------------------------------------------------------------------------------------------------------
-
-LICENCES = [{"url": f"http://creativecommons.org/licenses/{name}/2.0/", "id": number, "name": name}
-            for number, name in enumerate(("by-nc-sa", "by-nc", "by-nc-nd", "by", "by-sa", "by-nd"), 1)]
-LICENCES += [{"url": "http://flickr.com/commons/usage/", "id": 7, "name": "No known copyright restrictions"},
-             {"url": "http://www.usa.gov/copyright.shtml", "id": 8, "name": "United States Government Work"}]
-
-
-@pytest.fixture
-def coco(tmp_path):
-    return write(tmp_path / "annotations" / "captions_train2017.json", {
-        "info": {"description": "COCO 2017 Dataset", "year": 2017}, "licenses": LICENCES,
-        "images": [{"license": number, "file_name": f"{number:012d}.jpg", "coco_url": "http://x", "height": 8, "width": 12,
-                    "date_captured": "2013-11-14", "flickr_url": "http://y", "id": number} for number in range(1, 9)],
-        "annotations": [{"image_id": image, "id": 10 * image + which, "caption": f" picture {image} caption {which}\n"}
-                        for which in range(5) for image in range(8, 0, -1)]})
 
 
 def test_coco(coco, images):
@@ -70,7 +33,7 @@ def test_the_permissive_subset_of_coco_is_by_by_sa_and_by_nd(coco):
     assert list(captions(f"coco-permissive:{coco}")) == ["4", "5", "6"]
 
 
-def test_karpathy_splits(tmp_path, images):
+def test_karpathy_splits(tmp_path, images, write):
     path = write(tmp_path / "dataset_coco.json", {"dataset": "coco", "images": [
         {"filepath": "val2014", "sentids": [1, 2], "filename": f"COCO_val2014_{number:012d}.jpg", "imgid": number, "split": split,
          "sentences": [{"tokens": ["a", "man"], "raw": f"A man. {which}", "imgid": number, "sentid": which} for which in (1, 2)],
@@ -82,14 +45,6 @@ def test_karpathy_splits(tmp_path, images):
 
 
 # ---- dense and long -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def docci(tmp_path):
-    rows = [{"example_id": f"{split}_{number:05d}", "split": split, "image_file": f"{split}_{number:05d}.jpg",
-             "description": f"A long description of {split} {number}. It has two sentences."}
-            for number in range(3) for split in ("train", "test", "qual_dev", "qual_test")]
-    return write(tmp_path / "docci_descriptions.jsonlines", rows)
 
 
 def test_docci_is_train_unless_asked(docci, images):
@@ -104,17 +59,8 @@ def test_docci_is_train_unless_asked(docci, images):
 
 
 @pytest.mark.parametrize("bounds", [[[0, 0], [9, 7]], {"topLeft": {"x": 0, "y": 0}, "bottomRight": {"x": 9, "y": 7}}])
-def test_dci_variants(tmp_path, images, bounds):
-    def mask(number, label, caption):
-        return {"idx": number, "outer_mask": "iVBORw0K", "mask_quality": 0, "label": label, "caption": caption, "parent": -1,
-                "requirements": [], "bounds": bounds, "area": 9}
-    folder = tmp_path / "annotations"
-    write(folder / "annot_b.json", {"image": "sa_2.jpg", "short_caption": "A street", "extra_caption": "", "mask_keys": [],
-                                    "mask_data": {}, "summaries": {}, "negatives": {}})
-    write(folder / "annot_a.json", {
-        "image": "sa_1.jpg", "short_caption": "A dog on\n grass.", "extra_caption": "It is sunny", "mask_keys": ["1", "0"],
-        "mask_data": {"1": mask(1, "grass", "green and short."), "0": mask(0, "", "a brown dog"), "2": mask(2, "sky", "")},
-        "summaries": {"base": ["A dog."]}, "negatives": {}})
+def test_dci_variants(tmp_path, dci, images, bounds):
+    folder = dci(bounds)
     images("sa_1.jpg", "sa_2.jpg")
     assert captions(f"dci-short:{folder}") == {"sa_1": ["A dog on grass."], "sa_2": ["A street."]}
     assert captions(f"dci-extended:{folder}") == {"sa_1": ["A dog on grass. It is sunny."], "sa_2": ["A street."]}
@@ -122,21 +68,15 @@ def test_dci_variants(tmp_path, images, bounds):
     assert all("error" not in sample.meta for sample in samples(f"dci-short:{folder}", tmp_path / "images"))
 
 
-GRAPH = {"img_url": "https://example.org/a/b%20c.jpg?size=big", "original_caption": "alt", "vertices": [
-    {"vertex_id": "", "bbox": {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0, "confidence": None}, "label": "image",
-     "descs": [{"text": "Two horses. In snow.", "label": "detail"}, {"text": "Two horses.", "label": "short"},
-               {"text": "horse, snow", "label": "bagofwords"}], "in_edges": [], "out_edges": []},
-    {"vertex_id": "horse", "bbox": {"left": 0.2, "top": 0.3, "right": 0.6, "bottom": 0.9, "confidence": 0.8}, "label": "entity",
-     "descs": [{"text": "A brown horse.", "label": "detail"}], "in_edges": [], "out_edges": []},
-    {"vertex_id": "horse+snow", "bbox": {"left": 0.0, "top": 0.3, "right": 1.0, "bottom": 1.0, "confidence": 0.8},
-     "label": "relation", "descs": [{"text": "The horse walks in the snow.", "label": "relation"}], "in_edges": [], "out_edges": []}]}
-TOOLKIT = {**GRAPH, "img_url": None, "img_path": "data/images/wiki/horses.jpg", "short_caption": "Two horses.", "img_size": [9, 7]}
+# what GBC's toolkit writes otherwise than the published files
+TOOLKIT = {"img_url": None, "img_path": "data/images/wiki/horses.jpg", "short_caption": "Two horses.", "img_size": [9, 7]}
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-@pytest.mark.parametrize("graph, key", [(GRAPH, "b%20c"), (TOOLKIT, "horses")], ids=["published", "toolkit"])
-def test_gbc_variants(tmp_path, form, graph, key):
+@pytest.mark.parametrize("added, key", [({}, "b%20c"), (TOOLKIT, "horses")], ids=["published", "toolkit"])
+def test_gbc_variants(tmp_path, write, gbc_graph, form, added, key):
     path = tmp_path / f"graphs.{form}"
+    graph = gbc_graph | added
     if form == "jsonl":
         write(path, [graph])
     else:
@@ -147,14 +87,9 @@ def test_gbc_variants(tmp_path, form, graph, key):
 
 
 @pytest.mark.parametrize("column", ["image_binary", "image", None])
-def test_recap_coco(tmp_path, images, picture, column):
-    row = {"image_id": 42, "coco_url": "http://images.cocodataset.org/val2014/COCO_val2014_000000000042.jpg", "caption": "A dog.",
-           "recaption": "A brown dog lies on a red rug."}
-    if column:
-        row[column] = {"bytes": picture(0), "path": None}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train-00000-of-00001.parquet")
+def test_recap_coco(recap_coco, images, picture, column):
     folder = images("COCO_val2014_000000000042.jpg")
-    [sample] = samples(f"recap-coco:{tmp_path / 'train-00000-of-00001.parquet'}", folder)
+    [sample] = samples(f"recap-coco:{recap_coco(column)}", folder)
     assert sample.key == "42" and sample.captions == ("A brown dog lies on a red rug.",) and sample.image == picture(0)
     assert sample.meta["caption_coco"] == "A dog."
 
@@ -170,7 +105,7 @@ def test_what_is_wrong_is_named_all_at_once(tmp_path, docci, coco):
         assert part in str(error.value)
 
 
-def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path):
+def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path, write):
     good = {"example_id": "train_1", "split": "train", "image_file": "a.jpg", "description": "A dog."}
     path = write(tmp_path / "docci.jsonlines", [good, {"example_id": "train_2"}, [1], {**good, "example_id": "train_3"}])
     found = samples(f"docci:{path}")
@@ -178,7 +113,7 @@ def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path):
     assert "not a row of this set" in found[1].meta["error"] and "JSON object" in found[2].meta["error"]
 
 
-def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch):
+def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch, write):
     monkeypatch.setattr("imagetext.curated.ROWS_PER_SHARD", 2)
     for number in range(5):
         write(tmp_path / "annotations" / f"{number}.json", {"image": f"{number}.jpg"})
@@ -188,7 +123,7 @@ def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch):
     assert all("short_caption" in sample.meta["error"] for sample in found)
 
 
-def test_a_table_takes_its_pictures_from_another_folder(tmp_path, images):
+def test_a_table_takes_its_pictures_from_another_folder(tmp_path, images, write):
     folder = images("a.jpg")
     path = write(tmp_path / "elsewhere" / "set.jsonl", [{"image": "a.jpg", "caption": "A dog."}])
     [sample] = samples(path, folder)

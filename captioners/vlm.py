@@ -1,0 +1,233 @@
+"""Vision-language models of transformers as captioners: caption, fine-tune with or without adapters, save.
+
+Dimensions: H, W picture's sides, B pictures in a batch, K captions of each, L tokens of the longest, P tokens of the prompt,
+T caption tokens to predict, V vocabulary, D width of the vision tower.
+"""
+
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from captioners.base import Caption, Captioned, SamplingConfig
+from captioners.beam import BeamSearch
+from captioners.coca import check_name, evaluating
+from captioners.draw import Drawing
+from captioners.rows import Begin, DecodedPicture, Rules
+from captioners.vlm_decode import Continuing
+from captioners.vlm_families import FAMILIES
+
+CONTEXT = 256  # tokens of a caption, where the model has room for as many
+ADAPTER, OURS = "adapter_config.json", "capsmith.json"
+
+
+class VLMCaptioner:
+    """A transformers image-text-to-text model with its processor, in eval mode; LoRA adapters, where it has any, are within it.
+
+    The prompt (the family's chat template round `prompt`, or `prompt` itself where the family does not chat) and the picture
+    stand for the start token: captions, and the counts of their tokens, begin after it, and the processors of logits see
+    nothing of it. What the model's generation config says of sampling is not looked at, but for the tokens that end.
+    `context_length` counts a caption's tokens with start and end. `start_id` is a special token that no caption holds, and
+    pads too. `batch_size`: pictures captioned at a time. `weights_sha256` is of the weights in float32, adapters included.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str, weights_sha256: str, source: str,
+                 prompt: str | None = None, adapter: PeftModel | None = None):
+        self.model, self.processor, self.adapter = model, processor, adapter
+        self.batch_size, self.name, self.weights_sha256 = 16, name, weights_sha256
+        self.family, self.tokenizer = FAMILIES[model.config.model_type](model, processor), processor.tokenizer
+        self.prompt = self.family.instruction if prompt is None else prompt
+        try:
+            self.prompt_ids, self.lead = self.family.prompt(self.prompt)
+        except Exception as error:  # chat templates are programs, and fail in many ways
+            raise ValueError(f"{source}: its processor makes no prompt of {self.prompt!r}: {error}") from error
+        self.end_ids = self.family.end_ids()
+        self.special_ids = {*self.tokenizer.all_special_ids, *self.end_ids,
+                            *(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special)}
+        text_config = model.config.get_text_config()
+        room = text_config.max_position_embeddings - len(self.prompt_ids)
+        own = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id, *sorted(self.special_ids))
+        spare = [id for id in own if id is not None and id not in (*self.end_ids, self.family.image_token_id())]
+        problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
+        problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
+        self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
+        wide, high = (self.preprocess(Image.new("RGB", size)).shape[1:] for size in ((64, 32), (32, 64)))
+        if wide != high:
+            problems.append(f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two")
+        if room < 2:
+            problems.append(f"the prompt leaves {room} of the {text_config.max_position_embeddings} max_position_embeddings")
+        if problems:
+            raise ValueError(f"{source}: " + "; ".join(problems))
+        self.end_id, self.start_id, self.pad_id = self.end_ids[0], spare[0], spare[0]
+        self.context_length, self.vocabulary = min(room + 1, CONTEXT), text_config.vocab_size
+        self.description = self._describe(source)
+
+    def caption(
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
+    ) -> Iterator[Captioned]:
+        """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
+
+        Caption i of a picture is number first_index + i of its key's draws. Its text starts with sampling.prompt.
+        Embeddings (D,) are the mean of the vision tower's states. A greedy caption is what transformers' greedy search gives.
+        Raises ValueError where the sampling does not fit the captioner, before any picture is looked at; similarity never does.
+        """
+        if similarity:
+            raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
+        rules, begin = self._rules(sampling), self._begin(sampling)
+        if sampling.strategy == "beam":
+            search = BeamSearch(begin, images, rules, batch_size=self.batch_size)
+        else:
+            search = Drawing(begin, images, rules, batch_size=self.batch_size, first_index=first_index,
+                             check_every=8 if self.model.device.type == "cuda" else 1)
+        return self._caption(search)
+
+    def _caption(self, search: Iterable[DecodedPicture]) -> Iterator[Captioned]:
+        found = iter(search)
+        while True:
+            with evaluating(self.model):
+                picture = next(found, None)
+            if picture is None:
+                return
+            captions = (Caption(self.decode(c.tokens), c.logprob, c.truncated) for c in picture.captions)
+            yield Captioned(picture.key, tuple(captions), picture.features)
+
+    def bytes_per_picture(self, sampling: SamplingConfig) -> int:
+        """About how much memory a picture in flight and its captions take at most, in bytes."""
+        rules = self._rules(sampling)
+        captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
+        with evaluating(self.model), torch.no_grad():
+            _, rows = self._begin(sampling)([self.preprocess(self.family.blank())])
+        # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
+        return 2 * rows.bytes_per_picture(captions, rules.max_length) + 8 * 4 * captions * self.vocabulary
+
+    def _begin(self, sampling: SamplingConfig) -> Begin:
+        """How the rows of pictures (3, H, W) begin."""
+        device = self.model.device
+        prompt, ends = torch.tensor(self.prompt_ids, device=device), torch.tensor(self.end_ids, device=device)
+
+        def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Continuing]:
+            images = torch.stack(list(pictures)).to(device, self.model.dtype)
+            rows = Continuing(self.family, images, prompt, ends=ends, greedy=sampling.strategy == "greedy",
+                              limit=self._rules(sampling).max_length - 2)
+            return rows.features, rows
+
+        return begin
+
+    def _rules(self, sampling: SamplingConfig) -> Rules:
+        """What holds for all captions of this sampling; raises ValueError with every misfit."""
+        longest = self.context_length + 1  # the last token is not fed back
+        max_length = sampling.max_length or longest
+        prefix = self.encode_text_ids(sampling.prompt)[:-1] if sampling.prompt else [self.start_id]
+        problems = []
+        if max_length > longest:
+            problems.append(f"max_length {max_length} exceeds {longest}, the context of {self.name} + 1")
+        if sampling.min_length > max_length:
+            problems.append(f"min_length {sampling.min_length} exceeds {max_length}, the longest caption")
+        if len(prefix) > max_length - 2:
+            problems.append(f"prompt takes {len(prefix)} of {max_length} tokens: no room for a caption")
+        if problems:
+            raise ValueError("sampling: " + "; ".join(problems))
+        never = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
+        device = self.model.device
+        return Rules(sampling, torch.tensor(prefix, device=device), torch.tensor(never, device=device), self.end_id, max_length)
+
+    def encode_text_ids(self, text: str) -> list[int]:
+        """Token ids of a caption, from start to end token, never cut; special tokens that the text names are left out."""
+        ids = self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"]
+        return [self.start_id, *(id for id in ids if id not in self.special_ids), self.end_id]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of a caption's token ids up to the first end token, without special tokens and outer blanks."""
+        ids = itertools.takewhile(lambda id: id not in self.end_ids, ids)
+        return self.tokenizer.decode([id for id in ids if id not in self.special_ids]).strip()
+
+    # Training
+
+    def caption_logits(self, pictures: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (T, V) and labels (T,) of the tokens of captions, the end included: not of the prompt, nor of padding.
+
+        pictures (B, 3, H, W); tokens (B, K, L) or (B, L), from start token on, padded with `pad_id` at the end.
+        """
+        if tokens.ndim == 3:
+            pictures, tokens = pictures.repeat_interleave(tokens.shape[1], 0), tokens.flatten(0, 1)
+        fed = tokens[:, 1:]  # the prompt stands for the start token
+        real = fed != self.pad_id
+        fed, real = (each[:, :int(real.sum(1).max())] for each in (fed, real))
+        prompt = torch.tensor(self.prompt_ids, device=fed.device).expand(len(fed), -1)  # (B * K, P)
+        mask = torch.cat([torch.ones_like(prompt), real.long()], dim=1)
+        inputs = self.family.inputs(pictures.to(self.model.dtype), torch.cat([prompt, fed], dim=1), mask)
+        logits = self.family.forward(inputs, logits_to_keep=fed.shape[1] + 1, use_cache=False)[:, :-1]  # (B * K, L - 1, V)
+        return logits[real], fed[real]
+
+    def caption_loss(self, pictures: Tensor, tokens: Tensor) -> Tensor:
+        """Mean cross-entropy of the captions' tokens; arguments as of `caption_logits`."""
+        logits, labels = self.caption_logits(pictures, tokens)
+        return F.cross_entropy(logits.float(), labels)
+
+    def add_lora(self, *, r: int = 16, alpha: int = 32, dropout: float = 0.05,
+                 target_modules: Sequence[str] | str | None = None) -> None:
+        """Puts LoRA adapters (Hu et al. 2021, arXiv 2106.09685) into the model, of which they alone are trained from now on.
+
+        target_modules as peft has it; None: all linear layers of the language model but the last, as QLoRA does.
+        Raises ValueError where the model has adapters, or no module is a target.
+        """
+        if self.adapter is not None:
+            raise ValueError(f"{self.name}: has adapters already")
+        if getattr(self.model, "is_loaded_in_4bit", False):
+            prepare_model_for_kbit_training(self.model, use_gradient_checkpointing=False)
+        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules or self._linear_layers())
+        self.adapter = get_peft_model(self.model, config)
+
+    def _linear_layers(self) -> str:
+        """A pattern of the names of the language model's linear layers, short enough for a config."""
+        last = self.model.get_submodule(self.family.decoder).get_output_embeddings()
+        language = self.model.get_submodule(self.family.language)
+        linear = {name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last}
+        names = sorted({name.rpartition(".")[2] for name in linear})
+        return rf"{re.escape(self.family.language)}\..*\.({'|'.join(names)})"
+
+    def save(self, folder: str | os.PathLike, name: str) -> None:
+        """Writes the model as transformers does, or only its adapters as peft does, with the processor, name and prompt.
+
+        `name` ([a-z0-9_]+) names the captioner's column in records. Each file is written under a temporary name and renamed,
+        the config last. Raises ValueError for a bad name.
+        """
+        check_name(name)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            if self.adapter is None:
+                self.model.save_pretrained(staging)
+            else:
+                self.adapter.save_pretrained(staging, save_embedding_layers=False)  # "auto" asks the hub
+            self.processor.save_pretrained(staging)
+            ours = json.dumps({"name": name, "prompt": self.prompt}, indent=2) + "\n"
+            (Path(staging) / OURS).write_text(ours, encoding="utf-8")
+            files = [path for path in Path(staging).rglob("*") if path.is_file()]
+            for path in sorted(files, key=lambda path: (path.name in ("config.json", ADAPTER), path)):
+                target = folder / path.relative_to(staging)
+                target.parent.mkdir(exist_ok=True)
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(path, target)
+
+    def _describe(self, source: str) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        shape = " x ".join(map(str, self.preprocess(self.family.blank()).shape[1:]))
+        return "\n".join((
+            f"architecture: {self.name}, {type(self.model).__name__} of {parameters / 1e6:.1f} M parameters",
+            f"context: {self.context_length} tokens after {len(self.prompt_ids)} of picture and prompt, {self.prompt!r}",
+            f"pictures: {shape} px",
+            f"weights: {source}{', LoRA adapters' if self.adapter is not None else ''}",
+        ))

@@ -1,0 +1,198 @@
+"""Where transformers' families of image-text-to-text models differ: pictures, prompts, inputs, a step on the cache.
+
+Dimensions: N pictures, H, W their sides, R rows (captions in flight), P tokens of the prompt, n new tokens, t positions
+cached, V vocabulary, S image tokens, D width.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.processing_utils import ProcessorMixin
+
+INSTRUCTION = "Describe this picture in one sentence."
+
+
+class Preprocess:
+    """A decoded RGB picture to (3, H, W), as the image processor has it with these options; holds no model, for workers' sake."""
+
+    def __init__(self, image_processor: Any, options: dict):
+        self.image_processor, self.options = image_processor, options
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = self.image_processor(images=image, return_tensors="pt", **self.options)["pixel_values"]
+        return pixels.reshape(-1, *pixels.shape[-3:])[0]
+
+
+class PreprocessSquare:
+    """A decoded RGB picture to (3, side, side), normalised, whatever its shape."""
+
+    def __init__(self, image_processor: Any, side: int):
+        self.side = side
+        self.mean, self.std = (torch.tensor(of)[:, None, None] for of in (image_processor.image_mean, image_processor.image_std))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = np.array(image.resize((self.side, self.side), Image.Resampling.BICUBIC), dtype=np.float32)
+        return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - self.mean) / self.std
+
+
+class Llava:
+    """A family of models, here LLaVA's; the others override what differs.
+
+    `vision` and `language` name modules of the model, `decoder` the one that takes tokens and a cache, "" the model itself.
+    Every picture takes the same number of tokens, so the prompt's ids are the same for all.
+    """
+
+    vision, language, decoder = "model.vision_tower", "model.language_model", ""
+    instruction = INSTRUCTION  # what the prompt asks for unless told otherwise
+    options: dict = {}  # of the image processor
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
+        self.config, self.text_config = model.config, model.config.get_text_config()
+
+    def preprocess(self) -> Any:
+        return Preprocess(self.processor.image_processor, self.options)
+
+    def prompt(self, instruction: str) -> tuple[list[int], str]:
+        """The ids of all that comes before a caption, the picture's included, and what the template then sets before its text."""
+        content = [{"type": "image"}, {"type": "text", "text": instruction}][:2 if instruction else 1]
+        question = {"role": "user", "content": content}
+        answer = {"role": "assistant", "content": [{"type": "text", "text": "\0"}]}
+        text = self.processor.apply_chat_template([question], add_generation_prompt=True)
+        whole = self.processor.apply_chat_template([question, answer]).partition("\0")[0]
+        begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+        inputs = self.processor(text=[text], images=[self.blank()], images_kwargs=self.options,
+                                text_kwargs={"add_special_tokens": not begun})
+        return list(map(int, inputs["input_ids"][0])), whole.removeprefix(text) if whole.startswith(text) else ""
+
+    def blank(self) -> Image.Image:
+        """A picture, to count the tokens of one."""
+        return Image.new("RGB", (64, 64))
+
+    def end_ids(self) -> list[int]:
+        """The tokens that end a caption, that which is learnt first."""
+        ends = self.model.get_submodule(self.decoder).generation_config.eos_token_id
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        return sorted(ends, key=lambda token: token != self.tokenizer.eos_token_id)
+
+    def image_token_id(self) -> int | None:
+        return self.config.image_token_id
+
+    def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The model's inputs: pictures (N, 3, H, W), ids (N, P or more) that start with the prompt, and which are no padding."""
+        return {"input_ids": ids, "attention_mask": mask, "pixel_values": pictures}
+
+    def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
+        """Logits (N, tokens, V) of a pass over everything."""
+        return self.model(**inputs, **options).logits
+
+    def cache(self) -> Cache:
+        return DynamicCache()
+
+    def next_position(self, prompt: int) -> int:
+        """Of the token after a prompt of so many, once the model has seen it."""
+        return prompt
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        """Logits (R, n, V) of what follows tokens (R, n) at positions (R, n); `mask` (R, 1, n, t + n) is added to the scores."""
+        decoder = self.model.get_submodule(self.decoder)
+        return decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                       use_cache=True).logits
+
+
+class Idefics3(Llava):
+    """Idefics3 and SmolVLM, with the whole picture in one square tile."""
+
+    vision, language = "model.vision_model", "model.text_model"
+    options = {"do_image_splitting": False, "do_resize": False}  # the square comes all the same
+
+    def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return super().inputs(pictures[:, None], ids, mask)  # (N, tiles, 3, H, W)
+
+
+class QwenVL(Llava):
+    """Qwen2-VL and Qwen2.5-VL, with every picture a square of the same side."""
+
+    vision = "model.visual"
+    options = {"do_resize": False}
+    side = 448  # at most; 256 image tokens of 28 x 28 pixels
+
+    def preprocess(self) -> PreprocessSquare:
+        return PreprocessSquare(self.processor.image_processor, self.blank().width)
+
+    def blank(self) -> Image.Image:
+        processor = self.processor.image_processor
+        patch = processor.patch_size * processor.merge_size
+        side = min(self.side, int(processor.size["longest_edge"] ** 0.5))  # longest_edge counts the picture's pixels
+        return Image.new("RGB", (max(1, side // patch) * patch,) * 2)
+
+    def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        as_they_are = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+        patches = self.processor.image_processor(images=list(pictures), return_tensors="pt", **as_they_are)
+        patches = {name: value.to(ids.device) for name, value in patches.items()}  # pixel_values (N * patches, D), image_grid_thw
+        return super().inputs(pictures, ids, mask) | patches | {"mm_token_type_ids": (ids == self.image_token_id()).int()}
+
+    def next_position(self, prompt: int) -> int:
+        return prompt + int(self.model.model.rope_deltas[0])  # a picture takes fewer positions than tokens
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        return super().step(tokens, positions.expand(3, -1, -1), mask, cache)  # of text, the three positions are one
+
+
+class Git(Llava):
+    """GIT: no chat; the picture's tokens stand in the cache, before all text, without ids or positions."""
+
+    vision, language = "git.image_encoder", "git.encoder"
+    instruction = ""
+
+    def prompt(self, instruction: str) -> tuple[list[int], str]:
+        return [*self.lead(), *self.tokenizer(instruction, add_special_tokens=False)["input_ids"]], ""
+
+    def lead(self) -> list[int]:
+        return [self.text_config.bos_token_id]
+
+    def image_token_id(self) -> None:
+        return None
+
+
+class Blip2(Git):
+    """BLIP-2 with a decoder-only language model; the queries' placeholders come before all text."""
+
+    vision, language, decoder = "vision_model", "language_model", "language_model"
+
+    def lead(self) -> list[int]:
+        return [self.image_token_id()] * self.config.num_query_tokens + super().lead()
+
+    def image_token_id(self) -> int:
+        return self.config.image_token_id
+
+
+class Blip(Git):
+    """BLIP: the picture comes in by cross-attention, whose keys and values the cache holds too."""
+
+    vision, language, decoder = "vision_model", "text_decoder", "text_decoder"
+
+    def end_ids(self) -> list[int]:
+        return [self.text_config.sep_token_id]
+
+    def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
+        pictures = self.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state  # (N, S, D)
+        text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return self.model.text_decoder(**text, encoder_hidden_states=pictures, **options).logits
+
+    def cache(self) -> Cache:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        # the pictures' states only have to be there: their keys and values are in the cache
+        return self.model.text_decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                                       use_cache=True, encoder_hidden_states=mask).logits
+
+
+FAMILIES = {"blip": Blip, "blip-2": Blip2, "git": Git, "llava": Llava, "idefics3": Idefics3, "smolvlm": Idefics3,
+            "qwen2_vl": QwenVL, "qwen2_5_vl": QwenVL}  # by the model_type of a config

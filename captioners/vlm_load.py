@@ -1,0 +1,130 @@
+"""Vision-language models from folders and hub repositories: config, weights, processor, peft's adapter.
+
+No code that comes with a model is run, and weights come from safetensors files only.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import is_bitsandbytes_available
+
+from captioners.coca import DTYPES, check_name, state_sha256
+from captioners.resolve import column_name
+from captioners.vlm import ADAPTER, OURS, VLMCaptioner
+from captioners.vlm_families import FAMILIES
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def load_vlm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32", prompt: str | None = None,
+             four_bit: bool = False) -> VLMCaptioner:
+    """Loads a captioner from a folder with a transformers config, one with peft's adapter, or a hub repository.
+
+    dtype: fp32, bf16 or fp16. prompt: what to ask of the model; None: what it was saved with, or the family's own.
+    four_bit: the weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314), for which bitsandbytes is needed.
+    Weights come from safetensors files only, and no code that comes with a model is run.
+    Raises ValueError where the model is of no family that can caption, or files are missing, broken, or do not fit.
+    """
+    problems = [] if dtype in DTYPES else [f"dtype {dtype!r} is none of {', '.join(DTYPES)}"]
+    if four_bit and not is_bitsandbytes_available():
+        problems.append("four_bit needs bitsandbytes, which is not installed")
+    if problems:
+        raise ValueError("; ".join(problems))
+    name = os.fspath(name).removeprefix("local-dir:").removeprefix("hf-hub:")
+    folder = Path(name)
+    if folder.is_dir():
+        name = str(folder.resolve())  # adapters are saved with the name of their base
+    column, saved_prompt = _read_ours(folder)
+    adapter_config = _read_object(folder / ADAPTER)
+    base = name if adapter_config is None else _base_name(adapter_config, folder / ADAPTER)
+    model = _load_model(base, device, DTYPES[dtype], four_bit)
+    home = name if adapter_config is None or any((folder / file).is_file() for file in PROCESSOR_FILES) else base
+    processor = _attempt(f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False)
+    adapter = None if adapter_config is None else _load_adapter(model, folder)
+    sha256 = state_sha256(model.state_dict())
+    if not four_bit:
+        for parameter in model.parameters():  # and not model.to: rotary embeddings need their buffers in float32
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(DTYPES[dtype])
+        model.to(device)
+    return VLMCaptioner(model.eval(), processor, name=column, weights_sha256=sha256, source=name,
+                        prompt=saved_prompt if prompt is None else prompt, adapter=adapter)
+
+
+def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
+    """The model in the dtype of its file, or in 4 bits; not one weight may be missing."""
+    config = _attempt(f"{name}: no config that can be read", AutoConfig.from_pretrained, name, trust_remote_code=False)
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
+    if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
+        raise ValueError(f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is")
+    options: dict[str, Any] = {}
+    if four_bit:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                                            bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+        options["device_map"] = {"": device}
+    model, report = _attempt(f"{name}: no weights that can be loaded", AutoModelForImageTextToText.from_pretrained, name,
+                             dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{name}: these weights are missing:\n  " + "\n  ".join(missing))
+    return model
+
+
+def _load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Puts the adapter of a folder into the model; all of its weights, and no others."""
+    path = folder / "adapter_model.safetensors"
+    weights = _attempt(f"{path}: no adapter that can be read", load_file, path)
+    adapter = _attempt(f"{folder}: an adapter that does not fit its model", PeftModel.from_pretrained, model, folder,
+                       is_trainable=True, torch_device="cpu")
+    expected = set(get_peft_model_state_dict(adapter, save_embedding_layers=False))
+    if different := sorted(expected ^ set(weights)):
+        lines = [f"{'missing' if key in expected else 'unexpected'} {key}" for key in different]
+        raise ValueError(f"{path}: these weights are not this adapter's:\n  " + "\n  ".join(lines))
+    return adapter
+
+
+def _base_name(config: dict, path: Path) -> str:
+    base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
+    problems = [] if kind == "LORA" else [f"peft_type is {kind!r}, not 'LORA'"]
+    problems += [] if isinstance(base, str) and base else [f"base_model_name_or_path is {base!r}, no model's name"]
+    if problems:
+        raise ValueError(f"{path}: " + "; ".join(problems))
+    return base
+
+
+def _read_ours(folder: Path) -> tuple[str, str | None]:
+    """The name that the captioner's column has, and the prompt that it was saved with."""
+    ours = _read_object(folder / OURS)
+    if ours is None:
+        return column_name(folder.name), None
+    name, prompt = fields = ours.get("name"), ours.get("prompt")
+    problems = [f"{key} is {value!r}, no text" for key, value in zip(("name", "prompt"), fields) if not isinstance(value, str)]
+    if problems:
+        raise ValueError(f"{folder / OURS}: " + "; ".join(problems))
+    _attempt(folder / OURS, check_name, name)
+    return name, prompt
+
+
+def _read_object(path: Path) -> dict | None:
+    """A JSON object in a file, None where there is no file."""
+    if not path.is_file():
+        return None
+    found = _attempt(f"{path}: not JSON", lambda: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return found
+
+
+def _attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
+    """What the call returns; transformers and peft raise many kinds of errors: all become ValueErrors that say what was tried."""
+    try:
+        return call(*args, **options)
+    except Exception as error:
+        raise ValueError(f"{otherwise}: {error}") from error

@@ -1,0 +1,82 @@
+"""The model card of a fine-tuned captioner: a README.md as the Hugging Face Hub reads it."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES
+
+CARD = "README.md"
+
+
+def write_card(folder: Path, *, name: str, base_model: str, data: Mapping[str, str], licences: Mapping[str, str],
+               recipe: Mapping[str, Any], scores: Mapping[str, Any], datasets: Sequence[str] = ()) -> None:
+    """Writes `README.md` beside the weights: what the captioner began with, its data, licences, recipe and scores.
+
+    `data` says what was trained and validated on, `licences` what each part of that, and of the weights, is under, `recipe`
+    holds the settings. `scores` is a row of `validation.jsonl`, {} without validation. `datasets` are names on the Hub, as
+    is `base_model` where it is `org/name` and no path. Of the machine's own paths only the last part is written.
+    """
+    front = {"library_name": "open_clip", "pipeline_tag": "image-to-text",
+             "tags": ["image-captioning", "coca", "capsmith"]}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base_model) and not Path(base_model).exists():
+        front["base_model"] = base_model
+    if datasets:
+        front["datasets"] = list(datasets)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)
+    card = environment.get_template("card.md").render(
+        front=_yaml(front), name=name, base_model=base_model, data=data, licences=licences, scores=_table(scores),
+        pictures=scores.get("pictures"), samples=scores.get("samples"), warning=scores.get("warning", ""),
+        recipe=_indented(_yaml({key: value for key, value in recipe.items() if value not in (None, [], "")})),
+        version=_version())
+    unfinished = folder / f".{CARD}.tmp"
+    unfinished.write_text(card, encoding="utf-8", errors="backslashreplace")
+    os.replace(unfinished, folder / CARD)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("capsmith")
+    except metadata.PackageNotFoundError:  # run from its source
+        return "(not installed)"
+
+
+def _table(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Label, the captioner's number, the human captions', and the definition of each score there is."""
+    rows = []
+    for measure in (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES):
+        name = measure.path[0]
+        if name in scores:
+            human = measure.text({name: scores.get("human", {}).get(name)})
+            rows.append((f"{measure.label} {measure.arrow}", measure.text(scores), human, measure.definition))
+    return rows
+
+
+def _yaml(values: Mapping[str, Any]) -> Markup:
+    """YAML as it is, no Markdown: of front matter, or of a block of code."""
+    return Markup(_without_paths(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1000)))
+
+
+def _indented(text: str) -> Markup:
+    """A block of code: by its indent, which, unlike a fence, nothing in the text can end."""
+    return Markup("".join(f"    {line}\n" for line in text.splitlines()))
+
+
+def _markdown(value: Any) -> str:
+    """A value as Markdown that shows just that, on one line, so that in a table it stays in its cell."""
+    if isinstance(value, Markup):
+        return value
+    return re.sub(r"([\\`*_\[\]<>#|~$&@])", r"\\\1", " ".join(_without_paths(str(value)).split()))
+
+
+def _without_paths(text: str) -> str:
+    """Absolute paths cut to their last part: a card is for others."""
+    return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "…/", text)

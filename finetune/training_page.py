@@ -1,0 +1,161 @@
+"""The page of a training run: curves of losses and scores, and what the captioner said of some pictures as it learned."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from diversity.fidelity import REASONS, degenerate_reasons
+from diversity.measures import Measure
+from diversity.page import COLOURS, REFERENCE_COLOUR, plot, svg, thumbnail
+from finetune.checkpoints import LOG, VALIDATION_LOG
+from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES, evenly
+
+PAGE = "training.html"
+TRAINING_COLOUR, HELD_OUT_COLOUR = COLOURS[0], COLOURS[1]
+POINTS = 300     # of a training curve: means of as many steps as that takes
+SMOOTHED = 0.05  # of the curve's length is averaged for the bold line
+TIMES_SHOWN = 8  # validations whose captions are shown
+
+LEARNING_RATE = Measure(("learning_rate",), "Learning rate", "Of the optimizer's first group, at each step.")
+GRADIENT_NORM = Measure(("gradient_norm",), "Gradient norm", "Of all weights, before it is clipped. A rise that stays points to "
+                        "a learning rate too high.")
+CURVES = (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES, LEARNING_RATE, GRADIENT_NORM)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes] | None = None,
+                        references: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Writes `training.html` from the `train.jsonl` and `validation.jsonl` in the folder; nothing on it is outside it.
+
+    Both hold a row per line with `step` and `samples`. Training rows have `caption`, `contrastive` and perhaps
+    `learning_rate` and `gradient_norm`; validation rows both losses, the scores of `finetune.validation`, `human` (its human
+    scores), `samples_shown` (key -> captions) and `warning`, as far as there are any. `pictures` (encoded) and
+    `references`, by key, stand beside the captions. Raises `ValueError` for a line that is no such row.
+    """
+    training, validations = _read(folder / LOG), _read(folder / VALIDATION_LOG)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("training.html").render(
+        name=name, subtitle=_subtitle(training, validations), warning=validations[-1].get("warning", "") if validations else "",
+        curves=[curve for measure in CURVES if (curve := _curve(measure, training, validations))],
+        table=_table(validations), colours={"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR, "human": REFERENCE_COLOUR},
+        gallery=_gallery(validations, pictures or {}, references or {}), reasons=REASONS)
+    unfinished = folder / f".{PAGE}.tmp"
+    unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
+    os.replace(unfinished, folder / PAGE)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log, none where there is no such file; a last line that a stop cut short is left out."""
+    rows: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+            rows.append(row | {"step": int(row["step"]), "samples": int(row["samples"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: not an object with numbers step and samples: {line[:80]!r}") from error
+    return rows
+
+
+def _subtitle(training: Rows, validations: Rows) -> str:
+    last = max((*training[-1:], *validations[-1:]), key=lambda row: row["step"], default={"samples": 0, "step": 0})
+    text = f"{_count(last['samples'])} captions seen in {_count(last['step'])} steps"
+    if validations:
+        text += f", {len(validations)} validations on {_count(validations[-1].get('pictures', 0))} held-out pictures"
+    return text
+
+
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _text(measure: Measure, row: Mapping[str, Any]) -> str:
+    """The row's number as a table shows it, a dash where the row has none."""
+    return measure.text({measure.path[0]: row.get(measure.path[0])})
+
+
+def _table(validations: Rows) -> tuple[list[Measure], list[tuple[str, list[str]]]]:
+    """The measures of the first table, and its rows: the first validation, the last, the human captions."""
+    if not validations:
+        return [], []
+    first, last = validations[0], validations[-1]
+    rows = {f"{_count(row['samples'])} seen": row for row in (first, last)}
+    rows |= {"Human captions": last["human"]} if last.get("human") else {}
+    found = [measure for measure in (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES) if measure.path[0] in last]
+    return found, [(label, [_text(measure, row) for measure in found]) for label, row in rows.items()]
+
+
+# --- curves --------------------------------------------------------------------------------------------------------
+
+
+def _curve(measure: Measure, training: Rows, validations: Rows) -> tuple[Measure, str, Markup] | None:
+    """The measure, its last value and its curve over the captions seen; None where no row has it."""
+    trained, held_out = _series(measure, training), _series(measure, validations)
+    if not len(trained[0]) and not len(held_out[0]):
+        return None
+    figure, axes = plot(3.9, 2.2)
+    if len(trained[0]):
+        seen, values = _binned(*trained)
+        axes.plot(seen, values, color=TRAINING_COLOUR, alpha=0.3, linewidth=0.9)
+        axes.plot(seen, _smoothed(values), color=TRAINING_COLOUR, linewidth=1.8)
+    if len(held_out[0]):
+        axes.plot(*held_out, color=HELD_OUT_COLOUR, linewidth=1.8, marker="o", markersize=4.5)
+    human = validations[-1].get("human", {}).get(measure.path[0]) if validations else None
+    if human is not None:
+        axes.axhline(human, color=REFERENCE_COLOUR, linewidth=1.5, linestyle=(0, (4, 2)))
+    axes.margins(x=0.02, y=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if measure.unit == "percent":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    if measure in (LEARNING_RATE, GRADIENT_NORM):
+        axes.set_ylim(0)
+    axes.set_xlabel("captions seen")
+    last = (held_out if len(held_out[0]) else trained)[1][-1]
+    text = f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last})
+    return measure, text, svg(figure, measure.label)
+
+
+def _series(measure: Measure, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Captions seen and the measure's value, of the rows that have it."""
+    found = [(row["samples"], row[measure.path[0]]) for row in rows if row.get(measure.path[0]) is not None]
+    seen, values = np.array(found, float).reshape(-1, 2).T
+    return seen, values
+
+
+def _binned(seen: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of equally many steps, so that a long run's curve stays small."""
+    bins = min(POINTS, len(seen))
+    return tuple(np.array([part.mean() for part in np.array_split(numbers, bins)]) for numbers in (seen, values))
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Moving average, centred, over what there is of the window at the ends."""
+    reach = int(len(values) * SMOOTHED / 2)
+    sums = np.concatenate([[0], np.cumsum(values)])
+    at = np.arange(len(values))
+    start, end = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))
+    return (sums[end] - sums[start]) / (end - start)
+
+
+# --- captions over time --------------------------------------------------------------------------------------------
+
+
+def _gallery(validations: Rows, pictures: Mapping[str, bytes], references: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Of each picture shown at the last validation: thumbnail, human captions, and (captions seen, captions) over time."""
+    if not validations:
+        return []
+    shown = [validations[at] for at in evenly(len(validations), TIMES_SHOWN)]
+    return [{"key": key, "thumbnail": thumbnail(pictures.get(key)), "references": list(references.get(key, ()))[:3],
+             "times": [(_count(row["samples"]), [(caption, degenerate_reasons(caption)) for caption in captions])
+                       for row in shown if (captions := row.get("samples_shown", {}).get(key))]}
+            for key in validations[-1].get("samples_shown", {})]
