@@ -45,7 +45,7 @@ def run(config: QuickstartConfig) -> int:
     steps = (
         (f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures", finetune, FinetuneConfig(
             input=[train], model=MODEL, name=NAME, output=captioner, samples_seen=config.samples_seen, batch_size=BATCH_SIZE,
-            learning_rate=LEARNING_RATE, **common)),
+            learning_rate=LEARNING_RATE, hold_out=60, **common)),
         (f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was", generate, GenerateConfig(
             input=[held_out], model=MODEL, output=pretrained_records, **common)),
         (f"caption them with {NAME}, into records", generate, GenerateConfig(

@@ -63,7 +63,7 @@ def main() -> None:
                     value.zero_()  # in place: fresh memory is slow on this kind of machine
             trainer.schedule.last_epoch = -1
             trainer.schedule.step()
-            with trainer.products():
+            with trainer.forward.products():
                 losses[:] = [trainer._step(Batch(image, *batch[1:]))["loss"] for image, batch in zip(images, batches, strict=True)]
 
         tokens = torch.zeros(len(ids), captions, CONTEXT, dtype=torch.long)

@@ -21,14 +21,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from captioners.base import Caption, Captioned, SamplingConfig
+from captioners.base import Caption, Captioned, Captioner, SamplingConfig
 from captioners.beam import BeamSearch
 from captioners.coca_decode import Decoding
 from captioners.coca_forward import encode_images, encode_text_trimmed, initialise_decoder
 from captioners.context import POSITIONS, extend_context
 from captioners.draw import Drawing
 from captioners.linear import fast_products
-from captioners.resolve import Source, resolve
+from captioners.resolve import Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.tokenizer import CaptionTokenizer
 
@@ -191,9 +191,10 @@ class CoCaCaptioner:
 def load_captioner(
     name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
     device: str = "cpu", dtype: str = "fp32"
-) -> CoCaCaptioner:
+) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
+    A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
@@ -202,6 +203,11 @@ def load_captioner(
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
+    if pretrained is None and not from_scratch and is_transformers(name):
+        from captioners.vlm_load import load_vlm  # late: it imports us, transformers and peft
+        if context is not None:
+            raise ValueError(f"{name}: context {context} is for CoCa; a vision-language model has its own")
+        return load_vlm(name, device=device, dtype=dtype)
     source = resolve(name, pretrained)
     if source.weights is None and not from_scratch:
         raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")

@@ -62,6 +62,7 @@ class FinetuneConfig(BaseModel):
     clip_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     layer_decay: float = Field(1.0, gt=0, le=1, description="a block's learning rate, as a share of that of the block above it")
     freeze_image: bool = Field(False, description="leave the image tower as it is; what it says of each picture is kept on disk")
+    lora_rank: int = Field(0, ge=0, description="train adapters of this rank instead of the weights; 0: the weights")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none")
     grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
     hold_out: int = Field(500, ge=0, description="pictures of the input to validate on, at most a twentieth; 0: no validation")

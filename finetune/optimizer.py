@@ -2,39 +2,45 @@
 
 import math
 import re
+from collections.abc import Callable
 
 from torch import nn
 
 from finetune.config import FinetuneConfig
 
 
-def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
-    """AdamW's groups of a CoCa's trained weights: norms, biases and embeddings without decay; each depth at its own rate.
+def parameter_groups(model: nn.Module, config: FinetuneConfig, depth: Callable[[str], int] | None = None) -> list[dict]:
+    """AdamW's groups of the trained weights: norms, biases and embeddings without decay; each depth at its own rate.
 
-    A block's learning rate is layer_decay times that of the block above it (Clark et al. 2020, arXiv 2003.10555): the
-    towers' blocks lie below the decoder's, embeddings lowest.
+    depth: of a weight's name, 0 at the top; one further down learns layer_decay times as fast (Clark et al. 2020,
+    arXiv 2003.10555).
     """
     groups: dict[tuple[float, bool], list] = {}
-    towers = max(len(model.visual.transformer.resblocks), len(model.text.transformer.resblocks))
-    top = towers + len(model.text_decoder.resblocks) + 1
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            rate = config.learning_rate * config.layer_decay ** (top - _depth(name, model, towers, top))
+            rate = config.learning_rate * config.layer_decay ** (depth(name) if depth else 0)
             groups.setdefault((rate, weight.ndim > 1 and "embedding" not in name), []).append(weight)
     return [{"params": weights, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
             for (rate, decays), weights in sorted(groups.items(), key=lambda item: item[0])]
 
 
-def _depth(name: str, model: nn.Module, towers: int, top: int) -> int:
-    """0 for embeddings, then the blocks from below; both towers end where the decoder begins."""
-    tower, block = name.split(".")[0], re.search(r"(?:resblocks|cross_attn)\.(\d+)", name)
-    if tower == "text_decoder":
-        return towers + 1 + int(block[1]) if block else top
-    if tower not in ("visual", "text"):
-        return top
-    if block:
-        return towers - len(getattr(model, tower).transformer.resblocks) + 1 + int(block[1])
-    return 0 if re.search(r"embedding|conv1|ln_pre|cls_emb", name) else towers
+def coca_depth(model: nn.Module) -> Callable[[str], int]:
+    """How deep a CoCa's weights lie: its decoder's blocks, below them both towers' side by side, embeddings lowest."""
+    blocks = {name: len(getattr(model, name).transformer.resblocks) for name in ("visual", "text")}
+    decoder = len(model.text_decoder.resblocks)
+    bottom = decoder + max(blocks.values()) + 1
+
+    def depth(name: str) -> int:
+        tower, block = name.split(".")[0], re.search(r"(?:resblocks|cross_attn)\.(\d+)", name)
+        if tower == "text_decoder" and block:
+            return decoder - int(block[1])
+        if tower not in blocks:
+            return 0
+        if block:
+            return decoder + blocks[tower] - int(block[1])
+        return bottom if re.search(r"embedding|conv1|ln_pre|cls_emb", name) else decoder + 1
+
+    return depth
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,16 +12,21 @@ import torch
 import yaml
 from accelerate import PartialState
 
-from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.base import Captioner
+from captioners.coca import load_captioner
 from finetune.batching import CaptionedPictures
+from finetune.card import CARD, write_card
 from finetune.checkpoints import LOG, VALIDATION_LOG, Checkpoints
 from finetune.config import FinetuneConfig
+from finetune.held_out import BEST, HeldOut, held_out_pictures
 from finetune.long_captions import length_warning
+from finetune.recipes import read_recipe
 from finetune.trainer import CaptionTrainer
+from finetune.training_page import PAGE, write_training_page
 from imagetext.sources import read_samples
 
 REJECTS, CONFIG = "rejects.jsonl", "finetune.json"
-DONE = "open_clip_config.json"  # written last
+DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished captioner has, written last
 # how a run is carried out, not what comes of it
 CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "checkpoint_every", "num_processes", "device_batch_size", "report_to",
                "grad_checkpointing"}
@@ -33,7 +39,7 @@ def run(config: FinetuneConfig) -> int:
     state = PartialState(cpu=config.device == "cpu")
     with state.main_process_first():
         prepare_output(config)
-    if (config.output / DONE).exists():
+    if any((config.output / name).exists() for name in DONE):
         state.print(f"{config.output} holds the finished captioner of this very run")
         return 0
     torch.manual_seed(config.seed)
@@ -43,15 +49,34 @@ def run(config: FinetuneConfig) -> int:
     pictures = read_pictures(config, captioner, quiet=not state.is_main_process)
     if state.is_main_process:
         tell_of(pictures, config)
+    held_out = held_out_pictures(config, captioner, pictures)
     trainer = CaptionTrainer(config, captioner, pictures)
+    if held_out:
+        trainer.validate = HeldOut(trainer, held_out)
     state.print(describe(trainer))
     trainer.fit()
     if state.is_main_process:
-        with trainer.trained():
-            captioner.save(config.output, captioner.name)
-        trainer.checkpoints.clear()
-        print(f"captioner {captioner.name} written to {config.output}")
+        finish(trainer, held_out)
     return 0
+
+
+def finish(trainer: CaptionTrainer, held_out: CaptionedPictures | None) -> None:
+    """Writes the page, the model card and the captioner, whose config comes last, and lets the checkpoints go."""
+    config, captioner = trainer.config, trainer.captioner
+    scores = trainer.validate.last if held_out else {}
+    if not held_out:
+        write_training_page(config.output, name=captioner.name)
+    recipe = read_recipe(config.recipe) if config.recipe else None
+    licences = {recipe.dataset: recipe.licence, config.model: recipe.weights_licence} if recipe else {}
+    data = {"trained on": f"{len(trainer.pictures):,} pictures of {', '.join(config.input)}"}
+    if held_out:
+        data["validated on"] = f"{len(held_out):,} pictures of {', '.join(config.eval_input) or 'the same, held out'}"
+    write_card(config.output, name=captioner.name, base_model=config.model, data=data, licences=licences,
+               recipe=config.model_dump(mode="json"), scores=scores)
+    trainer.finish()
+    captioner.save(config.output, captioner.name)
+    trainer.checkpoints.clear()
+    print(f"captioner {captioner.name} written to {config.output}; how it went: {config.output / PAGE}")
 
 
 def launch(config: FinetuneConfig) -> int:
@@ -64,7 +89,7 @@ def launch(config: FinetuneConfig) -> int:
         return subprocess.run(command).returncode
 
 
-def read_pictures(config: FinetuneConfig, captioner: CoCaCaptioner, *, quiet: bool) -> CaptionedPictures:
+def read_pictures(config: FinetuneConfig, captioner: Captioner, *, quiet: bool) -> CaptionedPictures:
     """The captioned pictures of all inputs, with their weights."""
     if len(config.weights) not in (0, len(config.input)):
         raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")
@@ -107,8 +132,9 @@ def prepare_output(config: FinetuneConfig) -> None:
     if config.output.exists() and any(config.output.iterdir()) and not record.exists():
         raise ValueError(f"--output {config.output}: the folder is not empty and not a run of capsmith finetune")
     if config.overwrite:
-        for name in (DONE, LOG, VALIDATION_LOG, REJECTS):
+        for name in (*DONE, LOG, VALIDATION_LOG, REJECTS, PAGE, CARD):
             (config.output / name).unlink(missing_ok=True)
+        shutil.rmtree(config.output / BEST, ignore_errors=True)
         Checkpoints(config.output).clear()
     elif record.exists() and (other := _differences(json.loads(record.read_text()), settings)):
         raise ValueError(f"--output {config.output} holds a run with other settings (--overwrite starts anew): {other}")

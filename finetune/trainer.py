@@ -8,37 +8,22 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from captioners.coca import CoCaCaptioner
-from captioners.coca_forward import forward_trimmed
-from captioners.linear import fast_products
-from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches
+from captioners.base import Captioner
+from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches, collate
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import FinetuneConfig
+from finetune.forward import training_forward
 from finetune.image_cache import cache_images
 from finetune.losses import caption_loss, contrastive_loss
 from finetune.optimizer import learning_rate, parameter_groups
-
-MAX_LOGIT_SCALE = math.log(100)
-
-
-class _Forward(nn.Module):
-    """The training forward as a module's own, for what Accelerate wraps round it."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        return forward_trimmed(self.model, images, tokens) | {"logit_scale": self.model.logit_scale.exp()}
-
 
 class CaptionTrainer:
     """Trains a captioner on captioned pictures; `fit()` is the whole loop.
@@ -48,21 +33,19 @@ class CaptionTrainer:
     where it stopped. validate: called with the step and the captions seen, every `config.validate_every` captions.
     """
 
-    def __init__(self, config: FinetuneConfig, captioner: CoCaCaptioner, pictures: CaptionedPictures,
+    def __init__(self, config: FinetuneConfig, captioner: Captioner, pictures: CaptionedPictures,
                  validate: Callable[[int, int], None] | None = None):
         self.config, self.captioner, self.pictures, self.validate = config, captioner, pictures, validate
         self.accelerator = make_accelerator(config)
         self.accumulation = accumulation(config, self.accelerator.num_processes)
         self.samples_per_step = config.batch_size * config.captions_per_image
         self.steps = math.ceil(config.samples_seen / self.samples_per_step)
-        model = captioner.model.to(self.accelerator.device).train()
-        model.visual.requires_grad_(not config.freeze_image)
-        model.set_grad_checkpointing(config.grad_checkpointing)
+        model = captioner.model.to(self.accelerator.device)
+        self.forward = training_forward(captioner, config)
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        optimizer = torch.optim.AdamW(parameter_groups(model, config), betas=(0.9, 0.98), eps=1e-6, fused=True)
+        optimizer = torch.optim.AdamW(parameter_groups(model, config, self.forward.depth), betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, self.steps, config.warmup))
-        self.model, self.optimizer = self.accelerator.prepare(_Forward(model), optimizer)
-        self.products = fast_products if config.dtype == "fp32" and model.text_decoder.width >= 256 else contextlib.nullcontext
+        self.model, self.optimizer = self.accelerator.prepare(self.forward, optimizer)
         self.checkpoints = Checkpoints(config.output)
         self.state = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule} | (
             {"average": self.average} if self.average else {}) | ({"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {})
@@ -73,7 +56,7 @@ class CaptionTrainer:
         first = self.checkpoints.load(self.state, self.accelerator.device)
         if main:
             self.checkpoints.cut_logs(first)
-        if config.freeze_image:
+        if config.freeze_image and self.forward.contrasts:
             self.pictures.image = cache_images(self.pictures, config.output / "image_cache", self.accelerator,
                                                batch_size=config.device_batch_size or 16, num_workers=config.num_workers)
         order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first,
@@ -82,14 +65,14 @@ class CaptionTrainer:
                         mininterval=1, disable=not main)
         with open(config.output / LOG if main else os.devnull, "a", encoding="utf-8") as log:
             for step, batch in enumerate(progress, first + 1):
-                with self.products():
+                with self.forward.products():
                     losses = self._step(batch)
                 if not math.isfinite(losses["loss"]):
                     raise ValueError(f"the loss is {losses['loss']} at step {step}, pictures {', '.join(batch.keys)}")
                 samples = step * self.samples_per_step
                 log.write(json.dumps({"step": step, "samples": samples, **losses}) + "\n")
                 self.accelerator.log(losses, step)
-                progress.set_postfix({name: f"{losses[name]:.3f}" for name in ("caption", "contrastive")}, refresh=False)
+                progress.set_postfix({name: f"{losses[name]:.3f}" for name in ("caption", "contrastive") if name in losses}, refresh=False)
                 if self.validate and main and (step == self.steps or samples % config.validate_every < self.samples_per_step):
                     self.validate(step, samples)
                 if main and step % config.checkpoint_every == 0 and step < self.steps:
@@ -99,35 +82,65 @@ class CaptionTrainer:
         self.accelerator.end_training()
 
     @contextlib.contextmanager
-    def trained(self):
-        """Within it the captioner has the weights that the run would write now: their average, where one is kept."""
-        model = self.captioner.model
-        own = {name: weight.clone() for name, weight in model.state_dict().items()} if self.average else None
+    def trained(self) -> Iterator[Captioner]:
+        """Within it the captioner is what the run would write now: with averaged weights, and with adapters merged."""
+        model, adapter = self.captioner.model, self.forward.adapter
+        if not self.average and not adapter:
+            yield self.captioner
+            return
+        own = {name: weight.clone() for name, weight in model.state_dict().items()}
         if self.average:
             model.load_state_dict(self.average.module.state_dict())
+        if adapter:
+            adapter.merge_adapter()
         yield self.captioner
-        if own:
-            model.load_state_dict(own)
+        if adapter:
+            adapter.unmerge_adapter()
+        model.load_state_dict(own)  # bit by bit: merging rounds
+
+    def finish(self) -> None:
+        """Leaves the captioner as it is to be written, without what only training needs."""
+        if self.average:
+            self.captioner.model.load_state_dict(self.average.module.state_dict())
+        if self.forward.adapter:
+            self.forward.adapter.merge_and_unload()
+
+    @torch.no_grad()
+    def losses_on(self, pictures: CaptionedPictures, batch_size: int = 64) -> dict[str, float]:
+        """Both losses on pictures that are not trained on, with a caption each: per token, and in batches of so many pictures."""
+        totals = torch.zeros(3)
+        for at in range(0, len(pictures), batch_size):
+            items = [pictures[index, 0] for index in range(at, min(at + batch_size, len(pictures)))]
+            part, = collate(items, self.captioner.pad_id).parts(1, self.accelerator.device)
+            with self.accelerator.autocast():
+                output = self.forward(part.images, part.tokens)
+            features = [output[name].float() for name in ("image_features", "text_features")] if self.forward.contrasts else []
+            contrastive = contrastive_loss(*features, output["logit_scale"], part.pictures) if features else 0.0
+            totals += torch.tensor([caption_loss(output["logits"], output["labels"]), len(output["labels"]), contrastive * len(items)])
+        losses = {"caption": (totals[0] / totals[1]).item()}
+        return losses | ({"contrastive": totals[2].item() / len(pictures)} if self.forward.contrasts else {})
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """One step of the optimizer; the losses of the whole batch, and the gradients' norm before clipping."""
         config, pad_id, world = self.config, self.captioner.pad_id, self.accelerator.num_processes
         parts = batch.parts(self.accumulation, self.accelerator.device)
         tokens = self.accelerator.reduce(sum((part.tokens[..., 1:] != pad_id).sum() for part in parts))
-        gradients, caption = None, 0.0
-        if len(parts) > 1:
+        contrasts, gradients, caption, contrastive = self.forward.contrasts, None, 0.0, None
+        if contrasts and len(parts) > 1:
             with torch.no_grad():
                 contrastive, *gradients = self._contrastive([self.model(part.images, part.tokens) for part in parts], parts)
         for number, part in enumerate(parts):
             with self.accelerator.no_sync(self.model) if number < len(parts) - 1 else contextlib.nullcontext():
                 output = self.model(part.images, part.tokens)
-                if gradients is None:
-                    contrastive, *gradients = self._contrastive([output], parts)
-                image, text, scale = (gradient[number] for gradient in gradients)
                 own = caption_loss(output["logits"], output["labels"]) / tokens
-                through = ((output["image_features"] * image).sum() + (output["text_features"] * text).sum()) * world
                 # ranks' gradients are averaged: what is a rank's share of a sum counts as often as there are ranks
-                loss = config.caption_weight * own * world + config.contrastive_weight * (through + output["logit_scale"] * scale)
+                loss = config.caption_weight * own * world
+                if contrasts:
+                    if gradients is None:
+                        contrastive, *gradients = self._contrastive([output], parts)
+                    image, text, scale = (gradient[number] for gradient in gradients)
+                    through = ((output["image_features"] * image).sum() + (output["text_features"] * text).sum()) * world
+                    loss = loss + config.contrastive_weight * (through + output["logit_scale"] * scale)
                 self.accelerator.backward(loss)
                 caption += own.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad_norm)
@@ -135,14 +148,12 @@ class CaptionTrainer:
         rate = self.schedule.get_last_lr()[-1]
         self.schedule.step()
         self.optimizer.zero_grad()
-        model = self.captioner.model
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        if self.average is not None:
-            self.average.update_parameters(model)
-        caption = self.accelerator.reduce(caption).item()
-        loss = config.caption_weight * caption + config.contrastive_weight * contrastive.item()
-        return {"loss": loss, "caption": caption, "contrastive": contrastive.item(), "gradient_norm": float(norm), "learning_rate": rate}
+        self.forward.clamp()
+        if self.average:
+            self.average.update_parameters(self.captioner.model)
+        losses = {"caption": self.accelerator.reduce(caption).item()} | ({"contrastive": contrastive.item()} if contrasts else {})
+        loss = config.caption_weight * losses["caption"] + config.contrastive_weight * losses.get("contrastive", 0.0)
+        return {"loss": loss, **losses, "gradient_norm": float(norm), "learning_rate": rate}
 
     def _contrastive(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]) -> tuple[Tensor, list, list, list]:
         """The contrastive loss of the whole batch, and its gradients by the parts' features here and by the logit scale.

@@ -33,7 +33,7 @@ def run(config: GenerateConfig) -> int:
     dtype = config.dtype or settled.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
 
     captioner = load_captioner(config.model, config.pretrained, device=device, dtype=dtype)
-    captioner.caption((), config.sampling)  # raises where the sampling does not fit the captioner
+    captioner.caption((), config.sampling, similarity=config.similarity)  # raises where these do not fit the captioner
     captioner.batch_size = (config.batch_size or settled.get("batch_size")
                             or fitting_batch_size(captioner.bytes_per_picture(config.sampling), device))
     print(captioner.description)

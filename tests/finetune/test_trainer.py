@@ -18,7 +18,7 @@ import finetune.trainer
 from captioners.coca import load_captioner
 from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
-from finetune.optimizer import learning_rate, parameter_groups
+from finetune.optimizer import coca_depth, learning_rate, parameter_groups
 from finetune.run import run
 from finetune.trainer import CaptionTrainer
 from imagetext.sources import read_samples
@@ -121,7 +121,7 @@ def test_weight_decay_is_for_matrices_only(tmp_path):
 def test_lower_blocks_learn_slower(tmp_path):
     model = load_captioner("coca_tiny", from_scratch=True).model  # 4 blocks of the image tower, 2 of the text's, 3 of the decoder
     names = {id(weight): name for name, weight in model.named_parameters()}
-    groups = parameter_groups(model, settings(tmp_path, layer_decay=0.5, learning_rate=1.0))
+    groups = parameter_groups(model, settings(tmp_path, layer_decay=0.5, learning_rate=1.0), coca_depth(model))
     rates = {names[id(weight)]: group["lr"] for group in groups for weight in group["params"]}
     assert rates["logit_scale"] == rates["text_decoder.text_projection"] == rates["text_decoder.ln_final.weight"] == 1
     assert rates["text_decoder.resblocks.2.ln_1.weight"] == rates["text_decoder.cross_attn.2.ln_1.weight"] == 0.5

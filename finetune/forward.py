@@ -1,0 +1,82 @@
+"""What differs between kinds of captioners in training: the forward pass, and which weights of theirs learn."""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from captioners.base import Captioner
+from captioners.coca import CoCaCaptioner
+from captioners.coca_forward import forward_trimmed
+from captioners.linear import fast_products
+from finetune.config import FinetuneConfig
+from finetune.optimizer import coca_depth
+
+MAX_LOGIT_SCALE = 4.605170185988092  # ln 100 (Radford et al. 2021)
+WIDE = 256  # from this width on products are large enough for Python to see each of them
+
+
+class CoCaForward(nn.Module):
+    """CoCa: logits and labels of the captions' tokens, and the features of both towers.
+
+    LoRA adapters are put into the layers of the MLPs, and merged into their weights where these are used or written.
+    """
+
+    contrasts = True
+
+    def __init__(self, captioner: CoCaCaptioner, config: FinetuneConfig):
+        super().__init__()
+        self.model = captioner.model
+        self.model.visual.requires_grad_(not config.freeze_image)
+        self.model.set_grad_checkpointing(config.grad_checkpointing)
+        self.model.train()
+        self.depth = coca_depth(self.model)
+        wide = config.dtype == "fp32" and self.model.text_decoder.width >= WIDE
+        self.products: type[AbstractContextManager] = fast_products if wide else contextlib.nullcontext
+        self.adapter = None
+        if config.lora_rank:
+            towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
+            lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=rf"({towers})\..*\.(c_fc|c_proj)")
+            self.adapter = get_peft_model(self.model, lora).base_model
+
+    def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        return forward_trimmed(self.model, images, tokens) | {"logit_scale": self.model.logit_scale.exp()}
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keeps weights within their bounds after a step."""
+        self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+class VLMForward(nn.Module):
+    """A vision-language model: logits and labels of the captions' tokens alone, not of picture, prompt or chat markup."""
+
+    contrasts = False
+
+    def __init__(self, captioner: Captioner, config: FinetuneConfig):
+        super().__init__()
+        if config.layer_decay != 1:
+            raise ValueError(f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model")
+        if config.lora_rank and captioner.adapter is None:
+            captioner.add_lora(r=config.lora_rank, alpha=2 * config.lora_rank)
+        self.model, self.caption_logits = captioner.model, captioner.caption_logits
+        if config.freeze_image:
+            self.model.get_submodule(captioner.family.vision).requires_grad_(False)
+        if config.grad_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.train()
+        self.depth, self.products, self.adapter = None, contextlib.nullcontext, None  # peft's adapters are written as they are
+
+    def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        logits, labels = self.caption_logits(images, tokens)
+        return {"logits": logits, "labels": labels}
+
+    def clamp(self) -> None:
+        """Nothing has bounds."""
+
+
+def training_forward(captioner: Captioner, config: FinetuneConfig) -> CoCaForward | VLMForward:
+    """The captioner's forward pass in training, its weights made ready for it."""
+    return (CoCaForward if isinstance(captioner, CoCaCaptioner) else VLMForward)(captioner, config)

@@ -1,0 +1,126 @@
+"""`capsmith finetune` as a whole: validation, page, card and best weights; adapters; vision-language models."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from captioners.base import SamplingConfig
+from captioners.coca import load_captioner
+from finetune.config import FinetuneConfig
+from finetune.run import run
+from generate.config import GenerateConfig
+from generate.engine import run as generate
+from imagetext.sources import read_records
+
+SCENES = "scenes:train,n=40,size=48"
+
+
+def settings(folder, **changes):
+    return FinetuneConfig(**{"input": [SCENES], "model": "coca_tiny", "output": folder, "samples_seen": 64, "batch_size": 8,
+                             "learning_rate": 1e-3, "num_workers": 0, "name": "mine", "device": "cpu", "hold_out": 2} | changes)
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(settings(folder, validate_every=24, eval_input=["scenes:test,n=9,size=48"], hold_out=6))
+    return folder
+
+
+def test_it_validates_while_it_trains_and_at_the_end(finished):
+    found = rows(finished / "validation.jsonl")
+    assert [row["samples"] for row in found] == [24, 48, 64]
+    assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in found)
+    assert all(key.startswith("test") for key in found[0]["samples_shown"])
+
+
+def test_page_and_card_tell_of_it(finished):
+    page, card = (finished / "training.html").read_text(), (finished / "README.md").read_text()
+    assert "CIDEr-D" in page and page.count("data:image/jpeg") >= 6
+    assert "6 pictures of scenes:test" in card and "coca_tiny" in card
+
+
+def test_the_best_weights_are_kept(finished):
+    best = min(rows(finished / "validation.jsonl"), key=lambda row: row["caption"])
+    same = all(torch.equal(a, b) for a, b in zip(*(load_captioner(str(folder)).model.state_dict().values()
+                                                  for folder in (finished, finished / "best")), strict=True))
+    assert same == (best["samples"] == 64)
+
+
+def test_pictures_held_out_are_not_trained_on(tmp_path, capsys):
+    run(settings(tmp_path / "run"))
+    assert "over 38 pictures" in capsys.readouterr().out
+    assert rows(tmp_path / "run" / "validation.jsonl")[-1]["pictures"] == 2
+
+
+def test_a_mix_takes_its_inputs_by_weight(tmp_path, capsys):
+    mix = [SCENES, "scenes:train,n=10,size=48,seed=1"]
+    with pytest.raises(ValueError, match="--weights: 1 for 2 inputs"):
+        run(settings(tmp_path / "run", input=mix, weights=[2.0]))
+    run(settings(tmp_path / "other", input=mix, weights=[0.5, 2.0], hold_out=0))
+    assert "1.6 passes over 50 pictures" in capsys.readouterr().out  # 64 of 20 + 20
+
+
+def test_adapters_train_alone_and_are_merged(tmp_path):
+    run(settings(tmp_path / "run", lora_rank=4, ema=0.5, freeze_image=True))
+    before, after = (load_captioner(name).model.state_dict() for name in ("coca_tiny", str(tmp_path / "run")))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith(("c_fc.weight", "c_proj.weight")) and not name.startswith("visual.")}
+    open_clip.create_model(f"local-dir:{tmp_path / 'run'}", require_pretrained=True)
+
+
+def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
+    seen = {}
+
+    def validate(captioner, pictures, **_):
+        seen["captions"] = [one.captions[0].logprob for one in captioner.caption([picture[:2] for picture in pictures], SamplingConfig())]
+        seen["pictures"] = [picture[:2] for picture in pictures]
+        from finetune.validation import Validation
+        return Validation({}, {}, {}, "")
+
+    monkeypatch.setattr("finetune.held_out.validate", validate)
+    run(settings(tmp_path / "run", lora_rank=4))
+    written = load_captioner(str(tmp_path / "run")).caption(seen["pictures"], SamplingConfig())
+    assert [one.captions[0].logprob for one in written] == pytest.approx(seen["captions"], abs=1e-4)
+
+
+# Vision-language models
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory):
+    """A folder with a tiny random BLIP."""
+    spec = importlib.util.spec_from_file_location("vlms", Path(__file__).parents[1] / "captioners" / "test_vlm.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    model, processor = module.make_model_and_processor("blip")
+    module.scramble(model)
+    folder = tmp_path_factory.mktemp("blip")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("lora", [0, 4], ids=["full", "LoRA"])
+def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, lora, tmp_path):
+    run(settings(tmp_path / "run", model=str(vlm), lora_rank=lora, samples_seen=240, learning_rate=2e-2, device_batch_size=4))
+    losses = [row["caption"] for row in rows(tmp_path / "run" / "train.jsonl")]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and "contrastive" not in rows(tmp_path / "run" / "train.jsonl")[0]
+    assert (tmp_path / "run" / ("adapter_config.json" if lora else "config.json")).exists()
+    generate(GenerateConfig(input=["scenes:test,n=3,size=48"], model=str(tmp_path / "run"), output=tmp_path / "records", num_workers=0))
+    records = list(read_records(str(tmp_path / "records" / "*.tar")))
+    assert len(records) == 3 and all(len(record.syn_text["syn_text_mine"]) == 5 for record in records)
+
+
+def test_layer_decay_is_for_coca(vlm, tmp_path):
+    with pytest.raises(ValueError, match="--layer-decay 0.5"):
+        run(settings(tmp_path / "run", model=str(vlm), layer_decay=0.5))
