@@ -21,12 +21,11 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     model = open_clip.create_model(f"local-dir:{options['model']}", require_pretrained=True).eval()
     pictures = torch.load(options["pictures"], weights_only=True)
-    if options.get("warm_up", True):
-        model.generate(pictures[:1], generation_type="top_p", top_p=0.9, seq_len=6, fixed_output_length=True)
     print(json.dumps({"open_clip": open_clip.__version__, "torch": torch.__version__}), flush=True)
     for line in sys.stdin:
         question = json.loads(line)
         if question is None:
+            model.generate(pictures, generation_type="top_p", top_p=0.9, seq_len=6, fixed_output_length=True)  # to warm up
             with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
                 file.write("5")
             before, start = memory("VmRSS"), time.perf_counter()

@@ -56,13 +56,14 @@ def main() -> None:
     data = torch.load(options["data"], weights_only=True)
     optimizer = make_optimizer(model, options["weight_decay"])
     initial = {name: weight.clone() for name, weight in model.state_dict().items()}
-    train(model, optimizer, options, {name: value[:options["batch"], ...] for name, value in data.items()})  # to warm up
+    first = {name: value[:options["batch"]] for name, value in data.items()}
     print(json.dumps({"open_clip": open_clip.__version__, "torch": torch.__version__}), flush=True)
     losses: list[float] = []
     for line in sys.stdin:
         if json.loads(line) == "losses":
             print(json.dumps({"losses": losses}), flush=True)
             continue
+        train(model, optimizer, options, first)  # to warm up
         with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
             file.write("5")
         before, start = memory("VmRSS"), time.perf_counter()

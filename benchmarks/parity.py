@@ -8,6 +8,7 @@ share of captions with the same tokens.
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from captioners.beam import BeamSearch
 from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.resolve import SHIPPED
 from captioners.rows import Rules
+from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
 PICTURES = 16
@@ -55,7 +57,7 @@ def greedy_case(limit: int) -> dict:
         folder = Path(folder)
         captioner.save(folder / "model", "peer")
         torch.save(pictures, folder / "pictures.pt")
-        options = {"model": str(folder / "model"), "pictures": str(folder / "pictures.pt"), "warm_up": False}
+        options = {"model": str(folder / "model"), "pictures": str(folder / "pictures.pt")}
         with Peer(peer_python("open_clip", CLIP_PINS), "decoding_peer.py", **options) as peer:
             theirs = peer.ask({"greedy": limit})["tokens"]
     ours = greedy(captioner, pictures, limit)
@@ -64,9 +66,13 @@ def greedy_case(limit: int) -> dict:
     return {**compare(ours, theirs), "lengths": sorted({len(tokens) for tokens in ours})}
 
 
-def bf16_case() -> dict:
-    captioner = scrambled("coca_ViT-B-32")
-    pictures = torch.randn(PICTURES, 3, 224, 224)
+def bf16_case(trained: bool) -> dict:
+    if trained:
+        captioner = load_captioner("coca_tiny")
+        samples = itertools.chain.from_iterable(read_samples("scenes:test,n=500,level=2"))
+        pictures = torch.stack([captioner.preprocess(decode_image(sample.image)) for sample in samples])
+    else:
+        captioner, pictures = scrambled("coca_ViT-B-32"), torch.randn(PICTURES, 3, 224, 224)
     full = greedy(captioner, pictures, 30)
     captioner.model.bfloat16()
     return compare(greedy(captioner, pictures, 30), full)
@@ -130,8 +136,8 @@ def compare(ours: list[list[int]], theirs: list[list[int]]) -> dict:
             "tokens": sum(map(len, ours))}
 
 
-CASES = {"greedy-30": lambda: greedy_case(30), "greedy-77": lambda: greedy_case(77), "groups": groups_case, "bf16": bf16_case,
-         "tokenizer": tokenizer_case}
+CASES = {"greedy-30": lambda: greedy_case(30), "greedy-77": lambda: greedy_case(77), "groups": groups_case, "bf16": lambda: bf16_case(False),
+         "bf16-trained": lambda: bf16_case(True), "tokenizer": tokenizer_case}
 
 
 def main() -> None:

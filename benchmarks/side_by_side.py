@@ -72,10 +72,10 @@ class Cost(NamedTuple):
 
 
 def alternate(ours: Callable[[], None], peer: Peer, repeats: int) -> tuple[Cost, Cost]:
-    """Median costs of ours and of the peer, turn by turn, after one of ours to warm up; the peer warms up by itself."""
-    ours()
+    """Median costs of ours and of the peer, turn by turn; each warms up before its turn, for idle memory may be far away."""
     mine, theirs = [], []
     for turn in range(repeats):
+        ours()
         reset_peak()
         before = memory("VmRSS")
         seconds = _seconds(ours)
@@ -99,13 +99,13 @@ def memory(field: str) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def product_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of the best of a few square matrix products, torch's own or by oneDNN, whichever is faster here."""
+def product_rate(dtype: torch.dtype, size: int = 1024, repeats: int = 50) -> float:
+    """FLOP/s of the best of many square matrix products, torch's own or by oneDNN, whichever is faster here."""
     a, b = torch.randn(2, size, size, dtype=dtype)
     return 2 * size**3 / min(_seconds(product) for product in (lambda: a @ b, lambda: linear(a, b)) for _ in range(repeats))
 
 
-def bandwidth(megabytes: int = 1024, repeats: int = 5) -> float:
+def bandwidth(megabytes: int = 1024, repeats: int = 10) -> float:
     """Bytes/s that a sum over memory larger than the caches reads."""
     memory = torch.ones(megabytes * 2**18)
     return memory.nbytes / min(_seconds(memory.sum) for _ in range(repeats))

@@ -3,8 +3,12 @@
 B: pictures in a batch, K: captions of each, L: tokens of the longest caption and one pad, S: picture side
 """
 
+import dataclasses
+import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -15,17 +19,20 @@ from tqdm import tqdm
 
 from captioners.base import Captioner
 from finetune.long_captions import CaptionFitter
+from imagetext.rows import read_picture
 from imagetext.sample import Sample, decode_image
 from imagetext.sources import Shard
 
 CACHE_BYTES = 2**30  # of preprocessed pictures
+CHECKED = 64         # pictures decoded side by side when they are first read
 POOL = 16            # batches that are shuffled, then sorted by length, together
 
 
 class CaptionedPictures(Dataset):
     """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
 
-    The encoded pictures are held in memory; the preprocessed ones too, where all of them fit in 1 GiB. `weights`: how often
+    Pictures that are files are read when they come, those of shards and tables are held in memory, encoded; preprocessed ones,
+    too, where all of them fit in 1 GiB. `weights`: how often
     each comes in a pass. `image` gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
     """
 
@@ -36,20 +43,21 @@ class CaptionedPictures(Dataset):
         self.samples: list[Sample] = []
         self.rejects: list[tuple[str, str]] = []
         everything = (sample for shard in shards for sample in shard)
-        for sample in tqdm(everything, desc="reading pictures", unit="picture", mininterval=1, disable=quiet):
-            try:
-                if not any(caption.strip() for caption in sample.captions):
-                    raise ValueError("no caption")
-                pixels = captioner.preprocess(decode_image(sample.image))
-            except ValueError as error:
-                self.rejects.append((sample.key, sample.meta.get("error") or str(error)))
-            else:
-                self.samples.append(sample)
+        progress = tqdm(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
+        with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
+            while read := list(itertools.islice(everything, CHECKED)):
+                for sample, error in zip(read, pool.map(_problem, read), strict=True):
+                    if error:
+                        self.rejects.append((sample.key, error))
+                    else:
+                        self.samples.append(_light(sample))
+                progress.update(len(read))
+        progress.close()
         if not self.samples:
             raise ValueError(f"no usable captioned picture; the first of {len(self.rejects)} rejected: {self.rejects[:3]}")
         self.weights = np.full(len(self.samples), weight)
         self.image: Callable[[int], Any] = self._pixels
-        if len(self.samples) * pixels.nbytes <= CACHE_BYTES:
+        if len(self.samples) * self._pixels(0).nbytes <= CACHE_BYTES:
             self.image = cache(self._pixels)
 
     def __len__(self) -> int:
@@ -64,15 +72,20 @@ class CaptionedPictures(Dataset):
     def hold_out(self, count: int, seed: int) -> list[Sample]:
         """Takes so many pictures, chosen by the seed, out of the set."""
         chosen = set(np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(self))[:count].tolist())
-        held = [self.samples[index] for index in sorted(chosen)]
+        held = [dataclasses.replace(self.samples[index], image=self.encoded(index)) for index in sorted(chosen)]
         kept = [index for index in range(len(self)) if index not in chosen]
         self.samples, self.weights = [self.samples[index] for index in kept], self.weights[kept]
         if hasattr(self.image, "cache_clear"):
             self.image.cache_clear()
         return held
 
+    def encoded(self, index: int) -> bytes:
+        """The picture's bytes; raises ValueError where its file is there no more."""
+        sample = self.samples[index]
+        return read_picture(sample.meta["source"]) if sample.image is None else sample.image
+
     def _pixels(self, index: int) -> Tensor:
-        return self.captioner.preprocess(decode_image(self.samples[index].image))  # (3, S, S)
+        return self.captioner.preprocess(decode_image(self.encoded(index)))  # (3, S, S)
 
     def captions(self, index: int, draw: int) -> list[tuple[str, int]]:
         """The K captions drawn of a picture, each with the draw that cuts it: consecutive ones, from one that the draw chooses."""
@@ -89,6 +102,24 @@ class CaptionedPictures(Dataset):
         """Tokens of the captions, start and end included; of at most so many, evenly from the whole set."""
         captions = [caption for sample in self.samples for caption in sample.captions if caption.strip()]
         return [len(self.captioner.encode_text_ids(caption)) for caption in captions[::-(-len(captions) // most)]]
+
+
+def _problem(sample: Sample) -> str:
+    """Why a sample cannot be trained on; "" where it can."""
+    if not any(caption.strip() for caption in sample.captions):
+        return sample.meta.get("error") or "no caption"
+    try:
+        decode_image(sample.image)
+    except ValueError as error:
+        return sample.meta.get("error") or str(error)
+    return ""
+
+
+def _light(sample: Sample) -> Sample:
+    """The sample without its picture's bytes, where these are a file of their own."""
+    source = sample.meta.get("source", "")
+    is_file = os.path.isfile(source) and os.path.getsize(source) == len(sample.image)
+    return dataclasses.replace(sample, image=None) if is_file else sample
 
 
 class BatchOrder(Sampler):
@@ -171,6 +202,5 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
 
 def batches(order: BatchOrder, num_workers: int) -> DataLoader:
     """A loader of the batches in this order."""
-    pad_id = order.pictures.captioner.pad_id
     return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
-                      collate_fn=lambda items: collate(items, pad_id))
+                      collate_fn=partial(collate, pad_id=order.pictures.captioner.pad_id))

@@ -72,6 +72,8 @@ class FinetuneConfig(BaseModel):
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
     num_workers: int = Field(1, ge=0, description="processes that decode pictures, for each process that trains")
+    push_to_hub: str | None = Field(
+        None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub repository to upload the finished captioner to")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
     seed: int = Field(0, ge=0, description="of the order of pictures, the choice of captions and random weights")

@@ -1,5 +1,6 @@
 """Validation while a captioner trains: losses and captions on pictures it does not train on, the log, the page, the best weights."""
 
+import dataclasses
 import json
 
 from captioners.base import Captioner
@@ -19,7 +20,7 @@ def held_out_pictures(config: FinetuneConfig, captioner: Captioner, pictures: Ca
     most = config.hold_out
     if config.eval_input:
         read = CaptionedPictures(read_samples(config.eval_input, config.images), captioner, long_captions=config.long_captions, quiet=True)
-        samples = [read.samples[index] for index in evenly(len(read), most or len(read))]
+        samples = [dataclasses.replace(read.samples[index], image=read.encoded(index)) for index in evenly(len(read), most or len(read))]
     elif count := min(most, len(pictures) // 20):
         samples = pictures.hold_out(count, config.seed)
     else:
@@ -50,6 +51,7 @@ class HeldOut:
         if found.warning:
             print(f"\n{found.warning}", flush=True)
         trainer.accelerator.log({f"held_out/{name}": value for name, value in (losses | found.scores).items()}, step)
-        shown = [sample for sample in self.pictures.samples if sample.key in found.shown]
-        write_training_page(self.folder, name=captioner.name, pictures={sample.key: sample.image for sample in shown},
-                            references={sample.key: sample.captions for sample in shown})
+        shown = {sample.key: index for index, sample in enumerate(self.pictures.samples) if sample.key in found.shown}
+        write_training_page(self.folder, name=captioner.name,
+                            pictures={key: self.pictures.encoded(index) for key, index in shown.items()},
+                            references={key: self.pictures.samples[index].captions for key, index in shown.items()})

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import torch
 import yaml
 from accelerate import PartialState
@@ -29,13 +31,15 @@ REJECTS, CONFIG = "rejects.jsonl", "finetune.json"
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished captioner has, written last
 # how a run is carried out, not what comes of it
 CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "checkpoint_every", "num_processes", "device_batch_size", "report_to",
-               "grad_checkpointing"}
+               "grad_checkpointing", "push_to_hub"}
 
 
 def run(config: FinetuneConfig) -> int:
     """Fine-tune; exit code 0, or that of the processes it starts; ValueError on what is wrong with configuration, model or data."""
     if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
         return launch(config)
+    if (asked := processes_asked_of_accelerate()) > 1 and "LOCAL_RANK" not in os.environ:
+        raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: use --num-processes {asked} or torchrun")
     state = PartialState(cpu=config.device == "cpu")
     with state.main_process_first():
         prepare_output(config)
@@ -76,7 +80,19 @@ def finish(trainer: CaptionTrainer, held_out: CaptionedPictures | None) -> None:
     trainer.finish()
     captioner.save(config.output, captioner.name)
     trainer.checkpoints.clear()
+    if config.push_to_hub:
+        from huggingface_hub import HfApi
+        HfApi().create_repo(config.push_to_hub, exist_ok=True)
+        HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=config.output, ignore_patterns=["image_cache/*", f"{BEST}/*", ".*"])
     print(f"captioner {captioner.name} written to {config.output}; how it went: {config.output / PAGE}")
+
+
+def processes_asked_of_accelerate() -> int:
+    """What `accelerate launch --num_processes N` above this process asked for; 1 where there is none."""
+    parent = psutil.Process().parent()
+    words = " ".join(parent.cmdline()) if parent else ""
+    found = re.search(r"\blaunch\b.*--num_processes[ =](\d+)", words)
+    return int(found[1]) if found else 1
 
 
 def launch(config: FinetuneConfig) -> int:

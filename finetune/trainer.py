@@ -25,6 +25,7 @@ from finetune.image_cache import cache_images
 from finetune.losses import caption_loss, contrastive_loss
 from finetune.optimizer import learning_rate, parameter_groups
 
+
 class CaptionTrainer:
     """Trains a captioner on captioned pictures; `fit()` is the whole loop.
 
@@ -65,6 +66,7 @@ class CaptionTrainer:
                         mininterval=1, disable=not main)
         with open(config.output / LOG if main else os.devnull, "a", encoding="utf-8") as log:
             for step, batch in enumerate(progress, first + 1):
+                torch.manual_seed((config.seed << 32) + step * self.accelerator.num_processes + rank)  # of dropout
                 with self.forward.products():
                     losses = self._step(batch)
                 if not math.isfinite(losses["loss"]):

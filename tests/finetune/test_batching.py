@@ -11,6 +11,7 @@ from captioners.coca import load_captioner
 from finetune.batching import POOL, BatchOrder, CaptionedPictures, batches, collate
 from imagetext.sample import Sample, decode_image
 from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.sources import read_samples
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,21 @@ def test_rejects_are_named_and_the_rest_is_kept(captioner):
     assert rejects["missing"] == "a.jpg: no such file" and rejects["mute"] == "no caption" and "broken" in rejects
     with pytest.raises(ValueError, match="no usable captioned picture"):
         CaptionedPictures([[broken]], captioner)
+
+
+def test_pictures_that_are_files_are_not_held_in_memory(captioner, tmp_path):
+    sample = samples(1)[0]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(sample.image)
+        (tmp_path / f"{name}.txt").write_text("a circle")
+    pictures = CaptionedPictures(read_samples(str(tmp_path)), captioner)
+    assert [one.image for one in pictures.samples] == [None, None] and pictures.encoded(1) == sample.image
+    assert torch.equal(pictures.image(0), captioner.preprocess(decode_image(sample.image)))
+    assert pictures.hold_out(1, seed=0)[0].image == sample.image
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match="missing picture file"):
+        pictures.image(0)
 
 
 def test_batches_are_trimmed_and_long_captions_cut(captioner):

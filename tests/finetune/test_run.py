@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import open_clip
@@ -90,6 +92,27 @@ def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
     run(settings(tmp_path / "run", lora_rank=4))
     written = load_captioner(str(tmp_path / "run")).caption(seen["pictures"], SamplingConfig())
     assert [one.captions[0].logprob for one in written] == pytest.approx(seen["captions"], abs=1e-4)
+
+
+def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
+    calls = []
+
+    class Hub:
+        create_repo = staticmethod(lambda repo, **_: calls.append(repo))
+        upload_folder = staticmethod(lambda **options: calls.append(options))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    run(settings(tmp_path / "quiet", samples_seen=8))
+    assert calls == []
+    run(settings(tmp_path / "run", samples_seen=8, push_to_hub="me/mine"))
+    assert calls[0] == "me/mine" and calls[1]["folder_path"] == tmp_path / "run" and "best/*" in calls[1]["ignore_patterns"]
+
+
+def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "capsmith", "finetune", "--input",
+               SCENES, "--model", "coca_tiny", "--output", str(tmp_path / "run"), "--samples-seen", "8", "--device", "cpu"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode != 0 and "accelerate launch started one process, not 2" in process.stderr
 
 
 # Vision-language models
