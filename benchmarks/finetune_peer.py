@@ -52,7 +52,7 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     model = open_clip.create_model(f"local-dir:{options['model']}", require_pretrained=True)
     if options["lock_image"]:
-        model.lock_image_tower()
+        model.visual.lock()  # what --lock-image does to a CLIP; a CoCa has no lock_image_tower, so that it fails there
     data = torch.load(options["data"], weights_only=True)
     optimizer = make_optimizer(model, options["weight_decay"])
     initial = {name: weight.clone() for name, weight in model.state_dict().items()}
