@@ -125,26 +125,28 @@ def _light(sample: Sample) -> Sample:
 class BatchOrder(Sampler):
     """Batches of (picture, draw): shuffled passes over the set without end, from batch `first` on; every world-th of a batch.
 
-    Within a pool of batches captions of like length come together, so that less is padded.
+    Within a pool of batches captions of like length come together, so that less is padded. A pool is no longer than a pass:
+    else a small set's copies of one picture would be a batch.
     """
 
     def __init__(self, pictures: CaptionedPictures, batch_size: int, batches: int, seed: int, first: int = 0, *,
                  rank: int = 0, world: int = 1):
         self.pictures, self.batch_size, self.batches, self.seed, self.first = pictures, batch_size, batches, seed, first
         self.rank, self.world = rank, world
+        self.pool = max(1, min(POOL, len(self._pass(0)[0]) // batch_size))
 
     def __len__(self) -> int:
         return self.batches - self.first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first, self.batches):
-            pool, place = divmod(batch, POOL)
+            pool, place = divmod(batch, self.pool)
             yield self._pool(pool)[place][self.rank::self.world]
 
     @lru_cache(1)
     def _pool(self, number: int) -> list[list[tuple[int, int]]]:
-        size = min(POOL, self.batches - number * POOL)
-        first = number * POOL * self.batch_size
+        size = min(self.pool, self.batches - number * self.pool)
+        first = number * self.pool * self.batch_size
         drawn = [self._drawn(place) for place in range(first, first + size * self.batch_size)]
         drawn.sort(key=lambda item: max(len(caption) for caption, _ in self.pictures.captions(*item)))
         order = np.random.Generator(np.random.Philox(key=[self.seed, 2**63 + 1 + number])).permutation(size)

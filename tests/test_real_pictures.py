@@ -76,7 +76,7 @@ def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, t
     (tmp_path / "set.jsonl").write_text("".join(
         json.dumps({"image": str(folder / name), "caption": caption}) + "\n" for name, caption in captions.items()))
     assert finetune(FinetuneConfig(input=[str(tmp_path / "set.jsonl")], model="coca_small", from_scratch=True, name="wiki",
-                                   output=tmp_path / "run", samples_seen=19 * 300, batch_size=19, learning_rate=1e-3)) == 0
+                                   output=tmp_path / "run", samples_seen=19 * 150, batch_size=19, learning_rate=1e-3)) == 0
     captioner = load_captioner(str(tmp_path / "run"))
     samples = [sample for shard in read_samples(str(tmp_path / "set.jsonl")) for sample in shard]
     pictures = [(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]

@@ -36,12 +36,19 @@ class Pictures:
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])
 def test_each_picture_comes_once_a_pass(batch_size):
     """However batches lie across passes: after any number of pools no picture is more than one pass ahead of another."""
-    counts = Counter()
-    for number, batch in enumerate(BatchOrder(Pictures(10), batch_size, 4 * POOL, seed=1), 1):
+    counts, order = Counter(), BatchOrder(Pictures(10), batch_size, 4 * POOL, seed=1)
+    for number, batch in enumerate(order, 1):
         assert len(batch) == batch_size
         counts.update(index for index, _ in batch)
-        if number % POOL == 0:
+        if number % order.pool == 0:
             assert max(counts.values()) - min(counts[index] for index in range(10)) <= 1
+
+
+def test_a_small_set_is_not_sorted_into_batches_of_one_picture():
+    for batch in BatchOrder(Pictures(19), 19, 50, seed=0):
+        assert {index for index, _ in batch} == set(range(19))
+    for batch in BatchOrder(Pictures(40), 8, 50, seed=0):
+        assert len({index for index, _ in batch}) >= 7  # a pool may lie across two passes
 
 
 def test_order_is_a_function_of_the_seed_and_resumes_anywhere():
