@@ -25,15 +25,15 @@ from imagetext.sources import Shard
 
 CACHE_BYTES = 2**30  # of preprocessed pictures
 CHECKED = 64         # pictures decoded side by side when they are first read
-POOL = 16            # batches that are shuffled, then sorted by length, together
+POOL = 16            # batches at most whose captions are sorted by length together
 
 
 class CaptionedPictures(Dataset):
     """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
 
     Pictures that are files are read when they come, those of shards and tables are held in memory, encoded; preprocessed ones,
-    too, where all of them fit in 1 GiB. `weights`: how often
-    each comes in a pass. `image` gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
+    too, where all of them fit in 1 GiB. `weights`: how often each comes in a pass. `image` gives what the model takes of
+    picture number i: pixels (3, S, S) unless it is replaced.
     """
 
     def __init__(self, shards: Sequence[Shard], captioner: Captioner, *, captions_per_image: int = 1,

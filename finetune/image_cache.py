@@ -6,6 +6,7 @@ S: image tokens, W: their width, E: embedding
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,7 +70,7 @@ def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: A
     own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
     batches = [[(index, 0) for index in own[at:at + batch_size]] for at in range(0, len(own), batch_size)]
     loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers,
-                        collate_fn=lambda items: collate(items, pictures.captioner.pad_id))
+                        collate_fn=partial(collate, pad_id=pictures.captioner.pad_id))
     with accelerator.autocast():
         for batch in tqdm(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
             features, tokens = encode_images(pictures.captioner.model, batch.images.to(accelerator.device))
