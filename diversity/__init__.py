@@ -1,11 +1,15 @@
 """Measures of captions: how varied they are, never without how good they are."""
 
-__all__ = ["DiversityReport", "score_captions"]
+from pathlib import Path
+
+__all__ = ["METRIC", "DiversityReport", "score_captions"]
+
+METRIC = str(Path(__file__).with_name("metric.py"))  # for evaluate.load(METRIC, "self_cider")
 
 
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from diversity import report  # late: `diversity.config` alone must import in no time, for --help
+    from diversity import report, score  # late: `diversity.config` alone must import in no time, for --help
 
-    return getattr(report, name)
+    return getattr(score if name == "score_captions" else report, name)

@@ -1,68 +1,49 @@
-"""Measures of a column of captions as sums that shards add up: `update`, `merge`, `result`.
+"""Measures of a column of captions as sums that shards add up: `update`, `merge`, `result`, `save`, `load`.
 
-A state is as large as the vocabulary and the different n-grams, not the captions; merged in any order or split, states
-give what one pass gives (counts exactly, means to rounding).
+A state is no larger for more captions: what was counted of many different things is `HashCounts`. Merged in any order or
+split, states give what one pass gives: counts exactly, means to rounding, and what is estimated within its stated error.
 """
 
+import json
+import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from itertools import islice
-from typing import Any
-from zlib import crc32
+from pathlib import Path
+from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
-from diversity.fidelity import REASONS, FactCounts, degenerate_reasons
+from diversity.fidelity import REASONS, FactCounts, degenerate_reasons, suspects
+from diversity.hash_counts import CAP, Estimated, HashCounts
 from diversity.lexical import caption_hashes, first_in_picture, ngram_hashes, within_picture
 from diversity.tokens import Tokens, encode
 
-CAPTIONS_AT_ONCE = 16_384  # bounds the memory of a batch
+KIND = "capsmith caption counts 1"
+WHOLE = ("pictures", "captions", "unique", "degenerate")
+CHARACTERS_AT_ONCE = 1 << 20  # bounds the memory of a batch
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-EXAMPLES = 5               # degenerate captions kept of each reason
-
-
-class HashCounts:
-    """How often each of many hashed things was seen, as two arrays: 16 bytes a thing."""
-
-    def __init__(self) -> None:
-        self.hashes, self.counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, hashes: np.ndarray) -> None:
-        """Counts each of the hashes (N,) once more."""
-        self._add(*np.unique(hashes, return_counts=True))
-
-    def merge(self, other: "HashCounts") -> None:
-        for part in [(other.hashes, other.counts), *other._waiting]:
-            self._add(*part)
-
-    def _add(self, hashes: np.ndarray, counts: np.ndarray) -> None:
-        self._waiting.append((hashes, counts))
-        if sum(len(part) for part, _ in self._waiting) > len(self.hashes) + 2**20:  # so sorting costs n log n in all
-            self.compact()
-
-    def compact(self) -> "HashCounts":
-        """Sorts what waits into the arrays; needed before they are read."""
-        hashes, counts = zip((self.hashes, self.counts), *self._waiting)
-        hashes, counts = np.concatenate(hashes), np.concatenate(counts)
-        self._waiting = []
-        if len(hashes):
-            order = np.argsort(hashes)
-            hashes, counts = hashes[order], counts[order]
-            starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
-            self.hashes, self.counts = hashes[starts], np.add.reduceat(counts, starts)
-        return self
+EXAMPLES = 5                  # degenerate captions kept of each reason
+ORDERS = (1, 2, 3, 4)         # of n-grams
+# What reading a damaged npz file raises, and what its contents do where they are none of ours.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, EOFError, OSError, RuntimeError, BadZipFile,
+           zlib.error)
 
 
 class CaptionAccumulator:
-    """Every measure of one column: spread, lengths, duplicates, degenerate captions, facts."""
+    """Every measure of one column: spread, lengths, duplicates, degenerate captions, facts.
 
-    def __init__(self) -> None:
+    Up to `cap` different n-grams of an order, or captions, what is counted of them is exact; see `HashCounts`.
+    """
+
+    def __init__(self, cap: int = CAP) -> None:
         self.pictures = self.captions = self.unique = 0
-        self.words = Counter()                                      # word -> times: vocabulary and distinct-1
         self.lengths = Counter()                                    # words -> captions
-        self.ngrams = {n: HashCounts() for n in (2, 3, 4)}
-        self.stands_for = HashCounts()                              # caption -> pictures it stands for
+        self.ngrams = {n: HashCounts(cap) for n in ORDERS}
+        self.stands_for = HashCounts(cap)                           # caption -> pictures it stands for
         self.within = {name: [0.0, 0] for name in ("div_1", "div_2", "mbleu_4")}  # sum over pictures, pictures
         self.degenerate = 0
         self.reasons = Counter()
@@ -74,24 +55,26 @@ class CaptionAccumulator:
         """Counts the captions of some pictures.
 
         `truncated` marks, in the same nesting, those that a length limit cut; `scenes` holds each picture's description
-        where it is a built-in one.
+        where it is a built-in one. Raises `ValueError` where these do not fit the captions.
         """
-        captions = list(captions)
-        for batch in _batches(captions):
-            self._count_words(encode(batch))
-        marks = truncated if truncated is not None else ([False] * len(group) for group in captions)
-        for group, group_marks in zip(captions, marks, strict=True):
-            for caption, mark in zip(group, group_marks, strict=True):
-                self._count_degenerate(caption, mark)
-        for group, scene in zip(captions, scenes, strict=True) if scenes is not None else ():
-            if scene is not None:
-                self.facts.update(group, scene)
+        given = [column for column in (captions, truncated, scenes) if column is not None]
+        for rows in _batches(zip(*given, strict=True)):
+            groups, *others = map(list, zip(*rows))
+            marks = others.pop(0) if truncated is not None else [[False] * len(group) for group in groups]
+            if list(map(len, marks)) != list(map(len, groups)):
+                raise ValueError("truncated: not one mark for each caption")
+            tokens = encode(groups)
+            self._count_words(tokens)
+            flat = [caption for group in groups for caption in group]
+            self._count_degenerate(flat, [mark for group in marks for mark in group], suspects(flat, tokens))
+            for group, scene in zip(groups, others[0] if others else ()):
+                if scene is not None:
+                    self.facts.update(group, scene)
 
     def _count_words(self, tokens: Tokens) -> None:
         self.pictures += tokens.pictures
         self.captions += len(tokens.lengths)
-        self.words.update(tokens.words)
-        self.lengths.update(tokens.lengths.tolist())
+        self.lengths.update(dict(zip(*(found.tolist() for found in np.unique(tokens.lengths, return_counts=True)))))
         for n, seen in self.ngrams.items():
             seen.add(ngram_hashes(tokens, n)[0])
         unique, _ = first_in_picture(tokens)
@@ -102,27 +85,30 @@ class CaptionAccumulator:
             self.within[name][0] += float(defined.sum())
             self.within[name][1] += len(defined)
 
-    def _count_degenerate(self, caption: str, truncated: bool) -> None:
-        reasons = degenerate_reasons(caption, truncated)
-        self.degenerate += bool(reasons)
-        self.reasons.update(reasons)
-        for reason in reasons:
-            self._keep_examples(reason, [caption])
+    def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], suspected: np.ndarray) -> None:
+        found: dict[str, list[str]] = {reason: [] for reason in REASONS}
+        for at in np.flatnonzero(suspected | np.array(truncated, bool)).tolist():
+            reasons = degenerate_reasons(captions[at], truncated[at])
+            self.degenerate += bool(reasons)
+            for reason in reasons:
+                found[reason].append(captions[at])
+        for reason, of_reason in found.items():
+            self.reasons[reason] += len(of_reason)
+            self._keep_examples(reason, of_reason)
 
-    def _keep_examples(self, reason: str, captions: list[str]) -> None:
+    def _keep_examples(self, reason: str, captions: Sequence[str]) -> None:
         """Keeps a few, the same ones in whatever order they came."""
-        self.examples[reason] = sorted({*self.examples[reason], *captions}, key=_shuffled)[:EXAMPLES]
+        self.examples[reason] = nsmallest(EXAMPLES, {*self.examples[reason], *captions}, key=_shuffled)
 
     def merge(self, other: "CaptionAccumulator") -> None:
-        """Adds the captions that `other` counted."""
-        self.pictures += other.pictures
-        self.captions += other.captions
-        self.unique += other.unique
-        self.words.update(other.words)
-        self.lengths.update(other.lengths)
+        """Adds the captions that `other` counted; raises `ValueError` unless both have one cap."""
         for n, seen in self.ngrams.items():
             seen.merge(other.ngrams[n])
         self.stands_for.merge(other.stands_for)
+        self.pictures += other.pictures
+        self.captions += other.captions
+        self.unique += other.unique
+        self.lengths.update(other.lengths)
         for name, (total, count) in other.within.items():
             self.within[name][0] += total
             self.within[name][1] += count
@@ -133,34 +119,112 @@ class CaptionAccumulator:
         self.facts.merge(other.facts)
 
     def result(self) -> dict[str, Any]:
-        """All measures by name; `diversity.measures` says what each is. None where one is undefined."""
-        stands_for = self.stands_for.compact().counts
+        """All measures by name; `diversity.measures` says what each is. None where one is undefined.
+
+        `sketched` has the standard error of each measure that is an estimate; all others are exact. `entropy_n` is in bits;
+        `rank_frequency` has some ranks of words and how often the word of each rank was seen.
+        """
+        words = self.ngrams[1].total
+        found = self._counted()
         return {
-            "pictures": self.pictures, "captions": self.captions, "words": self.words.total(),
-            "length_mean": _ratio(self.words.total(), self.captions),
+            "pictures": self.pictures, "captions": self.captions, "words": words,
+            "length_mean": _ratio(words, self.captions),
             "length_quantiles": {f"{q:g}": quantile(self.lengths, q) for q in QUANTILES},
             "length_histogram": {length: self.lengths[length] for length in sorted(self.lengths)},
-            "vocabulary": len(self.words),
-            "distinct_1": _ratio(len(self.words), self.words.total()),
-            **{f"distinct_{n}": _ratio(len(seen.compact().hashes), int(seen.counts.sum())) for n, seen in self.ngrams.items()},
+            **{name: estimate and estimate.value for name, estimate in found.items()},
+            "vocabulary": round(found["vocabulary"].value),
+            "rank_frequency": self.ngrams[1].rank_frequency(),
             **{name: _ratio(total, count) for name, (total, count) in self.within.items()},
             "duplicates": _ratio(self.captions - self.unique, self.captions),
-            "shared": _ratio(int(stands_for[stands_for > 1].sum()), self.unique),
-            "most_shared": _ratio(int(stands_for.max(initial=0)), self.pictures),
             "degenerate": _ratio(self.degenerate, self.captions),
             "degenerate_reasons": {reason: _ratio(self.reasons[reason], self.captions) for reason in REASONS},
             "facts": self.facts.result(),
+            "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error},
+        }
+
+    def _counted(self) -> dict[str, Estimated | None]:
+        """Measures of `HashCounts`: exact while there are few different things, else estimates.
+
+        hapax = words seen once ÷ different words. self_repetition = 4-grams that recur in the set ÷ 4-grams, 0 where each
+        stands once, 1 where none does; after Salkar et al. 2022, who take the mean over texts of ln(1 + Σ other texts that
+        have a 4-gram of it), which takes a second pass.
+        """
+        one, four = self.ngrams[1], self.ngrams[4]
+        return {
+            "vocabulary": one.distinct(),
+            **{f"distinct_{n}": _share(seen.distinct(), seen.total) for n, seen in self.ngrams.items()},
+            **{f"entropy_{n}": seen.entropy() for n, seen in self.ngrams.items()},
+            "hapax": _share(one.sum_of(_once), one.distinct().value),
+            "self_repetition": _share(four.sum_of(_repeated), four.total),
+            "shared": _share(self.stands_for.sum_of(_repeated), self.unique),
+            "most_shared": _share(self.stands_for.most()[1], self.pictures),
         }
 
     def most_shared_hash(self) -> int | None:
         """`caption_hashes` of the caption that stands for the most pictures, None where none stands for two."""
-        seen = self.stands_for.compact()
-        return int(seen.hashes[seen.counts.argmax()]) if seen.counts.max(initial=0) > 1 else None
+        caption, pictures = self.stands_for.most()
+        return caption if pictures.value > 1 else None
+
+    def save(self, path: Path) -> None:
+        """Writes the state as an npz file, whole or not at all."""
+        counts = self._hash_counts()
+        arrays = {f"{name}.{part}": array for name, seen in counts.items() for part, array in seen.arrays().items()}
+        rest = {"kind": KIND, **{name: getattr(self, name) for name in WHOLE}, "lengths": list(self.lengths.items()),
+                "within": self.within, "reasons": self.reasons, "examples": self.examples, "facts": vars(self.facts)}
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The state that was saved at the path; raises `ValueError` that names a file that holds none."""
+        with path.open("rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as arrays:
+                    rest = json.loads(arrays["rest"].tobytes())
+                    if rest["kind"] != KIND:
+                        raise ValueError(f"{rest['kind']!r} is not {KIND!r}")
+                    state = cls()
+                    state._restore(rest)
+                    for name, seen in state._hash_counts().items():
+                        seen.restore({part: arrays[f"{name}.{part}"] for part in seen.arrays()})
+            except _DAMAGE as error:
+                raise ValueError(f"{path}: holds no caption counts: {error}") from error
+        return state
+
+    def _restore(self, rest: Mapping[str, Any]) -> None:
+        for name in WHOLE:
+            setattr(self, name, int(rest[name]))
+        self.lengths.update({int(length): int(captions) for length, captions in rest["lengths"]})
+        self.within = {name: [float(total), int(count)] for name in self.within for total, count in [rest["within"][name]]}
+        self.reasons.update({reason: int(rest["reasons"][reason]) for reason in REASONS})
+        self.examples = {reason: list(map(str, rest["examples"][reason])) for reason in REASONS}
+        self.facts.captions = int(rest["facts"]["captions"])
+        for name in ("stated", "true", "key", "found"):
+            getattr(self.facts, name).update({str(kind): int(facts) for kind, facts in rest["facts"][name].items()})
+
+    def _hash_counts(self) -> dict[str, HashCounts]:
+        return {**{f"ngrams_{n}": seen for n, seen in self.ngrams.items()}, "captions": self.stands_for}
+
+
+def novelty(mine: CaptionAccumulator, references: CaptionAccumulator) -> dict[str, Any]:
+    """What the references lack: shares of the 4-grams, and of the captions, repeats within a picture left out.
+
+    In [0, 1], None where there is nothing to divide by. `sketched` has the standard errors of those that are estimates.
+    """
+    found = {"ngrams_4": _share(mine.ngrams[4].lacking_in(references.ngrams[4]), mine.ngrams[4].total),
+             "captions": _share(mine.stands_for.lacking_in(references.stands_for), mine.unique)}
+    return {**{name: estimate and estimate.value for name, estimate in found.items()},
+            "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error}}
 
 
 def find_caption(captions: Iterable[Sequence[str]], wanted: int) -> str | None:
     """The first caption whose hash is `wanted`."""
-    for batch in _batches(captions):
+    for rows in _batches(zip(captions)):
+        batch = [group for group, in rows]
         at = np.flatnonzero(caption_hashes(encode(batch)) == np.uint64(wanted))
         if len(at):
             return next(islice((caption for group in batch for caption in group), int(at[0]), None))
@@ -177,21 +241,34 @@ def quantile(histogram: Mapping[int, int], q: float) -> int | None:
     return None
 
 
-def _batches(captions: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows whose first parts are the captions of a picture, some at a time."""
     batch, size = [], 0
-    for group in captions:
-        batch.append(group)
-        size += len(group)
-        if size >= CAPTIONS_AT_ONCE:
+    for row in rows:
+        batch.append(row)
+        size += 1 + sum(map(len, row[0]))
+        if size >= CHARACTERS_AT_ONCE:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
+def _once(counts: np.ndarray) -> np.ndarray:
+    return 1.0 * (counts == 1)
+
+
+def _repeated(counts: np.ndarray) -> np.ndarray:
+    return counts * (counts > 1)
+
+
 def _shuffled(caption: str) -> tuple[int, str]:
-    return crc32(caption.encode("utf-8", "surrogatepass")), caption
+    return zlib.crc32(caption.encode("utf-8", "surrogatepass")), caption
 
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def _share(part: Estimated, whole: float) -> Estimated | None:
+    return Estimated(part.value / whole, part.error / whole) if whole else None

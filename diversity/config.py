@@ -6,16 +6,24 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class DiversityConfig(BaseModel):
-    """Measures of caption columns, in one report."""
+    """Measures of caption columns, spread beside fidelity, in one report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: list[str] = Field(min_length=1, description="records with captions: shards, a folder, JSONL, CSV, Parquet or "
-                             "scenes:…; several are joined by key")
+    input: list[str] = Field(min_length=1, description="captions: records in shards, a folder, JSONL, CSV, Parquet or scenes:…, "
+                             "COCO results, plain text; several are joined by key")
     column: list[str] = Field(default=[], description="caption columns to compare; default: every syn_text_* column found")
-    references: str | None = Field(default=None, description="column of human captions, measured beside the others; "
-                                   "default: captions, where records have any")
-    output: Path = Field(description="folder for report.json and report.html")
+    references: str | None = Field(default=None, description="human captions, measured beside the others: a column of the input, "
+                                   "an input of their own, joined by key, or none; default: captions, where records have any")
+    images: str | None = Field(default=None, description="pictures of captions that come without, joined by key")
+    embedder: str = Field(default="auto", description="sentence embeddings for meaning: minilm, a sentence-transformers name, an "
+                          "open_clip model or a captioner; auto: minilm where it is installed; none")
+    clip: str | None = Field(default=None, description="open_clip model for CLIPScore and self-retrieval, e.g. ViT-L-14/openai")
+    device: str = Field(default="cpu", description="of the embedder and the CLIP model")
+    semantic_pictures: int = Field(default=1000, gt=1, description="pictures of the sample that are embedded")
+    workers: int = Field(default=1, gt=0, description="processes that read and count, a shard at a time")
+    seed: int = Field(default=0, ge=0, description="of the samples, the intervals and the tests")
+    output: Path = Field(description="folder for report.json, report.md and report.html")
 
     @field_validator("column")
     @classmethod

@@ -6,10 +6,13 @@ Noise looks diverse, so no measure of spread is shown without these.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from diversity.tokens import pieces, words
+import numpy as np
+
+from diversity.tokens import LONG_CHUNK, Tokens, pieces, words
 
 MIN_WORDS = 3
 LONGEST_WORD = 24
@@ -42,7 +45,8 @@ REASONS: Mapping[str, Reason] = {
 # Words that do not end an English sentence. "on", "in", "up", "her" and "that" are left out: people end captions so.
 _HANGING = frozenset("a an the and or but of with at from into onto than his its their my your our".split())
 _HANGING_MARKS = tuple(",;:-–—(&/")
-_BROKEN = re.compile(r"\b(?:an?|[Tt]he)\s+(?:and|or|of|with|is|are|was|from|at|on|in)\b(?!-)")  # "A and B" may be names
+_ARTICLE, _AFTER_NONE = r"\b(?:an?|[Tt]he)", r"(?:and|or|of|with|is|are|was|from|at|on|in)\b(?!-)"  # "A and B" may be names
+_BROKEN = re.compile(rf"{_ARTICLE}\s+{_AFTER_NONE}")
 _DIGIT_RUN = re.compile(r"\d(?:\d{6}|\d*\s+\d+\s+\d)")
 _UNDECODED = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SUSPICIOUS = re.compile(r"[.:\d]\w|://|([a-z])\1\1|[bcdfghjklmnpqrstvwxz]{5}")
@@ -119,6 +123,74 @@ def _is_nonword(word: str) -> bool:
     if not word.isalpha() or _ROMAN.fullmatch(word):
         return False
     return len(word) > LONGEST_WORD or _NO_VOWEL.fullmatch(word) is not None or _THRICE.search(word) is not None
+
+
+# What `suspects` asks of a chunk, a stretch between white space, as bits.
+(_ENDS_OPEN, _ENDS_ARTICLE, _STARTS_WRONG, _ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT, _IS_LONG_NUMBER, _IS_UNDECODED,
+ _IS_NONWORD) = (1 << at for at in range(9))
+_TRAITS = tuple((bit, re.compile(pattern)) for bit, pattern in (
+    (_ENDS_ARTICLE, rf"{_ARTICLE}\Z"), (_STARTS_WRONG, rf"\A{_AFTER_NONE}"), (_ENDS_DIGIT, r"\d\Z"), (_IS_NUMBER, r"\A\d+\Z"),
+    (_STARTS_DIGIT, r"\A\d"), (_IS_LONG_NUMBER, r"\d{7}"), (_IS_UNDECODED, _UNDECODED)))
+
+
+def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
+    """Which captions (C,) may be degenerate, `tokens` being theirs: for all others `degenerate_reasons` finds nothing.
+
+    It marks few others, and reads each chunk once, so that a set is searched in a small part of the time.
+    """
+    traits = np.fromiter((_traits_short(chunk) if len(chunk) <= LONG_CHUNK else _traits(chunk) for chunk in tokens.chunks),
+                         np.uint16, len(tokens.chunks))[tokens.chunk_ids]  # (K,)
+    chunks = np.diff(tokens.chunk_ends)
+    caption = np.repeat(np.arange(len(chunks)), chunks)                   # (K,)
+    found = (tokens.lengths < MIN_WORDS) | _may_loop(tokens)
+    hanging = np.array([word in _HANGING for word in tokens.vocabulary], bool)
+    with_words, last = tokens.lengths > 0, tokens.caption_ends[1:] - 1
+    found[with_words] |= hanging[tokens.ids[last[with_words]]]
+
+    def mark(places: np.ndarray, *bits: int) -> None:
+        """Marks captions that have a chunk of the first bits among places, the next of the second, and so on."""
+        places = places[places + len(bits) <= len(traits)]
+        places = places[caption[places] == caption[places + len(bits) - 1]]
+        for at, bit in enumerate(bits):
+            places = places[traits[places + at] & bit > 0]
+        found[caption[places]] = True
+
+    everywhere = np.arange(len(traits))
+    mark(tokens.chunk_ends[1:][chunks > 0] - 1, _ENDS_OPEN)
+    mark(everywhere, _ENDS_ARTICLE, _STARTS_WRONG)
+    mark(everywhere, _ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)
+    mark(everywhere, _IS_LONG_NUMBER | _IS_UNDECODED)
+    bad = np.bincount(caption, traits & _IS_NONWORD > 0, len(chunks))
+    found |= (bad > 0) & (3 * bad >= chunks)
+    text = "".join(captions)
+    if any(lost in text for lost in "\0\x1c\x1d\x1e\x1f"):  # undecoded, but chunks need not hold them
+        found |= np.array([_UNDECODED.search(caption) is not None for caption in captions])
+    return found
+
+
+def _may_loop(tokens: Tokens) -> np.ndarray:
+    """Captions (C,) in which some words are followed at once by the same again."""
+    found = np.zeros(len(tokens.lengths), bool)
+    words, captions = tokens.ids, tokens.caption_of_word
+    for lag in range(1, MAX_LOOP + 1):
+        long = tokens.lengths[captions] >= 2 * lag
+        words, captions = words[long], captions[long]
+        if not len(words):
+            break
+        same = (words[lag:] == words[:-lag]) & (captions[lag:] == captions[:-lag])
+        ends = np.concatenate([[0], np.cumsum(same)])
+        found[captions[:len(ends) - lag][ends[lag:] - ends[:-lag] == lag]] = True
+    return found
+
+
+def _traits(chunk: str) -> int:
+    lower = chunk.lower()
+    nonword = _ADDRESS.search(lower) is not None or any(map(_is_nonword, words(lower)))
+    return (_ENDS_OPEN * chunk.endswith(_HANGING_MARKS) + _IS_NONWORD * nonword
+            + sum(bit for bit, pattern in _TRAITS if pattern.search(chunk)))
+
+
+_traits_short = lru_cache(maxsize=1 << 17)(_traits)
 
 
 def count_true(caption: str, scene: Mapping[str, Any]) -> tuple[int, int]:

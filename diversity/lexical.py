@@ -63,15 +63,18 @@ def ngram_overlap(tokens: Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
     picture), which is BLEU's clipped count, and distinct (P,), the different n-grams of each picture.
     """
     hashes, captions = ngram_hashes(tokens, n)
-    if not len(hashes):
-        return np.zeros(len(tokens.lengths)), np.zeros(tokens.pictures, int)
-    keys = hashes ^ _scramble(tokens.picture_of_caption)[captions]
-    order = np.argsort(keys, kind="stable")  # so captions stay in order within an n-gram
-    keys, captions = keys[order], captions[order]
+    low = np.uint64(len(tokens.lengths).bit_length())  # bits for the caption, so that one plain sort orders both
+    keys = (hashes ^ _scramble(tokens.picture_of_caption)[captions]) >> low << low | captions.astype(np.uint64)
+    keys.sort()
+    new_ngram = _changes(keys >> low)
+    captions = (keys & ((np.uint64(1) << low) - np.uint64(1))).astype(int)
+    distinct = np.bincount(tokens.picture_of_caption[captions[new_ngram]], minlength=tokens.pictures)
 
-    new_ngram = np.concatenate([[True], keys[1:] != keys[:-1]])
-    new_run = new_ngram | np.concatenate([[True], captions[1:] != captions[:-1]])
-    run_starts = np.flatnonzero(new_run)
+    again = ~(new_ngram & np.append(new_ngram[1:], True))  # an n-gram that stands once in the picture matches nothing
+    keys, captions, new_ngram = keys[again], captions[again], new_ngram[again]
+    if not len(keys):
+        return np.zeros(len(tokens.lengths)), distinct
+    run_starts = np.flatnonzero(_changes(keys))
     counts = np.diff(np.append(run_starts, len(keys)))       # (R,) of one n-gram in one caption
     ngram_starts = np.flatnonzero(new_ngram[run_starts])     # where in the runs an n-gram begins
     of_ngram = np.cumsum(new_ngram[run_starts]) - 1          # (R,)
@@ -81,10 +84,12 @@ def ngram_overlap(tokens: Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
     tied = np.add.reduceat(is_most, ngram_starts, dtype=int)[of_ngram] > 1
     second = np.maximum.reduceat(np.where(is_most, 0, counts), ngram_starts)[of_ngram]
     in_another = np.where(is_most & ~tied, second, most)
-    run_captions = captions[run_starts]
-    matched = np.bincount(run_captions, np.minimum(counts, in_another), len(tokens.lengths))
-    distinct = np.bincount(tokens.picture_of_caption[run_captions[ngram_starts]], minlength=tokens.pictures)
-    return matched, distinct
+    return np.bincount(captions[run_starts], np.minimum(counts, in_another), len(tokens.lengths)), distinct
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """Which of the values (N,) differ from the one before; the first does."""
+    return np.concatenate([[True], values[1:] != values[:-1]])[:len(values)]
 
 
 def within_picture(tokens: Tokens) -> dict[str, np.ndarray]:
@@ -119,13 +124,17 @@ def _bleu(matched: list[np.ndarray], lengths: np.ndarray, reference_lengths: np.
 
 
 def _closest_lengths(tokens: Tokens) -> np.ndarray:
-    """For each caption (C,), the length among the picture's others that is closest to its own, the shorter of two."""
-    closest = np.zeros(len(tokens.lengths), int)
-    scale = int(tokens.lengths.max(initial=0)) + 1
-    for k in np.unique(tokens.counts[tokens.counts > 1]):
-        captions = tokens.picture_ends[:-1][tokens.counts == k][:, None] + np.arange(k)  # (pictures of k captions, k)
-        lengths = tokens.lengths[captions]
-        order = np.abs(lengths[:, :, None] - lengths[:, None, :]) * scale + lengths[:, None, :]
-        order[:, np.arange(k), np.arange(k)] = np.iinfo(order.dtype).max  # not itself
-        closest[captions] = order.min(axis=2) % scale
+    """For each caption (C,), the length among the picture's others that is closest to its own, the shorter of two.
+
+    Among the lengths of a picture in order, it is the one before or the one after; 0 for a single caption.
+    """
+    order = np.lexsort((tokens.lengths, tokens.picture_of_caption))
+    lengths, pictures = tokens.lengths[order], tokens.picture_of_caption[order]
+    same = pictures[1:] == pictures[:-1]
+    none = np.full(1, -1)
+    before = np.concatenate([none, np.where(same, lengths[:-1], -1)])[:len(order)]
+    after = np.concatenate([np.where(same, lengths[1:], -1), none])[:len(order)]
+    nearer = (before < 0) | ((after >= 0) & (after - lengths < lengths - before))
+    closest = np.empty(len(order), int)
+    closest[order] = np.maximum(np.where(nearer, after, before), 0)
     return closest

@@ -1,82 +1,216 @@
-"""The page of a report: tables, plots and pictures in one file that asks for nothing outside it."""
+"""The page of a report: the answer, tables, plots and pictures in one file that asks for nothing outside it."""
 
 import base64
+import hashlib
 import io
-import itertools
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from diversity import measures
-from diversity.accumulate import quantile
+from diversity.compare import Difference, Estimate
 from diversity.fidelity import REASONS
+from diversity.measures import Measure
+from diversity.mixes import MixStep
+from diversity.plots import Column, columns_of, plots
 
 if TYPE_CHECKING:
-    from diversity.report import DiversityReport
+    from diversity.report import DiversityReport, Example
 
-COLOURS = ("#3f7fd6", "#dd7a3c", "#3d9b78", "#a965b8", "#c19a2b", "#cf5763", "#4aa3b5", "#8a7d5a")  # on light and on dark
-REFERENCE_COLOUR = "#8b9099"
-INK = "#010203"  # stands for the text's colour, which light and dark pages set
-THUMBNAIL = 320  # pixels of the longer side
+THUMBNAIL = 320     # pixels of the longer side
+SHOWN = ("best", "worst", "random")
+EXAMPLES_SHOWN = 3  # degenerate captions of each reason
+INTERVAL = re.compile(r"(\((?:95 % interval|\d)[^()]*\))")  # in the answer's sentences, where it is set back
+TEMPLATES = Path(__file__).parent / "templates"
+
+# The last table. Faults, and what is measured at equal length, have tables of their own.
+GROUPS: Mapping[str, tuple[Measure, ...]] = {
+    "Size and length": (measures.PICTURES, measures.CAPTIONS, measures.WORDS, measures.LENGTH, *measures.LENGTHS),
+    "Spread within a picture": (*measures.DIV, measures.MBLEU, measures.SELF_CIDER, measures.DUPLICATES,
+                                measures.NEAR_DUPLICATES),
+    "Spread over the set": (measures.VOCABULARY, *measures.DISTINCT, *measures.ENTROPY, measures.SELF_REPETITION, measures.HAPAX,
+                            measures.COMPRESSION, *measures.NOVELTY, measures.SHARED, measures.MOST_SHARED),
+    "Meaning": (measures.COSINE_DISTANCE, *measures.VENDI, measures.SET_COSINE_DISTANCE, *measures.SET_VENDI),
+    "Coverage": (measures.WORD_COVERAGE, measures.COVERAGE, measures.IMAGE_COVERAGE),
+    "Fidelity": (measures.CLIP_SCORE, measures.REF_CLIP_SCORE, *measures.RECALLS, measures.CIDER, measures.DEGENERATE,
+                 measures.PRECISION, measures.RECALL, measures.STATED),
+}
+
+
+class Cell(NamedTuple):
+    """A number as a table shows it, and its interval, "" where there is none."""
+
+    column: Column
+    text: str
+    interval: str
+
+
+class Span(NamedTuple):
+    """An estimate drawn as a line with a dot, in per cent of the width that its neighbours share, and in words."""
+
+    text: str
+    interval: str
+    low: float
+    high: float
+    mean: float
+    zero: float
 
 
 def render(report: "DiversityReport") -> str:
-    """The whole page; every text from data is escaped."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    rows = _rows(report)
+    """The whole page; every text from data is escaped, and the page's own policy forbids it requests and other scripts."""
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                              lstrip_blocks=True)
+    columns = columns_of(report)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     first = next(iter(report.rows.values()))
-    degenerate = [(row, [(reason, measures.DEGENERATE_REASONS[at].text(report.rows[row["name"]]), captions)
-                         for at, reason in enumerate(REASONS)
-                         if (captions := report.degenerate_examples[row["name"]].get(reason))]) for row in rows]
     return environment.get_template("report.html").render(
-        report=report, rows=rows, groups=_groups(report), kinds=_kinds(report, rows), plots=_plots(report, rows),
+        report=report, columns=columns, fidelity=measures.OF_SCORE[report.fidelity], reasons=REASONS,
+        answer=[INTERVAL.split(sentence) for sentence in report.answer],
+        script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         subtitle=f"{measures.PICTURES.text(first)} pictures, {measures.CAPTIONS.text(first)} captions of each column",
-        examples=[{"key": example.key, "thumbnail": thumbnail(example.image),
-                   "columns": [(row, example.captions[row["name"]]) for row in rows]} for example in report.examples],
-        degenerate=degenerate, reasons=REASONS,
-        measures=[(measure, [measure.text(row) for row in report.rows.values()]) for measure in measures.ALL
-                  if report.facts_known or measure.path[0] != "facts"])
+        headline=_table(report, columns, report.headline),
+        spans=[(kind, len(list(of_kind))) for kind, of_kind in groupby(map(_kind, report.headline))],
+        plots=plots(report, columns), differences=_differences(report, columns), mixes=_mixes(report, columns),
+        examples=[_picture(example, columns) for example in sorted(report.examples, key=lambda example: SHOWN.index(example.why))],
+        faults=_table(report, columns, measures.DEGENERATE_REASONS), fault_examples=_fault_examples(report, columns),
+        across=len(columns) if len(columns) < 5 else (len(columns) + 1) // 2,
+        frames=_frames(report, columns), kinds=_kinds(report, columns),
+        equal=_table(report, columns, (measures.EQUAL_WORDS, *measures.EQUAL_TOKENS)),
+        groups=[(name, table) for name, group in GROUPS.items() if (table := _table(report, columns, group))])
 
 
-def _rows(report: "DiversityReport") -> list[dict[str, Any]]:
-    """Name, short label, colour and headline cells (measure, text, bar's length in per cent) of each column."""
-    most = {measure: max((measure.value(row) or 0 for row in report.rows.values()), default=0) for measure in report.headline}
-    rows, colours = [], itertools.cycle(COLOURS)
-    for name, result in report.rows.items():
-        cells = []
-        for measure in report.headline:
-            whole = max(most[measure], 1) if measure.unit in ("percent", "ratio") else most[measure] or 1
-            cells.append((measure, measure.text(result), f"{100 * (measure.value(result) or 0) / whole:.1f}"))
-        colour = REFERENCE_COLOUR if name == report.references else next(colours)
-        rows.append({"name": name, "label": report.labels[name], "colour": colour, "cells": cells,
-                     "degenerate": measures.DEGENERATE.text(result)})
-    return rows
+def _table(report: "DiversityReport", columns: Sequence[Column],
+           chosen: Iterable[Measure]) -> list[tuple[Measure, list[Cell]]]:
+    """Each measure that some column has, with a cell of every column."""
+    measured = set(report.measured)
+    return [(measure, [Cell(column, measure.text(report.rows[column.name]),
+                            _interval(measure, report.intervals[column.name].get(measure.score), "–")) for column in columns])
+            for measure in chosen if measure in measured]
 
 
-def _groups(report: "DiversityReport") -> list[tuple[str, int]]:
-    """The headings above the first table's columns, and how many columns each spans."""
-    of_fidelity = sum(measure in (measures.DEGENERATE, measures.PRECISION, measures.RECALL) for measure in report.headline)
-    return [("Spread", len(report.headline) - of_fidelity), ("Fidelity", of_fidelity)]
+def _kind(measure: Measure) -> str:
+    """The heading over a measure of the first table."""
+    return "" if measure in GROUPS["Size and length"] else "Fidelity" if measure in GROUPS["Fidelity"] else "Spread"
 
 
-def _kinds(report: "DiversityReport", rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:
+def _interval(measure: Measure, estimate: Estimate | None, joint: str) -> str:
+    """The interval of a mean or a gain in the measure's format, its unit once; "" where it has no width."""
+    if estimate is None or estimate.low == estimate.high:
+        return ""
+    low, high = (measure.written(value).replace("-", "−") for value in estimate[1:])
+    return f"{low.removesuffix(measures.PERCENT)}{joint}{high}"
+
+
+# --- differences and mixes -----------------------------------------------------------------------------------------
+
+
+def _differences(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[Measure, list[dict[str, Any]]]]:
+    """The measures of the first plot, then others, each with its pairs of columns."""
+    scores = dict.fromkeys((report.fidelity, report.spread, *(difference.measure for difference in report.differences)))
+    found = []
+    for measure in (measures.OF_SCORE[score] for score in scores if score):
+        pairs = [difference for difference in report.differences if difference.measure == measure.score]
+        spans = _spans(measure, [difference.estimate for difference in pairs])
+        if pairs:
+            found.append((measure, [_pair(measure, pair, span, columns) for pair, span in zip(pairs, spans, strict=True)]))
+    return found
+
+
+def _pair(measure: Measure, difference: Difference, span: Span, columns: Sequence[Column]) -> dict[str, Any]:
+    """A difference with its two columns, and the one that is clearly ahead, None where they cannot be told apart."""
+    first, second = (next(column for column in columns if column.name == name) for name in (difference.first, difference.second))
+    up = -1 if measure.better == "lower" else 1
+    ahead = {1: first, -1: second, 0: None}[up * difference.sign]
+    return {"first": first, "second": second, "span": span, "ahead": ahead, "word": "better" if measure.better else "higher",
+            "p": "p < 0.001" if difference.p_holm < 0.001 else f"p = {difference.p_holm:.3f}"}
+
+
+def _spans(measure: Measure, estimates: Sequence[Estimate]) -> list[Span]:
+    """Differences or gains on one scale, which holds 0 and has air at its ends."""
+    ends = [0.0, *(end for estimate in estimates for end in estimate)]
+    low, high = min(ends), max(ends)
+    air = 0.06 * (high - low) or 1
+    low, high = low - air, high + air
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+    return [Span(_signed(measure, estimate.mean), _interval(measure, estimate, " to ").removesuffix(measures.PERCENT), place(estimate.low),
+                 place(estimate.high), place(estimate.mean), place(0)) for estimate in estimates]
+
+
+def _signed(measure: Measure, value: float) -> str:
+    """A difference with its sign; percentages differ in points."""
+    text = measure.written(value).replace("-", "−").replace(measures.PERCENT, " points")
+    return text if value < 0 else f"+{text}"
+
+
+def _mixes(report: "DiversityReport", columns: Sequence[Column]) -> dict[str, Any] | None:
+    """The mixes with what each gains in coverage, spread and fidelity, one scale for each of these."""
+    mixes = report.mixes
+    if mixes is None or len(mixes.steps) < 2:
+        return None
+    named = {column.name: column for column in columns}
+    alone, *steps = mixes.steps
+    gained: list[tuple[Measure, list[Span | None], list[str]]] = []
+    for name in ("coverage", "spread", "fidelity"):
+        if score := getattr(mixes, f"{name}_measure"):
+            measure = measures.OF_SCORE[score]
+            gains = [getattr(step, f"{name}_gain") for step in steps]
+            spans = iter(_spans(measure, [gain for gain in gains if gain]))
+            gained.append((measure, [gain and next(spans) for gain in gains],
+                           [f"{measure.written(getattr(step, name))} against {measure.written(getattr(step, f'alone_{name}'))}"
+                            for step in steps]))
+    return {"best": named[mixes.best], "captions": alone.captions, "measures": [measure for measure, _, _ in gained],
+            "steps": [{"columns": [named[name] for name in step.columns], "verdict": _verdict(step),
+                       "gains": [(measure, spans[at], levels[at]) for measure, spans, levels in gained]}
+                      for at, step in enumerate(steps)]}
+
+
+def _verdict(step: MixStep) -> str:
+    return "adds" if step.adds else "less faithful" if step.fidelity_gain.high < 0 else "no clear gain"
+
+
+# --- captions ------------------------------------------------------------------------------------------------------
+
+
+def _picture(example: "Example", columns: Sequence[Column]) -> dict[str, Any]:
+    return {"key": example.key, "why": example.why, "thumbnail": thumbnail(example.image),
+            "columns": [(column, example.captions[column.name]) for column in columns]}
+
+
+def _fault_examples(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[Column, str, list[tuple]]]:
+    """Of each column its degenerate share, and some captions of each reason."""
+    return [(column, measures.DEGENERATE.text(report.rows[column.name]),
+             [(reason, captions[:EXAMPLES_SHOWN]) for reason in REASONS
+              if (captions := report.degenerate_examples.get(column.name, {}).get(reason))]) for column in columns]
+
+
+def _frames(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[Column, list[tuple[str, list[dict[str, str]]]]]]:
+    """Templates and openings of each column, with their shares and bars on one scale for all columns."""
+    found = {column: frames for column in columns if (frames := report.rows[column.name].get("frames"))}
+    most = max((share for frames in found.values() for rows in frames.values() for _, share, *_ in rows), default=1)
+    return [(column, [(kind, [{"text": text, "share": f"{100 * share:.1f} %", "bar": f"{100 * share / most:.1f}",
+                               "example": "".join(example)} for text, share, *example in frames[kind]])
+                      for kind in ("templates", "openings")]) for column, frames in found.items()]
+
+
+def _kinds(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[str, list[dict[str, str]]]]:
     """Facts by kind: of each column the share that is true and the share found."""
-    facts = [(row, (report.rows[row["name"]]["facts"] or {}).get("kinds", {})) for row in rows]
+    facts = [(column, (report.rows[column.name].get("facts") or {}).get("kinds", {})) for column in columns]
     table = []
     for kind in dict.fromkeys(kind for _, kinds in facts for kind in kinds):
         cells = []
-        for row, kinds in facts:
+        for column, kinds in facts:
             scores = kinds.get(kind, {"precision": None, "recall": None, "stated": 0, "key": 0})
-            for share, of in ((scores["precision"], f"of {scores['stated']} stated"), (scores["recall"], f"of {scores['key']}")):
-                cells.append({"text": "–" if share is None else f"{100 * share:.1f} %", "of": of, "colour": row["colour"],
-                              "share": f"{100 * (share or 0):.1f}"})
+            for name, share, of in (("true", scores["precision"], f"of {scores['stated']} stated"),
+                                    ("found", scores["recall"], f"of {scores['key']}")):
+                cells.append({"name": name, "column": column, "text": measures.PRECISION.written(share), "of": of,
+                              "bar": f"{100 * (share or 0):.1f}"})
         table.append((kind, cells))
     return table
 
@@ -95,71 +229,3 @@ def thumbnail(image: bytes | None) -> str | None:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-# --- plots ---------------------------------------------------------------------------------------------------------
-
-
-def _plots(report: "DiversityReport", rows: list[dict[str, Any]]) -> list[tuple[str, str, Markup]]:
-    """Title, explanation and SVG of each plot; the dots in the first table are their legend."""
-    return [_spread_and_fidelity(report, rows), _lengths(report, rows)]
-
-
-def _spread_and_fidelity(report: "DiversityReport", rows: list[dict[str, Any]]) -> tuple[str, str, Markup]:
-    figure, axes = plot()
-    spread = measures.DIV[1]
-    for row in rows:
-        result = report.rows[row["name"]]
-        good = measures.PRECISION.value(result) if report.facts_known else 1 - measures.DEGENERATE.value(result)
-        if good is not None and spread.value(result) is not None:
-            axes.plot(spread.value(result), 100 * good, "o", color=row["colour"], markersize=11,
-                      markerfacecolor="none" if row["name"] == report.references else row["colour"], markeredgewidth=2.2, clip_on=False)
-    axes.margins(0.25)
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(0, min(low, high - 10)), min(102, high + 2))
-    axes.set_xlabel("Div-2, spread within a picture")
-    axes.set_ylabel("facts true, %" if report.facts_known else "captions not degenerate, %")
-    return "Spread against fidelity", "Up and to the right is better; right alone may be noise.", svg(figure)
-
-
-def _lengths(report: "DiversityReport", rows: list[dict[str, Any]]) -> tuple[str, str, Markup]:
-    figure, axes = plot()
-    longest = max(quantile(report.rows[row["name"]]["length_histogram"], 0.995) or 0 for row in rows)
-    for row in rows:
-        histogram = report.rows[row["name"]]["length_histogram"]
-        total = sum(histogram.values())
-        lengths = range(longest + 1)
-        axes.plot(lengths, [100 * histogram.get(length, 0) / total for length in lengths], color=row["colour"], linewidth=2.2,
-                  linestyle=(0, (4, 2)) if row["name"] == report.references else "-")
-    axes.set_xlim(0, max(longest, 1))
-    axes.set_ylim(0)
-    axes.set_xlabel("words per caption")
-    axes.set_ylabel("captions, %")
-    return "Length", "Captions of each length, punctuation left out.", svg(figure)
-
-
-def plot(width: float = 4.7, height: float = 2.9) -> tuple[Figure, Axes]:
-    """An empty figure, in inches, and its axes, drawn with the page's ink."""
-    with rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set(color=INK, alpha=0.35)
-    axes.tick_params(color=INK, labelcolor=INK, labelsize=9, length=3)
-    axes.xaxis.label.set(color=INK, size=9.5)
-    axes.yaxis.label.set(color=INK, size=9.5)
-    axes.grid(color=INK, alpha=0.1, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def svg(figure: Figure, label: str = "") -> Markup:
-    """The figure as inline SVG, transparent, its ink the page's, the same bytes each time; the label is its own on a page."""
-    buffer = io.StringIO()
-    label = label or figure.axes[0].get_xlabel()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", transparent=True)
-    drawn = buffer.getvalue()
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg"):], flags=re.DOTALL)
-    drawn = re.sub(r'\bid="(figure|axes|patch|matplotlib|xtick|ytick|line2d|text)[.\w]*"', "", drawn)  # twice on one page
-    return Markup(drawn.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

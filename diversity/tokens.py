@@ -1,10 +1,12 @@
 """Captions as words, and words as arrays.
 
-P: pictures   C: captions of all of them   W: words of all captions
+P: pictures   C: captions of all of them   W: words of all captions   V: different words
+K: chunks, what stands between white space   U: different chunks
 """
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,6 +18,8 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # written without
 _WORD = rf"[{_CJK}]|[^\W_{_CJK}]+(?:['’][^\W_{_CJK}]+)*"
 _WORDS = re.compile(_WORD)
 _PIECES = re.compile(rf"{_WORD}|[^\w\s]")
+_END = "\0"        # between captions: neither a letter nor white space
+LONG_CHUNK = 64    # characters; what is longer is read anew each time, so that what is remembered stays small
 
 TOKENIZER = "capsmith words 1: NFC, lower case, runs of letters and digits with inner apostrophes, punctuation dropped"
 
@@ -38,24 +42,26 @@ def _normalised(caption: str) -> str:
     return (caption if caption.isascii() else unicodedata.normalize("NFC", caption)).lower()
 
 
-@lru_cache(maxsize=1 << 18)
-def _word_hash(word: str) -> int:
-    """64 bits of the word that are the same in every process and on every machine, unlike `hash`."""
-    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The words of the captions of some pictures, flat: caption c is words[caption_ends[c]:caption_ends[c + 1]]."""
+    """The captions of some pictures, flat: the words of caption c are words[caption_ends[c]:caption_ends[c + 1]]."""
 
-    words: list[str]            # (W,)
+    vocabulary: list[str]       # (V,)
+    ids: np.ndarray             # (W,) each word's place in the vocabulary
     hashes: np.ndarray          # (W,) uint64
     caption_ends: np.ndarray    # (C + 1,) first word of each caption, then W
     picture_ends: np.ndarray    # (P + 1,) first caption of each picture, then C
+    chunks: list[str]           # (U,) as written
+    chunk_ids: np.ndarray       # (K,)
+    chunk_ends: np.ndarray      # (C + 1,) first chunk of each caption, then K
 
     @property
     def pictures(self) -> int:
         return len(self.picture_ends) - 1
+
+    @cached_property
+    def words(self) -> list[str]:  # (W,)
+        return [self.vocabulary[at] for at in self.ids.tolist()]
 
     @cached_property
     def lengths(self) -> np.ndarray:  # (C,) words per caption
@@ -75,14 +81,39 @@ class Tokens:
 
 
 def encode(groups: Iterable[Sequence[str]]) -> Tokens:
-    """The captions of each picture as `Tokens`."""
-    found: list[str] = []
-    lengths, counts = [0], [0]
-    for group in groups:
-        counts.append(len(group))
-        for caption in group:
-            of_caption = words(caption)
-            lengths.append(len(of_caption))
-            found += of_caption
-    hashes = np.fromiter(map(_word_hash, found), np.uint64, len(found))
-    return Tokens(found, hashes, np.cumsum(lengths), np.cumsum(counts))
+    """The captions of each picture as `Tokens`: `words` of each caption, but a chunk that comes again is read once."""
+    groups = list(groups)
+    captions = [caption for group in groups for caption in group]
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__  # the next number
+    numbers[_END]
+    split = f" {_END} ".join([*captions, ""]).split()
+    chunk_ids = np.fromiter(map(numbers.__getitem__, split), np.int64, len(split))
+    numbers.default_factory = None
+    ends = np.flatnonzero(chunk_ids == 0)
+    if len(ends) != len(captions):  # a caption holds the end mark, which is no part of a word
+        return encode([[caption.replace(_END, " ") for caption in group] for group in groups])
+    chunks, chunk_ids = list(numbers)[1:], chunk_ids[chunk_ids != 0] - 1
+    chunk_ends = np.concatenate([[0], ends - np.arange(len(ends))])
+
+    read = [_read_short(chunk) if len(chunk) <= LONG_CHUNK else _read(chunk) for chunk in chunks]
+    hash_of = {word: value for found in read for word, value in found}
+    id_of = {word: at for at, word in enumerate(hash_of)}
+    sizes = np.fromiter(map(len, read), np.int64, len(read))                    # (U,) words of each chunk
+    of_chunks = np.array([id_of[word] for found in read for word, _ in found], np.int64)
+    lengths = sizes[chunk_ids]                                                  # (K,)
+    word_ends = np.concatenate([[0], np.cumsum(lengths)])                       # (K + 1,)
+    starts = (np.cumsum(sizes) - sizes)[chunk_ids] - word_ends[:-1]
+    ids = of_chunks[np.arange(word_ends[-1]) + np.repeat(starts, lengths)]      # (W,)
+    hashes = np.fromiter(hash_of.values(), np.uint64, len(hash_of))[ids]
+    picture_ends = np.cumsum([0, *map(len, groups)])
+    return Tokens(list(hash_of), ids, hashes, word_ends[chunk_ends], picture_ends, chunks, chunk_ids, chunk_ends)
+
+
+def _read(chunk: str) -> tuple[tuple[str, int], ...]:
+    """The words of a chunk with 64 bits of each that are the same in every process and on every machine, unlike `hash`."""
+    return tuple((word, int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"))
+                 for word in words(chunk))
+
+
+_read_short = lru_cache(maxsize=1 << 17)(_read)

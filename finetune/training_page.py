@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from diversity.fidelity import REASONS, degenerate_reasons
 from diversity.measures import Measure
-from diversity.page import COLOURS, REFERENCE_COLOUR, plot, svg, thumbnail
+from diversity.page import thumbnail
+from diversity.plots import COLOURS, REFERENCE_COLOUR, plot, svg
 from finetune.checkpoints import LOG, VALIDATION_LOG
 from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES, evenly
 
@@ -105,8 +106,10 @@ def _curve(measure: Measure, training: Rows, validations: Rows) -> tuple[Measure
     figure, axes = plot(3.9, 2.2)
     if len(trained[0]):
         seen, values = _binned(*trained)
-        axes.plot(seen, values, color=TRAINING_COLOUR, alpha=0.3, linewidth=0.9)
-        axes.plot(seen, _smoothed(values), color=TRAINING_COLOUR, linewidth=1.8)
+        if measure is not LEARNING_RATE:  # that is smooth, and its rise would be no more what it was
+            axes.plot(seen, values, color=TRAINING_COLOUR, alpha=0.3, linewidth=0.9)
+            values = _smoothed(values)
+        axes.plot(seen, values, color=TRAINING_COLOUR, linewidth=1.8)
     if len(held_out[0]):
         axes.plot(*held_out, color=HELD_OUT_COLOUR, linewidth=1.8, marker="o", markersize=4.5)
     human = validations[-1].get("human", {}).get(measure.path[0]) if validations else None
@@ -116,7 +119,7 @@ def _curve(measure: Measure, training: Rows, validations: Rows) -> tuple[Measure
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if measure.unit == "percent":
-        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.yaxis.set_major_formatter(lambda share, place: f"{100 * share:g} %")
     if measure in (LEARNING_RATE, GRADIENT_NORM):
         axes.set_ylim(0)
     axes.set_xlabel("captions seen")

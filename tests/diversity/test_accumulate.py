@@ -1,3 +1,6 @@
+import json
+import math
+import pickle
 import random
 from collections import Counter
 
@@ -7,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diversity import accumulate
-from diversity.accumulate import CaptionAccumulator, HashCounts, find_caption, quantile
+from diversity.accumulate import CaptionAccumulator, find_caption, novelty, quantile
+from diversity.fidelity import degenerate_reasons
 from diversity.tokens import words
 
 CAPTION = st.lists(st.sampled_from("a red blue dog cat on 2 the".split()), max_size=7).map(" ".join)
@@ -16,10 +20,14 @@ SCENE = {"background": "sand", "objects": [{"shape": "circle", "colour": "red", 
                                             "x": 0.2, "y": 0.5, "radius": 0.1}]}
 
 
-def score(groups, **others):
-    accumulator = CaptionAccumulator()
+def counted(groups, cap=1 << 20, **others):
+    accumulator = CaptionAccumulator(cap)
     accumulator.update(groups, **others)
-    return accumulator.result()
+    return accumulator
+
+
+def score(groups, **others):
+    return counted(groups, **others).result()
 
 
 def assert_same(one, other):
@@ -35,23 +43,39 @@ def assert_same(one, other):
 @settings(max_examples=100, deadline=None)
 @given(GROUPS, st.integers(0, 2**32))
 def test_shards_merged_in_any_order_equal_one_pass(groups, seed):
+    whole, merged = _whole_and_merged(groups, seed, cap=1 << 20)
+    assert_same(merged.result(), whole.result())
+    assert merged.examples == whole.examples
+
+
+@settings(max_examples=100, deadline=None)
+@given(GROUPS, st.integers(0, 2**32), st.sampled_from([1, 4, 16]))
+def test_shards_merged_in_any_order_equal_one_pass_above_the_cap(groups, seed, cap):
+    """Samples and what is counted exactly; the commonest things keep to their bounds, see test_hash_counts.py."""
+    whole, merged = _whole_and_merged(groups, seed, cap)
+    found, expected = merged.result(), whole.result()
+    estimated = {name for name in expected if name.startswith(("entropy", "rank")) or name in (
+        "hapax", "self_repetition", "shared", "most_shared", "sketched")}
+    assert_same(*({name: value for name, value in result.items() if name not in estimated} for result in (found, expected)))
+    for mine, theirs in zip([merged.stands_for, *merged.ngrams.values()], [whole.stands_for, *whole.ngrams.values()]):
+        assert (mine.level, mine.total, mine.hashes.tolist(), mine.counts.tolist()) == (
+            theirs.level, theirs.total, theirs.hashes.tolist(), theirs.counts.tolist())
+
+
+def _whole_and_merged(groups, seed, cap):
     rng = random.Random(seed)
     scenes = [SCENE if rng.random() < 0.5 else None for _ in groups]
     truncated = [[rng.random() < 0.2 for _ in group] for group in groups]
-    whole = CaptionAccumulator()
-    whole.update(groups, truncated, scenes)
-
     shards = []
     for rows in _split(list(zip(groups, truncated, scenes)), rng):
-        shard = CaptionAccumulator()
+        shard = CaptionAccumulator(cap)
         shard.update(*([row[part] for row in rows] for part in range(3)))
-        shards.append(shard)
+        shards.append(pickle.loads(pickle.dumps(shard)))  # as between our own processes
     rng.shuffle(shards)
-    merged = CaptionAccumulator()
+    merged = CaptionAccumulator(cap)
     for shard in shards:
         merged.merge(shard)
-    assert_same(merged.result(), whole.result())
-    assert merged.examples == whole.examples
+    return counted(groups, cap, truncated=truncated, scenes=scenes), merged
 
 
 def _split(rows, rng):
@@ -63,13 +87,13 @@ def _split(rows, rng):
 
 @settings(max_examples=50, deadline=None)
 @given(GROUPS, st.integers(1, 9))
-def test_batches_do_not_matter(groups, captions_at_once):
+def test_batches_do_not_matter(groups, characters_at_once):
     whole = score(groups)
-    before, accumulate.CAPTIONS_AT_ONCE = accumulate.CAPTIONS_AT_ONCE, captions_at_once
+    before, accumulate.CHARACTERS_AT_ONCE = accumulate.CHARACTERS_AT_ONCE, characters_at_once
     try:
         assert_same(score(groups), whole)
     finally:
-        accumulate.CAPTIONS_AT_ONCE = before
+        accumulate.CHARACTERS_AT_ONCE = before
 
 
 @settings(max_examples=100, deadline=None)
@@ -83,6 +107,15 @@ def test_set_measures_equal_plain_counting(groups):
     for n in (1, 2, 3, 4):
         grams = [tuple(caption[at:at + n]) for caption in captions for at in range(len(caption) - n + 1)]
         assert found[f"distinct_{n}"] == (len(set(grams)) / len(grams) if grams else None)
+        bits = -sum(times / len(grams) * math.log2(times / len(grams)) for times in Counter(grams).values()) if grams else None
+        assert found[f"entropy_{n}"] == pytest.approx(bits, abs=1e-12)
+        if n == 4:
+            again = sum(times for times in Counter(grams).values() if times > 1)
+            assert found["self_repetition"] == (again / len(grams) if grams else None)
+    times = Counter(word for caption in captions for word in caption)
+    assert found["rank_frequency"] == [(rank, n) for rank, (_, n) in enumerate(times.most_common(), 1)]
+    assert found["hapax"] == (list(times.values()).count(1) / len(times) if times else None)
+    assert found["sketched"] == {}
     unique = [{tuple(words(caption)) for caption in group} for group in groups]
     stands_for = Counter(caption for group in unique for caption in group)
     total = sum(map(len, unique))
@@ -94,14 +127,17 @@ def test_set_measures_equal_plain_counting(groups):
 def test_one_caption_for_every_picture():
     found = score([["a red dog runs"] * 5] * 20)
     assert found | {"distinct_1": 4 / 400, "distinct_2": 3 / 300, "distinct_4": 1 / 100, "mbleu_4": 1, "duplicates": 0.8,
-                    "shared": 1, "most_shared": 1, "degenerate": 0, "length_mean": 4, "vocabulary": 4} == found
+                    "shared": 1, "most_shared": 1, "degenerate": 0, "length_mean": 4, "vocabulary": 4,
+                    "entropy_1": pytest.approx(2), "entropy_2": pytest.approx(math.log2(3)), "entropy_4": 0, "self_repetition": 1,
+                    "hapax": 0, "rank_frequency": [(1, 100), (2, 100), (3, 100), (4, 100)]} == found
     assert found["length_quantiles"] == dict.fromkeys(["0.05", "0.25", "0.5", "0.75", "0.95"], 4)
 
 
 def test_all_captions_different():
     found = score([[f"w{at}a w{at}b w{at}c w{at}d", f"v{at}a v{at}b v{at}c v{at}d"] for at in range(20)])
     assert found | {"distinct_1": 1, "distinct_4": 1, "mbleu_4": 0, "div_1": 1, "div_2": 0.75, "duplicates": 0, "shared": 0,
-                    "most_shared": 1 / 20} == found
+                    "most_shared": 1 / 20, "entropy_1": pytest.approx(math.log2(160)), "entropy_4": pytest.approx(math.log2(40)),
+                    "self_repetition": 0, "hapax": 1} == found
 
 
 def test_doubling_the_set_keeps_what_is_within_pictures_and_halves_distinct():
@@ -111,12 +147,15 @@ def test_doubling_the_set_keeps_what_is_within_pictures_and_halves_distinct():
         assert twice[name] == pytest.approx(once[name], rel=1e-12)
     for n in (1, 2, 3, 4):
         assert twice[f"distinct_{n}"] == pytest.approx(once[f"distinct_{n}"] / 2)
-    assert twice["shared"] == 1
+        assert twice[f"entropy_{n}"] == pytest.approx(once[f"entropy_{n}"])
+    assert twice["shared"] == twice["self_repetition"] == 1
 
 
 def test_nothing_at_all():
     found = score([])
-    assert found | {"pictures": 0, "captions": 0, "length_mean": None, "mbleu_4": None, "degenerate": None, "facts": None} == found
+    assert found | {"pictures": 0, "captions": 0, "length_mean": None, "mbleu_4": None, "degenerate": None, "facts": None,
+                    "entropy_1": None, "self_repetition": None, "shared": None, "most_shared": None,
+                    "rank_frequency": []} == found
 
 
 def test_degenerate_captions_are_counted_by_reason_with_examples():
@@ -136,9 +175,26 @@ def test_examples_are_few():
     assert len(accumulator.examples["short"]) == accumulate.EXAMPLES
 
 
-def test_marks_that_do_not_fit_are_an_error():
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.lists(st.sampled_from("a the of dog cat dog. 12 3 zzz a, (".split()), max_size=8).map(" ".join),
+                         max_size=4), max_size=5))
+def test_degenerate_captions_are_those_found_one_by_one(groups):
+    reasons = [degenerate_reasons(caption) for group in groups for caption in group]
+    found = counted(groups)
+    assert found.degenerate == sum(map(bool, reasons))
+    assert +found.reasons == Counter(reason for of_caption in reasons for reason in of_caption)
+
+
+@pytest.mark.parametrize("others", [{"truncated": [[True]]}, {"truncated": []}, {"scenes": [SCENE, SCENE]},
+                                    {"truncated": [[True, False]], "scenes": []}])
+def test_marks_and_scenes_that_do_not_fit_are_an_error(others):
     with pytest.raises(ValueError):
-        CaptionAccumulator().update([["a red dog", "a cat"]], [[True]])
+        CaptionAccumulator().update([["a red dog", "a cat"]], **others)
+
+
+def test_captions_may_come_one_after_another():
+    groups = [["a red dog", "a cat"], ["two dogs run"]]
+    assert_same(score(iter(groups), truncated=iter([[True, False], [False]])), score(groups, truncated=[[True, False], [False]]))
 
 
 def test_the_caption_that_stands_for_most_pictures():
@@ -152,17 +208,125 @@ def test_the_caption_that_stands_for_most_pictures():
     assert lone.most_shared_hash() is None
 
 
-@given(st.lists(st.lists(st.integers(0, 9), max_size=20)), st.integers(0, 5))
-def test_hash_counts_count(parts, compact_at):
-    counts, expected = HashCounts(), Counter()
-    for at, part in enumerate(parts):
-        counts.add(np.array(part, np.uint64))
-        expected.update(part)
-        if at == compact_at:
-            counts.compact()
-    counts.compact()
-    assert dict(zip(counts.hashes.tolist(), counts.counts.tolist())) == expected
-    assert counts.hashes.tolist() == sorted(expected)
+def test_a_caption_of_one_picture_in_twenty_is_never_missed():
+    same = "a dog sits on the mat"
+    groups = [[f"w{at} x y", same if at % 20 == 0 else f"v{at} x y"] for at in range(4_000)]
+    shards = [counted(groups[start::4], cap=1 << 10) for start in range(4)]
+    for shard in shards[1:]:
+        shards[0].merge(shard)
+    found = shards[0].result()
+    assert shards[0].stands_for.level > 0
+    assert abs(found["most_shared"] - 0.05) <= found["sketched"].get("most_shared", 0) + 1e-12
+    assert find_caption(groups, shards[0].most_shared_hash()) == same
+
+
+# --- above the cap -------------------------------------------------------------------------------------------------
+
+
+def varied(pictures, seed):
+    """Captions with words of common and rare kinds."""
+    rng = np.random.default_rng(seed)
+    words = np.minimum(rng.zipf(1.3, (pictures, 5, 8)), 5_000)
+    return [[" ".join(f"w{word}" for word in caption) for caption in group] for group in words.tolist()]
+
+
+def test_a_sketched_state_tells_what_is_estimated_and_is_near():
+    groups = varied(1_500, 0)
+    exact, sketched = score(groups), counted(groups, cap=1 << 10).result()
+    assert exact["sketched"] == {}
+    assert sketched["sketched"].keys() >= {"vocabulary", "distinct_1", "distinct_4", "entropy_4", "self_repetition", "hapax"}
+    for name, value in exact.items():
+        if name in sketched["sketched"]:
+            assert abs(sketched[name] - value) <= 4 * sketched["sketched"][name] < 0.2 * value + 0.1, name
+        elif isinstance(value, float):
+            assert sketched[name] == pytest.approx(value, rel=1e-12), name
+    assert sketched["rank_frequency"][0] == pytest.approx(exact["rank_frequency"][0], rel=0.02)
+
+
+def test_memory_is_flat_in_captions():
+    few, many = (counted(varied(pictures, seed=1), cap=1 << 8) for pictures in (300, 3_000))
+    assert len(pickle.dumps(many)) < 1.3 * len(pickle.dumps(few)) < 200_000
+
+
+# --- novelty -------------------------------------------------------------------------------------------------------
+
+
+def test_novelty_in_closed_form():
+    mine = counted([["a b c d e", "A b c, d e"], ["a b c d f"], ["x y"]])
+    references = counted([["a b c d e", "p q r s t"], ["x y z"]])
+    # 4-grams abcd, bcde, abcd, bcde, abcd, bcdf; captions abcde, abcdf, xy
+    assert novelty(mine, references) == {"ngrams_4": 1 / 6, "captions": 2 / 3, "sketched": {}}
+    assert novelty(mine, mine) == {"ngrams_4": 0, "captions": 0, "sketched": {}}
+    assert novelty(mine, CaptionAccumulator()) == {"ngrams_4": 1, "captions": 1, "sketched": {}}
+    assert novelty(CaptionAccumulator(), mine) == {"ngrams_4": None, "captions": None, "sketched": {}}
+
+
+def test_novelty_of_sketched_states_is_near():
+    references = varied(300, 3)
+    mine = varied(600, 2) + references[100:]
+    exact = novelty(counted(mine), counted(references))
+    sketched = novelty(counted(mine, cap=1 << 10), counted(references, cap=1 << 10))
+    for name, error in sketched["sketched"].items():
+        assert abs(sketched[name] - exact[name]) <= 4 * error < 0.2
+    assert sketched["sketched"].keys() == {"ngrams_4", "captions"}
+
+
+# --- saved states --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(GROUPS, st.sampled_from([4, 1 << 20]))
+def test_a_saved_state_is_the_same_again(tmp_path_factory, groups, cap):
+    groups = [["a 2 2 2 \ud800", "café"], *groups]
+    state = counted(groups, cap, truncated=[[True] * len(group) for group in groups], scenes=[SCENE, *[None] * (len(groups) - 1)])
+    file = tmp_path_factory.mktemp("state") / "state.npz"
+    state.save(file)
+    again = CaptionAccumulator.load(file)
+    assert again.result() == state.result()
+    assert (again.examples, again.unique, again.facts.result()) == (state.examples, state.unique, state.facts.result())
+    assert [path.name for path in file.parent.iterdir()] == ["state.npz"]
+    state.merge(again)  # goes on as one that was never saved
+    assert state.result()["captions"] == 2 * again.result()["captions"]
+
+
+def test_a_file_that_holds_no_state_is_named(tmp_path):
+    good = tmp_path / "good.npz"
+    counted([["a red dog"]]).save(good)
+    with np.load(good) as arrays:
+        arrays = dict(arrays)
+    rest = json.loads(arrays["rest"].tobytes())
+
+    def check(name, message=""):
+        with pytest.raises(ValueError, match=rf"{name}: holds no caption counts: .*{message}"):
+            CaptionAccumulator.load(tmp_path / name)
+
+    (tmp_path / "text.npz").write_text("no state")
+    check("text.npz")
+    whole = good.read_bytes()
+    for end in range(0, len(whole), 97):
+        (tmp_path / "cut.npz").write_bytes(whole[:end])
+        check("cut.npz")
+    for at in range(0, 60):  # the first member's header
+        (tmp_path / "changed.npz").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1:])
+        try:
+            assert CaptionAccumulator.load(tmp_path / "changed.npz").result() == CaptionAccumulator.load(good).result()
+        except ValueError as error:
+            assert "changed.npz: holds no caption counts" in str(error)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    check("one.npy")
+    np.savez(tmp_path / "objects.npz", rest=np.array([{}], object))
+    check("objects.npz", "allow_pickle")
+    for at, (changed, message) in enumerate([
+            ({"kind": "a thesis"}, "a thesis"), ({"pictures": "many"}, "many"), ({"examples": {}}, ""), ({"lengths": 3}, ""),
+            ({"facts": {"captions": 1}}, "stated"), ({"within": {"div_1": [1, 2, 3]}}, "")]):
+        np.savez(tmp_path / f"{at}.npz", **arrays | {"rest": np.frombuffer(json.dumps(rest | changed).encode(), np.uint8)})
+        check(f"{at}.npz", message)
+    np.savez(tmp_path / "part.npz", **{name: array for name, array in arrays.items() if name != "captions.counts"})
+    check("part.npz", "captions.counts")
+    np.savez(tmp_path / "wrong.npz", **arrays | {"captions.counts": np.array([-1])})
+    check("wrong.npz", "one count of each")
+    with pytest.raises(FileNotFoundError):
+        CaptionAccumulator.load(tmp_path / "none.npz")
 
 
 @given(st.lists(st.integers(0, 30), min_size=1), st.floats(0.01, 1))

@@ -4,8 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from diversity.fidelity import REASONS, FactCounts, count_true, degenerate_reasons
+from diversity.fidelity import REASONS, FactCounts, count_true, degenerate_reasons, suspects
+from diversity.tokens import encode
 
 DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared/data"))
 
@@ -47,6 +50,39 @@ def test_degenerate_captions(caption, reasons):
     assert degenerate_reasons(caption) == reasons
 
 
+BITS = st.sampled_from([*"a the The A of and-so with dog cat x on 1 23 4567890 9a a1b2 zzz bcdfg a.jpg www.a :// www.".split(),
+                        *",.(!'_", "\ufffd", "\0", "\x1c", "\x7f", "ﾠ", "红", "w" * 25, "w" * 70])
+BETWEEN = st.sampled_from([" ", "  ", "", "\n", "\u00a0", "\x1f", " \0 "])
+NASTY = st.lists(st.tuples(BITS, BETWEEN), max_size=9).map(lambda pairs: "".join(map("".join, pairs)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(NASTY, min_size=1, max_size=6))
+@example(["the wall. the cat sat. sat. the wall"])
+@example(["two dogs run 1", "2", "3 dogs run here"])
+def test_captions_that_are_not_suspects_have_no_reason(captions):
+    found = suspects(captions, encode([captions]))
+    reasons = [degenerate_reasons(caption) for caption in captions]
+    assert [of for of, suspect in zip(reasons, found, strict=True) if not suspect and of] == []
+    alone = [suspects([caption], encode([[caption]]))[0] for caption in captions]
+    assert found.tolist() == alone or any("\0" in caption for caption in captions)
+
+
+def test_one_fault_is_enough_to_be_a_suspect():
+    captions = [caption for reason in REASONS.values() for caption in reason.examples]
+    captions += ["a red\ufffd dog runs here", "a red \x1c dog runs here", "a \0 red dog runs here", "shop 20190304221 on a road"]
+    assert [caption for caption in captions if not suspects([caption], encode([[caption]]))[0]] == []
+    good = ["a red dog runs here", "photo 4 17 of 20 dogs", "The dog and the cat", "a house by www.example.org in a street"]
+    assert not suspects(good, encode([good])).any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64])
+def test_loops_are_suspects_at_every_length(length):
+    unit = [f"word{at}" for at in range(length)]
+    captions = [" ".join(["start", *unit * 3, "end"]), " ".join(["start", *unit, "end", *unit, "x"])]
+    assert suspects(captions, encode([captions])).tolist() == [True, False]
+
+
 def test_a_truncated_mark_is_a_cut():
     assert degenerate_reasons("a red circle left of two blue squares", truncated=True) == ("cut",)
 
@@ -76,6 +112,9 @@ def test_people_hardly_ever_write_degenerate_captions():
     found = Counter(bool(degenerate_reasons(caption)) for caption in human)
     assert len(human) == 5005
     assert found[True] / len(human) < 0.005  # 10 of 5,005, and those are loops and cut sentences
+    suspected = suspects(human, encode([human]))
+    assert {caption for caption, suspect in zip(human, suspected) if suspect} >= set(filter(degenerate_reasons, human))
+    assert suspected.mean() < 0.01  # so that few are looked at one by one
     machine = [caption for picture in pictures for caption in picture["candidates"]]
     assert {caption for caption in machine if degenerate_reasons(caption)} == {
         caption for caption in machine if caption.startswith("close up of a close up of")}

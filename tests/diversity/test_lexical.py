@@ -1,5 +1,6 @@
 """The vectorised measures against slow, obvious references, nltk and closed forms."""
 
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -98,6 +99,29 @@ def test_overlap_counts_are_clipped_by_another_caption_not_its_own():
     matched, distinct = ngram_overlap(encode([["the the the cat", "the the dog", "a cat"]]), 1)
     assert matched.tolist() == [2 + 1, 2, 1]  # three "the" match the two of the second caption
     assert distinct.tolist() == [4]
+
+
+def slow_overlap(group, n):
+    counts = [Counter(ngrams(caption, n)) for caption in group]
+    return [sum(min(times, max((other[gram] for at, other in enumerate(counts) if at != of), default=0))
+                for gram, times in found.items()) for of, found in enumerate(counts)], len(set().union(*counts))
+
+
+@settings(max_examples=200, deadline=None)
+@given(GROUPS, st.integers(1, 4))
+def test_overlap_equals_plain_counting(groups, n):
+    matched, distinct = ngram_overlap(encode(groups), n)
+    expected = [slow_overlap(group, n) for group in groups]
+    assert matched.tolist() == [hits for of_group, _ in expected for hits in of_group]
+    assert distinct.tolist() == [different for _, different in expected]
+
+
+def test_one_picture_of_many_captions():
+    """In a second and a few megabytes: nothing grows with the square of a picture's captions."""
+    captions = [f"w{at} x{at % 7} y{at % 11} z{at % 13} v{at % 3}" for at in range(30_000)]
+    found = within_picture(encode([captions]))
+    assert found["div_1"][0] == (30_000 + 7 + 11 + 13 + 3) / 150_000
+    assert 0.3 < found["mbleu_4"][0] < 0.9
 
 
 @given(st.permutations(["a red dog", "a dog on grass", "the red cat", "a red dog"]))

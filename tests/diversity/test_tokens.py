@@ -1,6 +1,13 @@
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from diversity.tokens import encode, pieces, words
+from diversity.tokens import LONG_CHUNK, encode, pieces, words
+
+MARKS = st.sampled_from([*"aB'’_-.7İ红Σ", "\0", " ", "\n", "\u00a0", "\x1f", "\u2000", "\u0301", "\u1e9b\u0323", "ab'c",
+                         "x" * LONG_CHUNK])
+TEXT = st.lists(MARKS | st.characters(), max_size=12).map("".join)
 
 
 @pytest.mark.parametrize(("caption", "expected"), [
@@ -38,3 +45,32 @@ def test_hashes_are_the_same_in_every_process():
 
 def test_lone_surrogates_do_no_harm():
     assert len(encode([["a \ud800b"]]).hashes) == 2
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.lists(TEXT, max_size=4), max_size=4))
+def test_a_batch_is_read_as_its_captions_are_one_by_one(groups):
+    tokens = encode(groups)
+    captions = [caption for group in groups for caption in group]
+    assert tokens.counts.tolist() == list(map(len, groups))
+    found = [tokens.words[start:end] for start, end in zip(tokens.caption_ends, tokens.caption_ends[1:])]
+    assert found == list(map(words, captions))
+    one_by_one = [encode([[caption]]).hashes for caption in captions]
+    np.testing.assert_array_equal(tokens.hashes, np.concatenate([np.zeros(0, np.uint64), *one_by_one]))
+    assert len(set(tokens.vocabulary)) == len(tokens.vocabulary) == len(set(tokens.words))
+    chunks = [tokens.chunks[at] for at in tokens.chunk_ids]
+    assert [chunks[start:end] for start, end in zip(tokens.chunk_ends, tokens.chunk_ends[1:])] in (
+        [caption.split() for caption in captions], [caption.replace("\0", " ").split() for caption in captions])
+
+
+def test_a_caption_that_holds_the_end_mark():
+    tokens = encode([["a \0 b", "c\0d"], ["\0"]])
+    assert tokens.words == ["a", "b", "c", "d"]
+    assert tokens.caption_ends.tolist() == [0, 2, 4, 4]
+
+
+def test_nothing_at_all():
+    for groups in ([], [[]], [[""]]):
+        tokens = encode(groups)
+        assert (tokens.words, len(tokens.hashes), tokens.pictures) == ([], 0, len(groups))
+        assert len(tokens.lengths) == sum(map(len, groups))

@@ -1,0 +1,59 @@
+"""The case `vendi-100k` of `benchmarks.diversity`: Vendi scores of 100,000 embeddings of 384 dimensions, float32.
+
+The embeddings lie round 500 centres, with a spectrum that falls, as those of captions do. Peer: vendi-score 0.0.3's
+`score_dual(X, q, normalize=True)`, in its own environment, turn by turn; both scale the rows to length 1 and multiply in float32.
+Values of all orders must be equal to 1e-6, relatively.
+
+- ratio: the four scores of a report, q = 1/2, 1, 2 and infinity. The peer takes each from the embeddings anew.
+- ratio_q1: the score of q = 1 alone. Both then do one product Xᵀ X, which is three quarters of the peer's time.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diversity.semantic import ORDERS, VendiAccumulator
+
+ROWS, DIMENSION, CENTRES, REPEATS = 100_000, 384, 500, 7
+SAME = 1e-6
+PINS = ("vendi-score==0.0.3",)
+
+
+def vendi_100k() -> dict[str, Any]:
+    """Our time against the peer's; raises `RuntimeError` if values differ."""
+    from benchmarks.side_by_side import Peer, alternate, peer_python  # imports torch, which the other cases shall not pay for
+
+    rows = drawn_embeddings()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.npy"
+        np.save(file, rows)
+        found, costs = scores(rows), {}
+        for name, orders in (("ratio_q1", ["1"]), ("ratio", list(ORDERS))):
+            with Peer(peer_python("vendi", PINS), "vendi_peer.py", rows=str(file), orders=orders) as peer:
+                expected = peer.ask("scores")
+                apart = {q: abs(found[q] - expected[q]) / expected[q] for q in orders}
+                if not max(apart.values()) <= SAME:
+                    raise RuntimeError(f"ours are {found}, the peer's {expected}")
+                costs[name] = alternate(lambda: scores(rows), peer, REPEATS)
+    ours, peers = costs["ratio"]
+    return {**{name: round(peer.seconds / cost.seconds, 2) for name, (cost, peer) in costs.items()},
+            "scores": {q: round(score, 4) for q, score in found.items()}, "apart": float(f"{max(apart.values()):.1e}"),
+            "seconds": round(ours.seconds, 3), "peer_seconds": round(peers.seconds, 3),
+            "peer_seconds_q1": round(costs["ratio_q1"][1].seconds, 3), "mb": round(ours.peak / 1e6), "peer_mb": round(peers.peak / 1e6)}
+
+
+def scores(rows: np.ndarray) -> dict[str, float]:
+    sums = VendiAccumulator(rows.shape[1])
+    sums.update(rows)
+    return sums.result()["vendi"]
+
+
+def drawn_embeddings() -> np.ndarray:
+    """(ROWS, DIMENSION) float32, of other lengths than 1."""
+    draw = np.random.default_rng(0)
+    scale = np.arange(1, DIMENSION + 1) ** -0.5
+    centres = scale * draw.standard_normal((CENTRES, DIMENSION))
+    noise = scale * draw.standard_normal((ROWS, DIMENSION), np.float32)
+    return (centres[draw.integers(CENTRES, size=ROWS)] + 0.5 * noise).astype(np.float32)

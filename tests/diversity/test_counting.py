@@ -1,0 +1,310 @@
+"""Columns of captions counted over inputs: what is compared of which pictures, the same by any number of processes."""
+
+import io
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from diversity import counting, input_rows
+from diversity.counting import choose, count_captions, count_columns
+
+WORDS = "a the dog cat runs sits on red blue grass".split()
+
+
+def picture(shade=0):
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), shade).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Files of JSON lines, of JSON or of plain lines, by their suffix."""
+    def write(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        if name.endswith(".jsonl"):
+            path.write_text("".join(json.dumps(row) + "\n" for row in content))
+        elif name.endswith(".json"):
+            path.write_text(json.dumps(content))
+        else:
+            path.write_text("".join(f"{line}\n" for line in content))
+        return str(path)
+    return write
+
+
+def compared(counted):
+    """Key and captions of each picture of the sample, by key."""
+    by_key = sorted(counted.sample.pictures, key=lambda picture: (picture.key, picture.again))
+    return [(picture.key, picture.captions) for picture in by_key]
+
+
+def results(counted):
+    return {name: accumulator.result() for name, accumulator in counted.accumulators.items()}
+
+
+def assert_same(one, other):
+    """Counts exactly, means to rounding."""
+    assert replace(one, accumulators={}, sample=None) == replace(other, accumulators={}, sample=None)
+    assert one.sample.pictures == other.sample.pictures
+    for name, row in results(one).items():
+        for measure, value in row.items():
+            expected = results(other)[name][measure]
+            assert value == (pytest.approx(expected, rel=1e-12) if isinstance(expected, float) else expected), (name, measure)
+
+
+# --- which columns, which pictures ----------------------------------------------------------------------------------------
+
+
+def test_all_synthetic_columns_beside_the_originals(write):
+    found = count_columns([write("r.jsonl", [
+        {"key": "1", "captions": ["human"], "syn_text_x": ["a"], "syn_text_y": ["b"], "alt": "no"},
+        {"key": "2", "captions": ["other"], "syn_text_x": ["c"], "syn_text_y": ["d"], "syn_text_x_emb": ["e"]}])])
+    assert found.names == ("syn_text_x", "syn_text_y") and found.references == "captions"
+    assert list(found.accumulators) == ["syn_text_x", "syn_text_y", "captions"]
+    assert compared(found) == [("1", {"syn_text_x": ("a",), "syn_text_y": ("b",), "captions": ("human",)}),
+                               ("2", {"syn_text_x": ("c",), "syn_text_y": ("d",), "captions": ("other",)})]
+    assert (found.pictures, found.failed, found.notes) == (2, 0, ())
+    assert results(found)["syn_text_x"]["captions"] == 2
+
+
+def test_columns_and_references_by_name(write):
+    path = write("r.jsonl", [{"key": "1", "captions": ["h"], "alt": "alt text", "long": ["l", "m"], "syn_text_x": ["a"]}])
+    found = count_columns([path], ["alt"], "long")
+    assert (found.names, found.references) == (("alt",), "long")
+    (picture,) = found.sample.pictures
+    assert picture.captions["alt"] == ("alt text",) and len(picture.captions["long"]) == 1
+    assert picture.references == ("l", "m")  # all of them
+    assert count_columns([path], ["captions"]).references is None
+    assert count_columns([path], references="none").references is None
+    assert count_columns([path], references="syn_text_x", columns=["long"]).names == ("long",)
+
+
+def test_two_runs_on_the_same_pictures_are_joined_by_key(write):
+    before = [{"key": "1", "captions": ["h1"], "syn_text_a": ["a1"]}, {"key": "2", "captions": ["h2"], "syn_text_a": ["a2"]}]
+    after = [{"key": "2", "captions": ["h2"], "syn_text_b": ["b2"]}, {"key": "1", "syn_text_b": ["b1"]}]
+    found = count_columns([write("before.jsonl", before), write("after.jsonl", after)])
+    assert compared(found) == [(key, {"captions": (f"h{key}",), "syn_text_a": (f"a{key}",), "syn_text_b": (f"b{key}",)})
+                               for key in "12"]
+    assert found.notes == ()
+
+
+def test_a_key_that_comes_again_with_the_same_column_is_another_picture(write):
+    rows = [{"key": "1", name: [f"{name}{number}"]} for name in ("syn_text_x", "syn_text_y") for number in range(2)]
+    found = count_columns([write("r.jsonl", rows)])
+    assert compared(found) == [("1", {"syn_text_x": ("syn_text_x0",), "syn_text_y": ("syn_text_y0",)}),
+                               ("1", {"syn_text_x": ("syn_text_x1",), "syn_text_y": ("syn_text_y1",)})]
+    assert found.notes == ("Keys that come again with the same column: 1; each time they count as another picture.",)
+
+
+def test_only_what_all_have_is_compared_and_the_rest_is_named(write):
+    rows = [{"key": "1", "syn_text_x": ["a", "b", "c"], "syn_text_y": ["d"], "captions": ["h"]},
+            {"key": "2", "syn_text_x": ["a"], "captions": ["h"]}, {"key": "3", "captions": ["h"], "error": "does not decode"},
+            {"key": "4", "syn_text_y": ["a"], "syn_text_x": ["b"], "error": "lost later"}, {"key": "5", "captions": ["h"]}]
+    found = count_columns([write("r.jsonl", rows)])
+    assert (found.pictures, found.failed) == (1, 1)
+    assert found.notes == (
+        "Failed records, which have no captions: 1; the first: 3: does not decode",
+        "Pictures of captions that are in no other column: 2.",
+        "Compared on 1 of 3 pictures, those that have a caption in every column: syn_text_y lacks 1, captions lacks 1.",
+        "Each picture counts with as many captions as its shortest column has, drawn with the seed: syn_text_x has 2 more.")
+    assert {row["captions"] for row in results(found).values()} == {1}
+
+
+def test_failures_of_several_files_are_one_note(write):
+    found = count_columns([write(f"{name}.jsonl", [{"key": name, "syn_text_x": ["a"]}, {"key": "bad", "error": f"of {name}"}])
+                           for name in "ab"])
+    assert found.notes == ("Failed records, which have no captions: 2; the first: bad: of a",)
+
+
+def test_references_that_are_the_shortest_are_named(write):
+    found = count_columns([write("r.jsonl", [{"key": "1", "captions": ["h"], "syn_text_x": ["a", "b"]}])])
+    assert "--references none" in found.notes[-1]
+
+
+def test_lines_of_two_files_are_compared_line_by_line(write):
+    found = count_columns([write("a.txt", ["a dog", "a cat"]), write("b.txt", ["the dog", "the cat", "more"])])
+    assert compared(found) == [("000000000", {"a": ("a dog",), "b": ("the dog",)}),
+                               ("000000001", {"a": ("a cat",), "b": ("the cat",)})]
+
+
+def test_coco_results_references_and_pictures_are_joined_by_number(write, tmp_path):
+    results = write("mine.json", [{"image_id": number, "caption": text} for number, text in ((42, "a"), (42, "b"), (7, "c"))])
+    annotations = write("captions_val.json", {"images": [], "annotations": [
+        {"image_id": number, "caption": f"human {number} {at}"} for number in (7, 42, 43) for at in range(5)]})
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/COCO_val2014_000000000042.png").write_bytes(picture(42))
+    found = count_columns([results], references=annotations, images=str(tmp_path / "val"))
+    assert (found.names, found.references, found.pictures) == (("mine",), annotations, 2)
+    by_key = {picture.key: picture for picture in found.sample.pictures}
+    assert by_key["42"].image == picture(42) and by_key["7"].image is None
+    assert by_key["42"].captions["mine"] == ("a", "b") and by_key["42"].references == tuple(f"human 42 {at}" for at in range(5))
+    assert len(by_key["42"].captions[annotations]) == 2
+    assert "joined by the number" in found.notes[0]
+    assert found.notes[1] == f"Pictures of {annotations} that are in no other column: 1."
+    assert found.notes[-1] == f"Pictures that are not in {tmp_path}/val: 1 of the 2 that were looked for, as '7'."
+
+
+def test_pictures_of_the_inputs_and_of_their_own(write, tmp_path):
+    (tmp_path / "given").mkdir()
+    for name, shade in (("own1.png", 1), ("own2.png", 2), ("given/1.png", 2), ("given/2.png", 1)):
+        (tmp_path / name).write_bytes(picture(shade))
+    path = write("r.jsonl", [{"key": number, "image": f"own{number}.png", "syn_text_x": ["a"]} for number in "12"])
+
+    def images(**options):
+        return {each.key: each.image for each in count_columns([path], **options).sample.pictures}
+
+    assert images() == {"1": picture(1), "2": picture(2)}
+    assert images(images=str(tmp_path / "given")) == {"1": picture(2), "2": picture(1)}
+    assert images(keep_images=0) == {"1": None, "2": None}
+
+
+def test_pictures_are_kept_of_the_first_of_the_sample_only(tmp_path):
+    pq.write_table(pa.table({"key": [str(number) for number in range(40)], "syn_text_x": [["a"]] * 40,
+                             "image": [picture(number) for number in range(40)]}), tmp_path / "r.parquet", row_group_size=7)
+    found = count_columns([str(tmp_path / "r.parquet")], size=20, keep_images=5, seed=3)
+    assert [each.image for each in found.sample.pictures] == [
+        picture(int(each.key)) if number < 5 else None for number, each in enumerate(found.sample.pictures)]
+    assert len(found.sample.pictures) == 20 and found.pictures == 40
+
+
+def test_marks_and_scenes_go_with_their_captions(write):
+    scene = {"background": "sand", "objects": [{"shape": "circle", "colour": "red", "size": "small", "texture": "plain",
+                                                "x": 0.2, "y": 0.5, "radius": 0.1}]}
+    row = {"key": "1", "syn_text_x": ["a red circle", "a cut caption"], "syn_text_y": ["a blue circle"], "scene": scene,
+           "caption_scores": {"syn_text_x": {"truncated": [False, True]}, "syn_text_y": {"truncated": []}}}
+    chosen = {}
+    for seed in range(20):
+        found = count_columns([write("r.jsonl", [row])], seed=seed)
+        (picture,) = found.sample.pictures
+        chosen[picture.captions["syn_text_x"]] = picture.truncated
+        assert results(found)["syn_text_x"]["degenerate_reasons"]["cut"] == picture.truncated["syn_text_x"][0]
+        assert results(found)["syn_text_y"]["facts"]["precision"] == 0.5 and picture.scene == scene
+    assert chosen == {("a red circle",): {"syn_text_x": (False,)}, ("a cut caption",): {"syn_text_x": (True,)}}
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_columns_are_named_all_at_once(write):
+    path = write("r.jsonl", [{"key": "1", "captions": ["h"], "syn_text_x": ["a"], "n": 3, "sha256": "abc"}])
+    with pytest.raises(ValueError, match="--column syn_text_a: .*--column n: .*--references who: .*have captions, syn_text_x$"):
+        count_columns([path], ["syn_text_a", "n"], "who")
+    with pytest.raises(ValueError, match="--references syn_text_x: named with --column too"):
+        count_columns([path], ["syn_text_x"], "syn_text_x")
+    with pytest.raises(ValueError, match="no syn_text_.*--column; the records have caption, captions$"):
+        count_columns([write("h.jsonl", [{"key": "1", "caption": "h"}])])
+    with pytest.raises(ValueError, match="the records have no captions; Failed records.* 1; the first: 1: no picture"):
+        count_columns([write("f.jsonl", [{"key": "1", "error": "no picture"}])])
+    with pytest.raises(ValueError, match=r"--references .*h\.jsonl: no captions in it"):
+        count_columns([path], references=write("h.jsonl", [{"key": "1", "syn_text_z": "h"}]))
+
+
+def test_files_that_cannot_be_read_are_named_all_at_once(write, tmp_path):
+    (tmp_path / "t.tar").write_bytes(b"no tar at all")
+    with pytest.raises(ValueError, match=r"(?s)a\.json.*t\.tar.*b\.json"):
+        count_columns([write("a.json", []), str(tmp_path / "t.tar")], references=write("b.json", {}))
+
+
+def test_nothing_in_common_says_what_each_has(write):
+    one, other = write("a.jsonl", [{"key": "p/1", "syn_text_x": "a"}]), write("b.jsonl", [{"key": "q/2", "syn_text_y": "b"}])
+    with pytest.raises(ValueError, match="_x has 1, syn_text_y has 1; first keys: 'p/1' in .*a.jsonl, 'q/2' in .*b.jsonl"):
+        count_columns([one, other])
+
+
+def test_a_file_that_changes_on_the_way_is_an_error(write, monkeypatch):
+    path, index = write("a.txt", ["one", "two"]), counting.index_pieces
+
+    def then_cut(*arguments, **options):
+        found = index(*arguments, **options)
+        write("a.txt", ["one"])
+        return found
+
+    monkeypatch.setattr(counting, "index_pieces", then_cut)
+    with pytest.raises(ValueError, match=r"a\.txt: changed while it was read"):
+        count_columns([path])
+
+
+# --- order, pieces, processes -----------------------------------------------------------------------------------------------
+
+
+def rows(count, seed=0):
+    return [{"key": f"k{number}", "captions": [f"a {WORDS[number % 7]}", "the cat sits"],
+             "syn_text_x": [f"{WORDS[(number + at) % 10]} {WORDS[number % 3]} {number}" for at in range(1 + number % 3)],
+             "syn_text_y": [f"a red {WORDS[number * at % 10]}" for at in range(number % 4)]} for number in range(count)]
+
+
+def test_the_same_whatever_order_the_rows_come_in_and_however_they_are_split(write, monkeypatch):
+    whole = count_columns([write("r.jsonl", rows(60))], size=10, keep_images=0)
+    monkeypatch.setattr(counting, "ROWS_AT_ONCE", 7)
+    for parts in (1, 4):
+        paths = [write(f"p{part}.jsonl", rows(60)[::-1][part::parts]) for part in range(parts)]
+        assert_same(count_columns(paths, size=10, keep_images=0), whole)
+
+
+def test_two_processes_count_what_one_does(write, monkeypatch, tmp_path):
+    paths = [write("x.jsonl", [{"key": row["key"], "syn_text_x": row["syn_text_x"]} for row in rows(50)]),
+             write("y.jsonl", [{"key": row["key"], "syn_text_y": row["syn_text_y"]} for row in rows(40)])]
+    references = write("refs.jsonl", [{"key": row["key"], "captions": row["captions"]} for row in rows(45)])
+    (tmp_path / "p").mkdir()
+    for number in range(50):
+        (tmp_path / f"p/k{number}.png").write_bytes(picture(number))
+    one, two = (count_columns(paths, references=references, images=str(tmp_path / "p"), workers=workers, size=12, keep_images=4)
+                for workers in (1, 2))
+    assert_same(two, one)
+    assert [each.image == picture(int(each.key[1:])) for each in two.sample.pictures] == [True] * 4 + [False] * 8
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**64 - 1), st.text(max_size=3))
+def test_chosen_captions_are_some_in_order(captions, count, at, column):
+    count = min(captions, count)
+    chosen = list(choose(captions, count, at, column))
+    assert chosen == sorted(set(chosen)) and len(chosen) == count and set(chosen) <= set(range(captions))
+    assert set(choose(captions, max(1, count - 1), at, column)) <= set(chosen)
+
+
+def test_captions_of_any_place_are_chosen_alike():
+    drawn = [number for at in range(2000) for number in choose(5, 2, at, "x")]
+    assert all(abs(drawn.count(number) - 800) < 5 * (2000 * 0.4 * 0.6) ** 0.5 for number in range(5))  # standard deviations
+    assert [*choose(5, 2, 1, "x")] != [*choose(5, 2, 2, "x")] or [*choose(5, 2, 1, "y")] != [*choose(5, 2, 2, "y")]
+
+
+# --- captions that are here -------------------------------------------------------------------------------------------------
+
+
+def test_captions_given_as_groups(monkeypatch):
+    monkeypatch.setattr(counting, "ROWS", 2)
+    captions = {"a": [["x"], ["y", "\ud800"], []], "human": [["h"], ["i", "j", "k"], ["l"]]}
+    scene = {"background": "sand", "objects": []}
+    found = count_captions(captions, "human", keys=["1", "1", "2"], images=[b"1", None, b"3"],
+                           truncated={"a": [[True], [False, True], []]}, scenes=[scene, None, None])
+    assert (found.names, found.references, found.pictures) == (("a",), "human", 2)
+    first, second = sorted(found.sample.pictures, key=lambda picture: picture.again)
+    assert (first.key, first.again, first.image, first.truncated) == ("1", 0, b"1", {"a": (True,)})
+    assert (second.key, second.again, second.references) == ("1", 1, ("i", "j", "k"))
+    assert second.captions["a"] == ("y", "?") and len(second.captions["human"]) == 2
+    assert first.scene == scene and second.scene is None
+
+
+def test_groups_equal_the_same_in_a_file(write):
+    captions = {name: [row[name] for row in rows(30)] for name in ("syn_text_x", "syn_text_y", "captions")}
+    given = count_captions(captions, "captions", keys=[row["key"] for row in rows(30)], seed=5)
+    assert_same(given, count_columns([write("r.jsonl", rows(30))], seed=5))
+
+
+def test_empty_columns_of_groups_are_an_error():
+    with pytest.raises(ValueError, match="no captions in 'b', 'c'"):
+        count_captions({"a": [["x"]], "b": [[]], "c": []})
+    with pytest.raises(ValueError, match="no picture has captions in all columns: a has 1, b has 1"):
+        count_captions({"a": [["x"], []], "b": [[], ["y"]]})
+
+
+def test_large_inputs_are_read_in_pieces(write):
+    path = write("a.txt", [f"a line {number}" for number in range(input_rows.ROWS + 5)])
+    assert count_columns([path]).pictures == input_rows.ROWS + 5
