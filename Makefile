@@ -3,13 +3,17 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test pretrain-tiny
+.PHONY: quickstart test soak pretrain-tiny
 
 quickstart: .venv/installed
 	.venv/bin/capsmith quickstart --output runs/quickstart
 
 test: .venv/installed-test
-	.venv/bin/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+
+# The long forms of what the suite samples: faults in generation, damaged input.
+soak: .venv/installed-test
+	CAPSMITH_FAULTS=200 CAPSMITH_FUZZ=1000 .venv/bin/python -m pytest tests/faults tests/imagetext/test_fuzz.py $(PYTEST_FLAGS)
 
 # The weights shipped in captioners/models/coca_tiny: seeded, at most 90 minutes on 2 cores.
 pretrain-tiny: .venv/installed

@@ -1,4 +1,4 @@
-"""The command line: `capsmith finetune | generate | diversity | quickstart`, one function per command."""
+"""The command line: `capsmith COMMAND`, one function per command."""
 
 import argparse
 import difflib
@@ -30,11 +30,43 @@ def generate(argv: Sequence[str]) -> int:
     return run(config)
 
 
+def verify(argv: Sequence[str]) -> int:
+    """check a captioned set: files, counts, keys, every record"""
+    from generate.verify import VerifyConfig
+    config = parse("verify", VerifyConfig, argv)
+    from generate.verify import run
+    return run(config)
+
+
+def gallery(argv: Sequence[str]) -> int:
+    """a page of pictures of a captioned set with their captions"""
+    from generate.gallery import GalleryConfig
+    config = parse("gallery", GalleryConfig, argv)
+    from generate.gallery import run
+    return run(config)
+
+
+def join(argv: Sequence[str]) -> int:
+    """put captions that were written apart into the shards of their pictures"""
+    from generate.joining import JoinConfig
+    config = parse("join", JoinConfig, argv)
+    from generate.joining import run
+    return run(config)
+
+
+def reinforce(argv: Sequence[str]) -> int:
+    """add views and teachers' embeddings to captioned records"""
+    from generate.reinforce_config import ReinforceConfig
+    config = parse("reinforce", ReinforceConfig, argv)
+    from generate.reinforce import run
+    return run(config)
+
+
 def diversity(argv: Sequence[str]) -> int:
     """measure how diverse, long and sound captions are"""
     from diversity.config import DiversityConfig
     config = parse("diversity", DiversityConfig, argv)
-    from diversity.report import run
+    from diversity.run import run
     return run(config)
 
 
@@ -46,7 +78,8 @@ def quickstart(argv: Sequence[str]) -> int:
     return run(config)
 
 
-COMMANDS = {command.__name__: command for command in (finetune, generate, diversity, quickstart)}
+COMMANDS = {command.__name__: command for command in (finetune, generate, verify, gallery, join, reinforce, diversity,
+                                                        quickstart)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:  # what the rooms raise on bad input; they name file, field and value
         print(f"capsmith {command}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a store that does not answer
+        print(f"capsmith {command}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"capsmith {command}: interrupted; the same command resumes", file=sys.stderr)
         return 130
@@ -94,17 +130,17 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
     """
     from pydantic import ValidationError
 
-    fields = config_type.model_fields
-    given, problems = read_flags(flag_parser(command, config_type), [flag_of(name) for name in fields], argv)
+    names = argument_names(config_type)
+    given, problems = read_flags(flag_parser(command, config_type), list(filter(None, names.values())), argv)
     path, print_config = given.pop("config", None), given.pop("print_config", False)
     in_file, file_problems = read_config_file(path) if path is not None else ({}, [])
-    valueless = {problem.partition(":")[0] for problem in problems}
+    valueless = {f"{problem.partition(':')[0]}: required" for problem in problems}
     problems += file_problems
     try:
         config = config_type.model_validate(in_file | given)
     except ValidationError as error:
-        problems += [describe(detail, path, in_file.keys() - given.keys(), fields) for detail in error.errors()
-                     if not (detail["type"] == "missing" and flag_of(detail["loc"][0]) in valueless)]
+        found = [describe(detail, path, in_file.keys() - given.keys(), names) for detail in error.errors()]
+        problems += [problem for problem in found if problem not in valueless]
     if problems:
         raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
     if print_config:
@@ -114,15 +150,21 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
     return config
 
 
-def flag_of(field: str) -> str:
-    return "--" + field.replace("_", "-")
+def argument_names(config_type: type) -> dict[str, str]:
+    """What each field is called on the command line: --flag, or POSITIONAL; "" where only a file can have it."""
+    from pydantic_settings import CliPositionalArg, CliSuppress
+
+    (positional,), (hidden,) = CliPositionalArg.__metadata__, CliSuppress.__metadata__
+    return {name: "" if hidden in field.metadata else name.upper() if positional in field.metadata
+            else "--" + name.replace("_", "-") for name, field in config_type.model_fields.items()}
 
 
 def flag_parser(command: str, config_type: type) -> argparse.ArgumentParser:
     """An argument parser with a flag for each field, the required ones first."""
     from pydantic_settings import CliSettingsSource
 
-    usage = [f"{flag_of(name)} {name.upper()}" for name, field in config_type.model_fields.items() if field.is_required()]
+    usage = [argument if argument.isupper() else f"{argument} {name.upper()}"
+             for name, argument in argument_names(config_type).items() if config_type.model_fields[name].is_required()]
     parser = argparse.ArgumentParser(usage=" ".join([f"capsmith {command}", *usage, "[options]"]), allow_abbrev=False,
                                      description=config_type.__doc__, add_help=False, exit_on_error=False)
     required = parser.add_argument_group("required")
@@ -131,7 +173,11 @@ def flag_parser(command: str, config_type: type) -> argparse.ArgumentParser:
     def add_flag(_: Any, *names: str, help: str, **settings: Any) -> None:
         if "metavar" in settings:  # a list[str] is a str, given again and again
             settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
+        if help == argparse.SUPPRESS:
+            return
         group = required if help.endswith("(required)") else options
+        if not names[0].startswith("-"):  # a positional argument; where it is missing, validation says so
+            group, settings = required, settings | {"nargs": "?", "default": argparse.SUPPRESS}
         help = re.sub(r" \((required|default: (None|\(\))?)\)$", "", help)
         group.add_argument(*names, help=help, **settings)
 
@@ -176,17 +222,19 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     return {str(name): value for name, value in content.items()}, []
 
 
-def describe(detail: Mapping[str, Any], path: str | None, in_file: Iterable[str], fields: Iterable[str]) -> str:
+def describe(detail: Mapping[str, Any], path: str | None, in_file: Iterable[str], names: Mapping[str, str]) -> str:
     """One line for one of pydantic's errors: where it was written, the value, what is wrong with it."""
     message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:  # a rule over several fields names them itself
         return message
     name = detail["loc"][0]
     if detail["type"] == "missing":
-        return f"{flag_of(name)}: required"
+        return f"{names[name]}: required"
     if detail["type"] == "extra_forbidden":
-        return f"{path}: {unknown(name, fields)}"
-    where = f"{path}: {name}:" if name in in_file else flag_of(name)
+        return f"{path}: {unknown(name, names)}"
+    if not names[name]:  # its problems are many, and name their own places
+        return f"{path}: {message}" if name in in_file else message
+    where = f"{path}: {name}:" if name in in_file else names[name]
     return f"{where} {detail['input']}: {message}"
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from imagetext.sample import Record
 
 MODEL, NAME = "coca_tiny", "coca_tiny_curated"
-BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions (human)"
+BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions"
 SHOWN = 5
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 
@@ -31,7 +31,7 @@ class QuickstartConfig(BaseModel):
 def run(config: QuickstartConfig) -> int:
     """Run the steps, each of which resumes by itself, and print where everything is; the exit code of the first to fail."""
     from diversity.config import DiversityConfig
-    from diversity.report import run as score
+    from diversity.run import run as score
     from finetune.config import FinetuneConfig
     from finetune.run import run as finetune
     from generate.config import GenerateConfig
@@ -42,14 +42,15 @@ def run(config: QuickstartConfig) -> int:
     train = f"scenes:train,n={config.train_pictures},level=2,seed={config.seed}"
     held_out = f"scenes:test,n={config.held_out_pictures},level=2,seed={config.seed}"
     common = {"seed": config.seed, "overwrite": config.overwrite}
+    as_it_is = {"redraws": 0, "on_degenerate": "keep"}  # what the captioner says, not what a set should keep of it
     steps = (
         (f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures", finetune, FinetuneConfig(
             input=[train], model=MODEL, name=NAME, output=captioner, samples_seen=config.samples_seen, batch_size=BATCH_SIZE,
             learning_rate=LEARNING_RATE, hold_out=60, **common)),
         (f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was", generate, GenerateConfig(
-            input=[held_out], model=MODEL, output=pretrained_records, **common)),
+            input=[held_out], model=MODEL, output=pretrained_records, **as_it_is, **common)),
         (f"caption them with {NAME}, into records", generate, GenerateConfig(
-            input=[str(pretrained_records / "*.tar")], model=str(captioner), output=records, **common)),
+            input=[str(pretrained_records / "*.tar")], model=str(captioner), output=records, **as_it_is, **common)),
         ("score the captions, before and after, beside the human ones", score, DiversityConfig(
             input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report)),
     )
@@ -62,13 +63,15 @@ def run(config: QuickstartConfig) -> int:
 
 
 def _summarise(output: Path, report: Path, records_folder: Path) -> None:
-    from generate.gallery import write_gallery
+    from generate.gallery import Card, Line, write_gallery
     from imagetext.sources import read_records
 
     records = list(read_records(str(records_folder / "*.tar")))
     columns = {"human": HUMAN, "before": BEFORE, "after": AFTER}
-    write_gallery(output / "gallery.html", ((record.sample.key, record.sample.image, _captions(record)) for record in records),
-                  title="Before and after fine-tuning", subtitle=f"{len(records)} held-out pictures of the built-in set")
+    cards = [Card(record.sample.key, record.sample.image, {name: list(map(Line, texts)) for name, texts in _captions(record).items()})
+             for record in records]
+    write_gallery(output / "gallery.html", cards, title="Before and after fine-tuning",
+                  subtitle=f"{len(records)} held-out pictures of the built-in set")
     print("\nHeld-out pictures, a caption each before and after fine-tuning:")
     for record in records[:SHOWN]:
         print(f"  {record.sample.key}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -157,17 +157,18 @@ class VLMCaptioner:
     def caption_logits(self, pictures: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (T, V) and labels (T,) of the tokens of captions, the end included: not of the prompt, nor of padding.
 
-        pictures (B, 3, H, W); tokens (B, K, L) or (B, L), from start token on, padded with `pad_id` at the end.
+        pictures (B, 3, H, W), each of which is encoded once; tokens (B, K, L) or (B, L), from start token on, padded with
+        `pad_id` at the end.
         """
-        if tokens.ndim == 3:
-            pictures, tokens = pictures.repeat_interleave(tokens.shape[1], 0), tokens.flatten(0, 1)
-        fed = tokens[:, 1:]  # the prompt stands for the start token
+        captions = tokens.shape[1] if tokens.ndim == 3 else 1
+        fed = tokens.reshape(len(pictures) * captions, -1)[:, 1:]  # the prompt stands for the start token
         real = fed != self.pad_id
         fed, real = (each[:, :int(real.sum(1).max())] for each in (fed, real))
         prompt = torch.tensor(self.prompt_ids, device=fed.device).expand(len(fed), -1)  # (B * K, P)
         mask = torch.cat([torch.ones_like(prompt), real.long()], dim=1)
         inputs = self.family.inputs(pictures.to(self.model.dtype), torch.cat([prompt, fed], dim=1), mask)
-        logits = self.family.forward(inputs, logits_to_keep=fed.shape[1] + 1, use_cache=False)[:, :-1]  # (B * K, L - 1, V)
+        with self.family.encoding_once(len(pictures), captions):
+            logits = self.family.forward(inputs, logits_to_keep=fed.shape[1] + 1, use_cache=False)[:, :-1]  # (B * K, L - 1, V)
         return logits[real], fed[real]
 
     def caption_loss(self, pictures: Tensor, tokens: Tensor) -> Tensor:
@@ -184,8 +185,6 @@ class VLMCaptioner:
         """
         if self.adapter is not None:
             raise ValueError(f"{self.name}: has adapters already")
-        if getattr(self.model, "is_loaded_in_4bit", False):
-            prepare_model_for_kbit_training(self.model, use_gradient_checkpointing=False)
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules or self._linear_layers())
         self.adapter = get_peft_model(self.model, config)
 
@@ -211,6 +210,7 @@ class VLMCaptioner:
                 self.model.save_pretrained(staging)
             else:
                 self.adapter.save_pretrained(staging, save_embedding_layers=False)  # "auto" asks the hub
+                (Path(staging) / "README.md").unlink()  # a form that nobody has filled in
             self.processor.save_pretrained(staging)
             ours = json.dumps({"name": name, "prompt": self.prompt}, indent=2) + "\n"
             (Path(staging) / OURS).write_text(ours, encoding="utf-8")
@@ -223,11 +223,11 @@ class VLMCaptioner:
                 os.replace(path, target)
 
     def _describe(self, source: str) -> str:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        four_bit = ", in 4 bits" if self.model.config.to_dict().get("quantization_config") else ""
         shape = " x ".join(map(str, self.preprocess(self.family.blank()).shape[1:]))
         return "\n".join((
-            f"architecture: {self.name}, {type(self.model).__name__} of {parameters / 1e6:.1f} M parameters",
+            f"architecture: {self.name}, {type(self.model).__name__} of {self.model.num_parameters() / 1e6:.1f} M parameters",
             f"context: {self.context_length} tokens after {len(self.prompt_ids)} of picture and prompt, {self.prompt!r}",
             f"pictures: {shape} px",
-            f"weights: {source}{', LoRA adapters' if self.adapter is not None else ''}",
+            f"weights: {source}{four_bit}{', LoRA adapters' if self.adapter is not None else ''}",
         ))

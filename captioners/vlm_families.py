@@ -1,15 +1,17 @@
 """Where transformers' families of image-text-to-text models differ: pictures, prompts, inputs, a step on the cache.
 
-Dimensions: N pictures, H, W their sides, R rows (captions in flight), P tokens of the prompt, n new tokens, t positions
-cached, V vocabulary, S image tokens, D width.
+Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the prompt,
+n new tokens, t positions cached, V vocabulary, S image tokens, D width.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.processing_utils import ProcessorMixin
@@ -40,14 +42,21 @@ class PreprocessSquare:
         return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - self.mean) / self.std
 
 
+def _repeated(value: Tensor, parts: int, times: int) -> Tensor:
+    """A tensor (parts * n, ...) with each of its parts so many times in turn: (parts * times * n, ...)."""
+    return value.unflatten(0, (parts, -1)).repeat_interleave(times, 0).flatten(0, 1)
+
+
 class Llava:
     """A family of models, here LLaVA's; the others override what differs.
 
-    `vision` and `language` name modules of the model, `decoder` the one that takes tokens and a cache, "" the model itself.
+    `vision` and `projector` name the first and the last module of the model that see each picture by itself, `language` and
+    `decoder` those that see text, the latter with a cache, "" the model itself.
     Every picture takes the same number of tokens, so the prompt's ids are the same for all.
     """
 
-    vision, language, decoder = "model.vision_tower", "model.language_model", ""
+    vision, projector = "model.vision_tower", "model.multi_modal_projector"
+    language, decoder = "model.language_model", ""
     instruction = INSTRUCTION  # what the prompt asks for unless told otherwise
     options: dict = {}  # of the image processor
 
@@ -84,12 +93,40 @@ class Llava:
         return self.config.image_token_id
 
     def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The model's inputs: pictures (N, 3, H, W), ids (N, P or more) that start with the prompt, and which are no padding."""
-        return {"input_ids": ids, "attention_mask": mask, "pixel_values": pictures}
+        """The model's inputs: pictures (N, 3, H, W), ids (R, P or more) that start with the prompt, and which are no padding.
+
+        The first K rows are of the first picture, and so on; it is given once for each.
+        """
+        pixels = pictures.repeat_interleave(len(ids) // len(pictures), 0)
+        return {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
 
     def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
-        """Logits (N, tokens, V) of a pass over everything."""
+        """Logits (R, tokens, V) of a pass over everything."""
         return self.model(**inputs, **options).logits
+
+    @contextlib.contextmanager
+    def encoding_once(self, pictures: int, captions: int) -> Iterator[None]:
+        """Within it a picture that is given once for each of its captions is encoded once, and what comes of it is repeated."""
+        def first(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+            return tuple(map(one_of_each, args)), {name: one_of_each(value) for name, value in options.items()}
+
+        def one_of_each(value: Any) -> Any:
+            return value.unflatten(0, (pictures, captions, -1))[:, 0].flatten(0, 1) if isinstance(value, Tensor) else value
+
+        def again(module: nn.Module, args: tuple, output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return _repeated(output, pictures, captions)
+            for name, value in output.items():
+                output[name] = _repeated(value, pictures, captions)
+            return output
+
+        hooks = (self.model.get_submodule(self.vision).register_forward_pre_hook(first, with_kwargs=True),
+                 self.model.get_submodule(self.projector).register_forward_hook(again))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def cache(self) -> Cache:
         return DynamicCache()
@@ -108,7 +145,7 @@ class Llava:
 class Idefics3(Llava):
     """Idefics3 and SmolVLM, with the whole picture in one square tile."""
 
-    vision, language = "model.vision_model", "model.text_model"
+    vision, projector, language = "model.vision_model", "model.connector", "model.text_model"
     options = {"do_image_splitting": False, "do_resize": False}  # the square comes all the same
 
     def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -118,7 +155,7 @@ class Idefics3(Llava):
 class QwenVL(Llava):
     """Qwen2-VL and Qwen2.5-VL, with every picture a square of the same side."""
 
-    vision = "model.visual"
+    vision = projector = "model.visual"
     options = {"do_resize": False}
     side = 448  # at most; 256 image tokens of 28 x 28 pixels
 
@@ -134,8 +171,9 @@ class QwenVL(Llava):
     def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         as_they_are = {"do_resize": False, "do_rescale": False, "do_normalize": False}
         patches = self.processor.image_processor(images=list(pictures), return_tensors="pt", **as_they_are)
-        patches = {name: value.to(ids.device) for name, value in patches.items()}  # pixel_values (N * patches, D), image_grid_thw
-        return super().inputs(pictures, ids, mask) | patches | {"mm_token_type_ids": (ids == self.image_token_id()).int()}
+        patches = {name: _repeated(value.to(ids.device), len(pictures), len(ids) // len(pictures))
+                   for name, value in patches.items()}  # pixel_values (R * patches, D), image_grid_thw (R, 3)
+        return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == self.image_token_id()).int()} | patches
 
     def next_position(self, prompt: int) -> int:
         return prompt + int(self.model.model.rope_deltas[0])  # a picture takes fewer positions than tokens
@@ -147,7 +185,7 @@ class QwenVL(Llava):
 class Git(Llava):
     """GIT: no chat; the picture's tokens stand in the cache, before all text, without ids or positions."""
 
-    vision, language = "git.image_encoder", "git.encoder"
+    vision, projector, language = "git.image_encoder", "git.visual_projection", "git.encoder"
     instruction = ""
 
     def prompt(self, instruction: str) -> tuple[list[int], str]:
@@ -163,7 +201,8 @@ class Git(Llava):
 class Blip2(Git):
     """BLIP-2 with a decoder-only language model; the queries' placeholders come before all text."""
 
-    vision, language, decoder = "vision_model", "language_model", "language_model"
+    vision, projector = "vision_model", "language_projection"
+    language = decoder = "language_model"
 
     def lead(self) -> list[int]:
         return [self.image_token_id()] * self.config.num_query_tokens + super().lead()
@@ -175,13 +214,14 @@ class Blip2(Git):
 class Blip(Git):
     """BLIP: the picture comes in by cross-attention, whose keys and values the cache holds too."""
 
-    vision, language, decoder = "vision_model", "text_decoder", "text_decoder"
+    vision = projector = "vision_model"
+    language = decoder = "text_decoder"
 
     def end_ids(self) -> list[int]:
         return [self.text_config.sep_token_id]
 
     def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
-        pictures = self.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state  # (N, S, D)
+        pictures = self.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state  # (R, S, D)
         text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         return self.model.text_decoder(**text, encoder_hidden_states=pictures, **options).logits
 

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from huggingface_hub import snapshot_download
+from peft import PeftModel, get_peft_model_state_dict, prepare_model_for_kbit_training
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
 from captioners.coca import DTYPES, check_name, state_sha256
-from captioners.resolve import column_name
+from captioners.resolve import SMALL_FILES, column_name
 from captioners.vlm import ADAPTER, OURS, VLMCaptioner
 from captioners.vlm_families import FAMILIES
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_vlm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32", prompt: str | None = None,
@@ -38,14 +40,17 @@ def load_vlm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32
     if problems:
         raise ValueError("; ".join(problems))
     name = os.fspath(name).removeprefix("local-dir:").removeprefix("hf-hub:")
-    folder = Path(name)
-    if folder.is_dir():
-        name = str(folder.resolve())  # adapters are saved with the name of their base
-    column, saved_prompt = _read_ours(folder)
+    if os.path.isdir(name):
+        folder = Path(name).resolve()
+        name = str(folder)  # adapters are saved with the name of their base
+    else:
+        folder = Path(_attempt(f"hub repository {name!r} cannot be had", snapshot_download, name,
+                               allow_patterns=[*SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS], ignore_patterns=["*/*"]))
+    column, saved_prompt = _read_ours(folder, name)
     adapter_config = _read_object(folder / ADAPTER)
     base = name if adapter_config is None else _base_name(adapter_config, folder / ADAPTER)
     model = _load_model(base, device, DTYPES[dtype], four_bit)
-    home = name if adapter_config is None or any((folder / file).is_file() for file in PROCESSOR_FILES) else base
+    home = folder if adapter_config is not None and any((folder / file).is_file() for file in PROCESSOR_FILES) else base
     processor = _attempt(f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False)
     adapter = None if adapter_config is None else _load_adapter(model, folder)
     sha256 = state_sha256(model.state_dict())
@@ -74,12 +79,16 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
                              dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{name}: these weights are missing:\n  " + "\n  ".join(missing))
+    if four_bit:
+        prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for layer in model.modules():  # bitsandbytes' would pack their weights anew to caption on a CPU, and train no more
+            layer.support_avx512bf16_for_cpu = False
     return model
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """Puts the adapter of a folder into the model; all of its weights, and no others."""
-    path = folder / "adapter_model.safetensors"
+    path = folder / ADAPTER_WEIGHTS
     weights = _attempt(f"{path}: no adapter that can be read", load_file, path)
     adapter = _attempt(f"{folder}: an adapter that does not fit its model", PeftModel.from_pretrained, model, folder,
                        is_trainable=True, torch_device="cpu")
@@ -99,11 +108,11 @@ def _base_name(config: dict, path: Path) -> str:
     return base
 
 
-def _read_ours(folder: Path) -> tuple[str, str | None]:
+def _read_ours(folder: Path, model: str) -> tuple[str, str | None]:
     """The name that the captioner's column has, and the prompt that it was saved with."""
     ours = _read_object(folder / OURS)
     if ours is None:
-        return column_name(folder.name), None
+        return column_name(Path(model).name), None
     name, prompt = fields = ours.get("name"), ours.get("prompt")
     problems = [f"{key} is {value!r}, no text" for key, value in zip(("name", "prompt"), fields) if not isinstance(value, str)]
     if problems:

@@ -88,7 +88,7 @@ class CaptionedPictures(Dataset):
         return self.captioner.preprocess(decode_image(self.encoded(index)))  # (3, S, S)
 
     def captions(self, index: int, draw: int) -> list[tuple[str, int]]:
-        """The K captions drawn of a picture, each with the draw that cuts it: consecutive ones, from one that the draw chooses."""
+        """The K captions drawn of a picture, each with the draw that cuts it: consecutive ones, the draw chooses the first."""
         captions = [caption for caption in self.samples[index].captions if caption.strip()]
         draw, first = divmod(draw, len(captions))
         return [(captions[(first + i) % len(captions)], draw + i) for i in range(self.captions_per_image)]

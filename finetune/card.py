@@ -17,15 +17,17 @@ CARD = "README.md"
 
 
 def write_card(folder: Path, *, name: str, base_model: str, data: Mapping[str, str], licences: Mapping[str, str],
-               recipe: Mapping[str, Any], scores: Mapping[str, Any], datasets: Sequence[str] = ()) -> None:
+               recipe: Mapping[str, Any], scores: Mapping[str, Any], datasets: Sequence[str] = (),
+               library: str = "open_clip") -> None:
     """Writes `README.md` beside the weights: what the captioner began with, its data, licences, recipe and scores.
 
     `data` says what was trained and validated on, `licences` what each part of that, and of the weights, is under, `recipe`
     holds the settings. `scores` is a row of `validation.jsonl`, {} without validation. `datasets` are names on the Hub, as
-    is `base_model` where it is `org/name` and no path. Of the machine's own paths only the last part is written.
+    is `base_model` where it is `org/name` and no path. Of the machine's own paths only the last part is written. `library` is
+    the one that loads the weights: open_clip, transformers or peft.
     """
-    front = {"library_name": "open_clip", "pipeline_tag": "image-to-text",
-             "tags": ["image-captioning", "coca", "capsmith"]}
+    front = {"library_name": library, "pipeline_tag": "image-to-text",
+             "tags": ["image-captioning", *(["coca"] if library == "open_clip" else []), "capsmith"]}
     if re.fullmatch(r"[\w.-]+/[\w.-]+", base_model) and not Path(base_model).exists():
         front["base_model"] = base_model
     if datasets:
@@ -33,8 +35,8 @@ def write_card(folder: Path, *, name: str, base_model: str, data: Mapping[str, s
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)
     card = environment.get_template("card.md").render(
-        front=_yaml(front), name=name, base_model=base_model, data=data, licences=licences, scores=_table(scores),
-        pictures=scores.get("pictures"), samples=scores.get("samples"), warning=scores.get("warning", ""),
+        front=_yaml(front), library=library, name=name, base_model=base_model, data=data, licences=licences,
+        scores=_table(scores), pictures=scores.get("pictures"), samples=scores.get("samples"), warning=scores.get("warning", ""),
         recipe=_indented(_yaml({key: value for key, value in recipe.items() if value not in (None, [], "")})),
         version=_version())
     unfinished = folder / f".{CARD}.tmp"

@@ -18,25 +18,28 @@ class Checkpoints:
     def __init__(self, output: Path):
         self.output, self.folder = output, output / FOLDER
 
-    def save(self, step: int, parts: Mapping[str, Any]) -> None:
-        """Writes the state after a step, then lets all but the last two go."""
+    def save(self, step: int, parts: Mapping[str, Any], *, write: bool = True) -> None:
+        """Writes the state after a step, then lets all but the last two go; in processes that do not write, takes part in it."""
+        state = {"step": step} | {name: part.state_dict() for name, part in parts.items()}
+        if not write:
+            return
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{step:09}.pt"
         temporary = path.with_suffix(".tmp")
         with open(temporary, "wb") as file:
-            torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, file)
+            torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         for old in sorted(self.folder.glob("*.pt"))[:-KEPT]:
             old.unlink()
 
-    def load(self, parts: Mapping[str, Any], device: torch.device) -> int:
+    def load(self, parts: Mapping[str, Any]) -> int:
         """Takes up the last checkpoint, if there is one; its step."""
         found = sorted(self.folder.glob("*.pt"))
         if not found:
             return 0
-        state = torch.load(found[-1], map_location=device, weights_only=True)
+        state = torch.load(found[-1], map_location="cpu", mmap=True, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         return state["step"]

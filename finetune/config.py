@@ -33,12 +33,13 @@ class FinetuneConfig(BaseModel):
 
     recipe: Annotated[str, AfterValidator(check_recipe)] | None = Field(
         None, description="a captioner of the paper, whose settings all flags override; `finetune --list-recipes` lists them")
-    input: list[str] = Field(min_length=1, description="captioned pictures: shards, folder, CSV, JSONL, Parquet, caption set or scenes:…")
+    input: list[str] = Field(
+        min_length=1, description="captioned pictures: shards, folder, CSV, JSONL, Parquet, caption set or scenes:…")
     weights: list[Annotated[float, Field(gt=0)]] = Field(
-        [], description="of a mix, one for each input: how often its pictures come in a pass, for each time that those of weight 1 do")
+        [], description="of a mix, one for each input: how often its pictures come in a pass, where those of weight 1 come once")
     eval_input: list[str] = Field([], description="held-out pictures to validate on; a few of the input unless given")
     images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
-    model: str = Field(description="the captioner to start from: coca_tiny, an open_clip architecture, a folder or file, org/name")
+    model: str = Field(description="captioner to start from: coca_tiny, an open_clip architecture, a folder or file, org/name")
     output: Path = Field(description="folder for the fine-tuned captioner, its log and its checkpoint")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     from_scratch: bool = Field(False, description="start from random weights; without it a model with no weights is an error")
@@ -63,14 +64,19 @@ class FinetuneConfig(BaseModel):
     layer_decay: float = Field(1.0, gt=0, le=1, description="a block's learning rate, as a share of that of the block above it")
     freeze_image: bool = Field(False, description="leave the image tower as it is; what it says of each picture is kept on disk")
     lora_rank: int = Field(0, ge=0, description="train adapters of this rank instead of the weights; 0: the weights")
+    four_bit: bool = Field(
+        False, description="hold the weights under the adapters of a vision-language model in 4 bits (QLoRA); needs bitsandbytes")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none")
     grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
     hold_out: int = Field(500, ge=0, description="pictures of the input to validate on, at most a twentieth; 0: no validation")
     validate_every: Annotated[int, BeforeValidator(parse_count)] = Field(
         1_000_000, gt=0, description="captions seen between validations, e.g. 500k; there is one at the end, too")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
+    shard: bool = Field(
+        False, description="each process holds a part of all weights, gradients and optimizer state (FSDP), for large models")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_processes: int | None = Field(None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
+    num_processes: int | None = Field(
+        None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
     num_workers: int = Field(1, ge=0, description="processes that decode pictures, for each process that trains")
     push_to_hub: str | None = Field(
         None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub repository to upload the finished captioner to")
@@ -85,6 +91,24 @@ class FinetuneConfig(BaseModel):
         """The recipe's settings, below all that is given."""
         name = given.get("recipe") if isinstance(given, dict) else None
         return read_recipe(name).settings | given if name in RECIPES else given
+
+    # Fields are checked in their order, each with those before it: so one pass finds every problem.
+
+    @field_validator("four_bit")
+    @classmethod
+    def _is_under_adapters(cls, four_bit: bool, info: ValidationInfo) -> bool:
+        if four_bit and not info.data.get("lora_rank", 1):
+            raise ValueError("weights in 4 bits do not learn: say --lora-rank, too")
+        return four_bit
+
+    @field_validator("shard")
+    @classmethod
+    def _has_what_can_be_sharded(cls, shard: bool, info: ValidationInfo) -> bool:
+        problems = ["weights in 4 bits are not sharded"] if info.data.get("four_bit") else []
+        problems += ["fp16 is not, bf16 is"] if info.data.get("dtype") == "fp16" else []
+        if shard and problems:
+            raise ValueError("; ".join(problems))
+        return shard
 
     @field_validator("input")
     @classmethod

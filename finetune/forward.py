@@ -1,6 +1,7 @@
 """What differs between kinds of captioners in training: the forward pass, and which weights of theirs learn."""
 
 import contextlib
+import copy
 from contextlib import AbstractContextManager
 
 import torch
@@ -21,10 +22,11 @@ WIDE = 256  # from this width on products are large enough for Python to see eac
 class CoCaForward(nn.Module):
     """CoCa: logits and labels of the captions' tokens, and the features of both towers.
 
-    LoRA adapters are put into the layers of the MLPs, and merged into their weights where these are used or written.
+    LoRA adapters are put into the MLPs alone. open_clip's attention holds its projections as one weight, to which peft would add
+    and subtract an adapter at every pass: that rounds what is frozen, more each time.
     """
 
-    contrasts = True
+    contrasts, library = True, "open_clip"
 
     def __init__(self, captioner: CoCaCaptioner, config: FinetuneConfig):
         super().__init__()
@@ -38,11 +40,22 @@ class CoCaForward(nn.Module):
         self.adapter = None
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
-            lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=rf"({towers})\..*\.(c_fc|c_proj)")
+            lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank,
+                              target_modules=rf"({towers})\..*\.(c_fc|c_proj)")
             self.adapter = get_peft_model(self.model, lora).base_model
 
+    def written(self, captioner: CoCaCaptioner) -> CoCaCaptioner:
+        """The captioner as it is to be written: with its adapters merged, in a copy, as merging rounds."""
+        if self.adapter is None:
+            return captioner
+        captioner = copy.copy(captioner)
+        captioner.model = copy.deepcopy(self.adapter).merge_and_unload()
+        return captioner
+
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        return forward_trimmed(self.model, images, tokens) | {"logit_scale": self.model.logit_scale.exp()}
+        output = forward_trimmed(self.model, images, tokens)
+        # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
+        return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
 
     @torch.no_grad()
     def clamp(self) -> None:
@@ -61,13 +74,20 @@ class VLMForward(nn.Module):
             raise ValueError(f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model")
         if config.lora_rank and captioner.adapter is None:
             captioner.add_lora(r=config.lora_rank, alpha=2 * config.lora_rank)
+        elif config.lora_rank and (rank := captioner.adapter.peft_config["default"].r) != config.lora_rank:
+            raise ValueError(f"--lora-rank {config.lora_rank}: {captioner.name} has adapters of rank {rank}")
         self.model, self.caption_logits = captioner.model, captioner.caption_logits
         if config.freeze_image:
             self.model.get_submodule(captioner.family.vision).requires_grad_(False)
         if config.grad_checkpointing:
-            self.model.gradient_checkpointing_enable()
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})  # the other kind loses adapters' gradients
         self.model.train()
-        self.depth, self.products, self.adapter = None, contextlib.nullcontext, None  # peft's adapters are written as they are
+        self.depth, self.products = None, contextlib.nullcontext
+        self.library = "transformers" if captioner.adapter is None else "peft"
+
+    def written(self, captioner: Captioner) -> Captioner:
+        """The captioner as it is to be written, adapters aside."""
+        return captioner
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         logits, labels = self.caption_logits(images, tokens)

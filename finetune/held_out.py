@@ -1,4 +1,4 @@
-"""Validation while a captioner trains: losses and captions on pictures it does not train on, the log, the page, the best weights."""
+"""Validation while a captioner trains: losses and captions on pictures that it does not train on, log, page, best weights."""
 
 import dataclasses
 import json
@@ -16,16 +16,17 @@ BEST = "best"  # folder of the captioner with the lowest caption loss so far
 
 
 def held_out_pictures(config: FinetuneConfig, captioner: Captioner, pictures: CaptionedPictures) -> CaptionedPictures | None:
-    """Those of --eval-input, or some that are taken out of the input, at most a twentieth of it; None where there are to be none."""
-    most = config.hold_out
+    """Those of --eval-input, or some that are taken out of the input, at most a twentieth of it; None where there are none."""
+    most, options = config.hold_out, {"long_captions": config.long_captions, "quiet": True}
     if config.eval_input:
-        read = CaptionedPictures(read_samples(config.eval_input, config.images), captioner, long_captions=config.long_captions, quiet=True)
-        samples = [dataclasses.replace(read.samples[index], image=read.encoded(index)) for index in evenly(len(read), most or len(read))]
+        read = CaptionedPictures(read_samples(config.eval_input, config.images), captioner, **options)
+        chosen = evenly(len(read), most or len(read))
+        samples = [dataclasses.replace(read.samples[index], image=read.encoded(index)) for index in chosen]
     elif count := min(most, len(pictures) // 20):
         samples = pictures.hold_out(count, config.seed)
     else:
         return None
-    return CaptionedPictures([samples], captioner, long_captions=config.long_captions, quiet=True)
+    return CaptionedPictures([samples], captioner, **options)
 
 
 class HeldOut:
@@ -42,7 +43,7 @@ class HeldOut:
             found = validate(captioner, self.given, similarity=trainer.forward.contrasts)
             losses = trainer.losses_on(self.pictures)
             earlier = [json.loads(line)["caption"] for line in log.read_text().splitlines()] if log.exists() else []
-            if losses["caption"] < min(earlier, default=float("inf")) and not trainer.config.lora_rank:
+            if losses["caption"] < min(earlier, default=float("inf")):
                 captioner.save(self.folder / BEST, captioner.name)
         self.last = {"step": step, "samples": samples, **losses, **found.scores, "human": found.human,
                      "samples_shown": found.shown, "warning": found.warning}

@@ -35,8 +35,8 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
     if accelerator.is_main_process and not _is(done, asked):
         _make_room(folder, {name: count * shape.numel() * DTYPE.itemsize for name, shape in shapes.items()}, count)
     accelerator.wait_for_everyone()
-    maps = {name: torch.from_file(str(folder / f"{name}.bin"), shared=True, size=count * shape.numel(), dtype=DTYPE).view(count, *shape)
-            for name, shape in shapes.items()}
+    maps = {name: torch.from_file(str(folder / f"{name}.bin"), shared=True, size=count * shape.numel(), dtype=DTYPE)
+            .view(count, *shape) for name, shape in shapes.items()}
     if not done.exists():
         _encode(pictures, maps, accelerator, batch_size, num_workers)
         accelerator.wait_for_everyone()
@@ -58,15 +58,18 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
     total = sum(sizes.values())
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    print(f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; pictures are not augmented")
-    if total > shutil.disk_usage(folder).free:
-        raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {shutil.disk_usage(folder).free / 1e9:.2f} GB free")
+    free = shutil.disk_usage(folder).free
+    print(f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; "
+          "pictures are not augmented")
+    if total > free:
+        raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {free / 1e9:.2f} GB free")
     for name, size in sizes.items():
         with open(folder / f"{name}.bin", "wb") as file:
             file.truncate(size)
 
 
-def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int, num_workers: int) -> None:
+def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int,
+            num_workers: int) -> None:
     own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
     batches = [[(index, 0) for index in own[at:at + batch_size]] for at in range(0, len(own), batch_size)]
     loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers,

@@ -5,6 +5,7 @@ E: embedding
 """
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -13,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from captioners.base import Captioner
+from captioners.coca import evaluating
 from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches, collate
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import FinetuneConfig
@@ -24,6 +26,7 @@ from finetune.forward import training_forward
 from finetune.image_cache import cache_images
 from finetune.losses import caption_loss, contrastive_loss
 from finetune.optimizer import learning_rate, parameter_groups
+from finetune.weights import AveragedWeights, OptimizerState, TrainedWeights, shard
 
 
 class CaptionTrainer:
@@ -41,30 +44,42 @@ class CaptionTrainer:
         self.accumulation = accumulation(config, self.accelerator.num_processes)
         self.samples_per_step = config.batch_size * config.captions_per_image
         self.steps = math.ceil(config.samples_seen / self.samples_per_step)
-        model = captioner.model.to(self.accelerator.device)
-        self.forward = training_forward(captioner, config)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        optimizer = torch.optim.AdamW(parameter_groups(model, config, self.forward.depth), betas=(0.9, 0.98), eps=1e-6, fused=True)
+        self.forward = self.learner = training_forward(captioner, config)
+        self.numbers: list[Tensor] = []  # weights that shards leave whole
+        if config.shard:  # the captioner stays whole, in the main memory, for what is validated and written
+            self.learner = copy.deepcopy(self.forward)
+            self.numbers = shard(self.learner, self.accelerator.device)
+        else:
+            captioner.model.to(self.accelerator.device)
+        self.weights = TrainedWeights(self.learner.model)
+        self.average = AveragedWeights(self.weights, config.ema) if config.ema else None
+        groups = parameter_groups(self.learner.model, config, self.forward.depth)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, self.steps, config.warmup))
-        self.model, self.optimizer = self.accelerator.prepare(self.forward, optimizer)
+        self.model = self.accelerator.prepare_model(self.learner, evaluation_mode=config.shard)  # of shards, without DDP
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.checkpoints = Checkpoints(config.output)
-        self.state = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule} | (
-            {"average": self.average} if self.average else {}) | ({"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {})
+        self.state = {"model": self.weights, "optimizer": OptimizerState(self.optimizer), "schedule": self.schedule}
+        self.state |= {"average": self.average} if self.average else {}
+        self.state |= {"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {}
 
     def fit(self) -> None:
         """Train to the budget; ValueError on a loss that is not finite."""
         config, rank, main = self.config, self.accelerator.process_index, self.accelerator.is_main_process
-        first = self.checkpoints.load(self.state, self.accelerator.device)
+        first = self.checkpoints.load(self.state)
         if main:
             self.checkpoints.cut_logs(first)
         if config.freeze_image and self.forward.contrasts:
+            self.captioner.model.to(self.accelerator.device)
             self.pictures.image = cache_images(self.pictures, config.output / "image_cache", self.accelerator,
                                                batch_size=config.device_batch_size or 16, num_workers=config.num_workers)
+        if config.shard:
+            self.captioner.model.to("cpu" if main else "meta")
         order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first,
                            rank=rank, world=self.accelerator.num_processes)
         progress = tqdm(batches(order, config.num_workers), initial=first, total=self.steps, desc="fine-tuning", unit="step",
                         mininterval=1, disable=not main)
-        with open(config.output / LOG if main else os.devnull, "a", encoding="utf-8") as log:
+        with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log:  # line by line
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * self.accelerator.num_processes + rank)  # of dropout
                 with self.forward.products():
@@ -74,38 +89,38 @@ class CaptionTrainer:
                 samples = step * self.samples_per_step
                 log.write(json.dumps({"step": step, "samples": samples, **losses}) + "\n")
                 self.accelerator.log(losses, step)
-                progress.set_postfix({name: f"{losses[name]:.3f}" for name in ("caption", "contrastive") if name in losses}, refresh=False)
-                if self.validate and main and (step == self.steps or samples % config.validate_every < self.samples_per_step):
-                    self.validate(step, samples)
-                if main and step % config.checkpoint_every == 0 and step < self.steps:
-                    log.flush()
-                    self.checkpoints.save(step, self.state)
+                shown = {name: f"{losses[name]:.3f}" for name in ("caption", "contrastive") if name in losses}
+                progress.set_postfix(shown, refresh=False)
+                if step == self.steps or (self.validate and samples % config.validate_every < self.samples_per_step):
+                    self._gather()
+                    if self.validate and main:
+                        self.validate(step, samples)
+                if step % config.checkpoint_every == 0 and step < self.steps:
+                    self.checkpoints.save(step, self.state, write=main)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
+    def _gather(self) -> None:
+        """Brings weights that learn in shards, or their average, into the main process's captioner."""
+        if self.config.shard:
+            state = (self.average or self.weights).state_dict()
+            if self.accelerator.is_main_process:
+                TrainedWeights(self.captioner.model).load_state_dict(state)
+
     @contextlib.contextmanager
     def trained(self) -> Iterator[Captioner]:
-        """Within it the captioner is what the run would write now: with averaged weights, and with adapters merged."""
-        model, adapter = self.captioner.model, self.forward.adapter
-        if not self.average and not adapter:
-            yield self.captioner
-            return
-        own = {name: weight.clone() for name, weight in model.state_dict().items()}
-        if self.average:
-            model.load_state_dict(self.average.module.state_dict())
-        if adapter:
-            adapter.merge_adapter()
-        yield self.captioner
-        if adapter:
-            adapter.unmerge_adapter()
-        model.load_state_dict(own)  # bit by bit: merging rounds
-
-    def finish(self) -> None:
-        """Leaves the captioner as it is to be written, without what only training needs."""
-        if self.average:
-            self.captioner.model.load_state_dict(self.average.module.state_dict())
-        if self.forward.adapter:
-            self.forward.adapter.merge_and_unload()
+        """The captioner that the run would write now: with averaged weights, and with adapters merged."""
+        model, weights = self.captioner.model, TrainedWeights(self.captioner.model)
+        model.to(self.accelerator.device)
+        swapped = self.average is not None and not self.config.shard  # of shards, the average was gathered
+        if swapped:
+            own = {name: weight.clone() for name, weight in weights.state_dict().items()}
+            weights.load_state_dict(self.average.state_dict())
+        yield self.forward.written(self.captioner)
+        if swapped:
+            weights.load_state_dict(own)
+        if self.config.shard:
+            model.to("cpu")
 
     @torch.no_grad()
     def losses_on(self, pictures: CaptionedPictures, batch_size: int = 64) -> dict[str, float]:
@@ -114,11 +129,12 @@ class CaptionTrainer:
         for at in range(0, len(pictures), batch_size):
             items = [pictures[index, 0] for index in range(at, min(at + batch_size, len(pictures)))]
             part, = collate(items, self.captioner.pad_id).parts(1, self.accelerator.device)
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), evaluating(self.forward):
                 output = self.forward(part.images, part.tokens)
             features = [output[name].float() for name in ("image_features", "text_features")] if self.forward.contrasts else []
             contrastive = contrastive_loss(*features, output["logit_scale"], part.pictures) if features else 0.0
-            totals += torch.tensor([caption_loss(output["logits"], output["labels"]), len(output["labels"]), contrastive * len(items)])
+            caption, tokens = caption_loss(output["logits"], output["labels"]), len(output["labels"])
+            totals += torch.tensor([caption, tokens, contrastive * len(items)])
         losses = {"caption": (totals[0] / totals[1]).item()}
         return losses | ({"contrastive": totals[2].item() / len(pictures)} if self.forward.contrasts else {})
 
@@ -145,16 +161,19 @@ class CaptionTrainer:
                     loss = loss + config.contrastive_weight * (through + output["logit_scale"] * scale)
                 self.accelerator.backward(loss)
                 caption += own.detach()
+        for number in self.numbers:
+            number.grad = self.accelerator.reduce(number.grad, "mean")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad_norm)
         self.optimizer.step()
         rate = self.schedule.get_last_lr()[-1]
         self.schedule.step()
         self.optimizer.zero_grad()
-        self.forward.clamp()
+        self.learner.clamp()
         if self.average:
-            self.average.update_parameters(self.captioner.model)
+            self.average.update()
         losses = {"caption": self.accelerator.reduce(caption).item()} | ({"contrastive": contrastive.item()} if contrasts else {})
         loss = config.caption_weight * losses["caption"] + config.contrastive_weight * losses.get("contrastive", 0.0)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         return {"loss": loss, **losses, "gradient_norm": float(norm), "learning_rate": rate}
 
     def _contrastive(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]) -> tuple[Tensor, list, list, list]:
@@ -178,14 +197,17 @@ class CaptionTrainer:
 def make_accelerator(config: FinetuneConfig) -> Accelerator:
     """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
     accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=config.device == "cpu", log_with=config.report_to or None,
-        project_dir=config.output, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=config.device == "cpu", project_dir=config.output,
+        log_with=config.report_to or None, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: a CoCa fits one device, use DDP")
+        raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
     if config.num_processes not in (None, accelerator.num_processes):
         raise ValueError(f"--num-processes {config.num_processes}: the launcher started {accelerator.num_processes}")
+    if config.shard and accelerator.num_processes == 1:
+        raise ValueError("--shard: there is one process, and so there are no parts")
     if config.report_to:
-        accelerator.init_trackers("capsmith", json.loads(config.model_dump_json(exclude={"input", "eval_input", "weights", "report_to"})))
+        lists = {"input", "eval_input", "weights", "report_to"}  # which trackers do not take
+        accelerator.init_trackers("capsmith", json.loads(config.model_dump_json(exclude=lists)))
     return accelerator
 
 
@@ -193,5 +215,5 @@ def accumulation(config: FinetuneConfig, processes: int) -> int:
     """The parts that a device's share of the batch is taken in; raises ValueError where they would be of unequal size."""
     size = config.device_batch_size or config.batch_size // processes
     if config.batch_size % processes or config.batch_size % (processes * size):
-        raise ValueError(f"--batch-size {config.batch_size} is not a multiple of {processes} processes times {size} pictures each")
+        raise ValueError(f"--batch-size {config.batch_size} is not a multiple of {processes} processes times {size} pictures")
     return config.batch_size // (processes * size)

@@ -1,108 +1,201 @@
-"""From samples to records: decode, preprocess, caption; a record for each sample, in order.
+"""From samples to records, in stages that each take pictures in order and hand them on in order.
 
-H, W: height and width of the pictures that the captioner takes
+decode -> a column's captions -> the next column's … -> redraws of what the gate refuses -> records
+
+H, W: height and width of the pictures that a captioner takes
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from captioners.base import Caption, Captioner, SamplingConfig
-from imagetext.rows import caption_columns
+from captioners.base import Captioned, Captioner, SamplingConfig
+from generate.quality import Gate, Judged, judge_all, replace_failing
+from imagetext.columns import ColumnClash, room_for
 from imagetext.sample import Record, Sample, decode_image
 
-
-class ColumnClash(ValueError):
-    """A sample has captions in the column that is to be written."""
+REDRAWN_AT_ONCE = 256  # pictures, good ones among them, that a redraw waits for: more fill its batches, and memory
 
 
 class Stopwatch:
-    """How long the captioner waited for pictures, in seconds."""
+    """How long the captioners waited for pictures, in seconds."""
 
     waited = 0.0
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column to write: its captioner, how it draws, and what becomes of degenerate captions."""
+
+    name: str
+    captioner: Captioner
+    sampling: SamplingConfig = SamplingConfig()
+    gate: Gate = Gate()
+    similarity: bool = False
+
+    def caption(self, images: Iterable[tuple[str, Tensor]], redraw: int = 0) -> Iterator[Captioned]:
+        """The captions of (key, picture) pairs; redraw r of caption i draws as number `num_captions * r + i`."""
+        return self.captioner.caption(images, self.sampling, first_index=self.sampling.num_captions * redraw,
+                                      similarity=self.similarity or self.gate.min_similarity is not None)
+
+
+@dataclass
+class Picture:
+    """A sample on its way: its pixels for each captioner, or why there are none, and what was said of it so far."""
+
+    sample: Sample
+    pixels: Sequence[Tensor] = ()  # (3, H, W) for each column
+    error: str = ""
+    captions: dict[str, list[Judged]] = field(default_factory=dict)
+
+    def failing(self, column: Column) -> bool:
+        return any(judged.flags for judged in self.captions.get(column.name, ()))
+
+
 class _Decoded(Dataset):
-    """Pictures decoded and preprocessed, in worker processes; asked for by what they are: encoded bytes, or why there are none."""
+    """Pictures decoded and preprocessed, in worker processes; asked for by their encoded bytes, or by why there are none."""
 
-    def __init__(self, preprocess: Callable[[Image.Image], Tensor]):
-        self.preprocess = preprocess
+    def __init__(self, preprocess: Sequence[Callable[[Image.Image], Tensor]]):
+        self.preprocess = preprocess  # of each column; columns of one captioner share theirs
 
-    def __getitem__(self, asked: tuple[bytes | None, str]) -> tuple[Tensor | None, str]:
-        """Pixels (3, H, W), or the reason for none."""
+    def __getitem__(self, asked: tuple[bytes | None, str]) -> tuple[list[Tensor], str]:
+        """Pixels (3, H, W) for each column, or the reason for none."""
         encoded, error = asked
+        if error:
+            return [], error
         try:
-            return (None, error) if error else (self.preprocess(decode_image(encoded)), "")
+            image = decode_image(encoded)
+            pixels = {preprocess: preprocess(image) for preprocess in dict.fromkeys(self.preprocess)}
         except ValueError as undecodable:
-            return None, str(undecodable)
+            return [], str(undecodable)
+        return [pixels[preprocess] for preprocess in self.preprocess], ""
 
 
-def caption_samples(samples: Iterable[Sample], captioner: Captioner, column: str, sampling: SamplingConfig, *,
-                    similarity: bool = False, num_workers: int = 0, stopwatch: Stopwatch | None = None) -> Iterator[Record]:
-    """Caption the samples, while `num_workers` processes decode about two batches ahead (0: this process, none ahead).
+def caption_samples(samples: Iterable[Sample], columns: Sequence[Column], *, overwrite: bool = False,
+                    drop_text_embeddings: bool = False, num_workers: int = 0,
+                    stopwatch: Stopwatch | None = None) -> Iterator[Record]:
+    """A record for each sample, in order, while `num_workers` processes decode about two batches ahead (0: this one, none).
 
-    A picture that does not decode, and one whose captions are all empty, is a Record with an error.
+    A picture that does not decode, and one with no caption left in any column, is a Record with an error.
+    overwrite, drop_text_embeddings: what may go from a sample to make room for the columns, as in `imagetext.columns.room_for`.
 
-    Raises: ColumnClash; and whatever `samples` or the captioner raise.
+    Raises: ColumnClash where more must; and whatever `samples` or the captioners raise.
     """
-    stopwatch = stopwatch or Stopwatch()
+    names = [column.name for column in columns]
+
+    def with_room(sample: Sample) -> Sample:
+        try:
+            return room_for(sample, names, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
+        except ColumnClash:
+            raise
+        except ValueError as error:  # its own columns cannot be read
+            return replace(sample, meta={**sample.meta, "error": str(error)})
+
+    pictures = _decode(map(with_room, samples), columns, num_workers, stopwatch or Stopwatch())
+    for at, column in enumerate(columns):
+        pictures = _draw(pictures, column, at)
+    for at, column in enumerate(columns):
+        if column.gate.redraws and column.sampling.strategy == "sample":
+            pictures = _redraw(pictures, column, at)
+    return (_record(picture, columns) for picture in pictures)
+
+
+def _decode(samples: Iterable[Sample], columns: Sequence[Column], num_workers: int, stopwatch: Stopwatch) -> Iterator[Picture]:
     asked: deque[Sample] = deque()  # of the workers
-    waiting: deque[tuple[Sample, str]] = deque()  # those the captioner has taken, and the failed ones between them
 
     def requests() -> Iterator[tuple[bytes | None, str]]:
         for sample in samples:
             asked.append(sample)
-            yield sample.image, _problem(sample, column)
+            yield sample.image, sample.meta.get("error", "")
 
-    ahead = -(-2 * captioner.batch_size // num_workers) if num_workers else None
-    decoded = DataLoader(_Decoded(captioner.preprocess), sampler=requests(), batch_size=None, num_workers=num_workers,
-                         prefetch_factor=ahead)
-
-    def pictures() -> Iterator[tuple[str, Tensor]]:
+    largest = max(column.captioner.batch_size for column in columns)
+    decoded = DataLoader(_Decoded([column.captioner.preprocess for column in columns]), sampler=requests(), batch_size=None,
+                         num_workers=num_workers, prefetch_factor=-(-2 * largest // num_workers) if num_workers else None)
+    start = time.monotonic()
+    for pixels, error in decoded:
+        stopwatch.waited += time.monotonic() - start
+        yield Picture(asked.popleft(), pixels, error)
         start = time.monotonic()
-        for pixels, error in decoded:
-            waiting.append((sample := asked.popleft(), error))
-            if not error:
-                stopwatch.waited += time.monotonic() - start
-                yield sample.key, pixels
-                start = time.monotonic()
-
-    for found in captioner.caption(pictures(), sampling, similarity=similarity):
-        sample, error = waiting.popleft()
-        while error:
-            yield Record(sample, {}, error)
-            sample, error = waiting.popleft()
-        if found.key != sample.key:
-            raise RuntimeError(f"captioner {captioner.name}: captions of {found.key!r} came for {sample.key!r}")
-        yield _record(sample, column, found.captions)
-    for sample, error in waiting:
-        if not error:
-            raise RuntimeError(f"captioner {captioner.name}: no captions came for {sample.key!r}")
-        yield Record(sample, {}, error)
 
 
-def _problem(sample: Sample, column: str) -> str:
-    """What is known to be wrong with the sample before its picture is decoded; ColumnClash where it has the column."""
-    try:
-        found = caption_columns(sample.members.get("syn.json", b"{}"))
-    except ValueError as error:
-        return sample.meta.get("error") or str(error)
-    if column in found:
-        raise ColumnClash(f"{sample.key}: has the column {column} already; choose another with --column")
-    return sample.meta.get("error", "")
+def _draw(pictures: Iterable[Picture], column: Column, at: int) -> Iterator[Picture]:
+    """The pictures with the column's captions, judged; `at` is its place among the columns."""
+    for picture, found in _captioned(pictures, column, at, lambda picture: not picture.error):
+        if found is not None:
+            picture.captions[column.name] = judge_all(found.captions, column.gate)
+        yield picture
 
 
-def _record(sample: Sample, column: str, captions: tuple[Caption, ...]) -> Record:
-    if not any(caption.text.strip() for caption in captions):
-        return Record(sample, {}, f"{column}: no caption that is not empty")
-    scores = {"logprob": [round(caption.logprob, 4) for caption in captions],
-              "truncated": [caption.truncated for caption in captions]}
-    if captions[0].similarity is not None:
-        scores["similarity"] = [round(caption.similarity, 4) for caption in captions]
-    meta = {**sample.meta, "caption_scores": {**(sample.meta.get("caption_scores") or {}), column: scores}}
-    return Record(replace(sample, meta=meta), {column: tuple(caption.text for caption in captions)})
+def _redraw(pictures: Iterable[Picture], column: Column, at: int) -> Iterator[Picture]:
+    """The pictures, in which each failing caption is drawn anew until one passes, at most `redraws` times."""
+    pictures = iter(pictures)
+    while together := list(islice(pictures, REDRAWN_AT_ONCE)):
+        for redraw in range(1, column.gate.redraws + 1):
+            for picture, found in _captioned(together, column, at, lambda picture: picture.failing(column), redraw):
+                if found is not None:
+                    picture.captions[column.name] = replace_failing(picture.captions[column.name], found.captions, column.gate)
+        yield from together
+
+
+def _captioned(pictures: Iterable[Picture], column: Column, at: int, wanted: Callable[[Picture], bool],
+               redraw: int = 0) -> Iterator[tuple[Picture, Captioned | None]]:
+    """Each picture, in order, with what the column's captioner says of it where it is wanted."""
+    waiting: deque[tuple[Picture, bool]] = deque()  # those the captioner has taken, and the others between them
+
+    def taken() -> Iterator[tuple[str, Tensor]]:
+        for picture in pictures:
+            waiting.append((picture, asked := wanted(picture)))
+            if asked:
+                yield picture.sample.key, picture.pixels[at]
+
+    def others() -> Iterator[tuple[Picture, None]]:
+        while waiting and not waiting[0][1]:
+            yield waiting.popleft()[0], None
+
+    for found in column.caption(taken(), redraw):
+        yield from others()
+        picture, _ = waiting.popleft()
+        if found.key != picture.sample.key:
+            raise RuntimeError(f"captioner {column.captioner.name}: captions of {found.key!r} came for {picture.sample.key!r}")
+        yield picture, found
+    yield from others()
+    if waiting:
+        raise RuntimeError(f"captioner {column.captioner.name}: no captions came for {waiting[0][0].sample.key!r}")
+
+
+def _record(picture: Picture, columns: Sequence[Column]) -> Record:
+    if picture.error:
+        return Record(picture.sample, {}, picture.error)
+    syn_text, scores, refused = {}, {}, []
+    for column in columns:
+        judged = picture.captions[column.name]
+        kept = [one for one in judged if one.text.strip() and not (one.flags and column.gate.on_degenerate == "drop")]
+        if kept:
+            syn_text[column.name] = tuple(one.text for one in kept)
+            scores[column.name] = _scores(kept)
+        else:
+            refused.append(f"{column.name}: no caption passed: {'; '.join(_reasons(judged))}")
+    if not syn_text:
+        return Record(picture.sample, {}, ", ".join(refused))
+    meta = {**picture.sample.meta, "caption_scores": {**(picture.sample.meta.get("caption_scores") or {}), **scores}}
+    return Record(replace(picture.sample, meta=meta), syn_text)
+
+
+def _scores(kept: Sequence[Judged]) -> dict[str, list]:
+    """What a record says of a column's captions, a list of each with one entry a caption; flags are words with spaces between."""
+    scores = {"logprob": [round(one.drawn.logprob, 4) for one in kept], "truncated": [one.truncated for one in kept],
+              "flags": [" ".join(one.flags) for one in kept]}
+    if kept[0].drawn.similarity is not None:
+        scores["similarity"] = [round(one.drawn.similarity, 4) for one in kept]
+    return scores
+
+
+def _reasons(judged: Sequence[Judged]) -> list[str]:
+    """The refused captions, each with its flags, a few words of them."""
+    return [f"{' '.join(one.flags)} {one.text[:40]!r}" for one in judged]

@@ -1,38 +1,128 @@
 """The configuration of `capsmith generate`; imports no torch, so that --help is quick."""
 
+import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+)
+from pydantic_settings import CliSuppress
 
 from captioners.base import SamplingConfig
+from generate.quality import Gate
 from imagetext.shards import check_column
+from imagetext.stores import plain_path
+
+# a folder on this machine or in a store; as text, because a Path spoils URLs
+Folder = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
+                   AfterValidator(plain_path)]
 
 
-class GenerateConfig(SamplingConfig):
-    """Caption pictures, several captions each, into records. The same command again resumes."""
+RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+def _check_recipe(name: str) -> str:
+    if name not in RECIPES:
+        raise ValueError(f"no such recipe; there is {', '.join(RECIPES)}")
+    return name
+
+
+class ColumnConfig(SamplingConfig, Gate):
+    """One column of captions: by which captioner, how drawn, and what becomes of degenerate ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set or scenes:…; repeatable")
-    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
-    model: str = Field(description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name")
-    output: Path = Field(description="folder for the records, one file per input shard")
+    model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     column: Annotated[str, AfterValidator(check_column)] | None = Field(
         None, description="the captions' column; syn_text_ and the captioner's name unless given")
-    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
-    text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
     similarity: bool = Field(False, description="score each caption by its CoCa similarity with the picture: one more text pass")
     batch_size: int | None = Field(None, gt=0, description="pictures in flight at a time; chosen once for a run unless given")
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32")
-    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_workers: int = Field(2, ge=0, description="processes that decode pictures; 0: none but the main one")
-    max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")
-    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 
     @property
     def sampling(self) -> SamplingConfig:
         """How captions are drawn."""
         return SamplingConfig(**self.model_dump(include=set(SamplingConfig.model_fields)))
+
+    @property
+    def gate(self) -> Gate:
+        """What becomes of a caption once it is drawn."""
+        return Gate(**self.model_dump(include=set(Gate.model_fields)))
+
+
+class GenerateConfig(ColumnConfig):
+    """Caption pictures, several captions each, into records. The same command again resumes.
+
+    Several columns in one run: `columns` in the --config file, a list; each entry has the fields in which its column
+    differs from those beside the list (model, column, temperature, …).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Annotated[str, AfterValidator(_check_recipe)] | None = Field(
+        None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions")
+    input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
+    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
+    output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…")
+    columns: CliSuppress[list[dict[str, Any]]] = Field([], validate_default=True, description="several columns, as said above")
+    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
+    captions_only: bool = Field(False, description="records without their pictures, for `capsmith join`")
+    replace_columns: bool = Field(False, description="replace captions that a record has in these columns already; else an error")
+    drop_text_embeddings: bool = Field(False, description="leave out a reinforced set's text embeddings, which its readers would "
+                                       "pair with the new column's captions; else an error")
+    text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
+    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
+    num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
+    num_workers: int = Field(2, ge=0, description="processes that decode pictures, of each process; 0: none")
+    limit: int | None = Field(None, gt=0, description="caption the first so many pictures only, and say what all would take")
+    dry_run: bool = Field(False, description="list the input, load the captioners, and write nothing")
+    max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")
+    push_to_hub: str | None = Field(
+        None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub data set to upload the finished set to")
+    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_the_recipe(cls, given: Any) -> Any:
+        """The recipe's settings, below all that is given."""
+        name = given.get("recipe") if isinstance(given, dict) else None
+        if name not in RECIPES:
+            return given
+        import yaml  # late: it is not needed where no recipe is
+
+        return yaml.safe_load(RECIPES[name].read_text(encoding="utf-8")) | given
+
+    @field_validator("columns")
+    @classmethod
+    def _are_columns(cls, columns: list[dict[str, Any]], info: ValidationInfo) -> list[dict[str, Any]]:
+        problems = []
+        for number, entry in enumerate(columns):
+            try:
+                if not _column(info.data, entry).model:
+                    problems.append(f"columns[{number}]: has no model, nor is one given beside the list")
+            except ValidationError as error:
+                problems += [f"columns[{number}].{'.'.join(map(str, detail['loc']))}: {detail['input']!r}: "
+                             f"{detail['msg'].removeprefix('Value error, ')}" for detail in error.errors()]
+        if not columns and "model" in info.data and not info.data["model"]:
+            problems.append("--model: required")
+        names = Counter(entry["column"] for entry in columns if isinstance(entry.get("column"), str))
+        problems += [f"columns: {name} is named twice" for name, times in names.items() if times > 1]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return columns
+
+    @property
+    def column_configs(self) -> list[ColumnConfig]:
+        """One for each column: its own fields over those that stand beside the list."""
+        return [_column(dict(self), entry) for entry in self.columns or [{}]]
+
+
+def _column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig:
+    given = {name: common[name] for name, field in ColumnConfig.model_fields.items()
+             if name in common and common[name] != field.default}  # a greedy column may then leave num_captions out
+    return ColumnConfig(**(given | entry))

@@ -2,64 +2,125 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from typing import Any
 
 import psutil
 import torch
 from tqdm import tqdm
 
-from captioners.base import Captioner
 from captioners.coca import load_captioner
-from generate.captioning import ColumnClash, Stopwatch, caption_samples
+from generate.captioning import Column, Stopwatch, caption_samples
 from generate.config import GenerateConfig
-from generate.manifest import check_same, clear_run, fingerprint, input_of, read_run, shards_to_do, write_run
-from imagetext.shards import ShardWriter, check_column, read_marker
+from generate.limit import count_pictures, first_pictures, outlook
+from generate.manifest import (
+    any_done, check_same, clear_run, fingerprint, input_of, read_run, shards_to_do, wait_for_run, write_run
+)
+from generate.ranks import Rank, launch
+from generate.repeats import Repeats
+from generate.summary import finish
+from imagetext.columns import ColumnClash
+from imagetext.sample import Record
+from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import Shard, read_samples
+from imagetext.stores import is_remote
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: GenerateConfig) -> int:
-    """Caption the pictures of `config.input` into `config.output`.
+def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
+    """Caption the pictures of `config.input` into `config.output`, or this process's share of them.
 
+    `rank` and `begun` come from `launch`, which starts the others once the first has begun the run.
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
-    shards = read_samples(config.input, config.images)
+    if rank is None and (rank := Rank.of_this_process()).count > 1 and (config.overwrite or config.num_processes):
+        raise ValueError(f"--overwrite, --num-processes: a launcher has started this process as number {rank.number} of "
+                         f"{rank.count}, and none of them can begin anew or start others")
+    if config.push_to_hub and is_remote(config.output):
+        raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
+    if rank.number and not config.dry_run:
+        wait_for_run(config.output)  # so that a mistake in the command is told once
+    whole = read_samples(config.input, config.images)
+    shards = first_pictures(whole, config.limit) if config.limit else whole
     earlier = read_run(config.output)
-    anew = config.overwrite or not any(config.output.glob("*.done.json"))  # nothing is done that could differ
+    if rank.count == 1 and (processes := processes_wanted(config)) > 1:
+        code = launch(config, processes)
+        return code if code and read_run(config.output) is None or code == 2 else finish(config, shards)
+    # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
+    anew = (rank.count == 1 or begun is not None) and (config.overwrite or not any_done(config.output))
     settled = earlier if earlier and not anew else {}
-    device = choose_device(config.device)
-    dtype = config.dtype or settled.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
-
-    captioner = load_captioner(config.model, config.pretrained, device=device, dtype=dtype)
-    captioner.caption((), config.sampling, similarity=config.similarity)  # raises where these do not fit the captioner
-    captioner.batch_size = (config.batch_size or settled.get("batch_size")
-                            or fitting_batch_size(captioner.bytes_per_picture(config.sampling), device))
-    print(captioner.description)
-    column = config.column or check_column(f"syn_text_{captioner.name}")
-    now = fingerprint(captioner=captioner.name, weights_sha256=captioner.weights_sha256, sampling=config.sampling.model_dump(),
-                      columns=[column], text_from_synthetic=config.text_from_synthetic, similarity=config.similarity, dtype=dtype,
-                      batch_size=captioner.batch_size, format=config.format)
+    columns, dtypes = load_columns(config, list(settled.get("columns", {}).values()), choose_device(config.device, rank))
+    now = fingerprint(columns, dtypes, config)
     if settled:
         check_same(config.output, settled, now)
-    elif earlier:
+    to_do = rank.share(shards) if anew else shards_to_do(config.output, rank.share(shards))
+    if config.dry_run:
+        print(f"{count_pictures(whole)}; {len(to_do):,} of {len(shards):,} shards to do; nothing was written")
+        return 0
+    if earlier and anew:
         clear_run(config.output)
-    to_do = shards_to_do(config.output, shards)
-    write_run(config.output, now)
-    caption_shards(to_do, captioner, column, config)
-    return summarise(shards, column, config)
+    if not rank.number:
+        write_run(config.output, now)
+    if begun:
+        begun.set()
+    pace = caption_shards(to_do, columns, config, rank)
+    code = finish(config, shards, rank)
+    if config.limit:
+        print(outlook(whole, config, pace.pictures_per_second))
+    return code
 
 
-def choose_device(name: str | None) -> str:
-    """The device of that name, or the best there is; ValueError where there is none of that name."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+def processes_wanted(config: GenerateConfig) -> int:
+    """How many processes the run is for; a look at it is for one."""
+    if config.dry_run or config.limit:
+        return 1
+    return config.num_processes or max(1, torch.cuda.device_count() if config.device in (None, "cuda") else 1)
+
+
+def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> tuple[list[Column], list[str]]:
+    """The columns, those of one model with one captioner, and the dtype of each; what the run has settled stays as it is.
+
+    Raises: ValueError where a model cannot be loaded, sampling does not fit it, or two columns have one name.
+    """
+    configs = config.column_configs
+    before = settled if len(settled) == len(configs) else [{}] * len(configs)
+    columns, dtypes, loaded = [], [], {}
+    for one, known in zip(configs, before):
+        dtype = one.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
+        asked = (one.model, one.pretrained, dtype)
+        if asked not in loaded:
+            loaded[asked] = load_captioner(one.model, one.pretrained, device=device, dtype=dtype)
+            print(loaded[asked].description)
+        captioner = loaded[asked]
+        name = one.column or check_column(f"syn_text_{captioner.name}")
+        columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity))
+        dtypes.append(dtype)
+        columns[-1].caption(())  # raises where these do not fit the captioner
+    names = Counter(column.name for column in columns)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise ValueError(f"columns: {', '.join(twice)} named twice; give each its own `column`")
+    for captioner in loaded.values():
+        captioner.batch_size = min(  # its columns share it
+            one.batch_size or known.get("batch_size")
+            or fitting_batch_size(len(columns) * captioner.bytes_per_picture(one.sampling), device)
+            for one, known, column in zip(configs, before, columns) if column.captioner is captioner)
+    return columns, dtypes
+
+
+def choose_device(name: str | None, rank: Rank) -> str:
+    """The device of that name, or the best there is, of several this process's own; ValueError where there is no such device."""
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{rank.local % torch.cuda.device_count()}"
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, device=name or "cpu")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from error
-    return name
+    return name or "cpu"
 
 
 def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
@@ -71,14 +132,14 @@ def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
     return max(1, min(most, free // (2 * bytes_per_picture)))
 
 
-def caption_shards(shards: Sequence[Shard], captioner: Captioner, column: str, config: GenerateConfig) -> None:
+def caption_shards(shards: Sequence[Shard], columns: Sequence[Column], config: GenerateConfig, rank: Rank) -> "Pace":
     """Caption and write the shards, one after the other; one that fails is logged and left for the next run."""
     pace = Pace()
-    with tqdm(desc="captioning", unit="picture", mininterval=1, disable=not shards) as progress:
+    with tqdm(desc="captioning", unit="picture", mininterval=1, disable=not shards, position=rank.local) as progress:
         for number, shard in enumerate(shards, 1):
             progress.set_description(f"captioning {shard.name} ({number}/{len(shards)})")
             try:
-                caption_shard(shard, captioner, column, config, progress, pace)
+                caption_shard(shard, columns, config, progress, pace)
             except ColumnClash:
                 raise
             except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
@@ -86,70 +147,71 @@ def caption_shards(shards: Sequence[Shard], captioner: Captioner, column: str, c
                              exc_info=not isinstance(error, (OSError, ValueError)))
     if pace.captions:
         print(pace)
+    return pace
 
 
-def caption_shard(shard: Shard, captioner: Captioner, column: str, config: GenerateConfig, progress: tqdm, pace: "Pace") -> None:
-    """Caption and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
-    batch_size = captioner.batch_size
+def caption_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, progress: tqdm, pace: "Pace") -> None:
+    """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
+    captioners = {id(column.captioner): column.captioner for column in columns}.values()
+    sizes = [captioner.batch_size for captioner in captioners]
     try:
         while True:
-            done = 0
+            before = pace.pictures, pace.captions
             try:
-                with ShardWriter(config.output, shard.name, format=config.format, columns=[column], input=input_of(shard),
-                                 text_from_synthetic=config.text_from_synthetic) as writer:
-                    if captioner.batch_size < batch_size:
-                        writer.info["batch_size"] = captioner.batch_size
-                    for record in caption_samples(shard, captioner, column, config.sampling, similarity=config.similarity,
-                                                  num_workers=config.num_workers, stopwatch=pace):
-                        writer.write(record)
-                        done += 1
-                        pace.count(record.syn_text.get(column, ()))
-                        progress.set_postfix_str(str(pace), refresh=False)
-                        progress.update()
+                smaller = [captioner.batch_size for captioner in captioners]
+                write_shard(shard, columns, config, progress, pace, {} if smaller == sizes else {"batch_sizes": smaller})
                 return
             except torch.OutOfMemoryError:
-                if captioner.batch_size == 1:
+                if max(smaller) == 1:
                     raise
-                captioner.batch_size //= 2
-                progress.update(-done)
-                logger.warning("shard %s: out of memory, begun anew with %d pictures in flight", shard.name, captioner.batch_size)
+                for captioner in captioners:
+                    captioner.batch_size = max(1, captioner.batch_size // 2)
+                progress.update(before[0] - pace.pictures)
+                pace.pictures, pace.captions = before
+                logger.warning("shard %s: out of memory, begun anew with %s pictures in flight", shard.name,
+                               ", ".join(str(captioner.batch_size) for captioner in captioners))
                 torch.cuda.empty_cache()  # nothing without a GPU
     finally:
-        captioner.batch_size = batch_size
+        for captioner, size in zip(captioners, sizes):
+            captioner.batch_size = size
 
 
+def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, progress: tqdm, pace: "Pace",
+                info: Mapping[str, Any]) -> None:
+    """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
+    repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
+    with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
+                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer:
+        for record in caption_samples(shard, columns, overwrite=config.replace_columns, num_workers=config.num_workers,
+                                      drop_text_embeddings=config.drop_text_embeddings or config.captions_only, stopwatch=pace):
+            writer.write(record)
+            for name, of_column in repeats.items():
+                of_column.update(record.syn_text.get(name, ()))
+            licences.update([str(record.sample.meta.get("license") or "")])
+            pace.count(record)
+            progress.set_postfix_str(str(pace), refresh=False)
+            progress.update()
+        writer.info |= {**info, "repeats": {name: of_column.state() for name, of_column in repeats.items()},
+                        "licences": licences.state()}
+
+
+@dataclass
 class Pace(Stopwatch):
     """How fast a run goes, from its first picture on."""
 
-    def __init__(self) -> None:
-        self.pictures = self.captions = 0
-        self.start = time.monotonic()
+    pictures: int = 0
+    captions: int = 0
+    start: float = field(default_factory=time.monotonic)
 
-    def count(self, captions: Sequence[str]) -> None:
+    def count(self, record: Record) -> None:
         self.pictures += 1
-        self.captions += len(captions)
+        self.captions += sum(map(len, record.syn_text.values()))
+
+    @property
+    def pictures_per_second(self) -> float:
+        return self.pictures / (time.monotonic() - self.start)
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self.start
         return (f"{self.pictures / seconds:.1f} pictures/s, {self.captions / seconds:.1f} captions/s, "
                 f"the model waited {self.waited / seconds:.0%} of the time")
-
-
-def summarise(shards: Sequence[Shard], column: str, config: GenerateConfig) -> int:
-    """Print what the run's records hold, by their markers, and return the exit code."""
-    markers = {shard.name: read_marker(config.output, shard.name) for shard in shards}
-    missing = [name for name, marker in markers.items() if marker is None]
-    done = [marker for marker in markers.values() if marker is not None]
-    pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
-    captions = sum(marker["captions"].get(column, 0) for marker in done)
-    rate = failed / max(pictures, 1)
-    print(f"{config.output}: {captions:,} captions in {column} of {pictures:,} pictures, {failed:,} without ({rate:.1%}), "
-          f"in {len(done):,} {config.format} shards")
-    if missing:
-        print(f"{len(missing)} of {len(shards)} shards failed: {', '.join(missing)}; the same command tries them again")
-        return 1
-    if rate > config.max_error_rate:
-        print(f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
-              "the records say why, under `error`")
-        return 3
-    return 0

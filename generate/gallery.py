@@ -2,41 +2,129 @@
 
 import base64
 import io
-import os
+import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jinja2
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
 
-from imagetext.sample import decode_image
+from generate.config import Folder
+from generate.manifest import GALLERY, expect_run
+from imagetext.outputs import write_file
+from imagetext.sample import Record, decode_image
+from imagetext.shards import read_markers
+from imagetext.sources import read_records
+from imagetext.stores import join, plain_path
 
 THUMBNAIL = 480  # pixels of the longer side: twice the size shown, for dense screens
+ORIGINAL = "original"
+SCORES = (("logprob", "log-probability {:.1f}"), ("similarity", "similarity {:.2f}"))
 
 
-def write_gallery(path: str | Path, pictures: Iterable[tuple[str, bytes | None, Mapping[str, Sequence[str]]]], *,
-                  title: str = "Captions", subtitle: str = "") -> None:
-    """Write a self-contained page of (key, encoded picture, {column: captions}), in the given order.
+class GalleryConfig(BaseModel):
+    """A page of pictures of a finished set, drawn at random, with original and synthetic captions, scores and flags."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate wrote")
+    pictures: int = Field(60, gt=0, description="how many are drawn; about 30 kB of page each")
+    seed: int = Field(0, ge=0, description="of the draw")
+    output: Path | None = Field(None, description=f"the page; {GALLERY} in the folder unless given")
+
+
+class Line(NamedTuple):
+    """A caption as it is shown: text, why it is degenerate, what it scored."""
+
+    text: str
+    flags: tuple[str, ...] = ()
+    scores: str = ""
+
+
+class Card(NamedTuple):
+    """A picture as it is shown: its captions by column, or why it has none."""
+
+    key: str
+    image: bytes | None
+    columns: Mapping[str, Sequence[Line]]
+    error: str = ""
+
+
+def run(config: GalleryConfig) -> int:
+    """Write the page; exit code 0. Raises: ValueError where the folder holds no run of ours, or no finished shard."""
+    path = config.output or join(config.folder, GALLERY)
+    write_set_gallery(config.folder, path, config.pictures, config.seed)
+    print(f"written: {path}")
+    return 0
+
+
+def write_set_gallery(folder: str, path: str | Path, pictures: int = 60, seed: int = 0) -> None:
+    """Write a page of `pictures` records of a set, drawn by the seed from all of its finished shards."""
+    expect_run(folder)
+    markers = list(read_markers(folder).values())
+    rows = sum(marker["rows"] for marker in markers)
+    if not rows:
+        raise ValueError(f"{folder}: holds no finished shard with records")
+    drawn = sorted(random.Random(seed).sample(range(rows), min(pictures, rows)))
+    columns = ", ".join(dict.fromkeys(column for marker in markers for column in marker["captions"]))
+    write_gallery(path, map(card_of, _records_at(folder, markers, drawn)), title=f"Captions in {columns}",
+                  subtitle=f"{len(drawn):,} of {rows:,} pictures, drawn at random with seed {seed}")
+
+
+def _records_at(folder: str, markers: Iterable[Mapping[str, Any]], places: Sequence[int]) -> Iterator[Record]:
+    """The records at these places of the set, in rising order; shards without any are not read."""
+    first = 0
+    for marker in markers:
+        of_shard = {place - first for place in places if first <= place < first + marker["rows"]}
+        first += marker["rows"]
+        if of_shard:
+            records = enumerate(read_records(join(folder, marker["file"])))
+            yield from (record for at, record in records if at in of_shard)
+
+
+def card_of(record: Record) -> Card:
+    """The original captions, then those of each column with their scores and flags."""
+    scores = record.sample.meta.get("caption_scores") or {}
+    lines = {name: [_line(text, at, scores.get(name) or {}) for at, text in enumerate(texts)]
+             for name, texts in record.syn_text.items()}
+    sample, original = record.sample, list(map(Line, record.sample.captions))
+    return Card(sample.key, sample.image, {ORIGINAL: original, **lines}, record.error)
+
+
+def _line(text: str, at: int, scores: Mapping[str, Sequence[Any]]) -> Line:
+    of_caption = {name: values[at] for name, values in scores.items() if isinstance(values, list) and at < len(values)}
+    shown = [form.format(of_caption[name]) for name, form in SCORES if isinstance(of_caption.get(name), float | int)]
+    return Line(text, tuple(str(of_caption.get("flags") or "").split()), ", ".join(shown))
+
+
+def write_gallery(path: str | Path, cards: Iterable[Card], *, title: str = "Captions", subtitle: str = "") -> None:
+    """Write a self-contained page of pictures with their captions, in the given order.
 
     A picture that does not decode is shown with the reason. A caption that a column repeats stands once, with its count.
     """
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("generate"), autoescape=True, trim_blocks=True)
-    page = environment.get_template("gallery.html").render(
-        title=title, subtitle=subtitle, pictures=[_card(*picture) for picture in pictures])
-    unfinished = Path(f"{path}.part")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    shown = list(map(_shown, cards))
+    columns = list(dict.fromkeys(name for card in shown for name, _ in card["columns"]))
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("generate"), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True)
+    page = environment.get_template("gallery.html").render(title=title, subtitle=subtitle, cards=shown, columns=columns)
+    write_file(plain_path(path), page.encode("utf-8", "backslashreplace"))
 
 
-def _card(key: str, image: bytes | None, columns: Mapping[str, Sequence[str]]) -> dict:
-    card = {"key": key, "thumbnail": "", "reason": "",
-            "columns": [(name, Counter(captions).items()) for name, captions in columns.items()]}
+def _shown(card: Card) -> dict[str, Any]:
+    times = {name: Counter(line.text for line in lines) for name, lines in card.columns.items()}
+    firsts = {name: {line.text: line for line in reversed(lines)} for name, lines in card.columns.items()}
+    columns = [(name, [(firsts[name][text], count) for text, count in of_column.items()]) for name, of_column in times.items()]
+    shown = {"key": card.key, "thumbnail": "", "reason": card.error, "columns": columns, "error": card.error,
+             "flagged": bool(card.error) or any(line.flags for lines in card.columns.values() for line in lines)}
     try:
-        card["thumbnail"] = _thumbnail(decode_image(image))
+        shown["thumbnail"] = _thumbnail(decode_image(card.image))
     except ValueError as error:
-        card["reason"] = str(error)
-    return card
+        shown["reason"] = shown["reason"] or str(error)
+    return shown
 
 
 def _thumbnail(image: Image.Image) -> str:

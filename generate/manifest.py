@@ -3,47 +3,79 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imagetext.shards import read_marker
+from generate.config import GenerateConfig
+from imagetext.outputs import remove, write_file
+from imagetext.shards import MARKER, SUFFIXES, read_markers
 from imagetext.sources import Shard
+from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
 
-RUN = "run.json"
+if TYPE_CHECKING:  # verify and gallery need no torch
+    from generate.captioning import Column
+
+RUN, CARD, GALLERY = "run.json", "README.md", "gallery.html"
+OWN = (MARKER, *SUFFIXES.values(), ".tmp", f"/{CARD}", f"/{GALLERY}")  # ends of what a run writes, beside RUN and pictures
+ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
 
-def fingerprint(*, captioner: str, weights_sha256: str, sampling: Mapping[str, Any], columns: Sequence[str],
-                text_from_synthetic: bool, similarity: bool, dtype: str, batch_size: int, format: str) -> dict[str, Any]:
-    """All that, with a shard's samples, decides the shard's bytes; not devices, ranks or workers."""
+def fingerprint(columns: "Sequence[Column]", dtypes: Sequence[str], config: GenerateConfig) -> dict[str, Any]:
+    """All that, with a shard's samples, decides the shard's bytes; not devices, ranks or workers.
+
+    Its `columns` have captioner, weights, sampling, gate, dtype and batch size of each by its name, in the run's order.
+    """
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
-    return {"captioner": captioner, "weights_sha256": weights_sha256, "sampling": dict(sampling), "gate": None,
-            "columns": list(columns), "text_from_synthetic": text_from_synthetic, "similarity": similarity, "dtype": dtype,
-            "batch_size": batch_size, "format": format, "versions": versions}
+    return {"columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
+                                      "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
+                                      "similarity": column.similarity, "dtype": dtype, "batch_size": column.captioner.batch_size}
+                        for column, dtype in zip(columns, dtypes, strict=True)},
+            **{name: getattr(config, name) for name in ASIDE}, "versions": versions}
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
+def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
     """The fingerprint of the run in the folder, or None where there is none yet.
 
     Raises: ValueError where the folder holds something that is not a run of ours.
     """
-    if folder.exists() and not folder.is_dir():
+    folder = plain_path(folder)
+    there = entry(folder)
+    if there and not there.is_folder:
         raise ValueError(f"output {folder}: is no folder")
     try:
-        return dict(json.loads((folder / RUN).read_text(encoding="utf-8"))["fingerprint"])
+        run = json.loads(read_bytes(join(folder, RUN)))["fingerprint"]
+        return {**run, "columns": {name: dict(column) for name, column in run["columns"].items()}}
     except FileNotFoundError:
         pass
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = sorted(set(os.listdir(folder)) - {RUN + ".tmp"}) if folder.exists() else []
+    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + ".tmp"})
     if others:
         raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours")
     return None
 
 
-def check_same(folder: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def expect_run(folder: str | os.PathLike) -> None:
+    """Raises ValueError where the folder holds no run."""
+    if not entry(join(plain_path(folder), RUN)) or read_run(folder) is None:
+        raise ValueError(f"{folder}: holds no {RUN}, so it is no run of ours")
+
+
+def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
+    """Returns once the run stands there that the first process begins."""
+    deadline = time.monotonic() + seconds
+    while not entry(join(plain_path(folder), RUN)):
+        if time.monotonic() > deadline:
+            raise ValueError(f"output {folder}: no {RUN} after {seconds:.0f} seconds; did the first process fail?")
+        time.sleep(0.2)
+
+
+def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError, naming each field that differs, where this is not the run that the folder holds."""
+    if list(earlier["columns"]) != list(now["columns"]):  # then there is nothing to compare within them
+        earlier, now = ({**run, "columns": list(run["columns"])} for run in (earlier, now))
     there, here = _flat(earlier), _flat(now)
     differing = [f"{name}: {there.get(name)!r} there, {here.get(name)!r} now" for name in sorted(there | here)
                  if there.get(name) != here.get(name)]
@@ -52,32 +84,35 @@ def check_same(folder: Path, earlier: Mapping[str, Any], now: Mapping[str, Any])
                                       "to start anew:", *differing]))
 
 
-def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+def write_run(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
     """Write the run's fingerprint, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / (RUN + ".tmp")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        json.dump({"fingerprint": run}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, folder / RUN)
+    write_file(join(plain_path(folder), RUN), json.dumps({"fingerprint": run}, indent=1).encode())
 
 
-def clear_run(folder: Path) -> None:
-    """Remove all that a run has written: its shards, their markers and pictures, `run.json` last; other files stay."""
-    for path in folder.iterdir():
-        if path.name.endswith((".done.json", ".tar", ".jsonl", ".parquet", ".tmp")):
-            path.unlink()
-        elif path.name.endswith(".images") and path.is_dir():
-            shutil.rmtree(path)
-    (folder / RUN).unlink()
+def any_done(folder: str | os.PathLike) -> bool:
+    """Whether the folder has a done-marker."""
+    return any(one.path.endswith(MARKER) for one in listing(plain_path(folder)))
 
 
-def shards_to_do(folder: Path, shards: Sequence[Shard]) -> list[Shard]:
+def clear_run(folder: str | os.PathLike) -> None:
+    """Remove all that a run has written: its shards, their markers and pictures, pages, `run.json` last; other files stay."""
+    folder = plain_path(folder)
+    for one in listing(folder):
+        if one.is_folder and one.path.endswith(".images"):
+            for picture in files_below(one.path):
+                remove(picture.path)
+            if not is_remote(folder):
+                shutil.rmtree(one.path)
+        elif not one.is_folder and one.path.endswith(OWN):
+            remove(one.path)
+    remove(join(folder, RUN))
+
+
+def shards_to_do(folder: str | os.PathLike, shards: Sequence[Shard]) -> list[Shard]:
     """The shards without a valid done-marker; ValueError names each shard whose input is not what it was when done."""
-    to_do, changed = [], []
+    markers, to_do, changed = read_markers(folder), [], []
     for shard in shards:
-        marker = read_marker(folder, shard.name)
+        marker = markers.get(shard.name)
         if marker is None:
             to_do.append(shard)
         elif _identity(marker["input"]) != _identity(input_of(shard)):
@@ -99,6 +134,8 @@ def _identity(input: Mapping[str, Any]) -> dict[str, Any]:
     return stamp or dict(input)
 
 
-def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{name}.{inner}" if inner else name: value for name, group in fields.items()
-            for inner, value in (group.items() if isinstance(group, Mapping) else [("", group)])}
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in fields.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -23,11 +23,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 from imagetext.keys import SeenKeys
-from imagetext.rows import row_sample
+from imagetext.rows import Row, row_samples
 from imagetext.sample import Sample
-from imagetext.tables import ROWS_PER_SHARD, TableRows, split_rows
+from imagetext.stores import StoreError, entry, listing, read_bytes
+from imagetext.tables import ROWS_PER_SHARD, CompressedRows, TableRows, split_rows, split_suffix
 
-Row = Mapping[str, Any]
 PERMISSIVE = re.compile(r"creativecommons\.org/licenses/(by|by-sa|by-nd)/")
 SPLITS = {"docci": ("train", "test", "qual_dev", "qual_test"), "karpathy": ("train", "val", "test")}  # where a file has several
 
@@ -40,23 +40,25 @@ class CuratedRows:
     path: str
     split: str
     images: str  # the folder that pictures' names start from
-    rows: Sequence[Row] | TableRows
+    rows: Sequence[Row] | TableRows | CompressedRows
     first: int = 0  # the number, in the whole file, of the first of a sequence of rows
 
     def __iter__(self) -> Iterator[Sample]:
-        keys, stem = SeenKeys(self.path), os.path.splitext(os.path.basename(self.path))[0]
-        rows = self.rows.numbered() if isinstance(self.rows, TableRows) else enumerate(self.rows, self.first)
-        for number, row in rows:
-            try:
-                if isinstance(row, ValueError):
-                    raise row
-                row = CONVERTED[self.kind](row, self.split) if self.kind in CONVERTED else row
-            except (KeyError, TypeError, AttributeError) as error:
-                row = ValueError(f"{self.kind}: not a row of this set: {type(error).__name__} {error}")
-            except ValueError as error:
-                row = error
-            if row is not None:
-                yield row_sample(row, f"{stem}-{number:09d}", self.images, f"{self.path}:{number + 1}", keys)
+        stem = split_suffix(self.path)[0]
+        rows = enumerate(self.rows, self.first) if isinstance(self.rows, Sequence) else self.rows.numbered()
+        converted = ((self._convert(row), f"{stem}-{number:09d}", f"{self.path}:{number + 1}") for number, row in rows)
+        return row_samples((row for row in converted if row[0] is not None), self.images, SeenKeys(self.path))
+
+    def _convert(self, row: Row | ValueError) -> Row | ValueError | None:
+        """The row with the columns of `imagetext.rows`, or what is wrong with it; None where it belongs to another split."""
+        if isinstance(row, ValueError) or self.kind not in CONVERTED:
+            return row
+        try:
+            return CONVERTED[self.kind](row, self.split)
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            return ValueError(f"{self.kind}: not a row of this set: {type(error).__name__} {error}")
+        except ValueError as error:
+            return error
 
 
 def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
@@ -69,15 +71,17 @@ def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
     path, _, split = rest.partition("#")
     if split and kind not in SPLITS or split not in ("", *SPLITS.get(kind, ())):
         raise ValueError(f"{spec}: split {split!r} is none of {', '.join(SPLITS.get(kind, ())) or 'this file, which is one split'}")
-    if not os.path.exists(path):
+    if (there := entry(path)) is None:
         raise ValueError(f"{spec}: no such file or folder: {path}")
-    folder = images or (path if os.path.isdir(path) else os.path.dirname(path))
+    folder = images or (path if there.is_folder else os.path.dirname(path))
     pieces = partial(CuratedRows, kind, path, split or "train", folder)
     if kind in CONVERTED and kind not in LOADED:
         return [pieces(rows) for rows in split_rows(path)[0]]
     try:
         rows = LOADED[kind](path, split or "train", kind)
-    except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+    except StoreError:
+        raise
+    except (KeyError, TypeError, AttributeError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{spec}: not a file of this set: {type(error).__name__} {error}") from error
     if not rows:
         raise ValueError(f"{spec}: no picture of the split {split or 'train'!r} in {path}")
@@ -88,8 +92,7 @@ def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
 
 
 def _load(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    return json.loads(read_bytes(path))
 
 
 def _coco(path: str, split: str, kind: str) -> list[Row]:
@@ -115,10 +118,9 @@ def _karpathy(path: str, split: str, kind: str) -> list[Row]:
 
 
 def _dci(path: str, split: str, kind: str) -> list[Row]:
-    if not os.path.isdir(path):
+    if not entry(path).is_folder:
         raise ValueError("expected the folder of annotations")
-    names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
-    return [{"annotation": os.path.join(path, name)} for name in names]
+    return [{"annotation": one.path} for one in listing(path) if one.path.endswith(".json")]
 
 
 # ---- a row as published -> a row of `imagetext.rows`, None where it belongs to another split ------------------------

@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from imagetext.keys import SeenKeys
-from imagetext.rows import captions_of, read_picture
+from imagetext.rows import captions_of, json_object, known_scores, well_formed, with_picture
 from imagetext.sample import Sample
+from imagetext.stores import entries, files_below, in_order, is_remote, join, read_bytes
 from imagetext.tars import PICTURE_SUFFIXES
 
 METADATA = "metadata.jsonl"
@@ -25,6 +27,8 @@ class FolderRow:
     captions: tuple[str, ...]
     meta: dict[str, Any]
     error: str = ""
+    text: str = ""                  # the file of captions beside the picture, where there is one
+    stamps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # size and version of these files, by path
 
 
 @dataclass(frozen=True)
@@ -36,30 +40,30 @@ class FolderRows:
 
     def __iter__(self) -> Iterator[Sample]:
         keys = SeenKeys(self.folder)
-        for row in self.rows:
-            image, error = None, row.error
-            try:
-                image = None if error else read_picture(row.path)
-            except ValueError as problem:
-                error = str(problem)
-            meta = {"uid": row.key, "source": row.path, **row.meta} | ({"error": error} if error else {})
-            yield Sample(keys.unique(row.key), image, row.captions or _captions_beside(row.path), {}, meta)
+        for sample in in_order((is_remote(row.path), partial(_sample, row)) for row in self.rows):
+            yield replace(sample, key=keys.unique(sample.key))
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def stamp(self) -> dict[str, Any]:
-        """Size in bytes, newest change, and a hash over name, size and time of the pictures and their text files."""
-        sizes, times, listing = [], [], hashlib.sha256()
+        """Size in bytes, newest change, and a hash over name, size and version of the pictures and their text files."""
+        stamps, listing = [], hashlib.sha256()
         for row in self.rows:
-            for path in (row.path, _text_path(row.path)):
-                try:
-                    status = os.stat(path)
-                except (OSError, ValueError):
-                    continue
-                sizes.append(status.st_size)
-                times.append(status.st_mtime_ns)
-                name = os.path.relpath(path, self.folder)
-                listing.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+            for path, stamp in row.stamps.items():
+                stamps.append(stamp)
+                listing.update(os.fsencode("".join(f"{part}\0" for part in (_name(path, self.folder), *stamp.values()))))
             listing.update(json.dumps([row.captions, row.meta, row.error], default=str).encode())
-        return {"size": sum(sizes), "mtime_ns": max(times, default=0), "listing": listing.hexdigest()[:16]}
+        times = [stamp["mtime_ns"] for stamp in stamps if "mtime_ns" in stamp]
+        return {"size": sum(stamp["size"] for stamp in stamps), **({"mtime_ns": max(times)} if times else {}),
+                "listing": listing.hexdigest()[:16]}
+
+
+def _sample(row: FolderRow) -> Sample:
+    meta = {"uid": row.key, "source": row.path, **known_scores(row.meta)}
+    if error := row.error or meta.pop("error", None):
+        meta["error"] = well_formed(str(error))
+    return with_picture(Sample(row.key, None, row.captions or _lines(row.text), {}, meta), "" if row.error else row.path)
 
 
 def list_folder(folder: str) -> list[FolderRow]:
@@ -68,50 +72,41 @@ def list_folder(folder: str) -> list[FolderRow]:
     Hidden files and folders are left out; the key is the path in the folder without suffix, or with it where two
     pictures differ in nothing else.
     """
-    pictures, broken = {}, []
-    metadata_files = []
-    for path in _walk(folder):
+    files = {one.path: one.stamp for one in files_below(folder)}
+    pictures = {path: ((), {}) for path in files if os.path.splitext(path)[1].lower().lstrip(".") in PICTURE_SUFFIXES}
+    broken = []
+    for path in files:
         if os.path.basename(path) == METADATA:
-            metadata_files.append(path)
-        elif os.path.splitext(path)[1].lower().lstrip(".") in PICTURE_SUFFIXES:
-            pictures[path] = ((), {})
-    for path in metadata_files:
-        _read_metadata(path, pictures, broken)
-    names = {path: os.path.relpath(path, folder).replace(os.sep, "/") for path in pictures}
+            _read_metadata(path, pictures, broken)
+    files |= {path: there.stamp for path, there in entries(path for path in pictures if path not in files).items() if there}
+    names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
     rows = []
     for path, name in names.items():
-        stem = os.path.splitext(name)[0]
-        rows.append(FolderRow(stem if stems[stem] == 1 else name, path, *pictures[path]))
-    return sorted(rows + broken, key=lambda row: os.path.relpath(row.path, folder).replace(os.sep, "/"))
+        stem, text = os.path.splitext(name)[0], os.path.splitext(path)[0] + ".txt"
+        text = text if text in files else ""
+        stamps = {one: files[one] for one in (path, text) if one in files}
+        rows.append(FolderRow(stem if stems[stem] == 1 else name, path, *pictures[path], "", text, stamps))
+    return sorted(rows + broken, key=lambda row: _name(row.path, folder))
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Files below a folder, links to folders followed once."""
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(parent, name) for name in sorted(files) if not name.startswith("."))
+def _name(path: str, folder: str) -> str:
+    return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
 def _read_metadata(path: str, pictures: dict[str, tuple[tuple[str, ...], dict]], broken: list[FolderRow]) -> None:
     """Adds what one metadata.jsonl says to the pictures that it names; a line that is bad is a row of its own."""
     folder = os.path.dirname(path)
-    with open(path, "rb") as file:
-        lines = [line for line in file.read().removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
+    lines = [line for line in read_bytes(path).removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
     for number, line in enumerate(lines):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not row["file_name"]:
+            row = json_object(line)
+            if not isinstance(row.get("file_name"), str) or not row["file_name"]:
                 raise ValueError("expected an object with a file_name")
-            name = os.path.normpath(os.path.join(folder, row.pop("file_name")))
+            name = join(folder, row.pop("file_name"))
+            name = name if "://" in name else os.path.normpath(name)
             captions = captions_of(row)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             reason = f"{path}:{number + 1}: {error}"
             broken.append(FolderRow(f"metadata-{number:09d}", f"{path}:{number + 1}", (), {}, reason))
             continue
@@ -119,14 +114,11 @@ def _read_metadata(path: str, pictures: dict[str, tuple[tuple[str, ...], dict]],
         pictures[name] = (before + captions, meta | row)
 
 
-def _text_path(path: str) -> str:
-    return os.path.splitext(path)[0] + ".txt"
-
-
-def _captions_beside(path: str) -> tuple[str, ...]:
-    """The lines of `name.txt` beside `name.jpg`, if there is one."""
+def _lines(path: str) -> tuple[str, ...]:
+    """The captions of a text file, one a line."""
     try:
-        with open(_text_path(path), encoding="utf-8-sig", errors="replace") as file:
-            return tuple(line.strip() for line in file if line.strip())
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
+        data = read_bytes(path) if path else b""
+    except FileNotFoundError:  # a link to nothing
+        data = b""
+    lines = (line.decode("utf-8", "replace").strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines())
+    return tuple(filter(None, lines))

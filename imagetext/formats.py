@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagetext.keys import encode_key
-from imagetext.rows import caption_columns, is_member_name, well_formed
+from imagetext.outputs import Output, write_file
+from imagetext.rows import caption_columns, is_caption_column, is_member_name, well_formed
 from imagetext.sample import Record, image_size
+from imagetext.stores import entry, is_remote, join, read_bytes
 
 # Present in every record, with constant types: `datasets` takes its columns from the first five records only.
 FIELDS = ("uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores")
@@ -24,6 +26,7 @@ FIELDS = ("uid", "sha256", "width", "height", "captions", "error", "source", "ca
 def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
     """The record's columns of synthetic captions: those found in `syn.json`, then its own.
 
+    What `syn.json` has of other names stays too; what is empty does not, for readers draw a caption of each column.
     Raises ValueError where one column is in both, or a record without error breaks the contract of `syn.json`.
     """
     key, found = record.sample.key, {}
@@ -32,20 +35,20 @@ def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
     except ValueError as error:
         if not record.error:
             raise ValueError(f"{key}: {error}") from error
-    found = {name: texts for name, texts in found.items() if name.startswith("syn_text") and any(map(str.strip, texts))}
+    found = {name: texts for name, texts in found.items() if any(map(str.strip, texts))}
     clash = sorted(found.keys() & record.syn_text.keys())
     if clash:
         raise ValueError(f"{key}: has the column {', '.join(clash)} already")
     columns = found | {name: tuple(map(well_formed, texts)) for name, texts in record.syn_text.items()}
     if record.error:
         return columns
-    if not columns:
-        raise ValueError(f"{key}: neither captions nor an error")
-    for name, texts in columns.items():
+    for name, texts in record.syn_text.items():
         if not name.startswith("syn_text") or "emb" in name or "_captions" in name:
             raise ValueError(f"{key}: {name!r} is no name for a column of captions (see check_column)")
         if not any(map(str.strip, texts)):
             raise ValueError(f"{key}: {name} has no caption that is not empty, and there is no error")
+    if not any(map(is_caption_column, columns)):
+        raise ValueError(f"{key}: neither captions nor an error")
     return columns
 
 
@@ -63,9 +66,10 @@ def record_fields(record: Record) -> dict[str, Any]:
 def _picture_fields(record: Record) -> dict[str, Any]:
     """`sha256`, `width` and `height` of the picture; of one that is not there, what an earlier record knew of it."""
     image, meta = record.sample.image, record.sample.meta
-    if image is None and record.error:
+    if image is None:
         unknown = {"sha256": "", "width": 0, "height": 0}
-        return {name: meta[name] if type(meta.get(name)) is type(value) else value for name, value in unknown.items()}
+        return {name: meta[name] if type(meta.get(name)) is type(value) and _fits(meta[name]) else value
+                for name, value in unknown.items()}
     try:
         width, height = image_size(image)
     except ValueError as error:
@@ -85,7 +89,7 @@ def record_members(record: Record) -> dict[str, bytes]:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's own types: bytes in base64, NaN and infinities null, what JSON has no type for as text."""
+    """The value in JSON's own types: bytes in base64, NaN and infinities null, what has no type in JSON or Arrow as text."""
     if isinstance(value, Mapping):
         return {well_formed(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -94,33 +98,37 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool | int) and _fits(value):
         return value
     return well_formed(str(value))
+
+
+def _fits(value: Any) -> bool:
+    """Whether the value, if it is an integer, is one of 64 bits."""
+    return not isinstance(value, int) or -2**63 <= value < 2**63
 
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# ---- one writer for each format: write(key, record, text), then close(complete). Failed records come last. ----------------
+# ---- one writer for each format: write(key, record, text), then close(). Failed records come last. ------------------------
 
 
 class TarShard:
     """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt."""
 
-    def __init__(self, path: str, **_: Any):
-        self.archive = tarfile.open(path, "w")
+    def __init__(self, file: Output, **_: Any):
+        self.archive = tarfile.open(fileobj=file, mode="w")
 
     def write(self, key: str, record: Record, text: str | None) -> None:
         fields, columns = record_fields(record), record_columns(record)
         files = {}
         if not record.error:
-            files["jpg"] = record.sample.image
-            if text is not None:
-                files["txt"] = text.encode()
+            files |= {"jpg": record.sample.image} if record.sample.image is not None else {}
+            files |= {"txt": text.encode()} if text is not None else {}
         else:  # captions that an earlier run made stay readable
-            fields |= _plain(columns)
+            fields |= {name: texts for name, texts in _plain(columns).items() if name not in fields}
             columns = {}
         files["syn.json"] = _dumps(columns).encode()
         files["json"] = _dumps(fields).encode()
@@ -129,23 +137,24 @@ class TarShard:
             member.size = len(data)
             self.archive.addfile(member, io.BytesIO(data))
 
-    def close(self, complete: bool) -> None:
+    def close(self) -> None:
         self.archive.close()
 
 
 class JsonlShard:
-    """JSONL: the picture as a path relative to the file, or in base64.
+    """JSONL: the picture as a path relative to the file, as a URL, or in base64.
 
     A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`.
     """
 
-    def __init__(self, path: str, *, name: str, base64_images: bool, columns: Iterable[str], **_: Any):
-        self.folder, self.images = os.path.dirname(path), f"{name}.images"
-        self.file, self.base64_images = open(path, "w", encoding="utf-8", newline="\n"), base64_images
+    def __init__(self, file: Output, *, base64_images: bool, columns: Iterable[str], **_: Any):
+        self.file, self.base64_images = file, base64_images
+        self.folder = os.path.dirname(file.path)
+        self.images = os.path.splitext(os.path.basename(file.path))[0] + ".images"
         self.columns, self.rows = dict.fromkeys(columns), 0
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        columns, members = record_columns(record), record_members(record)
+        columns, members = _table_columns(record), record_members(record)
         self.columns |= dict.fromkeys(columns)
         fields = record_fields(record)
         row = {"key": key, "image": None if record.error else self._image(record), "captions": fields.pop("captions"),
@@ -154,27 +163,44 @@ class JsonlShard:
         row |= {name: rest.pop(name) for name in ("sha256", "width", "height", "error", "caption_scores")} | rest
         if members:
             row["members"] = _plain(members)
-        self.file.write(_dumps(row) + "\n")
+        self.file.write(f"{_dumps(row)}\n".encode())
         self.rows += 1
 
-    def _image(self, record: Record) -> str:
+    def _image(self, record: Record) -> str | None:
         data, source = record.sample.image, str(record.sample.meta.get("source", ""))
+        if data is None:
+            return None
         if self.base64_images:
             return base64.b64encode(data).decode()
-        if os.path.isfile(source) and os.path.getsize(source) == len(data):
-            with open(source, "rb") as file:
-                if file.read() == data:
-                    return os.path.relpath(source, self.folder).replace(os.sep, "/")
-        path = os.path.join(self.images, f"{self.rows:09d}{_suffix(data)}")
-        os.makedirs(os.path.join(self.folder, self.images), exist_ok=True)
-        with open(os.path.join(self.folder, path), "wb") as file:
+        if self._stays(source, data):
+            path = source if is_remote(source) else os.path.relpath(source, self.folder).replace(os.sep, "/")
+            if well_formed(path) == path:  # else its name is no text
+                return path
+        name = f"{self.images}/{self.rows:09d}{_suffix(data)}"
+        self._store(join(self.folder, name), data)
+        return name
+
+    def _store(self, path: str, data: bytes) -> None:
+        """Writes a picture, which counts only once the row that names it does: it needs no temporary name."""
+        if is_remote(path):
+            write_file(path, data)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return path.replace(os.sep, "/")
 
-    def close(self, complete: bool) -> None:
-        self.file.close()
+    def _stays(self, source: str, data: bytes) -> bool:
+        """Whether the row may name the file that the picture was read from: it is there still, and there for all readers."""
+        if is_remote(source):
+            there = entry(source)
+            return there is not None and there.stamp["size"] == len(data) and read_bytes(source) == data
+        return (not is_remote(self.folder) and os.path.isfile(source) and os.path.getsize(source) == len(data)
+                and read_bytes(source) == data)
+
+    def close(self) -> None:
+        pass
 
 
 def _suffix(data: bytes) -> str:
@@ -191,33 +217,31 @@ class ParquetShard:
 
     ROW_GROUP = 100
 
-    def __init__(self, path: str, *, columns: Iterable[str], **_: Any):
-        self.path, self.columns, self.rows = path, dict.fromkeys(columns), []
+    def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
+        self.file, self.columns, self.rows = file, dict.fromkeys(columns), []
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        columns, fields = record_columns(record), record_fields(record)
+        columns, fields = _table_columns(record), record_fields(record)
         self.columns |= dict.fromkeys(columns)
         row = {"key": well_formed(key), "image": None, **columns, **{name: fields.pop(name) for name in FIELDS}}
-        if not record.error:
+        if not record.error and record.sample.image is not None:
             row["image"] = {"bytes": record.sample.image, "path": None}
         row["members"] = [{"name": name, "data": data} for name, data in record_members(record).items()]
         self.rows.append(row | {"json": _dumps(fields)})
 
-    def close(self, complete: bool) -> None:
-        if not complete:
-            return
+    def close(self) -> None:
         schema = self._schema()
-        with pq.ParquetWriter(self.path, schema) as writer:
+        with pq.ParquetWriter(self.file, schema) as writer:
             for first in range(0, len(self.rows), self.ROW_GROUP):
                 rows = self.rows[first:first + self.ROW_GROUP]
                 for row in rows:
                     row |= {name: row.get(name, ()) for name in self.columns}
-                    row["caption_scores"] = row["caption_scores"] or None
+                    row["caption_scores"] = _of_type(row["caption_scores"] or None, schema.field("caption_scores").type)
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 self.rows[first:first + self.ROW_GROUP] = [None] * len(rows)
 
     def _schema(self) -> pa.Schema:
-        usual = {name: {"logprob": [0.0], "truncated": [False]} for name in self.columns}
+        usual = {name: {"logprob": [0.0], "truncated": [False], "flags": [""], "similarity": [0.0]} for name in self.columns}
         scores = _arrow_type([usual, *(row["caption_scores"] for row in self.rows)])
         texts = pa.list_(pa.string())
         return pa.schema([
@@ -229,8 +253,13 @@ class ParquetShard:
         ], metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})})
 
 
+def _table_columns(record: Record) -> dict[str, tuple[str, ...]]:
+    """The record's caption columns that can stand beside a table's own."""
+    return {name: texts for name, texts in record_columns(record).items() if is_caption_column(name)}
+
+
 def _arrow_type(values: list[Any]) -> pa.DataType:
-    """One type for values in JSON's types, objects merged field by field."""
+    """One type for values in JSON's types, objects merged field by field; text where they are of several kinds."""
     values = [value for value in values if value is not None]
     if values and all(isinstance(value, dict) for value in values):
         names = sorted({name for value in values for name in value})
@@ -239,7 +268,20 @@ def _arrow_type(values: list[Any]) -> pa.DataType:
         return pa.struct([(name, _arrow_type([value.get(name) for value in values])) for name in names])
     if values and all(isinstance(value, list) for value in values):
         return pa.list_(_arrow_type([item for value in values for item in value]))
-    for kind, arrow in ((bool, pa.bool_()), (int, pa.int64()), (str, pa.string())):
-        if values and all(isinstance(value, kind) for value in values):
+    for kind, arrow in ((bool, pa.bool_()), (int, pa.int64()), (str, pa.string()), (int | float, pa.float64())):
+        if all(isinstance(value, kind) for value in values) and values:
             return arrow
-    return pa.float64()
+    return pa.string() if values else pa.float64()
+
+
+def _of_type(value: Any, arrow: pa.DataType) -> Any:
+    """The value as one of a type that `_arrow_type` has chosen."""
+    if value is None or pa.types.is_null(arrow):
+        return None
+    if pa.types.is_struct(arrow):
+        return {field.name: _of_type(value.get(field.name), field.type) for field in arrow}
+    if pa.types.is_list(arrow):
+        return [_of_type(item, arrow.value_type) for item in value]
+    if pa.types.is_string(arrow):
+        return value if isinstance(value, str) else _dumps(value)
+    return int(value) if pa.types.is_int64(arrow) else value

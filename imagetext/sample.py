@@ -16,6 +16,7 @@ from PIL import (
 
 MAX_PIXELS = 200_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # brands of ISO/IEC 23008-12
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def _open(data: bytes | None) -> Image.Image:
         raise ValueError("missing picture")
     if not data:
         raise ValueError("empty picture file")
+    if data[4:8] == b"ftyp":
+        brands = {data[at:at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+        if brands & HEIC and b"avif" not in brands:
+            raise ValueError("HEIC picture, which is not read; convert it to JPEG, PNG, WebP or AVIF")
     for name in FORMATS:
         # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
         factory, accept = Image.OPEN[name]

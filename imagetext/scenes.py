@@ -237,6 +237,9 @@ class _SceneRows:
     def __iter__(self) -> Iterator[Sample]:
         return (scene_sample(self.spec, index) for index in self.rows)
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
 
 def scene_shards(spec: str) -> list[Shard]:
     """The shards of a `scenes:` spec, 1,000 pictures each; raises ValueError naming what is wrong with the spec."""

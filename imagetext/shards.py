@@ -1,22 +1,26 @@
-"""Writing records in shards: temporary name, fsync, rename, and a done-marker last."""
+"""Writing records in shards: whole under their name or not there, and a done-marker last."""
 
-import hashlib
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from imagetext.formats import JsonlShard, ParquetShard, TarShard
+from imagetext.formats import JsonlShard, ParquetShard, TarShard, record_fields
 from imagetext.keys import SeenKeys
-from imagetext.sample import Record
+from imagetext.outputs import Output, abort_uploads, remove, write_file
+from imagetext.sample import Record, Sample
+from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 
 if TYPE_CHECKING:
     import datasets
 
 Format = Literal["webdataset", "jsonl", "parquet"]
 SUFFIXES = {"webdataset": ".tar", "jsonl": ".jsonl", "parquet": ".parquet"}
+MARKER = ".done.json"
 
 
 class ShardWriter:
@@ -26,82 +30,113 @@ class ShardWriter:
     last. Leaving the block writes `NAME.SUFFIX`, then the marker `NAME.done.json` with the counts, the file's size and
     SHA-256, `input` (give the shard's path and stamp) and whatever was put into `info`. An exception leaves neither.
 
+    folder: on this machine, or in a store (`s3://`, `gs://`, `hf://`), where an upload of this shard that a killed process
+    has left is aborted first.
     columns: the run's caption columns, so that shards in which all failed have them too (JSONL, Parquet).
+    images: False writes columns to be joined with their pictures later (`imagetext.join`): of each record the captions that
+    are not in its sample, and what tells whose they are, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
     base64_images: JSONL holds the pictures themselves instead of paths.
 
-    `write` raises ValueError for a record that breaks the format's contract, naming its key.
+    `write` raises ValueError for a record that breaks the format's contract, naming its key; StoreError where a store fails.
     """
 
     def __init__(self, folder: str | os.PathLike, name: str, *, format: Format = "webdataset", columns: Sequence[str] = (),
-                 text_from_synthetic: bool = False, base64_images: bool = False, input: Mapping[str, Any] | None = None):
+                 images: bool = True, text_from_synthetic: bool = False, base64_images: bool = False,
+                 input: Mapping[str, Any] | None = None):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
-        self.folder, self.name, self.format = os.fspath(folder), name, format
-        self.path = os.path.join(self.folder, name + SUFFIXES[format])
+        self.folder, self.name, self.format = plain_path(folder), name, format
+        self.path = join(self.folder, name + SUFFIXES[format])
         self.info: dict[str, Any] = {}
-        self._options = {"name": name, "columns": tuple(columns), "base64_images": base64_images}
-        self._text_from_synthetic, self._input = text_from_synthetic, dict(input or {})
+        self._options = {"columns": tuple(columns), "base64_images": base64_images}
+        self._images, self._text_from_synthetic, self._input = images, text_from_synthetic, dict(input or {})
         self._keys, self._failed, self._good = SeenKeys(name), [], 0
         self._captions = Counter({column: 0 for column in columns})
 
     def __enter__(self) -> "ShardWriter":
-        os.makedirs(self.folder, exist_ok=True)
-        _remove(_marker_path(self.folder, self.name))  # it vouches for the file that is about to be replaced
+        remove(_marker_path(self.folder, self.name))  # it vouches for the file that is about to be replaced
+        abort_uploads(self.path)
+        self._file = Output(self.path)
         kind = {"webdataset": TarShard, "jsonl": JsonlShard, "parquet": ParquetShard}[self.format]
-        self._shard = kind(self.path + ".tmp", **self._options)
+        self._shard = kind(self._file, **self._options)
         return self
 
-    def write(self, record: Record) -> None:
-        """Adds a record; a key seen before becomes `KEY~2`, with a warning."""
+    def write(self, record: Record, text: str | None = None) -> None:
+        """Adds a record; a key seen before becomes `KEY~2`, with a warning.
+
+        text: the `txt` of a webdataset record, where it is not to be the first caption.
+        """
         if not record.sample.key:
             raise ValueError(f"{self.name}: a sample without a key, from {record.sample.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.sample.key)
+        if not self._images:
+            record = _columns_alone(record)
         if record.error:
             self._failed.append((key, record))
             return
-        text = next((caption for caption in record.sample.captions if caption.strip()), None)
-        if self._text_from_synthetic:
-            text = next((caption for captions in record.syn_text.values() for caption in captions if caption.strip()), text)
-        self._shard.write(key, record, text)
+        self._shard.write(key, record, (text or self._text(record)) if self._images else None)
         self._good += 1
         self._captions.update({name: len(texts) for name, texts in record.syn_text.items()})
+
+    def _text(self, record: Record) -> str | None:
+        synthetic = record.syn_text.values() if self._text_from_synthetic else ()
+        return next((text for texts in (*synthetic, record.sample.captions) for text in texts if text.strip()), None)
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         try:
             if kind is None:
                 for key, record in self._failed:
                     self._shard.write(key, record, None)
-            self._shard.close(complete=kind is None)
-            if kind is None:
-                _replace(self.path + ".tmp", self.path)
+                self._shard.close()
+                self._file.commit()
                 self._write_marker()
         finally:
-            _remove(self.path + ".tmp")
+            self._file.discard()
 
     def _write_marker(self) -> None:
-        with open(self.path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         marker = {
             "name": self.name, "file": os.path.basename(self.path), "format": self.format,
-            "size": os.path.getsize(self.path), "sha256": sha256, "rows": self._good + len(self._failed),
+            "size": self._file.size, "sha256": self._file.sha256, "rows": self._good + len(self._failed),
             "failed": len(self._failed), "captions": dict(sorted(self._captions.items())), "input": self._input, **self.info,
         }
-        path = _marker_path(self.folder, self.name)
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(marker, file, indent=1)
-        _replace(path + ".tmp", path)
+        write_file(_marker_path(self.folder, self.name), json.dumps(marker, indent=1).encode())
+
+
+def _columns_alone(record: Record) -> Record:
+    """The record with its own columns, and of its sample only what tells which it is."""
+    sample = record.sample
+    url = sample.members.get("url.txt", b"").decode("utf-8", "replace").strip()
+    meta = {**sample.meta, **record_fields(record), **({"url": url} if url else {})}
+    meta["caption_scores"] = {name: scores for name, scores in meta["caption_scores"].items() if name in record.syn_text}
+    return replace(record, sample=Sample(sample.key, None, sample.captions, {}, meta))
 
 
 def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:
     """The done-marker of a shard, or None where the shard is not done: no marker, or its file is missing or another size."""
+    folder = plain_path(folder)
+    marker = _marker(folder, name)
+    there = entry(join(folder, marker["file"])) if marker else None
+    return marker if there and there.stamp["size"] == marker["size"] else None
+
+
+def read_markers(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """The done-markers of all shards that are done, by the shard's name: as `read_marker`, with one listing of the folder."""
+    folder = plain_path(folder)
+    sizes = {os.path.basename(one.path): one.stamp["size"] for one in listing(folder)}
+    names = [name.removesuffix(MARKER) for name in sizes if name.endswith(MARKER)]
+    read = in_order((is_remote(folder), partial(_marker, folder, name)) for name in names)
+    return {name: marker for name, marker in zip(names, read) if marker and sizes.get(marker["file"]) == marker["size"]}
+
+
+def _marker(folder: str, name: str) -> dict[str, Any] | None:
     try:
-        with open(_marker_path(os.fspath(folder), name), encoding="utf-8") as file:
-            marker = json.load(file)
-        whole = os.path.getsize(os.path.join(folder, marker["file"])) == marker["size"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        marker = json.loads(read_bytes(_marker_path(folder, name)))
+        return marker if isinstance(marker["file"], str) and isinstance(marker["size"], int) else None
+    except StoreError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
-    return marker if whole else None
 
 
 def check_column(name: str) -> str:
@@ -128,7 +163,7 @@ def dataset_features(columns: Sequence[str], *, similarity: bool = False) -> "da
     """
     from datasets import Features, Image, List, Value
     texts = List(Value("string"))
-    scores = {"logprob": List(Value("float64")), "truncated": List(Value("bool"))}
+    scores = {"logprob": List(Value("float64")), "truncated": List(Value("bool")), "flags": texts}
     if similarity:
         scores["similarity"] = List(Value("float64"))
     return Features({
@@ -143,23 +178,4 @@ def dataset_features(columns: Sequence[str], *, similarity: bool = False) -> "da
 
 
 def _marker_path(folder: str, name: str) -> str:
-    return os.path.join(folder, f"{name}.done.json")
-
-
-def _replace(temporary: str, path: str) -> None:
-    """Rename, with the data on disk before and the name after."""
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+    return join(folder, name + MARKER)

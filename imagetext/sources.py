@@ -1,18 +1,20 @@
 """What a SPEC names -> shards of Samples."""
 
-import glob
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import has_magic
 from typing import Any
 
 from imagetext.curated import KINDS, curated_pieces
 from imagetext.folders import FolderRows, list_folder
-from imagetext.rows import caption_columns
+from imagetext.rows import caption_columns, is_caption_column, json_object
 from imagetext.sample import Record, Sample
-from imagetext.tables import ROWS_PER_SHARD, TABLE_SUFFIXES, split_table
+from imagetext.stores import Entry, entries, entry, join, listing, matches, plain_path, read_bytes
+from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, split_suffix, split_table
 from imagetext.tars import TarRows
 
 
@@ -22,35 +24,39 @@ class Shard:
 
     name: str                   # the output's name derives from it; unique in a run
     path: str                   # where the samples come from
-    stamp: Mapping[str, Any]    # size and mtime_ns of the input; {} for drawn pictures
+    stamp: Mapping[str, Any]    # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
     samples: Iterable[Sample] = field(repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
 
 
-def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None) -> list[Shard]:
+def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`), a folder of pictures, a `.jsonl`, `.csv`, `.tsv` or
-    `.parquet` table, a published caption set (`docci:FILE`, see `imagetext.curated`), or `scenes:...`. A tar is one shard;
-    folders and tables are split into shards of 1,000 rows.
+    `.parquet` table, an `info.json` that lists such files, a published caption set (`docci:FILE`, see
+    `imagetext.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.hub`), or `scenes:...`. Files may be
+    in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.jsonl.zst`);
+    folders and other tables are split into shards of 1,000 rows.
 
     images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
+    distinct: two shards of one name are an error, for a run writes them under it.
 
     Raises ValueError with every problem of every SPEC. Iterating a shard raises ValueError, naming the file, where a
-    file is cut or damaged as a whole, after the rows before that; a row that is bad is a Sample with `meta["error"]`.
+    file is cut or damaged as a whole, after the rows before that, and StoreError where a store still fails after several
+    attempts; a row that is bad is a Sample with `meta["error"]`.
     """
     problems, shards = [], []
     for one in [spec] if isinstance(spec, str) else spec:
         try:
-            shards += _shards_of(one, None if images is None else os.fspath(images), problems)
+            shards += _shards_of(one, None if images is None else plain_path(images), problems)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     first_of = {}
     for shard in shards:
         other = first_of.setdefault(shard.name, shard)
-        if other is not shard:
+        if distinct and other is not shard:
             problems.append(f"two inputs would both be written as {shard.name!r}: {other.path} and {shard.path}")
     if not shards and not problems:
         problems.append("no input given")
@@ -64,16 +70,19 @@ def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
 
     Raises ValueError as `read_samples` and its shards do.
     """
-    return (_to_record(sample) for shard in read_samples(spec) for sample in shard)
+    return (_to_record(sample) for shard in read_samples(spec, distinct=False) for sample in shard)
 
 
 def _to_record(sample: Sample) -> Record:
     members, meta = dict(sample.members), dict(sample.meta)
-    error, syn_text = meta.pop("error", ""), {}
+    error, columns = meta.pop("error", ""), {}
     try:
-        syn_text = caption_columns(members.pop("syn.json", b"{}"))
+        columns = caption_columns(members.pop("syn.json", b"{}"))
     except ValueError as problem:
         error = error or str(problem)
+    syn_text = {name: texts for name, texts in columns.items() if is_caption_column(name)}
+    if others := {name: texts for name, texts in columns.items() if name not in syn_text}:
+        members["syn.json"] = json.dumps(others).encode()
     return Record(Sample(sample.key, sample.image, sample.captions, members, meta), syn_text, error)
 
 
@@ -81,35 +90,41 @@ def _to_record(sample: Sample) -> Record:
 
 
 def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard]:
-    if spec.startswith("scenes:"):
+    kind, _, rest = spec.partition(":")
+    if kind == "scenes":
         from imagetext.scenes import scene_shards
         return scene_shards(spec)
-    if spec.partition(":")[0] in KINDS:
-        return [Shard(f"{os.path.splitext(os.path.basename(os.path.normpath(rows.path)))[0]}-{number:05d}", rows.path,
-                      _stamp(rows.path), rows) for number, rows in enumerate(curated_pieces(spec, images))]
+    if kind == "datasets":
+        from imagetext.hub import hub_pieces
+        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec)]
+    if kind in KINDS:
+        return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
+                for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", images))]
     shards = []
-    for path in _paths(spec):
+    for path, there in _named(plain_path(spec)).items():
         try:
-            shards += _shards_at(path, images)
+            shards += _shards_at(path, there, images)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     return shards
 
 
-def _paths(spec: str) -> list[str]:
-    """The paths that a pattern names; a path that exists stands for itself, whatever its name."""
-    if os.path.exists(spec):
-        return [spec]
-    paths = []
-    for pattern in _expand_braces(spec):
-        if os.path.exists(pattern) or not glob.has_magic(pattern):
-            paths.append(pattern)
+def _named(spec: str) -> dict[str, Entry | None]:
+    """What a pattern names, in order; a path that exists stands for itself, whatever its name."""
+    if there := entry(spec):
+        return {spec: there}
+    patterns = _expand_braces(spec)
+    named = entries(patterns)
+    found = {}
+    for pattern in patterns:
+        if named[pattern] or not has_magic(pattern):
+            found[pattern] = named[pattern]
             continue
-        found = sorted(glob.glob(pattern, recursive=True))
-        if not found:
+        matching = matches(pattern)
+        if not matching:
             raise ValueError(f"{spec}: nothing matches {pattern}")
-        paths += found
-    return paths
+        found |= matching
+    return found
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -131,36 +146,66 @@ def _expand_braces(pattern: str) -> list[str]:
         _expand_braces(pattern[:match.start()] + choice + pattern[match.end():]) for choice in choices))
 
 
-def _shards_at(path: str, images: str | None) -> list[Shard]:
-    if os.path.isdir(path):
-        return _folder_shards(os.path.normpath(path))
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix != ".tar" and suffix not in TABLE_SUFFIXES:
-        known = f"not a .tar, {', '.join(TABLE_SUFFIXES)} file or a folder of pictures"
-        raise ValueError(f"{path}: {known if os.path.exists(path) else 'no such folder, and ' + known}")
-    if not os.path.isfile(path):
+def _shards_at(path: str, there: Entry | None, images: str | None) -> list[Shard]:
+    if there and there.is_folder:
+        return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"))
+    stem, suffix = split_suffix(path)
+    if suffix not in (".tar", ".json", *TABLE_SUFFIXES):
+        known = f"not a .tar, {', '.join(TABLE_SUFFIXES)} file, an info.json or a folder of pictures"
+        raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
+    if not there:
         raise ValueError(f"{path}: no such file")
-    stamp = _stamp(path)
-    stem = os.path.splitext(os.path.basename(path))[0]
     if suffix == ".tar":
-        return [Shard(stem, path, stamp, TarRows(path))]
+        return [Shard(stem, path, there.stamp, TarRows(path))]
+    if suffix == ".json":
+        return _listed_shards(path, images)
     parts = split_table(path, images)
     if not parts:
         raise ValueError(f"{path}: no rows")
-    return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]
+    if suffix in COMPRESSIONS:
+        return [Shard(stem, path, there.stamp, parts[0])]
+    return [Shard(f"{stem}-{number:05d}", path, there.stamp, rows) for number, rows in enumerate(parts)]
 
 
-def _stamp(path: str) -> dict[str, int]:
-    """Size in bytes and time of change of a file; of a folder's files, their sum and the latest."""
-    files = [entry.stat() for entry in os.scandir(path) if entry.is_file()] if os.path.isdir(path) else [os.stat(path)]
-    return {"size": sum(status.st_size for status in files), "mtime_ns": max(status.st_mtime_ns for status in files)}
+def _listed_shards(path: str, images: str | None) -> list[Shard]:
+    """The shards that an `info.json` lists, `{"lengths": {name: rows}}`; names start from its own folder.
+
+    The numbers are not relied on: the tool that writes such files leaves them 0, or counts good rows only.
+    """
+    try:
+        lengths = json_object(read_bytes(path)).get("lengths")
+        if not isinstance(lengths, dict) or not lengths:
+            raise ValueError('"lengths" is no object of shards')
+    except ValueError as error:
+        raise ValueError(f"{path}: lists no shards: {error}") from error
+    shards, problems = [], []
+    for name, there in entries(join(os.path.dirname(path), name) for name in lengths).items():
+        try:
+            if split_suffix(name)[1] not in (".tar", *TABLE_SUFFIXES):
+                raise ValueError(f"{name}: no shard")
+            shards += _shards_at(name, there, images)
+        except (ValueError, OSError) as error:
+            problems.append(f"{path}: lists {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return shards
+
+
+def _stamp(path: str) -> Mapping[str, Any]:
+    """What tells whether a file has changed; of a folder's files, the sum of their sizes and the latest change."""
+    there = entry(path)
+    if there is None or not there.is_folder:
+        return there.stamp if there else {}
+    stamps = [one.stamp for one in listing(path) if not one.is_folder]
+    return {name: sum(stamp[name] for stamp in stamps) if name == "size" else max(stamp[name] for stamp in stamps)
+            for name in (stamps[0] if stamps else ())}
 
 
 def _folder_shards(folder: str) -> list[Shard]:
     rows = list_folder(folder)
     if not rows:
-        others = sorted({suffix for name in os.listdir(folder)
-                         if (suffix := os.path.splitext(name)[1].lower()) in (".tar", *TABLE_SUFFIXES)})
+        others = sorted({suffix for one in listing(folder)
+                         if (suffix := split_suffix(one.path)[1]) in (".tar", *TABLE_SUFFIXES)})
         hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)
         raise ValueError(f"{folder}: no pictures in this folder{hint}")
     stem = os.path.basename(os.path.abspath(folder))

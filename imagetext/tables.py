@@ -1,6 +1,7 @@
-"""Reading tables of pictures and captions: JSONL, CSV, TSV and Parquet, in shards of rows."""
+"""Reading tables of pictures and captions: JSONL, CSV, TSV and Parquet in shards of rows, compressed JSONL in one each."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagetext.keys import SeenKeys
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, row_sample
+from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, json_object, row_samples
 from imagetext.sample import Sample
+from imagetext.stores import StoreError, open_file
 
 ROWS_PER_SHARD = 1000
-TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet")
+COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
+TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)
 
 
 @dataclass(frozen=True)
@@ -30,36 +33,64 @@ class TableRows:
     images: str | None = None       # the folder that pictures' paths start from; None: the table's own
 
     def __iter__(self) -> Iterator[Sample]:
-        folder, base = os.path.split(self.path)
-        keys = SeenKeys(self.path)
-        for number, row in self.numbered():
-            row_key = f"{os.path.splitext(base)[0]}-{number:09d}"
-            yield row_sample(row, row_key, folder if self.images is None else self.images, f"{self.path}:{number + 1}", keys)
+        return _samples(self)
 
-    def numbered(self) -> Iterator[tuple[int, dict | ValueError]]:
+    def __len__(self) -> int:
+        return self.count
+
+    def numbered(self) -> Iterator[tuple[int, Row | ValueError]]:
         """Row numbers, from 0 in the whole table, and rows, or what is wrong with one as a whole."""
         return enumerate(_parquet_rows(self) if _kind(self.path) == ".parquet" else _text_rows(self), self.first)
 
 
-def split_table(path: str, images: str | None = None) -> list[TableRows]:
-    """The rows of a table in pieces of ROWS_PER_SHARD; raises ValueError where the file is no table of pictures or captions."""
+@dataclass(frozen=True)
+class CompressedRows:
+    """All rows of a compressed table, which cannot be entered in its midst and tells no length."""
+
+    path: str
+    images: str | None = None
+
+    def __iter__(self) -> Iterator[Sample]:
+        return _samples(self)
+
+    def numbered(self) -> Iterator[tuple[int, Row | ValueError]]:
+        """As `TableRows` does."""
+        return enumerate(map(_json_row, _decompressed_lines(self.path)))
+
+
+def _samples(rows: TableRows | CompressedRows) -> Iterator[Sample]:
+    stem = split_suffix(rows.path)[0]
+    named = ((row, f"{stem}-{number:09d}", f"{rows.path}:{number + 1}") for number, row in rows.numbered())
+    return row_samples(named, os.path.dirname(rows.path) if rows.images is None else rows.images, SeenKeys(rows.path))
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """The name of a file without its suffix, and the suffix, `.jsonl.gz` being one."""
+    name = os.path.basename(path)
+    compressed = next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), None)
+    return (name[:-len(compressed)], compressed) if compressed else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
+
+
+def split_table(path: str, images: str | None = None) -> list[TableRows | CompressedRows]:
+    """The rows of a table in pieces of ROWS_PER_SHARD; raises ValueError where the file is no table of pictures or captions.
+
+    A compressed table is one piece, and looked into only when that is read.
+    """
     parts, names = split_rows(path)
     if names is not None:
         _check_columns(path, names)
     return [replace(part, images=images) for part in parts]
 
 
-def split_rows(path: str) -> tuple[list[TableRows], Sequence[str] | None]:
+def split_rows(path: str) -> tuple[list[TableRows | CompressedRows], Sequence[str] | None]:
     """The rows of a table of whatever columns, in pieces, and the columns' names where the file has them in one place."""
     kind = _kind(path)
-    if kind == ".parquet":
-        try:
-            with pq.ParquetFile(path) as file:
-                names, rows = file.schema_arrow.names, file.metadata.num_rows
-        except pa.ArrowException as error:
-            raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
-        return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first)) for first in range(0, rows, ROWS_PER_SHARD)], names
-    with open(path, "rb") as file:
+    if kind in COMPRESSIONS:
+        return [CompressedRows(path)], None
+    with open_file(path) as file:
+        if kind == ".parquet":
+            names, rows = _open_parquet(path, file)
+            return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first)) for first in range(0, rows, ROWS_PER_SHARD)], names
         header = None
         if kind == ".jsonl":
             starts, rows = _starts(_json_lines(file))
@@ -75,7 +106,7 @@ def split_rows(path: str) -> tuple[list[TableRows], Sequence[str] | None]:
 
 def _kind(path: str) -> str:
     """The table's format by its suffix; `.jsonlines` is another name of `.jsonl`."""
-    kind = os.path.splitext(path)[1].lower()
+    kind = split_suffix(path)[1]
     return ".jsonl" if kind == ".jsonlines" else kind
 
 
@@ -133,24 +164,37 @@ def _starts(records: Iterator[tuple[int, Any]], start: int = 0) -> tuple[list[in
     return starts, count
 
 
-def _text_rows(rows: TableRows) -> Iterator[dict | ValueError]:
+def _text_rows(rows: TableRows) -> Iterator[Row | ValueError]:
     kind = _kind(rows.path)
-    with open(rows.path, "rb") as file:
+    with open_file(rows.path) as file:
         file.seek(rows.offset)
         records = _json_lines(file) if kind == ".jsonl" else _csv_records(file, kind)
         for _, (_, record) in zip(range(rows.count), records):
             yield _json_row(record) if kind == ".jsonl" else _csv_row(record, rows.header)
 
 
-def _json_row(line: bytes) -> dict | ValueError:
+def _decompressed_lines(path: str) -> Iterator[bytes]:
+    compression = COMPRESSIONS[_kind(path)]
+    with open_file(path) as file:
+        if not file.peek(1):
+            raise ValueError(f"{path}: empty, which no {compression} file is")
+        try:
+            with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
+                yield from filter(bytes.strip, io.BufferedReader(stream, 1 << 20))
+        except StoreError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: cut or damaged: {error}") from error
+
+
+def _json_row(line: bytes) -> Row | ValueError:
     try:
-        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError) as error:
+        return json_object(line.removeprefix(b"\xef\xbb\xbf"))
+    except ValueError as error:
         return ValueError(f"not a line of JSON: {error}")
-    return row if isinstance(row, dict) else ValueError(f"expected a JSON object, got {type(row).__name__}")
 
 
-def _csv_row(cells: list[str] | csv.Error, header: tuple[str, ...]) -> dict | ValueError:
+def _csv_row(cells: list[str] | csv.Error, header: tuple[str, ...]) -> Row | ValueError:
     if isinstance(cells, csv.Error):
         return ValueError(f"not a line of CSV: {cells}")
     if len(cells) != len(header):
@@ -165,22 +209,59 @@ def _csv_row(cells: list[str] | csv.Error, header: tuple[str, ...]) -> dict | Va
     return row
 
 
-def _parquet_rows(rows: TableRows) -> Iterator[dict]:
-    with pq.ParquetFile(rows.path) as file:
-        groups, start, skip = [], 0, 0
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            if end > rows.first and start < rows.first + rows.count:
-                skip = skip if groups else rows.first - start
-                groups.append(group)
-            start = end
-        left = rows.count
-        try:
-            for batch in file.iter_batches(batch_size=64, row_groups=groups):
+# ---- Parquet -----------------------------------------------------------------------------------------------------
+
+
+def _open_parquet(path: str, file: BinaryIO) -> tuple[list[str], int]:
+    """The columns' names, `image` for that of pictures, and the number of rows."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            return _column_names(parquet.schema_arrow), parquet.metadata.num_rows
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _column_names(schema: pa.Schema) -> list[str]:
+    """The columns' names, the first of `datasets`' pictures being `image` where no other has a name of pictures."""
+    names = list(schema.names)
+    if not any(name in IMAGE_COLUMNS for name in names):
+        picture = next((number for number, kind in enumerate(schema.types) if pa.types.is_struct(kind)
+                        and sorted(kind[at].name for at in range(kind.num_fields)) == ["bytes", "path"]), None)
+        names = [name if number != picture else "image" for number, name in enumerate(names)]
+    return names
+
+
+def _parquet_rows(rows: TableRows) -> Iterator[Row | ValueError]:
+    try:
+        with open_file(rows.path) as file, pq.ParquetFile(file) as parquet:
+            names = _column_names(parquet.schema_arrow)
+            groups, start, skip = [], 0, 0
+            for group in range(parquet.num_row_groups):
+                end = start + parquet.metadata.row_group(group).num_rows
+                if end > rows.first and start < rows.first + rows.count:
+                    skip = skip if groups else rows.first - start
+                    groups.append(group)
+                start = end
+            left = rows.count
+            for batch in parquet.iter_batches(batch_size=64, row_groups=groups):
                 batch, skip = batch.slice(skip), max(0, skip - batch.num_rows)
-                yield from batch.slice(0, left).to_pylist()
+                yield from _batch_rows(batch.slice(0, left).rename_columns(names))
                 left -= min(left, batch.num_rows)
                 if not left:
                     return
-        except pa.ArrowException as error:
-            raise ValueError(f"{rows.path}: damaged Parquet file: {error}") from error
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{rows.path}: damaged Parquet file: {error}") from error
+    raise ValueError(f"{rows.path}: damaged Parquet file: {left} rows fewer than it says")
+
+
+def _batch_rows(batch: pa.RecordBatch) -> list[Row | ValueError]:
+    try:
+        return batch.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # text that is not UTF-8, a time out of range: some row's
+        if batch.num_rows == 1:
+            return [ValueError(f"a cell that cannot be read: {error}")]
+    return [row for number in range(batch.num_rows) for row in _batch_rows(batch.slice(number, 1))]

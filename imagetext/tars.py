@@ -1,21 +1,23 @@
-"""Reading tar shards in webdataset's layout: the files of one sample share a key and stand side by side."""
+"""Reading tar shards in webdataset's layout: the files of one sample share a key and stand side by side.
 
-import json
-import logging
+So are the reinforced sets laid out, of either kind: `url.txt, syn.json, paug.json, npz, json` without a picture, and with
+`jpg`, `txt`, and `pth.gz` in `npz`'s place. What is no picture, text or `json` is carried as bytes and never opened.
+"""
+
 import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imagetext.keys import SeenKeys, decode_key
-from imagetext.rows import caption_columns, captions_of
+from imagetext.rows import caption_columns, captions_of, json_object, known_scores, well_formed
 from imagetext.sample import Sample
+from imagetext.stores import open_file
 
-logger = logging.getLogger(__name__)
-
-# In order of preference, where a sample has several.
+# In order of preference, where a sample has several. The last are no pictures that we read, but say so.
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k", "jfif", "jpe", "ppm",
-                    "pgm", "pnm", "apng")
+                    "pgm", "pnm", "apng", "heic", "heif")
+READ_AHEAD = 8 << 20  # bytes asked of a store at once
 
 
 @dataclass(frozen=True)
@@ -42,31 +44,37 @@ def split_name(name: str) -> tuple[str, str]:
     """Key and suffix of a member: webdataset's rule, the key ends at the first dot of the last part of the path."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
-    return folder + slash + stem, suffix.lower()
+    return folder + slash + stem, well_formed(suffix.lower().replace("\0", "?"))
 
 
-def read_members(path: str) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every regular file of a tar whose name has a key and a suffix; nothing is ever unpacked to disk.
+def read_members(path: str) -> Iterator[tuple[str, bytes | None]]:
+    """Name and bytes of every file of a tar whose name has a key and a suffix; nothing is ever unpacked to disk.
 
-    Raises ValueError, naming file and offset, where the tar is cut or damaged: `tarfile` itself takes a cut between
-    two files, or a damaged header, for the end.
+    The bytes of a link, device or sparse file are None. Raises ValueError, naming file and offset, where the tar is cut or
+    damaged: `tarfile` itself takes a cut between two files, or a damaged header, for the end.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with open_file(path, READ_AHEAD) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        offset = 0
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # tarfile remembers every header it has seen
+                    if archive.offset <= offset or member.size < 0:  # it would go round in circles
+                        raise tarfile.ReadError(f"a file of {member.size} bytes")
+                    offset = archive.offset
                     stem, suffix = split_name(member.name)
+                    if member.isdir() or not suffix or not stem or stem.endswith("/"):
+                        continue
                     if not member.isreg() or member.issparse():
-                        if not member.isdir():
-                            logger.warning("%s: %s is no regular file and is left out", path, member.name)
-                    elif suffix and not stem.endswith("/") and stem:
-                        if member.offset_data + member.size > size:
-                            raise tarfile.ReadError("unexpected end of data")
-                        yield member.name, archive.extractfile(member).read()
+                        yield member.name, None
+                        continue
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError("unexpected end of data")
+                    yield member.name, archive.extractfile(member).read()
                 offset = archive.offset
-        except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+        except (tarfile.TarError, EOFError, OverflowError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cut or damaged near byte {file.tell()}: {error}") from error
         file.seek(offset)
         if file.read(512) != bytes(512):
@@ -76,16 +84,15 @@ def read_members(path: str) -> Iterator[tuple[str, bytes]]:
                 raise ValueError(f"{path}: there is data behind the end-of-archive mark at byte {offset}")
 
 
-def _sample(path: str, keys: SeenKeys, name: str, files: dict[str, bytes]) -> Sample:
+def _sample(path: str, keys: SeenKeys, name: str, files: dict[str, bytes | None]) -> Sample:
     """One sample of the files that share a key."""
-    original, errors, meta = decode_key(name), [], {}
+    original, meta = decode_key(name), {}
+    errors = [f"{suffix}: no regular file of a tar" for suffix, data in files.items() if data is None]
+    files = {suffix: data for suffix, data in files.items() if data is not None}
     if (raw := files.pop("json", None)) is not None:
         try:
-            meta = json.loads(raw)
-            if not isinstance(meta, dict):
-                raise ValueError(f"expected an object, got {type(meta).__name__}")
-        except (ValueError, RecursionError) as error:
-            meta = {}
+            meta = json_object(raw)
+        except ValueError as error:
             errors.append(f"json member: {error}")
     failed_before = meta.pop("error", None)
     text = files.pop("txt", b"").decode("utf-8", "replace").strip()
@@ -98,9 +105,10 @@ def _sample(path: str, keys: SeenKeys, name: str, files: dict[str, bytes]) -> Sa
         errors.append(str(error))
     # A record that failed has no picture: whatever else looks like one is carried.
     picture = "jpg" if failed_before else _picture_suffix(files, errors)
-    meta = {"uid": original, "source": f"{path}/{name}.{picture or 'json'}", **meta}
+    uid = meta.pop("uid", None)
+    meta = {"uid": original if uid is None else uid, "source": f"{path}/{name}.{picture or 'json'}", **known_scores(meta)}
     if reason := "; ".join(errors) or failed_before:
-        meta["error"] = str(reason)
+        meta["error"] = well_formed(str(reason))
     image = files.pop(picture, None)
     return Sample(keys.unique(original), image, captions, files, meta)
 

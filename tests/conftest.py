@@ -1,7 +1,11 @@
-"""Pictures, and small, exact copies of the caption sets as their authors publish them."""
+"""Pictures, small, exact copies of the caption sets as their authors publish them, and an S3 server on this machine."""
 
 import io
+import itertools
 import json
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +123,100 @@ def recap_coco(tmp_path, picture):
         pq.write_table(pa.Table.from_pylist([row]), path)
         return str(path)
     return make
+
+
+# ---- a real S3 server on this machine, whose answers can be spoilt -----------------------------------------------------
+
+
+BUCKETS = itertools.count(1000)
+
+
+@dataclass
+class S3:
+    """A bucket of its own for a test, and how often which answer of the server goes wrong."""
+
+    bucket: str
+    faults: list[list] = field(default_factory=list)
+    requests: list[tuple[str, str, str, str]] = field(default_factory=list)  # method, path, query, who signed
+
+    @property
+    def root(self) -> str:
+        return f"s3://{self.bucket}"
+
+    def fail(self, method: str, name: str, kind: int | str, times: int = 10**9) -> None:
+        """The next answers to such requests for names with this end are a status, or "cut", "less" or "hang"."""
+        self.faults.append([method, name, kind, times])
+
+    def count(self, method: str, name: str = "") -> int:
+        return sum(done == method and path.endswith(name) for done, path, _, _ in self.requests)
+
+    def put(self, name: str, data: bytes) -> str:
+        from imagetext.stores import filesystem
+        filesystem(self.root).pipe_file(f"{self.root}/{name}", data)
+        return f"{self.root}/{name}"
+
+    def fault(self, method: str, path: str) -> int | str | None:
+        for fault in self.faults:
+            if fault[0] == method and path.endswith(fault[1]) and fault[3]:
+                fault[3] -= 1
+                return fault[2]
+        return None
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A list whose one element is the bucket that is asked for now; the environment says where, and who asks."""
+    pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+    server, current = DomainDispatcherApplication(create_backend_app), []
+
+    def spoilt(environ, start_response):
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        signed = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
+        kind = None
+        if current:
+            current[0].requests.append((method, path, environ["QUERY_STRING"], signed))
+            kind = current[0].fault(method, path)
+        if kind is None:
+            return server(environ, start_response)
+        if isinstance(kind, int):
+            start_response(f"{kind} fault", [("Content-Length", "0"), ("Connection", "close")])
+            return [b""]
+        answer = []
+        body = b"".join(server(environ, lambda *status: answer.append(status)))
+        status, headers = answer[0][0], [one for one in answer[0][1] if not one[0].lower().startswith("x-amz-checksum")]
+        if kind == "hang":
+            time.sleep(1.5)
+        half = body[:len(body) // 2]
+        length = len(half) if kind == "less" else len(body)
+        start_response(status, [(name, str(length) if name.lower() == "content-length" else value) for name, value in headers])
+        return [half if kind in ("cut", "less") else body]
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, *_):
+            pass
+
+    web = make_server("127.0.0.1", 0, spoilt, threaded=True, request_handler=Quiet)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{web.server_port}", "AWS_ACCESS_KEY_ID": "mine",
+                            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",
+                            "AWS_EC2_METADATA_DISABLED": "true"}.items():
+            patch.setenv(name, value)
+        patch.setattr(s3fs.S3FileSystem, "read_timeout", 1)
+        yield current
+    web.shutdown()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """An empty bucket; all attempts of ours are made, at once, and none of the libraries'."""
+    from imagetext import stores
+    monkeypatch.setattr(stores, "FIRST_WAIT", 0)
+    bucket = S3(f"bucket-{next(BUCKETS)}")
+    stores.filesystem(bucket.root).mkdir(bucket.bucket)
+    s3_server[:] = [bucket]
+    yield bucket
+    s3_server.clear()

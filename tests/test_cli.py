@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import CliPositionalArg, CliSuppress
 
 import capsmith
 
@@ -101,6 +102,45 @@ def test_the_environment_does_not_leak_in(monkeypatch):
     assert parse(*NEEDED) == Demo(input=["a"], model="m")
 
 
+class DemoOfFolder(BaseModel):
+    """A command with a positional argument, and a field that only a file can have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: CliPositionalArg[Path] = Field(description="what to read")
+    number: int = Field(3, gt=0, description="how many")
+    entries: CliSuppress[list[dict[str, int]]] = Field([], description="in the file")
+
+    @field_validator("entries")
+    @classmethod
+    def _are_few(cls, entries):
+        if len(entries) > 1:
+            raise ValueError(f"entries[1]: is one too many of {len(entries)}")
+        return entries
+
+
+def test_a_positional_argument_may_stand_anywhere_and_a_hidden_field_only_in_the_file(recipe, capsys):
+    path = recipe("entries: [{a: 1}]\n")
+    expected = DemoOfFolder(folder="some/where", number=4, entries=[{"a": 1}])
+    for argv in (["some/where", "--number", "4"], ["--number", "4", "some/where"]):
+        assert capsmith.parse("demo", DemoOfFolder, [*argv, "--config", path]) == expected
+    with pytest.raises(SystemExit):
+        capsmith.parse("demo", DemoOfFolder, ["--help"])
+    text = capsys.readouterr().out
+    assert "usage: capsmith demo FOLDER [options]" in text and "entries" not in text
+
+
+def test_problems_of_positional_arguments_and_hidden_fields_name_them(recipe):
+    path = recipe("entries: [{a: 1}, {b: 2}]\n")
+    for argv, expected in ((["--number", "0"], ["FOLDER: required", "--number 0: Input should be greater than 0"]),
+                           (["a", "b", "--folder", "c"], ["b: belongs to no flag", "--folder: unknown", "c: belongs to no flag"]),
+                           (["a", "--entries", "c"], ["--entries: unknown", "c: belongs to no flag"]),
+                           (["a", "--config", path], [f"{path}: entries[1]: is one too many of 2"])):
+        with pytest.raises(ValueError) as caught:
+            capsmith.parse("demo", DemoOfFolder, argv)
+        assert [line.strip() for line in str(caught.value).splitlines()[1:]] == expected
+
+
 # --- problems --------------------------------------------------------------------------------------------------------
 
 
@@ -165,7 +205,7 @@ def test_help_lists_the_commands(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name, command in capsmith.COMMANDS.items():
         assert f"  {name:12}{command.__doc__}" in lines
-    assert list(capsmith.COMMANDS) == ["finetune", "generate", "diversity", "quickstart"]
+    assert list(capsmith.COMMANDS) == ["finetune", "generate", "verify", "gallery", "join", "reinforce", "diversity", "quickstart"]
 
 
 def test_version(capsys):
@@ -195,7 +235,8 @@ def test_each_command_has_help_for_every_flag(command, capsys):
 
 @pytest.mark.parametrize("command, config_type", [
     ("finetune", "finetune.config.FinetuneConfig"), ("generate", "generate.config.GenerateConfig"),
-    ("diversity", "diversity.config.DiversityConfig"), ("quickstart", "quickstart.QuickstartConfig")])
+    ("verify", "generate.verify.VerifyConfig"), ("gallery", "generate.gallery.GalleryConfig"),
+    ("join", "generate.joining.JoinConfig"), ("diversity", "diversity.config.DiversityConfig"), ("quickstart", "quickstart.QuickstartConfig")])
 def test_each_configuration_is_frozen_forbids_unknown_fields_and_describes_all(command, config_type):
     module, _, name = config_type.rpartition(".")
     config = getattr(__import__(module, fromlist=[name]), name)
@@ -218,6 +259,9 @@ def test_a_rooms_value_error_exits_2_and_others_are_not_hidden(monkeypatch, caps
     monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(ValueError("input nowhere.tar: no such file")))
     assert capsmith.main(["generate"]) == 2
     assert capsys.readouterr().err == "capsmith generate: error: input nowhere.tar: no such file\n"
+    monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(OSError(28, "No space left on device", "out/a.tar")))
+    assert capsmith.main(["generate"]) == 1
+    assert capsys.readouterr().err == "capsmith generate: error: [Errno 28] No space left on device: 'out/a.tar'\n"
     monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(KeyboardInterrupt()))
     assert capsmith.main(["generate"]) == 130
     monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(RuntimeError("a bug")))

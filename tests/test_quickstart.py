@@ -6,7 +6,7 @@ import re
 import pytest
 
 from imagetext.sources import read_records
-from quickstart import AFTER, BEFORE, QuickstartConfig, run
+from quickstart import AFTER, BEFORE, HUMAN, QuickstartConfig, run
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def test_all_three_jobs_and_what_they_leave(short, capsys):
         assert len(record.syn_text[BEFORE]) == len(record.syn_text[AFTER]) == 5
         assert record.sample.meta["scene"]["objects"] and len(record.sample.captions) == 5
     columns = json.loads((short.output / "report" / "report.json").read_text())["columns"]
-    assert set(columns) == {BEFORE, AFTER, "captions (human)"}
-    assert columns["captions (human)"]["facts"]["precision"] == 1
+    assert set(columns) == {BEFORE, AFTER, HUMAN}
+    assert columns[HUMAN]["facts"]["precision"] == 1
     page = (short.output / "gallery.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 12 and records[3].syn_text[AFTER][0] in page
     for promised in ("captioner", "records", "report/report.html", "gallery.html"):

@@ -41,7 +41,8 @@ def folder(tmp_path):
 
 def test_generate_keeps_every_row_and_names_every_fault(folder, tmp_path):
     pictures = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png", ".gif"))
-    config = GenerateConfig(input=[str(folder)], model="coca_tiny", output=tmp_path / "out", num_captions=2, max_error_rate=0.2)
+    config = GenerateConfig(input=[str(folder)], model="coca_tiny", output=tmp_path / "out", num_captions=2, max_error_rate=0.2,
+                            redraws=0, on_degenerate="keep")
     assert generate(config) == 0
     records = {record.sample.key: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
     assert set(records) == {path.stem for path in pictures} and len(records) == 27

@@ -60,21 +60,23 @@ def slow_scores(images, groups, references, pool_size, human):
             continue
     pool = list(pictures)[:pool_size]
     texts = [[text(caption) for caption in group] for group in groups]
-    found = {name: np.full(len(images), np.nan) for name in ("clip_score", "ref_clip_score", "r_at_1", "r_at_5", "image_coverage")}
+    names = ("clip_score", "ref_clip_score", "r_at_1", "r_at_5", "image_coverage")
+    found = {name: np.full(len(images), np.nan) for name in names}
     for at, group in enumerate(texts):
         scores, with_references, ranks = [], [], []
         for caption, vector in zip(groups[at], group):
             if at in pictures:
                 scores.append(2.5 * max(vector @ pictures[at], 0))
-                human_ones = [max(vector @ text(reference), 0) for reference in references[at] if not (human and reference == caption)]
-                with_references.append(2 / (1 / scores[-1] + 1 / max(human_ones)) if human_ones and scores[-1] * max(human_ones) else 0
-                                       if human_ones else np.nan)
+                others = [reference for reference in references[at] if not (human and reference == caption)]
+                nearest = max((max(vector @ text(reference), 0) for reference in others), default=np.nan)
+                with_references.append(2 / (1 / scores[-1] + 1 / nearest) if scores[-1] * nearest else 0)
             if at in pool:
                 ranks.append(sum(vector @ pictures[other] >= vector @ pictures[at] - 1e-6 for other in pool if other != at))
         if scores:
             found["clip_score"][at], found["ref_clip_score"][at] = np.mean(scores), np.mean(with_references)
         if ranks:
-            found["r_at_1"][at], found["r_at_5"][at] = np.mean([rank < 1 for rank in ranks]), np.mean([rank < 5 for rank in ranks])
+            for n in (1, 5):
+                found[f"r_at_{n}"][at] = np.mean([rank < n for rank in ranks])
             others = [vector @ pictures[at] for other in pool if other != at for vector in texts[other]]
             found["image_coverage"][at] = max(vector @ pictures[at] for vector in group) > max(others)
     return found
@@ -189,6 +191,8 @@ def test_negative_cosines_count_as_zero():
     clip, images = chosen()
     found, _ = clip_scores(clip, images, {"a": [["opposite"]] * 7}, [["of 0"]] * 7)
     assert found["a"].row["clip_score"] == 0 and found["a"].row["ref_clip_score"] == 0
+    found, _ = clip_scores(clip, images[:1], {"a": [["of 0"]]}, [["opposite"]])
+    assert found["a"].row["clip_score"] == pytest.approx(2.5) and found["a"].row["ref_clip_score"] == 0
 
 
 def test_ties_count_against():
@@ -240,7 +244,8 @@ def test_cut_captions_and_ones_own_are_told(monkeypatch):
     monkeypatch.setattr(clip_score, "POOL", 7)
     clip, images = chosen()
     clip.texts["one two three"] = EYE[0]
-    columns = {"syn_text_a": [["one two three"]] * 3 + [["of 1", "of 2"]] * 4, "syn_text_chosen": [["of 1"]] * 7, "b": [["of 1"]] * 7}
+    columns = {"syn_text_a": [["one two three"]] * 3 + [["of 1", "of 2"]] * 4, "syn_text_chosen": [["of 1"]] * 7,
+               "b": [["of 1"]] * 7}
     found, notes = clip_scores(clip, images, columns, captioners={"b": "chosen"})
     assert [scores.row["cut"] for scores in found.values()] == [3, 0, 0]
     assert notes == ("a: the text tower of chosen reads 5 tokens and cut 3 of 11 captions.",

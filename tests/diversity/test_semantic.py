@@ -207,7 +207,8 @@ def test_coverage_equals_loops(monkeypatch):
     random = np.random.default_rng(0)
     human_counts, counts = random.integers(0, 5, size=30), random.integers(0, 4, size=30)
     centres = clusters(30, 6)
-    human, ours = (unit(np.repeat(centres, of, axis=0) + 0.3 * random.normal(size=(of.sum(), 6))) for of in (human_counts, counts))
+    human, ours = (unit(np.repeat(centres, of, axis=0) + 0.3 * random.normal(size=(of.sum(), 6)))
+                   for of in (human_counts, counts))
     found = HumanCaptions(human, human_counts).covered(ours, counts)
     expected = slow_coverage(np.split(human, np.cumsum(human_counts))[:-1], np.split(ours, np.cumsum(counts))[:-1])
     np.testing.assert_allclose(found, expected)
@@ -223,7 +224,7 @@ def test_only_captions_of_the_picture_itself_cover():
 
 
 def test_human_captions_do_not_cover_themselves():
-    """Three pictures with two captions each at right angles, or of one direction: with their own left out, none or all are covered."""
+    """Two captions of a picture at right angles, or of one direction: with their own left out, none or all are covered."""
     apart, alike = np.eye(6), np.eye(6)[[0, 0, 1, 1, 2, 2]]
     filler = unit(np.ones((9, 6)) + np.eye(9, 6))
     counts = np.array([2, 2, 2, 9])
@@ -262,7 +263,8 @@ class Letters:
 
 
 def test_a_column_is_scored_within_pictures_and_over_the_set():
-    columns = {"varied": [["a", "b"], ["c", "d"], ["a", "c"]], "same": [["a", "aa"], ["c", "c"], ["d", "d"]], "near": [["a", "ab"]] * 3}
+    columns = {"varied": [["a", "b"], ["c", "d"], ["a", "c"]], "same": [["a", "aa"], ["c", "c"], ["d", "d"]],
+               "near": [["a", "ab"]] * 3}
     found = semantic_scores(Letters(), columns)
     np.testing.assert_allclose(found["varied"].pictures["vendi"], [2, 2, 2])
     np.testing.assert_allclose(found["same"].pictures["cosine_distance"], [0, 0, 0], atol=1e-12)

@@ -18,9 +18,11 @@ def words(ids):
 
 
 @pytest.mark.parametrize("text, expected", [
-    (TEXT, ["Two cats sit.", "One is red!", "It looks up?", "The other, which is much larger and older than the red one, sleeps on."]),
+    (TEXT, ["Two cats sit.", "One is red!", "It looks up?",
+            "The other, which is much larger and older than the red one, sleeps on."]),
     ("a dog. a cat.", ["a dog.", "a cat."]),
-    ("A plaza in St. Louis by Dr. J. Smith, e.g. at noon. It rains.", ["A plaza in St. Louis by Dr. J. Smith, e.g. at noon.", "It rains."]),
+    ("A plaza in St. Louis by Dr. J. Smith, e.g. at noon. It rains.",
+     ["A plaza in St. Louis by Dr. J. Smith, e.g. at noon.", "It rains."]),
     ('A sign says "Stop." It is 3.5 m tall.', ['A sign says "Stop."', "It is 3.5 m tall."]),
     ("no end", ["no end"]),
     ("Really?!  Yes.", ["Really?!", "Yes."]),
@@ -38,7 +40,7 @@ def test_runs_of_whole_sentences_are_drawn():
     fit = CaptionFitter(encode, 9, "sentence")  # seven words
     drawn = [fit(TEXT, draw) for draw in range(4)]
     assert drawn[0] == drawn[3] == encode("Two cats sit. One is red!")
-    assert drawn[1] == encode("One is red! It looks up?") and drawn[2] == encode("It looks up?")  # the last fits by itself nowhere
+    assert drawn[1] == encode("One is red! It looks up?") and drawn[2] == encode("It looks up?")  # the last fits nowhere
 
 
 def test_where_no_sentence_fits_words_do_and_nothing_ends():

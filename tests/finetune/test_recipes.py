@@ -69,6 +69,7 @@ def test_it_starts_on_a_miniature_of_its_set(name, tmp_path, miniature):
     assert run(config) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "train.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and not (tmp_path / "run" / "rejects.jsonl").exists()
+    assert "research only" not in (tmp_path / "run" / "README.md").read_text()  # which the weights it begins with are not
     captioner = load_captioner(str(tmp_path / "run"))
     assert captioner.name == config.name and captioner.context_length == recipe.settings["context"] - 1
 

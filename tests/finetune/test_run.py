@@ -9,14 +9,20 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from pydantic import ValidationError
 
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
+from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
 from finetune.run import run
+from finetune.trainer import CaptionTrainer
 from generate.config import GenerateConfig
 from generate.engine import run as generate
-from imagetext.sources import read_records
+from imagetext.sources import read_records, read_samples
+
+from ..captioners.vlm.models import make_model_and_processor, scramble
+from .ranks import check_equal, gradients_of_a_step
 
 SCENES = "scenes:train,n=40,size=48"
 
@@ -75,21 +81,26 @@ def test_adapters_train_alone_and_are_merged(tmp_path):
     run(settings(tmp_path / "run", lora_rank=4, ema=0.5, freeze_image=True))
     before, after = (load_captioner(name).model.state_dict() for name in ("coca_tiny", str(tmp_path / "run")))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if name.endswith(("c_fc.weight", "c_proj.weight")) and not name.startswith("visual.")}
+    assert changed == {name for name in before
+                       if name.endswith(("c_fc.weight", "c_proj.weight")) and not name.startswith("visual.")}
     open_clip.create_model(f"local-dir:{tmp_path / 'run'}", require_pretrained=True)
+    best = load_captioner(str(tmp_path / "run" / "best")).model.state_dict()
+    assert all(torch.equal(best[name], after[name]) for name in after)  # the only validation is the last
 
 
 def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
     seen = {}
 
     def validate(captioner, pictures, **_):
-        seen["captions"] = [one.captions[0].logprob for one in captioner.caption([picture[:2] for picture in pictures], SamplingConfig())]
         seen["pictures"] = [picture[:2] for picture in pictures]
+        seen["captions"] = [one.captions[0].logprob for one in captioner.caption(seen["pictures"], SamplingConfig())]
+        seen["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
         from finetune.validation import Validation
         return Validation({}, {}, {}, "")
 
     monkeypatch.setattr("finetune.held_out.validate", validate)
     run(settings(tmp_path / "run", lora_rank=4))
+    assert seen["steps"] == 8  # the page that comes of it shows them all
     written = load_captioner(str(tmp_path / "run")).caption(seen["pictures"], SamplingConfig())
     assert [one.captions[0].logprob for one in written] == pytest.approx(seen["captions"], abs=1e-4)
 
@@ -108,9 +119,19 @@ def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
     assert calls[0] == "me/mine" and calls[1]["folder_path"] == tmp_path / "run" and "best/*" in calls[1]["ignore_patterns"]
 
 
+def test_a_mistake_that_the_ranks_find_is_the_commands(tmp_path):
+    command = [sys.executable, "-m", "capsmith", "finetune", "--input", SCENES, "--model", str(tmp_path),
+               "--output", str(tmp_path / "run"), "--num-processes", "2", "--device", "cpu"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2 and f"{tmp_path}: neither open_clip_config.json nor config.json in it" in process.stderr
+    with pytest.raises(ValueError, match="--batch-size 7 is not a multiple of 2 processes"):  # no rank is asked
+        run(settings(tmp_path / "other", batch_size=7, num_processes=2))
+
+
 def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "capsmith", "finetune", "--input",
-               SCENES, "--model", "coca_tiny", "--output", str(tmp_path / "run"), "--samples-seen", "8", "--device", "cpu"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "capsmith", "finetune",
+               "--input", SCENES, "--model", "coca_tiny", "--output", str(tmp_path / "run"), "--samples-seen", "8",
+               "--device", "cpu"]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode != 0 and "accelerate launch started one process, not 2" in process.stderr
 
@@ -121,29 +142,55 @@ def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path):
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):
     """A folder with a tiny random BLIP."""
-    spec = importlib.util.spec_from_file_location("vlms", Path(__file__).parents[1] / "captioners" / "test_vlm.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     torch.manual_seed(0)
-    model, processor = module.make_model_and_processor("blip")
-    module.scramble(model)
+    model, processor = make_model_and_processor("blip")
+    scramble(model)
     folder = tmp_path_factory.mktemp("blip")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-@pytest.mark.parametrize("lora", [0, 4], ids=["full", "LoRA"])
-def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, lora, tmp_path):
-    run(settings(tmp_path / "run", model=str(vlm), lora_rank=lora, samples_seen=240, learning_rate=2e-2, device_batch_size=4))
+FOUR_BIT = pytest.param({"lora_rank": 4, "four_bit": True}, id="QLoRA", marks=pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="weights in 4 bits need bitsandbytes"))
+
+
+@pytest.mark.parametrize("how", [pytest.param({}, id="full"), pytest.param({"lora_rank": 4}, id="LoRA"), FOUR_BIT])
+def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, how, tmp_path):
+    run(settings(tmp_path / "run", model=str(vlm), samples_seen=240, learning_rate=2e-2, device_batch_size=4, **how))
     losses = [row["caption"] for row in rows(tmp_path / "run" / "train.jsonl")]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and "contrastive" not in rows(tmp_path / "run" / "train.jsonl")[0]
-    assert (tmp_path / "run" / ("adapter_config.json" if lora else "config.json")).exists()
-    generate(GenerateConfig(input=["scenes:test,n=3,size=48"], model=str(tmp_path / "run"), output=tmp_path / "records", num_workers=0))
+    for folder in (tmp_path / "run", tmp_path / "run" / "best"):
+        assert (folder / ("adapter_config.json" if how else "config.json")).exists()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"library_name: {'peft' if how else 'transformers'}" in card and "# mine" in card and "open_clip" not in card
+    generate(GenerateConfig(input=["scenes:test,n=3,size=48"], model=str(tmp_path / "run"), output=tmp_path / "records",
+                            num_workers=0, redraws=0, on_degenerate="keep"))
     records = list(read_records(str(tmp_path / "records" / "*.tar")))
     assert len(records) == 3 and all(len(record.syn_text["syn_text_mine"]) == 5 for record in records)
 
 
-def test_layer_decay_is_for_coca(vlm, tmp_path):
+def test_held_out_losses_are_without_dropout(vlm, tmp_path):
+    captioner = load_captioner(str(vlm))
+    pictures = CaptionedPictures(read_samples([SCENES]), captioner, quiet=True)
+    trainer = CaptionTrainer(settings(tmp_path, model=str(vlm), lora_rank=4), captioner, pictures)
+    with torch.no_grad():
+        for weight in trainer.weights.weights.values():
+            weight += 0.1 * torch.randn_like(weight)
+    assert trainer.losses_on(pictures) == trainer.losses_on(pictures) and trainer.forward.training
+
+
+def test_activations_may_be_computed_twice(vlm):
+    """Under adapters, too, where what comes into the layers needs no gradients."""
+    for lora_rank in (0, 4):
+        twice, once = (gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=of) for of in (True, False))
+        check_equal(twice, once)
+
+
+def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
     with pytest.raises(ValueError, match="--layer-decay 0.5"):
-        run(settings(tmp_path / "run", model=str(vlm), layer_decay=0.5))
+        run(settings(tmp_path / "one", model=str(vlm), layer_decay=0.5))
+    with pytest.raises(ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is none"):
+        run(settings(tmp_path / "two", lora_rank=4, four_bit=True))
+    with pytest.raises(ValidationError, match="weights in 4 bits do not learn: say --lora-rank, too"):
+        settings(tmp_path, four_bit=True)

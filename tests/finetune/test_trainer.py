@@ -1,6 +1,5 @@
 """The trainer: learns, resumes bit for bit, stops on a loss that is not finite, and writes what open_clip loads."""
 
-import importlib.util
 import json
 import os
 import random
@@ -23,7 +22,8 @@ from finetune.run import run
 from finetune.trainer import CaptionTrainer
 from imagetext.sources import read_samples
 
-GRADIENTS = Path(__file__).parent / "gradients.py"
+from .ranks import check_equal, gradients_of_a_step
+
 RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 SCENES = "scenes:train,n=24,size=48"
@@ -140,41 +140,36 @@ def test_learning_rate_rises_then_falls_to_nothing():
 # However the batch is parted
 
 
-@pytest.fixture(scope="module")
-def gradients_of_a_step():
-    spec = importlib.util.spec_from_file_location("gradients", GRADIENTS)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.gradients_of_a_step
-
-
-LOSSES = {"both": {}, "caption": {"contrastive_weight": 0}, "contrastive": {"caption_weight": 0}, "three captions": {"captions_per_image": 3}}
-
-
-def check_equal(found, expected):
-    assert found["gradients"].keys() == expected["gradients"].keys()
-    for name, gradient in expected["gradients"].items():
-        scale = gradient.abs().max().clamp(min=1)
-        torch.testing.assert_close(found["gradients"][name] / scale, gradient / scale, atol=1e-5, rtol=0, msg=name)
-    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5, abs=1e-5)
+LOSSES = {"both": {}, "caption": {"contrastive_weight": 0}, "contrastive": {"caption_weight": 0},
+          "three captions": {"captions_per_image": 3}}
 
 
 @pytest.mark.parametrize("which", LOSSES)
-def test_accumulation_is_exact(which, gradients_of_a_step):
+def test_accumulation_is_exact(which):
     expected = gradients_of_a_step(**LOSSES[which])
     assert sum(gradient.abs().sum() for gradient in expected["gradients"].values()) > 1
     for size in (4, 2, 1):
         check_equal(gradients_of_a_step(**LOSSES[which], device_batch_size=size), expected)
 
 
-@pytest.mark.parametrize("which, size", [("both", None), ("both", 2), ("caption", 2), ("contrastive", 1), ("three captions", 2)])
-def test_two_processes_are_exact(which, size, gradients_of_a_step, tmp_path):
-    options = LOSSES[which] | {"device_batch_size": size}
-    subprocess.run([*RANKS, GRADIENTS, tmp_path / "found.pt", json.dumps(options)], check=True, capture_output=True)
-    check_equal(torch.load(tmp_path / "found.pt", weights_only=True), gradients_of_a_step(**LOSSES[which]))
+IN_TWO = [("both", None), ("both", 2), ("caption", 2), ("contrastive", 1), ("three captions", 2)]
 
 
-def test_one_caption_per_picture_is_open_clips_loss(gradients_of_a_step, tmp_path):
+@pytest.fixture(scope="module")
+def found_in_two(tmp_path_factory):
+    """What two processes find, of each of IN_TWO."""
+    file = tmp_path_factory.mktemp("ranks") / "found.pt"
+    todo = {"gradients": [LOSSES[which] | {"device_batch_size": size} for which, size in IN_TWO]}
+    subprocess.run([*RANKS, Path(__file__).with_name("ranks.py"), file, json.dumps(todo)], check=True)
+    return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
+
+
+@pytest.mark.parametrize("case", IN_TWO, ids=str)
+def test_two_processes_are_exact(case, found_in_two):
+    check_equal(found_in_two[case], gradients_of_a_step(**LOSSES[case[0]]))
+
+
+def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
     """Without accumulation, against open_clip's own forward and loss on captions padded to the context."""
     from finetune.batching import BatchOrder, batches
     captioner = load_captioner("coca_tiny", from_scratch=True)
@@ -199,15 +194,16 @@ def test_a_batch_that_cannot_be_parted_is_refused(tmp_path):
 
 
 def command(folder, *more, samples=96):
-    return ["-m", "capsmith", "finetune", "--input", SCENES, "--model", "coca_tiny", "--output", str(folder), "--from-scratch", "--samples-seen",
-            str(samples), "--batch-size", "8", "--num-workers", "0", "--device", "cpu", "--learning-rate", "1e-3", "--hold-out", "0", *more]
+    return ["-m", "capsmith", "finetune", "--input", SCENES, "--model", "coca_tiny", "--output", str(folder), "--from-scratch",
+            "--samples-seen", str(samples), "--batch-size", "8", "--num-workers", "0", "--device", "cpu",
+            "--learning-rate", "1e-3", "--hold-out", "0", *more]
 
 
 @pytest.mark.parametrize("start", [[sys.executable], RANKS], ids=["--num-processes", "torchrun"])
 def test_two_processes_train_as_one(tmp_path, start):
     run(settings(tmp_path / "one", name=None, hold_out=0))
     more = ["--num-processes", "2"] if len(start) == 1 else []
-    subprocess.run([*start, *command(tmp_path / "two", *more)], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run([*start, *command(tmp_path / "two", *more)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ours, theirs = log(tmp_path / "two"), log(tmp_path / "one")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
     assert len(ours) == 12 and not (tmp_path / "two" / "checkpoints").exists()

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from finetune.training_page import POINTS, _binned, _smoothed, write_training_page
+from finetune.training_page import POINTS, TRAINING_COLOUR, _binned, _smoothed, write_training_page
 
 EVIL = '<script>alert("x")</script>'
 TRAINING = [{"step": step, "samples": 8 * step, "loss": 9 / step, "caption": 4 / step, "contrastive": 1 / step,
@@ -65,6 +65,7 @@ def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
                      "Human captions", "–", "–", "–", "6.2 %"]
     assert "8\u202f000 captions seen in 1\u202f000 steps, 10 validations on 60 held-out pictures" in texts
     assert texts[texts.index("Learning rate") + 1] == "0.01" and texts[texts.index("Gradient norm") + 1] == "2.000"
+    assert page.count(f"stroke: {TRAINING_COLOUR}") == 2 * 3 + 1  # the learning rate is not smoothed
     shown = [text for text in texts if text.startswith("a cat at")]
     assert shown == [f"a cat at {step}" for step in (100, 200, 400, 500, 600, 700, 900, 1000)]
     assert "the cat" in texts and page.count("data:image/jpeg;base64,") == 1

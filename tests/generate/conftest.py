@@ -55,6 +55,24 @@ def captioner(monkeypatch) -> FakeCaptioner:
 
 
 @pytest.fixture
+def loaded(monkeypatch) -> list[FakeCaptioner]:
+    """Fakes with the names of the models that are asked for; those loaded so far."""
+    fakes = []
+
+    def load_captioner(name, pretrained, *, device, dtype):
+        fakes.append(FakeCaptioner(name))
+        return fakes[-1]
+    monkeypatch.setattr(generate.engine, "load_captioner", load_captioner)
+    return fakes
+
+
+@pytest.fixture
+def make_captioner():
+    """Make fakes of other names."""
+    return FakeCaptioner
+
+
+@pytest.fixture
 def pictures():
     """Make pictures: `pictures(3)` is a list of three JPEGs."""
     return lambda count, first=0: [jpeg(number) for number in range(first, first + count)]
@@ -82,7 +100,7 @@ def configure(tmp_path):
     """A configuration for the tar shards in `in`, changed as asked."""
     def make(**changes) -> GenerateConfig:
         return GenerateConfig(**{"input": [str(tmp_path / "in" / "*.tar")], "model": "fake", "output": tmp_path / "out",
-                                 "device": "cpu", "batch_size": 2, **changes})
+                                 "device": "cpu", "batch_size": 2, "redraws": 0, "on_degenerate": "keep", **changes})
     return make
 
 

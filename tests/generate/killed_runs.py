@@ -19,7 +19,8 @@ from generate.config import GenerateConfig
 KILLED, DONE = -signal.SIGKILL, 0
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder: str) -> dict[str, bytes]:
+    folder = Path(folder)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-import generate
-from captioners.base import SamplingConfig
-from generate.captioning import ColumnClash, caption_samples
+import generate.captioning
+from captioners.base import Caption, Captioned, SamplingConfig
+from generate.captioning import Column, caption_samples
+from generate.quality import Gate
+from imagetext.columns import ColumnClash
 from imagetext.sample import Sample
 
 SAMPLING = SamplingConfig(num_captions=2)
+KEEP = Gate(redraws=0, on_degenerate="keep")
 
 
 def caption(samples, captioner, **options):
-    return caption_samples(samples, captioner, "syn_text_fake", SAMPLING, **options)
+    return caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, KEEP)], **options)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -67,10 +70,11 @@ import psutil
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(generate.__file__).parents[1])!r}]
 from conftest import FakeCaptioner, jpeg
 from captioners.base import SamplingConfig
-from generate.captioning import caption_samples
+from generate.captioning import Column, caption_samples
+from generate.quality import Gate
 from imagetext.sample import Sample
 samples = [Sample(str(i), jpeg(i), (), {{}}, {{}}) for i in range(50)]
-for record in caption_samples(samples, FakeCaptioner(), "syn_text_fake", SamplingConfig(), num_workers=2):
+for record in caption_samples(samples, [Column("syn_text_fake", FakeCaptioner(), gate=Gate(redraws=0))], num_workers=2):
     print(*(child.pid for child in psutil.Process().children()), flush=True)
     time.sleep(600)
 """)
@@ -99,7 +103,7 @@ def test_earlier_scores_are_kept_beside_the_new_ones(captioner, pictures):
     earlier = {"syn_text_first": {"logprob": [-1.0]}}
     [record] = caption([Sample("a", pictures(1)[0], (), {}, {"caption_scores": earlier, "uid": "u"})], captioner)
     assert record.sample.meta == {"uid": "u", "caption_scores": {
-        **earlier, "syn_text_fake": {"logprob": [0, -0.3333], "truncated": [False, True]}}}
+        **earlier, "syn_text_fake": {"logprob": [0, -0.3333], "truncated": [False, True], "flags": ["", "cut"]}}}
 
 
 def test_a_clash_of_columns_is_raised_and_so_is_what_the_source_raises(captioner, pictures):
@@ -134,3 +138,100 @@ def test_captions_that_are_missing_or_out_of_order_are_an_error(captioner, pictu
     samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(pictures(3))]
     with pytest.raises(RuntimeError, match="captioner fake"):
         list(caption(samples, captioner))
+
+
+# --- several columns, redraws ---------------------------------------------------------------------------------------------
+
+
+def drawing(texts):
+    """A captioner whose draw i of a picture is `texts[key][i]`, a good caption of its own where there is none; and its calls."""
+    calls = []
+
+    def caption(images, sampling, *, first_index=0, similarity=False):
+        for key, _ in images:
+            indices = range(first_index, first_index + sampling.num_captions)
+            calls.append((key, *indices))
+            yield Captioned(key, tuple(Caption(texts.get(key, {}).get(i, f"picture {key} as drawn in {i} words"), -i, False) for i in indices))
+    return caption, calls
+
+
+def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captioner, pictures):
+    """Draw r of caption i is number num_captions * r + i; good captions stay, and pictures keep their order."""
+    captioner.caption, calls = drawing({"b": {1: "of the", 3: "a 2 2 2 2", 4: "never looked at", 5: "a red dog runs"}})
+    samples = [Sample(key, image, (), {}, {}) for key, image in zip("abc", pictures(3))]
+    column = Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=3))
+    records = list(caption_samples(samples, [column]))
+    assert calls == [("a", 0, 1), ("b", 0, 1), ("c", 0, 1), ("b", 2, 3), ("b", 4, 5)]
+    assert [record.sample.key for record in records] == ["a", "b", "c"]
+    assert records[1].syn_text["syn_text_fake"] == ("picture b as drawn in 0 words", "a red dog runs")
+    assert records[1].sample.meta["caption_scores"]["syn_text_fake"]["logprob"] == [0, -5]
+
+
+@pytest.mark.parametrize("gate, kept, flags", [(Gate(redraws=1), ("picture a as drawn in 0 words",), [""]),
+                                               (Gate(redraws=1, on_degenerate="keep"), ("picture a as drawn in 0 words", "of the"), ["", "short cut"])])
+def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, pictures, gate, kept, flags):
+    captioner.caption, calls = drawing({"a": {1: "of the", 3: "and"}})
+    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], [Column("syn_text_fake", captioner, SAMPLING, gate)])
+    assert len(calls) == 2
+    assert record.syn_text["syn_text_fake"] == kept
+    assert record.sample.meta["caption_scores"]["syn_text_fake"]["flags"] == flags
+
+
+def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_failed_and_why(captioner, pictures):
+    captioner.caption, _ = drawing({"b": {i: "of the" for i in range(4)}})
+    samples = [Sample(key, image, (), {}, {"uid": key}) for key, image in zip("abc", pictures(3))]
+    records = list(caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))]))
+    assert [bool(record.error) for record in records] == [False, True, False]
+    assert records[1].error == "syn_text_fake: no caption passed: short cut 'of the'; short cut duplicate 'of the'"
+    assert records[1].syn_text == {} and records[1].sample.meta == {"uid": "b"}
+
+
+def test_greedy_captions_are_not_drawn_anew(captioner, pictures):
+    captioner.caption, calls = drawing({"a": {0: "of the"}})
+    column = Column("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), Gate(redraws=5))
+    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], [column])
+    assert record.error and len(calls) == 1
+
+
+def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, pictures, monkeypatch):
+    """Every picture of the fake has a failing caption: twelve are drawn by twos, and those of each five, five and two anew by twos."""
+    monkeypatch.setattr("generate.captioning.REDRAWN_AT_ONCE", 5)
+    images = pictures(12)
+    samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(images)]
+    [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))])
+    assert [record.sample.key for record in found] == [str(number) for number in range(12)]
+    assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
+
+
+def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_captioner(captioner, make_captioner, pictures, monkeypatch):
+    decoded, prepared = [], []
+    whole, prepare = generate.captioning.decode_image, captioner.preprocess
+    monkeypatch.setattr(generate.captioning, "decode_image", lambda data: decoded.append(data) or whole(data))
+    captioner.preprocess = lambda image: prepared.append("first") or prepare(image)
+    other = make_captioner("other")
+    other.preprocess = lambda image: prepared.append("other") or prepare(image)
+    columns = [Column("syn_text_a", captioner, SAMPLING, KEEP), Column("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
+               Column("syn_text_c", other, SAMPLING, KEEP)]
+    samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate([*pictures(3), b"no picture"])]
+    records = list(caption_samples(samples, columns))
+    assert len(decoded) == 4 and prepared == ["first", "other"] * 3
+    for column in columns:  # as if each were alone
+        alone = list(caption_samples(samples, [column]))
+        assert [record.syn_text[column.name] for record in records[:3]] == [record.syn_text[column.name] for record in alone[:3]]
+    assert records[0].syn_text["syn_text_a"] != records[0].syn_text["syn_text_b"] and records[3].error
+    assert list(records[0].sample.meta["caption_scores"]) == ["syn_text_a", "syn_text_b", "syn_text_c"]
+
+
+def test_a_column_with_no_caption_left_is_absent_where_another_has_some(captioner, make_captioner, pictures):
+    other = make_captioner("other")
+    captioner.caption, _ = drawing({"a": {0: "of", 1: "the"}})
+    columns = [Column("syn_text_a", captioner, SAMPLING, Gate(redraws=0)), Column("syn_text_b", other, SAMPLING, KEEP)]
+    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], columns)
+    assert list(record.syn_text) == ["syn_text_b"] and record.error == ""
+
+
+def test_first_sentences_are_kept_where_asked_for(captioner, pictures):
+    captioner.caption, _ = drawing({"a": {0: "The arch of St. Louis. It is old.", 1: "A red dog. It runs."}})
+    column = Column("syn_text_fake", captioner, SAMPLING, Gate(sentences="first"))
+    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], [column])
+    assert record.syn_text["syn_text_fake"] == ("The arch of St. Louis.", "A red dog.")

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from captioners.base import SamplingConfig
 from generate.config import GenerateConfig
+from generate.quality import Gate
 
 NEEDED = {"input": ["a.tar"], "model": "m", "output": "out"}
 
@@ -36,3 +37,40 @@ def test_wrong_values_are_refused(wrong):
     with pytest.raises(ValidationError) as caught:
         GenerateConfig(**{**NEEDED, **wrong})
     assert [error["loc"][0] for error in caught.value.errors()] == list(wrong)
+
+
+def test_a_recipe_is_below_what_is_given():
+    config = GenerateConfig(**NEEDED, recipe="dfndr", top_p=0.7)
+    assert (config.num_captions, config.max_length, config.temperature, config.top_p) == (5, 30, 1.0, 0.7)
+    assert config.gate == Gate(sentences="first", redraws=0, on_degenerate="keep")
+    with pytest.raises(ValidationError, match="no such recipe; there is dfndr"):
+        GenerateConfig(**NEEDED, recipe="other")
+
+
+def test_a_model_is_required_beside_all_other_problems():
+    with pytest.raises(ValidationError) as caught:
+        GenerateConfig(input=["a"], output="out", top_p=0)
+    assert {error["loc"][0] for error in caught.value.errors()} == {"top_p", "columns"}
+    assert "--model: required" in str(caught.value)
+
+
+def test_columns_differ_from_what_stands_beside_the_list():
+    config = GenerateConfig(**NEEDED, top_p=0.5, redraws=1, columns=[
+        {}, {"model": "other", "column": "syn_text_b", "top_p": 0.7, "on_degenerate": "keep"}, {"column": "syn_text_c", "strategy": "greedy"}])
+    first, second, third = config.column_configs
+    assert (first.model, first.column, first.top_p, first.gate) == ("m", None, 0.5, Gate(redraws=1))
+    assert (second.model, second.column, second.sampling.top_p, second.gate) == ("other", "syn_text_b", 0.7, Gate(redraws=1, on_degenerate="keep"))
+    assert third.sampling == SamplingConfig(strategy="greedy", num_captions=1, top_p=0.5)
+    [alone] = GenerateConfig(**NEEDED, seed=3).column_configs
+    assert (alone.model, alone.sampling) == ("m", SamplingConfig(seed=3))
+
+
+def test_every_problem_of_the_columns_is_told_with_its_place():
+    with pytest.raises(ValidationError) as caught:
+        GenerateConfig(input=["a"], output="out", columns=[
+            {"model": "m", "column": "syn_text_a", "temperature": -1, "nonsense": 2}, {"column": "syn_text_a"}, {"model": "m", "column": "captions"}])
+    [error] = caught.value.errors()
+    problems = error["msg"].removeprefix("Value error, ").split("; ")
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "columns[0].temperature", "columns[0].nonsense", "columns[1]", "columns[2].column", "columns"]
+    assert "has no model" in problems[2] and "syn_text_a is named twice" in problems[4]

@@ -5,17 +5,28 @@ import json
 import os
 import re
 import tarfile
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from captioners.base import Caption, Captioned
 from generate.engine import fitting_batch_size, run
-from generate.manifest import RUN
-from imagetext.sources import read_records
+from generate.joining import JoinConfig
+from generate.joining import run as join
+from generate.limit import count_pictures
+from generate.manifest import CARD, RUN
+from imagetext.sources import read_records, read_samples
 
 BROKEN = b"this is text"
+
+
+def npz(*names: str) -> bytes:
+    archive = io.BytesIO()
+    np.savez(archive, **{name: np.zeros((2, 3), np.float16) for name in names})
+    return archive.getvalue()
 
 
 def records(folder, suffix="tar"):
@@ -68,7 +79,7 @@ def test_the_bytes_depend_on_neither_workers_nor_other_shards(captioner, make_ta
     alone = tmp_path / "in" / "00001.tar"
     run(configure(input=[str(alone)], output=tmp_path / "alone"))
     assert files(tmp_path / "out") == files(tmp_path / "four")
-    assert files(tmp_path / "alone").items() <= files(tmp_path / "out").items()
+    assert {name: data for name, data in files(tmp_path / "alone").items() if name != CARD}.items() <= files(tmp_path / "out").items()
 
 
 def test_column_prompt_and_text_from_synthetic(captioner, make_tar, pictures, configure, tmp_path):
@@ -81,10 +92,10 @@ def test_column_prompt_and_text_from_synthetic(captioner, make_tar, pictures, co
 
 
 def test_members_and_an_earlier_column_are_carried(captioner, make_tar, pictures, configure, tmp_path):
-    make_tar("00000", pictures(2), npz=b"\x00raw", syn__json=b'{"syn_text_first": ["one", "two"]}')
+    make_tar("00000", pictures(2), npz=npz("image_emb"), paug__json=b"{}", syn__json=b'{"syn_text_first": ["one", "two"]}')
     assert run(configure()) == 0
     for record in records(tmp_path / "out"):
-        assert record.sample.members["npz"] == b"\x00raw"
+        assert record.sample.members == {"npz": npz("image_emb"), "paug.json": b"{}"}
         assert record.syn_text["syn_text_first"] == ("one", "two") and len(record.syn_text["syn_text_fake"]) == 5
 
 
@@ -98,7 +109,7 @@ def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(captioner, 
     captioner.caption = caption
     assert run(configure(max_error_rate=0.3)) == 0
     last = records(tmp_path / "out")[-1]
-    assert last.sample.key == "00000_001" and last.error == "syn_text_fake: no caption that is not empty"
+    assert last.sample.key == "00000_001" and last.error == "syn_text_fake: no caption passed: " + "; ".join(["empty ''"] * 5)
 
 
 # --- exit codes and errors ---------------------------------------------------------------------------------------------
@@ -168,8 +179,8 @@ def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(captioner, make
     assert run(configure(batch_size=8)) == 0
     assert tried == [8, 4, 2] and captioner.batch_size == 8
     markers = [json.loads((tmp_path / "out" / f"0000{number}.done.json").read_text()) for number in range(3)]
-    assert [marker.get("batch_size") for marker in markers] == [None, 2, None]
-    assert json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["batch_size"] == 8
+    assert [marker.get("batch_sizes") for marker in markers] == [None, [2], None]
+    assert json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]["batch_size"] == 8
     captioner.caption = whole
     run(configure(batch_size=8, output=tmp_path / "undisturbed"))
     tars = [{name: data for name, data in files(tmp_path / folder).items() if name.endswith(".tar")} for folder in ("out", "undisturbed")]
@@ -208,6 +219,58 @@ def test_a_column_that_is_there_already_is_an_error(captioner, make_tar, picture
     assert run(configure(column="syn_text_other")) == 0
 
 
+def test_a_column_that_is_there_is_replaced_where_asked_for(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2), syn__json=b'{"syn_text_fake": ["one"], "syn_text_first": ["two"]}')
+    assert run(configure(replace_columns=True)) == 0
+    for record in records(tmp_path / "out"):
+        assert len(record.syn_text["syn_text_fake"]) == 5 and record.syn_text["syn_text_first"] == ("two",)
+
+
+def test_text_embeddings_of_other_captions_are_an_error_unless_they_may_go(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2), npz=npz("image_emb", "text_emb"))
+    with pytest.raises(ValueError, match="00000_000: has text embeddings .npz: text_emb."):
+        run(configure())
+    assert run(configure(drop_text_embeddings=True)) == 0
+    assert all(np.load(io.BytesIO(record.sample.members["npz"])).files == ["image_emb"] for record in records(tmp_path / "out"))
+    assert run(configure(captions_only=True, output=tmp_path / "apart")) == 0
+
+
+@pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
+def test_captions_only_are_joined_with_their_pictures_later(captioner, make_tar, pictures, configure, tmp_path, capsys, format, suffix):
+    """As if they had been written together, save for the embeddings and the scores' place."""
+    for name in ("00000", "00001"):
+        make_tar(name, [*pictures(3, 3 * int(name)), BROKEN], npz=npz("image_emb"))
+    assert run(configure(captions_only=True, format=format, max_error_rate=1, output=tmp_path / "apart")) == 0
+    assert all(record.sample.image is None and not record.sample.members for record in records(tmp_path / "apart", suffix))
+    assert run(configure(max_error_rate=1)) == 0
+    for on in ("uid", "sha256"):
+        asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")], "on": on, "output": tmp_path / on}
+        assert join(JoinConfig(**asked)) == 0
+        found = {record.sample.key: record for record in records(tmp_path / on)}
+        for record in records(tmp_path / "out"):
+            assert found[record.sample.key].syn_text == record.syn_text and bool(found[record.sample.key].error) == bool(record.error)
+            assert found[record.sample.key].sample.image == record.sample.image
+            assert found[record.sample.key].sample.members == record.sample.members
+        assert len(found) == 8
+    assert "uid: 6 pictures with captions joined on uid, 2 without any to join, 0 with several that differ" in capsys.readouterr().out
+
+
+def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(4))
+    assert run(configure(captions_only=True, num_captions=1, output=tmp_path / "apart")) == 0
+    asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
+    assert join(JoinConfig(**asked, output=tmp_path / "joined", text_from="syn_text_fake:1")) == 0
+    with tarfile.open(tmp_path / "joined" / "00000.tar") as archive:
+        texts = [archive.extractfile(name).read().decode() for name in archive.getnames() if name.endswith(".txt")]
+    assert texts == [record.syn_text["syn_text_fake"][0] for record in records(tmp_path / "joined")]
+    make_tar("00000", pictures(4, 50))
+    assert join(JoinConfig(**asked, output=tmp_path / "other", on="sha256")) == 1
+    with pytest.raises(ValueError, match="--captions: required, unless"):
+        join(JoinConfig(input=asked["input"], output=tmp_path / "none"))
+    with pytest.raises(ValueError, match="is not COLUMN:p"):
+        JoinConfig(**asked, output=tmp_path / "none", text_from="syn_text_fake")
+
+
 @pytest.mark.parametrize("name", ["embedder", "Fake-1", "x_captions"])
 def test_a_captioners_name_that_cannot_name_a_column_is_an_error(captioner, make_tar, pictures, configure, name, tmp_path):
     make_tar("00000", pictures(1))
@@ -233,3 +296,101 @@ def test_interrupting_leaves_no_half_shard(captioner, make_tar, pictures, config
     with pytest.raises(KeyboardInterrupt):
         run(configure())
     assert list(files(tmp_path / "out")) == [RUN]
+
+
+# --- several columns, a look ahead ------------------------------------------------------------------------------------------
+
+
+COLUMNS = [{"column": "syn_text_a"}, {"column": "syn_text_b", "seed": 7, "batch_size": 3}, {"model": "other"}]
+
+
+def test_columns_of_one_model_share_its_captioner_and_the_least_of_their_batch_sizes(loaded, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", [*pictures(4), BROKEN])
+    assert run(configure(columns=COLUMNS, num_captions=2, max_error_rate=0.2)) == 0
+    assert [(fake.name, fake.batch_size) for fake in loaded] == [("fake", 2), ("other", 2)]
+    written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["columns"]
+    assert list(written) == ["syn_text_a", "syn_text_b", "syn_text_other"]
+    assert [column["captioner"] for column in written.values()] == ["fake", "fake", "other"]
+    found = records(tmp_path / "out")
+    for record in found[:4]:
+        assert list(record.syn_text) == list(written) and record.syn_text["syn_text_a"] != record.syn_text["syn_text_b"]
+    assert found[4].error and json.loads((tmp_path / "out" / "00000.done.json").read_text())["captions"] == dict.fromkeys(written, 8)
+
+
+def test_each_column_is_what_a_run_of_its_own_gives(loaded, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(4))
+    run(configure(columns=COLUMNS))
+    run(configure(column="syn_text_b", seed=7, output=tmp_path / "alone"))
+    both = zip(records(tmp_path / "out"), records(tmp_path / "alone"), strict=True)
+    assert all(one.syn_text["syn_text_b"] == other.syn_text["syn_text_b"] for one, other in both)
+
+
+def test_two_columns_of_one_name_are_an_error(loaded, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(1))
+    with pytest.raises(ValueError, match="syn_text_fake named twice"):
+        run(configure(columns=[{}, {"seed": 1}]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_that_stand_for_many_pictures_are_told_of(captioner, make_tar, pictures, configure, capsys):
+    make_tar("00000", pictures(5))
+    make_tar("00001", pictures(5, 5))
+    whole = captioner.caption
+
+    def caption(images, sampling, **options):
+        for found in whole(images, sampling, **options):
+            common = [Caption("a photo of a dog", 0.0, False)] * (int(found.key[-1]) % 2)
+            yield Captioned(found.key, (*common, *found.captions[len(common):]))
+    captioner.caption = caption
+    run(configure(redraws=1))
+    assert "syn_text_fake: 'a photo of a dog' stands for at least 4 of 10 pictures (40.0%)" in capsys.readouterr().out
+
+
+def test_limit_captions_the_first_records_and_says_what_all_would_take(captioner, make_tar, pictures, configure, tmp_path, capsys):
+    for name in ("00000", "00001", "00002"):
+        make_tar(name, [*pictures(3), BROKEN])
+    assert run(configure(limit=6, max_error_rate=0.5)) == 0
+    assert [record.sample.key for record in records(tmp_path / "out")] == [
+        "00000_000", "00000_001", "00000_002", "00000_003", "00001_000", "00001_001"]
+    printed = capsys.readouterr().out
+    assert "the whole input: about " in printed and "estimated by bytes; about" in printed and "estimated from 6 pictures" in printed
+    assert (tmp_path / "out" / "gallery.html").read_text().count("<article") == 6
+    with pytest.raises(ValueError, match="limit: 6 there, None now"):
+        run(configure(max_error_rate=0.5))
+
+
+def test_the_length_of_an_input_is_known_or_estimated_from_its_bytes(make_tar, pictures):
+    tars = read_samples([make_tar("00000", pictures(40, 3)), make_tar("00001", pictures(30))])
+    found = count_pictures(tars)
+    assert not found.exact and found.shards == 2 and 0.8 < found.pictures / 70 < 1.25
+    assert str(found) == f"about {found.pictures} pictures in 2 shards, estimated by bytes"
+    listed = [replace(tars[0], samples=[0] * 1500), replace(tars[1], samples=[0] * 12)]
+    assert str(count_pictures(listed)) == "1,512 pictures in 2 shards"
+    assert 52 * 0.8 < count_pictures([tars[0], listed[1]]).pictures < 52 * 1.25
+    assert str(count_pictures([replace(tars[0], samples=iter(()))])) == "pictures of unknown number in 1 shards"
+
+
+def test_dry_run_writes_nothing_and_finds_mistakes(captioner, make_tar, pictures, configure, tmp_path, capsys, files):
+    make_tar("00000", pictures(3))
+    assert run(configure(dry_run=True)) == 0
+    assert "1 of 1 shards to do; nothing was written" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists() and captioner.batches == []
+    run(configure())
+    before = files(tmp_path / "out")
+    assert run(configure(dry_run=True)) == run(configure(dry_run=True, overwrite=True, seed=1)) == 0
+    assert files(tmp_path / "out") == before
+    with pytest.raises(ValueError, match="top_p"):
+        run(configure(dry_run=True, top_p=0.5))
+
+
+def test_what_is_to_be_overwritten_stays_until_the_captioner_is_there(captioner, make_tar, pictures, configure, tmp_path, files, monkeypatch):
+    make_tar("00000", pictures(3))
+    run(configure())
+    before = files(tmp_path / "out")
+
+    def no_captioner(*args, **options):
+        raise ValueError("no such model")
+    monkeypatch.setattr("generate.engine.load_captioner", no_captioner)
+    with pytest.raises(ValueError, match="no such model"):
+        run(configure(overwrite=True))
+    assert files(tmp_path / "out") == before

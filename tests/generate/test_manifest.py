@@ -11,7 +11,7 @@ import pytest
 import capsmith
 import generate.manifest
 from generate.engine import run
-from generate.manifest import RUN
+from generate.manifest import CARD, RUN
 from imagetext.shards import read_marker
 from imagetext.sources import read_records
 
@@ -30,8 +30,8 @@ def test_killed_at_any_step_and_resumed_the_output_is_that_of_an_undisturbed_run
     results = json.loads(done.stdout.splitlines()[-1])
     for format, (written, resumed) in results.items():
         assert {f"{name}.{end}" for name in ("00000", "00001") for end in (suffixes[format], "done.json")} <= set(written)
-        # run.json; then of each shard its records, its file, its marker: 1 + (3 + 2) + (2 + 2) steps
-        assert resumed == [True] * 10, format
+        # run.json; of each shard its records, its file, its marker; the card; JSONL has files of pictures, too
+        assert len(resumed) >= 1 + (3 + 2) + (2 + 2) + 1 and all(resumed), format
     assert list(results) == list(suffixes)
 
 
@@ -51,7 +51,7 @@ def test_a_new_shard_is_added_and_the_others_stay(captioner, make_tar, pictures,
     captioner.batches.clear()
     assert run(configure()) == 0
     assert captioner.batches == [1]
-    assert before.items() < files(tmp_path / "out").items()
+    assert {name: data for name, data in before.items() if name != CARD}.items() < files(tmp_path / "out").items()
 
 
 def test_a_shard_whose_file_is_gone_or_cut_is_made_again(captioner, make_tar, pictures, configure, tmp_path, files):
@@ -88,9 +88,9 @@ def test_an_input_that_was_moved_is_the_same(captioner, make_tar, pictures, conf
 
 
 @pytest.mark.parametrize("changes, named", [
-    ({"top_p": 0.5}, "sampling.top_p: 0.9 there, 0.5 now"), ({"seed": 1}, "sampling.seed: 0 there, 1 now"),
-    ({"prompt": "a "}, "sampling.prompt"), ({"batch_size": 3}, "batch_size: 2 there, 3 now"),
-    ({"dtype": "bf16"}, "dtype: 'fp32' there, 'bf16' now"), ({"format": "jsonl"}, "format: 'webdataset' there, 'jsonl' now"),
+    ({"top_p": 0.5}, "columns.syn_text_fake.sampling.top_p: 0.9 there, 0.5 now"), ({"seed": 1}, "columns.syn_text_fake.sampling.seed: 0 there, 1 now"),
+    ({"prompt": "a "}, "columns.syn_text_fake.sampling.prompt"), ({"batch_size": 3}, "columns.syn_text_fake.batch_size: 2 there, 3 now"),
+    ({"dtype": "bf16"}, "columns.syn_text_fake.dtype: 'fp32' there, 'bf16' now"), ({"format": "jsonl"}, "format: 'webdataset' there, 'jsonl' now"),
     ({"column": "syn_text_y"}, "columns: ['syn_text_fake'] there, ['syn_text_y'] now"),
     ({"text_from_synthetic": True}, "text_from_synthetic: False there, True now")])
 def test_another_fingerprint_is_an_error_that_names_the_field(captioner, make_tar, pictures, configure, tmp_path, files,
@@ -113,7 +113,7 @@ def test_other_weights_and_other_versions_are_named_together(captioner, make_tar
     with pytest.raises(ValueError) as caught:
         run(configure())
     fields = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]]
-    assert fields == ["versions.capsmith", "versions.open_clip_torch", "versions.torch", "weights_sha256"]
+    assert fields == ["columns.syn_text_fake.weights_sha256", "versions.capsmith", "versions.open_clip_torch", "versions.torch"]
 
 
 @pytest.mark.parametrize("changes", [{"max_error_rate": 0.5}, {"num_workers": 3}, {"device": None}])
@@ -130,7 +130,7 @@ def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, con
     assert run(configure(batch_size=None, dtype=None)) == 0
     assert captioner.batches[-2:] == [7, 2]
     run(configure(batch_size=None, dtype=None, output=tmp_path / "new"))
-    written = json.loads((tmp_path / "new" / RUN).read_text())["fingerprint"]
+    written = json.loads((tmp_path / "new" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]
     assert (written["batch_size"], written["dtype"]) == (16, "fp32")
 
 
@@ -163,9 +163,11 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
     written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]
     versions = written.pop("versions")
     assert written == {
-        "captioner": "fake", "weights_sha256": "0" * 64, "sampling": config.sampling.model_dump(), "gate": None,
-        "columns": ["syn_text_fake"], "text_from_synthetic": False, "similarity": False, "dtype": "fp32", "batch_size": 2,
-        "format": "webdataset"}
+        "columns": {"syn_text_fake": {
+            "captioner": "fake", "weights_sha256": "0" * 64, "sampling": config.sampling.model_dump(), "gate": config.gate.model_dump(),
+            "similarity": False, "dtype": "fp32", "batch_size": 2}},
+        "format": "webdataset", "captions_only": False, "replace_columns": False, "drop_text_embeddings": False,
+        "text_from_synthetic": False, "limit": None}
     assert versions["capsmith"] == "0.1" and all(value.count(".") == 1 for value in versions.values())
     assert list(versions) == ["torch", "open_clip_torch", "capsmith"]
     marker = read_marker(tmp_path / "out", "00000")

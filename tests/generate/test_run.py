@@ -10,6 +10,7 @@ from generate.engine import run
 from imagetext.sources import read_records, read_samples
 
 COLUMN = "syn_text_random_tiny"
+AS_THEY_COME = {"redraws": 0, "on_degenerate": "keep"}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def model(tmp_path_factory) -> str:
 
 
 def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, files):
-    asked = {"input": ["scenes:val,n=20"], "model": model, "device": "cpu", "max_length": 16, "batch_size": 8}
+    asked = {"input": ["scenes:val,n=20"], "model": model, "device": "cpu", "max_length": 16, "batch_size": 8, **AS_THEY_COME}
     assert run(GenerateConfig(**asked, output=tmp_path / "one", num_workers=1)) == 0
     assert run(GenerateConfig(**asked, output=tmp_path / "two", num_workers=3)) == 0
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -35,11 +36,11 @@ def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, fil
 
 def test_the_command_line_runs_it(model, tmp_path, capsys):
     argv = ["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"), "--max-length", "12",
-            "--num-captions", "2", "--format", "jsonl", "--device", "cpu"]
+            "--num-captions", "2", "--format", "jsonl", "--device", "cpu", "--on-degenerate", "keep"]
     assert capsmith.main(argv) == 0
     printed = capsys.readouterr().out
     assert "architecture:" in printed and f"6 captions in {COLUMN} of 3 pictures, 0 without" in printed
     assert capsmith.main([*argv, "--top-p", "0.5"]) == 2
-    assert "sampling.top_p: 0.9 there, 0.5 now" in capsys.readouterr().err
+    assert f"columns.{COLUMN}.sampling.top_p: 0.9 there, 0.5 now" in capsys.readouterr().err
     assert capsmith.main([*argv[:-2], "--max-length", "1000", "--overwrite"]) == 2
     assert "max_length 1000" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def load(tmp_path, monkeypatch):
 
 
 def record(key, picture, error="", captions=("a dog",), **meta) -> Record:
-    scores = {} if error else {X: {"logprob": [-1.5, -2.5], "truncated": [False, True]}}
+    scores = {} if error else {X: {"logprob": [-1.5, -2.5], "truncated": [False, True], "flags": ["", "short"]}}
     sample = Sample(key, b"a text" if error else picture, captions, {}, {"caption_scores": scores, **meta})
     return Record(sample, {} if error else {X: ("one", "two")}, error)
 
@@ -60,7 +60,7 @@ def test_a_run_with_failures(tmp_path, picture, load, streaming, features):
             assert row["jpg"] is None and row["txt"] is None and not row["syn.json"][X]
         else:
             assert row["jpg"].size == (12, 8) and row["txt"] == "a dog" and row["syn.json"] == {X: ["one", "two"]}
-            assert row["json"]["caption_scores"] == {X: {"logprob": [-1.5, -2.5], "truncated": [False, True]}}
+            assert row["json"]["caption_scores"] == {X: {"logprob": [-1.5, -2.5], "truncated": [False, True], "flags": ["", "short"]}}
             assert row["json"]["captions"] == ["a dog"] and (row["json"]["width"], row["json"]["height"]) == (12, 8)
 
 

@@ -227,3 +227,10 @@ def test_real_pictures(wiki):
         assert image.mode == "RGB" and image.size == image_size(data)
         with pytest.raises(ValueError, match="does not decode"):
             decode_image(data[:len(data) // 2])
+
+
+def test_heic_is_named():
+    for major, others in ((b"heic", b"mif1heic"), (b"mif1", b"mif1heic"), (b"msf1", b"hevcmsf1")):
+        with pytest.raises(ValueError, match="^HEIC picture, which is not read"):
+            decode_image(b"\0\0\0\x18ftyp" + major + b"\0\0\0\0" + others + bytes(100))
+    assert decode_image(encode(Image.new("RGB", (9, 7)), "AVIF")).size == (9, 7)

@@ -109,7 +109,6 @@ def test_columns_of_an_earlier_run_stay(tmp_path, picture):
     (dict(syn_text={}), "k: neither captions nor an error"),
     (dict(syn_text={X: ()}), "k: syn_text_x has no caption"), (dict(syn_text={X: ("", " ")}), "k: syn_text_x has no caption"),
     (dict(syn_text={"text": ("a",)}), "k: 'text' is no name"), (dict(syn_text={"syn_text_emb": ("a",)}), "k: 'syn_text_emb' is no"),
-    (dict(sample=Sample("k", None, (), {}, {})), "k: no picture, and no error"),
     (dict(sample=Sample("k", b"text", (), {}, {})), "k: no picture, and no error"),
     (dict(sample=Sample("", b"text", (), {}, {})), "without a key"),
 ])
@@ -118,6 +117,72 @@ def test_a_record_that_breaks_the_contract(tmp_path, picture, format, change, re
     with pytest.raises(ValueError, match=reason):
         write(tmp_path, [replace(good("k", picture()), **change)], format=format)
     assert not any(name.startswith("00000") for name in os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_record_without_a_picture_says_what_was_known_of_it(tmp_path, format):
+    meta = {"sha256": "abc", "width": 3, "height": 2**70, "uid": "u"}
+    path = write(tmp_path, [Record(Sample("k", None, ("a dog",), {"npz": b"n"}, meta), {X: ("one",)})], format=format)
+    (back,) = read_records(path)
+    assert back.error == "" and back.syn_text == {X: ("one",)} and back.sample.image is None and back.sample.members == {"npz": b"n"}
+    assert (back.sample.meta["sha256"], back.sample.meta["width"], back.sample.meta["height"]) == ("abc", 3, 0)
+
+
+def test_the_keys_and_values_of_syn_json_stay(tmp_path, picture):
+    found = {"syn_text": ["a", ""], "alt_captions": ["b"], "other": ["c"], "syn_text_none": [], "syn_text_blank": [" "]}
+    record = good("k", picture(), members={"syn.json": json.dumps(found).encode()})
+    path = write(tmp_path, [record, replace(record, syn_text={}, error="broken")])
+    files = tar_files(path)
+    kept = {"syn_text": ["a", ""], "alt_captions": ["b"], "other": ["c"]}
+    assert json.loads(files["k.syn.json"]) == kept | {X: ["one", "two"]}
+    assert kept.items() <= json.loads(files["k%7E2.json"]).items() and json.loads(files["k%7E2.syn.json"]) == {}
+    for format in ("jsonl", "parquet"):  # beside a table's own columns only what cannot be taken for one
+        (back,) = read_records(write(tmp_path, [record], format=format))
+        assert back.syn_text == {"syn_text": ("a",), X: ("one", "two")}
+
+
+def test_captions_alone_have_no_text_and_no_old_columns(tmp_path, picture):
+    members = {"syn.json": b'{"syn_text_old": ["old"]}', "npz": b"n", "url.txt": b"http://e.org/\xff"}
+    scores = {"syn_text_old": {"logprob": [-1.0]}, X: {"logprob": [-2.0, -3.0]}}
+    records = [good("k", picture(), members=members, caption_scores=scores), failed("f", image=b"a text")]
+    files = tar_files(write(tmp_path, records, images=False))
+    assert list(files) == ["k.syn.json", "k.json", "f.syn.json", "f.json"] and json.loads(files["k.syn.json"]) == {X: ["one", "two"]}
+    fields = json.loads(files["k.json"])
+    assert fields["sha256"] == hashlib.sha256(picture()).hexdigest() and fields["url"] == "http://e.org/\ufffd"
+    assert fields["captions"] == ["a dog", "a cat"] and fields["caption_scores"] == {X: {"logprob": [-2.0, -3.0]}}
+    assert json.loads(files["f.json"])["sha256"] == hashlib.sha256(b"a text").hexdigest()
+
+
+def test_a_text_of_its_own(tmp_path, picture):
+    with ShardWriter(tmp_path, "0") as writer:
+        writer.write(good("a", picture()), "drawn")
+        writer.write(good("b", picture()))
+    files = tar_files(writer.path)
+    assert files["a.txt"] == b"drawn" and files["b.txt"] == b"a dog" and json.loads(files["a.json"])["captions"] == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_scores_of_any_kind_are_written(tmp_path, picture, format):
+    scores = [{X: {"logprob": "high", "n": 1}}, {X: {"logprob": [1, 2.5], "n": True}}, {X: {"logprob": {"a": True}}}, {X: {}},
+              {X: {"logprob": 2**70}}]
+    path = write(tmp_path, [good(str(i), picture(i), caption_scores=one) for i, one in enumerate(scores)], format=format)
+    assert len(list(read_records(path))) == len(scores)
+
+
+def test_a_picture_whose_file_name_is_no_text(tmp_path, picture):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
+    open(path, "wb").write(picture())
+    (back,) = read_records(write(tmp_path, [good("k", picture(), source=path)], format="jsonl"))
+    assert back.sample.image == picture()
+
+
+def test_a_full_disk_leaves_no_shard(tmp_path, picture):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    os.symlink("/dev/full", tmp_path / "00000.tar.tmp")
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, [good(str(number), picture(number)) for number in range(300)])
+    assert os.listdir(tmp_path) == []
 
 
 def test_files_with_a_name_of_ours_cannot_be_carried(tmp_path, picture):
@@ -232,7 +297,7 @@ def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
 
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_scores_come_back_as_they_were(tmp_path, picture, format):
-    scores = [{X: {"logprob": [-1.5, None]}}, {X: {"logprob": [], "tries": 3, "flags": {"cut": True}}}, {}]
+    scores = [{X: {"logprob": [-1.5, None]}}, {X: {"logprob": [], "tries": 3, "why": {"cut": True}}}, {}]
     path = write(tmp_path, [good(str(i), picture(i), caption_scores=one) for i, one in enumerate(scores)], format=format)
     assert [record.sample.meta["caption_scores"] for record in read_records(path)] == scores
 

@@ -64,11 +64,13 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     assert lines[:-2] == [
         "00001.tar: no such file", "00002.tar: no such file", "*.none: nothing matches *.none",
         "empty: no pictures in this folder", "shards: no pictures in this folder; for its .tar files give shards/*.tar",
-        "x.zip: not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet file or a folder of pictures",
+        "x.zip: not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet, .jsonl.gz, .jsonl.zst, .jsonl.zstd file, "
+        "an info.json or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
         "y.csv: no rows", "z.jsonl: no rows",
-        "gone: no such folder, and not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet file or a folder of pictures",
+        "gone: no such folder, and not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet, .jsonl.gz, .jsonl.zst, .jsonl.zstd file, "
+        "an info.json or a folder of pictures",
         "{3..1}.tar: {3..1} counts downwards", "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
     ]
     assert lines[-2:] == ["two inputs would both be written as '00000': 00000.tar and 00000.tar",
@@ -94,6 +96,36 @@ def test_shards_travel_to_workers(tmp_path, picture, write_tar):
     specs = [write_tar(tmp_path / "0.tar", [("a.jpg", picture())]), str(tmp_path / "t.csv"), str(tmp_path / "pics")]
     for shard in read_samples(specs):
         assert list(pickle.loads(pickle.dumps(shard))) == list(shard)
+
+
+def test_an_info_json_lists_shards(tmp_path, picture, write_tar, monkeypatch):
+    (tmp_path / "set/sub").mkdir(parents=True)
+    paths = [write_tar(tmp_path / name, [("a.jpg", picture(number))])
+             for number, name in enumerate(("set/1.tar", "set/sub/0.tar", "2.tar"))]
+    info = tmp_path / "set/info.json"
+    info.write_text(json.dumps({"lengths": {"1.tar": 1, "sub/0.tar": "0", "../2.tar": 9}, "totalLength": "10"}))
+    shards = read_samples(str(info))
+    assert [shard.name for shard in shards] == ["1", "0", "2"]
+    assert [next(iter(shard)).image for shard in shards] == [*map(picture, range(3))]
+    assert [shard.stamp for shard in shards] == [read_samples(path)[0].stamp for path in paths]
+    info.write_text(json.dumps({"lengths": {"1.tar": 1, "gone.tar": 1, "info.json": 1, "sub": 1, "a\0b.tar": 1}}))
+    with pytest.raises(ValueError) as caught:
+        read_samples(str(info))
+    assert [line.partition("lists ")[2].replace(f"{tmp_path}/set/", "") for line in str(caught.value).split("\n")] == [
+        "gone.tar: no such file", "info.json: no shard", "sub: no shard", "a\0b.tar: no such file"]
+    for text in ("[]", "{", '{"lengths": []}', '{"lengths": {}}', "lengths\ntotalLength\n"):
+        info.write_text(text)
+        with pytest.raises(ValueError, match="info.json: lists no shards"):
+            read_samples(str(info))
+
+
+def test_records_of_several_sets_whose_shards_have_one_name(tmp_path, picture, write_tar):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    paths = [write_tar(tmp_path / name / "0.tar", [(f"{name}.jpg", picture())]) for name in ("a", "b")]
+    with pytest.raises(ValueError, match="two inputs would both be written as '0'"):
+        read_samples(paths)
+    assert [record.sample.key for record in read_records(paths)] == ["a", "b"]
 
 
 def test_drawn_pictures_come_from_scenes(monkeypatch):

@@ -1,5 +1,6 @@
 import base64
 import csv
+import gzip
 import json
 
 import pyarrow as pa
@@ -141,3 +142,97 @@ def test_shards_of_a_table_are_its_rows(tmp_path, suffix, count):
     assert [sample.captions for sample in samples] == [(text,) for text in texts]
     assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(count)]
     assert list(shards[-1]) == list(shards[-1])  # again
+
+
+# ---- compressed, and what other tools write ----------------------------------------------------------------------
+
+
+def compressed(path, data: bytes):
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(data))
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as stream:
+            stream.write(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".jsonl.zstd", ".JSONL.GZ"])
+def test_a_compressed_table_is_one_shard(tmp_path, picture, suffix):
+    (tmp_path / "p.jpg").write_bytes(picture())
+    lines = "".join(json.dumps({"image": "p.jpg", "text": f"line {row}"}) + "\n\n" for row in range(ROWS_PER_SHARD + 10)) + "{"
+    path = tmp_path / f"x.y{suffix}"
+    compressed(path.with_suffix(path.suffix.lower()), lines.encode()).rename(path)
+    (rows,) = split_table(str(path))
+    samples = list(rows)
+    assert [sample.captions for sample in samples[:-1]] == [(f"line {row}",) for row in range(ROWS_PER_SHARD + 10)]
+    assert samples[0].image == picture() and samples[0].key == "x.y-000000000" and "not a line of JSON" in samples[-1].meta["error"]
+    assert list(rows) == samples
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_compressed_table_that_is_cut(tmp_path, suffix):
+    path = compressed(tmp_path / f"x.jsonl{suffix}", b"".join(b'{"text": "%d"}\n' % (row**7) for row in range(3_000)))
+    data = path.read_bytes()
+    assert len(read(path)) == 3_000
+    path.write_bytes(data + data)  # files behind each other are one
+    assert len(read(path)) == 6_000
+    for length in (0, 1, 10, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=f"x.jsonl{suffix}: "):
+            read(path)
+    path.write_bytes(data + b"more")
+    with pytest.raises(ValueError, match=f"x.jsonl{suffix}: cut or damaged"):
+        read(path)
+
+
+def test_a_column_of_pictures_of_another_name(tmp_path, picture):
+    pictures = [{"bytes": picture(1), "path": "x.jpg"}, {"bytes": None, "path": None}]
+    pq.write_table(pa.table({"n": [1, 2], "photo": pictures, "mask": pictures}), tmp_path / "t.parquet")
+    first, second = read(tmp_path / "t.parquet")
+    assert first.image == picture(1) and first.meta["mask"]["bytes"] == picture(1)
+    assert second.meta["error"] == "image: no picture given"
+    pq.write_table(pa.table({"photo": pictures, "path": ["gone", "gone"]}), tmp_path / "t.parquet")  # a known name goes first
+    assert "missing picture file" in read(tmp_path / "t.parquet")[0].meta["error"]
+
+
+def test_a_parquet_cell_that_cannot_be_read_is_one_bad_row(tmp_path, picture):
+    texts = pa.array([b"a", b"\xff\xfe", b"c"] * 50).view(pa.string())
+    pq.write_table(pa.table({"image": [picture()] * 150, "text": texts}), tmp_path / "t.parquet", row_group_size=40)
+    samples = read(tmp_path / "t.parquet")
+    assert len(samples) == 150 and [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(150)]
+    assert all("cell that cannot be read" in sample.meta["error"] for sample in samples[1::3])
+    assert all(sample.image == picture() and "error" not in sample.meta for sample in samples[::3] + samples[2::3])
+
+
+def test_a_damaged_parquet_file_names_itself(tmp_path, picture):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": [picture(number) for number in range(20)]}), path)
+    (rows,) = split_table(str(path))
+    data = bytearray(path.read_bytes())
+    data[4:400] = bytes(396)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="t.parquet: damaged Parquet file"):
+        list(rows)
+
+
+def test_a_record_of_ours_without_a_picture_is_no_error(tmp_path):
+    rows = [{"key": "a", "image": None, "error": "", "syn_text_x": ["one"]}, {"key": "b", "image": None, "error": None}]
+    first, second = read(write_jsonl(tmp_path / "t.jsonl", rows))
+    assert first.image is None and "error" not in first.meta and second.meta["error"] == "image: no picture given"
+
+
+def test_numbers_are_no_bytes(tmp_path):
+    rows = [{"text": "a", "members": [{"name": "npz", "data": 10**15}]}, {"text": "b", "members": {"npz": "not base64"}}]
+    assert [sample.members for sample in read(write_jsonl(tmp_path / "t.jsonl", rows))] == [{}, {}]
+
+
+def test_a_json_column_cannot_say_that_a_row_failed(tmp_path):
+    row = {"text": "a", "json": '{"error": [1], "n": 2, "caption_scores": 3, "uid": null}'}
+    (sample,) = read(write_jsonl(tmp_path / "t.jsonl", [row]))
+    assert sample.meta == {"uid": "t-000000000", "source": f"{tmp_path}/t.jsonl:1", "n": 2, "caption_scores": {}}
+
+
+def test_json_that_is_nested_without_end(tmp_path):
+    for depth, fits in ((90, True), (110, False), (900, False)):
+        (sample,) = read(write_jsonl(tmp_path / "t.jsonl", ['{"text": "a", "deep": ' + "[" * depth + "]" * depth + "}"]))
+        assert ("error" not in sample.meta) == fits

@@ -1,0 +1,104 @@
+"""The gate: each caption is cut to whole sentences and judged from its own picture's record alone."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from captioners.base import Caption
+from diversity.fidelity import degenerate_reasons
+from diversity.tokens import words
+
+# A full stop after these ends no sentence; after the second group it does where a capital follows.
+_TITLES = frozenset("st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd e.g i.e "
+                    "u.s u.k u.s.a".split())
+_LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d".split())
+_STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
+_FINISHED = re.compile(_STOP.pattern + r"\Z")
+
+
+class Gate(BaseModel):
+    """What becomes of a caption once it is drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sentences: Literal["all", "first"] = Field(
+        "all", description="keep all whole sentences or the first; an unfinished last one is dropped unless it stands alone")
+    min_similarity: float | None = Field(None, ge=-1, le=1, description="least CoCa similarity with the picture, at one text pass")
+    redraws: int = Field(2, ge=0, le=100, description="times that a degenerate caption is drawn anew; sampling only")
+    on_degenerate: Literal["drop", "keep"] = Field("drop", description="captions still degenerate: left out, or kept and flagged")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A caption as the gate cut it, and why it is degenerate: reasons of `diversity.fidelity`, `duplicate`, `unlike`."""
+
+    text: str
+    drawn: Caption
+    truncated: bool = False
+    flags: tuple[str, ...] = ()
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, stripped; the last may lack its end. "St. Louis", "3.5" and "U.S. flag" end none."""
+    found, start = [], 0
+    for stop in _STOP.finditer(text):
+        one_stop = stop[0].rstrip("\"'”’)]") == "."
+        if one_stop and _abbreviates(text[start:stop.start()], text[stop.end():]):
+            continue
+        found.append(text[start:stop.end()].strip())
+        start = stop.end()
+    return [sentence for sentence in (*found, text[start:].strip()) if sentence]
+
+
+def _abbreviates(before: str, after: str) -> bool:
+    last = before.split()[-1].strip("\"'“”‘’([") if before.split() else ""
+    word = last.lower()
+    if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):
+        return bool(after.strip())
+    return word in _LAST_WORDS and after.strip()[:1].islower()
+
+
+def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str, bool]:
+    """The text with the sentences to keep, and whether it still ends where the length limit cut it."""
+    found = sentences(caption.text)
+    unfinished = caption.truncated and bool(found) and not _FINISHED.search(found[-1])
+    if unfinished and len(found) > 1:
+        found, unfinished = found[:-1], False
+    if keep == "first" and len(found) > 1:
+        found, unfinished = found[:1], False
+    return " ".join(found), unfinished
+
+
+def judge(caption: Caption, siblings: Sequence[str], gate: Gate) -> Judged:
+    """The caption as the gate cuts it, with its flags; `siblings` are the picture's other captions that stand before it."""
+    text, truncated = cut_sentences(caption, gate.sentences)
+    flags = degenerate_reasons(text, truncated)
+    of_caption = words(text)
+    if of_caption and any(words(sibling) == of_caption for sibling in siblings):
+        flags += ("duplicate",)
+    if gate.min_similarity is not None and caption.similarity < gate.min_similarity:
+        flags += ("unlike",)
+    return Judged(text, caption, truncated, flags)
+
+
+def judge_all(captions: Sequence[Caption], gate: Gate) -> list[Judged]:
+    """The captions of a picture, each judged beside those before it."""
+    judged: list[Judged] = []
+    for caption in captions:
+        judged.append(judge(caption, [other.text for other in judged], gate))
+    return judged
+
+
+def replace_failing(judged: Sequence[Judged], redrawn: Sequence[Caption], gate: Gate) -> list[Judged]:
+    """The captions with each failing one replaced by its redraw, where that passes; `redrawn` has one for each, in order."""
+    result = list(judged)
+    for i, caption in enumerate(redrawn):
+        if result[i].flags:
+            others = [other.text for j, other in enumerate(result) if j != i and not other.flags]
+            candidate = judge(caption, others, gate)
+            if not candidate.flags:
+                result[i] = candidate
+    return result

@@ -1,0 +1,100 @@
+"""Several processes on one run: each owns every n-th shard, and they share nothing."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.synchronize import Event
+from types import FrameType
+from typing import NamedTuple, Self, TypeVar
+
+from generate.config import GenerateConfig
+
+T = TypeVar("T")
+INTERRUPTED = 130
+
+
+class Rank(NamedTuple):
+    """This process's place: its number among `count`, and its number on this machine."""
+
+    number: int = 0
+    count: int = 1
+    local: int = 0
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """As torchrun, accelerate launch, srun or `launch` say; the only one where none does."""
+        # not SLURM_NTASKS: a batch script that starts no step has it, too
+        for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
+            if all(name in os.environ for name in names):
+                return cls(*(int(os.environ[name]) for name in names))
+        return cls()
+
+    def share(self, shards: Sequence[T]) -> Sequence[T]:
+        """The shards of this process."""
+        return shards[self.number::self.count]
+
+
+def launch(config: GenerateConfig, count: int) -> int:
+    """Run the command in `count` processes; 2 where one of them found a mistake in the command, 1 where one failed, else 0.
+
+    The first begins the run, then the others start: so a mistake is told once. One that dies leaves the others to finish.
+    Raises: KeyboardInterrupt, once all have stopped.
+    """
+    context = multiprocessing.get_context("spawn")
+    begun = context.Event()
+    first = config.model_copy(update={"push_to_hub": None})  # is done once, when all have ended
+    others = first.model_copy(update={"overwrite": False})
+    told = [(first, Rank(0, count), begun), *((others, Rank(number, count, number), None) for number in range(1, count))]
+    ranks = [context.Process(target=_run_rank, args=what) for what in told]
+    started = ranks[:1]
+    try:
+        ranks[0].start()
+        while ranks[0].is_alive() and not begun.wait(0.1):
+            pass
+        if begun.is_set():
+            for rank in ranks[1:]:
+                rank.start()
+                started.append(rank)
+        for rank in started:
+            rank.join()
+    except KeyboardInterrupt:
+        for rank in started:
+            if rank.is_alive():
+                os.kill(rank.pid, signal.SIGINT)
+        for rank in started:
+            rank.join()
+        raise
+    codes = [rank.exitcode for rank in started]
+    if INTERRUPTED in codes:
+        raise KeyboardInterrupt
+    return 2 if 2 in codes else int(any(codes))
+
+
+def _run_rank(config: GenerateConfig, rank: Rank, begun: Event | None) -> None:
+    """What a process does that `launch` started."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count)))  # before torch comes
+    signal.signal(signal.SIGINT, _interrupt_once)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        from generate.engine import run
+        sys.exit(run(config, rank, begun))
+    except ValueError as error:
+        print(f"capsmith generate: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """A terminal's Ctrl-C comes twice: from the terminal and from `launch`. The second must not disturb the clean stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """Where `launch` was killed, its processes must not write on beside those of the next run."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,67 @@
+"""The configuration of `capsmith reinforce`; imports no torch, so that --help is quick."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from generate.config import Folder
+
+
+def check_pattern(pattern: str) -> str:
+    """The regular expression, if it is one; ValueError otherwise."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return pattern
+
+
+class ReinforceConfig(BaseModel):
+    """Add views of the pictures and teachers' embeddings to captioned records. The same command again resumes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: list[str] = Field(min_length=1, description="records with synthetic captions: shards, JSONL, Parquet; repeatable")
+    images: Path | None = Field(None, description="folder that the pictures' paths in tables start from")
+    output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…")
+    teacher: list[str] = Field([], description="a CLIP model: coca_tiny, open_clip's ARCHITECTURE:TAG or ARCHITECTURE:FILE, "
+                               "a folder, org/name; repeatable, embeddings are joined in this order")
+    views: int = Field(30, gt=0, description="augmented views of each picture")
+    size: int | None = Field(None, gt=0, description="side of a view in pixels; the largest teacher's unless given")
+    columns: Annotated[str, AfterValidator(check_pattern)] = Field(
+        "^syn_text", description="regular expression that the names of the caption columns to embed start with")
+    embeddings: Literal["npz", "pth.gz", "none"] = Field(
+        "npz", description="npz in float32, pth.gz in bfloat16, or none: only views, for teachers run beside the student")
+    convert: bool = Field(False, description="put records that are reinforced already, in the older layout, into the newer one; "
+                          "no teacher is needed")
+    seed: int = Field(0, ge=0, lt=2**64, description="of the views, with each record's key")
+    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="that the teachers compute in")
+    batch_size: int | None = Field(None, gt=0, description="views or texts at a time; chosen once for a run unless given")
+    text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
+    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
+    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
+    num_workers: int = Field(2, ge=0, description="processes that decode pictures and make views; 0: none but the main one")
+    max_error_rate: float = Field(0.1, ge=0, le=1, description="share of records that may fail before the exit code is 3")
+    report: bool = Field(False, description="once all is done, how well each teacher and all together find captions and pictures "
+                         "again, and which logit scale fits: a table, and report.json")
+    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        unused = "--embeddings none" if self.embeddings == "none" else "--convert" if self.convert else ""
+        if not self.teacher and not unused:
+            problems.append("--teacher: required, but with --convert or --embeddings none")
+        if self.teacher and unused:
+            problems.append(f"--teacher: {', '.join(self.teacher)}: not used with {unused}")
+        if self.report and not self.teacher:
+            problems.append(f"--report: is of teachers, and there are none with {unused or 'no --teacher'}")
+        if self.convert and self.embeddings == "none":
+            problems.append("--embeddings: none leaves nothing to --convert")
+        twice = sorted({name for name in self.teacher if self.teacher.count(name) > 1})
+        problems += [f"--teacher: {name} given twice" for name in twice]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -1,0 +1,61 @@
+"""The end of a run: what its records hold, by their markers, and what goes with a set that is whole."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from generate.card import push, write_card
+from generate.config import GenerateConfig
+from generate.gallery import write_set_gallery
+from generate.manifest import GALLERY, read_run
+from generate.ranks import Rank
+from generate.repeats import Repeats
+from imagetext.shards import read_markers
+from imagetext.sources import Shard
+from imagetext.stores import join, plain_path
+
+SHARE_TOLD = 0.01  # a caption that stands for this share of the pictures is told of
+MOST_TOLD = 3      # captions of a column
+
+
+def finish(config: GenerateConfig, shards: Sequence[Shard], rank: Rank = Rank()) -> int:
+    """Print what this process's shards hold, or all of them; write the card where all are done; return the exit code."""
+    folder = plain_path(config.output)
+    there = read_markers(folder)
+    markers = {shard.name: there.get(shard.name) for shard in shards}
+    own = rank.share(list(markers))
+    missing = [name for name in own if markers[name] is None]
+    done = [markers[name] for name in own if markers[name] is not None]
+    pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
+    rate = failed / max(pictures, 1)
+    captions = ", ".join(f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
+                         for column in read_run(folder)["columns"])
+    print(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({rate:.1%}), "
+          f"in {len(done):,} {config.format} shards")
+    for line in repeated(done):
+        print(line)
+    if None not in markers.values():
+        write_card(folder, config.input, list(markers.values()))
+        if config.limit:
+            write_set_gallery(folder, join(folder, GALLERY))
+    if missing:
+        print(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
+        return 1
+    if rate > config.max_error_rate:
+        print(f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
+              "the records say why, under `error`")
+        return 3
+    if config.push_to_hub and None not in markers.values():
+        push(folder, config.push_to_hub)
+        print(f"uploaded to the data set {config.push_to_hub}")
+    return 0
+
+
+def repeated(markers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each caption that stands for many pictures of a set, by the shards' markers."""
+    columns: dict[str, Repeats] = {}
+    for marker in markers:
+        for name, state in marker["repeats"].items():
+            columns.setdefault(name, Repeats()).merge(Repeats.of(state))
+    return [f"  {name}: {caption!r} stands for at least {count:,} of {found.pictures:,} pictures ({count / found.pictures:.1%})"
+            for name, found in columns.items() for caption, count in found.most(MOST_TOLD)
+            if count > 2 and count >= SHARE_TOLD * found.pictures]

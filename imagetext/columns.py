@@ -1,0 +1,112 @@
+"""A new column of captions beside those that a record has, and the text embeddings that stand in its way.
+
+Reinforced sets keep a vector for each caption, in `npz` or `pth.gz`. Their reference reader takes a caption's vector from
+the array `NAME_emb` of its column, or, where `text_emb` has more rows than there are originals, from there by position. A
+column without vectors would end its training with a KeyError, or be trained on the vectors of other captions.
+"""
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from imagetext.rows import caption_columns
+from imagetext.sample import Record, Sample
+
+PICKLED = ("pth.gz", "pth", "pt")   # never opened, so taken to hold text embeddings
+
+
+class ColumnClash(ValueError):
+    """A record has captions in a column that is to be written, or embeddings that go with its captions."""
+
+
+def add_column(record: Record, name: str, captions: Sequence[str], *, overwrite: bool = False,
+               drop_text_embeddings: bool = False) -> Record:
+    """The record with one more column; all else stays, with the keys and values of `syn.json`.
+
+    Raises ColumnClash as `room_for` does.
+    """
+    if name in record.syn_text and not overwrite:
+        raise ColumnClash(f"{record.sample.key}: has the column {name} already")
+    sample = room_for(record.sample, [name], overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
+    return replace(record, sample=sample, syn_text={**record.syn_text, name: tuple(captions)})
+
+
+def room_for(sample: Sample, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False) -> Sample:
+    """The sample as it is to be written with new columns of these names.
+
+    overwrite: columns that have these names are taken out, with their scores.
+    drop_text_embeddings: so are embeddings of texts: these arrays of an `npz`, and a pickled file as a whole.
+
+    Raises ColumnClash where that is necessary and not asked for. A sample with an error gets no captions and stays as it is.
+    """
+    if sample.meta.get("error"):
+        return sample
+    columns = caption_columns(sample.members.get("syn.json", b"{}"))
+    if (clash := sorted(columns.keys() & set(names))) and not overwrite:
+        raise ColumnClash(f"{sample.key}: has the column {', '.join(clash)} already")
+    found = text_embeddings(sample)
+    if found and not drop_text_embeddings:
+        raise ColumnClash(f"{sample.key}: has text embeddings ({', '.join(found)}) and none of the new captions: the reference "
+                          "reader would take others' for theirs, or fail; write captions only, or drop the text embeddings")
+    members, meta = dict(sample.members), dict(sample.meta)
+    if clash:
+        members["syn.json"] = json.dumps({name: texts for name, texts in columns.items() if name not in clash}).encode()
+    if scores := meta.get("caption_scores"):
+        meta["caption_scores"] = {name: values for name, values in scores.items() if name not in names}
+    sample = replace(sample, members=members, meta=meta)
+    return _without_text_embeddings(sample) if found else sample
+
+
+def text_embeddings(sample: Sample) -> list[str]:
+    """Where the sample has embeddings of texts, by the names of members, of an `npz`'s arrays and of fields alone."""
+    found = []
+    for member, data in sample.members.items():
+        if _is(member, PICKLED):
+            found.append(f"{member}, which is never opened")
+        elif _is(member, ("npz",)):
+            try:
+                with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                    found += [f"{member}: {_array(name)}" for name in archive.namelist() if _embeds_text(_array(name))]
+            except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+                found.append(f"{member}, which does not open: {error}")
+    return found + [name for name in sample.meta if _embeds_text(name)]
+
+
+def _without_text_embeddings(sample: Sample) -> Sample:
+    members = {name: data for name, data in sample.members.items() if not _is(name, PICKLED)}
+    for name in [name for name in members if _is(name, ("npz",))]:
+        if kept := _kept_arrays(members.pop(name)):
+            members[name] = kept
+    return replace(sample, members=members, meta={name: value for name, value in sample.meta.items() if not _embeds_text(name)})
+
+
+def _kept_arrays(npz: bytes) -> bytes:
+    """The archive without arrays of text embeddings, the others' bytes as they are; nothing where none is left."""
+    kept = io.BytesIO()
+    try:
+        with zipfile.ZipFile(io.BytesIO(npz)) as archive, zipfile.ZipFile(kept, "w") as smaller:
+            for info in archive.infolist():
+                if not _embeds_text(_array(info.filename)):
+                    member = zipfile.ZipInfo(info.filename, info.date_time)
+                    member.compress_type = info.compress_type
+                    with archive.open(info) as old, smaller.open(member, "w") as new:
+                        shutil.copyfileobj(old, new)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError):
+        return b""  # cannot be told what it holds
+    return kept.getvalue() if smaller.namelist() else b""
+
+
+def _is(member: str, suffixes: Sequence[str]) -> bool:
+    return any(member == suffix or member.endswith(f".{suffix}") for suffix in suffixes)
+
+
+def _array(name: str) -> str:
+    return name.removesuffix(".npy")
+
+
+def _embeds_text(name: str) -> bool:
+    """Whether an array or field of this name holds vectors of texts, by the rule of the reference tools: not of pictures."""
+    return (name.endswith(("emb", "embedding", "embeddings")) or "_emb_" in name) and not name.startswith("image")

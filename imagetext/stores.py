@@ -1,0 +1,291 @@
+"""Files wherever they are: on this machine, or in a store that fsspec reaches (`s3://`, `gs://`, `hf://`).
+
+Credentials are what each store's own library finds in the environment. What is read is read by ranges, and a range that
+fails is asked for again; what still fails is a StoreError, which is never the fault of a row.
+"""
+
+import glob
+import io
+import logging
+import os
+import posixpath
+import re
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
+ATTEMPTS = 6        # of a read, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
+FIRST_WAIT = 1.0    # seconds
+READ_AHEAD = 32     # small files asked of a store at once
+LISTED = 16         # more named files of one folder than these are looked up by listing it
+
+Result = TypeVar("Result")
+
+
+class StoreError(OSError):
+    """A store, or the way to it, has failed."""
+
+
+class LibraryMissing(StoreError, ValueError):
+    """A store's library is not installed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, or a folder, and what tells whether a file has changed: its size in bytes, and mtime_ns or the store's etag."""
+
+    path: str
+    is_folder: bool
+    stamp: Mapping[str, Any]
+
+
+# ---- paths -------------------------------------------------------------------------------------------------------
+
+
+def is_remote(path: str) -> bool:
+    scheme, separator, _ = path.partition("://")
+    return bool(separator) and scheme in LIBRARIES
+
+
+def plain_path(path: str | os.PathLike) -> str:
+    """The path as text, without `file://`; ValueError for a URL of another kind, or one that a `pathlib.Path` has spoilt."""
+    path = os.fspath(path)
+    if re.match(rf"({'|'.join(LIBRARIES)}|file):/[^/]", path):
+        raise ValueError(f"{path}: a URL has two slashes; pathlib.Path takes one away, so give it as text")
+    scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", path)
+    if scheme and scheme[1] != "file" and scheme[1] not in LIBRARIES and not os.path.exists(path):
+        raise ValueError(f"{path}: {scheme[0]} is none of file://, {', '.join(f'{name}://' for name in LIBRARIES)}")
+    return path.removeprefix("file://")
+
+
+def join(folder: str, name: str) -> str:
+    """The path of a name in a folder; a URL or an absolute path stays what it is."""
+    if "://" in name:
+        return name.removeprefix("file://")
+    if not is_remote(folder) or os.path.isabs(name):
+        return os.path.join(folder, name)
+    scheme, _, place = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(place, name))}"
+
+
+# ---- asking, once or again and again ------------------------------------------------------------------------------
+
+
+def filesystem(path: str) -> "AbstractFileSystem":
+    """The store that a URL names; LibraryMissing, a ValueError, says what to install."""
+    return _filesystem(path.partition("://")[0], os.getpid())
+
+
+@lru_cache
+def _filesystem(scheme: str, process: int) -> "AbstractFileSystem":
+    """One for all threads of a process, which does not remember listings."""
+    import fsspec
+    connect = partial(fsspec.filesystem, scheme, skip_instance_cache=True, use_listings_cache=False)
+    try:
+        store = asked(f"{scheme}://", connect, lasting=(ImportError,))
+    except ImportError as error:
+        raise LibraryMissing(f"{scheme}:// needs {LIBRARIES[scheme]}: pip install 'capsmith[remote]'") from error
+    if scheme == "s3":
+        store.retries = 1  # botocore makes its own attempts (AWS_MAX_ATTEMPTS), and we do; a third time over would take too long
+    return store
+
+
+def asked(path: str, action: Callable[[], Result], *, attempts: int = 1, lasting: tuple[type[Exception], ...] = ()) -> Result:
+    """What the action returns, tried so many times with waits that double; then StoreError, naming the path.
+
+    lasting: errors that another attempt would not change; they are raised as they are.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except (StoreError, MemoryError, *lasting):
+            raise
+        except Exception as error:  # libraries of stores have errors of many kinds
+            reason = f"{path}: {type(error).__name__}: {error}"
+            if attempt == attempts:
+                raise StoreError(f"{reason} (in {attempts} attempts)" if attempts > 1 else reason) from error
+            wait = FIRST_WAIT * 2 ** (attempt - 1)
+            logger.warning("%s; attempt %d of %d in %g seconds", reason, attempt + 1, attempts, wait)
+            time.sleep(wait)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def open_file(path: str, block: int = 1 << 20) -> BinaryIO:
+    """A file to read and seek in; from a store it comes in blocks of so many bytes, as they are wanted."""
+    if not is_remote(path):
+        return open(path, "rb")
+    return io.BufferedReader(StoreFile(path), block)
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole file; FileNotFoundError where there is none."""
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return file.read()
+    whole = partial(filesystem(path).cat_file, path)
+    return asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError))
+
+
+class StoreFile(io.RawIOBase):
+    """A file in a store, read by ranges: each whole, of the version that was there when it was opened."""
+
+    def __init__(self, path: str):
+        self.path, self.position, self.file, self.store = path, 0, None, filesystem(path)
+        self.stamp = _stamp_of(asked(path, partial(_info, self.store, path), attempts=ATTEMPTS))
+        self.size = self.stamp["size"]
+
+    def readinto(self, buffer: bytearray) -> int:
+        count = max(0, min(len(buffer), self.size - self.position))
+        if count:
+            buffer[:count] = asked(self.path, partial(self._range, self.position, count), attempts=ATTEMPTS)
+            self.position += count
+        return count
+
+    def _range(self, start: int, count: int) -> bytes:
+        try:
+            if self.file is None:
+                self.file = self.store.open(self.path, "rb", cache_type="none")
+            self.file.seek(start)
+            data = self.file.read(count)
+            if len(data) != count:
+                raise EOFError(f"{len(data)} bytes came of the {count} from {start}")
+            return data
+        except Exception:
+            self.file = None
+            if (now := _stamp_of(_info(self.store, self.path))) != self.stamp:
+                raise StoreError(f"{self.path}: changed while it was read: {dict(self.stamp)} before, {dict(now)} now") from None
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def in_order(calls: Iterable[tuple[bool, Callable[[], Result]]]) -> Iterator[Result]:
+    """What the calls return, in order; of those that wait for a store (True), READ_AHEAD are made at once."""
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(READ_AHEAD)  # starts no thread before it is asked to
+    try:
+        for far, call in calls:
+            if far:
+                waiting.append(pool.submit(call))
+            else:
+                yield from (waiting.popleft().result() for _ in range(len(waiting)))
+                yield call()
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+# ---- looking -----------------------------------------------------------------------------------------------------
+
+
+def entry(path: str) -> Entry | None:
+    """What stands at the path, or None."""
+    if is_remote(path):
+        try:
+            info = asked(path, partial(_info, filesystem(path), path), lasting=(FileNotFoundError,))
+        except FileNotFoundError:
+            return None
+        return Entry(path, info["type"] == "directory", _stamp_of(info))
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # as os.path.exists: whatever cannot be a name too
+        return None
+    return Entry(path, stat.S_ISDIR(status.st_mode), {"size": status.st_size, "mtime_ns": status.st_mtime_ns})
+
+
+def entries(paths: Iterable[str]) -> dict[str, Entry | None]:
+    """What stands at each of the paths; where many are files of one folder of a store, that is listed."""
+    found: dict[str, Entry | None] = dict.fromkeys(paths)
+    folders: dict[str, list[str]] = {}
+    for path in found:
+        folders.setdefault(os.path.dirname(path), []).append(path)
+    for folder, named in folders.items():
+        listed = is_remote(folder) and len(named) > LISTED
+        there = {one.path: one for one in listing(folder)} if listed else {}
+        found |= {path: there.get(path) if listed else entry(path) for path in named}
+    return found
+
+
+def matches(pattern: str) -> dict[str, Entry | None]:
+    """What a pattern with `*`, `?`, `[...]` or `**` names, sorted; None is a link to nothing."""
+    if is_remote(pattern):
+        return {one.path: one for one in _remote(pattern, "glob")}
+    return {path: entry(path) for path in sorted(glob.glob(pattern, recursive=True))}
+
+
+def listing(folder: str) -> list[Entry]:
+    """What stands in a folder, sorted; nothing where there is none."""
+    if is_remote(folder):
+        return _remote(folder, "ls")
+    try:
+        return [one for name in sorted(os.listdir(folder)) if (one := entry(os.path.join(folder, name)))]
+    except FileNotFoundError:
+        return []
+
+
+def files_below(folder: str) -> list[Entry]:
+    """All files of a folder and its subfolders but hidden ones, links to folders followed once."""
+    if is_remote(folder):
+        prefix = f"{folder.rstrip('/')}/"
+        found = [one for one in _remote(folder, "find") if not one.is_folder and one.path.startswith(prefix)]
+        return [one for one in found if not any(name.startswith(".") for name in one.path[len(prefix):].split("/"))]
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = os.path.join(parent, name)
+                found.append(entry(path) or Entry(path, False, {"size": 0, "mtime_ns": 0}))  # a link to nothing
+    return found
+
+
+def _remote(place: str, how: str) -> list[Entry]:
+    store = filesystem(place)
+    store.invalidate_cache()
+    try:
+        infos = asked(place, partial(getattr(store, how), place, detail=True), lasting=(FileNotFoundError,))
+    except FileNotFoundError:
+        return []
+    infos = infos.values() if isinstance(infos, dict) else infos
+    found = [Entry(store.unstrip_protocol(info["name"]), info["type"] == "directory", _stamp_of(info)) for info in infos]
+    return sorted((one for one in found if not one.path.endswith("/")), key=lambda one: one.path)
+
+
+def _info(store: "AbstractFileSystem", path: str) -> Mapping[str, Any]:
+    store.invalidate_cache(path)  # the Hub's keeps listings though told not to
+    return store.info(path)
+
+
+def _stamp_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    version = next((info[name] for name in ("ETag", "etag", "blob_id", "LastModified", "created") if info.get(name)), "")
+    return {"size": info["size"] or 0, "etag": str(version).strip('"')}

@@ -1,0 +1,156 @@
+"""Captions of vision-language models: those of transformers' own search where it has it, the same in any company."""
+
+import pytest
+import torch
+from PIL import Image
+
+from captioners.base import SamplingConfig
+from captioners.vlm import VLMCaptioner
+from captioners.vlm_load import load_vlm
+
+from .models import END, FAMILIES, IMAGE, PAD, SPECIALS, START, TILED, VOCABULARY, photos, pictures_for
+
+
+def transformers_inputs(captioner: VLMCaptioner, photo: Image.Image, instruction: str) -> dict:
+    """What the model takes, as transformers' users make it."""
+    processor = captioner.processor
+    if "text_decoder" in dict(captioner.model.named_children()) or captioner.model.config.model_type == "git":
+        return dict(processor(images=photo, return_tensors="pt"))  # BLIP and GIT begin by themselves
+    if processor.chat_template is None:
+        tokenizer, queries = processor.tokenizer, [IMAGE] * 4
+        ids = torch.tensor([[*queries, START, *tokenizer(instruction, add_special_tokens=False).input_ids]])
+        return dict(processor(images=photo, return_tensors="pt")) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    content = [{"type": "image", "image": photo}, {"type": "text", "text": instruction}]
+    one_tile = {"images_kwargs": {"do_image_splitting": False, "do_resize": False}}
+    return dict(processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+        processor_kwargs=one_tile if captioner.model.config.model_type in TILED else {}))
+
+
+def tokens_of(captioner: VLMCaptioner, pictures, sampling: SamplingConfig, monkeypatch) -> list[list[list[int]]]:
+    """Token ids, start and end included, of the captions of each picture."""
+    with monkeypatch.context() as patch:
+        patch.setattr(captioner, "decode", lambda ids: list(ids))
+        return [[caption.text for caption in one.captions] for one in captioner.caption(pictures, sampling)]
+
+
+@pytest.mark.parametrize("min_length", [0, 5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_captions_are_those_that_generate_gives(family, min_length, captioner_of, monkeypatch):
+    captioner, longest = captioner_of(family), 12
+    sampling = SamplingConfig(strategy="greedy", min_length=min_length, max_length=longest)
+    captions = tokens_of(captioner, pictures_for(captioner), sampling, monkeypatch)
+    never = [*range(SPECIALS), *range(330, VOCABULARY)]
+    expected = []
+    for photo in photos():
+        inputs = transformers_inputs(captioner, photo, captioner.prompt)
+        found = captioner.model.generate(
+            **inputs, do_sample=False, max_new_tokens=longest - 2, min_new_tokens=max(0, min_length - 1),
+            suppress_tokens=[token for token in never if token not in captioner.end_ids])[0].tolist()
+        expected.append(found[inputs["input_ids"].shape[1] if "input_ids" in inputs else 1:])
+    for (ours,), theirs in zip(captions, expected, strict=True):
+        ends = [at for at, token in enumerate(theirs) if token in captioner.end_ids]
+        theirs = theirs[:ends[0]] if ends else theirs
+        assert ours == [PAD, *theirs, END]
+    assert len({tuple(ours) for ours, in captions}) > 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_is_looked_at_once_and_its_captions_are_the_same_in_any_company(family, captioner_of, monkeypatch):
+    captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, min_length=0, max_length=12)
+    patches = 16 if family in TILED else 64 if "qwen" in family else 17
+    pictures, seen = pictures_for(captioner, 7), []
+    tower = captioner.model.get_submodule(captioner.family.vision)
+    hook = tower.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state.shape.numel()))
+    texts = {}
+    for batch_size, order in ((7, range(7)), (1, [6, 2]), (2, range(7)), (3, [5, 3, 1, 4])):
+        monkeypatch.setattr(captioner, "batch_size", batch_size)
+        seen.clear()
+        captioned = list(captioner.caption([pictures[i] for i in order], sampling))
+        assert [one.key for one in captioned] == [pictures[i][0] for i in order]
+        assert sum(seen) == len(order) * 32 * patches
+        for one in captioned:
+            assert texts.setdefault(one.key, one.captions)[0].text == one.captions[0].text
+            assert [caption.text for caption in texts[one.key]] == [caption.text for caption in one.captions]
+            assert [c.logprob for c in texts[one.key]] == pytest.approx([c.logprob for c in one.captions], abs=1e-4)
+    hook.remove()
+    assert len({caption.text for captions in texts.values() for caption in captions}) > 15
+    assert {caption.truncated for captions in texts.values() for caption in captions} == {True, False}
+
+
+def test_captions_depend_on_key_seed_and_index(captioner_of):
+    captioner, sampling = captioner_of("llava"), SamplingConfig(num_captions=3)
+    (key, picture), *_ = pictures_for(captioner)
+    texts = lambda key, sampling, **options: [  # noqa: E731
+        caption.text for one in captioner.caption([(key, picture)], sampling, **options) for caption in one.captions]
+    captions = texts(key, sampling)
+    assert len(set(captions)) == 3
+    assert texts("other", sampling) != captions != texts(key, sampling.model_copy(update={"seed": 1}))
+    assert texts(key, sampling.model_copy(update={"num_captions": 2}), first_index=1) == captions[1:]
+
+
+def test_beams_are_at_least_as_probable_as_the_greedy_caption(captioner_of):
+    captioner = captioner_of("blip")
+    beam = SamplingConfig(strategy="beam", num_captions=2, num_beams=6, length_penalty=0.0, max_length=10)
+    greedy = list(captioner.caption(pictures_for(captioner), SamplingConfig(strategy="greedy", max_length=10)))
+    for found, one in zip(captioner.caption(pictures_for(captioner), beam), greedy, strict=True):
+        logprobs = [caption.logprob for caption in found.captions]
+        assert logprobs[0] >= one.captions[0].logprob - 1e-4 and logprobs[0] > logprobs[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_markup_comes_into_a_caption_even_where_it_is_likeliest(family, folder_of, monkeypatch):
+    captioner = load_vlm(folder_of(family))
+    markup = [*range(SPECIALS), *range(330, VOCABULARY)]
+    likely = torch.zeros(VOCABULARY).index_fill(0, torch.tensor([t for t in markup if t not in captioner.end_ids]), 100.0)
+    output = captioner.model.get_submodule(captioner.family.decoder).get_output_embeddings()
+    output.register_forward_hook(lambda module, args, logits: logits + likely)
+    for sampling in (SamplingConfig(num_captions=4, max_length=12, top_p=1.0), SamplingConfig(strategy="greedy", max_length=12)):
+        for captions in tokens_of(captioner, pictures_for(captioner), sampling, monkeypatch):
+            assert not {token for caption in captions for token in caption[1:-1]} & {*markup}
+        for one in captioner.caption(pictures_for(captioner), sampling):
+            for caption in one.captions:
+                assert caption.logprob < -100  # so unlikely is what is left
+                assert not any(mark in caption.text for mark in captioner.tokenizer.all_special_tokens)
+
+
+@pytest.mark.parametrize("family", ["blip", "llava"])
+def test_a_caption_can_start_with_a_given_text(family, captioner_of):
+    captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, prompt="a red", max_length=20)
+    captions = [caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions]
+    assert all(text.startswith("a red") for text in captions) and len(set(captions)) > 6
+
+
+def test_what_the_model_is_asked_is_in_its_prompt_and_changes_its_captions(folder_of):
+    folder, sampling = folder_of("llava"), SamplingConfig(num_captions=2)
+    captioners = [load_vlm(folder), load_vlm(folder, prompt="a red circle"), load_vlm(folder, prompt="")]
+    tokenizer = captioners[0].tokenizer
+    assert [tokenizer.decode(captioner.prompt_ids).replace("<image>", "") for captioner in captioners] == [
+        f"<s><|im_start|>user:{asked}<|im_end|>\n<|im_start|>assistant:"
+        for asked in (" Describe this picture in one sentence.", " a red circle", "")]
+    texts = [[caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions]
+             for captioner in captioners]
+    assert texts[0] != texts[1] != texts[2]
+    assert not any("red circle" in text for text in texts[1])
+
+
+def test_sampling_that_does_not_fit_is_refused_at_once(captioner_of):
+    captioner = captioner_of("llava")
+    with pytest.raises(ValueError) as caught:
+        captioner.caption([], SamplingConfig(max_length=100, prompt="red circle " * 60))
+    assert f"max_length 100 exceeds {100 - len(captioner.prompt_ids) + 2}, the context of tiny_llava" in str(caught.value)
+    assert "no room for a caption" in str(caught.value)
+    with pytest.raises(ValueError, match="similarity: tiny_llava has no embedding"):
+        captioner.caption([], SamplingConfig(), similarity=True)
+
+
+def test_the_models_mode_is_left_as_it_was(folder_of):
+    captioner = load_vlm(folder_of("git"))
+    captioner.model.train()
+    next(iter(captioner.caption(pictures_for(captioner), SamplingConfig())))
+    assert captioner.model.training
+
+
+def test_a_caption_that_names_special_tokens_is_its_other_words(captioner_of):
+    captioner = captioner_of("llava")
+    assert captioner.encode_text_ids("a<image> red<|im_end|>") == captioner.encode_text_ids("a red")

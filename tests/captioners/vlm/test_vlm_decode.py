@@ -1,0 +1,117 @@
+"""Rows of captions on the cache of a model: the logits of a pass that caches nothing, whatever is kept and joined."""
+
+import pytest
+import torch
+
+from captioners.base import SamplingConfig
+from captioners.draw import Drawing
+from captioners.vlm import VLMCaptioner
+
+from .models import END, ENDS, FAMILIES, PAD, VOCABULARY, pictures_for
+
+
+def obvious_logits(captioner: VLMCaptioner, picture: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+    """Logits (tokens, V) of what follows each token, from one pass that caches nothing; one end token stands for all."""
+    family, ids = captioner.family, torch.tensor([[*captioner.prompt_ids, *tokens[1:]]])
+    with torch.no_grad():
+        logits = family.forward(family.inputs(picture[None], ids, torch.ones_like(ids)), use_cache=False)[0, -len(tokens):]
+    others = captioner.end_ids[1:]
+    logits[:, END] = logits[:, captioner.end_ids].logsumexp(-1)
+    logits[:, others] = float("-inf")
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_nothing(family, captioner_of):
+    """Rows of one and of several captions, of unequal length, of which the longest leave before the end."""
+    captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
+    pictures = [picture for _, picture in pictures_for(captioner)]
+    start = torch.tensor([[PAD]])
+
+    def check(rows, owners, tokens, new: int) -> None:
+        """Feeds random tokens, or the start token with none before, and checks every row."""
+        fed = torch.randint(100, 300, (len(owners), new), generator=generator) if tokens[0] else start.expand(len(owners), 1)
+        logits = rows.extend(fed)
+        for owner, held, more, ours in zip(owners, tokens, fed.tolist(), logits, strict=True):
+            held.extend(more)
+            expected = obvious_logits(captioner, pictures[owner], held)[-ours.shape[0]:]
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+    with torch.no_grad():
+        begin = captioner._begin(SamplingConfig(max_length=20))
+        features, rows = begin(pictures[:2])
+        owners, tokens = [0, 1], [[], []]
+        check(rows, owners, tokens, 1)
+        rows.keep(torch.tensor([0, 0, 1, 1]))
+        owners, tokens = [0, 0, 1, 1], [list(tokens[i]) for i in (0, 0, 1, 1)]
+        check(rows, owners, tokens, 1)
+        check(rows, owners, tokens, 2)
+        _, others = begin(pictures[2:])
+        new_tokens = [[], []]
+        check(others, [2, 3], new_tokens, 1)
+        rows.join(others)
+        owners, tokens = [*owners, 2, 3], [*tokens, *new_tokens]
+        check(rows, owners, tokens, 1)
+        wide = rows.hidden.shape[1]
+        rows.keep(torch.tensor([4, 5, 5]))
+        owners, tokens = [2, 3, 3], [list(tokens[i]) for i in (4, 5, 5)]
+        assert rows.hidden.shape[1] == wide - 3 == rows.cache.get_seq_length()
+        check(rows, owners, tokens, 1)
+        _, others = begin(pictures[:1])
+        new_tokens = [[]]
+        check(others, [0], new_tokens, 1)
+        check(others, [0], new_tokens, 3)
+        rows.join(others)  # the longer one joins the shorter
+        check(rows, [*owners, 0], [*tokens, *new_tokens], 1)
+    assert features.norm(dim=-1).tolist() == pytest.approx([1, 1])
+    assert (features[0] - features[1]).abs().max() > 1e-3
+
+
+def test_of_several_end_tokens_one_stands_for_all(captioner_of):
+    """With the probability of all for draws, of the likeliest for the greedy choice."""
+    captioner = captioner_of("llava")
+    pictures = [picture for _, picture in pictures_for(captioner)]
+    ids = torch.tensor([captioner.prompt_ids] * 4)
+    with torch.no_grad():
+        logits = captioner.family.forward(captioner.family.inputs(torch.stack(pictures), ids, torch.ones_like(ids)))[:, -1]
+        for sampling in (SamplingConfig(), SamplingConfig(strategy="greedy")):
+            _, rows = captioner._begin(sampling)(pictures)
+            ours = rows.extend(torch.full((4, 1), PAD))[:, -1]
+            if sampling.strategy == "greedy":
+                torch.testing.assert_close(ours[:, END], logits[:, ENDS].amax(-1))
+            else:
+                torch.testing.assert_close(ours.softmax(-1)[:, END], logits.softmax(-1)[:, ENDS].sum(-1))
+            assert (ours[:, ENDS[1:]] == float("-inf")).all()
+            others = [token for token in range(VOCABULARY) if token not in ENDS]
+            torch.testing.assert_close(ours[:, others], logits[:, others])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_longest_captions_fit_the_positions_of_the_model(family, captioner_of):
+    captioner = captioner_of(family)
+    sampling = SamplingConfig(num_captions=2, min_length=captioner.context_length + 1)
+    for one in captioner.caption(pictures_for(captioner, 2), sampling):
+        assert all(caption.truncated for caption in one.captions)
+
+
+@pytest.mark.parametrize("family", ["blip", "blip-2", "git"])
+def test_a_caption_at_the_last_position_may_wait_for_the_others(family, captioner_of):
+    """Ends are looked for every eight steps, as on a GPU: till then finished captions are fed on, past the table of positions."""
+    captioner = captioner_of(family)
+    sampling = SamplingConfig(num_captions=2, min_length=captioner.context_length + 1)
+    tokens = []
+    for check_every in (1, 8):
+        search = Drawing(captioner._begin(sampling), pictures_for(captioner, 2), captioner._rules(sampling), batch_size=2,
+                         check_every=check_every)
+        tokens.append([[caption.tokens for caption in picture.captions] for picture in search])
+    assert tokens[0] == tokens[1]
+    assert {len(caption) for picture in tokens[0] for caption in picture} == {captioner.context_length + 1}
+
+
+def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
+    sampling = SamplingConfig(num_captions=3, max_length=20)
+    blip = 2 * 2 * 32 * 4  # bytes: two layers, keys and values, 32 numbers
+    assert captioner_of("blip").bytes_per_picture(sampling) == 2 * 3 * blip * (1 + 20 + 17) + 8 * 4 * 3 * VOCABULARY
+    llava = captioner_of("llava")
+    assert llava.bytes_per_picture(sampling) == pytest.approx(
+        2 * 3 * blip / 2 * (len(llava.prompt_ids) + 20) + 8 * 4 * 3 * VOCABULARY, abs=2)

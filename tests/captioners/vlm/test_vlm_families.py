@@ -1,0 +1,50 @@
+"""Pictures and prompts as the families' own processors make them."""
+
+import pickle
+
+import pytest
+import torch
+from PIL import Image
+
+from captioners.vlm_load import load_vlm
+
+from .models import FAMILIES, photos
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_of_any_shape_become_tensors_of_one_without_the_model(family, captioner_of):
+    preprocess = captioner_of(family).preprocess
+    assert len(pickle.dumps(preprocess)) < 20_000  # so that it can go to workers; the model alone is more
+    same = pickle.loads(pickle.dumps(preprocess))
+    for size in ((32, 32), (100, 40), (7, 90)):
+        image = Image.effect_noise(size, 60).convert("RGB")
+        assert preprocess(image).shape == (3, 32, 32) and preprocess(image).dtype == torch.float32
+        assert torch.equal(preprocess(image), same(image))
+
+
+@pytest.mark.parametrize("family", ["blip", "blip-2", "git", "llava"])
+def test_pictures_are_prepared_as_transformers_prepares_them(family, captioner_of):
+    captioner, image = captioner_of(family), Image.effect_noise((100, 40), 60).convert("RGB")
+    expected = captioner.processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(captioner.preprocess(image), expected)
+
+
+def test_qwens_square_is_what_its_processor_makes_of_a_square(captioner_of):
+    captioner, (photo, *_) = captioner_of("qwen2_vl"), photos()
+    ids = torch.tensor([captioner.prompt_ids])
+    ours = captioner.family.inputs(captioner.preprocess(photo)[None], ids, torch.ones_like(ids))
+    expected = captioner.processor.image_processor(images=photo, return_tensors="pt")
+    torch.testing.assert_close(ours["pixel_values"], expected["pixel_values"])
+    assert torch.equal(ours["image_grid_thw"], expected["image_grid_thw"])
+
+
+def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of):
+    """This template has a blank before a message's text, and none before the generation that it asks for."""
+    captioner = load_vlm(copy_of("llava"))
+    assert captioner.lead == " "
+    ids = [*captioner.prompt_ids, *captioner.encode_text_ids("a red circle")[1:]]
+    answer = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.prompt}]},
+              {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]}]
+    whole = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")
+    expected = captioner.processor.apply_chat_template(answer).removesuffix("<|im_end|>\n")
+    assert whole.removeprefix("<s>").removesuffix("</s>") == expected

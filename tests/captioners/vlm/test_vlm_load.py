@@ -1,0 +1,169 @@
+"""Loading: from folders, adapters and the hub; nothing runs code, and what is wrong is named."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
+from captioners.base import SamplingConfig
+from captioners.vlm_load import load_vlm
+
+from .models import edit, pictures_for
+
+
+def test_half_precision_keeps_rotary_embeddings_and_the_weights_hash(folder_of):
+    half, full = load_vlm(folder_of("llava"), dtype="bf16"), load_vlm(folder_of("llava"))
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
+    rotary = [buffer for name, buffer in half.model.named_buffers() if "inv_freq" in name]
+    assert rotary and all(buffer.dtype == torch.float32 for buffer in rotary)
+    assert half.weights_sha256 == full.weights_sha256 != load_vlm(folder_of("git")).weights_sha256
+    assert len(list(half.caption(pictures_for(half), SamplingConfig(num_captions=2)))) == 4
+
+
+def test_the_description_says_what_was_loaded(folder_of):
+    captioner = load_vlm(folder_of("llava"))
+    lines = captioner.description.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["architecture", "context", "pictures", "weights"]
+    assert "tiny_llava, LlavaForConditionalGeneration" in lines[0] and captioner.name == "tiny_llava"
+    assert "'Describe this picture in one sentence.'" in lines[1] and "32 x 32 px" in lines[2]
+    assert str(folder_of("llava")) in lines[3]
+
+
+def test_all_problems_of_the_arguments_are_told_at_once(folder_of, monkeypatch):
+    monkeypatch.setattr("captioners.vlm_load.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match="dtype 'int8' is none of fp32.*; four_bit needs bitsandbytes"):
+        load_vlm(folder_of("llava"), dtype="int8", four_bit=True)
+
+
+def test_a_model_of_another_family_is_refused(copy_of):
+    folder = copy_of("llava")
+    edit(folder / "config.json", lambda config: config.update(model_type="bert"))
+    with pytest.raises(ValueError, match=f"{folder}: model_type 'bert' is none of blip, blip-2, git, llava"):
+        load_vlm(folder)
+
+
+def test_a_blip_2_with_an_encoder_decoder_is_refused(tmp_path):
+    hf.Blip2Config(text_config={"model_type": "t5"}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}: text_config.model_type 't5' is not of a decoder"):
+        load_vlm(tmp_path)
+
+
+def test_a_weight_that_is_missing_is_named(copy_of):
+    folder = copy_of("llava")
+    weights = load_file(folder / "model.safetensors")
+    gone = [next(name for name in weights if part in name) for part in ("mlp.up_proj", "v_proj")]
+    for name in gone:
+        del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError) as caught:
+        load_vlm(folder)
+    assert str(folder) in str(caught.value) and all(name.removeprefix("language_model.") in str(caught.value) for name in gone)
+
+
+class Harmful:
+    def __reduce__(self):
+        return (open, ("harm", "w"))
+
+
+@pytest.mark.parametrize("where", ["model", "adapter_model", "fitting model"])
+def test_weights_that_could_run_code_are_refused_and_run_nothing(copy_of, tmp_path, monkeypatch, where):
+    """Pickles are not even opened: what fits the model is refused as what harms."""
+    monkeypatch.chdir(tmp_path)
+    folder = copy_of("llava")
+    if "model" in where.split():
+        weights = load_file(folder / "model.safetensors") if where.startswith("fitting") else Harmful()
+        (folder / "model.safetensors").unlink()
+        torch.save(weights, folder / "pytorch_model.bin")
+    else:
+        base = shutil.copytree(folder, tmp_path / "base")
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)}))
+        torch.save(Harmful(), folder / "adapter_model.bin")
+    with pytest.raises(ValueError, match=str(folder)):
+        load_vlm(folder)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("config, problem", [
+    ({"peft_type": "IA3", "base_model_name_or_path": 3}, "peft_type is 'IA3', not 'LORA'; base_model_name_or_path is 3"),
+    ({"peft_type": "LORA", "base_model_name_or_path": "/nowhere/base"}, "/nowhere/base: no config that can be read"),
+])  # fmt: skip
+def test_an_adapters_config_that_will_not_do_is_named(tmp_path, config, problem):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=problem):
+        load_vlm(tmp_path)
+
+
+def test_an_adapter_that_lacks_weights_is_refused(folder_of, tmp_path):
+    captioner = load_vlm(folder_of("git"))
+    captioner.add_lora(r=2)
+    captioner.save(tmp_path, "tuned")
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    weights["extra.lora_A.weight"] = weights.pop(gone := sorted(weights)[0])
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError) as caught:
+        load_vlm(tmp_path)
+    assert f"missing {gone}" in str(caught.value) and "unexpected extra.lora_A.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize("content, problem", [
+    ("{", "capsmith.json: not JSON"),
+    ("[]", "capsmith.json: not a JSON object"),
+    ("{}", "capsmith.json: name is None, no text; prompt is None, no text"),
+    ('{"name": "Bad", "prompt": ""}', "capsmith.json: name 'Bad'"),
+])  # fmt: skip
+def test_a_broken_file_of_ours_is_named(copy_of, content, problem):
+    folder = copy_of("llava")
+    (folder / "capsmith.json").write_text(content)
+    with pytest.raises(ValueError, match=problem):
+        load_vlm(folder)
+
+
+def test_a_model_that_names_no_end_and_a_prompt_that_is_too_long_are_refused(copy_of):
+    folder = copy_of("llava")
+    (folder / "generation_config.json").write_text("{}")
+    with pytest.raises(ValueError) as caught:
+        load_vlm(folder, prompt="red circle " * 60)
+    assert f"{folder}: no eos_token_id" in str(caught.value) and "max_position_embeddings" in str(caught.value)
+
+
+def test_a_processor_without_a_chat_template_is_named(copy_of):
+    folder = copy_of("llava")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match=f"{folder}: its processor makes no prompt of 'Describe this picture"):
+        load_vlm(folder)
+
+
+def test_a_hub_repository_is_read_from_the_cache(copy_of, tmp_path, monkeypatch, fill_hub_cache):
+    import huggingface_hub.constants
+    import transformers.utils.hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", True, raising=False)
+    fill_hub_cache(tmp_path / "hub", "some/Tiny-VLM", copy_of("git"))
+    captioner = load_vlm("some/Tiny-VLM")
+    assert captioner.name == "tiny_vlm"
+    captioner.add_lora(r=2)
+    captioner.save(tmp_path / "tuned", "tuned")
+    assert json.loads((tmp_path / "tuned" / "adapter_config.json").read_text())["base_model_name_or_path"] == "some/Tiny-VLM"
+    fill_hub_cache(tmp_path / "hub", "some/Adapters", tmp_path / "tuned")
+    loaded = load_vlm("some/Adapters")
+    assert loaded.name == "tuned"
+    assert loaded.weights_sha256 == load_vlm(tmp_path / "tuned").weights_sha256 != captioner.weights_sha256
+
+
+def test_a_processor_that_keeps_the_shapes_of_pictures_is_refused(copy_of):
+    folder = copy_of("llava")
+    edit(folder / "processor_config.json", lambda config: config["image_processor"].update(do_center_crop=False))
+    with pytest.raises(ValueError, match=r"keeps the shapes of pictures, and makes \(32, 64\) and \(64, 32\)"):
+        load_vlm(folder)
+
+
+@pytest.mark.parametrize("name", ["Bad", "a-b", "embed", "x_captions", ""])
+def test_names_that_can_name_no_column_are_refused(captioner_of, tmp_path, name):
+    with pytest.raises(ValueError, match="name"):
+        captioner_of("llava").save(tmp_path / "new", name)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,133 @@
+"""Losses on the captions' tokens alone, with and without adapters; what is trained loads again."""
+
+import pytest
+import torch
+
+from captioners.vlm import VLMCaptioner
+from captioners.vlm_load import load_vlm
+
+from .models import END, FAMILIES, VOCABULARY, all_captions, pictures_for
+
+CAPTIONS = ["a red circle left of a blue square", "two green stars", "a blue square", "stars on a dotted background"]
+
+
+def batch_of(captioner: VLMCaptioner, captions=CAPTIONS) -> tuple[torch.Tensor, torch.Tensor]:
+    pictures = torch.stack([picture for _, picture in pictures_for(captioner, len(captions))])
+    ids = [captioner.encode_text_ids(caption) for caption in captions]
+    tokens = torch.full((len(ids), max(map(len, ids)) + 1), captioner.pad_id)
+    for row, of in zip(tokens, ids, strict=True):
+        row[:len(of)] = torch.tensor(of)
+    return pictures, tokens
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, captioner_of):
+    captioner = captioner_of(family)
+    pictures, tokens = batch_of(captioner)
+    with torch.no_grad():
+        logits, labels = captioner.caption_logits(pictures, tokens)
+        loss = captioner.caption_loss(pictures, tokens)
+    ids = [captioner.encode_text_ids(caption)[1:] for caption in CAPTIONS]
+    assert labels.tolist() == [token for caption in ids for token in caption] and labels.tolist().count(END) == 4
+    assert logits.shape == (len(labels), VOCABULARY)
+    expected = 0.0
+    for picture, caption in zip(pictures, ids, strict=True):
+        whole = torch.tensor([[*captioner.prompt_ids, *caption]])
+        inputs = captioner.family.inputs(picture[None], whole, torch.ones_like(whole))
+        marked = whole.clone()
+        marked[:, :len(captioner.prompt_ids)] = -100
+        with torch.no_grad():
+            expected += captioner.model(**inputs, labels=marked).loss.item() * len(caption) / len(labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captions_of_one_picture_train_together_and_it_is_encoded_once(family, folder_of):
+    """Loss and gradients are those of pictures that come once for each caption."""
+    captioner = load_vlm(folder_of(family))
+    pictures, tokens = batch_of(captioner)
+    seen, gradients, losses = [], [], []
+    tower = captioner.model.get_submodule(captioner.family.vision)
+    tower.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state.shape.numel()))
+    for of, captions in ((pictures[[0, 0, 1, 1]], tokens), (pictures[:2], tokens.view(2, 2, -1))):
+        captioner.model.zero_grad()
+        losses.append(captioner.caption_loss(of, captions))
+        losses[-1].backward()
+        gradients.append({name: weight.grad for name, weight in captioner.model.named_parameters() if weight.grad is not None})
+    assert seen[0] == 2 * seen[1] and losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
+    assert losses[0] != captioner.caption_loss(pictures, tokens)
+    assert gradients[0].keys() == gradients[1].keys() and any(name.startswith(captioner.family.vision) for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_caption_that_was_cut_trains_no_end(captioner_of):
+    captioner = captioner_of("llava")
+    pictures, tokens = batch_of(captioner)
+    tokens[tokens == END] = captioner.pad_id
+    with torch.no_grad():
+        _, labels = captioner.caption_logits(pictures, tokens)
+    assert END not in labels.tolist() and len(labels) == sum(len(captioner.encode_text_ids(caption)) - 2 for caption in CAPTIONS)
+
+
+def train(captioner: VLMCaptioner, steps: int = 20) -> tuple[float, float]:
+    """The loss before and after so many steps on four captions, without dropout."""
+    pictures, tokens = batch_of(captioner)
+    trained = [parameter for parameter in captioner.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = captioner.caption_loss(pictures, tokens)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    with torch.no_grad():
+        return losses[0], captioner.caption_loss(pictures, tokens).item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_twenty_steps_with_lora_lower_the_loss_and_load_again(family, folder_of, tmp_path):
+    captioner = load_vlm(folder_of(family))
+    before, captions = {name: value.clone() for name, value in captioner.model.state_dict().items()}, all_captions(captioner)
+    captioner.add_lora(r=4, alpha=8, dropout=0.0)
+    assert all_captions(captioner) == captions  # fresh adapters change nothing
+    first, last = train(captioner)
+    assert last < 0.8 * first
+    after = captioner.model.state_dict()
+    assert all(torch.equal(after[name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
+                                 if name not in after else name], value) for name, value in before.items())
+    adapted = {name for name in after if "lora_A" in name}
+    assert adapted and all(name.startswith(captioner.family.language) for name in adapted)
+    assert not any(last in name for name in adapted for last in ("lm_head", "predictions.decoder"))
+    captioner.save(tmp_path, "tuned")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "capsmith.json", "tokenizer.json"} <= names
+    assert not names & {"model.safetensors", "config.json", "README.md"} and not any(name.startswith(".saving") for name in names)
+    loaded = load_vlm(tmp_path)
+    assert loaded.name == "tuned" and "LoRA adapters" in loaded.description
+    assert all_captions(loaded) == all_captions(captioner) != captions
+    assert {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad} == {
+        name for name, parameter in captioner.model.named_parameters() if parameter.requires_grad}
+    assert loaded.weights_sha256 != captioner.weights_sha256 == load_vlm(folder_of(family)).weights_sha256
+
+
+@pytest.mark.parametrize("family", ["blip", "llava"])
+def test_full_training_lowers_the_loss_and_loads_again(family, folder_of, tmp_path):
+    captioner = load_vlm(folder_of(family), prompt="a dotted background")
+    first, last = train(captioner)
+    assert last < 0.8 * first
+    captioner.save(tmp_path, "tuned")
+    loaded = load_vlm(tmp_path)
+    assert (loaded.name, loaded.prompt) == ("tuned", "a dotted background")
+    assert all_captions(loaded) == all_captions(captioner)
+    assert load_vlm(tmp_path, prompt="stars").prompt == "stars"
+
+
+def test_adapters_go_where_they_are_told_and_only_once(folder_of):
+    captioner = load_vlm(folder_of("llava"))
+    captioner.add_lora(target_modules=["q_proj"])
+    names = {name for name in captioner.model.state_dict() if "lora_A" in name}
+    assert names and all("q_proj" in name for name in names)
+    with pytest.raises(ValueError, match="tiny_llava: has adapters already"):
+        captioner.add_lora()

@@ -1,0 +1,91 @@
+"""Weights in parts over two processes: the same gradients, captioner, validation and checkpoints as whole in one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from captioners.coca import load_captioner
+from finetune.config import FinetuneConfig
+from finetune.trainer import CaptionTrainer
+from finetune.weights import AveragedWeights, TrainedWeights
+
+from .ranks import check_equal, gradients_of_a_step, train
+
+RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         Path(__file__).with_name("ranks.py")]
+STEPS = {"accumulated": {"device_batch_size": 2, "captions_per_image": 3},
+         "checkpointed": {"grad_checkpointing": True, "clip_grad_norm": 1.0},
+         "adapters": {"lora_rank": 4, "freeze_image": True}, "a number that stays whole": {"scaled": True}}
+RUN = {"input": ["scenes:train,n=24,size=48"], "model": "coca_tiny", "samples_seen": 96, "batch_size": 8, "num_workers": 0,
+       "name": "mine", "device": "cpu", "checkpoint_every": 5, "ema": 0.5, "validate_every": 48, "freeze_image": True,
+       "eval_input": ["scenes:test,n=2,size=48"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folders of a run that never stops, and of two that do, of which each has a half, before or after the stop, in shards."""
+    folder = tmp_path_factory.mktemp("runs")
+    of = lambda name, **changes: RUN | {"output": str(folder / name)} | changes  # noqa: E731
+    train(of("whole"))
+    train(of("then"), steps=8)
+    runs = [(of("first", shard=True), 8), (of("then", shard=True), None)]
+    todo = {"gradients": [settings | {"shard": True} for settings in STEPS.values()], "runs": runs}
+    subprocess.run([*RANKS, folder / "found.pt", json.dumps(todo)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    train(of("first"))
+    return folder
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_gradients_are_those_of_one_process(name, folder):
+    found = torch.load(folder / "found.pt", weights_only=True)
+    check_equal(found[list(STEPS).index(name)], gradients_of_a_step(**STEPS[name]))
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("which", ["first", "then"])
+def test_a_stopped_run_goes_on_with_and_without_shards(which, folder):
+    whole, stopped = folder / "whole", folder / which
+    assert [row["step"] for row in rows(stopped / "train.jsonl")] == list(range(1, 13))
+    for log in ("train.jsonl", "validation.jsonl"):
+        for ours, theirs in zip(rows(stopped / log), rows(whole / log), strict=True):
+            numbers = [key for key, value in theirs.items() if isinstance(value, float)]
+            assert {key: ours[key] for key in numbers} == pytest.approx({key: theirs[key] for key in numbers}, rel=1e-4, abs=1e-6)
+    for where in (".", "best"):
+        ours, theirs = (load_captioner(str(path / where)).model.state_dict() for path in (stopped, whole))
+        for name, weight in theirs.items():
+            torch.testing.assert_close(ours[name], weight, atol=1e-6, rtol=0, msg=name)
+
+
+def test_shards_need_several_processes_and_a_precision_that_fits(tmp_path):
+    config = FinetuneConfig(**RUN, output=tmp_path, shard=True)
+    with pytest.raises(ValueError, match="--shard: there is one process"):
+        CaptionTrainer(config, load_captioner("coca_tiny"), range(8))
+    with pytest.raises(ValidationError, match="weights in 4 bits are not sharded; fp16 is not, bf16 is"):
+        FinetuneConfig(**RUN, output=tmp_path, shard=True, dtype="fp16", lora_rank=4, four_bit=True)
+
+
+def test_the_average_is_that_of_torch():
+    """From the weights that training starts with on; what does not learn is in neither."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2).requires_grad_(False))
+    ours = AveragedWeights(trained := TrainedWeights(model), 0.9)
+    theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    theirs.update_parameters(model)  # the first is a copy
+    for _ in range(3):
+        with torch.no_grad():
+            model[0].weight += torch.randn(2, 3)
+        ours.update()
+        theirs.update_parameters(model)
+    assert ours.state_dict().keys() == trained.state_dict().keys() == {"0.weight", "0.bias"}
+    for name, weight in ours.state_dict().items():
+        torch.testing.assert_close(weight, theirs.module.state_dict()[name])
+    trained.load_state_dict(ours.state_dict())
+    assert torch.equal(model[0].weight, ours.weights["0.weight"])

@@ -1,0 +1,108 @@
+"""The card of a set: its header, its numbers, what it keeps to itself; and the upload."""
+
+import json
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+import generate.card
+from captioners.base import Caption, Captioned
+from generate.engine import run
+from imagetext.sources import read_records
+
+LICENCES = ["CC BY 4.0", "CC BY 4.0", "", "CC BY 4.0"]
+
+
+@pytest.fixture
+def source(pictures, tmp_path):
+    """A JSONL table of four pictures with licences, one of which does not decode."""
+    for number, image in enumerate([*pictures(3), b"no picture"]):
+        (tmp_path / f"{number}.jpg").write_bytes(image)
+    path = tmp_path / "pictures.jsonl"
+    path.write_text("".join(json.dumps({"key": f"k{number}", "image": f"{number}.jpg", "license": licence} if licence else
+                                       {"key": f"k{number}", "image": f"{number}.jpg"}) + "\n" for number, licence in enumerate(LICENCES)))
+    return str(path)
+
+
+def card(folder) -> tuple[dict, str]:
+    """Header and body."""
+    _, front, body = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+@pytest.mark.parametrize("format, pattern", [("webdataset", "*.tar"), ("jsonl", "*.jsonl"), ("parquet", "*.parquet")])
+def test_a_finished_set_has_a_card_with_header_counts_licences_and_settings(captioner, source, configure, tmp_path, format, pattern):
+    assert run(configure(input=[source], format=format, max_error_rate=1, num_captions=2)) == 0
+    front, body = card(tmp_path / "out")
+    assert front["configs"] == [{"config_name": "default", "data_files": pattern}]
+    assert front["size_categories"] == ["n<1K"] and front["task_categories"] == ["image-to-text"]
+    assert f"4 pictures in 1 {format} shards" in body and "1 of them have no" in body
+    for row in (f"| syn\\_text\\_fake | fake | 6 | 0 | {'0' * 64} |", "| CC BY 4.0 | 3 |", "| none stated | 1 |"):
+        assert row in body.splitlines()
+    [settings] = [token.content for token in MarkdownIt().parse(body) if token.type == "code_block" and "sampling" in token.content]
+    written = json.loads((tmp_path / "out" / "run.json").read_text())["fingerprint"]["columns"]
+    assert yaml.safe_load(settings) == written
+    assert str(tmp_path) not in body and "pictures.jsonl" in body
+
+
+def test_its_measures_are_those_of_diversity(captioner, source, configure, tmp_path):
+    def caption(images, sampling, **options):
+        for key, _ in images:
+            yield Captioned(key, tuple(Caption(text, 0.0, False) for text in ("red dog", "red cat", "two red dogs")[:sampling.num_captions]))
+    captioner.caption = caption
+    assert run(configure(input=[source], max_error_rate=1, num_captions=3)) == 0
+    _, body = card(tmp_path / "out")
+    # of 3 pictures alike: 7 words in 3 captions; 5 different of 21 words, 4 of 12 pairs; 4 pairs for a picture's 7 words; two of three short
+    assert "| syn\\_text\\_fake | 3 | 2.3 | 0.238 | 0.333 | 0.571 | 66.7 % |" in body.splitlines()
+
+
+def test_there_is_none_before_all_shards_are_done(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2))
+    with open(make_tar("00001", pictures(2)), "r+b") as file:
+        file.truncate(1000)
+    assert run(configure()) == 1
+    assert not (tmp_path / "out" / "README.md").exists()
+    (tmp_path / "in" / "00001.tar").unlink()
+    assert run(configure()) == 0
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_what_records_say_cannot_break_the_page(captioner, source, configure, tmp_path):
+    hostile = "x | y\n# <script>alert(1)</script> [a](b)"
+    with open(source, encoding="utf-8") as file:
+        rows = [json.loads(line) | {"license": hostile} for line in file]
+    with open(source, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    run(configure(input=[source], max_error_rate=1))
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(card(tmp_path / "out")[1])
+    assert "<script" not in page and "<a href" not in page
+    assert "<td>x | y # &lt;script&gt;alert(1)&lt;/script&gt; [a](b)</td>" in page
+
+
+def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(captioner, source, configure, tmp_path, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, name, **options):
+            calls.append((name, options))
+
+        def upload_folder(self, **options):
+            calls.append(options)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert run(configure(input=[source])) == 3 and run(configure(input=[source], push_to_hub="me/set")) == 3
+    assert calls == []
+    assert run(configure(input=[source], push_to_hub="me/set", max_error_rate=1)) == 0
+    assert calls == [("me/set", {"repo_type": "dataset", "exist_ok": True}),
+                     {"repo_id": "me/set", "repo_type": "dataset", "folder_path": str(tmp_path / "out"), "ignore_patterns": generate.card.KEPT_OUT}]
+
+
+def test_the_measured_records_are_some_of_three_shards(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):
+    for number in range(5):
+        make_tar(f"{number:05d}", pictures(4))
+    read = []
+    monkeypatch.setattr("generate.card.read_records", lambda path: read.append(path) or read_records(path))
+    monkeypatch.setattr("generate.card.MEASURED_RECORDS", 3)
+    run(configure())
+    assert [path[-9:] for path in read] == ["00000.tar", "00002.tar", "00004.tar"]
+    assert "| syn\\_text\\_fake | 9 |" in card(tmp_path / "out")[1]

@@ -1,0 +1,150 @@
+import gzip
+import io
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from imagetext.columns import ColumnClash, add_column, room_for, text_embeddings
+from imagetext.sample import Record, Sample
+from imagetext.shards import ShardWriter
+from imagetext.sources import read_records, read_samples
+
+X, Y = "syn_text_x", "syn_text_y"
+
+
+class Bomb:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('a pickle was opened')",)
+
+
+PICKLE = gzip.compress(pickle.dumps(Bomb()))
+
+
+def npz(**arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def pickled_npz(name: str) -> bytes:
+    """An archive with an array that runs code where it is opened."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{name}.npy", pickle.dumps(Bomb()))
+    return file.getvalue()
+
+
+def sample(members=(), syn=None, **meta) -> Sample:
+    return Sample("k", b"picture", ("a dog",), {"syn.json": json.dumps(syn or {X: ["one", "two"]}).encode(), **dict(members)}, meta)
+
+
+VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.mark.parametrize("members,meta,found", [
+    ({}, {}, []), ({"paug.json": b"{}", "url.txt": b"u", "emb": b"x"}, {"member_id": 3}, []),
+    ({"npz": npz(image_emb=VECTORS)}, {}, []), ({"npz": npz(image_emb=VECTORS, text_emb=VECTORS)}, {}, ["npz: text_emb"]),
+    ({"npz": npz(image_emb=VECTORS, text_emb=VECTORS, syn_text_x_emb=VECTORS)}, {}, ["npz: text_emb", "npz: syn_text_x_emb"]),
+    ({"npz": pickled_npz("syn_text_emb_coca")}, {}, ["npz: syn_text_emb_coca"]), ({"npz": pickled_npz("image_emb")}, {}, []),
+    ({"pth.gz": PICKLE}, {}, ["pth.gz, which is never opened"]), ({"a.npz": b"no archive"}, {}, ["a.npz, which does not open: "]),
+    ({}, {"text_emb": "H4sI", "syn_text_x_embedding": [1.0], "image_emb": "H4sI"}, ["text_emb", "syn_text_x_embedding"]),
+])
+def test_text_embeddings_are_known_by_name(members, meta, found):
+    names = text_embeddings(sample(members, **meta))
+    assert len(names) == len(found) and all(map(str.startswith, names, found))
+    record = Record(sample(members, **meta), {})
+    if not found:
+        assert add_column(record, Y, ["new"]).sample == record.sample
+        return
+    with pytest.raises(ColumnClash, match="k: has text embeddings .* and none of the new captions"):
+        add_column(record, Y, ["new"])
+    added = add_column(record, Y, ["new"], drop_text_embeddings=True)
+    assert text_embeddings(added.sample) == [] and added.syn_text == {Y: ("new",)}
+    assert added.sample.members.get("paug.json") == members.get("paug.json")
+    assert added.sample.meta == {name: value for name, value in meta.items() if name == "image_emb"}
+
+
+def test_what_is_dropped_and_what_stays():
+    pictures = npz(image_emb=VECTORS)
+    one = sample({"npz": npz(image_emb=VECTORS, text_emb=VECTORS), "pth.gz": PICKLE, "b.npz": npz(text_emb=VECTORS), "url.txt": b"u",
+                  "c.npz": pictures}, text_emb="x", license="CC0")
+    less = room_for(one, [Y], drop_text_embeddings=True)
+    assert list(less.members) == ["syn.json", "url.txt", "npz", "c.npz"] and less.meta == {"license": "CC0"}
+    kept = np.load(io.BytesIO(less.members["npz"]))
+    assert kept.files == ["image_emb"] and (kept["image_emb"] == VECTORS).all()
+    assert less == room_for(one, [Y], drop_text_embeddings=True) and room_for(less, [Y]) == less
+    damaged = npz(image_emb=VECTORS, text_emb=VECTORS)
+    damaged = damaged[:40] + b"\xff\xff\xff" + damaged[43:]
+    assert "npz" not in room_for(sample({"npz": damaged}), [Y], drop_text_embeddings=True).members
+
+
+def test_a_column_that_is_there():
+    record = Record(sample(syn={X: ["one"], "alt_captions": ["an"]}, caption_scores={X: {"logprob": [-1.0]}}), {})
+    with pytest.raises(ColumnClash, match="k: has the column syn_text_x already"):
+        add_column(record, X, ["new"])
+    again = add_column(record, X, ["new"], overwrite=True)
+    assert again.syn_text == {X: ("new",)} and again.sample.meta["caption_scores"] == {}
+    assert json.loads(again.sample.members["syn.json"]) == {"alt_captions": ["an"]}
+    both = add_column(add_column(record, Y, ["y"]), "syn_text_z", ["z"])
+    assert both.syn_text == {Y: ("y",), "syn_text_z": ("z",)} and both.sample == record.sample
+    with pytest.raises(ColumnClash):
+        add_column(both, Y, ["again"])
+    assert add_column(both, Y, ["again"], overwrite=True).syn_text[Y] == ("again",)
+
+
+def test_a_failed_sample_gets_nothing_and_stays():
+    broken = sample({"pth.gz": PICKLE}, error="broken")
+    assert room_for(broken, [X]) is broken
+
+
+# ---- the published reinforced sets, in both layouts ------------------------------------------------------------------
+
+LEGACY = {"url.txt": b"http://e.org/a.jpg", "syn.json": b'{"syn_text": ["s1", "s2"]}', "paug.json": b'{"param_aug": "[[14, 347]]"}',
+          "npz": npz(image_emb=VECTORS, text_emb=VECTORS), "json": b'{"uid": "u1", "sha256": "abc"}'}
+
+
+@pytest.mark.parametrize("layout", ["legacy", "npz", "pth.gz"])
+def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layout):
+    files = LEGACY
+    if layout != "legacy":
+        files = {"url.txt": files["url.txt"], "jpg": picture(), "txt": b"a dog", "paug.json": b'{"param_aug": [[[14, 347]]]}',
+                 "syn.json": b'{"syn_text_coca": ["s1", ""], "alt_captions": ["an"]}',
+                 **({"npz": npz(image_emb=VECTORS)} if layout == "npz" else {"pth.gz": PICKLE}), "json": LEGACY["json"]}
+    files = {**files, "odd.bin": b"\0\xff"}
+    path = write_tar(tmp_path / "00000.tar", [(f"k.{suffix}", data) for suffix, data in files.items()])
+    (one,) = read_samples(path)[0]
+    assert one.meta["uid"] == "u1" and one.image == files.get("jpg")
+    assert one.captions == (() if layout == "legacy" else ("a dog",))
+    added = Record(one, {Y: ("new",)})
+    if layout != "pth.gz":  # which is carried, by whom it is not refused
+        added = add_column(Record(one, {}), Y, ["new"], drop_text_embeddings=layout == "legacy")
+    with ShardWriter(tmp_path / "out", "00000") as writer:
+        writer.write(added)
+    (back,) = read_samples(writer.path)[0]
+    assert json.loads(back.members["syn.json"]) == json.loads(files["syn.json"]) | {Y: ["new"]}
+    carried = {"url.txt", "paug.json", "odd.bin", *({"npz", "pth.gz"} & files.keys() if layout != "legacy" else ())}
+    assert {name: back.members[name] for name in carried} == {name: files[name] for name in carried}
+    assert back.image == one.image and back.meta["uid"] == "u1"
+    (record,) = read_records(writer.path)
+    with ShardWriter(tmp_path / "again", "00000") as writer:
+        writer.write(record)
+    (again,) = read_samples(writer.path)[0]
+    assert again.members | {"syn.json": b""} == back.members | {"syn.json": b""} and again.meta["sha256"] == back.meta["sha256"]
+    assert json.loads(again.members["syn.json"]) == json.loads(back.members["syn.json"])
+    if layout == "legacy":
+        assert back.meta["sha256"] == "abc" and back.captions == ()
+
+
+def test_jsonl_of_the_reference_tool(tmp_path, picture):
+    """Its embeddings are pickles in base64, and no captions."""
+    import base64
+    row = {"uid": "u", "image": base64.b64encode(picture()).decode(), "text": "a dog", "syn_text_coca": ["s1"],
+           "text_emb": base64.b64encode(PICKLE).decode(), "syn_text_coca_emb": base64.b64encode(PICKLE).decode()}
+    (tmp_path / "00000.jsonl").write_text(json.dumps(row))
+    (one,) = read_samples(str(tmp_path / "00000.jsonl"))[0]
+    assert json.loads(one.members["syn.json"]) == {"syn_text_coca": ["s1"]}
+    assert text_embeddings(one) == ["text_emb", "syn_text_coca_emb"]
+    assert one.meta["text_emb"] == row["text_emb"]

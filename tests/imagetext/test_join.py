@@ -1,0 +1,231 @@
+import hashlib
+import json
+import os
+import random
+
+import pytest
+
+from imagetext.columns import ColumnClash
+from imagetext.join import Joined, drawn_text, join, name_of, parse_text_from
+from imagetext.sample import Record, Sample
+from imagetext.shards import SUFFIXES, ShardWriter, read_marker
+from imagetext.sources import read_records, read_samples
+from imagetext.stores import StoreError
+
+X, Y = "syn_text_x", "syn_text_y"
+
+
+def write(folder, records, name="00000", **options) -> str:
+    with ShardWriter(folder, name, **options) as writer:
+        for record in records:
+            writer.write(record)
+    return writer.path
+
+
+def shard(tmp_path, write_tar, picture, numbers, name="00000", syn=None, **more) -> str:
+    """Pictures with keys, uids and urls of their numbers."""
+    files = []
+    for number in numbers:
+        members = {"jpg": picture(number), "txt": f"alt {number}".encode(), "url.txt": f"http://e.org/{number}\n".encode(),
+                   "json": json.dumps({"uid": f"u{number}"}).encode(), "odd.bin": b"n", **more}
+        files += [(f"k{number}.{suffix}", data) for suffix, data in members.items()]
+        files += [(f"k{number}.syn.json", json.dumps(syn).encode())] if syn else []
+    return write_tar(tmp_path / f"{name}.tar", files)
+
+
+def captioned(path, column, text="of {}", scores=True) -> list[Record]:
+    """The records that a captioner makes of a shard's samples; every fifth fails."""
+    records = []
+    for sample in read_samples(path)[0]:
+        number = sample.meta["uid"][1:]
+        if int(number) % 5 == 4:
+            records.append(Record(sample, {}, "no caption passed"))
+            continue
+        sample.meta.update({"caption_scores": {column: {"logprob": [-float(number)]}}} if scores else {})
+        records.append(Record(sample, {column: (text.format(number),)}))
+    return records
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+@pytest.mark.parametrize("on", ["key", "uid", "sha256", "url"])
+def test_captions_alone_find_their_pictures(tmp_path, write_tar, picture, format, on):
+    paths = [shard(tmp_path, write_tar, picture, numbers, name) for name, numbers in (("0", range(7)), ("1", range(7, 12)))]
+    records = [record for path in paths for record in captioned(path, X)]
+    direct = [write(tmp_path / "direct", captioned(path, X), str(number), format=format) for number, path in enumerate(paths)]
+    random.Random(0).shuffle(records)
+    for number in range(3):  # in other shards, in another order
+        path = write(tmp_path / "columns", records[number::3], str(number), format=format, images=False)
+        assert picture(1) not in open(path, "rb").read()
+    report = join(read_samples(paths), f"{tmp_path}/columns/*{SUFFIXES[format]}", tmp_path / "joined", on=on, format=format)
+    assert report == Joined(matched=10, unmatched=2, duplicate=0)
+    for number, path in enumerate(direct):
+        expected, got = list(read_records(path)), list(read_records(f"{tmp_path}/joined/{number}{SUFFIXES[format]}"))
+        assert [one for one in got if not one.error] == [one for one in expected if not one.error]
+        assert [one.sample.key for one in got] == [one.sample.key for one in expected]
+        if format == "webdataset":
+            assert all(f"no captions of {on} " in one.error and one.error.endswith(": no caption passed") for one in got if one.error)
+
+
+def test_what_captions_alone_hold(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, range(5), syn={"syn_text_old": ["old"]})
+    path = write(tmp_path / "columns", captioned(path, X), images=False, columns=[X])
+    records = list(read_records(path))
+    assert [record.sample.key for record in records] == ["k0", "k1", "k2", "k3", "k4"] and records[4].error == "no caption passed"
+    assert records[0].syn_text == {X: ("of 0",)} and records[0].sample.image is None and records[0].sample.members == {}
+    meta = records[0].sample.meta
+    assert meta["url"] == "http://e.org/0" and (meta["width"], meta["height"]) == (12, 8) and len(meta["sha256"]) == 64
+    assert meta["caption_scores"] == {X: {"logprob": [0.0]}} and read_marker(tmp_path / "columns", "00000")["captions"] == {X: 4}
+
+
+def test_columns_of_several_sets_and_of_the_shard_itself(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, range(4), syn={"syn_text_old": ["old"]})
+    one = write(tmp_path / "x", captioned(path, X), images=False)
+    other = write(tmp_path / "y", captioned(path, Y)[:2], images=False, format="jsonl")
+    assert join(read_samples(path), [one, other], tmp_path / "out") == Joined(4, 0, 0)
+    records = list(read_records(f"{tmp_path}/out/00000.tar"))
+    assert [sorted(record.syn_text) for record in records] == 2 * [["syn_text_old", X, Y]] + 2 * [["syn_text_old", X]]
+    assert records[0].sample.meta["caption_scores"] == {X: {"logprob": [0.0]}, Y: {"logprob": [0.0]}}
+    assert records[0].sample.members["odd.bin"] == b"n" and records[0].sample.captions == ("alt 0",)
+
+
+def test_an_unmatched_record_keeps_what_it_has(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, range(2), syn={"syn_text_old": ["old"]})
+    columns = write(tmp_path / "x", captioned(path, X)[:1], images=False)
+    assert join(read_samples(path), columns, tmp_path / "out") == Joined(1, 1, 0)
+    first, second = read_records(f"{tmp_path}/out/00000.tar")
+    assert second.error == "" and second.syn_text == {"syn_text_old": ("old",)} and second.sample.image == picture(1)
+
+
+def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, range(4))
+    records = captioned(path, X)
+    twice = write(tmp_path / "twice", records[:2], images=False)  # the same again: no contradiction
+    other = write(tmp_path / "other", captioned(path, X, "another {}")[2:3], images=False)
+    first = write(tmp_path / "x", records, images=False)
+    for number, order in enumerate(([first, twice, other], [other, first, twice])):
+        assert join(read_samples(path), order, tmp_path / f"out{number}") == Joined(3, 0, 1)
+        joined = {record.sample.key: record for record in read_records(f"{tmp_path}/out{number}/00000.tar")}
+        assert joined["k2"].error == "no captions of uid 'u2' to join: several that differ"
+        assert joined["k3"].syn_text == {X: ("of 3",)}
+    # The same picture under two keys has captions of its own under each: those of the least key are all's.
+    same = [Record(Sample(key, picture(2), (), {}, {"uid": key}), {X: (text,)}) for key, text in (("b", "of b"), ("a", "of a"))]
+    for number, order in enumerate((same, same[::-1])):
+        columns = write(tmp_path / f"same{number}", order, images=False)
+        assert join(read_samples(path), columns, tmp_path / f"sha{number}", on="sha256") == Joined(1, 3, 0)
+        assert next(read_records(f"{tmp_path}/sha{number}/00000.tar")).syn_text == {X: ("of a",)}
+
+
+def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, range(2), syn={X: ["old"]})
+    columns = write(tmp_path / "x", captioned(path, X), images=False)
+    with pytest.raises(ColumnClash, match="k0: has the column syn_text_x already"):
+        join(read_samples(path), columns, tmp_path / "out")
+    join(read_samples(path), columns, tmp_path / "out", overwrite=True)
+    assert [record.syn_text for record in read_records(f"{tmp_path}/out/00000.tar")] == [{X: ("of 0",)}, {X: ("of 1",)}]
+    path = shard(tmp_path, write_tar, picture, range(2), "1", **{"pth.gz": b"p"})
+    with pytest.raises(ColumnClash, match="k0: has text embeddings"):
+        join(read_samples(path), columns, tmp_path / "out")
+    assert join(read_samples(path), columns, tmp_path / "out", drop_text_embeddings=True).matched == 2
+    assert "pth.gz" not in next(read_records(f"{tmp_path}/out/1.tar")).sample.members
+
+
+def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture):
+    """Published sets hold no pictures: their captioner read a copy of its own, in other shards, under other keys."""
+    members = {"url.txt": b"u", "syn.json": b'{"syn_text": ["old"]}', "paug.json": b"{}"}
+    reinforced = write_tar(tmp_path / "r.tar", [(f"r{n}.{suffix}", data) for n in range(3)
+                                                for suffix, data in {**members, "json": b'{"uid": "u%d"}' % n}.items()])
+    columns = write(tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, (2, 0)), X), images=False)
+    assert join(read_samples(reinforced), columns, tmp_path / "out") == Joined(2, 1, 0)
+    records = list(read_records(f"{tmp_path}/out/r.tar"))
+    assert [record.syn_text.get(X) for record in records] == [("of 0",), None, ("of 2",)]
+    assert all(record.sample.image is None and not record.error for record in records)
+    assert all(record.sample.members["paug.json"] == b"{}" for record in records)
+
+
+def test_shards_that_are_done_are_not_done_again(tmp_path, write_tar, picture, monkeypatch):
+    paths = [shard(tmp_path, write_tar, picture, range(3), name) for name in ("0", "1")]
+    columns = write(tmp_path / "x", captioned(paths[0], X), images=False)
+    shards = read_samples(paths)
+    report = join(shards, columns, tmp_path / "out", on="key")
+    times = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in os.listdir(tmp_path / "out")}
+    assert join(shards, columns, tmp_path / "out", on="key") == report == Joined(6, 0, 0)
+    os.unlink(tmp_path / "out/1.done.json")
+    assert join(shards, columns, tmp_path / "out", on="key") == report
+    changed = {name for name, time in times.items() if os.stat(tmp_path / "out" / name).st_mtime_ns != time}
+    assert changed == {"1.tar", "1.done.json"}
+    assert join(shards, columns, tmp_path / "out", on="url") == report  # another question
+    assert {name for name, time in times.items() if os.stat(tmp_path / "out" / name).st_mtime_ns == time} == set()
+
+
+def test_bad_arguments(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, range(1))
+    with pytest.raises(ValueError, match="output .*: the shards stand there"):
+        join(read_samples(path), path, f"{tmp_path}/")
+    with pytest.raises(ValueError, match="text_from: .*only webdataset"):
+        join(read_samples(path), path, tmp_path / "out", format="jsonl", text_from=(X, 0.5))
+    with pytest.raises(ValueError, match="no such file"):
+        join(read_samples(path), str(tmp_path / "gone.tar"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("sample,names", [
+    (Sample("k", None, (), {}, {"uid": "u", "sha256": "s", "url": "w"}), ("k", "u", "s", "w")),
+    (Sample("k", b"p", (), {"url.txt": b" w\n"}, {"uid": 7, "url": "v"}), ("k", "7", hashlib.sha256(b"p").hexdigest(), "w")),
+    (Sample("k", None, (), {}, {"sha256": "", "url": None}), ("k", None, None, None)),
+])
+def test_what_names_a_picture(sample, names):
+    assert tuple(name_of(sample, on) for on in ("key", "uid", "sha256", "url")) == names
+
+
+# ---- txt drawn from a column -----------------------------------------------------------------------------------------
+
+
+def test_text_from_a_column():
+    assert parse_text_from("syn_text_x:0.25") == (X, 0.25)
+    for text in ("syn_text_x", "syn_text_x:2", "syn_text_x:nan", "syn_text_x:", ":0.5", "text:0.5"):
+        with pytest.raises(ValueError):
+            parse_text_from(text)
+    records = [Record(Sample(f"k{number}", None, (), {}, {}), {X: ("a", " ", "b", "c")}) for number in range(3000)]
+    texts = [drawn_text(record, X, 0.3) for record in records]
+    assert texts == [drawn_text(record, X, 0.3) for record in records] != [drawn_text(record, X, 0.3, seed=1) for record in records]
+    for text, expected in ((None, 2100), ("a", 300), ("b", 300), ("c", 300), (" ", 0)):
+        assert abs(texts.count(text) - expected) < 100 * bool(expected) + 1  # 4 standard deviations of the largest
+    # A larger share draws the same texts and more.
+    assert all(drawn_text(record, X, 0.6) == text for record, text in zip(records, texts) if text)
+    assert {drawn_text(record, X, 0.0) for record in records} == {None}
+    assert {drawn_text(record, X, 1.0) for record in records} == {"a", "b", "c"}
+    assert drawn_text(records[0], Y, 1.0) is None
+
+
+def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, range(4), syn={"syn_text_old": ["old"]})
+    columns = write(tmp_path / "x", captioned(path, X), images=False)
+    for probability, texts in ((0.0, [f"alt {n}" for n in range(4)]), (1.0, [f"of {n}" for n in range(4)])):
+        folder = tmp_path / str(probability)
+        join(read_samples(path), columns, folder, text_from=(X, probability))
+        assert [files["txt"].decode() for files in by_key(folder / "00000.tar")] == texts
+        assert [record.sample.captions for record in read_records(f"{folder}/00000.tar")] == [(f"alt {n}",) for n in range(4)]
+    join(read_samples(path), [], tmp_path / "old", text_from=("syn_text_old", 1.0))  # no columns to join at all
+    assert [files["txt"] for files in by_key(tmp_path / "old/00000.tar")] == 4 * [b"old"]
+
+
+def by_key(path) -> list[dict[str, bytes]]:
+    from imagetext.tars import read_members, split_name
+    samples: dict[str, dict[str, bytes]] = {}
+    for name, data in read_members(str(path)):
+        samples.setdefault(split_name(name)[0], {})[split_name(name)[1]] = data
+    return list(samples.values())
+
+
+def test_in_a_store(tmp_path, write_tar, picture, s3):
+    s3.put("in/00000.tar", open(shard(tmp_path, write_tar, picture, range(4)), "rb").read())
+    shards = read_samples(f"{s3.root}/in/*.tar")
+    write(f"{s3.root}/columns", captioned(shards[0].path, X), images=False, format="parquet")
+    report = join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")
+    assert report == Joined(4, 0, 0) == join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")
+    assert [record.syn_text for record in read_records(f"{s3.root}/out/00000.tar")] == [{X: (f"of {n}",)} for n in range(4)]
+    with pytest.raises(ValueError, match="the shards stand there"):
+        join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/in/")
+    s3.fail("GET", "in/00000.tar", 503)
+    with pytest.raises(StoreError):
+        join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/other")
+    assert read_marker(f"{s3.root}/other", "00000") is None
