@@ -91,7 +91,7 @@ def test_help_comes_from_the_wheel_without_torch(environment, tmp_path, argv):
 
 
 @pytest.mark.parametrize("target, last", [("quickstart", ".venv/bin/capsmith quickstart --output runs/quickstart"),
-                                          ("test", ".venv/bin/python -m pytest"),
+                                          ("test", "OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile"),
                                           ("pretrain-tiny", ".venv/bin/python -m finetune.pretrain_tiny")])
 def test_make_installs_first_and_only_once(tmp_path, target, last):
     shutil.copy(ROOT / "Makefile", tmp_path)

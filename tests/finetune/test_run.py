@@ -192,5 +192,10 @@ def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
         run(settings(tmp_path / "one", model=str(vlm), layer_decay=0.5))
     with pytest.raises(ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is none"):
         run(settings(tmp_path / "two", lora_rank=4, four_bit=True))
+    captioner = load_captioner(str(vlm))
+    captioner.add_lora(r=2)
+    captioner.save(tmp_path / "adapters", "mine")
+    with pytest.raises(ValueError, match="--lora-rank 4: mine has adapters of rank 2"):
+        run(settings(tmp_path / "three", model=str(tmp_path / "adapters"), lora_rank=4))
     with pytest.raises(ValidationError, match="weights in 4 bits do not learn: say --lora-rank, too"):
         settings(tmp_path, four_bit=True)

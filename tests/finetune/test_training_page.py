@@ -61,8 +61,8 @@ def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
     labels = ["Caption loss ↓", "Contrastive loss ↓", "CIDEr-D ↑", "Degenerate ↓", "Learning rate", "Gradient norm"]
     assert [text for text in texts if text in labels][:6] == labels and page.count("<svg") == len(labels)
     table = texts[texts.index("800 seen"):texts.index("Curves")]
-    assert table == ["800 seen", "3.250", "0.500", "0.100", "12.5 %", "8\u202f000 seen", "3.250", "0.500", "1.000", "12.5 %",
-                     "Human captions", "–", "–", "–", "6.2 %"]
+    assert table == ["800 seen", "3.250", "0.500", "0.100", "12.5\u202f%", "8\u202f000 seen", "3.250", "0.500", "1.000", "12.5\u202f%",
+                     "Human captions", "–", "–", "–", "6.2\u202f%"]
     assert "8\u202f000 captions seen in 1\u202f000 steps, 10 validations on 60 held-out pictures" in texts
     assert texts[texts.index("Learning rate") + 1] == "0.01" and texts[texts.index("Gradient norm") + 1] == "2.000"
     assert page.count(f"stroke: {TRAINING_COLOUR}") == 2 * 3 + 1  # the learning rate is not smoothed

@@ -1,5 +1,6 @@
 """Loading: from folders, adapters and the hub; nothing runs code, and what is wrong is named."""
 
+import importlib.util
 import json
 import shutil
 
@@ -21,6 +22,23 @@ def test_half_precision_keeps_rotary_embeddings_and_the_weights_hash(folder_of):
     assert rotary and all(buffer.dtype == torch.float32 for buffer in rotary)
     assert half.weights_sha256 == full.weights_sha256 != load_vlm(folder_of("git")).weights_sha256
     assert len(list(half.caption(pictures_for(half), SamplingConfig(num_captions=2)))) == 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="weights in 4 bits need bitsandbytes")
+def test_in_four_bits_the_large_matrices_are_small_and_the_rest_is_precise(copy_of):
+    folder = copy_of("llava")
+    weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "config.json", lambda config: config.update(dtype="bfloat16"))
+    captioner, whole = load_vlm(folder, four_bit=True), load_vlm(folder)
+    parameters = dict(captioner.model.named_parameters())
+    small = {name for name, parameter in parameters.items() if parameter.dtype == torch.uint8}
+    assert small and all(name.endswith(("_proj.weight", "fc1.weight", "fc2.weight", "linear_1.weight", "linear_2.weight"))
+                         for name in small)
+    assert {parameters[name].dtype for name in parameters.keys() - small} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in parameters.values())
+    assert "in 4 bits" in captioner.description and captioner.description.splitlines()[0] == whole.description.splitlines()[0]
+    assert len(list(captioner.caption(pictures_for(captioner), SamplingConfig(num_captions=2)))) == 4
 
 
 def test_the_description_says_what_was_loaded(folder_of):
