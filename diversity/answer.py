@@ -108,7 +108,7 @@ def _front(evidence: _Evidence, front: Sequence[str], pictures: int) -> Sequence
         who = f"{'only ' if len(front) == 1 else ''}{evidence.names(front)}"
     if spread:
         return [f"Of {count} captioners {who} {'lies' if len(front) == 1 else 'lie'} on the front of fidelity ({fidelity.label}) "
-                f"against spread ({spread[0].label}): no other is clearly better in one of them and not clearly worse in the "
+                f"against spread ({spread[0].label}): no other is clearly better in one of them and no worse in the "
                 "other.", figures]
     return [f"Of {count} captioners {who} {'is' if len(front) == 1 else 'are'} clearly behind no other in fidelity "
             f"({fidelity.label}); with one caption a picture there is no spread within pictures, and no mix.", figures]

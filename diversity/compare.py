@@ -122,18 +122,20 @@ def holm(p: np.ndarray) -> np.ndarray:
 def pareto_front(columns: Sequence[str], differences: Sequence[Difference], measures: Sequence[Measure]) -> tuple[str, ...]:
     """The columns that no other of them beats, in their order.
 
-    One beats another that is certainly better in at least one of the measures and certainly worse in none; what cannot be told
-    apart beats nothing (`Difference.sign`). Two columns are compared where all the measures are defined for both.
+    One beats another that is certainly better in at least one of the measures (`Difference.sign`) and no worse on average in any;
+    so what cannot be told apart beats nothing, and a doubtful loss of fidelity is not outweighed by a certain gain of spread. Two
+    columns are compared where all the measures are defined for both.
     """
-    signs: dict[tuple[str, str], list[int]] = defaultdict(list)  # (column, other) -> 1 where the column is certainly better
+    found: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)  # (column, other) -> certainly, on average better
     for measure in measures:
         up = -1 if measure.better == "lower" else 1
         for difference in differences:
             if difference.measure == measure.score:
-                signs[difference.first, difference.second].append(up * difference.sign)
-                signs[difference.second, difference.first].append(-up * difference.sign)
-    beaten = {other for (column, other), of_pair in signs.items()
-              if column in columns and len(of_pair) == len(measures) and max(of_pair) > 0 and min(of_pair) >= 0}
+                sign, mean = up * difference.sign, up * difference.estimate.mean
+                found[difference.first, difference.second].append((sign, mean))
+                found[difference.second, difference.first].append((-sign, -mean))
+    beaten = {other for (column, other), of_pair in found.items() if column in columns and len(of_pair) == len(measures)
+              and max(sign for sign, _ in of_pair) > 0 and min(mean for _, mean in of_pair) >= 0}
     front = tuple(column for column in columns if column not in beaten)
     return front or tuple(columns)  # what is certain need not be transitive: in a circle of doubt none can be ruled out
 

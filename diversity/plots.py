@@ -83,7 +83,7 @@ def _spread_and_fidelity(report: "DiversityReport", columns: Sequence[Column]) -
     _fit(axes, "x", both[0])
     _fit(axes, "y", both[1])
     return "Spread against fidelity", ("Up and to the right is better; right alone may be noise. Crosses are 95 % intervals. "
-                                       "Ringed is the front: no other captioner is clearly better in one and not clearly worse "
+                                       "Ringed is the front: no other captioner is clearly better in one and no worse "
                                        "in the other."), figure
 
 

@@ -162,6 +162,11 @@ def front(columns, *signs, measures=(CLIP, DIV_2)):
                                   for measure, sign in zip(measures, of_pair, strict=True)], measures)
 
 
+def test_a_doubtful_loss_of_fidelity_is_not_outweighed_by_a_certain_gain_of_spread():
+    doubtful = difference(CLIP, "a", "b", 0)._replace(estimate=Estimate(-0.01, -0.03, 0.01))
+    assert pareto_front("ab", [doubtful, difference(DIV_2, "a", "b", 1)], (CLIP, DIV_2)) == ("a", "b")
+
+
 @pytest.mark.parametrize(("fidelity", "spread", "expected"), [
     (0, 0, "ab"), (1, -1, "ab"), (-1, 1, "ab"),  # alike, or each better in one
     (1, 1, "a"), (1, 0, "a"), (0, 1, "a"),       # better in one and not certainly worse in the other
