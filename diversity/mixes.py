@@ -13,9 +13,8 @@ from tqdm import tqdm
 from diversity.compare import Estimate, estimates
 from diversity.lexical import within_picture
 from diversity.measures import Measure
+from diversity.pairs import Groups
 from diversity.tokens import encode, words
-
-Groups = Sequence[Sequence[str]]
 
 # Words that say nothing of a picture. Numbers and where things are ("two", "behind") are left out: they do.
 _FUNCTION_WORDS = frozenset("""

@@ -20,7 +20,7 @@ from diversity.near_duplicates import near_duplicates
 from diversity.pairs import batches
 from diversity.references import cider_d
 from diversity.self_cider import DocumentFrequency, self_cider
-from diversity.semantic import semantic_scores
+from diversity.semantic import mean, semantic_scores
 from diversity.tokens import words
 
 Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
@@ -40,33 +40,35 @@ class Sampled:
 def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references: str | None, *, embedder: str,
                   clip: str | None, device: str, semantic_pictures: int, seed: int) -> Sampled:
     """Scores the columns `names` and the references' on the sample's pictures; CIDEr-D, CLIP and meaning on its first ones."""
+    name = default_embedder() if embedder == "auto" else None if embedder == "none" else embedder
+    meaning = load_embedder(name, device) if name else None  # before the work, which a model that is not there would waste
+    model = OpenClip(clip, device) if clip else None
     columns = [*names, *([references] if references else [])]
-    groups = {name: [picture.captions[name] for picture in pictures] for name in columns}
+    groups = {column: [picture.captions[column] for picture in pictures] for column in columns}
     world = DocumentFrequency([picture.references for picture in pictures] if references else
-                              [[caption for name in columns for caption in groups[name][at]] for at in range(len(pictures))])
+                              [[caption for column in columns for caption in groups[column][at]] for at in range(len(pictures))])
     scores: dict[str, Scores] = {}
     of_captions: dict[str, dict[str, list[np.ndarray]]] = {}
-    for name in tqdm(columns, desc="scoring the sample", unit="column", delay=2):
-        scores[name] = _lexical(groups[name], world)
-        of_captions[name] = {"degenerate": _degenerate(pictures, name)}
-        scores[name]["degenerate"] = _means(of_captions[name]["degenerate"], len(pictures))
+    for column in tqdm(columns, desc="scoring the sample", unit="column", delay=2):
+        scores[column] = _lexical(groups[column], world)
+        of_captions[column] = {"degenerate": _degenerate(pictures, column)}
+        scores[column]["degenerate"] = _means(of_captions[column]["degenerate"], len(pictures))
         if any(picture.scene for picture in pictures):
-            of_captions[name]["precision"] = _precision(pictures, name)
-            scores[name] |= _facts(pictures, name)
-        if references not in (None, name):
+            of_captions[column]["precision"] = _precision(pictures, column)
+            scores[column] |= _facts(pictures, column)
+        if references not in (None, column):
             human = [picture.references for picture in pictures]
-            scores[name]["word_coverage"] = word_coverage(groups[name], human)
-            of_captions[name]["cider_d"] = _cider(groups[name][:semantic_pictures], human[:semantic_pictures])
-            scores[name]["cider_d"] = _means(of_captions[name]["cider_d"], len(pictures))
-    rows = {name: {score: _mean(found[score]) for score in ("self_cider", "near_duplicates", "word_coverage", "cider_d")
-                   if score in found} for name, found in scores.items()}
+            scores[column]["word_coverage"] = word_coverage(groups[column], human)
+            of_captions[column]["cider_d"] = _cider(groups[column][:semantic_pictures], human[:semantic_pictures])
+            scores[column]["cider_d"] = _means(of_captions[column]["cider_d"], len(pictures))
+    rows = {column: {score: mean(found[score]) for score in ("self_cider", "near_duplicates", "word_coverage", "cider_d")
+                     if score in found} for column, found in scores.items()}
     dear = _Dear(pictures[:semantic_pictures], columns, references)
-    name = default_embedder() if embedder == "auto" else None if embedder == "none" else embedder
     notes = [] if name else [f"What captions mean is not measured: {'' if embedder == 'none' else 'there is no embedder; '}{HOW_TO_GET}."]
-    if name:
-        dear.meaning(load_embedder(name, device), rows)
-    if clip:
-        notes += dear.clip(OpenClip(clip, device), rows, of_captions)
+    if meaning:
+        dear.meaning(meaning, rows)
+    if model:
+        notes += dear.clip(model, rows, of_captions)
     for column, found in dear.scores.items():
         scores[column] |= {score: _padded(values, len(pictures)) for score, values in found.items()}
     return Sampled(scores, of_captions, rows, tuple(notes),
@@ -170,7 +172,3 @@ def _means(of_captions: Sequence[np.ndarray], pictures: int) -> np.ndarray:
 def _padded(values: np.ndarray, pictures: int) -> np.ndarray:
     """The scores of the first pictures, and NaN for the others (P,)."""
     return np.concatenate([values, np.full(pictures - len(values), np.nan)])
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return None if np.isnan(values).all() else float(np.nanmean(values))

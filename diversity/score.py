@@ -23,6 +23,7 @@ from diversity.fidelity import count_true, degenerate_reasons
 from diversity.frames import frames
 from diversity.lexical import MBLEU_SMOOTHING
 from diversity.mixes import mixes
+from diversity.pairs import Groups
 from diversity.report import DiversityReport, Example, ExampleCaption, labels
 from diversity.sampled import Sampled, sample_scores
 from diversity.tokens import TOKENIZER
@@ -32,8 +33,6 @@ COLLAPSE = 0.05        # of the pictures under one caption is worth a warning, f
 COLLAPSE_PICTURES = 10
 SEMANTIC_PICTURES = 1000
 QUANTILES = np.linspace(0, 1, 41)
-
-Groups = Sequence[Sequence[str]]  # the captions of each picture
 
 
 def score_captions(captions: Mapping[str, Groups], *, references: Groups | None = None,

@@ -11,8 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diversity.embedders import Embedder
-
-Groups = Sequence[Sequence[str]]  # the captions of each picture
+from diversity.pairs import Groups
 
 ORDERS = {"0.5": 0.5, "1": 1.0, "2": 2.0, "inf": np.inf}  # of Vendi scores
 NEIGHBOUR = 5        # whose distance is near enough, as in Naeem et al.
