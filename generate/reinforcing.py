@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from generate.augment import View, decode_stored, draw_views, read_views, replay, write_views
-from generate.embeddings import modern, pack, unpack
+from generate.augment import draw_views
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher
+from imagetext.embeddings import modern, pack, unpack
 from imagetext.rows import caption_columns, well_formed
 from imagetext.sample import Record, Sample, image_size
+from imagetext.views import View, decode_stored, read_views, replay, write_views
 
 GROUP = 64             # pictures whose views are held, and embedded by one teacher before the next
 CACHED_TEXTS = 50_000  # of a shard, whose embeddings are held: the last that were new

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from generate.embeddings import unpack
+from imagetext.embeddings import unpack
 from imagetext.outputs import write_file
 from imagetext.sample import Record
 from imagetext.shards import read_markers

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from captioners.coca import DTYPES, state_sha256
 from captioners.resolve import SHIPPED, shipped_models
-from generate.augment import normalise
+from imagetext.views import normalise
 
 CONFIG = "open_clip_config.json"
 

@@ -21,7 +21,7 @@ BELOW = {  # what each room may import of ours, itself aside
     "finetune": {"diversity", "captioners", "imagetext"},
 }
 OURS = {*BELOW, "capsmith", "quickstart"}
-NEEDS_TORCH = {"captioners", "metric"}  # of the rooms below, these may import torch when they are imported
+NEEDS_TORCH = {"metric", "views", "embeddings"}  # of the rooms below, these may import torch when they are imported
 
 
 def imported(path: Path) -> set[str]:

@@ -18,13 +18,14 @@ from torchvision.transforms import functional as pixels_of
 
 import generate.reinforcing
 from captioners.coca import load_captioner
-from generate.augment import decode_stored, draw_views, read_views, replay
-from generate.embeddings import pack, unpack
+from generate.augment import draw_views
 from generate.ranks import Rank
 from generate.reinforce import run
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher, load_teacher
+from imagetext.embeddings import pack, unpack
 from imagetext.sources import read_records
+from imagetext.views import decode_stored, read_views, replay
 
 ROOT = Path(__file__).parents[2]
 BROKEN = b"this is text"

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from generate.embeddings import pack
 from generate.teacher_report import agreement, ensemble_retrieval, measure, retrieval, sweep, write_report
+from imagetext.embeddings import pack
 from imagetext.sample import Record, Sample
 from imagetext.shards import ShardWriter
 
