@@ -124,22 +124,9 @@ class CoCaCaptioner:
         return begin
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
-        """What holds for all captions of this sampling; raises ValueError with every misfit."""
-        longest = self.context_length + 1  # the last token is not fed back
-        max_length = sampling.max_length or longest
-        prefix = self.encode_text_ids(sampling.prompt)[:-1] if sampling.prompt else [self.start_id]
-        problems = []
-        if max_length > longest:
-            problems.append(f"max_length {max_length} exceeds {longest}, the context of {self.name} + 1")
-        if sampling.min_length > max_length:
-            problems.append(f"min_length {sampling.min_length} exceeds {max_length}, the longest caption")
-        if len(prefix) > max_length - 2:
-            problems.append(f"prompt takes {len(prefix)} of {max_length} tokens: no room for a caption")
-        if problems:
-            raise ValueError("sampling: " + "; ".join(problems))
-        device = self.model.logit_scale.device
+        """What holds for all captions of this sampling; ValueError where it does not fit."""
         never = self.tokenizer.never_ids(self.model.text.vocab_size)
-        return Rules(sampling, torch.tensor(prefix, device=device), torch.tensor(never, device=device), self.end_id, max_length)
+        return Rules.of(self, sampling, never, self.model.logit_scale.device)
 
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a text, from start to end token, never cut."""

@@ -4,11 +4,16 @@ Dimensions: N pictures, R rows (captions in flight, of one picture after the oth
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from captioners.base import SamplingConfig
+
+if TYPE_CHECKING:
+    from captioners.coca import CoCaCaptioner
+    from captioners.vlm import VLMCaptioner
 
 
 class Rows(Protocol):
@@ -40,6 +45,24 @@ class Rules(NamedTuple):
     never: Tensor
     end_id: int
     max_length: int
+
+    @classmethod
+    def of(cls, captioner: "CoCaCaptioner | VLMCaptioner", sampling: SamplingConfig, never: Sequence[int], device: torch.device) -> Self:
+        """The rules of a captioner with token ids; raises ValueError with everything in which the sampling does not fit it."""
+        longest = captioner.context_length + 1  # the last token is not fed back
+        max_length = sampling.max_length or longest
+        prefix = captioner.encode_text_ids(sampling.prompt)[:-1] if sampling.prompt else [captioner.start_id]
+        problems = []
+        if max_length > longest:
+            problems.append(f"max_length {max_length} exceeds {longest}, the context of {captioner.name} + 1")
+        if sampling.min_length > max_length:
+            problems.append(f"min_length {sampling.min_length} exceeds {max_length}, the longest caption")
+        if len(prefix) > max_length - 2:
+            problems.append(f"prompt takes {len(prefix)} of {max_length} tokens: no room for a caption")
+        if problems:
+            raise ValueError("sampling: " + "; ".join(problems))
+        prefix, never = (torch.tensor(ids, device=device) for ids in (prefix, never))
+        return cls(sampling, prefix, never, captioner.end_id, max_length)
 
 
 class Decoded(NamedTuple):

@@ -39,6 +39,14 @@ TINY = {
     "multimodal_cfg": {"context_length": 16, "vocab_size": 300, "width": 32, "heads": 4, "layers": 2},
     "custom_text": True,
 }
+CONFIGS = {
+    "plain": {},
+    "layer scale": {"text_cfg__ls_init_value": 0.5, "multimodal_cfg__ls_init_value": 0.5, "vision_cfg__ls_init_value": 0.5},
+    "quick gelu": {"quick_gelu": True},
+    "no attentional pool": {"vision_cfg__attentional_pool": None, "vision_cfg__width": 32},
+    "a longer decoder context": {"multimodal_cfg__context_length": 20},
+    "projection with bias": {"text_cfg__proj_bias": True},
+}
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -113,6 +121,12 @@ def make_captioner(tmp_path_factory):
         return captioner
 
     return make
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=str)
+def model(request, make_captioner):
+    """A tiny CoCa in each of the forms that open_clip knows."""
+    return make_captioner(**CONFIGS[request.param]).model
 
 
 @pytest.fixture(scope="session")

@@ -6,43 +6,7 @@ import torch.nn.functional as F
 
 from captioners.coca_forward import forward_trimmed
 
-PAD, START, END = 0, 1, 2
-CONFIGS = {
-    "plain": {},
-    "layer scale": {"text_cfg__ls_init_value": 0.5, "multimodal_cfg__ls_init_value": 0.5, "vision_cfg__ls_init_value": 0.5},
-    "quick gelu": {"quick_gelu": True},
-    "no attentional pool": {"vision_cfg__attentional_pool": None, "vision_cfg__width": 32},
-    "a longer decoder context": {"multimodal_cfg__context_length": 20},
-    "projection with bias": {"text_cfg__proj_bias": True},
-}
-
-
-@pytest.fixture(scope="module", params=CONFIGS, ids=str)
-def model(request, make_captioner):
-    return make_captioner(**CONFIGS[request.param]).model
-
-
-def images_of(count: int) -> torch.Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-
-
-def tokens_of(rows: int, length: int, lowest: int = 0) -> torch.Tensor:
-    """Random tokens, pad tokens among them: a caption may hold CLIP's, which is a word piece."""
-    tokens = torch.randint(lowest, 290, (rows, length), generator=torch.Generator().manual_seed(rows))
-    if lowest == 0:
-        tokens[:, 1:][torch.rand(rows, length - 1, generator=torch.Generator().manual_seed(0)) < 0.2] = PAD
-    tokens[:, 0] = START
-    return tokens
-
-
-def captions_of(lengths: list[int], width: int) -> torch.Tensor:
-    tokens = torch.zeros(len(lengths), width, dtype=torch.long)
-    for row, length in enumerate(lengths):
-        tokens[row, :length] = tokens_of(len(lengths), width, lowest=3)[row, :length]
-        tokens[row, [0, length - 1]] = torch.tensor([START, END])
-        if length > 6:
-            tokens[row, 3] = PAD
-    return tokens
+from .coca_inputs import PAD, captions_of, images_of
 
 
 @pytest.mark.parametrize("lengths", [[5, 3, 9, 4], [5, 16, 9, 4], [15, 3, 3, 3]], ids=str)
