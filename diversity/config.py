@@ -11,7 +11,7 @@ class DiversityConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: list[str] = Field(min_length=1, description="captions: records in shards, a folder, JSONL, CSV, Parquet or scenes:…, "
-                             "COCO results, plain text; several are joined by key")
+                             "COCO results, plain text; several are joined by key; NAME=… names its captions")
     column: list[str] = Field(default=[], description="caption columns to compare; default: every syn_text_* column found")
     references: str | None = Field(default=None, description="human captions, measured beside the others: a column of the input, "
                                    "an input of their own, joined by key, or none; default: captions, where records have any")

@@ -9,13 +9,15 @@ Everything that `imagetext.sources.read_samples` reads, and captions alone:
 | `.json` | `{"key": "caption"}` or `{"key": ["caption", ...]}`, or a list of rows as in JSONL |
 | tables | columns of texts or lists of texts; the picture may be missing |
 
-The captions of a text file, of COCO files and of `{"key": ...}` are a column with the file's name. References may be any of
-these, or the originals of records. Pictures are read only of rows that are asked for.
+The captions of a text file, of COCO files and of `{"key": ...}` are a column with the file's name. `NAME=SPEC` gives an input's
+captions a name: those of its synthetic column, or its originals where it has none. References may be any of these, or the
+originals of records. Pictures are read only of rows that are asked for.
 """
 
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -26,8 +28,8 @@ from diversity.input_rows import (
 )
 from imagetext.curated import KINDS
 from imagetext.folders import FolderRows
-from imagetext.rows import IMAGE_COLUMNS
-from imagetext.sources import _named, read_samples
+from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, is_caption_column
+from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, plain_path
 from imagetext.tables import TABLE_SUFFIXES, split_suffix
 
@@ -85,24 +87,48 @@ def text_columns(sources: Sequence[Source]) -> list[str]:
     return sorted({name for row in rows for name in row.columns if name not in NO_CAPTIONS and row.captions(name)})
 
 
+def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Row]:
+    """The rows with their synthetic captions, or else their originals, as the column `name`."""
+    for row in piece.read(columns, images):
+        synthetic = [column for column in row.columns if is_caption_column(column) and row.captions(column)]
+        if len(synthetic) > 1:
+            raise ValueError(f"--input {name}=…: {piece.path} has several columns, {', '.join(synthetic)}, and one has to be "
+                             "meant: leave the name out, and choose with --column")
+        own = (*synthetic, HUMAN)[0]
+        scores = row.columns.get("caption_scores")
+        scores = {name: scores[own]} if isinstance(scores, Mapping) and own in scores else {}
+        kept = {column: value for column, value in row.columns.items() if column not in (own, *CAPTION_COLUMNS)}
+        originals = {} if own == HUMAN else {HUMAN: row.columns.get(HUMAN)}
+        yield replace(row, columns={**kept, **originals, "caption_scores": scores, name: row.captions(own)})
+
+
 def open_inputs(specs: Sequence[str], problems: list[str]) -> tuple[list[Source], tuple[str, ...]]:
-    """A source of each SPEC, and the columns that are named after files; what is wrong is added to `problems`."""
+    """A source of each SPEC, and the columns that it or its files name; what is wrong is added to `problems`."""
+    given = {spec: re.fullmatch(r"([A-Za-z_][\w.-]*)=(.+)", spec) for spec in specs if not os.path.exists(spec)}
+    names = {found[2]: found[1] for found in given.values() if found}
+    problems += [f"--input {found[0]}: the same input has the name {names[found[2]]}, too" for found in given.values()
+                 if found and names[found[2]] != found[1]]
     files: dict[str, dict[str, Entry | None]] = {}
-    for spec in specs:
+    for spec in (given[spec][2] if given.get(spec) else spec for spec in specs):
         try:
-            files[spec] = {spec: None} if _is_set(spec) else _named(plain_path(spec))
+            files[spec] = {spec: None} if _is_set(spec) else named_files(plain_path(spec))
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    columns = _columns_of([path for spec, named in files.items() for path in named if not _is_set(spec) and _is_document(path)])
+    columns = _columns_of([path for spec, named in files.items() for path in named
+                           if spec not in names and not _is_set(spec) and _is_document(path)])
     sources = []
     for spec, named in files.items():
+        name = names.get(spec, "")
         sources.append(Source(spec, []))
         for path, there in named.items():
             try:
-                sources[-1].pieces.extend(open_file(path, there, columns.get(path, "")))
+                pieces = open_file(path, there, name or columns.get(path, ""))
             except (ValueError, OSError) as error:
                 problems.append(str(error))
-    return sources, tuple(columns.values())
+                continue
+            renames = name and not _is_document(path)
+            sources[-1].pieces.extend(Piece(piece.path, partial(_renamed, name, piece)) if renames else piece for piece in pieces)
+    return sources, tuple(dict.fromkeys((*columns.values(), *names.values())))
 
 
 def open_file(path: str, there: Entry | None, column: str) -> list[Piece]:

@@ -101,7 +101,7 @@ def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard
         return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
                 for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", images))]
     shards = []
-    for path, there in _named(plain_path(spec)).items():
+    for path, there in named_files(plain_path(spec)).items():
         try:
             shards += _shards_at(path, there, images)
         except (ValueError, OSError) as error:
@@ -109,7 +109,7 @@ def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard
     return shards
 
 
-def _named(spec: str) -> dict[str, Entry | None]:
+def named_files(spec: str) -> dict[str, Entry | None]:
     """What a pattern names, in order; a path that exists stands for itself, whatever its name."""
     if there := entry(spec):
         return {spec: there}

@@ -290,3 +290,38 @@ def test_what_there_is_instead(tmp_path):
     parquet(tmp_path / "b.parquet")
     sources, _ = opened(tmp_path / "a.jsonl", tmp_path / "b.parquet")
     assert text_columns(sources) == ["alt", "caption", "captions", "l", "mine", "syn_text_x"]
+
+
+# --- names ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_given_to_an_inputs_captions_whatever_they_are_called_there(tmp_path):
+    rows = {"a.jsonl": {"key": "1", "caption": "a dog"}, "b.csv": "key,text\n1,a cat\n",
+            "c.jsonl": {"key": "1", "caption": "alt", "syn_text_x": ["one", "two"],
+                        "caption_scores": {"syn_text_x": {"truncated": [True, False]}}}}
+    for name, row in rows.items():
+        (tmp_path / name).write_text(row if isinstance(row, str) else json.dumps(row) + "\n")
+    (tmp_path / "d.txt").write_text("a line\n")
+    sources, names = opened(*(f"{name[0]}=" + str(tmp_path / name) for name in (*rows, "d.txt")))
+    assert names == ("a", "b", "c", "d")
+    a, b, c, d = (next(source.pieces[0].read((), ())) for source in sources)
+    assert (a.captions("a"), b.captions("b"), c.captions("c"), d.captions("d")) == (
+        ("a dog",), ("a cat",), ("one", "two"), ("a line",))
+    assert c.captions("captions") == ("alt",) and c.captions("syn_text_x") == () and c.truncated("c") == (True, False)
+    assert a.captions("captions") == a.captions("caption") == ()  # else they would be compared with themselves
+
+
+def test_a_name_for_several_columns_or_two_names_for_an_input_are_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"key": "1", "syn_text_x": ["one"], "syn_text_y": ["two"]}) + "\n")
+    (source,), _ = opened(f"mine={path}")
+    with pytest.raises(ValueError, match=r"--input mine=.*a\.jsonl has several columns, syn_text_x, syn_text_y"):
+        list(source.pieces[0].read((), ()))
+    assert problems_of(f"mine={path}", f"other={path}") == [f"--input mine={path}: the same input has the name other, too"]
+
+
+def test_a_spec_with_an_equals_sign_of_its_own_has_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.txt").write_text("a dog\n")
+    sources, names = opened("a=b.txt", "scenes:val,n=2")
+    assert names == ("a=b",) and [source.spec for source in sources] == ["a=b.txt", "scenes:val,n=2"]
