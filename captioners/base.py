@@ -99,23 +99,25 @@ class Caption:
     """A caption of a picture.
 
     `logprob` (nats) sums the log-probabilities of the drawn tokens, the end token included, under the model's own
-    distribution: before temperature, penalties and truncation, without the prompt's tokens and without an end token
-    that the limit forced. `truncated`: the limit ended it. `similarity`: cosine with the picture, where asked for.
+    distribution: before temperature, penalties and truncation, without the prompt's tokens and without an end token that the
+    limit forced; None where a server gives none. `truncated`: the limit ended it. `similarity`: cosine with the picture,
+    where asked for.
     """
 
     text: str
-    logprob: float
+    logprob: float | None
     truncated: bool
     similarity: float | None = None
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture's captions, in the order of their index, and its embedding (E,), normalised."""
+    """A picture's captions, in the order of their index, and its embedding (E,), normalised; `error`: why it has none."""
 
     key: str
     captions: tuple[Caption, ...]
     image_embedding: "Tensor | None" = None
+    error: str = ""
 
 
 class Captioner(Protocol):

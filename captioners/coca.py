@@ -181,7 +181,8 @@ def load_captioner(
 ) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
-    A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa.
+    A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa,
+    but for `openai:http://host:port#model`, an EndpointCaptioner: a server's model.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
@@ -190,6 +191,11 @@ def load_captioner(
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
+    if name.startswith("openai:"):
+        from captioners.endpoint import load_endpoint  # late: it imports aiohttp
+        if pretrained is not None or from_scratch or context is not None:
+            raise ValueError(f"{name}: pretrained, from_scratch and context are for CoCa; a server has its own weights")
+        return load_endpoint(name)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.vlm_load import load_vlm  # late: it imports us, transformers and peft
         if context is not None:

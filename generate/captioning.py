@@ -53,6 +53,7 @@ class Picture:
     pixels: Sequence[Tensor] = ()  # (3, H, W) for each column
     error: str = ""
     captions: dict[str, list[Judged]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # why a column has no captions, where its captioner took no picture
 
     def failing(self, column: Column) -> bool:
         return any(judged.flags for judged in self.captions.get(column.name, ()))
@@ -82,7 +83,8 @@ def caption_samples(samples: Iterable[Sample], columns: Sequence[Column], *, ove
                     stopwatch: Stopwatch | None = None) -> Iterator[Record]:
     """A record for each sample, in order, while `num_workers` processes decode about two batches ahead (0: this one, none).
 
-    A picture that does not decode, and one with no caption left in any column, is a Record with an error.
+    A picture that does not decode or that no captioner takes, and one with no caption left in any column, is a Record with an
+    error.
     overwrite, drop_text_embeddings: what may go from a sample to make room for the columns, as in `imagetext.columns.room_for`.
 
     Raises: ColumnClash where more must; and whatever `samples` or the captioners raise.
@@ -129,6 +131,8 @@ def _draw(pictures: Iterable[Picture], column: Column, at: int) -> Iterator[Pict
     for picture, found in _captioned(pictures, column, at, lambda picture: not picture.error):
         if found is not None:
             picture.captions[column.name] = judge_all(found.captions, column.gate)
+            if found.error:
+                picture.refused[column.name] = found.error
         yield picture
 
 
@@ -180,7 +184,8 @@ def _record(picture: Picture, columns: Sequence[Column]) -> Record:
             syn_text[column.name] = tuple(one.text for one in kept)
             scores[column.name] = _scores(kept)
         else:
-            refused.append(f"{column.name}: no caption passed: {'; '.join(_reasons(judged))}")
+            reason = picture.refused.get(column.name) or f"no caption passed: {'; '.join(_reasons(judged))}"
+            refused.append(f"{column.name}: {reason}")
     if not syn_text:
         return Record(picture.sample, {}, ", ".join(refused))
     meta = {**picture.sample.meta, "caption_scores": {**(picture.sample.meta.get("caption_scores") or {}), **scores}}
@@ -189,8 +194,8 @@ def _record(picture: Picture, columns: Sequence[Column]) -> Record:
 
 def _scores(kept: Sequence[Judged]) -> dict[str, list]:
     """What a record says of a column's captions, a list of each with one entry a caption; flags are words with spaces between."""
-    scores = {"logprob": [round(one.drawn.logprob, 4) for one in kept], "truncated": [one.truncated for one in kept],
-              "flags": [" ".join(one.flags) for one in kept]}
+    scores = {"logprob": [None if one.drawn.logprob is None else round(one.drawn.logprob, 4) for one in kept],
+              "truncated": [one.truncated for one in kept], "flags": [" ".join(one.flags) for one in kept]}
     if kept[0].drawn.similarity is not None:
         scores["similarity"] = [round(one.drawn.similarity, 4) for one in kept]
     return scores

@@ -1,0 +1,594 @@
+"""Captions from a server: a fake one for the protocol's corners, and transformers' own with a tiny model."""
+
+import asyncio
+import base64
+import hashlib
+import io
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import capsmith
+from captioners import endpoint_client
+from captioners.base import SamplingConfig
+from captioners.coca import load_captioner
+from captioners.endpoint import encode_picture, request_seed
+from generate.captioning import Column, caption_samples
+from generate.config import GenerateConfig
+from generate.engine import run
+from generate.quality import Gate
+from imagetext.sample import Sample, decode_image
+from imagetext.sources import read_records
+
+from .vlm.models import ENDS, make_model_and_processor, photos, scramble
+
+TWO = SamplingConfig(num_captions=2, seed=3)
+WORDS = "a red green blue small large dog cat house tree on the grass under sky with two old men near water".split()
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Answers with captions that are a function of picture and seed; `spoil(request, picture)` may give another answer."""
+
+    daemon_threads, request_queue_size = True, 128
+
+    def __init__(self, *, takes_n=True, takes_logprobs=True):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.takes_n, self.takes_logprobs = takes_n, takes_logprobs
+        self.requests, self.keys, self.spoil = [], set(), lambda request, picture: None
+        self.in_flight, self.most_in_flight, self.lock = 0, 0, threading.Lock()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    @property
+    def model(self) -> str:
+        return f"openai:http://127.0.0.1:{self.server_port}#org/Fake-VLM"
+
+    def seen(self, picture: bytes) -> list[dict]:
+        return [request for request, of in self.requests if of == picture]
+
+    def handle_error(self, *_):
+        """Those that ask may go away."""
+
+    def complete(self, request, picture):
+        choices = []
+        for index in range(request.get("n", 1) if self.takes_n else 1):
+            digest = hashlib.sha256(f"{picture} {request.get('seed')} {index}".encode()).digest()
+            words = [WORDS[byte % len(WORDS)] for byte in digest[:8]]
+            choice = {"index": index, "message": {"role": "assistant", "content": f" {' '.join(words)}. "},
+                      "finish_reason": "length" if digest[8] % 4 == 0 else "stop"}
+            if request.get("logprobs") and self.takes_logprobs:
+                choice["logprobs"] = {"content": [{"token": word, "logprob": -len(word) / 7} for word in words]}
+            choices.insert(0, choice)  # `index` says which is which, not their place
+        return 200, {"object": "chat.completion", "choices": choices}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, body, headers=()):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **dict(headers)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self):
+        listed = {"data": [{"id": "org/Fake-VLM"}, {"id": "org/other"}]}
+        self.answer(*(self.server.spoil(None, None) or (200, listed)) if self.path == "/v1/models" else (404, {}))
+
+    def do_POST(self):
+        server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        url = request["messages"][0]["content"][0]["image_url"]["url"]
+        picture = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))
+        with server.lock:
+            server.requests.append((request, picture))
+            server.keys.add(self.headers["Authorization"])
+            server.in_flight += 1
+            server.most_in_flight = max(server.most_in_flight, server.in_flight)
+        answer = server.spoil(request, picture)
+        with server.lock:
+            server.in_flight -= 1
+        if answer == "drop":
+            self.close_connection = True
+            return
+        if self.path != "/v1/chat/completions" or request["model"] != "org/Fake-VLM":
+            answer = 404, {"object": "error", "message": f"The model `{request['model']}` does not exist."}
+        self.answer(*(answer or server.complete(request, picture)))
+
+
+@pytest.fixture
+def serve():
+    """serve(takes_n=…): a fake server."""
+    servers = []
+
+    def start(**options):
+        servers.append(FakeServer(**options))
+        return servers[-1]
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def server(serve):
+    return serve()
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No waits between tries."""
+    monkeypatch.setattr(endpoint_client, "FIRST_WAIT", 0)
+
+
+def pictures(count, first=0):
+    """What stands for encoded pictures: the fake looks at bytes only."""
+    return [(f"key/{number}", torch.frombuffer(bytearray(f"picture {number}".encode()), dtype=torch.uint8))
+            for number in range(first, first + count)]
+
+
+def captions(model, sampling=TWO, of=None, batch_size=4, **options):
+    captioner = load_captioner(model)
+    captioner.batch_size = batch_size
+    return list(captioner.caption(pictures(6) if of is None else of, sampling, **options))
+
+
+def texts(found):
+    return {one.key: [caption.text for caption in one.captions] for one in found}
+
+
+# order and bounds
+
+
+def test_captions_come_in_order_with_a_batch_in_flight_and_pictures_are_taken_as_they_are_needed(server):
+    captioner, together, taken = load_captioner(server.model), threading.Barrier(3), []
+    captioner.batch_size = 3
+
+    def spoil(request, picture):
+        if picture in (b"picture 0", b"picture 1", b"picture 2"):
+            together.wait(30)
+        time.sleep(picture[-1] % 3 / 100)  # later ones may end before earlier ones
+    found = captioner.caption((taken.append(number) or one for number, one in enumerate(pictures(30))), TWO)
+    server.spoil, server.most_in_flight = spoil, 0
+    assert taken == []
+    for number, one in enumerate(found):
+        assert one.key == f"key/{number}" and len(taken) <= number + 2 * 3 + 1
+    assert number == 29 and server.most_in_flight == 3
+
+
+def test_those_behind_a_slow_picture_go_on(server):
+    captioner, third = load_captioner(server.model), threading.Event()
+    captioner.batch_size = 2
+
+    def spoil(request, picture):
+        if picture == b"picture 2":
+            third.set()
+        if picture == b"picture 0" and not third.wait(10):
+            return 404, {"message": "the third did not come"}
+    server.spoil = spoil
+    assert [one.key for one in captioner.caption(pictures(4), TWO)] == [f"key/{number}" for number in range(4)]
+
+
+def test_captions_that_nobody_waits_for_let_the_program_end(server):
+    code = ("import sys, torch\n"
+            "from captioners.base import SamplingConfig\n"
+            "from captioners.endpoint import load_endpoint\n"
+            "captioner, one = load_endpoint(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
+            "found = captioner.caption(((str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
+            "next(found)\n")
+    subprocess.run([sys.executable, "-c", code, server.model], timeout=60, check=True)
+
+
+def test_captions_that_nobody_waits_for_leave_no_thread(server):
+    before = threading.active_count()
+    captioner = load_captioner(server.model)
+    found = captioner.caption(pictures(20), TWO)
+    next(found)
+    assert "run_forever" in "".join(thread.name for thread in threading.enumerate())
+    found.close()
+    assert not [thread for thread in threading.enumerate() if "run_forever" in thread.name]
+    assert threading.active_count() <= before + 20  # the fake's own
+    assert list(captioner.caption([], TWO)) == []
+
+
+# seeds and requests
+
+
+def test_seeds_are_of_31_bits_and_depend_on_run_key_and_number():
+    seeds = [request_seed(seed, key, index) for seed in (0, 2**64 - 1) for key in ("a", "ü", "\udc80") for index in range(2000)]
+    assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and 2**30 < max(seeds) < 2**31
+    assert request_seed(0, "a", 0) == 1172529220  # on every machine, for ever
+
+
+def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
+    whole = texts(captions(server.model, batch_size=1))
+    again = texts(captions(server.model, of=pictures(6)[:1:-1], batch_size=4))
+    assert again == {key: whole[key] for key in again} and len(again) == 4
+    for number in range(2, 6):
+        first, second = server.seen(f"picture {number}".encode())
+        assert first == second and first["seed"] == request_seed(3, f"key/{number}", 0)
+    redrawn = texts(captions(server.model, first_index=2))
+    assert not {text for of in redrawn.values() for text in of} & {text for of in whole.values() for text in of}
+    assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 2)
+
+
+@pytest.mark.parametrize("sampling, sent", [
+    ({"num_captions": 3}, {"n": 3, "temperature": 1.0, "top_p": 0.9, "max_tokens": 255, "seed": request_seed(0, "key/0", 0)}),
+    ({"num_captions": 1, "temperature": 0.5, "top_p": 0.4, "top_k": 7, "repetition_penalty": 1.2, "min_length": 9,
+      "max_length": 22},
+     {"temperature": 0.5, "top_p": 0.4, "top_k": 7, "repetition_penalty": 1.2, "min_tokens": 8, "max_tokens": 20,
+      "seed": request_seed(0, "key/0", 0)}),
+    ({"strategy": "greedy", "max_length": 32}, {"temperature": 0.0, "max_tokens": 30}),
+])
+def test_what_a_request_holds(server, sampling, sent):
+    captions(server.model, SamplingConfig(**sampling, prompt="What is it?"), of=pictures(1))
+    request, = server.seen(b"picture 0")
+    content = [{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,cGljdHVyZSAw"}},
+               {"type": "text", "text": "What is it?"}]
+    assert request == {"model": "org/Fake-VLM", "messages": [{"role": "user", "content": content}], "logprobs": True, **sent}
+
+
+def test_without_a_prompt_the_model_is_asked_to_describe_the_picture(server):
+    captions(server.model, of=pictures(1))
+    assert server.seen(b"picture 0")[0]["messages"][0]["content"][1]["text"] == "Describe this picture in one sentence."
+
+
+@pytest.mark.parametrize("lacks", [{"takes_n": False}, {"takes_logprobs": False}, {"takes_n": False, "takes_logprobs": False}])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_servers_without_several_captions_or_log_probabilities(serve, lacks, refuses):
+    """Such servers ignore what they do not know, or refuse it; each is looked at once."""
+    server, full = serve(**lacks), serve()
+    if refuses:
+        def spoil(request, picture):
+            for name in ("n", "logprobs"):
+                if request and name in request and not getattr(server, f"takes_{name}"):
+                    return 422, {"detail": f"Unexpected fields in the request: {name}"}
+        server.spoil = spoil
+    captioner = load_captioner(server.model)
+    found = [one for _ in range(3) for one in captioner.caption(pictures(2), TWO)]
+    blanks = [picture for _, picture in server.requests if not picture.startswith(b"picture")]
+    assert 1 <= len(blanks) <= 4 and len(set(blanks)) == 1
+    asked = server.seen(b"picture 1")
+    if server.takes_n:
+        assert texts(found) == texts(captions(full.model, of=pictures(2))) and len(asked) == 3
+    else:
+        assert [request["seed"] for request in asked] == [request_seed(3, "key/1", index) for index in (0, 1)] * 3
+        assert all("n" not in request for request in asked) and len(set(texts(found)["key/1"])) == 2
+    logprobs = [caption.logprob for one in found for caption in one.captions]
+    expected = [-sum(map(len, caption.text.removesuffix(".").split())) / 7 for one in found for caption in one.captions]
+    assert logprobs == (pytest.approx(expected) if server.takes_logprobs else [None] * 12)
+
+
+def test_captions_of_a_request_stand_as_they_are_numbered(server):
+    found = texts(captions(server.model, SamplingConfig(num_captions=9)))
+    for number in range(6):
+        picture = f"picture {number}".encode()
+        choices = {choice["index"]: choice["message"]["content"].strip()
+                   for choice in server.complete(server.seen(picture)[0], picture)[1]["choices"]}
+        assert found[f"key/{number}"] == [choices[index] for index in range(9)]
+
+
+def test_a_caption_that_the_limit_ended_is_truncated(server):
+    found = [caption.truncated for one in captions(server.model, of=pictures(30)) for caption in one.captions]
+    ends = Counter(choice["finish_reason"] for number in range(30) for choice in server.complete(
+        server.seen(f"picture {number}".encode())[0], f"picture {number}".encode())[1]["choices"])
+    assert 0 < found.count(True) == ends["length"] < 60
+
+
+# faults
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, 408, "drop", "hang"])
+def test_a_fault_that_passes_changes_nothing(server, at_once, monkeypatch, fault):
+    monkeypatch.setattr(endpoint_client, "TIMEOUT", endpoint_client.aiohttp.ClientTimeout(total=0.5))
+    whole, tries = captions(server.model), Counter()
+
+    def spoil(request, picture):
+        if picture and picture.startswith(b"picture"):
+            tries[picture] += 1
+            if fault == "hang" and picture == b"picture 2" and tries[picture] < 2:
+                time.sleep(1)
+            elif fault != "hang" and tries[picture] <= int(picture[-1:]):  # the last five times
+                return fault if fault == "drop" else (fault, {"error": {"message": "later"}})
+    server.spoil = spoil
+    assert captions(server.model) == whole
+    assert sum(tries.values()) == (7 if fault == "hang" else 6 + 15)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Seconds that were waited between tries; none of them is."""
+    found, sleep = [], asyncio.sleep
+
+    async def no_sleep(seconds):
+        found.append(seconds)
+        await sleep(0)
+    monkeypatch.setattr(endpoint_client.asyncio, "sleep", no_sleep)
+    return found
+
+
+def test_a_server_that_is_down_is_asked_again_after_longer_and_longer_waits(server, waits):
+    captioner = load_captioner(server.model)
+    captioner.caption([], TWO)
+    server.spoil = lambda request, picture: (503, b"no workers")
+    with pytest.raises(ConnectionError, match=rf"127.0.0.1:{server.server_port}/v1: 503 no workers"):
+        list(captioner.caption(pictures(1), TWO))
+    longest = [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert len(waits) == 8 and all(most / 2 <= wait <= most for wait, most in zip(waits, longest))
+    assert len({wait / most for wait, most in zip(waits, longest)}) == 8  # with jitter
+
+
+@pytest.mark.parametrize("header, least", [
+    ("7", 7), ("0.5", 0.5), (format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True), 200), ("86400", 600),
+    ("soon", 0), ("-5", 0), ("nan", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+def test_a_server_that_names_a_time_is_left_alone_until_then(server, waits, header, least):
+    captioner, answers = load_captioner(server.model), [(429, {"error": "too many"}, {"Retry-After": header})]
+    captioner.caption([], TWO)
+    server.spoil = lambda request, picture: answers.pop() if answers else None
+    assert len(list(captioner.caption(pictures(1), TWO))) == 1
+    wait, = waits
+    assert least + 0.25 <= wait <= least + 0.5 + (100 if least == 200 else 0)
+
+
+def test_a_picture_that_is_refused_is_that_pictures_fault(server, at_once):
+    def spoil(request, picture):
+        if picture in (b"picture 1", b"picture 3"):
+            return (400, {"error": {"message": f"cannot\nidentify {'x' * 500}"}}) if picture == b"picture 1" else (500, b"Oops")
+    captioner = load_captioner(server.model)
+    whole, server.spoil = texts(captioner.caption(pictures(5), TWO)), spoil
+    found = list(captioner.caption(pictures(5), TWO))
+    assert [bool(one.error) for one in found] == [False, True, False, True, False]
+    assert texts(found) == whole | {"key/1": [], "key/3": []}
+    assert found[1].error.startswith("the server refuses the picture: 400 cannot identify xxx") and len(found[1].error) < 300
+    assert found[3].error == "the server refuses the picture: 500 Oops"
+    assert len(server.seen(b"picture 1")) == 2 and len(server.seen(b"picture 3")) == 1 + 1 + endpoint_client.RETRIES
+
+
+@pytest.mark.parametrize("answer", [(400, {"error": "no"}), (401, {"detail": "no"}), (404, {"message": "no"}), (500, b"no"),
+                                    (418, b"no"), (200, b"no"), (200, {"choices": [{"message": {"content": 3}}]}),
+                                    (200, {"choices": []}), (200, {"error": "no"})])
+def test_what_is_no_pictures_fault_ends_the_shard(server, at_once, answer):
+    captioner = load_captioner(server.model)
+    captioner.caption([], TWO)
+    server.spoil = lambda request, picture: answer if picture != b"picture 0" else None
+    found = captioner.caption(pictures(4), TWO)
+    captioner.batch_size = 1
+    assert next(found).key == "key/0"
+    with pytest.raises(ConnectionError, match=f"127.0.0.1:{server.server_port}/v1: "):
+        next(found)
+    assert len(server.seen(b"picture 1")) == (1 + endpoint_client.RETRIES if answer[0] == 500 else 1)
+
+
+# records
+
+
+def samples(count, refused=()):
+    """Samples of one colour each; those refused are white."""
+    found = []
+    for number in range(count):
+        encoded = io.BytesIO()
+        Image.new("RGB", (20, 10), "white" if number in refused else (number, 40, 90)).save(encoded, "PNG")
+        found.append(Sample(f"s/{number}", encoded.getvalue(), (), {}, {}))
+    return found
+
+
+def refuse_white(request, picture):
+    if picture and np.asarray(Image.open(io.BytesIO(picture))).min() > 250:
+        return 400, {"detail": "too white"}
+
+
+def test_a_refused_picture_is_a_record_with_the_reason(server):
+    captioner = load_captioner(server.model)
+    column = Column("syn_text_fake", captioner, TWO, Gate(redraws=1))
+    server.spoil = refuse_white
+    found = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
+    assert [record.sample.key for record in found] == [f"s/{number}" for number in range(5)]
+    reason = "syn_text_fake: the server refuses the picture: 400 too white"
+    assert [record.error for record in found] == ["", reason, "", "", reason]
+
+
+def test_a_picture_that_one_of_two_servers_refuses_keeps_the_others_captions(serve):
+    strict, lax = serve(), serve()
+    strict.spoil = refuse_white
+    columns = [Column(f"syn_text_{name}", load_captioner(of.model), TWO, Gate(redraws=1, on_degenerate="keep"))
+               for name, of in (("strict", strict), ("lax", lax))]
+    found = list(caption_samples(samples(3, refused=[1]), columns))
+    assert [sorted(record.syn_text) for record in found] == [["syn_text_lax", "syn_text_strict"], ["syn_text_lax"],
+                                                             ["syn_text_lax", "syn_text_strict"]]
+    assert not any(record.error for record in found)
+
+
+@pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
+def test_records_without_log_probabilities_are_read_as_they_were_written(serve, tmp_path, format):
+    server = serve(takes_logprobs=False)
+    assert run(GenerateConfig(input=["scenes:val,n=3"], model=server.model, output=tmp_path / "out", format=format,
+                              num_captions=2, on_degenerate="keep", num_workers=0)) == 0
+    records = list(read_records(str(next(path for path in (tmp_path / "out").iterdir() if path.name.startswith("scenes")
+                                         and path.suffix in (".tar", ".jsonl", ".parquet")))))
+    scores = [record.sample.meta["caption_scores"]["syn_text_fake_vlm"] for record in records]
+    assert [of["logprob"] for of in scores] == [[None, None]] * 3 and all(len(of["truncated"]) == 2 for of in scores)
+    assert capsmith.main(["verify", str(tmp_path / "out"), "--most-repeated", "1"]) == 0
+
+
+def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(serve, tmp_path, at_once, monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
+
+    def generate(server, output):
+        return capsmith.main(["generate", "--input", "scenes:val,n=4", "--input", "scenes:train,n=6", "--model", server.model,
+                              "--output", str(tmp_path / output), "--num-captions", "3", "--batch-size", "3"])
+    dying, other = serve(), serve()
+    shown = itertools.count()
+    dying.spoil = lambda request, picture: "drop" if picture and next(shown) >= 8 else None
+    assert generate(dying, "out") == 1 and "Disconnected" in caplog.text
+    done = {path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".tar"}
+    assert len(done) == 1
+    asked = len(other.requests)
+    assert generate(other, "out") == 0 and generate(serve(), "undisturbed") == 0
+    assert len(other.requests) - asked >= 6  # the shard that was done is not asked for again
+    ours, theirs = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "undisturbed"))
+    assert ours == theirs and sum(name.endswith(".tar") for name in ours) == 2
+    written = b"".join(ours.values())
+    assert b"127.0.0.1" not in written and b"secret" not in written and b"fake_vlm" in written
+    assert dying.keys == other.keys == {"Bearer a-secret-key"}
+
+
+# the start
+
+
+@pytest.mark.parametrize("name", ["openai:", "openai:#m", "openai:127.0.0.1:8000#m", "openai:ftp://127.0.0.1#m",
+                                  "openai:http://127.0.0.1:x#m", "openai:http://127.0.0.1:99999#m",
+                                  "openai:http://user:pass-word@127.0.0.1#m", "openai:http://127.0.0.1?key=pass-word#m"])
+def test_an_address_that_is_none_is_refused_without_its_secrets(name):
+    with pytest.raises(ValueError, match="is not openai:http://host:port#model; a key comes from OPENAI_API_KEY") as raised:
+        load_captioner(name)
+    assert "pass-word" not in str(raised.value)
+
+
+def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(server, at_once, tmp_path, capsys):
+    def told(model=server.model, *more):
+        assert capsmith.main(["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"),
+                              *more]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+    assert "'org/none': http" in (said := told(server.model.replace("Fake-VLM", "none")))
+    assert "404 The model `org/none` does not exist. (the server names the models org/Fake-VLM, org/other)" in said
+    assert "names no model after '#'; the server names org/Fake-VLM, org/other" in told(server.model.partition("#")[0])
+    server.spoil = lambda request, picture: (401, {"error": {"message": "Incorrect API key"}})
+    assert "does not take the key in OPENAI_API_KEY: 401 Incorrect API key" in told()
+    server.spoil = lambda request, picture: (401, {"error": "no"}) if request else None
+    assert "model 'org/Fake-VLM': http" in (said := told()) and "401 no" in said
+    server.spoil = lambda request, picture: (422, {"detail": "top_k?"}) if request and "top_k" in request else None
+    assert "422 top_k?" in told(server.model, "--top-k", "3")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    assert f"no server answers at {address}/v1" in told(f"openai:{address}#m")
+
+
+def test_samplings_that_no_server_has_are_refused_all_at_once(server):
+    captioner = load_captioner(server.model)
+    sampling = SamplingConfig(strategy="beam", num_captions=2, num_beams=4, no_repeat_ngram_size=3)
+    with pytest.raises(ValueError, match="similarity: .*; strategy 'beam', num_beams 4: .*; no_repeat_ngram_size 3: "):
+        captioner.caption([], sampling, similarity=True)
+    with pytest.raises(ValueError, match="pretrained, from_scratch and context are for CoCa"):
+        load_captioner(server.model, context=30)
+    assert not server.requests
+
+
+def test_the_captioner_is_its_models_name_wherever_that_is_served(serve):
+    one, slash, v1 = (load_captioner(serve().model.replace("#", end)) for end in ("#", "/#", "/v1/#"))
+    assert one.name == "fake_vlm" and one.weights_sha256 == slash.weights_sha256 == v1.weights_sha256
+    assert one.weights_sha256 == hashlib.sha256(b"openai:org/Fake-VLM").hexdigest()
+    assert v1.url.endswith("/v1") and slash.url.endswith("/v1") and slash.url.count("/") == 3
+
+
+# pictures
+
+
+def test_pictures_are_jpegs_of_bounded_size_close_to_what_they_were():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((400, 300))
+    encoded = encode_picture(noise)
+    assert encoded.dtype == torch.uint8 and encoded.ndim == 1
+    again = decode_image(encoded.numpy().tobytes())
+    assert again.size == (400, 300) and np.abs(np.asarray(again, float) - np.asarray(noise, float)).mean() < 2
+    for size, expected in (((3000, 2000), (1024, 683)), ((100, 5000), (20, 1024)), ((5000, 1), (1024, 1)), ((900, 9), (900, 9))):
+        big = Image.new("RGB", size)
+        assert decode_image(encode_picture(big).numpy().tobytes()).size == expected and big.size == size
+
+
+# transformers' server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny LLaVA whose captions differ between pictures; transformers' server draws only where do_sample is set."""
+    folder = tmp_path_factory.mktemp("served") / "Tiny LLaVA"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, processor = make_model_and_processor("llava")
+    scramble(model)
+    model.generation_config.update(eos_token_id=ENDS, do_sample=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory):
+    """That model, served by transformers."""
+    pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
+    pytest.importorskip("uvicorn", reason="transformers serve needs transformers[serving]")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("hub")
+    (home / "hub").mkdir()
+    with open(home / "log", "w") as log:
+        command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder)]
+        process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+                                   stdout=log, stderr=log,
+                                   env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"})
+    try:
+        for _ in range(600):
+            try:
+                urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            except OSError:
+                assert process.poll() is None, (home / "log").read_text()
+                time.sleep(0.2)
+        yield f"openai:http://127.0.0.1:{port}#{folder}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
+    """Its greedy captions are those of the same model in this process, of the same JPEGs."""
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    encoded, expected = [(str(number), encode_picture(photo)) for number, photo in enumerate(photos(6))], {}
+    for key, jpeg in encoded:
+        content = [{"type": "image", "image": decode_image(jpeg.numpy().tobytes())}, {"type": "text", "text": "Is it a dog?"}]
+        inputs = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True,
+                                               return_tensors="pt", return_dict=True)
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=14)[0, inputs["input_ids"].shape[1]:]
+        expected[key] = [processor.decode(tokens, skip_special_tokens=True).strip()]
+    captioner, sampling = load_captioner(served), SamplingConfig(strategy="greedy", max_length=16, prompt="Is it a dog?")
+    assert texts(captioner.caption(encoded, sampling)) == expected and len(set(map(str, expected.values()))) > 3
+    assert texts(captioner.caption(encoded, sampling.model_copy(update={"prompt": "A cat?"}))) != expected
+
+
+def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
+    def generate(output, *more):  # one at a time: the server has one stream of draws, which each request seeds
+        return capsmith.main(["generate", "--input", "scenes:val,n=8", "--model", served, "--output", str(tmp_path / output),
+                              "--num-captions", "3", "--max-length", "14", "--on-degenerate", "keep",
+                              "--column", "syn_text_served", "--batch-size", "1", *more])
+    assert generate("one") == 0 and generate("two") == 0
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert capsmith.main(["verify", str(tmp_path / "one"), "--decode", "--most-repeated", "1"]) == 0
+    assert "8 records in 1 shards; all as the markers say" in capsys.readouterr().out
+    records = list(read_records(str(tmp_path / "one" / "*.tar")))
+    drawn = [record.syn_text["syn_text_served"] for record in records]
+    assert len(drawn) == 8 and len({text for of in drawn for text in of}) > 16  # captions of a picture differ, too
+    scores = [record.sample.meta["caption_scores"]["syn_text_served"] for record in records]
+    assert {value for of in scores for value in of["logprob"]} == {None}
+    assert {value for of in scores for value in of["truncated"]} == {True, False}
+    assert generate("three", "--top-k", "5") == 2 and "Unexpected fields in the request: {'top_k'}" in capsys.readouterr().err
