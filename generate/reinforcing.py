@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from generate.augment import draw_views
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher
-from imagetext.embeddings import modern, pack, unpack
+from imagetext.embeddings import modern, named_texts, pack, unpack
 from imagetext.rows import caption_columns, well_formed
 from imagetext.sample import Record, Sample, image_size
 from imagetext.views import View, decode_stored, read_views, replay, write_views
@@ -39,13 +39,8 @@ class Texts:
     chosen: tuple[str, ...]
 
     def named(self) -> dict[str, Sequence[str]]:
-        """The texts to embed, by the name of their embeddings.
-
-        `text_emb` has one row at most: from one with more, the official trainer takes synthetic captions' embeddings.
-        """
-        several = {"captions_emb": self.captions} if len(self.captions) > 1 else {}
-        chosen = {f"{name}_emb": self.columns[name] for name in self.chosen}
-        return {"text_emb": [self.text] if self.text else [], **several, **chosen}
+        """The texts to embed, by the name of their embeddings."""
+        return named_texts(self.text, self.captions, {name: self.columns[name] for name in self.chosen})
 
 
 class Picture(NamedTuple):

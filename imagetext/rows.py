@@ -109,7 +109,7 @@ def json_object(data: bytes | str) -> dict[str, Any]:
 def captions_of(row: dict[str, Any]) -> tuple[str, ...]:
     """Takes the first caption column that the row has out of it; raises ValueError for what is neither text nor texts."""
     name = next((name for name in CAPTION_COLUMNS if name in row), None)
-    return () if name is None else _texts(name, row.pop(name))
+    return () if name is None else tuple(text for text in _texts(name, row.pop(name)) if text.strip())
 
 
 def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
@@ -122,9 +122,11 @@ def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """One text or a list of them; an empty one of several stays where it is, because scores and embeddings go by its place."""
     if _is_null(value):
         return ()
-    return tuple(text for text in _listed(name, [value] if isinstance(value, str) else value) if text.strip())
+    texts = _listed(name, [value] if isinstance(value, str) else value)
+    return tuple(texts) if any(map(str.strip, texts)) else ()
 
 
 def _listed(name: str, value: Any) -> list[str]:

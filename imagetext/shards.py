@@ -153,20 +153,24 @@ def check_column(name: str) -> str:
     return name
 
 
-def dataset_features(columns: Sequence[str], *, similarity: bool = False) -> "datasets.Features":
+def dataset_features(columns: Sequence[str], *, similarity: bool = False,
+                     embeddings: Literal["npz", "pth.gz"] | None = None) -> "datasets.Features":
     """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these caption columns.
 
     similarity: the captions were made with `--similarity`.
+    embeddings: the member of reinforced records that is to be read, with `paug.json`; from `datasets` 4.7 on. Columns of
+    embeddings that a record lacks are None.
 
     Without them `datasets` looks at the first five records of the first shard, and fails where these are not alike:
-    in a shard of fewer than five good records, or where some records have no original caption.
+    in a shard of fewer than five good records, or where some records have no original caption. It also fails on all
+    reinforced records, for views are lists of mixed depth, which Arrow has no type for.
     """
     from datasets import Features, Image, List, Value
     texts = List(Value("string"))
     scores = {"logprob": List(Value("float64")), "truncated": List(Value("bool")), "flags": texts}
     if similarity:
         scores["similarity"] = List(Value("float64"))
-    return Features({
+    features = Features({
         "jpg": Image(), "txt": Value("string"), "syn.json": {column: texts for column in columns},
         "json": {
             "uid": Value("string"), "sha256": Value("string"), "width": Value("int64"), "height": Value("int64"),
@@ -175,6 +179,11 @@ def dataset_features(columns: Sequence[str], *, similarity: bool = False) -> "da
         },
         "__key__": Value("string"), "__url__": Value("string"),
     })
+    if embeddings:
+        from datasets import Json
+        names = ("image", "text", "captions", *columns)
+        features.update({"paug.json": Json(), embeddings: {f"{name}_emb": List(List(Value("float32"))) for name in names}})
+    return features
 
 
 def _marker_path(folder: str, name: str) -> str:

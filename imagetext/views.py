@@ -20,12 +20,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from imagetext.rows import json_object
-from imagetext.sample import FORMATS, image_size
+from imagetext.sample import FORMATS, MAX_PIXELS, image_size
 
 View = list[list]
 
 OPERATIONS = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
               "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize")
+STRONGEST = 10_000  # any magnitude: translations are in pixels, the largest of the others is 256
 
 
 # ---- pixels ------------------------------------------------------------------------------------------------------
@@ -106,9 +107,12 @@ def write_views(views: Sequence[View]) -> bytes:
 
 def read_views(data: bytes) -> list[View]:
     """The views of a `paug.json`, also of one whose list is text within the JSON; ValueError where it holds no such views."""
-    views = json_object(data).get("param_aug")
-    if isinstance(views, str):
-        views = json_object(f'{{"views": {views}}}')["views"]
+    try:
+        views = json_object(data).get("param_aug")
+        if isinstance(views, str):
+            views = json_object(f'{{"views": {views}}}')["views"]
+    except ValueError as error:
+        raise ValueError(f"paug.json: {error}") from error
     if not isinstance(views, list):
         raise ValueError("paug.json: no list under param_aug")
     for number, view in enumerate(views):
@@ -120,12 +124,13 @@ def read_views(data: bytes) -> list[View]:
 def _is_view(view: Any) -> bool:
     match view:
         case [[int() as top, int() as left, int() as height, int() as width], list() | None as operations]:
-            return min(top, left) >= 0 and min(height, width) > 0 and all(map(_is_operation, operations or ()))
+            fits = min(top, left) >= 0 and min(height, width) > 0 and (top + height) * (left + width) <= MAX_PIXELS
+            return fits and all(map(_is_operation, operations or ()))
     return False
 
 
 def _is_operation(operation: Any) -> bool:
     match operation:
-        case [int() as number, int() | float() as strength]:
-            return 0 <= number < len(OPERATIONS) and math.isfinite(strength)
+        case [int() as number, int() | float() as strength] if 0 <= number < len(OPERATIONS):
+            return 0 <= strength <= 8 if OPERATIONS[number] == "Posterize" else abs(strength) <= STRONGEST
     return False

@@ -1,10 +1,9 @@
-"""Run as a script: disturbs runs in every way of `FAULTS`, resumes them, and compares with a run that was left alone.
+"""Run as a script: disturbs runs of both commands in every way of `FAULTS`, resumes them, and compares with undisturbed ones.
 
 Every run is a fork of this process, which starts no thread of its own: a fork of one that has may hang. What happens when is
 drawn from a seed; moments are counted in steps, batches, pictures and bytes, and the undisturbed run says how many there are.
 """
 
-import builtins
 import errno
 import hashlib
 import io
@@ -19,25 +18,31 @@ import sys
 import tarfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import moments
 import pandas  # noqa: F401  (pyarrow imports it at first use: here once, instead of in each fork)
 import torch
 from conftest import FakeCaptioner, jpeg
+from moments import Moment, count_all, reach
 
-import generate.captioning
 import generate.engine
+import generate.reinforce
+import generate.reinforcing
 from captioners.base import Caption, Captioned
 from generate.config import GenerateConfig
-from imagetext.shards import read_marker
+from generate.reinforce_config import ReinforceConfig
+from generate.teachers import Teacher
+from imagetext.embeddings import unpack
+from imagetext.shards import SUFFIXES, read_marker
+from imagetext.sources import read_records
 
-FORMATS = ("webdataset", "jsonl", "parquet")
 AGAIN = 0.3  # share of the runs that are disturbed once more when they are resumed
 INTERRUPTED = 130
+BATCHES = ("batch_sizes", "batch_size")  # in the marker of a shard that was begun anew, out of memory
 
 
 class Captioner(FakeCaptioner):
@@ -53,78 +58,29 @@ class Captioner(FakeCaptioner):
                                            for i in range(first_index, first_index + sampling.num_captions)))
 
 
-# --- moments ----------------------------------------------------------------------------------------------------------------
+class RandomTeacher(Teacher):
+    """Products with random weights, and the batch's size in the last bits, as rounding puts it there."""
+
+    def _encode_views(self, views):
+        return self._encode(views.flatten(1) / 255)
+
+    def _encode_texts(self, texts):
+        return self._encode(torch.stack([torch.bincount(torch.tensor(list(text.encode())), minlength=256) for text in texts]).float())
+
+    def _encode(self, rows):
+        reach("batch")
+        weights = torch.randn(rows.shape[1], self.dimension, generator=torch.Generator().manual_seed(0))
+        return rows @ weights + 1e-5 * len(rows)
 
 
-class Moment:
-    """The `at`th unit of a kind, at which `strike` is called; `units` are those so far, by kind."""
-
-    def __init__(self, kind: str = "", at: int = 0, strike: Callable[[], None] = lambda: None):
-        self.kind, self.at, self.strike, self.units = kind, at, strike, Counter()
-
-
-moment, hit = Moment(), Path()
-
-
-def reach(kind: str, units: int = 1) -> bool:
-    """Counts units; at the moment, the fault strikes, and where it lets the run go on, the answer is True."""
-    before = moment.units[kind]
-    moment.units[kind] += units
-    if kind != moment.kind or not before < moment.at <= before + units:
-        return False
-    os.close(os.open(hit, os.O_CREAT))
-    moment.strike()
-    return True
-
-
-def counted(kind: str, function: Callable) -> Callable:
-    def call(*args, **kwargs):
-        reach(kind)
-        return function(*args, **kwargs)
-    return call
-
-
-class CountedFile:
-    """A file that counts the bytes that are read or written; after the moment, reading stops short."""
-
-    def __init__(self, file: Any):
-        self._file, self._short = file, False
-
-    def read(self, size: int = -1):
-        data = self._file.read(size)
-        if not self._short and data and reach("read", len(data)):
-            self._short = True
-            return data[:len(data) // 2]
-        return data[:0] if self._short else data
-
-    def write(self, data):
-        reach("written", len(data))
-        return self._file.write(data)
-
-    def __getattr__(self, name: str):
-        return getattr(self._file, name)
-
-    def __iter__(self):
-        return iter(self._file)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
-
-
-def count_all(folders: tuple[str, ...]) -> None:
-    """From here on, whatever this process does is counted: to files in the folders, in batches, in pictures decoded."""
-    whole = builtins.open
-
-    def opened(file, mode="r", *args, **kwargs):
-        found = whole(file, mode, *args, **kwargs)
-        return CountedFile(found) if str(file).startswith(folders) else found
-    builtins.open = io.open = tarfile.bltn_open = opened
-    os.replace, os.fsync = counted("step", os.replace), counted("step", os.fsync)
-    generate.engine.ShardWriter.write = counted("step", generate.engine.ShardWriter.write)
-    generate.captioning.decode_image = counted("picture", generate.captioning.decode_image)
+COMMANDS = {
+    "generate": (generate.engine.run, GenerateConfig, {"model": "fake", "batch_size": 2, "num_captions": 3, "redraws": 2}),
+    "reinforce": (generate.reinforce.run, ReinforceConfig, {"teacher": ["random"], "batch_size": 8, "views": 2}),
+}
+generate.engine.load_captioner = lambda *args, **kwargs: Captioner()
+generate.reinforce.load_teachers = lambda *args, **kwargs: [
+    RandomTeacher("random", torch.nn.Identity(), None, (16, 16), (0.5,) * 3, (0.5,) * 3, 8, 100.0, None, "0" * 64)]
+generate.reinforcing.GROUP = 4  # several in a shard
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------------
@@ -137,7 +93,11 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 def kill_worker() -> None:
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    if workers := multiprocessing.active_children():
+        os.kill(workers[0].pid, signal.SIGKILL)
+    else:  # those of this shard have ended
+        moments.moment.at += 1
+        moments.hit.unlink()
 
 
 def hang() -> None:
@@ -189,96 +149,92 @@ def make_input(folder: Path) -> str:
 
 
 class Campaign:
-    """Runs on one input, in one folder."""
+    """Runs of both commands, `reinforce` on what an undisturbed `generate` wrote, in one folder."""
 
     def __init__(self, input: str, folder: Path):
-        self.input, self.folder = input, folder
-        self.units, self.expected = {}, {}
-        for format in FORMATS:
-            config = self.config(format, folder / f"undisturbed-{format}")
-            start = time.monotonic()
-            if run(config, Moment(), report=folder / "units.json"):
-                raise SystemExit(f"the undisturbed run failed: {(folder / 'log').read_text()}")
-            units = json.loads((folder / "units.json").read_text())
-            self.expected[format] = files(config.output)
-            largest = max(len(data) for name, data in self.expected[format].items() if name.endswith((".tar", ".jsonl", ".parquet")))
-            self.units[format] = {**units, "seconds": time.monotonic() - start, "largest": largest - 1, "size": 0}
+        self.folder, self.units = folder, {}
+        self.inputs = {"generate": input, "reinforce": str(self.undisturbed("generate", "webdataset") / "*.tar")}
+        for command in COMMANDS:
+            for format in SUFFIXES:
+                config = self.config(command, format, self.undisturbed(command, format))
+                start = time.monotonic()
+                if run(config, Moment(), report=folder / "units.json"):
+                    raise SystemExit(f"the undisturbed run failed: {(folder / 'log').read_text()}")
+                largest = max(path.stat().st_size for path in Path(config.output).glob(f"*{SUFFIXES[format]}"))
+                seconds = time.monotonic() - start
+                units = json.loads((folder / "units.json").read_text())
+                self.units[command, format] = {**units, "largest": largest - 1, "size": 0, "seconds": seconds}
 
-    def config(self, format: str, output: Path, workers: int = 0) -> GenerateConfig:
-        return GenerateConfig(input=[self.input], model="fake", device="cpu", batch_size=2, format=format, output=output,
-                              num_workers=workers, num_captions=3, redraws=2, max_error_rate=1)
+    def undisturbed(self, command: str, format: str) -> Path:
+        return self.folder / f"{command}-{format}"
 
-    def disturb(self, name: str, draw: random.Random) -> dict[str, Any]:
+    def config(self, command: str, format: str, output: Path, workers: int = 0) -> GenerateConfig | ReinforceConfig:
+        _, config, asked = COMMANDS[command]
+        return config(**asked, input=[self.inputs[command]], device="cpu", format=format, output=output, num_workers=workers,
+                      max_error_rate=1)
+
+    def disturb(self, command: str, name: str, draw: random.Random) -> dict[str, Any]:
         """What became of a run that was disturbed, perhaps twice, and then resumed."""
-        format, output = draw.choice(FORMATS), self.folder / "disturbed"
-        found = {"fault": name, "format": format, "problems": []}
+        format, output = draw.choice(list(SUFFIXES)), self.folder / "disturbed"
+        found = {"command": command, "fault": name, "format": format, "problems": []}
         faults = [name, *([draw.choice(list(FAULTS))] if draw.random() < AGAIN else [])]
         for number, fault in enumerate(faults):
-            struck, code = self.strike(fault, format, output, draw)
+            struck, code = self.strike(command, fault, format, output, draw)
             if number == 0 and not struck:
                 found["problems"].append("did not strike")
             if struck and code not in FAULTS[fault].codes:
                 found["problems"].append(f"{fault}: exit code {code}: {(self.folder / 'log').read_text()[-2000:]}")
-            found["problems"] += [f"{fault}: {shard} is vouched for and wrong" for shard in self.wrongly_done(format, output)]
-        if code := run(self.config(format, output), Moment()):
+            found["problems"] += [f"{fault}: {shard} is vouched for and wrong" for shard in
+                                  different(vouched_for(output), output, self.undisturbed(command, format))]
+        if code := run(self.config(command, format, output), Moment()):
             found["problems"].append(f"resumed: exit code {code}: {(self.folder / 'log').read_text()[-2000:]}")
-        made = files(output)
-        found["problems"] += [f"resumed: {name} differs" for name in made | self.expected[format]
-                              if plain(name, made) != plain(name, self.expected[format])]
+        names = files(output) | files(self.undisturbed(command, format))
+        found["problems"] += [f"resumed: {name} differs" for name in different(names, output, self.undisturbed(command, format))]
         shutil.rmtree(output)
         return found
 
-    def strike(self, fault: str, format: str, output: Path, draw: random.Random) -> tuple[bool, int]:
+    def strike(self, command: str, fault: str, format: str, output: Path, draw: random.Random) -> tuple[bool, int]:
         """Whether the fault struck the run, and its exit code."""
-        hit.unlink(missing_ok=True)
+        moments.hit.unlink(missing_ok=True)
         strike, kinds, _, workers = FAULTS[fault]
-        kind = draw.choice([kind for kind in kinds if self.units[format].get(kind) is not None])
-        config = self.config(format, output, workers)
+        units = self.units[command, format]
+        kind = draw.choice([kind for kind in kinds if units.get(kind) is not None])
+        config = self.config(command, format, output, workers)
         if kind == "size":
             code = run(config, Moment())
-            cut(output, ".done.json" if "marker" in fault else {"webdataset": ".tar"}.get(format, f".{format}"), draw)
+            cut(output, ".done.json" if "marker" in fault else SUFFIXES[format], draw)
             return True, code
         if kind == "seconds":
-            code = run(config, Moment(), seconds=draw.uniform(0.01, self.units[format][kind]))
+            code = run(config, Moment(), seconds=draw.uniform(0.01, units[kind]))
             return True, code
         if kind == "largest":
-            code = run(config, Moment(), file_size=draw.randint(1, self.units[format][kind]))
+            code = run(config, Moment(), file_size=draw.randint(1, units[kind]))
             return code != 0, code
-        most = self.units[format][kind] - (8 if workers else 0)  # workers are gone when the last batches come
+        most = units[kind] - (8 if workers else 0)  # workers are gone when the last batches come
         code = run(config, Moment(kind, draw.randint(1, most), strike))
-        return hit.exists(), code
-
-    def wrongly_done(self, format: str, output: Path) -> list[str]:
-        """Shards that have a valid marker and are not what they should be."""
-        found = []
-        for path in output.glob("*.done.json"):
-            marker = read_marker(output, path.name.removesuffix(".done.json"))
-            if marker and (output / marker["file"]).read_bytes() != self.expected[format][marker["file"]]:
-                found.append(marker["file"])
-        return found
+        return moments.hit.exists(), code
 
 
-def run(config: GenerateConfig, when: Moment, *, report: Path | None = None, seconds: float = 0, file_size: int = 0) -> int:
+def run(config: GenerateConfig | ReinforceConfig, when: Moment, *, report: Path | None = None, seconds: float = 0,
+        file_size: int = 0) -> int:
     """The exit code of a run that is disturbed at the moment, after some seconds, or by a limit on the size of files."""
-    global moment
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 1
     try:
-        log = os.open(hit.with_name("log"), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        log = os.open(moments.hit.with_name("log"), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        moment = when
-        generate.engine.load_captioner = lambda *args, **kwargs: Captioner()
+        moments.moment = when
         if not config.num_workers:  # else workers, forks of this process, would count, too
             count_all((config.output, os.path.dirname(config.input[0])))
         if file_size:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         if seconds:
             signal.setitimer(signal.ITIMER_REAL, seconds)
-        code = generate.engine.run(config)
+        code = (generate.engine if isinstance(config, GenerateConfig) else generate.reinforce).run(config)
         if report:
-            report.write_text(json.dumps(moment.units))
+            report.write_text(json.dumps(when.units))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BaseException:
@@ -287,27 +243,62 @@ def run(config: GenerateConfig, when: Moment, *, report: Path | None = None, sec
         os._exit(code)
 
 
-def files(folder: str | Path) -> dict[str, bytes]:
-    folder = Path(folder)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def plain(name: str, made: dict[str, bytes]) -> Any:
-    """A file's bytes; of a marker, what it says, but not that the shard was begun anew with smaller batches."""
-    if not name.endswith(".done.json") or name not in made:
-        return made.get(name)
-    return {field: value for field, value in json.loads(made[name]).items() if field != "batch_sizes"}
-
-
 def cut(folder: Path, suffix: str, draw: random.Random) -> None:
     path = draw.choice(sorted(path for path in folder.iterdir() if path.name.endswith(suffix)))
     with open(path, "r+b") as file:
         file.truncate(draw.randrange(path.stat().st_size))
 
 
+# --- what is the same -------------------------------------------------------------------------------------------------------
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def vouched_for(folder: Path) -> set[str]:
+    markers = [read_marker(folder, path.name.removesuffix(".done.json")) for path in folder.glob("*.done.json")]
+    return {marker["file"] for marker in markers if marker}
+
+
+def different(names: set[str], folder: Path, other: Path) -> list[str]:
+    """Which of the files are not the same in both folders."""
+    return [name for name in sorted(names) if not ((folder / name).exists() and (other / name).exists() and same(name, folder, other))]
+
+
+def same(name: str, folder: Path, other: Path) -> bool:
+    """Whether a file has the same bytes; of a shard begun anew with smaller batches, the same records, as near as products are."""
+    marker = read_marker(folder, name.removesuffix(".done.json").split(".")[0]) or {}
+    smaller = [field for field in BATCHES if field in marker]
+    if name.endswith(".done.json") and smaller:
+        known = json.loads((other / name).read_bytes())
+        ignored = (*smaller, *(("size", "sha256") if "batch_size" in smaller else ()))
+        return {**marker, **{field: None for field in ignored}} == {**known, **{field: None for field in ignored}}
+    if (folder / name).read_bytes() == (other / name).read_bytes():
+        return True
+    return "batch_size" in smaller and name == marker["file"] and all(
+        same_record(*pair) for pair in zip(*(read_records(str(path / name)) for path in (folder, other)), strict=True))
+
+
+def same_record(one: Any, two: Any) -> bool:
+    """Whether records are equal, but embeddings to 1e-5, and where they are written."""
+    def plain(record):
+        members = {name: data for name, data in record.sample.members.items() if name != "npz"}
+        meta = {name: value for name, value in record.sample.meta.items() if name != "source"}
+        return record.sample.key, record.sample.image, record.sample.captions, members, meta, record.syn_text, record.error
+    first, second = (unpack(record.sample.members) for record in (one, two))
+    return plain(one) == plain(two) and first.keys() == second.keys() and all(
+        rows.shape == second[name].shape and torch.allclose(rows, second[name], rtol=0, atol=1e-5) for name, rows in first.items())
+
+
 if __name__ == "__main__":
-    folder, count, seed, names = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), list(FAULTS)
-    hit = folder / "hit"
+    torch.set_num_threads(1)
+    folder, seed, counts = Path(sys.argv[1]), int(sys.argv[2]), {"generate": int(sys.argv[3]), "reinforce": int(sys.argv[4])}
+    moments.hit = folder / "hit"
     campaign = Campaign(make_input(folder / "in"), folder)
-    for number in range(count):
-        print(json.dumps(campaign.disturb(names[number % len(names)], random.Random(f"{seed} {number}"))), flush=True)
+    for command, count in counts.items():
+        names = list(FAULTS)
+        random.Random(f"{seed} {command}").shuffle(names)
+        for number in range(count):
+            draw = random.Random(f"{seed} {command} {number}")
+            print(json.dumps(campaign.disturb(command, names[number % len(names)], draw)), flush=True)

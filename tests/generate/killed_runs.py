@@ -1,4 +1,4 @@
-"""Run as a script: kills a run at its first, second, ... step and resumes it, each time; see test_manifest.py.
+"""Run as a script: kills a command at its first, second, ... step and resumes it, each time; see test_manifest.py, test_reinforce.py.
 
 Every run is a fork of this process, which starts no thread of its own: a fork of one that has may hang.
 """
@@ -11,20 +11,38 @@ import sys
 from pathlib import Path
 
 import pandas  # noqa: F401  (pyarrow imports it at first use: here once, instead of in each fork)
+import torch
 from conftest import FakeCaptioner
 
 import generate.engine
+import generate.reinforce
 from generate.config import GenerateConfig
+from generate.reinforce_config import ReinforceConfig
+from generate.teachers import Teacher
+from imagetext.shards import ShardWriter
 
 KILLED, DONE = -signal.SIGKILL, 0
 
 
-def files(folder: str) -> dict[str, bytes]:
-    folder = Path(folder)
+class FakeTeacher(Teacher):
+    def embed(self, views, texts, batch_size):
+        return views.float().mean((2, 3)), torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3)
+
+
+COMMANDS = {
+    "generate": (generate.engine.run, GenerateConfig, {"model": "fake", "batch_size": 2}),
+    "reinforce": (generate.reinforce.run, ReinforceConfig, {"teacher": ["fake"], "views": 2, "num_workers": 0}),
+}
+generate.engine.load_captioner = lambda *args, **kwargs: FakeCaptioner()
+generate.reinforce.load_teachers = lambda *args, **kwargs: [
+    FakeTeacher("fake", None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def run(config: GenerateConfig, kill_at: int = 0) -> int:
+def run(command: str, asked: dict, output: Path, kill_at: int = 0) -> int:
     """The exit code of a run that SIGKILLs itself at its nth step: a record written or a file renamed."""
     if (child := os.fork()) == 0:
         steps = 0
@@ -37,27 +55,26 @@ def run(config: GenerateConfig, kill_at: int = 0) -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return function(*args, **kwargs)
             return call
-        os.replace = counted(os.replace)
-        generate.engine.ShardWriter.write = counted(generate.engine.ShardWriter.write)
-        generate.engine.load_captioner = lambda *args, **kwargs: FakeCaptioner()
-        os._exit(generate.engine.run(config))
+        os.replace, ShardWriter.write = counted(os.replace), counted(ShardWriter.write)
+        run, config, _ = COMMANDS[command]
+        os._exit(run(config(**asked, output=output)))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_and_resume(input: str, folder: Path, format: str) -> tuple[list[str], list[bool]]:
+def kill_and_resume(command: str, input: str, folder: Path, format: str) -> tuple[list[str], list[bool]]:
     """The files of an undisturbed run; and for each step whether a run killed there was resumed to the same bytes."""
-    asked = {"input": [input], "model": "fake", "device": "cpu", "batch_size": 2, "format": format, "max_error_rate": 1}
-    undisturbed = GenerateConfig(**asked, output=folder / "undisturbed")
-    config = GenerateConfig(**asked, output=folder / "killed")
-    assert run(undisturbed) == DONE
-    expected, resumed = files(undisturbed.output), []
-    while run(config, kill_at=len(resumed) + 1) == KILLED:
-        half_done = files(config.output) != expected
-        resumed.append(half_done and run(config) == DONE and files(config.output) == expected)
-        shutil.rmtree(config.output)
+    asked = {"input": [input], "device": "cpu", "format": format, "max_error_rate": 1, **COMMANDS[command][2]}
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    assert run(command, asked, undisturbed) == DONE
+    expected, resumed = files(undisturbed), []
+    while run(command, asked, killed, kill_at=len(resumed) + 1) == KILLED:
+        half_done = files(killed) != expected
+        resumed.append(half_done and run(command, asked, killed) == DONE and files(killed) == expected)
+        shutil.rmtree(killed)
     return sorted(expected), resumed
 
 
 if __name__ == "__main__":
-    input, folder, *formats = sys.argv[1:]
-    print(json.dumps({format: kill_and_resume(input, Path(folder, format), format) for format in formats}))
+    torch.set_num_threads(1)
+    command, input, folder, *formats = sys.argv[1:]
+    print(json.dumps({format: kill_and_resume(command, input, Path(folder, format), format) for format in formats}))

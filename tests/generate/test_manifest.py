@@ -24,8 +24,8 @@ def test_killed_at_any_step_and_resumed_the_output_is_that_of_an_undisturbed_run
     make_tar("00001", pictures(2, 3))
     suffixes = {"webdataset": "tar", "jsonl": "jsonl", "parquet": "parquet"}
     script = Path(__file__).with_name("killed_runs.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / "in" / "*.tar"), str(tmp_path), *suffixes], timeout=300,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(script), "generate", str(tmp_path / "in" / "*.tar"), str(tmp_path), *suffixes],
+                          timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     for format, (written, resumed) in results.items():

@@ -1,12 +1,22 @@
 """`capsmith verify`: finds whatever is not as the markers say, and nothing in a set that is whole."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+import capsmith
 from captioners.base import Caption, Captioned
 from generate.engine import run as generate
+from generate.reinforce import run as reinforce
+from generate.reinforce_config import ReinforceConfig
+from generate.teachers import Teacher
 from generate.verify import VerifyConfig, run
+from imagetext.embeddings import pack, unpack
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
 
@@ -16,7 +26,7 @@ def made(request, captioner, make_tar, pictures, configure, tmp_path):
     """A finished set of two shards of four pictures, one of which failed; its folder."""
     for name in ("00000", "00001"):
         make_tar(name, [*pictures(3), b"no picture"])
-    assert generate(configure(format=request.param, max_error_rate=1)) == 0
+    assert generate(configure(format=request.param, max_error_rate=1, num_workers=0)) == 0
     return tmp_path / "out"
 
 
@@ -99,3 +109,133 @@ def test_a_picture_that_does_not_decode_is_found_where_asked_for(made, capsys, m
 def test_a_folder_that_holds_no_run_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no run of ours"):
         run(VerifyConfig(folder=tmp_path))
+
+
+# --- reinforced sets -------------------------------------------------------------------------------------------------
+
+
+class FakeTeacher(Teacher):
+    """Embeddings of 2 and 3 numbers, by the teacher's name."""
+
+    def embed(self, views, texts, batch_size):
+        pixels = views.float().mean((2, 3))[:, :self.dimension] + 1
+        numbers = torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3)[:, :self.dimension]
+        return torch.nn.functional.normalize(pixels), torch.nn.functional.normalize(numbers)
+
+
+def load_teachers(names, device, dtype):
+    return [FakeTeacher(name, None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 2 + number, 100.0, None, "0" * 64)
+            for number, name in enumerate(names)]
+
+
+@pytest.fixture
+def reinforced(monkeypatch, tmp_path):
+    """Reinforce a set: `reinforced(folder, views=4)`; its folder."""
+    monkeypatch.setattr("generate.reinforce.load_teachers", load_teachers)
+
+    def make(folder, **changes):
+        config = {"input": [str(folder / f"*{shard(folder).suffix}")], "teacher": ["a", "b"], "views": 3, "output": tmp_path / "new",
+                  "num_workers": 0, "device": "cpu", "max_error_rate": 1, "size": 16, **changes}
+        assert reinforce(ReinforceConfig(**config)) == 0
+        return config["output"]
+    return make
+
+
+def rewrite(folder, changes) -> None:
+    """Write the first shard anew, the members of its good records changed in place, each by the next of the changes."""
+    format, changes = json.loads((folder / "00000.done.json").read_text())["format"], iter(changes)
+    records = list(read_records(str(shard(folder))))
+    with ShardWriter(folder, "00000", format=format) as writer:
+        for record in records:
+            if not record.error:
+                next(changes)(record.sample.members)
+            writer.write(record)
+
+
+def of_embeddings(change):
+    """A change of members in which the embeddings by name are changed in place."""
+    def of_members(members):
+        embeddings = unpack(members)
+        change(embeddings)
+        members["npz"] = pack(embeddings, "npz")
+    return of_members
+
+
+def test_a_whole_reinforced_set_has_no_problem_in_any_format(made, reinforced, capsys, tmp_path):
+    folder = reinforced(made, format=json.loads((made / "00000.done.json").read_text())["format"])
+    assert verified(folder, capsys) == (0, [])
+    run(VerifyConfig(folder=folder))
+    assert "6 of 8 records (75.0%) have embeddings in npz" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("made", ["webdataset"], indirect=True)
+def test_a_whole_reinforced_set_has_no_problem_whatever_it_holds(made, reinforced, capsys, tmp_path):
+    for number, changes in enumerate(({"embeddings": "pth.gz"}, {"embeddings": "none", "teacher": []}, {"text_from_synthetic": True},
+                                      {"columns": "syn_text_f"})):
+        assert verified(reinforced(made, **changes, output=tmp_path / f"new{number}"), capsys) == (0, [])
+    converted = reinforced(tmp_path / "new0", convert=True, teacher=[], output=tmp_path / "converted")
+    assert verified(converted, capsys) == (0, [])
+    rewrite(converted, [of_embeddings(lambda rows: rows.update(image_emb=rows["image_emb"][:0]))] * 3)
+    assert verified(converted, capsys) == (1, [
+        f"00000.tar: 00000_00{number}: embeddings that are not of these views and texts: image_emb: 0 rows for 3" for number in range(3)])
+
+
+CHANGES = [  # of a record's members, and what is told
+    (lambda members: members.update({"paug.json": b"{"}),
+     ["paug.json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"]),
+    (lambda members: members.pop("paug.json"), ["no paug.json"]),
+    (lambda members: members.update({"paug.json": b'{"param_aug": []}'}), [
+        "paug.json: 0 views, run.json says 3", "embeddings that are not of these views and texts: image_emb: 3 rows for 0"]),
+    (lambda members: members.pop("npz"), ["no npz"]),
+    (lambda members: [members.pop("paug.json"), members.update(npz=b"damaged")], [
+        "no paug.json", "npz: no embeddings that can be read safely: File is not a zip file"]),
+    (of_embeddings(lambda rows: [rows.pop("syn_text_fake_emb"), rows.update(other_emb=rows["text_emb"])]), [
+        "embeddings that are not of these views and texts: syn_text_fake_emb: 0 rows for 5, other_emb: 1 rows for 0"]),
+    (of_embeddings(lambda rows: rows["image_emb"][1].fill_(torch.nan)), ["npz: image_emb: not a table of finite numbers, one row each"]),
+    (of_embeddings(lambda rows: rows.update({name: of[:, :4] for name, of in rows.items()})), [
+        f"{name}: 4 numbers in a row, run.json's teachers give 5" for name in ("image_emb", "text_emb", "syn_text_fake_emb")]),
+    (of_embeddings(lambda rows: rows.update(text_emb=rows["text_emb"][:, :4])), [
+        "embeddings of different lengths: image_emb: 5, text_emb: 4, syn_text_fake_emb: 5"]),
+    (of_embeddings(lambda rows: [rows["image_emb"][1:, :2].mul_(1.1), rows["text_emb"][:, 2:].mul_(0.5)]), [
+        "image_emb: 2 of 3 rows have no length of 1 in teacher 0's part, the first 1.1",
+        "text_emb: 1 of 1 rows have no length of 1 in teacher 1's part, the first 0.5"]),
+]
+
+
+def test_views_and_embeddings_that_are_not_of_their_record_are_all_told(captioner, make_tar, pictures, configure, reinforced, capsys,
+                                                                        tmp_path):
+    make_tar("00000", pictures(len(CHANGES)))
+    assert generate(configure(num_workers=0)) == 0
+    folder = reinforced(tmp_path / "out")
+    assert verified(folder, capsys) == (0, [])
+    rewrite(folder, [change for change, _ in CHANGES])
+    assert verified(folder, capsys) == (1, [f"00000.tar: 00000_{number:03d}: {one}" for number, (_, told) in enumerate(CHANGES)
+                                            for one in told])
+    run(VerifyConfig(folder=folder))
+    assert "9 of 10 records (90.0%) have embeddings in npz" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("made", ["webdataset"], indirect=True)
+def test_a_configuration_of_other_teachers_is_found(made, reinforced, capsys):
+    path = reinforced(made) / "config.json"
+    config = json.loads(path.read_text())
+    config["teachers"][1]["dimension"] = 7
+    path.write_text(json.dumps({**config, "num_samples": 4}))
+    assert verified(path.parent, capsys) == (1, ["config.json: num_samples: 4, run.json says 3",
+                                                 "config.json: teachers.1.dimension: 7, run.json says 3"])
+    for wrong in ("{", "[]", "{}", '{"teachers": [5]}'):
+        path.write_text(wrong)
+        code, [problem] = verified(path.parent, capsys)
+        assert code == 1 and problem.startswith("config.json: ")
+    path.unlink()
+    code, [problem] = verified(path.parent, capsys)
+    assert code == 1 and problem.startswith("config.json: ")
+
+
+@pytest.mark.parametrize("made", ["webdataset"], indirect=True)
+def test_a_set_without_embeddings_is_verified_without_torch(made):
+    code = ("import sys\nfrom generate.verify import VerifyConfig, run\n"
+            "sys.exit(run(VerifyConfig(folder=sys.argv[1])) or 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, str(made)], env={**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent)},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -4,10 +4,13 @@ import io
 import json
 
 import pytest
+import torch
 from PIL import Image
 
+from imagetext.embeddings import pack
 from imagetext.sample import Record, Sample
 from imagetext.shards import ShardWriter, dataset_features
+from imagetext.views import write_views
 
 X = "syn_text_x"
 
@@ -82,6 +85,25 @@ def test_similarities_have_their_features(tmp_path, picture, load, streaming):
     path = write(tmp_path, "similar", [scored])
     [row] = load("webdataset", path, streaming, dataset_features([X], similarity=True))
     assert row["json"]["caption_scores"][X]["similarity"] == [0.25, -0.5]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["npz", "pth.gz"])
+def test_reinforced_records_need_features(tmp_path, picture, load, streaming, kind):
+    views = [[[0, 1, 8, 7], [[0, 0.0], [6, -0.27]]], [[2, 0, 5, 5], None]]
+    stored = {name: torch.randn(rows, 4).bfloat16() for name, rows in (("image_emb", 2), ("text_emb", 1), (f"{X}_emb", 2))}
+    good = [record(str(number), picture()) for number in range(5)]
+    for one in good:
+        one.sample.members.update({"paug.json": write_views(views), kind: pack(stored, kind)})
+    path = write(tmp_path, "reinforced", [*good, record("5", None, "no picture")])
+    with pytest.raises(Exception, match="mix list and non-list"):
+        load("webdataset", path, streaming)
+    rows = load("webdataset", path, streaming, dataset_features([X], embeddings=kind))
+    assert [row["json"]["error"] for row in rows] == [""] * 5 + ["no picture"]
+    assert rows[0]["paug.json"] == {"param_aug": views} and rows[5]["paug.json"] is None and rows[5][kind] is None
+    assert rows[0][kind].pop("captions_emb") is None
+    assert {name: torch.tensor([list(row) for row in found]).tolist() for name, found in rows[0][kind].items()} == {
+        name: found.float().tolist() for name, found in stored.items()}
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -138,7 +138,7 @@ def test_the_keys_and_values_of_syn_json_stay(tmp_path, picture):
     assert kept.items() <= json.loads(files["k%7E2.json"]).items() and json.loads(files["k%7E2.syn.json"]) == {}
     for format in ("jsonl", "parquet"):  # beside a table's own columns only what cannot be taken for one
         (back,) = read_records(write(tmp_path, [record], format=format))
-        assert back.syn_text == {"syn_text": ("a",), X: ("one", "two")}
+        assert back.syn_text == {"syn_text": ("a", ""), X: ("one", "two")}
 
 
 def test_captions_alone_have_no_text_and_no_old_columns(tmp_path, picture):

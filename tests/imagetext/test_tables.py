@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from imagetext.sources import read_samples
 from imagetext.tables import ROWS_PER_SHARD, split_table
 
 
@@ -236,3 +237,11 @@ def test_json_that_is_nested_without_end(tmp_path):
     for depth, fits in ((90, True), (110, False), (900, False)):
         (sample,) = read(write_jsonl(tmp_path / "t.jsonl", ['{"text": "a", "deep": ' + "[" * depth + "]" * depth + "}"]))
         assert ("error" not in sample.meta) == fits
+
+
+def test_an_empty_synthetic_caption_keeps_its_place_because_scores_and_embeddings_go_by_it(tmp_path):
+    (tmp_path / "set.jsonl").write_text('{"key": "a", "captions": ["", "a dog"], "syn_text_x": ["", "a cat"], "syn_text_y": [""]}\n')
+    (shard,) = read_samples([str(tmp_path / "set.jsonl")])
+    (sample,) = shard
+    assert json.loads(sample.members["syn.json"]) == {"syn_text_x": ["", "a cat"]}
+    assert sample.captions == ("a dog",)

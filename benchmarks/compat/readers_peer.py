@@ -1,0 +1,147 @@
+"""The peers of `readers.py`, each in its own environment: what a reader gives of each record, in one form for all readers.
+
+Imports nothing of ours. Its argument is a JSON object: `reader`, a function below, and its arguments. Prints `version` and
+`rows`, pairs of a key and those fields that the reader gives: `picture` (SHA-256 of the file), `pixels` (SHA-256), `text`,
+`columns`, `all_columns` (with those of failed records), `error`, `views` or `rounded_views` (to 10 decimals), `embeddings`
+(SHA-256 of float32 numbers), `files` (SHA-256).
+"""
+
+import hashlib
+import json
+import os
+import sys
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import numpy as np
+
+
+def sha(data):
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def embeddings(found):
+    """Hashes of embeddings by name, those that are there."""
+    return {name: sha(np.asarray(rows, dtype=np.float32).tobytes()) for name, rows in (found or {}).items() if rows is not None}
+
+
+def columns(found):
+    """Captions by column, of those that have some."""
+    return {name: list(texts) for name, texts in (found or {}).items()
+            if name.startswith("syn_text") and not name.endswith("_emb") and texts}
+
+
+# ---- webdataset ----------------------------------------------------------------------------------------------------------
+
+
+def webdataset(shards):
+    """Samples as they stand, every file; then decoded as its tutorials do."""
+    import webdataset as wds
+    for sample in wds.WebDataset(shards, shardshuffle=False):
+        files = {name: data for name, data in sample.items() if not name.startswith("__")}
+        yield sample["__key__"], {"files": {name: sha(data) for name, data in files.items()}}
+
+
+def webdataset_pairs(shards):
+    """Picture and text of those that have both; the others raise in `to_tuple`, and are passed over."""
+    import webdataset as wds
+    pipeline = wds.WebDataset(shards, shardshuffle=False).decode("pilrgb").to_tuple(
+        "__key__", "jpg", "txt", "syn.json", handler=wds.ignore_and_continue)
+    for key, image, text, syn_text in pipeline:
+        yield key, {"pixels": sha(image.tobytes()), "text": text, "columns": columns(syn_text)}
+
+
+# ---- datasets ------------------------------------------------------------------------------------------------------------
+
+
+def load(builder, files, streaming, features, cache, picture):
+    import datasets
+    given = {} if features is None else {"features": datasets.Features.from_dict(features)}
+    rows = datasets.load_dataset(builder, data_files=files, split="train", streaming=streaming, cache_dir=cache, **given)
+    for row in rows:  # pictures decode, where there are some
+        if not isinstance(row[picture], str | None):
+            row[picture].load()
+    return rows.cast_column(picture, datasets.Image(decode=False)) if builder != "json" else rows
+
+
+def datasets_webdataset(files, streaming, cache, features=None):
+    for row in load("webdataset", files, streaming, features, cache, "jpg"):
+        found = {"picture": row["jpg"] and sha(row["jpg"]["bytes"]), "text": row["txt"], "columns": columns(row["syn.json"]),
+                 "error": row["json"]["error"]}
+        for name in {"npz", "pth.gz"} & row.keys():
+            found |= {"embeddings": embeddings(row[name]), "rounded_views": (row["paug.json"] or {}).get("param_aug", [])}
+        yield row["__key__"], found
+
+
+def datasets_parquet(files, streaming, cache):
+    for row in load("parquet", files, streaming, None, cache, "image"):
+        yield row["key"], {"picture": row["image"] and sha(row["image"]["bytes"]), "captions": row["captions"],
+                           "all_columns": columns(row), "error": row["error"]}
+
+
+def datasets_jsonl(files, streaming, cache):
+    """Pictures are paths relative to the file."""
+    folder = os.path.dirname(files[0])
+    for row in load("json", files, streaming, None, cache, "image"):
+        picture = None
+        if row["image"] is not None:
+            with open(os.path.join(folder, row["image"]), "rb") as file:
+                picture = file.read()
+        yield row["key"], {"picture": sha(picture), "captions": row["captions"], "all_columns": columns(row),
+                           "error": row["error"]}
+
+
+# ---- open_clip -----------------------------------------------------------------------------------------------------------
+
+
+def open_clip(shards, pairs, train):
+    """What open_clip's own pipeline would train on; it gives no keys."""
+    import torch
+    from open_clip_train.data import get_wds_dataset
+    args = SimpleNamespace(train_data=shards, val_data=shards, train_num_samples=pairs, val_num_samples=pairs, batch_size=1,
+                           workers=0, world_size=1, seed=0, dataset_resampled=False, train_data_upsampling_factors=None)
+
+    def pixels_hash(image):
+        return torch.frombuffer(bytearray(hashlib.sha256(image.tobytes()).digest()), dtype=torch.uint8)
+    loader = get_wds_dataset(args, pixels_hash, is_train=train, tokenizer=lambda text: [text]).dataloader
+    for pictures, texts in loader:
+        yield "", {"pixels": bytes(pictures[0].tolist()).hex(), "text": texts[0]}
+
+
+# ---- ml-mobileclip-dr ----------------------------------------------------------------------------------------------------
+
+
+def raygen(shards):
+    from raygen.datasetio import get_reader
+    for path in shards:
+        with open(path, "rb") as file:
+            for item in get_reader(path).shard_iterator(file):
+                found = {"all_columns": columns(item), "error": item["error"]}
+                if path.endswith(".tar"):
+                    stored = {name: rows.float() if hasattr(rows, "float") else rows for name, rows in item.items()
+                              if name.endswith("_emb")}
+                    found |= {"picture": sha(item.get("image")), "text": item.get("text"), "embeddings": embeddings(stored),
+                              "views": item.get("param_aug", [])}
+                yield item["uid"], found
+
+
+READERS = {reader.__name__: (package, reader) for package, reader in (
+    ("webdataset", webdataset), ("webdataset", webdataset_pairs), ("datasets", datasets_webdataset),
+    ("datasets", datasets_parquet), ("datasets", datasets_jsonl), ("open_clip_torch", open_clip), ("ray", raygen))}
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    package, reader = READERS[options.pop("reader")]
+    answer = {"version": f"ray {version(package)}" if package == "ray" else version(package)}  # raygen itself has none
+    try:
+        answer["rows"] = list(reader(**options))
+    except Exception as error:  # what a reader cannot read is an answer, too
+        while error.__cause__:
+            error = error.__cause__
+        answer["failed"] = f"{type(error).__name__}: {error}"
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""When a fault strikes: moments are counted in steps, batches, pictures and bytes, by whatever a run does from `count_all` on."""
+
+import builtins
+import io
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import generate.captioning
+import generate.reinforcing
+from imagetext.shards import ShardWriter
+
+
+class Moment:
+    """The `at`th unit of a kind, at which `strike` is called; `units` are those so far, by kind."""
+
+    def __init__(self, kind: str = "", at: int = 0, strike: Callable[[], None] = lambda: None):
+        self.kind, self.at, self.strike, self.units = kind, at, strike, Counter()
+
+
+moment, hit = Moment(), Path()  # what a run waits for, and the file that says that it came
+
+
+def reach(kind: str, units: int = 1) -> bool:
+    """Counts units; at the moment, the fault strikes, and where it lets the run go on, the answer is True."""
+    before = moment.units[kind]
+    moment.units[kind] += units
+    if kind != moment.kind or not before < moment.at <= before + units:
+        return False
+    os.close(os.open(hit, os.O_CREAT))
+    moment.strike()
+    return True
+
+
+def counted(kind: str, function: Callable) -> Callable:
+    def call(*args, **kwargs):
+        reach(kind)
+        return function(*args, **kwargs)
+    return call
+
+
+class CountedFile:
+    """A file that counts the bytes that are read or written; after the moment, reading stops short."""
+
+    def __init__(self, file: Any):
+        self._file, self._short = file, False
+
+    def read(self, size: int = -1):
+        data = self._file.read(size)
+        if not self._short and data and reach("read", len(data)):
+            self._short = True
+            return data[:len(data) // 2]
+        return data[:0] if self._short else data
+
+    def write(self, data):
+        reach("written", len(data))
+        return self._file.write(data)
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+    def __iter__(self):
+        return iter(self._file)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+
+def count_all(folders: tuple[str, ...]) -> None:
+    """From here on, whatever this process does is counted: to files in the folders, in batches, in pictures decoded."""
+    whole = builtins.open
+
+    def opened(file, mode="r", *args, **kwargs):
+        found = whole(file, mode, *args, **kwargs)
+        return CountedFile(found) if str(file).startswith(folders) else found
+    builtins.open = io.open = tarfile.bltn_open = opened
+    os.replace, os.fsync = counted("step", os.replace), counted("step", os.fsync)
+    ShardWriter.write = counted("step", ShardWriter.write)
+    generate.captioning.decode_image = counted("picture", generate.captioning.decode_image)
+    generate.reinforcing.decode_stored = counted("picture", generate.reinforcing.decode_stored)
