@@ -62,6 +62,14 @@ def reinforce(argv: Sequence[str]) -> int:
     return run(config)
 
 
+def train_student(argv: Sequence[str]) -> int:
+    """train a CLIP model on reinforced records"""
+    from finetune.student_config import StudentConfig
+    config = parse("train-student", StudentConfig, argv)
+    from finetune.student_run import run
+    return run(config)
+
+
 def diversity(argv: Sequence[str]) -> int:
     """measure how diverse, long and sound captions are"""
     from diversity.config import DiversityConfig
@@ -78,8 +86,8 @@ def quickstart(argv: Sequence[str]) -> int:
     return run(config)
 
 
-COMMANDS = {command.__name__: command for command in (finetune, generate, verify, gallery, join, reinforce, diversity,
-                                                        quickstart)}
+COMMANDS = {command.__name__.replace("_", "-"): command for command in (
+    finetune, generate, verify, gallery, join, reinforce, train_student, diversity, quickstart)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """The text of `capsmith --help`."""
-    lines = [f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:15}{command.__doc__}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: capsmith COMMAND [--help] [flags]", "", "commands:", *lines, "",
                       "  --version   print the version", "  --help      print this; `capsmith COMMAND --help` its flags"])
 

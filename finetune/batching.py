@@ -6,9 +6,9 @@ B: pictures in a batch, K: captions of each, L: tokens of the longest caption an
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from captioners.base import Captioner
 from finetune.long_captions import CaptionFitter
+from finetune.places import Places, with_places
 from imagetext.rows import read_picture
 from imagetext.sample import Sample, decode_image
 from imagetext.sources import Shard
@@ -31,9 +32,9 @@ POOL = 16            # batches at most whose captions are sorted by length toget
 class CaptionedPictures(Dataset):
     """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
 
-    Pictures that are files are read when they come, those of shards and tables are held in memory, encoded; preprocessed ones,
-    too, where all of them fit in 1 GiB. `weights`: how often each comes in a pass. `image` gives what the model takes of
-    picture number i: pixels (3, S, S) unless it is replaced.
+    Pictures that are files, or lie in tars on this machine, are read when they come, those of stores and tables are held in
+    memory, encoded; preprocessed ones, too, where all of them fit in 1 GiB. `weights`: how often each comes in a pass. `image`
+    gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
     """
 
     def __init__(self, shards: Sequence[Shard], captioner: Captioner, *, captions_per_image: int = 1,
@@ -42,15 +43,15 @@ class CaptionedPictures(Dataset):
         self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)
         self.samples: list[Sample] = []
         self.rejects: list[tuple[str, str]] = []
-        everything = (sample for shard in shards for sample in shard)
+        everything = (read for shard in shards for read in with_places(shard))
         progress = tqdm(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
             while read := list(itertools.islice(everything, CHECKED)):
-                for sample, error in zip(read, pool.map(_problem, read), strict=True):
+                for (sample, places), error in zip(read, pool.map(_problem, (sample for sample, _ in read)), strict=True):
                     if error:
                         self.rejects.append((sample.key, error))
                     else:
-                        self.samples.append(_light(sample))
+                        self.samples.append(_light(sample, places))
                 progress.update(len(read))
         progress.close()
         if not self.samples:
@@ -82,7 +83,10 @@ class CaptionedPictures(Dataset):
     def encoded(self, index: int) -> bytes:
         """The picture's bytes; raises ValueError where its file is there no more."""
         sample = self.samples[index]
-        return read_picture(sample.meta["source"]) if sample.image is None else sample.image
+        if sample.image is not None:
+            return sample.image
+        places = sample.meta.get("places")
+        return places.read("picture")["picture"] if places else read_picture(sample.meta["source"])
 
     def _pixels(self, index: int) -> Tensor:
         return self.captioner.preprocess(decode_image(self.encoded(index)))  # (3, S, S)
@@ -93,10 +97,17 @@ class CaptionedPictures(Dataset):
         draw, first = divmod(draw, len(captions))
         return [(captions[(first + i) % len(captions)], draw + i) for i in range(self.captions_per_image)]
 
+    def length(self, index: int, draw: int) -> int:
+        """About how long the longest caption drawn is: what comes in one batch is padded to one length."""
+        return max(len(caption) for caption, _ in self.captions(index, draw))
+
     def __getitem__(self, drawn: tuple[int, int]) -> tuple[Any, list[list[int]], int, str]:
         """Picture and captions drawn, as pixels (3, S, S), K lists of token ids, the picture's number and its key."""
         index, draw = drawn
         return self.image(index), [self.fit(*caption) for caption in self.captions(index, draw)], index, self.samples[index].key
+
+    def collate(self, items: Sequence[tuple[Any, list[list[int]], int, str]]) -> "Batch":
+        return collate(items, self.captioner.pad_id)
 
     def caption_lengths(self, most: int = 10_000) -> list[int]:
         """Tokens of the captions, start and end included; of at most so many, evenly from the whole set."""
@@ -115,8 +126,10 @@ def _problem(sample: Sample) -> str:
     return ""
 
 
-def _light(sample: Sample) -> Sample:
-    """The sample without its picture's bytes, where these are a file of their own."""
+def _light(sample: Sample, places: Places | None) -> Sample:
+    """The sample without its picture's bytes, where these are a file of their own, or without its files, where a tar has them."""
+    if places:
+        return dataclasses.replace(sample, image=None, members={}, meta={**sample.meta, "places": places})
     source = sample.meta.get("source", "")
     is_file = os.path.isfile(source) and os.path.getsize(source) == len(sample.image)
     return dataclasses.replace(sample, image=None) if is_file else sample
@@ -148,7 +161,7 @@ class BatchOrder(Sampler):
         size = min(self.pool, self.batches - number * self.pool)
         first = number * self.pool * self.batch_size
         drawn = [self._drawn(place) for place in range(first, first + size * self.batch_size)]
-        drawn.sort(key=lambda item: max(len(caption) for caption, _ in self.pictures.captions(*item)))
+        drawn.sort(key=lambda item: self.pictures.length(*item))
         order = np.random.Generator(np.random.Philox(key=[self.seed, 2**63 + 1 + number])).permutation(size)
         return [drawn[batch * self.batch_size:(batch + 1) * self.batch_size] for batch in order]
 
@@ -171,24 +184,32 @@ class BatchOrder(Sampler):
 
 
 class Batch(NamedTuple):
-    """Pictures (B, 3, S, S), or what stands for them, token ids (B, K, L), pictures' numbers (B,), and keys."""
+    """Pictures (B, 3, S, S), or what stands for them, token ids (B, K, L), pictures' numbers (B,), and keys.
+
+    embeddings: what teachers say of pictures (B, D) and texts (B, K, D), by name, where a loss takes that.
+    """
 
     images: Any
     tokens: Tensor
     pictures: Tensor
     keys: list[str]
+    embeddings: Mapping[str, Tensor] = {}
 
     def parts(self, count: int, device: torch.device) -> list[Self]:
         """As so many batches of equal size, on a device."""
         size = len(self.keys) // count
-        return [Batch(_move(self.images, slice(at, at + size), device), self.tokens[at:at + size].to(device, non_blocking=True),
-                      self.pictures[at:at + size].to(device), self.keys[at:at + size]) for at in range(0, len(self.keys), size)]
+        return [Batch(*(_move(values, slice(at, at + size), device) for values in self)) for at in range(0, len(self.keys), size)]
 
 
-def _move(images: Any, part: slice, device: torch.device) -> Any:
-    if isinstance(images, Tensor):
-        return images[part].to(device, non_blocking=True)
-    return tuple(_move(one, part, device) for one in images)
+def _move(values: Any, part: slice, device: torch.device) -> Any:
+    match values:
+        case Tensor():
+            return values[part].to(device, non_blocking=True)
+        case [Tensor(), *_]:
+            return tuple(_move(one, part, device) for one in values)
+        case dict():
+            return {name: _move(one, part, device) for name, one in values.items()}
+    return values[part]
 
 
 def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int) -> Batch:
@@ -205,4 +226,4 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
 def batches(order: BatchOrder, num_workers: int) -> DataLoader:
     """A loader of the batches in this order."""
     return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
-                      collate_fn=partial(collate, pad_id=order.pictures.captioner.pad_id))
+                      collate_fn=order.pictures.collate)

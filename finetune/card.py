@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned captioner: a README.md as the Hugging Face Hub reads it."""
+"""The model card of a fine-tuned captioner, or of a student: a README.md as the Hugging Face Hub reads it."""
 
 import os
 import re
@@ -32,13 +32,28 @@ def write_card(folder: Path, *, name: str, base_model: str, data: Mapping[str, s
         front["base_model"] = base_model
     if datasets:
         front["datasets"] = list(datasets)
+    _write(folder, "card.md", front, recipe, library=library, name=name, base_model=base_model, data=data, licences=licences,
+           scores=_table(scores), pictures=scores.get("pictures"), samples=scores.get("samples"),
+           warning=scores.get("warning", ""))
+
+
+def write_student_card(folder: Path, *, name: str, student: str, data: Mapping[str, str], losses: Sequence[str],
+                       teachers: Sequence[str], scores: Sequence[tuple[str, str, str]], recipe: Mapping[str, Any]) -> None:
+    """Writes `README.md` beside a student's weights: its architecture, data, losses, teachers, what is known of licences, scores.
+
+    `losses` and `teachers` are lines of text; `scores` label, value and definition of each; the rest is as for a captioner.
+    """
+    front = {"library_name": "open_clip", "pipeline_tag": "zero-shot-image-classification", "tags": ["clip", "capsmith"]}
+    _write(folder, "student_card.md", front, recipe, name=name, student=student, data=data, losses=losses, teachers=teachers,
+           scores=scores)
+
+
+def _write(folder: Path, template: str, front: Mapping[str, Any], recipe: Mapping[str, Any], **values: Any) -> None:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)
-    card = environment.get_template("card.md").render(
-        front=_yaml(front), library=library, name=name, base_model=base_model, data=data, licences=licences,
-        scores=_table(scores), pictures=scores.get("pictures"), samples=scores.get("samples"), warning=scores.get("warning", ""),
-        recipe=_indented(_yaml({key: value for key, value in recipe.items() if value not in (None, [], "")})),
-        version=_version())
+    recipe = {key: value for key, value in recipe.items() if value not in (None, [], "")}
+    values |= {"front": _yaml(front), "recipe": _indented(_yaml(recipe)), "version": _version()}
+    card = environment.get_template(template).render(values)
     unfinished = folder / f".{CARD}.tmp"
     unfinished.write_text(card, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, folder / CARD)

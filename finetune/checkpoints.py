@@ -10,6 +10,7 @@ import torch
 
 LOG, VALIDATION_LOG = "train.jsonl", "validation.jsonl"
 FOLDER, KEPT = "checkpoints", 2
+BEST = "best"  # folder of the captioner with the lowest caption loss so far
 
 
 class Checkpoints:

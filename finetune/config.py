@@ -1,7 +1,7 @@
 """The configuration of `capsmith finetune`; imports no torch, so that --help is quick."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -30,6 +30,7 @@ class FinetuneConfig(BaseModel):
     """Fine-tune a captioner on captioned pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    command: ClassVar[str] = "finetune"
 
     recipe: Annotated[str, AfterValidator(check_recipe)] | None = Field(
         None, description="a captioner of the paper, whose settings all flags override; `finetune --list-recipes` lists them")

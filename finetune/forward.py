@@ -1,10 +1,19 @@
-"""What differs between kinds of captioners in training: the forward pass, and which weights of theirs learn."""
+"""What differs between kinds of captioners in training: the forward pass, the losses, and which weights of theirs learn.
+
+What the trainer asks of each, and of a student (`finetune.student`): `model`, whose weights learn; `forward(images, tokens)`,
+which gives logits and labels where it `captions`, the features of both towers and the logit scale where it `contrasts`;
+`weights` of the losses, by name; `batch_losses`, of the features of a whole batch; what is done before the first step and after
+each; and `written()`, what comes of it.
+
+B: pictures of the whole batch, K: captions of each, E: embedding
+"""
 
 import contextlib
 import copy
 from contextlib import AbstractContextManager
 
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -12,10 +21,12 @@ from captioners.base import Captioner
 from captioners.coca import CoCaCaptioner
 from captioners.coca_forward import forward_trimmed
 from captioners.linear import fast_products
+from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
+from finetune.image_cache import cache_images
+from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss
 from finetune.optimizer import coca_depth
 
-MAX_LOGIT_SCALE = 4.605170185988092  # ln 100 (Radford et al. 2021)
 WIDE = 256  # from this width on products are large enough for Python to see each of them
 
 
@@ -26,11 +37,12 @@ class CoCaForward(nn.Module):
     and subtract an adapter at every pass: that rounds what is frozen, more each time.
     """
 
-    contrasts, library = True, "open_clip"
+    captions, contrasts, library = True, True, "open_clip"
 
     def __init__(self, captioner: CoCaCaptioner, config: FinetuneConfig):
         super().__init__()
-        self.model = captioner.model
+        self.captioner, self.model, self.pad_id = captioner, captioner.model, captioner.pad_id
+        self.weights = {"caption": config.caption_weight, "contrastive": config.contrastive_weight}
         self.model.visual.requires_grad_(not config.freeze_image)
         self.model.set_grad_checkpointing(config.grad_checkpointing)
         self.model.train()
@@ -44,11 +56,11 @@ class CoCaForward(nn.Module):
                               target_modules=rf"({towers})\..*\.(c_fc|c_proj)")
             self.adapter = get_peft_model(self.model, lora).base_model
 
-    def written(self, captioner: CoCaCaptioner) -> CoCaCaptioner:
+    def written(self) -> CoCaCaptioner:
         """The captioner as it is to be written: with its adapters merged, in a copy, as merging rounds."""
         if self.adapter is None:
-            return captioner
-        captioner = copy.copy(captioner)
+            return self.captioner
+        captioner = copy.copy(self.captioner)
         captioner.model = copy.deepcopy(self.adapter).merge_and_unload()
         return captioner
 
@@ -56,6 +68,17 @@ class CoCaForward(nn.Module):
         output = forward_trimmed(self.model, images, tokens)
         # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
+
+    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor) -> dict[str, Tensor]:
+        """The contrastive loss of features (B, E) and (B, K, E) of the pictures of these numbers (B,)."""
+        return {"contrastive": contrastive_loss(image, text, logit_scale, pictures)}
+
+    def prepare(self, pictures: CaptionedPictures, accelerator: Accelerator, config: FinetuneConfig) -> None:
+        """Before the first step: of a frozen image tower's outputs, a file."""
+        if config.freeze_image:
+            self.model.to(accelerator.device)
+            pictures.image = cache_images(pictures, config.output / "image_cache", accelerator,
+                                          batch_size=config.device_batch_size or 16, num_workers=config.num_workers)
 
     @torch.no_grad()
     def clamp(self) -> None:
@@ -66,10 +89,11 @@ class CoCaForward(nn.Module):
 class VLMForward(nn.Module):
     """A vision-language model: logits and labels of the captions' tokens alone, not of picture, prompt or chat markup."""
 
-    contrasts = False
+    captions, contrasts = True, False
 
     def __init__(self, captioner: Captioner, config: FinetuneConfig):
         super().__init__()
+        self.captioner, self.pad_id, self.weights = captioner, captioner.pad_id, {"caption": config.caption_weight}
         if config.layer_decay != 1:
             raise ValueError(f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model")
         if config.lora_rank and captioner.adapter is None:
@@ -85,13 +109,16 @@ class VLMForward(nn.Module):
         self.depth, self.products = None, contextlib.nullcontext
         self.library = "transformers" if captioner.adapter is None else "peft"
 
-    def written(self, captioner: Captioner) -> Captioner:
+    def written(self) -> Captioner:
         """The captioner as it is to be written, adapters aside."""
-        return captioner
+        return self.captioner
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         logits, labels = self.caption_logits(images, tokens)
         return {"logits": logits, "labels": labels}
+
+    def prepare(self, *_) -> None:
+        """Nothing is done before the first step."""
 
     def clamp(self) -> None:
         """Nothing has bounds."""

@@ -3,16 +3,18 @@
 import dataclasses
 import json
 
+import torch
+
 from captioners.base import Captioner
+from captioners.coca import evaluating
 from finetune.batching import CaptionedPictures
-from finetune.checkpoints import VALIDATION_LOG
+from finetune.checkpoints import BEST, VALIDATION_LOG
 from finetune.config import FinetuneConfig
-from finetune.trainer import CaptionTrainer
+from finetune.losses import caption_loss, contrastive_loss
+from finetune.trainer import Trainer
 from finetune.training_page import write_training_page
 from finetune.validation import evenly, validate
 from imagetext.sources import read_samples
-
-BEST = "best"  # folder of the captioner with the lowest caption loss so far
 
 
 def held_out_pictures(config: FinetuneConfig, captioner: Captioner, pictures: CaptionedPictures) -> CaptionedPictures | None:
@@ -32,7 +34,7 @@ def held_out_pictures(config: FinetuneConfig, captioner: Captioner, pictures: Ca
 class HeldOut:
     """Called with the step and the captions seen: validates, and writes a line of the log and the page anew."""
 
-    def __init__(self, trainer: CaptionTrainer, pictures: CaptionedPictures):
+    def __init__(self, trainer: Trainer, pictures: CaptionedPictures):
         self.trainer, self.pictures, self.folder = trainer, pictures, trainer.config.output
         self.given = [(sample.key, pictures.image(index), sample.captions) for index, sample in enumerate(pictures.samples)]
         self.last: dict = {}
@@ -41,7 +43,7 @@ class HeldOut:
         trainer, log = self.trainer, self.folder / VALIDATION_LOG
         with trainer.trained() as captioner:
             found = validate(captioner, self.given, similarity=trainer.forward.contrasts)
-            losses = trainer.losses_on(self.pictures)
+            losses = losses_on(self.pictures, trainer)
             earlier = [json.loads(line)["caption"] for line in log.read_text().splitlines()] if log.exists() else []
             if losses["caption"] < min(earlier, default=float("inf")):
                 captioner.save(self.folder / BEST, captioner.name)
@@ -56,3 +58,20 @@ class HeldOut:
         write_training_page(self.folder, name=captioner.name,
                             pictures={key: self.pictures.encoded(index) for key, index in shown.items()},
                             references={key: self.pictures.samples[index].captions for key, index in shown.items()})
+
+
+@torch.no_grad()
+def losses_on(pictures: CaptionedPictures, trainer: Trainer, batch_size: int = 64) -> dict[str, float]:
+    """The losses of pictures that are not trained on, with a caption each: per token, and in batches of so many pictures."""
+    forward, totals = trainer.forward, torch.zeros(3)
+    for at in range(0, len(pictures), batch_size):
+        items = [pictures[index, 0] for index in range(at, min(at + batch_size, len(pictures)))]
+        part, = pictures.collate(items).parts(1, trainer.accelerator.device)
+        with trainer.accelerator.autocast(), evaluating(forward):
+            output = forward(part.images, part.tokens)
+        features = [output[name].float() for name in ("image_features", "text_features")] if forward.contrasts else []
+        contrastive = contrastive_loss(*features, output["logit_scale"], part.pictures) if features else 0.0
+        caption, tokens = caption_loss(output["logits"], output["labels"]), len(output["labels"])
+        totals += torch.tensor([caption, tokens, contrastive * len(items)])
+    losses = {"caption": (totals[0] / totals[1]).item()}
+    return losses | ({"contrastive": totals[2].item() / len(pictures)} if forward.contrasts else {})

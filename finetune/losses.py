@@ -1,11 +1,15 @@
-"""The two losses of CoCa (Yu et al. 2022, arXiv 2205.01917).
+"""The two losses of CoCa (Yu et al. 2022, arXiv 2205.01917), and that of reinforced sets.
 
-B: pictures of the whole batch, K: captions of each, T: tokens to predict, V: vocabulary, E: embedding
+B: pictures of the whole batch, K: captions of each, T: tokens to predict, V: vocabulary, E: embedding, D: of all teachers joined
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+MAX_LOGIT_SCALE = 4.605170185988092  # ln 100 (Radford et al. 2021)
 
 
 def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,3 +29,18 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale:
     logits = logits.masked_fill(same, float("-inf")).flatten(0, 1), logits.mT.masked_fill(same, float("-inf")).flatten(0, 1)
     target = rows.repeat(text_features.shape[1])
     return sum(F.cross_entropy(one, target) for one in logits) / 2
+
+
+def distillation_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, image_emb: Tensor, text_emb: Tensor,
+                      dimensions: Sequence[int], teacher_scales: Sequence[float]) -> Tensor:
+    """How far the student's probabilities of texts given pictures, and of pictures given texts, are from the teachers'.
+
+    Cross-entropy, the mean of both directions; the teachers' probabilities are the mean of each one's, at a scale of its own
+    (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2024, arXiv 2311.17049). Features (B, E) are of unit length, logit_scale is
+    not logarithmic; embeddings (B, D) hold one teacher after the other, `dimensions` numbers of each.
+    """
+    logits = logit_scale * image_features @ text_features.T  # (B, B)
+    parts = zip(image_emb.split(list(dimensions), 1), text_emb.split(list(dimensions), 1), teacher_scales, strict=True)
+    teachers = torch.stack([scale * image @ text.T for image, text, scale in parts])
+    of_texts, of_pictures = teachers.softmax(2).mean(0), teachers.mT.softmax(2).mean(0)
+    return (F.cross_entropy(logits, of_texts) + F.cross_entropy(logits.T, of_pictures)) / 2

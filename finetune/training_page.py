@@ -1,4 +1,4 @@
-"""The page of a training run: curves of losses and scores, and what the captioner said of some pictures as it learned."""
+"""The page of a training run: curves of losses and scores, and what a captioner said of some pictures as it learned."""
 
 import json
 import os
@@ -27,27 +27,32 @@ TIMES_SHOWN = 8  # validations whose captions are shown
 LEARNING_RATE = Measure(("learning_rate",), "Learning rate", "Of the optimizer's first group, at each step.")
 GRADIENT_NORM = Measure(("gradient_norm",), "Gradient norm", "Of all weights, before it is clipped. A rise that stays points to "
                         "a learning rate too high.")
-CURVES = (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES, LEARNING_RATE, GRADIENT_NORM)
+MEASURES = (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES)  # of captioners
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes] | None = None,
-                        references: Mapping[str, Sequence[str]] | None = None) -> None:
+                        references: Mapping[str, Sequence[str]] | None = None, measures: Sequence[Measure] = MEASURES,
+                        title: str = "Fine-tuning", seen: str = "captions") -> None:
     """Writes `training.html` from the `train.jsonl` and `validation.jsonl` in the folder; nothing on it is outside it.
 
-    Both hold a row per line with `step` and `samples`. Training rows have `caption`, `contrastive` and perhaps
-    `learning_rate` and `gradient_norm`; validation rows both losses, the scores of `finetune.validation`, `human` (its human
-    scores), `samples_shown` (key -> captions) and `warning`, as far as there are any. `pictures` (encoded) and
-    `references`, by key, stand beside the captions. Raises `ValueError` for a line that is no such row.
+    Both hold a row per line with `step` and `samples`, how many captions, or what `seen` says, were seen. Training rows have
+    losses and perhaps `learning_rate` and `gradient_norm`; validation rows losses, scores, `human` (the human captions' scores),
+    `samples_shown` (key -> captions) and `warning`, as far as there are any. `measures` are the losses and scores that are shown.
+    `pictures` (encoded) and `references`, by key, stand beside the captions. Raises `ValueError` for a line that is no such row.
     """
     training, validations = _read(folder / LOG), _read(folder / VALIDATION_LOG)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    colours = {"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR}
+    colours |= {"human": REFERENCE_COLOUR} if seen == "captions" else {}
     page = environment.get_template("training.html").render(
-        name=name, subtitle=_subtitle(training, validations), warning=validations[-1].get("warning", "") if validations else "",
-        curves=[curve for measure in CURVES if (curve := _curve(measure, training, validations))],
-        table=_table(validations), colours={"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR, "human": REFERENCE_COLOUR},
+        title=f"{title} {name}", seen=seen, subtitle=_subtitle(training, validations, seen),
+        warning=validations[-1].get("warning", "") if validations else "",
+        curves=[curve for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)
+                if (curve := _curve(measure, training, validations, seen))],
+        table=_table(validations, measures), colours=colours,
         gallery=_gallery(validations, pictures or {}, references or {}), reasons=REASONS)
     unfinished = folder / f".{PAGE}.tmp"
     unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -67,9 +72,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _subtitle(training: Rows, validations: Rows) -> str:
+def _subtitle(training: Rows, validations: Rows, seen: str) -> str:
     last = max((*training[-1:], *validations[-1:]), key=lambda row: row["step"], default={"samples": 0, "step": 0})
-    text = f"{_count(last['samples'])} captions seen in {_count(last['step'])} steps"
+    text = f"{_count(last['samples'])} {seen} seen in {_count(last['step'])} steps"
     if validations:
         text += f", {len(validations)} validations on {_count(validations[-1].get('pictures', 0))} held-out pictures"
     return text
@@ -84,22 +89,22 @@ def _text(measure: Measure, row: Mapping[str, Any]) -> str:
     return measure.text({measure.path[0]: row.get(measure.path[0])})
 
 
-def _table(validations: Rows) -> tuple[list[Measure], list[tuple[str, list[str]]]]:
+def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure], list[tuple[str, list[str]]]]:
     """The measures of the first table, and its rows: the first validation, the last, the human captions."""
     if not validations:
         return [], []
     first, last = validations[0], validations[-1]
     rows = {f"{_count(row['samples'])} seen": row for row in (first, last)}
     rows |= {"Human captions": last["human"]} if last.get("human") else {}
-    found = [measure for measure in (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES) if measure.path[0] in last]
+    found = [measure for measure in measures if measure.path[0] in last]
     return found, [(label, [_text(measure, row) for measure in found]) for label, row in rows.items()]
 
 
 # --- curves --------------------------------------------------------------------------------------------------------
 
 
-def _curve(measure: Measure, training: Rows, validations: Rows) -> tuple[Measure, str, Markup] | None:
-    """The measure, its last value and its curve over the captions seen; None where no row has it."""
+def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str) -> tuple[Measure, str, Markup] | None:
+    """The measure, its last value and its curve over what was seen; None where no row has it."""
     trained, held_out = _series(measure, training), _series(measure, validations)
     if not len(trained[0]) and not len(held_out[0]):
         return None
@@ -122,7 +127,7 @@ def _curve(measure: Measure, training: Rows, validations: Rows) -> tuple[Measure
         axes.yaxis.set_major_formatter(lambda share, place: f"{100 * share:g} %")
     if measure in (LEARNING_RATE, GRADIENT_NORM):
         axes.set_ylim(0)
-    axes.set_xlabel("captions seen")
+    axes.set_xlabel(f"{seen_what} seen")
     last = (held_out if len(held_out[0]) else trained)[1][-1]
     text = f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last})
     return measure, text, svg(figure, measure.label)

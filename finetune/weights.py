@@ -45,6 +45,21 @@ class TrainedWeights:
             weight.copy_(_part(state[name], weight))
 
 
+class Buffers:
+    """What a model keeps and does not learn, the statistics of its batches among it, as a part of a checkpoint."""
+
+    def __init__(self, model: nn.Module):
+        self.buffers = dict(model.named_buffers())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.buffers)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, buffer in self.buffers.items():
+            buffer.copy_(state[name])
+
+
 class AveragedWeights(TrainedWeights):
     """An exponential moving average of weights that learn, from what they are now on."""
 

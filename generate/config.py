@@ -1,13 +1,15 @@
 """The configuration of `capsmith generate`; imports no torch, so that --help is quick."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator,
+    model_validator,
 )
 from pydantic_settings import CliSuppress
 
@@ -20,7 +22,6 @@ from imagetext.stores import plain_path
 Folder = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
                    AfterValidator(plain_path)]
 
-
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
@@ -30,12 +31,56 @@ def _check_recipe(name: str) -> str:
     return name
 
 
+def _check_concurrency(asked: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", asked):
+        raise ValueError("is neither a number of workers nor MIN,MAX")
+    least, _, most = asked.partition(",")
+    if most and int(most) < int(least):
+        raise ValueError(f"at least {least} workers, and at most {most}")
+    return asked
+
+
+def _check_gpus(number: float) -> float:
+    if number > 1 and number % 1:
+        raise ValueError("is neither whole GPUs nor a share of one")
+    return number
+
+
+class RunConfig(BaseModel):
+    """Where a run writes, and on which devices by how many processes it is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
+                           "of a cluster must all see it")
+    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
+    num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
+    engine: Literal["embedded", "ray"] = Field(
+        "embedded", description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces those that die")
+    ray_address: str | None = Field(None, pattern=r"^(auto|[\w.-]+:\d+)$", description="auto: the cluster that this machine belongs "
+                                    "to; or host:port of one; without, this machine is one for the time of the run")
+    concurrency: Annotated[str, BeforeValidator(lambda number: str(number) if isinstance(number, int) else number),
+                           AfterValidator(_check_concurrency)] | None = Field(
+        None, description="Ray workers, or MIN,MAX of them; as many as there is room for unless given")
+    gpus_per_worker: Annotated[float, AfterValidator(_check_gpus)] | None = Field(
+        None, ge=0, description="GPUs of a Ray worker, or the share of one; 1 where the cluster has any unless given, else 0")
+
+    def engine_problems(self) -> list[str]:
+        """What does not go with the engine."""
+        if self.engine == "ray":
+            return ["--num-processes: is for --engine embedded; --concurrency is for ray"] if self.num_processes else []
+        return [f"--{name.replace('_', '-')}: {value} is for --engine ray" for name in ("ray_address", "concurrency", "gpus_per_worker")
+                if (value := getattr(self, name)) is not None]
+
+
 class ColumnConfig(SamplingConfig, Gate):
     """One column of captions: by which captioner, how drawn, and what becomes of degenerate ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name")
+    model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
+                              "a server's: openai:http://host:port#model")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     column: Annotated[str, AfterValidator(check_column)] | None = Field(
         None, description="the captions' column; syn_text_ and the captioner's name unless given")
@@ -55,7 +100,7 @@ class ColumnConfig(SamplingConfig, Gate):
         return Gate(**self.model_dump(include=set(Gate.model_fields)))
 
 
-class GenerateConfig(ColumnConfig):
+class GenerateConfig(RunConfig, ColumnConfig):
     """Caption pictures, several captions each, into records. The same command again resumes.
 
     Several columns in one run: `columns` in the --config file, a list; each entry has the fields in which its column
@@ -68,7 +113,6 @@ class GenerateConfig(ColumnConfig):
         None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions")
     input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
     images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
-    output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…")
     columns: CliSuppress[list[dict[str, Any]]] = Field([], validate_default=True, description="several columns, as said above")
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     captions_only: bool = Field(False, description="records without their pictures, for `capsmith join`")
@@ -76,15 +120,12 @@ class GenerateConfig(ColumnConfig):
     drop_text_embeddings: bool = Field(False, description="leave out a reinforced set's text embeddings, which its readers would "
                                        "pair with the new column's captions; else an error")
     text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
-    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
     num_workers: int = Field(2, ge=0, description="processes that decode pictures, of each process; 0: none")
     limit: int | None = Field(None, gt=0, description="caption the first so many pictures only, and say what all would take")
     dry_run: bool = Field(False, description="list the input, load the captioners, and write nothing")
     max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")
     push_to_hub: str | None = Field(
         None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub data set to upload the finished set to")
-    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +156,15 @@ class GenerateConfig(ColumnConfig):
         if problems:
             raise ValueError("; ".join(problems))
         return columns
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = self.engine_problems()
+        if self.engine == "ray" and self.limit:
+            problems.append("--limit: is a look by one process, of --engine embedded; a --dry-run tells what the cluster has")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @property
     def column_configs(self) -> list[ColumnConfig]:

@@ -74,14 +74,18 @@ def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
 
 def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError, naming each field that differs, where this is not the run that the folder holds."""
+    if differing := differences(earlier, now):
+        raise ValueError("\n  ".join([f"output {folder}: holds a run of other settings; give another folder, or --overwrite "
+                                      "to start anew:", *differing]))
+
+
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each field in which two fingerprints differ."""
     if list(earlier["columns"]) != list(now["columns"]):  # then there is nothing to compare within them
         earlier, now = ({**run, "columns": list(run["columns"])} for run in (earlier, now))
     there, here = _flat(earlier), _flat(now)
-    differing = [f"{name}: {there.get(name)!r} there, {here.get(name)!r} now" for name in sorted(there | here)
-                 if there.get(name) != here.get(name)]
-    if differing:
-        raise ValueError("\n  ".join([f"output {folder}: holds a run of other settings; give another folder, or --overwrite "
-                                      "to start anew:", *differing]))
+    return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} now" for name in sorted(there | here)
+            if there.get(name) != here.get(name)]
 
 
 def write_run(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Several processes on one run: each owns every n-th shard, and they share nothing."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -10,10 +11,11 @@ from multiprocessing.synchronize import Event
 from types import FrameType
 from typing import NamedTuple, Self, TypeVar
 
-from generate.config import GenerateConfig
+from generate.config import RunConfig
 
 T = TypeVar("T")
 INTERRUPTED = 130
+RUNS = {"generate": "generate.engine", "reinforce": "generate.reinforce"}  # by name: a process comes to them on its own
 
 
 class Rank(NamedTuple):
@@ -32,12 +34,20 @@ class Rank(NamedTuple):
                 return cls(*(int(os.environ[name]) for name in names))
         return cls()
 
+    def check(self, config: RunConfig) -> Self:
+        """This place; ValueError where a launcher gave it, and the command asks for what one of several cannot do."""
+        asked = {"--overwrite": config.overwrite, "--num-processes": config.num_processes, "--engine ray": config.engine == "ray"}
+        if self.count > 1 and any(asked.values()):
+            raise ValueError(f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
+                             f"{self.number} of {self.count}, and none of them can begin anew or start others")
+        return self
+
     def share(self, shards: Sequence[T]) -> Sequence[T]:
         """The shards of this process."""
         return shards[self.number::self.count]
 
 
-def launch(config: GenerateConfig, count: int) -> int:
+def launch(command: str, config: RunConfig, count: int) -> int:
     """Run the command in `count` processes; 2 where one of them found a mistake in the command, 1 where one failed, else 0.
 
     The first begins the run, then the others start: so a mistake is told once. One that dies leaves the others to finish.
@@ -45,9 +55,9 @@ def launch(config: GenerateConfig, count: int) -> int:
     """
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
-    first = config.model_copy(update={"push_to_hub": None})  # is done once, when all have ended
-    others = first.model_copy(update={"overwrite": False})
-    told = [(first, Rank(0, count), begun), *((others, Rank(number, count, number), None) for number in range(1, count))]
+    others = config.model_copy(update={"overwrite": False})
+    told = [(command, config, Rank(0, count), begun),
+            *((command, others, Rank(number, count, number), None) for number in range(1, count))]
     ranks = [context.Process(target=_run_rank, args=what) for what in told]
     started = ranks[:1]
     try:
@@ -73,16 +83,15 @@ def launch(config: GenerateConfig, count: int) -> int:
     return 2 if 2 in codes else int(any(codes))
 
 
-def _run_rank(config: GenerateConfig, rank: Rank, begun: Event | None) -> None:
+def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None) -> None:
     """What a process does that `launch` started."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count)))  # before torch comes
     signal.signal(signal.SIGINT, _interrupt_once)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        from generate.engine import run
-        sys.exit(run(config, rank, begun))
+        sys.exit(importlib.import_module(RUNS[command]).run(config, rank, begun))
     except ValueError as error:
-        print(f"capsmith generate: error: {error}", file=sys.stderr)
+        print(f"capsmith {command}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

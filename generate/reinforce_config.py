@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from generate.config import Folder
+from generate.config import RunConfig
 
 
 def check_pattern(pattern: str) -> str:
@@ -18,14 +18,13 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
-class ReinforceConfig(BaseModel):
+class ReinforceConfig(RunConfig):
     """Add views of the pictures and teachers' embeddings to captioned records. The same command again resumes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: list[str] = Field(min_length=1, description="records with synthetic captions: shards, JSONL, Parquet; repeatable")
     images: Path | None = Field(None, description="folder that the pictures' paths in tables start from")
-    output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…")
     teacher: list[str] = Field([], description="a CLIP model: coca_tiny, open_clip's ARCHITECTURE:TAG or ARCHITECTURE:FILE, "
                                "a folder, org/name; repeatable, embeddings are joined in this order")
     views: int = Field(30, gt=0, description="augmented views of each picture")
@@ -41,16 +40,14 @@ class ReinforceConfig(BaseModel):
     batch_size: int | None = Field(None, gt=0, description="views or texts at a time; chosen once for a run unless given")
     text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
-    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_workers: int = Field(2, ge=0, description="processes that decode pictures and make views; 0: none but the main one")
+    num_workers: int = Field(2, ge=0, description="processes that decode pictures and make views, of each process; 0: none")
     max_error_rate: float = Field(0.1, ge=0, le=1, description="share of records that may fail before the exit code is 3")
     report: bool = Field(False, description="once all is done, how well each teacher and all together find captions and pictures "
                          "again, and which logit scale fits: a table, and report.json")
-    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = []
+        problems = self.engine_problems()
         unused = "--embeddings none" if self.embeddings == "none" else "--convert" if self.convert else ""
         if not self.teacher and not unused:
             problems.append("--teacher: required, but with --convert or --embeddings none")

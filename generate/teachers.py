@@ -1,12 +1,13 @@
 """Teachers: CLIP models of open_clip, our captioners among them, and their embeddings of views and texts.
 
-Dimensions: N views, T texts, S side of a view, E embedding of a teacher.
+Dimensions: N views, T texts, L tokens of a text, S side of a view, E embedding of a teacher.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
+from open_clip.model import CLIP
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from captioners.coca import DTYPES, state_sha256
+from captioners.linear import fast_products
 from captioners.resolve import SHIPPED, shipped_models
 from imagetext.views import normalise
 
@@ -62,7 +66,8 @@ class Teacher:
         """
         self.model.to(self.device)
         try:
-            with torch.inference_mode():
+            # not inference_mode, in which linear layers come whole to fast_products, and pass it by
+            with torch.no_grad(), fast_products() if self.device == "cpu" else nullcontext():
                 of_views = [self._encode_views(batch) for batch in views.split(batch_size) if len(batch)]
                 of_texts = [self._encode_texts(texts[at:at + batch_size]) for at in range(0, len(texts), batch_size)]
         finally:
@@ -87,7 +92,20 @@ class Teacher:
         return self.model.encode_image(pixels.to(self.dtype), normalize=False).float()
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        return self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=False).float()
+        return encode_texts(self.model, self.tokenizer(list(texts)).to(self.device)).float()
+
+
+def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Embeddings (T, E), of any length, of tokens (T, L); a CLIP reads them up to the last end alone.
+
+    Its attention is causal and its embedding that of the end, so what is behind tells it nothing, and most texts are short.
+    """
+    if not isinstance(model, CLIP) or model.attn_mask is None or model.text_pool_type not in ("argmax", "eos"):
+        return model.encode_text(tokens, normalize=False)
+    ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
+    length = int(ends.argmax(dim=1).max()) + 1
+    cut = {"positional_embedding": model.positional_embedding[:length], "attn_mask": model.attn_mask[:length, :length]}
+    return functional_call(model, cut, kwargs={"text": tokens[:, :length]})[1]
 
 
 def load_teachers(names: Sequence[str], device: str, dtype: str) -> list[Teacher]:

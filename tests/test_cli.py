@@ -204,7 +204,7 @@ def test_help_lists_the_commands(capsys):
     assert capsmith.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, command in capsmith.COMMANDS.items():
-        assert f"  {name:12}{command.__doc__}" in lines
+        assert f"  {name:15}{command.__doc__}" in lines
     assert list(capsmith.COMMANDS) == ["finetune", "generate", "verify", "gallery", "join", "reinforce", "diversity", "quickstart"]
 
 

@@ -1,11 +1,13 @@
-"""What tests do in several processes and in one: `ranks.py FILE JSON`, started by a launcher.
+"""What tests do in several processes and in one: `-m tests.finetune.ranks FILE JSON`, started by a launcher.
 
-JSON: `gradients`, a list of settings, of each of which FILE gets a step's gradients; `runs`, a list of (settings, steps or none).
+JSON: `gradients` of captioners and of `students`, lists of settings, of each of which FILE gets a step's gradients; `runs`, a
+list of (settings, steps or none).
 """
 
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -14,12 +16,17 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from captioners.coca import load_captioner
-from finetune.batching import BatchOrder, CaptionedPictures, batches
+from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches
 from finetune.config import FinetuneConfig
-from finetune.forward import CoCaForward
+from finetune.forward import CoCaForward, training_forward
+from finetune.reinforced import ReinforcedPictures, read_teachers
 from finetune.run import run
-from finetune.trainer import CaptionTrainer
+from finetune.student import StudentForward, load_student
+from finetune.student_config import StudentConfig
+from finetune.trainer import Trainer
 from imagetext.sources import read_samples
+
+from .sets import STUDENT, write_set, write_student
 
 
 def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
@@ -33,15 +40,7 @@ def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
     pictures = CaptionedPictures(read_samples(config.input), captioner, captions_per_image=config.captions_per_image, quiet=True)
     pictures.samples[3] = pictures.samples[2]
     torch.manual_seed(0)  # of adapters
-    trainer = CaptionTrainer(config, captioner, pictures)
-    found, step = {}, trainer.optimizer.step
-
-    def noting() -> None:
-        gradients = {name: weight.grad for name, weight in trainer.weights.weights.items() if weight.grad is not None}
-        found.update({name: (of.full_tensor() if isinstance(of, DTensor) else of).clone() for name, of in gradients.items()})
-        step()
-
-    trainer.optimizer.step = noting
+    trainer = Trainer(config, training_forward(captioner, config), pictures)
     order = BatchOrder(pictures, 8, 1, 0, rank=trainer.accelerator.process_index, world=trainer.accelerator.num_processes)
     batch, forward = next(iter(batches(order, 0))), CoCaForward.forward
 
@@ -50,8 +49,56 @@ def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
         return output | {"logits": output["logits"] * output["logit_scale"] / 10}
 
     with mock.patch.object(CoCaForward, "forward", scaling if scaled else forward):
-        losses = trainer._step(batch)
+        found, losses = _noting(trainer, batch)
     return {"gradients": found, "losses": losses}
+
+
+def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings) -> dict:
+    """Each weight's gradient, and the losses, of a step on the same records and weights, whatever the settings.
+
+    whole: of one graph over the whole batch, without the trainer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        spec, name = write_set(Path(folder) / "set", count=8), write_student(Path(folder) / "student", model_cfg)
+        config = StudentConfig(**{"input": [spec], "student": name, "output": "unused", "device": "cpu", "batch_size": 8,
+                                  "samples_seen": 8, "clip_grad_norm": 1e9} | settings)
+        torch.manual_seed(0)
+        student, shards = load_student(name), read_samples(spec)
+        teachers = read_teachers(shards, config)
+        pictures = ReinforcedPictures(shards, student, config, teachers, quiet=True)
+        forward = StudentForward(student, config, teachers)
+        with torch.no_grad():
+            student.model.logit_scale += 0.5
+        trainer = Trainer(config, forward, pictures)
+        of_all = list(BatchOrder(pictures, 8, 1, 0))[0]
+        torch.manual_seed(5)
+        if not whole:
+            rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
+            found, losses = _noting(trainer, pictures.collate([pictures[item] for item in of_all[rank::world]]))
+            return {"gradients": found, "losses": losses}
+        batch = pictures.collate([pictures[item] for item in of_all])
+        outputs = [forward(part.images, part.tokens) for part in batch.parts(trainer.accumulation, torch.device("cpu"))]
+        image, text = (torch.cat([output[name] for output in outputs]) for name in ("image_features", "text_features"))
+        losses = forward.batch_losses(image, text, outputs[0]["logit_scale"], batch.pictures, **batch.embeddings)
+        loss = sum(forward.weights[name] * of for name, of in losses.items())
+        loss.backward()
+        gradients = {name: weight.grad for name, weight in student.model.named_parameters() if weight.grad is not None}
+        norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm().item()
+        return {"gradients": gradients, "losses": {"loss": loss.item(), **{name: of.item() for name, of in losses.items()},
+                                                   "gradient_norm": norm, "learning_rate": config.learning_rate}}
+
+
+def _noting(trainer: Trainer, batch: Batch) -> tuple[dict, dict]:
+    """A step's gradients, whole, and its losses."""
+    found, step = {}, trainer.optimizer.step
+
+    def noting() -> None:
+        gradients = {name: weight.grad for name, weight in trainer.weights.weights.items() if weight.grad is not None}
+        found.update({name: (of.full_tensor() if isinstance(of, DTensor) else of).clone() for name, of in gradients.items()})
+        step()
+
+    trainer.optimizer.step = noting
+    return found, trainer._step(batch)
 
 
 def check_equal(found: dict, expected: dict) -> None:
@@ -65,7 +112,7 @@ def check_equal(found: dict, expected: dict) -> None:
 
 def train(settings: dict, steps: int | None = None) -> None:
     """A run, stopped before it takes more than so many steps."""
-    taken, step = [], CaptionTrainer._step
+    taken, step = [], Trainer._step
 
     def stopping(self, batch):
         if len(taken) == steps:
@@ -73,7 +120,7 @@ def train(settings: dict, steps: int | None = None) -> None:
         taken.append(batch)
         return step(self, batch)
 
-    with mock.patch.object(CaptionTrainer, "_step", stopping):
+    with mock.patch.object(Trainer, "_step", stopping):
         try:
             run(FinetuneConfig(**settings))
         except KeyboardInterrupt:
@@ -83,6 +130,7 @@ def train(settings: dict, steps: int | None = None) -> None:
 if __name__ == "__main__":
     todo = json.loads(sys.argv[2])
     found = [gradients_of_a_step(**settings) for settings in todo.get("gradients", [])]
+    found += [gradients_of_a_student(**settings) for settings in todo.get("students", [])]
     if os.environ["RANK"] == "0":
         torch.save(found, Path(sys.argv[1]))
     for settings, steps in todo.get("runs", []):

@@ -13,6 +13,8 @@ from imagetext.sample import Sample, decode_image
 from imagetext.scenes import SceneSpec, scene_sample
 from imagetext.sources import read_samples
 
+from .sets import write_tar
+
 
 @pytest.fixture(scope="module")
 def captioner():
@@ -24,13 +26,13 @@ def samples(count):
 
 
 class Pictures:
-    """What an order asks of a set: how often each picture comes, and the captions drawn of it."""
+    """What an order asks of a set: how often each picture comes, and how long the captions drawn of it are."""
 
     def __init__(self, count, weights=None):
         self.weights = np.ones(count) if weights is None else np.array(weights)
 
-    def captions(self, index, draw):
-        return [("x" * (draw % 50), draw)]
+    def length(self, index, draw):
+        return draw % 50
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])
@@ -136,6 +138,18 @@ def test_pictures_that_are_files_are_not_held_in_memory(captioner, tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="missing picture file"):
         pictures.image(0)
+
+
+def test_pictures_of_tars_are_not_held_in_memory(captioner, tmp_path):
+    drawn = samples(5)
+    files = {sample.key: {"jpg": sample.image, "txt": b"a circle", "npz": b"x" * 99} for sample in drawn}
+    spec = write_tar(tmp_path / "0.tar", files)
+    pictures = CaptionedPictures(read_samples(spec), captioner)
+    assert all(one.image is None and not one.members for one in pictures.samples)
+    assert [pictures.encoded(index) for index in range(5)] == [sample.image for sample in drawn]
+    held = pictures.hold_out(2, seed=0)
+    assert {one.key: one.image for one in held}.items() <= {one.key: one.image for one in drawn}.items()
+    assert [pictures.encoded(at) for at in range(3)] == [one.image for one in drawn if one.key not in {of.key for of in held}]
 
 
 def test_batches_are_trimmed_and_long_captions_cut(captioner):

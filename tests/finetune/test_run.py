@@ -15,8 +15,10 @@ from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
 from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
+from finetune.forward import training_forward
+from finetune.held_out import losses_on
 from finetune.run import run
-from finetune.trainer import CaptionTrainer
+from finetune.trainer import Trainer
 from generate.config import GenerateConfig
 from generate.engine import run as generate
 from imagetext.sources import read_records, read_samples
@@ -173,11 +175,12 @@ def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, how, tmp_path):
 def test_held_out_losses_are_without_dropout(vlm, tmp_path):
     captioner = load_captioner(str(vlm))
     pictures = CaptionedPictures(read_samples([SCENES]), captioner, quiet=True)
-    trainer = CaptionTrainer(settings(tmp_path, model=str(vlm), lora_rank=4), captioner, pictures)
+    config = settings(tmp_path, model=str(vlm), lora_rank=4)
+    trainer = Trainer(config, training_forward(captioner, config), pictures)
     with torch.no_grad():
         for weight in trainer.weights.weights.values():
             weight += 0.1 * torch.randn_like(weight)
-    assert trainer.losses_on(pictures) == trainer.losses_on(pictures) and trainer.forward.training
+    assert losses_on(pictures, trainer) == losses_on(pictures, trainer) and trainer.forward.training
 
 
 def test_activations_may_be_computed_twice(vlm):

@@ -17,9 +17,10 @@ import finetune.trainer
 from captioners.coca import load_captioner
 from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
+from finetune.forward import training_forward
 from finetune.optimizer import coca_depth, learning_rate, parameter_groups
 from finetune.run import run
-from finetune.trainer import CaptionTrainer
+from finetune.trainer import Trainer
 from imagetext.sources import read_samples
 
 from .ranks import check_equal, gradients_of_a_step
@@ -59,14 +60,14 @@ def test_output_loads_in_open_clip_strictly(tmp_path):
 def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch):
     run(settings(tmp_path / "whole", checkpoint_every=5))
 
-    def stops(self, *args, step=CaptionTrainer._step, count=[0]):
+    def stops(self, *args, step=Trainer._step, count=[0]):
         count[0] += 1
         if count[0] == 8:
             raise KeyboardInterrupt
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CaptionTrainer, "_step", stops)
+        patch.setattr(Trainer, "_step", stops)
         with pytest.raises(KeyboardInterrupt):
             run(settings(tmp_path / "stopped", checkpoint_every=5))
     run(settings(tmp_path / "stopped", checkpoint_every=5))
@@ -79,7 +80,7 @@ def test_the_same_command_after_the_end_does_nothing(tmp_path, monkeypatch, caps
     run(settings(tmp_path / "run"))
     monkeypatch.setattr(finetune.run, "load_captioner", None)
     assert run(settings(tmp_path / "run")) == 0
-    assert "finished captioner" in capsys.readouterr().out
+    assert "holds the finished model" in capsys.readouterr().out
 
 
 def test_another_run_or_a_foreign_folder_is_refused(tmp_path):
@@ -160,7 +161,7 @@ def found_in_two(tmp_path_factory):
     """What two processes find, of each of IN_TWO."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
     todo = {"gradients": [LOSSES[which] | {"device_batch_size": size} for which, size in IN_TWO]}
-    subprocess.run([*RANKS, Path(__file__).with_name("ranks.py"), file, json.dumps(todo)], check=True)
+    subprocess.run([*RANKS, "-m", "tests.finetune.ranks", file, json.dumps(todo)], check=True, cwd=Path(__file__).parents[2])
     return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
 
 
@@ -174,7 +175,7 @@ def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
     from finetune.batching import BatchOrder, batches
     captioner = load_captioner("coca_tiny", from_scratch=True)
     pictures = CaptionedPictures(read_samples(["scenes:train,n=8,size=32"]), captioner, quiet=True)
-    trainer = CaptionTrainer(settings(tmp_path), captioner, pictures)
+    trainer = Trainer(config := settings(tmp_path), training_forward(captioner, config), pictures)
     batch = next(iter(batches(BatchOrder(pictures, 8, 1, 0), 0)))
     tokens = torch.nn.functional.pad(batch.tokens[:, 0], (0, 76 - batch.tokens.shape[-1]))
     with torch.no_grad():
@@ -188,9 +189,9 @@ def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
 def test_a_batch_that_cannot_be_parted_is_refused(tmp_path):
     for changes in ({"device_batch_size": 3}, {"device_batch_size": 16}):
         with pytest.raises(ValueError, match="--batch-size 8 is not a multiple of 1 processes times"):
-            CaptionTrainer(settings(tmp_path, **changes), load_captioner("coca_tiny", from_scratch=True), range(8))
+            Trainer(settings(tmp_path, **changes), None, range(8))
     with pytest.raises(ValueError, match="--num-processes 2: the launcher started 1"):
-        CaptionTrainer(settings(tmp_path, num_processes=2), load_captioner("coca_tiny", from_scratch=True), range(8))
+        Trainer(settings(tmp_path, num_processes=2), None, range(8))
 
 
 def command(folder, *more, samples=96):

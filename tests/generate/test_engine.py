@@ -209,7 +209,7 @@ def test_similarity_is_recorded_where_asked_for(captioner, make_tar, pictures, c
 def test_the_pace_is_told(captioner, make_tar, pictures, configure, capsys):
     make_tar("00000", pictures(3))
     run(configure())
-    assert re.search(r"[\d.]+ pictures/s, [\d.]+ captions/s, the model waited \d+% of the time", capsys.readouterr().out)
+    assert re.search(r"[\d.]+ pictures/s, [\d.]+ captions/s, the model waited \d+% of the time; 0 failed", capsys.readouterr().out)
 
 
 def test_a_column_that_is_there_already_is_an_error(captioner, make_tar, pictures, configure):

@@ -255,11 +255,11 @@ def test_the_bytes_depend_on_neither_workers_nor_other_shards(make_records, pict
 def test_a_run_that_is_killed_anywhere_resumes_to_the_same_bytes(make_records, pictures, tmp_path):
     make_records("00000", [*pictures(1), BROKEN])
     make_records("00001", pictures(1, 3))
-    script = Path(__file__).with_name("killed_reinforcements.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / "in" / "*.tar"), str(tmp_path)], timeout=300,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    script = Path(__file__).with_name("killed_runs.py")
+    done = subprocess.run([sys.executable, str(script), "reinforce", str(tmp_path / "in" / "*.tar"), str(tmp_path), "webdataset"],
+                          timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    written, resumed = json.loads(done.stdout.splitlines()[-1])
+    [(written, resumed)] = json.loads(done.stdout.splitlines()[-1]).values()
     ends = [f"{name}.{end}" for name in ("00000", "00001") for end in ("tar", "done.json")]
     assert set(written) == {"run.json", "config.json", *ends}
     # run.json and config.json; then of each shard its records, its file, its marker: 2 + (2 + 2) + (1 + 2) steps

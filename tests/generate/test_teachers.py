@@ -150,3 +150,10 @@ def test_every_teacher_that_cannot_be_had_is_named(clip, tmp_path):
                      f"{tmp_path}: no open_clip_config.json", "no teacher: not one of ours", "coca_small: open_clip cannot"):
         assert expected in message
     assert len(message.splitlines()) >= 5
+
+
+def test_texts_whose_attention_sees_ahead_are_not_cut(clip):
+    folder = clip(text_cfg=TINY["text_cfg"] | {"no_causal_mask": True})
+    _, of_texts = load_teacher(folder).embed(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), TEXTS[:2], 2)
+    expected = one_by_one(folder, [torch.zeros(3, 32, 32, dtype=torch.uint8)], TEXTS[:2])[1]
+    torch.testing.assert_close(of_texts, expected, atol=1e-6, rtol=1e-5)

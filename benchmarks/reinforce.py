@@ -1,0 +1,162 @@
+"""Reinforcement and its peers: `python -m benchmarks.reinforce --case embeddings --peer-python PYTHON`; last line JSON.
+
+`embeddings`: `capsmith reinforce` on a shard of 32 records, 8 views, the original caption and 5 synthetic ones of each, against
+the embedding stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, its reader and writer included; two teachers,
+random weights of ViT-B-32, all cores. Photographs and captions are those of CAPSMITH_DATA, as JPEGs of 640 x 480. The peer
+loses embeddings behind the first batch of a shard, so its batch is the shard. It draws its own views; its record does not keep
+them. Loading models is in neither time, nor is Ray's start in the peer's. `text_gap` is the largest difference of the two
+sides' texts' embeddings.
+
+`student`: the time of `train-student`'s steps with stored embeddings of two teachers, divided by that of plain CLIP's:
+open_clip's forward, its ClipLoss, AdamW, clipped gradients, in this process. Both train ViT-B-32 on 16 records a step, one
+synthetic caption each (`--text-weight 0`: with the original caption, too, the text tower has twice the work), and read the same
+set by the same worker: records, pictures, views, and, for the student alone, embeddings. Four steps a turn; the first waits for
+the worker.
+
+PYTHON is an interpreter prepared by hand, as `generate.py` says.
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from benchmarks.decoding import DATA
+from benchmarks.generate import photographs, write_shard
+from benchmarks.side_by_side import Peer, alternate
+from finetune.batching import Batch, BatchOrder, batches
+from finetune.optimizer import parameter_groups
+from finetune.reinforced import ReinforcedPictures, read_teachers
+from finetune.student import MAX_LOGIT_SCALE, StudentForward, load_student
+from finetune.student_config import StudentConfig
+from finetune.trainer import Trainer
+from generate.ranks import Rank
+from generate.reinforce import Reinforcing, run
+from generate.reinforce_config import ReinforceConfig
+from generate.work import Embedded
+from imagetext.embeddings import unpack
+from imagetext.sources import read_samples
+
+ARCHITECTURE, TEACHERS = "ViT-B-32", 2
+RECORDS, VIEWS, CAPTIONS = 32, 8, 5
+COLUMN = "syn_text_coco"
+BATCH, STEPS = 16, 4  # of the student
+
+
+def captioned() -> Iterator[dict[str, bytes]]:
+    """The samples: photographs, with captions of COCO's pictures."""
+    annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
+    for photograph, captions in zip(photographs(RECORDS), annotated):
+        yield photograph | {"txt": captions["candidates"][0].encode(),
+                            "syn.json": json.dumps({COLUMN: captions["references"][:CAPTIONS]}).encode()}
+
+
+def text_embeddings(shard: Path) -> Tensor:
+    """Of all captions (RECORDS, 1 + CAPTIONS, D), the original one first."""
+    found = [unpack(sample.members) for sample in read_samples(str(shard))[0]]
+    return torch.stack([torch.cat([embeddings["text_emb"], embeddings[f"{COLUMN}_emb"]]) for embeddings in found])
+
+
+def reinforcement(folder: Path, views: int) -> ReinforceConfig:
+    """What reinforces a shard of the samples, by teachers of random weights; all of it in the folder."""
+    shard = write_shard(folder / "input/records.tar", captioned())
+    files = [folder / f"{seed}.safetensors" for seed in range(TEACHERS)]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_file(open_clip.create_model(ARCHITECTURE).state_dict(), file)
+    return ReinforceConfig(input=[str(shard)], output=folder / "ours", teacher=[f"{ARCHITECTURE}:{file}" for file in files],
+                           views=views, device="cpu")
+
+
+def embeddings(folder: Path, peer_python: Path, repeats: int) -> dict:
+    config = reinforcement(folder, VIEWS)
+    work = Reinforcing(config)
+    work.load("cpu", {})
+
+    def ours() -> None:
+        Embedded(Rank()).do(work, read_samples(config.input))
+
+    options = {"architecture": ARCHITECTURE, "teachers": [teacher.partition(":")[2] for teacher in config.teacher],
+               "shard": config.input[0], "output": str(folder / "peer"), "views": VIEWS, "batch": RECORDS}
+    with Peer(peer_python, "reinforce_peer.py", **options) as peer:
+        print(f"the peer: {peer.ready}", flush=True)
+        cost, peer_cost = alternate(ours, peer, repeats)
+    count = RECORDS * (VIEWS + 1 + CAPTIONS) * TEACHERS
+    gap = text_embeddings(folder / "ours/records.tar") - text_embeddings(folder / "peer/records.tar")
+    return {"ratio": round(peer_cost.seconds / cost.seconds, 2), "embeddings_per_s": round(count / cost.seconds, 1),
+            "peer_embeddings_per_s": round(count / peer_cost.seconds, 1), "peak_mb": round(cost.peak / 1e6),
+            "peer_peak_mb": round(peer_cost.peak / 1e6), "text_gap": gap.abs().max().item()}
+
+
+class Plain:
+    """Plain CLIP's steps, in the place of a peer."""
+
+    def __init__(self, model: nn.Module, config: StudentConfig, pictures: ReinforcedPictures):
+        self.model, self.config, self.pictures = model, config, pictures
+        self.loss = open_clip.ClipLoss()
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, config, None), betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+    def train(self) -> None:
+        for batch in batches(BatchOrder(self.pictures, BATCH, STEPS, 0, 0), self.config.num_workers):
+            self._step(batch)
+
+    def _step(self, batch: Batch) -> None:
+        self.optimizer.zero_grad()
+        self.loss(*self.model(batch.images, batch.tokens[:, 0])).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def ask(self) -> dict[str, float]:
+        self.train()  # to warm up
+        start = time.perf_counter()
+        self.train()
+        return {"seconds": time.perf_counter() - start, "peak": 0}
+
+
+def student(folder: Path, repeats: int) -> dict:
+    run(reinforcement(folder, views=2))
+    config = StudentConfig(input=[str(folder / "ours/records.tar")], student=ARCHITECTURE, output=folder / "student",
+                           text_weight=0, samples_seen=2 * repeats * STEPS * BATCH, batch_size=BATCH, device="cpu")
+    config.output.mkdir()
+    shards = read_samples(config.input)
+    teachers, trained = read_teachers(shards, config), load_student(config.student)
+    without = ReinforcedPictures(shards, trained, config, None)
+    plain = Plain(copy.deepcopy(trained.model).train(), config, without)
+    trainer = Trainer(config, StudentForward(trained, config, teachers), ReinforcedPictures(shards, trained, config, teachers))
+
+    def ours() -> None:
+        for batch in batches(BatchOrder(trainer.pictures, BATCH, STEPS, 0, 0), config.num_workers):
+            with trainer.forward.products():
+                trainer._step(batch)
+
+    cost, plain_cost = alternate(ours, plain, repeats)
+    return {"cost": round(cost.seconds / plain_cost.seconds, 3), "records_per_s": round(STEPS * BATCH / cost.seconds, 2),
+            "plain_records_per_s": round(STEPS * BATCH / plain_cost.seconds, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=("embeddings", "student"), required=True)
+    parser.add_argument("--peer-python", type=Path, help="of embeddings: the interpreter described above")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    args = parser.parse_args()
+    if args.case == "embeddings" and not args.peer_python:
+        parser.error("--peer-python: embeddings needs an interpreter that has the peer")
+    with tempfile.TemporaryDirectory() as folder:
+        found = (embeddings(Path(folder), args.peer_python, args.repeats) if args.case == "embeddings"
+                 else student(Path(folder), args.repeats))
+    print(json.dumps({"case": args.case, **found}))
+
+
+if __name__ == "__main__":
+    main()

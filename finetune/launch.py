@@ -1,0 +1,116 @@
+"""What a run begins with, whatever it trains: its processes and its folder."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+from accelerate import PartialState
+
+from finetune.card import CARD
+from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints
+from finetune.trainer import Config, Trainer, accumulation
+from finetune.training_page import PAGE
+
+REJECTS = "rejects.jsonl"
+DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
+WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
+# how a run is carried out, not what comes of it
+CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "checkpoint_every", "num_processes", "shard", "device_batch_size",
+               "report_to", "grad_checkpointing", "push_to_hub"}
+
+
+def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) -> int:
+    """Trains in as many processes as asked for, unless it is done; exit code 0, or that of the ranks it starts."""
+    if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
+        return launch(config)
+    if (asked := processes_asked_of_accelerate()) > 1 and "LOCAL_RANK" not in os.environ:
+        raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
+                         f"use --num-processes {asked} or torchrun")
+    state = PartialState(cpu=config.device == "cpu", timeout=WAIT)
+    with state.main_process_first():
+        prepare_output(config)
+    if any((config.output / name).exists() for name in DONE):
+        state.print(f"{config.output} holds the finished model of this very run")
+        return 0
+    torch.manual_seed(config.seed)
+    train(config, state)
+    return 0
+
+
+def processes_asked_of_accelerate() -> int:
+    """What `accelerate launch --num_processes N` above this process asked for; 1 where there is none."""
+    parent = psutil.Process().parent()
+    words = " ".join(parent.cmdline()) if parent else ""
+    found = re.search(r"\blaunch\b.*--num_processes[ =](\d+)", words)
+    return int(found[1]) if found else 1
+
+
+def launch(config: Config) -> int:
+    """Starts the ranks, each of them this very run; exit code 0, 2 where one of them found a mistake in the command, else 1."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args
+    from torch.distributed.run import run as torchrun
+
+    accumulation(config, config.num_processes)  # what needs no rank to be found is told once, and at once
+    prepare_output(config)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))  # torchrun's own is 1
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(config.model_dump(mode="json"), file)
+        file.flush()
+        try:
+            torchrun(parse_args(["--standalone", "--nproc-per-node", str(config.num_processes), "-m", "capsmith", config.command,
+                                 "--config", file.name]))
+        except ChildFailedError as error:
+            return 2 if any(failure.exitcode == 2 for failure in error.failures.values()) else 1
+        except SignalException:
+            raise KeyboardInterrupt from None
+    return 0
+
+
+def tell_of_rejects(rejects: Sequence[tuple[str, str]], output: Path) -> None:
+    """Names the samples that were left out, each with its reason."""
+    if rejects:
+        lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in rejects]
+        (output / REJECTS).write_text("".join(lines), encoding="utf-8")
+        print(f"{len(rejects)} samples left out, see {output / REJECTS}")
+
+
+def describe(trainer: Trainer) -> str:
+    """A run's first line: the batch and its parts, steps, passes over the set."""
+    config, processes = trainer.config, trainer.accelerator.num_processes
+    size = config.batch_size // processes // trainer.accumulation
+    contrastive = f"contrastive batch {config.batch_size}; " if trainer.forward.contrasts else ""
+    return (f"batch {config.batch_size} pictures = {processes} x {size} a device x {trainer.accumulation} accumulated, "
+            f"captions of each: {config.captions_per_image}; {contrastive}{trainer.steps:,} steps, "
+            f"{trainer.steps * config.batch_size / trainer.pictures.weights.sum():.1f} passes over "
+            f"{len(trainer.pictures):,} pictures")
+
+
+def prepare_output(config: Config) -> None:
+    """Make the output folder ready: new, or holding the same run; ValueError where it is another run's or not ours."""
+    record = config.output / f"{config.command}.json"
+    settings = config.model_dump(mode="json", exclude=CARRIED_OUT)
+    if config.output.exists() and any(config.output.iterdir()) and not record.exists():
+        raise ValueError(f"--output {config.output}: the folder is not empty and not a run of capsmith {config.command}")
+    if config.overwrite:
+        for name in (*DONE, LOG, VALIDATION_LOG, REJECTS, PAGE, CARD):
+            (config.output / name).unlink(missing_ok=True)
+        shutil.rmtree(config.output / BEST, ignore_errors=True)
+        Checkpoints(config.output).clear()
+    elif record.exists() and (other := _differences(json.loads(record.read_text()), settings)):
+        raise ValueError(f"--output {config.output} holds a run with other settings (--overwrite starts anew): {other}")
+    config.output.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _differences(old: dict, new: dict) -> str:
+    return ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in new if old.get(key) != new.get(key))

@@ -1,0 +1,208 @@
+"""Reinforced records as a student sees them: a view of the picture, texts, and what the teachers say of each of these.
+
+B: records in a batch, K: kinds of texts, L: context, S: picture side, V: views, D: embedding of all teachers joined
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from finetune.batching import CHECKED, Batch
+from finetune.places import Places, with_places
+from finetune.student import Student
+from finetune.student_config import StudentConfig
+from imagetext.embeddings import modern, unpack
+from imagetext.rows import caption_columns, json_object
+from imagetext.sample import Sample
+from imagetext.sources import Shard
+from imagetext.stores import join, read_bytes
+from imagetext.views import View, decode_stored, normalise, read_views, replay
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The teachers of a set, in the order of its embeddings: the numbers of each in a row, and the scale of its cosines."""
+
+    names: Sequence[str]
+    dimensions: Sequence[int]
+    logit_scales: Sequence[float]
+
+
+def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | None:
+    """The teachers that the configuration, or else config.json beside the shards, names; None where none are distilled from.
+
+    Raises: ValueError where neither does, or where they do not agree.
+    """
+    if not config.distill_weight:
+        return None
+    told = {}
+    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards):
+        try:
+            teachers = json_object(read_bytes(path := join(folder, CONFIG))).get("teachers") or []
+            told[path] = [(str(one["name"]), int(one["dimension"]), float(one["logit_scale"])) for one in teachers]
+        except FileNotFoundError:
+            told[path] = []
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: not the config.json of a reinforced set: {error!r}") from error
+    path, first = next(iter(told.items()))
+    if differing := [other for other, teachers in told.items() if teachers != first]:
+        raise ValueError(f"{differing[0]} and {path} name other teachers: {told[differing[0]]}, {first}")
+    names = [name for name, _, _ in first]
+    dimensions, scales = [one for _, one, _ in first], config.logit_scale or [one for *_, one in first]
+    if dimensions and config.teacher_dimension not in ([], dimensions):
+        raise ValueError(f"--teacher-dimension: {config.teacher_dimension}, and {path} has {dimensions}")
+    dimensions = dimensions or config.teacher_dimension
+    if not dimensions or not scales:
+        raise ValueError(f"{path} names no teachers: give --teacher-dimension and --logit-scale for each, in the order of the "
+                         "embeddings, or --distill-weight 0")
+    if len(scales) != len(dimensions):
+        raise ValueError(f"--logit-scale: {len(scales)} ({', '.join(f'{scale:g}' for scale in scales)}) for {len(dimensions)} "
+                         f"teachers ({', '.join(names) or ', '.join(map(str, dimensions))})")
+    return Teachers(names or [f"teacher {number}" for number, _ in enumerate(dimensions, 1)], dimensions, scales)
+
+
+class Contents(NamedTuple):
+    """What a student can be shown of a record; texts of each kind as (name of their embeddings, texts)."""
+
+    image: bytes
+    views: list[View]
+    texts: dict[str, list[tuple[str, Sequence[str]]]]
+    embeddings: Mapping[str, Tensor]
+
+
+class ReinforcedPictures(Dataset):
+    """Records that a student can be shown; `rejects` lists the others as (key, reason).
+
+    Records of tars on this machine are read when they come; those of stores, JSONL and Parquet are held in memory. All are read
+    once before training begins. A record whose texts are of one kind only is left out where the other kind has a weight. Of the
+    original captions those are drawn that `text_emb` is of; views are made at the student's own size. `weights`: how often each
+    comes in a pass.
+    """
+
+    def __init__(self, shards: Sequence[Shard], student: Student, config: StudentConfig, teachers: Teachers | None, *,
+                 quiet: bool = False):
+        self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
+        self.kinds, self.columns, self.teachers = tuple(config.text_weights), config.columns, teachers
+        self.records: list[tuple[Sample, Places | None]] = []
+        self.rejects: list[tuple[str, str]] = []
+        everything = (record for shard in shards for record in with_places(shard))
+        progress = tqdm(desc="reading records", unit="record", mininterval=1, disable=quiet)
+        with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
+            while read := list(islice(everything, CHECKED)):
+                for (sample, places), error in zip(read, pool.map(self._problem, read), strict=True):
+                    if error:
+                        self.rejects.append((sample.key, error))
+                    else:
+                        self.records.append((replace(sample, image=None, members={}, meta={}) if places else sample, places))
+                progress.update(len(read))
+        progress.close()
+        if not self.records:
+            raise ValueError(f"no record that a student can be shown; the first of {len(self.rejects)} rejected: "
+                             f"{self.rejects[:3]}")
+        self.weights = np.ones(len(self.records))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _problem(self, record: tuple[Sample, Places | None]) -> str:
+        """Why a record cannot be trained on; "" where it can."""
+        sample, places = record
+        try:
+            text = places.read("txt") if places else {}
+            decode_stored(self.contents(replace(sample, members={**sample.members, **text})).image)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def sample(self, index: int) -> Sample:
+        """The record with its files; ValueError where its tar is no more what it was."""
+        sample, places = self.records[index]
+        if places is None:
+            return sample
+        files = places.read("picture", "txt", "syn.json", "paug.json", *(("npz", "pth.gz") if self.teachers else ()))
+        return replace(sample, image=files.pop("picture"), members=files)
+
+    def contents(self, sample: Sample) -> Contents:
+        """What there is of a record; ValueError says what is missing, or does not belong together."""
+        if error := sample.meta.get("error"):
+            raise ValueError(error)
+        views = read_views(sample.members.get("paug.json", b"{}"))
+        columns = {name: texts for name, texts in caption_columns(sample.members.get("syn.json", b"{}")).items()
+                   if name.startswith("syn_text") and any(map(str.strip, texts))}
+        text = sample.members.get("txt", b"").decode("utf-8", "replace").strip()
+        originals, embeddings = [one for one in (text, *sample.captions) if one.strip()][:1], {}
+        if self.teachers:
+            originals, columns, embeddings = self._embeddings(sample, len(views), originals, columns)
+        found = {"text": [("text_emb", originals)] if originals else [],
+                 "synthetic": [(f"{name}_emb", texts) for name, texts in columns.items() if re.match(self.columns, name)]}
+        if missing := [kind for kind in self.kinds if not found[kind]]:
+            raise ValueError({"text": "no original caption; --text-weight 0 trains without them",
+                              "synthetic": f"no captions in columns like {self.columns!r}"}[missing[0]])
+        if not views:
+            raise ValueError("paug.json: no views")
+        return Contents(sample.image, views, found, embeddings)
+
+    def _embeddings(self, sample: Sample, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
+                    ) -> tuple[Sequence[str], Mapping[str, Sequence[str]], Mapping[str, Tensor]]:
+        """The original captions and the columns that have embeddings, and these, from either layout."""
+        embeddings = unpack(sample.members)
+        newer = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
+        synthetic = 0 if newer else sum(map(len, columns.values()))
+        if len(embeddings.get("text_emb", ())) - synthetic == len(sample.captions):
+            originals = sample.captions
+        columns = newer or columns
+        rows = modern(embeddings, views, {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}})
+        widths = {of.shape[1] for of in rows.values()}
+        if widths != {sum(self.teachers.dimensions)}:
+            raise ValueError(f"embeddings of {', '.join(map(str, sorted(widths)))} numbers, and the teachers have "
+                             f"{' + '.join(map(str, self.teachers.dimensions))}")
+        return originals, columns, rows
+
+    def length(self, index: int, draw: int) -> int:
+        """Nothing tells texts apart: each is padded to the whole context."""
+        return 0
+
+    def drawn(self, contents: Contents, draw: int) -> tuple[int, list[tuple[str, int, str]]]:
+        """The view drawn of a record, and of each kind a text: name and row of its embedding, and the text.
+
+        Views are drawn evenly, and so are columns, then the captions of a column that are not empty.
+        """
+        draw, view = divmod(draw, len(contents.views))
+        texts = []
+        for kind in self.kinds:
+            draw, at = divmod(draw, len(contents.texts[kind]))
+            name, of = contents.texts[kind][at]
+            rows = [row for row, text in enumerate(of) if text.strip()]
+            draw, at = divmod(draw, len(rows))
+            texts.append((name, rows[at], of[rows[at]]))
+        return view, texts
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int, str, dict[str, Tensor]]:
+        """What is drawn: pixels (3, S, S), token ids (K, L), number, key, and, with teachers, embeddings (D,) and (K, D)."""
+        index, draw = item
+        sample = self.sample(index)
+        contents = self.contents(sample)
+        view, texts = self.drawn(contents, draw)
+        pixels = normalise(replay(contents.views[view], decode_stored(contents.image), self.side), self.mean, self.std)
+        embeddings = {}
+        if self.teachers:
+            embeddings = {"image_emb": contents.embeddings["image_emb"][view],
+                          "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in texts])}
+        return pixels, self.tokenizer([text for *_, text in texts]), index, sample.key, embeddings
+
+    def collate(self, items: Sequence[tuple[Tensor, Tensor, int, str, dict[str, Tensor]]]) -> Batch:
+        images, tokens, pictures, keys, embeddings = zip(*items)
+        return Batch(torch.stack(images), torch.stack(tokens), torch.tensor(pictures), list(keys),
+                     {name: torch.stack([of[name] for of in embeddings]) for name in embeddings[0]})

@@ -1,0 +1,151 @@
+"""A student: any CLIP model of open_clip, in training and as a folder, with the losses of reinforced sets.
+
+B: pictures of the whole batch, K: kinds of texts, L: context, E: the student's embedding, D: that of all teachers joined
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import open_clip
+import torch
+from open_clip.factory import get_model_config
+from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from captioners.resolve import find_weights
+from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
+from finetune.student_config import StudentConfig
+
+if TYPE_CHECKING:
+    from finetune.reinforced import Teachers
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+class Student:
+    """A CLIP model of open_clip, its tokenizer, and how it takes pictures: `side` in pixels, `mean` and `std`."""
+
+    def __init__(self, name: str, model: nn.Module, tokenizer: Any, model_cfg: Mapping[str, Any]):
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.model_cfg, self.preprocess_cfg = model_cfg, dict(model.visual.preprocess_cfg)
+        size = self.preprocess_cfg["size"]
+        sides = {size} if isinstance(size, int) else set(size)
+        if len(sides) > 1:
+            raise ValueError(f"--student {name}: takes pictures of {tuple(size)} pixels, and views are square")
+        self.side, = sides
+        self.mean, self.std = self.preprocess_cfg["mean"], self.preprocess_cfg["std"]
+
+    def save(self, folder: Path) -> None:
+        """Writes the folder that open_clip loads as `local-dir:FOLDER`, its config last."""
+        weights = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                   for name, value in self.model.state_dict().items()}
+        config = {"model_cfg": dict(self.model_cfg), "preprocess_cfg": self.preprocess_cfg}
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            staging = Path(staging)
+            if isinstance(self.tokenizer, HFTokenizer):
+                self.tokenizer.tokenizer.save_pretrained(staging)
+            save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
+            for path in sorted(staging.iterdir()):
+                os.replace(path, folder / path.name)
+            (staging / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            os.replace(staging / CONFIG, folder / CONFIG)
+
+
+def load_student(name: str, pretrained: str | None = None) -> Student:
+    """The student of that name: an open_clip architecture, or a folder; without weights it gets random ones, of torch's seed.
+
+    Raises: ValueError where there is none, or what it has cannot be loaded.
+    """
+    architecture, folder = name.replace("/", "-"), Path(name.removeprefix("local-dir:"))
+    built_in = architecture in open_clip.list_models()
+    if not built_in and not folder.is_dir():
+        raise ValueError(f"--student {name}: no architecture of open_clip, and no folder")
+    if pretrained and not built_in:
+        raise ValueError(f"--pretrained {pretrained}: goes with an architecture of open_clip, and {name} is a folder")
+    source = architecture if built_in else f"local-dir:{folder}"
+    model_cfg = get_model_config(architecture) if built_in else _read_config(name, folder)
+    try:
+        model = open_clip.create_model(source, pretrained, pretrained_text=False,
+                                       load_weights=built_in or find_weights(folder) is not None)
+        tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
+        raise ValueError(f"--student {name}: open_clip cannot load it: {error}") from error
+    return Student(name, model, tokenizer, model_cfg)
+
+
+def _read_config(name: str, folder: Path) -> Mapping[str, Any]:
+    """The folder's model configuration; ValueError where there is none, or it asks for code of its own to be run."""
+    try:
+        model_cfg = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--student {name}: no {CONFIG} of a CLIP model: {error}") from error
+    if not isinstance(options, Mapping) or "trust_remote_code" in options:
+        raise ValueError(f"--student {name}: its tokenizer_kwargs ask for code to be run: {options}")
+    return model_cfg
+
+
+class StudentForward(nn.Module):
+    """The student in training, as `finetune.forward` says: features of both towers, the losses of a whole batch."""
+
+    captions, contrasts = False, True
+    depth, products = None, contextlib.nullcontext
+
+    def __init__(self, student: Student, config: StudentConfig, teachers: "Teachers | None"):
+        super().__init__()
+        self.student, self.model, self.teachers = student, student.model, teachers
+        weights = {"distill": config.distill_weight, "contrastive": config.contrastive_weight}
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self.text_weights = tuple(config.text_weights.values())
+        if config.grad_checkpointing:
+            self.model.set_grad_checkpointing()
+        self.model.train()
+
+    def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """Features (B, E) and (B, K, E) of pictures (B, 3, S, S) and token ids (B, K, L)."""
+        texts = self.model.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
+        return {"image_features": self.model.encode_image(images, normalize=True), "text_features": texts,
+                "logit_scale": self.model.logit_scale.exp()}
+
+    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
+                     ) -> dict[str, Tensor]:
+        """The losses that have a weight; see `reinforced_losses`."""
+        return reinforced_losses(image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings)
+
+    def prepare(self, *_: Any) -> None:
+        """Nothing is done before the first step."""
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keeps weights within their bounds after a step."""
+        self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def written(self) -> Student:
+        """The student, as it is to be written."""
+        return self.student
+
+
+def reinforced_losses(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor,
+                      teachers: "Teachers | None", text_weights: Sequence[float],
+                      losses: Sequence[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
+                      text_emb: Tensor | None = None) -> dict[str, Tensor]:
+    """The losses of a reinforced set, by name: each the sum over the kinds of texts, times their weights.
+
+    Features (B, E) and (B, K, E) are of unit length, logit_scale is not logarithmic. pictures (B,): their numbers. Embeddings
+    (B, D) and (B, K, D) are the teachers', as they are stored (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2025,
+    arXiv 2508.20691).
+    """
+    found = dict.fromkeys(losses, 0.0)
+    for kind, weight in enumerate(text_weights):
+        if "distill" in found:
+            found["distill"] += weight * distillation_loss(image_features, text_features[:, kind], logit_scale, image_emb,
+                                                           text_emb[:, kind], teachers.dimensions, teachers.logit_scales)
+        if "contrastive" in found:
+            found["contrastive"] += weight * contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
+    return found

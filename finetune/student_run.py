@@ -1,0 +1,62 @@
+"""`capsmith train-student`: from reinforced records to a finished CLIP model."""
+
+from accelerate import PartialState
+
+from finetune.card import write_student_card
+from finetune.launch import describe, run_in_ranks, tell_of_rejects
+from finetune.reinforced import ReinforcedPictures, read_teachers
+from finetune.retrieval import SCORES, HeldOutRetrieval, usable, write_page
+from finetune.student import StudentForward, load_student
+from finetune.student_config import StudentConfig
+from finetune.trainer import Trainer
+from finetune.training_page import PAGE
+from imagetext.sources import read_samples
+
+
+def run(config: StudentConfig) -> int:
+    """Train a student; exit code 0, or that of the ranks it starts; ValueError on a wrong configuration, model or data."""
+    return run_in_ranks(config, train)
+
+
+def train(config: StudentConfig, state: PartialState) -> None:
+    """Train in this process, of those that `state` tells of."""
+    quiet = not state.is_main_process
+    shards = read_samples(config.input)
+    teachers = read_teachers(shards, config)
+    held_out = read_samples(config.eval_input) if config.eval_input else []
+    student = load_student(config.student, config.pretrained)
+    pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
+    if state.is_main_process:
+        tell_of_rejects(pictures.rejects, config.output)
+    trainer = Trainer(config, StudentForward(student, config, teachers), pictures)
+    if held_out:
+        trainer.validate = HeldOutRetrieval(trainer, usable((sample for shard in held_out for sample in shard), quiet=quiet))
+    state.print(describe(trainer))
+    trainer.fit()
+    if state.is_main_process:
+        finish(trainer)
+
+
+def finish(trainer: Trainer) -> None:
+    """Writes the page, the model card and the student, whose config comes last, and lets the checkpoints go."""
+    config, teachers = trainer.config, trainer.forward.teachers
+    write_page(trainer)
+    found = trainer.validate.last if trainer.validate else {}
+    scores = [(measure.label, measure.text(found), measure.definition) for measure in SCORES if measure.path[0] in found]
+    seen = trainer.steps * config.batch_size
+    data = {"trained on": f"{len(trainer.pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}
+    if found:
+        data["validated on"] = f"{found['pictures']:,} pictures of {', '.join(config.eval_input)}"
+    texts = " and ".join(f"{weight:g} × that of {kind} captions" for kind, weight in
+                         (("original", config.text_weight), ("synthetic", config.synthetic_weight)) if weight)
+    losses = [f"{weight:g} × {what}, of which: {texts}" for what, weight in
+              (("distillation", config.distill_weight), ("CLIP's contrastive loss", config.contrastive_weight)) if weight]
+    names = [f"{name}: {dimension} numbers, logit scale {scale:g}" for name, dimension, scale in
+             zip(teachers.names, teachers.dimensions, teachers.logit_scales, strict=True)] if teachers else []
+    begun = f"{config.student}, beginning with {config.pretrained}" if config.pretrained else config.student
+    write_student_card(config.output, name=config.output.name, student=begun, data=data, losses=losses, teachers=names,
+                       scores=scores, recipe=config.model_dump(mode="json"))
+    with trainer.trained() as written:
+        written.save(config.output)
+    trainer.checkpoints.clear()
+    print(f"student written to {config.output}; how it went: {config.output / PAGE}")

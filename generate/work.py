@@ -1,0 +1,191 @@
+"""What a run does to its shards, whichever engine does it; and the embedded engine, which does it in this process."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from tqdm import tqdm
+
+from generate.captioning import Stopwatch
+from generate.config import RunConfig
+from generate.manifest import any_done, check_same, clear_run, read_run, shards_to_do, write_run
+from generate.ranks import Rank
+from imagetext.columns import ColumnClash
+from imagetext.sources import Shard
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Pace(Stopwatch):
+    """How fast a run goes, from its first picture on."""
+
+    pictures: int = 0
+    captions: int = 0
+    failed: int = 0
+    start: float = field(default_factory=time.monotonic)
+    busy: float | None = None  # seconds of all processes together; of this one unless given
+    tell: Callable[[], None] = lambda: None  # is called at each picture
+
+    def count(self, failed: bool, captions: int = 0) -> None:
+        self.pictures += 1
+        self.captions += captions
+        self.failed += failed
+        self.tell()
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        return self.pictures, self.captions, self.failed
+
+    @counts.setter
+    def counts(self, counts: tuple[int, int, int]) -> None:
+        self.pictures, self.captions, self.failed = counts
+        self.tell()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def pictures_per_second(self) -> float:
+        return self.pictures / self.seconds
+
+    def __str__(self) -> str:
+        captions = f"{self.captions / self.seconds:.1f} captions/s, " if self.captions else ""
+        return (f"{self.pictures_per_second:.1f} pictures/s, {captions}the model waited "
+                f"{self.waited / (self.busy or self.seconds):.0%} of the time; {self.failed:,} failed")
+
+
+class Loaded(NamedTuple):
+    """What a process has loaded: the run's fingerprint as it came out there, and a line on each model."""
+
+    fingerprint: dict[str, Any]
+    models: list[str]
+
+
+class Work(Protocol):
+    """What is done to a shard, by a process that has loaded the models for it; before that, it can travel to another."""
+
+    config: RunConfig
+    doing: str  # in the progress bar
+    unit: str   # one of a shard's samples
+
+    def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
+        """Load the models; what the run has `settled` in its fingerprint stays as it is.
+
+        Raises: ValueError where one cannot be loaded, or does not fit the configuration.
+        """
+
+    def write(self, shard: Shard, pace: Pace) -> None:
+        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard."""
+
+
+class Engine(Protocol):
+    """Where and by how many processes the work is done."""
+
+    def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
+        """As of the work, in a process of those that will do it."""
+
+    def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
+        """Write the shards; one that fails is logged and left for the next run."""
+
+
+def engine_of(config: RunConfig, rank: Rank) -> AbstractContextManager[Engine]:
+    """The engine that is asked for; ValueError where it is not installed."""
+    if config.engine == "embedded":
+        return nullcontext(Embedded(rank))
+    try:
+        from generate.scale_out import Cluster
+    except ImportError as error:
+        raise ValueError(f"--engine ray: pip install 'capsmith[ray]' brings what it needs ({error})") from error
+    return Cluster(config)
+
+
+class Embedded:
+    """This process, which does one shard after the other."""
+
+    def __init__(self, rank: Rank):
+        self.rank = rank
+
+    def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
+        return work.load(choose_device(work.config.device, self.rank), settled)
+
+    def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
+        with tqdm(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress:
+            def tell() -> None:
+                progress.set_postfix_str(str(pace), refresh=False)
+                progress.update(pace.pictures - progress.n)
+
+            pace = Pace(tell=tell)
+            for number, shard in enumerate(shards, 1):
+                progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
+                try:
+                    work.write(shard, pace)
+                except ColumnClash:
+                    raise
+                except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
+                    logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,
+                                 exc_info=not isinstance(error, (OSError, ValueError)))
+        if pace.pictures:
+            print(pace)
+        return pace
+
+
+class Prepared(NamedTuple):
+    """A run whose models are loaded, and of which nothing is written yet."""
+
+    fingerprint: dict[str, Any]
+    to_do: Sequence[Shard]
+    anew: bool
+
+
+def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
+    """Load the models and compare the run with the one that the output folder holds.
+
+    Raises: ValueError where that one has other settings, or its inputs have changed; and as `load` does.
+    """
+    folder = work.config.output
+    earlier = read_run(folder)
+    # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
+    anew = (rank.count == 1 or begun is not None) and (work.config.overwrite or not any_done(folder))
+    settled = earlier if earlier and not anew else {}
+    now, models = engine.load(work, settled)
+    if settled:
+        check_same(folder, settled, now)
+    to_do = rank.share(shards) if anew else shards_to_do(folder, rank.share(shards))
+    for model in models:
+        print(model)
+    return Prepared(now, to_do, anew)
+
+
+def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
+    """Write `run.json`, where the run begins anew in place of all that an earlier one has left; the other ranks may start."""
+    if run.anew and read_run(folder):
+        clear_run(folder)
+    if not rank.number:
+        write_run(folder, run.fingerprint)
+    if begun:
+        begun.set()
+
+
+def processes_wanted(config: RunConfig) -> int:
+    """How many processes the run is for on this machine."""
+    if config.engine == "ray":
+        return 1
+    return config.num_processes or max(1, torch.cuda.device_count() if config.device in (None, "cuda") else 1)
+
+
+def choose_device(name: str | None, rank: Rank) -> str:
+    """The device of that name, or the best there is, of several this process's own; ValueError where there is no such device."""
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{rank.local % torch.cuda.device_count()}"
+    try:
+        torch.empty(0, device=name or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+    return name or "cpu"

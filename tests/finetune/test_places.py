@@ -1,0 +1,48 @@
+"""Places of a tar's files: sample by sample as they are read, whatever the tar looks like."""
+
+import io
+import tarfile
+
+import pytest
+
+from finetune.places import Places, with_places
+from imagetext.sources import read_samples
+
+
+def write(path, files):
+    with tarfile.open(path, "w") as archive:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            if data is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "elsewhere"
+            else:
+                member.size = len(data)
+            archive.addfile(member, None if data is None else io.BytesIO(data))
+
+
+def test_places_hold_the_files_of_their_sample(tmp_path, picture):
+    pictures = [picture(seed) for seed in range(5)]
+    write(tmp_path / "0.tar", [
+        ("a.jpg", pictures[0]), ("a.txt", b"one"), ("a.npz", b"first"), ("README", b"no suffix"),
+        ("a.jpg", pictures[1]), ("a.txt", b"two"),  # the same key again
+        ("folder/b.PNG", pictures[2]), ("folder/b.json", b'{"source": "x"}'), ("folder/b.seg.npz", b"second"),
+        ("c.input.jpg", pictures[3]), ("c.syn.json", b"{}"), ("long" * 60 + ".jpg", pictures[4]), ("d.txt", b"no picture")])
+    found = list(with_places(read_samples(str(tmp_path / "0.tar"))[0]))
+    assert [sample.image for sample, _ in found] == [*pictures, None]
+    for sample, places in found:
+        assert places.read("picture").get("picture") == sample.image
+        assert places.read(*sample.members) == sample.members
+    assert found[1][1].read("txt") == {"txt": b"two"} and found[4][1].read("txt") == {}
+
+
+def test_links_are_of_samples_with_an_error(tmp_path, picture):
+    write(tmp_path / "0.tar", [("a.jpg", None), ("a.txt", b"one"), ("b.jpg", picture(1)), ("b.txt", b"two")])
+    (first, _), (second, places) = with_places(read_samples(str(tmp_path / "0.tar"))[0])
+    assert "no regular file" in first.meta["error"] and places.read("picture", "txt") == {"picture": second.image, "txt": b"two"}
+
+
+def test_what_is_no_tar_has_no_places(tmp_path):
+    assert all(places is None for _, places in with_places(read_samples("scenes:train,n=2,size=32")[0]))
+    (tmp_path / "x.tar").write_bytes(b"123")
+    with pytest.raises(ValueError, match="x.tar: has become shorter"):
+        Places(str(tmp_path / "x.tar"), {"txt": (0, 9)}).read("txt")

@@ -1,0 +1,224 @@
+"""Reinforced records as a student sees them: what is drawn together belongs together; what cannot be shown is named."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from finetune.reinforced import ReinforcedPictures, Teachers, read_teachers
+from finetune.student_config import StudentConfig
+from imagetext.rows import caption_columns
+from imagetext.sample import Record
+from imagetext.shards import ShardWriter
+from imagetext.sources import read_samples
+from imagetext.views import decode_stored, normalise, replay
+
+from .sets import DIMENSIONS, SCALES, VIEWS, members, picture, row, views, write_config, write_set, write_tar
+
+TEACHERS = Teachers(("one", "two"), DIMENSIONS, SCALES)
+STUDENT = SimpleNamespace(side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4),
+                          tokenizer=lambda texts: torch.tensor([[int(word) for word in text.split()] for text in texts]))
+LAYOUTS = [("newer", "npz"), ("newer", "pth.gz"), ("older", "npz"), ("older", "pth.gz")]
+
+
+def settings(spec, **changes) -> StudentConfig:
+    return StudentConfig(**{"input": [spec], "student": "x", "output": "unused"} | changes)
+
+
+def pictures_of(spec, teachers=TEACHERS, **changes) -> ReinforcedPictures:
+    if teachers is None:
+        changes = {"distill_weight": 0, "contrastive_weight": 1} | changes
+    return ReinforcedPictures(read_samples(spec), STUDENT, settings(spec, **changes), teachers, quiet=True)
+
+
+@pytest.mark.parametrize("layout, kind", LAYOUTS)
+def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
+    pictures = pictures_of(write_set(tmp_path, layout=layout, kind=kind))
+    assert len(pictures) == 6 and pictures.rejects == []
+    seen = Counter()
+    for draw in range(600):
+        pixels, tokens, number, key, embeddings = pictures[draw % 6, draw * 7919]
+        record, view = int(key[1:]), int(embeddings["image_emb"][2])
+        assert number == draw % 6 and embeddings["image_emb"].tolist() == [9, record, view, 1, 2]
+        expected = normalise(replay(views(record)[view], decode_stored(picture(record)), 16), STUDENT.mean, STUDENT.std)
+        assert torch.equal(pixels, expected)
+        assert tokens[:, 1].tolist() == [record, record]
+        assert embeddings["text_emb"].tolist() == [[*text, 1, 2] for text in tokens.tolist()]
+        (original, _, first), (column, _, at) = tokens.tolist()
+        seen.update([("view", view), ("original", original, first), ("column", column), ("text", column, at)])
+    assert {one[1] for one in seen if one[0] == "view"} == set(range(VIEWS)) and seen["original", 0, 0] == 600
+    assert {one[1:] for one in seen if one[0] == "text"} == {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
+    # columns come evenly, whatever their number of captions; of 600, more than 80 from the mean has a chance below 1e-9
+    assert abs(seen["column", 1] - 300) < 80
+
+
+def test_draws_are_even(tmp_path):
+    """Of a whole cycle of draws: each view, and each caption of a column, as often as the others of its kind."""
+    pictures = pictures_of(write_set(tmp_path))
+    contents = pictures.contents(pictures.sample(0))
+    drawn = Counter()
+    for draw in range(VIEWS * 2 * 6):
+        view, texts = pictures.drawn(contents, draw)
+        drawn.update([view, texts[1][:2]])
+    assert [drawn[view] for view in range(VIEWS)] == [12] * VIEWS
+    assert [drawn["syn_text_a_emb", at] for at in range(2)] == [12] * 2
+    assert [drawn["syn_text_b_emb", at] for at in range(3)] == [8] * 3
+
+
+def test_empty_captions_are_not_drawn_and_the_rows_of_the_others_stay(tmp_path):
+    files = members(3)
+    columns = json.loads(files["syn.json"]) | {"syn_text_b": ["", "2 3 1", " "]}
+    write_config(tmp_path)
+    spec = write_tar(tmp_path / "0.tar", {"r003": files | {"syn.json": json.dumps(columns).encode()}})
+    pictures = pictures_of(spec, columns="syn_text_b")
+    for draw in range(40):
+        assert pictures[0, draw][1][1].tolist() == [2, 3, 1] and pictures[0, draw][4]["text_emb"][1].tolist() == [2, 3, 1, 1, 2]
+
+
+@pytest.mark.parametrize("weights, kinds", [({"text_weight": 0}, [{1, 2}]), ({"synthetic_weight": 0}, [{0}]),
+                                            ({"columns": ".*_b$"}, [{0}, {2}])])
+def test_only_texts_that_have_a_weight_and_match_are_drawn(weights, kinds, tmp_path):
+    pictures = pictures_of(write_set(tmp_path), **weights)
+    drawn = [pictures[0, draw][1][:, 0].tolist() for draw in range(100)]
+    assert [set(column) for column in zip(*drawn)] == kinds
+
+
+@pytest.mark.parametrize("layout", ["newer", "older"])
+def test_several_original_captions_are_drawn_where_text_emb_has_them(layout, tmp_path):
+    captions = {"json": json.dumps({"captions": ["0 3 0", "0 3 1", "0 3 2"], "error": ""}).encode()}
+    several = members(3, layout=layout, originals=torch.tensor([row(0, 3, at) for at in range(3)])) | captions
+    one = members(3, layout=layout) | captions
+    write_config(tmp_path)
+    pictures = pictures_of(write_tar(tmp_path / "0.tar", {"several": several, "one": one}))
+    for index, key, expected in ((0, "several", {0, 1, 2}), (1, "one", {0})):
+        items = [pictures[index, draw] for draw in range(60)]
+        assert {item[3] for item in items} == {key} and {int(item[1][0, 2]) for item in items} == expected
+        assert all(item[4]["text_emb"][0].tolist() == [*item[1][0].tolist(), 1, 2] for item in items)
+
+
+def test_the_text_that_has_the_embedding_is_txt_not_the_first_caption(tmp_path):
+    """`reinforce --text-from-synthetic` writes a synthetic caption as `txt`, and embeds that."""
+    files = members(3) | {"json": json.dumps({"captions": ["5 5 5", "6 6 6"], "error": ""}).encode()}
+    write_config(tmp_path)
+    pictures = pictures_of(write_tar(tmp_path / "0.tar", {"r003": files}))
+    assert pictures[0, 0][1][0].tolist() == [0, 3, 0]
+
+
+def test_without_teachers_there_are_no_embeddings_and_none_are_needed(tmp_path):
+    spec = write_tar(tmp_path / "0.tar", {"r001": members(1) | {"npz": None}})
+    pixels, tokens, _, _, embeddings = pictures_of(spec, None)[0, 5]
+    assert embeddings == {} and tokens.shape == (2, 3) and pixels.shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_other_formats_give_what_tars_give(format, tmp_path):
+    spec = write_set(tmp_path / "in", count=4)
+    write_config(tmp_path / "out")
+    with ShardWriter(str(tmp_path / "out"), "x", format=format, input={}) as writer:
+        for sample in (sample for shard in read_samples(spec) for sample in shard):
+            rest = {name: data for name, data in sample.members.items() if name != "syn.json"}
+            writer.write(Record(replace(sample, members=rest), caption_columns(sample.members["syn.json"])))
+    tars, others = pictures_of(spec), pictures_of(str(tmp_path / "out" / f"*.{format}"))
+    for index in range(4):
+        for ours, theirs in zip(others[index, 11], tars[index, 11], strict=True):
+            if isinstance(ours, dict):
+                assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+            else:
+                assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+def test_records_of_tars_are_not_held_in_memory(tmp_path):
+    spec = write_set(tmp_path)
+    pictures = pictures_of(spec)
+    assert all(sample.image is None and not sample.members for sample, _ in pictures.records)
+    whole = pictures[5, 3]
+    path = tmp_path / "00001.tar"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="00001.tar: has become shorter"):
+        pictures[5, 3]
+    assert whole[3] == "r005"
+
+
+REJECTED = {
+    "failed": ({"json": b'{"error": "no picture, said the captioner"}', "jpg": None, "paug.json": None, "npz": None},
+               "no picture, said the captioner"),
+    "views": ({"paug.json": None}, "paug.json: no list under param_aug"),
+    "none": ({"paug.json": b'{"param_aug": []}'}, "embeddings that are not of these views"),
+    "picture": ({"jpg": picture(0)[:60]}, "PNG picture is truncated"),
+    "embeddings": ({"npz": None}, "no embeddings to convert"),
+    "pickle": ({"npz": b"\x80\x04."}, "npz: no embeddings that can be read safely"),
+    "columns": ({"syn.json": b"{}"}, "no captions in columns like '^syn_text'"),
+    "text": ({"txt": None, "json": b'{"error": ""}'}, "embeddings that are not of these views and texts: text_emb: 1 rows for 0"),
+    "count": ({"syn.json": b'{"syn_text_a": ["1 0 0"], "syn_text_b": ["2", "2", "2"]}'}, "syn_text_a_emb: 2 rows for 1"),
+}
+
+
+def test_what_cannot_be_shown_is_named_and_the_rest_is_kept(tmp_path):
+    write_config(tmp_path)
+    records = {name: members(0) | changes for name, (changes, _) in REJECTED.items()}
+    pictures = pictures_of(write_tar(tmp_path / "0.tar", {"good": members(1), **records}))
+    assert len(pictures) == 1 and pictures[0, 0][3] == "good"
+    rejects = dict(pictures.rejects)
+    assert rejects.keys() == REJECTED.keys()
+    for name, (_, reason) in REJECTED.items():
+        assert reason in rejects[name], name
+
+
+def test_records_without_an_original_caption_are_for_those_who_do_not_ask_for_it(tmp_path):
+    write_config(tmp_path)
+    files = members(1, originals=torch.zeros(0, 5)) | {"txt": None, "json": b'{"error": ""}'}
+    spec = write_tar(tmp_path / "0.tar", {"r001": files})
+    with pytest.raises(ValueError, match="no record that .*no original caption; --text-weight 0 trains without them"):
+        pictures_of(spec)
+    assert pictures_of(spec, text_weight=0)[0, 0][1].shape == (1, 3)
+
+
+def test_embeddings_of_other_teachers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"embeddings of 5 numbers, and the teachers have 3 \+ 4"):
+        pictures_of(write_set(tmp_path), Teachers(("one", "two"), (3, 4), SCALES))
+
+
+# Which teachers
+
+
+def teachers_of(spec, **changes):
+    return read_teachers(read_samples(spec, distinct=False), settings("x", **changes))
+
+
+def test_teachers_are_those_of_the_set(tmp_path):
+    spec = write_set(tmp_path)
+    assert teachers_of(spec) == Teachers(["teacher_1", "teacher_2"], [3, 2], [50.0, 20.0])
+    assert teachers_of(spec, logit_scale=[70, 60]) == Teachers(["teacher_1", "teacher_2"], [3, 2], [70, 60])
+    assert teachers_of(spec, distill_weight=0, contrastive_weight=1) is None
+
+
+def test_scales_and_dimensions_must_be_as_many_as_teachers(tmp_path):
+    spec = write_set(tmp_path)
+    with pytest.raises(ValueError, match=r"--logit-scale: 1 \(70\) for 2 teachers \(teacher_1, teacher_2\)"):
+        teachers_of(spec, logit_scale=[70])
+    with pytest.raises(ValueError, match=r"--teacher-dimension: \[2, 3\], and .*config.json has \[3, 2\]"):
+        teachers_of(spec, teacher_dimension=[2, 3])
+
+
+def test_sets_of_other_teachers_are_not_mixed(tmp_path):
+    one, other = write_set(tmp_path / "one"), write_set(tmp_path / "other")
+    write_config(tmp_path / "other", scales=(50.0, 30.0))
+    with pytest.raises(ValueError, match="other/config.json and .*one/config.json name other teachers"):
+        teachers_of([one, other])
+
+
+def test_a_published_set_needs_to_be_told_its_teachers(tmp_path):
+    spec = write_set(tmp_path)
+    for config in (None, "{}", '{"num_samples": 30}'):
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        if config:
+            (tmp_path / "config.json").write_text(config)
+        with pytest.raises(ValueError, match="config.json names no teachers: give --teacher-dimension and --logit-scale"):
+            teachers_of(spec, logit_scale=[70, 60])
+        assert teachers_of(spec, logit_scale=[70, 60], teacher_dimension=[3, 2]).dimensions == [3, 2]
+    (tmp_path / "config.json").write_text('{"teachers": [{"name": "x"}]}')
+    with pytest.raises(ValueError, match="config.json: not the config.json of a reinforced set"):
+        teachers_of(spec)

@@ -1,0 +1,71 @@
+"""Recall in closed form, and on pictures with captions of a model whose features are known."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from finetune.retrieval import recall, retrieval, usable
+from finetune.student import load_student
+from imagetext.sample import Sample, decode_image
+from imagetext.sources import read_samples
+
+from .sets import picture, write_student
+
+
+def slow_recall(image, text, right, first):
+    """Pictures with a right caption among the first, one by one."""
+    found = 0
+    for row, its in zip(image @ text.T, right):
+        best = sorted(range(len(row)), key=lambda at: -row[at])[:first]
+        found += any(its[at] for at in best)
+    return found / len(image)
+
+
+def test_recall_is_the_slow_count():
+    random = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(count, 4, generator=random), dim=-1) for count in (9, 23))
+    right = torch.rand(9, 23, generator=random) < 0.15
+    found = recall(image, text, right)
+    for first in (1, 5):
+        assert found[f"image_to_text_r{first}"] == pytest.approx(slow_recall(image, text, right, first))
+        assert found[f"text_to_image_r{first}"] == pytest.approx(slow_recall(text, image, right.T, first))
+
+
+def test_all_is_found_where_features_are_alike_and_nothing_where_they_are_shifted():
+    one = torch.eye(8)
+    assert set(recall(one, one, one.bool()).values()) == {1.0}
+    shifted = recall(one, one.roll(1, 0), one.bool())
+    assert shifted["image_to_text_r1"] == shifted["text_to_image_r1"] == 0
+
+
+def test_captions_of_the_same_words_are_one(tmp_path):
+    samples = [Sample(name, picture(number), captions, {}, {}) for number, (name, captions) in
+               enumerate({"a": ("a dog", "a cat"), "b": ("a dog",), "c": ("a bird",)}.items())]
+    student, asked = load_student(write_student(tmp_path)), []
+    tokenizer = student.tokenizer
+    student.tokenizer = lambda texts: asked.extend(texts) or tokenizer(texts)
+    found = retrieval(student, samples)
+    assert asked == ["a dog", "a cat", "a bird"] and found["image_to_text_r5"] == found["text_to_image_r5"] == 1
+    student.model.train()
+    assert retrieval(student, samples) == found and student.model.training
+
+
+def test_pictures_are_seen_as_open_clip_shows_them(tmp_path):
+    samples = [sample for shard in read_samples("scenes:test,n=3,size=40") for sample in shard]
+    student, seen = load_student(write_student(tmp_path)), []
+    encode = student.model.encode_image
+    student.model.encode_image = lambda images, normalize: seen.append(images) or encode(images, normalize=normalize)
+    retrieval(student, samples)
+    import open_clip
+    *_, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}", load_weights=False)
+    assert torch.equal(seen[0], torch.stack([preprocess(decode_image(sample.image)) for sample in samples]))
+
+
+def test_what_has_no_caption_or_picture_is_left_out():
+    good = Sample("good", picture(0), ("a dog",), {}, {})
+    mute, broken = Sample("mute", picture(0), (" ",), {}, {}), Sample("broken", b"x", ("a dog",), {}, {})
+    assert usable([good, mute, broken], quiet=True) == [good]
+    with pytest.raises(ValueError, match="--eval-input: no usable captioned picture"):
+        usable([SimpleNamespace(image=None, captions=())], quiet=True)

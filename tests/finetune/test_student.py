@@ -1,0 +1,209 @@
+"""A student's losses, against slow formulas in float64, its gradients however the batch is parted, and its folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+
+from finetune.reinforced import Teachers
+from finetune.student import StudentForward, load_student, reinforced_losses
+from finetune.student_config import StudentConfig
+from finetune.trainer import Trainer
+
+from .ranks import check_equal, gradients_of_a_student
+from .sets import RESNET, STUDENT, write_student
+
+DIMENSIONS, SCALES = (6, 3), (70.0, 40.0)
+TEACHERS = Teachers(("one", "two"), DIMENSIONS, SCALES)
+
+
+def features(count: int, kinds: int = 2):
+    """Features of a student and embeddings of two teachers, drawn, in float64; captions are near their pictures."""
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    image, text = F.normalize(draw(count, 5), dim=-1), F.normalize(draw(count, kinds, 5), dim=-1)
+    image_emb = [draw(count, size) for size in DIMENSIONS]
+    text_emb = [of[:, None] + draw(count, kinds, of.shape[1]) for of in image_emb]
+    return image, text, *(torch.cat([F.normalize(one, dim=-1) for one in of], -1) for of in (image_emb, text_emb))
+
+
+def softmax(values):
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
+
+
+def slow_distillation(image, text, scale, image_emb, text_emb) -> float:
+    """Picture by picture and text by text: the teachers' mean probabilities against the student's logarithms."""
+    total, count = 0.0, len(image)
+    for ours, theirs, our_others, their_others in ((image, image_emb, text, text_emb), (text, text_emb, image, image_emb)):
+        for row in range(count):
+            wanted, at = np.zeros(count), 0
+            for size, teacher_scale in zip(DIMENSIONS, SCALES):
+                part = slice(at, at + size)
+                wanted += softmax(teacher_scale * (their_others[:, part] @ theirs[row, part])) / len(DIMENSIONS)
+                at += size
+            total -= (wanted * np.log(softmax(scale * (our_others @ ours[row])))).sum() / count / 2
+    return total
+
+
+def slow_contrastive(image, text, scale) -> float:
+    total, count = 0.0, len(image)
+    for row in range(count):
+        total -= np.log(softmax(scale * (text @ image[row]))[row]) / count / 2
+        total -= np.log(softmax(scale * (image @ text[row]))[row]) / count / 2
+    return total
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 2.0), (3.0,)])
+def test_losses_are_the_slow_formulas(weights):
+    image, text, image_emb, text_emb = features(9, len(weights))
+    found = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(9), TEACHERS, weights,
+                              image_emb=image_emb, text_emb=text_emb)
+    distill = contrastive = 0.0
+    for kind, weight in enumerate(weights):
+        ours, theirs = (image.numpy(), text[:, kind].numpy()), (image_emb.numpy(), text_emb[:, kind].numpy())
+        distill += weight * slow_distillation(*ours, 20.0, *theirs)
+        contrastive += weight * slow_contrastive(*ours, 20.0)
+    assert found["distill"].item() == pytest.approx(distill, abs=1e-10)
+    assert found["contrastive"].item() == pytest.approx(contrastive, abs=1e-10)
+    singles = reinforced_losses(image.float(), text.float(), torch.tensor(20.0), torch.arange(9), TEACHERS, weights,
+                                image_emb=image_emb.float(), text_emb=text_emb.float())
+    assert singles["distill"].item() == pytest.approx(distill, abs=1e-5)
+
+
+def test_without_a_weight_a_loss_is_not_computed():
+    image, text, *_ = features(4)
+    found = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(4), None, (1.0, 1.0), ("contrastive",))
+    assert found.keys() == {"contrastive"}
+
+
+def test_a_student_that_says_what_one_teacher_says_has_its_entropy_for_a_loss():
+    *_, image_emb, text_emb = features(8, 1)
+    one = Teachers(("one",), DIMENSIONS[:1], (30.0,))
+    image, text = image_emb[:, :6], text_emb[..., :6]
+    losses = {scale: reinforced_losses(image, text, torch.tensor(scale), torch.arange(8), one, (1.0,), ("distill",), image, text)
+              for scale in (30.0, 20.0)}
+    logits = 30 * image @ text[:, 0].T
+    entropies = [torch.distributions.Categorical(logits=of).entropy().mean().item() for of in (logits, logits.T)]
+    assert losses[30.0]["distill"].item() == pytest.approx(sum(entropies) / 2)
+    assert losses[20.0]["distill"] > losses[30.0]["distill"] + 1e-3
+
+
+# However the batch is parted
+
+
+WAYS = {"distillation": {}, "all": {"contrastive_weight": 0.5, "text_weight": 0.5, "synthetic_weight": 2.0},
+        "synthetic alone": {"text_weight": 0.0}, "CLIP alone": {"distill_weight": 0.0, "contrastive_weight": 1.0}}
+
+
+@pytest.mark.parametrize("which", WAYS)
+def test_a_step_is_the_whole_batchs(which):
+    """Gradients of the losses of the whole batch in one graph, without the trainer, and of the trainer's parts."""
+    expected = gradients_of_a_student(**WAYS[which], whole=True)
+    assert sum(gradient.abs().sum() for gradient in expected["gradients"].values()) > 1
+    for size in (8, 4, 1):
+        check_equal(gradients_of_a_student(**WAYS[which], device_batch_size=size), expected)
+
+
+IN_TWO = [("distillation", None), ("all", 2), ("CLIP alone", 1)]
+
+
+@pytest.fixture(scope="module")
+def found_in_two(tmp_path_factory):
+    """What two processes find, of each of IN_TWO."""
+    file = tmp_path_factory.mktemp("ranks") / "found.pt"
+    todo = {"students": [WAYS[which] | {"device_batch_size": size} for which, size in IN_TWO]}
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+                    "tests.finetune.ranks", file, json.dumps(todo)], check=True, cwd=Path(__file__).parents[2])
+    return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
+
+
+@pytest.mark.parametrize("case", IN_TWO, ids=str)
+def test_two_processes_are_exact(case, found_in_two):
+    check_equal(found_in_two[case], gradients_of_a_student(**WAYS[case[0]], whole=True))
+
+
+def test_parts_drop_the_same_in_both_passes():
+    """With patches dropped by lot: the gradients are those of one graph over the parts, drawn in their order."""
+    dropping = STUDENT | {"vision_cfg": STUDENT["vision_cfg"] | {"patch_dropout": 0.5}}
+    expected = gradients_of_a_student(model_cfg=dropping, device_batch_size=2, whole=True)
+    check_equal(gradients_of_a_student(model_cfg=dropping, device_batch_size=2), expected)
+
+
+# Its folder
+
+
+def settings(**changes) -> StudentConfig:
+    return StudentConfig(**{"input": ["x"], "student": "x", "output": "unused", "device": "cpu", "batch_size": 8} | changes)
+
+
+@pytest.mark.parametrize("model_cfg", [STUDENT, RESNET], ids=["transformer", "convolutions"])
+def test_what_is_saved_loads_in_open_clip(model_cfg, tmp_path):
+    torch.manual_seed(3)
+    student = load_student(write_student(tmp_path / "a", model_cfg))
+    (tmp_path / "b").mkdir()
+    student.save(tmp_path / "b")
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'b'}", require_pretrained=True)
+    state = student.model.state_dict()
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(of, state[name]) for name, of in model.state_dict().items())
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
+    again = load_student(str(tmp_path / "b"))
+    assert all(torch.equal(of, state[name]) for name, of in again.model.state_dict().items())
+    assert (again.side, list(again.mean)) == (32, list(student.mean))
+
+
+def test_random_weights_are_the_seeds(tmp_path):
+    folder = write_student(tmp_path / "a")
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(load_student(folder).model.visual.conv1.weight)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
+    from captioners.resolve import SHIPPED
+    student = load_student(str(SHIPPED / "coca_tiny"))
+    student.save(tmp_path)
+    again = load_student(str(tmp_path))
+    assert torch.equal(again.tokenizer(["a red circle"]), student.tokenizer(["a red circle"]))
+    forward = StudentForward(again, settings(), TEACHERS)
+    output = forward(torch.zeros(2, 3, 56, 56), again.tokenizer(["a red circle", "a blue square"] * 3).view(2, 3, -1))
+    assert output["image_features"].shape == (2, 128) and output["text_features"].shape == (2, 3, 128)
+
+
+@pytest.mark.parametrize("name, more, why", [
+    ("nowhere", {}, "--student nowhere: no architecture of open_clip, and no folder"),
+    ("ViT-B-32", {"pretrained": "nobody"}, "--student ViT-B-32: open_clip cannot load it: .*nobody"),
+    ("{folder}", {"pretrained": "openai"}, "--pretrained openai: goes with an architecture"),
+    ("{empty}", {}, "no open_clip_config.json of a CLIP model"),
+    ("{code}", {}, "its tokenizer_kwargs ask for code to be run"),
+    ("{oblong}", {}, r"takes pictures of \(32, 48\) pixels, and views are square")])
+def test_what_is_no_student_is_refused(name, more, why, tmp_path):
+    code = STUDENT | {"text_cfg": STUDENT["text_cfg"] | {"tokenizer_kwargs": {"trust_remote_code": True}}}
+    oblong = STUDENT | {"vision_cfg": STUDENT["vision_cfg"] | {"image_size": [32, 48]}}
+    (tmp_path / "empty").mkdir()
+    places = {"folder": write_student(tmp_path / "folder"), "empty": tmp_path / "empty",
+              "code": write_student(tmp_path / "code", code), "oblong": write_student(tmp_path / "oblong", oblong)}
+    with pytest.raises(ValueError, match=why):
+        load_student(name.format(**places), **more)
+
+
+def test_it_trains_in_training_mode_and_its_logit_scale_stays_within_bounds(tmp_path):
+    student = load_student(write_student(tmp_path))
+    student.model.eval()
+    trainer = Trainer(settings(output=tmp_path), StudentForward(student, settings(), TEACHERS), range(8))
+    with torch.no_grad():
+        student.model.logit_scale.fill_(9.0)
+    trainer.learner.clamp()
+    assert student.model.training and student.model.logit_scale.exp().item() == pytest.approx(100)

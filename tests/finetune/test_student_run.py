@@ -1,0 +1,166 @@
+"""`capsmith train-student` as a whole: from reinforced records to a folder that open_clip loads, stops included."""
+
+import json
+import subprocess
+import sys
+
+import open_clip
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+import capsmith
+import finetune.student_run
+from captioners.coca import load_captioner
+from finetune.student_config import StudentConfig
+from finetune.student_run import run
+from finetune.trainer import Trainer
+from generate.reinforce import run as reinforce
+from generate.reinforce_config import ReinforceConfig
+
+from .sets import RESNET, STUDENT, members, picture, write_set, write_student, write_tar
+
+
+@pytest.fixture
+def settings(tmp_path):
+    spec = write_set(tmp_path / "set", count=16)
+
+    def make(folder, model_cfg=RESNET, **changes) -> StudentConfig:
+        student = write_student(tmp_path / "student", model_cfg)
+        return StudentConfig(**{"input": [spec], "student": student, "output": tmp_path / folder, "samples_seen": 96,
+                                "batch_size": 8, "num_workers": 0, "device": "cpu"} | changes)
+    return make
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(folder):
+    return load_file(folder / "open_clip_model.safetensors")
+
+
+def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
+    """Records with a broken one among them, reinforced by two teachers; the command, its files, and what they hold."""
+    records = {f"r{record}": members(record) | {"paug.json": None, "npz": None} for record in range(12)}
+    records["broken"] = records["r3"] | {"jpg": picture(3)[:80]}
+    write_tar(tmp_path / "captioned" / "0.tar", records)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        load_captioner("coca_tiny", from_scratch=True).save(tmp_path / "teacher", "other")
+    reinforce(ReinforceConfig(input=[str(tmp_path / "captioned" / "*.tar")], teacher=["coca_tiny", str(tmp_path / "teacher")],
+                              views=2, output=str(tmp_path / "set"), device="cpu", num_workers=0))
+    command = ["train-student", "--input", str(tmp_path / "set" / "*.tar"), "--student", write_student(tmp_path / "student"),
+               "--output", str(tmp_path / "run"), "--samples-seen", "160", "--batch-size", "8", "--num-workers", "1", "--device",
+               "cpu", "--eval-input", "scenes:test,n=6,size=48", "--validate-every", "80", "--logit-scale", "30",
+               "--logit-scale", "20"]
+    assert capsmith.main(command) == 0
+    log, held_out = rows(tmp_path / "run" / "train.jsonl"), rows(tmp_path / "run" / "validation.jsonl")
+    assert [line["samples"] for line in log] == list(range(8, 161, 8))
+    assert sum(line["distill"] for line in log[-5:]) < sum(line["distill"] for line in log[:5])
+    assert [line["samples"] for line in held_out] == [80, 160] and held_out[0]["pictures"] == 6
+    assert [line["key"] for line in rows(tmp_path / "run" / "rejects.jsonl")] == ["broken"]
+    open_clip.create_model(f"local-dir:{tmp_path / 'run'}", require_pretrained=True)
+    card, page = (tmp_path / "run" / "README.md").read_text(), (tmp_path / "run" / "training.html").read_text()
+    assert "12 records of" in card and "coca\\_tiny: 128 numbers, logit scale 30" in card and "6 pictures of scenes" in card
+    assert "Training run" in page and "Distillation loss" in page and "records seen" in page and "Caption to picture R@5" in page
+    capsys.readouterr()
+    assert capsmith.main(command) == 0
+    assert "holds the finished model of this very run" in capsys.readouterr().out
+    assert capsmith.main([*command, "--logit-scale", "10"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
+    """With statistics of batches, an average of the weights, and parts."""
+    how = {"checkpoint_every": 5, "ema": 0.9, "num_workers": workers, "contrastive_weight": 0.5, "device_batch_size": 4}
+    run(settings("whole", **how))
+
+    def stops(self, *args, step=Trainer._step, count=[0]):
+        count[0] += 1
+        if count[0] == 8:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings("stopped", **how))
+    run(settings("stopped", **how))
+    one, other = (settings(name).output for name in ("whole", "stopped"))
+    assert rows(one / "train.jsonl") == rows(other / "train.jsonl") and len(rows(one / "train.jsonl")) == 12
+    ours, theirs = weights(one), weights(other)
+    assert any(name.endswith("running_mean") for name in ours)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_seed_decides_weights_and_draws(settings):
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        run(settings(name, seed=seed, samples_seen=16))
+    one, again, other = (weights(settings(name).output) for name in ("one", "again", "other"))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["visual.conv1.weight"], other["visual.conv1.weight"])
+
+
+def test_two_processes_train_as_one(settings):
+    one, two = (settings(name, STUDENT) for name in ("one", "two"))
+    run(one)
+    command = ["train-student", "--input", two.input[0], "--student", two.student, "--output", str(two.output), "--samples-seen",
+               "96", "--batch-size", "8", "--num-workers", "0", "--device", "cpu", "--num-processes", "2"]
+    subprocess.run([sys.executable, "-m", "capsmith", *command], check=True)
+    ours, theirs = rows(two.output / "train.jsonl"), rows(one.output / "train.jsonl")
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
+
+
+@pytest.mark.parametrize("arm, drawn, logged", [
+    ({"distill_weight": 0, "contrastive_weight": 1, "synthetic_weight": 0}, 1, {"contrastive"}),
+    ({"distill_weight": 0, "contrastive_weight": 1}, 2, {"contrastive"}), ({"synthetic_weight": 0}, 1, {"distill"}),
+    ({}, 2, {"distill"}), ({"contrastive_weight": 0.25}, 2, {"distill", "contrastive"})])
+def test_each_arm_of_an_ablation(arm, drawn, logged, settings, monkeypatch):
+    """Which texts reach the losses, and which losses there are."""
+    shapes, step = [], Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self, batch: shapes.append(batch.tokens.shape) or step(self, batch))
+    config = settings("run", samples_seen=16, **arm)
+    run(config)
+    assert shapes == [(8, drawn, 12)] * 2
+    lines = rows(config.output / "train.jsonl")
+    assert all(line.keys() - {"step", "samples", "loss", "gradient_norm", "learning_rate"} == logged for line in lines)
+    assert ("No teacher" in (config.output / "README.md").read_text()) == ("distill" not in logged)
+
+
+def test_a_student_goes_on_from_weights(settings, tmp_path):
+    """A folder's, and a file's for an architecture."""
+    run(settings("first"))
+    run(settings("second", student=str(tmp_path / "first"), samples_seen=8, learning_rate=1e-12))
+    first, second = (weights(tmp_path / name) for name in ("first", "second"))
+    for name in first:
+        if "running" not in name and "batches" not in name:
+            torch.testing.assert_close(second[name], first[name], atol=1e-6, rtol=0)
+
+
+def test_an_average_is_what_is_written(settings):
+    """Of decay 0.999999: about the weights that it began with, which are those of a run that hardly learns."""
+    run(settings("still", learning_rate=1e-12))
+    run(settings("average", ema=0.999999, learning_rate=0.01))
+    still, average = (weights(settings(name).output) for name in ("still", "average"))
+    torch.testing.assert_close(average["visual.conv1.weight"], still["visual.conv1.weight"], atol=1e-5, rtol=0)
+
+
+def test_all_problems_of_a_configuration_at_once(capsys):
+    with pytest.raises(ValidationError, match="there is no loss; .*there are no texts"):
+        StudentConfig(input=["x"], student="x", output="x", distill_weight=0, text_weight=0, synthetic_weight=0)
+    with pytest.raises(ValidationError, match="--logit-scale, --teacher-dimension: not used with --distill-weight 0"):
+        StudentConfig(input=["x"], student="x", output="x", distill_weight=0, contrastive_weight=1, logit_scale=[3])
+    assert capsmith.main(["train-student", "--columns", "(", "--batch-size", "0"]) == 2
+    error = capsys.readouterr().err
+    assert all(text in error for text in ("--columns (", "--batch-size 0", "--input: required", "--student: required"))
+
+
+def test_what_is_wrong_is_found_before_anything_is_loaded(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune.student_run, "load_student", None)
+    with pytest.raises(ValueError, match=r"--logit-scale: 3 \(1, 2, 3\) for 2 teachers"):
+        run(settings("run", logit_scale=[1, 2, 3]))
+    with pytest.raises(ValueError, match="nowhere: no such"):
+        run(settings("other", eval_input=[str(tmp_path / "nowhere")]))

@@ -1,0 +1,249 @@
+"""The Ray engine: real clusters on this machine, whose workers and nodes are killed; and what needs no cluster, without one."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import ray
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+import capsmith
+import generate.engine
+import generate.reinforce
+from generate.config import GenerateConfig
+from generate.engine import Captioning
+from generate.engine import run as caption
+from generate.manifest import RUN
+from generate.reinforce import run as reinforce
+from generate.reinforce_config import ReinforceConfig
+from generate.scale_out import Place, Worker, connect, plan
+from generate.tally import Tally
+from imagetext.sources import read_samples
+
+ROOT = Path(capsmith.__file__).parent
+ASKED = {"input": ["scenes:val,n=4", "scenes:test,n=3", "scenes:train,n=2"], "model": "coca_tiny", "num_captions": 2,
+         "max_length": 12, "batch_size": 2, "device": "cpu", "num_workers": 0, "redraws": 0, "on_degenerate": "keep"}
+ON_RAY = {"engine": "ray", "concurrency": 2, "gpus_per_worker": 0}
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers have no tests
+
+
+# --- samples that do something to the worker that reads them ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Kills the process that reads it, at the second sample, the first times."""
+
+    samples: Iterable
+    times: int
+    log: Path
+
+    def __iter__(self):
+        with self.log.open("a") as log:
+            log.write(f"{os.getpid()}\n")
+        for number, sample in enumerate(self.samples):
+            if number == 1 and len(self.log.read_text().splitlines()) <= self.times:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield sample
+
+
+@dataclass(frozen=True)
+class Held:
+    """Holds the process that reads it, where that is on a node which is to be killed."""
+
+    samples: Iterable
+    node: str
+    log: Path
+
+    def __iter__(self):
+        first, *others = self.samples
+        yield first
+        if ray.get_runtime_context().get_node_id() == self.node:
+            self.log.touch()
+            time.sleep(600)
+        yield from others
+
+
+class Failing:
+    def __iter__(self):
+        raise OSError("injected")
+
+
+@pytest.fixture
+def with_samples(monkeypatch):
+    """Make a command read other samples: `with_samples(generate.engine, function of a shard's number and samples)`."""
+    def patch(command, change):
+        def read(*args):
+            return [replace(shard, samples=change(number, shard.samples)) for number, shard in enumerate(read_samples(*args))]
+        monkeypatch.setattr(command, "read_samples", read)
+    return patch
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one CPU each, and this process connected to them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+            patch.setenv(name, value)
+        node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            cluster.second = cluster.add_node(**node)
+            connect(cluster.address)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What the embedded engine makes."""
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    assert caption(GenerateConfig(**ASKED, output=folder)) == 0
+    return folder
+
+
+# --- on a cluster ----------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_what_the_cluster_has_and_writes_nothing(cluster, tmp_path, capsys):
+    assert caption(GenerateConfig(**ASKED, **ON_RAY, dry_run=True, output=tmp_path / "out")) == 0
+    printed = capsys.readouterr().out
+    assert "cluster: 2 nodes with 2 CPUs and 0 GPUs; 2 workers, each with 1 CPU and 0 GPUs" in printed and "architecture:" in printed
+    assert "9 pictures in 3 shards; 3 of 3 shards to do; nothing was written" in printed and not (tmp_path / "out").exists()
+
+
+def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_resumes(cluster, alone, tmp_path, files, with_samples,
+                                                                                     caplog, capsys):
+    logs = [tmp_path / "always", tmp_path / "once"]
+    with_samples(generate.engine, lambda number, samples: [Deadly(samples, 99, logs[0]), Deadly(samples, 1, logs[1]), Failing()][number])
+    assert caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out")) == 1
+    assert [len(log.read_text().splitlines()) for log in logs] == [3, 2]
+    assert "shard scenes-val2-00000" in caplog.text and "set aside: 3 workers died on it, killed or out of memory: process " in caplog.text
+    assert "shard scenes-train2-00000 of scenes:train,n=2 failed: injected" in caplog.text and "Traceback" not in caplog.text
+    assert "2 of 3 shards failed: scenes-val2-00000, scenes-train2-00000; the same command" in capsys.readouterr().out
+    done = {name: data for name, data in files(alone).items() if "test2" in name or name == RUN}
+    assert {name: data for name, data in files(tmp_path / "out").items() if not name.endswith(".tmp")} == done
+    with_samples(generate.engine, lambda number, samples: samples)
+    assert caption(GenerateConfig(**ASKED, output=tmp_path / "out")) == 0
+    assert files(tmp_path / "out") == files(alone)
+
+
+def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_path, files, with_samples):
+    asked = {"input": [str(alone / "*.tar")], "teacher": ["coca_tiny"], "views": 2, "device": "cpu", "num_workers": 0, "batch_size": 4}
+    assert reinforce(ReinforceConfig(**asked, output=tmp_path / "undisturbed")) == 0
+    begun = tmp_path / "begun"
+    with_samples(generate.reinforce, lambda number, samples: Held(samples, cluster.second.node_id, begun))
+
+    def kill() -> None:
+        wait_until(begun.exists)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert reinforce(ReinforceConfig(**asked, **ON_RAY, output=tmp_path / "out")) == 0
+    killer.join()
+    assert begun.exists() and files(tmp_path / "out") == files(tmp_path / "undisturbed")
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# --- without one -----------------------------------------------------------------------------------------------------
+
+
+def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
+    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": 1e9}}
+
+
+@pytest.mark.parametrize("asked, nodes, found", [
+    ({}, [node(4), node(2), node(8, alive=False)], (0, 6, 6)),
+    ({"concurrency": "2,50"}, [node(4)], (0, 2, 50)),
+    ({}, [node(8, gpus=2), node(4)], (1, 2, 2)),
+    ({"gpus_per_worker": 0.5}, [node(8, gpus=2)], (0.5, 4, 4)),
+    ({"gpus_per_worker": 0.3}, [node(8, gpus=2)], (0.3, 6, 6)),
+    ({"gpus_per_worker": 2}, [node(8, gpus=3), node(8, gpus=1)], (2, 1, 1)),
+    ({"gpus_per_worker": 0, "concurrency": "3"}, [node(8, gpus=2)], (0, 3, 3)),
+])
+def test_workers_are_as_many_as_the_nodes_hold(asked, nodes, found):
+    place, least, most = plan(GenerateConfig(**ASKED, output="out", engine="ray", **asked), nodes)
+    assert (place.gpus, least, most) == found
+
+
+@pytest.mark.parametrize("asked, nodes, told", [
+    ({"concurrency": 3}, [node(1), node(1)], "3 workers, each with 1 CPU and 0 GPUs, would wait for ever: the cluster has 2 nodes with "
+     "2 CPUs and 0 GPUs, room for 2; say --concurrency 2"),
+    ({"gpus_per_worker": 1}, [node(2)], "room for 0; say --gpus-per-worker 0"),
+    ({"gpus_per_worker": 2}, [node(8, gpus=1), node(8, gpus=1)], "room for 0; say --gpus-per-worker 0"),
+    ({}, [node(0)], "room for 0; add nodes"),
+])
+def test_workers_that_would_wait_for_ever_are_refused(asked, nodes, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        plan(GenerateConfig(**ASKED, output="out", engine="ray", **asked), nodes)
+
+
+def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp_path):
+    shutil.copytree(alone, tmp_path / "out")
+    worker = Worker(Captioning(GenerateConfig(**ASKED, output=tmp_path / "out")), Place(0, os.getcwd()), None)
+    worker.load()
+    run = tmp_path / "out" / RUN
+    settled = json.loads(run.read_text())
+    settled["fingerprint"]["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
+    run.write_text(json.dumps(settled))
+    worker.loaded = False
+    with pytest.raises(ValueError, match=r"is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there, '[0-9a-f]+' now$"):
+        worker.load()
+    worker = Worker(Captioning(GenerateConfig(**ASKED, output=tmp_path / "elsewhere")), Place(0, os.getcwd()), None)
+    with pytest.raises(ValueError, match="finds no run in .*elsewhere, which all nodes must see"):
+        worker.load()
+
+
+def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
+    tally = Tally()
+    assert tally.total() == [] and tally.begin("a", "one") == [] and tally.begin("b", "two") == []
+    assert tally.count("a", (5, 10)) is tally.count("b", (1, 2)) is False
+    assert tally.total() == [6, 12] and tally.begin("a", "three") == ["one"]  # who never left it
+    tally.count("a", (2, 4))
+    assert tally.total() == [3, 6] and tally.begin("a", "four") == ["one", "three"] and tally.busy()
+    tally.end("a", (7, 14))
+    assert tally.begin("a", "five") == ["one", "three"]
+    tally.stop()
+    assert tally.begin("c", "six") is None and tally.count("b", (1, 2)) is True
+    tally.end("a", (7, 14))
+    tally.end("b", (1, 2))
+    assert tally.total() == [8, 16] and not tally.busy()
+
+
+@pytest.mark.parametrize("asked, told", [
+    ({"engine": "ray", "num_processes": 2, "limit": 5}, ["--num-processes: is for --engine embedded", "--limit: is a look by one process"]),
+    ({"concurrency": "2", "ray_address": "auto"}, ["--ray-address: auto is for --engine ray", "--concurrency: 2 is for --engine ray"]),
+    ({"engine": "ray", "concurrency": "8,2", "ray_address": "here"}, ["at least 8 workers, and at most 2", "ray_address"]),
+    ({"engine": "ray", "concurrency": "0", "gpus_per_worker": 1.5}, ["neither a number of workers nor MIN,MAX", "whole GPUs nor a share"]),
+])
+def test_what_does_not_go_with_an_engine_is_told_at_once(asked, told):
+    with pytest.raises(ValueError) as error:
+        GenerateConfig(**ASKED, output="out", **asked)
+    assert all(problem in str(error.value) for problem in told)
+
+
+def test_the_missing_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "generate.scale_out", raising=False)
+    with pytest.raises(ValueError, match=r"--engine ray: pip install 'capsmith\[ray\]'"):
+        caption(GenerateConfig(**ASKED, engine="ray", output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
