@@ -205,7 +205,8 @@ def test_help_lists_the_commands(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name, command in capsmith.COMMANDS.items():
         assert f"  {name:15}{command.__doc__}" in lines
-    assert list(capsmith.COMMANDS) == ["finetune", "generate", "verify", "gallery", "join", "reinforce", "diversity", "quickstart"]
+    assert list(capsmith.COMMANDS) == ["finetune", "generate", "verify", "gallery", "join", "reinforce",
+                                       "train-student", "diversity", "quickstart"]
 
 
 def test_version(capsys):
