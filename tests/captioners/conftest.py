@@ -9,7 +9,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from captioners import endpoint_client
 from captioners.coca import load_captioner
+
+from .fake_endpoint import FakeServer
 
 WORDS = ["a red circle left of a blue square", "two green stars on a dotted background", "the large triangle!"] * 3
 
@@ -164,3 +167,28 @@ def fill_hub_cache():
 @pytest.fixture
 def scramble():
     return scramble_parameters
+
+
+@pytest.fixture
+def serve():
+    """serve(takes_n=…): a fake server."""
+    servers = []
+
+    def start(**options):
+        servers.append(FakeServer(**options))
+        return servers[-1]
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def server(serve):
+    return serve()
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No waits between tries."""
+    monkeypatch.setattr(endpoint_client, "FIRST_WAIT", 0)

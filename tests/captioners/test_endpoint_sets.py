@@ -1,0 +1,183 @@
+"""Whole sets captioned by servers: a fake one, and transformers' own with a tiny model."""
+
+import io
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import capsmith
+from captioners.base import SamplingConfig
+from captioners.coca import load_captioner
+from captioners.endpoint import encode_picture
+from generate.captioning import Column, caption_samples
+from generate.config import GenerateConfig
+from generate.engine import run
+from generate.quality import Gate
+from imagetext.sample import Sample, decode_image
+from imagetext.sources import read_records
+
+from .vlm.models import ENDS, make_model_and_processor, photos, scramble
+
+from .fake_endpoint import TWO, texts
+
+
+# records
+
+
+def samples(count, refused=()):
+    """Samples of one colour each; those refused are white."""
+    found = []
+    for number in range(count):
+        encoded = io.BytesIO()
+        Image.new("RGB", (20, 10), "white" if number in refused else (number, 40, 90)).save(encoded, "PNG")
+        found.append(Sample(f"s/{number}", encoded.getvalue(), (), {}, {}))
+    return found
+
+
+def refuse_white(request, picture):
+    if picture and np.asarray(Image.open(io.BytesIO(picture))).min() > 250:
+        return 400, {"detail": "too white"}
+
+
+def test_a_refused_picture_is_a_record_with_the_reason(server):
+    captioner = load_captioner(server.model)
+    column = Column("syn_text_fake", captioner, TWO, Gate(redraws=1))
+    server.spoil = refuse_white
+    found = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
+    assert [record.sample.key for record in found] == [f"s/{number}" for number in range(5)]
+    reason = "syn_text_fake: the server refuses the picture: 400 too white"
+    assert [record.error for record in found] == ["", reason, "", "", reason]
+
+
+def test_a_picture_that_one_of_two_servers_refuses_keeps_the_others_captions(serve):
+    strict, lax = serve(), serve()
+    strict.spoil = refuse_white
+    columns = [Column(f"syn_text_{name}", load_captioner(of.model), TWO, Gate(redraws=1, on_degenerate="keep"))
+               for name, of in (("strict", strict), ("lax", lax))]
+    found = list(caption_samples(samples(3, refused=[1]), columns))
+    assert [sorted(record.syn_text) for record in found] == [["syn_text_lax", "syn_text_strict"], ["syn_text_lax"],
+                                                             ["syn_text_lax", "syn_text_strict"]]
+    assert not any(record.error for record in found)
+
+
+@pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
+def test_records_without_log_probabilities_are_read_as_they_were_written(serve, tmp_path, format):
+    server = serve(takes_logprobs=False)
+    assert run(GenerateConfig(input=["scenes:val,n=3"], model=server.model, output=tmp_path / "out", format=format,
+                              num_captions=2, on_degenerate="keep", num_workers=0)) == 0
+    records = list(read_records(str(next(path for path in (tmp_path / "out").iterdir() if path.name.startswith("scenes")
+                                         and path.suffix in (".tar", ".jsonl", ".parquet")))))
+    scores = [record.sample.meta["caption_scores"]["syn_text_fake_vlm"] for record in records]
+    assert [of["logprob"] for of in scores] == [[None, None]] * 3 and all(len(of["truncated"]) == 2 for of in scores)
+    assert capsmith.main(["verify", str(tmp_path / "out"), "--most-repeated", "1"]) == 0
+
+
+def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(serve, tmp_path, at_once, monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
+
+    def generate(server, output):
+        return capsmith.main(["generate", "--input", "scenes:val,n=4", "--input", "scenes:train,n=6", "--model", server.model,
+                              "--output", str(tmp_path / output), "--num-captions", "3", "--batch-size", "3"])
+    dying, other = serve(), serve()
+    shown = itertools.count()
+    dying.spoil = lambda request, picture: "drop" if picture and next(shown) >= 8 else None
+    assert generate(dying, "out") == 1 and "Disconnected" in caplog.text
+    done = {path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".tar"}
+    assert len(done) == 1
+    asked = len(other.requests)
+    assert generate(other, "out") == 0 and generate(serve(), "undisturbed") == 0
+    assert len(other.requests) - asked >= 6  # the shard that was done is not asked for again
+    ours, theirs = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "undisturbed"))
+    assert ours == theirs and sum(name.endswith(".tar") for name in ours) == 2
+    written = b"".join(ours.values())
+    assert b"127.0.0.1" not in written and b"secret" not in written and b"fake_vlm" in written
+    assert dying.keys == other.keys == {"Bearer a-secret-key"}
+
+
+# transformers' server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny LLaVA whose captions differ between pictures; transformers' server draws only where do_sample is set."""
+    folder = tmp_path_factory.mktemp("served") / "Tiny LLaVA"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, processor = make_model_and_processor("llava")
+    scramble(model)
+    model.generation_config.update(eos_token_id=ENDS, do_sample=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory):
+    """That model, served by transformers."""
+    pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
+    pytest.importorskip("uvicorn", reason="transformers serve needs transformers[serving]")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("hub")
+    (home / "hub").mkdir()
+    with open(home / "log", "w") as log:
+        command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder)]
+        process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+                                   stdout=log, stderr=log,
+                                   env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"})
+    try:
+        for _ in range(600):
+            try:
+                urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            except OSError:
+                assert process.poll() is None, (home / "log").read_text()
+                time.sleep(0.2)
+        yield f"openai:http://127.0.0.1:{port}#{folder}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
+    """Its greedy captions are those of the same model in this process, of the same JPEGs."""
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    encoded, expected = [(str(number), encode_picture(photo)) for number, photo in enumerate(photos(6))], {}
+    for key, jpeg in encoded:
+        content = [{"type": "image", "image": decode_image(jpeg.numpy().tobytes())}, {"type": "text", "text": "Is it a dog?"}]
+        inputs = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True,
+                                               return_tensors="pt", return_dict=True)
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=14)[0, inputs["input_ids"].shape[1]:]
+        expected[key] = [processor.decode(tokens, skip_special_tokens=True).strip()]
+    captioner, sampling = load_captioner(served), SamplingConfig(strategy="greedy", max_length=16, prompt="Is it a dog?")
+    assert texts(captioner.caption(encoded, sampling)) == expected and len(set(map(str, expected.values()))) > 3
+    assert texts(captioner.caption(encoded, sampling.model_copy(update={"prompt": "A cat?"}))) != expected
+
+
+def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
+    def generate(output, *more):  # one at a time: the server has one stream of draws, which each request seeds
+        return capsmith.main(["generate", "--input", "scenes:val,n=8", "--model", served, "--output", str(tmp_path / output),
+                              "--num-captions", "3", "--max-length", "14", "--on-degenerate", "keep",
+                              "--column", "syn_text_served", "--batch-size", "1", *more])
+    assert generate("one") == 0 and generate("two") == 0
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert capsmith.main(["verify", str(tmp_path / "one"), "--decode", "--most-repeated", "1"]) == 0
+    assert "8 records in 1 shards; all as the markers say" in capsys.readouterr().out
+    records = list(read_records(str(tmp_path / "one" / "*.tar")))
+    drawn = [record.syn_text["syn_text_served"] for record in records]
+    assert len(drawn) == 8 and len({text for of in drawn for text in of}) > 16  # captions of a picture differ, too
+    scores = [record.sample.meta["caption_scores"]["syn_text_served"] for record in records]
+    assert {value for of in scores for value in of["logprob"]} == {None}
+    assert {value for of in scores for value in of["truncated"]} == {True, False}
+    assert generate("three", "--top-k", "5") == 2 and "Unexpected fields in the request: {'top_k'}" in capsys.readouterr().err
