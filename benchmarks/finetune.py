@@ -20,8 +20,9 @@ from captioners.coca import load_captioner
 from captioners.coca_forward import encode_images
 from finetune.batching import Batch, collate
 from finetune.config import FinetuneConfig
+from finetune.forward import training_forward
 from finetune.optimizer import learning_rate
-from finetune.trainer import CaptionTrainer
+from finetune.trainer import Trainer
 
 BATCH, STEPS, CONTEXT = 8, 5, 76
 CASES = {"full-fp32": ("fp32", 1, False), "full-bf16": ("bf16", 1, False), "five-fp32": ("fp32", 5, False),
@@ -54,7 +55,7 @@ def main() -> None:
         images = [encode_images(captioner.model, batch.images) if cached else batch.images for batch in batches]
         losses: list[float] = []
 
-        trainer = CaptionTrainer(config, captioner, batches)
+        trainer = Trainer(config, training_forward(captioner, config), batches)
 
         def ours() -> None:
             captioner.model.load_state_dict(initial)

@@ -30,9 +30,14 @@ class Places:
         return found
 
 
+def in_tar_here(shard: Shard) -> bool:
+    """Whether the shard is a tar on this machine."""
+    return isinstance(shard.samples, TarRows) and not is_remote(shard.path)
+
+
 def with_places(samples: Shard | Iterable[Sample]) -> Iterator[tuple[Sample, Places | None]]:
     """The samples, and where their files lie; None where they are of no tar on this machine."""
-    if not isinstance(samples, Shard) or not isinstance(samples.samples, TarRows) or is_remote(samples.path):
+    if not isinstance(samples, Shard) or not in_tar_here(samples):
         return ((sample, None) for sample in samples)
     return ((sample, _named(places, sample)) for sample, places in zip(samples, tar_places(samples.path), strict=True))
 

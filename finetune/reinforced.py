@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from finetune.batching import CHECKED, Batch
-from finetune.places import Places, with_places
+from finetune.places import Places, in_tar_here, with_places
 from finetune.student import Student
 from finetune.student_config import StudentConfig
 from imagetext.embeddings import modern, unpack
@@ -28,7 +28,7 @@ from imagetext.sources import Shard
 from imagetext.stores import join, read_bytes
 from imagetext.views import View, decode_stored, normalise, read_views, replay
 
-CONFIG = "config.json"
+CONFIG, RUN = "config.json", "run.json"
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,21 @@ def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | 
         raise ValueError(f"--logit-scale: {len(scales)} ({', '.join(f'{scale:g}' for scale in scales)}) for {len(dimensions)} "
                          f"teachers ({', '.join(names) or ', '.join(map(str, dimensions))})")
     return Teachers(names or [f"teacher {number}" for number, _ in enumerate(dimensions, 1)], dimensions, scales)
+
+
+def check_texts(shards: Sequence[Shard]) -> None:
+    """Raises ValueError for sets whose `txt`, which `text_emb` is of, is a synthetic caption that is not read from them."""
+    wrong = []
+    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not in_tar_here(shard)):
+        try:
+            run = json_object(read_bytes(join(folder, RUN))).get("fingerprint")
+        except (FileNotFoundError, ValueError):  # no run of ours
+            continue
+        if isinstance(run, Mapping) and run.get("text_from_synthetic"):
+            wrong.append(folder)
+    if wrong:
+        raise ValueError(f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine say which "
+                         "caption that was; copy them here, or train with --text-weight 0")
 
 
 class Contents(NamedTuple):

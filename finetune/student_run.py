@@ -4,7 +4,7 @@ from accelerate import PartialState
 
 from finetune.card import write_student_card
 from finetune.launch import describe, run_in_ranks, tell_of_rejects
-from finetune.reinforced import ReinforcedPictures, read_teachers
+from finetune.reinforced import ReinforcedPictures, check_texts, read_teachers
 from finetune.retrieval import SCORES, HeldOutRetrieval, usable, write_page
 from finetune.student import StudentForward, load_student
 from finetune.student_config import StudentConfig
@@ -23,6 +23,8 @@ def train(config: StudentConfig, state: PartialState) -> None:
     quiet = not state.is_main_process
     shards = read_samples(config.input, config.images)
     teachers = read_teachers(shards, config)
+    if config.text_weight and teachers:
+        check_texts(shards)
     held_out = read_samples(config.eval_input, config.images) if config.eval_input else []
     student = load_student(config.student, config.pretrained)
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)

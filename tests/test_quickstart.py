@@ -36,5 +36,5 @@ def test_all_three_jobs_and_what_they_leave(short, capsys):
 def test_running_it_again_does_nothing_anew(short, capsys):
     before = {path: path.stat().st_mtime_ns for path in short.output.rglob("*.tar")}
     assert run(short) == 0
-    assert "finished captioner" in capsys.readouterr().out
+    assert "finished model" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in short.output.rglob("*.tar")}

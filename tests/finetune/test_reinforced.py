@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from finetune.reinforced import ReinforcedPictures, Teachers, read_teachers
+from finetune.reinforced import ReinforcedPictures, Teachers, check_texts, read_teachers
 from finetune.student_config import StudentConfig
 from imagetext.rows import caption_columns
 from imagetext.sample import Record
@@ -128,6 +128,17 @@ def test_other_formats_give_what_tars_give(format, tmp_path):
                 assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
             else:
                 assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+def test_a_text_that_is_a_synthetic_caption_is_not_taken_for_an_original_where_it_is_not_read(tmp_path):
+    """`txt` is a file of its own in tars alone; elsewhere the first original caption would meet its embedding."""
+    (tmp_path / "run.json").write_text(json.dumps({"fingerprint": {"text_from_synthetic": True}}))
+    (tmp_path / "x.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="made with --text-from-synthetic, and only tars on this machine"):
+        check_texts(read_samples(str(tmp_path / "x.jsonl")))
+    check_texts(read_samples(write_set(tmp_path)))
+    (tmp_path / "run.json").write_text(json.dumps({"fingerprint": {"text_from_synthetic": False}}))
+    check_texts(read_samples(str(tmp_path / "x.jsonl")))
 
 
 def test_records_of_tars_are_not_held_in_memory(tmp_path):

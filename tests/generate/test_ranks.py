@@ -38,7 +38,9 @@ def start(folder: Path, *argv: str, **environment: str) -> subprocess.Popen:
 
 
 def ranks(process: subprocess.Popen) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    """Its ranks in their order; process ids begin again at some time."""
+    children = sorted(psutil.Process(process.pid).children(), key=psutil.Process.create_time)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def wait_until(condition) -> None:
