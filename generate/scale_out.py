@@ -124,10 +124,13 @@ def connect(address: str | None) -> None:
     """Connect to the cluster, or start one on this machine that ends with this process; ValueError where there is none."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what else is said in this process stays in Ray's own files
-    alone = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_node_ip_address": "127.0.0.1"}
+    alone = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
+        if address not in (None, "auto"):  # Ray itself tries for many minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError) as error:
         raise ValueError(f"--ray-address: {address}: {error}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -276,6 +276,16 @@ def test_processes_share_the_shards_of_a_run(make_records, pictures, configure, 
     assert files(tmp_path / "out") == files(tmp_path / "alone")
 
 
+def test_processes_that_the_command_starts_give_the_bytes_of_one(make_records, pictures, configure, tmp_path, files, capsys):
+    for number in range(3):
+        make_records(f"0000{number}", pictures(2, number))
+    assert run(configure(output=tmp_path / "alone", report=True)) == 0
+    capsys.readouterr()
+    assert run(configure(num_processes=2, report=True)) == 0
+    assert f"{tmp_path / 'out'}: 6 records, 0 without views (0.0%), in 3 webdataset shards" in capsys.readouterr().out
+    assert files(tmp_path / "out") == files(tmp_path / "alone") and "report.json" in files(tmp_path / "out")
+
+
 def test_other_settings_or_inputs_are_refused_where_a_run_is(make_records, pictures, configure, fake_teachers):
     make_records("00000", pictures(1))
     assert run(configure()) == 0

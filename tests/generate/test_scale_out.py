@@ -23,7 +23,7 @@ import generate.reinforce
 from generate.config import GenerateConfig
 from generate.engine import Captioning
 from generate.engine import run as caption
-from generate.manifest import RUN
+from generate.manifest import RUN, write_run
 from generate.reinforce import run as reinforce
 from generate.reinforce_config import ReinforceConfig
 from generate.scale_out import Place, Worker, connect, plan
@@ -73,6 +73,18 @@ class Held:
             self.log.touch()
             time.sleep(600)
         yield from others
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Takes its time."""
+
+    samples: Iterable
+
+    def __iter__(self):
+        for sample in self.samples:
+            yield sample
+            time.sleep(2)
 
 
 class Failing:
@@ -139,6 +151,29 @@ def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_r
     with_samples(generate.engine, lambda number, samples: samples)
     assert caption(GenerateConfig(**ASKED, output=tmp_path / "out")) == 0
     assert files(tmp_path / "out") == files(alone)
+
+
+def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, with_samples):
+    with_samples(generate.engine, lambda number, samples: Slow(samples))
+
+    def interrupt() -> None:
+        wait_until(lambda: len(list((tmp_path / "out").glob("*.tmp"))) == 2)
+        signal.raise_signal(signal.SIGINT)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
+    assert list(files(tmp_path / "out")) == [RUN]
+
+
+def test_a_worker_with_other_weights_ends_the_run(cluster, tmp_path, files, monkeypatch):
+    """It finds other weights in `run.json` than those that it has loaded, and than those that were settled."""
+    def begin(folder, prepared, rank, begun):
+        prepared.fingerprint["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
+        write_run(folder, prepared.fingerprint)
+    monkeypatch.setattr(generate.engine, "begin", begin)
+    with pytest.raises(ValueError, match="process [0-9]+ on .* is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there"):
+        caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
+    assert list(files(tmp_path / "out")) == [RUN]
 
 
 def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_path, files, with_samples):
