@@ -60,7 +60,7 @@ class Deadly:
 
 @dataclass(frozen=True)
 class Held:
-    """Holds the process that reads it, where that is on a node which is to be killed."""
+    """Holds the process that reads it, where that is on a node which is to be killed; on others, until that has a shard."""
 
     samples: Iterable
     node: str
@@ -72,6 +72,7 @@ class Held:
         if ray.get_runtime_context().get_node_id() == self.node:
             self.log.touch()
             time.sleep(600)
+        wait_until(self.log.exists)
         yield from others
 
 
