@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 import capsmith
 import generate.engine
 import generate.reinforce
+from generate import scale_out
 from generate.config import GenerateConfig
 from generate.engine import Captioning
 from generate.engine import run as caption
@@ -154,13 +155,14 @@ def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_r
     assert files(tmp_path / "out") == files(alone)
 
 
-def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, with_samples):
+def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, with_samples, monkeypatch):
     with_samples(generate.engine, lambda number, samples: Slow(samples))
 
-    def interrupt() -> None:
+    def interrupted(ends):  # as by Ctrl-C while the driver waits; a real signal might meet the suite instead
         wait_until(lambda: len(list((tmp_path / "out").glob("*.tmp"))) == 2)
-        signal.raise_signal(signal.SIGINT)
-    threading.Thread(target=interrupt).start()
+        raise KeyboardInterrupt
+        yield
+    monkeypatch.setattr(scale_out, "_until_none", interrupted)
     with pytest.raises(KeyboardInterrupt):
         caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
     assert list(files(tmp_path / "out")) == [RUN]
