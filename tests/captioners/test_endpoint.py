@@ -209,9 +209,11 @@ def test_a_server_that_is_down_is_asked_again_after_longer_and_longer_waits(serv
 
 
 @pytest.mark.parametrize("header, least", [
-    ("7", 7), ("0.5", 0.5), (format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True), 200), ("86400", 600),
-    ("soon", 0), ("-5", 0), ("nan", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+    ("7", 7), ("0.5", 0.5), ("in five minutes", 200), ("86400", 600), ("soon", 0), ("-5", 0), ("nan", 0),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
 def test_a_server_that_names_a_time_is_left_alone_until_then(server, waits, header, least):
+    if header == "in five minutes":
+        header = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
     captioner, answers = load_captioner(server.model), [(429, {"error": "too many"}, {"Retry-After": header})]
     captioner.caption([], TWO)
     server.spoil = lambda request, picture: answers.pop() if answers else None
