@@ -1,0 +1,184 @@
+"""The page of results: tables between marks `<!-- NAME -->` and `<!-- /NAME -->`, and pictures beside it.
+
+P points, S seeds
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.evidence.sets import BASELINES, FIGURES, OF_ONE, POINTS
+from benchmarks.evidence.students import ARMS, BASE, BOTH, DISTILLED, NONE, SCALED, result_file
+from benchmarks.evidence.tau import Estimate, mean_and_error, paired_difference, tau_with_interval
+from diversity import measures
+from diversity.measures import Measure
+
+SCORES = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
+MEANS = ("score", "classification", "retrieval")
+TABLES = {  # of a comparison: what its arms are called, the one that the others are compared with first
+    "reinforcement": {NONE: "alt text alone", "much_p09": "and synthetic captions", DISTILLED: "alt text, distilled",
+                      BOTH: "and synthetic captions, distilled"},
+    "captioners": {"pretrained_p09": "captions of the pretrained captioner", "much_p09": "of the fine-tuned one",
+                   NONE: "no captions"},
+    "several": {"one_captioner": "three captions of one captioner", "three_captioners": "one caption of each of three"},
+    "scales": {BOTH: f"{BASE:g} and {BASE:g}",
+               **{name: "{:g} and {:g}".format(*arm.scales) for name, arm in SCALED.items() if name != BOTH}},
+}
+BLUE, ORANGE, GREEN, GREY = "#3f7fd6", "#d8722f", "#3d9b78", "#8b9099"
+COLOURS = {"pretrained": GREY, "little": ORANGE, "much": BLUE, "long": GREEN}
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def write_page(page: Path, output: Path) -> None:
+    """Writes tables and pictures of the seeds that all arms have; ValueError where there is none, or the page lacks a mark."""
+    runs = read_runs(output)
+    rows = json.loads((output / "figures.json").read_text(encoding="utf-8"))
+    gains = np.array([[[run[name] - base[name] for run, base in zip(runs[point], runs[NONE])] for point in POINTS]
+                      for name in MEANS])  # (3, P, S)
+    taus = {figure: [tau_with_interval(direction(figure) * ranked(figure, rows), of) for of in gains]
+            for figure in (*BASELINES, *FIGURES)}
+    tables = {name: comparison(runs, arms) for name, arms in TABLES.items()}
+    tables |= {"points": points_table(rows, gains), "tau": tau_table(taus), "seeds": f"{len(runs[NONE])} seeds of each arm."}
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text, found = re.subn(marked, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
+        if not found:
+            raise ValueError(f"{page}: no marks <!-- {name} --> and <!-- /{name} -->")
+    page.write_text(text, encoding="utf-8")
+    pictures = {"arms": arms_figure(runs), "points": points_figure(rows, gains[0]), "tau": tau_figure(taus)}
+    for name, figure in pictures.items():
+        figure.savefig(page.with_name(f"{page.stem}-{name}.png"), dpi=150, bbox_inches="tight")
+
+
+def read_runs(output: Path) -> Runs:
+    """The scores of each arm, by seed, for the seeds that all arms have."""
+    seeds = [seed for seed in range(100) if all(result_file(output, arm, seed).exists() for arm in ARMS)]
+    if not seeds:
+        raise ValueError(f"{output}: there is no seed yet that every arm has")
+    return {arm: [json.loads(result_file(output, arm, seed).read_text(encoding="utf-8")) for seed in seeds] for arm in ARMS}
+
+
+def ranked(figure: Measure, rows: dict[str, Any]) -> np.ndarray:
+    """A figure of every point (P,)."""
+    values = [figure.value(rows[point]) for point in POINTS]
+    return np.array([OF_ONE[figure] if value is None else value for value in values], float)
+
+
+def direction(figure: Measure) -> int:
+    return -1 if figure.better == "lower" else 1
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def comparison(runs: Runs, arms: dict[str, str]) -> str:
+    """Means with standard errors, and the paired difference of the score to the first arm; in per cent."""
+    first = next(iter(arms))
+    lines = []
+    for arm, words in arms.items():
+        cells = [written(*mean_and_error([run[name] for run in runs[arm]])) for name in SCORES]
+        difference = paired_difference(*([run["score"] for run in runs[of]] for of in (arm, first)))
+        lines.append([words, *cells, "" if arm == first else interval(difference, 100, 1)])
+    return markdown(["", *SCORES, "difference"], lines)
+
+
+def points_table(rows: dict[str, Any], gains: np.ndarray) -> str:
+    shown = (measures.LENGTH, measures.CIDER, measures.CLIP_SCORE, measures.SELF_CIDER, measures.PRECISION, measures.RECALL,
+             measures.WORD_COVERAGE, measures.DEGENERATE)
+    best_first = np.argsort(-gains[0].mean(axis=1), kind="stable")
+    names = list(POINTS)
+    return markdown(["captions", *(f"{one.label} {one.arrow}".strip() for one in shown), "gain"], [
+        [POINTS[names[at]].words, *(one.text(rows[names[at]]) for one in shown), written(*mean_and_error(gains[0, at]))]
+        for at in best_first])
+
+
+def tau_table(taus: dict[Measure, list[Estimate]]) -> str:
+    by_value = sorted(taus, key=lambda figure: -taus[figure][0].value)
+    return markdown(["figure", "", *(f"τ with the gain in {name}" for name in MEANS)], [
+        [f"{figure.label} {figure.arrow}".strip(), "baseline" if figure in BASELINES else "",
+         *(interval(one, 1, 2) for one in taus[figure])]
+        for figure in by_value])
+
+
+def written(mean: float, error: float) -> str:
+    """In per cent."""
+    return f"{100 * mean:.1f}" + ("" if np.isnan(error) else f" ± {100 * error:.1f}")
+
+
+def interval(of: Estimate, factor: float, digits: int) -> str:
+    value, low, high = (f"{factor * number:+.{digits}f}" for number in of)
+    return f"{value} [{low}, {high}]"
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+def arms_figure(runs: Runs) -> Figure:
+    """The score of every seed and the mean, arm by arm of the comparisons."""
+    figure = Figure(figsize=(7.2, 4.4))
+    axes = figure.add_subplot()
+    labels, at = [], 0
+    for number, arms in enumerate(TABLES.values()):
+        for arm, words in arms.items():
+            scores = [100 * run["score"] for run in runs[arm]]
+            axes.plot(scores, [at] * len(scores), "o", color=GREY, markersize=4)
+            axes.plot(np.mean(scores), at, "|", color=(BLUE, ORANGE)[number % 2], markersize=16, markeredgewidth=2.5)
+            labels.append((at, words if arm not in SCALED or number == 0 else f"logit scales {words}"))
+            at += 1
+        at += 0.8
+    axes.set_yticks(*zip(*labels))
+    axes.invert_yaxis()
+    return finish(axes, "score of the student, %: mean of zero-shot classification and retrieval")
+
+
+def points_figure(rows: dict[str, Any], gains: np.ndarray) -> Figure:
+    """The gain of each point, gains (P, S), against four figures."""
+    figure = Figure(figsize=(7.2, 5.4))
+    for number, of in enumerate((measures.LENGTH, measures.CLIP_SCORE, measures.SELF_CIDER, measures.RECALL), 1):
+        axes = figure.add_subplot(2, 2, number)
+        for point, value, gain in zip(POINTS.values(), ranked(of, rows), 100 * gains):
+            axes.plot([value] * len(gain), gain, color=GREY, linewidth=1)
+            axes.plot(value, gain.mean(), "s" if point.num_captions == 1 else "o", markersize=5,
+                      color=COLOURS[point.captioner])
+        axes.set_ylabel("gain, points of %" if number % 2 else "")
+        finish(axes, of.label)
+    marks = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in COLOURS.items()]
+    one = Line2D([], [], marker="s", linestyle="", color="none", markeredgecolor="black", label="one caption of a picture")
+    figure.tight_layout()
+    figure.legend(handles=[*marks, one], ncols=5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.05))
+    return figure
+
+
+def tau_figure(taus: dict[Measure, list[Estimate]]) -> Figure:
+    """Tau of each figure with the gain in the score, with its interval."""
+    figure = Figure(figsize=(7.2, 4.0))
+    axes = figure.add_subplot()
+    by_value = sorted(taus, key=lambda one: -taus[one][0].value)
+    for at, of in enumerate(by_value):
+        value, low, high = taus[of][0]
+        colour = ORANGE if of in BASELINES else BLUE
+        axes.plot([low, high], [at, at], color=colour, linewidth=2)
+        axes.plot(value, at, "o", color=colour)
+    axes.set_yticks(range(len(by_value)), [f"{of.label} {of.arrow}".strip() for of in by_value])
+    axes.invert_yaxis()
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    return finish(axes, "Kendall's τ with the student's gain; orange: baselines")
+
+
+def finish(axes: Any, label: str) -> Figure:
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    return axes.figure

@@ -1,0 +1,139 @@
+"""The captioners, the captions that they draw, the reinforced set of all of them, and what the diversity report says of it.
+
+Every step is a command of capsmith, which resumes by itself or is skipped where it is done.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from captioners.resolve import SHIPPED
+from diversity import measures
+from diversity.score import score_captions
+from finetune.config import FinetuneConfig
+from finetune.run import run as finetune
+from generate import augment
+from generate.config import GenerateConfig
+from generate.engine import run as generate
+from generate.reinforce import run as reinforce
+from generate.reinforce_config import ReinforceConfig
+from imagetext.sources import read_records, read_samples
+
+LEVEL = 2          # one or two objects
+PICTURES = 2_000   # that students see; their original captions are the set's noisy alt text
+SET = f"scenes:train,n={PICTURES},level={LEVEL},seed=7,captions=alt"
+VIEWS = 10
+CROPS = 0.6, 1.0   # of the picture's area: smaller ones, which the command draws, often lack the objects that a caption names
+PRETRAINED = "coca_tiny"
+EMBEDDED = "^syn_text_much_p09$"  # the columns that students distil through
+
+
+class Tuned(NamedTuple):
+    """How the built-in captioner is fine-tuned: on which captions, captions seen, seed of pictures and order."""
+
+    captions: str
+    samples_seen: int
+    seed: int
+
+
+CAPTIONERS = {"little": Tuned("short", 2_000, 0), "much": Tuned("short", 20_000, 0), "other": Tuned("short", 20_000, 1),
+              "long": Tuned("long", 16_000, 0)}
+TEACHERS = ("much", "long")  # CoCas are CLIP models, too
+
+
+class Point(NamedTuple):
+    """A column of captions: who wrote it, how they were drawn, how many of a picture."""
+
+    captioner: str
+    num_captions: int = 5
+    temperature: float = 1.0
+    top_p: float = 0.9
+    strategy: str = "sample"
+
+    @property
+    def words(self) -> str:
+        """What a table says of it."""
+        how = "greedy" if self.strategy == "greedy" else f"temperature {self.temperature:g}, top-p {self.top_p:g}"
+        return f"{self.captioner}, {how}, {self.num_captions} of a picture"
+
+
+GREEDY = {"num_captions": 1, "strategy": "greedy"}
+POINTS = {  # in the order of the tables
+    "pretrained_p09": Point("pretrained"), "pretrained_t05": Point("pretrained", temperature=0.5),
+    "pretrained_greedy": Point("pretrained", **GREEDY),
+    "little_p09": Point("little"), "little_t15": Point("little", temperature=1.5, top_p=1.0),
+    "little_greedy": Point("little", **GREEDY),
+    "much_p09": Point("much"), "much_t05": Point("much", temperature=0.5), "much_t15": Point("much", temperature=1.5, top_p=1.0),
+    "much_t25": Point("much", temperature=2.5, top_p=1.0), "much_one": Point("much", num_captions=1),
+    "much_greedy": Point("much", **GREEDY),
+    "long_p09": Point("long"), "long_greedy": Point("long", **GREEDY),
+}
+ALONE = {  # columns of the comparison of one captioner with several, three captions of a picture in all
+    "much_three": Point("much", num_captions=3), "other_one": Point("other", num_captions=1),
+    "long_one": Point("long", num_captions=1),
+}
+COLUMNS = {**POINTS, **ALONE}
+
+# The report's figures that are asked whether they rank students, as their own arrows point; fixed before any student was trained.
+FIGURES = (measures.VOCABULARY, measures.DISTINCT[1], measures.DIV[1], measures.MBLEU, measures.SELF_CIDER, measures.VENDI[0],
+           measures.WORD_COVERAGE, measures.COVERAGE, measures.PRECISION, measures.RECALL, measures.DEGENERATE)
+BASELINES = (measures.LENGTH, measures.CIDER, measures.CLIP_SCORE)  # longer, and higher, is taken to be better
+# Where a picture has one caption, which leaves them undefined: no spread.
+OF_ONE = {measures.SELF_CIDER: 0.0, measures.MBLEU: 1.0, measures.VENDI[0]: 1.0}
+
+
+def captioner_folder(output: Path, name: str) -> str:
+    """What `--model` and `--teacher` take for a captioner of ours."""
+    return PRETRAINED if name == "pretrained" else str(output / "captioners" / name)
+
+
+def make_captioner(output: Path, name: str) -> None:
+    """Fine-tunes the built-in captioner on curated captions of pictures that no student sees."""
+    tuned = CAPTIONERS[name]
+    _done(finetune(FinetuneConfig(
+        input=[f"scenes:train,n=4000,level={LEVEL},seed={tuned.seed},captions={tuned.captions}"], model=PRETRAINED, name=name,
+        output=captioner_folder(output, name), samples_seen=tuned.samples_seen, batch_size=32, learning_rate=1e-3, hold_out=0,
+        num_workers=0, seed=tuned.seed)), "finetune")
+
+
+def make_set(output: Path) -> None:
+    """Captions every column of every picture, ungated, and reinforces the records."""
+    _done(generate(GenerateConfig(
+        input=[SET], output=output / "captioned", redraws=0, on_degenerate="keep", num_workers=0, columns=[
+            {"column": f"syn_text_{name}", "model": captioner_folder(output, point.captioner), **_drawn(point)}
+            for name, point in COLUMNS.items()])), "generate")
+    augment.AREA = CROPS
+    _done(reinforce(ReinforceConfig(
+        input=[str(output / "captioned" / "*.tar")], output=output / "reinforced", views=VIEWS, size=64, columns=EMBEDDED,
+        teacher=[captioner_folder(output, name) for name in TEACHERS], num_workers=0, report=True)), "reinforce")
+
+
+def _drawn(point: Point) -> dict[str, Any]:
+    drawn = point._asdict()
+    drawn.pop("captioner")
+    return {name: drawn[name] for name in GREEDY} if point.strategy == "greedy" else drawn
+
+
+def _done(code: int, command: str) -> None:
+    if code:
+        raise SystemExit(f"capsmith {command} failed with exit code {code}")
+
+
+def write_figures(output: Path) -> None:
+    """What the diversity report says of each column, all its captions counted, in `figures.json`.
+
+    References are the curated captions. The CLIP model, and the embedder, is the pretrained captioner: it has seen alt text of
+    such pictures only.
+    """
+    records = list(read_records(str(output / "captioned" / "*.tar")))
+    curated = {sample.key: sample.captions for shard in read_samples([SET.replace("captions=alt", "captions=short")])
+               for sample in shard}
+    given = {"references": [curated[record.sample.key] for record in records],
+             "scenes": [record.sample.meta["scene"] for record in records],
+             "images": [record.sample.image for record in records], "keys": [record.sample.key for record in records],
+             "embedder": str(SHIPPED / PRETRAINED), "clip": str(SHIPPED / PRETRAINED)}
+    rows = {}
+    for name in POINTS:
+        captions = [record.syn_text[f"syn_text_{name}"] for record in records]
+        rows[name] = score_captions({name: captions}, **given).rows[name]
+    (output / "figures.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")

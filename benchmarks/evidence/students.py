@@ -1,0 +1,138 @@
+"""Students: what each is trained on, its training by `capsmith train-student`, and what it knows of pictures it has never seen.
+
+P pictures, C classes, T texts, E embedding
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.evidence.sets import LEVEL, POINTS
+from captioners.resolve import SHIPPED
+from diversity.clip_score import embed_images, search
+from diversity.embedders import Embedder, OpenClip
+from finetune.student_config import StudentConfig
+from finetune.student_run import run as train_student
+from imagetext.facts import BACKGROUNDS, COLOURS, PLURALS, SHAPES
+from imagetext.sample import Sample
+from imagetext.sources import read_samples
+
+MODEL = Path(__file__).parent / "student"  # its config; its tokenizer is the built-in captioner's
+TEST = f"scenes:test,n=1000,level={LEVEL},seed=7"
+RECIPE = {"samples_seen": 12_800, "batch_size": 64, "learning_rate": 1e-3}
+
+
+class Arm(NamedTuple):
+    """What a student is trained on: columns of captions, whether by teachers, and at which of their logit scales."""
+
+    columns: Sequence[str] = ()
+    scales: Sequence[float] = ()  # none: CLIP's own loss
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For StudentConfig."""
+        synthetic = {"columns": f"^syn_text_({'|'.join(self.columns)})$"} if self.columns else {"synthetic_weight": 0}
+        plain = {"distill_weight": 0, "contrastive_weight": 1}
+        return {**synthetic, **({"logit_scale": list(self.scales)} if self.scales else plain)}
+
+
+SCALES = (10.0, 25.0, 60.0)
+BASE = 25.0  # of a teacher while the other's varies; the teachers' own are 25.0 and 24.6
+SCALED = {f"scale_{one:g}_{other:g}": Arm(("much_p09",), (one, other))
+          for one, other in dict.fromkeys([*((scale, BASE) for scale in SCALES), *((BASE, scale) for scale in SCALES)])}
+NONE, DISTILLED, BOTH = "none", "distilled", f"scale_{BASE:g}_{BASE:g}"
+ARMS = {
+    NONE: Arm(), DISTILLED: Arm(scales=(BASE, BASE)), **SCALED,
+    **{name: Arm((name,)) for name in POINTS},
+    "one_captioner": Arm(("much_three",)), "three_captioners": Arm(("much_one", "other_one", "long_one")),
+}
+
+
+def student_folder(output: Path) -> Path:
+    """The untrained student as open_clip takes it: its config and its tokenizer."""
+    folder = output / "student"
+    shutil.copytree(MODEL, folder, dirs_exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(SHIPPED / "coca_tiny" / name, folder / name)
+    return folder
+
+
+def result_file(output: Path, arm: str, seed: int) -> Path:
+    """Where a run's scores are once it is done."""
+    return output / "results" / f"{arm}-{seed}.json"
+
+
+def run_student(output: Path, arm: str, seed: int) -> None:
+    """Trains and measures one student, unless that is done; what was trained is then let go."""
+    result = result_file(output, arm, seed)
+    if result.exists():
+        return
+    begun, folder = time.monotonic(), output / "students" / f"{arm}-{seed}"
+    config = StudentConfig(input=[str(output / "reinforced" / "*.tar")], student=str(output / "student"), output=folder,
+                           seed=seed, num_workers=0, device="cpu", **RECIPE, **ARMS[arm].settings)
+    if code := train_student(config):
+        raise RuntimeError(f"capsmith train-student failed with exit code {code}: {folder}")
+    scores = measure(OpenClip(str(folder)), test_pictures())
+    result.parent.mkdir(parents=True, exist_ok=True)
+    temporary = result.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"arm": arm, "seed": seed, **scores, "seconds": round(time.monotonic() - begun, 1)}))
+    os.replace(temporary, result)
+    shutil.rmtree(folder)
+
+
+@cache
+def test_pictures() -> tuple[Sample, ...]:
+    """Pictures of scenes that neither students nor captioners have seen, with their curated captions."""
+    return tuple(sample for shard in read_samples([TEST]) for sample in shard)
+
+
+def measure(student: OpenClip, samples: Sequence[Sample]) -> dict[str, float]:
+    """Zero-shot accuracies, and R@1 both ways, 0 to 1; `classification` and `retrieval` are their means, `score` the mean of both."""
+    pictures, _ = embed_images(student, [sample.image for sample in samples])  # (P, E)
+    texts = Embedder(student.name, student.embed_texts)
+    accuracies = {attribute: accuracy(pictures, texts, prompts, [truth(sample.meta["scene"], attribute) for sample in samples])
+                  for attribute, prompts in PROMPTS.items()}
+    owners = np.repeat(np.arange(len(samples)), [len(sample.captions) for sample in samples])
+    captions = texts.encode([caption for sample in samples for caption in sample.captions])  # (T, E)
+    found = search(captions, owners, pictures, np.arange(len(samples)))
+    retrieved = {"text_to_image": float(found["r_at_1"].mean()), "image_to_text": float(found["image_coverage"].mean())}
+    means = {"classification": float(np.mean(list(accuracies.values()))), "retrieval": float(np.mean(list(retrieved.values())))}
+    return {**accuracies, **retrieved, **means, "score": float(np.mean(list(means.values())))}
+
+
+THINGS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+PROMPTS = {  # of each class of an attribute, whose embeddings are averaged
+    "colour": {colour: [f"a {colour} {shape}" for shape in SHAPES] for colour in COLOURS},
+    "shape": {shape: [f"a {colour} {shape}" for colour in COLOURS] for shape in SHAPES},
+    "count": {"one": [text for colour, shape in THINGS for text in (f"one {colour} {shape}", f"a single {colour} {shape}")],
+              "two": [text for colour, shape in THINGS
+                      for text in (f"two {colour} {PLURALS[shape]}", f"two shapes: a {colour} {shape}")]},
+    "background": {name: [f"a {colour} {shape} on a {name} background" for colour, shape in THINGS] for name in BACKGROUNDS},
+}
+
+
+def truth(scene: Mapping[str, Any], attribute: str) -> str | None:
+    """The scene's class; None where its objects differ in the attribute."""
+    match attribute:
+        case "count":
+            return ("one", "two")[len(scene["objects"]) - 1]
+        case "background":
+            return scene["background"]
+    values = {item[attribute] for item in scene["objects"]}
+    return values.pop() if len(values) == 1 else None
+
+
+def accuracy(pictures: np.ndarray, texts: Embedder, prompts: Mapping[str, Sequence[str]], truths: Sequence[str | None]) -> float:
+    """Share of pictures (P, E) that are nearest to the mean of their class's prompts, averaged over classes: chance is 1 ÷ C."""
+    names = list(prompts)
+    classes = np.stack([texts.encode(prompts[name]).mean(axis=0) for name in names])  # (C, E)
+    nearest = (pictures @ (classes / np.linalg.norm(classes, axis=1, keepdims=True)).T).argmax(axis=1)  # (P,)
+    right = {name: [names[at] == name for at, true in zip(nearest, truths) if true == name] for name in names}
+    return float(np.mean([np.mean(of) for of in right.values() if of]))

@@ -1,0 +1,107 @@
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.evidence.page import comparison, direction, ranked
+from benchmarks.evidence.sets import BASELINES, FIGURES, OF_ONE, POINTS
+from benchmarks.evidence.students import ARMS, accuracy, truth
+from benchmarks.evidence.tau import T_975, kendall_tau, mean_and_error, paired_difference, tau_with_interval
+
+
+def test_tau_of_equal_and_of_reversed_rankings_is_one_and_minus_one():
+    assert kendall_tau([1, 2, 3, 4], [10, 20, 30, 40]) == 1
+    assert kendall_tau([1, 2, 3, 4], [4, 3, 2, 1]) == -1
+
+
+def test_one_swapped_pair_of_four_points_costs_a_third():
+    assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)  # five pairs agree, one does not
+
+
+def test_tau_with_ties_is_scipys():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        one, other = random.integers(4, size=(2, 12))
+        assert kendall_tau(one, other) == pytest.approx(stats.kendalltau(one, other).statistic)
+
+
+def test_tau_of_a_constant_is_undefined():
+    assert math.isnan(kendall_tau([1, 1, 1], [1, 2, 3]))
+
+
+def test_mean_error_and_paired_interval_are_scipys():
+    ours, theirs = [0.5, 0.7, 0.9], [0.4, 0.5, 0.9]
+    assert mean_and_error(ours) == pytest.approx((0.7, stats.sem(ours)))
+    difference = np.subtract(ours, theirs)
+    interval = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
+    assert paired_difference(ours, theirs) == pytest.approx((difference.mean(), *interval), rel=1e-3)
+
+
+def test_quantiles_of_t_are_scipys():
+    assert list(T_975.values()) == pytest.approx([stats.t.ppf(0.975, degrees) for degrees in T_975], abs=1e-3)
+
+
+def test_the_interval_is_a_function_of_the_seed_and_holds_the_value():
+    gains = np.random.default_rng(1).normal(size=(12, 3))
+    figure = gains.mean(axis=1) + np.random.default_rng(2).normal(size=12)
+    one, again, other = (tau_with_interval(figure, gains, seed, resamples=200) for seed in (0, 0, 1))
+    assert one == again and one[1:] != other[1:]
+    assert -1 <= one.low < one.value < one.high <= 1
+
+
+def test_a_figure_that_ranks_points_as_every_seed_does_has_a_point_for_an_interval():
+    gains = np.arange(12.0)[:, None] + np.array([0.0, 0.1, 0.2])
+    assert tau_with_interval(np.arange(12.0), gains, resamples=50) == (1, 1, 1)
+
+
+def test_seeds_that_rank_points_against_each_other_widen_the_interval_over_no_correlation():
+    ranks = np.arange(12.0)
+    agreeing, opposed = (np.stack([ranks, ranks * sign, ranks], axis=1) for sign in (1, -1))
+    assert tau_with_interval(ranks, agreeing, resamples=100).low == 1
+    assert tau_with_interval(ranks, opposed, resamples=100).low < 0 < tau_with_interval(ranks, opposed, resamples=100).value
+
+
+class OneHot:
+    """Texts as unit vectors: the word's place in a list."""
+
+    def __init__(self, *words: str):
+        self.words = words
+
+    def encode(self, texts):
+        return np.array([[float(word in text.split()) for word in self.words] for text in texts])
+
+
+def test_accuracy_is_the_mean_over_classes_and_leaves_out_pictures_without_a_class():
+    pictures = np.eye(2)[[0, 0, 0, 1, 1, 0]]  # as the classes red and blue
+    truths = ["red", "red", "red", "red", "blue", None]
+    prompts = {"red": ["a red star"], "blue": ["a blue star"]}
+    assert accuracy(pictures, OneHot("red", "blue"), prompts, truths) == pytest.approx((3 / 4 + 1) / 2)
+
+
+def test_a_scene_has_a_class_where_its_objects_agree():
+    scene = {"background": "mint", "objects": [{"colour": "red", "shape": "star"}, {"colour": "red", "shape": "heart"}]}
+    assert [truth(scene, attribute) for attribute in ("colour", "shape", "count", "background")] == ["red", None, "two", "mint"]
+
+
+def test_an_arm_draws_from_its_own_columns_alone():
+    pattern = ARMS["much_t15"].settings["columns"]
+    assert [name for name in POINTS if re.match(pattern, f"syn_text_{name}")] == ["much_t15"]
+    assert ARMS["none"].settings == {"synthetic_weight": 0, "distill_weight": 0, "contrastive_weight": 1}
+
+
+def test_every_figure_that_one_caption_leaves_undefined_has_a_value_for_it_and_lower_is_better_turns_it():
+    undefined = {one for one in (*FIGURES, *BASELINES) if one.label in ("Self-CIDEr", "mBLEU-4", "Vendi")}
+    assert undefined == set(OF_ONE)
+    rows = {point: {"mbleu_4": None if kind.num_captions == 1 else 0.5} for point, kind in POINTS.items()}
+    mbleu = next(one for one in FIGURES if one.label == "mBLEU-4")
+    assert direction(mbleu) == -1
+    assert list(ranked(mbleu, rows)) == [1.0 if kind.num_captions == 1 else 0.5 for kind in POINTS.values()]
+
+
+def test_a_comparison_is_paired_with_its_first_arm():
+    names = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
+    runs = {arm: [dict.fromkeys(names, score) for score in scores] for arm, scores in {"a": (0.1, 0.3), "b": (0.2, 0.4)}.items()}
+    table = comparison(runs, {"a": "first", "b": "second"}).splitlines()
+    assert table[2].endswith("| 20.0 ± 10.0 |  |") and table[3].endswith("| 30.0 ± 10.0 | +10.0 [+10.0, +10.0] |")
