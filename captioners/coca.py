@@ -28,7 +28,7 @@ from captioners.coca_forward import encode_images, encode_text_trimmed, initiali
 from captioners.context import POSITIONS, extend_context
 from captioners.draw import Drawing
 from captioners.linear import fast_products
-from captioners.resolve import Source, is_transformers, resolve
+from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.tokenizer import CaptionTokenizer
 
@@ -158,7 +158,7 @@ class CoCaCaptioner:
             save_file(weights, staging / "open_clip_model.safetensors", metadata={"format": "pt"})
             for path in sorted(staging.iterdir()):
                 _sync_and_rename(path, folder / path.name)
-            config_file = staging / "open_clip_config.json"
+            config_file = staging / CLIP_CONFIG
             config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             _sync_and_rename(config_file, folder / config_file.name)
 

@@ -135,7 +135,7 @@ class Connection:
                 async with self._session.post(f"{self.url}/chat/completions", data=data) as response:
                     status, answer = response.status, await response.read()
             except (aiohttp.ClientError, TimeoutError) as error:
-                status, told = 0, f"{type(error).__name__} {error}".strip()
+                told = f"{type(error).__name__} {error}".strip()
             else:
                 if status == 200:
                     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 SHIPPED = Path(__file__).parent / "models"
+CLIP_CONFIG = "open_clip_config.json"
 # open_clip's own order of preference; any other name counts only when it is the only one
 WEIGHT_NAMES = (
     "open_clip_model.safetensors",
@@ -86,12 +87,12 @@ def is_transformers(name: str) -> bool:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return not (folder / "open_clip_config.json").is_file() and isinstance(config, dict) and _is_transformers_config(config)
+    return not (folder / CLIP_CONFIG).is_file() and isinstance(config, dict) and _is_transformers_config(config)
 
 
 def shipped_models() -> list[str]:
     """Names of the captioners whose configs come with the package."""
-    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "open_clip_config.json").is_file())
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / CLIP_CONFIG).is_file())
 
 
 def _from_architecture(architecture: str, pretrained: str | None) -> Source:
@@ -166,7 +167,7 @@ def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: 
 
 def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
     """The open_clip model config of a folder, the rest of its file, and the file: what the folder holds decides."""
-    for path in (folder / "open_clip_config.json", folder / "config.json"):
+    for path in (folder / CLIP_CONFIG, folder / "config.json"):
         if not path.is_file():
             continue
         try:
@@ -175,7 +176,7 @@ def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
             raise ValueError(f"{path}: not JSON: {error}") from error
         if not isinstance(config, dict):
             raise ValueError(f"{path}: not a JSON object")
-        if path.name == "open_clip_config.json" and "model_cfg" not in config:
+        if path.name == CLIP_CONFIG and "model_cfg" not in config:
             raise ValueError(f"{path}: no model_cfg")
         model_cfg = config.get("model_cfg", config)
         if path.name == "config.json" and _is_transformers_config(config):
@@ -242,6 +243,18 @@ def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, mult
     if image_width != width:
         problems.append(f"image tokens have width {image_width}, multimodal_cfg.width is {width}")
     return problems
+
+
+def read_clip_config(path: str | os.PathLike) -> Mapping[str, Any]:
+    """The model config in open_clip's file of any CLIP model; ValueError where it is none, or asks for code of its own to be run."""
+    try:
+        model_cfg = json.loads(Path(path).read_text(encoding="utf-8"))["model_cfg"]
+        options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {error}") from error
+    if not isinstance(options, Mapping) or "trust_remote_code" in options:
+        raise ValueError(f"its tokenizer_kwargs ask for code to be run: {options}")
+    return model_cfg
 
 
 def column_name(text: str) -> str:

@@ -18,14 +18,14 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from captioners.resolve import find_weights
+from captioners.resolve import CLIP_CONFIG, find_weights, read_clip_config
 from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
 from finetune.student_config import StudentConfig
 
 if TYPE_CHECKING:
     from finetune.reinforced import Teachers
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+WEIGHTS = "open_clip_model.safetensors"
 
 
 class Student:
@@ -53,8 +53,8 @@ class Student:
             save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
             for path in sorted(staging.iterdir()):
                 os.replace(path, folder / path.name)
-            (staging / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            os.replace(staging / CONFIG, folder / CONFIG)
+            (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            os.replace(staging / CLIP_CONFIG, folder / CLIP_CONFIG)
 
 
 def load_student(name: str, pretrained: str | None = None) -> Student:
@@ -69,7 +69,10 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
     if pretrained and not built_in:
         raise ValueError(f"--pretrained {pretrained}: goes with an architecture of open_clip, and {name} is a folder")
     source = architecture if built_in else f"local-dir:{folder}"
-    model_cfg = get_model_config(architecture) if built_in else _read_config(name, folder)
+    try:
+        model_cfg = get_model_config(architecture) if built_in else read_clip_config(folder / CLIP_CONFIG)
+    except ValueError as error:
+        raise ValueError(f"--student {name}: {error}") from error
     try:
         model = open_clip.create_model(source, pretrained, pretrained_text=False,
                                        load_weights=built_in or find_weights(folder) is not None)
@@ -77,18 +80,6 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
     except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
         raise ValueError(f"--student {name}: open_clip cannot load it: {error}") from error
     return Student(name, model, tokenizer, model_cfg)
-
-
-def _read_config(name: str, folder: Path) -> Mapping[str, Any]:
-    """The folder's model configuration; ValueError where there is none, or it asks for code of its own to be run."""
-    try:
-        model_cfg = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
-        options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--student {name}: no {CONFIG} of a CLIP model: {error}") from error
-    if not isinstance(options, Mapping) or "trust_remote_code" in options:
-        raise ValueError(f"--student {name}: its tokenizer_kwargs ask for code to be run: {options}")
-    return model_cfg
 
 
 class StudentForward(nn.Module):

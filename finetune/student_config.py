@@ -1,20 +1,12 @@
 """The configuration of `capsmith train-student`; imports no torch, so that --help is quick."""
 
-import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from finetune.config import parse_count
-
-
-def _check_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
-    return pattern
+from imagetext.columns import check_pattern
 
 
 class StudentConfig(BaseModel):
@@ -34,7 +26,7 @@ class StudentConfig(BaseModel):
     pretrained: str | None = Field(
         None, description="weights of an architecture to start from, a tag or a file; else random ones")
     eval_input: list[str] = Field([], description="pictures with captions to validate on, by retrieval; any input of `finetune`")
-    columns: Annotated[str, AfterValidator(_check_pattern)] = Field(
+    columns: Annotated[str, AfterValidator(check_pattern)] = Field(
         "^syn_text", description="regular expression that the names of the caption columns to draw from start with")
     text_weight: float = Field(1.0, ge=0, description="weight of the losses of original captions")
     synthetic_weight: float = Field(1.0, ge=0, description="weight of the losses of synthetic captions")

@@ -1,21 +1,12 @@
 """The configuration of `capsmith reinforce`; imports no torch, so that --help is quick."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from generate.config import RunConfig
-
-
-def check_pattern(pattern: str) -> str:
-    """The regular expression, if it is one; ValueError otherwise."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
-    return pattern
+from imagetext.columns import check_pattern
 
 
 class ReinforceConfig(RunConfig):

@@ -3,10 +3,9 @@
 Dimensions: N views, T texts, L tokens of a text, S side of a view, E embedding of a teacher.
 """
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +21,8 @@ from torch.func import functional_call
 
 from captioners.coca import DTYPES, state_sha256
 from captioners.linear import fast_products
-from captioners.resolve import SHIPPED, shipped_models
+from captioners.resolve import CLIP_CONFIG, SHIPPED, read_clip_config, shipped_models
 from imagetext.views import normalise
-
-CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -169,10 +166,7 @@ def _check_config(name: str, source: str) -> None:
     """Refuses a folder or repository whose config asks for code of its own to be run."""
     try:
         folder = source.removeprefix("local-dir:")
-        path = hf_hub_download(source.removeprefix("hf-hub:"), CONFIG) if source.startswith("hf-hub:") else Path(folder, CONFIG)
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-        options = config["model_cfg"]["text_cfg"].get("tokenizer_kwargs") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"teacher {name}: no {CONFIG} of a CLIP model: {error}") from error
-    if not isinstance(options, Mapping) or "trust_remote_code" in options:
-        raise ValueError(f"teacher {name}: its tokenizer_kwargs ask for code to be run: {options}")
+        read_clip_config(hf_hub_download(source.removeprefix("hf-hub:"), CLIP_CONFIG) if source.startswith("hf-hub:")
+                         else Path(folder, CLIP_CONFIG))
+    except (OSError, ValueError) as error:  # hf_hub_download raises both
+        raise ValueError(f"teacher {name}: {error}") from error

@@ -7,6 +7,7 @@ column without vectors would end its training with a KeyError, or be trained on 
 
 import io
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Collection, Sequence
@@ -16,6 +17,15 @@ from imagetext.rows import caption_columns
 from imagetext.sample import Record, Sample
 
 PICKLED = ("pth.gz", "pth", "pt")   # never opened, so taken to hold text embeddings
+
+
+def check_pattern(pattern: str) -> str:
+    """A regular expression of columns' names, if it is one; ValueError otherwise."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return pattern
 
 
 class ColumnClash(ValueError):

@@ -1,10 +1,8 @@
 """The official trainer of reinforced sets on a set of ours: `python -m benchmarks.compat.trainer --peer-python PATH`.
 
 PATH is an interpreter in whose environment `open_clip` and `open_clip_train` are those of open_clip's repository at commit
-7260a46e7b4bcf518f5200fea06da5bc85aae025 with `training/open_clip_v2.patch` of apple/ml-mobileclip applied, its `training/dr`
-copied beside `open_clip_train`'s files and its `mobileclip2/*` beside `open_clip`'s, and with webdataset 0.2.86, braceexpand,
-pandas, regex, ftfy, timm and torch. The header of the patch's last hunk for params.py gives 69 lines where it has 63: with 63,
-`git apply` takes it.
+7260a46e7b4bcf518f5200fea06da5bc85aae025 with apple/ml-mobileclip's `open_clip_v2.patch`, with its `training/dr` and `mobileclip2`,
+and with webdataset 0.2.86. None of it is on PyPI in this form; the interpreter is prepared by hand.
 
 The trainer takes 20 steps with stored embeddings and views (npz, then pth.gz), and 20 with online teachers and captions alone.
 What comes to its model and loss is compared with the set: each text, each view's pixels, each teacher's embedding. Exit code 1:

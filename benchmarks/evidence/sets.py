@@ -74,7 +74,8 @@ ALONE = {  # columns of the comparison of one captioner with several, three capt
 }
 COLUMNS = {**POINTS, **ALONE}
 
-# The report's figures that are asked whether they rank students, as their own arrows point; fixed before any student was trained.
+# The report's figures that are asked whether they rank students, as their own arrows point; fixed before
+# the students that are ranked, but after a few trial ones.
 FIGURES = (measures.VOCABULARY, measures.DISTINCT[1], measures.DIV[1], measures.MBLEU, measures.SELF_CIDER, measures.VENDI[0],
            measures.WORD_COVERAGE, measures.COVERAGE, measures.PRECISION, measures.RECALL, measures.DEGENERATE)
 BASELINES = (measures.LENGTH, measures.CIDER, measures.CLIP_SCORE)  # longer, and higher, is taken to be better
