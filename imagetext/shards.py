@@ -100,7 +100,12 @@ class ShardWriter:
             "size": self._file.size, "sha256": self._file.sha256, "rows": self._good + len(self._failed),
             "failed": len(self._failed), "captions": dict(sorted(self._captions.items())), "input": self._input, **self.info,
         }
-        write_file(_marker_path(self.folder, self.name), json.dumps(marker, indent=1).encode())
+        path = _marker_path(self.folder, self.name)
+        try:
+            write_file(path, json.dumps(marker, indent=1).encode())
+        except OSError:  # it may have its name, and not outlast a power failure
+            remove(path)
+            raise
 
 
 def _columns_alone(record: Record) -> Record:

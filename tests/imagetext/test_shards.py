@@ -1,4 +1,5 @@
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -259,6 +260,21 @@ def test_the_marker_is_last(tmp_path, picture, monkeypatch):
     write(tmp_path, [good("a", picture())])
     assert names == ["00000.tar", "00000.done.json"]
     assert synced == [0, 1, 1, 2]  # data before each rename, the name after it
+
+
+@pytest.mark.parametrize("failing, files", [(0, []), (1, ["00000.tar"]), (2, ["00000.tar"]), (3, ["00000.tar"])])
+def test_a_marker_whose_name_may_not_last_vouches_for_nothing(failing, files, tmp_path, picture, monkeypatch):
+    """Data and name of the shard, then data and name of the marker are brought to the disk; one of these fails."""
+    synced = []
+
+    def fsync(handle):
+        synced.append(handle)
+        if len(synced) == failing + 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, [good("a", picture())])
+    assert sorted(os.listdir(tmp_path)) == files and read_marker(tmp_path, "00000") is None
 
 
 # ---- JSONL and Parquet ---------------------------------------------------------------------------------------------
