@@ -11,7 +11,6 @@ import numpy as np
 from captioners.sampling import sample_key
 from imagetext.views import OPERATIONS, View
 
-AREA = (0.08, 1.0)      # of a crop, as a share of the picture's
 RATIO = (3 / 4, 4 / 3)  # width to height of a crop
 CROPS = 10              # tries at a crop that fits, before the largest one in the middle is taken
 PER_VIEW = 2            # operations
@@ -19,25 +18,25 @@ SIGNED = OPERATIONS[1:10]
 DRAW = 1 << 32          # marks the Philox counters of views; those of captions have an attempt there, a small number
 
 
-def draw_views(seed: int, key: str, count: int, size: tuple[int, int], side: int) -> list[View]:
+def draw_views(seed: int, key: str, count: int, size: tuple[int, int], side: int, crop_area: float) -> list[View]:
     """The first `count` views of a picture, the same whatever else is drawn; size is its width and height in pixels.
 
-    The distribution is that of torchvision's RandomResizedCrop and RandAugment (Cubuk et al. 2019) with their defaults: two
-    operations of magnitude 9 of 30.
+    A crop has `crop_area` of the picture's area at least. The distribution is that of torchvision's RandomResizedCrop, and of
+    its RandAugment (Cubuk et al. 2019) with its defaults: two operations of magnitude 9 of 30.
     """
     philox_key = np.array(sample_key(seed, key), dtype=np.int64).view(np.uint64)
     views = []
     for number in range(count):
         random = np.random.Philox(key=philox_key, counter=[0, DRAW, 0, number])
         *tries, operations = random.random_raw(4 * CROPS + 2 * PER_VIEW).reshape(-1, 4).tolist()
-        views.append([_draw_crop(tries, *size), [_draw_operation(*operations[at:at + 2], side) for at in (0, 2)]])
+        views.append([_draw_crop(tries, *size, crop_area), [_draw_operation(*operations[at:at + 2], side) for at in (0, 2)]])
     return views
 
 
-def _draw_crop(tries: Sequence[Sequence[int]], width: int, height: int) -> list[int]:
+def _draw_crop(tries: Sequence[Sequence[int]], width: int, height: int, least: float) -> list[int]:
     """Top, left, height and width of a crop, from four random words for each try."""
     for area_word, ratio_word, top_word, left_word in tries:
-        area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * _uniform(area_word))
+        area = width * height * (least + (1 - least) * _uniform(area_word))
         ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** _uniform(ratio_word)
         across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < across <= width and 0 < down <= height:

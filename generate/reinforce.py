@@ -117,7 +117,7 @@ def fingerprint(config: ReinforceConfig, teachers: Sequence[Teacher]) -> dict[st
     """All that, with a shard's records, decides the shard's bytes; not devices, ranks, workers, or teachers in turn."""
     versions = {name: ".".join(version(name).split(".")[:2])
                 for name in ("torch", "torchvision", "pillow", "open_clip_torch", "capsmith")}
-    fields = ("views", "size", "embeddings", "convert", "seed", "dtype", "batch_size", "text_from_synthetic", "format")
+    fields = ("views", "size", "crop_area", "embeddings", "convert", "seed", "dtype", "batch_size", "text_from_synthetic", "format")
     return {"columns": {}, "embedded_columns": config.columns, **config.model_dump(include=set(fields)),
             "teachers": {str(number): teacher.describe() for number, teacher in enumerate(teachers)}, "versions": versions}
 
@@ -126,7 +126,7 @@ def description(config: ReinforceConfig, run: Mapping[str, Any]) -> dict[str, An
     """`config.json`, by the run's fingerprint; also what `--dataset-reinforcement-config` of the official trainer reads."""
     teachers = list(run["teachers"].values())
     mean, std = (teachers[0]["mean"], teachers[0]["std"]) if teachers else (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-    augmentation = {"random_resized_crop": {"size": run["size"], "interpolation": "bicubic"},
+    augmentation = {"random_resized_crop": {"size": run["size"], "scale": [run["crop_area"], 1.0], "interpolation": "bicubic"},
                     "rand_augment": {"enable": True, "p": 1.0}, "to_rgb": {"enable": True}, "to_tensor": {"enable": True},
                     "normalize": {"mean": list(mean), "std": list(std)}}
     return {"model_name": ",".join(config.teacher), "num_samples": config.views,

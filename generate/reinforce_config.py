@@ -20,6 +20,7 @@ class ReinforceConfig(RunConfig):
                                "a folder, org/name; repeatable, embeddings are joined in this order")
     views: int = Field(30, gt=0, description="augmented views of each picture")
     size: int | None = Field(None, gt=0, description="side of a view in pixels; the largest teacher's unless given")
+    crop_area: float = Field(0.08, gt=0, le=1, description="least share of a picture's area that a view shows")
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
         "^syn_text", description="regular expression that the names of the caption columns to embed start with")
     embeddings: Literal["npz", "pth.gz", "none"] = Field(

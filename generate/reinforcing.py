@@ -104,7 +104,7 @@ class _Viewed(Dataset):
             image = decode_stored(encoded)
         except ValueError as undecodable:
             return [], None, str(undecodable)
-        views = draw_views(self.config.seed, key, self.config.views, image.size, self.config.size)
+        views = draw_views(self.config.seed, key, self.config.views, image.size, self.config.size, self.config.crop_area)
         if self.config.embeddings == "none":  # no teacher sees them
             return views, None, ""
         return views, torch.stack([replay(view, image, self.config.size) for view in views]).numpy(), ""

@@ -12,7 +12,6 @@ from diversity import measures
 from diversity.score import score_captions
 from finetune.config import FinetuneConfig
 from finetune.run import run as finetune
-from generate import augment
 from generate.config import GenerateConfig
 from generate.engine import run as generate
 from generate.reinforce import run as reinforce
@@ -23,7 +22,7 @@ LEVEL = 2          # one or two objects
 PICTURES = 2_000   # that students see; their original captions are the set's noisy alt text
 SET = f"scenes:train,n={PICTURES},level={LEVEL},seed=7,captions=alt"
 VIEWS = 10
-CROPS = 0.6, 1.0   # of the picture's area: smaller ones, which the command draws, often lack the objects that a caption names
+CROP_AREA = 0.6    # of the picture's: smaller crops often lack the objects that a caption names
 PRETRAINED = "coca_tiny"
 EMBEDDED = "^syn_text_much_p09$"  # the columns that students distil through
 
@@ -103,10 +102,9 @@ def make_set(output: Path) -> None:
         input=[SET], output=output / "captioned", redraws=0, on_degenerate="keep", num_workers=0, columns=[
             {"column": f"syn_text_{name}", "model": captioner_folder(output, point.captioner), **_drawn(point)}
             for name, point in COLUMNS.items()])), "generate")
-    augment.AREA = CROPS
     _done(reinforce(ReinforceConfig(
-        input=[str(output / "captioned" / "*.tar")], output=output / "reinforced", views=VIEWS, size=64, columns=EMBEDDED,
-        teacher=[captioner_folder(output, name) for name in TEACHERS], num_workers=0, report=True)), "reinforce")
+        input=[str(output / "captioned" / "*.tar")], output=output / "reinforced", views=VIEWS, size=64, crop_area=CROP_AREA,
+        columns=EMBEDDED, teacher=[captioner_folder(output, name) for name in TEACHERS], num_workers=0, report=True)), "reinforce")
 
 
 def _drawn(point: Point) -> dict[str, Any]:

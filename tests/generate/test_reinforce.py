@@ -113,11 +113,11 @@ def one_by_one(name, views, texts):
 
 def test_embeddings_are_those_of_each_view_and_text_by_itself(make_records, pictures, configure, other, tmp_path):
     make_records("00000", pictures(3), url__txt=b"http://x")
-    assert run(configure(teacher=["coca_tiny", other], size=64, seed=5)) == 0
+    assert run(configure(teacher=["coca_tiny", other], size=64, seed=5, crop_area=0.3)) == 0
     for number, record in enumerate(records(tmp_path / "out")):
         views = read_views(record.sample.members["paug.json"])
         image = decode_stored(record.sample.image)
-        assert views == draw_views(5, record.sample.key, 3, image.size, 64)
+        assert views == draw_views(5, record.sample.key, 3, image.size, 64, 0.3)
         pixels = [replay(view, image, 64) for view in views]
         embeddings = unpack(record.sample.members)
         texts = {"text_emb": ORIGINAL[:1], "captions_emb": ORIGINAL, **{f"{name}_emb": of for name, of in SYN.items()}}
@@ -158,10 +158,10 @@ def test_a_tar_holds_the_members_that_the_reference_reads(make_records, pictures
 
 def test_config_json_is_a_configuration_of_the_official_trainer(make_records, pictures, configure, fake_teachers, tmp_path):
     make_records("00000", pictures(1))
-    run(configure(teacher=["one", "two"], size=48))
+    run(configure(teacher=["one", "two"], size=48, crop_area=0.5))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     augmentation = config["reinforce"]["image_augmentation"]
-    assert augmentation["random_resized_crop"] == {"size": 48, "interpolation": "bicubic"}
+    assert augmentation["random_resized_crop"] == {"size": 48, "scale": [0.5, 1.0], "interpolation": "bicubic"}
     assert augmentation["normalize"] == {"mean": [0.5] * 3, "std": [0.5] * 3} and augmentation["rand_augment"]["p"] == 1
     assert [(teacher["name"], teacher["dimension"], teacher["logit_scale"]) for teacher in config["teachers"]] == [
         ("one", 3, 100.0), ("two", 3, 100.0)]
@@ -292,7 +292,8 @@ def test_other_settings_or_inputs_are_refused_where_a_run_is(make_records, pictu
     assert run(configure(batch_size=None)) == 0  # as settled
     assert len(fake_teachers) == 1
     for changes, told in (({"seed": 1}, "seed: 0 there, 1 now"), ({"teacher": ["a", "b"]}, "teachers.0.name: 'coca_tiny'"),
-                          ({"views": 2}, "views: 3"), ({"columns": "syn_text_a"}, "embedded_columns"), ({"size": 40}, "size")):
+                          ({"views": 2}, "views: 3"), ({"columns": "syn_text_a"}, "embedded_columns"), ({"size": 40}, "size"),
+                          ({"crop_area": 0.5}, "crop_area: 0.08 there, 0.5 now")):
         with pytest.raises(ValueError, match=told):
             run(configure(**changes))
     assert run(configure(views=2, overwrite=True)) == 0
