@@ -245,18 +245,6 @@ def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, mult
     return problems
 
 
-def read_clip_config(path: str | os.PathLike) -> Mapping[str, Any]:
-    """The model config in open_clip's file of any CLIP model; ValueError where it is none, or asks for code of its own to be run."""
-    try:
-        model_cfg = json.loads(Path(path).read_text(encoding="utf-8"))["model_cfg"]
-        options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {error}") from error
-    if not isinstance(options, Mapping) or "trust_remote_code" in options:
-        raise ValueError(f"its tokenizer_kwargs ask for code to be run: {options}")
-    return model_cfg
-
-
 def column_name(text: str) -> str:
     """A captioner's name as records carry it, in [a-z0-9_]."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "captioner"

@@ -164,5 +164,7 @@ def captioner_name(model: str) -> str:
     config = folder / "open_clip_config.json"
     if config.is_file() and (name := json.loads(config.read_text(encoding="utf-8")).get("capsmith", {}).get("name")):
         return name
-    last = folder.resolve().name if folder.is_dir() else model.rpartition("/")[2] if model.startswith("hf-hub:") else model
+    architecture, _, weights = model.removeprefix("hf-hub:").partition(":")
+    last = (folder.resolve().name if folder.is_dir() else f"{architecture}_{Path(weights).stem}" if weights
+            else architecture.rpartition("/")[2])
     return re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")

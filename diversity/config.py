@@ -18,7 +18,8 @@ class DiversityConfig(BaseModel):
     images: str | None = Field(default=None, description="pictures of captions that come without, joined by key")
     embedder: str = Field(default="auto", description="sentence embeddings for meaning: minilm, a sentence-transformers name, an "
                           "open_clip model or a captioner; auto: minilm where it is installed; none")
-    clip: str | None = Field(default=None, description="open_clip model for CLIPScore and self-retrieval, e.g. ViT-L-14/openai")
+    clip: str | None = Field(default=None, description="CLIP model for CLIPScore and self-retrieval: ViT-L-14:openai, a "
+                             "folder, org/name")
     device: str = Field(default="cpu", description="of the embedder and the CLIP model")
     semantic_pictures: int = Field(default=1000, gt=1, description="pictures of the sample that are embedded")
     workers: int = Field(default=1, gt=0, description="processes that read and count, a shard at a time")

@@ -6,11 +6,12 @@ N: texts or pictures   T: tokens   D: dimension of the embedding   H, W: height 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
+
+from diversity.clip_models import clip_source, is_open_clip, read_clip_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,7 @@ def _minilm(device: str) -> Callable[[list[str]], "Tensor"]:
 
 def _sentence_transformer(name: str, device: str) -> Callable[[list[str]], "Tensor"]:
     if not find_spec("sentence_transformers"):
-        raise ValueError(f"embedder {name!r} is neither {MINILM} nor an open_clip model (ARCHITECTURE/TAG, hf-hub:ORG/NAME, or a "
+        raise ValueError(f"embedder {name!r} is neither {MINILM} nor an open_clip model (ARCHITECTURE:TAG, hf-hub:ORG/NAME, or a "
                          "folder with open_clip_config.json); for others: pip install 'capsmith[semantic]'")
     from sentence_transformers import SentenceTransformer
 
@@ -90,19 +91,10 @@ def _sentence_transformer(name: str, device: str) -> Callable[[list[str]], "Tens
     return partial(model.encode, convert_to_tensor=True, show_progress_bar=False)
 
 
-def is_open_clip(name: str) -> bool:
-    """Whether a name means a model of open_clip rather than of sentence-transformers; nothing is loaded."""
-    import open_clip  # late: it imports torch
-
-    return (name.startswith(("hf-hub:", "local-dir:")) or (Path(name) / "open_clip_config.json").is_file()
-            or name.partition("/")[0] in open_clip.list_models())
-
-
 class OpenClip:
-    """An open_clip model with its tokenizer and its transform of pictures: both to vectors of one space.
+    """An open_clip model, named as `clip_source` says, and its transform of pictures: texts and pictures to vectors of one space.
 
-    `name`: ARCHITECTURE/TAG (`ViT-B-32/laion2b_s34b_b79k`), ARCHITECTURE/FILE of weights, hf-hub:ORG/NAME, or a folder, with or
-    without local-dir:, in open_clip's layout, as fine-tuned captioners are. `transform` makes (3, H, W) of a decoded picture.
+    `transform` makes (3, H, W) of a decoded picture.
     Raises ValueError where there is no such model, and where it asks for code of its own to be run.
     """
 
@@ -110,13 +102,11 @@ class OpenClip:
         import open_clip
 
         self.name, self.device = name, device
-        if (Path(name) / "open_clip_config.json").is_file():
-            name = f"local-dir:{name}"
-        model, _, weights = (name, "", "") if name.startswith(("hf-hub:", "local-dir:")) else name.partition("/")
         try:
-            _check(model, weights)
-            self._tokenizer = open_clip.get_tokenizer(model)
-            self._model, self.transform = open_clip.create_model_from_pretrained(model, weights or None, device=device)
+            source, pretrained = clip_source(name)
+            read_clip_config(source)
+            self._tokenizer = open_clip.get_tokenizer(source)
+            self._model, self.transform = open_clip.create_model_from_pretrained(source, pretrained, device=device)
         except Exception as error:  # of many kinds: it reads configurations, weights and a network's answers
             raise ValueError(f"open_clip model {self.name!r} cannot be loaded: {error}") from error
         self._model.eval()
@@ -134,19 +124,6 @@ class OpenClip:
         """How many of the texts the context cuts: those that take one more token where there is room for it."""
         ids = self._tokenizer([*texts, ""], context_length=self.context_length + 1)  # (N + 1, T + 1)
         return int((ids[:-1, -1] != ids[-1, -1]).sum())
-
-
-def _check(model: str, weights: str) -> None:
-    import open_clip
-
-    config = open_clip.get_model_config(model)
-    if config is None:
-        raise ValueError("no architecture of open_clip, and no folder with open_clip_config.json")
-    if (config.get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("trust_remote_code"):
-        raise ValueError("text_cfg.tokenizer_kwargs.trust_remote_code is set, and no code that comes with a model is run")
-    if model in open_clip.list_models() and not weights:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none has a tag"
-        raise ValueError(f"which weights? Say {model}/FILE, or {model}/TAG ({tags})")
 
 
 def _encodable(texts: Iterable[str]) -> list[str]:

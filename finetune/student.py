@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
-from open_clip.factory import get_model_config
 from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from captioners.resolve import CLIP_CONFIG, find_weights, read_clip_config
+from captioners.resolve import CLIP_CONFIG, find_weights
+from diversity.clip_models import read_clip_config
 from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
 from finetune.student_config import StudentConfig
 
@@ -70,7 +70,7 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
         raise ValueError(f"--pretrained {pretrained}: goes with an architecture of open_clip, and {name} is a folder")
     source = architecture if built_in else f"local-dir:{folder}"
     try:
-        model_cfg = get_model_config(architecture) if built_in else read_clip_config(folder / CLIP_CONFIG)
+        model_cfg = read_clip_config(source)
     except ValueError as error:
         raise ValueError(f"--student {name}: {error}") from error
     try:

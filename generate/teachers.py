@@ -4,24 +4,22 @@ Dimensions: N views, T texts, L tokens of a text, S side of a view, E embedding 
 """
 
 import math
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
 from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from captioners.coca import DTYPES, state_sha256
 from captioners.linear import fast_products
-from captioners.resolve import CLIP_CONFIG, SHIPPED, read_clip_config, shipped_models
+from captioners.resolve import SHIPPED, shipped_models
+from diversity.clip_models import clip_source, read_clip_config
 from imagetext.views import normalise
 
 
@@ -124,10 +122,12 @@ def load_teachers(names: Sequence[str], device: str, dtype: str) -> list[Teacher
 
 
 def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher:
-    """The teacher of that name: coca_tiny, ARCHITECTURE:TAG or :FILE, a folder, org/name; ValueError where there is none."""
-    source, pretrained = _source(name)
-    if pretrained is None:
-        _check_config(name, source)
+    """The teacher of that name: one of ours, or as `clip_source` says; ValueError where there is none."""
+    try:
+        source, pretrained = clip_source(str(SHIPPED / name) if name in shipped_models() else name)
+        read_clip_config(source)
+    except ValueError as error:
+        raise ValueError(f"teacher {name}: {error}") from error
     try:
         model = open_clip.create_model(source, pretrained, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(source)
@@ -140,33 +140,3 @@ def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher
                  "logit_bias": None if bias is None else bias.item(), "weights_sha256": state_sha256(model.state_dict())}
     return Teacher(name, model.to(DTYPES[dtype]), tokenizer, (size, size) if isinstance(size, int) else tuple(size),
                    tuple(cfg["mean"]), tuple(cfg["std"]), **known, device=device)
-
-
-def _source(name: str) -> tuple[str, str | None]:
-    """open_clip's name of a teacher's model, and its pretrained tag or file."""
-    if name in shipped_models():
-        return f"local-dir:{SHIPPED / name}", None
-    if name.startswith(("local-dir:", "hf-hub:")):
-        return name, None
-    architecture, _, pretrained = name.partition(":")
-    if architecture.replace("/", "-") in open_clip.list_models():
-        if not pretrained:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture.replace("/", "-"))) or "none"
-            raise ValueError(f"teacher {name}: which weights? Say {name}:TAG or {name}:FILE (tags: {tags})")
-        return architecture.replace("/", "-"), pretrained
-    if Path(name).is_dir():
-        return f"local-dir:{name}", None
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return f"hf-hub:{name}", None
-    raise ValueError(f"teacher {name}: not one of ours ({', '.join(shipped_models())}), no open_clip ARCHITECTURE:TAG, "
-                     "no folder, and no org/name of a hub repository")
-
-
-def _check_config(name: str, source: str) -> None:
-    """Refuses a folder or repository whose config asks for code of its own to be run."""
-    try:
-        folder = source.removeprefix("local-dir:")
-        read_clip_config(hf_hub_download(source.removeprefix("hf-hub:"), CLIP_CONFIG) if source.startswith("hf-hub:")
-                         else Path(folder, CLIP_CONFIG))
-    except (OSError, ValueError) as error:  # hf_hub_download raises both
-        raise ValueError(f"teacher {name}: {error}") from error

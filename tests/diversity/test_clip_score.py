@@ -120,7 +120,7 @@ def test_true_captions_beat_those_of_another_picture(clip, scenes):
 @pytest.mark.skipif("CAPSMITH_CLIP" not in os.environ, reason="CAPSMITH_CLIP: names no open_clip model")
 @pytest.mark.skipif(not PAIRS.is_dir(), reason=f"CAPSMITH_DATA: no {PAIRS}")
 def test_good_captions_of_photographs_beat_bad_ones():
-    """The model is what CAPSMITH_CLIP names, e.g. ViT-B-32/openai."""
+    """The model is what CAPSMITH_CLIP names, e.g. ViT-B-32:openai."""
     captions = {name: json.loads((PAIRS / f"{name}.json").read_text()) for name in ("good_captions", "bad_captions", "refs")}
     keys = sorted(captions["refs"])
     found, _ = clip_scores(OpenClip(os.environ["CAPSMITH_CLIP"]), [(PAIRS / f"{key}.jpg").read_bytes() for key in keys],
@@ -257,7 +257,8 @@ def test_cut_captions_and_ones_own_are_told(monkeypatch):
 
 def test_a_model_has_the_name_that_its_captions_have(tmp_path):
     assert captioner_name(str(COCA_TINY)) == captioner_name(f"local-dir:{COCA_TINY}") == "coca_tiny"
-    assert captioner_name("coca_ViT-B-32/laion2b_s13b_b90k") == "coca_vit_b_32_laion2b_s13b_b90k"
-    assert captioner_name("hf-hub:org/My.CoCa") == "my_coca"
+    for name in ("coca_ViT-B-32:laion2b_s13b_b90k", "coca_ViT-B/32:weights/laion2b_s13b_b90k.pt"):
+        assert captioner_name(name) == "coca_vit_b_32_laion2b_s13b_b90k"
+    assert captioner_name("hf-hub:org/My.CoCa") == captioner_name("org/My.CoCa") == "my_coca"
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "capsmith": {"name": "ours"}}))
     assert captioner_name(str(tmp_path)) == "ours"

@@ -13,7 +13,8 @@ from PIL import Image
 import captioners
 from captioners.coca import load_captioner
 from diversity import embedders
-from diversity.embedders import Embedder, OpenClip, default_embedder, is_open_clip, load_embedder
+from diversity.clip_models import is_open_clip
+from diversity.embedders import Embedder, OpenClip, default_embedder, load_embedder
 
 COCA_TINY = Path(captioners.__file__).parent / "models" / "coca_tiny"
 TEXTS = ["a cat on a mat", "", "two red circles, a blue square!", "é 猫 \N{CAT FACE}", "word " * 90, "a cat on a mat"]
@@ -106,7 +107,7 @@ def test_the_default_is_minilm_where_it_is_installed(monkeypatch):
 
 
 def test_names_of_open_clip(tiny_clip, tmp_path):
-    assert all(map(is_open_clip, ["ViT-B-32/openai", "ViT-B-32", "hf-hub:org/name", "local-dir:x", str(tiny_clip)]))
+    assert all(map(is_open_clip, ["ViT-B-32:openai", "ViT-B/32", "ViT-B-32", "hf-hub:org/name", "local-dir:x", str(tiny_clip)]))
     assert not any(map(is_open_clip, ["minilm", "sentence-transformers/all-mpnet-base-v2", "all-MiniLM-L6-v2", str(tmp_path)]))
 
 
@@ -183,15 +184,15 @@ def test_pictures_are_embedded_as_the_image_tower_does_alone(tmp_path):
 def test_weights_may_be_a_file_of_a_known_architecture(tmp_path, monkeypatch):
     folder = write_model(tmp_path / "model")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-of-ours", TINY)
-    found = load_embedder(f"tiny-of-ours/{folder / 'open_clip_pytorch_model.bin'}").encode(TEXTS)
+    found = load_embedder(f"tiny-of-ours:{folder / 'open_clip_pytorch_model.bin'}").encode(TEXTS)
     np.testing.assert_array_equal(found, load_embedder(str(folder)).encode(TEXTS))
 
 
 @pytest.mark.parametrize(("name", "message"), [
     ("ViT-B-32", "which weights.*openai.*laion2b_s34b_b79k"),
-    ("ViT-B-32/no_such_tag", "no_such_tag"),
+    ("ViT-B-32:no_such_tag", "no_such_tag"),
     ("local-dir:/no/such/folder", "/no/such/folder"),
-    ("unheard-of/openai", "no architecture of open_clip"),
+    ("unheard-of:openai", "no ARCHITECTURE:TAG of open_clip, no folder"),
 ])
 def test_an_unknown_model_is_named_with_the_reason(name, message):
     with pytest.raises(ValueError, match=f"open_clip model '{name}' cannot be loaded: .*{message}"):
@@ -213,7 +214,7 @@ def test_what_comes_with_a_model_runs_no_code(tmp_path):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY | {"text_cfg": text_cfg}}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["theirs.Tokenizer", None]}}))
     (folder / "theirs.py").write_text("raise SystemExit('code of a model ran')\n")
-    with pytest.raises(ValueError, match="trust_remote_code is set"):
+    with pytest.raises(ValueError, match="ask for code to be run.*trust_remote_code"):
         OpenClip(str(folder))
     assert "theirs" not in sys.modules
 
