@@ -26,7 +26,6 @@ from imagetext.sources import Shard
 
 CACHE_BYTES = 2**30  # of preprocessed pictures
 CHECKED = 64         # pictures decoded side by side when they are first read
-POOL = 16            # batches at most whose captions are sorted by length together
 
 
 class CaptionedPictures(Dataset):
@@ -98,7 +97,7 @@ class CaptionedPictures(Dataset):
         return [(captions[(first + i) % len(captions)], draw + i) for i in range(self.captions_per_image)]
 
     def length(self, index: int, draw: int) -> int:
-        """About how long the longest caption drawn is: what comes in one batch is padded to one length."""
+        """About how long the longest caption drawn is: what comes in one part of a batch is padded to one length."""
         return max(len(caption) for caption, _ in self.captions(index, draw))
 
     def __getitem__(self, drawn: tuple[int, int]) -> tuple[Any, list[list[int]], int, str]:
@@ -138,32 +137,23 @@ def _light(sample: Sample, places: Places | None) -> Sample:
 class BatchOrder(Sampler):
     """Batches of (picture, draw): shuffled passes over the set without end, from batch `first` on; every world-th of a batch.
 
-    Within a pool of batches captions of like length come together, so that less is padded. A pool is no longer than a pass:
-    else a small set's copies of one picture would be a batch.
+    What a batch holds is drawn by lot; it comes in the order of its captions' lengths, so that the parts of it which a device
+    takes one by one are padded little. Batches of like lengths would be faster, but each step's loss is the mean over its own
+    tokens: those of long captions would count less.
     """
 
     def __init__(self, pictures: CaptionedPictures, batch_size: int, batches: int, seed: int, first: int = 0, *,
                  rank: int = 0, world: int = 1):
         self.pictures, self.batch_size, self.batches, self.seed, self.first = pictures, batch_size, batches, seed, first
         self.rank, self.world = rank, world
-        self.pool = max(1, min(POOL, len(self._pass(0)[0]) // batch_size))
 
     def __len__(self) -> int:
         return self.batches - self.first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first, self.batches):
-            pool, place = divmod(batch, self.pool)
-            yield self._pool(pool)[place][self.rank::self.world]
-
-    @lru_cache(1)
-    def _pool(self, number: int) -> list[list[tuple[int, int]]]:
-        size = min(self.pool, self.batches - number * self.pool)
-        first = number * self.pool * self.batch_size
-        drawn = [self._drawn(place) for place in range(first, first + size * self.batch_size)]
-        drawn.sort(key=lambda item: self.pictures.length(*item))
-        order = np.random.Generator(np.random.Philox(key=[self.seed, 2**63 + 1 + number])).permutation(size)
-        return [drawn[batch * self.batch_size:(batch + 1) * self.batch_size] for batch in order]
+            drawn = [self._drawn(place) for place in range(batch * self.batch_size, (batch + 1) * self.batch_size)]
+            yield sorted(drawn, key=lambda item: self.pictures.length(*item))[self.rank::self.world]
 
     def _drawn(self, place: int) -> tuple[int, int]:
         number, place = divmod(place, len(self._pass(0)[0]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from captioners.coca import load_captioner
-from finetune.batching import POOL, BatchOrder, CaptionedPictures, batches, collate
+from finetune.batching import BatchOrder, CaptionedPictures, batches, collate
 from imagetext.sample import Sample, decode_image
 from imagetext.scenes import SceneSpec, scene_sample
 from imagetext.sources import read_samples
@@ -37,25 +37,17 @@ class Pictures:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])
 def test_each_picture_comes_once_a_pass(batch_size):
-    """However batches lie across passes: after any number of pools no picture is more than one pass ahead of another."""
-    counts, order = Counter(), BatchOrder(Pictures(10), batch_size, 4 * POOL, seed=1)
-    for number, batch in enumerate(order, 1):
+    """However batches lie across passes: after any number of batches no picture is more than one pass ahead of another."""
+    counts = Counter()
+    for batch in BatchOrder(Pictures(10), batch_size, 64, seed=1):
         assert len(batch) == batch_size
         counts.update(index for index, _ in batch)
-        if number % order.pool == 0:
-            assert max(counts.values()) - min(counts[index] for index in range(10)) <= 1
-
-
-def test_a_small_set_is_not_sorted_into_batches_of_one_picture():
-    for batch in BatchOrder(Pictures(19), 19, 50, seed=0):
-        assert {index for index, _ in batch} == set(range(19))
-    for batch in BatchOrder(Pictures(40), 8, 50, seed=0):
-        assert len({index for index, _ in batch}) >= 7  # a pool may lie across two passes
+        assert max(counts.values()) - min(counts[index] for index in range(10)) <= 1
 
 
 def test_order_is_a_function_of_the_seed_and_resumes_anywhere():
     whole = list(BatchOrder(Pictures(13), 4, 40, seed=3))
-    for first in (1, 11, POOL, 37):
+    for first in (1, 11, 16, 37):
         assert list(BatchOrder(Pictures(13), 4, 40, seed=3, first=first)) == whole[first:]
     assert list(BatchOrder(Pictures(13), 4, 40, seed=4)) != whole
 
@@ -67,21 +59,23 @@ def test_ranks_share_a_batch():
     assert all(len(part) == 2 for share in shares for part in share)
 
 
-def test_captions_of_like_length_come_together():
-    batches = list(BatchOrder(Pictures(1000), 8, 3 * POOL, seed=0))
-    lengths = [[draw % 50 for _, draw in batch] for batch in batches]
-    assert max(max(batch) - min(batch) for batch in lengths) <= 25  # of 49; 16 batches part the lengths into runs of about 3
-    assert sum(max(batch) - min(batch) for batch in lengths) / len(lengths) < 6
-    means = [sum(batch) / 8 for batch in lengths[:POOL]]
-    assert means != sorted(means)
+def test_a_batch_holds_what_is_drawn_by_lot_in_the_order_of_lengths(monkeypatch):
+    """Whatever lengths are: a batch of short captions alone would count each of their tokens more than those of long ones."""
+    pictures = Pictures(1000)
+    by_length = list(BatchOrder(pictures, 8, 300, seed=0))
+    for batch in by_length:
+        assert [draw % 50 for _, draw in batch] == sorted(draw % 50 for _, draw in batch)
+    monkeypatch.setattr(pictures, "length", lambda index, draw: 0)
+    by_lot = list(BatchOrder(pictures, 8, 300, seed=0))
+    assert by_lot != by_length and [sorted(batch) for batch in by_lot] == [sorted(batch) for batch in by_length]
 
 
 def test_pictures_come_as_often_as_their_weight_says():
-    order = BatchOrder(Pictures(8, [1, 1, 1, 1, 2.5, 2.5, 0.5, 0.5]), 10, 10 * POOL, seed=0)  # 10 a pass: a batch is one
+    order = BatchOrder(Pictures(8, [1, 1, 1, 1, 2.5, 2.5, 0.5, 0.5]), 10, 160, seed=0)  # 10 a pass: a batch is one
     counts = Counter(index for batch in order for index, _ in batch)
-    assert [counts[index] for index in range(4)] == [10 * POOL] * 4
-    assert counts[4] + counts[5] == 5 * 10 * POOL and counts[6] + counts[7] == 10 * POOL
-    assert counts[4] < 3 * 10 * POOL and counts[6] < 10 * POOL  # it is by lot which of two comes
+    assert [counts[index] for index in range(4)] == [160] * 4
+    assert counts[4] + counts[5] == 800 and counts[6] + counts[7] == 160
+    assert counts[4] < 480 and counts[6] < 160  # it is by lot which of two comes
 
 
 @pytest.mark.parametrize("several", [1, 3])
