@@ -29,7 +29,7 @@ def clip_source(name: str) -> tuple[str, str | None]:
     if architecture in open_clip.list_models():
         if not pretrained:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-            raise ValueError(f"which weights? Say {name}:TAG or {name}:FILE (tags: {tags})")
+            raise ValueError(f"which weights? Say {architecture}:TAG or {architecture}:FILE (tags: {tags})")
         return architecture, pretrained
     if name.startswith(("hf-hub:", "local-dir:")):
         return name, None
