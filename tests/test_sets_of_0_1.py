@@ -1,0 +1,129 @@
+"""What capsmith 0.1 finished stays readable: its sets, its captioner and its reinforced sets, in `sets_of_0_1`."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import capsmith
+
+SETS = Path(__file__).parent / "sets_of_0_1"
+CAPTIONED = {"captioned": "tar", "captioned_jsonl": "jsonl", "captioned_parquet": "parquet", "two_columns": "tar"}
+REINFORCED = {"reinforced": "tar", "reinforced_parquet": "parquet"}
+OF_CPU = ["--device", "cpu", "--num-workers", "0"]
+
+
+def spec(name: str) -> str:
+    return str(SETS / name / f"*.{(CAPTIONED | REINFORCED | {'captions_only': 'tar'})[name]}")
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    """All files in the tars of a folder, by name."""
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            found |= {member.name: archive.extractfile(member).read() for member in archive}
+    return found
+
+
+def columns(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """The captions in the tars of a folder, by key and column."""
+    return {name.removesuffix(".syn.json"): json.loads(data) for name, data in members(folder).items() if name.endswith(".syn.json")}
+
+
+@pytest.mark.parametrize("name", [*CAPTIONED, *REINFORCED, "captions_only"])
+def test_verify(name, capsys):
+    assert capsmith.main(["verify", str(SETS / name), "--most-repeated", "1"]) == 0
+    assert "7 records in 2 shards; all as the markers say" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_gallery(name, tmp_path):
+    assert capsmith.main(["gallery", str(SETS / name), "--output", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    texts = [text for of in columns(SETS / "captioned").values() for text in of.get("syn_text_coca_tiny", ())]
+    assert len(texts) == 12 and all(text in page for text in texts)
+    assert page.count("data:image/jpeg;base64,") == 6 and "not a picture: starts with" in page
+
+
+@pytest.mark.parametrize("name", ["captioned", "captioned_jsonl", "captioned_parquet"])
+def test_join(name, tmp_path, capsys):
+    command = ["join", "--input", spec(name), "--captions", str(SETS / "captions_only"), "--output", str(tmp_path / "out")]
+    assert capsmith.main(command) == 0
+    assert "6 pictures with captions joined on uid, 1 without any to join" in capsys.readouterr().out
+    before, apart, after = (columns(folder) for folder in (SETS / "captioned", SETS / "captions_only", tmp_path / "out"))
+    assert after == {key: of | apart[key] for key, of in before.items()}
+
+
+def test_diversity(tmp_path):
+    inputs = [argument for name in CAPTIONED for argument in ("--input", f"{name}={spec(name)}") if name != "two_columns"]
+    assert capsmith.main(["diversity", *inputs, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "report.json").read_text())["columns"]
+    assert [found[name]["captions"] for name in CAPTIONED if name != "two_columns"] == [10, 10, 10]  # of pictures with originals
+    assert found["captioned"] == found["captioned_jsonl"] == found["captioned_parquet"]
+
+
+def test_generate_with_its_captioner_on_its_set(tmp_path):
+    """The columns, scores, pictures and texts of the set stay; the captioner is the one that wrote `two_columns`."""
+    command = ["generate", "--input", spec("captioned"), "--model", str(SETS / "captioner"), "--num-captions", "2", "--redraws", "0",
+               "--on-degenerate", "keep", "--similarity", "--max-error-rate", "1", "--output", str(tmp_path / "out"), *OF_CPU]
+    assert capsmith.main(command) == 0
+    before, theirs, ours = members(SETS / "captioned"), members(SETS / "two_columns"), members(tmp_path / "out")
+    assert list(ours) == list(theirs)
+    for name, data in ours.items():
+        if name.endswith((".jpg", ".txt")):
+            assert data == before[name]
+        elif name.endswith("syn.json"):
+            assert {**json.loads(data), **json.loads(before[name])} == json.loads(data)
+        elif not json.loads(before[name])["error"]:
+            was, now = json.loads(before[name]), json.loads(data)
+            scores, new = was.pop("caption_scores"), now.pop("caption_scores")
+            assert now == was | {"source": now["source"]} and set(new) == {*scores, "syn_text_of_0_1"} and {**new, **scores} == new
+    settings = [json.loads((folder / "run.json").read_text())["fingerprint"]["columns"]["syn_text_of_0_1"]
+                for folder in (SETS / "two_columns", tmp_path / "out")]
+    assert settings[0]["weights_sha256"] == settings[1]["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["captioned", "captioned_jsonl", "captioned_parquet"])
+def test_reinforce(name, tmp_path):
+    """From each format come the views and the texts that 0.1 wrote, and its embeddings but for rounding."""
+    command = ["reinforce", "--input", spec(name), "--teacher", "coca_tiny", "--views", "2", "--max-error-rate", "1",
+               "--output", str(tmp_path / "out"), *OF_CPU]
+    assert capsmith.main(command) == 0
+    theirs, ours = members(SETS / "reinforced"), members(tmp_path / "out")
+    assert list(ours) == list(theirs)
+    for name, data in ours.items():
+        if name.endswith("npz"):
+            arrays, wanted = np.load(io.BytesIO(data)), np.load(io.BytesIO(theirs[name]))
+            assert arrays.files == wanted.files
+            for array in arrays.files:
+                np.testing.assert_allclose(arrays[array], wanted[array], atol=1e-5)
+        elif name.endswith(("syn.json", "paug.json", "jpg", "txt")):
+            assert data == theirs[name]
+
+
+@pytest.mark.parametrize("name", REINFORCED)
+def test_train_student(name, tmp_path):
+    student = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+               "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "open_clip_config.json").write_text(json.dumps({"model_cfg": student}))
+    command = ["train-student", "--input", spec(name), "--student", str(tmp_path / "student"), "--output", str(tmp_path / "out"),
+               "--samples-seen", "20", "--batch-size", "4", *OF_CPU]
+    assert capsmith.main(command) == 0
+    log = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in log] == [4, 8, 12, 16, 20]
+    rejected = (tmp_path / "out" / "rejects.jsonl").read_text()
+    assert "day/two words" in rejected and "day/broken" in rejected and "test2" not in rejected
+
+
+@pytest.mark.parametrize("name", ["captioned", "captioned_parquet"])
+def test_finetune_from_its_captioner_on_its_set(name, tmp_path):
+    command = ["finetune", "--input", spec(name), "--model", str(SETS / "captioner"), "--output", str(tmp_path / "out"),
+               "--samples-seen", "8", "--batch-size", "4", "--hold-out", "0", *OF_CPU]
+    assert capsmith.main(command) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "5 pictures" in card and (tmp_path / "out" / "open_clip_model.safetensors").exists()
