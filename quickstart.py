@@ -68,13 +68,13 @@ def _summarise(output: Path, report: Path, records_folder: Path) -> None:
 
     records = list(read_records(str(records_folder / "*.tar")))
     columns = {"human": HUMAN, "before": BEFORE, "after": AFTER}
-    cards = [Card(record.sample.key, record.sample.image, {name: list(map(Line, texts)) for name, texts in _captions(record).items()})
+    cards = [Card(record.key, record.image, {name: list(map(Line, texts)) for name, texts in _captions(record).items()})
              for record in records]
     write_gallery(output / "gallery.html", cards, title="Before and after fine-tuning",
                   subtitle=f"{len(records)} held-out pictures of the built-in set")
     print("\nHeld-out pictures, a caption each before and after fine-tuning:")
     for record in records[:SHOWN]:
-        print(f"  {record.sample.key}")
+        print(f"  {record.key}")
         for name, captions in _captions(record).items():
             print(f"    {name:7}{captions[0]}")
     scores = json.loads((report / "report.json").read_text(encoding="utf-8"))["columns"]
@@ -89,7 +89,7 @@ Gallery     {output / 'gallery.html'}""")
 
 
 def _captions(record: "Record") -> dict[str, tuple[str, ...]]:
-    return {"human": record.sample.captions, "before": record.syn_text[BEFORE], "after": record.syn_text[AFTER]}
+    return {"human": record.captions, "before": record.syn_text[BEFORE], "after": record.syn_text[AFTER]}
 
 
 def _facts_line(facts: dict[str, Any]) -> str:

@@ -14,11 +14,13 @@ import numpy as np
 from diversity.accumulate import CaptionAccumulator
 from diversity.columns import Counted, Picture
 from diversity.indexing import NO_REFERENCES, Asked, Common, Compared, common, index_pieces
-from diversity.input_rows import ROWS, Piece, Row
+from diversity.input_rows import ROWS, Piece, captions_of, scene_of, truncated_of
 from diversity.inputs import Source, open_sources
 from diversity.joining import number_of
 from diversity.picture_sample import PictureSample, key_hash, place
 from diversity.processes import processes
+from imagetext.rows import well_formed
+from imagetext.sample import Record
 
 ROWS_AT_ONCE = 1000  # of a piece, so that its memory has a bound
 
@@ -58,12 +60,12 @@ def count_captions(captions: Mapping[str, Sequence[Sequence[str]]], references: 
 
 def _given_rows(captions: Mapping[str, Sequence[Sequence[str]]], truncated: Mapping[str, Sequence[Sequence[bool]]],
                 scenes: Sequence[Mapping[str, Any] | None] | None, keys: Sequence[str] | None,
-                images: Sequence[bytes | None] | None, pictures: range, columns: Any, wanted: Any) -> Iterator[Row]:
+                images: Sequence[bytes | None] | None, pictures: range, columns: Any, wanted: Any) -> Iterator[Record]:
     for number, at in enumerate(pictures):
-        found = {name: list(groups[at]) for name, groups in captions.items()}
-        scores = {name: {"truncated": list(marks[at])} for name, marks in truncated.items()}
-        yield Row(keys[at] if keys else str(at), {**found, "caption_scores": scores, "scene": scenes[at] if scenes else None},
-                  images[at] if images and number in wanted else None)
+        yield Record(keys[at] if keys else str(at), images[at] if images and number in wanted else None,
+                     columns={name: tuple(map(well_formed, groups[at])) for name, groups in captions.items()},
+                     scores={name: {"truncated": list(marks[at])} for name, marks in truncated.items()},
+                     meta={"scene": scenes[at]} if scenes else {})
 
 
 class Task(NamedTuple):
@@ -138,10 +140,10 @@ def _parts(task: Task, compared: Compared, seed: int) -> Iterator[tuple[Picture,
         if not pictured and not any(take):
             continue
         key = compared.by_number and number_of(row.key) or row.key
-        picture = Picture(key, scene=row.scene, image=row.image, again=again)
+        picture = Picture(key, scene=scene_of(row), image=row.image, again=again)
         for name, count in zip(compared.columns, take):
             if count:
-                captions, marks = row.captions(name), row.truncated(name)
+                captions, marks = captions_of(row, name), truncated_of(row, name)
                 if len(captions) < count:
                     raise ValueError(f"{task.piece.path}: changed while it was read")
                 chosen = choose(len(captions), count, place(key_hash(key, seed), again), name)

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from diversity.columns import HUMAN
-from diversity.input_rows import Piece, Row
+from diversity.input_rows import Piece, captions_of
 from diversity.inputs import Source, text_columns
 from diversity.joining import Joined, join, joined_by_number, number_of
 from diversity.picture_sample import key_hash
-from imagetext.rows import is_caption_column
+from imagetext.sample import Record, is_caption_column
 
 NO_REFERENCES = "none"
 
@@ -35,9 +35,9 @@ class Asked(NamedTuple):
             return None if HUMAN in (*self.names, *self.files) else HUMAN
         return None if self.given == NO_REFERENCES else self.given
 
-    def of(self, row: Row) -> list[str]:
+    def of(self, row: Record) -> list[str]:
         """The columns of a row, without the references'."""
-        return [name for name in self.names or row.columns
+        return [name for name in self.names or (*row.columns, *row.meta)
                 if name != self.references and (self.names or is_caption_column(name) or name in self.files)]
 
 
@@ -93,7 +93,7 @@ def _index(piece: Piece, asked: Asked, seed: int) -> Index:
             digits = digits and row.key.isdecimal()
             columns, bare = asked.of(row), True
             for name in [*columns, *references]:
-                if count := len(row.captions(name)):
+                if count := len(captions_of(row, name)):
                     column = counts.setdefault(name, array("I"))
                     column.frombytes(bytes(column.itemsize * (at - len(column))))  # the rows without
                     column.append(count)

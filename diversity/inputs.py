@@ -16,19 +16,17 @@ originals of records. Pictures are read only of rows that are asked for.
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 from diversity.columns import HUMAN
-from diversity.input_rows import (
-    KEYS, Piece, Row, document_pieces, folder_rows, parquet_pieces, shard_rows, table_pieces, text_pieces,
-)
+from diversity.input_rows import KEYS, Piece, captions_of, document_pieces, shard_rows, table_pieces, text_pieces
 from imagetext.curated import KINDS
-from imagetext.folders import FolderRows
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, is_caption_column
+from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS
+from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, plain_path
 from imagetext.tables import TABLE_SUFFIXES, split_suffix
@@ -69,37 +67,38 @@ def open_sources(inputs: Sequence[str], references: str | None,
 
 
 def _references(name: str, own: Sequence[str], piece: Piece, columns: Sequence[str] | None,
-                images: Collection[int]) -> Iterator[Row]:
+                images: Collection[int]) -> Iterator[Record]:
     """The references of each row under one name."""
     for row in piece.read((), ()):
-        yield Row(row.key, {name: next((found for column in own if (found := row.captions(column))), ())})
+        found = next((found for column in own if (found := captions_of(row, column))), ())
+        yield Record(row.key, None, columns={name: found})
 
 
-def _pictures(piece: Piece, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Row]:
+def _pictures(piece: Piece, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
     """The pictures alone."""
-    return (Row(row.key, {}, row.image) for row in piece.read((), images))
+    return (Record(row.key, row.image) for row in piece.read((), images))
 
 
 def text_columns(sources: Sequence[Source]) -> list[str]:
     """The columns with captions in the first rows of each source, to say what there is instead."""
     rows = [row for source in sources if source.role == "input"
             for piece in source.pieces[:1] for row in islice(piece.read(None, ()), 100)]
-    return sorted({name for row in rows for name in row.columns if name not in NO_CAPTIONS and row.captions(name)})
+    return sorted({name for row in rows for name in (HUMAN, *row.columns, *row.meta)
+                   if name not in NO_CAPTIONS and captions_of(row, name)})
 
 
-def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Row]:
+def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
     """The rows with their synthetic captions, or else their originals, as the column `name`."""
     for row in piece.read(columns, images):
-        synthetic = [column for column in row.columns if is_caption_column(column) and row.captions(column)]
+        synthetic = [column for column, texts in row.syn_text.items() if texts]
         if len(synthetic) > 1:
             raise ValueError(f"--input {name}=…: {piece.path} has several columns, {', '.join(synthetic)}, and one has to be "
                              "meant: leave the name out, and choose with --column")
         own = (*synthetic, HUMAN)[0]
-        scores = row.columns.get("caption_scores")
-        scores = {name: scores[own]} if isinstance(scores, Mapping) and own in scores else {}
-        kept = {column: value for column, value in row.columns.items() if column not in (own, *CAPTION_COLUMNS)}
-        originals = {} if own == HUMAN else {HUMAN: row.columns.get(HUMAN)}
-        yield replace(row, columns={**kept, **originals, "caption_scores": scores, name: row.captions(own)})
+        kept = {column: texts for column, texts in row.columns.items() if column not in (own, *CAPTION_COLUMNS)}
+        yield replace(row, captions=() if own == HUMAN else row.captions, columns={**kept, name: captions_of(row, own)},
+                      scores={name: row.scores[own]} if own in row.scores else {},
+                      meta={field: value for field, value in row.meta.items() if field not in CAPTION_COLUMNS})
 
 
 def open_inputs(specs: Sequence[str], problems: list[str]) -> tuple[list[Source], tuple[str, ...]]:
@@ -135,15 +134,13 @@ def open_file(path: str, there: Entry | None, column: str) -> list[Piece]:
     """The pieces of one file, folder or set; captions of a text file or COCO file become `column`."""
     suffix = split_suffix(path)[1]
     if _is_set(path) or there and there.is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):
-        return [Piece(shard.path, partial(folder_rows if isinstance(shard.samples, FolderRows) else shard_rows, shard))
-                for shard in read_samples(path)]
+        return [Piece(shard.path, partial(shard_rows, shard)) for shard in read_samples(path)]
     if suffix not in SUFFIXES:
         known = f"not a {', '.join(SUFFIXES)} file or a folder of pictures"
         raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
     if not there:
         raise ValueError(f"{path}: no such file")
-    pieces = {".json": document_pieces, ".txt": text_pieces}[suffix](path, column) if _is_document(path) else (
-        parquet_pieces(path) if suffix == ".parquet" else table_pieces(path))
+    pieces = {".json": document_pieces, ".txt": text_pieces}[suffix](path, column) if _is_document(path) else table_pieces(path)
     if not pieces:
         raise ValueError(f"{path}: no rows")
     return pieces

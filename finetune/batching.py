@@ -21,8 +21,7 @@ from captioners.base import Captioner
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.rows import read_picture
-from imagetext.sample import Sample, decode_image
-from imagetext.sources import Shard
+from imagetext.sample import Record, Shard, decode_image
 
 CACHE_BYTES = 2**30  # of preprocessed pictures
 CHECKED = 64         # pictures decoded side by side when they are first read
@@ -40,7 +39,7 @@ class CaptionedPictures(Dataset):
                  long_captions: str = "sentence", weight: float = 1.0, quiet: bool = False):
         self.captioner, self.captions_per_image = captioner, captions_per_image
         self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)
-        self.samples: list[Sample] = []
+        self.samples: list[Record] = []
         self.rejects: list[tuple[str, str]] = []
         everything = (read for shard in shards for read in with_places(shard))
         progress = tqdm(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
@@ -69,7 +68,7 @@ class CaptionedPictures(Dataset):
         self.weights = np.concatenate([self.weights, other.weights])
         self.image = self._pixels  # together they may be too many to hold
 
-    def hold_out(self, count: int, seed: int) -> list[Sample]:
+    def hold_out(self, count: int, seed: int) -> list[Record]:
         """Takes so many pictures, chosen by the seed, out of the set."""
         chosen = set(np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(self))[:count].tolist())
         held = [dataclasses.replace(self.samples[index], image=self.encoded(index)) for index in sorted(chosen)]
@@ -114,21 +113,21 @@ class CaptionedPictures(Dataset):
         return [len(self.captioner.encode_text_ids(caption)) for caption in captions[::-(-len(captions) // most)]]
 
 
-def _problem(sample: Sample) -> str:
+def _problem(sample: Record) -> str:
     """Why a sample cannot be trained on; "" where it can."""
     if not any(caption.strip() for caption in sample.captions):
-        return sample.meta.get("error") or "no caption"
+        return sample.error or "no caption"
     try:
         decode_image(sample.image)
     except ValueError as error:
-        return sample.meta.get("error") or str(error)
+        return sample.error or str(error)
     return ""
 
 
-def _light(sample: Sample, places: Places | None) -> Sample:
+def _light(sample: Record, places: Places | None) -> Record:
     """The sample without its picture's bytes, where these are a file of their own, or without its files, where a tar has them."""
     if places:
-        return dataclasses.replace(sample, image=None, members={}, meta={**sample.meta, "places": places})
+        return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})
     source = sample.meta.get("source", "")
     is_file = os.path.isfile(source) and os.path.getsize(source) == len(sample.image)
     return dataclasses.replace(sample, image=None) if is_file else sample

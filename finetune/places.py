@@ -4,8 +4,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from imagetext.sample import Sample
-from imagetext.sources import Shard
+from imagetext.sample import Record, Shard
 from imagetext.stores import is_remote
 from imagetext.tars import TarRows, split_name
 
@@ -35,16 +34,16 @@ def in_tar_here(shard: Shard) -> bool:
     return isinstance(shard.samples, TarRows) and not is_remote(shard.path)
 
 
-def with_places(samples: Shard | Iterable[Sample]) -> Iterator[tuple[Sample, Places | None]]:
-    """The samples, and where their files lie; None where they are of no tar on this machine."""
+def with_places(samples: Shard | Iterable[Record]) -> Iterator[tuple[Record, Places | None]]:
+    """The records, and where their files lie; None where they are of no tar on this machine."""
     if not isinstance(samples, Shard) or not in_tar_here(samples):
-        return ((sample, None) for sample in samples)
-    return ((sample, _named(places, sample)) for sample, places in zip(samples, tar_places(samples.path), strict=True))
+        return ((record, None) for record in samples)
+    return ((record, _named(places, record)) for record, places in zip(samples, tar_places(samples.path), strict=True))
 
 
-def _named(places: Places, sample: Sample) -> Places:
+def _named(places: Places, record: Record) -> Places:
     """The places with the picture's under its name: it is what is neither text nor carried."""
-    files = {suffix if suffix in ("txt", "json") or suffix in sample.members else "picture": place
+    files = {suffix if suffix in ("txt", "json", "syn.json") or suffix in record.members else "picture": place
              for suffix, place in places.files.items()}
     return Places(places.path, files)
 

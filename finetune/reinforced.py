@@ -23,8 +23,7 @@ from finetune.student import Student
 from finetune.student_config import StudentConfig
 from imagetext.embeddings import modern, unpack
 from imagetext.rows import caption_columns, json_object
-from imagetext.sample import Sample
-from imagetext.sources import Shard
+from imagetext.sample import Record, Shard
 from imagetext.stores import join, read_bytes
 from imagetext.views import View, decode_stored, normalise, read_views, replay
 
@@ -110,7 +109,7 @@ class ReinforcedPictures(Dataset):
                  quiet: bool = False):
         self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
         self.kinds, self.columns, self.teachers = tuple(config.text_weights), config.columns, teachers
-        self.records: list[tuple[Sample, Places | None]] = []
+        self.records: list[tuple[Record, Places | None]] = []
         self.rejects: list[tuple[str, str]] = []
         everything = (record for shard in shards for record in with_places(shard))
         progress = tqdm(desc="reading records", unit="record", mininterval=1, disable=quiet)
@@ -120,7 +119,8 @@ class ReinforcedPictures(Dataset):
                     if error:
                         self.rejects.append((sample.key, error))
                     else:
-                        self.records.append((replace(sample, image=None, members={}, meta={}) if places else sample, places))
+                        light = Record(sample.key, None, sample.captions) if places else sample
+                        self.records.append((light, places))
                 progress.update(len(read))
         progress.close()
         if not self.records:
@@ -131,7 +131,7 @@ class ReinforcedPictures(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def _problem(self, record: tuple[Sample, Places | None]) -> str:
+    def _problem(self, record: tuple[Record, Places | None]) -> str:
         """Why a record cannot be trained on; "" where it can."""
         sample, places = record
         try:
@@ -141,21 +141,21 @@ class ReinforcedPictures(Dataset):
             return str(error)
         return ""
 
-    def sample(self, index: int) -> Sample:
+    def sample(self, index: int) -> Record:
         """The record with its files; ValueError where its tar is no more what it was."""
         sample, places = self.records[index]
         if places is None:
             return sample
         files = places.read("picture", "txt", "syn.json", "paug.json", *(("npz", "pth.gz") if self.teachers else ()))
-        return replace(sample, image=files.pop("picture"), members=files)
+        columns = caption_columns(files.pop("syn.json", b"{}"))
+        return replace(sample, image=files.pop("picture"), columns=columns, members=files)
 
-    def contents(self, sample: Sample) -> Contents:
+    def contents(self, sample: Record) -> Contents:
         """What there is of a record; ValueError says what is missing, or does not belong together."""
-        if error := sample.meta.get("error"):
-            raise ValueError(error)
+        if sample.error:
+            raise ValueError(sample.error)
         views = read_views(sample.members.get("paug.json", b"{}"))
-        columns = {name: texts for name, texts in caption_columns(sample.members.get("syn.json", b"{}")).items()
-                   if name.startswith("syn_text") and any(map(str.strip, texts))}
+        columns = {name: texts for name, texts in sample.syn_text.items() if any(map(str.strip, texts))}
         text = sample.members.get("txt", b"").decode("utf-8", "replace").strip()
         originals, embeddings = [one for one in (text, *sample.captions) if one.strip()][:1], {}
         if self.teachers:
@@ -169,7 +169,7 @@ class ReinforcedPictures(Dataset):
             raise ValueError("paug.json: no views")
         return Contents(sample.image, views, found, embeddings)
 
-    def _embeddings(self, sample: Sample, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
+    def _embeddings(self, sample: Record, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
                     ) -> tuple[Sequence[str], Mapping[str, Sequence[str]], Mapping[str, Tensor]]:
         """The original captions and the columns that have embeddings, and these, from either layout."""
         embeddings = unpack(sample.members)

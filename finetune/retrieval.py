@@ -18,7 +18,7 @@ from finetune.student import Student
 from finetune.trainer import Trainer
 from finetune.training_page import write_training_page
 from finetune.validation import CONTRASTIVE_LOSS
-from imagetext.sample import Sample, decode_image
+from imagetext.sample import Record, decode_image
 
 FIRST = (1, 5)  # of what is found, that count
 BATCH = 64
@@ -49,7 +49,7 @@ def recall(image: Tensor, text: Tensor, right: Tensor) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def retrieval(student: Student, samples: Sequence[Sample]) -> dict[str, float]:
+def retrieval(student: Student, samples: Sequence[Record]) -> dict[str, float]:
     """The recall of a student on pictures with captions; captions of the same words are one."""
     device = student.model.logit_scale.device
     preprocess = image_transform_v2(PreprocessCfg(**student.preprocess_cfg), is_train=False)
@@ -68,7 +68,7 @@ def retrieval(student: Student, samples: Sequence[Sample]) -> dict[str, float]:
     return recall(torch.cat(image), torch.cat(text), right)
 
 
-def usable(samples: Iterable[Sample], *, quiet: bool) -> list[Sample]:
+def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
     """Those that have a caption and a picture that decodes; ValueError where there are none."""
     found = []
     for sample in tqdm(samples, desc="reading held-out pictures", unit="picture", mininterval=1, disable=quiet):
@@ -86,7 +86,7 @@ def usable(samples: Iterable[Sample], *, quiet: bool) -> list[Sample]:
 class HeldOutRetrieval:
     """Called with the step and the records seen: validates, and writes a line of the log and the page anew."""
 
-    def __init__(self, trainer: Trainer, samples: Sequence[Sample]):
+    def __init__(self, trainer: Trainer, samples: Sequence[Record]):
         self.trainer, self.samples = trainer, samples
         self.last: dict = {}
 

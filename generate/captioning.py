@@ -1,4 +1,4 @@
-"""From samples to records, in stages that each take pictures in order and hand them on in order.
+"""From pictures to records with captions, in stages that each take pictures in order and hand them on in order.
 
 decode -> a column's captions -> the next column's … -> redraws of what the gate refuses -> records
 
@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from captioners.base import Captioned, Captioner, SamplingConfig
 from generate.quality import Gate, Judged, judge_all, replace_failing
-from imagetext.columns import ColumnClash, room_for
-from imagetext.sample import Record, Sample, decode_image
+from imagetext.columns import room_for
+from imagetext.sample import Record, decode_image
 
 REDRAWN_AT_ONCE = 256  # pictures, good ones among them, that a redraw waits for: more fill its batches, and memory
 
@@ -47,9 +47,9 @@ class Column:
 
 @dataclass
 class Picture:
-    """A sample on its way: its pixels for each captioner, or why there are none, and what was said of it so far."""
+    """A record on its way: its pixels for each captioner, or why there are none, and what was said of it so far."""
 
-    sample: Sample
+    record: Record
     pixels: Sequence[Tensor] = ()  # (3, H, W) for each column
     error: str = ""
     captions: dict[str, list[Judged]] = field(default_factory=dict)
@@ -78,26 +78,21 @@ class _Decoded(Dataset):
         return [pixels[preprocess] for preprocess in self.preprocess], ""
 
 
-def caption_samples(samples: Iterable[Sample], columns: Sequence[Column], *, overwrite: bool = False,
+def caption_samples(samples: Iterable[Record], columns: Sequence[Column], *, overwrite: bool = False,
                     drop_text_embeddings: bool = False, num_workers: int = 0,
                     stopwatch: Stopwatch | None = None) -> Iterator[Record]:
-    """A record for each sample, in order, while `num_workers` processes decode about two batches ahead (0: this one, none).
+    """Each record with its captions, in order, while `num_workers` processes decode about two batches ahead (0: this one, none).
 
     A picture that does not decode or that no captioner takes, and one with no caption left in any column, is a Record with an
     error.
-    overwrite, drop_text_embeddings: what may go from a sample to make room for the columns, as in `imagetext.columns.room_for`.
+    overwrite, drop_text_embeddings: what may go from a record to make room for the columns, as in `imagetext.columns.room_for`.
 
     Raises: ColumnClash where more must; and whatever `samples` or the captioners raise.
     """
     names = [column.name for column in columns]
 
-    def with_room(sample: Sample) -> Sample:
-        try:
-            return room_for(sample, names, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
-        except ColumnClash:
-            raise
-        except ValueError as error:  # its own columns cannot be read
-            return replace(sample, meta={**sample.meta, "error": str(error)})
+    def with_room(record: Record) -> Record:
+        return room_for(record, names, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
 
     pictures = _decode(map(with_room, samples), columns, num_workers, stopwatch or Stopwatch())
     for at, column in enumerate(columns):
@@ -108,13 +103,13 @@ def caption_samples(samples: Iterable[Sample], columns: Sequence[Column], *, ove
     return (_record(picture, columns) for picture in pictures)
 
 
-def _decode(samples: Iterable[Sample], columns: Sequence[Column], num_workers: int, stopwatch: Stopwatch) -> Iterator[Picture]:
-    asked: deque[Sample] = deque()  # of the workers
+def _decode(samples: Iterable[Record], columns: Sequence[Column], num_workers: int, stopwatch: Stopwatch) -> Iterator[Picture]:
+    asked: deque[Record] = deque()  # of the workers
 
     def requests() -> Iterator[tuple[bytes | None, str]]:
-        for sample in samples:
-            asked.append(sample)
-            yield sample.image, sample.meta.get("error", "")
+        for record in samples:
+            asked.append(record)
+            yield record.image, record.error
 
     largest = max(column.captioner.batch_size for column in columns)
     decoded = DataLoader(_Decoded([column.captioner.preprocess for column in columns]), sampler=requests(), batch_size=None,
@@ -156,7 +151,7 @@ def _captioned(pictures: Iterable[Picture], column: Column, at: int, wanted: Cal
         for picture in pictures:
             waiting.append((picture, asked := wanted(picture)))
             if asked:
-                yield picture.sample.key, picture.pixels[at]
+                yield picture.record.key, picture.pixels[at]
 
     def others() -> Iterator[tuple[Picture, None]]:
         while waiting and not waiting[0][1]:
@@ -165,31 +160,30 @@ def _captioned(pictures: Iterable[Picture], column: Column, at: int, wanted: Cal
     for found in column.caption(taken(), redraw):
         yield from others()
         picture, _ = waiting.popleft()
-        if found.key != picture.sample.key:
-            raise RuntimeError(f"captioner {column.captioner.name}: captions of {found.key!r} came for {picture.sample.key!r}")
+        if found.key != picture.record.key:
+            raise RuntimeError(f"captioner {column.captioner.name}: captions of {found.key!r} came for {picture.record.key!r}")
         yield picture, found
     yield from others()
     if waiting:
-        raise RuntimeError(f"captioner {column.captioner.name}: no captions came for {waiting[0][0].sample.key!r}")
+        raise RuntimeError(f"captioner {column.captioner.name}: no captions came for {waiting[0][0].record.key!r}")
 
 
 def _record(picture: Picture, columns: Sequence[Column]) -> Record:
     if picture.error:
-        return Record(picture.sample, {}, picture.error)
-    syn_text, scores, refused = {}, {}, []
+        return replace(picture.record, error=picture.error)
+    captions, scores, refused = {}, {}, []
     for column in columns:
         judged = picture.captions[column.name]
         kept = [one for one in judged if one.text.strip() and not (one.flags and column.gate.on_degenerate == "drop")]
         if kept:
-            syn_text[column.name] = tuple(one.text for one in kept)
+            captions[column.name] = tuple(one.text for one in kept)
             scores[column.name] = _scores(kept)
         else:
             reason = picture.refused.get(column.name) or f"no caption passed: {'; '.join(_reasons(judged))}"
             refused.append(f"{column.name}: {reason}")
-    if not syn_text:
-        return Record(picture.sample, {}, ", ".join(refused))
-    meta = {**picture.sample.meta, "caption_scores": {**(picture.sample.meta.get("caption_scores") or {}), **scores}}
-    return Record(replace(picture.sample, meta=meta), syn_text)
+    if not captions:
+        return replace(picture.record, error=", ".join(refused))
+    return replace(picture.record, columns={**picture.record.columns, **captions}, scores={**picture.record.scores, **scores})
 
 
 def _scores(kept: Sequence[Judged]) -> dict[str, list]:

@@ -73,15 +73,15 @@ def _spread(folder: str, markers: Sequence[Mapping[str, Any]], columns: Sequence
     for at in sorted({0, len(markers) // 2, len(markers) - 1}):
         records = list(islice(read_records(join(folder, markers[at]["file"])), MEASURED_RECORDS))
         for name, accumulator in found.items():
-            of_column = [(texts, _cut(record.sample.meta, name, texts)) for record in records
+            of_column = [(texts, _cut(record.scores, name, texts)) for record in records
                          if (texts := record.syn_text.get(name))]
             accumulator.update([texts for texts, _ in of_column], [cut for _, cut in of_column])
     results = {name: accumulator.result() for name, accumulator in found.items()}
     return [(name, result["pictures"], [measure.text(result) for measure in MEASURES]) for name, result in results.items()]
 
 
-def _cut(meta: Mapping[str, Any], name: str, texts: Sequence[str]) -> list[bool]:
-    marks = ((meta.get("caption_scores") or {}).get(name) or {}).get("truncated") or []
+def _cut(scores: Mapping[str, Mapping[str, Any]], name: str, texts: Sequence[str]) -> list[bool]:
+    marks = (scores.get(name) or {}).get("truncated") or []
     return [bool(mark) for mark in marks] if len(marks) == len(texts) else [False] * len(texts)
 
 

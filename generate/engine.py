@@ -19,8 +19,9 @@ from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
 from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, check_column
-from imagetext.sources import Shard, read_samples
+from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
 logger = logging.getLogger(__name__)
@@ -144,9 +145,10 @@ def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig,
         for record in caption_samples(shard, columns, overwrite=config.replace_columns, num_workers=config.num_workers,
                                       drop_text_embeddings=config.drop_text_embeddings or config.captions_only, stopwatch=pace):
             writer.write(record)
+            captions = {name: () if record.error else record.columns.get(name, ()) for name in repeats}
             for name, of_column in repeats.items():
-                of_column.update(record.syn_text.get(name, ()))
-            licences.update([str(record.sample.meta.get("license") or "")])
-            pace.count(bool(record.error), sum(map(len, record.syn_text.values())))
+                of_column.update(captions[name])
+            licences.update([str(record.meta.get("license") or "")])
+            pace.count(bool(record.error), sum(map(len, captions.values())))
         writer.info |= {**info, "repeats": {name: of_column.state() for name, of_column in repeats.items()},
                         "licences": licences.state()}

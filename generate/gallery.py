@@ -88,11 +88,9 @@ def _records_at(folder: str, markers: Iterable[Mapping[str, Any]], places: Seque
 
 def card_of(record: Record) -> Card:
     """The original captions, then those of each column with their scores and flags."""
-    scores = record.sample.meta.get("caption_scores") or {}
-    lines = {name: [_line(text, at, scores.get(name) or {}) for at, text in enumerate(texts)]
+    lines = {name: [_line(text, at, record.scores.get(name) or {}) for at, text in enumerate(texts)]
              for name, texts in record.syn_text.items()}
-    sample, original = record.sample, list(map(Line, record.sample.captions))
-    return Card(sample.key, sample.image, {ORIGINAL: original, **lines}, record.error)
+    return Card(record.key, record.image, {ORIGINAL: list(map(Line, record.captions)), **lines}, record.error)
 
 
 def _line(text: str, at: int, scores: Mapping[str, Sequence[Any]]) -> Line:

@@ -1,14 +1,14 @@
 """A look before a long run: the first pictures of an input, and what all of it would take."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
 from generate.config import GenerateConfig
-from imagetext.sample import Sample
+from imagetext.sample import Record, Shard
 from imagetext.shards import read_markers
-from imagetext.sources import Shard
 from imagetext.tars import TarRows
 
 LOOKED_AT = 100  # samples of the first shard of unknown length, whose size stands for all
@@ -17,12 +17,12 @@ BLOCK = 512      # bytes, of a tar
 
 @dataclass(frozen=True)
 class First:
-    """The first `count` samples."""
+    """The first `count` records."""
 
-    samples: Iterable[Sample]
+    samples: Iterable[Record]
     count: int
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Record]:
         return islice(iter(self.samples), self.count)
 
 
@@ -65,10 +65,10 @@ def count_pictures(shards: Sequence[Shard]) -> Count:
     return Count(known + round(rows), len(shards), False)
 
 
-def _size_in_tar(sample: Sample) -> int:
-    """Bytes of the sample's files with their headers and padding."""
-    texts = [caption.encode("utf-8", "replace") for caption in sample.captions[:1]]
-    files = [sample.image or b"", *sample.members.values(), *texts]
+def _size_in_tar(record: Record) -> int:
+    """Bytes of the record's files with their headers and padding."""
+    texts = [*record.captions[:1], *([json.dumps(dict(record.columns))] if record.columns else [])]
+    files = [record.image or b"", *record.members.values(), *(text.encode("utf-8", "replace") for text in texts)]
     return sum(BLOCK - (-len(data) // BLOCK) * BLOCK for data in files)
 
 

@@ -19,8 +19,9 @@ from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
 from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
 from imagetext.outputs import remove, write_file
+from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, read_markers
-from imagetext.sources import Shard, read_samples
+from imagetext.sources import read_samples
 from imagetext.stores import join
 
 logger = logging.getLogger(__name__)

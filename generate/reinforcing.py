@@ -1,4 +1,4 @@
-"""From samples to reinforced records: views of a picture, teachers' embeddings of them and of the record's texts.
+"""From records to reinforced ones: views of a picture, teachers' embeddings of them and of the record's texts.
 
 decode, draw and make the views (workers) -> embed a group of pictures' views and new texts, teacher by teacher -> records
 
@@ -21,8 +21,8 @@ from generate.augment import draw_views
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher
 from imagetext.embeddings import modern, named_texts, pack, unpack
-from imagetext.rows import caption_columns, well_formed
-from imagetext.sample import Record, Sample, image_size
+from imagetext.rows import well_formed
+from imagetext.sample import Record, image_size
 from imagetext.views import View, decode_stored, read_views, replay, write_views
 
 GROUP = 64             # pictures whose views are held, and embedded by one teacher before the next
@@ -44,20 +44,20 @@ class Texts:
 
 
 class Picture(NamedTuple):
-    """A sample on its way: texts, views and, where a teacher is to see them, their pixels (V, 3, S, S), uint8; or an error."""
+    """A record on its way: texts, views and, where a teacher is to see them, their pixels (V, 3, S, S), uint8; or an error."""
 
-    sample: Sample
+    record: Record
     texts: Texts
     views: list[View] = []
     pixels: Tensor | None = None
     error: str = ""
 
 
-def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], config: ReinforceConfig,
+def reinforce_samples(samples: Iterable[Record], teachers: Sequence[Teacher], config: ReinforceConfig,
                       batch_size: int) -> Iterator[tuple[Record, str | None]]:
-    """A record for each sample, in order, with its `txt`; texts that repeat are embedded once.
+    """Each record reinforced, in order, with its `txt`; texts that repeat are embedded once.
 
-    A sample without a picture that decodes, or without captions to embed, is a record with an error.
+    One without a picture that decodes, or without captions to embed, is a record with an error.
     Raises: ValueError where a teacher gives no finite numbers, and whatever `samples` or the teachers raise.
     """
     pictures, known = make_views(samples, config), {}
@@ -69,15 +69,15 @@ def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], co
             del known[text]
 
 
-def make_views(samples: Iterable[Sample], config: ReinforceConfig) -> Iterator[Picture]:
-    """The samples with their views, made by `num_workers` processes; a picture is decoded once for all of them."""
-    asked: deque[tuple[Sample, Texts]] = deque()  # of the workers
+def make_views(samples: Iterable[Record], config: ReinforceConfig) -> Iterator[Picture]:
+    """The records with their views, made by `num_workers` processes; a picture is decoded once for all of them."""
+    asked: deque[tuple[Record, Texts]] = deque()  # of the workers
 
     def requests() -> Iterator[tuple[str, bytes | None, str]]:
-        for sample in samples:
-            texts, error = read_texts(sample, config)
-            asked.append((sample, texts))
-            yield sample.key, sample.image, error
+        for record in samples:
+            texts, error = read_texts(record, config)
+            asked.append((record, texts))
+            yield record.key, record.image, error
 
     made = DataLoader(_Viewed(config), sampler=requests(), batch_size=None, num_workers=config.num_workers, collate_fn=_as_it_is,
                       prefetch_factor=-(-GROUP // config.num_workers) if config.num_workers else None)
@@ -110,20 +110,15 @@ class _Viewed(Dataset):
         return views, torch.stack([replay(view, image, self.config.size) for view in views]).numpy(), ""
 
 
-def read_texts(sample: Sample, config: ReinforceConfig) -> tuple[Texts, str]:
-    """The sample's texts, and what is known to be wrong with it before its picture is decoded."""
-    columns, error = {}, str(sample.meta.get("error", ""))
-    try:
-        found = caption_columns(sample.members.get("syn.json", b"{}"))
-        columns = {name: tuple(map(well_formed, texts)) for name, texts in found.items()
-                   if name.startswith("syn_text") and any(map(str.strip, texts))}
-    except ValueError as problem:
-        error = error or str(problem)
+def read_texts(record: Record, config: ReinforceConfig) -> tuple[Texts, str]:
+    """The record's texts, and what is known to be wrong with it before its picture is decoded."""
+    columns = {name: texts for name, texts in record.syn_text.items() if any(map(str.strip, texts))}
     chosen = tuple(name for name in columns if re.match(config.columns, name))
-    captions = tuple(map(well_formed, sample.captions))
+    captions = tuple(map(well_formed, record.captions))
     synthetic = columns.values() if config.text_from_synthetic else ()
     text = next((text for texts in (*synthetic, captions) for text in texts if text.strip()), None)
-    return Texts(text, captions, columns, chosen), error or ("" if chosen else f"no captions in columns like {config.columns!r}")
+    error = record.error or ("" if chosen else f"no captions in columns like {config.columns!r}")
+    return Texts(text, captions, columns, chosen), error
 
 
 def embed_group(group: Sequence[Picture], teachers: Sequence[Teacher], known: dict[str, Tensor],
@@ -144,30 +139,29 @@ def embed_group(group: Sequence[Picture], teachers: Sequence[Teacher], known: di
     return [{} if picture.error else {"image_emb": next(rows), **next(texts)} for picture in group]
 
 
-def convert_samples(samples: Iterable[Sample], config: ReinforceConfig) -> Iterator[tuple[Record, str | None]]:
-    """The record of each sample that is reinforced already, in either layout, with its views and embeddings in the newer one.
+def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Iterator[tuple[Record, str | None]]:
+    """Each record that is reinforced already, in either layout, with its views and embeddings in the newer one.
 
-    A sample without them, or whose embeddings are not of its texts, is a record with an error.
+    One without them, or whose embeddings are not of its texts, is a record with an error.
     """
-    for sample in samples:
-        texts, error = read_texts(sample, config)
+    for record in samples:
+        texts, error = read_texts(record, config)
         views, embeddings = [], {}
         try:
             if not error:
-                image_size(sample.image)  # that there is one
-                views = read_views(sample.members.get("paug.json", b"{}"))
-                embeddings = modern(unpack(sample.members), len(views), texts.named())
+                image_size(record.image)  # that there is one
+                views = read_views(record.members.get("paug.json", b"{}"))
+                embeddings = modern(unpack(record.members), len(views), texts.named())
         except ValueError as problem:
             error = str(problem)
-        yield reinforced(Picture(sample, texts, views, error=error), embeddings, config), texts.text
+        yield reinforced(Picture(record, texts, views, error=error), embeddings, config), texts.text
 
 
 def reinforced(picture: Picture, embeddings: Mapping[str, Tensor], config: ReinforceConfig) -> Record:
-    """The sample's record with `paug.json` and its embeddings in the place of those it may have had."""
-    ours = ("syn.json", "paug.json", "npz", "pth.gz")
-    members = {name: data for name, data in picture.sample.members.items() if name not in ours}
+    """The record with `paug.json` and its embeddings in the place of those it may have had."""
+    members = {name: data for name, data in picture.record.members.items() if name not in ("paug.json", "npz", "pth.gz")}
     if not picture.error:
         members["paug.json"] = write_views(picture.views)
         if embeddings:
             members[config.embeddings] = pack(embeddings, config.embeddings)
-    return Record(replace(picture.sample, members=members), picture.texts.columns, picture.error)
+    return replace(picture.record, members=members, error=picture.error)

@@ -50,15 +50,15 @@ def read_set(folder: str | os.PathLike, dimension: int) -> tuple[Tensor, dict[st
     """
     pictures, texts, rows, found = [], [], [], []
     for record in evenly(folder):
-        embeddings = unpack(record.sample.members)
+        embeddings = unpack(record.members)
         if "image_emb" not in embeddings:  # it failed
             continue
         if embeddings["image_emb"].shape[1] != dimension:
-            raise ValueError(f"{folder}: {record.sample.key}: embeddings of {embeddings['image_emb'].shape[1]} dimensions, its "
+            raise ValueError(f"{folder}: {record.key}: embeddings of {embeddings['image_emb'].shape[1]} dimensions, its "
                              f"teachers have {dimension}")
         pictures.append(embeddings["image_emb"].mean(0))
         of_columns = {name: (of[0], embeddings.get(f"{name}_emb")) for name, of in record.syn_text.items()}
-        original = next((text for text in record.sample.captions if text.strip()), "")
+        original = next((text for text in record.captions if text.strip()), "")
         found.append({"txt": (original, embeddings.get("text_emb")), **of_columns})
     if not pictures:
         raise ValueError(f"{folder}: no record has embeddings")

@@ -147,18 +147,18 @@ def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcemen
     keys, embedded, repeats, counted = [], 0, {}, Counter()
     try:
         for record in read_records(path):
-            keys.append(hashlib.blake2b(record.sample.key.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+            keys.append(hashlib.blake2b(record.key.encode("utf-8", "surrogatepass"), digest_size=8).digest())
             if record.error:
                 counted["failed"] += 1
                 continue
             for column, texts in record.syn_text.items():
                 counted[f"captions in {column}"] += len(texts)
                 repeats.setdefault(column, Repeats()).update(texts)
-            if decode and (reason := why_undecodable(record.sample.image)):
-                problems.append(f"{name}: {record.sample.key}: {reason}")
+            if decode and (reason := why_undecodable(record.image)):
+                problems.append(f"{name}: {record.key}: {reason}")
             if reinforcement:
-                problems += [f"{name}: {record.sample.key}: {reason}" for reason in why_not_reinforced(record, reinforcement)]
-                embedded += reinforcement.member in record.sample.members
+                problems += [f"{name}: {record.key}: {reason}" for reason in why_not_reinforced(record, reinforcement)]
+                embedded += reinforcement.member in record.members
     except ValueError as error:
         problems.append(f"{name}: after {len(keys)} records: {error}")
     wanted = {"records": marker["rows"], "failed": marker["failed"],
@@ -181,9 +181,9 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
     """What is wrong with the views and embeddings of a record that did not fail."""
     from imagetext.embeddings import check_counts, named_texts, unpack  # they need torch, and other sets do not
     from imagetext.views import read_views
-    sample, views = record.sample, reinforcement.views
+    views = reinforcement.views
     try:
-        count = len(read_views(sample.members["paug.json"]))
+        count = len(read_views(record.members["paug.json"]))
         if views not in (None, count):
             yield f"paug.json: {count} views, {RUN} says {views}"
         views = count
@@ -193,16 +193,16 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
         yield str(error)
     if not reinforcement.member:
         return
-    if reinforcement.member not in sample.members:
+    if reinforcement.member not in record.members:
         yield f"no {reinforcement.member}"
         return
     columns = {name: texts for name, texts in record.syn_text.items() if re.match(reinforcement.columns, name)}
     synthetic = record.syn_text.values() if reinforcement.text_from_synthetic else ()
-    text = next((text for texts in (*synthetic, sample.captions) for text in texts if text.strip()), None)
+    text = next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
     try:
-        embeddings = unpack({reinforcement.member: sample.members[reinforcement.member]})
+        embeddings = unpack({reinforcement.member: record.members[reinforcement.member]})
         check_counts(embeddings, len(embeddings.get("image_emb", ())) if views is None else views,
-                     named_texts(text, sample.captions, columns))
+                     named_texts(text, record.captions, columns))
     except ValueError as error:
         yield str(error)
         return

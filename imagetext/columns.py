@@ -6,15 +6,13 @@ column without vectors would end its training with a KeyError, or be trained on 
 """
 
 import io
-import json
 import re
 import shutil
 import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from imagetext.rows import caption_columns
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 
 PICKLED = ("pth.gz", "pth", "pt")   # never opened, so taken to hold text embeddings
 
@@ -32,48 +30,32 @@ class ColumnClash(ValueError):
     """A record has captions in a column that is to be written, or embeddings that go with its captions."""
 
 
-def add_column(record: Record, name: str, captions: Sequence[str], *, overwrite: bool = False,
-               drop_text_embeddings: bool = False) -> Record:
-    """The record with one more column; all else stays, with the keys and values of `syn.json`.
-
-    Raises ColumnClash as `room_for` does.
-    """
-    if name in record.syn_text and not overwrite:
-        raise ColumnClash(f"{record.sample.key}: has the column {name} already")
-    sample = room_for(record.sample, [name], overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
-    return replace(record, sample=sample, syn_text={**record.syn_text, name: tuple(captions)})
-
-
-def room_for(sample: Sample, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False) -> Sample:
-    """The sample as it is to be written with new columns of these names.
+def room_for(record: Record, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False) -> Record:
+    """The record as it is to be written with new columns of these names.
 
     overwrite: columns that have these names are taken out, with their scores.
     drop_text_embeddings: so are embeddings of texts: these arrays of an `npz`, and a pickled file as a whole.
 
-    Raises ColumnClash where that is necessary and not asked for. A sample with an error gets no captions and stays as it is.
+    Raises ColumnClash where that is necessary and not asked for. A record with an error gets no captions and stays as it is.
     """
-    if sample.meta.get("error"):
-        return sample
-    columns = caption_columns(sample.members.get("syn.json", b"{}"))
-    if (clash := sorted(columns.keys() & set(names))) and not overwrite:
-        raise ColumnClash(f"{sample.key}: has the column {', '.join(clash)} already")
-    found = text_embeddings(sample)
+    if record.error:
+        return record
+    if (clash := sorted(record.columns.keys() & set(names))) and not overwrite:
+        raise ColumnClash(f"{record.key}: has the column {', '.join(clash)} already")
+    found = text_embeddings(record)
     if found and not drop_text_embeddings:
-        raise ColumnClash(f"{sample.key}: has text embeddings ({', '.join(found)}) and none of the new captions: the reference "
+        raise ColumnClash(f"{record.key}: has text embeddings ({', '.join(found)}) and none of the new captions: the reference "
                           "reader would take others' for theirs, or fail; write captions only, or drop the text embeddings")
-    members, meta = dict(sample.members), dict(sample.meta)
-    if clash:
-        members["syn.json"] = json.dumps({name: texts for name, texts in columns.items() if name not in clash}).encode()
-    if scores := meta.get("caption_scores"):
-        meta["caption_scores"] = {name: values for name, values in scores.items() if name not in names}
-    sample = replace(sample, members=members, meta=meta)
-    return _without_text_embeddings(sample) if found else sample
+    columns = {name: texts for name, texts in record.columns.items() if name not in names}
+    scores = {name: values for name, values in record.scores.items() if name not in names}
+    record = replace(record, columns=columns, scores=scores)
+    return _without_text_embeddings(record) if found else record
 
 
-def text_embeddings(sample: Sample) -> list[str]:
-    """Where the sample has embeddings of texts, by the names of members, of an `npz`'s arrays and of fields alone."""
+def text_embeddings(record: Record) -> list[str]:
+    """Where the record has embeddings of texts, by the names of members, of an `npz`'s arrays and of fields alone."""
     found = []
-    for member, data in sample.members.items():
+    for member, data in record.members.items():
         if _is(member, PICKLED):
             found.append(f"{member}, which is never opened")
         elif _is(member, ("npz",)):
@@ -82,15 +64,15 @@ def text_embeddings(sample: Sample) -> list[str]:
                     found += [f"{member}: {_array(name)}" for name in archive.namelist() if _embeds_text(_array(name))]
             except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
                 found.append(f"{member}, which does not open: {error}")
-    return found + [name for name in sample.meta if _embeds_text(name)]
+    return found + [name for name in record.meta if _embeds_text(name)]
 
 
-def _without_text_embeddings(sample: Sample) -> Sample:
-    members = {name: data for name, data in sample.members.items() if not _is(name, PICKLED)}
+def _without_text_embeddings(record: Record) -> Record:
+    members = {name: data for name, data in record.members.items() if not _is(name, PICKLED)}
     for name in [name for name in members if _is(name, ("npz",))]:
         if kept := _kept_arrays(members.pop(name)):
             members[name] = kept
-    return replace(sample, members=members, meta={name: value for name, value in sample.meta.items() if not _embeds_text(name)})
+    return replace(record, members=members, meta={name: value for name, value in record.meta.items() if not _embeds_text(name)})
 
 
 def _kept_arrays(npz: bytes) -> bytes:

@@ -22,9 +22,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlparse
 
-from imagetext.keys import SeenKeys
-from imagetext.rows import Row, row_samples
-from imagetext.sample import Sample
+from imagetext.rows import Row, row_records, with_unique_keys
+from imagetext.sample import Record
 from imagetext.stores import StoreError, entry, listing, read_bytes
 from imagetext.tables import ROWS_PER_SHARD, CompressedRows, TableRows, split_rows, split_suffix
 
@@ -34,7 +33,7 @@ SPLITS = {"docci": ("train", "test", "qual_dev", "qual_test"), "karpathy": ("tra
 
 @dataclass(frozen=True)
 class CuratedRows:
-    """Samples of some rows of a published file, read when iterated."""
+    """Records of some rows of a published file, read when iterated."""
 
     kind: str
     path: str
@@ -43,11 +42,11 @@ class CuratedRows:
     rows: Sequence[Row] | TableRows | CompressedRows
     first: int = 0  # the number, in the whole file, of the first of a sequence of rows
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Record]:
         stem = split_suffix(self.path)[0]
         rows = enumerate(self.rows, self.first) if isinstance(self.rows, Sequence) else self.rows.numbered()
         converted = ((self._convert(row), f"{stem}-{number:09d}", f"{self.path}:{number + 1}") for number, row in rows)
-        return row_samples((row for row in converted if row[0] is not None), self.images, SeenKeys(self.path))
+        return with_unique_keys(row_records((row for row in converted if row[0] is not None), self.images), self.path)
 
     def _convert(self, row: Row | ValueError) -> Row | ValueError | None:
         """The row with the columns of `imagetext.rows`, or what is wrong with it; None where it belongs to another split."""

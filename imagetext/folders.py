@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from imagetext.keys import SeenKeys
-from imagetext.rows import captions_of, json_object, known_scores, well_formed, with_picture
-from imagetext.sample import Sample
+from imagetext.rows import captions_of, json_object, known_scores, well_formed, with_picture, with_unique_keys
+from imagetext.sample import Record
 from imagetext.stores import entries, files_below, in_order, is_remote, join, read_bytes
 from imagetext.tars import PICTURE_SUFFIXES
 
@@ -33,15 +32,18 @@ class FolderRow:
 
 @dataclass(frozen=True)
 class FolderRows:
-    """Samples of some of a folder's pictures, read when iterated."""
+    """Records of some of a folder's pictures, read when iterated."""
 
     folder: str
     rows: tuple[FolderRow, ...]
 
-    def __iter__(self) -> Iterator[Sample]:
-        keys = SeenKeys(self.folder)
-        for sample in in_order((is_remote(row.path), partial(_sample, row)) for row in self.rows):
-            yield replace(sample, key=keys.unique(sample.key))
+    def __iter__(self) -> Iterator[Record]:
+        return self.records(range(len(self.rows)))
+
+    def records(self, pictures: Collection[int]) -> Iterator[Record]:
+        """All of them, with the pictures of those of these numbers."""
+        read = in_order((is_remote(row.path), partial(_record, row, at in pictures)) for at, row in enumerate(self.rows))
+        return with_unique_keys(read, self.folder)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,11 +61,12 @@ class FolderRows:
                 "listing": listing.hexdigest()[:16]}
 
 
-def _sample(row: FolderRow) -> Sample:
-    meta = {"uid": row.key, "source": row.path, **known_scores(row.meta)}
-    if error := row.error or meta.pop("error", None):
-        meta["error"] = well_formed(str(error))
-    return with_picture(Sample(row.key, None, row.captions or _lines(row.text), {}, meta), "" if row.error else row.path)
+def _record(row: FolderRow, picture: bool) -> Record:
+    meta = {"uid": row.key, "source": row.path, **row.meta}
+    scores, failed_before = known_scores(meta.pop("caption_scores", None)), meta.pop("error", None)
+    error = well_formed(str(row.error or failed_before or ""))
+    record = Record(row.key, None, row.captions or _lines(row.text), scores=scores, meta=meta, error=error)
+    return with_picture(record, row.path) if picture and not row.error else record
 
 
 def list_folder(folder: str) -> list[FolderRow]:

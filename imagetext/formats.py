@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from imagetext.keys import encode_key
 from imagetext.outputs import Output, write_file
-from imagetext.rows import caption_columns, is_caption_column, is_member_name, well_formed
-from imagetext.sample import Record, image_size
+from imagetext.rows import is_member_name, well_formed
+from imagetext.sample import Record, image_size, is_caption_column
 from imagetext.stores import entry, is_remote, join, read_bytes
 
 # Present in every record, with constant types: `datasets` takes its columns from the first five records only.
@@ -24,48 +24,29 @@ FIELDS = ("uid", "sha256", "width", "height", "captions", "error", "source", "ca
 
 
 def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
-    """The record's columns of synthetic captions: those found in `syn.json`, then its own.
+    """The record's columns that are written: those with a caption, for readers draw one of each column.
 
-    What `syn.json` has of other names stays too; what is empty does not, for readers draw a caption of each column.
-    Raises ValueError where one column is in both, or a record without error breaks the contract of `syn.json`.
+    Raises ValueError where there are no synthetic captions and no error that says why.
     """
-    key, found = record.sample.key, {}
-    try:
-        found = caption_columns(record.sample.members.get("syn.json", b"{}"))
-    except ValueError as error:
-        if not record.error:
-            raise ValueError(f"{key}: {error}") from error
-    found = {name: texts for name, texts in found.items() if any(map(str.strip, texts))}
-    clash = sorted(found.keys() & record.syn_text.keys())
-    if clash:
-        raise ValueError(f"{key}: has the column {', '.join(clash)} already")
-    columns = found | {name: tuple(map(well_formed, texts)) for name, texts in record.syn_text.items()}
-    if record.error:
-        return columns
-    for name, texts in record.syn_text.items():
-        if not name.startswith("syn_text") or "emb" in name or "_captions" in name:
-            raise ValueError(f"{key}: {name!r} is no name for a column of captions (see check_column)")
-        if not any(map(str.strip, texts)):
-            raise ValueError(f"{key}: {name} has no caption that is not empty, and there is no error")
-    if not any(map(is_caption_column, columns)):
-        raise ValueError(f"{key}: neither captions nor an error")
+    columns = {name: tuple(map(well_formed, texts)) for name, texts in record.columns.items() if any(map(str.strip, texts))}
+    if not record.error and not any(map(is_caption_column, columns)):
+        raise ValueError(f"{record.key}: neither captions nor an error")
     return columns
 
 
 def record_fields(record: Record) -> dict[str, Any]:
-    """The record's `json`: FIELDS, then whatever else its meta holds."""
-    sample = record.sample
+    """The record's `json`: FIELDS, its label if it has one, then whatever else its meta holds."""
+    label = {} if record.label is None else {"label": record.label}
     fields = {
-        "uid": str(sample.meta.get("uid", sample.key)), **_picture_fields(record), "captions": sample.captions,
-        "error": record.error, "source": str(sample.meta.get("source", "")),
-        "caption_scores": sample.meta.get("caption_scores") or {},
+        "uid": str(record.meta.get("uid", record.key)), **_picture_fields(record), "captions": record.captions,
+        "error": record.error, "source": str(record.meta.get("source", "")), "caption_scores": record.scores, **label,
     }
-    return _plain({**fields, **{name: value for name, value in sample.meta.items() if name not in fields}})
+    return _plain({**fields, **{name: value for name, value in record.meta.items() if name not in fields}})
 
 
 def _picture_fields(record: Record) -> dict[str, Any]:
     """`sha256`, `width` and `height` of the picture; of one that is not there, what an earlier record knew of it."""
-    image, meta = record.sample.image, record.sample.meta
+    image, meta = record.image, record.meta
     if image is None:
         unknown = {"sha256": "", "width": 0, "height": 0}
         return {name: meta[name] if type(meta.get(name)) is type(value) and _fits(meta[name]) else value
@@ -74,17 +55,17 @@ def _picture_fields(record: Record) -> dict[str, Any]:
         width, height = image_size(image)
     except ValueError as error:
         if not record.error:
-            raise ValueError(f"{record.sample.key}: no picture, and no error that says so: {error}") from error
+            raise ValueError(f"{record.key}: no picture, and no error that says so: {error}") from error
         width, height = 0, 0
     return {"sha256": hashlib.sha256(image).hexdigest(), "width": width, "height": height}
 
 
 def record_members(record: Record) -> dict[str, bytes]:
     """The record's other files, sorted by name."""
-    members = {name: data for name, data in sorted(record.sample.members.items()) if name != "syn.json"}
+    members = dict(sorted(record.members.items()))
     for name in members:
         if not is_member_name(name):
-            raise ValueError(f"{record.sample.key}: a file {name!r} cannot be carried under this name")
+            raise ValueError(f"{record.key}: a file {name!r} cannot be carried under this name")
     return members
 
 
@@ -112,7 +93,8 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# ---- one writer for each format: write(key, record, text), then close(). Failed records come last. ------------------------
+# ---- one writer for each format: write(key, record, text), then close(). Failed records come last, and all have only the
+# ---- columns that `record_columns` gives.
 
 
 class TarShard:
@@ -122,10 +104,10 @@ class TarShard:
         self.archive = tarfile.open(fileobj=file, mode="w")
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        fields, columns = record_fields(record), record_columns(record)
+        fields, columns = record_fields(record), record.columns
         files = {}
         if not record.error:
-            files |= {"jpg": record.sample.image} if record.sample.image is not None else {}
+            files |= {"jpg": record.image} if record.image is not None else {}
             files |= {"txt": text.encode()} if text is not None else {}
         else:  # captions that an earlier run made stay readable
             fields |= {name: texts for name, texts in _plain(columns).items() if name not in fields}
@@ -154,9 +136,9 @@ class JsonlShard:
         self.columns, self.rows = dict.fromkeys(columns), 0
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        columns, members = _table_columns(record), record_members(record)
+        columns, members = record.syn_text, record_members(record)
         self.columns |= dict.fromkeys(columns)
-        fields = record_fields(record)
+        fields = record_fields(record) | _caption_fields(record)
         row = {"key": key, "image": None if record.error else self._image(record), "captions": fields.pop("captions"),
                **{name: list(columns.get(name, ())) for name in self.columns}}
         rest = {name: value for name, value in fields.items() if name not in row and name != "members"}
@@ -167,7 +149,7 @@ class JsonlShard:
         self.rows += 1
 
     def _image(self, record: Record) -> str | None:
-        data, source = record.sample.image, str(record.sample.meta.get("source", ""))
+        data, source = record.image, str(record.meta.get("source", ""))
         if data is None:
             return None
         if self.base64_images:
@@ -221,11 +203,11 @@ class ParquetShard:
         self.file, self.columns, self.rows = file, dict.fromkeys(columns), []
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        columns, fields = _table_columns(record), record_fields(record)
+        columns, fields = record.syn_text, record_fields(record) | _caption_fields(record)
         self.columns |= dict.fromkeys(columns)
         row = {"key": well_formed(key), "image": None, **columns, **{name: fields.pop(name) for name in FIELDS}}
-        if not record.error and record.sample.image is not None:
-            row["image"] = {"bytes": record.sample.image, "path": None}
+        if not record.error and record.image is not None:
+            row["image"] = {"bytes": record.image, "path": None}
         row["members"] = [{"name": name, "data": data} for name, data in record_members(record).items()]
         self.rows.append(row | {"json": _dumps(fields)})
 
@@ -253,9 +235,10 @@ class ParquetShard:
         ], metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})})
 
 
-def _table_columns(record: Record) -> dict[str, tuple[str, ...]]:
-    """The record's caption columns that can stand beside a table's own."""
-    return {name: texts for name, texts in record_columns(record).items() if is_caption_column(name)}
+def _caption_fields(record: Record) -> dict[str, dict[str, list[str]]]:
+    """The columns whose names could be taken for others of a table, together in one of their own."""
+    others = {name: list(texts) for name, texts in record.columns.items() if not is_caption_column(name)}
+    return {"caption_fields": others} if others else {}
 
 
 def _arrow_type(values: list[Any]) -> pa.DataType:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from imagetext.keys import SeenKeys
-from imagetext.rows import Row, row_samples
-from imagetext.sample import Sample
+from imagetext.rows import Row, row_records, with_unique_keys
+from imagetext.sample import Record
 from imagetext.stores import StoreError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubRows:
-    """Samples of one file of a data set, read when iterated; StoreError where it cannot be read."""
+    """Records of one file of a data set, read when iterated; StoreError where it cannot be read."""
 
     name: str
     config: str | None
@@ -36,10 +35,10 @@ class HubRows:
     def stem(self) -> str:
         return os.path.basename(os.path.abspath(self.name))
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Record]:
         place, stem = f"{self.name}#{self.split}:{self.part}", f"{self.stem}-{self.part:05d}"
         rows = ((row, f"{stem}-{number:09d}", f"{place}:{number + 1}") for number, row in enumerate(self._rows(place)))
-        return row_samples(rows, "", SeenKeys(place))
+        return with_unique_keys(row_records(rows, ""), place)
 
     def _rows(self, place: str) -> Iterator[Row]:
         from datasets import Image

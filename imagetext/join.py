@@ -13,10 +13,10 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from imagetext.columns import room_for
-from imagetext.rows import caption_columns, is_caption_column, well_formed
-from imagetext.sample import Record, Sample
+from imagetext.rows import well_formed
+from imagetext.sample import Record, Shard
 from imagetext.shards import Format, ShardWriter, check_column, read_marker
-from imagetext.sources import Shard, read_samples
+from imagetext.sources import read_samples
 from imagetext.stores import plain_path
 
 On = Literal["key", "uid", "sha256", "url"]
@@ -71,8 +71,8 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
         for shard in tqdm(to_do, desc="joining", unit="shard", disable=not to_do):
             with ShardWriter(output, shard.name, format=format, columns=index.names, input=_input(shard, settings)) as writer:
                 found: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
-                for sample in shard:
-                    record, outcome = index.joined(sample, overwrite, drop_text_embeddings, expected=bool(specs))
+                for apart in shard:
+                    record, outcome = index.joined(apart, overwrite, drop_text_embeddings, expected=bool(specs))
                     writer.write(record, drawn_text(record, *text_from, seed=seed) if text_from else None)
                     found[outcome] += 1
                 writer.info["joined"] = dict(found)
@@ -95,23 +95,22 @@ def parse_text_from(text: str) -> tuple[str, float]:
 
 def drawn_text(record: Record, column: str, probability: float, *, seed: int = 0) -> str | None:
     """A caption of the column, each as likely, with this probability, else None; a function of the seed and the key alone."""
-    digest = hashlib.sha256(f"{seed}\0{record.sample.key}".encode()).digest()
-    columns = caption_columns(record.sample.members.get("syn.json", b"{}")) | dict(record.syn_text)
-    texts = [text for text in columns.get(column, ()) if text.strip()]
+    digest = hashlib.sha256(f"{seed}\0{record.key}".encode()).digest()
+    texts = [text for text in record.columns.get(column, ()) if text.strip()]
     if not texts or int.from_bytes(digest[:8]) >= probability * 2**64:
         return None
     return texts[int.from_bytes(digest[8:16]) % len(texts)]
 
 
-def name_of(sample: Sample, on: On) -> str | None:
-    """What names the sample's picture, or None where nothing does."""
+def name_of(record: Record, on: On) -> str | None:
+    """What names the record's picture, or None where nothing does."""
     if on == "key":
-        return well_formed(sample.key)
-    if on == "sha256" and sample.image is not None:
-        return hashlib.sha256(sample.image).hexdigest()
-    value = sample.meta.get(on)
-    if on == "url" and "url.txt" in sample.members:
-        value = sample.members["url.txt"].decode("utf-8", "replace").strip()
+        return well_formed(record.key)
+    if on == "sha256" and record.image is not None:
+        return hashlib.sha256(record.image).hexdigest()
+    value = record.meta.get(on)
+    if on == "url" and "url.txt" in record.members:
+        value = record.members["url.txt"].decode("utf-8", "replace").strip()
     return well_formed(str(value)) if value not in (None, "") else None
 
 
@@ -130,14 +129,13 @@ class _Index:
         """Adds the columns of records; one that failed is a column without a name, whose text is the reason."""
         self.database.execute("BEGIN")
         for shard in tqdm(shards, desc="reading captions", unit="shard"):
-            for sample in shard:
-                if (picture := name_of(sample, self.on)) is None:
+            for record in shard:
+                if (picture := name_of(record, self.on)) is None:
                     continue
-                columns = {} if sample.meta.get("error") else _columns(sample)
-                scores = sample.meta.get("caption_scores") or {}
-                rows = [(name, json.dumps(texts), json.dumps(scores.get(name))) for name, texts in columns.items()]
-                for row in rows or [("", sample.meta.get("error", "no captions"), "null")]:
-                    self._insert(picture, sample.key, *row)
+                columns = {} if record.error else _columns(record)
+                rows = [(name, json.dumps(texts), json.dumps(record.scores.get(name))) for name, texts in columns.items()]
+                for row in rows or [("", record.error or "no captions", "null")]:
+                    self._insert(picture, record.key, *row)
         self.database.execute("COMMIT")
         found = self.database.execute("SELECT DISTINCT name FROM captions WHERE name > '' ORDER BY name")
         self.names = [name for (name,) in found]
@@ -149,34 +147,32 @@ class _Index:
                 (key, texts, scores) = (SELECT * FROM (VALUES (key, texts, scores), (excluded.key, excluded.texts, excluded.scores))
                                         ORDER BY 1, 2, 3 LIMIT 1)""", (picture, name, well_formed(key), texts, scores))
 
-    def joined(self, sample: Sample, overwrite: bool, drop_text_embeddings: bool, expected: bool) -> tuple[Record, str]:
-        """The sample with its captions, and whether it is matched, unmatched or duplicate."""
-        if error := sample.meta.get("error"):
-            return Record(sample, {}, error), "unmatched"
-        picture = name_of(sample, self.on)
+    def joined(self, record: Record, overwrite: bool, drop_text_embeddings: bool, expected: bool) -> tuple[Record, str]:
+        """The record with its captions, and whether it is matched, unmatched or duplicate."""
+        if record.error:
+            return record, "unmatched"
+        picture = name_of(record, self.on)
         rows = self.database.execute("SELECT name, texts, scores, differ FROM captions WHERE picture = ?", (picture,)).fetchall()
         usable = [row for row in rows if row[0] and not (row[3] and self.on != "sha256")]
         columns = {name: tuple(json.loads(texts)) for name, texts, _, _ in usable}
         scores = {name: found for name, _, text, _ in usable if (found := json.loads(text))}
         outcome = "duplicate" if any(row[0] and row not in usable for row in rows) else "matched" if columns else "unmatched"
         if columns:
-            sample = room_for(sample, columns, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
-            scores = {**(sample.meta.get("caption_scores") or {}), **scores}
-            sample = replace(sample, meta={**sample.meta, "caption_scores": scores})
-        elif not _columns(sample):
+            record = room_for(record, columns, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
+            return replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores}), outcome
+        if not _columns(record):
             why = next((texts for name, texts, _, _ in rows if not name), "") if outcome == "unmatched" else "several that differ"
             reason = f"no captions of {self.on} {picture!r} to join" if expected else "no captions"
-            return Record(sample, {}, f"{reason}: {why}" if why else reason), outcome
-        return Record(sample, columns), outcome
+            return replace(record, error=f"{reason}: {why}" if why else reason), outcome
+        return record, outcome
 
     def close(self) -> None:
         self.database.close()
 
 
-def _columns(sample: Sample) -> dict[str, Sequence[str]]:
-    """The caption columns of the sample that are not empty."""
-    columns = caption_columns(sample.members.get("syn.json", b"{}"))
-    return {name: texts for name, texts in columns.items() if is_caption_column(name) and any(map(str.strip, texts))}
+def _columns(record: Record) -> dict[str, Sequence[str]]:
+    """The columns of synthetic captions that have one which is not empty."""
+    return {name: texts for name, texts in record.syn_text.items() if any(map(str.strip, texts))}
 
 
 def _input(shard: Shard, settings: Mapping[str, Any]) -> dict[str, Any]:

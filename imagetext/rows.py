@@ -1,4 +1,4 @@
-"""One row of a table, JSON object or metadata file -> a Sample."""
+"""One row of a table, JSON object or metadata file -> a Record."""
 
 import base64
 import binascii
@@ -8,13 +8,13 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagetext.keys import SeenKeys
-from imagetext.sample import Sample
+from imagetext.sample import Record, is_caption_column
 from imagetext.stores import StoreError, in_order, is_remote, join, read_bytes
 
 KEY_COLUMNS = ("key", "uid", "id")
@@ -25,37 +25,59 @@ DEEPEST = 100       # objects and lists in each other, in JSON that we read
 Row = Mapping[str, Any]
 
 
-def row_samples(rows: Iterable[tuple[Row | ValueError, str, str]], folder: str, keys: SeenKeys) -> Iterator[Sample]:
-    """A Sample for each (row, key where it has none, source); what is wrong with a cell stands in `meta["error"]`.
+class Wanted(NamedTuple):
+    """What is wanted of rows by who reads captions, and pictures of some rows only.
 
-    folder: where the paths of pictures start from. Raises StoreError where a store fails.
+    A picture that cannot be read is no error then, and a text of Parquet that is no UTF-8 is read as well as it can be.
     """
-    parsed = (_parse(*row, folder) for row in rows)
-    for sample in in_order((is_remote(path), partial(with_picture, sample, path)) for sample, path in parsed):
-        yield replace(sample, key=keys.unique(sample.key))
+
+    columns: Collection[str] | None = ()    # of captions, beside the usual ones; None: all columns that hold text
+    pictures: Collection[int] = ()          # the rows whose pictures are read, by their numbers among those that are read
+    keys: Sequence[str] = KEY_COLUMNS       # the columns of keys, the first that a row has
 
 
-def with_picture(sample: Sample, path: str) -> Sample:
-    """The sample with the picture at the path, if there is one; what is wrong stands in `meta["error"]`."""
+def row_records(rows: Iterable[tuple[Row | ValueError, str, str]], folder: str,
+                wanted: Wanted | None = None) -> Iterator[Record]:
+    """A Record for each (row, key where it has none, source), by the keys that rows have, so that one may come twice.
+
+    folder: where the paths of pictures start from. wanted: None for all that a row has, its picture included.
+    Raises StoreError where a store fails; what is wrong with a cell stands in `error`.
+    """
+    if wanted is None:
+        parsed = (_parse(*row, folder) for row in rows)
+        return in_order((is_remote(path), partial(with_picture, record, path)) for record, path in parsed)
+    return (_parse(*row, folder, wanted, at in wanted.pictures)[0] for at, row in enumerate(rows))
+
+
+def with_unique_keys(records: Iterable[Record], place: str) -> Iterator[Record]:
+    """The records, in which a key that comes again becomes `KEY~2`."""
+    keys = SeenKeys(place)
+    return (replace(record, key=keys.unique(record.key)) for record in records)
+
+
+def with_picture(record: Record, path: str) -> Record:
+    """The record with the picture at the path, if there is one; what is wrong stands in `error`."""
     if not path:
-        return sample
+        return record
     try:
-        return replace(sample, image=read_picture(path))
+        return replace(record, image=read_picture(path))
     except StoreError:
         raise
     except ValueError as problem:
-        error = "; ".join(filter(None, (sample.meta.get("error"), str(problem))))
-        return replace(sample, meta={**sample.meta, "error": error})
+        return replace(record, error="; ".join(filter(None, (record.error, str(problem)))))
 
 
-def _parse(row: Row | ValueError, row_key: str, source: str, folder: str) -> tuple[Sample, str]:
+def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted: Wanted | None = None,
+           with_image: bool = True) -> tuple[Record, str]:
     """What the row says, and the path of its picture where that is still to be read."""
     if isinstance(row, ValueError):
-        return Sample(row_key, None, (), {}, {"uid": row_key, "source": source, "error": str(row)}), ""
+        error = f"{source}: {row}" if wanted else str(row)
+        return Record(row_key, None, meta={"uid": row_key, "source": source}, error=error), ""
     row = dict(row)
-    errors, image, path, captions, members = [], None, "", (), {}
-    original = next((str(row[name]) for name in KEY_COLUMNS if not _is_null(row.get(name))), row_key)
+    errors, image, path, captions = [], None, "", ()
+    key = next((str(row[name]) for name in (wanted.keys if wanted else KEY_COLUMNS) if not _is_null(row.get(name))), row_key)
     row.pop("key", None)
+    columns = {name: texts for name in _asked(wanted) if (texts := loose_texts(row.get(name)))}
     try:
         captions = captions_of(row)
     except ValueError as error:
@@ -64,13 +86,14 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str) -> tup
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
     try:
         # A row that says `error` is a record of ours: it has no picture where it failed, or is captions alone.
-        if column and not (isinstance(failed_before, str) and (failed_before or _is_null(row[column]))):
+        if with_image and column and not (isinstance(failed_before, str) and (failed_before or _is_null(row[column]))):
             image, path = _image_of(column, row[column], folder)
     except ValueError as error:
-        errors.append(str(error))
+        errors += [] if wanted else [str(error)]
     row.pop(column, None)
+    members = _members_of(row)
     try:
-        members = _members_of(row)
+        columns |= _columns_of(row)
     except ValueError as error:
         errors.append(str(error))
     rest = {}
@@ -80,13 +103,25 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str) -> tup
             del row["json"]  # where our Parquet files keep it
     except ValueError:
         pass  # a column that only has the name
-    meta = {"uid": original, "source": path or source, **known_scores({**row, **rest})}
+    meta = {"uid": key, "source": path or source, **row, **rest}
+    columns |= other_columns(meta)
+    scores = known_scores(meta.pop("caption_scores", None))
     meta.pop("error", None)
     if _is_null(meta["uid"]):
-        meta["uid"] = original
-    if reason := "; ".join(errors) or failed_before:
-        meta["error"] = well_formed(str(reason))
-    return Sample(original, image, captions, members, meta), path
+        meta["uid"] = key
+    reason = "; ".join(errors) or failed_before or ""
+    error = well_formed(str(reason))
+    if wanted is None:
+        return Record(key, image, captions, columns, scores, members, meta=meta, error=error), path
+    found = Record(well_formed(key), image, captions, columns, scores, members, meta=meta, error=error)
+    return (replace(found, image=with_picture(found, path).image) if path else found), ""
+
+
+def _asked(wanted: Wanted | None) -> Collection[str]:
+    """The columns that are read as captions because they are asked for."""
+    if wanted is None:
+        return ()
+    return CAPTION_COLUMNS if wanted.columns is None else wanted.columns
 
 
 def json_object(data: bytes | str) -> dict[str, Any]:
@@ -113,20 +148,39 @@ def captions_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
-    """The columns of synthetic captions in a `syn.json` member; raises ValueError where it is no object of lists of text."""
+    """The columns of captions in a `syn.json` member; raises ValueError where it is no object of lists of text."""
     try:
         columns = json_object(data)
     except ValueError as error:
         raise ValueError(f"syn.json: {error}") from error
-    return {name: tuple(_listed(f"syn.json: {name}", texts)) for name, texts in columns.items()}
+    return {well_formed(name): tuple(_listed(f"syn.json: {name}", texts)) for name, texts in columns.items()}
+
+
+def other_columns(fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Takes the columns out of the fields that our tables hold under `caption_fields`: captions of other than the usual names."""
+    columns = fields.get("caption_fields")
+    try:
+        found = {well_formed(name): tuple(_listed(name, texts)) for name, texts in columns.items()} if columns else {}
+    except (AttributeError, ValueError):
+        return {}  # a field that only has the name
+    fields.pop("caption_fields", None)
+    return found
+
+
+def loose_texts(value: Any) -> tuple[str, ...]:
+    """The captions in a field of whatever kind: a text that is not blank, or a list of texts; none in anything else."""
+    if isinstance(value, str):
+        return (well_formed(value),) if value.strip() else ()
+    if isinstance(value, list | tuple) and all(isinstance(text, str) or text is None for text in value):
+        return tuple(well_formed(text) for text in value if text is not None)
+    return ()
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """One text or a list of them; an empty one of several stays where it is, because scores and embeddings go by its place."""
-    if _is_null(value):
+    """One text or a list of them; an empty one in a list stays where it is, because scores and embeddings go by its place."""
+    if _is_null(value) or isinstance(value, str) and not value.strip():
         return ()
-    texts = _listed(name, [value] if isinstance(value, str) else value)
-    return tuple(texts) if any(map(str.strip, texts)) else ()
+    return tuple(_listed(name, [value] if isinstance(value, str) else value))
 
 
 def _listed(name: str, value: Any) -> list[str]:
@@ -137,7 +191,7 @@ def _listed(name: str, value: Any) -> list[str]:
 
 def well_formed(text: str) -> str:
     """The text without half surrogate pairs, which JSON and file names can spell and nothing else can write."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _image_of(name: str, value: Any, folder: str) -> tuple[bytes | None, str]:
@@ -191,7 +245,7 @@ def _base64_picture(text: str) -> bytes | None:
 
 
 def _members_of(row: dict[str, Any]) -> dict[str, bytes]:
-    """Takes the other files of a sample, and the synthetic captions as `syn.json`, out of the row."""
+    """Takes the other files of a record out of the row."""
     members, value = {}, row.get("members")
     try:
         if isinstance(value, list):  # ours in Parquet
@@ -200,16 +254,17 @@ def _members_of(row: dict[str, Any]) -> dict[str, bytes]:
             members = {name: base64.b64decode(data, validate=True) for name, data in value.items()}
     except (KeyError, TypeError, ValueError):
         pass  # a column that only has the name
-    if all(isinstance(name, str) and is_member_name(name) for name in members):
-        if members or value == []:
-            del row["members"]
-    else:
-        members = {}
-    columns = {name: row.pop(name) for name in list(row) if is_caption_column(name)}
-    columns = {name: _texts(name, texts) for name, texts in columns.items()}
-    if any(columns.values()):
-        members["syn.json"] = json.dumps({name: texts for name, texts in columns.items() if texts}).encode()
+    if not all(isinstance(name, str) and is_member_name(name) for name in members):
+        return {}
+    if members or value == []:
+        del row["members"]
     return members
+
+
+def _columns_of(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Takes the synthetic captions out of the row, and gives those columns that have any; ValueError for what are no texts."""
+    columns = {name: row.pop(name) for name in list(row) if is_caption_column(name)}
+    return {name: found for name, value in columns.items() if (found := _texts(name, value))}
 
 
 def is_member_name(name: str) -> bool:
@@ -217,19 +272,10 @@ def is_member_name(name: str) -> bool:
     return bool(re.fullmatch(r"[^/\0]+", name)) and name == name.lower() and name not in ("jpg", "txt", "syn.json", "json")
 
 
-def is_caption_column(name: str) -> bool:
-    """Whether a field holds synthetic captions: `syn_text...`, which is not the embeddings of such a column."""
-    return name.startswith("syn_text") and not name.endswith(("emb", "embedding", "embeddings"))
-
-
-def known_scores(meta: Row) -> dict[str, Any]:
-    """The fields, their `caption_scores` objects in an object, without those that a Parquet struct adds as nulls."""
-    if "caption_scores" not in meta:
-        return dict(meta)
-    scores = meta["caption_scores"]
-    return {**meta, "caption_scores": {column: {name: values for name, values in fields.items() if values is not None}
-                                       for column, fields in (scores if isinstance(scores, dict) else {}).items()
-                                       if isinstance(fields, dict)}}
+def known_scores(scores: Any) -> dict[str, dict[str, Any]]:
+    """The objects in a `caption_scores` object, without fields that a Parquet struct adds as nulls."""
+    return {column: {name: values for name, values in fields.items() if values is not None}
+            for column, fields in (scores if isinstance(scores, dict) else {}).items() if isinstance(fields, dict)}
 
 
 def _is_null(value: Any) -> bool:

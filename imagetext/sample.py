@@ -2,8 +2,8 @@
 
 import io
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,28 +20,46 @@ HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"} 
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One picture with its captions, as found.
+class Record:
+    """A picture with everything that is known of it.
 
-    `meta` also carries `uid`; `source` (where the picture was found); `error` (why there is no picture, when reading
-    already says so); and `caption_scores`, `{"syn_text_x": {"logprob": [...], "truncated": [...]}}`, aligned with the
-    synthetic captions of that column.
+    `columns` holds all caption columns, `scores` what is known of each of their captions:
+    `{"syn_text_x": {"logprob": [...], "truncated": [...]}}`, aligned with the captions. `meta` also has `uid` and `source`,
+    where the picture was found.
     """
 
-    key: str                        # unique within a dataset
-    image: bytes | None             # encoded, as found; decoded late
-    captions: tuple[str, ...]       # as found: human, alt text
-    members: Mapping[str, bytes]    # every other file of the sample (npz, paug.json, url.txt, ...), carried untouched
-    meta: Mapping[str, Any]         # uid, sha256, license, ...
+    key: str                                    # unique within a set
+    image: bytes | None                         # encoded, as found; decoded late
+    captions: tuple[str, ...] = ()              # as found: human, alt text
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # by name, synthetic captions and others
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)   # by column
+    members: Mapping[str, bytes] = field(default_factory=dict)  # every other file (npz, paug.json, ...), carried untouched
+    label: str | None = None                    # its class, where it was asked for
+    meta: Mapping[str, Any] = field(default_factory=dict)       # uid, sha256, license, ...
+    error: str = ""                             # why it cannot be used; a failure is a row, never a gap
+
+    @property
+    def syn_text(self) -> dict[str, tuple[str, ...]]:
+        """The columns of synthetic captions, without columns of other kinds."""
+        return {name: texts for name, texts in self.columns.items() if is_caption_column(name)}
+
+
+def is_caption_column(name: str) -> bool:
+    """Whether a field holds synthetic captions: `syn_text...`, which is not the embeddings of such a column."""
+    return name.startswith("syn_text") and not name.endswith(("emb", "embedding", "embeddings"))
 
 
 @dataclass(frozen=True)
-class Record:
-    """A Sample with synthetic captions: the reinforced record."""
+class Shard:
+    """Records that are read, captioned and written together; iterating reads them, each time anew."""
 
-    sample: Sample
-    syn_text: Mapping[str, tuple[str, ...]]   # {"syn_text_<captioner>": captions}
-    error: str = ""                 # why it has none; a failure is a row, never a gap
+    name: str                   # the output's name derives from it; unique in a run
+    path: str                   # where the records come from
+    stamp: Mapping[str, Any]    # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
+    samples: Iterable[Record] = field(repr=False, compare=False)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.samples)
 
 
 def decode_image(data: bytes | None) -> Image.Image:

@@ -3,7 +3,7 @@
     scenes:SPLIT[,n=1000][,level=1..4][,size=96][,seed=0][,captions=short|long|alt]
 
 A scene of level L has one to L objects. `captions` chooses what a sample's captions are: five short ones as COCO has
-(the default), one long one as DOCCI has, or alt text as the web has it; all three are in `Sample.meta` anyway.
+(the default), one long one as DOCCI has, or alt text as the web has it; all three are in `Record.meta` anyway.
 The split follows from *what* is drawn (shapes, colours, sizes, textures, background, not the places), so no scene is
 in two splits. The words for a scene, and the facts that captions state about it, are in `imagetext/facts.py`.
 """
@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from imagetext import facts, scene_captions
 from imagetext.facts import Fact, facts_of, key_facts, true_facts
-from imagetext.sample import Sample
-from imagetext.sources import ROWS_PER_SHARD, Shard
+from imagetext.sample import Record, Shard
+from imagetext.tables import ROWS_PER_SHARD
 
 __all__ = ["Fact", "SceneSpec", "draw_picture", "draw_scene", "facts_of", "key_facts", "scene_sample", "scene_shards",
            "true_facts"]
@@ -215,8 +215,8 @@ def _outline(shape: str, radius: float, centre: float, tilt: float) -> list[tupl
 # --- samples -------------------------------------------------------------------------------------------------------
 
 
-def scene_sample(spec: SceneSpec, index: int) -> Sample:
-    """Scene `index` of the spec as a Sample: JPEG bytes, the chosen captions, and all its words and truth in `meta`."""
+def scene_sample(spec: SceneSpec, index: int) -> Record:
+    """Scene `index` of the spec as a Record: JPEG bytes, the chosen captions, and all its words and truth in `meta`."""
     scene = draw_scene(spec, index)
     name = f"{spec.seed}/{spec.split}/{spec.level}/{index}"
     rng = random.Random(f"words/{name}")
@@ -226,7 +226,7 @@ def scene_sample(spec: SceneSpec, index: int) -> Sample:
     draw_picture(scene, spec.size, name).save(buffer, "JPEG", quality=rng.randint(72, 95))
     captions = {"short": short, "long": (long,), "alt": (alt,)}[spec.captions]
     meta = {"scene": scene, "alt_text": alt, "long_caption": long}
-    return Sample(f"{spec.split}{spec.level}-{index:06d}", buffer.getvalue(), captions, {}, meta)
+    return Record(f"{spec.split}{spec.level}-{index:06d}", buffer.getvalue(), captions, meta=meta)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class _SceneRows:
     spec: SceneSpec
     rows: range
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Record]:
         return (scene_sample(self.spec, index) for index in self.rows)
 
     def __len__(self) -> int:

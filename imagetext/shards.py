@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from imagetext.formats import JsonlShard, ParquetShard, TarShard, record_fields
+from imagetext.formats import JsonlShard, ParquetShard, TarShard, record_columns, record_fields
 from imagetext.keys import SeenKeys
 from imagetext.outputs import Output, abort_uploads, remove, write_file
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ class ShardWriter:
 
     folder: on this machine, or in a store (`s3://`, `gs://`, `hf://`), where an upload of this shard that a killed process
     has left is aborted first.
-    columns: the run's caption columns, so that shards in which all failed have them too (JSONL, Parquet).
-    images: False writes columns to be joined with their pictures later (`imagetext.join`): of each record the captions that
-    are not in its sample, and what tells whose they are, but no picture and no other file.
+    columns: the run's own caption columns, so that shards in which all failed have them too (JSONL, Parquet). They are what
+    the marker counts; unless given, all synthetic captions are the run's.
+    images: False writes columns to be joined with their pictures later (`imagetext.join`): of each record the run's own
+    captions and what tells whose they are, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
     base64_images: JSONL holds the pictures themselves instead of paths.
 
@@ -46,10 +47,13 @@ class ShardWriter:
                  input: Mapping[str, Any] | None = None):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
+        if wrong := [one for one in columns if not one.startswith("syn_text") or "emb" in one or "_captions" in one]:
+            raise ValueError(f"columns: {', '.join(map(repr, wrong))}: no name for a column of captions (see check_column)")
         self.folder, self.name, self.format = plain_path(folder), name, format
         self.path = join(self.folder, name + SUFFIXES[format])
         self.info: dict[str, Any] = {}
-        self._options = {"columns": tuple(columns), "base64_images": base64_images}
+        self._own = tuple(columns)
+        self._options = {"columns": self._own, "base64_images": base64_images}
         self._images, self._text_from_synthetic, self._input = images, text_from_synthetic, dict(input or {})
         self._keys, self._failed, self._good = SeenKeys(name), [], 0
         self._captions = Counter({column: 0 for column in columns})
@@ -67,21 +71,22 @@ class ShardWriter:
 
         text: the `txt` of a webdataset record, where it is not to be the first caption.
         """
-        if not record.sample.key:
-            raise ValueError(f"{self.name}: a sample without a key, from {record.sample.meta.get('source', 'nowhere')}")
-        key = self._keys.unique(record.sample.key)
+        if not record.key:
+            raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
+        key = self._keys.unique(record.key)
+        record = replace(record, columns=record_columns(record))
+        own = {} if record.error else {name: texts for name, texts in record.syn_text.items() if name in (self._own or [name])}
         if not self._images:
-            record = _columns_alone(record)
+            record, text = _columns_alone(record, own), None
         if record.error:
             self._failed.append((key, record))
             return
-        self._shard.write(key, record, (text or self._text(record)) if self._images else None)
+        if self._images and not text:
+            first = (*own.values(), record.captions) if self._text_from_synthetic else (record.captions,)
+            text = next((text for texts in first for text in texts if text.strip()), None)
+        self._shard.write(key, record, text)
         self._good += 1
-        self._captions.update({name: len(texts) for name, texts in record.syn_text.items()})
-
-    def _text(self, record: Record) -> str | None:
-        synthetic = record.syn_text.values() if self._text_from_synthetic else ()
-        return next((text for texts in (*synthetic, record.sample.captions) for text in texts if text.strip()), None)
+        self._captions.update({name: len(texts) for name, texts in own.items()})
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         try:
@@ -108,13 +113,13 @@ class ShardWriter:
             raise
 
 
-def _columns_alone(record: Record) -> Record:
-    """The record with its own columns, and of its sample only what tells which it is."""
-    sample = record.sample
-    url = sample.members.get("url.txt", b"").decode("utf-8", "replace").strip()
-    meta = {**sample.meta, **record_fields(record), **({"url": url} if url else {})}
-    meta["caption_scores"] = {name: scores for name, scores in meta["caption_scores"].items() if name in record.syn_text}
-    return replace(record, sample=Sample(sample.key, None, sample.captions, {}, meta))
+def _columns_alone(record: Record, columns: Mapping[str, tuple[str, ...]]) -> Record:
+    """The record with these columns, and of the rest only what tells which it is."""
+    url = record.members.get("url.txt", b"").decode("utf-8", "replace").strip()
+    fields = record_fields(record)
+    meta = {**record.meta, **{name: fields[name] for name in ("uid", "sha256", "width", "height", "source")}}
+    scores = {name: scores for name, scores in record.scores.items() if name in columns}
+    return replace(record, image=None, columns=columns, scores=scores, members={}, meta=meta | ({"url": url} if url else {}))
 
 
 def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:

@@ -1,34 +1,20 @@
-"""What a SPEC names -> shards of Samples."""
+"""What a SPEC names -> shards of Records."""
 
 import itertools
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from glob import has_magic
 from typing import Any
 
 from imagetext.curated import KINDS, curated_pieces
 from imagetext.folders import FolderRows, list_folder
-from imagetext.rows import caption_columns, is_caption_column, json_object
-from imagetext.sample import Record, Sample
+from imagetext.rows import json_object
+from imagetext.sample import Record, Shard
+from imagetext.scenes import scene_shards
 from imagetext.stores import Entry, entries, entry, join, listing, matches, plain_path, read_bytes
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, split_suffix, split_table
 from imagetext.tars import TarRows
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Samples that are read, captioned and written together; iterating reads them, each time anew."""
-
-    name: str                   # the output's name derives from it; unique in a run
-    path: str                   # where the samples come from
-    stamp: Mapping[str, Any]    # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
-    samples: Iterable[Sample] = field(repr=False, compare=False)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True) -> list[Shard]:
@@ -45,7 +31,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
 
     Raises ValueError with every problem of every SPEC. Iterating a shard raises ValueError, naming the file, where a
     file is cut or damaged as a whole, after the rows before that, and StoreError where a store still fails after several
-    attempts; a row that is bad is a Sample with `meta["error"]`.
+    attempts; a row that is bad is a Record with an `error`.
     """
     problems, shards = [], []
     for one in [spec] if isinstance(spec, str) else spec:
@@ -70,20 +56,7 @@ def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
 
     Raises ValueError as `read_samples` and its shards do.
     """
-    return (_to_record(sample) for shard in read_samples(spec, distinct=False) for sample in shard)
-
-
-def _to_record(sample: Sample) -> Record:
-    members, meta = dict(sample.members), dict(sample.meta)
-    error, columns = meta.pop("error", ""), {}
-    try:
-        columns = caption_columns(members.pop("syn.json", b"{}"))
-    except ValueError as problem:
-        error = error or str(problem)
-    syn_text = {name: texts for name, texts in columns.items() if is_caption_column(name)}
-    if others := {name: texts for name, texts in columns.items() if name not in syn_text}:
-        members["syn.json"] = json.dumps(others).encode()
-    return Record(Sample(sample.key, sample.image, sample.captions, members, meta), syn_text, error)
+    return itertools.chain.from_iterable(read_samples(spec, distinct=False))
 
 
 # ---- specs -------------------------------------------------------------------------------------------------------
@@ -92,7 +65,6 @@ def _to_record(sample: Sample) -> Record:
 def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard]:
     kind, _, rest = spec.partition(":")
     if kind == "scenes":
-        from imagetext.scenes import scene_shards
         return scene_shards(spec)
     if kind == "datasets":
         from imagetext.hub import hub_pieces

@@ -4,16 +4,15 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from imagetext.keys import SeenKeys
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, json_object, row_samples
-from imagetext.sample import Sample
+from imagetext.parquet import open_parquet, parquet_rows
+from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
+from imagetext.sample import Record
 from imagetext.stores import StoreError, open_file
 
 ROWS_PER_SHARD = 1000
@@ -23,7 +22,7 @@ TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSI
 
 @dataclass(frozen=True)
 class TableRows:
-    """Rows `first` to `first + count` of a table, read when iterated; a row that is bad is a Sample with its reason."""
+    """Rows `first` to `first + count` of a table, read when iterated; a row that is bad is a Record with its reason."""
 
     path: str
     first: int
@@ -32,15 +31,17 @@ class TableRows:
     header: tuple[str, ...] = ()    # CSV, TSV
     images: str | None = None       # the folder that pictures' paths start from; None: the table's own
 
-    def __iter__(self) -> Iterator[Sample]:
-        return _samples(self)
+    def __iter__(self) -> Iterator[Record]:
+        return with_unique_keys(table_records(self), self.path)
 
     def __len__(self) -> int:
         return self.count
 
-    def numbered(self) -> Iterator[tuple[int, Row | ValueError]]:
+    def numbered(self, wanted: Wanted | None = None) -> Iterator[tuple[int, Row | ValueError]]:
         """Row numbers, from 0 in the whole table, and rows, or what is wrong with one as a whole."""
-        return enumerate(_parquet_rows(self) if _kind(self.path) == ".parquet" else _text_rows(self), self.first)
+        if _kind(self.path) == ".parquet":
+            return enumerate(parquet_rows(self.path, self.first, self.count, wanted), self.first)
+        return enumerate(_text_rows(self, wanted), self.first)
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,19 @@ class CompressedRows:
     path: str
     images: str | None = None
 
-    def __iter__(self) -> Iterator[Sample]:
-        return _samples(self)
+    def __iter__(self) -> Iterator[Record]:
+        return with_unique_keys(table_records(self), self.path)
 
-    def numbered(self) -> Iterator[tuple[int, Row | ValueError]]:
+    def numbered(self, wanted: Wanted | None = None) -> Iterator[tuple[int, Row | ValueError]]:
         """As `TableRows` does."""
         return enumerate(map(_json_row, _decompressed_lines(self.path)))
 
 
-def _samples(rows: TableRows | CompressedRows) -> Iterator[Sample]:
+def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None) -> Iterator[Record]:
+    """The rows as Records, by the keys that they have, so that one may come twice; all that they have unless less is wanted."""
     stem = split_suffix(rows.path)[0]
-    named = ((row, f"{stem}-{number:09d}", f"{rows.path}:{number + 1}") for number, row in rows.numbered())
-    return row_samples(named, os.path.dirname(rows.path) if rows.images is None else rows.images, SeenKeys(rows.path))
+    named = ((row, f"{stem}-{number:09d}", f"{rows.path}:{number + 1}") for number, row in rows.numbered(wanted))
+    return row_records(named, os.path.dirname(rows.path) if rows.images is None else rows.images, wanted)
 
 
 def split_suffix(path: str) -> tuple[str, str]:
@@ -77,20 +79,28 @@ def split_table(path: str, images: str | None = None) -> list[TableRows | Compre
     A compressed table is one piece, and looked into only when that is read.
     """
     parts, names = split_rows(path)
-    if names is not None:
-        _check_columns(path, names)
+    usual = (*IMAGE_COLUMNS, *CAPTION_COLUMNS)
+    if names is not None and not any(name in usual or name.startswith("syn_text") for name in names):
+        raise ValueError(f"{path}: no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions "
+                         f"({', '.join(CAPTION_COLUMNS)}); it has {', '.join(map(repr, names)) or 'none'}")
     return [replace(part, images=images) for part in parts]
 
 
-def split_rows(path: str) -> tuple[list[TableRows | CompressedRows], Sequence[str] | None]:
-    """The rows of a table of whatever columns, in pieces, and the columns' names where the file has them in one place."""
+def split_rows(path: str, groups_of: int = 0) -> tuple[list[TableRows | CompressedRows], Sequence[str] | None]:
+    """The rows of a table of whatever columns, in pieces, and the columns' names where the file has them in one place.
+
+    groups_of: pieces of Parquet are not of ROWS_PER_SHARD rows but of row groups, of so many rows together unless one alone has
+    more. Raises ValueError where the file cannot be read, or names two columns alike.
+    """
     kind = _kind(path)
     if kind in COMPRESSIONS:
         return [CompressedRows(path)], None
     with open_file(path) as file:
         if kind == ".parquet":
-            names, rows = _open_parquet(path, file)
-            return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first)) for first in range(0, rows, ROWS_PER_SHARD)], names
+            names, sizes = open_parquet(path, file)
+            _check_names(path, names)
+            places = _grouped(sizes, groups_of) if groups_of else _cut(sum(sizes))
+            return [TableRows(path, *place) for place in places], names
         header = None
         if kind == ".jsonl":
             starts, rows = _starts(_json_lines(file))
@@ -99,9 +109,26 @@ def split_rows(path: str) -> tuple[list[TableRows | CompressedRows], Sequence[st
             end, header = next(records, (0, []))
             if isinstance(header, csv.Error):
                 raise ValueError(f"{path}: header: {header}")
+            _check_names(path, header)
             starts, rows = _starts(records, end)
-    return [TableRows(path, first, min(ROWS_PER_SHARD, rows - first), start, tuple(header or ()))
-            for first, start in zip(range(0, rows, ROWS_PER_SHARD), starts)], header
+    return [TableRows(path, *place, start, tuple(header or ())) for place, start in zip(_cut(rows), starts)], header
+
+
+def _cut(rows: int) -> list[tuple[int, int]]:
+    """The first row and the number of rows of each piece of ROWS_PER_SHARD."""
+    return [(first, min(ROWS_PER_SHARD, rows - first)) for first in range(0, rows, ROWS_PER_SHARD)]
+
+
+def _grouped(sizes: Sequence[int], rows: int) -> list[tuple[int, int]]:
+    """The first row and the number of rows of row groups next to each other, so many rows together unless one has more."""
+    pieces: list[tuple[int, int]] = []
+    for size in filter(None, sizes):
+        first, count = pieces[-1] if pieces else (0, 0)
+        if pieces and count + size <= rows:
+            pieces[-1] = (first, count + size)
+        else:
+            pieces.append((first + count, size))
+    return pieces
 
 
 def _kind(path: str) -> str:
@@ -110,13 +137,9 @@ def _kind(path: str) -> str:
     return ".jsonl" if kind == ".jsonlines" else kind
 
 
-def _check_columns(path: str, names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
+def _check_names(path: str, names: Sequence[str]) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: columns named twice: {', '.join(repeated)}")
-    if not any(name in IMAGE_COLUMNS + CAPTION_COLUMNS or name.startswith("syn_text") for name in names):
-        raise ValueError(f"{path}: no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions "
-                         f"({', '.join(CAPTION_COLUMNS)}); it has {', '.join(map(repr, names)) or 'none'}")
 
 
 # ---- rows of each format: a dict, or the error that the row is ---------------------------------------------------
@@ -164,13 +187,13 @@ def _starts(records: Iterator[tuple[int, Any]], start: int = 0) -> tuple[list[in
     return starts, count
 
 
-def _text_rows(rows: TableRows) -> Iterator[Row | ValueError]:
+def _text_rows(rows: TableRows, wanted: Wanted | None) -> Iterator[Row | ValueError]:
     kind = _kind(rows.path)
     with open_file(rows.path) as file:
         file.seek(rows.offset)
         records = _json_lines(file) if kind == ".jsonl" else _csv_records(file, kind)
         for _, (_, record) in zip(range(rows.count), records):
-            yield _json_row(record) if kind == ".jsonl" else _csv_row(record, rows.header)
+            yield _json_row(record) if kind == ".jsonl" else _csv_row(record, rows.header, wanted and wanted.columns or ())
 
 
 def _decompressed_lines(path: str) -> Iterator[bytes]:
@@ -194,74 +217,19 @@ def _json_row(line: bytes) -> Row | ValueError:
         return ValueError(f"not a line of JSON: {error}")
 
 
-def _csv_row(cells: list[str] | csv.Error, header: tuple[str, ...]) -> Row | ValueError:
+def _csv_row(cells: list[str] | csv.Error, header: tuple[str, ...], asked: Collection[str]) -> Row | ValueError:
+    """The row; a cell of a column of captions, and of those that are asked for, may be a list of texts, as JSON."""
     if isinstance(cells, csv.Error):
         return ValueError(f"not a line of CSV: {cells}")
     if len(cells) != len(header):
         return ValueError(f"{len(cells)} cells where the header has {len(header)}")
     row = dict(zip(header, cells))
     for name, cell in row.items():
-        if (name == "captions" or name.startswith("syn_text")) and cell.startswith("["):  # a list, as JSON
+        if cell.startswith("[") and (name in asked or name == "captions" or name.startswith("syn_text")):
             try:
-                row[name] = json.loads(cell)
+                value = json.loads(cell)
             except (ValueError, RecursionError):
-                pass
+                continue
+            if name not in asked or all(isinstance(text, str) for text in value):
+                row[name] = value
     return row
-
-
-# ---- Parquet -----------------------------------------------------------------------------------------------------
-
-
-def _open_parquet(path: str, file: BinaryIO) -> tuple[list[str], int]:
-    """The columns' names, `image` for that of pictures, and the number of rows."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            return _column_names(parquet.schema_arrow), parquet.metadata.num_rows
-    except StoreError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
-
-
-def _column_names(schema: pa.Schema) -> list[str]:
-    """The columns' names, the first of `datasets`' pictures being `image` where no other has a name of pictures."""
-    names = list(schema.names)
-    if not any(name in IMAGE_COLUMNS for name in names):
-        picture = next((number for number, kind in enumerate(schema.types) if pa.types.is_struct(kind)
-                        and sorted(kind[at].name for at in range(kind.num_fields)) == ["bytes", "path"]), None)
-        names = [name if number != picture else "image" for number, name in enumerate(names)]
-    return names
-
-
-def _parquet_rows(rows: TableRows) -> Iterator[Row | ValueError]:
-    try:
-        with open_file(rows.path) as file, pq.ParquetFile(file) as parquet:
-            names = _column_names(parquet.schema_arrow)
-            groups, start, skip = [], 0, 0
-            for group in range(parquet.num_row_groups):
-                end = start + parquet.metadata.row_group(group).num_rows
-                if end > rows.first and start < rows.first + rows.count:
-                    skip = skip if groups else rows.first - start
-                    groups.append(group)
-                start = end
-            left = rows.count
-            for batch in parquet.iter_batches(batch_size=64, row_groups=groups):
-                batch, skip = batch.slice(skip), max(0, skip - batch.num_rows)
-                yield from _batch_rows(batch.slice(0, left).rename_columns(names))
-                left -= min(left, batch.num_rows)
-                if not left:
-                    return
-    except StoreError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{rows.path}: damaged Parquet file: {error}") from error
-    raise ValueError(f"{rows.path}: damaged Parquet file: {left} rows fewer than it says")
-
-
-def _batch_rows(batch: pa.RecordBatch) -> list[Row | ValueError]:
-    try:
-        return batch.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as error:  # text that is not UTF-8, a time out of range: some row's
-        if batch.num_rows == 1:
-            return [ValueError(f"a cell that cannot be read: {error}")]
-    return [row for number in range(batch.num_rows) for row in _batch_rows(batch.slice(number, 1))]

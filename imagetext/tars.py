@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imagetext.keys import SeenKeys, decode_key
-from imagetext.rows import caption_columns, captions_of, json_object, known_scores, well_formed
-from imagetext.sample import Sample
+from imagetext.rows import caption_columns, captions_of, json_object, known_scores, loose_texts, well_formed
+from imagetext.sample import Record, is_caption_column
 from imagetext.stores import open_file
 
 # In order of preference, where a sample has several. The last are no pictures that we read, but say so.
@@ -22,22 +22,22 @@ READ_AHEAD = 8 << 20  # bytes asked of a store at once
 
 @dataclass(frozen=True)
 class TarRows:
-    """The samples of one tar, read when iterated; a tar that cannot be read to its end is a ValueError naming it."""
+    """The records of one tar, read when iterated; a tar that cannot be read to its end is a ValueError naming it."""
 
     path: str
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Record]:
         keys = SeenKeys(self.path)
         name, files = None, {}
         for member_name, data in read_members(self.path):
             member_key, suffix = split_name(member_name)
             # The same suffix again is the next sample of the same key.
             if files and (member_key != name or suffix in files):
-                yield _sample(self.path, keys, name, files)
+                yield _record(self.path, keys, name, files)
                 files = {}  # a new one: the sample keeps the old
             name, files[suffix] = member_key, data
         if files:
-            yield _sample(self.path, keys, name, files)
+            yield _record(self.path, keys, name, files)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -84,9 +84,9 @@ def read_members(path: str) -> Iterator[tuple[str, bytes | None]]:
                 raise ValueError(f"{path}: there is data behind the end-of-archive mark at byte {offset}")
 
 
-def _sample(path: str, keys: SeenKeys, name: str, files: dict[str, bytes | None]) -> Sample:
-    """One sample of the files that share a key."""
-    original, meta = decode_key(name), {}
+def _record(path: str, keys: SeenKeys, name: str, files: dict[str, bytes | None]) -> Record:
+    """One record of the files that share a key."""
+    original, meta, columns = decode_key(name), {}, {}
     errors = [f"{suffix}: no regular file of a tar" for suffix, data in files.items() if data is None]
     files = {suffix: data for suffix, data in files.items() if data is not None}
     if (raw := files.pop("json", None)) is not None:
@@ -100,17 +100,24 @@ def _sample(path: str, keys: SeenKeys, name: str, files: dict[str, bytes | None]
     try:
         if isinstance(meta.get("captions"), list) or not captions:  # our own records list them all
             captions = captions_of(meta)
-        caption_columns(files.get("syn.json", b"{}"))
     except ValueError as error:
         errors.append(str(error))
+    try:
+        columns = caption_columns(files.pop("syn.json", b"{}"))
+    except ValueError as error:
+        errors.append(str(error))
+    if failed_before:  # its captions stand in `json`, where other readers pass them over
+        found = {field: loose_texts(value) for field, value in meta.items() if is_caption_column(field)}
+        columns |= {column: texts for column, texts in found.items() if texts}
+        meta = {field: value for field, value in meta.items() if field not in columns}
     # A record that failed has no picture: whatever else looks like one is carried.
     picture = "jpg" if failed_before else _picture_suffix(files, errors)
     uid = meta.pop("uid", None)
-    meta = {"uid": original if uid is None else uid, "source": f"{path}/{name}.{picture or 'json'}", **known_scores(meta)}
-    if reason := "; ".join(errors) or failed_before:
-        meta["error"] = well_formed(str(reason))
+    scores = known_scores(meta.pop("caption_scores", None))
+    meta = {"uid": original if uid is None else uid, "source": f"{path}/{name}.{picture or 'json'}", **meta}
+    error = well_formed(str("; ".join(errors) or failed_before or ""))
     image = files.pop(picture, None)
-    return Sample(keys.unique(original), image, captions, files, meta)
+    return Record(keys.unique(original), image, captions, columns, scores, files, meta=meta, error=error)
 
 
 def _picture_suffix(files: dict[str, bytes], errors: list[str]) -> str | None:

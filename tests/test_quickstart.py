@@ -22,7 +22,7 @@ def test_all_three_jobs_and_what_they_leave(short, capsys):
     assert len(records) == 12
     for record in records:
         assert len(record.syn_text[BEFORE]) == len(record.syn_text[AFTER]) == 5
-        assert record.sample.meta["scene"]["objects"] and len(record.sample.captions) == 5
+        assert record.meta["scene"]["objects"] and len(record.captions) == 5
     columns = json.loads((short.output / "report" / "report.json").read_text())["columns"]
     assert set(columns) == {BEFORE, AFTER, HUMAN}
     assert columns[HUMAN]["facts"]["precision"] == 1

@@ -44,17 +44,17 @@ def test_generate_keeps_every_row_and_names_every_fault(folder, tmp_path):
     config = GenerateConfig(input=[str(folder)], model="coca_tiny", output=tmp_path / "out", num_captions=2, max_error_rate=0.2,
                             redraws=0, on_degenerate="keep")
     assert generate(config) == 0
-    records = {record.sample.key: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
+    records = {record.key: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
     assert set(records) == {path.stem for path in pictures} and len(records) == 27
     failed = {key: record.error for key, record in records.items() if record.error}
     assert set(failed) == {"a_text", "an_empty", "truncated"} and all(failed.values())
     for path in pictures:
         record = records[path.stem]
         if not record.error:
-            assert record.sample.image == path.read_bytes()
+            assert record.image == path.read_bytes()
             assert len(record.syn_text["syn_text_coca_tiny"]) == 2
-            assert (record.sample.meta["width"], record.sample.meta["height"]) == decode_image(path.read_bytes()).size
-    upright, turned = (decode_image(records[key].sample.image).size for key in ("corgi", "turned"))
+            assert (record.meta["width"], record.meta["height"]) == decode_image(path.read_bytes()).size
+    upright, turned = (decode_image(records[key].image).size for key in ("corgi", "turned"))
     assert turned == upright[::-1]
     assert generate(config.model_copy(update={"output": tmp_path / "strict", "max_error_rate": 0.1})) == 3
 

@@ -127,9 +127,9 @@ def write_figures(output: Path) -> None:
     records = list(read_records(str(output / "captioned" / "*.tar")))
     curated = {sample.key: sample.captions for shard in read_samples([SET.replace("captions=alt", "captions=short")])
                for sample in shard}
-    given = {"references": [curated[record.sample.key] for record in records],
-             "scenes": [record.sample.meta["scene"] for record in records],
-             "images": [record.sample.image for record in records], "keys": [record.sample.key for record in records],
+    given = {"references": [curated[record.key] for record in records],
+             "scenes": [record.meta["scene"] for record in records],
+             "images": [record.image for record in records], "keys": [record.key for record in records],
              "embedder": str(SHIPPED / PRETRAINED), "clip": str(SHIPPED / PRETRAINED)}
     rows = {}
     for name in POINTS:

@@ -21,7 +21,7 @@ from diversity.embedders import Embedder, OpenClip
 from finetune.student_config import StudentConfig
 from finetune.student_run import run as train_student
 from imagetext.facts import BACKGROUNDS, COLOURS, PLURALS, SHAPES
-from imagetext.sample import Sample
+from imagetext.sample import Record
 from imagetext.sources import read_samples
 
 MODEL = Path(__file__).parent / "student"  # its config; its tokenizer is the built-in captioner's
@@ -88,12 +88,12 @@ def run_student(output: Path, arm: str, seed: int) -> None:
 
 
 @cache
-def test_pictures() -> tuple[Sample, ...]:
+def test_pictures() -> tuple[Record, ...]:
     """Pictures of scenes that neither students nor captioners have seen, with their curated captions."""
     return tuple(sample for shard in read_samples([TEST]) for sample in shard)
 
 
-def measure(student: OpenClip, samples: Sequence[Sample]) -> dict[str, float]:
+def measure(student: OpenClip, samples: Sequence[Record]) -> dict[str, float]:
     """Zero-shot accuracies, and R@1 both ways, 0 to 1; `classification` and `retrieval` are their means, `score` the mean of both."""
     pictures, _ = embed_images(student, [sample.image for sample in samples])  # (P, E)
     texts = Embedder(student.name, student.embed_texts)

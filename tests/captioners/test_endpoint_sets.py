@@ -23,7 +23,7 @@ from generate.captioning import Column, caption_samples
 from generate.config import GenerateConfig
 from generate.engine import run
 from generate.quality import Gate
-from imagetext.sample import Sample, decode_image
+from imagetext.sample import Record, decode_image
 from imagetext.sources import read_records
 
 from .vlm.models import ENDS, make_model_and_processor, photos, scramble
@@ -40,7 +40,7 @@ def samples(count, refused=()):
     for number in range(count):
         encoded = io.BytesIO()
         Image.new("RGB", (20, 10), "white" if number in refused else (number, 40, 90)).save(encoded, "PNG")
-        found.append(Sample(f"s/{number}", encoded.getvalue(), (), {}, {}))
+        found.append(Record(f"s/{number}", encoded.getvalue()))
     return found
 
 
@@ -54,7 +54,7 @@ def test_a_refused_picture_is_a_record_with_the_reason(server):
     column = Column("syn_text_fake", captioner, TWO, Gate(redraws=1))
     server.spoil = refuse_white
     found = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
-    assert [record.sample.key for record in found] == [f"s/{number}" for number in range(5)]
+    assert [record.key for record in found] == [f"s/{number}" for number in range(5)]
     reason = "syn_text_fake: the server refuses the picture: 400 too white"
     assert [record.error for record in found] == ["", reason, "", "", reason]
 
@@ -77,7 +77,7 @@ def test_records_without_log_probabilities_are_read_as_they_were_written(serve, 
                               num_captions=2, on_degenerate="keep", num_workers=0)) == 0
     records = list(read_records(str(next(path for path in (tmp_path / "out").iterdir() if path.name.startswith("scenes")
                                          and path.suffix in (".tar", ".jsonl", ".parquet")))))
-    scores = [record.sample.meta["caption_scores"]["syn_text_fake_vlm"] for record in records]
+    scores = [record.scores["syn_text_fake_vlm"] for record in records]
     assert [of["logprob"] for of in scores] == [[None, None]] * 3 and all(len(of["truncated"]) == 2 for of in scores)
     assert capsmith.main(["verify", str(tmp_path / "out"), "--most-repeated", "1"]) == 0
 
@@ -177,7 +177,7 @@ def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
     records = list(read_records(str(tmp_path / "one" / "*.tar")))
     drawn = [record.syn_text["syn_text_served"] for record in records]
     assert len(drawn) == 8 and len({text for of in drawn for text in of}) > 16  # captions of a picture differ, too
-    scores = [record.sample.meta["caption_scores"]["syn_text_served"] for record in records]
+    scores = [record.scores["syn_text_served"] for record in records]
     assert {value for of in scores for value in of["logprob"]} == {None}
     assert {value for of in scores for value in of["truncated"]} == {True, False}
     assert generate("three", "--top-k", "5") == 2 and "Unexpected fields in the request: {'top_k'}" in capsys.readouterr().err

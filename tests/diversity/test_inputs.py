@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from diversity import input_rows
-from diversity.input_rows import Row
+from diversity.input_rows import captions_of, scene_of, truncated_of
 from diversity.inputs import open_inputs, open_sources, text_columns
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 
 
@@ -39,7 +39,7 @@ def read(spec, columns=(), images=()):
 
 
 def captions(rows, *columns):
-    return [(row.key, *(row.captions(column) for column in columns)) for row in rows]
+    return [(row.key, *(captions_of(row, column) for column in columns)) for row in rows]
 
 
 def problems_of(*specs):
@@ -166,14 +166,15 @@ def test_parquet_rows_with_the_pictures_that_are_asked_for(tmp_path, monkeypatch
     assert len(source.pieces) == pieces
     found = read(tmp_path / "t.parquet", ("mine",), images={1, 4, 5})
     assert captions(found, "captions", "mine", "n")[3] == ("k3", ("human 3",), ("a3", "b"), ())
-    assert [row.captions("syn_text_x") for row in found[:2]] == [(), ("x1",)]
+    assert [captions_of(row, "syn_text_x") for row in found[:2]] == [(), ("x1",)]
     assert [row.image for row in found] == [None, picture(1), None, None, picture(4), picture(5), None]
 
 
 def test_only_columns_of_captions_are_read_from_parquet(tmp_path):
     parquet(tmp_path / "t.parquet")
-    assert set(read(tmp_path / "t.parquet")[0].columns) == {"key", "caption", "syn_text_x", "captions"}
-    assert "mine" in read(tmp_path / "t.parquet", None)[0].columns
+    first, second = read(tmp_path / "t.parquet")[:2]
+    assert first.captions == ("human 0",) and second.columns == {"syn_text_x": ("x1",)} and set(second.meta) == {"uid", "source"}
+    assert "mine" in read(tmp_path / "t.parquet", None)[0].meta
 
 
 def test_parquet_text_that_is_not_utf8(tmp_path):
@@ -196,17 +197,17 @@ SCENE = {"background": "sand", "objects": []}
 
 @pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
 def test_records_are_read_alike_from_every_format(tmp_path, format):
-    meta = {"scene": SCENE, "caption_scores": {"syn_text_x": {"truncated": [True, False]}, "syn_text_y": {"truncated": [True]}}}
+    scores = {"syn_text_x": {"truncated": [True, False]}, "syn_text_y": {"truncated": [True]}}
     with ShardWriter(tmp_path, "s", format=format) as writer:
-        writer.write(Record(Sample("a/1", picture(), ("human", "second"), {}, meta),
-                            {"syn_text_x": ("a", ""), "syn_text_y": ("b", "c")}))
-        writer.write(Record(Sample("2", None, ("left",), {}, {}), {}, "does not decode"))
+        columns = {"syn_text_x": ("a", ""), "syn_text_y": ("b", "c")}
+        writer.write(Record("a/1", picture(), ("human", "second"), columns, scores, meta={"scene": SCENE}))
+        writer.write(Record("2", None, ("left",), error="does not decode"))
     (path,) = (each for each in tmp_path.iterdir() if each.suffix in (".tar", ".jsonl", ".parquet"))
     first, second = read(path, images={0, 1})
-    assert first.key == "a/1" and first.image == picture() and first.error == "" and first.scene == SCENE
+    assert first.key == "a/1" and first.image == picture() and first.error == "" and scene_of(first) == SCENE
     assert captions([first], "captions", "syn_text_x", "syn_text_y") == [("a/1", ("human", "second"), ("a", ""), ("b", "c"))]
-    assert [first.truncated(name) for name in ("syn_text_x", "syn_text_y", "captions")] == [(True, False), (), ()]
-    assert second.captions("captions") == ("left",) and second.error == "does not decode" and second.image is None
+    assert [truncated_of(first, name) for name in ("syn_text_x", "syn_text_y", "captions")] == [(True, False), (), ()]
+    assert captions_of(second, "captions") == ("left",) and second.error == "does not decode" and second.image is None
     assert [row.image for row in read(path)] == [None, None]
 
 
@@ -238,13 +239,14 @@ def test_sets_and_drawn_scenes(tmp_path):
                                                  "annotations": [{"image_id": 7, "caption": "a"}]}))
     assert captions(read(f"coco:{tmp_path}/c.json"), "captions") == [("7", ("a",))]
     found = read("scenes:test,n=2", images={1})
-    assert [len(row.captions("captions")) for row in found] == [5, 5]
-    assert [row.image is None for row in found] == [True, False] and found[0].scene["objects"]
+    assert [len(captions_of(row, "captions")) for row in found] == [5, 5]
+    assert [row.image is None for row in found] == [True, False] and scene_of(found[0])["objects"]
 
 
 def test_a_scene_of_another_kind_is_none():
-    assert Row("k", {"scene": "indoor"}).scene is None and Row("k", {"scene": {"objects": []}}).scene is None
-    assert Row("k", {"caption_scores": "x"}).truncated("a") == ()
+    for scene in ("indoor", {"objects": []}):
+        assert scene_of(Record("k", None, meta={"scene": scene})) is None
+    assert truncated_of(Record("k", None, columns={"a": ("x",)}, scores={"a": {"truncated": "x"}}), "a") == ()
 
 
 # --- sources --------------------------------------------------------------------------------------------------------------
@@ -305,10 +307,10 @@ def test_a_name_is_given_to_an_inputs_captions_whatever_they_are_called_there(tm
     sources, names = opened(*(f"{name[0]}=" + str(tmp_path / name) for name in (*rows, "d.txt")))
     assert names == ("a", "b", "c", "d")
     a, b, c, d = (next(source.pieces[0].read((), ())) for source in sources)
-    assert (a.captions("a"), b.captions("b"), c.captions("c"), d.captions("d")) == (
+    assert (captions_of(a, "a"), captions_of(b, "b"), captions_of(c, "c"), captions_of(d, "d")) == (
         ("a dog",), ("a cat",), ("one", "two"), ("a line",))
-    assert c.captions("captions") == ("alt",) and c.captions("syn_text_x") == () and c.truncated("c") == (True, False)
-    assert a.captions("captions") == a.captions("caption") == ()  # else they would be compared with themselves
+    assert captions_of(c, "captions") == ("alt",) and captions_of(c, "syn_text_x") == () and truncated_of(c, "c") == (True, False)
+    assert captions_of(a, "captions") == captions_of(a, "caption") == ()  # else they would be compared with themselves
 
 
 def test_a_name_for_several_columns_or_two_names_for_an_input_are_refused(tmp_path):

@@ -283,10 +283,10 @@ def same(name: str, folder: Path, other: Path) -> bool:
 def same_record(one: Any, two: Any) -> bool:
     """Whether records are equal, but embeddings to 1e-5, and where they are written."""
     def plain(record):
-        members = {name: data for name, data in record.sample.members.items() if name != "npz"}
-        meta = {name: value for name, value in record.sample.meta.items() if name != "source"}
-        return record.sample.key, record.sample.image, record.sample.captions, members, meta, record.syn_text, record.error
-    first, second = (unpack(record.sample.members) for record in (one, two))
+        members = {name: data for name, data in record.members.items() if name != "npz"}
+        meta = {name: value for name, value in record.meta.items() if name != "source"}
+        return record.key, record.image, record.captions, members, meta, record.columns, record.scores, record.error
+    first, second = (unpack(record.members) for record in (one, two))
     return plain(one) == plain(two) and first.keys() == second.keys() and all(
         rows.shape == second[name].shape and torch.allclose(rows, second[name], rtol=0, atol=1e-5) for name, rows in first.items())
 

@@ -9,7 +9,7 @@ import torch
 
 from captioners.coca import load_captioner
 from finetune.batching import BatchOrder, CaptionedPictures, batches, collate
-from imagetext.sample import Sample, decode_image
+from imagetext.sample import Record, decode_image
 from imagetext.scenes import SceneSpec, scene_sample
 from imagetext.sources import read_samples
 
@@ -108,9 +108,9 @@ def test_pictures_held_out_do_not_come_again(captioner):
 
 def test_rejects_are_named_and_the_rest_is_kept(captioner):
     good = samples(1)[0]
-    broken = Sample("broken", good.image[:100], good.captions, {}, {})
-    mute = Sample("mute", good.image, (" ",), {}, {})
-    missing = Sample("missing", None, good.captions, {}, {"error": "a.jpg: no such file"})
+    broken = Record("broken", good.image[:100], good.captions)
+    mute = Record("mute", good.image, (" ",))
+    missing = Record("missing", None, good.captions, error="a.jpg: no such file")
     pictures = CaptionedPictures([[broken, good], [mute, missing]], captioner)
     assert len(pictures) == 1
     rejects = dict(pictures.rejects)
@@ -148,7 +148,7 @@ def test_pictures_of_tars_are_not_held_in_memory(captioner, tmp_path):
 
 def test_batches_are_trimmed_and_long_captions_cut(captioner):
     sample, side = samples(1)[0], captioner.preprocess_cfg["size"][0]
-    long = Sample("long", sample.image, ("a red circle " * 60,), {}, {})
+    long = Record("long", sample.image, ("a red circle " * 60,))
     pictures = CaptionedPictures([[sample, long]], captioner, long_captions="token")
     batch = next(iter(batches(BatchOrder(pictures, 2, 1, 0), num_workers=0)))
     assert batch.images.shape == (2, 3, side, side) and set(batch.keys) == {sample.key, "long"}

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +9,6 @@ import torch
 
 from finetune.reinforced import ReinforcedPictures, Teachers, check_texts, read_teachers
 from finetune.student_config import StudentConfig
-from imagetext.rows import caption_columns
-from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
 from imagetext.views import decode_stored, normalise, replay
@@ -119,8 +116,7 @@ def test_other_formats_give_what_tars_give(format, tmp_path):
     write_config(tmp_path / "out")
     with ShardWriter(str(tmp_path / "out"), "x", format=format, input={}) as writer:
         for sample in (sample for shard in read_samples(spec) for sample in shard):
-            rest = {name: data for name, data in sample.members.items() if name != "syn.json"}
-            writer.write(Record(replace(sample, members=rest), caption_columns(sample.members["syn.json"])))
+            writer.write(sample)
     tars, others = pictures_of(spec), pictures_of(str(tmp_path / "out" / f"*.{format}"))
     for index in range(4):
         for ours, theirs in zip(others[index, 11], tars[index, 11], strict=True):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from finetune.retrieval import recall, retrieval, usable
 from finetune.student import load_student
-from imagetext.sample import Sample, decode_image
+from imagetext.sample import Record, decode_image
 from imagetext.sources import read_samples
 
 from .sets import picture, write_student
@@ -41,7 +41,7 @@ def test_all_is_found_where_features_are_alike_and_nothing_where_they_are_shifte
 
 
 def test_captions_of_the_same_words_are_one(tmp_path):
-    samples = [Sample(name, picture(number), captions, {}, {}) for number, (name, captions) in
+    samples = [Record(name, picture(number), captions) for number, (name, captions) in
                enumerate({"a": ("a dog", "a cat"), "b": ("a dog",), "c": ("a bird",)}.items())]
     student, asked = load_student(write_student(tmp_path)), []
     tokenizer = student.tokenizer
@@ -64,8 +64,8 @@ def test_pictures_are_seen_as_open_clip_shows_them(tmp_path):
 
 
 def test_what_has_no_caption_or_picture_is_left_out():
-    good = Sample("good", picture(0), ("a dog",), {}, {})
-    mute, broken = Sample("mute", picture(0), (" ",), {}, {}), Sample("broken", b"x", ("a dog",), {}, {})
+    good = Record("good", picture(0), ("a dog",))
+    mute, broken = Record("mute", picture(0), (" ",)), Record("broken", b"x", ("a dog",))
     assert usable([good, mute, broken], quiet=True) == [good]
     with pytest.raises(ValueError, match="--eval-input: no usable captioned picture"):
         usable([SimpleNamespace(image=None, captions=())], quiet=True)

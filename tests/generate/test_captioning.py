@@ -1,9 +1,11 @@
 """Samples to records: order, look-ahead, what is raised and what becomes a row."""
 
+import io
 import multiprocessing
 import random
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from captioners.base import Caption, Captioned, SamplingConfig
 from generate.captioning import Column, caption_samples
 from generate.quality import Gate
 from imagetext.columns import ColumnClash
-from imagetext.sample import Sample
+from imagetext.sample import Record
+from imagetext.tars import TarRows
 
 SAMPLING = SamplingConfig(num_captions=2)
 KEEP = Gate(redraws=0, on_degenerate="keep")
@@ -34,9 +37,9 @@ def test_order_is_kept_and_no_more_than_two_batches_are_read_ahead(captioner, pi
         time.sleep(random.random() / 100)
         return prepare(image)
     captioner.preprocess = preprocess
-    samples = (read.append(number) or Sample(str(number), image, (), {}, {}) for number, image in enumerate(images))
+    samples = (read.append(number) or Record(str(number), image) for number, image in enumerate(images))
     for taken, record in enumerate(caption(samples, captioner, num_workers=workers)):
-        assert record.sample.key == str(taken)
+        assert record.key == str(taken)
         # two of a batch are taken at a time, besides two batches, or three pictures that as many workers share
         assert len(read) <= taken + 2 + (2 * 2 if workers < 3 else 2 * 3) + 1
     assert taken == 19
@@ -57,8 +60,8 @@ def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
             assert third.wait(30)
             yield found
     captioner.preprocess, captioner.caption = preprocess, wait_and_caption
-    samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(pictures(4))]
-    assert [record.sample.key for record in caption(samples, captioner, num_workers=1)] == ["0", "1", "2", "3"]
+    samples = [Record(str(number), image) for number, image in enumerate(pictures(4))]
+    assert [record.key for record in caption(samples, captioner, num_workers=1)] == ["0", "1", "2", "3"]
 
 
 def test_workers_end_with_their_run_even_if_it_is_killed(pictures, tmp_path):
@@ -72,8 +75,8 @@ from conftest import FakeCaptioner, jpeg
 from captioners.base import SamplingConfig
 from generate.captioning import Column, caption_samples
 from generate.quality import Gate
-from imagetext.sample import Sample
-samples = [Sample(str(i), jpeg(i), (), {{}}, {{}}) for i in range(50)]
+from imagetext.sample import Record
+samples = [Record(str(i), jpeg(i)) for i in range(50)]
 for record in caption_samples(samples, [Column("syn_text_fake", FakeCaptioner(), gate=Gate(redraws=0))], num_workers=2):
     print(*(child.pid for child in psutil.Process().children()), flush=True)
     time.sleep(600)
@@ -90,28 +93,33 @@ for record in caption_samples(samples, [Column("syn_text_fake", FakeCaptioner(),
 
 
 def test_a_sample_that_is_in_error_already_keeps_its_reason(captioner, pictures):
-    [record] = caption([Sample("a", pictures(1)[0], (), {}, {"error": "row 3: two pictures"})], captioner)
+    [record] = caption([Record("a", pictures(1)[0], error="row 3: two pictures")], captioner)
     assert (record.error, record.syn_text) == ("row 3: two pictures", {})
 
 
-def test_an_unreadable_syn_json_is_a_row_with_the_reason(captioner, pictures):
-    [record] = caption([Sample("a", pictures(1)[0], (), {"syn.json": b"[1]"}, {})], captioner)
+def test_an_unreadable_syn_json_is_a_row_with_the_reason(captioner, pictures, tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, data in (("a.jpg", pictures(1)[0]), ("a.syn.json", b"[1]")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    [record] = caption(TarRows(str(tmp_path / "0.tar")), captioner)
     assert "syn.json" in record.error
 
 
 def test_earlier_scores_are_kept_beside_the_new_ones(captioner, pictures):
     earlier = {"syn_text_first": {"logprob": [-1.0]}}
-    [record] = caption([Sample("a", pictures(1)[0], (), {}, {"caption_scores": earlier, "uid": "u"})], captioner)
-    assert record.sample.meta == {"uid": "u", "caption_scores": {
-        **earlier, "syn_text_fake": {"logprob": [0, -0.3333], "truncated": [False, True], "flags": ["", "cut"]}}}
+    [record] = caption([Record("a", pictures(1)[0], scores=earlier, meta={"uid": "u"})], captioner)
+    assert record.meta == {"uid": "u"} and record.scores == {
+        **earlier, "syn_text_fake": {"logprob": [0, -0.3333], "truncated": [False, True], "flags": ["", "cut"]}}
 
 
 def test_a_clash_of_columns_is_raised_and_so_is_what_the_source_raises(captioner, pictures):
     with pytest.raises(ColumnClash, match="a: has the column syn_text_fake already"):
-        list(caption([Sample("a", pictures(1)[0], (), {"syn.json": b'{"syn_text_fake": []}'}, {})], captioner))
+        list(caption([Record("a", pictures(1)[0], columns={"syn_text_fake": ()})], captioner))
 
     def samples():
-        yield Sample("a", pictures(1)[0], (), {}, {})
+        yield Record("a", pictures(1)[0])
         raise OSError("the store is gone")
     with pytest.raises(OSError, match="the store is gone"):
         list(caption(samples(), captioner))
@@ -119,14 +127,14 @@ def test_a_clash_of_columns_is_raised_and_so_is_what_the_source_raises(captioner
 
 def test_nothing_to_caption_is_no_batch(captioner):
     assert list(caption([], captioner)) == []
-    assert list(caption([Sample("a", None, (), {}, {})], captioner))[0].error == "missing picture"
+    assert list(caption([Record("a", None)], captioner))[0].error == "missing picture"
     assert captioner.batches == []
 
 
 def test_batches_are_full_whatever_fails_between(captioner, pictures):
     images = [None, *pictures(3), None, None, None, *pictures(2, 3), None]
-    samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(images)]
-    assert [(record.sample.key, bool(record.error)) for record in caption(samples, captioner)] == [
+    samples = [Record(str(number), image) for number, image in enumerate(images)]
+    assert [(record.key, bool(record.error)) for record in caption(samples, captioner)] == [
         (str(number), image is None) for number, image in enumerate(images)]
     assert captioner.batches == [2, 2, 1]
 
@@ -135,7 +143,7 @@ def test_batches_are_full_whatever_fails_between(captioner, pictures):
 def test_captions_that_are_missing_or_out_of_order_are_an_error(captioner, pictures, come):
     whole = captioner.caption
     captioner.caption = lambda images, sampling, **options: iter(come(list(whole(images, sampling))))
-    samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(pictures(3))]
+    samples = [Record(str(number), image) for number, image in enumerate(pictures(3))]
     with pytest.raises(RuntimeError, match="captioner fake"):
         list(caption(samples, captioner))
 
@@ -158,38 +166,38 @@ def drawing(texts):
 def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captioner, pictures):
     """Draw r of caption i is number num_captions * r + i; good captions stay, and pictures keep their order."""
     captioner.caption, calls = drawing({"b": {1: "of the", 3: "a 2 2 2 2", 4: "never looked at", 5: "a red dog runs"}})
-    samples = [Sample(key, image, (), {}, {}) for key, image in zip("abc", pictures(3))]
+    samples = [Record(key, image) for key, image in zip("abc", pictures(3))]
     column = Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=3))
     records = list(caption_samples(samples, [column]))
     assert calls == [("a", 0, 1), ("b", 0, 1), ("c", 0, 1), ("b", 2, 3), ("b", 4, 5)]
-    assert [record.sample.key for record in records] == ["a", "b", "c"]
+    assert [record.key for record in records] == ["a", "b", "c"]
     assert records[1].syn_text["syn_text_fake"] == ("picture b as drawn in 0 words", "a red dog runs")
-    assert records[1].sample.meta["caption_scores"]["syn_text_fake"]["logprob"] == [0, -5]
+    assert records[1].scores["syn_text_fake"]["logprob"] == [0, -5]
 
 
 @pytest.mark.parametrize("gate, kept, flags", [(Gate(redraws=1), ("picture a as drawn in 0 words",), [""]),
                                                (Gate(redraws=1, on_degenerate="keep"), ("picture a as drawn in 0 words", "of the"), ["", "short cut"])])
 def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, pictures, gate, kept, flags):
     captioner.caption, calls = drawing({"a": {1: "of the", 3: "and"}})
-    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], [Column("syn_text_fake", captioner, SAMPLING, gate)])
+    [record] = caption_samples([Record("a", pictures(1)[0])], [Column("syn_text_fake", captioner, SAMPLING, gate)])
     assert len(calls) == 2
     assert record.syn_text["syn_text_fake"] == kept
-    assert record.sample.meta["caption_scores"]["syn_text_fake"]["flags"] == flags
+    assert record.scores["syn_text_fake"]["flags"] == flags
 
 
 def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_failed_and_why(captioner, pictures):
     captioner.caption, _ = drawing({"b": {i: "of the" for i in range(4)}})
-    samples = [Sample(key, image, (), {}, {"uid": key}) for key, image in zip("abc", pictures(3))]
+    samples = [Record(key, image, meta={"uid": key}) for key, image in zip("abc", pictures(3))]
     records = list(caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))]))
     assert [bool(record.error) for record in records] == [False, True, False]
     assert records[1].error == "syn_text_fake: no caption passed: short cut 'of the'; short cut duplicate 'of the'"
-    assert records[1].syn_text == {} and records[1].sample.meta == {"uid": "b"}
+    assert records[1].syn_text == {} and records[1].meta == {"uid": "b"}
 
 
 def test_greedy_captions_are_not_drawn_anew(captioner, pictures):
     captioner.caption, calls = drawing({"a": {0: "of the"}})
     column = Column("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), Gate(redraws=5))
-    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], [column])
+    [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.error and len(calls) == 1
 
 
@@ -197,9 +205,9 @@ def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, picture
     """Every picture of the fake has a failing caption: twelve are drawn by twos, and those of each five, five and two anew by twos."""
     monkeypatch.setattr("generate.captioning.REDRAWN_AT_ONCE", 5)
     images = pictures(12)
-    samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(images)]
+    samples = [Record(str(number), image) for number, image in enumerate(images)]
     [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))])
-    assert [record.sample.key for record in found] == [str(number) for number in range(12)]
+    assert [record.key for record in found] == [str(number) for number in range(12)]
     assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
 
 
@@ -212,26 +220,26 @@ def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_capt
     other.preprocess = lambda image: prepared.append("other") or prepare(image)
     columns = [Column("syn_text_a", captioner, SAMPLING, KEEP), Column("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
                Column("syn_text_c", other, SAMPLING, KEEP)]
-    samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate([*pictures(3), b"no picture"])]
+    samples = [Record(str(number), image) for number, image in enumerate([*pictures(3), b"no picture"])]
     records = list(caption_samples(samples, columns))
     assert len(decoded) == 4 and prepared == ["first", "other"] * 3
     for column in columns:  # as if each were alone
         alone = list(caption_samples(samples, [column]))
         assert [record.syn_text[column.name] for record in records[:3]] == [record.syn_text[column.name] for record in alone[:3]]
     assert records[0].syn_text["syn_text_a"] != records[0].syn_text["syn_text_b"] and records[3].error
-    assert list(records[0].sample.meta["caption_scores"]) == ["syn_text_a", "syn_text_b", "syn_text_c"]
+    assert list(records[0].scores) == ["syn_text_a", "syn_text_b", "syn_text_c"]
 
 
 def test_a_column_with_no_caption_left_is_absent_where_another_has_some(captioner, make_captioner, pictures):
     other = make_captioner("other")
     captioner.caption, _ = drawing({"a": {0: "of", 1: "the"}})
     columns = [Column("syn_text_a", captioner, SAMPLING, Gate(redraws=0)), Column("syn_text_b", other, SAMPLING, KEEP)]
-    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], columns)
+    [record] = caption_samples([Record("a", pictures(1)[0])], columns)
     assert list(record.syn_text) == ["syn_text_b"] and record.error == ""
 
 
 def test_first_sentences_are_kept_where_asked_for(captioner, pictures):
     captioner.caption, _ = drawing({"a": {0: "The arch of St. Louis. It is old.", 1: "A red dog. It runs."}})
     column = Column("syn_text_fake", captioner, SAMPLING, Gate(sentences="first"))
-    [record] = caption_samples([Sample("a", pictures(1)[0], (), {}, {})], [column])
+    [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.syn_text["syn_text_fake"] == ("The arch of St. Louis.", "A red dog.")

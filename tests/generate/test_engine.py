@@ -42,16 +42,16 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(captioner, make_tar, p
     make_tar("00001", [b"", None, *pictures(1, 5)])
     assert run(configure(format=format, max_error_rate=0.5)) == 0
     found = records(tmp_path / "out", suffix)
-    assert [record.sample.key for record in found] == [
+    assert [record.key for record in found] == [
         "00000_000", "00000_001", "00000_002", "00000_004", "00000_005", "00000_003", "00001_002", "00001_000", "00001_001"]
     for record in found:
-        if record.sample.key in ("00000_003", "00001_000", "00001_001"):
+        if record.key in ("00000_003", "00001_000", "00001_001"):
             assert record.error and not record.syn_text
         else:
             assert record.error == "" and len(record.syn_text["syn_text_fake"]) == 5
-            assert record.sample.captions == (f"original {int(record.sample.key[-3:])}",)
-            assert record.sample.meta["caption_scores"]["syn_text_fake"]["logprob"] == [0, -0.3333, -0.6667, -1.0, -1.3333]
-            assert record.sample.meta["caption_scores"]["syn_text_fake"]["truncated"] == [False, True, False, False, False]
+            assert record.captions == (f"original {int(record.key[-3:])}",)
+            assert record.scores["syn_text_fake"]["logprob"] == [0, -0.3333, -0.6667, -1.0, -1.3333]
+            assert record.scores["syn_text_fake"]["truncated"] == [False, True, False, False, False]
     assert "not a picture" in found[5].error and "empty" in found[7].error and "missing" in found[8].error
 
 
@@ -59,8 +59,8 @@ def test_the_captions_are_the_captioners_own_for_each_picture(captioner, make_ta
     make_tar("00000", [*pictures(3), BROKEN, *pictures(2, 3)])
     run(configure(seed=3, num_captions=2))
     for record in records(tmp_path / "out")[:5]:
-        pixels = captioner.preprocess(Image.open(io.BytesIO(record.sample.image)).convert("RGB"))
-        [expected] = captioner.caption([(record.sample.key, pixels)], configure(seed=3, num_captions=2).sampling)
+        pixels = captioner.preprocess(Image.open(io.BytesIO(record.image)).convert("RGB"))
+        [expected] = captioner.caption([(record.key, pixels)], configure(seed=3, num_captions=2).sampling)
         assert record.syn_text["syn_text_fake"] == tuple(caption.text for caption in expected.captions)
 
 
@@ -95,7 +95,7 @@ def test_members_and_an_earlier_column_are_carried(captioner, make_tar, pictures
     make_tar("00000", pictures(2), npz=npz("image_emb"), paug__json=b"{}", syn__json=b'{"syn_text_first": ["one", "two"]}')
     assert run(configure()) == 0
     for record in records(tmp_path / "out"):
-        assert record.sample.members == {"npz": npz("image_emb"), "paug.json": b"{}"}
+        assert record.members == {"npz": npz("image_emb"), "paug.json": b"{}"}
         assert record.syn_text["syn_text_first"] == ("one", "two") and len(record.syn_text["syn_text_fake"]) == 5
 
 
@@ -109,7 +109,7 @@ def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(captioner, 
     captioner.caption = caption
     assert run(configure(max_error_rate=0.3)) == 0
     last = records(tmp_path / "out")[-1]
-    assert last.sample.key == "00000_001" and last.error == "syn_text_fake: no caption passed: " + "; ".join(["empty ''"] * 5)
+    assert last.key == "00000_001" and last.error == "syn_text_fake: no caption passed: " + "; ".join(["empty ''"] * 5)
 
 
 # --- exit codes and errors ---------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_similarity_is_recorded_where_asked_for(captioner, make_tar, pictures, c
     make_tar("00000", pictures(1))
     assert run(configure(similarity=True, num_captions=2)) == 0
     [record] = records(tmp_path / "out")
-    assert record.sample.meta["caption_scores"]["syn_text_fake"]["similarity"] == [0, 0.1429]
+    assert record.scores["syn_text_fake"]["similarity"] == [0, 0.1429]
 
 
 def test_the_pace_is_told(captioner, make_tar, pictures, configure, capsys):
@@ -231,7 +231,7 @@ def test_text_embeddings_of_other_captions_are_an_error_unless_they_may_go(capti
     with pytest.raises(ValueError, match="00000_000: has text embeddings .npz: text_emb."):
         run(configure())
     assert run(configure(drop_text_embeddings=True)) == 0
-    assert all(np.load(io.BytesIO(record.sample.members["npz"])).files == ["image_emb"] for record in records(tmp_path / "out"))
+    assert all(np.load(io.BytesIO(record.members["npz"])).files == ["image_emb"] for record in records(tmp_path / "out"))
     assert run(configure(captions_only=True, output=tmp_path / "apart")) == 0
 
 
@@ -241,16 +241,16 @@ def test_captions_only_are_joined_with_their_pictures_later(captioner, make_tar,
     for name in ("00000", "00001"):
         make_tar(name, [*pictures(3, 3 * int(name)), BROKEN], npz=npz("image_emb"))
     assert run(configure(captions_only=True, format=format, max_error_rate=1, output=tmp_path / "apart")) == 0
-    assert all(record.sample.image is None and not record.sample.members for record in records(tmp_path / "apart", suffix))
+    assert all(record.image is None and not record.members for record in records(tmp_path / "apart", suffix))
     assert run(configure(max_error_rate=1)) == 0
     for on in ("uid", "sha256"):
         asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")], "on": on, "output": tmp_path / on}
         assert join(JoinConfig(**asked)) == 0
-        found = {record.sample.key: record for record in records(tmp_path / on)}
+        found = {record.key: record for record in records(tmp_path / on)}
         for record in records(tmp_path / "out"):
-            assert found[record.sample.key].syn_text == record.syn_text and bool(found[record.sample.key].error) == bool(record.error)
-            assert found[record.sample.key].sample.image == record.sample.image
-            assert found[record.sample.key].sample.members == record.sample.members
+            assert found[record.key].syn_text == record.syn_text and bool(found[record.key].error) == bool(record.error)
+            assert found[record.key].image == record.image
+            assert found[record.key].members == record.members
         assert len(found) == 8
     assert "uid: 6 pictures with captions joined on uid, 2 without any to join, 0 with several that differ" in capsys.readouterr().out
 
@@ -350,7 +350,7 @@ def test_limit_captions_the_first_records_and_says_what_all_would_take(captioner
     for name in ("00000", "00001", "00002"):
         make_tar(name, [*pictures(3), BROKEN])
     assert run(configure(limit=6, max_error_rate=0.5)) == 0
-    assert [record.sample.key for record in records(tmp_path / "out")] == [
+    assert [record.key for record in records(tmp_path / "out")] == [
         "00000_000", "00000_001", "00000_002", "00000_003", "00001_000", "00001_001"]
     printed = capsys.readouterr().out
     assert "the whole input: about " in printed and "estimated by bytes; about" in printed and "estimated from 6 pictures" in printed

@@ -10,7 +10,7 @@ from PIL import Image
 
 from generate.engine import run as generate
 from generate.gallery import THUMBNAIL, Card, GalleryConfig, Line, card_of, run, write_gallery
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 
 HOSTILE = '<script>alert("x")</script> & \' {{ 7 * 7 }} "/><img src=x onerror=y>'
 
@@ -59,9 +59,9 @@ def test_pictures_columns_and_captions_stand_in_order_and_repeats_are_counted(tm
 
 def test_scores_and_flags_stand_by_their_captions_and_failed_pictures_say_why(tmp_path):
     path = tmp_path / "gallery.html"
-    meta = {"caption_scores": {"syn_text_x": {"logprob": [-3.25, -1.0], "similarity": [0.314, 0.1], "flags": ["", "loop cut"]}}}
-    good = Record(Sample("a", picture(8, 6), ("theirs",), {}, meta), {"syn_text_x": ("a dog", "a dog a dog a"), "syn_text_y": ("z",)})
-    failed = Record(Sample("b", picture(8, 6), (), {}, {}), {}, "syn_text_x: no caption passed")
+    scores = {"syn_text_x": {"logprob": [-3.25, -1.0], "similarity": [0.314, 0.1], "flags": ["", "loop cut"]}}
+    good = Record("a", picture(8, 6), ("theirs",), scores=scores, columns={"syn_text_x": ("a dog", "a dog a dog a"), "syn_text_y": ("z",)})
+    failed = Record("b", picture(8, 6), error="syn_text_x: no caption passed")
     write_gallery(path, map(card_of, [good, failed]))
     text = path.read_text(encoding="utf-8")
     page = Page(text)

@@ -217,4 +217,4 @@ def test_drawn_pictures_are_what_their_spec_says(captioner, configure, tmp_path)
     assert run(configure(input=["scenes:val,n=3"])) == 0 and captioner.batches == []
     with pytest.raises(ValueError, match="scenes:val,n=4"):
         run(configure(input=["scenes:val,n=4"]))
-    assert "scene" in next(read_records(str(tmp_path / "out" / "*.tar"))).sample.meta
+    assert "scene" in next(read_records(str(tmp_path / "out" / "*.tar"))).meta

@@ -115,11 +115,11 @@ def test_embeddings_are_those_of_each_view_and_text_by_itself(make_records, pict
     make_records("00000", pictures(3), url__txt=b"http://x")
     assert run(configure(teacher=["coca_tiny", other], size=64, seed=5, crop_area=0.3)) == 0
     for number, record in enumerate(records(tmp_path / "out")):
-        views = read_views(record.sample.members["paug.json"])
-        image = decode_stored(record.sample.image)
-        assert views == draw_views(5, record.sample.key, 3, image.size, 64, 0.3)
+        views = read_views(record.members["paug.json"])
+        image = decode_stored(record.image)
+        assert views == draw_views(5, record.key, 3, image.size, 64, 0.3)
         pixels = [replay(view, image, 64) for view in views]
-        embeddings = unpack(record.sample.members)
+        embeddings = unpack(record.members)
         texts = {"text_emb": ORIGINAL[:1], "captions_emb": ORIGINAL, **{f"{name}_emb": of for name, of in SYN.items()}}
         assert list(embeddings) == ["image_emb", *texts]
         for name, of in texts.items():
@@ -127,8 +127,8 @@ def test_embeddings_are_those_of_each_view_and_text_by_itself(make_records, pict
             torch.testing.assert_close(embeddings[name], torch.cat([part for _, part in found], dim=1), atol=2e-6, rtol=1e-4)
         torch.testing.assert_close(embeddings["image_emb"], torch.cat([part for part, _ in found], dim=1), atol=2e-6, rtol=1e-4)
         assert embeddings["image_emb"].shape == (3, 256) and embeddings["image_emb"].dtype == torch.float32
-        assert record.syn_text == {name: tuple(of) for name, of in SYN.items()} and record.sample.captions == ORIGINAL
-        assert record.sample.members["url.txt"] == b"http://x" and record.sample.image == pictures(3)[number]
+        assert record.syn_text == {name: tuple(of) for name, of in SYN.items()} and record.captions == ORIGINAL
+        assert record.members["url.txt"] == b"http://x" and record.image == pictures(3)[number]
 
 
 def test_a_tar_holds_the_members_that_the_reference_reads(make_records, pictures, configure, fake_teachers, tmp_path):
@@ -181,8 +181,8 @@ def test_a_record_without_original_captions_has_no_row_for_txt(make_records, pic
     make_records("00000", pictures(1), captions=())
     assert run(configure()) == 0
     [record] = records(tmp_path / "out")
-    embeddings = unpack(record.sample.members)
-    assert record.sample.captions == () and embeddings["text_emb"].shape == (0, 3) and "captions_emb" not in embeddings
+    embeddings = unpack(record.members)
+    assert record.captions == () and embeddings["text_emb"].shape == (0, 3) and "captions_emb" not in embeddings
 
 
 @pytest.mark.parametrize("kind", ["npz", "pth.gz", "none"])
@@ -205,16 +205,16 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(make_records, pictures
     make_records("00002", [picture(size=(64, 48))[:-300]])
     assert run(configure(format=format, max_error_rate=0.9)) == 0
     found = records(tmp_path / "out", suffix)
-    assert [record.sample.key for record in found] == [
+    assert [record.key for record in found] == [
         "00000_001", "00000_002", "00000_004", "00000_000", "00000_003", "00001_000", "00002_000"]
     for record in found[:3]:
-        assert not record.error and {"paug.json", "npz"} <= record.sample.members.keys()
-        image = decode_stored(record.sample.image)
-        pixels = [replay(view, image, 32) for view in read_views(record.sample.members["paug.json"])]
+        assert not record.error and {"paug.json", "npz"} <= record.members.keys()
+        image = decode_stored(record.image)
+        pixels = [replay(view, image, 32) for view in read_views(record.members["paug.json"])]
         expected = torch.stack(pixels).float().mean((2, 3)) / 255
-        torch.testing.assert_close(unpack(record.sample.members)["image_emb"], expected)
+        torch.testing.assert_close(unpack(record.members)["image_emb"], expected)
     for record, reason in zip(found[3:], ("not a picture", "missing picture", "no captions in columns", "does not decode")):
-        assert reason in record.error and not {"paug.json", "npz"} & record.sample.members.keys()
+        assert reason in record.error and not {"paug.json", "npz"} & record.members.keys()
     assert run(configure(format=format, output=tmp_path / "strict")) == 3
     markers = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*.done.json"))]
     assert [(marker["rows"], marker["failed"], marker["captions"]) for marker in markers] == [
@@ -375,7 +375,7 @@ def test_the_older_layout_becomes_the_newer_one(make_records, pictures, configur
     make_records("00000", pictures(1), captions=ORIGINAL[:1])
     assert run(configure(embeddings=kind)) == 0
     [made] = records(tmp_path / "out")
-    embeddings, views = unpack(made.sample.members), read_views(made.sample.members["paug.json"])
+    embeddings, views = unpack(made.members), read_views(made.members["paug.json"])
     make_records("00000", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views, kind))
     asked = {"teacher": [], "convert": True, "embeddings": kind}
     assert run(configure(**asked, output=tmp_path / "new")) == 0

@@ -28,7 +28,7 @@ def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, fil
     assert run(GenerateConfig(**asked, output=tmp_path / "two", num_workers=3)) == 0
     assert files(tmp_path / "one") == files(tmp_path / "two")
     found = list(read_records(str(tmp_path / "one" / "*.tar")))
-    assert [record.sample.key for record in found] == [sample.key for sample in list(read_samples("scenes:val,n=20"))[0]]
+    assert [record.key for record in found] == [sample.key for sample in list(read_samples("scenes:val,n=20"))[0]]
     assert len({record.syn_text[COLUMN] for record in found}) == 20  # the draws depend on the picture's key
     assert run(GenerateConfig(**{**asked, "seed": 1}, output=tmp_path / "other")) == 0
     assert files(tmp_path / "one")["scenes-val2-00000.tar"] != files(tmp_path / "other")["scenes-val2-00000.tar"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from generate.teacher_report import agreement, ensemble_retrieval, measure, retrieval, sweep, write_report
 from imagetext.embeddings import pack
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 
 TEACHERS = [{"name": "one", "dimension": 3, "logit_scale": 20.0}, {"name": "two", "dimension": 2, "logit_scale": 50.0}]
@@ -96,9 +96,9 @@ def written(tmp_path, picture):
                 image = torch.stack([torch.cat([row, torch.tensor([1.0, 0])])] * 2)
                 text = torch.cat([row, torch.tensor([0, 1.0])])[None]
                 members = {"npz": pack({"image_emb": image, "text_emb": text, "syn_text_a_emb": text}, "npz")}
-                sample = Sample(f"{shard}{number}", picture(), (f"original {number}",), members, {})
-                writer.write(Record(sample, {"syn_text_a": (f"caption {number}",)}))
-            writer.write(Record(Sample(f"{shard}failed", None, (), {}, {}), {}, "it failed"))
+                columns = {"syn_text_a": (f"caption {number}",)}
+                writer.write(Record(f"{shard}{number}", picture(), (f"original {number}",), columns, members=members))
+            writer.write(Record(f"{shard}failed", None, error="it failed"))
     return tmp_path
 
 

@@ -148,7 +148,7 @@ def rewrite(folder, changes) -> None:
     with ShardWriter(folder, "00000", format=format) as writer:
         for record in records:
             if not record.error:
-                next(changes)(record.sample.members)
+                next(changes)(record.members)
             writer.write(record)
 
 

@@ -3,12 +3,13 @@ import io
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from imagetext.columns import ColumnClash, add_column, room_for, text_embeddings
-from imagetext.sample import Record, Sample
+from imagetext.columns import ColumnClash, room_for, text_embeddings
+from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
 
@@ -37,8 +38,8 @@ def pickled_npz(name: str) -> bytes:
     return file.getvalue()
 
 
-def sample(members=(), syn=None, **meta) -> Sample:
-    return Sample("k", b"picture", ("a dog",), {"syn.json": json.dumps(syn or {X: ["one", "two"]}).encode(), **dict(members)}, meta)
+def sample(members=(), columns=None, **more) -> Record:
+    return Record("k", b"picture", ("a dog",), columns or {X: ("one", "two")}, members=dict(members), **more)
 
 
 VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -53,26 +54,26 @@ VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
     ({}, {"text_emb": "H4sI", "syn_text_x_embedding": [1.0], "image_emb": "H4sI"}, ["text_emb", "syn_text_x_embedding"]),
 ])
 def test_text_embeddings_are_known_by_name(members, meta, found):
-    names = text_embeddings(sample(members, **meta))
+    record = sample(members, meta=meta)
+    names = text_embeddings(record)
     assert len(names) == len(found) and all(map(str.startswith, names, found))
-    record = Record(sample(members, **meta), {})
     if not found:
-        assert add_column(record, Y, ["new"]).sample == record.sample
+        assert room_for(record, [Y]) == record
         return
     with pytest.raises(ColumnClash, match="k: has text embeddings .* and none of the new captions"):
-        add_column(record, Y, ["new"])
-    added = add_column(record, Y, ["new"], drop_text_embeddings=True)
-    assert text_embeddings(added.sample) == [] and added.syn_text == {Y: ("new",)}
-    assert added.sample.members.get("paug.json") == members.get("paug.json")
-    assert added.sample.meta == {name: value for name, value in meta.items() if name == "image_emb"}
+        room_for(record, [Y])
+    room = room_for(record, [Y], drop_text_embeddings=True)
+    assert text_embeddings(room) == [] and room.columns == record.columns
+    assert room.members.get("paug.json") == members.get("paug.json")
+    assert room.meta == {name: value for name, value in meta.items() if name == "image_emb"}
 
 
 def test_what_is_dropped_and_what_stays():
     pictures = npz(image_emb=VECTORS)
     one = sample({"npz": npz(image_emb=VECTORS, text_emb=VECTORS), "pth.gz": PICKLE, "b.npz": npz(text_emb=VECTORS), "url.txt": b"u",
-                  "c.npz": pictures}, text_emb="x", license="CC0")
+                  "c.npz": pictures}, meta={"text_emb": "x", "license": "CC0"})
     less = room_for(one, [Y], drop_text_embeddings=True)
-    assert list(less.members) == ["syn.json", "url.txt", "npz", "c.npz"] and less.meta == {"license": "CC0"}
+    assert list(less.members) == ["url.txt", "npz", "c.npz"] and less.meta == {"license": "CC0"}
     kept = np.load(io.BytesIO(less.members["npz"]))
     assert kept.files == ["image_emb"] and (kept["image_emb"] == VECTORS).all()
     assert less == room_for(one, [Y], drop_text_embeddings=True) and room_for(less, [Y]) == less
@@ -82,17 +83,12 @@ def test_what_is_dropped_and_what_stays():
 
 
 def test_a_column_that_is_there():
-    record = Record(sample(syn={X: ["one"], "alt_captions": ["an"]}, caption_scores={X: {"logprob": [-1.0]}}), {})
+    record = sample(columns={X: ("one",), "alt_captions": ("an",)}, scores={X: {"logprob": [-1.0]}, Y: {"logprob": [-2.0]}})
     with pytest.raises(ColumnClash, match="k: has the column syn_text_x already"):
-        add_column(record, X, ["new"])
-    again = add_column(record, X, ["new"], overwrite=True)
-    assert again.syn_text == {X: ("new",)} and again.sample.meta["caption_scores"] == {}
-    assert json.loads(again.sample.members["syn.json"]) == {"alt_captions": ["an"]}
-    both = add_column(add_column(record, Y, ["y"]), "syn_text_z", ["z"])
-    assert both.syn_text == {Y: ("y",), "syn_text_z": ("z",)} and both.sample == record.sample
-    with pytest.raises(ColumnClash):
-        add_column(both, Y, ["again"])
-    assert add_column(both, Y, ["again"], overwrite=True).syn_text[Y] == ("again",)
+        room_for(record, [X])
+    room = room_for(record, [X], overwrite=True)
+    assert room.columns == {"alt_captions": ("an",)} and room.scores == {Y: {"logprob": [-2.0]}}
+    assert room_for(room, [X]) == room
 
 
 def test_a_failed_sample_gets_nothing_and_stays():
@@ -118,13 +114,14 @@ def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layou
     (one,) = read_samples(path)[0]
     assert one.meta["uid"] == "u1" and one.image == files.get("jpg")
     assert one.captions == (() if layout == "legacy" else ("a dog",))
-    added = Record(one, {Y: ("new",)})
+    room = one
     if layout != "pth.gz":  # which is carried, by whom it is not refused
-        added = add_column(Record(one, {}), Y, ["new"], drop_text_embeddings=layout == "legacy")
+        room = room_for(one, [Y], drop_text_embeddings=layout == "legacy")
+    added = replace(room, columns={**room.columns, Y: ("new",)})
     with ShardWriter(tmp_path / "out", "00000") as writer:
         writer.write(added)
     (back,) = read_samples(writer.path)[0]
-    assert json.loads(back.members["syn.json"]) == json.loads(files["syn.json"]) | {Y: ["new"]}
+    assert {name: list(texts) for name, texts in back.columns.items()} == json.loads(files["syn.json"]) | {Y: ["new"]}
     carried = {"url.txt", "paug.json", "odd.bin", *({"npz", "pth.gz"} & files.keys() if layout != "legacy" else ())}
     assert {name: back.members[name] for name in carried} == {name: files[name] for name in carried}
     assert back.image == one.image and back.meta["uid"] == "u1"
@@ -132,8 +129,8 @@ def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layou
     with ShardWriter(tmp_path / "again", "00000") as writer:
         writer.write(record)
     (again,) = read_samples(writer.path)[0]
-    assert again.members | {"syn.json": b""} == back.members | {"syn.json": b""} and again.meta["sha256"] == back.meta["sha256"]
-    assert json.loads(again.members["syn.json"]) == json.loads(back.members["syn.json"])
+    assert again.members == back.members and again.meta["sha256"] == back.meta["sha256"]
+    assert again.columns == back.columns
     if layout == "legacy":
         assert back.meta["sha256"] == "abc" and back.captions == ()
 
@@ -145,6 +142,6 @@ def test_jsonl_of_the_reference_tool(tmp_path, picture):
            "text_emb": base64.b64encode(PICKLE).decode(), "syn_text_coca_emb": base64.b64encode(PICKLE).decode()}
     (tmp_path / "00000.jsonl").write_text(json.dumps(row))
     (one,) = read_samples(str(tmp_path / "00000.jsonl"))[0]
-    assert json.loads(one.members["syn.json"]) == {"syn_text_coca": ["s1"]}
+    assert one.columns == {"syn_text_coca": ("s1",)}
     assert text_embeddings(one) == ["text_emb", "syn_text_coca_emb"]
     assert one.meta["text_emb"] == row["text_emb"]

@@ -26,7 +26,7 @@ def test_coco(coco, images):
     assert [sample.key for sample in found] == [str(number) for number in range(1, 9)]
     assert found[2].captions == tuple(f"picture 3 caption {which}" for which in range(5))
     assert found[2].image == (folder / "000000000003.jpg").read_bytes() and found[2].meta["license"].endswith("by-nc-nd/2.0/")
-    assert [bool(sample.meta.get("error")) for sample in found] == [False] * 7 + [True]
+    assert [bool(sample.error) for sample in found] == [False] * 7 + [True]
 
 
 def test_the_permissive_subset_of_coco_is_by_by_sa_and_by_nd(coco):
@@ -41,7 +41,7 @@ def test_karpathy_splits(tmp_path, images, write):
     folder = images(*(f"val2014/COCO_val2014_{number:012d}.jpg" for number in range(4)))
     assert captions(f"karpathy:{path}", folder) == {"101": ["A man. 1", "A man. 2"], "103": ["A man. 1", "A man. 2"]}
     assert list(captions(f"karpathy:{path}#test", folder)) == ["100"] and list(captions(f"karpathy:{path}#val")) == ["102"]
-    assert all("error" not in sample.meta for sample in samples(f"karpathy:{path}#train", folder))
+    assert all(not sample.error for sample in samples(f"karpathy:{path}#train", folder))
 
 
 # ---- dense and long -------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_docci_is_train_unless_asked(docci, images):
     found = samples(f"docci:{docci}", folder)
     assert [sample.key for sample in found] == ["train_00000", "train_00001", "train_00002"]
     assert found[1].captions == ("A long description of train 1. It has two sentences.",)
-    assert found[1].image is not None and "missing" in found[2].meta["error"]
+    assert found[1].image is not None and "missing" in found[2].error
     assert list(captions(f"docci:{docci}#qual_dev")) == [f"qual_dev_{number:05d}" for number in range(3)]
     [shard] = read_samples(f"docci:{docci}")
     assert shard.name == "docci_descriptions-00000" and shard.stamp["size"] == os.path.getsize(docci)
@@ -65,7 +65,7 @@ def test_dci_variants(tmp_path, dci, images, bounds):
     assert captions(f"dci-short:{folder}") == {"sa_1": ["A dog on grass."], "sa_2": ["A street."]}
     assert captions(f"dci-extended:{folder}") == {"sa_1": ["A dog on grass. It is sunny."], "sa_2": ["A street."]}
     assert captions(f"dci-complete:{folder}")["sa_1"] == ["A dog on grass. It is sunny. a brown dog. grass: green and short."]
-    assert all("error" not in sample.meta for sample in samples(f"dci-short:{folder}", tmp_path / "images"))
+    assert all(not sample.error for sample in samples(f"dci-short:{folder}", tmp_path / "images"))
 
 
 # what GBC's toolkit writes otherwise than the published files
@@ -110,7 +110,7 @@ def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path, write):
     path = write(tmp_path / "docci.jsonlines", [good, {"example_id": "train_2"}, [1], {**good, "example_id": "train_3"}])
     found = samples(f"docci:{path}")
     assert [sample.key for sample in found] == ["train_1", "docci-000000001", "docci-000000002", "train_3"]
-    assert "not a row of this set" in found[1].meta["error"] and "JSON object" in found[2].meta["error"]
+    assert "not a row of this set" in found[1].error and "JSON object" in found[2].error
 
 
 def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch, write):
@@ -120,7 +120,7 @@ def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch, 
     shards = read_samples(f"dci-short:{tmp_path / 'annotations'}")
     found = [sample for shard in shards for sample in shard]
     assert len(shards) == 3 and [sample.key for sample in found] == [f"annotations-{number:09d}" for number in range(5)]
-    assert all("short_caption" in sample.meta["error"] for sample in found)
+    assert all("short_caption" in sample.error for sample in found)
 
 
 def test_a_table_takes_its_pictures_from_another_folder(tmp_path, images, write):
@@ -140,7 +140,7 @@ def test_real_gbc_graphs_of_both_formats(data):
         rows = captions(f"{kind}:{folder}/gbc/wiki/wiki_gbc_graphs.parquet", folder / "images" / "wiki")
         assert lines == rows and len(lines) == 19
         assert all(texts and all(texts) for texts in lines.values()) and max(map(len, lines.values())) >= least
-    assert all("error" not in sample.meta for sample in
+    assert all(not sample.error for sample in
                samples(f"gbc-short:{folder}/gbc/wiki/wiki_gbc_graphs.jsonl", folder / "images" / "wiki"))
 
 

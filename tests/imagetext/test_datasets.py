@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from imagetext.embeddings import pack
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 from imagetext.shards import ShardWriter, dataset_features
 from imagetext.views import write_views
 
@@ -33,8 +33,8 @@ def load(tmp_path, monkeypatch):
 
 def record(key, picture, error="", captions=("a dog",), **meta) -> Record:
     scores = {} if error else {X: {"logprob": [-1.5, -2.5], "truncated": [False, True], "flags": ["", "short"]}}
-    sample = Sample(key, b"a text" if error else picture, captions, {}, {"caption_scores": scores, **meta})
-    return Record(sample, {} if error else {X: ("one", "two")}, error)
+    columns = {} if error else {X: ("one", "two")}
+    return Record(key, b"a text" if error else picture, captions, columns, scores, meta=meta, error=error)
 
 
 def write(folder, name, records, **options) -> str:
@@ -81,7 +81,7 @@ def test_under_five_records_need_features(tmp_path, picture, load, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_similarities_have_their_features(tmp_path, picture, load, streaming):
     scored = record("a", picture())
-    scored.sample.meta["caption_scores"][X]["similarity"] = [0.25, -0.5]
+    scored.scores[X]["similarity"] = [0.25, -0.5]
     path = write(tmp_path, "similar", [scored])
     [row] = load("webdataset", path, streaming, dataset_features([X], similarity=True))
     assert row["json"]["caption_scores"][X]["similarity"] == [0.25, -0.5]
@@ -94,7 +94,7 @@ def test_reinforced_records_need_features(tmp_path, picture, load, streaming, ki
     stored = {name: torch.randn(rows, 4).bfloat16() for name, rows in (("image_emb", 2), ("text_emb", 1), (f"{X}_emb", 2))}
     good = [record(str(number), picture()) for number in range(5)]
     for one in good:
-        one.sample.members.update({"paug.json": write_views(views), kind: pack(stored, kind)})
+        one.members.update({"paug.json": write_views(views), kind: pack(stored, kind)})
     path = write(tmp_path, "reinforced", [*good, record("5", None, "no picture")])
     with pytest.raises(Exception, match="mix list and non-list"):
         load("webdataset", path, streaming)

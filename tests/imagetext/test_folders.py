@@ -45,8 +45,8 @@ def test_bad_pictures_are_rows_too(folder):
     put(folder, "b.png", b"")
     os.symlink("nowhere", folder / "c.jpg")
     first, second, third = read(folder)
-    assert first.image == b"a text" and second.image == b"" and "error" not in first.meta
-    assert third.image is None and "missing picture file" in third.meta["error"]
+    assert first.image == b"a text" and second.image == b"" and not first.error
+    assert third.image is None and "missing picture file" in third.error
 
 
 def test_metadata_as_datasets_reads_it(folder, picture):
@@ -61,10 +61,10 @@ def test_metadata_as_datasets_reads_it(folder, picture):
     assert list(samples) == ["a", "c", "gone", "metadata-000000003", "metadata-000000004", "metadata-000000005", "sub/b"]
     assert samples["a"].captions == ("one",) and samples["a"].meta["license"] == "CC0"
     assert samples["sub/b"].captions == ("two", "three") and samples["sub/b"].image == picture(2)
-    assert samples["gone"].image is None and "gone.jpg" in samples["gone"].meta["error"]
+    assert samples["gone"].image is None and "gone.jpg" in samples["gone"].error
     assert samples["c"].image == picture(3) and samples["c"].captions == ()
     for number in (3, 4, 5):
-        assert f"metadata.jsonl:{number + 1}" in samples[f"metadata-00000000{number}"].meta["error"]
+        assert f"metadata.jsonl:{number + 1}" in samples[f"metadata-00000000{number}"].error
 
 
 def test_metadata_in_a_subfolder_is_relative_to_it(folder, picture):

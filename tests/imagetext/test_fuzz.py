@@ -15,6 +15,7 @@ import signal
 import struct
 import tarfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from PIL import Image
 
 from imagetext.columns import room_for, text_embeddings
 from imagetext.join import name_of
-from imagetext.sample import Record, Sample, decode_image
+from imagetext.sample import Record, decode_image
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_samples
 
@@ -361,7 +362,7 @@ def test_malformed_input(number, tmp_path, limit_on_time, monkeypatch):
             check_round_trip(tmp_path / f"{format}{images}", records, format, images)
 
 
-def read(spec: str) -> tuple[list[Sample], str]:
+def read(spec: str) -> tuple[list[Record], str]:
     """The rows of the SPEC, and why there are no more."""
     samples = []
     try:
@@ -373,9 +374,9 @@ def read(spec: str) -> tuple[list[Sample], str]:
     return samples, ""
 
 
-def decoded(sample: Sample) -> Record:
+def decoded(sample: Record) -> Record:
     """The record that a captioner would make of the sample."""
-    error = sample.meta.get("error", "")
+    error = sample.error
     try:
         if not error:
             image = decode_image(sample.image)
@@ -383,9 +384,8 @@ def decoded(sample: Sample) -> Record:
     except ValueError as problem:
         error = str(problem)
         assert error
-    meta = {name: value for name, value in sample.meta.items() if name != "error"}
-    sample = Sample(sample.key, sample.image, sample.captions, sample.members, meta)
-    return Record(sample, {} if error else {"syn_text_new": ("a dog\0", "b\nc")}, error)
+    made = {} if error else {"syn_text_new": ("a dog\0", "b\nc")}
+    return replace(sample, columns={**sample.columns, **made}, error=error)
 
 
 def check_round_trip(folder: Path, records: list[Record], format: str, images: bool) -> None:
@@ -394,8 +394,8 @@ def check_round_trip(folder: Path, records: list[Record], format: str, images: b
             writer.write(record)
     back = list(read_samples(writer.path)[0]) if records or format == "webdataset" else []
     written = sorted(records, key=lambda record: bool(record.error))
-    assert [(sample.key, sample.meta.get("error", "")) for sample in back] == [(one.sample.key, one.error) for one in written]
+    assert [(sample.key, sample.error) for sample in back] == [(one.key, one.error) for one in written]
     for sample, record in zip(back, written):
-        assert sample.image == (record.sample.image if images and not record.error else None)
-        columns = json.loads(sample.members.get("syn.json", b"{}"))
-        assert columns.get("syn_text_new", []) == list(record.syn_text.get("syn_text_new", ()))
+        assert sample.image == (record.image if images and not record.error else None)
+        columns = sample.columns
+        assert columns.get("syn_text_new", ()) == record.syn_text.get("syn_text_new", ())

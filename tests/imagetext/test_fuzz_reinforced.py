@@ -25,7 +25,7 @@ from generate.reinforce import run
 from generate.reinforce_config import ReinforceConfig
 from imagetext.embeddings import modern, named_texts, pack, unpack
 from imagetext.shards import ShardWriter
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 from imagetext.sources import read_records
 from imagetext.views import read_views, replay, write_views
 
@@ -271,21 +271,20 @@ def test_malformed_records_are_rows_when_converted_and_replaced_when_reinforced(
     with ShardWriter(tmp_path / "in", "x", format=format) as writer:
         for number in range(count):
             case = Case(number, tmp_path)
-            sample = Sample(str(number), jpeg(), ("a photo",), members(case, number), {})
-            writer.write(Record(sample, COLUMNS))
+            writer.write(Record(str(number), jpeg(), ("a photo",), COLUMNS, members=members(case, number)))
     asked = {"input": [writer.path], "device": "cpu", "num_workers": 0, "format": format, "max_error_rate": 1}
     assert run(ReinforceConfig(**asked, convert=True, output=tmp_path / "converted")) == 0
     records = list(read_records(str(next((tmp_path / "converted").glob(f"*{Path(writer.path).suffix}")))))
-    assert sorted(int(record.sample.key) for record in records) == list(range(count))
+    assert sorted(int(record.key) for record in records) == list(range(count))
     assert 0 < sum(not record.error for record in records) < count / 2
     for record in records:
         if record.error:
-            assert not record.sample.members.keys() & {"npz", "pth.gz", "paug.json"}
+            assert not record.members.keys() & {"npz", "pth.gz", "paug.json"}
         else:
-            views = read_views(record.sample.members["paug.json"])
-            assert len(modern(unpack(record.sample.members), len(views), TEXTS)) == len(COUNTS)
+            views = read_views(record.members["paug.json"])
+            assert len(modern(unpack(record.members), len(views), TEXTS)) == len(COUNTS)
     assert run(ReinforceConfig(**asked, embeddings="none", views=2, output=tmp_path / "anew")) == 0
     anew = list(read_records(str(next((tmp_path / "anew").glob(f"*{Path(writer.path).suffix}")))))
     assert len(anew) == count
-    assert all(not record.error and record.sample.members.keys() == {"paug.json"} for record in anew)
+    assert all(not record.error and record.members.keys() == {"paug.json"} for record in anew)
     assert not (tmp_path / "attacked").exists()

@@ -39,7 +39,7 @@ def test_each_file_is_a_shard(parquet_set, picture):
         assert [sample.image for sample in samples] == [picture(10 * part + row) for row in range(4)]  # as found, not decoded
         assert [sample.captions for sample in samples] == [(f"train {part} {row}",) for row in range(4)]
         assert [sample.key for sample in samples] == [f"set-{part:05d}-{row:09d}" for row in range(4)]
-        assert samples[1].meta["label"] == 1 and "error" not in samples[1].meta
+        assert samples[1].meta["label"] == 1 and not samples[1].error
         assert list(pickle.loads(pickle.dumps(shard))) == samples
     (test,) = read_samples(f"{parquet_set}#test")
     assert [sample.captions for sample in test][0] == ("test 0 0",)

@@ -2,12 +2,13 @@ import hashlib
 import json
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
 from imagetext.columns import ColumnClash
 from imagetext.join import Joined, drawn_text, join, name_of, parse_text_from
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 from imagetext.shards import SUFFIXES, ShardWriter, read_marker
 from imagetext.sources import read_records, read_samples
 from imagetext.stores import StoreError
@@ -39,10 +40,10 @@ def captioned(path, column, text="of {}", scores=True) -> list[Record]:
     for sample in read_samples(path)[0]:
         number = sample.meta["uid"][1:]
         if int(number) % 5 == 4:
-            records.append(Record(sample, {}, "no caption passed"))
+            records.append(replace(sample, error="no caption passed"))
             continue
-        sample.meta.update({"caption_scores": {column: {"logprob": [-float(number)]}}} if scores else {})
-        records.append(Record(sample, {column: (text.format(number),)}))
+        known = {column: {"logprob": [-float(number)]}} if scores else {}
+        records.append(replace(sample, columns={**sample.columns, column: (text.format(number),)}, scores=known))
     return records
 
 
@@ -61,7 +62,7 @@ def test_captions_alone_find_their_pictures(tmp_path, write_tar, picture, format
     for number, path in enumerate(direct):
         expected, got = list(read_records(path)), list(read_records(f"{tmp_path}/joined/{number}{SUFFIXES[format]}"))
         assert [one for one in got if not one.error] == [one for one in expected if not one.error]
-        assert [one.sample.key for one in got] == [one.sample.key for one in expected]
+        assert [one.key for one in got] == [one.key for one in expected]
         if format == "webdataset":
             assert all(f"no captions of {on} " in one.error and one.error.endswith(": no caption passed") for one in got if one.error)
 
@@ -70,30 +71,30 @@ def test_what_captions_alone_hold(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(5), syn={"syn_text_old": ["old"]})
     path = write(tmp_path / "columns", captioned(path, X), images=False, columns=[X])
     records = list(read_records(path))
-    assert [record.sample.key for record in records] == ["k0", "k1", "k2", "k3", "k4"] and records[4].error == "no caption passed"
-    assert records[0].syn_text == {X: ("of 0",)} and records[0].sample.image is None and records[0].sample.members == {}
-    meta = records[0].sample.meta
+    assert [record.key for record in records] == ["k0", "k1", "k2", "k3", "k4"] and records[4].error == "no caption passed"
+    assert records[0].syn_text == {X: ("of 0",)} and records[0].image is None and records[0].members == {}
+    meta = records[0].meta
     assert meta["url"] == "http://e.org/0" and (meta["width"], meta["height"]) == (12, 8) and len(meta["sha256"]) == 64
-    assert meta["caption_scores"] == {X: {"logprob": [0.0]}} and read_marker(tmp_path / "columns", "00000")["captions"] == {X: 4}
+    assert records[0].scores == {X: {"logprob": [0.0]}} and read_marker(tmp_path / "columns", "00000")["captions"] == {X: 4}
 
 
 def test_columns_of_several_sets_and_of_the_shard_itself(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(4), syn={"syn_text_old": ["old"]})
-    one = write(tmp_path / "x", captioned(path, X), images=False)
-    other = write(tmp_path / "y", captioned(path, Y)[:2], images=False, format="jsonl")
+    one = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
+    other = write(tmp_path / "y", captioned(path, Y)[:2], images=False, columns=[Y], format="jsonl")
     assert join(read_samples(path), [one, other], tmp_path / "out") == Joined(4, 0, 0)
     records = list(read_records(f"{tmp_path}/out/00000.tar"))
     assert [sorted(record.syn_text) for record in records] == 2 * [["syn_text_old", X, Y]] + 2 * [["syn_text_old", X]]
-    assert records[0].sample.meta["caption_scores"] == {X: {"logprob": [0.0]}, Y: {"logprob": [0.0]}}
-    assert records[0].sample.members["odd.bin"] == b"n" and records[0].sample.captions == ("alt 0",)
+    assert records[0].scores == {X: {"logprob": [0.0]}, Y: {"logprob": [0.0]}}
+    assert records[0].members["odd.bin"] == b"n" and records[0].captions == ("alt 0",)
 
 
 def test_an_unmatched_record_keeps_what_it_has(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(2), syn={"syn_text_old": ["old"]})
-    columns = write(tmp_path / "x", captioned(path, X)[:1], images=False)
+    columns = write(tmp_path / "x", captioned(path, X)[:1], images=False, columns=[X])
     assert join(read_samples(path), columns, tmp_path / "out") == Joined(1, 1, 0)
     first, second = read_records(f"{tmp_path}/out/00000.tar")
-    assert second.error == "" and second.syn_text == {"syn_text_old": ("old",)} and second.sample.image == picture(1)
+    assert second.error == "" and second.syn_text == {"syn_text_old": ("old",)} and second.image == picture(1)
 
 
 def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
@@ -104,11 +105,11 @@ def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
     first = write(tmp_path / "x", records, images=False)
     for number, order in enumerate(([first, twice, other], [other, first, twice])):
         assert join(read_samples(path), order, tmp_path / f"out{number}") == Joined(3, 0, 1)
-        joined = {record.sample.key: record for record in read_records(f"{tmp_path}/out{number}/00000.tar")}
+        joined = {record.key: record for record in read_records(f"{tmp_path}/out{number}/00000.tar")}
         assert joined["k2"].error == "no captions of uid 'u2' to join: several that differ"
         assert joined["k3"].syn_text == {X: ("of 3",)}
     # The same picture under two keys has captions of its own under each: those of the least key are all's.
-    same = [Record(Sample(key, picture(2), (), {}, {"uid": key}), {X: (text,)}) for key, text in (("b", "of b"), ("a", "of a"))]
+    same = [Record(key, picture(2), meta={"uid": key}, columns={X: (text,)}) for key, text in (("b", "of b"), ("a", "of a"))]
     for number, order in enumerate((same, same[::-1])):
         columns = write(tmp_path / f"same{number}", order, images=False)
         assert join(read_samples(path), columns, tmp_path / f"sha{number}", on="sha256") == Joined(1, 3, 0)
@@ -117,7 +118,7 @@ def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
 
 def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(2), syn={X: ["old"]})
-    columns = write(tmp_path / "x", captioned(path, X), images=False)
+    columns = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
     with pytest.raises(ColumnClash, match="k0: has the column syn_text_x already"):
         join(read_samples(path), columns, tmp_path / "out")
     join(read_samples(path), columns, tmp_path / "out", overwrite=True)
@@ -126,7 +127,7 @@ def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, 
     with pytest.raises(ColumnClash, match="k0: has text embeddings"):
         join(read_samples(path), columns, tmp_path / "out")
     assert join(read_samples(path), columns, tmp_path / "out", drop_text_embeddings=True).matched == 2
-    assert "pth.gz" not in next(read_records(f"{tmp_path}/out/1.tar")).sample.members
+    assert "pth.gz" not in next(read_records(f"{tmp_path}/out/1.tar")).members
 
 
 def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture):
@@ -134,17 +135,17 @@ def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture)
     members = {"url.txt": b"u", "syn.json": b'{"syn_text": ["old"]}', "paug.json": b"{}"}
     reinforced = write_tar(tmp_path / "r.tar", [(f"r{n}.{suffix}", data) for n in range(3)
                                                 for suffix, data in {**members, "json": b'{"uid": "u%d"}' % n}.items()])
-    columns = write(tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, (2, 0)), X), images=False)
+    columns = write(tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, (2, 0)), X), images=False, columns=[X])
     assert join(read_samples(reinforced), columns, tmp_path / "out") == Joined(2, 1, 0)
     records = list(read_records(f"{tmp_path}/out/r.tar"))
     assert [record.syn_text.get(X) for record in records] == [("of 0",), None, ("of 2",)]
-    assert all(record.sample.image is None and not record.error for record in records)
-    assert all(record.sample.members["paug.json"] == b"{}" for record in records)
+    assert all(record.image is None and not record.error for record in records)
+    assert all(record.members["paug.json"] == b"{}" for record in records)
 
 
 def test_shards_that_are_done_are_not_done_again(tmp_path, write_tar, picture, monkeypatch):
     paths = [shard(tmp_path, write_tar, picture, range(3), name) for name in ("0", "1")]
-    columns = write(tmp_path / "x", captioned(paths[0], X), images=False)
+    columns = write(tmp_path / "x", captioned(paths[0], X), images=False, columns=[X])
     shards = read_samples(paths)
     report = join(shards, columns, tmp_path / "out", on="key")
     times = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in os.listdir(tmp_path / "out")}
@@ -168,9 +169,9 @@ def test_bad_arguments(tmp_path, write_tar, picture):
 
 
 @pytest.mark.parametrize("sample,names", [
-    (Sample("k", None, (), {}, {"uid": "u", "sha256": "s", "url": "w"}), ("k", "u", "s", "w")),
-    (Sample("k", b"p", (), {"url.txt": b" w\n"}, {"uid": 7, "url": "v"}), ("k", "7", hashlib.sha256(b"p").hexdigest(), "w")),
-    (Sample("k", None, (), {}, {"sha256": "", "url": None}), ("k", None, None, None)),
+    (Record("k", None, meta={"uid": "u", "sha256": "s", "url": "w"}), ("k", "u", "s", "w")),
+    (Record("k", b"p", members={"url.txt": b" w\n"}, meta={"uid": 7, "url": "v"}), ("k", "7", hashlib.sha256(b"p").hexdigest(), "w")),
+    (Record("k", None, meta={"sha256": "", "url": None}), ("k", None, None, None)),
 ])
 def test_what_names_a_picture(sample, names):
     assert tuple(name_of(sample, on) for on in ("key", "uid", "sha256", "url")) == names
@@ -184,7 +185,7 @@ def test_text_from_a_column():
     for text in ("syn_text_x", "syn_text_x:2", "syn_text_x:nan", "syn_text_x:", ":0.5", "text:0.5"):
         with pytest.raises(ValueError):
             parse_text_from(text)
-    records = [Record(Sample(f"k{number}", None, (), {}, {}), {X: ("a", " ", "b", "c")}) for number in range(3000)]
+    records = [Record(f"k{number}", None, columns={X: ("a", " ", "b", "c")}) for number in range(3000)]
     texts = [drawn_text(record, X, 0.3) for record in records]
     assert texts == [drawn_text(record, X, 0.3) for record in records] != [drawn_text(record, X, 0.3, seed=1) for record in records]
     for text, expected in ((None, 2100), ("a", 300), ("b", 300), ("c", 300), (" ", 0)):
@@ -198,12 +199,12 @@ def test_text_from_a_column():
 
 def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(4), syn={"syn_text_old": ["old"]})
-    columns = write(tmp_path / "x", captioned(path, X), images=False)
+    columns = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
     for probability, texts in ((0.0, [f"alt {n}" for n in range(4)]), (1.0, [f"of {n}" for n in range(4)])):
         folder = tmp_path / str(probability)
         join(read_samples(path), columns, folder, text_from=(X, probability))
         assert [files["txt"].decode() for files in by_key(folder / "00000.tar")] == texts
-        assert [record.sample.captions for record in read_records(f"{folder}/00000.tar")] == [(f"alt {n}",) for n in range(4)]
+        assert [record.captions for record in read_records(f"{folder}/00000.tar")] == [(f"alt {n}",) for n in range(4)]
     join(read_samples(path), [], tmp_path / "old", text_from=("syn_text_old", 1.0))  # no columns to join at all
     assert [files["txt"] for files in by_key(tmp_path / "old/00000.tar")] == 4 * [b"old"]
 

@@ -1,12 +1,13 @@
 import gc
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from imagetext import outputs
 from imagetext.outputs import Output, abort_uploads, remove, write_file
-from imagetext.sample import Record, Sample
+from imagetext.sample import Record
 from imagetext.shards import SUFFIXES, ShardWriter, read_marker, read_markers
 from imagetext.sources import read_records
 from imagetext.stores import StoreError, entry, filesystem, listing, read_bytes
@@ -20,7 +21,7 @@ def small_parts(monkeypatch):
 
 
 def record(key, image, error="") -> Record:
-    return Record(Sample(key, image, ("a dog",), {"npz": b"n"}, {"source": "in/x.jpg"}), {} if error else {X: ("one", "two")}, error)
+    return Record(key, image, ("a dog",), members={"npz": b"n"}, meta={"source": "in/x.jpg"}, columns={} if error else {X: ("one", "two")}, error=error)
 
 
 def write(folder, records, name="00000", **options) -> str:
@@ -48,15 +49,15 @@ def test_a_store_gets_the_same_bytes(tmp_path, picture, s3, format):
 
 def test_jsonl_names_pictures_that_are_files_of_a_store(tmp_path, picture, s3):
     url = s3.put("in/x.jpg", picture(1))
-    sample = Sample("a", picture(1), (), {}, {"source": url})
+    sample = Record("a", picture(1), meta={"source": url})
     for folder in (tmp_path, f"{s3.root}/out"):
-        path = write(folder, [Record(sample, {X: ("one",)})], format="jsonl")
+        path = write(folder, [replace(sample, columns={**sample.columns, X: ("one",)})], format="jsonl")
         assert json.loads(read_bytes(path))["image"] == url
-        assert list(read_records(path))[0].sample.image == picture(1)
+        assert list(read_records(path))[0].image == picture(1)
     s3.put("in/x.jpg", picture(2))  # another picture by now
-    path = write(f"{s3.root}/out", [Record(sample, {X: ("one",)})], format="jsonl")
+    path = write(f"{s3.root}/out", [replace(sample, columns={**sample.columns, X: ("one",)})], format="jsonl")
     assert json.loads(read_bytes(path))["image"] == "00000.images/000000000.jpg"
-    assert list(read_records(path))[0].sample.image == picture(1)
+    assert list(read_records(path))[0].image == picture(1)
 
 
 def test_one_upload_that_is_completed_when_all_is_there(s3, small_parts):
@@ -93,7 +94,7 @@ def test_an_exception_leaves_neither_shard_nor_marker(s3, picture):
         with ShardWriter(f"{s3.root}/out", "00000") as writer:
             writer.write(record("b", picture()))
             raise KeyboardInterrupt
-    assert read_marker(f"{s3.root}/out", "00000") is None and [one.sample.key for one in read_records(writer.path)] == ["a"]
+    assert read_marker(f"{s3.root}/out", "00000") is None and [one.key for one in read_records(writer.path)] == ["a"]
 
 
 @pytest.mark.parametrize("name,kind", [("00000.tar", 503), ("00000.tar", 403), ("00000.done.json", 503)])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from imagetext.sample import Record, Sample, image_size
+from imagetext.sample import Record, image_size
 from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
 from imagetext.sources import read_records, read_samples
 
@@ -24,12 +24,12 @@ def no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
-def good(key, image, captions=("a dog", "a cat"), syn_text=("one", "two"), members=(), **meta):
-    return Record(Sample(key, image, captions, dict(members), meta), {X: syn_text})
+def good(key, image, captions=("a dog", "a cat"), syn_text=("one", "two"), members=(), scores=(), **meta):
+    return Record(key, image, captions, {X: syn_text}, dict(scores), dict(members), meta=meta)
 
 
 def failed(key, error="broken", image=None, **meta):
-    return Record(Sample(key, image, (), {}, meta), {}, error)
+    return Record(key, image, meta=meta, error=error)
 
 
 def write(folder, records, name="00000", **options) -> str:
@@ -49,7 +49,7 @@ def test_webdataset_to_the_letter(tmp_path, picture):
     png = picture(1, "PNG", size=(5, 7))
     path = write(tmp_path, [
         failed("broken", "no picture", b"text", source="in/broken.jpg"),
-        good("a.b/é", png, members={"npz": b"\0n", "paug.json": b"{ }"}, source="in/a.png", caption_scores=scores, license="CC0"),
+        good("a.b/é", png, members={"npz": b"\0n", "paug.json": b"{ }"}, source="in/a.png", scores=scores, license="CC0"),
         good("c", picture(2), captions=()),
     ])
     files = tar_files(path)
@@ -91,27 +91,26 @@ def test_text_from_synthetic(tmp_path, picture):
                  text_from_synthetic=True)
     files = tar_files(path)
     assert files["a.txt"] == b"one" and files["b.txt"] == b"one"
-    assert [record.sample.captions for record in read_records(path)] == [("a dog", "a cat"), ()]
+    assert [record.captions for record in read_records(path)] == [("a dog", "a cat"), ()]
 
 
 def test_columns_of_an_earlier_run_stay(tmp_path, picture):
     first = write(tmp_path / "1", [good("a", picture()), good("b", picture(1))])
     samples = list(read_samples(first)[0])
-    again = [replace(good("", b""), sample=samples[0], syn_text={"syn_text_y": ("three",)}), Record(samples[1], {}, "rejected")]
+    again = [replace(samples[0], columns={**samples[0].columns, "syn_text_y": ("three",)}), replace(samples[1], error="rejected")]
     path = write(tmp_path / "2", again)
     assert json.loads(tar_files(path)["a.syn.json"]) == {X: ["one", "two"], "syn_text_y": ["three"]}
     lost = list(read_records(path))[1]
-    assert lost.error == "rejected" and lost.syn_text == {} and lost.sample.meta[X] == ["one", "two"]
-    with pytest.raises(ValueError, match="a: has the column syn_text_x already"):
-        write(tmp_path / "3", [replace(good("", b""), sample=samples[0])])
+    assert lost.error == "rejected" and lost.columns == {X: ("one", "two")}  # though other readers pass it over
+    assert json.loads(tar_files(path)["b.syn.json"]) == {} and json.loads(tar_files(path)["b.json"])[X] == ["one", "two"]
 
 
 @pytest.mark.parametrize("change,reason", [
-    (dict(syn_text={}), "k: neither captions nor an error"),
-    (dict(syn_text={X: ()}), "k: syn_text_x has no caption"), (dict(syn_text={X: ("", " ")}), "k: syn_text_x has no caption"),
-    (dict(syn_text={"text": ("a",)}), "k: 'text' is no name"), (dict(syn_text={"syn_text_emb": ("a",)}), "k: 'syn_text_emb' is no"),
-    (dict(sample=Sample("k", b"text", (), {}, {})), "k: no picture, and no error"),
-    (dict(sample=Sample("", b"text", (), {}, {})), "without a key"),
+    (dict(columns={}), "k: neither captions nor an error"),
+    (dict(columns={X: ()}), "k: neither captions nor an error"), (dict(columns={X: ("", " ")}), "k: neither captions nor an error"),
+    (dict(columns={"text": ("a",)}), "k: neither captions nor"), (dict(columns={"syn_text_emb": ("a",)}), "k: neither captions nor"),
+    (dict(image=b"text"), "k: no picture, and no error"),
+    (dict(key=""), "without a key"),
 ])
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_record_that_breaks_the_contract(tmp_path, picture, format, change, reason):
@@ -123,30 +122,52 @@ def test_a_record_that_breaks_the_contract(tmp_path, picture, format, change, re
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_record_without_a_picture_says_what_was_known_of_it(tmp_path, format):
     meta = {"sha256": "abc", "width": 3, "height": 2**70, "uid": "u"}
-    path = write(tmp_path, [Record(Sample("k", None, ("a dog",), {"npz": b"n"}, meta), {X: ("one",)})], format=format)
+    path = write(tmp_path, [Record("k", None, ("a dog",), {X: ("one",)}, members={"npz": b"n"}, meta=meta)], format=format)
     (back,) = read_records(path)
-    assert back.error == "" and back.syn_text == {X: ("one",)} and back.sample.image is None and back.sample.members == {"npz": b"n"}
-    assert (back.sample.meta["sha256"], back.sample.meta["width"], back.sample.meta["height"]) == ("abc", 3, 0)
+    assert back.error == "" and back.syn_text == {X: ("one",)} and back.image is None and back.members == {"npz": b"n"}
+    assert (back.meta["sha256"], back.meta["width"], back.meta["height"]) == ("abc", 3, 0)
 
 
-def test_the_keys_and_values_of_syn_json_stay(tmp_path, picture):
-    found = {"syn_text": ["a", ""], "alt_captions": ["b"], "other": ["c"], "syn_text_none": [], "syn_text_blank": [" "]}
-    record = good("k", picture(), members={"syn.json": json.dumps(found).encode()})
-    path = write(tmp_path, [record, replace(record, syn_text={}, error="broken")])
+def test_every_column_stays_in_every_format(tmp_path, picture):
+    found = {"syn_text": ("a", ""), "alt_captions": ("b",), "other": ("c",), "syn_text_none": (), "syn_text_blank": (" ",)}
+    record = replace(good("k", picture()), columns={**found, X: ("one", "two")})
+    path = write(tmp_path, [record, replace(record, columns=found, error="broken")])
     files = tar_files(path)
     kept = {"syn_text": ["a", ""], "alt_captions": ["b"], "other": ["c"]}
     assert json.loads(files["k.syn.json"]) == kept | {X: ["one", "two"]}
     assert kept.items() <= json.loads(files["k%7E2.json"]).items() and json.loads(files["k%7E2.syn.json"]) == {}
-    for format in ("jsonl", "parquet"):  # beside a table's own columns only what cannot be taken for one
+    for format in SUFFIXES:
         (back,) = read_records(write(tmp_path, [record], format=format))
+        assert back.columns == {name: tuple(texts) for name, texts in kept.items()} | {X: ("one", "two")}
         assert back.syn_text == {"syn_text": ("a", ""), X: ("one", "two")}
+    (row,) = [json.loads(line) for line in open(write(tmp_path, [record], format="jsonl"))]  # none can be taken for the table's own
+    assert row["caption_fields"] == {"alt_captions": ["b"], "other": ["c"]} and not {"alt_captions", "other"} & row.keys()
+
+
+@pytest.mark.parametrize("field", [3, "x", ["a"], {"a": "text"}, {"a": [1]}])
+def test_a_field_that_only_has_the_name_of_ours_stays(tmp_path, picture, field):
+    record = good("k", picture(), caption_fields=field)
+    for format in SUFFIXES:
+        (back,) = read_records(write(tmp_path, [record], format=format))
+        assert back.meta["caption_fields"] == field and back.columns == {X: ("one", "two")}
+
+
+def test_only_the_runs_own_columns_are_counted(tmp_path, picture):
+    record = replace(good("k", picture()), columns={"syn_text_old": ("old",), X: ("one", "two")})
+    for own, counts in (([X], {X: 2}), ([], {X: 2, "syn_text_old": 1})):
+        write(tmp_path, [record], columns=own)
+        assert read_marker(tmp_path, "00000")["captions"] == counts
+    for name in ("text", "syn_text_emb", "syn_text_member", "syn_text_my_captions"):
+        with pytest.raises(ValueError, match=f"columns: '{name}': no name for a column of captions"):
+            ShardWriter(tmp_path, "00000", columns=[X, name])
 
 
 def test_captions_alone_have_no_text_and_no_old_columns(tmp_path, picture):
-    members = {"syn.json": b'{"syn_text_old": ["old"]}', "npz": b"n", "url.txt": b"http://e.org/\xff"}
+    members = {"npz": b"n", "url.txt": b"http://e.org/\xff"}
     scores = {"syn_text_old": {"logprob": [-1.0]}, X: {"logprob": [-2.0, -3.0]}}
-    records = [good("k", picture(), members=members, caption_scores=scores), failed("f", image=b"a text")]
-    files = tar_files(write(tmp_path, records, images=False))
+    record = good("k", picture(), members=members, scores=scores)
+    records = [replace(record, columns={"syn_text_old": ("old",), **record.columns}), failed("f", image=b"a text")]
+    files = tar_files(write(tmp_path, records, images=False, columns=[X]))
     assert list(files) == ["k.syn.json", "k.json", "f.syn.json", "f.json"] and json.loads(files["k.syn.json"]) == {X: ["one", "two"]}
     fields = json.loads(files["k.json"])
     assert fields["sha256"] == hashlib.sha256(picture()).hexdigest() and fields["url"] == "http://e.org/\ufffd"
@@ -166,7 +187,7 @@ def test_a_text_of_its_own(tmp_path, picture):
 def test_scores_of_any_kind_are_written(tmp_path, picture, format):
     scores = [{X: {"logprob": "high", "n": 1}}, {X: {"logprob": [1, 2.5], "n": True}}, {X: {"logprob": {"a": True}}}, {X: {}},
               {X: {"logprob": 2**70}}]
-    path = write(tmp_path, [good(str(i), picture(i), caption_scores=one) for i, one in enumerate(scores)], format=format)
+    path = write(tmp_path, [good(str(i), picture(i), scores=one) for i, one in enumerate(scores)], format=format)
     assert len(list(read_records(path))) == len(scores)
 
 
@@ -174,7 +195,7 @@ def test_a_picture_whose_file_name_is_no_text(tmp_path, picture):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
     open(path, "wb").write(picture())
     (back,) = read_records(write(tmp_path, [good("k", picture(), source=path)], format="jsonl"))
-    assert back.sample.image == picture()
+    assert back.image == picture()
 
 
 def test_a_full_disk_leaves_no_shard(tmp_path, picture):
@@ -204,14 +225,14 @@ def test_what_json_has_no_type_for(tmp_path, picture):
 def test_a_failed_record_keeps_its_other_files(tmp_path, picture, format):
     record = failed("k", image=b"a text")
     members = {"npz": b"n", "png": picture(1, "PNG")}  # not the picture that failed
-    path = write(tmp_path, [replace(record, sample=replace(record.sample, members=members))], format=format)
+    path = write(tmp_path, [replace(record, members=members)], format=format)
     (back,) = read_records(path)
-    assert back.sample.image is None and back.sample.members == members and back.error == "broken"
+    assert back.image is None and back.members == members and back.error == "broken"
 
 
 def test_keys_seen_twice(tmp_path, picture, caplog):
     path = write(tmp_path, [good("a", picture(1)), good("a", picture(2)), failed("a")])
-    assert [record.sample.key for record in read_records(path)] == ["a", "a~2", "a~3"]
+    assert [record.key for record in read_records(path)] == ["a", "a~2", "a~3"]
     assert "seen twice" in caplog.text
 
 
@@ -303,7 +324,7 @@ def test_jsonl_to_the_letter(tmp_path, picture):
 def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
     scores = {X: {"logprob": [-1.5], "truncated": [False]}}
     paths = [write(tmp_path, records, name, format="parquet", columns=[X]) for name, records in [
-        ("0", [good("a", picture(), license="CC0", caption_scores=scores), failed("f")]), ("1", [failed("f", size=3)]),
+        ("0", [good("a", picture(), license="CC0", scores=scores), failed("f")]), ("1", [failed("f", size=3)]),
         ("2", [good("b", picture(), license=7, members={"npz": b"n"})])]]
     schemas = [pq.read_schema(path) for path in paths]
     assert schemas[0].equals(schemas[1], check_metadata=True) and schemas[0].equals(schemas[2], check_metadata=True)
@@ -314,15 +335,15 @@ def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_scores_come_back_as_they_were(tmp_path, picture, format):
     scores = [{X: {"logprob": [-1.5, None]}}, {X: {"logprob": [], "tries": 3, "why": {"cut": True}}}, {}]
-    path = write(tmp_path, [good(str(i), picture(i), caption_scores=one) for i, one in enumerate(scores)], format=format)
-    assert [record.sample.meta["caption_scores"] for record in read_records(path)] == scores
+    path = write(tmp_path, [good(str(i), picture(i), scores=one) for i, one in enumerate(scores)], format=format)
+    assert [record.scores for record in read_records(path)] == scores
 
 
 def test_parquet_of_many_rows(tmp_path, picture):
     records = [good(f"{i:03d}", picture(i)) for i in range(250)]
     path = write(tmp_path, records, format="parquet")
     assert pq.ParquetFile(path).num_row_groups == 3
-    assert [record.sample.image for record in read_records(path)] == [record.sample.image for record in records]
+    assert [record.image for record in read_records(path)] == [record.image for record in records]
 
 
 # ---- names of columns ----------------------------------------------------------------------------------------------
@@ -343,7 +364,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WORDS = TEXT.filter(str.strip)
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=5)
-RESERVED = {"uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores", "key", "image", "members", "json"}
+RESERVED = {"uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores", "caption_fields", "key", "image", "members", "json"}
 META = st.dictionaries(TEXT.filter(lambda name: name not in RESERVED and not name.startswith("syn_text")), JSON, max_size=3)
 MEMBERS = st.dictionaries(st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True).filter(
     lambda name: name not in ("jpg", "txt", "json", "syn.json")), st.binary(max_size=20), max_size=3)
@@ -357,8 +378,10 @@ def records(draw, images):
     syn_text = {} if error else {name: tuple(draw(st.lists(WORDS, min_size=1, max_size=3))) for name in names}
     scores = {name: {"logprob": [-0.5] * len(texts), "truncated": [False] * len(texts), "tries": len(texts)}
               for name, texts in syn_text.items()}
-    meta = draw(META) | {"caption_scores": scores, "uid": draw(WORDS), "source": draw(TEXT)}
-    return Record(Sample(draw(WORDS), image, tuple(draw(st.lists(WORDS, max_size=2))), draw(MEMBERS), meta), syn_text, error)
+    columns = syn_text | draw(st.dictionaries(st.sampled_from(["neg_text_a", "tags"]), st.just(("other", "")))) if syn_text else {}
+    meta = draw(META) | {"uid": draw(WORDS), "source": draw(TEXT)}
+    captions = tuple(draw(st.lists(WORDS, max_size=2)))
+    return Record(draw(WORDS), image, captions, columns, scores, draw(MEMBERS), meta=meta, error=error)
 
 
 @pytest.mark.parametrize("format,base64_images", [("webdataset", False), ("jsonl", False), ("jsonl", True), ("parquet", False)])
@@ -366,7 +389,7 @@ def test_records_come_back(tmp_path_factory, picture, format, base64_images):
     images = [picture(1), picture(2, "PNG"), picture(3, "WEBP"), picture(4, "GIF")]
 
     @settings(max_examples=25, deadline=None)
-    @given(st.lists(records(images), min_size=1, max_size=6, unique_by=lambda record: record.sample.key))
+    @given(st.lists(records(images), min_size=1, max_size=6, unique_by=lambda record: record.key))
     def check(written):
         folder = tmp_path_factory.mktemp("trip")
         path = write(folder, written, format=format, base64_images=base64_images)
@@ -382,7 +405,6 @@ def test_records_come_back(tmp_path_factory, picture, format, base64_images):
 
 def as_read(record: Record) -> Record:
     """What is added in writing: the picture's hash and size; and taken away: a picture that failed."""
-    sample = record.sample
-    size = image_size(sample.image)
-    meta = {**sample.meta, "sha256": hashlib.sha256(sample.image).hexdigest(), "width": size[0], "height": size[1]}
-    return replace(record, sample=replace(sample, image=None if record.error else sample.image, meta=meta))
+    size = image_size(record.image)
+    meta = {**record.meta, "sha256": hashlib.sha256(record.image).hexdigest(), "width": size[0], "height": size[1]}
+    return replace(record, image=None if record.error else record.image, meta=meta)

@@ -86,7 +86,7 @@ def test_pictures_are_read_when_the_shard_is(tmp_path, picture):
     (tmp_path / "pics/a.jpg").write_bytes(picture(2))
     assert [sample.image for sample in shard] == [picture(2)]
     (tmp_path / "pics/a.jpg").unlink()
-    assert "missing" in list(shard)[0].meta["error"]
+    assert "missing" in list(shard)[0].error
 
 
 def test_shards_travel_to_workers(tmp_path, picture, write_tar):
@@ -125,13 +125,13 @@ def test_records_of_several_sets_whose_shards_have_one_name(tmp_path, picture, w
     paths = [write_tar(tmp_path / name / "0.tar", [(f"{name}.jpg", picture())]) for name in ("a", "b")]
     with pytest.raises(ValueError, match="two inputs would both be written as '0'"):
         read_samples(paths)
-    assert [record.sample.key for record in read_records(paths)] == ["a", "b"]
+    assert [record.key for record in read_records(paths)] == ["a", "b"]
 
 
 def test_drawn_pictures_come_from_scenes(monkeypatch):
-    import imagetext.scenes
+    import imagetext.sources
     made = [Shard("scenes-val-00000", "scenes:val", {}, ())]
-    monkeypatch.setattr(imagetext.scenes, "scene_shards", lambda spec: made if spec == "scenes:val" else [])
+    monkeypatch.setattr(imagetext.sources, "scene_shards", lambda spec: made if spec == "scenes:val" else [])
     assert read_samples("scenes:val") == made
 
 
@@ -140,7 +140,7 @@ def test_records_of_another_tool(tmp_path, picture, write_tar):
         ("a.jpg", picture()), ("a.syn.json", b'{"syn_text": ["s1", "s2"]}'), ("a.npz", b"n"), ("a.json", b'{"uid": "u"}'),
         ("b.jpg", picture()), ("b.syn.json", b"[]")])
     first, second = read_records(path)
-    assert first.syn_text == {"syn_text": ("s1", "s2")} and first.sample.members == {"npz": b"n"} and first.error == ""
+    assert first.syn_text == {"syn_text": ("s1", "s2")} and first.members == {"npz": b"n"} and first.error == ""
     assert second.syn_text == {} and "syn.json" in second.error
 
 

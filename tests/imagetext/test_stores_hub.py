@@ -90,7 +90,7 @@ def test_the_hub_reads_as_this_machine_does(hub, tmp_path, picture, write_tar):
             (one.key, one.image, one.members) for shard in there for one in shard]
     assert [sample.image for sample in read_samples(f"{ROOT}/in/pics")[0]] == [picture(7), picture(8)]
     first, second = read_samples(f"{ROOT}/t.jsonl")[0]
-    assert first.image == picture(7) and "missing picture file" in second.meta["error"]
+    assert first.image == picture(7) and "missing picture file" in second.error
     assert {signed for path, signed in hub.requests if "set" in path} == {"Bearer hf_mine"}
 
 

@@ -36,7 +36,7 @@ def test_jsonl_with_paths_and_base64(tmp_path, picture):
     assert samples[0].meta == {"uid": "t-000000000", "source": str(tmp_path / "pics/a.jpg"), "license": "CC0"}
     assert samples[1].meta == {"uid": "u2", "source": f"{tmp_path}/t.jsonl:2"}
     assert samples[2].meta["id"] == 7 and samples[3].meta["id"] == 8 and samples[3].meta["uid"] == "k"
-    assert samples[3].members == {"npz": b"\0\1", "syn.json": b'{"syn_text_x": ["s"]}'}
+    assert samples[3].members == {"npz": b"\0\1"} and samples[3].columns == {"syn_text_x": ("s",)}
 
 
 @pytest.mark.parametrize("row,reason", [
@@ -52,10 +52,10 @@ def test_a_bad_row_is_a_row_with_its_reason(tmp_path, picture, row, reason):
     (tmp_path / "p.jpg").write_bytes(picture())
     samples = read(write_jsonl(tmp_path / "t.jsonl", [{"image": "p.jpg"}, row, {"image": "p.jpg"}]))
     assert [sample.key for sample in samples] == ["t-000000000", "t-000000001", "t-000000002"]
-    assert "error" not in samples[0].meta and "error" not in samples[2].meta
+    assert not samples[0].error and not samples[2].error
     with pytest.raises(ValueError, match=reason):
-        raise ValueError(samples[1].meta["error"])
-    assert len(samples[1].meta["error"]) < 400
+        raise ValueError(samples[1].error)
+    assert len(samples[1].error) < 400
 
 
 def test_half_a_surrogate_pair_is_replaced(tmp_path, picture):
@@ -77,7 +77,7 @@ def test_csv(tmp_path, picture, suffix, dialect):
     assert [sample.captions for sample in samples] == [
         ("one", "two"), ('a long\none, "quoted"',), (), ("[not json",)]
     assert samples[0].meta["price"] == "3" and samples[0].image == picture()
-    assert samples[2].meta["error"] == "1 cells where the header has 4"
+    assert samples[2].error == "1 cells where the header has 4"
     assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(4)]
 
 
@@ -85,7 +85,7 @@ def test_a_giant_csv_cell_is_one_bad_row(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("path,text\na.jpg," + "x" * 200_000 + "\nb.jpg,y\n")
     first, second = read(path)
-    assert "not a line of CSV" in first.meta["error"] and "b.jpg" in second.meta["error"]
+    assert "not a line of CSV" in first.error and "b.jpg" in second.error
 
 
 def test_columns_are_checked(tmp_path):
@@ -110,13 +110,13 @@ def test_parquet(tmp_path, picture, kind):
     first, second = read(tmp_path / "t.parquet")
     assert first.key == "a" and first.image == picture() and first.captions == ("one", "two") and first.meta["n"] == 1.5
     assert second.captions == ()
-    assert second.image == b"" if kind == "bytes" else second.image is None and second.meta["error"]
+    assert second.image == b"" if kind == "bytes" else second.image is None and second.error
 
 
 def test_tables_without_pictures_keep_their_captions(tmp_path):
     (tmp_path / "t.csv").write_text("id,caption\n1,one\n")
     (sample,) = read(tmp_path / "t.csv")
-    assert sample.image is None and sample.captions == ("one",) and "error" not in sample.meta
+    assert sample.image is None and sample.captions == ("one",) and not sample.error
 
 
 def test_keys_seen_twice(tmp_path, caplog):
@@ -166,7 +166,7 @@ def test_a_compressed_table_is_one_shard(tmp_path, picture, suffix):
     (rows,) = split_table(str(path))
     samples = list(rows)
     assert [sample.captions for sample in samples[:-1]] == [(f"line {row}",) for row in range(ROWS_PER_SHARD + 10)]
-    assert samples[0].image == picture() and samples[0].key == "x.y-000000000" and "not a line of JSON" in samples[-1].meta["error"]
+    assert samples[0].image == picture() and samples[0].key == "x.y-000000000" and "not a line of JSON" in samples[-1].error
     assert list(rows) == samples
 
 
@@ -191,9 +191,9 @@ def test_a_column_of_pictures_of_another_name(tmp_path, picture):
     pq.write_table(pa.table({"n": [1, 2], "photo": pictures, "mask": pictures}), tmp_path / "t.parquet")
     first, second = read(tmp_path / "t.parquet")
     assert first.image == picture(1) and first.meta["mask"]["bytes"] == picture(1)
-    assert second.meta["error"] == "image: no picture given"
+    assert second.error == "image: no picture given"
     pq.write_table(pa.table({"photo": pictures, "path": ["gone", "gone"]}), tmp_path / "t.parquet")  # a known name goes first
-    assert "missing picture file" in read(tmp_path / "t.parquet")[0].meta["error"]
+    assert "missing picture file" in read(tmp_path / "t.parquet")[0].error
 
 
 def test_a_parquet_cell_that_cannot_be_read_is_one_bad_row(tmp_path, picture):
@@ -201,8 +201,8 @@ def test_a_parquet_cell_that_cannot_be_read_is_one_bad_row(tmp_path, picture):
     pq.write_table(pa.table({"image": [picture()] * 150, "text": texts}), tmp_path / "t.parquet", row_group_size=40)
     samples = read(tmp_path / "t.parquet")
     assert len(samples) == 150 and [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(150)]
-    assert all("cell that cannot be read" in sample.meta["error"] for sample in samples[1::3])
-    assert all(sample.image == picture() and "error" not in sample.meta for sample in samples[::3] + samples[2::3])
+    assert all("cell that cannot be read" in sample.error for sample in samples[1::3])
+    assert all(sample.image == picture() and not sample.error for sample in samples[::3] + samples[2::3])
 
 
 def test_a_damaged_parquet_file_names_itself(tmp_path, picture):
@@ -219,7 +219,7 @@ def test_a_damaged_parquet_file_names_itself(tmp_path, picture):
 def test_a_record_of_ours_without_a_picture_is_no_error(tmp_path):
     rows = [{"key": "a", "image": None, "error": "", "syn_text_x": ["one"]}, {"key": "b", "image": None, "error": None}]
     first, second = read(write_jsonl(tmp_path / "t.jsonl", rows))
-    assert first.image is None and "error" not in first.meta and second.meta["error"] == "image: no picture given"
+    assert first.image is None and not first.error and second.error == "image: no picture given"
 
 
 def test_numbers_are_no_bytes(tmp_path):
@@ -230,18 +230,18 @@ def test_numbers_are_no_bytes(tmp_path):
 def test_a_json_column_cannot_say_that_a_row_failed(tmp_path):
     row = {"text": "a", "json": '{"error": [1], "n": 2, "caption_scores": 3, "uid": null}'}
     (sample,) = read(write_jsonl(tmp_path / "t.jsonl", [row]))
-    assert sample.meta == {"uid": "t-000000000", "source": f"{tmp_path}/t.jsonl:1", "n": 2, "caption_scores": {}}
+    assert sample.meta == {"uid": "t-000000000", "source": f"{tmp_path}/t.jsonl:1", "n": 2} and sample.scores == {}
 
 
 def test_json_that_is_nested_without_end(tmp_path):
     for depth, fits in ((90, True), (110, False), (900, False)):
         (sample,) = read(write_jsonl(tmp_path / "t.jsonl", ['{"text": "a", "deep": ' + "[" * depth + "]" * depth + "}"]))
-        assert ("error" not in sample.meta) == fits
+        assert (not sample.error) == fits
 
 
 def test_an_empty_synthetic_caption_keeps_its_place_because_scores_and_embeddings_go_by_it(tmp_path):
     (tmp_path / "set.jsonl").write_text('{"key": "a", "captions": ["", "a dog"], "syn_text_x": ["", "a cat"], "syn_text_y": [""]}\n')
     (shard,) = read_samples([str(tmp_path / "set.jsonl")])
     (sample,) = shard
-    assert json.loads(sample.members["syn.json"]) == {"syn_text_x": ["", "a cat"]}
+    assert sample.columns == {"syn_text_x": ("", "a cat"), "syn_text_y": ("",)}  # of which the second is not written
     assert sample.captions == ("a dog",)

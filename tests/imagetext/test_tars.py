@@ -21,11 +21,11 @@ def test_samples_of_a_shard(tmp_path, picture, write_tar):
     path = write_tar(tmp_path / "00000.tar", files)
     first, second, third, fourth = read(path)
     assert first.key == "a/1" and first.image == picture(1) and first.captions == ("a dog",)
-    assert first.members == {"syn.json": b'{"syn_text_x": ["one"]}', "npz": b"\0npz", "url.txt": b"http://e.org"}
+    assert first.members == {"npz": b"\0npz", "url.txt": b"http://e.org"} and first.columns == {"syn_text_x": ("one",)}
     assert first.meta == {"uid": "u1", "source": f"{path}/a/1.jpg", "license": "CC0"}
     assert second.image == picture(2, "PNG") and second.captions == ("from json",) and second.meta["uid"] == "2"
     assert third.image == picture(3, "WEBP") and third.captions == () and third.members == {}
-    assert fourth.image is None and fourth.captions == ("grün\nund rot",) and "error" not in fourth.meta
+    assert fourth.image is None and fourth.captions == ("grün\nund rot",) and not fourth.error
 
 
 def test_names_follow_the_rule_of_webdataset(tmp_path, picture, write_tar):
@@ -40,7 +40,7 @@ def test_a_picture_under_a_longer_suffix(tmp_path, picture, write_tar):
     path = write_tar(tmp_path / "x.tar", [("a.input.jpg", picture()), ("b.0.jpg", picture(1)), ("b.1.jpg", picture(2))])
     first, second = read(path)
     assert first.image == picture()
-    assert second.image is None and "several pictures" in second.meta["error"] and "0.jpg, 1.jpg" in second.meta["error"]
+    assert second.image is None and "several pictures" in second.error and "0.jpg, 1.jpg" in second.error
 
 
 def test_the_usual_picture_goes_first(tmp_path, picture, write_tar):
@@ -63,7 +63,7 @@ def test_a_key_again_is_another_sample(tmp_path, picture, write_tar, caplog):
 def test_a_bad_member_is_a_row_with_its_reason(tmp_path, picture, write_tar, name, data, reason):
     path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), (f"a.{name}", data), ("b.jpg", picture())])
     first, second = read(path)
-    assert reason in first.meta["error"] and "error" not in second.meta
+    assert reason in first.error and not second.error
 
 
 def test_links_are_not_followed(tmp_path):
@@ -75,8 +75,8 @@ def test_links_are_not_followed(tmp_path):
         member.size = 3
         archive.addfile(member, io.BytesIO(b"pic"))
     first, second = read(tmp_path / "x.tar")
-    assert first.key == "a" and first.image is None and first.meta["error"] == "jpg: no regular file of a tar"
-    assert second.image == b"pic" and "error" not in second.meta
+    assert first.key == "a" and first.image is None and first.error == "jpg: no regular file of a tar"
+    assert second.image == b"pic" and not second.error
 
 
 def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
@@ -136,7 +136,7 @@ def test_names_of_any_kind_are_keys_and_never_paths(tmp_path, write_tar):
 def test_odd_values_in_json(tmp_path, picture, write_tar):
     odd = {"uid": None, "caption_scores": [1], "sha256": 5, "width": 10**30, "error": None, "captions": None}
     (sample,) = read(write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.json", json.dumps(odd).encode())]))
-    assert sample.meta["uid"] == "a" and sample.meta["caption_scores"] == {} and "error" not in sample.meta and sample.captions == ()
+    assert sample.meta["uid"] == "a" and sample.scores == {} and not sample.error and sample.captions == ()
 
 
 def test_two_tars_behind_each_other_are_an_error(tmp_path, write_tar):
