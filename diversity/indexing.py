@@ -37,8 +37,9 @@ class Asked(NamedTuple):
 
     def of(self, row: Record) -> list[str]:
         """The columns of a row, without the references'."""
+        references = self.references
         return [name for name in self.names or (*row.columns, *row.meta)
-                if name != self.references and (self.names or is_caption_column(name) or name in self.files)]
+                if name != references and (self.names or is_caption_column(name) or name in self.files)]
 
 
 class Index(NamedTuple):

@@ -69,7 +69,8 @@ def _table_rows(part: TableRows | CompressedRows, columns: Sequence[str] | None,
 
 
 def _wanted(columns: Sequence[str] | None, images: Collection[int]) -> Wanted:
-    return Wanted(None if columns is None else (*columns, "scene"), images, KEYS)
+    """The columns as a table's reader takes them, which reads the originals anyway; and what is true of a built-in picture."""
+    return Wanted(None if columns is None else [name for name in (*columns, "scene") if name != HUMAN], images, KEYS)
 
 
 def text_pieces(path: str, column: str) -> list[Piece]:

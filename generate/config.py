@@ -114,6 +114,10 @@ class GenerateConfig(RunConfig, ColumnConfig):
     input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
     images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     columns: CliSuppress[list[dict[str, Any]]] = Field([], validate_default=True, description="several columns, as said above")
+    label: str | None = Field(None, min_length=1, description="write each picture's class, too: folder, the folder that it lies in; cls, "
+                              "webdataset's; or the field or column where it stands")
+    class_names: str | None = Field(None, description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: "
+                                    "open_clip's, by number")
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     captions_only: bool = Field(False, description="records without their pictures, for `capsmith join`")
     replace_columns: bool = Field(False, description="replace captions that a record has in these columns already; else an error")
@@ -162,6 +166,8 @@ class GenerateConfig(RunConfig, ColumnConfig):
         problems = self.engine_problems()
         if self.engine == "ray" and self.limit:
             problems.append("--limit: is a look by one process, of --engine embedded; a --dry-run tells what the cluster has")
+        if self.class_names and not self.label:
+            problems.append("--class-names: are of the classes that --label finds, and it is not given")
         if problems:
             raise ValueError("; ".join(problems))
         return self

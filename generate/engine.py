@@ -19,6 +19,7 @@ from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
 from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from imagetext.labels import Labels, read_class_names
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import read_samples
@@ -39,7 +40,7 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
     if rank.number and not config.dry_run:
         wait_for_run(config.output)  # so that a mistake in the command is told once
-    whole = read_samples(config.input, config.images)
+    whole = read_samples(config.input, config.images, labels=labels_of(config))
     shards = first_pictures(whole, config.limit) if config.limit else whole
     look = config.dry_run or config.limit  # is for one process
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
@@ -96,6 +97,11 @@ class Captioning:
         finally:
             for captioner, size in zip(captioners, sizes):
                 captioner.batch_size = size
+
+
+def labels_of(config: GenerateConfig) -> Labels | None:
+    """Where the pictures' classes stand, if they are asked for; ValueError where their names cannot be read."""
+    return Labels(config.label, read_class_names(config.class_names) if config.class_names else None) if config.label else None
 
 
 def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> tuple[list[Column], list[str]]:

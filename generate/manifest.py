@@ -1,5 +1,6 @@
 """What a run is: `run.json` with the fingerprint of all that decides its bytes, and which shards are still to do."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from generate.config import GenerateConfig
+from imagetext.labels import read_class_names
 from imagetext.outputs import remove, write_file
 from imagetext.shards import MARKER, SUFFIXES, read_markers
 from imagetext.sources import Shard
@@ -32,7 +34,15 @@ def fingerprint(columns: "Sequence[Column]", dtypes: Sequence[str], config: Gene
                                       "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
                                       "similarity": column.similarity, "dtype": dtype, "batch_size": column.captioner.batch_size}
                         for column, dtype in zip(columns, dtypes, strict=True)},
-            **{name: getattr(config, name) for name in ASIDE}, "versions": versions}
+            **{name: getattr(config, name) for name in ASIDE}, **_labels(config), "versions": versions}
+
+
+def _labels(config: GenerateConfig) -> dict[str, Any]:
+    """Where the pictures' classes stand, and a hash of their names, where these are asked for."""
+    if not config.label:
+        return {}
+    names = json.dumps(read_class_names(config.class_names) if config.class_names else None)
+    return {"label": config.label, "class_names_sha256": hashlib.sha256(names.encode()).hexdigest()}
 
 
 def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:

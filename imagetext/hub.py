@@ -40,6 +40,12 @@ class HubRows:
         rows = ((row, f"{stem}-{number:09d}", f"{place}:{number + 1}") for number, row in enumerate(self._rows(place)))
         return with_unique_keys(row_records(rows, ""), place)
 
+    def class_names(self, column: str) -> dict[str, str] | None:
+        """The names of the classes in a column, by their numbers; None where that is no column of classes."""
+        from datasets import ClassLabel
+        kind = (_streamed(self.name, self.config, self.split, self.revision).features or {}).get(column)
+        return {str(number): name for number, name in enumerate(kind.names)} if isinstance(kind, ClassLabel) else None
+
     def _rows(self, place: str) -> Iterator[Row]:
         from datasets import Image
         try:

@@ -75,9 +75,13 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         return Record(row_key, None, meta={"uid": row_key, "source": source}, error=error), ""
     row = dict(row)
     errors, image, path, captions = [], None, "", ()
-    key = next((str(row[name]) for name in (wanted.keys if wanted else KEY_COLUMNS) if not _is_null(row.get(name))), row_key)
+    key = row_key
+    for name in wanted.keys if wanted else KEY_COLUMNS:
+        if not _is_null(row.get(name)):
+            key = str(row[name])
+            break
     row.pop("key", None)
-    columns = {name: texts for name in _asked(wanted) if (texts := loose_texts(row.get(name)))}
+    columns = {name: texts for name in _asked(wanted) if name in row and (texts := loose_texts(row[name]))} if wanted else {}
     try:
         captions = captions_of(row)
     except ValueError as error:
@@ -91,7 +95,7 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
     except ValueError as error:
         errors += [] if wanted else [str(error)]
     row.pop(column, None)
-    members = _members_of(row)
+    members = _members_of(row) if "members" in row else {}
     try:
         columns |= _columns_of(row)
     except ValueError as error:
@@ -105,22 +109,20 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         pass  # a column that only has the name
     meta = {"uid": key, "source": path or source, **row, **rest}
     columns |= other_columns(meta)
-    scores = known_scores(meta.pop("caption_scores", None))
+    scores = known_scores(meta.pop("caption_scores")) if "caption_scores" in meta else {}
     meta.pop("error", None)
     if _is_null(meta["uid"]):
         meta["uid"] = key
-    reason = "; ".join(errors) or failed_before or ""
-    error = well_formed(str(reason))
+    reason = "; ".join(errors) or failed_before
+    error = well_formed(str(reason)) if reason else ""
     if wanted is None:
         return Record(key, image, captions, columns, scores, members, meta=meta, error=error), path
     found = Record(well_formed(key), image, captions, columns, scores, members, meta=meta, error=error)
     return (replace(found, image=with_picture(found, path).image) if path else found), ""
 
 
-def _asked(wanted: Wanted | None) -> Collection[str]:
+def _asked(wanted: Wanted) -> Collection[str]:
     """The columns that are read as captions because they are asked for."""
-    if wanted is None:
-        return ()
     return CAPTION_COLUMNS if wanted.columns is None else wanted.columns
 
 
@@ -171,8 +173,8 @@ def loose_texts(value: Any) -> tuple[str, ...]:
     """The captions in a field of whatever kind: a text that is not blank, or a list of texts; none in anything else."""
     if isinstance(value, str):
         return (well_formed(value),) if value.strip() else ()
-    if isinstance(value, list | tuple) and all(isinstance(text, str) or text is None for text in value):
-        return tuple(well_formed(text) for text in value if text is not None)
+    if isinstance(value, list | tuple) and {*map(type, value)} <= {str, type(None)}:
+        return tuple([text if text.isascii() else well_formed(text) for text in value if text is not None])
     return ()
 
 
@@ -184,9 +186,9 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _listed(name: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+    if not isinstance(value, list) or not {*map(type, value)} <= {str}:
         raise ValueError(f"{name}: expected a text or a list of texts, got {_short(value)}")
-    return [well_formed(text) for text in value]
+    return [text if text.isascii() else well_formed(text) for text in value]
 
 
 def well_formed(text: str) -> str:
@@ -263,7 +265,8 @@ def _members_of(row: dict[str, Any]) -> dict[str, bytes]:
 
 def _columns_of(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Takes the synthetic captions out of the row, and gives those columns that have any; ValueError for what are no texts."""
-    columns = {name: row.pop(name) for name in list(row) if is_caption_column(name)}
+    names = [name for name in row if name.startswith("syn_text") and is_caption_column(name)]
+    columns = {name: row.pop(name) for name in names}
     return {name: found for name, value in columns.items() if (found := _texts(name, value))}
 
 

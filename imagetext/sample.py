@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,9 +57,10 @@ class Shard:
     path: str                   # where the records come from
     stamp: Mapping[str, Any]    # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
     samples: Iterable[Record] = field(repr=False, compare=False)
+    labels: Callable[[Record], Record] | None = field(default=None, repr=False, compare=False)  # gives them, where they are asked for
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(self.samples)
+        return map(self.labels, self.samples) if self.labels else iter(self.samples)
 
 
 def decode_image(data: bytes | None) -> Image.Image:

@@ -4,11 +4,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from glob import has_magic
 from typing import Any
 
 from imagetext.curated import KINDS, curated_pieces
 from imagetext.folders import FolderRows, list_folder
+from imagetext.hub import HubRows, hub_pieces
+from imagetext.labels import Labels
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
@@ -17,7 +20,8 @@ from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, split
 from imagetext.tars import TarRows
 
 
-def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True) -> list[Shard]:
+def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
+                 labels: Labels | None = None) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`), a folder of pictures, a `.jsonl`, `.csv`, `.tsv` or
@@ -28,6 +32,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
 
     images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
     distinct: two shards of one name are an error, for a run writes them under it.
+    labels: where the records' classes stand; the first shard of each SPEC is looked into, and what it has instead is told.
 
     Raises ValueError with every problem of every SPEC. Iterating a shard raises ValueError, naming the file, where a
     file is cut or damaged as a whole, after the rows before that, and StoreError where a store still fails after several
@@ -36,7 +41,8 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     problems, shards = [], []
     for one in [spec] if isinstance(spec, str) else spec:
         try:
-            shards += _shards_of(one, None if images is None else plain_path(images), problems)
+            found = _shards_of(one, None if images is None else plain_path(images), problems)
+            shards += _labelled(found, labels) if labels else found
         except (ValueError, OSError) as error:
             problems.append(str(error))
     first_of = {}
@@ -67,7 +73,6 @@ def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard
     if kind == "scenes":
         return scene_shards(spec)
     if kind == "datasets":
-        from imagetext.hub import hub_pieces
         return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec)]
     if kind in KINDS:
         return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
@@ -97,6 +102,16 @@ def named_files(spec: str) -> dict[str, Entry | None]:
             raise ValueError(f"{spec}: nothing matches {pattern}")
         found |= matching
     return found
+
+
+def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
+    """The shards of one SPEC whose records have labels; ValueError where these cannot be told."""
+    if labels.names is None and shards and isinstance(shards[0].samples, HubRows):
+        labels = replace(labels, names=shards[0].samples.class_names(labels.place))
+    shards = [replace(shard, labels=labels) for shard in shards]
+    for shard in shards[:1]:
+        labels.check(shard)
+    return shards
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -370,6 +370,25 @@ def test_the_length_of_an_input_is_known_or_estimated_from_its_bytes(make_tar, p
     assert str(count_pictures([replace(tars[0], samples=iter(()))])) == "pictures of unknown number in 1 shards"
 
 
+def test_classes_are_written_where_they_are_asked_for(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2), cls=b"1")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    run(configure())
+    assert all("label" not in record.meta for record in records(tmp_path / "out"))
+    with pytest.raises(ValueError, match="label: None there, 'cls' now"):
+        run(configure(label="cls"))
+    named = {"label": "cls", "class_names": str(tmp_path / "names.txt")}
+    assert run(configure(output=tmp_path / "named", **named)) == run(configure(output=tmp_path / "named", **named)) == 0
+    assert [record.meta["label"] for record in records(tmp_path / "named")] == ["dog", "dog"]
+    (tmp_path / "names.txt").write_text("Katze\nHund\n")
+    with pytest.raises(ValueError, match="class_names_sha256"):
+        run(configure(output=tmp_path / "named", **named))
+    with pytest.raises(ValueError, match="--label folder: .* lies in no folder"):
+        run(configure(output=tmp_path / "other", label="folder"))
+    with pytest.raises(ValueError, match="--class-names: are of the classes that --label finds"):
+        configure(class_names="imagenet")
+
+
 def test_dry_run_writes_nothing_and_finds_mistakes(captioner, make_tar, pictures, configure, tmp_path, capsys, files):
     make_tar("00000", pictures(3))
     assert run(configure(dry_run=True)) == 0

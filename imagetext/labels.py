@@ -1,0 +1,87 @@
+"""The class of a picture, for sets that have classes: where it stands in a record, and what the classes are called."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from imagetext.sample import Record, Shard
+from imagetext.stores import plain_path, read_bytes
+
+FOLDER, IMAGENET = "folder", "imagenet"
+LOOKED_AT = 20  # records of a shard, of which one must have a label
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Gives records their labels; one whose label cannot be told becomes one with an error.
+
+    place: `folder`, the folder that a picture lies in; or a tar's member (`cls`), or a field or column.
+    names: of the classes, by what stands there; None where that is the name.
+    """
+
+    place: str
+    names: Mapping[str, str] | None = None
+
+    def __call__(self, record: Record) -> Record:
+        if record.error:
+            return record
+        found = self._found(record)
+        if found is None:
+            return replace(record, error=f"no label: {self._seen(record)}")
+        if self.names is not None and found not in self.names:
+            return replace(record, error=f"no label: {found!r} is none of the {len(self.names):,} classes, which begin with "
+                                         f"{', '.join(map(repr, islice(self.names, 3)))}")
+        return replace(record, label=found if self.names is None else self.names[found])
+
+    def check(self, shard: Shard) -> None:
+        """Raises ValueError, which says what was seen, where none of the shard's first records has a label."""
+        reasons = []
+        for record in islice(shard, LOOKED_AT):
+            if record.label is not None:
+                return
+            reasons.append(record.error)
+        if reasons:
+            raise ValueError(f"{shard.path}: --label {self.place}: the first {len(reasons)} records have none; {reasons[0]}")
+
+    def _found(self, record: Record) -> str | None:
+        """What stands in the place, as text."""
+        if self.place == FOLDER:
+            return record.key.rpartition("/")[0].rpartition("/")[2] or None
+        if self.place in record.members:
+            return record.members[self.place].decode("utf-8", "replace").strip() or None
+        value = record.meta.get(self.place)
+        return str(value).strip() or None if isinstance(value, str | int) else None
+
+    def _seen(self, record: Record) -> str:
+        if self.place == FOLDER:
+            return f"{record.key!r} lies in no folder"
+        files, fields = (", ".join(map(repr, names)) or "none" for names in (record.members, record.meta))
+        return f"no {self.place!r} with a text or a number; there are the files {files} and the fields {fields}"
+
+
+def read_class_names(names: str | os.PathLike) -> dict[str, str]:
+    """The names in a file, by number where it has one a line, else by id where it has `ID<tab>NAME`; `imagenet` is open_clip's.
+
+    Raises ValueError where there is no such file, or one that is neither.
+    """
+    if str(names) == IMAGENET:
+        from open_clip import IMAGENET_CLASSNAMES  # late: it imports torch
+        return {str(number): name for number, name in enumerate(IMAGENET_CLASSNAMES)}
+    path = plain_path(names)
+    try:
+        lines = [line for line in read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--class-names {path}: cannot be read: {error}") from error
+    pairs = [tuple(part.strip() for part in line.split("\t")) for line in lines]
+    if lines and all(len(pair) == 1 for pair in pairs):
+        return {str(number): name for number, (name,) in enumerate(pairs)}
+    if not lines:
+        raise ValueError(f"--class-names {path}: is empty")
+    for line, pair in zip(lines, pairs):
+        if len(pair) != 2 or not all(pair):
+            raise ValueError(f"--class-names {path}: {line!r} is no ID<tab>NAME, as other lines are")
+    if twice := [one for one, times in Counter(one for one, _ in pairs).items() if times > 1]:
+        raise ValueError(f"--class-names {path}: {', '.join(twice)} named twice")
+    return dict(pairs)

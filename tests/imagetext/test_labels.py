@@ -1,0 +1,90 @@
+"""Classes of pictures: where they stand in sets of each kind, what they are called, and what is said where there are none."""
+
+import json
+
+import pytest
+
+from imagetext.labels import Labels, read_class_names
+from imagetext.shards import SUFFIXES, ShardWriter
+from imagetext.sources import read_records, read_samples
+
+
+def labels(spec, place, names=None):
+    return [(record.key, record.label) for shard in read_samples(str(spec), labels=Labels(place, names)) for record in shard]
+
+
+def test_folders_are_classes_only_where_that_is_said(images):
+    folder = images("cat/a.jpg", "deep/dog/b.jpg", "stray.jpg")
+    assert [record.label for record in read_records(str(folder))] == [None] * 3
+    assert labels(folder, "folder") == [("cat/a", "cat"), ("deep/dog/b", "dog"), ("stray", None)]
+    *_, stray = [record for shard in read_samples(str(folder), labels=Labels("folder")) for record in shard]
+    assert stray.error == "no label: 'stray' lies in no folder"
+
+
+def test_a_set_without_what_is_asked_for_says_what_it_has(tmp_path, images, picture, write_tar):
+    with pytest.raises(ValueError, match="--label folder: the first 1 records have none; no label: 'a' lies in no folder"):
+        labels(images("a.jpg"), "folder")
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.class.txt", b"3"), ("a.json", b'{"species": "cat"}')])
+    seen = r"x.tar: --label cls: .* no 'cls' with a text or a number; there are the files 'class.txt' and the fields 'uid', .*'species'"
+    with pytest.raises(ValueError, match=seen):
+        labels(path, "cls")
+
+
+def test_webdatasets_cls_fields_and_columns(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "x.tar", [
+        ("n01/a.jpg", picture()), ("n01/a.cls", b"3\n"), ("n01/a.json", b'{"species": "cat"}'), ("n01/b.jpg", picture(1)), ("n01/b.cls", b""),
+        ("c.jpg", b"broken"), ("c.json", b'{"error": "was broken"}')])
+    assert labels(path, "cls") == [("n01/a", "3"), ("n01/b", None), ("c", None)]
+    assert labels(path, "cls", {"3": "tench"})[0] == ("n01/a", "tench")
+    assert labels(path, "species")[0] == ("n01/a", "cat") and labels(path, "folder")[1] == ("n01/b", "n01")
+    assert [record.error for shard in read_samples(path, labels=Labels("cls")) for record in shard][2] == "was broken"
+    rows = [{"image": "p.jpg", "kind": 1}, {"image": "p.jpg", "kind": "two"}, {"image": "p.jpg", "kind": 7}]
+    (tmp_path / "p.jpg").write_bytes(picture())
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [label for _, label in labels(tmp_path / "t.jsonl", "kind")] == ["1", "two", "7"]
+    *_, last = [record for shard in read_samples(f"{tmp_path}/t.jsonl", labels=Labels("kind", {"1": "a", "two": "b"})) for record in shard]
+    assert last.error == "no label: '7' is none of the 2 classes, which begin with '1', 'two'"
+
+
+def test_a_column_of_classes_of_datasets_has_their_names(tmp_path, picture):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = [{"image": {"bytes": picture(number), "path": None}, "kind": number % 2} for number in range(3)]
+    folder = tmp_path / "animals"
+    folder.mkdir()
+    datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
+    assert [label for _, label in labels(f"datasets:{folder}", "kind")] == ["cat", "dog", "cat"]
+    assert [label for _, label in labels(f"datasets:{folder}", "kind", {"0": "Katze", "1": "Hund"})] == ["Katze", "Hund", "Katze"]
+
+
+@pytest.mark.parametrize("text,names", [
+    ("tench\ngoldfish\n", {"0": "tench", "1": "goldfish"}), ("\ufeffn01\ttench\nn02\tgold fish", {"n01": "tench", "n02": "gold fish"})])
+def test_names_of_classes(tmp_path, text, names):
+    (tmp_path / "names.txt").write_text(text)
+    assert read_class_names(tmp_path / "names.txt") == names
+
+
+@pytest.mark.parametrize("text,reason", [("", "is empty"), ("a\tb\nc\n", "'c' is no ID<tab>NAME"), ("a\tb\na\tc\n", "a named twice")])
+def test_a_file_that_names_no_classes(tmp_path, text, reason):
+    (tmp_path / "names.txt").write_text(text)
+    with pytest.raises(ValueError, match=f"--class-names .*names.txt: {reason}"):
+        read_class_names(tmp_path / "names.txt")
+    with pytest.raises(ValueError, match="--class-names .*gone.txt: cannot be read"):
+        read_class_names(tmp_path / "gone.txt")
+
+
+def test_names_of_imagenets_classes():
+    names = read_class_names("imagenet")
+    assert len(names) == 1000 and names["0"] == "tench" and names["999"]
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_label_is_written_and_can_be_asked_for_again(tmp_path, picture, write_tar, format):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"3"), ("a.syn.json", b'{"syn_text_x": ["one"]}')])
+    (shard,) = read_samples(path, labels=Labels("cls", {"3": "tench"}))
+    with ShardWriter(tmp_path, "out", format=format) as writer:
+        for record in shard:
+            writer.write(record)
+    (back,) = read_records(writer.path)
+    assert back.label is None and back.meta["label"] == "tench" and back.members == {"cls": b"3"}
+    assert labels(writer.path, "label") == [("a", "tench")]
