@@ -33,7 +33,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from benchmarks.decoding import CAPTIONS, DATA, EndingDrawing, PICTURES, coco_lengths, floor_seconds
+from benchmarks.decoding import CAPTIONS, DATA, EndingDrawing, PICTURES, coco_lengths
+from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
 from captioners import coca
 from captioners.coca import load_captioner
