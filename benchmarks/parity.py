@@ -17,6 +17,7 @@ import open_clip
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.same_tokens import compare, scrambled
 from benchmarks.side_by_side import CLIP_PINS, Peer, peer_python
 from captioners.base import SamplingConfig
 from captioners.beam import BeamSearch
@@ -28,18 +29,6 @@ from imagetext.sources import read_samples
 
 PICTURES = 16
 PAD, START, END, NEVER = 0, 1, 2, (0, 1)  # of the small language model
-
-
-def scrambled(architecture: str) -> CoCaCaptioner:
-    """Random weights in every parameter, biases too, with logits of real spread: a term that is missing shows."""
-    torch.manual_seed(0)
-    captioner = load_captioner(architecture, from_scratch=True)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in captioner.model.named_parameters():
-            if name != "logit_scale":
-                weight += weight.std(unbiased=False).clamp(min=0.02) * torch.randn(weight.shape, generator=generator)
-    return captioner
 
 
 def greedy(captioner: CoCaCaptioner, pictures: torch.Tensor, limit: int) -> list[list[int]]:
@@ -126,14 +115,6 @@ def diverse(model: GPT2LMHeadModel, prefix: list[int], sampling: SamplingConfig)
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor(NEVER), END, max_length=16)
     [found] = BeamSearch(lambda pictures: (torch.zeros(1, 1), PlainRows(model)), [("", torch.zeros(1))], rules, batch_size=1)
     return [caption.tokens for caption in found.captions]
-
-
-def compare(ours: list[list[int]], theirs: list[list[int]]) -> dict:
-    """How many token lists are equal, and where those that are not first differ."""
-    differing = [next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-                 for one, other in zip(ours, theirs, strict=True) if one != other]
-    return {"captions": len(ours), "equal": round(1 - len(differing) / len(ours), 4), "first_difference": sorted(differing),
-            "tokens": sum(map(len, ours))}
 
 
 CASES = {"greedy-30": lambda: greedy_case(30), "greedy-77": lambda: greedy_case(77), "groups": groups_case, "bf16": lambda: bf16_case(False),

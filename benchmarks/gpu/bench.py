@@ -28,6 +28,7 @@ class Scale:
     warm: int = 192                        # pictures at least of a warm figure
     product: int = 8192                    # rows of a square matrix
     copy_mb: int = 4096
+    paper: str = "coca_ViT-L-14"           # of the paper's loop
     peer: tuple[tuple[str, int], ...] = (("bf16", 64), ("bf16", 256), ("fp32", 64))
     parity: int = 32                       # pictures
     shards: tuple[int, int] = (2, 768)     # tars, pictures in each
@@ -39,7 +40,7 @@ class Scale:
     embedded: tuple[int, int] = (2048, 1024)  # views, texts
 
 
-REHEARSAL = Scale(large="coca_tiny", small="coca_tiny", captions=2, tokens=7, flights=(3, 2), warm=4, product=64, copy_mb=1,
+REHEARSAL = Scale(large="coca_tiny", small="coca_tiny", paper="coca_ViT-B-32", captions=2, tokens=12, flights=(3, 2), warm=4, product=64, copy_mb=1,
                   peer=(("bf16", 2), ("fp32", 2)), parity=3, shards=(2, 5), sides=(64, 48), workers=(1, 0), batches=(2,), steps=2,
                   vlm_flights=(2,), embedded=(6, 4))
 
@@ -53,6 +54,7 @@ class Bench:
         self.device = "cpu" if rehearse else "cuda"
         self.card = is_card(self.device)
         self.captioner, self.rate, self.bandwidth = cache(self.build), cache(self._rate), cache(self._bandwidth)
+        self.pixels: dict[str, list[Tensor]] = {}  # by the captioner's name
 
     def build(self, architecture: str, dtype: str, ending: bool = False) -> CoCaCaptioner:
         """A captioner with random weights, built where it will work; `captioner` is the same, built once.
@@ -69,7 +71,9 @@ class Bench:
 
     def pictures(self, captioner: CoCaCaptioner, count: int) -> Iterator[tuple[str, Tensor]]:
         """So many pictures as `caption` takes them, with their keys."""
-        distinct = self._pixels(captioner)
+        if captioner.name not in self.pixels:
+            self.pixels[captioner.name] = self._pixels(captioner)
+        distinct = self.pixels[captioner.name]
         return ((f"picture/{number}", distinct[number % DISTINCT]) for number in range(count))
 
     def _pixels(self, captioner: CoCaCaptioner) -> list[Tensor]:

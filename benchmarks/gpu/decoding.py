@@ -1,7 +1,7 @@
 """The ceilings of the card, decoding beside them, and the paper's loop."""
 
-import copy
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import torch
 
@@ -69,17 +69,16 @@ def cold_and_warm(bench: Bench, captioner: CoCaCaptioner, flight: int) -> Iterat
 
 def decode(bench: Bench, captioner: CoCaCaptioner, flight: int, pictures: int, sampling: SamplingConfig) -> dict:
     """Captions so many pictures with so many in flight: captions a second, the share of the ceiling, memory."""
-    captioner = copy.copy(captioner)  # its own batch size and decode
     captioner.batch_size, lengths = flight, []
 
     def counted(tokens) -> str:
         lengths.append(len(list(tokens)))
         return ""
 
-    captioner.decode = counted
     given = list(bench.pictures(captioner, pictures))
     bench.forget()
-    seconds = seconds_of(lambda: list(captioner.caption(iter(given), sampling)), bench.device)
+    with patch.object(captioner, "decode", counted):
+        seconds = seconds_of(lambda: list(captioner.caption(iter(given), sampling)), bench.device)
     if len(lengths) != pictures * sampling.num_captions:
         raise RuntimeError(f"{len(lengths)} captions of {pictures} pictures came, not {sampling.num_captions} of each")
     of_pictures = torch.tensor(lengths).view(pictures, -1)
@@ -95,19 +94,13 @@ def paper(bench: Bench) -> Iterator[dict]:
     if bench.peer_python is None:
         yield {"case": "left out", "why": "no environment with the peer: --peer-python"}
         return
-    options = {"pictures": max(count for _, count in scale.peer), "tokens": scale.tokens, "captions": scale.captions,
-               "device": bench.device, "dtype": scale.peer[0][0]}
-    if bench.rehearse:  # open_clip does not know the tiny one by name
-        folder = bench.output / "peer"
-        bench.captioner(scale.large, "fp32").save(folder, "peer")
-        options["model"] = str(folder)
-    else:
-        options["architecture"] = scale.large
+    options = {"architecture": scale.paper, "pictures": max(count for _, count in scale.peer), "tokens": scale.tokens,
+               "captions": scale.captions, "device": bench.device, "dtype": scale.peer[0][0]}
     bench.forget()
     with Peer(bench.peer_python, "decoding_peer.py", **options) as peer:
         versions = ", ".join(f"{name} {version}" for name, version in peer.ready.items())
         for dtype, count in scale.peer:
             cost = peer.ask({"pictures": count, "dtype": dtype})
             captions = count * scale.captions
-            yield {"case": f"{scale.large}, {dtype}, {count}: {versions}", "captions_per_s": captions / cost["seconds"],
+            yield {"case": f"{scale.paper}, {dtype}, {count}: {versions}", "captions_per_s": captions / cost["seconds"],
                    "gigabytes": round(cost["peak"] / 1e9, 2), "captions": captions, "seconds": cost["seconds"]}

@@ -73,7 +73,7 @@ def qwen_processor(shape: dict) -> hf.ProcessorMixin:
     patch, side = shape["vision"]["patch_size"], shape["side"]
     pictures = hf.Qwen2VLImageProcessor(size={"shortest_edge": (2 * patch) ** 2, "longest_edge": side**2}, patch_size=patch, merge_size=2)
     tokenizer = make_tokenizer("<|image_pad|>", "<|video_pad|>")
-    return hf.Qwen2_5_VLProcessor(pictures, tokenizer, hf.Qwen2VLVideoProcessor(patch_size=patch),
+    return hf.Qwen2VLProcessor(pictures, tokenizer, hf.Qwen2VLVideoProcessor(patch_size=patch),
                                   chat_template=CHAT.replace("IMAGE", "<|image_pad|>"))
 
 
