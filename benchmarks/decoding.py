@@ -19,10 +19,11 @@ import torch
 
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, is_card, peer_python, product_rate
-from captioners import coca
+from captioners import search
 from captioners.base import SamplingConfig
 from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.draw import Drawing
+from captioners.weights import DTYPES
 
 PICTURES, CAPTIONS = 16, 5
 CASES = {"b32-t30": ("coca_ViT-B-32", 30), "l14-t30": ("coca_ViT-L-14", 30), "b32-t77": ("coca_ViT-B-32", 77),
@@ -52,7 +53,7 @@ def coco_lengths(captioner: CoCaCaptioner, limit: int, count: int = PICTURES) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, required=True)
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of ours; the peer's is fp32, its default, on a CPU, and ours on a card")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of ours; the peer's is the same on a card, fp32 on a CPU")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="of a turn, all in flight")
     parser.add_argument("--repeats", type=int, help="turns; 3, and 1 at 77 tokens")
@@ -70,7 +71,7 @@ def main() -> None:
     if args.case == "b32-coco":
         lengths = coco_lengths(captioner, limit, args.pictures)
         EndingDrawing.lengths = lengths.to(args.device)
-        coca.Drawing, sampling = EndingDrawing, sampling.model_copy(update={"min_length": 0})
+        search.Drawing, sampling = EndingDrawing, sampling.model_copy(update={"min_length": 0})
 
     def ours() -> None:
         found = list(captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling))

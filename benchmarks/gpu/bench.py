@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.side_by_side import bandwidth, is_card, product_rate
-from captioners.coca import DTYPES, CoCaCaptioner, build_model
+from captioners.coca import CoCaCaptioner, build_model
 from captioners.resolve import resolve
+from captioners.weights import DTYPES
 
 DISTINCT = 64  # pictures; more of them are these again, under other keys
 

@@ -12,10 +12,12 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.parts import PATIENCE
 from benchmarks.same_tokens import compare, scrambled
 from captioners.base import SamplingConfig
-from captioners.coca import DTYPES, CoCaCaptioner
+from captioners.coca import CoCaCaptioner
 from captioners.resolve import resolve
+from captioners.weights import DTYPES
 
 ROOT = Path(__file__).parents[2]
 TEST_SECONDS = 85  # less than the part has, so that what failed is still told
@@ -28,7 +30,7 @@ def gpu_tests(bench: Bench) -> Iterator[dict]:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS * (PATIENCE if bench.rehearse else 1))
         except subprocess.TimeoutExpired as late:
             last = (late.stdout or b"").decode(errors="replace").splitlines()[-8:]
             yield {"case": "gpu tests", "passed": 0, "failed": 1, "last_lines": [f"not done after {TEST_SECONDS} s", *last]}

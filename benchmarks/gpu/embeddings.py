@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.side_by_side import seconds_of
-from captioners.coca import DTYPES
+from captioners.weights import DTYPES
 from generate.teachers import Teacher
 
 ARCHITECTURE, BATCH = "ViT-L-14", 256

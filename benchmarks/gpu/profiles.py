@@ -47,8 +47,7 @@ def observed(bench: Bench, work: Callable[[], None], file: io.TextIOBase, count:
     allocated = memory_events(bench)
     work()
     now = memory_events(bench)
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * bench.card
-    with profile(activities=activities) as seen:
+    with profile(activities=[ProfilerActivity.CUDA if bench.card else ProfilerActivity.CPU]) as seen:
         work()
         if bench.card:
             torch.cuda.synchronize()

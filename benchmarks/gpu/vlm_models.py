@@ -5,7 +5,7 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.gpu.bench import Bench
-from captioners.coca import DTYPES
+from captioners.weights import DTYPES
 from captioners.vlm import VLMCaptioner
 
 PAD, START, END, IMAGE, VIDEO = range(5)
