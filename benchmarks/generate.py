@@ -113,7 +113,7 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int,
     work.load(device, {})
     captioner = work.columns[0].captioner
     lengths = coco_lengths(captioner, LIMIT)
-    EndingDrawing.lengths, search.Drawing, engine.ShardWriter = lengths.repeat(ROUNDS, 1).to(device), EndingDrawing, TimedWriter
+    draw.choose_next, engine.ShardWriter = ending_at(lengths.to(device)), TimedWriter
     shares = []  # of a run's time: waiting, writing
 
     def ours() -> None:
