@@ -13,16 +13,25 @@ import json
 import os
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+<<<<<<< HEAD
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, is_card, peer_python, product_rate
 from captioners import search
 from captioners.base import SamplingConfig
 from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.draw import Drawing
+=======
+from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, peer_python, product_rate
+from captioners import draw
+from captioners.base import SamplingConfig
+from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.rows import Rules
+>>>>>>> main
 from captioners.weights import DTYPES
 
 PICTURES, CAPTIONS = 16, 5
@@ -31,15 +40,16 @@ CASES = {"b32-t30": ("coca_ViT-B-32", 30), "l14-t30": ("coca_ViT-L-14", 30), "b3
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
-class EndingDrawing(Drawing):
-    """Each caption ends with its `lengths[picture, caption]`-th token, and not before."""
+def ending_at(lengths: torch.Tensor) -> Callable:
+    """A `draw.choose_next` under which each caption ends with its `lengths[picture, caption]`-th token, and not before."""
+    choose_next = draw.choose_next
 
-    lengths: torch.Tensor
+    def choose(flight: draw.Flight, logits: torch.Tensor, rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
+        ends = flight.length + 1 == lengths.to(logits.device)[flight.picture % len(lengths), flight.caption]
+        logits[:, rules.end_id] = torch.where(ends, 1e4, -1e4).to(logits.dtype)
+        return choose_next(flight, logits, rules)
 
-    def _choose(self, flight, logits):
-        ends = flight.length + 1 == self.lengths[flight.picture, flight.caption]
-        logits[:, self.rules.end_id] = torch.where(ends, 1e4, -1e4)
-        return super()._choose(flight, logits)
+    return choose
 
 
 def coco_lengths(captioner: CoCaCaptioner, limit: int, count: int = PICTURES) -> torch.Tensor:
@@ -69,9 +79,14 @@ def main() -> None:
     lengths = torch.full((args.pictures, CAPTIONS), limit)
     sampling = SamplingConfig(num_captions=CAPTIONS, top_p=0.9, max_length=limit, min_length=limit)
     if args.case == "b32-coco":
+<<<<<<< HEAD
         lengths = coco_lengths(captioner, limit, args.pictures)
         EndingDrawing.lengths = lengths.to(args.device)
         search.Drawing, sampling = EndingDrawing, sampling.model_copy(update={"min_length": 0})
+=======
+        lengths = coco_lengths(captioner, limit)
+        draw.choose_next, sampling = ending_at(lengths), sampling.model_copy(update={"min_length": 0})
+>>>>>>> main
 
     def ours() -> None:
         found = list(captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling))

@@ -33,12 +33,19 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
+<<<<<<< HEAD
 from benchmarks.decoding import CAPTIONS, DATA, EndingDrawing, PICTURES, coco_lengths
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
 from captioners import search
 from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.weights import DTYPES
+=======
+from benchmarks.decoding import CAPTIONS, DATA, PICTURES, coco_lengths, ending_at, floor_seconds
+from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
+from captioners import draw
+from captioners.coca import load_captioner
+>>>>>>> main
 from generate import engine
 from generate.config import GenerateConfig
 from generate.engine import Captioning
@@ -113,7 +120,11 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int,
     work.load(device, {})
     captioner = work.columns[0].captioner
     lengths = coco_lengths(captioner, LIMIT)
+<<<<<<< HEAD
     EndingDrawing.lengths, search.Drawing, engine.ShardWriter = lengths.repeat(ROUNDS, 1).to(device), EndingDrawing, TimedWriter
+=======
+    draw.choose_next, engine.ShardWriter = ending_at(lengths), TimedWriter
+>>>>>>> main
     shares = []  # of a run's time: waiting, writing
 
     def ours() -> None:

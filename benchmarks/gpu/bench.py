@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -113,15 +114,15 @@ class Bench:
         return f"{name}, torch {torch.__version__}"
 
 
-def let_captions_end(model: torch.nn.Module, end_id: int, share: float = 0.17) -> None:
+def let_captions_end(model: torch.nn.Module, end_id: int, share: float = 0.2) -> None:
     """Gives the end token about this share of the probability at every position; all of it stands in the weights.
 
-    The last layer norm makes one number of the hidden state a constant, and that number alone is read by the end token. From 8
-    tokens on (`min_length`), captions so have about 12.5 tokens, as COCO's do, but spread wider, with some up to the limit.
+    The last layer norm makes one number of the hidden state a constant, and that number alone is read by the end token. With a
+    `min_length` of 8 captions so have about 12.5 tokens, as COCO's do, but spread wider, with some up to the limit.
     """
     with torch.no_grad():
         norm, projection = model.text_decoder.ln_final, model.text_decoder.text_projection  # (W,), (W, V)
         norm.weight[0], norm.bias[0] = 0, 1
         others = (len(projection) - 1) * projection[1:].var() / 2  # half the variance of the other logits
         projection[0], projection[:, end_id] = 0, 0
-        projection[0, end_id] = torch.log(torch.tensor(share / (1 - share) * projection.shape[1])) + others
+        projection[0, end_id] = math.log(share / (1 - share) * projection.shape[1]) + others
