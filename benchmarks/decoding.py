@@ -18,20 +18,12 @@ from pathlib import Path
 
 import torch
 
-<<<<<<< HEAD
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, is_card, peer_python, product_rate
-from captioners import search
-from captioners.base import SamplingConfig
-from captioners.coca import CoCaCaptioner, load_captioner
-from captioners.draw import Drawing
-=======
-from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, peer_python, product_rate
 from captioners import draw
 from captioners.base import SamplingConfig
 from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.rows import Rules
->>>>>>> main
 from captioners.weights import DTYPES
 
 PICTURES, CAPTIONS = 16, 5
@@ -79,14 +71,9 @@ def main() -> None:
     lengths = torch.full((args.pictures, CAPTIONS), limit)
     sampling = SamplingConfig(num_captions=CAPTIONS, top_p=0.9, max_length=limit, min_length=limit)
     if args.case == "b32-coco":
-<<<<<<< HEAD
         lengths = coco_lengths(captioner, limit, args.pictures)
-        EndingDrawing.lengths = lengths.to(args.device)
-        search.Drawing, sampling = EndingDrawing, sampling.model_copy(update={"min_length": 0})
-=======
-        lengths = coco_lengths(captioner, limit)
-        draw.choose_next, sampling = ending_at(lengths), sampling.model_copy(update={"min_length": 0})
->>>>>>> main
+        draw.choose_next = ending_at(lengths.to(args.device))  # there already: what is captured as a graph may not bring it
+        sampling = sampling.model_copy(update={"min_length": 0})
 
     def ours() -> None:
         found = list(captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling))

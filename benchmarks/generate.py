@@ -33,19 +33,12 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-<<<<<<< HEAD
-from benchmarks.decoding import CAPTIONS, DATA, EndingDrawing, PICTURES, coco_lengths
+from benchmarks.decoding import CAPTIONS, DATA, PICTURES, coco_lengths, ending_at
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
-from captioners import search
+from captioners import draw
 from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.weights import DTYPES
-=======
-from benchmarks.decoding import CAPTIONS, DATA, PICTURES, coco_lengths, ending_at, floor_seconds
-from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
-from captioners import draw
-from captioners.coca import load_captioner
->>>>>>> main
 from generate import engine
 from generate.config import GenerateConfig
 from generate.engine import Captioning
@@ -114,17 +107,13 @@ def quartiles(captioner: CoCaCaptioner, shard: Path, column: str) -> list[float]
 def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
     shard = write_shard(folder / "input/pictures.tar", photographs(ROUNDS * PICTURES))
     config = GenerateConfig(input=[str(shard)], output=folder / "ours", model=str(model), column="syn_text_ours", device=device,
-                            dtype=dtype, num_captions=CAPTIONS, max_length=LIMIT, min_length=0, top_p=TOP_P, batch_size=PICTURES, redraws=0,
-                            on_degenerate="keep")
+                            dtype=dtype, num_captions=CAPTIONS, max_length=LIMIT, min_length=0, top_p=TOP_P, batch_size=PICTURES,
+                            redraws=0, on_degenerate="keep")
     work = Captioning(config)
     work.load(device, {})
     captioner = work.columns[0].captioner
     lengths = coco_lengths(captioner, LIMIT)
-<<<<<<< HEAD
-    EndingDrawing.lengths, search.Drawing, engine.ShardWriter = lengths.repeat(ROUNDS, 1).to(device), EndingDrawing, TimedWriter
-=======
-    draw.choose_next, engine.ShardWriter = ending_at(lengths), TimedWriter
->>>>>>> main
+    draw.choose_next, engine.ShardWriter = ending_at(lengths.to(device)), TimedWriter
     shares = []  # of a run's time: waiting, writing
 
     def ours() -> None:
