@@ -71,6 +71,10 @@ class Bench:
             let_captions_end(model, CoCaCaptioner(model, source, weights_sha256="").end_id)
         return CoCaCaptioner(model.to(self.device, DTYPES[dtype]).eval(), source, weights_sha256="0" * 64)
 
+    def anew(self, captioner: CoCaCaptioner) -> CoCaCaptioner:
+        """The same model, with nothing kept of earlier captions: their graphs and caches."""
+        return CoCaCaptioner(captioner.model, resolve(captioner.name), weights_sha256=captioner.weights_sha256)
+
     def pictures(self, captioner: CoCaCaptioner, count: int) -> Iterator[tuple[str, Tensor]]:
         """So many pictures as `caption` takes them, with their keys."""
         if captioner.name not in self.pixels:

@@ -37,6 +37,7 @@ def other_flights(bench: Bench) -> Iterator[dict]:
     for flight in scale.flights[1:]:
         yield from cold_and_warm(bench, captioner, flight)
     flight = scale.flights[0]
+    captioner = bench.anew(captioner)
     greedy = SamplingConfig(strategy="greedy", max_length=scale.tokens, min_length=scale.tokens)
     decode(bench, captioner, flight, flight, greedy)  # to warm up
     yield decode(bench, captioner, flight, 3 * flight, greedy) | {"case": f"{scale.large}, bf16, {flight}, greedy"}
@@ -60,7 +61,7 @@ def small(bench: Bench) -> Iterator[dict]:
 
 def cold_and_warm(bench: Bench, captioner: CoCaCaptioner, flight: int) -> Iterator[dict]:
     """The first captions with so many pictures in flight, then those of three times as many, in a batch that is refilled."""
-    tokens = bench.scale.tokens
+    tokens, captioner = bench.scale.tokens, bench.anew(captioner)
     sampling = SamplingConfig(num_captions=bench.scale.captions, top_p=0.9, max_length=tokens, min_length=tokens)
     name = f"{captioner.name}, bf16, {flight}"
     yield decode(bench, captioner, flight, flight, sampling) | {"case": f"{name}, cold"}
