@@ -72,12 +72,7 @@ def main() -> None:
     sampling = SamplingConfig(num_captions=CAPTIONS, top_p=0.9, max_length=limit, min_length=limit)
     if args.case == "b32-coco":
         lengths = coco_lengths(captioner, limit, args.pictures)
-<<<<<<< HEAD
-        draw.choose_next = ending_at(lengths.to(args.device))  # there already: what is captured as a graph may not bring it
-        sampling = sampling.model_copy(update={"min_length": 0})
-=======
         draw.choose_next, sampling = ending_at(lengths.to(args.device)), sampling.model_copy(update={"min_length": 0})
->>>>>>> main
 
     def ours() -> None:
         found = list(captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling))

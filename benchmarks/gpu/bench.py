@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import math
+import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from captioners.coca import CoCaCaptioner, build_model
 from captioners.resolve import resolve
 from captioners.weights import DTYPES
 
+COCO_MEAN, COCO_SPREAD, COCO_LEAST, COCO_MOST = 12.5, 2.5, 8, 30  # tokens of a caption of COCO's, start and end included
 DISTINCT = 64  # pictures; more of them are these again, under other keys
 
 
@@ -116,6 +118,12 @@ class Bench:
     def __str__(self) -> str:
         name = torch.cuda.get_device_name() if self.card else "a CPU, rehearsed: the figures mean nothing"
         return f"{name}, torch {torch.__version__}"
+
+
+def coco_lengths(count: int) -> list[int]:
+    """Tokens of so many captions, spread as those of COCO's are."""
+    chosen = random.Random(count)
+    return [min(COCO_MOST, max(COCO_LEAST, round(chosen.gauss(COCO_MEAN, COCO_SPREAD)))) for _ in range(count)]
 
 
 def let_captions_end(model: torch.nn.Module, end_id: int, share: float = 0.2) -> None:
