@@ -5,10 +5,10 @@ H heads, D width of a head, n new tokens, t positions cached, V vocabulary, W wi
 """
 
 import torch
-import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from torch import Tensor, nn
 
+from captioners.coca_blocks import add_norm, after_attention, attend, heads, kernels, project
 from captioners.linear import linear
 
 
@@ -17,11 +17,11 @@ class Decoding:
 
     Image tokens (N, S, W) become cross-attention keys and values once per picture, never replicated: the captions of
     a picture are the query axis of one attention call. Rows may be of unequal length. `limit` is the most tokens a row
-    will be fed. Starts with one row per picture. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
+    will be fed. Starts with one row per picture.
     """
 
     def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int):
-        self.tower, self.decoder, self.limit, self.graphs = model.text, model.text_decoder, limit, image_tokens.is_cuda
+        self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
         self.cross = [_cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
         self.text_caches, self.decoder_caches = (
             [KeyValueCache(*image_tokens.new_zeros(2, len(image_tokens), heads, limit, image_tokens.shape[-1] // heads))
@@ -33,22 +33,11 @@ class Decoding:
         self._place_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each, which the next call may overwrite."""
+        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each."""
         self.longest = min(self.longest + tokens.shape[1], self.limit)  # not looked up: a GPU would be waited for
-        if not self.graphs or tokens.shape[1] > 1:
-            return self._step(tokens, self.longest)
-        if not self.warm:  # the first step of these rows also sets up what a capture may not
-            self.warm = True
-            return self._step(tokens, self.limit)
-        if self.graph is None:
-            self.graph, self.fed = torch.cuda.CUDAGraph(), tokens.clone()
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
-                self.logits = self._step(self.fed, self.limit)
-        self.fed.copy_(tokens)
-        self.graph.replay()
-        return self.logits
+        return self.step(tokens, self.longest)
 
-    def _step(self, tokens: Tensor, length: int) -> Tensor:
+    def step(self, tokens: Tensor, length: int) -> Tensor:
         """`extend`, with attention over the first `length` positions; of the same shapes and memory whenever rows and length are."""
         new = torch.arange(tokens.shape[1], device=tokens.device)
         # a finished row that has not left yet may be at its end: what it is fed is not looked at
@@ -57,17 +46,21 @@ class Decoding:
         # open_clip's pad mask is shifted by one: the position after a pad token, which is a word piece too, is hidden
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
         self.pad_mask.scatter_(1, positions + 1, pads)
-        later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
-        causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
-        mask = causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
+        if kernels and tokens.is_cuda and tokens.shape[1] == 1:
+            text, decoder = ((positions[:, 0], mask) for mask in (self.pad_mask, None))
+        else:
+            later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
+            causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
+            text, decoder = (positions, causal + self.pad_mask[:, None, None, :length]), (positions, causal)  # (R, 1, n, t)
+        added = None  # to x, by the next norm
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
-            x = _self_attention(block, x, cache, positions, mask)
+            x, added = _self_attention(block, x, added, cache, *text)
         blocks = zip(self.decoder.resblocks, self.decoder_caches, self.decoder.cross_attn, self.cross, strict=True)
         for block, cache, cross_block, keys_values in blocks:
-            x = _self_attention(block, x, cache, positions, causal)
-            x = self._cross_attention(cross_block, x, *keys_values)
-        return linear(self.decoder.ln_final(x), self.decoder.text_projection.T)  # (R, n, V)
+            x, added = _self_attention(block, x, added, cache, *decoder)
+            x, added = self._cross_attention(cross_block, x, added, *keys_values)
+        return linear(add_norm(x, added, self.decoder.ln_final)[1], self.decoder.text_projection.T)  # (R, n, V)
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
@@ -91,6 +84,18 @@ class Decoding:
         self.pad_mask = torch.cat([self.pad_mask, other.pad_mask])
         self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
+    def restart(self, slots: Tensor, image_tokens: Tensor) -> None:
+        """Begins the rows of pictures number `slots` (M,) anew, in place, with the image tokens (M, S, W) of others."""
+        for (keys, values), block in zip(self.cross, self.decoder.cross_attn, strict=True):
+            joint = _cross_joint(block, image_tokens)
+            if kernels and joint.is_cuda:
+                kernels.place(joint, slots, keys, values)
+                continue
+            for old, new in zip((keys, values), joint.chunk(2, dim=-1)):
+                old.index_copy_(0, slots, heads(new, block.attn))
+        self.lengths.view(-1, self.most).index_fill_(0, slots, 0)
+        self.pad_mask.view(-1, self.most, self.limit + 1).index_fill_(0, slots, 0)
+
     def bytes_per_picture(self, captions: int) -> int:
         """What a picture with so many captions takes here, from rows of one caption a picture."""
         caches = sum(cache.keys.nbytes + cache.values.nbytes for cache in (*self.text_caches, *self.decoder_caches))
@@ -104,18 +109,20 @@ class Decoding:
         self.most = int(counts.max())
         within = torch.arange(len(pictures), device=pictures.device) - (counts.cumsum(0) - counts)[pictures]
         self.cells = None if self.most * len(counts) == len(pictures) else pictures * self.most + within
-        self.warm, self.graph = False, None
 
-    def _cross_attention(self, block: nn.Module, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """x (R, n, W) over the image tokens of each row's picture: keys and values (N, H, S, D)."""
+    def _cross_attention(self, block: nn.Module, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """x (R, n, W) over the image tokens of each row's picture, keys and values (N, H, S, D); and what is to be added to it."""
         _, new, width = x.shape
-        queries = _linear(block.ln_1(x), block.attn, slice(0, width))  # (R, n, W)
+        x, normed = add_norm(x, added, block.ln_1)
+        queries = project(normed, block.attn, slice(0, width))  # (R, n, W)
+        if kernels and x.is_cuda and new == 1 and self.cells is None:
+            return after_attention(block, x, kernels.attend_images(queries[:, 0], keys, values)[:, None])
         if self.cells is not None:  # unequal numbers of captions are left: the empty cells are computed in vain
             grid = queries.new_zeros(len(keys) * self.most, new, width)
             grid[self.cells] = queries
             queries = grid
-        out = _attend(_heads(queries.view(len(keys), -1, width), block.attn), keys, values).view(-1, new, width)
-        return _residual(block, x, out if self.cells is None else out[self.cells])
+        out = attend(heads(queries.view(len(keys), -1, width), block.attn), keys, values).view(-1, new, width)
+        return after_attention(block, x, out if self.cells is None else out[self.cells])
 
 
 class KeyValueCache:
@@ -150,45 +157,26 @@ class KeyValueCache:
 
 def _cross_keys_values(block: nn.Module, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Contiguous keys and values (N, H, S, D) of the image tokens (N, S, W)."""
-    width = image_tokens.shape[-1]
-    keys, values = _linear(block.ln_1_kv(image_tokens), block.attn, slice(width, None)).chunk(2, dim=-1)
-    return _heads(keys, block.attn).contiguous(), _heads(values, block.attn).contiguous()
+    keys, values = _cross_joint(block, image_tokens).chunk(2, dim=-1)
+    return heads(keys, block.attn).contiguous(), heads(values, block.attn).contiguous()
 
 
-def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions: Tensor, mask: Tensor) -> Tensor:
-    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width."""
-    queries, keys, values = (_heads(part, block.attn) for part in _linear(block.ln_1(x), block.attn, slice(None)).chunk(3, dim=-1))
+def _cross_joint(block: nn.Module, image_tokens: Tensor) -> Tensor:
+    """Keys and values, side by side (N, S, 2 W), of the image tokens (N, S, W)."""
+    return project(block.ln_1_kv(image_tokens), block.attn, slice(image_tokens.shape[-1], None))
+
+
+def _self_attention(block: nn.Module, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
+                    ) -> tuple[Tensor, Tensor]:
+    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width; and what is to be added.
+
+    Where positions are (R,), of one new token each, a kernel looks at no later ones; its mask is (R, t) or None.
+    """
+    x, normed = add_norm(x, added, block.ln_1)
+    joint = project(normed, block.attn)
+    if positions.ndim == 1:
+        return after_attention(block, x, kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None])
+    queries, keys, values = (heads(part, block.attn) for part in joint.chunk(3, dim=-1))
     cache.put(keys, values, positions)
     keys, values = (cached[:, :, :mask.shape[-1]] for cached in (cache.keys, cache.values))
-    return _residual(block, x, _attend(queries, keys, values, mask))
-
-
-def _linear(x: Tensor, attention: nn.Module, part: slice) -> Tensor:
-    """The rows `part` of an attention's joint projection to queries, keys and values."""
-    return linear(x, attention.in_proj_weight[part], attention.in_proj_bias[part])
-
-
-def _heads(x: Tensor, attention: nn.Module) -> Tensor:
-    """(R, n, W) to (R, H, n, D)."""
-    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of queries (R, H, n, D) over keys and values (R, H, t, D): (R, n, W).
-
-    On a CPU plain matrix products: for few queries they are faster than scaled_dot_product_attention.
-    """
-    if queries.is_cuda:
-        return F.scaled_dot_product_attention(queries, keys, values, mask).transpose(1, 2).flatten(2)
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)  # (R, H, n, t)
-    if mask is not None:
-        scores += mask
-    return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2)
-
-
-def _residual(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of open_clip's ResidualAttentionBlock, after its attention."""
-    out, fc, proj = block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj
-    x = x + block.ls_1(linear(attended, out.weight, out.bias))
-    hidden = block.mlp.gelu(linear(block.ln_2(x), fc.weight, fc.bias))
-    return x + block.ls_2(linear(hidden, proj.weight, proj.bias))
+    return after_attention(block, x, attend(queries, keys, values, mask))
