@@ -114,8 +114,8 @@ class GenerateConfig(RunConfig, ColumnConfig):
     input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
     images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     columns: CliSuppress[list[dict[str, Any]]] = Field([], validate_default=True, description="several columns, as said above")
-    label: str | None = Field(None, min_length=1, description="write each picture's class, too: folder, the folder that it lies in; cls, "
-                              "webdataset's; or the field or column where it stands")
+    label: str | None = Field(None, min_length=1, description="write each picture's class, too: folder, the folder that it lies in; "
+                              "cls, webdataset's; or the field or column where it stands")
     class_names: str | None = Field(None, description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: "
                                     "open_clip's, by number")
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")

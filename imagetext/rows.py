@@ -115,10 +115,10 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         meta["uid"] = key
     reason = "; ".join(errors) or failed_before
     error = well_formed(str(reason)) if reason else ""
-    if wanted is None:
-        return Record(key, image, captions, columns, scores, members, meta=meta, error=error), path
-    found = Record(well_formed(key), image, captions, columns, scores, members, meta=meta, error=error)
-    return (replace(found, image=with_picture(found, path).image) if path else found), ""
+    record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error)
+    if wanted and path:  # its captions are as good without a picture
+        return replace(record, image=with_picture(record, path).image), ""
+    return record, path
 
 
 def _asked(wanted: Wanted) -> Collection[str]:
@@ -159,7 +159,7 @@ def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def other_columns(fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Takes the columns out of the fields that our tables hold under `caption_fields`: captions of other than the usual names."""
+    """Takes the columns of captions with other than the usual names out of the fields: our tables hold them in `caption_fields`."""
     columns = fields.get("caption_fields")
     try:
         found = {well_formed(name): tuple(_listed(name, texts)) for name, texts in columns.items()} if columns else {}

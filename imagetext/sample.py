@@ -57,7 +57,7 @@ class Shard:
     path: str                   # where the records come from
     stamp: Mapping[str, Any]    # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
     samples: Iterable[Record] = field(repr=False, compare=False)
-    labels: Callable[[Record], Record] | None = field(default=None, repr=False, compare=False)  # gives them, where they are asked for
+    labels: Callable[[Record], Record] | None = field(default=None, repr=False, compare=False)  # gives them, where asked for
 
     def __iter__(self) -> Iterator[Record]:
         return map(self.labels, self.samples) if self.labels else iter(self.samples)

@@ -75,7 +75,7 @@ class ShardWriter:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
         record = replace(record, columns=record_columns(record))
-        own = {} if record.error else {name: texts for name, texts in record.syn_text.items() if name in (self._own or [name])}
+        own = {name: texts for name, texts in record.syn_text.items() if not record.error and (not self._own or name in self._own)}
         if not self._images:
             record, text = _columns_alone(record, own), None
         if record.error:

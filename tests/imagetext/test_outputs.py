@@ -21,7 +21,8 @@ def small_parts(monkeypatch):
 
 
 def record(key, image, error="") -> Record:
-    return Record(key, image, ("a dog",), members={"npz": b"n"}, meta={"source": "in/x.jpg"}, columns={} if error else {X: ("one", "two")}, error=error)
+    columns = {} if error else {X: ("one", "two")}
+    return Record(key, image, ("a dog",), columns, members={"npz": b"n"}, meta={"source": "in/x.jpg"}, error=error)
 
 
 def write(folder, records, name="00000", **options) -> str:
