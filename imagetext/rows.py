@@ -146,7 +146,7 @@ def json_object(data: bytes | str) -> dict[str, Any]:
 def captions_of(row: dict[str, Any]) -> tuple[str, ...]:
     """Takes the first caption column that the row has out of it; raises ValueError for what is neither text nor texts."""
     name = next((name for name in CAPTION_COLUMNS if name in row), None)
-    return () if name is None else tuple(text for text in _texts(name, row.pop(name)) if text.strip())
+    return () if name is None else tuple([text for text in _texts(name, row.pop(name)) if text.strip()])
 
 
 def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
