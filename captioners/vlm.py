@@ -109,16 +109,16 @@ class VLMCaptioner:
         with evaluating(self.model), torch.no_grad():
             _, rows = self._begin(sampling)([self.preprocess(self.family.blank())])
         # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
-        return 2 * rows.bytes_per_picture(captions, rules.max_length) + 8 * 4 * captions * self.vocabulary
+        return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.vocabulary
 
     def _begin(self, sampling: SamplingConfig) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
         device = self.model.device
-        prompt, ends = torch.tensor(self.prompt_ids, device=device), torch.tensor(self.end_ids, device=device)
+        prompt = torch.tensor(self.prompt_ids, device=device)
 
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Continuing]:
             images = torch.stack(list(pictures)).to(device, self.model.dtype)
-            rows = Continuing(self.family, images, prompt, ends=ends, greedy=sampling.strategy == "greedy",
+            rows = Continuing(self.family, images, prompt, ends=self.end_ids, greedy=sampling.strategy == "greedy",
                               limit=self._rules(sampling).max_length - 2)
             return rows.features, rows
 
