@@ -29,14 +29,14 @@ class Grid:
         self.cells = None if self.shape[0] * self.shape[1] == len(pictures) else pictures * self.shape[1] + within
 
     def spread(self, rows: Tensor) -> Tensor:
-        """(R, ...) to (N, C, ...), zero in empty cells."""
+        """(R, H, m, ...) to (N, H, C * m, ...), zero in empty cells."""
         if self.cells is not None:
             rows = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[1:]).index_copy_(0, self.cells, rows)
-        return rows.unflatten(0, self.shape)
+        return rows.unflatten(0, self.shape).transpose(1, 2).flatten(2, 3)
 
     def gather(self, cells: Tensor) -> Tensor:
-        """(N, C, ...) to (R, ...)."""
-        cells = cells.flatten(0, 1)
+        """(N, H, C * m, ...) to (R, H, m, ...)."""
+        cells = cells.unflatten(2, (self.shape[1], -1)).transpose(1, 2).flatten(0, 1)
         return cells if self.cells is None else cells[self.cells]
 
 
@@ -131,18 +131,14 @@ def attend(module: nn.Module, query: Tensor, key: Parts, value: Parts, attention
     The captions of a picture, and the queries that share a head of keys, are the query axis of one product with the prompt's keys:
     nothing is replicated. The mask (R, 1, n, t) is of the captions' own positions.
     """
-    grid, new = key.grid, query.shape[2]
-    query = (query * scaling).unflatten(1, (key.own.shape[1], -1))  # (R, H, G, n, D)
-    own = query.flatten(2, 3) @ key.own.mT  # (R, H, G * n, t)
-    own = (own.unflatten(2, (-1, new)) + attention_mask[:, :, None]).flatten(2, 3)
-    asked = grid.spread(query.flatten(2, 3)).transpose(1, 2)  # (N, H, C, G * n, D)
-    prompt = (asked.flatten(2, 3) @ key.prompt.mT).unflatten(2, asked.shape[2:4])  # (N, H, C, G * n, P)
-    scores = torch.cat([prompt, grid.spread(own).transpose(1, 2)], dim=-1)  # one softmax over both
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)  # (N, H, C, G * n, P + t)
-    prompt, own = weights.split([prompt.shape[-1], own.shape[-1]], dim=-1)
-    out = (prompt.flatten(2, 3) @ value.prompt).unflatten(2, asked.shape[2:4])  # (N, H, C, G * n, D)
-    out = grid.gather(out.transpose(1, 2)) + grid.gather(own.transpose(1, 2)) @ value.own  # (R, H, G * n, D)
-    return out.unflatten(2, (-1, new)).flatten(1, 2).transpose(1, 2).contiguous(), None
+    grid, (rows, heads, new, width) = key.grid, query.shape
+    query = (query * scaling).reshape(rows, key.own.shape[1], -1, width)  # (R, H, G * n, D)
+    own = query @ key.own.mT + attention_mask.repeat(1, 1, query.shape[2] // new, 1)  # (R, H, G * n, t)
+    prompt = grid.spread(query) @ key.prompt.mT  # (N, H, C * G * n, P)
+    scores = torch.cat([prompt, grid.spread(own)], dim=-1)  # of one softmax
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype).split([prompt.shape[-1], own.shape[-1]], dim=-1)
+    out = grid.gather(weights[0] @ value.prompt) + grid.gather(weights[1]) @ value.own
+    return out.reshape(rows, heads, new, width).transpose(1, 2), None
 
 
 AttentionInterface.register(SHARED, attend)

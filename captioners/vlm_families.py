@@ -203,7 +203,7 @@ class Git(Llava):
         return None
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        git = self.model.git  # without its forward, which before transformers 5.20 takes no such mask
+        git = self.model.git  # and not its forward, which before transformers 5.24 takes no such mask
         states = git.encoder(git.embeddings(input_ids=tokens, position_ids=positions), mask, cache).last_hidden_state
         return self.model.output(states)
 
