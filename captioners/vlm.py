@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor, nn
@@ -157,11 +156,6 @@ class VLMCaptioner:
         with self.family.encoding_once(len(pictures), captions):
             logits = self.family.forward(inputs, logits_to_keep=fed.shape[1] + 1, use_cache=False)[:, :-1]  # (B * K, L - 1, V)
         return logits[real], fed[real]
-
-    def caption_loss(self, pictures: Tensor, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy of the captions' tokens; arguments as of `caption_logits`."""
-        logits, labels = self.caption_logits(pictures, tokens)
-        return F.cross_entropy(logits.float(), labels)
 
     def add_lora(self, *, r: int = 16, alpha: int = 32, dropout: float = 0.05,
                  target_modules: Sequence[str] | str | None = None) -> None:
