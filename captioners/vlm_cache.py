@@ -136,7 +136,7 @@ def attend(module: nn.Module, query: Tensor, key: Parts, value: Parts, attention
     own = query @ key.own.mT + attention_mask.repeat(1, 1, query.shape[2] // new, 1)  # (R, H, G * n, t)
     prompt = grid.spread(query) @ key.prompt.mT  # (N, H, C * G * n, P)
     scores = torch.cat([prompt, grid.spread(own)], dim=-1)  # of one softmax
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype).split([prompt.shape[-1], own.shape[-1]], dim=-1)
+    weights = scores.softmax(-1).split([prompt.shape[-1], own.shape[-1]], dim=-1)
     out = grid.gather(weights[0] @ value.prompt) + grid.gather(weights[1]) @ value.own
     return out.reshape(rows, heads, new, width).transpose(1, 2), None
 
