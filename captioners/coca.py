@@ -3,36 +3,34 @@
 Dimensions: H, W picture's sides, E embedding.
 """
 
-import contextlib
 import dataclasses
-import hashlib
-import itertools
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.transforms import Compose, PILToTensor
 
-from captioners.base import Caption, Captioned, Captioner, SamplingConfig
-from captioners.beam import BeamSearch
+from captioners.base import Captioned, Captioner, SamplingConfig
 from captioners.coca_decode import Decoding
 from captioners.coca_forward import encode_images, encode_text_trimmed, initialise_decoder
 from captioners.context import POSITIONS, extend_context
-from captioners.draw import Drawing
 from captioners.linear import fast_products
+from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
+from captioners.search import evaluating, search, spoken
+from captioners.slots import SlotDrawing, Slots, send, stack
 from captioners.tokenizer import CaptionTokenizer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from captioners.weights import DTYPES, read_weights, state_sha256
 
 
 class CoCaCaptioner:
@@ -52,13 +50,17 @@ class CoCaCaptioner:
         cfg = merge_preprocess_dict(PreprocessCfg(), source.preprocess_cfg)
         cfg["size"] = model.visual.image_size  # open_clip's factory, too, lets the tower decide
         self.preprocess_cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
+        self._mean_and_std = torch.tensor([self.preprocess_cfg["mean"], self.preprocess_cfg["std"]])[..., None, None]  # (2, 3, 1, 1)
         self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
         self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
         self.pad_id = self.tokenizer.pad_id
         self.context_length = min(model.text.context_length, model.text_decoder.context_length)
         self.description = self._describe(source)
-        # open_clip's own inference transform: a decoded RGB picture to (3, H, W) float32; holds no model, so workers can have it
-        self.preprocess: Callable[[Image.Image], Tensor] = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
+        self._free_slots: list[Slots] = []  # on a GPU: of earlier calls, with all that was made ready for them
+        # open_clip's own inference transform up to the pixels: a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes
+        # of floats on the way to the model; holds no model, so workers can have it
+        *to_size, _, _ = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False).transforms
+        self.preprocess: Callable[[Image.Image], Tensor] = Compose([*to_size, PILToTensor()])
 
     def caption(
         self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
@@ -70,35 +72,48 @@ class CoCaCaptioner:
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
         rules = self._rules(sampling)
-        if sampling.strategy == "beam":
-            search = BeamSearch(self._begin(rules), images, rules, batch_size=self.batch_size)
+        if self.on_gpu and sampling.strategy != "beam":
+            found = SlotDrawing(partial(self._take_slots, rules), self._free_slots.append, images, rules, batch_size=self.batch_size,
+                                first_index=first_index)
         else:
-            search = Drawing(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index,
-                             check_every=8 if self.model.logit_scale.is_cuda else 1)
-        return self._caption(search, similarity)
+            found = search(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index)
+        return spoken(found, self.model, self.decode, self._similarities if similarity else None, together=64 if self.on_gpu else 1)
 
-    def _caption(self, search: Iterable[DecodedPicture], similarity: bool) -> Iterator[Captioned]:
-        found = iter(search)
-        while True:
-            with evaluating(self.model):
-                picture = next(found, None)
-                if picture is None:
-                    return
-                similarities = self._similarities(picture) if similarity else itertools.repeat(None)
-            captions = (Caption(self.decode(c.tokens), c.logprob, c.truncated, s) for c, s in zip(picture.captions, similarities))
-            yield Captioned(picture.key, tuple(captions), picture.features)
+    @property
+    def on_gpu(self) -> bool:
+        return self.model.logit_scale.is_cuda
+
+    def _take_slots(self, rules: Rules, count: int) -> Slots:
+        """Slots for this sampling: such as are free, with their graph, or new ones."""
+        weights = [weight.data_ptr() for weight in self.model.parameters()]  # a graph knows them by where they are
+        for at, slots in enumerate(self._free_slots):
+            if (slots.count, slots.rules.sampling, slots.rows.weights) == (count, rules.sampling, weights):
+                return self._free_slots.pop(at)
+        try:
+            return Slots(_SlotRows(self, rules, count, weights), rules, count)
+        except torch.OutOfMemoryError:
+            self._free_slots.clear()
+            raise
 
     @torch.no_grad()
-    def _similarities(self, picture: DecodedPicture) -> list[float]:
-        """Cosine of each caption's embedding and the picture's; a caption over the context keeps its first tokens and its end."""
-        ids = [caption.tokens for caption in picture.captions]
+    def _similarities(self, pictures: Sequence[DecodedPicture]) -> list[list[float]]:
+        """Cosines of each picture's captions' embeddings and its own; a caption over the context keeps its first tokens and its end."""
+        ids = [caption.tokens for picture in pictures for caption in picture.captions]
         ids = [[*of[:self.context_length - 1], self.end_id] if len(of) > self.context_length else of for of in ids]
         tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
         for row, of in zip(tokens, ids, strict=True):
             row[:len(of)] = torch.tensor(of)
         with fast_products():
-            features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
-        return (features.float().cpu() @ picture.features).tolist()
+            features, _, _ = encode_text_trimmed(self.model, tokens)
+        features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (M, C, E)
+        return [(of_captions @ picture.features).tolist() for of_captions, picture in zip(features, pictures, strict=True)]
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """The rest of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32; others are left as they are."""
+        if pictures.dtype != torch.uint8:
+            return pictures
+        mean, std = send(self._mean_and_std, pictures.device)
+        return pictures.float().div_(255).sub_(mean).div_(std)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes."""
@@ -111,17 +126,15 @@ class CoCaCaptioner:
 
     def _begin(self, rules: Rules) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
-        parameter = self.model.logit_scale
-
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Decoding]:
-            images = torch.stack(list(pictures))
-            if parameter.is_cuda:
-                images = images.pin_memory()  # so that the upload runs beside the model
-            images = images.to(parameter.device, parameter.dtype, non_blocking=True)
-            features, image_tokens = encode_images(self.model, images)
+            features, image_tokens = self._encode(stack(pictures, self.model.logit_scale.device))
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 
         return begin
+
+    def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features (N, E) and image tokens (N, S, W) of pictures (N, 3, H, W)."""
+        return encode_images(self.model, self.normalise(pictures).to(self.model.logit_scale.dtype))
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
         """What holds for all captions of this sampling; ValueError where it does not fit."""
@@ -175,6 +188,25 @@ class CoCaCaptioner:
         ))
 
 
+class _SlotRows:
+    """A CoCa's rows that stay where they are (see `captioners.slots.SlotRows`)."""
+
+    def __init__(self, captioner: CoCaCaptioner, rules: Rules, slots: int, weights: Sequence[int]):
+        self.captioner, self.weights = captioner, weights
+        blank = torch.zeros(1, 3, *captioner.preprocess_cfg["size"], device=rules.prefix.device)
+        _, image_tokens = captioner._encode(blank)
+        self.decoding = Decoding(captioner.model, image_tokens.expand(slots, -1, -1), limit=rules.max_length - 2)
+        self.decoding.keep(torch.arange(slots, device=blank.device).repeat_interleave(rules.sampling.num_captions))
+
+    def begin(self, slots: Tensor, pictures: Tensor) -> Tensor:
+        features, image_tokens = self.captioner._encode(pictures)
+        self.decoding.restart(slots, image_tokens)
+        return features
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self.decoding.step(tokens[:, None], self.decoding.limit)[:, 0]
+
+
 def load_captioner(
     name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
     device: str = "cpu", dtype: str = "fp32"
@@ -187,6 +219,8 @@ def load_captioner(
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
     """
+    # cuDNN makes a plan for each new shape of an attention, of about half a second; torch's own kernels are as fast
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:
@@ -247,49 +281,7 @@ def _load_weights(model: CoCa, state: Mapping[str, Tensor], path: Path) -> None:
     model.load_state_dict(state)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, by name; nothing in the file can run code."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds; none may pass as another fault
-        raise ValueError(f"{path}: not a file of weights that can be read safely: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    if not state:
-        raise ValueError(f"{path}: holds no tensors by name")
-    return state
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors in float32, with their names and shapes, in the order of their names."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{key} {tuple(value.shape)}\n".encode())
-        digest.update(value.numpy())
-    return digest.hexdigest()
-
-
-def check_name(name: str) -> None:
-    """Refuses a captioner's name that cannot name a column."""
-    if not re.fullmatch(r"[a-z0-9_]+", name) or "emb" in name or "_captions" in name:
-        raise ValueError(f"name {name!r}: must be of a-z, 0-9 and _, without 'emb' or '_captions'")
-
-
 def _sync_and_rename(path: Path, target: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     os.replace(path, target)
-
-
-@contextlib.contextmanager
-def evaluating(model: CoCa) -> Iterator[None]:
-    """The model in eval mode, and back in the mode it was in, whatever happens."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
