@@ -1,8 +1,8 @@
 """Keys and values of a transformers model in decoding: those of the prompt once for each picture, those of captions row by row.
 
 Dimensions: N pictures, C captions of the picture that has the most, R rows (captions in flight, of one picture after the other),
-P tokens of the prompt, n new tokens, t positions of a caption attended to, H heads of keys and values, G heads of queries for each,
-D width of a head.
+P tokens of the prompt, n new tokens, t positions of a caption attended to, H heads of keys and values, G heads of queries for
+each of them, D width of a head.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class SharedCache(Cache):
 
     def __init__(self, prompts: Cache, *, limit: int, parts: bool):
         super().__init__(layers=prompts.layers)
-        self.own = [KeyValueCache(*(each.new_zeros(*each.shape[:2], limit, each.shape[-1]) for each in (layer.keys, layer.values)))
+        self.own = [KeyValueCache(*(of.new_zeros(*of.shape[:2], limit, of.shape[-1]) for of in (layer.keys, layer.values)))
                     for layer in self.layers]
         self.parts = parts
         keys = self.layers[0].keys
@@ -128,8 +128,8 @@ def attend(module: nn.Module, query: Tensor, key: Parts, value: Parts, attention
            ) -> tuple[Tensor, None]:
     """Attention (R, n, G * H, D) of queries (R, G * H, n, D) over prompt and caption, as transformers' layers call it.
 
-    The captions of a picture, and the queries that share a head of keys, are the query axis of one product with the prompt's keys:
-    nothing is replicated. The mask (R, 1, n, t) is of the captions' own positions.
+    The captions of a picture, and the queries that share a head of keys, are the query axis of one product with the prompt's
+    keys: nothing is replicated. The mask (R, 1, n, t) is of the captions' own positions.
     """
     grid, (rows, heads, new, width) = key.grid, query.shape
     query = (query * scaling).reshape(rows, key.own.shape[1], -1, width)  # (R, H, G * n, D)

@@ -24,9 +24,9 @@ class Continuing:
 
     Starts with one row per picture, whose picture and prompt are seen in one pass; their keys and values are kept once for all
     captions of the picture. The first token that rows are fed is the start token, for which the prompt stands: what follows is
-    known. Rows may be of unequal length. `limit` is the most tokens a row will be fed, start token aside. `ends`: tokens that end
-    a caption, of which the first stands for all: with the probability of all, or, where `greedy`, of the best, as greedy search
-    takes the best token. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
+    known. Rows may be of unequal length. `limit` is the most tokens a row will be fed, start token aside. `ends`: tokens that
+    end a caption, of which the first stands for all: with the probability of all, or, where `greedy`, of the best, as greedy
+    search takes the best token. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
     """
 
     def __init__(self, family: Llava, pictures: Tensor, prompt: Tensor, *, limit: int, ends: Sequence[int], greedy: bool):
@@ -55,7 +55,7 @@ class Continuing:
         self.room, self.warm, self.graph = 0, False, None
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V), float32, of what follows each, which the next call may overwrite."""
+        """Feeds tokens (R, n) and returns the logits (R, n, V), float32, of what follows; the next call may overwrite them."""
         if self.first is None:
             return self._feed(tokens)
         first, self.first = self.first, None
@@ -103,7 +103,7 @@ class Continuing:
         return self.logits
 
     def _step(self, tokens: Tensor, length: int) -> Tensor:
-        """`_feed`, with attention over the first `length` positions; of the same shapes and memory whenever rows and length are."""
+        """`_feed`, with attention over the first `length` positions; of the same shapes and memory for the same rows."""
         new = torch.arange(tokens.shape[1], device=tokens.device)
         # a finished row that has not left yet may be at its end: what it is fed is not looked at
         positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)

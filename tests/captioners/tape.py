@@ -1,4 +1,4 @@
-"""A CUDA graph as far as a CPU can show it: what is captured is not done, and a replay is the same kernels on the same memory."""
+"""A CUDA graph as far as a CPU can show it: what is captured is not done, a replay is the same kernels on the same memory."""
 
 import contextlib
 
