@@ -61,19 +61,21 @@ class CoCaCaptioner:
         self.preprocess: Callable[[Image.Image], Tensor] = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
+        batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
+        batch_size: the captioner's own unless given.
         Caption i of a picture is number first_index + i of its key's draws. Its text starts with the prompt.
         similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
-        rules = self._rules(sampling)
+        rules, batch_size = self._rules(sampling), batch_size or self.batch_size
         if sampling.strategy == "beam":
-            search = BeamSearch(self._begin(rules), images, rules, batch_size=self.batch_size)
+            search = BeamSearch(self._begin(rules), images, rules, batch_size=batch_size)
         else:
-            search = Drawing(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index,
+            search = Drawing(self._begin(rules), images, rules, batch_size=batch_size, first_index=first_index,
                              check_every=8 if self.model.logit_scale.is_cuda else 1)
         return self._caption(search, similarity)
 

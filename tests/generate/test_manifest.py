@@ -163,12 +163,12 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
     written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]
     versions = written.pop("versions")
     assert written == {
-        "columns": {"syn_text_fake": {
+        "rules": 2, "columns": {"syn_text_fake": {
             "captioner": "fake", "weights_sha256": "0" * 64, "sampling": config.sampling.model_dump(), "gate": config.gate.model_dump(),
             "similarity": False, "dtype": "fp32", "batch_size": 2}},
         "format": "webdataset", "captions_only": False, "replace_columns": False, "drop_text_embeddings": False,
         "text_from_synthetic": False, "limit": None}
-    assert versions["capsmith"] == "0.1" and all(value.count(".") == 1 for value in versions.values())
+    assert versions["capsmith"] == "0.2" and all(value.count(".") == 1 for value in versions.values())
     assert list(versions) == ["torch", "open_clip_torch", "capsmith"]
     marker = read_marker(tmp_path / "out", "00000")
     stat = (tmp_path / "in" / "00000.tar").stat()
