@@ -1,5 +1,6 @@
 """What every captioner takes and gives."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 if TYPE_CHECKING:  # configurations are read without torch
     from PIL import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class SamplingConfig(BaseModel):
@@ -147,3 +148,17 @@ class Captioner(Protocol):
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes; ValueError as of `caption`."""
+
+
+class TrainableCaptioner(Captioner, Protocol):
+    """A captioner whose model is here, with a vocabulary of its own: it can be fine-tuned and saved."""
+
+    model: "nn.Module"   # whose weights learn
+    context_length: int  # tokens of a caption at most, start and end included
+    pad_id: int          # what fills token ids up
+
+    def encode_text_ids(self, text: str) -> list[int]:
+        """Token ids of a caption, from start to end token, never cut."""
+
+    def save(self, folder: str | os.PathLike, name: str) -> None:
+        """Write what `load_captioner` loads from the folder, its config last; ValueError for a name that cannot name a column."""
