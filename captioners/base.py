@@ -131,7 +131,7 @@ class Captioner(Protocol):
 
     @property
     def preprocess(self) -> "Callable[[Image.Image], Tensor]":
-        """Turns a decoded RGB picture into what the model wants, (3, H, W); it can be sent to processes that decode."""
+        """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
 
     def caption(
         self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from captioners.base import TrainableCaptioner
-from captioners.coca import evaluating
+from captioners.search import evaluating
 from finetune.batching import CaptionedPictures
 from finetune.checkpoints import BEST, VALIDATION_LOG
 from finetune.config import FinetuneConfig
