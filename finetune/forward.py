@@ -9,13 +9,14 @@ import contextlib
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from captioners.base import Captioner
+from captioners.base import TrainableCaptioner
 from captioners.coca import CoCaCaptioner
 from captioners.coca_forward import forward_trimmed
 from captioners.linear import fast_products
@@ -24,6 +25,9 @@ from finetune.config import FinetuneConfig
 from finetune.image_cache import cache_images
 from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss
 from finetune.optimizer import coca_depth
+
+if TYPE_CHECKING:  # it brings transformers
+    from captioners.vlm import VLMCaptioner
 
 WIDE = 256  # from this width on products are large enough for Python to see each of them
 
@@ -96,7 +100,7 @@ class VLMForward(nn.Module):
     depth: Callable[[str], int] | None
     products: Callable[[], AbstractContextManager]
 
-    def __init__(self, captioner: Captioner, config: FinetuneConfig):
+    def __init__(self, captioner: "VLMCaptioner", config: FinetuneConfig):
         super().__init__()
         self.captioner, self.pad_id, self.weights = captioner, captioner.pad_id, {"caption": config.caption_weight}
         if config.layer_decay != 1:
@@ -114,7 +118,7 @@ class VLMForward(nn.Module):
         self.depth, self.products = None, contextlib.nullcontext
         self.library = "transformers" if captioner.adapter is None else "peft"
 
-    def written(self) -> Captioner:
+    def written(self) -> "VLMCaptioner":
         """The captioner as it is to be written, adapters aside."""
         return self.captioner
 
@@ -133,6 +137,6 @@ class VLMForward(nn.Module):
         """Nothing has bounds."""
 
 
-def training_forward(captioner: Captioner, config: FinetuneConfig) -> CoCaForward | VLMForward:
+def training_forward(captioner: TrainableCaptioner, config: FinetuneConfig) -> CoCaForward | VLMForward:
     """The captioner's forward pass in training, its weights made ready for it."""
     return (CoCaForward if isinstance(captioner, CoCaCaptioner) else VLMForward)(captioner, config)

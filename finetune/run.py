@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from captioners.base import Captioner
+from captioners.base import TrainableCaptioner
 from captioners.coca import load_captioner
 from captioners.resolve import is_transformers
 from finetune.batching import CaptionedPictures
@@ -46,7 +46,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
         finish(trainer, captioner.name, forward.library, held_out, scores)
 
 
-def load(config: FinetuneConfig, device: torch.device) -> Captioner:
+def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
     """The captioner to start from: in the main memory, or, in 4 bits, on the device."""
     if config.model.startswith("openai:"):
         raise ValueError(f"--model {config.model}: a server's model cannot be fine-tuned; give its folder or org/name")
@@ -83,7 +83,7 @@ def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPicture
     print(f"captioner {name} written to {config.output}; how it went: {config.output / PAGE}")
 
 
-def read_pictures(config: FinetuneConfig, captioner: Captioner, *, quiet: bool) -> CaptionedPictures:
+def read_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, *, quiet: bool) -> CaptionedPictures:
     """The captioned pictures of all inputs, with their weights."""
     if len(config.weights) not in (0, len(config.input)):
         raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")
