@@ -134,8 +134,8 @@ class Captioner(Protocol):
         """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
 
     def caption(
-        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
-        batch_size: int | None = None
+        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture) pairs, as many pictures in flight as `batch_size` says; one result for each, in their order.
 
@@ -161,4 +161,4 @@ class TrainableCaptioner(Captioner, Protocol):
         """Token ids of a caption, from start to end token, never cut."""
 
     def save(self, folder: str | os.PathLike, name: str) -> None:
-        """Write what `load_captioner` loads from the folder, its config last; ValueError for a name that cannot name a column."""
+        """Writes what `load_captioner` loads from the folder, its config last; ValueError for a name that names no column."""

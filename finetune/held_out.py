@@ -18,7 +18,8 @@ from finetune.validation import evenly, validate
 from imagetext.sources import read_samples
 
 
-def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pictures: CaptionedPictures) -> CaptionedPictures | None:
+def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pictures: CaptionedPictures
+                      ) -> CaptionedPictures | None:
     """Those of --eval-input, or some that are taken out of the input, at most a twentieth of it; None where there are none."""
     most, options = config.hold_out, {"long_captions": config.long_captions, "quiet": True}
     if config.eval_input:
@@ -33,10 +34,10 @@ def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pic
 
 
 class HeldOut:
-    """Called with the trainer, the step and the captions seen: validates, writes a line of the log and the page, returns the line."""
+    """Called with the trainer, the step and the captions seen: validates, writes the page and a line of the log, and returns it."""
 
-    def __init__(self, pictures: CaptionedPictures):
-        self.pictures = pictures
+    def __init__(self, pictures: CaptionedPictures, name: str):
+        self.pictures, self.name = pictures, name
         self.given = [(sample.key, pictures.image(index), sample.captions) for index, sample in enumerate(pictures.samples)]
 
     def __call__(self, trainer: Trainer, step: int, samples: int) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class HeldOut:
             losses = losses_on(self.pictures, trainer)
             earlier = [json.loads(line)["caption"] for line in log.read_text().splitlines()] if log.exists() else []
             if losses["caption"] < min(earlier, default=float("inf")):
-                captioner.save(folder / BEST, captioner.name)
+                captioner.save(folder / BEST, self.name)
         line = {"step": step, "samples": samples, **losses, **found.scores, "human": found.human,
                 "samples_shown": found.shown, "warning": found.warning}
         with open(log, "a", encoding="utf-8") as file:
@@ -56,7 +57,7 @@ class HeldOut:
             print(f"\n{found.warning}", flush=True)
         trainer.accelerator.log({f"held_out/{name}": value for name, value in (losses | found.scores).items()}, step)
         shown = {sample.key: index for index, sample in enumerate(self.pictures.samples) if sample.key in found.shown}
-        write_training_page(folder, name=captioner.name,
+        write_training_page(folder, name=self.name,
                             pictures={key: self.pictures.encoded(index) for key, index in shown.items()},
                             references={key: self.pictures.samples[index].captions for key, index in shown.items()})
         return line

@@ -125,8 +125,8 @@ def _check_same(output: Path, earlier: dict[str, Any], settings: Mapping[str, An
     """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
     began = earlier.pop("capsmith", "0.1")  # 0.1 did not say so
     if began != VERSION and not is_done(output):
-        raise ValueError(f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite to "
-                         "start anew")
+        raise ValueError(f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
+                         "to start anew")
     if other := ", ".join(f"{name} was {value!r}, is {settings[name]!r}" for name, value in earlier.items()
                           if name in settings and settings[name] != value):  # those that both versions know
         raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")

@@ -85,7 +85,7 @@ def usable(samples: Iterable[Sample], *, quiet: bool) -> list[Sample]:
 
 
 class HeldOutRetrieval:
-    """Called with the trainer, the step and the records seen: validates, and writes a line of the log, which it returns, and the page."""
+    """Called with the trainer, the step and the records seen: validates, writes the page and a line of the log, and returns it."""
 
     def __init__(self, samples: Sequence[Sample]):
         self.samples = samples

@@ -31,7 +31,7 @@ def run(config: FinetuneConfig) -> int:
 def train(config: FinetuneConfig, state: PartialState) -> None:
     """Fine-tune in this process, of those that `state` tells of."""
     captioner = load(config, state.device)
-    captioner.name = config.name or captioner.name
+    name = config.name or captioner.name
     state.print(captioner.description)
     pictures = read_pictures(config, captioner, quiet=not state.is_main_process)
     if state.is_main_process:
@@ -39,11 +39,11 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
         tell_of_lengths(pictures, config)
     held_out = held_out_pictures(config, captioner, pictures)
     forward = training_forward(captioner, config)
-    trainer = Trainer(config, forward, pictures, HeldOut(held_out) if held_out else None)
+    trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)
     state.print(describe(trainer))
     scores = trainer.fit()
     if state.is_main_process:
-        finish(trainer, captioner.name, forward.library, held_out, scores)
+        finish(trainer, name, forward.library, held_out, scores)
 
 
 def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:

@@ -103,7 +103,7 @@ class Trainer:
         self.state |= {"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {}
 
     def fit(self) -> dict[str, Any]:
-        """Train to the budget; what was found at the last validation, {} without one; ValueError on a loss that is not finite."""
+        """Train to the budget; what the last validation found, {} without one; ValueError on a loss that is not finite."""
         config, rank, main = self.config, self.accelerator.process_index, self.accelerator.is_main_process
         first = self.checkpoints.load(self.state)
         if main:

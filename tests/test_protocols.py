@@ -9,8 +9,8 @@ FOLDER = Path(__file__).parent / "protocols"
 
 def check(path: Path, cache: Path) -> str:
     """What mypy says of a file."""
-    done = subprocess.run([sys.executable, "-m", "mypy", "--config-file", str(FOLDER / "mypy.ini"), "--cache-dir", str(cache), str(path)],
-                          capture_output=True, text=True)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(FOLDER / "mypy.ini"), "--cache-dir", str(cache), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout + done.stderr
 
 

@@ -14,21 +14,25 @@ from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer
 from tests.finetune.test_validation import Scripted
 
 
-def assign(coca: CoCaCaptioner, vlm: VLMCaptioner, endpoint: EndpointCaptioner, fake: conftest.FakeCaptioner,
-           disturbed: campaign.Captioner, scripted: Scripted, of_coca: CoCaForward, of_vlm: VLMForward, of_student: StudentForward,
-           tar: TarShard, jsonl: JsonlShard, parquet: ParquetShard) -> None:
+def captioners(endpoint: EndpointCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted) -> None:
     captioner: Captioner = endpoint
     captioner = fake
     captioner = disturbed
     captioner = scripted
 
-    trainable: TrainableCaptioner = coca
-    trainable = vlm
 
-    forward: Forward = of_coca
-    forward = of_vlm
-    forward = of_student
+def trainable_captioners(coca: CoCaCaptioner, vlm: VLMCaptioner) -> None:
+    captioner: TrainableCaptioner = coca
+    captioner = vlm
 
+
+def forwards(coca: CoCaForward, vlm: VLMForward, student: StudentForward) -> None:
+    forward: Forward = coca
+    forward = vlm
+    forward = student
+
+
+def writers(tar: TarShard, jsonl: JsonlShard, parquet: ParquetShard) -> None:
     writer: Writer = tar
     writer = jsonl
     writer = parquet
