@@ -86,8 +86,8 @@ def make_views(samples: Iterable[Sample], config: ReinforceConfig, size: int) ->
             asked.append((sample, texts))
             yield sample.key, sample.image, error
 
-    made = DataLoader(_Viewed(config, size), sampler=requests(), batch_size=None, num_workers=config.num_workers, collate_fn=_as_it_is,
-                      prefetch_factor=-(-GROUP // config.num_workers) if config.num_workers else None)
+    made = DataLoader(_Viewed(config, size), sampler=requests(), batch_size=None, num_workers=config.num_workers,
+                      collate_fn=_as_it_is, prefetch_factor=-(-GROUP // config.num_workers) if config.num_workers else None)
     for views, pixels, error in made:
         yield Picture(*asked.popleft(), views, None if pixels is None else torch.from_numpy(pixels), error)
 
