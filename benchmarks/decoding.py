@@ -13,6 +13,7 @@ import json
 import os
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,10 +21,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, peer_python, product_rate
-from captioners import coca
+from captioners import draw
 from captioners.base import SamplingConfig
 from captioners.coca import CoCaCaptioner, load_captioner
-from captioners.draw import Drawing
+from captioners.rows import Rules
+from captioners.weights import DTYPES
 
 PICTURES, CAPTIONS = 16, 5
 CASES = {"b32-t30": ("coca_ViT-B-32", 30), "l14-t30": ("coca_ViT-L-14", 30), "b32-t77": ("coca_ViT-B-32", 77),
@@ -31,15 +33,16 @@ CASES = {"b32-t30": ("coca_ViT-B-32", 30), "l14-t30": ("coca_ViT-L-14", 30), "b3
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
-class EndingDrawing(Drawing):
-    """Each caption ends with its `lengths[picture, caption]`-th token, and not before."""
+def ending_at(lengths: torch.Tensor) -> Callable:
+    """A `draw.choose_next` under which each caption ends with its `lengths[picture, caption]`-th token, and not before."""
+    choose_next = draw.choose_next
 
-    lengths: torch.Tensor
+    def choose(flight: draw.Flight, logits: torch.Tensor, rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
+        ends = flight.length + 1 == lengths.to(logits.device)[flight.picture % len(lengths), flight.caption]
+        logits[:, rules.end_id] = torch.where(ends, 1e4, -1e4).to(logits.dtype)
+        return choose_next(flight, logits, rules)
 
-    def _choose(self, flight, logits):
-        ends = flight.length + 1 == self.lengths[flight.picture, flight.caption]
-        logits[:, self.rules.end_id] = torch.where(ends, 1e4, -1e4)
-        return super()._choose(flight, logits)
+    return choose
 
 
 def coco_lengths(captioner: CoCaCaptioner, limit: int) -> torch.Tensor:
@@ -88,8 +91,8 @@ def main() -> None:
     lengths = torch.full((PICTURES, CAPTIONS), limit)
     sampling = SamplingConfig(num_captions=CAPTIONS, top_p=0.9, max_length=limit, min_length=limit)
     if args.case == "b32-coco":
-        lengths = EndingDrawing.lengths = coco_lengths(captioner, limit)
-        coca.Drawing, sampling = EndingDrawing, sampling.model_copy(update={"min_length": 0})
+        lengths = coco_lengths(captioner, limit)
+        draw.choose_next, sampling = ending_at(lengths), sampling.model_copy(update={"min_length": 0})
 
     def ours() -> None:
         found = list(captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling))

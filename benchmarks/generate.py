@@ -33,9 +33,9 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from benchmarks.decoding import CAPTIONS, DATA, EndingDrawing, PICTURES, coco_lengths, floor_seconds
+from benchmarks.decoding import CAPTIONS, DATA, PICTURES, coco_lengths, ending_at, floor_seconds
 from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
-from captioners import coca
+from captioners import draw
 from captioners.coca import load_captioner
 from generate import engine
 from generate.config import GenerateConfig
@@ -111,7 +111,7 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int)
     work.load("cpu", {})
     captioner = work.columns[0].captioner
     lengths = coco_lengths(captioner, LIMIT)
-    EndingDrawing.lengths, coca.Drawing, engine.ShardWriter = lengths.repeat(ROUNDS, 1), EndingDrawing, TimedWriter
+    draw.choose_next, engine.ShardWriter = ending_at(lengths), TimedWriter
     shares = []  # of a run's time: waiting, writing
 
     def ours() -> None:
