@@ -5,8 +5,6 @@ B: pictures of the whole batch, K: kinds of texts, L: context, E: the student's 
 
 import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from captioners.resolve import CLIP_CONFIG, find_weights
 from diversity.clip_models import read_clip_config
 from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
 from finetune.student_config import StudentConfig
+from imagetext.outputs import whole_files
 
 if TYPE_CHECKING:
     from finetune.reinforced import Teachers
@@ -46,15 +45,11 @@ class Student:
         weights = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                    for name, value in self.model.state_dict().items()}
         config = {"model_cfg": dict(self.model_cfg), "preprocess_cfg": self.preprocess_cfg}
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
-            staging = Path(staging)
+        with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
             if isinstance(self.tokenizer, HFTokenizer):
                 self.tokenizer.tokenizer.save_pretrained(staging)
             save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
-            for path in sorted(staging.iterdir()):
-                os.replace(path, folder / path.name)
             (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            os.replace(staging / CLIP_CONFIG, folder / CLIP_CONFIG)
 
 
 def load_student(name: str, pretrained: str | None = None) -> Student:
