@@ -1,6 +1,5 @@
 """`capsmith generate`: every shard without a done-marker is captioned and written; the same command again resumes."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from generate.captioning import Column, caption_samples
 from generate.config import GenerateConfig
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
+from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
@@ -22,8 +22,6 @@ from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wan
 from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import Shard, read_samples
 from imagetext.stores import is_remote
-
-logger = logging.getLogger(__name__)
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
@@ -75,25 +73,17 @@ class Captioning:
     def write(self, shard: Shard, pace: Pace) -> None:
         """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
         captioners = {id(column.captioner): column.captioner for column in self.columns}.values()
-        sizes = [captioner.batch_size for captioner in captioners]
-        before = pace.counts
-        try:
-            while True:
-                try:
-                    smaller = [captioner.batch_size for captioner in captioners]
-                    write_shard(shard, self.columns, self.config, pace, {} if smaller == sizes else {"batch_sizes": smaller})
-                    return
-                except torch.OutOfMemoryError:
-                    if max(smaller) == 1:
-                        raise
-                    for captioner in captioners:
-                        captioner.batch_size = max(1, captioner.batch_size // 2)
-                    pace.counts = before
-                    logger.warning("shard %s: out of memory, begun anew with %s pictures in flight", shard.name,
-                                   ", ".join(str(captioner.batch_size) for captioner in captioners))
-                    torch.cuda.empty_cache()  # nothing without a GPU
-        finally:
+        settled = [captioner.batch_size for captioner in captioners]
+
+        def write(sizes: Sequence[int]) -> None:
             for captioner, size in zip(captioners, sizes):
+                captioner.batch_size = size
+            write_shard(shard, self.columns, self.config, pace, {} if sizes == settled else {"batch_sizes": sizes})
+
+        try:
+            with_halved_batches(write, settled, "pictures in flight", shard, pace)
+        finally:
+            for captioner, size in zip(captioners, settled):
                 captioner.batch_size = size
 
 

@@ -1,17 +1,16 @@
 """`capsmith reinforce`: every shard without a done-marker gets views and teachers' embeddings; the same command again resumes."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from typing import Any
 
-import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from generate.manifest import input_of, read_run, wait_for_run
+from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.reinforce_config import ReinforceConfig
 from generate.reinforcing import convert_samples, reinforce_samples
@@ -22,8 +21,6 @@ from imagetext.outputs import remove, write_file
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import Shard, read_samples
 from imagetext.stores import join
-
-logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 SIDE = 224  # of views that no teacher sees
@@ -74,18 +71,10 @@ class Reinforcing:
 
     def write(self, shard: Shard, pace: Pace) -> None:
         """Reinforce and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
-        batch_size, before = self.config.batch_size, pace.counts
-        while True:
-            try:
-                write_shard(shard, self.teachers, self.config, pace, batch_size)
-                return
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise
-                batch_size = max(1, batch_size // 2)
-                pace.counts = before
-                logger.warning("shard %s: out of memory, begun anew with %d views or texts at a time", shard.name, batch_size)
-                torch.cuda.empty_cache()  # nothing without a GPU
+        def write(sizes: Sequence[int]) -> None:
+            write_shard(shard, self.teachers, self.config, pace, *sizes)
+
+        with_halved_batches(write, [self.config.batch_size], "views or texts at a time", shard, pace)
 
 
 def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, pace: Pace, batch_size: int) -> None:
