@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from diversity.clip_models import CONFIG
+from captioners.resolve import CLIP_CONFIG
 from diversity.embedders import AT_ONCE, Embedder, OpenClip
 from diversity.report import labels
 from diversity.semantic import SAME, Groups, encode_columns, mean, sizes, split_rows
@@ -162,7 +162,7 @@ def _notes(clip: OpenClip, found: Mapping[str, ClipScores], columns: Mapping[str
 def captioner_name(model: str) -> str:
     """The name that a captioner has in records which is loaded by this name of an open_clip model."""
     folder = Path(model.removeprefix("local-dir:"))
-    config = folder / CONFIG
+    config = folder / CLIP_CONFIG
     if config.is_file() and (name := json.loads(config.read_text(encoding="utf-8")).get("capsmith", {}).get("name")):
         return name
     architecture, _, weights = model.removeprefix("hf-hub:").partition(":")

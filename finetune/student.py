@@ -15,8 +15,8 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from captioners.resolve import CLIP_CONFIG, find_weights
-from diversity.clip_models import read_clip_config
+from captioners.clip import ClipSource, load_clip, read_clip_config
+from captioners.resolve import CLIP_CONFIG
 from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
 from finetune.student_config import StudentConfig
 from imagetext.outputs import whole_files
@@ -69,10 +69,8 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
     except ValueError as error:
         raise ValueError(f"--student {name}: {error}") from error
     try:
-        model = open_clip.create_model(source, pretrained, pretrained_text=False,
-                                       load_weights=built_in or find_weights(folder) is not None)
-        tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
+        model, tokenizer = load_clip(ClipSource(source, pretrained, model_cfg), random=True)
+    except ValueError as error:
         raise ValueError(f"--student {name}: open_clip cannot load it: {error}") from error
     return Student(name, model, tokenizer, model_cfg)
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import captioners
+from captioners.clip import clip_source, is_open_clip
 from captioners.coca import load_captioner
 from diversity import embedders
-from diversity.clip_models import clip_source, is_open_clip
 from diversity.embedders import Embedder, OpenClip, default_embedder, load_embedder
 
 COCA_TINY = Path(captioners.__file__).parent / "models" / "coca_tiny"

@@ -1,19 +1,65 @@
-"""CLIP models of open_clip by name: `--clip`, `--embedder` and `--teacher` take the same names."""
+"""CLIP models of open_clip by name, for all rooms: `--clip`, `--embedder` and `--teacher` take the same names.
+
+H, W: height and width of the pixels
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-CONFIG = "open_clip_config.json"
+from captioners.resolve import CLIP_CONFIG, find_weights
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+
+class ClipSource(NamedTuple):
+    """Where a model comes from: `name` and `pretrained` as open_clip takes them, and its config, which asks for no code to be run."""
+
+    name: str
+    pretrained: str | None
+    model_cfg: Mapping[str, Any]
 
 
 def is_open_clip(name: str) -> bool:
     """Whether a name can only mean a model of open_clip (an org/name may be of another library's); nothing is loaded."""
     import open_clip  # late: it imports torch
 
-    return (name.startswith(("hf-hub:", "local-dir:")) or (Path(name) / CONFIG).is_file()
+    return (name.startswith(("hf-hub:", "local-dir:")) or (Path(name) / CLIP_CONFIG).is_file()
             or _architecture(name)[0] in open_clip.list_models())
+
+
+def find_clip(name: str) -> ClipSource:
+    """The model of a name as `clip_source` takes it; ValueError where there is none, or it asks for code of its own to be run."""
+    source, pretrained = clip_source(name)
+    return ClipSource(source, pretrained, read_clip_config(source))
+
+
+def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple["nn.Module", Any]:
+    """The model and its tokenizer; of what has no weights, a model with random ones where `random` allows it.
+
+    Raises: ValueError that says why open_clip cannot load it.
+    """
+    import open_clip  # late: it imports torch
+
+    weights = {"require_pretrained": True}
+    if random:
+        folder = source.name.removeprefix("local-dir:")
+        weights = {"load_weights": folder == source.name or find_weights(Path(folder)) is not None, "pretrained_text": False}
+    try:
+        model = open_clip.create_model(source.name, source.pretrained, device=device, **weights)
+        return model, open_clip.get_tokenizer(source.name)
+    except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
+        raise ValueError(str(error)) from error
+
+
+def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[["Image"], "Tensor"]:
+    """What makes (3, H, W) of a decoded picture, as the model takes it."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    return image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
 
 
 def clip_source(name: str) -> tuple[str, str | None]:
@@ -48,7 +94,7 @@ def read_clip_config(source: str) -> Mapping[str, Any]:
         model_cfg = open_clip.get_model_config(source)
         options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no {CONFIG} of a CLIP model: {error}") from error
+        raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {error}") from error
     if not isinstance(options, Mapping) or "trust_remote_code" in options:
         raise ValueError(f"its tokenizer_kwargs ask for code to be run: {options}")
     return model_cfg
