@@ -3,12 +3,13 @@
 H, W: height and width of the pixels
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from captioners.resolve import CLIP_CONFIG, find_weights
+from captioners.resolve import CLIP_CONFIG, column_name, find_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -98,6 +99,17 @@ def read_clip_config(source: str) -> Mapping[str, Any]:
     if not isinstance(options, Mapping) or "trust_remote_code" in options:
         raise ValueError(f"its tokenizer_kwargs ask for code to be run: {options}")
     return model_cfg
+
+
+def captioner_name(name: str) -> str:
+    """The name that a captioner has in records which is loaded by this name of a model."""
+    folder = Path(name.removeprefix("local-dir:"))
+    config = folder / CLIP_CONFIG
+    if config.is_file() and (own := json.loads(config.read_text(encoding="utf-8")).get("capsmith", {}).get("name")):
+        return own
+    architecture, _, weights = name.removeprefix("hf-hub:").partition(":")
+    return column_name(folder.resolve().name if folder.is_dir() else f"{architecture}_{Path(weights).stem}" if weights
+                       else architecture.rpartition("/")[2])
 
 
 def _architecture(name: str) -> tuple[str, str]:

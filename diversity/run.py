@@ -22,7 +22,9 @@ def run(config: DiversityConfig) -> int:
     except (ValueError, OSError) as error:
         print(f"capsmith diversity: {error}", file=sys.stderr)
         return 2
-    write_file(config.output / "report.html", found.to_html())
+    from diversity.page import render  # late: matplotlib and jinja2 take a second to import
+
+    write_file(config.output / "report.html", render(found))
     write_file(config.output / "report.md", found.to_markdown())
     write_file(config.output / "report.json", found.to_json())
     _print(found, config.output)

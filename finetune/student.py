@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import open_clip
 import torch
@@ -19,10 +19,8 @@ from captioners.clip import ClipSource, load_clip, read_clip_config
 from captioners.resolve import CLIP_CONFIG
 from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
 from finetune.student_config import StudentConfig
+from finetune.teachers import Teachers
 from imagetext.outputs import whole_files
-
-if TYPE_CHECKING:
-    from finetune.reinforced import Teachers
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -81,7 +79,7 @@ class StudentForward(nn.Module):
     captions, contrasts = False, True
     depth, products = None, contextlib.nullcontext
 
-    def __init__(self, student: Student, config: StudentConfig, teachers: "Teachers | None"):
+    def __init__(self, student: Student, config: StudentConfig, teachers: Teachers | None):
         super().__init__()
         self.student, self.model, self.teachers = student, student.model, teachers
         weights = {"distill": config.distill_weight, "contrastive": config.contrastive_weight}
@@ -116,7 +114,7 @@ class StudentForward(nn.Module):
 
 
 def reinforced_losses(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor,
-                      teachers: "Teachers | None", text_weights: Sequence[float],
+                      teachers: Teachers | None, text_weights: Sequence[float],
                       losses: Sequence[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
                       text_emb: Tensor | None = None) -> dict[str, Tensor]:
     """The losses of a reinforced set, by name: each the sum over the kinds of texts, times their weights.

@@ -12,13 +12,14 @@ import torch
 from captioners.coca import load_captioner
 from generate.captioning import Column, caption_samples
 from generate.config import GenerateConfig
+from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted
 from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import Shard, read_samples
 from imagetext.stores import is_remote

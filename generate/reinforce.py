@@ -9,6 +9,7 @@ from typing import Any
 
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
+from generate.engines import engine_of
 from generate.manifest import input_of, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
@@ -16,7 +17,7 @@ from generate.reinforce_config import ReinforceConfig
 from generate.reinforcing import convert_samples, reinforce_samples
 from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted
 from imagetext.outputs import remove, write_file
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import Shard, read_samples

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 import captioners
+from captioners.clip import captioner_name
 from diversity import clip_score
-from diversity.clip_score import captioner_name, clip_scores, search
+from diversity.clip_score import clip_scores, search
 from diversity.embedders import OpenClip
 from imagetext.sample import decode_image
 from imagetext.scenes import SceneSpec, scene_sample

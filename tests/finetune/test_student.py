@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.reinforced import Teachers
 from finetune.student import StudentForward, load_student, reinforced_losses
 from finetune.student_config import StudentConfig
+from finetune.teachers import Teachers
 from finetune.trainer import Trainer
 
 from .ranks import check_equal, gradients_of_a_student
