@@ -18,8 +18,9 @@ from diversity.indexing import NO_REFERENCES, Asked, Common, Compared, common, i
 from diversity.input_rows import ROWS, Piece, Row
 from diversity.inputs import Source, open_sources
 from diversity.joining import number_of
-from diversity.picture_sample import PictureSample, key_hash, place
+from diversity.picture_sample import PictureSample, place
 from diversity.processes import processes
+from imagetext.hashes import name_hash
 
 ROWS_AT_ONCE = 1000  # of a piece, so that its memory has a bound
 
@@ -158,7 +159,7 @@ def _parts(task: Task, compared: Compared, seed: int) -> Iterator[tuple[Picture,
                 captions, marks = row.captions(name), row.truncated(name)
                 if len(captions) < count:
                     raise ValueError(f"{task.piece.path}: changed while it was read")
-                chosen = choose(len(captions), count, place(key_hash(key, seed), again), name)
+                chosen = choose(len(captions), count, place(name_hash(key, seed=seed), again), name)
                 picture.captions[name] = tuple(captions[at] for at in chosen)
                 if marks:
                     picture.truncated[name] = tuple(marks[at] for at in chosen)
