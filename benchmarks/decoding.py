@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, peer_python, product_rate
 from captioners import coca
 from captioners.base import SamplingConfig
-from captioners.coca import DTYPES, CoCaCaptioner, load_captioner
+from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.draw import Drawing
+from captioners.weights import DTYPES
 
 PICTURES, CAPTIONS = 16, 5
 CASES = {"b32-t30": ("coca_ViT-B-32", 30), "l14-t30": ("coca_ViT-L-14", 30), "b32-t77": ("coca_ViT-B-32", 77),

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from captioners.resolve import CLIP_CONFIG, column_name, find_weights
+from captioners.names import column_name
+from captioners.resolve import CLIP_CONFIG, find_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captioners.clip import preprocessing
-from captioners.coca import evaluating
+from captioners.search import evaluating
 from diversity.measures import Measure
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.student import Student

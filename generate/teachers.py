@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from captioners.clip import find_clip, load_clip
-from captioners.coca import DTYPES, state_sha256
 from captioners.linear import fast_products
 from captioners.resolve import SHIPPED, shipped_models
+from captioners.weights import DTYPES, state_sha256
 from imagetext.views import normalise
 
 

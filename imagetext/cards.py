@@ -21,8 +21,8 @@ def write_card(folder: str | os.PathLike, template: Path, *, front: Mapping[str,
                **values: Any) -> None:
     """Writes `README.md` into a folder, here or in a store, from a template of Markdown.
 
-    The template gets `front` as the YAML of its header, `settings` as YAML in a block of code, `version`, and the values, each as
-    text on one line. Of this machine's paths only the last part is written.
+    The template gets `front` as the YAML of its header, `settings` as YAML in a block of code, `version`, and the values, each
+    as text on one line. Of this machine's paths only the last part is written.
     """
     environment = Environment(loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)

@@ -142,13 +142,13 @@ class TarShard:
 
 
 class JsonlShard:
-    """JSONL: the picture as a path relative to the file, as a URL, or in base64.
+    """JSONL: the picture as a path relative to the file, or as a URL.
 
     A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`.
     """
 
-    def __init__(self, file: Output, *, base64_images: bool, columns: Iterable[str], **_: Any):
-        self.file, self.base64_images = file, base64_images
+    def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
+        self.file = file
         self.folder = os.path.dirname(file.path)
         self.images = os.path.splitext(os.path.basename(file.path))[0] + ".images"
         self.columns, self.rows = dict.fromkeys(columns), 0
@@ -170,8 +170,6 @@ class JsonlShard:
         data, source = record.sample.image, str(record.sample.meta.get("source", ""))
         if data is None:
             return None
-        if self.base64_images:
-            return base64.b64encode(data).decode()
         if self._stays(source, data):
             path = source if is_remote(source) else os.path.relpath(source, self.folder).replace(os.sep, "/")
             if well_formed(path) == path:  # else its name is no text
