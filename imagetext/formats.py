@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagetext.keys import encode_key
-from imagetext.outputs import Output, write_file
+from imagetext.outputs import Output, to_disk, write_file
 from imagetext.rows import caption_columns, is_caption_column, is_member_name, well_formed
 from imagetext.sample import Record, image_size
 from imagetext.stores import entry, is_remote, join, read_bytes
@@ -186,8 +186,7 @@ class JsonlShard:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        to_disk(path)
 
     def _stays(self, source: str, data: bytes) -> bool:
         """Whether the row may name the file that the picture was read from: it is there still, and there for all readers."""
@@ -198,7 +197,8 @@ class JsonlShard:
                 and read_bytes(source) == data)
 
     def close(self) -> None:
-        pass
+        if os.path.isdir(images := join(self.folder, self.images)):
+            to_disk(images)  # the pictures' names, as the rows have them
 
 
 def _suffix(data: bytes) -> str:
