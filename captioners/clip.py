@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ClipSource(NamedTuple):
-    """Where a model comes from: `name` and `pretrained` as open_clip takes them, and its config, which asks for no code to be run."""
+    """Where a model comes from: `name` and `pretrained` as open_clip takes them; and its config, which runs no code."""
 
     name: str
     pretrained: str | None

@@ -1,4 +1,4 @@
-"""What a report holds, and how it is written: JSON for scripts, Markdown for notes; its page for people is in `diversity.page`."""
+"""What a report holds, and how it is written: JSON for scripts, Markdown for notes; `diversity.page` makes its page."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -25,8 +25,8 @@ def write_card(folder: Path, *, name: str, base_model: str, data: Mapping[str, s
         front["base_model"] = base_model
     if datasets:
         front["datasets"] = list(datasets)
-    _write(folder, "card.md", recipe, front=front, library=library, name=name, base_model=base_model, data=data, licences=licences,
-           scores=_table(scores), pictures=scores.get("pictures"), samples=scores.get("samples"),
+    _write(folder, "card.md", recipe, front=front, library=library, name=name, base_model=base_model, data=data,
+           licences=licences, scores=_table(scores), pictures=scores.get("pictures"), samples=scores.get("samples"),
            warning=scores.get("warning", ""))
 
 
