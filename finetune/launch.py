@@ -16,10 +16,11 @@ import torch
 import yaml
 from accelerate import PartialState
 
-from finetune.card import CARD
 from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints
 from finetune.trainer import Config, Trainer, accumulation
 from finetune.training_page import PAGE
+from imagetext.cards import CARD
+from imagetext.outputs import UNFINISHED, write_file
 
 REJECTS = "rejects.jsonl"
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
@@ -83,7 +84,7 @@ def tell_of_rejects(rejects: Sequence[tuple[str, str]], output: Path) -> None:
     """Names the samples that were left out, each with its reason."""
     if rejects:
         lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in rejects]
-        (output / REJECTS).write_text("".join(lines), encoding="utf-8")
+        write_file(output / REJECTS, "".join(lines))
         print(f"{len(rejects)} samples left out, see {output / REJECTS}")
 
 
@@ -102,7 +103,8 @@ def prepare_output(config: Config) -> None:
     """Make the output folder ready: new, or holding the same run; ValueError where it is another run's or not ours."""
     record = config.output / f"{config.command}.json"
     settings = config.model_dump(mode="json", exclude=CARRIED_OUT)
-    if config.output.exists() and any(config.output.iterdir()) and not record.exists():
+    there = {one.name for one in config.output.iterdir()} if config.output.exists() else set()
+    if record.name not in there and there - {record.name + UNFINISHED}:
         raise ValueError(f"--output {config.output}: the folder is not empty and not a run of capsmith {config.command}")
     if config.overwrite:
         for name in (*DONE, LOG, VALIDATION_LOG, REJECTS, PAGE, CARD):
@@ -112,8 +114,7 @@ def prepare_output(config: Config) -> None:
     elif record.exists():
         _check_same(config.output, json.loads(record.read_text()), settings)
         return
-    config.output.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"capsmith": VERSION} | settings, indent=2), encoding="utf-8")
+    write_file(record, json.dumps({"capsmith": VERSION} | settings, indent=2))
 
 
 def is_done(output: Path) -> bool:

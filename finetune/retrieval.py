@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 from tqdm import tqdm
 
+from captioners.clip import preprocessing
 from captioners.search import evaluating
 from diversity.measures import Measure
 from finetune.checkpoints import VALIDATION_LOG
@@ -53,7 +53,7 @@ def recall(image: Tensor, text: Tensor, right: Tensor) -> dict[str, float]:
 def retrieval(student: Student, samples: Sequence[Sample]) -> dict[str, float]:
     """The recall of a student on pictures with captions; captions of the same words are one."""
     device = student.model.logit_scale.device
-    preprocess = image_transform_v2(PreprocessCfg(**student.preprocess_cfg), is_train=False)
+    preprocess = preprocessing(student.preprocess_cfg)
     texts = list(dict.fromkeys(text for sample in samples for text in sample.captions))
     number = {text: at for at, text in enumerate(texts)}
     right = torch.zeros(len(samples), len(texts), dtype=torch.bool, device=device)

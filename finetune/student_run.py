@@ -7,10 +7,11 @@ from accelerate import PartialState
 
 from finetune.card import write_student_card
 from finetune.launch import describe, run_in_ranks, tell_of_rejects
-from finetune.reinforced import ReinforcedPictures, Teachers, check_texts, read_teachers
+from finetune.reinforced import ReinforcedPictures, check_texts
 from finetune.retrieval import SCORES, HeldOutRetrieval, usable, write_page
 from finetune.student import StudentForward, load_student
 from finetune.student_config import StudentConfig
+from finetune.teachers import Teachers, read_teachers
 from finetune.trainer import Trainer
 from finetune.training_page import PAGE
 from imagetext.sources import read_samples

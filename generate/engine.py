@@ -1,6 +1,5 @@
 """`capsmith generate`: every shard without a done-marker is captioned and written; the same command again resumes."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +13,17 @@ from captioners.base import Captioner
 from captioners.coca import load_captioner
 from generate.captioning import Column, caption_samples
 from generate.config import GenerateConfig
+from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
+from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted
 from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import Shard, read_samples
 from imagetext.stores import is_remote
-
-logger = logging.getLogger(__name__)
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
@@ -75,20 +74,14 @@ class Captioning:
 
     def write(self, shard: Shard, pace: Pace) -> None:
         """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
-        columns, before = self.columns, pace.counts
-        while True:
-            try:
-                write_shard(shard, columns, self.config, pace,
-                            {} if columns is self.columns else {"batch_sizes": _batch_sizes(columns)})
-                return
-            except torch.OutOfMemoryError:
-                if max(_batch_sizes(columns)) == 1:
-                    raise
-                columns = [replace(column, batch_size=max(1, column.batch_size // 2)) for column in columns]
-                pace.counts = before
-                logger.warning("shard %s: out of memory, begun anew with %s pictures in flight", shard.name,
-                               ", ".join(map(str, _batch_sizes(columns))))
-                torch.cuda.empty_cache()  # nothing without a GPU
+        settled = _batch_sizes(self.columns)
+
+        def write(sizes: Sequence[int]) -> None:
+            size_of = dict(zip(settled, sizes))
+            columns = [replace(column, batch_size=size_of[column.batch_size]) for column in self.columns]
+            write_shard(shard, columns, self.config, pace, {} if sizes == settled else {"batch_sizes": sizes})
+
+        with_halved_batches(write, settled, "pictures in flight", shard, pace)
 
 
 def _batch_sizes(columns: Sequence[Column]) -> list[int]:

@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from generate.config import GenerateConfig
-from imagetext.outputs import remove, write_file
+from imagetext.cards import CARD
+from imagetext.outputs import UNFINISHED, remove, write_file
 from imagetext.shards import MARKER, SUFFIXES, read_markers
 from imagetext.sources import Shard
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
@@ -17,8 +18,8 @@ from imagetext.stores import entry, files_below, is_remote, join, listing, plain
 if TYPE_CHECKING:  # verify and gallery need no torch
     from generate.captioning import Column
 
-RUN, CARD, GALLERY = "run.json", "README.md", "gallery.html"
-OWN = (MARKER, *SUFFIXES.values(), ".tmp", f"/{CARD}", f"/{GALLERY}")  # ends of what a run writes, beside RUN and pictures
+RUN, GALLERY = "run.json", "gallery.html"
+OWN = (MARKER, *SUFFIXES.values(), UNFINISHED, f"/{CARD}", f"/{GALLERY}")  # ends of what a run writes, beside RUN and pictures
 RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
 ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
@@ -53,7 +54,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + ".tmp"})
+    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED})
     if others:
         raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours")
     return None

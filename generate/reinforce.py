@@ -1,29 +1,27 @@
 """`capsmith reinforce`: every shard without a done-marker gets views and teachers' embeddings; the same command again resumes."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from typing import Any
 
-import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
+from generate.engines import engine_of
 from generate.manifest import RULES, input_of, read_run, wait_for_run
+from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.reinforce_config import ReinforceConfig
 from generate.reinforcing import Settled, convert_samples, reinforce_samples
 from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted
 from imagetext.outputs import remove, write_file
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import Shard, read_samples
 from imagetext.stores import join
-
-logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 SIDE = 224  # of views that no teacher sees
@@ -75,20 +73,12 @@ class Reinforcing:
 
     def write(self, shard: Shard, pace: Pace) -> None:
         """Reinforce and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
-        settled, before = self.settled, pace.counts
-        while True:
-            try:
-                write_shard(shard, self.teachers, self.config, settled, pace,
-                            {} if settled is self.settled else {"batch_size": settled.batch_size})
-                return
-            except torch.OutOfMemoryError:
-                if settled.batch_size == 1:
-                    raise
-                settled = settled._replace(batch_size=settled.batch_size // 2)
-                pace.counts = before
-                logger.warning("shard %s: out of memory, begun anew with %d views or texts at a time", shard.name,
-                               settled.batch_size)
-                torch.cuda.empty_cache()  # nothing without a GPU
+        def write(sizes: Sequence[int]) -> None:
+            settled = Settled(self.settled.size, *sizes)
+            write_shard(shard, self.teachers, self.config, settled, pace,
+                        {} if settled == self.settled else {"batch_size": settled.batch_size})
+
+        with_halved_batches(write, [self.settled.batch_size], "views or texts at a time", shard, pace)
 
 
 def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled, pace: Pace,

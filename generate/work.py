@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple, Protocol
@@ -93,17 +92,6 @@ class Engine(Protocol):
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
         """Write the shards; one that fails is logged and left for the next run."""
-
-
-def engine_of(config: RunConfig, rank: Rank) -> AbstractContextManager[Engine]:
-    """The engine that is asked for; ValueError where it is not installed."""
-    if config.engine == "embedded":
-        return nullcontext(Embedded(rank))
-    try:
-        from generate.scale_out import Cluster
-    except ImportError as error:
-        raise ValueError(f"--engine ray: pip install 'capsmith[ray]' brings what it needs ({error})") from error
-    return Cluster(config)
 
 
 class Embedded:
