@@ -264,7 +264,7 @@ class SlotDrawing:
         tokens, lengths, logprobs, features = fetched.get()
         if logprobs.isnan().any():
             raise FloatingPointError("the model's logits are not finite")
-        for (number, key), *fields, feature in zip(pictures, tokens.tolist(), lengths.tolist(), logprobs.tolist(), features, strict=True):
+        for (number, key), *fields, feature in zip(pictures, tokens.tolist(), lengths.tolist(), logprobs.tolist(), features.clone(), strict=True):
             self.done[number] = DecodedPicture(key, feature, [self._decoded(*caption) for caption in zip(*fields, strict=True)])
         while self.given in self.done:
             self.ready.append(self.done.pop(self.given))
