@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -23,6 +25,7 @@ from imagetext.outputs import UNFINISHED, write_file
 REJECTS = "rejects.jsonl"
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
+VERSION = ".".join(version("capsmith").split(".")[:2])  # what one began, another does not go on with
 # how a run is carried out, not what comes of it
 CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "checkpoint_every", "num_processes", "shard", "device_batch_size",
                "report_to", "grad_checkpointing", "push_to_hub"}
@@ -38,7 +41,7 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     state = PartialState(cpu=config.device == "cpu", timeout=WAIT)
     with state.main_process_first():
         prepare_output(config)
-    if any((config.output / name).exists() for name in DONE):
+    if is_done(config.output):
         state.print(f"{config.output} holds the finished model of this very run")
         return 0
     torch.manual_seed(config.seed)
@@ -108,10 +111,23 @@ def prepare_output(config: Config) -> None:
             (config.output / name).unlink(missing_ok=True)
         shutil.rmtree(config.output / BEST, ignore_errors=True)
         Checkpoints(config.output).clear()
-    elif record.exists() and (other := _differences(json.loads(record.read_text()), settings)):
-        raise ValueError(f"--output {config.output} holds a run with other settings (--overwrite starts anew): {other}")
-    write_file(record, json.dumps(settings, indent=2))
+    elif record.exists():
+        _check_same(config.output, json.loads(record.read_text()), settings)
+        return
+    write_file(record, json.dumps({"capsmith": VERSION} | settings, indent=2))
 
 
-def _differences(old: dict, new: dict) -> str:
-    return ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in new if old.get(key) != new.get(key))
+def is_done(output: Path) -> bool:
+    """Whether the folder holds a finished model."""
+    return any((output / name).exists() for name in DONE)
+
+
+def _check_same(output: Path, earlier: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
+    began = earlier.pop("capsmith", "0.1")  # 0.1 did not say so
+    if began != VERSION and not is_done(output):
+        raise ValueError(f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
+                         "to start anew")
+    if other := ", ".join(f"{name} was {value!r}, is {settings[name]!r}" for name, value in earlier.items()
+                          if name in settings and settings[name] != value):  # those that both versions know
+        raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")

@@ -5,6 +5,7 @@ P: pictures, T: different captions, E: embedding
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,21 +85,20 @@ def usable(samples: Iterable[Sample], *, quiet: bool) -> list[Sample]:
 
 
 class HeldOutRetrieval:
-    """Called with the step and the records seen: validates, and writes a line of the log and the page anew."""
+    """Called with the trainer, the step and the records seen: validates, writes the page and a line of the log, and returns it."""
 
-    def __init__(self, trainer: Trainer, samples: Sequence[Sample]):
-        self.trainer, self.samples = trainer, samples
-        self.last: dict = {}
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = samples
 
-    def __call__(self, step: int, seen: int) -> None:
-        folder = self.trainer.config.output
-        with self.trainer.trained() as student, self.trainer.accelerator.autocast():
+    def __call__(self, trainer: Trainer, step: int, seen: int) -> dict[str, Any]:
+        with trainer.trained() as student, trainer.accelerator.autocast():
             scores = retrieval(student, self.samples)
-        self.last = {"step": step, "samples": seen, "pictures": len(self.samples), **scores}
-        with open(folder / VALIDATION_LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(self.last) + "\n")
-        self.trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)
-        write_page(self.trainer)
+        found = {"step": step, "samples": seen, "pictures": len(self.samples), **scores}
+        with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)
+        write_page(trainer)
+        return found
 
 
 def write_page(trainer: Trainer) -> None:

@@ -5,7 +5,8 @@ B: pictures of the whole batch, K: kinds of texts, L: context, E: the student's 
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from captioners.clip import ClipSource, load_clip, read_clip_config
 from captioners.resolve import CLIP_CONFIG
-from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
+from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss, distillation_loss
 from finetune.student_config import StudentConfig
 from finetune.teachers import Teachers
 from imagetext.outputs import whole_files
@@ -74,10 +75,12 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
 
 
 class StudentForward(nn.Module):
-    """The student in training, as `finetune.forward` says: features of both towers, the losses of a whole batch."""
+    """The student in training, a `finetune.trainer.Forward`: features of both towers, the losses of a whole batch."""
 
     captions, contrasts = False, True
-    depth, products = None, contextlib.nullcontext
+    pad_id: int | None = None
+    depth: Callable[[str], int] | None = None
+    products: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
     def __init__(self, student: Student, config: StudentConfig, teachers: Teachers | None):
         super().__init__()
@@ -96,7 +99,7 @@ class StudentForward(nn.Module):
                 "logit_scale": self.model.logit_scale.exp()}
 
     def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
-                     ) -> dict[str, Tensor]:
+                     ) -> Losses:
         """The losses that have a weight; see `reinforced_losses`."""
         return reinforced_losses(image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings)
 
@@ -115,19 +118,19 @@ class StudentForward(nn.Module):
 
 def reinforced_losses(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor,
                       teachers: Teachers | None, text_weights: Sequence[float],
-                      losses: Sequence[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
-                      text_emb: Tensor | None = None) -> dict[str, Tensor]:
-    """The losses of a reinforced set, by name: each the sum over the kinds of texts, times their weights.
+                      names: Iterable[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
+                      text_emb: Tensor | None = None) -> Losses:
+    """The losses of a reinforced set of these names: each the sum over the kinds of texts, times their weights.
 
     Features (B, E) and (B, K, E) are of unit length, logit_scale is not logarithmic. pictures (B,): their numbers. Embeddings
     (B, D) and (B, K, D) are the teachers', as they are stored (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2025,
     arXiv 2508.20691).
     """
-    found = dict.fromkeys(losses, 0.0)
-    for kind, weight in enumerate(text_weights):
-        if "distill" in found:
-            found["distill"] += weight * distillation_loss(image_features, text_features[:, kind], logit_scale, image_emb,
-                                                           text_emb[:, kind], teachers.dimensions, teachers.logit_scales)
-        if "contrastive" in found:
-            found["contrastive"] += weight * contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
-    return found
+    def of_texts(name: str, kind: int) -> Tensor:
+        if name == "contrastive":
+            return contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
+        return distillation_loss(image_features, text_features[:, kind], logit_scale, image_emb, text_emb[:, kind],
+                                 teachers.dimensions, teachers.logit_scales)
+
+    return {name: torch.stack([weight * of_texts(name, kind) for kind, weight in enumerate(text_weights)]).sum()
+            for name in names}

@@ -20,19 +20,21 @@ if TYPE_CHECKING:  # verify and gallery need no torch
 
 RUN, GALLERY = "run.json", "gallery.html"
 OWN = (MARKER, *SUFFIXES.values(), UNFINISHED, f"/{CARD}", f"/{GALLERY}")  # ends of what a run writes, beside RUN and pictures
+RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
 ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
 
-def fingerprint(columns: "Sequence[Column]", dtypes: Sequence[str], config: GenerateConfig) -> dict[str, Any]:
+def fingerprint(columns: "Sequence[Column]", config: GenerateConfig) -> dict[str, Any]:
     """All that, with a shard's samples, decides the shard's bytes; not devices, ranks or workers.
 
     Its `columns` have captioner, weights, sampling, gate, dtype and batch size of each by its name, in the run's order.
     """
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
-    return {"columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
+    return {"rules": RULES,
+            "columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
                                       "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
-                                      "similarity": column.similarity, "dtype": dtype, "batch_size": column.captioner.batch_size}
-                        for column, dtype in zip(columns, dtypes, strict=True)},
+                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size}
+                        for column in columns},
             **{name: getattr(config, name) for name in ASIDE}, "versions": versions}
 
 
@@ -71,6 +73,14 @@ def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
         if time.monotonic() > deadline:
             raise ValueError(f"output {folder}: no {RUN} after {seconds:.0f} seconds; did the first process fail?")
         time.sleep(0.2)
+
+
+def check_rules(folder: str | os.PathLike, earlier: Mapping[str, Any]) -> None:
+    """Raises ValueError where the run that the folder holds was begun by other rules: no set mixes two."""
+    if earlier.get("rules") != RULES:
+        began = f"capsmith {earlier.get('versions', {}).get('capsmith', '0.1')}"
+        raise ValueError(f"output {folder}: {began} began this run, by other rules; finish it with {began}, or --overwrite to "
+                         "start anew")
 
 
 def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

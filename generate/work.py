@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
-from generate.manifest import any_done, check_same, clear_run, read_run, shards_to_do, write_run
+from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, shards_to_do, write_run
 from generate.ranks import Rank
 from imagetext.columns import ColumnClash
 from imagetext.sources import Shard
@@ -135,13 +135,15 @@ class Prepared(NamedTuple):
 def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
     """Load the models and compare the run with the one that the output folder holds.
 
-    Raises: ValueError where that one has other settings, or its inputs have changed; and as `load` does.
+    Raises: ValueError where that one has other rules or settings, or its inputs have changed; and as `load` does.
     """
     folder = work.config.output
     earlier = read_run(folder)
     # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
     anew = (rank.count == 1 or begun is not None) and (work.config.overwrite or not any_done(folder))
     settled = earlier if earlier and not anew else {}
+    if settled:
+        check_rules(folder, settled)
     now, models = engine.load(work, settled)
     if settled:
         check_same(folder, settled, now)

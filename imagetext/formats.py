@@ -8,7 +8,7 @@ import math
 import os
 import tarfile
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,7 +112,21 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# ---- one writer for each format: write(key, record, text), then close(). Failed records come last. ------------------------
+# ---- one writer for each format -------------------------------------------------------------------------------------------
+
+
+class Writer(Protocol):
+    """Writes the records of a shard into its file, each as it comes; `ShardWriter` gives the failed ones last."""
+
+    def write(self, key: str, record: Record, text: str | None) -> None:
+        """Adds a record under a key that no other of the shard has; text: its `txt`, in the format that has one.
+
+        Raises: ValueError, naming the key, where the record breaks the contract of the format; OSError where the file cannot
+        be written. The shard is then to be given up.
+        """
+
+    def close(self) -> None:
+        """Writes what is left to make the file whole; the file itself stays open."""
 
 
 class TarShard:

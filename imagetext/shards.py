@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from imagetext.formats import JsonlShard, ParquetShard, TarShard, record_fields
+from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, record_fields
 from imagetext.keys import SeenKeys
 from imagetext.outputs import Output, abort_uploads, remove, write_file
 from imagetext.sample import Record, Sample
@@ -58,7 +58,7 @@ class ShardWriter:
         abort_uploads(self.path)
         self._file = Output(self.path)
         kind = {"webdataset": TarShard, "jsonl": JsonlShard, "parquet": ParquetShard}[self.format]
-        self._shard = kind(self._file, columns=self._columns)
+        self._shard: Writer = kind(self._file, columns=self._columns)
         return self
 
     def write(self, record: Record, text: str | None = None) -> None:
