@@ -32,7 +32,7 @@ def test_they_are_the_image_towers_and_kept(pictures, tmp_path, monkeypatch, cap
     model = pictures.captioner.model
     for index in (0, 7, 12):
         with torch.no_grad():
-            features, tokens = model._encode_image(pictures.image(index)[None])
+            features, tokens = model._encode_image(pictures.captioner.normalise(pictures.image(index)[None]))
         for ours, theirs in zip(image(index), (features[0], tokens[0]), strict=True):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours, theirs, rtol=2**-8, atol=1e-4)  # bfloat16 has 8 bits
