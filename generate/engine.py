@@ -11,19 +11,22 @@ import psutil
 import torch
 
 from captioners.coca import load_captioner
-from generate.captioning import Column, caption_samples
+from generate.captioning import Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted, workers_wanted
+from generate.workers import Background, Workers
 from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import Shard, read_samples
 from imagetext.stores import is_remote
 
 logger = logging.getLogger(__name__)
+
+WRITTEN_BEHIND = 64  # pictures at most that wait to be written while the captioners go on
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
@@ -64,6 +67,7 @@ class Captioning:
 
     config: GenerateConfig
     columns: Sequence[Column] = ()
+    workers: Workers | None = None  # from the first shard on
     doing = "captioning"
     unit = "picture"
 
@@ -72,16 +76,20 @@ class Captioning:
         models = dict.fromkeys(column.captioner.description for column in self.columns)
         return Loaded(fingerprint(self.columns, dtypes, self.config), list(models))
 
-    def write(self, shard: Shard, pace: Pace) -> None:
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
         captioners = {id(column.captioner): column.captioner for column in self.columns}.values()
         sizes = [captioner.batch_size for captioner in captioners]
         before = pace.counts
+        if self.workers is None:
+            self.workers = workers_for(self.columns, workers_wanted(self.config), overwrite=self.config.replace_columns,
+                                       drop_text_embeddings=self.config.drop_text_embeddings or self.config.captions_only)
         try:
             while True:
                 try:
                     smaller = [captioner.batch_size for captioner in captioners]
-                    write_shard(shard, self.columns, self.config, pace, {} if smaller == sizes else {"batch_sizes": smaller})
+                    write_shard(shard, self.columns, self.config, self.workers, pace, following,
+                                {} if smaller == sizes else {"batch_sizes": smaller})
                     return
                 except torch.OutOfMemoryError:
                     if max(smaller) == 1:
@@ -95,6 +103,11 @@ class Captioning:
         finally:
             for captioner, size in zip(captioners, sizes):
                 captioner.batch_size = size
+
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.__exit__()
+        self.workers = None
 
 
 def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> tuple[list[Column], list[str]]:
@@ -136,17 +149,22 @@ def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
     return max(1, min(most, free // (2 * bytes_per_picture)))
 
 
-def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, pace: Pace, info: Mapping[str, Any]) -> None:
+def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, workers: Workers, pace: Pace,
+                following: Shard | None, info: Mapping[str, Any]) -> None:
     """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
     repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
     with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
-                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer:
-        for record in caption_samples(shard, columns, overwrite=config.replace_columns, num_workers=config.num_workers,
-                                      drop_text_embeddings=config.drop_text_embeddings or config.captions_only, stopwatch=pace):
+                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, Background() as clerk:
+        def write(picture: Picture) -> tuple[bool, int]:
+            record = record_of(picture, columns)
             writer.write(record)
             for name, of_column in repeats.items():
                 of_column.update(record.syn_text.get(name, ()))
             licences.update([str(record.sample.meta.get("license") or "")])
-            pace.count(bool(record.error), sum(map(len, record.syn_text.values())))
+            return bool(record.error), sum(map(len, record.syn_text.values()))
+
+        pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
+        for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):
+            pace.count(failed, captions)
         writer.info |= {**info, "repeats": {name: of_column.state() for name, of_column in repeats.items()},
                         "licences": licences.state()}

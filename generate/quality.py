@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +39,7 @@ class Judged:
     drawn: Caption
     truncated: bool = False
     flags: tuple[str, ...] = ()
+    words: Sequence[str] = field(default=(), repr=False)  # of the text, as every measure counts them
 
 
 def sentences(text: str) -> list[str]:
@@ -54,10 +55,12 @@ def sentences(text: str) -> list[str]:
 
 
 def _abbreviates(before: str, after: str) -> bool:
-    last = before.split()[-1].strip("\"'“”‘’([") if before.split() else ""
+    if not after.strip():
+        return False  # most captions: the last full stop
+    last = before.rsplit(maxsplit=1)[-1].strip("\"'“”‘’([") if before.strip() else ""
     word = last.lower()
     if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):
-        return bool(after.strip())
+        return True
     return word in _LAST_WORDS and after.strip()[:1].islower()
 
 
@@ -72,23 +75,23 @@ def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str,
     return " ".join(found), unfinished
 
 
-def judge(caption: Caption, siblings: Sequence[str], gate: Gate) -> Judged:
+def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate) -> Judged:
     """The caption as the gate cuts it, with its flags; `siblings` are the picture's other captions that stand before it."""
     text, truncated = cut_sentences(caption, gate.sentences)
-    flags = degenerate_reasons(text, truncated)
-    of_caption = words(text)
-    if of_caption and any(words(sibling) == of_caption for sibling in siblings):
+    found = words(text)
+    flags = degenerate_reasons(text, truncated, found)
+    if found and any(sibling.words == found for sibling in siblings):
         flags += ("duplicate",)
     if gate.min_similarity is not None and caption.similarity < gate.min_similarity:
         flags += ("unlike",)
-    return Judged(text, caption, truncated, flags)
+    return Judged(text, caption, truncated, flags, found)
 
 
 def judge_all(captions: Sequence[Caption], gate: Gate) -> list[Judged]:
     """The captions of a picture, each judged beside those before it."""
     judged: list[Judged] = []
     for caption in captions:
-        judged.append(judge(caption, [other.text for other in judged], gate))
+        judged.append(judge(caption, judged, gate))
     return judged
 
 
@@ -97,7 +100,7 @@ def replace_failing(judged: Sequence[Judged], redrawn: Sequence[Caption], gate: 
     result = list(judged)
     for i, caption in enumerate(redrawn):
         if result[i].flags:
-            others = [other.text for j, other in enumerate(result) if j != i and not other.flags]
+            others = [other for j, other in enumerate(result) if j != i and not other.flags]
             candidate = judge(caption, others, gate)
             if not candidate.flags:
                 result[i] = candidate
