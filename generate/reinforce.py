@@ -14,10 +14,11 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from generate.manifest import input_of, read_run, wait_for_run
 from generate.ranks import Rank, launch
 from generate.reinforce_config import ReinforceConfig
-from generate.reinforcing import convert_samples, reinforce_samples
+from generate.reinforcing import convert_samples, reinforce_samples, workers_for
 from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted, workers_wanted
+from generate.workers import Workers
 from imagetext.outputs import remove, write_file
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import Shard, read_samples
@@ -62,6 +63,7 @@ class Reinforcing:
 
     config: ReinforceConfig
     teachers: Sequence[Teacher] = ()
+    workers: Workers | None = None  # from the first shard on
     doing = "reinforcing"
     unit = "record"
 
@@ -72,12 +74,14 @@ class Reinforcing:
                   f"{teacher.size[0]} x {teacher.size[1]} px" for teacher in self.teachers]
         return Loaded(fingerprint(self.config, self.teachers), models)
 
-    def write(self, shard: Shard, pace: Pace) -> None:
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Reinforce and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
+        if self.workers is None and not self.config.convert:
+            self.workers = workers_for(self.config, workers_wanted(self.config))
         batch_size, before = self.config.batch_size, pace.counts
         while True:
             try:
-                write_shard(shard, self.teachers, self.config, pace, batch_size)
+                write_shard(shard, self.teachers, self.config, self.workers, pace, following, batch_size)
                 return
             except torch.OutOfMemoryError:
                 if batch_size == 1:
@@ -87,14 +91,20 @@ class Reinforcing:
                 logger.warning("shard %s: out of memory, begun anew with %d views or texts at a time", shard.name, batch_size)
                 torch.cuda.empty_cache()  # nothing without a GPU
 
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.__exit__()
+        self.workers = None
 
-def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, pace: Pace, batch_size: int) -> None:
+
+def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, workers: Workers | None, pace: Pace,
+                following: Shard | None, batch_size: int) -> None:
     """Reinforce and write one shard."""
     with ShardWriter(config.output, shard.name, format=config.format, input=input_of(shard)) as writer:
         if batch_size != config.batch_size:
             writer.info["batch_size"] = batch_size
         for record, text in (convert_samples(shard, config) if config.convert
-                             else reinforce_samples(shard, teachers, config, batch_size)):
+                             else reinforce_samples(shard, teachers, config, batch_size, workers, following)):
             writer.write(record, text)
             pace.count(bool(record.error))
 

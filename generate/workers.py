@@ -21,7 +21,7 @@ from torch import Tensor
 from generate.ranks import end_with_parent
 from imagetext.sample import Sample
 
-MESSAGE = 16  # pictures at most that go to a process together, and come back together
+MESSAGE = 16  # pictures that travel to a process and back together, so that what a message costs is shared
 PATIENCE = 5  # seconds that the end of a run waits for a thread that waits for a store
 
 Kept = TypeVar("Kept")    # what this process keeps of a sample
@@ -78,12 +78,13 @@ class Workers(Generic[Kept, Asked, Made]):
     """`count` processes that prepare pictures, as a context manager; with none, the thread that reads does it.
 
     requests: what this process keeps of each sample, and what is told to the worker that prepares its picture.
+    message: pictures at most that travel together.
     prepare: what the worker makes of that. Tensors come back as copies, not in shared memory, of which containers have 64 MB.
     """
 
     def __init__(self, requests: Callable[[Iterable[Sample]], Iterator[tuple[Kept, Asked]]], prepare: Callable[[Asked], Made],
-                 count: int):
-        self.requests, self.prepare, self.count = requests, prepare, count
+                 count: int, message: int = MESSAGE):
+        self.requests, self.prepare, self.count, self.message = requests, prepare, count, message
         self._processes: ProcessPoolExecutor | None = None
         self._start()  # before there is a thread: a fork of a process that has some may hang
         self._reading = Background(PATIENCE)
@@ -112,7 +113,7 @@ class Workers(Generic[Kept, Asked, Made]):
     def _begin(self, samples: Iterable[Sample], ahead: int) -> "_Ahead[Kept, Made]":
         if self._processes is None:
             self._start()
-        size = max(1, min(MESSAGE, ahead // (2 * max(1, self.count))))
+        size = max(1, min(self.message, ahead // (2 * max(1, self.count))))
         return _Ahead(samples, self.requests(samples), self._ask, self._reading, size, -(-ahead // size))
 
     def _start(self) -> None:
