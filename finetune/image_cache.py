@@ -29,7 +29,8 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
     Done before with the same pictures and weights, it is read. Raises ValueError where the disk has no room.
     """
     model, count = pictures.captioner.model, len(pictures)
-    shapes = {name: one.shape[1:] for name, one in zip(("features", "tokens"), encode_images(model, _pixels(pictures, 0)[None]))}
+    first = pictures.captioner.normalise(pictures.image(0)[None].to(model.logit_scale.device))
+    shapes = {name: one.shape[1:] for name, one in zip(("features", "tokens"), encode_images(model, first))}
     asked = {"weights": pictures.captioner.weights_sha256, "pictures": [sample.key for sample in pictures.samples]}
     done = folder / DONE
     if accelerator.is_main_process and not _is(done, asked):
@@ -43,10 +44,6 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
         if accelerator.is_main_process:
             done.write_text(json.dumps(asked), encoding="utf-8")
     return lambda index: (maps["features"][index].float(), maps["tokens"][index].float())
-
-
-def _pixels(pictures: CaptionedPictures, index: int) -> Tensor:
-    return pictures.image(index).to(pictures.captioner.model.logit_scale.device)
 
 
 def _is(done: Path, asked: dict) -> bool:
@@ -76,5 +73,6 @@ def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: A
                         collate_fn=partial(collate, pad_id=pictures.captioner.pad_id))
     with accelerator.autocast():
         for batch in tqdm(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
-            features, tokens = encode_images(pictures.captioner.model, batch.images.to(accelerator.device))
+            images = pictures.captioner.normalise(batch.images.to(accelerator.device))
+            features, tokens = encode_images(pictures.captioner.model, images)
             maps["features"][batch.pictures], maps["tokens"][batch.pictures] = features.to("cpu", DTYPE), tokens.to("cpu", DTYPE)
