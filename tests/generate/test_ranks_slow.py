@@ -1,0 +1,116 @@
+"""Several processes on one run: real ones, with the shipped captioner, killed and interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import capsmith
+from generate.config import GenerateConfig
+from generate.engine import run
+from generate.ranks import Rank
+from imagetext.sources import read_records
+
+ROOT = Path(capsmith.__file__).parent
+ASKED = {"input": ["scenes:val,n=6", "scenes:test,n=5", "scenes:train,n=4"], "model": "coca_tiny", "num_captions": 2, "max_length": 12,
+         "batch_size": 4, "device": "cpu", "num_workers": 0, "redraws": 1, "on_degenerate": "keep"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process makes."""
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    assert run(GenerateConfig(**ASKED, output=folder)) == 0
+    return folder
+
+
+def start(folder: Path, *argv: str, **environment: str) -> subprocess.Popen:
+    recipe = folder.with_suffix(".yaml")
+    recipe.write_text(json.dumps(ASKED))
+    return subprocess.Popen([sys.executable, "-m", "capsmith", "generate", "--config", str(recipe), "--output", str(folder), *argv],
+                            cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ranks(process: subprocess.Popen) -> list[psutil.Process]:
+    """Its ranks in their order; process ids begin again at some time."""
+    children = sorted(psutil.Process(process.pid).children(), key=psutil.Process.create_time)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone, tmp_path, files):
+    folder = tmp_path / "out"
+    process = start(folder, "--num-processes", "2")
+    wait_until(lambda: (folder / "run.json").exists() and len(ranks(process)) == 2)
+    ranks(process)[1].kill()
+    printed, told = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    assert "1 of 3 shards failed: scenes-test2-00000; the same command tries them again" in printed
+
+    process = start(folder, "--num-processes", "2")
+    wait_until(lambda: ranks(process))
+    time.sleep(12)
+    process.send_signal(signal.SIGINT)
+    printed, told = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted; the same command resumes" in told and "Traceback" not in told
+    assert not list(folder.glob("*.tmp"))
+
+    process = start(folder, "--num-processes", "2")
+    printed, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert files(folder) == files(alone)
+    assert "of 15 pictures" in printed
+
+
+def test_processes_of_a_launcher_share_the_shards_and_the_last_finds_the_set_whole(alone, tmp_path, files):
+    folder = tmp_path / "out"
+    started = [start(folder, RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2") for number in (1, 0)]
+    for process in started:
+        told = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, told
+    assert files(folder) == files(alone)
+
+
+def test_a_mistake_is_told_once_and_ends_all(tmp_path, alone):
+    process = start(tmp_path / "out", "--num-processes", "2", "--max-length", "1000")
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 2 and told.count("max_length 1000") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("environment, rank", [
+    ({}, Rank(0, 1, 0)), ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank(5, 8, 1)), ({"RANK": "5"}, Rank()),
+    ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_NTASKS": "4"}, Rank(3, 4, 3)),
+    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Rank())])  # a batch script without srun is alone
+def test_a_process_finds_its_place(monkeypatch, environment, rank):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Rank.of_this_process() == rank
+
+
+def test_every_shard_is_one_ranks():
+    shares = [Rank(number, 3).share(range(8)) for number in range(3)]
+    assert sorted(shard for share in shares for shard in share) == list(range(8)) and max(map(len, shares)) - min(map(len, shares)) == 1
+
+
+def test_a_process_of_a_launcher_neither_begins_anew_nor_starts_others(captioner, make_tar, pictures, configure, monkeypatch):
+    make_tar("00000", pictures(1))
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for wrong in ({"overwrite": True}, {"num_processes": 2}):
+        with pytest.raises(ValueError, match="a launcher has started this process as number 0 of 2"):
+            run(configure(**wrong))
