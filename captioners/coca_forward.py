@@ -74,6 +74,8 @@ def _decode(decoder: nn.Module, image_tokens: Tensor, x: Tensor) -> Tensor:
 def encode_text_trimmed(model: CoCa, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The text tower on captions (B, at most the context) cut to the longest, L tokens; padded as for `forward_trimmed`.
 
+    Tokens may be the host's, which then waits for no device.
+
     Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
     """
     tower = model.text
@@ -81,6 +83,7 @@ def encode_text_trimmed(model: CoCa, tokens: Tensor) -> tuple[Tensor, Tensor, Te
     # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
     width = min(longest + 1, tower.context_length)
     tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)
+    tokens = tokens.to(tower.cls_emb.device)
     features, states = _encode_text(tower, tokens)
     return features, states[:, :longest], tokens[:, :longest]
 
