@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -65,7 +66,7 @@ class Picture:
 
 def caption_samples(samples: Iterable[Sample], columns: Sequence[Column], *, num_workers: int = 0, **room: bool) -> Iterator[Record]:
     """A record for each sample, in order; as `caption_pictures`, by workers and a thread of its own. `room`: as `requests_for`."""
-    with workers_for(columns, num_workers, **room) as workers, Background() as judge:
+    with closing(workers_for(columns, num_workers, **room)) as workers, closing(Background()) as judge:
         for picture in caption_pictures(samples, columns, workers, judge, Stopwatch()):
             yield record_of(picture, columns)
 
@@ -120,7 +121,9 @@ def caption_pictures(samples: Iterable[Sample], columns: Sequence[Column], worke
     for at, column in enumerate(columns):
         if column.gate.redraws and column.sampling.strategy == "sample":
             pictures = _redraw(pictures, column, at, judge)
-    return pictures
+    for picture in pictures:
+        picture.pixels = ()  # while it waits to be written, it holds none
+        yield picture
 
 
 def _prepared(samples: Iterable[Sample], columns: Sequence[Column], workers: Workers, stopwatch: Stopwatch,

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -11,7 +12,7 @@ import psutil
 import torch
 
 from captioners.coca import load_captioner
-from generate.captioning import Column, Picture, caption_pictures, record_of, workers_for
+from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
@@ -26,7 +27,7 @@ from imagetext.stores import is_remote
 
 logger = logging.getLogger(__name__)
 
-WRITTEN_BEHIND = 64  # pictures at most that wait to be written while the captioners go on
+WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE  # pictures at most that wait to be written: so many come at once, and the captioners go on
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
@@ -106,7 +107,7 @@ class Captioning:
 
     def close(self) -> None:
         if self.workers is not None:
-            self.workers.__exit__()
+            self.workers.close()
         self.workers = None
 
 
@@ -154,7 +155,7 @@ def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig,
     """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
     repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
     with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
-                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, Background() as clerk:
+                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, closing(Background()) as clerk:
         def write(picture: Picture) -> tuple[bool, int]:
             record = record_of(picture, columns)
             writer.write(record)

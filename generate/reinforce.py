@@ -93,7 +93,7 @@ class Reinforcing:
 
     def close(self) -> None:
         if self.workers is not None:
-            self.workers.__exit__()
+            self.workers.close()
         self.workers = None
 
 

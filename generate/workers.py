@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,10 +31,10 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Background:
-    """A thread that makes calls one after the other, as a context manager; its end drops the calls that have not begun."""
+    """A thread that makes calls one after the other."""
 
     def __init__(self, patience: float | None = None):
-        self._patience = patience  # seconds to wait, at the end, for the call that has begun; None: however long it takes
+        self._patience = patience  # seconds that `close` waits; None: as long as it takes
         self._calls: SimpleQueue[tuple[Future, Callable, tuple] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -49,14 +49,12 @@ class Background:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(self.submit(call, item))
-            if len(waiting) > ahead:
+            while waiting and (len(waiting) > ahead or waiting[0].done()):
                 yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
+    def close(self) -> None:
+        """Drops the calls that have not begun, and waits for the one that has."""
         with suppress(Empty):
             while True:
                 self._calls.get_nowait()[0].cancel()
@@ -75,7 +73,7 @@ class Background:
 
 
 class Workers(Generic[Kept, Asked, Made]):
-    """`count` processes that prepare pictures, as a context manager; with none, the thread that reads does it.
+    """`count` processes that prepare pictures, until they are closed; with none, the thread that reads does it.
 
     requests: what this process keeps of each sample, and what is told to the worker that prepares its picture.
     message: pictures at most that travel together.
@@ -128,11 +126,8 @@ class Workers(Generic[Kept, Asked, Made]):
         made = list(map(self.prepare, asked))
         return lambda: made
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._reading.__exit__()
+    def close(self) -> None:
+        self._reading.close()
         if self._processes is not None:
             self._processes.shutdown(cancel_futures=True)
 

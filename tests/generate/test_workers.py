@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import closing
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def process_id(number: int) -> int:
 
 @pytest.mark.parametrize("count, message", [(0, 16), (1, 1), (1, 16), (3, 4), (3, 16)])
 def test_samples_come_in_their_order_as_if_prepared_here(count, message):
-    with Workers(requests, tensor, count, message) as workers:
+    with closing(Workers(requests, tensor, count, message)) as workers:
         found = list(workers.prepared(range(50), ahead=32))
     assert [kept for kept, _ in found] == [f"kept {number}" for number in range(50)]
     for number, (_, (pixels, error)) in enumerate(found):
@@ -45,7 +46,7 @@ def test_samples_come_in_their_order_as_if_prepared_here(count, message):
 
 
 def test_processes_are_kept_from_shard_to_shard_and_end_with_the_workers():
-    with Workers(requests, process_id, 2, message=1) as workers:
+    with closing(Workers(requests, process_id, 2, message=1)) as workers:
         shards = [{made for _, made in workers.prepared(range(20), ahead=8)} for _ in range(3)]
         running = {child.pid for child in multiprocessing.active_children()}
     assert set.union(*shards) <= running and os.getpid() not in set.union(*shards)
@@ -62,7 +63,7 @@ def test_the_next_samples_are_begun_once_these_are_given_out_and_not_read_again(
             begun.set()
             yield number
     after = following()
-    with Workers(requests, abs, count) as workers:
+    with closing(Workers(requests, abs, count)) as workers:
         these = workers.prepared([10, 11], ahead=4, following=after)
         assert next(these) == ("kept 10", 10) and not read
         assert next(these) == ("kept 11", 11) and list(these) == []
@@ -76,7 +77,7 @@ def test_what_reading_and_preparing_raise_is_raised_in_its_place_and_the_next_sa
     def broken():
         yield from range(4)
         raise OSError("the store is gone")
-    with Workers(requests, (1).__truediv__, count, message=1) as workers:
+    with closing(Workers(requests, (1).__truediv__, count, message=1)) as workers:
         with pytest.raises(ZeroDivisionError):
             list(workers.prepared([1, 0, 2], ahead=4))
         assert list(workers.prepared([1, 2], ahead=4)) == [("kept 1", 1), ("kept 2", 0.5)]
@@ -88,7 +89,7 @@ def test_what_reading_and_preparing_raise_is_raised_in_its_place_and_the_next_sa
 
 
 def test_a_process_that_dies_fails_these_samples_and_others_prepare_the_next():
-    with Workers(requests, process_id, 2, message=1) as workers:
+    with closing(Workers(requests, process_id, 2, message=1)) as workers:
         found = workers.prepared(range(200), ahead=8)
         os.kill(next(found)[1], signal.SIGKILL)
         with pytest.raises(RuntimeError, match="a process that prepares pictures has died"):
@@ -98,7 +99,7 @@ def test_a_process_that_dies_fails_these_samples_and_others_prepare_the_next():
 
 def test_no_more_is_read_than_asked_for_and_nothing_once_it_is_dropped():
     read = []
-    with Workers(requests, abs, 2) as workers:
+    with closing(Workers(requests, abs, 2)) as workers:
         found = workers.prepared((read.append(number) or number for number in range(1000)), ahead=40)
         for taken in range(100):
             assert next(found)[1] == taken
@@ -111,7 +112,7 @@ def test_no_more_is_read_than_asked_for_and_nothing_once_it_is_dropped():
 
 
 def test_calls_in_the_background_are_made_in_order_and_raise_where_they_are_waited_for():
-    with Background() as thread:
+    with closing(Background()) as thread:
         assert list(thread.map(lambda number: (number, threading.current_thread()), range(3), ahead=1)) == [
             (number, thread._thread) for number in range(3)]
         with pytest.raises(KeyboardInterrupt):
@@ -119,9 +120,25 @@ def test_calls_in_the_background_are_made_in_order_and_raise_where_they_are_wait
         assert thread.submit(sum, [1, 2]).result() == 3
 
 
+def test_results_come_as_soon_as_they_are_there_and_no_more_calls_wait_than_asked_for():
+    hold, taken = threading.Event(), []
+
+    def slowly(numbers):
+        for number in numbers:
+            time.sleep(0.05)
+            taken.append(number)
+            yield number
+    with closing(Background()) as thread:
+        assert next(thread.map(abs, slowly(range(100)), ahead=100)) == 0 and len(taken) < 50
+        taken.clear()
+        threading.Timer(1, hold.set).start()
+        found = thread.map(lambda number: hold.wait(30), slowly(range(100)), ahead=2)
+        assert next(found) and len(taken) == 3
+
+
 def test_at_its_end_the_call_that_has_begun_is_waited_for_and_others_are_dropped():
     done, begun = [], threading.Event()
-    with Background() as thread:
+    with closing(Background()) as thread:
         thread.submit(lambda: (begun.set(), time.sleep(0.2), done.append("first")))
         second = thread.submit(done.append, "second")
         assert begun.wait(30)
@@ -130,7 +147,7 @@ def test_at_its_end_the_call_that_has_begun_is_waited_for_and_others_are_dropped
 
 def test_an_end_that_has_no_more_patience_does_not_wait():
     stuck, start = threading.Event(), time.monotonic()
-    with Background(patience=0.1) as thread:
+    with closing(Background(patience=0.1)) as thread:
         thread.submit(stuck.wait, 60)
     assert time.monotonic() - start < 30
     stuck.set()
