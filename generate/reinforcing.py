@@ -28,6 +28,13 @@ GROUP = 64             # pictures whose views are held, and embedded by one teac
 CACHED_TEXTS = 50_000  # of a shard, whose embeddings are held: the last that were new
 
 
+class Settled(NamedTuple):
+    """What a run has settled, where its configuration leaves it open."""
+
+    size: int        # side of a view in pixels
+    batch_size: int  # views or texts at a time
+
+
 @dataclass(frozen=True)
 class Texts:
     """The texts of a record: `txt`, all original captions, and the columns, those to embed among them."""
@@ -52,7 +59,7 @@ class Picture(NamedTuple):
     error: str = ""
 
 
-def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], config: ReinforceConfig, batch_size: int,
+def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled,
                       workers: Workers, following: Iterable[Sample] | None = None) -> Iterator[tuple[Record, str | None]]:
     """A record for each sample, in order, with its `txt`; texts that repeat are embedded once.
 
@@ -63,24 +70,26 @@ def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], co
     made = workers.prepared(samples, GROUP, following)
     pictures, known = (Picture(*of, views, pixels, error) for of, (views, pixels, error) in made), {}
     while group := list(islice(pictures, GROUP)):
-        embedded = embed_group(group, teachers, known, batch_size) if teachers else ({} for _ in group)
+        embedded = embed_group(group, teachers, known, settled.batch_size) if teachers else ({} for _ in group)
         for picture, embeddings in zip(group, embedded, strict=True):
             yield reinforced(picture, embeddings, config), picture.texts.text
         for text in list(islice(known, max(0, len(known) - CACHED_TEXTS))):
             del known[text]
 
 
-def workers_for(config: ReinforceConfig, count: int) -> Workers[tuple[Sample, Texts], tuple[str, bytes | None, str], tuple]:
-    """Workers that make views of samples' pictures; a picture is decoded once for all of them."""
+def workers_for(config: ReinforceConfig, size: int,
+                count: int) -> Workers[tuple[Sample, Texts], tuple[str, bytes | None, str], tuple]:
+    """Workers that make views of samples' pictures, `size` pixels wide; a picture is decoded once for all of them."""
     def requests(samples: Iterable[Sample]) -> Iterator[tuple[tuple[Sample, Texts], tuple[str, bytes | None, str]]]:
         for sample in samples:
             texts, error = read_texts(sample, config)
             yield (sample, texts), (sample.key, sample.image, error)
 
-    return Workers(requests, partial(_make_views, config), count, message=1)  # all views of one are large enough
+    return Workers(requests, partial(_make_views, config, size), count, message=1)  # all views of one are large enough
 
 
-def _make_views(config: ReinforceConfig, asked: tuple[str, bytes | None, str]) -> tuple[list[View], Tensor | None, str]:
+def _make_views(config: ReinforceConfig, size: int,
+                asked: tuple[str, bytes | None, str]) -> tuple[list[View], Tensor | None, str]:
     """Views of a picture and their pixels, by its key, encoded bytes, and why there can be none."""
     key, encoded, error = asked
     if error:
@@ -89,10 +98,10 @@ def _make_views(config: ReinforceConfig, asked: tuple[str, bytes | None, str]) -
         image = decode_stored(encoded)
     except ValueError as undecodable:
         return [], None, str(undecodable)
-    views = draw_views(config.seed, key, config.views, image.size, config.size, config.crop_area)
+    views = draw_views(config.seed, key, config.views, image.size, size, config.crop_area)
     if config.embeddings == "none":  # no teacher sees them
         return views, None, ""
-    return views, torch.stack([replay(view, image, config.size) for view in views]), ""
+    return views, torch.stack([replay(view, image, size) for view in views]), ""
 
 
 def read_texts(sample: Sample, config: ReinforceConfig) -> tuple[Texts, str]:
