@@ -28,8 +28,10 @@ def is_finished(sentence: str) -> bool:
 
 
 def _abbreviates(before: str, after: str) -> bool:
-    last = before.split()[-1].strip("\"'“”‘’([") if before.split() else ""
+    if not after.strip():
+        return False  # most captions: the last full stop
+    last = before.rsplit(maxsplit=1)[-1].strip("\"'“”‘’([") if before.strip() else ""
     word = last.lower()
     if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):
-        return bool(after.strip())
+        return True
     return word in _LAST_WORDS and after.strip()[:1].islower()

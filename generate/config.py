@@ -56,6 +56,8 @@ class RunConfig(BaseModel):
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
+    num_workers: int | None = Field(None, ge=0, description="processes that prepare pictures, for each process; 0: none; one less "
+                                    "than it has cores unless given, but at least 2, and 2 for a Ray worker")
     engine: Literal["embedded", "ray"] = Field(
         "embedded", description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces those that die")
     ray_address: str | None = Field(None, pattern=r"^(auto|[\w.-]+:\d+)$", description="auto: the cluster that this machine belongs "
@@ -120,7 +122,6 @@ class GenerateConfig(RunConfig, ColumnConfig):
     drop_text_embeddings: bool = Field(False, description="leave out a reinforced set's text embeddings, which its readers would "
                                        "pair with the new column's captions; else an error")
     text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
-    num_workers: int = Field(2, ge=0, description="processes that decode pictures, of each process; 0: none")
     limit: int | None = Field(None, gt=0, description="caption the first so many pictures only, and say what all would take")
     dry_run: bool = Field(False, description="list the input, load the captioners, and write nothing")
     max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")

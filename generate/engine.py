@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from captioners.base import Captioner
 from captioners.coca import load_captioner
-from generate.captioning import Column, caption_samples
+from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
@@ -20,10 +21,13 @@ from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.workers import Background, Workers
 from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import Shard, read_samples
 from imagetext.stores import is_remote
+
+WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE  # pictures at most that wait to be written: so many come at once, and the captioners go on
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
@@ -64,6 +68,7 @@ class Captioning:
 
     config: GenerateConfig
     columns: Sequence[Column] = ()
+    workers: Workers | None = None  # from the first shard on
     doing = "captioning"
     unit = "picture"
 
@@ -72,16 +77,25 @@ class Captioning:
         models = dict.fromkeys(column.captioner.description for column in self.columns)
         return Loaded(fingerprint(self.columns, self.config), list(models))
 
-    def write(self, shard: Shard, pace: Pace) -> None:
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
+        if self.workers is None:
+            self.workers = workers_for(self.columns, workers_wanted(self.config), overwrite=self.config.replace_columns,
+                                       drop_text_embeddings=self.config.drop_text_embeddings or self.config.captions_only)
         settled = _batch_sizes(self.columns)
 
         def write(sizes: Sequence[int]) -> None:
             size_of = dict(zip(settled, sizes))
             columns = [replace(column, batch_size=size_of[column.batch_size]) for column in self.columns]
-            write_shard(shard, columns, self.config, pace, {} if sizes == settled else {"batch_sizes": sizes})
+            write_shard(shard, columns, self.config, self.workers, pace, following,
+                        {} if sizes == settled else {"batch_sizes": sizes})
 
         with_halved_batches(write, settled, "pictures in flight", shard, pace)
+
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.close()
+        self.workers = None
 
 
 def _batch_sizes(columns: Sequence[Column]) -> list[int]:
@@ -127,17 +141,22 @@ def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
     return max(1, min(most, free // (2 * bytes_per_picture)))
 
 
-def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, pace: Pace, info: Mapping[str, Any]) -> None:
+def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, workers: Workers, pace: Pace,
+                following: Shard | None, info: Mapping[str, Any]) -> None:
     """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
     repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
     with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
-                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer:
-        for record in caption_samples(shard, columns, overwrite=config.replace_columns, num_workers=config.num_workers,
-                                      drop_text_embeddings=config.drop_text_embeddings or config.captions_only, stopwatch=pace):
+                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, closing(Background()) as clerk:
+        def write(picture: Picture) -> tuple[bool, int]:
+            record = record_of(picture, columns)
             writer.write(record)
             for name, of_column in repeats.items():
                 of_column.update(record.syn_text.get(name, ()))
             licences.update([str(record.sample.meta.get("license") or "")])
-            pace.count(bool(record.error), sum(map(len, record.syn_text.values())))
+            return bool(record.error), sum(map(len, record.syn_text.values()))
+
+        pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
+        for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):
+            pace.count(failed, captions)
         writer.info |= {**info, "repeats": {name: of_column.state() for name, of_column in repeats.items()},
                         "licences": licences.state()}

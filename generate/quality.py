@@ -1,7 +1,7 @@
 """The gate: each caption is cut to whole sentences and judged from its own picture's record alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +32,7 @@ class Judged:
     drawn: Caption
     truncated: bool = False
     flags: tuple[str, ...] = ()
+    words: Sequence[str] = field(default=(), repr=False)  # of the text, as every measure counts them
 
 
 def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str, bool]:
@@ -45,23 +46,23 @@ def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str,
     return " ".join(found), unfinished
 
 
-def judge(caption: Caption, siblings: Sequence[str], gate: Gate) -> Judged:
+def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate) -> Judged:
     """The caption as the gate cuts it, with its flags; `siblings` are the picture's other captions that stand before it."""
     text, truncated = cut_sentences(caption, gate.sentences)
-    flags = degenerate_reasons(text, truncated)
-    of_caption = words(text)
-    if of_caption and any(words(sibling) == of_caption for sibling in siblings):
+    found = words(text)
+    flags = degenerate_reasons(text, truncated, found)
+    if found and any(sibling.words == found for sibling in siblings):
         flags += ("duplicate",)
     if gate.min_similarity is not None and caption.similarity < gate.min_similarity:
         flags += ("unlike",)
-    return Judged(text, caption, truncated, flags)
+    return Judged(text, caption, truncated, flags, found)
 
 
 def judge_all(captions: Sequence[Caption], gate: Gate) -> list[Judged]:
     """The captions of a picture, each judged beside those before it."""
     judged: list[Judged] = []
     for caption in captions:
-        judged.append(judge(caption, [other.text for other in judged], gate))
+        judged.append(judge(caption, judged, gate))
     return judged
 
 
@@ -70,7 +71,7 @@ def replace_failing(judged: Sequence[Judged], redrawn: Sequence[Caption], gate: 
     result = list(judged)
     for i, caption in enumerate(redrawn):
         if result[i].flags:
-            others = [other.text for j, other in enumerate(result) if j != i and not other.flags]
+            others = [other for j, other in enumerate(result) if j != i and not other.flags]
             candidate = judge(caption, others, gate)
             if not candidate.flags:
                 result[i] = candidate

@@ -14,10 +14,11 @@ from generate.manifest import RULES, input_of, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.reinforce_config import ReinforceConfig
-from generate.reinforcing import Settled, convert_samples, reinforce_samples
+from generate.reinforcing import Settled, convert_samples, reinforce_samples, workers_for
 from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
-from generate.work import Loaded, Pace, begin, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.workers import Workers
 from imagetext.outputs import remove, write_file
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import Shard, read_samples
@@ -61,6 +62,7 @@ class Reinforcing:
     config: ReinforceConfig
     teachers: Sequence[Teacher] = ()
     settled: Settled | None = None
+    workers: Workers | None = None  # from the first shard on
     doing = "reinforcing"
     unit = "record"
 
@@ -71,23 +73,31 @@ class Reinforcing:
                   f"{teacher.size[0]} x {teacher.size[1]} px" for teacher in self.teachers]
         return Loaded(fingerprint(self.config, self.settled, self.teachers), models)
 
-    def write(self, shard: Shard, pace: Pace) -> None:
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Reinforce and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
+        if self.workers is None and not self.config.convert:
+            self.workers = workers_for(self.config, self.settled.size, workers_wanted(self.config))
+
         def write(sizes: Sequence[int]) -> None:
             settled = Settled(self.settled.size, *sizes)
-            write_shard(shard, self.teachers, self.config, settled, pace,
+            write_shard(shard, self.teachers, self.config, settled, self.workers, pace, following,
                         {} if settled == self.settled else {"batch_size": settled.batch_size})
 
         with_halved_batches(write, [self.settled.batch_size], "views or texts at a time", shard, pace)
 
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.close()
+        self.workers = None
 
-def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled, pace: Pace,
-                info: Mapping[str, Any]) -> None:
+
+def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled, workers: Workers | None,
+                pace: Pace, following: Shard | None, info: Mapping[str, Any]) -> None:
     """Reinforce and write one shard; its marker gets `info`."""
     with ShardWriter(config.output, shard.name, format=config.format, input=input_of(shard)) as writer:
         writer.info |= info
         for record, text in (convert_samples(shard, config) if config.convert
-                             else reinforce_samples(shard, teachers, config, settled)):
+                             else reinforce_samples(shard, teachers, config, settled, workers, following)):
             writer.write(record, text)
             pace.count(bool(record.error))
 

@@ -32,7 +32,6 @@ class ReinforceConfig(RunConfig):
     batch_size: int | None = Field(None, gt=0, description="views or texts at a time; chosen once for a run unless given")
     text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
-    num_workers: int = Field(2, ge=0, description="processes that decode pictures and make views, of each process; 0: none")
     max_error_rate: float = Field(0.1, ge=0, le=1, description="share of records that may fail before the exit code is 3")
     report: bool = Field(False, description="once all is done, how well each teacher and all together find captions and pictures "
                          "again, and which logit scale fits: a table, and report.json")

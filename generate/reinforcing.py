@@ -6,20 +6,19 @@ Dimensions: S side of a view, V views of a picture, N all views of a group, T te
 """
 
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from generate.augment import draw_views
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher
+from generate.workers import Workers
 from imagetext.embeddings import modern, named_texts, pack, unpack
 from imagetext.rows import caption_columns, well_formed
 from imagetext.sample import Record, Sample, image_size
@@ -60,14 +59,16 @@ class Picture(NamedTuple):
     error: str = ""
 
 
-def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], config: ReinforceConfig,
-                      settled: Settled) -> Iterator[tuple[Record, str | None]]:
+def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled,
+                      workers: Workers, following: Iterable[Sample] | None = None) -> Iterator[tuple[Record, str | None]]:
     """A record for each sample, in order, with its `txt`; texts that repeat are embedded once.
 
     A sample without a picture that decodes, or without captions to embed, is a record with an error.
+    following: samples of which the first are prepared once these all are.
     Raises: ValueError where a teacher gives no finite numbers, and whatever `samples` or the teachers raise.
     """
-    pictures, known = make_views(samples, config, settled.size), {}
+    made = workers.prepared(samples, GROUP, following)
+    pictures, known = (Picture(*of, views, pixels, error) for of, (views, pixels, error) in made), {}
     while group := list(islice(pictures, GROUP)):
         embedded = embed_group(group, teachers, known, settled.batch_size) if teachers else ({} for _ in group)
         for picture, embeddings in zip(group, embedded, strict=True):
@@ -76,45 +77,31 @@ def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], co
             del known[text]
 
 
-def make_views(samples: Iterable[Sample], config: ReinforceConfig, size: int) -> Iterator[Picture]:
-    """The samples with their views, made by `num_workers` processes; a picture is decoded once for all of them."""
-    asked: deque[tuple[Sample, Texts]] = deque()  # of the workers
-
-    def requests() -> Iterator[tuple[str, bytes | None, str]]:
+def workers_for(config: ReinforceConfig, size: int,
+                count: int) -> Workers[tuple[Sample, Texts], tuple[str, bytes | None, str], tuple]:
+    """Workers that make views of samples' pictures, `size` pixels wide; a picture is decoded once for all of them."""
+    def requests(samples: Iterable[Sample]) -> Iterator[tuple[tuple[Sample, Texts], tuple[str, bytes | None, str]]]:
         for sample in samples:
             texts, error = read_texts(sample, config)
-            asked.append((sample, texts))
-            yield sample.key, sample.image, error
+            yield (sample, texts), (sample.key, sample.image, error)
 
-    made = DataLoader(_Viewed(config, size), sampler=requests(), batch_size=None, num_workers=config.num_workers,
-                      collate_fn=_as_it_is, prefetch_factor=-(-GROUP // config.num_workers) if config.num_workers else None)
-    for views, pixels, error in made:
-        yield Picture(*asked.popleft(), views, None if pixels is None else torch.from_numpy(pixels), error)
+    return Workers(requests, partial(_make_views, config, size), count, message=1)  # all views of one are large enough
 
 
-def _as_it_is(made: tuple) -> tuple:
-    """Arrays stay arrays: as tensors, a group's would lie in shared memory, of which containers have 64 MB."""
-    return made
-
-
-class _Viewed(Dataset):
-    """Views of pictures, made in worker processes; asked for by key, encoded bytes, and why there can be none."""
-
-    def __init__(self, config: ReinforceConfig, size: int):
-        self.config, self.size = config, size
-
-    def __getitem__(self, asked: tuple[str, bytes | None, str]) -> tuple[list[View], np.ndarray | None, str]:
-        key, encoded, error = asked
-        if error:
-            return [], None, error
-        try:
-            image = decode_stored(encoded)
-        except ValueError as undecodable:
-            return [], None, str(undecodable)
-        views = draw_views(self.config.seed, key, self.config.views, image.size, self.size, self.config.crop_area)
-        if self.config.embeddings == "none":  # no teacher sees them
-            return views, None, ""
-        return views, torch.stack([replay(view, image, self.size) for view in views]).numpy(), ""
+def _make_views(config: ReinforceConfig, size: int,
+                asked: tuple[str, bytes | None, str]) -> tuple[list[View], Tensor | None, str]:
+    """Views of a picture and their pixels, by its key, encoded bytes, and why there can be none."""
+    key, encoded, error = asked
+    if error:
+        return [], None, error
+    try:
+        image = decode_stored(encoded)
+    except ValueError as undecodable:
+        return [], None, str(undecodable)
+    views = draw_views(config.seed, key, config.views, image.size, size, config.crop_area)
+    if config.embeddings == "none":  # no teacher sees them
+        return views, None, ""
+    return views, torch.stack([replay(view, image, size) for view in views]), ""
 
 
 def read_texts(sample: Sample, config: ReinforceConfig) -> tuple[Texts, str]:

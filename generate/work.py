@@ -1,8 +1,10 @@
 """What a run does to its shards, whichever engine does it; and the embedded engine, which does it in this process."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +20,8 @@ from imagetext.columns import ColumnClash
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
+
+MOST_WORKERS = 32  # that prepare pictures, unless more are asked for; an H100 needs about 16
 
 
 @dataclass
@@ -80,8 +84,14 @@ class Work(Protocol):
         Raises: ValueError where one cannot be loaded, or does not fit the configuration.
         """
 
-    def write(self, shard: Shard, pace: Pace) -> None:
-        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard."""
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
+        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard.
+
+        following: the next shard, of which the first samples may be read once this one is read to its end.
+        """
+
+    def close(self) -> None:
+        """End what was started to write shards."""
 
 
 class Engine(Protocol):
@@ -104,16 +114,17 @@ class Embedded:
         return work.load(choose_device(work.config.device, self.rank), settled)
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
-        with tqdm(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress:
+        with (tqdm(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress,
+              closing(work)):
             def tell() -> None:
                 progress.set_postfix_str(str(pace), refresh=False)
                 progress.update(pace.pictures - progress.n)
 
             pace = Pace(tell=tell)
-            for number, shard in enumerate(shards, 1):
+            for number, (shard, following) in enumerate(zip(shards, [*shards[1:], None]), 1):
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
-                    work.write(shard, pace)
+                    work.write(shard, pace, following)
                 except ColumnClash:
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
@@ -168,6 +179,14 @@ def processes_wanted(config: RunConfig) -> int:
     if config.engine == "ray":
         return 1
     return config.num_processes or max(1, torch.cuda.device_count() if config.device in (None, "cuda") else 1)
+
+
+def workers_wanted(config: RunConfig) -> int:
+    """How many processes prepare pictures for this one: one less than its share of the machine's cores, unless that is asked for."""
+    if config.num_workers is not None or config.engine == "ray":
+        return 2 if config.num_workers is None else config.num_workers
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(max(2, cores - 1), MOST_WORKERS)
 
 
 def choose_device(name: str | None, rank: Rank) -> str:

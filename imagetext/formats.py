@@ -90,10 +90,12 @@ def record_members(record: Record) -> dict[str, bytes]:
 
 def _plain(value: Any) -> Any:
     """The value in JSON's own types: bytes in base64, NaN and infinities null, what has no type in JSON or Arrow as text."""
-    if isinstance(value, Mapping):
-        return {well_formed(str(name)): _plain(item) for name, item in value.items()}
+    if isinstance(value, str):
+        return well_formed(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {well_formed(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float):
@@ -133,7 +135,7 @@ class TarShard:
     """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt."""
 
     def __init__(self, file: Output, **_: Any):
-        self.archive = tarfile.open(fileobj=file, mode="w")
+        self.file = file
 
     def write(self, key: str, record: Record, text: str | None) -> None:
         fields, columns = record_fields(record), record_columns(record)
@@ -146,13 +148,28 @@ class TarShard:
             columns = {}
         files["syn.json"] = _dumps(columns).encode()
         files["json"] = _dumps(fields).encode()
+        parts = []
         for suffix, data in (files | record_members(record)).items():
-            member = tarfile.TarInfo(f"{encode_key(key)}.{suffix}")  # owner 0, time 0, mode 0644: bytes depend on content
-            member.size = len(data)
-            self.archive.addfile(member, io.BytesIO(data))
+            parts += [tar_header(f"{encode_key(key)}.{suffix}", len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
+        self.file.write(b"".join(parts))
 
     def close(self) -> None:
-        self.archive.close()
+        end = 2 * tarfile.BLOCKSIZE  # and as much as fills the last record
+        self.file.write(bytes(end + -(self.file.tell() + end) % tarfile.RECORDSIZE))
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """What stands before a file in a tar, as `tarfile` writes it: owner 0, time 0, mode 0644, for bytes depend on content."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if not name.isascii() or len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
+        member = tarfile.TarInfo(name)
+        member.size = size
+        return member.tobuf()
+    header = b"%b%b%011o%b" % (encoded.ljust(tarfile.LENGTH_NAME, b"\0"), _HEADER[100:124], size, _HEADER[135:])
+    return b"%b%06o%b" % (header[:148], sum(header) - sum(header[148:156]) + 8 * ord(" "), header[154:])
+
+
+_HEADER = tarfile.TarInfo("").tobuf()  # of an empty file without a name
 
 
 class JsonlShard:

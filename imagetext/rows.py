@@ -137,7 +137,7 @@ def _listed(name: str, value: Any) -> list[str]:
 
 def well_formed(text: str) -> str:
     """The text without half surrogate pairs, which JSON and file names can spell and nothing else can write."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _image_of(name: str, value: Any, folder: str) -> tuple[bytes | None, str]:

@@ -335,9 +335,9 @@ def test_out_of_memory_halves_the_batch_and_the_marker_says_so(make_records, pic
     make_records("00000", pictures(2))
     sizes = []
 
-    def reinforce_samples(samples, teachers, config, settled):
+    def reinforce_samples(samples, teachers, config, settled, *rest):
         sizes.append(settled.batch_size)
-        for number, found in enumerate(generate.reinforcing.reinforce_samples(samples, teachers, config, settled)):
+        for number, found in enumerate(generate.reinforcing.reinforce_samples(samples, teachers, config, settled, *rest)):
             if settled.batch_size > 1 and number == 1:
                 raise torch.OutOfMemoryError("no more")
             yield found

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from imagetext.formats import tar_header
 from imagetext.sample import Record, Sample, image_size
 from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
 from imagetext.sources import read_records, read_samples
@@ -391,3 +392,27 @@ def as_read(record: Record) -> Record:
     size = image_size(sample.image)
     meta = {**sample.meta, "sha256": hashlib.sha256(sample.image).hexdigest(), "width": size[0], "height": size[1]}
     return replace(record, sample=replace(sample, image=None if record.error else sample.image, meta=meta))
+
+
+NAMES = st.text("ab/%-_0.", min_size=1, max_size=130) | st.text(min_size=1, max_size=130) | st.sampled_from(["a" * 100, "a" * 101, "é.jpg"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(NAMES.filter(lambda name: "\0" not in name), st.sampled_from([0, 1, 511, 512, 513, 8**11 - 1, 8**11]))
+def test_the_header_of_a_file_in_a_tar_is_the_librarys(name, size):
+    name, member = name.encode("utf-8", "surrogateescape" if name.isascii() else "replace").decode(), tarfile.TarInfo()
+    member.name, member.size = name, size
+    assert tar_header(name, size) == member.tobuf()
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, 512, 513], [9000], [10240 - 2048 - 1024 - 512], [20000] * 3])
+def test_a_tar_has_the_bytes_that_the_library_gives_it(tmp_path, picture, sizes):
+    image = picture(0)
+    path = write(tmp_path, [good(f"k/{number}", image, members={"npz": bytes(size)}) for number, size in enumerate(sizes)])
+    with tarfile.open(path) as archive, tarfile.open(tmp_path / "library.tar", "w") as other:
+        for found in archive:
+            member = tarfile.TarInfo(found.name)
+            member.size = found.size
+            other.addfile(member, archive.extractfile(found))
+    with open(path, "rb") as ours, open(tmp_path / "library.tar", "rb") as theirs:
+        assert ours.read() == theirs.read()
