@@ -85,7 +85,7 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
 class StudentForward(nn.Module):
     """The student in training, as `finetune.forward` says: features of both towers, the losses of a whole batch."""
 
-    captions, contrasts = False, True
+    captions, contrasts, pad_id = False, True, None
     depth, products = None, contextlib.nullcontext
 
     def __init__(self, student: Student, config: StudentConfig, teachers: "Teachers | None"):

@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from finetune.batching import Batch, BatchOrder, batches
+from captioners.device import check_device
+from finetune.batching import Batch, BatchOrder, batches, decoders
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import FinetuneConfig
 from finetune.losses import caption_loss
@@ -75,12 +76,13 @@ class Trainer:
             self.forward.model.to("cpu" if main else "meta")
         order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first,
                            rank=rank, world=self.accelerator.num_processes)
-        progress = tqdm(batches(order, config.num_workers), initial=first, total=self.steps, desc="training", unit="step",
-                        mininterval=1, disable=not main)
+        on_gpu = self.accelerator.device.type == "cuda"
+        loader = batches(order, decoders(config.num_workers, on_gpu), pin_memory=on_gpu)
+        progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main)
         with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log:  # line by line
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * self.accelerator.num_processes + rank)  # of dropout
-                with self.forward.products():
+                with contextlib.nullcontext() if on_gpu else self.forward.products():
                     losses = self._step(batch)
                 if not math.isfinite(losses["loss"]):
                     raise ValueError(f"the loss is {losses['loss']} at step {step}, pictures {', '.join(batch.keys)}")
@@ -122,7 +124,7 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, float]:
         """One step of the optimizer; the losses of the whole batch, and the gradients' norm before clipping."""
         learner, world = self.learner, self.accelerator.num_processes
-        parts = batch.parts(self.accumulation, self.accelerator.device)
+        parts = batch.parts(self.accumulation, self.accelerator.device, learner.pad_id)
         losses, gradients = dict.fromkeys(learner.weights, 0.0), None
         if learner.captions:
             tokens = self.accelerator.reduce(sum((part.tokens[..., 1:] != learner.pad_id).sum() for part in parts))
@@ -158,10 +160,11 @@ class Trainer:
         if self.average:
             self.average.update()
         losses |= {"caption": self.accelerator.reduce(losses["caption"])} if learner.captions else {}
-        losses = {name: loss.item() for name, loss in losses.items()}
-        loss = sum(learner.weights[name] * loss for name, loss in losses.items())
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return {"loss": loss, **losses, "gradient_norm": float(norm), "learning_rate": rate}
+        *found, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
+        losses = dict(zip(losses, found, strict=True))
+        loss = sum(learner.weights[name] * loss for name, loss in losses.items())
+        return {"loss": loss, **losses, "gradient_norm": norm, "learning_rate": rate}
 
     def _batch_losses(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]) -> tuple[dict, list, list, list]:
         """The losses of the whole batch's features, and gradients of their sum by the parts' features here and the logit scale.
@@ -187,10 +190,12 @@ class Trainer:
 def make_accelerator(config: Config) -> Accelerator:
     """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
     accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=config.device == "cpu", project_dir=config.output,
-        log_with=config.report_to or None, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=check_device(config.device) == "cpu",
+        project_dir=config.output, log_with=config.report_to or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     if config.num_processes not in (None, accelerator.num_processes):
         raise ValueError(f"--num-processes {config.num_processes}: the launcher started {accelerator.num_processes}")
     if config.shard and accelerator.num_processes == 1:

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from captioners.coca import load_captioner
+from captioners.device import check_device
 from generate.captioning import Column, caption_samples
 from generate.config import GenerateConfig
 from generate.limit import count_pictures, first_pictures, outlook
@@ -34,6 +35,8 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
     rank = rank or Rank.of_this_process().check(config)
+    if config.engine == "embedded":  # the workers of a cluster look at their own machines
+        check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
     if rank.number and not config.dry_run:

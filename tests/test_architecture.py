@@ -16,7 +16,7 @@ ROOT = Path(capsmith.__file__).parent
 BELOW = {  # what each room may import of ours, itself aside
     "imagetext": set(),
     "captioners": set(),
-    "diversity": {"imagetext"},
+    "diversity": {"captioners", "imagetext"},
     "generate": {"diversity", "captioners", "imagetext"},
     "finetune": {"diversity", "captioners", "imagetext"},
 }
