@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, peer_python, product_rate
 from captioners import coca
 from captioners.base import SamplingConfig
-from captioners.coca import DTYPES, CoCaCaptioner, load_captioner
+from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.draw import Drawing
 
 PICTURES, CAPTIONS = 16, 5

@@ -52,7 +52,8 @@ def main() -> None:
         config = FinetuneConfig(input=["-"], model="-", output=folder, batch_size=BATCH, captions_per_image=captions, dtype=dtype,
                                 samples_seen=steps * BATCH * captions, learning_rate=1e-4, device="cpu", freeze_image=cached)
         initial = {name: weight.clone() for name, weight in captioner.model.state_dict().items()}
-        images = [encode_images(captioner.model, batch.images) if cached else batch.images for batch in batches]
+        images = [encode_images(captioner.model, captioner.normalise(batch.images)) if cached
+                  else captioner.normalise(batch.images) for batch in batches]
         losses: list[float] = []
 
         trainer = Trainer(config, training_forward(captioner, config), batches)

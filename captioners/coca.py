@@ -3,13 +3,9 @@
 Dimensions: H, W picture's sides, E embedding.
 """
 
-import contextlib
 import dataclasses
-import hashlib
-import itertools
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,21 +14,21 @@ import torch
 from open_clip.coca_model import CoCa
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.transforms import Compose, PILToTensor
 
-from captioners.base import Caption, Captioned, Captioner, SamplingConfig
-from captioners.beam import BeamSearch
+from captioners.base import Captioned, Captioner, SamplingConfig
 from captioners.coca_decode import Decoding
 from captioners.coca_forward import encode_images, encode_text_trimmed, initialise_decoder
 from captioners.context import POSITIONS, extend_context
-from captioners.draw import Drawing
 from captioners.linear import fast_products
+from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
+from captioners.search import evaluating, search, spoken
 from captioners.tokenizer import CaptionTokenizer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from captioners.weights import DTYPES, read_weights, state_sha256
 
 
 class CoCaCaptioner:
@@ -57,8 +53,10 @@ class CoCaCaptioner:
         self.pad_id = self.tokenizer.pad_id
         self.context_length = min(model.text.context_length, model.text_decoder.context_length)
         self.description = self._describe(source)
-        # open_clip's own inference transform: a decoded RGB picture to (3, H, W) float32; holds no model, so workers can have it
-        self.preprocess: Callable[[Image.Image], Tensor] = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
+        # open_clip's own inference transform up to the pixels: a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes
+        # of floats on the way to the model; holds no model, so workers can have it
+        *to_size, _, _ = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False).transforms
+        self.preprocess: Callable[[Image.Image], Tensor] = Compose([*to_size, PILToTensor()])
 
     def caption(
         self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
@@ -70,23 +68,8 @@ class CoCaCaptioner:
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
         rules = self._rules(sampling)
-        if sampling.strategy == "beam":
-            search = BeamSearch(self._begin(rules), images, rules, batch_size=self.batch_size)
-        else:
-            search = Drawing(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index,
-                             check_every=8 if self.model.logit_scale.is_cuda else 1)
-        return self._caption(search, similarity)
-
-    def _caption(self, search: Iterable[DecodedPicture], similarity: bool) -> Iterator[Captioned]:
-        found = iter(search)
-        while True:
-            with evaluating(self.model):
-                picture = next(found, None)
-                if picture is None:
-                    return
-                similarities = self._similarities(picture) if similarity else itertools.repeat(None)
-            captions = (Caption(self.decode(c.tokens), c.logprob, c.truncated, s) for c, s in zip(picture.captions, similarities))
-            yield Captioned(picture.key, tuple(captions), picture.features)
+        found = search(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index)
+        return spoken(found, self.model, self.decode, self._similarities if similarity else None)
 
     @torch.no_grad()
     def _similarities(self, picture: DecodedPicture) -> list[float]:
@@ -99,6 +82,14 @@ class CoCaCaptioner:
         with fast_products():
             features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
         return (features.float().cpu() @ picture.features).tolist()
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """The rest of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32; others are left as they are."""
+        if pictures.dtype != torch.uint8:
+            return pictures
+        mean, std = (torch.tensor(self.preprocess_cfg[name])[:, None, None].to(pictures.device, non_blocking=True)
+                     for name in ("mean", "std"))  # torchvision's own waits for a GPU
+        return pictures.float().div_(255).sub_(mean).div_(std)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes."""
@@ -117,7 +108,7 @@ class CoCaCaptioner:
             images = torch.stack(list(pictures))
             if parameter.is_cuda:
                 images = images.pin_memory()  # so that the upload runs beside the model
-            images = images.to(parameter.device, parameter.dtype, non_blocking=True)
+            images = self.normalise(images.to(parameter.device, non_blocking=True)).to(parameter.dtype)
             features, image_tokens = encode_images(self.model, images)
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 
@@ -247,49 +238,7 @@ def _load_weights(model: CoCa, state: Mapping[str, Tensor], path: Path) -> None:
     model.load_state_dict(state)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, by name; nothing in the file can run code."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds; none may pass as another fault
-        raise ValueError(f"{path}: not a file of weights that can be read safely: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    if not state:
-        raise ValueError(f"{path}: holds no tensors by name")
-    return state
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors in float32, with their names and shapes, in the order of their names."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{key} {tuple(value.shape)}\n".encode())
-        digest.update(value.numpy())
-    return digest.hexdigest()
-
-
-def check_name(name: str) -> None:
-    """Refuses a captioner's name that cannot name a column."""
-    if not re.fullmatch(r"[a-z0-9_]+", name) or "emb" in name or "_captions" in name:
-        raise ValueError(f"name {name!r}: must be of a-z, 0-9 and _, without 'emb' or '_captions'")
-
-
 def _sync_and_rename(path: Path, target: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     os.replace(path, target)
-
-
-@contextlib.contextmanager
-def evaluating(model: CoCa) -> Iterator[None]:
-    """The model in eval mode, and back in the mode it was in, whatever happens."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

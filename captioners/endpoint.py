@@ -19,7 +19,7 @@ from torch import Tensor
 
 from captioners.base import Captioned, SamplingConfig
 from captioners.endpoint_client import KEY, Connection, Refusal
-from captioners.resolve import column_name
+from captioners.names import column_name
 
 PREFIX = "openai:"
 INSTRUCTION = "Describe this picture in one sentence."

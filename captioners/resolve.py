@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from captioners.names import column_name
+
 SHIPPED = Path(__file__).parent / "models"
 CLIP_CONFIG = "open_clip_config.json"
 # open_clip's own order of preference; any other name counts only when it is the only one
@@ -243,8 +245,3 @@ def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, mult
     if image_width != width:
         problems.append(f"image tokens have width {image_width}, multimodal_cfg.width is {width}")
     return problems
-
-
-def column_name(text: str) -> str:
-    """A captioner's name as records carry it, in [a-z0-9_]."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "captioner"

@@ -4,16 +4,24 @@ Dimensions: N pictures, R rows (captions in flight, of one picture after the oth
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from captioners.base import SamplingConfig
 
-if TYPE_CHECKING:
-    from captioners.coca import CoCaCaptioner
-    from captioners.vlm import VLMCaptioner
+
+class Speaker(Protocol):
+    """What the rules ask of a captioner that chooses its tokens here."""
+
+    name: str
+    context_length: int  # tokens, start and end included
+    start_id: int
+    end_id: int
+
+    def encode_text_ids(self, text: str) -> list[int]:
+        """Token ids of a text, from start to end token."""
 
 
 class Rows(Protocol):
@@ -47,7 +55,7 @@ class Rules(NamedTuple):
     max_length: int
 
     @classmethod
-    def of(cls, captioner: "CoCaCaptioner | VLMCaptioner", sampling: SamplingConfig, never: Sequence[int], device: torch.device) -> Self:
+    def of(cls, captioner: Speaker, sampling: SamplingConfig, never: Sequence[int], device: torch.device) -> Self:
         """The rules of a captioner with token ids; raises ValueError with everything in which the sampling does not fit it."""
         longest = captioner.context_length + 1  # the last token is not fed back
         max_length = sampling.max_length or longest

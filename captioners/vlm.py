@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from captioners.base import Caption, Captioned, SamplingConfig
-from captioners.beam import BeamSearch
-from captioners.coca import check_name, evaluating
-from captioners.draw import Drawing
-from captioners.rows import Begin, DecodedPicture, Rules
+from captioners.base import Captioned, SamplingConfig
+from captioners.names import check_name
+from captioners.rows import Begin, Rules
+from captioners.search import evaluating, search, spoken
 from captioners.vlm_decode import Continuing
 from captioners.vlm_families import FAMILIES
 
@@ -84,23 +83,9 @@ class VLMCaptioner:
         """
         if similarity:
             raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
-        rules, begin = self._rules(sampling), self._begin(sampling)
-        if sampling.strategy == "beam":
-            search = BeamSearch(begin, images, rules, batch_size=self.batch_size)
-        else:
-            search = Drawing(begin, images, rules, batch_size=self.batch_size, first_index=first_index,
-                             check_every=8 if self.model.device.type == "cuda" else 1)
-        return self._caption(search)
-
-    def _caption(self, search: Iterable[DecodedPicture]) -> Iterator[Captioned]:
-        found = iter(search)
-        while True:
-            with evaluating(self.model):
-                picture = next(found, None)
-            if picture is None:
-                return
-            captions = (Caption(self.decode(c.tokens), c.logprob, c.truncated) for c in picture.captions)
-            yield Captioned(picture.key, tuple(captions), picture.features)
+        rules = self._rules(sampling)
+        found = search(self._begin(sampling), images, rules, batch_size=self.batch_size, first_index=first_index)
+        return spoken(found, self.model, self.decode)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes."""

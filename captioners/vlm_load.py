@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
-from captioners.coca import DTYPES, check_name, state_sha256
-from captioners.resolve import SMALL_FILES, column_name
+from captioners.names import check_name, column_name
+from captioners.resolve import SMALL_FILES
 from captioners.vlm import ADAPTER, OURS, VLMCaptioner
 from captioners.vlm_families import FAMILIES
+from captioners.weights import DTYPES, state_sha256
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

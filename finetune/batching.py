@@ -25,7 +25,7 @@ from imagetext.rows import read_picture
 from imagetext.sample import Sample, decode_image
 from imagetext.sources import Shard
 
-CACHE_BYTES = 2**30  # of preprocessed pictures
+CACHE_BYTES = 2**28  # of preprocessed pictures, in each process that decodes
 WIDTHS = 8           # captions come to a GPU in multiples of so many tokens
 CHECKED = 64         # pictures decoded side by side when they are first read
 

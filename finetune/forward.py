@@ -66,6 +66,7 @@ class CoCaForward(nn.Module):
         return captioner
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        images = self.captioner.normalise(images) if isinstance(images, Tensor) else images
         output = forward_trimmed(self.model, images, tokens, trim=tokens.device.type == "cpu")  # for a GPU, parts are cut
         # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}

@@ -6,7 +6,7 @@ import json
 import torch
 
 from captioners.base import Captioner
-from captioners.coca import evaluating
+from captioners.search import evaluating
 from finetune.batching import CaptionedPictures
 from finetune.checkpoints import BEST, VALIDATION_LOG
 from finetune.config import FinetuneConfig

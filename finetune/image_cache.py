@@ -29,7 +29,8 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
     Done before with the same pictures and weights, it is read. Raises ValueError where the disk has no room.
     """
     model, count = pictures.captioner.model, len(pictures)
-    shapes = {name: one.shape[1:] for name, one in zip(("features", "tokens"), encode_images(model, _pixels(pictures, 0)[None]))}
+    first = pictures.captioner.normalise(pictures.image(0)[None].to(model.logit_scale.device))
+    shapes = {name: one.shape[1:] for name, one in zip(("features", "tokens"), encode_images(model, first))}
     asked = {"weights": pictures.captioner.weights_sha256, "pictures": [sample.key for sample in pictures.samples]}
     done = folder / DONE
     if accelerator.is_main_process and not _is(done, asked):
@@ -43,10 +44,6 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
         if accelerator.is_main_process:
             done.write_text(json.dumps(asked), encoding="utf-8")
     return lambda index: (maps["features"][index].float(), maps["tokens"][index].float())
-
-
-def _pixels(pictures: CaptionedPictures, index: int) -> Tensor:
-    return pictures.image(index).to(pictures.captioner.model.logit_scale.device)
 
 
 def _is(done: Path, asked: dict) -> bool:
@@ -70,19 +67,21 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
 
 def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int,
             num_workers: int) -> None:
+    captioner = pictures.captioner
     own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
     batches = [[(index, 0) for index in own[at:at + batch_size]] for at in range(0, len(own), batch_size)]
     loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers, pin_memory=accelerator.device.type == "cuda",
-                        collate_fn=partial(collate, pad_id=pictures.captioner.pad_id))
+                        collate_fn=partial(collate, pad_id=captioner.pad_id))
     with accelerator.autocast():
         for batch in tqdm(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
             left = [(batch.images, batch.pictures)]
             while left:
                 images, numbers = left.pop()
                 try:
-                    encoded = encode_images(pictures.captioner.model, images.to(accelerator.device, non_blocking=True))
+                    images = captioner.normalise(images.to(accelerator.device, non_blocking=True))
+                    encoded = encode_images(captioner.model, images)
                 except torch.OutOfMemoryError:
-                    if len(images) == 1:
+                    if len(numbers) == 1:
                         raise
                     left += zip(images.chunk(2), numbers.chunk(2))
                     continue

@@ -11,7 +11,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 from tqdm import tqdm
 
-from captioners.coca import evaluating
+from captioners.search import evaluating
 from diversity.measures import Measure
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.student import Student

@@ -16,7 +16,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from captioners.coca import DTYPES, state_sha256
+from captioners.weights import DTYPES, state_sha256
 from captioners.linear import fast_products
 from captioners.resolve import SHIPPED, shipped_models
 from diversity.clip_models import clip_source, read_clip_config

@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner, state_sha256
+from captioners.coca import load_captioner
+from captioners.weights import state_sha256
 
 
 def outputs(model, tokens=((1, 5, 6, 7, 2),)):
@@ -45,7 +46,7 @@ def test_what_is_saved_loads_in_open_clip_strictly(captioner, saved):
     ids = captioner.encode_text_ids("a red circle")
     assert tokenizer(["a red circle"])[0].tolist() == ids + [0] * (16 - len(ids))
     image = Image.effect_noise((50, 40), 60).convert("RGB")
-    assert torch.equal(preprocess(image), captioner.preprocess(image))
+    assert torch.equal(preprocess(image), captioner.normalise(captioner.preprocess(image)))
 
 
 def test_open_clip_loads_what_is_saved_strictly_indeed(saved):
@@ -285,7 +286,7 @@ def test_preprocessing_is_open_clips(saved, size, preprocess):
     captioner = load_captioner(str(saved))
     image = Image.effect_noise(size, 60).convert("RGB")
     expected = image_transform_v2(PreprocessCfg(size=(32, 32), **preprocess), is_train=False)(image)
-    assert torch.equal(captioner.preprocess(image), expected)
+    assert torch.equal(captioner.normalise(captioner.preprocess(image)), expected)
     assert captioner.preprocess(image).shape == (3, 32, 32)
 
 

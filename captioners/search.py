@@ -1,0 +1,51 @@
+"""From pictures to captions, for every captioner that chooses its tokens here: one search, and the model in eval mode."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+from torch import Tensor, nn
+
+from captioners.base import Caption, Captioned
+from captioners.beam import BeamSearch
+from captioners.draw import Drawing
+from captioners.rows import Begin, DecodedPicture, Rules
+
+
+def search(begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int, first_index: int = 0
+           ) -> Iterable[DecodedPicture]:
+    """The captions of (key, picture) pairs, in their order, by the strategy of the rules' sampling.
+
+    Caption i of a picture draws as number first_index + i.
+    """
+    if rules.sampling.strategy == "beam":
+        return BeamSearch(begin, pictures, rules, batch_size=batch_size)
+    return Drawing(begin, pictures, rules, batch_size=batch_size, first_index=first_index,
+                   check_every=8 if rules.prefix.is_cuda else 1)
+
+
+def spoken(found: Iterable[DecodedPicture], model: nn.Module, decode: Callable[[list[int]], str],
+           similarities: Callable[[DecodedPicture], list[float]] | None = None) -> Iterator[Captioned]:
+    """The pictures' captions as text; the model is in eval mode while it works, and only then."""
+    found = iter(found)
+    while True:
+        with evaluating(model):
+            picture = next(found, None)
+            if picture is None:
+                return
+            similar = similarities(picture) if similarities else [None] * len(picture.captions)
+        captions = (Caption(decode(one.tokens), one.logprob, one.truncated, cosine)
+                    for one, cosine in zip(picture.captions, similar, strict=True))
+        yield Captioned(picture.key, tuple(captions), picture.features)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and back in training where it was, whatever happens; one that is in eval mode is not walked."""
+    if not model.training:
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
