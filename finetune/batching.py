@@ -34,7 +34,7 @@ class CaptionedPictures(Dataset):
     """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
 
     Pictures that are files, or lie in tars on this machine, are read when they come, those of stores and tables are held in
-    memory, encoded; preprocessed ones, too, where all of them fit in 1 GiB. `weights`: how often each comes in a pass. `image`
+    memory, encoded; preprocessed ones, too, where all of them fit in 256 MiB. `weights`: how often each comes in a pass. `image`
     gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
     """
 

@@ -78,8 +78,8 @@ def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: A
             while left:
                 images, numbers = left.pop()
                 try:
-                    images = captioner.normalise(images.to(accelerator.device, non_blocking=True))
-                    encoded = encode_images(captioner.model, images)
+                    pixels = captioner.normalise(images.to(accelerator.device, non_blocking=True))
+                    encoded = encode_images(captioner.model, pixels)
                 except torch.OutOfMemoryError:
                     if len(numbers) == 1:
                         raise

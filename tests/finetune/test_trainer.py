@@ -179,7 +179,7 @@ def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
     batch = next(iter(batches(BatchOrder(pictures, 8, 1, 0), 0)))
     tokens = torch.nn.functional.pad(batch.tokens[:, 0], (0, 76 - batch.tokens.shape[-1]))
     with torch.no_grad():
-        output = captioner.model(batch.images, tokens)
+        output = captioner.model(captioner.normalise(batch.images), tokens)
         theirs = open_clip.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(**output, output_dict=True)
     ours = trainer._step(batch)
     assert ours["caption"] == pytest.approx(theirs["caption_loss"].item() / 2, abs=1e-5)
