@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test soak pretrain-tiny
+.PHONY: quickstart test soak pretrain-tiny gpu-wheels
 
 quickstart: .venv/installed
 	.venv/bin/capsmith quickstart --output runs/quickstart
@@ -19,6 +19,16 @@ soak: .venv/installed-test
 # The weights shipped in captioners/models/coca_tiny: seeded, at most 90 minutes on 2 cores.
 pretrain-tiny: .venv/installed
 	.venv/bin/python -m finetune.pretrain_tiny
+
+# What a GPU machine without a package index needs to run benchmarks/gpu (Python 3.12, x86-64), and the peer's packages beside it.
+WHEELS = .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	$(foreach glibc,2_28 2_27 2_17 2_5,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
+gpu-wheels: .venv/installed
+	rm -rf .gpu-wheels
+	$(WHEELS) --dest .gpu-wheels --requirement benchmarks/gpu/wheels.txt
+	$(WHEELS) --dest .gpu-wheels/peer --requirement benchmarks/gpu/peer_wheels.txt
+	.venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .gpu-wheels docopt==0.6.2 .
+	du -sh .gpu-wheels
 
 # An environment that is there is kept and brought up to date; these stamps say that it was, for this pyproject.toml.
 .venv/installed: pyproject.toml

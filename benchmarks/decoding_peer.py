@@ -1,7 +1,9 @@
-"""The peer of `decoding.py` and `parity.py`, in its own environment: open_clip's `generate` as the paper's loop calls it.
+"""The peer of `decoding.py`, `parity.py` and `gpu`, in its own environment: open_clip's `generate` as the paper's loop calls it.
 
-Imports nothing of ours. Its argument is a JSON object: `model`, a folder in open_clip's layout; `pictures`, a file of
-pixels (N, 3, H, W); and for `loop`, `tokens` and `captions`.
+Imports nothing of ours. Its argument is a JSON object: `model`, a folder in open_clip's layout, or `architecture`, one of
+open_clip's with random weights; `pictures`, a file of pixels (N, 3, H, W), or how many random ones there are; `device` and `dtype`,
+cpu and fp32 unless given; and for the loop, `tokens` and `captions`. It answers, a line each: to null, what the loop costs; to
+{"pictures": N, "dtype": D}, what it costs of the first N in that dtype; to {"greedy": N}, greedy captions of at most N tokens.
 """
 
 import json
@@ -11,31 +13,75 @@ import time
 import open_clip
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def memory(field: str) -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 
 
-def main() -> None:
-    options = json.loads(sys.argv[1])
-    model = open_clip.create_model(f"local-dir:{options['model']}", require_pretrained=True).eval()
-    pictures = torch.load(options["pictures"], weights_only=True)
-    print(json.dumps({"open_clip": open_clip.__version__, "torch": torch.__version__}), flush=True)
-    for line in sys.stdin:
-        question = json.loads(line)
-        if question is None:
-            model.generate(pictures, generation_type="top_p", top_p=0.9, seq_len=6, fixed_output_length=True)  # to warm up
+def load(options: dict, device: str) -> torch.nn.Module:
+    if "model" in options:
+        return open_clip.create_model(f"local-dir:{options['model']}", require_pretrained=True).eval()
+    with torch.device(device):
+        model = open_clip.create_model(options["architecture"], device=device).eval()
+        torch.nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)  # it is left unset
+    return model
+
+
+class Cost:
+    """The seconds of a `with` block, and the bytes by which it raised the memory of the process, or of the card, at most."""
+
+    def __init__(self, device: str):
+        self.card = device.startswith("cuda")
+
+    def __enter__(self):
+        if self.card:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
             with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
                 file.write("5")
-            before, start = memory("VmRSS"), time.perf_counter()
-            for _ in range(options["captions"]):
-                model.generate(pictures, generation_type="top_p", top_p=0.9, seq_len=options["tokens"], fixed_output_length=True)
-            seconds = time.perf_counter() - start
-            print(json.dumps({"seconds": seconds, "peak": memory("VmHWM") - before}), flush=True)
-        else:
-            found = model.generate(pictures, generation_type="top_k", top_k=1, seq_len=question["greedy"])
+        self.before, self.start = torch.cuda.memory_allocated() if self.card else memory("VmRSS"), time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        if self.card:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - self.start
+        peak = torch.cuda.max_memory_allocated() if self.card else memory("VmHWM")
+        self.found = {"seconds": seconds, "peak": peak - self.before}
+
+
+def loop(model: torch.nn.Module, pictures: torch.Tensor, options: dict) -> None:
+    for _ in range(options["captions"]):
+        model.generate(pictures, generation_type="top_p", top_p=0.9, seq_len=options["tokens"], fixed_output_length=True)
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    device, dtype = options.get("device", "cpu"), options.get("dtype", "fp32")
+    model = load(options, device).to(device, DTYPES[dtype])
+    if isinstance(options["pictures"], int):
+        size = model.visual.image_size
+        pictures = torch.randn(options["pictures"], 3, *(size if isinstance(size, (list, tuple)) else (size, size)))
+    else:
+        pictures = torch.load(options["pictures"], weights_only=True)
+    print(json.dumps({"open_clip": open_clip.__version__, "torch": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        question = json.loads(line) or {}
+        asked = DTYPES[question.get("dtype", dtype)]
+        model.to(asked)
+        some = pictures[:question.get("pictures")].to(device, asked)
+        if "greedy" in question:
+            found = model.generate(some, generation_type="top_k", top_k=1, seq_len=question["greedy"])
             print(json.dumps({"tokens": found.tolist()}), flush=True)
+            continue
+        model.generate(some, generation_type="top_p", top_p=0.9, seq_len=6, fixed_output_length=True)  # to warm up
+        with Cost(device) as cost:
+            loop(model, some, options)
+        print(json.dumps(cost.found), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Peer: open_clip 3.3.0's own training step for CoCa in its own environment: its forward on captions padded to 76 tokens, its loss,
 its autocast, AdamW, gradient clipping. Both start each turn from the same random weights of coca_ViT-B-32 and take the same
-pictures (random pixels) and captions (COCO's, in CAPSMITH_DATA) in the same order, 8 pictures a step, on all cores; reading
+pictures (random pixels) and captions (COCO's, in CAPSMITH_DATA) in the same order, 8 pictures a step
+unless told otherwise, on all cores or the card of `--device`; reading
 pictures is left out. With five captions a picture the peer takes five steps of a caption each. `loss_gap` is the largest
 relative difference of the two losses, step by step, where the steps are the same.
 """
@@ -34,26 +35,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
+    parser.add_argument("--architecture", default="coca_ViT-B-32")
+    parser.add_argument("--batch", type=int, default=BATCH, help="pictures a step")
     args = parser.parse_args()
     dtype, captions, cached = CASES[args.case]
     steps = STEPS if captions == 1 else 2
 
     torch.manual_seed(0)
-    captioner = load_captioner("coca_ViT-B-32", from_scratch=True)
-    pixels = torch.randn(steps * BATCH, 3, *captioner.preprocess_cfg["size"])
+    captioner = load_captioner(args.architecture, from_scratch=True, device=args.device)
+    pixels = torch.randn(steps * args.batch, 3, *captioner.preprocess_cfg["size"])
     annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))[:len(pixels)]
     ids = [[captioner.encode_text_ids(caption)[:CONTEXT] for caption in picture["references"][:captions]] for picture in annotated]
-    batches = [collate([(pixels[i], ids[i], i, str(i)) for i in range(at, at + BATCH)], captioner.pad_id)
-               for at in range(0, len(pixels), BATCH)]
+    batches = [collate([(pixels[i], ids[i], i, str(i)) for i in range(at, at + args.batch)], captioner.pad_id)
+               for at in range(0, len(pixels), args.batch)]
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         captioner.save(folder / "model", "peer")
-        config = FinetuneConfig(input=["-"], model="-", output=folder, batch_size=BATCH, captions_per_image=captions, dtype=dtype,
-                                samples_seen=steps * BATCH * captions, learning_rate=1e-4, device="cpu", freeze_image=cached)
+        config = FinetuneConfig(input=["-"], model="-", output=folder, batch_size=args.batch, captions_per_image=captions, dtype=dtype,
+                                samples_seen=steps * args.batch * captions, learning_rate=1e-4, device=args.device, freeze_image=cached)
         initial = {name: weight.clone() for name, weight in captioner.model.state_dict().items()}
-        images = [encode_images(captioner.model, captioner.normalise(batch.images)) if cached
-                  else captioner.normalise(batch.images) for batch in batches]
+        images = [encode_images(captioner.model, batch.images.to(args.device)) if cached else batch.images for batch in batches]
         losses: list[float] = []
 
         trainer = Trainer(config, training_forward(captioner, config), batches)
@@ -74,15 +77,15 @@ def main() -> None:
                 row[:len(caption)] = torch.tensor(caption)
         torch.save({"pixels": pixels, "tokens": tokens}, folder / "data.pt")
         peer_steps = steps * captions
-        options = {"model": str(folder / "model"), "data": str(folder / "data.pt"), "batch": BATCH, "lock_image": cached,
-                   "precision": "amp_bf16" if dtype == "bf16" else "fp32", "weight_decay": config.weight_decay,
+        options = {"model": str(folder / "model"), "data": str(folder / "data.pt"), "batch": args.batch, "lock_image": cached,
+                   "precision": "amp_bf16" if dtype == "bf16" else "fp32", "weight_decay": config.weight_decay, "device": args.device,
                    "rates": [1e-4 * learning_rate(step, peer_steps, config.warmup) for step in range(peer_steps)]}
         with Peer(peer_python("open_clip", CLIP_PINS), "finetune_peer.py", **options) as peer:
-            cost, peer_cost = alternate(ours, peer, args.repeats)
+            cost, peer_cost = alternate(ours, peer, args.repeats, args.device)
             theirs = peer.ask("losses")["losses"]
-    samples = steps * BATCH * captions
+    samples = steps * args.batch * captions
     gap = max(abs(a - b) / b for a, b in zip(losses, theirs, strict=True)) if captions == 1 else None
-    print(json.dumps({"case": args.case, "ratio": round(peer_cost.seconds / cost.seconds, 2), "samples_per_s": round(samples / cost.seconds, 2),
+    print(json.dumps({"case": args.case, "device": args.device, "ratio": round(peer_cost.seconds / cost.seconds, 2), "samples_per_s": round(samples / cost.seconds, 2),
                       "peer_samples_per_s": round(samples / peer_cost.seconds, 2), "peak_mb": round(cost.peak / 1e6),
                       "peer_peak_mb": round(peer_cost.peak / 1e6), "loss_gap": gap and round(gap, 4)}))
 

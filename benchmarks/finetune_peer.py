@@ -1,7 +1,7 @@
 """The peer of `finetune.py`, in its own environment: open_clip's training step for CoCa.
 
 Imports nothing of ours. Its argument is a JSON object: `model`, a folder in open_clip's layout; `data`, a file of pixels
-(N, 3, H, W) and tokens (N, K, 76); `batch`; `precision`; `lock_image`; `rates`, of the steps; `weight_decay`.
+(N, 3, H, W) and tokens (N, K, 76); `batch`; `precision`; `lock_image`; `rates`, of the steps; `weight_decay`; `device`.
 """
 
 import json
@@ -35,7 +35,7 @@ def train(model, optimizer, options: dict, data: dict) -> list[float]:
             for group, rate in zip(optimizer.param_groups, [next(rates)] * 2):
                 group["lr"] = rate
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=options["precision"] == "amp_bf16"):
+            with torch.autocast(options["device"].partition(":")[0], torch.bfloat16, enabled=options["precision"] == "amp_bf16"):
                 output = model(data["pixels"][part], data["tokens"][part, caption])
                 found = loss_of(**output, output_dict=True)
                 total = sum(found.values())
@@ -53,7 +53,9 @@ def main() -> None:
     model = open_clip.create_model(f"local-dir:{options['model']}", require_pretrained=True)
     if options["lock_image"]:
         model.visual.lock()  # what --lock-image does to a CLIP; a CoCa has no lock_image_tower, so that it fails there
-    data = torch.load(options["data"], weights_only=True)
+    card = options["device"].startswith("cuda")
+    model.to(options["device"])
+    data = {name: value.to(options["device"]) for name, value in torch.load(options["data"], weights_only=True).items()}
     optimizer = make_optimizer(model, options["weight_decay"])
     initial = {name: weight.clone() for name, weight in model.state_dict().items()}
     first = {name: value[:options["batch"]] for name, value in data.items()}
@@ -64,16 +66,20 @@ def main() -> None:
             print(json.dumps({"losses": losses}), flush=True)
             continue
         train(model, optimizer, options, first)  # to warm up
-        with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
-            file.write("5")
-        before, start = memory("VmRSS"), time.perf_counter()
+        if card:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
+                file.write("5")
+        before, start = torch.cuda.memory_allocated() if card else memory("VmRSS"), time.perf_counter()
         model.load_state_dict(initial)
         for state in optimizer.state.values():
             for value in state.values():
                 value.zero_()  # in place: fresh memory is slow on this kind of machine
-        losses = train(model, optimizer, options, data)
+        losses = train(model, optimizer, options, data)  # each loss is read, so that a card is waited for
         seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "peak": memory("VmHWM") - before}), flush=True)
+        peak = torch.cuda.max_memory_allocated() if card else memory("VmHWM")
+        print(json.dumps({"seconds": seconds, "peak": peak - before}), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,12 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from benchmarks.decoding import CAPTIONS, DATA, EndingDrawing, PICTURES, coco_lengths, floor_seconds
+from benchmarks.decoding import CAPTIONS, DATA, PICTURES, coco_lengths, ending_at
+from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
-from captioners import coca
-from captioners.coca import load_captioner
+from captioners import draw
+from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.weights import DTYPES
 from generate import engine
 from generate.config import GenerateConfig
 from generate.engine import Captioning
@@ -93,7 +95,7 @@ class TimedWriter(ShardWriter):
         return result
 
 
-def quartiles(captioner: coca.CoCaCaptioner, shard: Path, column: str) -> list[float]:
+def quartiles(captioner: CoCaCaptioner, shard: Path, column: str) -> list[float]:
     """Of the token counts, start and end included, of the captions of that column."""
     written = [json.loads(sample.members["syn.json"])[column] for sample in read_samples(str(shard))[0]]
     counts = [len(captioner.encode_text_ids(caption)) for captions in written for caption in captions]
@@ -102,16 +104,16 @@ def quartiles(captioner: coca.CoCaCaptioner, shard: Path, column: str) -> list[f
     return statistics.quantiles(counts, n=4)
 
 
-def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int) -> dict:
+def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
     shard = write_shard(folder / "input/pictures.tar", photographs(ROUNDS * PICTURES))
-    config = GenerateConfig(input=[str(shard)], output=folder / "ours", model=str(model), column="syn_text_ours", device="cpu",
-                            num_captions=CAPTIONS, max_length=LIMIT, min_length=0, top_p=TOP_P, batch_size=PICTURES, redraws=0,
+    config = GenerateConfig(input=[str(shard)], output=folder / "ours", model=str(model), column="syn_text_ours", device=device,
+                            dtype=dtype, num_captions=CAPTIONS, max_length=LIMIT, min_length=0, top_p=TOP_P, batch_size=PICTURES, redraws=0,
                             on_degenerate="keep")
     work = Captioning(config)
-    work.load("cpu", {})
+    work.load(device, {})
     captioner = work.columns[0].captioner
     lengths = coco_lengths(captioner, LIMIT)
-    EndingDrawing.lengths, coca.Drawing, engine.ShardWriter = lengths.repeat(ROUNDS, 1), EndingDrawing, TimedWriter
+    draw.choose_next, engine.ShardWriter = ending_at(lengths.to(device)), TimedWriter
     shares = []  # of a run's time: waiting, writing
 
     def ours() -> None:
@@ -120,15 +122,15 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int)
         seconds = time.perf_counter() - start
         shares.append((pace.waited / seconds, TimedWriter.spent / seconds))
 
-    rate, memory = product_rate(torch.float32), bandwidth()
+    rate, memory = product_rate(DTYPES[dtype], device), bandwidth(device)
     captions = ROUNDS * PICTURES * CAPTIONS
     print(f"{ARCHITECTURE}, {ROUNDS * PICTURES} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens; this machine: "
           f"{rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s", flush=True)
     options = {"architecture": ARCHITECTURE, "weights": str(model / "open_clip_model.safetensors"), "shard": str(shard),
-               "output": str(folder / "peer"), "captions": CAPTIONS, "batch": PICTURES}
+               "output": str(folder / "peer"), "captions": CAPTIONS, "batch": PICTURES, "device": device}
     with Peer(peer_python, "generate_peer.py", **options) as peer:
         print(f"the peer: {peer.ready}", flush=True)
-        cost, peer_cost = alternate(ours, peer, repeats)
+        cost, peer_cost = alternate(ours, peer, repeats, device)
     waiting, writing = map(statistics.median, zip(*shares[1::2]))  # the others warmed up
     return {"ratio": round(peer_cost.seconds / cost.seconds, 2), "waiting": round(waiting, 4), "writing": round(writing, 4),
             "floor_share": round(ROUNDS * floor_seconds(captioner, lengths, rate, memory) / cost.seconds, 3),
@@ -173,6 +175,8 @@ def main() -> None:
     parser.add_argument("--case", choices=("b32-coco", "two-processes"), required=True)
     parser.add_argument("--peer-python", type=Path, help="of b32-coco: the interpreter described above")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--device", default="cpu", help="of b32-coco, and its peer: cpu, cuda, …")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of b32-coco; the peer's is fp32")
     args = parser.parse_args()
     if args.case == "b32-coco" and not args.peer_python:
         parser.error("--peer-python: b32-coco needs an interpreter that has the peer")
@@ -180,7 +184,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         load_captioner(ARCHITECTURE, from_scratch=True).save(folder / "model", "ours")
-        found = (against_the_peer(folder, folder / "model", args.peer_python, args.repeats) if args.case == "b32-coco"
+        found = (against_the_peer(folder, folder / "model", args.peer_python, args.repeats, args.device, args.dtype) if args.case == "b32-coco"
                  else two_processes(folder, folder / "model", args.repeats))
     print(json.dumps({"case": args.case, **found}))
 

@@ -1,8 +1,8 @@
 """The peer of `generate.py`, in its own environment: ml-mobileclip-dr's captioning stage, from a shard on disk to one on disk.
 
 Imports nothing of ours. Its argument is a JSON object: `architecture` and `weights`, a file of its state; `shard`, a tar;
-`output`, a folder; `captions` of a picture; `batch`, pictures at a time. `at_home`, `writing_to` and `answer` are also for
-`reinforce_peer.py`.
+`output`, a folder; `captions` of a picture; `batch`, pictures at a time; `device`, cpu unless given. `at_home`, `writing_to` and
+`answer` are also for `reinforce_peer.py`.
 """
 
 import io
@@ -20,16 +20,16 @@ import raygen.datasetio as datasetio
 import torch
 
 
-def at_home() -> None:
-    """Has the stages work in this process, on its CPU and on local files, where they ask for Ray's actors, a GPU and S3."""
+def at_home(device: str = "cpu") -> None:
+    """Has the stages work in this process, on the device told, and on local files, where they ask for Ray's actors, a GPU and S3."""
     datasetio.download_fileobj = lambda s3_client, s3_url: io.BytesIO(Path(s3_url).read_bytes())
     datasetio.ray.get = lambda number: 0  # of a shard, which its name does not need
-    gen.Model.__init__ = _begin
+    gen.Model.__init__, gen.Model.device = _begin, torch.device(device)
 
 
 def _begin(self, model_name, pretrained, batch_size: int, shard_writer_kwargs: dict) -> None:
     self.model_name, self.pretrained, self.batch_size, self.total = model_name, pretrained, batch_size, 0
-    self.s3_client, self.logger, self.device = None, logging.getLogger("gen"), torch.device("cpu")
+    self.s3_client, self.logger = None, logging.getLogger("gen")
     self.shard_writer = datasetio.get_shard_writer(None, **shard_writer_kwargs)
 
 
@@ -59,10 +59,10 @@ def memory(field: str) -> int:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    at_home()
+    at_home(options.get("device", "cpu"))
     stage = gen.CaptionModel(options["architecture"], options["weights"], batch_size=options["batch"], tag_suffix="_peer",
                              num_samples=options["captions"], shard_writer_kwargs=writing_to(options["output"]))
-    pictures = torch.randn(options["batch"], 3, 224, 224)
+    pictures = torch.randn(options["batch"], 3, 224, 224, device=stage.device)
 
     def warm_up() -> None:
         with torch.inference_mode():

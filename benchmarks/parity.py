@@ -2,8 +2,8 @@
 
 greedy-30, greedy-77: our greedy captions of random pictures against open_clip's `generate(generation_type="top_k", top_k=1)`,
 from the same scrambled weights of coca_ViT-B-32. groups: our diverse beam groups against those of transformers 4.49, whose
-successor has none, over the logits of one small language model. bf16: where our greedy captions in bfloat16 first differ from
-those in float32. tokenizer: coca_tiny's, of captions and scraps of text, under transformers 4.49 and under ours. `equal` is the
+successor has none, over the logits of one small language model. bf16: where our greedy captions in bfloat16, or in
+`--dtype` on `--device`, first differ from those in float32 on the CPU. tokenizer: coca_tiny's, of captions and scraps of text, under transformers 4.49 and under ours. `equal` is the
 share of captions with the same tokens.
 """
 
@@ -17,29 +17,19 @@ import open_clip
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.same_tokens import compare, scrambled
 from benchmarks.side_by_side import CLIP_PINS, Peer, peer_python
 from captioners.base import SamplingConfig
 from captioners.beam import BeamSearch
 from captioners.coca import CoCaCaptioner, load_captioner
 from captioners.resolve import SHIPPED
 from captioners.rows import Rules
+from captioners.weights import DTYPES
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
 PICTURES = 16
 PAD, START, END, NEVER = 0, 1, 2, (0, 1)  # of the small language model
-
-
-def scrambled(architecture: str) -> CoCaCaptioner:
-    """Random weights in every parameter, biases too, with logits of real spread: a term that is missing shows."""
-    torch.manual_seed(0)
-    captioner = load_captioner(architecture, from_scratch=True)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in captioner.model.named_parameters():
-            if name != "logit_scale":
-                weight += weight.std(unbiased=False).clamp(min=0.02) * torch.randn(weight.shape, generator=generator)
-    return captioner
 
 
 def greedy(captioner: CoCaCaptioner, pictures: torch.Tensor, limit: int) -> list[list[int]]:
@@ -66,7 +56,7 @@ def greedy_case(limit: int) -> dict:
     return {**compare(ours, theirs), "lengths": sorted({len(tokens) for tokens in ours})}
 
 
-def bf16_case(trained: bool) -> dict:
+def other_numbers(trained: bool, device: str, dtype: str) -> dict:
     if trained:
         captioner = load_captioner("coca_tiny")
         samples = itertools.chain.from_iterable(read_samples("scenes:test,n=500,level=2"))
@@ -74,7 +64,7 @@ def bf16_case(trained: bool) -> dict:
     else:
         captioner, pictures = scrambled("coca_ViT-B-32"), torch.randn(PICTURES, 3, 224, 224)
     full = greedy(captioner, pictures, 30)
-    captioner.model.bfloat16()
+    captioner.model.to(device, DTYPES[dtype])
     return compare(greedy(captioner, pictures, 30), full)
 
 
@@ -128,23 +118,18 @@ def diverse(model: GPT2LMHeadModel, prefix: list[int], sampling: SamplingConfig)
     return [caption.tokens for caption in found.captions]
 
 
-def compare(ours: list[list[int]], theirs: list[list[int]]) -> dict:
-    """How many token lists are equal, and where those that are not first differ."""
-    differing = [next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-                 for one, other in zip(ours, theirs, strict=True) if one != other]
-    return {"captions": len(ours), "equal": round(1 - len(differing) / len(ours), 4), "first_difference": sorted(differing),
-            "tokens": sum(map(len, ours))}
-
-
-CASES = {"greedy-30": lambda: greedy_case(30), "greedy-77": lambda: greedy_case(77), "groups": groups_case, "bf16": lambda: bf16_case(False),
-         "bf16-trained": lambda: bf16_case(True), "tokenizer": tokenizer_case}
+CASES = {"greedy-30": lambda _: greedy_case(30), "greedy-77": lambda _: greedy_case(77), "groups": lambda _: groups_case(),
+         "bf16": lambda args: other_numbers(False, args.device, args.dtype),
+         "bf16-trained": lambda args: other_numbers(True, args.device, args.dtype), "tokenizer": lambda _: tokenizer_case()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--device", default="cpu", help="of the cases bf16: cpu, cuda, …")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the cases bf16")
     args = parser.parse_args()
-    print(json.dumps({"case": args.case, **CASES[args.case]()}))
+    print(json.dumps({"case": args.case, **CASES[args.case](args)}))
 
 
 if __name__ == "__main__":

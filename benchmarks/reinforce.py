@@ -20,7 +20,6 @@ import argparse
 import copy
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.decoding import DATA
 from benchmarks.generate import photographs, write_shard
-from benchmarks.side_by_side import Peer, alternate
+from benchmarks.side_by_side import Peer, alternate, cost_of
 from finetune.batching import Batch, BatchOrder, batches
 from finetune.optimizer import parameter_groups
 from finetune.reinforced import ReinforcedPictures, read_teachers
@@ -65,7 +64,7 @@ def text_embeddings(shard: Path) -> Tensor:
     return torch.stack([torch.cat([embeddings["text_emb"], embeddings[f"{COLUMN}_emb"]]) for embeddings in found])
 
 
-def reinforcement(folder: Path, views: int) -> ReinforceConfig:
+def reinforcement(folder: Path, views: int, device: str, dtype: str) -> ReinforceConfig:
     """What reinforces a shard of the samples, by teachers of random weights; all of it in the folder."""
     shard = write_shard(folder / "input/records.tar", captioned())
     files = [folder / f"{seed}.safetensors" for seed in range(TEACHERS)]
@@ -73,22 +72,22 @@ def reinforcement(folder: Path, views: int) -> ReinforceConfig:
         torch.manual_seed(seed)
         save_file(open_clip.create_model(ARCHITECTURE).state_dict(), file)
     return ReinforceConfig(input=[str(shard)], output=folder / "ours", teacher=[f"{ARCHITECTURE}:{file}" for file in files],
-                           views=views, device="cpu")
+                           views=views, device=device, dtype=dtype)
 
 
-def embeddings(folder: Path, peer_python: Path, repeats: int) -> dict:
-    config = reinforcement(folder, VIEWS)
+def embeddings(folder: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
+    config = reinforcement(folder, VIEWS, device, dtype)
     work = Reinforcing(config)
-    work.load("cpu", {})
+    work.load(device, {})
 
     def ours() -> None:
         Embedded(Rank()).do(work, read_samples(config.input))
 
     options = {"architecture": ARCHITECTURE, "teachers": [teacher.partition(":")[2] for teacher in config.teacher],
-               "shard": config.input[0], "output": str(folder / "peer"), "views": VIEWS, "batch": RECORDS}
+               "shard": config.input[0], "output": str(folder / "peer"), "views": VIEWS, "batch": RECORDS, "device": device}
     with Peer(peer_python, "reinforce_peer.py", **options) as peer:
         print(f"the peer: {peer.ready}", flush=True)
-        cost, peer_cost = alternate(ours, peer, repeats)
+        cost, peer_cost = alternate(ours, peer, repeats, device)
     count = RECORDS * (VIEWS + 1 + CAPTIONS) * TEACHERS
     gap = text_embeddings(folder / "ours/records.tar") - text_embeddings(folder / "peer/records.tar")
     return {"ratio": round(peer_cost.seconds / cost.seconds, 2), "embeddings_per_s": round(count / cost.seconds, 1),
@@ -110,7 +109,10 @@ class Plain:
 
     def _step(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
-        self.loss(*self.model(batch.images, batch.tokens[:, 0])).backward()
+        device = self.model.logit_scale.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bf16"):
+            loss = self.loss(*self.model(batch.images.to(device, non_blocking=True), batch.tokens[:, 0].to(device)))
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
@@ -118,20 +120,18 @@ class Plain:
 
     def ask(self) -> dict[str, float]:
         self.train()  # to warm up
-        start = time.perf_counter()
-        self.train()
-        return {"seconds": time.perf_counter() - start, "peak": 0}
+        return cost_of(self.train, self.config.device)._asdict()
 
 
-def student(folder: Path, repeats: int) -> dict:
-    run(reinforcement(folder, views=2))
+def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
+    run(reinforcement(folder, 2, device, "fp32"))
     config = StudentConfig(input=[str(folder / "ours/records.tar")], student=ARCHITECTURE, output=folder / "student",
-                           text_weight=0, samples_seen=2 * repeats * STEPS * BATCH, batch_size=BATCH, device="cpu")
+                           text_weight=0, samples_seen=2 * repeats * STEPS * BATCH, batch_size=BATCH, device=device, dtype=dtype)
     config.output.mkdir()
     shards = read_samples(config.input)
     teachers, trained = read_teachers(shards, config), load_student(config.student)
     without = ReinforcedPictures(shards, trained, config, None)
-    plain = Plain(copy.deepcopy(trained.model).train(), config, without)
+    plain = Plain(copy.deepcopy(trained.model).train().to(device), config, without)
     trainer = Trainer(config, StudentForward(trained, config, teachers), ReinforcedPictures(shards, trained, config, teachers))
 
     def ours() -> None:
@@ -139,7 +139,7 @@ def student(folder: Path, repeats: int) -> dict:
             with trainer.forward.products():
                 trainer._step(batch)
 
-    cost, plain_cost = alternate(ours, plain, repeats)
+    cost, plain_cost = alternate(ours, plain, repeats, device)
     return {"cost": round(cost.seconds / plain_cost.seconds, 3), "records_per_s": round(STEPS * BATCH / cost.seconds, 2),
             "plain_records_per_s": round(STEPS * BATCH / plain_cost.seconds, 2)}
 
@@ -149,12 +149,14 @@ def main() -> None:
     parser.add_argument("--case", choices=("embeddings", "student"), required=True)
     parser.add_argument("--peer-python", type=Path, help="of embeddings: the interpreter described above")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the teachers, whose peer's is fp32, or of training")
     args = parser.parse_args()
     if args.case == "embeddings" and not args.peer_python:
         parser.error("--peer-python: embeddings needs an interpreter that has the peer")
     with tempfile.TemporaryDirectory() as folder:
-        found = (embeddings(Path(folder), args.peer_python, args.repeats) if args.case == "embeddings"
-                 else student(Path(folder), args.repeats))
+        found = (embeddings(Path(folder), args.peer_python, args.repeats, args.device, args.dtype) if args.case == "embeddings"
+                 else student(Path(folder), args.repeats, args.device, args.dtype))
     print(json.dumps({"case": args.case, **found}))
 
 

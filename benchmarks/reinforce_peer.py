@@ -1,7 +1,7 @@
 """The peer of `reinforce.py`, in its own environment: ml-mobileclip-dr's embedding stage, from a shard on disk to one on disk.
 
 Imports nothing of ours. Its argument is a JSON object: `teachers`, of one `architecture`, files of their states; `shard`, a tar;
-`output`, a folder; `views` of a picture; `batch`, records at a time.
+`output`, a folder; `views` of a picture; `batch`, records at a time; `device`, cpu unless given.
 """
 
 import json
@@ -22,17 +22,17 @@ AUGMENTATION = {
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    at_home()
+    at_home(options.get("device", "cpu"))
     names = ",".join([options["architecture"]] * len(options["teachers"]))
     stage = gen.EmbeddingModel(names, ",".join(options["teachers"]), batch_size=options["batch"], num_samples=options["views"],
                                tag_suffix="", syn_text_key_regex="^syn_text", aug_config=AUGMENTATION,
                                shard_writer_kwargs=writing_to(options["output"]))
-    pictures = torch.randn(options["batch"], 3, 224, 224)
+    pictures = torch.randn(options["batch"], 3, 224, 224, device=stage.device)
 
     def warm_up() -> None:
         with torch.inference_mode():
             for model, tokenizer in zip(stage.model, stage.tokenizer):
-                model(pictures, tokenizer(["a photograph"] * options["batch"]))
+                model(pictures, tokenizer(["a photograph"] * options["batch"]).to(stage.device))
 
     answer(warm_up, lambda: stage({"path": options["shard"]}))
 

@@ -65,25 +65,38 @@ class Peer:
 
 
 class Cost(NamedTuple):
-    """Of one piece of work: seconds, and bytes by which it raised the process's memory at most (0 where Linux cannot say)."""
+    """Of one piece of work: seconds, and bytes by which it raised the memory at most (0 where Linux cannot say).
+
+    The memory is the process's, or the card's where the work is done on one.
+    """
 
     seconds: float
     peak: int
 
 
-def alternate(ours: Callable[[], None], peer: Peer, repeats: int) -> tuple[Cost, Cost]:
+def alternate(ours: Callable[[], None], peer: Peer, repeats: int, device: str = "cpu") -> tuple[Cost, Cost]:
     """Median costs of ours and of the peer, turn by turn; each warms up before its turn, for idle memory may be far away."""
     mine, theirs = [], []
     for turn in range(repeats):
         ours()
-        reset_peak()
-        before = memory("VmRSS")
-        seconds = _seconds(ours)
-        mine.append(Cost(seconds, memory("VmHWM") - before))
+        mine.append(cost_of(ours, device))
         theirs.append(Cost(**peer.ask()))
         print(f"turn {turn + 1} of {repeats}: ours {mine[-1].seconds:.2f} s, peer {theirs[-1].seconds:.2f} s, "
               f"ratio {theirs[-1].seconds / mine[-1].seconds:.1f}", flush=True)
     return tuple(Cost(*map(statistics.median, zip(*costs))) for costs in (mine, theirs))
+
+
+def cost_of(function: Callable[[], Any], device: str = "cpu") -> Cost:
+    """What a call costs, to the end of its work on the device."""
+    if is_card(device):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        seconds = seconds_of(function, device)
+        return Cost(seconds, torch.cuda.max_memory_allocated(device) - before)
+    reset_peak()
+    before = memory("VmRSS")
+    seconds = seconds_of(function)
+    return Cost(seconds, memory("VmHWM") - before)
 
 
 def reset_peak() -> None:
@@ -99,19 +112,57 @@ def memory(field: str) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def product_rate(dtype: torch.dtype, size: int = 1024, repeats: int = 50) -> float:
-    """FLOP/s of the best of many square matrix products, torch's own or by oneDNN, whichever is faster here."""
+def is_card(device: str) -> bool:
+    return device.startswith("cuda")
+
+
+def synchronise(device: str) -> None:
+    """Waits for all that a card was given; a CPU is always done."""
+    if is_card(device):
+        torch.cuda.synchronize(device)
+
+
+def product_rate(dtype: torch.dtype, device: str = "cpu", size: int | None = None) -> float:
+    """FLOP/s of square matrix products of random numbers.
+
+    On a CPU the best of many, by torch or by oneDNN, whichever is faster here; on a card the median, of 8192 rows.
+    """
+    if is_card(device):
+        size = size or 8192
+        a, b = torch.randn(2, size, size, device=device).to(dtype)
+        return 2 * size**3 / median_on_card(lambda: a @ b)
+    size = size or 1024
     a, b = torch.randn(2, size, size, dtype=dtype)
-    return 2 * size**3 / min(_seconds(product) for product in (lambda: a @ b, lambda: linear(a, b)) for _ in range(repeats))
+    return 2 * size**3 / min(seconds_of(product) for product in (lambda: a @ b, lambda: linear(a, b)) for _ in range(50))
 
 
-def bandwidth(megabytes: int = 1024, repeats: int = 10) -> float:
-    """Bytes/s that a sum over memory larger than the caches reads."""
-    memory = torch.ones(megabytes * 2**18)
-    return memory.nbytes / min(_seconds(memory.sum) for _ in range(repeats))
+def bandwidth(device: str = "cpu", megabytes: int | None = None) -> float:
+    """Bytes/s, in memory larger than the caches: that a sum reads on a CPU, that a copy reads and writes on a card."""
+    if is_card(device):
+        source = torch.randn((megabytes or 4096) * 2**18, device=device)
+        target = torch.empty_like(source)
+        return 2 * source.nbytes / median_on_card(lambda: target.copy_(source))
+    memory = torch.ones((megabytes or 1024) * 2**18)
+    return memory.nbytes / min(seconds_of(memory.sum) for _ in range(10))
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def median_on_card(function: Callable[[], Any], repeats: int = 20) -> float:
+    """Seconds of a call by the card's own clock, once it is warm."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    for _ in range(3):
+        function()
+    for event in events[:-1]:
+        event.record()
+        function()
+    events[-1].record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in zip(events, events[1:])) / 1e3
+
+
+def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
+    """Seconds of a call, to the end of its work on the device."""
+    synchronise(device)
     start = time.perf_counter()
     function()
+    synchronise(device)
     return time.perf_counter() - start

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.search import evaluating, search, spoken
+from captioners.slots import SlotDrawing, Slots, send, stack
 from captioners.tokenizer import CaptionTokenizer
 from captioners.weights import DTYPES, read_weights, state_sha256
 
@@ -48,11 +50,13 @@ class CoCaCaptioner:
         cfg = merge_preprocess_dict(PreprocessCfg(), source.preprocess_cfg)
         cfg["size"] = model.visual.image_size  # open_clip's factory, too, lets the tower decide
         self.preprocess_cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
+        self._mean_and_std = torch.tensor([self.preprocess_cfg["mean"], self.preprocess_cfg["std"]])[..., None, None]  # (2, 3, 1, 1)
         self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
         self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
         self.pad_id = self.tokenizer.pad_id
         self.context_length = min(model.text.context_length, model.text_decoder.context_length)
         self.description = self._describe(source)
+        self._free_slots: list[Slots] = []  # on a GPU: of earlier calls, with all that was made ready for them
         # open_clip's own inference transform up to the pixels: a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes
         # of floats on the way to the model; holds no model, so workers can have it
         *to_size, _, _ = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False).transforms
@@ -68,27 +72,47 @@ class CoCaCaptioner:
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
         rules = self._rules(sampling)
-        found = search(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index)
-        return spoken(found, self.model, self.decode, self._similarities if similarity else None)
+        if self.on_gpu and sampling.strategy != "beam":
+            found = SlotDrawing(partial(self._take_slots, rules), self._free_slots.append, images, rules, batch_size=self.batch_size,
+                                first_index=first_index)
+        else:
+            found = search(self._begin(rules), images, rules, batch_size=self.batch_size, first_index=first_index)
+        return spoken(found, self.model, self.decode, self._similarities if similarity else None, together=64 if self.on_gpu else 1)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.model.logit_scale.is_cuda
+
+    def _take_slots(self, rules: Rules, count: int) -> Slots:
+        """Slots for this sampling: such as are free, with their graph, or new ones."""
+        weights = [weight.data_ptr() for weight in self.model.parameters()]  # a graph knows them by where they are
+        for at, slots in enumerate(self._free_slots):
+            if (slots.count, slots.rules.sampling, slots.rows.weights) == (count, rules.sampling, weights):
+                return self._free_slots.pop(at)
+        try:
+            return Slots(_SlotRows(self, rules, count, weights), rules, count)
+        except torch.OutOfMemoryError:
+            self._free_slots.clear()
+            raise
 
     @torch.no_grad()
-    def _similarities(self, picture: DecodedPicture) -> list[float]:
-        """Cosine of each caption's embedding and the picture's; a caption over the context keeps its first tokens and its end."""
-        ids = [caption.tokens for caption in picture.captions]
+    def _similarities(self, pictures: Sequence[DecodedPicture]) -> list[list[float]]:
+        """Cosines of each picture's captions' embeddings and its own; a caption over the context keeps its first tokens and its end."""
+        ids = [caption.tokens for picture in pictures for caption in picture.captions]
         ids = [[*of[:self.context_length - 1], self.end_id] if len(of) > self.context_length else of for of in ids]
         tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
         for row, of in zip(tokens, ids, strict=True):
             row[:len(of)] = torch.tensor(of)
         with fast_products():
-            features, _, _ = encode_text_trimmed(self.model, tokens.to(self.model.logit_scale.device))
-        return (features.float().cpu() @ picture.features).tolist()
+            features, _, _ = encode_text_trimmed(self.model, tokens)
+        features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (M, C, E)
+        return [(of_captions @ picture.features).tolist() for of_captions, picture in zip(features, pictures, strict=True)]
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """The rest of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32; others are left as they are."""
         if pictures.dtype != torch.uint8:
             return pictures
-        mean, std = (torch.tensor(self.preprocess_cfg[name])[:, None, None].to(pictures.device, non_blocking=True)
-                     for name in ("mean", "std"))  # torchvision's own waits for a GPU
+        mean, std = send(self._mean_and_std, pictures.device)
         return pictures.float().div_(255).sub_(mean).div_(std)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
@@ -102,17 +126,15 @@ class CoCaCaptioner:
 
     def _begin(self, rules: Rules) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
-        parameter = self.model.logit_scale
-
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Decoding]:
-            images = torch.stack(list(pictures))
-            if parameter.is_cuda:
-                images = images.pin_memory()  # so that the upload runs beside the model
-            images = self.normalise(images.to(parameter.device, non_blocking=True)).to(parameter.dtype)
-            features, image_tokens = encode_images(self.model, images)
+            features, image_tokens = self._encode(stack(pictures, self.model.logit_scale.device))
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 
         return begin
+
+    def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features (N, E) and image tokens (N, S, W) of pictures (N, 3, H, W)."""
+        return encode_images(self.model, self.normalise(pictures).to(self.model.logit_scale.dtype))
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
         """What holds for all captions of this sampling; ValueError where it does not fit."""
@@ -166,6 +188,25 @@ class CoCaCaptioner:
         ))
 
 
+class _SlotRows:
+    """A CoCa's rows that stay where they are (see `captioners.slots.SlotRows`)."""
+
+    def __init__(self, captioner: CoCaCaptioner, rules: Rules, slots: int, weights: Sequence[int]):
+        self.captioner, self.weights = captioner, weights
+        blank = torch.zeros(1, 3, *captioner.preprocess_cfg["size"], device=rules.prefix.device)
+        _, image_tokens = captioner._encode(blank)
+        self.decoding = Decoding(captioner.model, image_tokens.expand(slots, -1, -1), limit=rules.max_length - 2)
+        self.decoding.keep(torch.arange(slots, device=blank.device).repeat_interleave(rules.sampling.num_captions))
+
+    def begin(self, slots: Tensor, pictures: Tensor) -> Tensor:
+        features, image_tokens = self.captioner._encode(pictures)
+        self.decoding.restart(slots, image_tokens)
+        return features
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self.decoding.step(tokens[:, None], self.decoding.limit)[:, 0]
+
+
 def load_captioner(
     name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
     device: str = "cpu", dtype: str = "fp32"
@@ -178,6 +219,8 @@ def load_captioner(
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
     """
+    # cuDNN makes a plan for each new shape of an attention, of about half a second; torch's own kernels are as fast
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:

@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from captioners.linear import linear
 
+try:
+    from captioners.attention_kernel import attend_cached
+except ImportError:  # Triton comes with torch's CUDA builds alone
+    attend_cached = None
+
 
 class Decoding:
     """Captions in flight: every key and value is computed once, with open_clip's own modules (see `captioners.rows.Rows`).
 
     Image tokens (N, S, W) become cross-attention keys and values once per picture, never replicated: the captions of
     a picture are the query axis of one attention call. Rows may be of unequal length. `limit` is the most tokens a row
-    will be fed. Starts with one row per picture. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
+    will be fed. Starts with one row per picture.
     """
 
     def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int):
-        self.tower, self.decoder, self.limit, self.graphs = model.text, model.text_decoder, limit, image_tokens.is_cuda
+        self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
         self.cross = [_cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
         self.text_caches, self.decoder_caches = (
             [KeyValueCache(*image_tokens.new_zeros(2, len(image_tokens), heads, limit, image_tokens.shape[-1] // heads))
@@ -33,22 +38,11 @@ class Decoding:
         self._place_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each, which the next call may overwrite."""
+        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each."""
         self.longest = min(self.longest + tokens.shape[1], self.limit)  # not looked up: a GPU would be waited for
-        if not self.graphs or tokens.shape[1] > 1:
-            return self._step(tokens, self.longest)
-        if not self.warm:  # the first step of these rows also sets up what a capture may not
-            self.warm = True
-            return self._step(tokens, self.limit)
-        if self.graph is None:
-            self.graph, self.fed = torch.cuda.CUDAGraph(), tokens.clone()
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
-                self.logits = self._step(self.fed, self.limit)
-        self.fed.copy_(tokens)
-        self.graph.replay()
-        return self.logits
+        return self.step(tokens, self.longest)
 
-    def _step(self, tokens: Tensor, length: int) -> Tensor:
+    def step(self, tokens: Tensor, length: int) -> Tensor:
         """`extend`, with attention over the first `length` positions; of the same shapes and memory whenever rows and length are."""
         new = torch.arange(tokens.shape[1], device=tokens.device)
         # a finished row that has not left yet may be at its end: what it is fed is not looked at
@@ -57,15 +51,18 @@ class Decoding:
         # open_clip's pad mask is shifted by one: the position after a pad token, which is a word piece too, is hidden
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
         self.pad_mask.scatter_(1, positions + 1, pads)
-        later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
-        causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
-        mask = causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
+        if attend_cached and tokens.is_cuda and tokens.shape[1] == 1:
+            text, decoder = ((positions[:, 0], mask) for mask in (self.pad_mask, None))
+        else:
+            later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
+            causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
+            text, decoder = (positions, causal + self.pad_mask[:, None, None, :length]), (positions, causal)  # (R, 1, n, t)
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
-            x = _self_attention(block, x, cache, positions, mask)
+            x = _self_attention(block, x, cache, *text)
         blocks = zip(self.decoder.resblocks, self.decoder_caches, self.decoder.cross_attn, self.cross, strict=True)
         for block, cache, cross_block, keys_values in blocks:
-            x = _self_attention(block, x, cache, positions, causal)
+            x = _self_attention(block, x, cache, *decoder)
             x = self._cross_attention(cross_block, x, *keys_values)
         return linear(self.decoder.ln_final(x), self.decoder.text_projection.T)  # (R, n, V)
 
@@ -91,6 +88,15 @@ class Decoding:
         self.pad_mask = torch.cat([self.pad_mask, other.pad_mask])
         self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
+    def restart(self, slots: Tensor, image_tokens: Tensor) -> None:
+        """Begins the rows of pictures number `slots` (M,) anew, in place, with the image tokens (M, S, W) of others."""
+        for (keys, values), block in zip(self.cross, self.decoder.cross_attn, strict=True):
+            new_keys, new_values = _cross_keys_values(block, image_tokens)
+            keys.index_copy_(0, slots, new_keys)
+            values.index_copy_(0, slots, new_values)
+        self.lengths.view(-1, self.most).index_fill_(0, slots, 0)
+        self.pad_mask.view(-1, self.most, self.limit + 1).index_fill_(0, slots, 0)
+
     def bytes_per_picture(self, captions: int) -> int:
         """What a picture with so many captions takes here, from rows of one caption a picture."""
         caches = sum(cache.keys.nbytes + cache.values.nbytes for cache in (*self.text_caches, *self.decoder_caches))
@@ -104,7 +110,6 @@ class Decoding:
         self.most = int(counts.max())
         within = torch.arange(len(pictures), device=pictures.device) - (counts.cumsum(0) - counts)[pictures]
         self.cells = None if self.most * len(counts) == len(pictures) else pictures * self.most + within
-        self.warm, self.graph = False, None
 
     def _cross_attention(self, block: nn.Module, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """x (R, n, W) over the image tokens of each row's picture: keys and values (N, H, S, D)."""
@@ -155,9 +160,15 @@ def _cross_keys_values(block: nn.Module, image_tokens: Tensor) -> tuple[Tensor, 
     return _heads(keys, block.attn).contiguous(), _heads(values, block.attn).contiguous()
 
 
-def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions: Tensor, mask: Tensor) -> Tensor:
-    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width."""
-    queries, keys, values = (_heads(part, block.attn) for part in _linear(block.ln_1(x), block.attn, slice(None)).chunk(3, dim=-1))
+def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions: Tensor, mask: Tensor | None) -> Tensor:
+    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width.
+
+    Where positions are (R,), of one new token each, a kernel looks at no later ones; its mask is (R, t) or None.
+    """
+    joint = _linear(block.ln_1(x), block.attn, slice(None))
+    if positions.ndim == 1:
+        return _residual(block, x, attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None])
+    queries, keys, values = (_heads(part, block.attn) for part in joint.chunk(3, dim=-1))
     cache.put(keys, values, positions)
     keys, values = (cached[:, :, :mask.shape[-1]] for cached in (cache.keys, cache.values))
     return _residual(block, x, _attend(queries, keys, values, mask))

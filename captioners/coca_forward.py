@@ -47,8 +47,10 @@ def forward_trimmed(model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens:
                     ) -> dict[str, Tensor]:
     """open_clip's training forward, of each picture's captions at once: same features, logits and gradients, less work.
 
-    The picture is encoded once, its captions are the queries of one cross-attention, they are cut to the batch's longest
-    (not without `trim`: to look for it waits for a GPU), and padding gets no logits. images: pixels (B, 3, H, W), or what `encode_images` gave for them. tokens (B, K, at most the context), padded at the end with the text tower's pad id to any width.
+    The picture is encoded once, its captions are the queries of one cross-attention, they are cut to the batch's longest,
+    and padding gets no logits. images: pixels (B, 3, H, W), or what `encode_images` gave for them. tokens (B, K, at most the
+    context), padded at the end with the text tower's pad id to any width, which stays where they are not to be cut (`trim`):
+    to look for the longest waits for a GPU.
     Returns image_features (B, E) and text_features (B, K, E), normalised, and the logits (T, V) and labels (T,) of the tokens
     that are no padding, caption by caption.
     """
@@ -77,15 +79,18 @@ def _decode(decoder: nn.Module, image_tokens: Tensor, x: Tensor) -> Tensor:
 def encode_text_trimmed(model: CoCa, tokens: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """The text tower on captions (B, at most the context) cut to the longest, L tokens; padded as for `forward_trimmed`.
 
-    Without `trim` L is the width that they come in, at most the context.
-
+    Without `trim` L is the width that they come in, at most the context. Tokens may be the host's, which then waits for no
+    device.
     Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
     """
     tower = model.text
-    longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1 if trim else min(tokens.shape[1], tower.context_length)
+    longest = min(tokens.shape[1], tower.context_length)
+    if trim:
+        longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
     # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
     width = min(longest + 1, tower.context_length)
     tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)
+    tokens = tokens.to(tower.cls_emb.device)
     features, states = _encode_text(tower, tokens)
     return features, states[:, :longest], tokens[:, :longest]
 

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from captioners.rows import Begin, Decoded, DecodedPicture, Rows, Rules
-from captioners.sampling import choose, exponentials, race_side, sample_key
+from captioners.sampling import choose, exponentials, process, race_side, sample_key
+
+try:
+    from captioners.choice_kernel import choose_by_kernel
+except ImportError:  # Triton comes with torch's CUDA builds alone
+    choose_by_kernel = None
 
 COMPACT_BELOW = 0.8  # of the rows alive: copying the caches costs less than going on with finished captions
 
@@ -24,6 +29,7 @@ class Flight(NamedTuple):
 
     picture: Tensor  # number of its picture, in input order
     caption: Tensor  # its place among the picture's captions
+    draw: Tensor     # the number of its draws among those of the picture's key
     key: Tensor      # (R, 2), the Philox key of the picture's key
     tokens: Tensor   # (R, max_length), the last at the right; before the first, start tokens
     length: Tensor   # tokens, start and prompt included
@@ -36,6 +42,35 @@ class Flight(NamedTuple):
 
     def join(self, other: Self) -> Self:
         return Flight(*(torch.cat(fields) for fields in zip(self, other, strict=True)))
+
+
+def advance(flight: Flight, logits: Tensor, rules: Rules) -> tuple[Flight, Tensor]:
+    """The flight with the next tokens, chosen by logits (R, V), and these (R,); a finished row's is the end token."""
+    tokens, logprob = choose_next(flight, logits, rules)
+    tokens = tokens.masked_fill(~flight.alive, rules.end_id)
+    moved = torch.cat([flight.tokens[:, 1:], tokens[:, None]], dim=1)
+    length = flight.length + flight.alive
+    over = (tokens == rules.end_id) | (length == rules.max_length - 1)
+    return flight._replace(tokens=torch.where(flight.alive[:, None], moved, flight.tokens), length=length,
+                           logprob=torch.where(flight.alive, flight.logprob + logprob, flight.logprob),
+                           alive=flight.alive & ~over), tokens
+
+
+def choose_next(flight: Flight, logits: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+    """The next tokens (R,) by logits (R, V), and their log-probabilities (R,): by one kernel where there is one."""
+    sampling, vocabulary = rules.sampling, logits.shape[1]
+    if choose_by_kernel and logits.is_cuda and sampling.strategy == "sample":
+        logits = logits.contiguous()
+        scores = process(logits, flight.tokens, sampling, lengths=flight.length, never=rules.never, end_id=rules.end_id)
+        banned = torch.zeros(vocabulary, dtype=torch.uint8, device=logits.device).index_fill_(0, rules.never, 1)
+        return choose_by_kernel(logits, scores, sampling, keys=flight.key, draws=flight.draw, lengths=flight.length, banned=banned,
+                                end_id=rules.end_id)
+    side = race_side(vocabulary)
+
+    def noise(some: Tensor, attempt: Tensor) -> Tensor:
+        return exponentials(flight.key[some], flight.draw[some], flight.length[some], attempt, side)
+
+    return choose(logits.float(), flight.tokens, sampling, lengths=flight.length, never=rules.never, end_id=rules.end_id, noise=noise)
 
 
 @dataclass
@@ -72,8 +107,8 @@ class Drawing:
         for step in itertools.count(1):
             if self.flight is None:
                 return
-            logits = self.rows.extend(tokens[:, None])[:, -1].float()
-            self.flight, tokens = self._choose(self.flight, logits)
+            logits = self.rows.extend(tokens[:, None])[:, -1]
+            self.flight, tokens = advance(self.flight, logits, self.rules)
             if step % self.check_every == 0:
                 self._note()
                 while self.waiting and None not in self.waiting[0].captions:
@@ -91,12 +126,12 @@ class Drawing:
             return tokens
         keys, pictures = zip(*new)
         features, rows = self.begin(pictures)
-        logits = rows.extend(self.rules.prefix.expand(len(new), -1))[:, -1].float()  # (N, V): a picture's captions start alike
+        logits = rows.extend(self.rules.prefix.expand(len(new), -1))[:, -1]  # (N, V): a picture's captions start alike
         repeated = torch.arange(len(new), device=logits.device).repeat_interleave(captions)
         rows.keep(repeated)
         begun = self._begin_flight(keys, repeated)
         self.waiting += [_Waiting(key, feature, [None] * captions) for key, feature in zip(keys, features.float().cpu(), strict=True)]
-        begun, first = self._choose(begun, logits[repeated])
+        begun, first = advance(begun, logits[repeated], self.rules)
         if self.rows is None:
             self.flight, self.rows = begun, rows
             return first
@@ -112,25 +147,9 @@ class Drawing:
         tokens[:, rules.max_length - len(rules.prefix):] = rules.prefix
         return Flight(picture=self.given + len(self.waiting) + repeated,
                       caption=torch.arange(rules.sampling.num_captions, device=device).repeat(len(keys)),
+                      draw=self.first_index + torch.arange(rules.sampling.num_captions, device=device).repeat(len(keys)),
                       key=philox_keys[repeated], tokens=tokens, length=torch.full_like(repeated, len(rules.prefix)),
                       logprob=torch.zeros_like(repeated, dtype=torch.float64), alive=repeated >= 0, noted=repeated < 0)
-
-    def _choose(self, flight: Flight, logits: Tensor) -> tuple[Flight, Tensor]:
-        """The flight with its next tokens, and these (R,); a finished row's is the end token."""
-        rules, side = self.rules, race_side(logits.shape[1])
-
-        def noise(some: Tensor, attempt: Tensor) -> Tensor:
-            return exponentials(flight.key[some], self.first_index + flight.caption[some], flight.length[some], attempt, side)
-
-        tokens, logprob = choose(logits, flight.tokens, rules.sampling, lengths=flight.length,
-                                 never=rules.never, end_id=rules.end_id, noise=noise)
-        tokens = tokens.masked_fill(~flight.alive, rules.end_id)
-        moved = torch.cat([flight.tokens[:, 1:], tokens[:, None]], dim=1)
-        length = flight.length + flight.alive
-        over = (tokens == rules.end_id) | (length == rules.max_length - 1)
-        return flight._replace(tokens=torch.where(flight.alive[:, None], moved, flight.tokens), length=length,
-                               logprob=torch.where(flight.alive, flight.logprob + logprob, flight.logprob),
-                               alive=flight.alive & ~over), tokens
 
     def _note(self) -> None:
         """Takes down captions that have ended; to those that the limit ended, the end token is added."""

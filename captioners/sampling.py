@@ -107,8 +107,6 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
     rows = torch.arange(len(weights), device=weights.device)
     if top_p == 1:
         return race(weights, noise(rows, torch.zeros_like(rows)))
-    if weights.is_cuda:
-        return sample_sorted_top_p(weights, top_p, noise)
     tokens = torch.zeros_like(rows)
     mass = weights.sum(-1) * top_p
     for attempt in range(ATTEMPTS):
@@ -126,7 +124,7 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
 
 
 def sample_sorted_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
-    """What sample_top_p draws, with every attempt made for every row: for a GPU, which sorts fast, and need not wait here."""
+    """What sample_top_p draws, with every attempt made for every row: for a GPU without Triton, which need not wait here."""
     rows, attempts = torch.arange(len(weights), device=weights.device), torch.arange(ATTEMPTS + 1, device=weights.device)
     kept = nucleus(weights, top_p)
     together = noise(rows.repeat(len(attempts)), attempts.repeat_interleave(len(rows)))  # one long row of kernels, not nine
@@ -171,10 +169,11 @@ def choose(
         # unchanged scores need no second softmax: bans overwrite only what is not chosen, but for a forced end
         weights = probabilities if scores is logits else scores.softmax(-1)
         ban(weights, 0.0, sequences, sampling, lengths=lengths, never=never, end_id=end_id)
-        weights[weights.sum(-1) == 0, end_id] = 1.0
+        weights[:, end_id].masked_fill_(weights.sum(-1) == 0, 1.0)
         if sampling.top_k is not None and sampling.top_k < weights.shape[1]:
             weights = keep_top_k(weights, sampling.top_k)
-        tokens = sample_top_p(weights, sampling.top_p, noise)
+        sample = sample_sorted_top_p if weights.is_cuda and sampling.top_p < 1 else sample_top_p
+        tokens = sample(weights, sampling.top_p, noise)
     probability = probabilities.gather(1, tokens[:, None])[:, 0]
     return tokens, torch.where(tokens == end_id, end_probability, probability).log()
 
@@ -183,10 +182,21 @@ def ban(
     scores: Tensor, value: float, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int
 ) -> Tensor:
     """Overwrites in place the scores (R, V) of tokens that may not follow the sequences (R, T)."""
-    scores[:, never] = value
+    scores.index_fill_(1, never, value)  # and not by an index: that waits for the device
     scores[:, end_id].masked_fill_(lengths < sampling.min_length, value)
+    return ban_repeated_ngrams(scores, value, sequences, sampling.no_repeat_ngram_size)
+
+
+def process(logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int) -> Tensor:
+    """What the processors before temperature, and top-k, make of the logits (R, V) of samples; the logits themselves where none does."""
+    scores = logits
+    if sampling.repetition_penalty != 1:
+        scores = penalise_repetition(scores.float(), sequences, sampling.repetition_penalty)
     if sampling.no_repeat_ngram_size:
-        scores[repeated_ngrams(sequences, sampling.no_repeat_ngram_size)] = value
+        scores = ban_repeated_ngrams(scores.float().clone(), float("-inf"), sequences, sampling.no_repeat_ngram_size)
+    if sampling.top_k is not None and sampling.top_k < logits.shape[1]:
+        scores = ban(scores.float().clone(), float("-inf"), sequences, sampling, lengths=lengths, never=never, end_id=end_id)
+        scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], float("-inf"))
     return scores
 
 
@@ -201,11 +211,15 @@ def penalise_repetition(scores: Tensor, sequences: Tensor, penalty: float) -> Te
     return scores.scatter(1, sequences, torch.where(used < 0, used * penalty, used / penalty))
 
 
-def repeated_ngrams(sequences: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Rows and tokens, (K,) each, that would complete an n-gram for the second time in a row of sequences (R, T)."""
+def ban_repeated_ngrams(scores: Tensor, value: float, sequences: Tensor, size: int) -> Tensor:
+    """Overwrites in place the scores (R, V) of tokens that would complete an n-gram for the second time in a row of sequences (R, T).
+
+    `value` must be the least there is. With no look at how many there are: a GPU would be waited for.
+    """
     length = sequences.shape[1]
-    if length < size:
-        return (sequences.new_zeros(0),) * 2
+    if not 0 < size <= length:
+        return scores
     ngrams = sequences.unfold(1, size, 1)  # (R, T - n + 1, n)
     begun = (ngrams[..., :-1] == sequences[:, None, length - size + 1 :]).all(-1)
-    return begun.nonzero()[:, 0], ngrams[..., -1][begun]
+    least = torch.where(begun, value, float("inf")).to(scores.dtype)
+    return scores.scatter_reduce_(1, ngrams[..., -1], least, "amin")

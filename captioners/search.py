@@ -1,7 +1,8 @@
 """From pictures to captions, for every captioner that chooses its tokens here: one search, and the model in eval mode."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from torch import Tensor, nn
 
@@ -24,18 +25,22 @@ def search(begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *
 
 
 def spoken(found: Iterable[DecodedPicture], model: nn.Module, decode: Callable[[list[int]], str],
-           similarities: Callable[[DecodedPicture], list[float]] | None = None) -> Iterator[Captioned]:
-    """The pictures' captions as text; the model is in eval mode while it works, and only then."""
+           similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None, *, together: int = 1) -> Iterator[Captioned]:
+    """The pictures' captions as text; the model is in eval mode while it works, and only then.
+
+    similarities: the cosines of the captions of pictures, `together` of which are asked for at once.
+    """
     found = iter(found)
     while True:
         with evaluating(model):
-            picture = next(found, None)
-            if picture is None:
+            pictures = list(islice(found, together if similarities else 1))
+            if not pictures:
                 return
-            similar = similarities(picture) if similarities else [None] * len(picture.captions)
-        captions = (Caption(decode(one.tokens), one.logprob, one.truncated, cosine)
-                    for one, cosine in zip(picture.captions, similar, strict=True))
-        yield Captioned(picture.key, tuple(captions), picture.features)
+            cosines = similarities(pictures) if similarities else [[None] * len(pictures[0].captions)]
+        for picture, similar in zip(pictures, cosines, strict=True):
+            captions = (Caption(decode(one.tokens), one.logprob, one.truncated, cosine)
+                        for one, cosine in zip(picture.captions, similar, strict=True))
+            yield Captioned(picture.key, tuple(captions), picture.features)
 
 
 @contextlib.contextmanager

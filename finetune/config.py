@@ -80,7 +80,8 @@ class FinetuneConfig(BaseModel):
     num_processes: int | None = Field(
         None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
     num_workers: int | None = Field(
-        None, ge=0, description="processes that decode pictures, for each process that trains; on a GPU its share of the cores, else one, unless given")
+        None, ge=0, description="processes that decode pictures, for each process that trains; unless given, its share of the cores for "
+        "a GPU, and one for a CPU")
     push_to_hub: str | None = Field(
         None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub repository to upload the finished captioner to")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from captioners.base import Captioner
 from captioners.coca import CoCaCaptioner
 from captioners.coca_forward import forward_trimmed
+from captioners.device import check_device
 from captioners.linear import fast_products
 from finetune.batching import CaptionedPictures, decoders
 from finetune.config import FinetuneConfig
@@ -49,7 +50,8 @@ class CoCaForward(nn.Module):
         self.model.train()
         self.depth = coca_depth(self.model)
         wide = config.dtype == "fp32" and self.model.text_decoder.width >= WIDE
-        self.products: type[AbstractContextManager] = fast_products if wide else contextlib.nullcontext
+        on_cpu = check_device(config.device) == "cpu"
+        self.products: type[AbstractContextManager] = fast_products if wide and on_cpu else contextlib.nullcontext
         self.adapter = None
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"

@@ -24,8 +24,8 @@ REJECTS = "rejects.jsonl"
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
 # how a run is carried out, not what comes of it
-CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoint_every", "num_processes", "shard", "device_batch_size",
-               "report_to", "grad_checkpointing", "push_to_hub"}
+CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoint_every", "num_processes", "shard",
+               "device_batch_size", "report_to", "grad_checkpointing", "push_to_hub"}
 
 
 def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) -> int:
@@ -57,7 +57,8 @@ def check_devices(config: Config) -> None:
     if config.device not in (None, "cuda"):
         raise ValueError(f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; say cuda")
     if processes > torch.cuda.device_count():
-        raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {torch.cuda.device_count()}")
+        found = torch.cuda.device_count()
+        raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
 
 
 def processes_asked_of_accelerate() -> int:

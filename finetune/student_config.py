@@ -55,7 +55,8 @@ class StudentConfig(BaseModel):
     num_processes: int | None = Field(
         None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
     num_workers: int | None = Field(
-        None, ge=0, description="processes that make views, for each process that trains; on a GPU its share of the cores, else one, unless given")
+        None, ge=0, description="processes that make views, for each process that trains; unless given, its share of the cores for "
+        "a GPU, and one for a CPU")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
     seed: int = Field(0, ge=0, description="of the order of records, the choice of views and texts, and random weights")

@@ -82,7 +82,7 @@ class Trainer:
         with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log:  # line by line
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * self.accelerator.num_processes + rank)  # of dropout
-                with contextlib.nullcontext() if on_gpu else self.forward.products():
+                with self.forward.products():
                     losses = self._step(batch)
                 if not math.isfinite(losses["loss"]):
                     raise ValueError(f"the loss is {losses['loss']} at step {step}, pictures {', '.join(batch.keys)}")

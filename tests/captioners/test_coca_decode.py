@@ -68,54 +68,22 @@ def test_rows_of_unequal_length_go_on_together(model):
     assert fed.tolist() == [15, 10, 15, 12, 7]
 
 
-class Recording:
-    """Stands in for torch.cuda.graph and CUDAGraph: what is done while it captures leaves no trace, and is done at each replay."""
-
-    def __init__(self, decoding):
-        self.decoding, self.captures, self.replays = decoding, 0, 0
-
-    def __call__(self, *_, **__):
-        return self
-
-    def state(self):
-        rows = self.decoding
-        caches = [part for cache in (*rows.text_caches, *rows.decoder_caches) for part in (cache.keys, cache.values)]
-        return [rows.lengths, rows.pad_mask, *caches]
-
-    def __enter__(self):
-        self.captures += 1
-        self.tensors = self.state()
-        self.before = [tensor.clone() for tensor in self.tensors]
-
-    def __exit__(self, *_):
-        for tensor, before in zip(self.tensors, self.before, strict=True):
-            tensor.copy_(before)
-
-    def replay(self):
-        self.replays += 1
-        assert [tensor.data_ptr() for tensor in self.state()] == [tensor.data_ptr() for tensor in self.tensors]
-        self.decoding.logits.copy_(self.decoding._step(self.decoding.fed, self.decoding.limit))
-
-
-def test_steps_by_a_graph_are_the_same_steps(model, monkeypatch):
-    """What a GPU does: the first step of the same rows is plain, the others are replayed; rows that change need a new graph."""
-    images, tokens = images_of(2), tokens_of(4, 14)
+def test_slots_are_begun_anew_in_place(model):
+    """The picture in the middle gives way to another: its rows begin anew, the others go on, and no memory moves."""
+    images, tokens = images_of(4), tokens_of(6, 14)
     with torch.no_grad():
-        expected = model(images.repeat_interleave(2, 0), tokens, output_labels=False)["logits"]
-        decoding = Decoding(model, model._encode_image(images)[1], limit=16)
-        decoding.keep(torch.tensor([0, 0, 1, 1]))
-        recording, decoding.graphs = Recording(decoding), True
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", recording)
-        monkeypatch.setattr(torch.cuda, "graph", recording)
-        found = [decoding.extend(tokens[:, :2])]
-        found += [decoding.extend(tokens[:, i : i + 1]).clone() for i in range(2, 8)]
-        assert (recording.captures, recording.replays) == (1, 5)
-        kept = torch.tensor([1, 2, 3])
-        decoding.keep(kept)
-        later = [decoding.extend(tokens[kept, i : i + 1]).clone() for i in range(8, 14)]
-        assert (recording.captures, recording.replays) == (2, 10)
-    assert (torch.cat(found, dim=1) - expected[:, :8]).abs().max() <= 1e-4
-    assert (torch.cat(later, dim=1) - expected[kept, 8:]).abs().max() <= 1e-4
+        decoding = Decoding(model, model._encode_image(images[:3])[1], limit=16)
+        decoding.keep(torch.arange(3).repeat_interleave(2))
+        for i in range(5):
+            decoding.step(tokens[:, i:i + 1], 16)
+        places = [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values]
+        decoding.restart(torch.tensor([1]), model._encode_image(images[3:])[1])
+        fed = torch.tensor([5, 5, 0, 0, 5, 5])
+        found = torch.stack([decoding.step(tokens[torch.arange(6), fed + i][:, None], 16)[:, 0] for i in range(9)], dim=1)
+        expected = model(images[[0, 0, 3, 3, 2, 2]], tokens, output_labels=False)["logits"]
+    assert [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values] == places
+    for row, first in enumerate(fed.tolist()):
+        assert (found[row] - expected[row, first:first + 9]).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("architecture, context", [("coca_ViT-B-32", 76), ("coca_ViT-B-32", 255), ("coca_ViT-L-14", 76)])

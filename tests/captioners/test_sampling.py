@@ -20,6 +20,7 @@ from captioners.base import SamplingConfig
 from captioners.sampling import (
     LEVELS,
     ban,
+    ban_repeated_ngrams,
     choose,
     exponentials,
     keep_top_k,
@@ -28,7 +29,6 @@ from captioners.sampling import (
     philox,
     race,
     race_side,
-    repeated_ngrams,
     sample_key,
     sample_sorted_top_p,
     sample_top_p,
@@ -216,7 +216,7 @@ def test_no_repeat_ngram_is_transformers(size, length):
     sequences = torch.randint(0, 4, (30, length), generator=torch.Generator().manual_seed(size))
     logits = torch.zeros(30, 4)
     theirs = NoRepeatNGramLogitsProcessor(size)(sequences, logits.clone())
-    logits[repeated_ngrams(sequences, size)] = -math.inf
+    ban_repeated_ngrams(logits, -math.inf, sequences, size)
     assert torch.equal(logits, theirs)
     if length == 40 and size < 5:
         assert (logits == -math.inf).any()

@@ -1,0 +1,76 @@
+"""What is right or wrong on the card: the suite's `gpu` tests, and captions token by token against the CPU's in float32."""
+
+import copy
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.parts import PATIENCE
+from benchmarks.same_tokens import compare, scrambled
+from captioners.base import SamplingConfig
+from captioners.coca import CoCaCaptioner
+from captioners.resolve import resolve
+from captioners.weights import DTYPES
+
+ROOT = Path(__file__).parents[2]
+TEST_SECONDS = 85  # less than the part has, so that what failed is still told
+
+
+def gpu_tests(bench: Bench) -> Iterator[dict]:
+    """The tests marked `gpu`: how many passed, and of each that did not, its name and its last lines."""
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS * (PATIENCE if bench.rehearse else 1))
+        except subprocess.TimeoutExpired as late:
+            last = (late.stdout or b"").decode(errors="replace").splitlines()[-8:]
+            yield {"case": "gpu tests", "passed": 0, "failed": 1, "last_lines": [f"not done after {TEST_SECONDS} s", *last]}
+            return
+        if not report.exists():
+            raise RuntimeError("pytest wrote no report: " + " | ".join((done.stdout + done.stderr).splitlines()[-8:]))
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    failed = {f"{case.get('classname')}.{case.get('name')}": (problem.text or problem.get("message") or "").splitlines()[-6:]
+              for case in cases for problem in (*case.findall("failure"), *case.findall("error"))}
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    yield {"case": "gpu tests" + (", which a CPU skips" if bench.rehearse else ""), "passed": len(cases) - len(failed) - skipped,
+           "failed": len(failed), "skipped": skipped}
+    for name, lines in failed.items():
+        yield {"case": name, "last_lines": lines}
+
+
+def parity(bench: Bench) -> Iterator[dict]:
+    """Of the small CoCa's captions, the share that is the CPU's in float32, and where the others first differ."""
+    scale = bench.scale
+    on_cpu = scrambled(scale.small)
+    pictures = list(bench.pictures(on_cpu, scale.parity))
+    greedy = SamplingConfig(strategy="greedy", max_length=scale.tokens, min_length=0)
+    drawn = SamplingConfig(num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=0)
+    expected = {sampling: tokens_of(on_cpu, pictures, sampling) for sampling in (greedy, drawn)}
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False  # in which the first layer of the image tower would be computed
+    try:
+        for dtype, name, sampling in (("fp32", "greedy", greedy), ("fp32", "drawn", drawn), ("fp16", "greedy", greedy),
+                                      ("bf16", "greedy", greedy), ("bf16", "drawn", drawn)):
+            model = copy.deepcopy(on_cpu.model).to(bench.device, DTYPES[dtype])
+            there = CoCaCaptioner(model, resolve(scale.small), weights_sha256=on_cpu.weights_sha256)
+            found = compare(tokens_of(there, pictures, sampling), expected[sampling])
+            first = found.pop("first_difference")
+            yield {"case": f"{scale.small}, {dtype}, {name}, against the CPU's fp32", **found, "earliest": first[0] if first else None,
+                   "median": first[len(first) // 2] if first else None}
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def tokens_of(captioner: CoCaCaptioner, pictures: list, sampling: SamplingConfig) -> list[list[int]]:
+    """The tokens of all captions of pictures, from start to end."""
+    with patch.object(captioner, "decode", list):  # tokens instead of their text
+        return [caption.text for found in captioner.caption(iter(pictures), sampling) for caption in found.captions]

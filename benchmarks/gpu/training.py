@@ -1,0 +1,70 @@
+"""Steps of training the large CoCa, in bf16."""
+
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu.bench import Bench
+from benchmarks.side_by_side import seconds_of
+from captioners.coca import CoCaCaptioner
+from finetune.batching import Batch, collate
+from finetune.config import FinetuneConfig
+from finetune.forward import training_forward
+from finetune.trainer import Trainer
+
+MEAN, SPREAD, LEAST, MOST = 12.5, 2.5, 8, 30  # tokens of COCO's captions, start and end included
+
+
+def lengths(count: int, drawn: bool) -> list[int]:
+    """Tokens of so many captions: all of the mean length, or spread as COCO's are."""
+    if not drawn:
+        return [round(MEAN)] * count
+    chosen = random.Random(count)
+    return [min(MOST, max(LEAST, round(chosen.gauss(MEAN, SPREAD)))) for _ in range(count)]
+
+
+def training(bench: Bench) -> Iterator[dict]:
+    """Samples a second, and the share of the ceiling that the counted operations of a step are; lengths alike, then drawn."""
+    scale = bench.scale
+    captioner = bench.build(scale.large, "fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        for size in scale.batches:
+            try:
+                yield from steps(bench, captioner, size, Path(folder))
+            except torch.OutOfMemoryError:
+                yield {"case": f"{scale.large}, bf16, {size} pictures", "note": "out of memory"}
+
+
+def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> Iterator[dict]:
+    """Those of one batch size."""
+    count = bench.scale.steps
+    bench.forget()
+    config = FinetuneConfig(input=["-"], model="-", output=folder, batch_size=size, dtype="bf16", samples_seen=100 * size * count,
+                            device=bench.device)
+    trainer = Trainer(config, training_forward(captioner, config), [])
+    images = [picture for _, picture in bench.pictures(captioner, size)]
+
+    def train(batches: list[Batch]) -> None:
+        with trainer.forward.products():
+            for batch in batches:
+                trainer._step(batch)
+
+    for drawn in (False, True):
+        tokens = iter(lengths(size * count, drawn))
+        batches = [collate([(image, [[captioner.start_id, *range(3, 1 + next(tokens)), captioner.end_id]], number, str(number))
+                            for number, image in enumerate(images)], captioner.pad_id) for _ in range(count)]
+        if bench.card:
+            batches = [batch._replace(images=batch.images.pin_memory()) for batch in batches]
+        with FlopCounterMode(display=False) as counter:  # this step also warms up
+            train(batches[:1])
+        train(batches[:1])
+        seconds = seconds_of(lambda: train(batches), bench.device)
+        flops = counter.get_total_flops()
+        yield {"case": f"{captioner.name}, bf16, {size} pictures, lengths {'drawn' if drawn else 'alike'}",
+               "samples_per_s": size * count / seconds, "gflop_per_sample": flops / size / 1e9,
+               "share_of_ceiling": flops * count / seconds / bench.rate("bf16"), "gigabytes": bench.gigabytes(),
+               "ms_per_step": 1e3 * seconds / count}

@@ -1,0 +1,182 @@
+"""The choice of the next token on a GPU as one Triton kernel: a program a row, with no sort and no wait for the host.
+
+It draws what `captioners.sampling.choose` draws: the same Philox words, the same race, the same accept-reject for top-p. Sums are
+added in another order, so that draws differ only where rounding decides. Row after row it reads the logits from memory once and
+then about twice from the cache.
+
+Dimensions: R rows (captions in flight), V vocabulary, S side of the race: S**4 >= V.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from captioners.base import SamplingConfig
+from captioners.sampling import ATTEMPTS, race_side
+
+TRIES = tl.constexpr(ATTEMPTS)
+
+
+@triton.jit
+def _philox(c0, c1, c2, c3, k0, k1):
+    """`captioners.sampling.philox` of uint64 words."""
+    for _ in tl.static_range(10):
+        high0, low0 = tl.umulhi(c0, 0xD2E7470EE14C6C93), c0 * 0xD2E7470EE14C6C93
+        high2, low2 = tl.umulhi(c2, 0xCA5A826395121157), c2 * 0xCA5A826395121157
+        c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
+        k0, k1 = k0 + 0x9E3779B97F4A7C15, k1 + 0xBB67AE8584CAA73B
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def _pick(sums, level: tl.constexpr, attempt, position, caption, k0, k1, SIDE: tl.constexpr, LANES: tl.constexpr):
+    """Which of the sums (LANES,), of which the first SIDE count, wins this level of the race."""
+    lanes = tl.arange(0, LANES)
+    word = level * SIDE + lanes
+    zero = tl.zeros([LANES], tl.uint64)
+    w0, w1, w2, w3 = _philox((word // 4).to(tl.uint64), zero + attempt.to(tl.uint64), zero + position, zero + caption, zero + k0, zero + k1)
+    which = word % 4
+    words = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
+    uniform = ((words >> 11).to(tl.float64) + 0.5) * 1.1102230246251565e-16  # 2**-53
+    clocks = sums.to(tl.float64) / -tl.log(uniform)
+    return tl.argmax(tl.where(lanes < SIDE, clocks, -1.0), axis=0)
+
+
+@triton.jit
+def _weights(scores, banned, at, inside, most, temperature, end_id, too_short, least):
+    """What each token at these places weighs: nothing where it is banned, or weighs less than `least`."""
+    score = tl.load(scores + at, mask=inside, other=float("-inf")).to(tl.float32)
+    never = tl.load(banned + at, mask=inside, other=1) != 0
+    weight = tl.exp(score / temperature - most)
+    return tl.where(never | ((at == end_id) & too_short) | (weight < least), 0.0, weight)
+
+
+@triton.jit
+def _draw(sums, scores, banned, most, temperature, end_id, too_short, least, attempt, position, caption, k0, k1, V,
+          SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr):
+    """One draw: the race of the first level among `sums` (LANES,), then three more within the block that wins."""
+    lanes = tl.arange(0, LANES)
+    first = _pick(sums, 0, attempt, position, caption, k0, k1, SIDE, LANES)
+    start = first * (SIDE * SIDE * SIDE)
+    wide = tl.arange(0, WIDE)  # WIDE >= SIDE**2
+    at = start + lanes[:, None] * (SIDE * SIDE) + wide[None, :]
+    inside = (lanes[:, None] < SIDE) & (wide[None, :] < SIDE * SIDE) & (at < V)
+    second = _pick(tl.sum(_weights(scores, banned, at, inside, most, temperature, end_id, too_short, least), axis=1), 1,
+                   attempt, position, caption, k0, k1, SIDE, LANES)
+    start += second * (SIDE * SIDE)
+    at = start + lanes[:, None] * SIDE + lanes[None, :]
+    inside = (lanes[:, None] < SIDE) & (lanes[None, :] < SIDE) & (at < V)
+    third = _pick(tl.sum(_weights(scores, banned, at, inside, most, temperature, end_id, too_short, least), axis=1), 2,
+                  attempt, position, caption, k0, k1, SIDE, LANES)
+    start += third * SIDE
+    inside = (lanes < SIDE) & (start + lanes < V)
+    fourth = _pick(_weights(scores, banned, start + lanes, inside, most, temperature, end_id, too_short, least), 3,
+                   attempt, position, caption, k0, k1, SIDE, LANES)
+    return tl.minimum(start + fourth, V - 1)
+
+
+@triton.jit
+def _mass_above(scores, banned, most, temperature, end_id, too_short, weight, V, BLOCK: tl.constexpr):
+    """The mass of the tokens that weigh more than `weight`."""
+    mass = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, V, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        each = _weights(scores, banned, at, at < V, most, temperature, end_id, too_short, 0.0)
+        mass += tl.where(each > weight, each, 0.0)
+    return tl.sum(mass, axis=0)
+
+
+@triton.jit
+def _largest(scores, V, BLOCK: tl.constexpr):
+    most = tl.full([BLOCK], float("-inf"), tl.float32)
+    for start in range(0, V, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        most = tl.maximum(most, tl.load(scores + at, mask=at < V, other=float("-inf")).to(tl.float32))
+    return tl.max(most, axis=0)
+
+
+@triton.jit
+def _block_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE: tl.constexpr, LANES: tl.constexpr,
+                BLOCK: tl.constexpr):
+    """The masses (LANES,) of the SIDE blocks of the first level."""
+    lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
+    sums = tl.zeros([LANES], tl.float32)
+    for block in range(SIDE):
+        at = block * (SIDE * SIDE * SIDE) + within
+        inside = (within < SIDE * SIDE * SIDE) & (at < V)
+        each = _weights(scores, banned, at, inside, most, temperature, end_id, too_short, least)
+        sums = tl.where(lanes == block, tl.sum(each, axis=0), sums)
+    return sums
+
+
+@triton.jit
+def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, end_id, min_length, temperature, top_p, V,
+            SAME: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """Chooses the token of a row: SAME where scores are the logits, WHOLE where top_p is 1."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * V
+    scores += row * V
+    k0, k1 = tl.load(keys + 2 * row).to(tl.uint64), tl.load(keys + 2 * row + 1).to(tl.uint64)
+    length = tl.load(positions + row)
+    caption, position = tl.load(draws + row).to(tl.uint64), length.to(tl.uint64)
+    too_short = length < min_length
+
+    largest = _largest(logits, V, BLOCK)
+    most = (largest if SAME else _largest(scores, V, BLOCK)) / temperature
+    exponentials = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, V, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        exponentials += tl.exp(tl.load(logits + at, mask=at < V, other=float("-inf")).to(tl.float32) - largest)
+    sums = _block_sums(scores, banned, most, temperature, end_id, too_short, 0.0, V, SIDE, LANES, BLOCK)
+    total = tl.sum(sums, axis=0)
+
+    token = end_id
+    if total != 0:  # else nothing may follow, and the row ends
+        attempt, going = 0, 1
+        while going == 1:
+            token = _draw(sums, scores, banned, most, temperature, end_id, too_short, 0.0, attempt + tl.zeros([], tl.int32), position,
+                          caption, k0, k1, V, SIDE, LANES, WIDE)
+            attempt += 1
+            if WHOLE:
+                going = 0
+            else:
+                weight = tl.exp(tl.load(scores + token).to(tl.float32) / temperature - most)
+                above = _mass_above(scores, banned, most, temperature, end_id, too_short, weight, V, BLOCK)
+                if above < top_p * total:
+                    going = 0
+                elif attempt == TRIES:
+                    going = 2
+        if going == 2:  # rejected as often as that: drawn from the nucleus, whose least weight is found by halving its bits
+            low, high = 0, 0x3F800000  # of 0 and 1: no weight is more
+            while low < high:
+                middle = (low + high) // 2
+                weight = (middle + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
+                if _mass_above(scores, banned, most, temperature, end_id, too_short, weight, V, BLOCK) < top_p * total:
+                    high = middle
+                else:
+                    low = middle + 1
+            least = (high + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
+            sums = _block_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE, LANES, BLOCK)
+            token = _draw(sums, scores, banned, most, temperature, end_id, too_short, least, attempt + tl.zeros([], tl.int32), position,
+                          caption, k0, k1, V, SIDE, LANES, WIDE)
+    tl.store(tokens + row, token.to(tl.int64))
+    chosen = tl.load(logits + token).to(tl.float32) - largest
+    tl.store(logprobs + row, chosen - tl.log(tl.sum(exponentials, axis=0)))
+
+
+def choose_by_kernel(logits: Tensor, scores: Tensor, sampling: SamplingConfig, *, keys: Tensor, draws: Tensor, lengths: Tensor,
+                     banned: Tensor, end_id: int) -> tuple[Tensor, Tensor]:
+    """Tokens (R,), and their log-probabilities (R,) under the softmax of the logits: of draws, as `captioners.sampling.choose` has them.
+
+    logits (R, V), of any floating dtype, contiguous; scores (R, V): what the processors made of them, or the logits themselves, before
+    temperature and top-p; keys (R, 2), draws (caption indices) and lengths (R,); banned (V,) uint8: the tokens that are never chosen.
+    """
+    rows, vocabulary = logits.shape
+    tokens, logprobs = torch.empty_like(lengths), logits.new_empty(rows, dtype=torch.float32)
+    side = race_side(vocabulary)
+    _choose[(rows,)](logits, scores, banned, keys, draws, lengths, tokens, logprobs, end_id, sampling.min_length, sampling.temperature,
+                     sampling.top_p, vocabulary, SAME=scores is logits, WHOLE=sampling.top_p == 1, SIDE=side,
+                     LANES=triton.next_power_of_2(side), WIDE=triton.next_power_of_2(side**2), BLOCK=triton.next_power_of_2(side**3),
+                     num_warps=8)
+    return tokens, logprobs

@@ -1,0 +1,81 @@
+"""The Triton kernels against what they stand for, run by Triton's interpreter on the CPU: started by test_kernels.py, which sets it up."""
+
+import torch
+
+from captioners.attention_kernel import attend_cached
+from captioners.base import SamplingConfig
+from captioners.choice_kernel import choose_by_kernel
+from captioners.sampling import choose, exponentials, race_side, sample_key
+
+PAD, START, END = 0, 1, 2
+
+
+def choices(vocabulary: int, rows: int, spread: float, sampling: SamplingConfig, dtype=torch.float32):
+    """What the kernel chooses, and what the CPU does, of the same logits with the same draws."""
+    generator = torch.Generator().manual_seed(vocabulary + rows)
+    logits = (spread * torch.randn(rows, vocabulary, generator=generator)).to(dtype)
+    logits[::3, END] += 3
+    keys = torch.tensor([sample_key(7, f"picture {row}") for row in range(rows)])
+    captions, lengths = torch.arange(rows) % 5, torch.arange(rows) % 9 + 1
+    banned = torch.zeros(vocabulary, dtype=torch.uint8)
+    banned[[PAD, START]] = 1
+    ours = choose_by_kernel(logits, logits, sampling, keys=keys, draws=3 + captions, lengths=lengths, banned=banned, end_id=END)
+
+    def noise(some, attempt):
+        return exponentials(keys[some], 3 + captions[some], lengths[some], attempt, race_side(vocabulary))
+
+    theirs = choose(logits.float(), torch.full((rows, 1), START), sampling, lengths=lengths, never=torch.tensor([PAD, START]), end_id=END,
+                    noise=noise)
+    return ours, theirs
+
+
+def check_choices() -> None:
+    for vocabulary, rows, spread, values, dtype in (
+            (300, 40, 2.0, {}, torch.float32), (300, 20, 2.0, {"top_p": 1.0, "temperature": 0.7}, torch.float32),
+            (300, 10, 1.0, {"top_p": 0.02}, torch.float32),  # most rows are rejected eight times
+            (257, 20, 4.0, {"top_p": 0.6, "temperature": 1.7, "min_length": 7}, torch.bfloat16), (49408, 1, 3.0, {}, torch.bfloat16)):
+        (tokens, logprobs), (expected, wanted) = choices(vocabulary, rows, spread, SamplingConfig(**values), dtype)
+        assert torch.equal(tokens, expected), (vocabulary, values, (tokens != expected).sum())
+        assert len(tokens.unique()) > rows // 10
+        torch.testing.assert_close(logprobs, wanted, atol=1e-4, rtol=1e-5)
+    nothing = torch.full((3, 40), float("-inf"))
+    nothing[:, PAD] = 0.0  # which is never chosen
+    banned = torch.zeros(40, dtype=torch.uint8)
+    banned[PAD] = 1
+    same = {"keys": torch.zeros(3, 2, dtype=torch.long), "draws": torch.arange(3), "lengths": torch.full((3,), 9)}
+    tokens, _ = choose_by_kernel(nothing, nothing, SamplingConfig(), **same, banned=banned, end_id=END)
+    assert tokens.tolist() == [END] * 3
+    nothing[1, 5] = float("nan")
+    assert choose_by_kernel(nothing, nothing, SamplingConfig(), **same, banned=banned, end_id=END)[1].isnan().tolist() == [False, True, False]
+
+
+def check_attention() -> None:
+    """Rows of unequal length, heads of no power of two, hidden positions; the cache is written at the new position alone."""
+    rows, heads, depth, limit = 6, 3, 12, 40
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    for hidden in (False, True):
+        joint, keys, values = random(rows, 3 * heads * depth), random(rows, heads, limit, depth), random(rows, heads, limit, depth)
+        positions, mask = torch.tensor([0, 1, 31, 32, 33, 39]), torch.zeros(rows, limit + 1)
+        mask[3, 5] = mask[4, 33] = float("-inf")  # a cached position, and the new one itself
+        mask[0, 7] = float("nan")  # later ones are not looked at
+        query, key, value = joint.view(rows, 3, heads, depth).unbind(1)
+        wanted_keys, wanted_values = keys.clone(), values.clone()
+        for row, position in enumerate(positions):
+            wanted_keys[row, :, position], wanted_values[row, :, position] = key[row], value[row]
+        expected = torch.stack([
+            torch.nn.functional.scaled_dot_product_attention(
+                query[row, :, None], wanted_keys[row, :, :position + 1], wanted_values[row, :, :position + 1],
+                mask[row, None, None, :position + 1] if hidden else None)[:, 0].flatten() for row, position in enumerate(positions)])
+        out = attend_cached(joint, keys, values, positions, mask if hidden else None)
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(keys, wanted_keys) and torch.equal(values, wanted_values)
+
+
+if __name__ == "__main__":
+    check_choices()
+    check_attention()
+    print("the kernels do what they stand for")
