@@ -194,6 +194,12 @@ def test_a_batch_that_cannot_be_parted_is_refused(tmp_path):
         Trainer(settings(tmp_path, num_processes=2), None, range(8))
 
 
+def test_tf32_is_for_those_who_allow_it(tmp_path):
+    for allowed in (True, False):
+        Trainer(config := settings(tmp_path, tf32=allowed), training_forward(load_captioner("coca_tiny"), config), range(8))
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
+
+
 def command(folder, *more, samples=96):
     return ["-m", "capsmith", "finetune", "--input", SCENES, "--model", "coca_tiny", "--output", str(folder), "--from-scratch",
             "--samples-seen", str(samples), "--batch-size", "8", "--num-workers", "0", "--device", "cpu",
