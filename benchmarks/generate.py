@@ -107,8 +107,8 @@ def quartiles(captioner: CoCaCaptioner, shard: Path, column: str) -> list[float]
 def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
     shard = write_shard(folder / "input/pictures.tar", photographs(ROUNDS * PICTURES))
     config = GenerateConfig(input=[str(shard)], output=folder / "ours", model=str(model), column="syn_text_ours", device=device,
-                            dtype=dtype, num_captions=CAPTIONS, max_length=LIMIT, min_length=0, top_p=TOP_P, batch_size=PICTURES, redraws=0,
-                            on_degenerate="keep")
+                            dtype=dtype, num_captions=CAPTIONS, max_length=LIMIT, min_length=0, top_p=TOP_P, batch_size=PICTURES,
+                            redraws=0, on_degenerate="keep")
     work = Captioning(config)
     work.load(device, {})
     captioner = work.columns[0].captioner

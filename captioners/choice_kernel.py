@@ -97,23 +97,36 @@ def _largest(scores, V, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _mass(logits, largest, V, BLOCK: tl.constexpr):
+    mass = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, V, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        mass += tl.exp(tl.load(logits + at, mask=at < V, other=float("-inf")).to(tl.float32) - largest)
+    return tl.sum(mass, axis=0)
+
+
+@triton.jit
 def _block_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE: tl.constexpr, LANES: tl.constexpr,
                 BLOCK: tl.constexpr):
-    """The masses (LANES,) of the SIDE blocks of the first level."""
+    """The masses (LANES,) of the SIDE blocks of the first level, and that of all tokens, those that are never chosen included."""
     lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
-    sums = tl.zeros([LANES], tl.float32)
+    sums, whole = tl.zeros([LANES], tl.float32), tl.zeros([BLOCK], tl.float32)
     for block in range(SIDE):
         at = block * (SIDE * SIDE * SIDE) + within
         inside = (within < SIDE * SIDE * SIDE) & (at < V)
-        each = _weights(scores, banned, at, inside, most, temperature, end_id, too_short, least)
+        score = tl.load(scores + at, mask=inside, other=float("-inf")).to(tl.float32)
+        never = tl.load(banned + at, mask=inside, other=1) != 0
+        weight = tl.exp(score / temperature - most)
+        whole += weight
+        each = tl.where(never | ((at == end_id) & too_short) | (weight < least), 0.0, weight)
         sums = tl.where(lanes == block, tl.sum(each, axis=0), sums)
-    return sums
+    return sums, tl.sum(whole, axis=0)
 
 
 @triton.jit
 def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, end_id, min_length, temperature, top_p, V,
-            SAME: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Chooses the token of a row: SAME where scores are the logits, WHOLE where top_p is 1."""
+            SAME: tl.constexpr, PLAIN: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """Chooses the token of a row: SAME where scores are the logits, PLAIN where the temperature is 1, too, WHOLE where top_p is 1."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * V
     scores += row * V
@@ -124,11 +137,9 @@ def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, en
 
     largest = _largest(logits, V, BLOCK)
     most = (largest if SAME else _largest(scores, V, BLOCK)) / temperature
-    exponentials = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, V, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        exponentials += tl.exp(tl.load(logits + at, mask=at < V, other=float("-inf")).to(tl.float32) - largest)
-    sums = _block_sums(scores, banned, most, temperature, end_id, too_short, 0.0, V, SIDE, LANES, BLOCK)
+    sums, whole = _block_sums(scores, banned, most, temperature, end_id, too_short, 0.0, V, SIDE, LANES, BLOCK)
+    if not PLAIN:
+        whole = _mass(logits, largest, V, BLOCK)
     total = tl.sum(sums, axis=0)
 
     token = end_id
@@ -157,12 +168,12 @@ def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, en
                 else:
                     low = middle + 1
             least = (high + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
-            sums = _block_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE, LANES, BLOCK)
+            sums, _ = _block_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE, LANES, BLOCK)
             token = _draw(sums, scores, banned, most, temperature, end_id, too_short, least, attempt + tl.zeros([], tl.int32), position,
                           caption, k0, k1, V, SIDE, LANES, WIDE)
     tl.store(tokens + row, token.to(tl.int64))
     chosen = tl.load(logits + token).to(tl.float32) - largest
-    tl.store(logprobs + row, chosen - tl.log(tl.sum(exponentials, axis=0)))
+    tl.store(logprobs + row, chosen - tl.log(whole))
 
 
 def choose_by_kernel(logits: Tensor, scores: Tensor, sampling: SamplingConfig, *, keys: Tensor, draws: Tensor, lengths: Tensor,
@@ -176,7 +187,7 @@ def choose_by_kernel(logits: Tensor, scores: Tensor, sampling: SamplingConfig, *
     tokens, logprobs = torch.empty_like(lengths), logits.new_empty(rows, dtype=torch.float32)
     side = race_side(vocabulary)
     _choose[(rows,)](logits, scores, banned, keys, draws, lengths, tokens, logprobs, end_id, sampling.min_length, sampling.temperature,
-                     sampling.top_p, vocabulary, SAME=scores is logits, WHOLE=sampling.top_p == 1, SIDE=side,
-                     LANES=triton.next_power_of_2(side), WIDE=triton.next_power_of_2(side**2), BLOCK=triton.next_power_of_2(side**3),
-                     num_warps=8)
+                     sampling.top_p, vocabulary, SAME=scores is logits,
+                     PLAIN=scores is logits and sampling.temperature == 1, WHOLE=sampling.top_p == 1, SIDE=side, LANES=triton.next_power_of_2(side), WIDE=triton.next_power_of_2(side**2), BLOCK=triton.next_power_of_2(side**3),
+                     num_warps=4)
     return tokens, logprobs

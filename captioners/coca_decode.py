@@ -5,16 +5,11 @@ H heads, D width of a head, n new tokens, t positions cached, V vocabulary, W wi
 """
 
 import torch
-import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from torch import Tensor, nn
 
+from captioners.coca_blocks import add_norm, after_attention, attend, heads, kernels, project
 from captioners.linear import linear
-
-try:
-    from captioners.attention_kernel import attend_cached
-except ImportError:  # Triton comes with torch's CUDA builds alone
-    attend_cached = None
 
 
 class Decoding:
@@ -52,19 +47,20 @@ class Decoding:
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
         self.pad_mask.scatter_(1, positions + 1, pads)
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
-        if attend_cached and tokens.is_cuda and tokens.shape[1] == 1:
+        if kernels and tokens.is_cuda and tokens.shape[1] == 1:
             text, decoder = ((positions[:, 0], mask) for mask in (self.pad_mask, None))
         else:
             later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
             causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
             text, decoder = (positions, causal + self.pad_mask[:, None, None, :length]), (positions, causal)  # (R, 1, n, t)
+        added = None  # to x, by the next norm
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
-            x = _self_attention(block, x, cache, *text)
+            x, added = _self_attention(block, x, added, cache, *text)
         blocks = zip(self.decoder.resblocks, self.decoder_caches, self.decoder.cross_attn, self.cross, strict=True)
         for block, cache, cross_block, keys_values in blocks:
-            x = _self_attention(block, x, cache, *decoder)
-            x = self._cross_attention(cross_block, x, *keys_values)
-        return linear(self.decoder.ln_final(x), self.decoder.text_projection.T)  # (R, n, V)
+            x, added = _self_attention(block, x, added, cache, *decoder)
+            x, added = self._cross_attention(cross_block, x, added, *keys_values)
+        return linear(add_norm(x, added, self.decoder.ln_final)[1], self.decoder.text_projection.T)  # (R, n, V)
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
@@ -111,16 +107,19 @@ class Decoding:
         within = torch.arange(len(pictures), device=pictures.device) - (counts.cumsum(0) - counts)[pictures]
         self.cells = None if self.most * len(counts) == len(pictures) else pictures * self.most + within
 
-    def _cross_attention(self, block: nn.Module, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """x (R, n, W) over the image tokens of each row's picture: keys and values (N, H, S, D)."""
+    def _cross_attention(self, block: nn.Module, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """x (R, n, W) over the image tokens of each row's picture, keys and values (N, H, S, D); and what is to be added to it."""
         _, new, width = x.shape
-        queries = _linear(block.ln_1(x), block.attn, slice(0, width))  # (R, n, W)
+        x, normed = add_norm(x, added, block.ln_1)
+        queries = project(normed, block.attn, slice(0, width))  # (R, n, W)
+        if kernels and x.is_cuda and new == 1 and self.cells is None:
+            return after_attention(block, x, kernels.attend_images(queries[:, 0], keys, values)[:, None])
         if self.cells is not None:  # unequal numbers of captions are left: the empty cells are computed in vain
             grid = queries.new_zeros(len(keys) * self.most, new, width)
             grid[self.cells] = queries
             queries = grid
-        out = _attend(_heads(queries.view(len(keys), -1, width), block.attn), keys, values).view(-1, new, width)
-        return _residual(block, x, out if self.cells is None else out[self.cells])
+        out = attend(heads(queries.view(len(keys), -1, width), block.attn), keys, values).view(-1, new, width)
+        return after_attention(block, x, out if self.cells is None else out[self.cells])
 
 
 class KeyValueCache:
@@ -156,50 +155,21 @@ class KeyValueCache:
 def _cross_keys_values(block: nn.Module, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Contiguous keys and values (N, H, S, D) of the image tokens (N, S, W)."""
     width = image_tokens.shape[-1]
-    keys, values = _linear(block.ln_1_kv(image_tokens), block.attn, slice(width, None)).chunk(2, dim=-1)
-    return _heads(keys, block.attn).contiguous(), _heads(values, block.attn).contiguous()
+    keys, values = project(block.ln_1_kv(image_tokens), block.attn, slice(width, None)).chunk(2, dim=-1)
+    return heads(keys, block.attn).contiguous(), heads(values, block.attn).contiguous()
 
 
-def _self_attention(block: nn.Module, x: Tensor, cache: KeyValueCache, positions: Tensor, mask: Tensor | None) -> Tensor:
-    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width.
+def _self_attention(block: nn.Module, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
+                    ) -> tuple[Tensor, Tensor]:
+    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width; and what is to be added.
 
     Where positions are (R,), of one new token each, a kernel looks at no later ones; its mask is (R, t) or None.
     """
-    joint = _linear(block.ln_1(x), block.attn, slice(None))
+    x, normed = add_norm(x, added, block.ln_1)
+    joint = project(normed, block.attn)
     if positions.ndim == 1:
-        return _residual(block, x, attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None])
-    queries, keys, values = (_heads(part, block.attn) for part in joint.chunk(3, dim=-1))
+        return after_attention(block, x, kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None])
+    queries, keys, values = (heads(part, block.attn) for part in joint.chunk(3, dim=-1))
     cache.put(keys, values, positions)
     keys, values = (cached[:, :, :mask.shape[-1]] for cached in (cache.keys, cache.values))
-    return _residual(block, x, _attend(queries, keys, values, mask))
-
-
-def _linear(x: Tensor, attention: nn.Module, part: slice) -> Tensor:
-    """The rows `part` of an attention's joint projection to queries, keys and values."""
-    return linear(x, attention.in_proj_weight[part], attention.in_proj_bias[part])
-
-
-def _heads(x: Tensor, attention: nn.Module) -> Tensor:
-    """(R, n, W) to (R, H, n, D)."""
-    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of queries (R, H, n, D) over keys and values (R, H, t, D): (R, n, W).
-
-    On a CPU plain matrix products: for few queries they are faster than scaled_dot_product_attention.
-    """
-    if queries.is_cuda:
-        return F.scaled_dot_product_attention(queries, keys, values, mask).transpose(1, 2).flatten(2)
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)  # (R, H, n, t)
-    if mask is not None:
-        scores += mask
-    return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2)
-
-
-def _residual(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of open_clip's ResidualAttentionBlock, after its attention."""
-    out, fc, proj = block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj
-    x = x + block.ls_1(linear(attended, out.weight, out.bias))
-    hidden = block.mlp.gelu(linear(block.ln_2(x), fc.weight, fc.bias))
-    return x + block.ls_2(linear(hidden, proj.weight, proj.bias))
+    return after_attention(block, x, attend(queries, keys, values, mask))

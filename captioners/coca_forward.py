@@ -9,10 +9,13 @@ import contextlib
 import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from captioners.coca_blocks import encode_tokens
 from captioners.linear import fast_products
+from captioners.search import evaluating
 
 
 def initialise_decoder(model: CoCa) -> None:
@@ -34,13 +37,13 @@ def initialise_decoder(model: CoCa) -> None:
 @torch.no_grad()
 def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised features (B, E) and tokens (B, S, W) of pictures (B, 3, H, W), by the image tower in eval mode, without gradients."""
-    training = model.visual.training
-    model.visual.eval()
-    try:
+    tower = model.visual
+    with evaluating(tower):
+        if images.is_cuda and type(tower) is VisionTransformer and {*map(type, tower.transformer.resblocks)} == {ResidualAttentionBlock}:
+            pooled, tokens = tower._pool(encode_tokens(tower.transformer.resblocks, tower._embeds(images)))
+            return F.normalize(pooled, dim=-1), tokens
         with fast_products() if images.device.type == "cpu" else contextlib.nullcontext():
             return model._encode_image(images)
-    finally:
-        model.visual.train(training)
 
 
 def forward_trimmed(model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor, *, trim: bool = True

@@ -36,7 +36,7 @@ class _FastProducts(TorchDispatchMode):
 
 @contextlib.contextmanager
 def fast_products() -> Iterator[None]:
-    """Within it products are oneDNN's, in other people's modules and in backward passes too; Python sees each operation once.
+    """Within it products on a CPU are oneDNN's, in other people's modules and in backward passes too; Python sees each operation once.
 
     Pays where products are large: in training from a width of about 256 on.
     """

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gc
+import math
+import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from captioners.coca import CoCaCaptioner, build_model
 from captioners.resolve import resolve
 from captioners.weights import DTYPES
 
+COCO_MEAN, COCO_SPREAD, COCO_LEAST, COCO_MOST = 12.5, 2.5, 8, 30  # tokens of a caption of COCO's, start and end included
 DISTINCT = 64  # pictures; more of them are these again, under other keys
 
 
@@ -70,6 +73,10 @@ class Bench:
             let_captions_end(model, CoCaCaptioner(model, source, weights_sha256="").end_id)
         return CoCaCaptioner(model.to(self.device, DTYPES[dtype]).eval(), source, weights_sha256="0" * 64)
 
+    def anew(self, captioner: CoCaCaptioner) -> CoCaCaptioner:
+        """The same model, with nothing kept of earlier captions: their graphs and caches."""
+        return CoCaCaptioner(captioner.model, resolve(captioner.name), weights_sha256=captioner.weights_sha256)
+
     def pictures(self, captioner: CoCaCaptioner, count: int) -> Iterator[tuple[str, Tensor]]:
         """So many pictures as `caption` takes them, with their keys."""
         if captioner.name not in self.pixels:
@@ -113,15 +120,21 @@ class Bench:
         return f"{name}, torch {torch.__version__}"
 
 
-def let_captions_end(model: torch.nn.Module, end_id: int, share: float = 0.17) -> None:
+def coco_lengths(count: int) -> list[int]:
+    """Tokens of so many captions, spread as those of COCO's are."""
+    chosen = random.Random(count)
+    return [min(COCO_MOST, max(COCO_LEAST, round(chosen.gauss(COCO_MEAN, COCO_SPREAD)))) for _ in range(count)]
+
+
+def let_captions_end(model: torch.nn.Module, end_id: int, share: float = 0.2) -> None:
     """Gives the end token about this share of the probability at every position; all of it stands in the weights.
 
-    The last layer norm makes one number of the hidden state a constant, and that number alone is read by the end token. From 8
-    tokens on (`min_length`), captions so have about 12.5 tokens, as COCO's do, but spread wider, with some up to the limit.
+    The last layer norm makes one number of the hidden state a constant, and that number alone is read by the end token. With a
+    `min_length` of 8 captions so have about 12.5 tokens, as COCO's do, but spread wider, with some up to the limit.
     """
     with torch.no_grad():
         norm, projection = model.text_decoder.ln_final, model.text_decoder.text_projection  # (W,), (W, V)
         norm.weight[0], norm.bias[0] = 0, 1
         others = (len(projection) - 1) * projection[1:].var() / 2  # half the variance of the other logits
         projection[0], projection[:, end_id] = 0, 0
-        projection[0, end_id] = torch.log(torch.tensor(share / (1 - share) * projection.shape[1])) + others
+        projection[0, end_id] = math.log(share / (1 - share) * projection.shape[1]) + others

@@ -5,9 +5,11 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks.decoding import ending_at
 from benchmarks.floor import floor_seconds
-from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.bench import Bench, coco_lengths
 from benchmarks.side_by_side import Peer, seconds_of
+from captioners import draw
 from captioners.base import SamplingConfig
 from captioners.coca import CoCaCaptioner
 
@@ -20,7 +22,7 @@ def ceilings(bench: Bench) -> Iterator[dict]:
 
 
 def decoding(bench: Bench) -> Iterator[dict]:
-    """The large CoCa in bf16 with the most telling number of pictures in flight: cold, warm, with captions that end, greedy."""
+    """The large CoCa in bf16 with the most telling number of pictures in flight: cold, warm, and with captions that end."""
     scale, flight = bench.scale, bench.scale.flights[0]
     captioner = bench.captioner(scale.large, "bf16")
     yield from cold_and_warm(bench, captioner, flight)
@@ -28,6 +30,11 @@ def decoding(bench: Bench) -> Iterator[dict]:
     sampling = SamplingConfig(num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=min(8, scale.tokens))
     decode(bench, ending, flight, flight, sampling)  # to warm up
     yield decode(bench, ending, flight, 3 * flight, sampling) | {"case": f"{scale.large}, bf16, {flight}, captions that end"}
+    lengths = torch.tensor(coco_lengths(flight * scale.captions)).view(flight, -1).to(bench.device)
+    with patch.object(draw, "choose_next", ending_at(lengths)):
+        captioner, sampling = bench.anew(captioner), sampling.model_copy(update={"min_length": 0})
+        decode(bench, captioner, flight, flight, sampling)  # to warm up
+        yield decode(bench, captioner, flight, 3 * flight, sampling) | {"case": f"{scale.large}, bf16, {flight}, COCO's lengths"}
 
 
 def other_flights(bench: Bench) -> Iterator[dict]:
@@ -37,6 +44,7 @@ def other_flights(bench: Bench) -> Iterator[dict]:
     for flight in scale.flights[1:]:
         yield from cold_and_warm(bench, captioner, flight)
     flight = scale.flights[0]
+    captioner = bench.anew(captioner)
     greedy = SamplingConfig(strategy="greedy", max_length=scale.tokens, min_length=scale.tokens)
     decode(bench, captioner, flight, flight, greedy)  # to warm up
     yield decode(bench, captioner, flight, 3 * flight, greedy) | {"case": f"{scale.large}, bf16, {flight}, greedy"}
@@ -60,7 +68,7 @@ def small(bench: Bench) -> Iterator[dict]:
 
 def cold_and_warm(bench: Bench, captioner: CoCaCaptioner, flight: int) -> Iterator[dict]:
     """The first captions with so many pictures in flight, then those of three times as many, in a batch that is refilled."""
-    tokens = bench.scale.tokens
+    tokens, captioner = bench.scale.tokens, bench.anew(captioner)
     sampling = SamplingConfig(num_captions=bench.scale.captions, top_p=0.9, max_length=tokens, min_length=tokens)
     name = f"{captioner.name}, bf16, {flight}"
     yield decode(bench, captioner, flight, flight, sampling) | {"case": f"{name}, cold"}

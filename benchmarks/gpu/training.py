@@ -1,6 +1,5 @@
 """Steps of training the large CoCa, in bf16."""
 
-import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,23 +7,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.bench import COCO_MEAN, Bench, coco_lengths
 from benchmarks.side_by_side import seconds_of
 from captioners.coca import CoCaCaptioner
 from finetune.batching import Batch, collate
 from finetune.config import FinetuneConfig
 from finetune.forward import training_forward
 from finetune.trainer import Trainer
-
-MEAN, SPREAD, LEAST, MOST = 12.5, 2.5, 8, 30  # tokens of COCO's captions, start and end included
-
-
-def lengths(count: int, drawn: bool) -> list[int]:
-    """Tokens of so many captions: all of the mean length, or spread as COCO's are."""
-    if not drawn:
-        return [round(MEAN)] * count
-    chosen = random.Random(count)
-    return [min(MOST, max(LEAST, round(chosen.gauss(MEAN, SPREAD)))) for _ in range(count)]
 
 
 def training(bench: Bench) -> Iterator[dict]:
@@ -54,7 +43,7 @@ def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> It
                 trainer._step(batch)
 
     for drawn in (False, True):
-        tokens = iter(lengths(size * count, drawn))
+        tokens = iter(coco_lengths(size * count) if drawn else [round(COCO_MEAN)] * size * count)
         batches = [collate([(image, [[captioner.start_id, *range(3, 1 + next(tokens)), captioner.end_id]], number, str(number))
                             for number, image in enumerate(images)], captioner.pad_id) for _ in range(count)]
         if bench.card:

@@ -2,7 +2,7 @@
 
 import torch
 
-from captioners.attention_kernel import attend_cached
+from captioners.block_kernels import add_norm, attend_cached, attend_images
 from captioners.base import SamplingConfig
 from captioners.choice_kernel import choose_by_kernel
 from captioners.sampling import choose, exponentials, race_side, sample_key
@@ -75,7 +75,34 @@ def check_attention() -> None:
         assert torch.equal(keys, wanted_keys) and torch.equal(values, wanted_values)
 
 
+def check_attention_to_images() -> None:
+    """Captions that are no power of two, more image tokens than are read at a time, and fewer."""
+    generator = torch.Generator().manual_seed(0)
+    for pictures, captions, heads, tokens, depth in ((3, 5, 2, 130, 16), (2, 1, 3, 7, 12), (1, 17, 1, 64, 32)):
+        queries = torch.randn(pictures * captions, heads * depth, generator=generator)
+        keys, values = torch.randn(2, pictures, heads, tokens, depth, generator=generator)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            queries.view(pictures, captions, heads, depth).transpose(1, 2), keys, values).transpose(1, 2).reshape(queries.shape)
+        torch.testing.assert_close(attend_images(queries, keys, values), expected, atol=1e-5, rtol=1e-5)
+
+
+def check_norm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, added = torch.randn(2, 3, 4, 20, generator=generator)
+    norm = torch.nn.LayerNorm(20)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    with torch.no_grad():
+        total, normed = add_norm(x, added, norm.weight, norm.bias, norm.eps)
+        torch.testing.assert_close(total, x + added)
+        torch.testing.assert_close(normed, norm(x + added))
+        total, normed = add_norm(x, None, norm.weight, norm.bias, norm.eps)
+        assert total is x
+        torch.testing.assert_close(normed, norm(x))
+
+
 if __name__ == "__main__":
     check_choices()
     check_attention()
+    check_attention_to_images()
+    check_norm()
     print("the kernels do what they stand for")
