@@ -129,3 +129,21 @@ def add_norm(x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, epsi
     _add_norm[(x.numel() // width,)](x, x if added is None else added.contiguous(), weight, bias, total, normed, epsilon, WIDTH=width,
                                      WIDE=triton.next_power_of_2(width), ADDS=added is not None, num_warps=4 if width > 512 else 2)
     return total, normed
+
+
+@triton.jit
+def _place(joint, slots, keys, values, tokens, HEADS: tl.constexpr, DEPTH: tl.constexpr, WIDE: tl.constexpr):
+    picture, token = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    at, width = tl.arange(0, WIDE), HEADS * DEPTH  # WIDE >= HEADS * DEPTH
+    inside = at < width
+    joint += (picture * tokens + token) * 2 * width + at
+    place = ((tl.load(slots + picture) * HEADS + at // DEPTH) * tokens + token) * DEPTH + at % DEPTH
+    tl.store(keys + place, tl.load(joint, mask=inside), mask=inside)
+    tl.store(values + place, tl.load(joint + width, mask=inside), mask=inside)
+
+
+def place(joint: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Writes the keys and values of M pictures, side by side in joint (M, S, 2 W), into slots (M,) of keys and values (N, H, S, D)."""
+    _, heads, tokens, depth = keys.shape
+    _place[(len(slots), tokens)](joint.contiguous(), slots, keys, values, tokens, HEADS=heads, DEPTH=depth,
+                                 WIDE=triton.next_power_of_2(heads * depth), num_warps=2)

@@ -1,8 +1,8 @@
 """The choice of the next token on a GPU as one Triton kernel: a program a row, with no sort and no wait for the host.
 
 It draws what `captioners.sampling.choose` draws: the same Philox words, the same race, the same accept-reject for top-p. Sums are
-added in another order, so that draws differ only where rounding decides. Row after row it reads the logits from memory once and
-then about twice from the cache.
+added in another order, so that draws differ only where rounding decides. A row is read once, and once more for each
+draw of top-p.
 
 Dimensions: R rows (captions in flight), V vocabulary, S side of the race: S**4 >= V.
 """
@@ -106,27 +106,43 @@ def _mass(logits, largest, V, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _block_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE: tl.constexpr, LANES: tl.constexpr,
-                BLOCK: tl.constexpr):
-    """The masses (LANES,) of the SIDE blocks of the first level, and that of all tokens, those that are never chosen included."""
+def _read(scores, banned, temperature, end_id, too_short, V, SIDE: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr):
+    """In one reading: the masses (LANES,) of the SIDE blocks of the first level, that of all tokens, those that are never chosen
+    included, and the largest score, which masses are relative to: to the largest so far, until a larger one comes."""
     lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
-    sums, whole = tl.zeros([LANES], tl.float32), tl.zeros([BLOCK], tl.float32)
+    sums, whole, most = tl.zeros([LANES], tl.float32), tl.zeros([BLOCK], tl.float32), -1e30
     for block in range(SIDE):
         at = block * (SIDE * SIDE * SIDE) + within
         inside = (within < SIDE * SIDE * SIDE) & (at < V)
-        score = tl.load(scores + at, mask=inside, other=float("-inf")).to(tl.float32)
+        score = tl.load(scores + at, mask=inside, other=float("-inf")).to(tl.float32) / temperature
         never = tl.load(banned + at, mask=inside, other=1) != 0
-        weight = tl.exp(score / temperature - most)
-        whole += weight
-        each = tl.where(never | ((at == end_id) & too_short) | (weight < least), 0.0, weight)
+        larger = tl.maximum(most, tl.max(score, axis=0))
+        shrink, weight = tl.exp(most - larger), tl.exp(score - larger)
+        whole = whole * shrink + weight
+        each = tl.where(never | ((at == end_id) & too_short), 0.0, weight)
+        sums = tl.where(lanes == block, tl.sum(each, axis=0), sums * shrink)
+        most = larger
+    return sums, tl.sum(whole, axis=0), most
+
+
+@triton.jit
+def _nucleus_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE: tl.constexpr, LANES: tl.constexpr,
+                  BLOCK: tl.constexpr):
+    """The masses (LANES,) of the blocks of the first level, of the tokens that weigh at least `least`."""
+    lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
+    sums = tl.zeros([LANES], tl.float32)
+    for block in range(SIDE):
+        at = block * (SIDE * SIDE * SIDE) + within
+        inside = (within < SIDE * SIDE * SIDE) & (at < V)
+        each = _weights(scores, banned, at, inside, most, temperature, end_id, too_short, least)
         sums = tl.where(lanes == block, tl.sum(each, axis=0), sums)
-    return sums, tl.sum(whole, axis=0)
+    return sums
 
 
 @triton.jit
 def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, end_id, min_length, temperature, top_p, V,
-            SAME: tl.constexpr, PLAIN: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Chooses the token of a row: SAME where scores are the logits, PLAIN where the temperature is 1, too, WHOLE where top_p is 1."""
+            PLAIN: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """Chooses the token of a row: PLAIN where scores are the logits and the temperature is 1, WHOLE where top_p is 1."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * V
     scores += row * V
@@ -135,10 +151,10 @@ def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, en
     caption, position = tl.load(draws + row).to(tl.uint64), length.to(tl.uint64)
     too_short = length < min_length
 
-    largest = _largest(logits, V, BLOCK)
-    most = (largest if SAME else _largest(scores, V, BLOCK)) / temperature
-    sums, whole = _block_sums(scores, banned, most, temperature, end_id, too_short, 0.0, V, SIDE, LANES, BLOCK)
+    sums, whole, most = _read(scores, banned, temperature, end_id, too_short, V, SIDE, LANES, BLOCK)
+    largest = most
     if not PLAIN:
+        largest = _largest(logits, V, BLOCK)
         whole = _mass(logits, largest, V, BLOCK)
     total = tl.sum(sums, axis=0)
 
@@ -168,7 +184,7 @@ def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, en
                 else:
                     low = middle + 1
             least = (high + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
-            sums, _ = _block_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE, LANES, BLOCK)
+            sums = _nucleus_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE, LANES, BLOCK)
             token = _draw(sums, scores, banned, most, temperature, end_id, too_short, least, attempt + tl.zeros([], tl.int32), position,
                           caption, k0, k1, V, SIDE, LANES, WIDE)
     tl.store(tokens + row, token.to(tl.int64))
@@ -187,7 +203,7 @@ def choose_by_kernel(logits: Tensor, scores: Tensor, sampling: SamplingConfig, *
     tokens, logprobs = torch.empty_like(lengths), logits.new_empty(rows, dtype=torch.float32)
     side = race_side(vocabulary)
     _choose[(rows,)](logits, scores, banned, keys, draws, lengths, tokens, logprobs, end_id, sampling.min_length, sampling.temperature,
-                     sampling.top_p, vocabulary, SAME=scores is logits,
+                     sampling.top_p, vocabulary,
                      PLAIN=scores is logits and sampling.temperature == 1, WHOLE=sampling.top_p == 1, SIDE=side, LANES=triton.next_power_of_2(side), WIDE=triton.next_power_of_2(side**2), BLOCK=triton.next_power_of_2(side**3),
                      num_warps=4)
     return tokens, logprobs

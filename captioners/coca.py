@@ -112,7 +112,9 @@ class CoCaCaptioner:
         """The rest of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32; others are left as they are."""
         if pictures.dtype != torch.uint8:
             return pictures
-        mean, std = send(self._mean_and_std, pictures.device)
+        if self._mean_and_std.device != pictures.device:
+            self._mean_and_std = send(self._mean_and_std, pictures.device)  # once: a graph remembers where they are
+        mean, std = self._mean_and_std
         return pictures.float().div_(255).sub_(mean).div_(std)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:

@@ -87,9 +87,12 @@ class Decoding:
     def restart(self, slots: Tensor, image_tokens: Tensor) -> None:
         """Begins the rows of pictures number `slots` (M,) anew, in place, with the image tokens (M, S, W) of others."""
         for (keys, values), block in zip(self.cross, self.decoder.cross_attn, strict=True):
-            new_keys, new_values = _cross_keys_values(block, image_tokens)
-            keys.index_copy_(0, slots, new_keys)
-            values.index_copy_(0, slots, new_values)
+            joint = _cross_joint(block, image_tokens)
+            if kernels and joint.is_cuda:
+                kernels.place(joint, slots, keys, values)
+                continue
+            for old, new in zip((keys, values), joint.chunk(2, dim=-1)):
+                old.index_copy_(0, slots, heads(new, block.attn))
         self.lengths.view(-1, self.most).index_fill_(0, slots, 0)
         self.pad_mask.view(-1, self.most, self.limit + 1).index_fill_(0, slots, 0)
 
@@ -154,9 +157,13 @@ class KeyValueCache:
 
 def _cross_keys_values(block: nn.Module, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Contiguous keys and values (N, H, S, D) of the image tokens (N, S, W)."""
-    width = image_tokens.shape[-1]
-    keys, values = project(block.ln_1_kv(image_tokens), block.attn, slice(width, None)).chunk(2, dim=-1)
+    keys, values = _cross_joint(block, image_tokens).chunk(2, dim=-1)
     return heads(keys, block.attn).contiguous(), heads(values, block.attn).contiguous()
+
+
+def _cross_joint(block: nn.Module, image_tokens: Tensor) -> Tensor:
+    """Keys and values, side by side (N, S, 2 W), of the image tokens (N, S, W)."""
+    return project(block.ln_1_kv(image_tokens), block.attn, slice(image_tokens.shape[-1], None))
 
 
 def _self_attention(block: nn.Module, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None

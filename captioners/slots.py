@@ -34,7 +34,10 @@ class SlotRows(Protocol):
 
 
 class Slots:
-    """The state of N slots of captions on a device, and the step that all take together: there, one graph, captured once."""
+    """The state of N slots of captions on a device, how some begin, and `step`, by which every caption gets its next token.
+
+    On a GPU either is one graph, captured once, and nothing is waited for.
+    """
 
     def __init__(self, rows: SlotRows, rules: Rules, slots: int):
         self.rows, self.rules, self.count = rows, rules, slots
@@ -47,49 +50,34 @@ class Slots:
             logprob=torch.zeros_like(number, dtype=torch.float64), alive=number < 0, noted=number < 0)
         self.tokens = rules.prefix[0].repeat(len(number))  # (R,), the last of each row, which it is not fed yet
         self.features: Tensor | None = None  # (N, E)
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.together = -(-slots // TOGETHER)  # pictures that begin at a time
+        self.step, self._begin_all = Graphed(self._step, self.device), Graphed(self._begin, self.device)
 
     def begin(self, slots: Sequence[int], first_number: int, keys: Sequence[str], pictures: Tensor, first_index: int) -> None:
         """Begins slots anew with pictures (M, 3, H, W) of these keys, numbered on; caption i draws as number first_index + i."""
-        of_picture = torch.tensor([[slot, number, *sample_key(self.rules.sampling.seed, key)]
-                                   for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)])
-        of_picture = send(of_picture, self.device)
-        where, flight, start = of_picture[:, 0], self.flight, self.rules.prefix[0]
-        features = self.rows.begin(where, pictures)
+        places = torch.tensor([[slot, number, first_index, *sample_key(self.rules.sampling.seed, key)]
+                               for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)])  # (M, 5)
+        if self.device.type == "cuda" and (missing := self.together - len(pictures)) > 0:
+            places = torch.cat([places, places[-1:].expand(missing, -1)])  # always as many: the last one again, into its own place
+            pictures = torch.cat([pictures, pictures[-1:].expand(missing, -1, -1, -1)])
+        self._begin_all(pictures, send(places, self.device))
+
+    def _begin(self, pictures: Tensor, places: Tensor) -> None:
+        slots, flight, start = places[:, 0], self.flight, self.rules.prefix[0]
+        features = self.rows.begin(slots, pictures)
         if self.features is None:
             self.features = features.new_zeros(self.count, features.shape[1], dtype=torch.float32)
-        self.features.index_copy_(0, where, features.float())
-        rows = (where[:, None] * self.captions + torch.arange(self.captions, device=self.device)).flatten()
-        of_rows = of_picture.repeat_interleave(self.captions, 0)
+        self.features.index_copy_(0, slots, features.float())
+        rows = (slots[:, None] * self.captions + torch.arange(self.captions, device=self.device)).flatten()
+        of_rows = places.repeat_interleave(self.captions, 0)
         flight.picture.index_copy_(0, rows, of_rows[:, 1])
-        flight.key.index_copy_(0, rows, of_rows[:, 2:])
-        flight.draw.index_copy_(0, rows, first_index + flight.caption[:len(rows)])  # C after C, as of the first slots
+        flight.draw.index_copy_(0, rows, of_rows[:, 2] + flight.caption[:len(rows)])  # C after C, as of the first slots
+        flight.key.index_copy_(0, rows, of_rows[:, 3:])
         flight.tokens.index_copy_(0, rows, start.expand(len(rows), self.rules.max_length))
         flight.length.index_fill_(0, rows, 1)
         flight.logprob.index_fill_(0, rows, 0)
         flight.alive.index_fill_(0, rows, True)
         self.tokens.index_copy_(0, rows, start.expand(len(rows)))
-
-    def step(self) -> None:
-        """Every caption a token on; on a GPU nothing is waited for."""
-        if self.device.type != "cuda":
-            return self._step()
-        with torch.cuda.device(self.device):  # a graph is captured on a stream of the current device
-            if self.graph is None:
-                self._capture()
-            else:
-                self.graph.replay()
-
-    def _capture(self) -> None:
-        """The first step, which also sets up what a capture may not, and the graph of those to come."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
-            self._step()
 
     def _step(self) -> None:
         before, rules = self.flight, self.rules
@@ -113,6 +101,38 @@ class Slots:
         where = send(torch.tensor(slots), self.device)
         fields = (self.flight.tokens, self.flight.length, self.flight.logprob)
         return Fetched(*(field.unflatten(0, (self.count, -1))[where] for field in fields), self.features[where])
+
+
+class Graphed:
+    """A function of tensors that changes others in place: on a GPU run plainly at first, which also sets up what a capture may not,
+    and from then on launched as one CUDA graph, without a wait."""
+
+    def __init__(self, function: Callable[..., None], device: torch.device):
+        self.function, self.device = function, device
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.given: tuple[Tensor, ...] = ()  # the graph's own
+
+    def __call__(self, *given: Tensor) -> None:
+        if self.device.type != "cuda":
+            return self.function(*given)
+        with torch.cuda.device(self.device):  # a graph is captured on a stream of the current device
+            if self.graph is None or any(mine.shape != new.shape or mine.dtype != new.dtype for mine, new in zip(self.given, given)):
+                self._capture(given)
+                return
+            for mine, new in zip(self.given, given, strict=True):
+                mine.copy_(new)
+            self.graph.replay()
+
+    def _capture(self, given: tuple[Tensor, ...]) -> None:
+        self.given = tuple(tensor.clone() for tensor in given)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.function(*self.given)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
+            self.function(*self.given)
 
 
 class Fetched:
@@ -182,7 +202,6 @@ class SlotDrawing:
             return
         self.pictures = chain(first, self.pictures)
         slots = self.take(min(self.batch_size, 1 << (len(first) - 1).bit_length()))  # few sizes, so that few graphs are captured
-        self.together = -(-slots.count // TOGETHER)
         free, found = list(range(slots.count)), None
         while True:
             self._refill(slots, free)
@@ -204,7 +223,7 @@ class SlotDrawing:
 
     def _refill(self, slots: Slots, free: list[int]) -> None:
         """Begins pictures in the free slots, a batch at a time; where nothing else is in flight, waits for them."""
-        while len(free) >= self.together or not self.flying:
+        while len(free) >= slots.together or not self.flying:
             while not self.batches and self._make_ready(slots):
                 pass
             if not self.batches:
@@ -222,7 +241,7 @@ class SlotDrawing:
         picture = next(self.pictures, None)
         if picture is not None:
             self.partial.append(picture)
-        if len(self.partial) == self.together or self.partial and picture is None:
+        if len(self.partial) == slots.together or self.partial and picture is None:
             keys, pictures = zip(*self.partial)
             self.batches.append(_Batch(keys, stack(pictures, slots.device)))
             self.partial = []
@@ -245,7 +264,7 @@ class SlotDrawing:
         tokens, lengths, logprobs, features = fetched.get()
         if logprobs.isnan().any():
             raise FloatingPointError("the model's logits are not finite")
-        for (number, key), *fields, feature in zip(pictures, tokens.tolist(), lengths.tolist(), logprobs.tolist(), features, strict=True):
+        for (number, key), *fields, feature in zip(pictures, tokens.tolist(), lengths.tolist(), logprobs.tolist(), features.clone(), strict=True):
             self.done[number] = DecodedPicture(key, feature, [self._decoded(*caption) for caption in zip(*fields, strict=True)])
         while self.given in self.done:
             self.ready.append(self.done.pop(self.given))

@@ -1,5 +1,6 @@
 """What the parts share: how large the work is, the device, models with random weights built on it, pictures, the two ceilings."""
 
+import copy
 import dataclasses
 import gc
 import math
@@ -75,7 +76,9 @@ class Bench:
 
     def anew(self, captioner: CoCaCaptioner) -> CoCaCaptioner:
         """The same model, with nothing kept of earlier captions: their graphs and caches."""
-        return CoCaCaptioner(captioner.model, resolve(captioner.name), weights_sha256=captioner.weights_sha256)
+        again = copy.copy(captioner)
+        again._free_slots = []
+        return again
 
     def pictures(self, captioner: CoCaCaptioner, count: int) -> Iterator[tuple[str, Tensor]]:
         """So many pictures as `caption` takes them, with their keys."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from captioners.block_kernels import add_norm, attend_cached, attend_images
+from captioners.block_kernels import add_norm, attend_cached, attend_images, place
 from captioners.base import SamplingConfig
 from captioners.choice_kernel import choose_by_kernel
 from captioners.sampling import choose, exponentials, race_side, sample_key
@@ -100,9 +100,19 @@ def check_norm() -> None:
         torch.testing.assert_close(normed, norm(x))
 
 
+def check_place() -> None:
+    joint, slots = torch.randn(3, 5, 2 * 4 * 6, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 4])
+    keys, values = torch.zeros(2, 6, 4, 5, 6)
+    place(joint, slots, keys, values)
+    for old, new in zip((keys, values), joint.chunk(2, dim=-1)):
+        assert torch.equal(old[slots], new.unflatten(-1, (4, 6)).transpose(1, 2))
+        assert not old[[1, 2, 5]].any()
+
+
 if __name__ == "__main__":
     check_choices()
     check_attention()
     check_attention_to_images()
     check_norm()
+    check_place()
     print("the kernels do what they stand for")

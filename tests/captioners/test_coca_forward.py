@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captioners.coca_forward import encode_images, forward_trimmed
+from captioners.coca_forward import _encode_plainly, encode_images, forward_trimmed
 
 from .coca_inputs import PAD, captions_of, images_of
 
@@ -28,6 +28,13 @@ def test_trimmed_forward_equals_open_clips(model, lengths, captions, trim):
         torch.testing.assert_close(ours["image_features"], expected["image_features"][::captions], atol=1e-5, rtol=0)
         torch.testing.assert_close(ours["text_features"].flatten(0, 1), expected["text_features"], atol=1e-5, rtol=0)
         torch.testing.assert_close(ours["logits"], expected["logits"][real], atol=1e-4, rtol=0)
+
+
+def test_the_gpus_image_tower_is_open_clips(model):
+    images = images_of(3)
+    with torch.no_grad():
+        for ours, theirs in zip(_encode_plainly(model.visual, images), model._encode_image(images), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def loss_of(image_features, text_features, logits, labels) -> torch.Tensor:

@@ -130,7 +130,7 @@ class FakeCuda:
             def replay(self):
                 cuda.replays += 1
                 assert [tensor.data_ptr() for tensor in Capture.tensors(self.slots)] == self.places  # a graph knows no names
-                self.slots._step()
+                self.slots.step.function()
 
         class Capture:
             def __init__(self, graph, **_):
@@ -177,17 +177,13 @@ def test_a_run_is_one_graph_captured_on_its_own_device(ending_model, monkeypatch
     expected, _, _ = fast_captions(ending_model, images, keys, sampling)
     under_test: list[Slots] = []
     cuda = FakeCuda(monkeypatch, under_test)
-    step = Slots.step
+    whole = Slots.__init__
 
-    def step_as_on_a_gpu(self):
-        under_test[:] = [self]
-        self.device = torch.device("cuda:1")
-        try:
-            step(self)
-        finally:
-            self.device = torch.device("cpu")
+    def begin_on_the_second(self, *given):
+        whole(self, *given)
+        under_test[:], self.step.device = [self], torch.device("cuda:1")
 
-    monkeypatch.setattr(Slots, "step", step_as_on_a_gpu)
+    monkeypatch.setattr(Slots, "__init__", begin_on_the_second)
     captions, _, [used] = slot_captions(ending_model, images, keys, sampling, batch_size=2)
     assert_equal(captions, expected)
     assert cuda.captured_on == [1] and cuda.replays == used.rows.steps - 2  # the first was plain, the second captured
