@@ -1,7 +1,6 @@
 """`capsmith diversity`: reads caption columns, prints the answer and the first table, writes the report."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from diversity.config import DiversityConfig
 from diversity.counting import count_columns
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
+from imagetext.outputs import write_file
 
 
 def run(config: DiversityConfig) -> int:
@@ -23,10 +23,11 @@ def run(config: DiversityConfig) -> int:
     except (ValueError, OSError) as error:
         print(f"capsmith diversity: {error}", file=sys.stderr)
         return 2
-    config.output.mkdir(parents=True, exist_ok=True)
-    _write(config.output / "report.html", found.to_html())
-    _write(config.output / "report.md", found.to_markdown())
-    _write(config.output / "report.json", found.to_json())
+    from diversity.page import render  # late: matplotlib and jinja2 take a second to import
+
+    write_file(config.output / "report.html", render(found))
+    write_file(config.output / "report.md", found.to_markdown())
+    write_file(config.output / "report.json", found.to_json())
     _print(found, config.output)
     return 0
 
@@ -50,16 +51,6 @@ def _device(config: DiversityConfig) -> str:
     from captioners.device import choose_device
 
     return choose_device(config.device)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _print(report: DiversityReport, folder: Path) -> None:

@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from hashlib import blake2b
 
 import numpy as np
+
+from imagetext.hashes import name_hash
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # written without spaces: each character is a word
 _WORD = rf"[{_CJK}]|[^\W_{_CJK}]+(?:['’][^\W_{_CJK}]+)*"
@@ -111,9 +112,8 @@ def encode(groups: Iterable[Sequence[str]]) -> Tokens:
 
 
 def _read(chunk: str) -> tuple[tuple[str, int], ...]:
-    """The words of a chunk with 64 bits of each that are the same in every process and on every machine, unlike `hash`."""
-    return tuple((word, int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"))
-                 for word in words(chunk))
+    """The words of a chunk with 64 bits of each."""
+    return tuple((word, name_hash(word)) for word in words(chunk))
 
 
 _read_short = lru_cache(maxsize=1 << 17)(_read)

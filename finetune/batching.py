@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
-from captioners.base import Captioner
+from captioners.base import TrainableCaptioner
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.rows import read_picture
@@ -38,7 +38,7 @@ class CaptionedPictures(Dataset):
     gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
     """
 
-    def __init__(self, shards: Sequence[Shard], captioner: Captioner, *, captions_per_image: int = 1,
+    def __init__(self, shards: Sequence[Shard], captioner: TrainableCaptioner, *, captions_per_image: int = 1,
                  long_captions: str = "sentence", weight: float = 1.0, quiet: bool = False):
         self.captioner, self.captions_per_image = captioner, captions_per_image
         self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)

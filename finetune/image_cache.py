@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from captioners.coca_forward import encode_images
 from finetune.batching import CaptionedPictures, collate
+from imagetext.outputs import to_disk, write_file
 
 DONE = "done.json"
 DTYPE = torch.bfloat16
@@ -42,7 +43,9 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
         _encode(pictures, maps, accelerator, batch_size, num_workers)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            done.write_text(json.dumps(asked), encoding="utf-8")
+            for name in maps:
+                to_disk(folder / f"{name}.bin")
+            write_file(done, json.dumps(asked))
     return lambda index: (maps["features"][index].float(), maps["tokens"][index].float())
 
 

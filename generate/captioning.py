@@ -31,18 +31,24 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Column:
-    """A column to write: its captioner, how it draws, and what becomes of degenerate captions."""
+    """A column to write, as the run has settled it: its captioner, how it draws, and what becomes of degenerate captions.
+
+    `dtype` is the captioner's, `batch_size` counts the pictures in flight.
+    """
 
     name: str
     captioner: Captioner
     sampling: SamplingConfig = SamplingConfig()
     gate: Gate = Gate()
     similarity: bool = False
+    dtype: str = "fp32"
+    batch_size: int = 16
 
     def caption(self, images: Iterable[tuple[str, Tensor]], redraw: int = 0) -> Iterator[Captioned]:
         """The captions of (key, picture) pairs; redraw r of caption i draws as number `num_captions * r + i`."""
         return self.captioner.caption(images, self.sampling, first_index=self.sampling.num_captions * redraw,
-                                      similarity=self.similarity or self.gate.min_similarity is not None)
+                                      similarity=self.similarity or self.gate.min_similarity is not None,
+                                      batch_size=self.batch_size)
 
 
 @dataclass
@@ -116,7 +122,7 @@ def _decode(samples: Iterable[Sample], columns: Sequence[Column], num_workers: i
             asked.append(sample)
             yield sample.image, sample.meta.get("error", "")
 
-    largest = max(column.captioner.batch_size for column in columns)
+    largest = max(column.batch_size for column in columns)
     decoded = DataLoader(_Decoded([column.captioner.preprocess for column in columns]), sampler=requests(), batch_size=None,
                          num_workers=num_workers, prefetch_factor=-(-2 * largest // num_workers) if num_workers else None)
     start = time.monotonic()

@@ -1,6 +1,5 @@
 """The gate: each caption is cut to whole sentences and judged from its own picture's record alone."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from captioners.base import Caption
 from diversity.fidelity import degenerate_reasons
+from diversity.sentences import is_finished, sentences
 from diversity.tokens import words
-
-# A full stop after these ends no sentence; after the second group it does where a capital follows.
-_TITLES = frozenset("st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd e.g i.e "
-                    "u.s u.k u.s.a".split())
-_LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d".split())
-_STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
-_FINISHED = re.compile(_STOP.pattern + r"\Z")
 
 
 class Gate(BaseModel):
@@ -41,30 +34,10 @@ class Judged:
     flags: tuple[str, ...] = ()
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, stripped; the last may lack its end. "St. Louis", "3.5" and "U.S. flag" end none."""
-    found, start = [], 0
-    for stop in _STOP.finditer(text):
-        one_stop = stop[0].rstrip("\"'”’)]") == "."
-        if one_stop and _abbreviates(text[start:stop.start()], text[stop.end():]):
-            continue
-        found.append(text[start:stop.end()].strip())
-        start = stop.end()
-    return [sentence for sentence in (*found, text[start:].strip()) if sentence]
-
-
-def _abbreviates(before: str, after: str) -> bool:
-    last = before.split()[-1].strip("\"'“”‘’([") if before.split() else ""
-    word = last.lower()
-    if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):
-        return bool(after.strip())
-    return word in _LAST_WORDS and after.strip()[:1].islower()
-
-
 def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str, bool]:
     """The text with the sentences to keep, and whether it still ends where the length limit cut it."""
     found = sentences(caption.text)
-    unfinished = caption.truncated and bool(found) and not _FINISHED.search(found[-1])
+    unfinished = caption.truncated and bool(found) and not is_finished(found[-1])
     if unfinished and len(found) > 1:
         found, unfinished = found[:-1], False
     if keep == "first" and len(found) > 1:

@@ -29,6 +29,13 @@ GROUP = 64             # pictures whose views are held, and embedded by one teac
 CACHED_TEXTS = 50_000  # of a shard, whose embeddings are held: the last that were new
 
 
+class Settled(NamedTuple):
+    """What a run has settled, where its configuration leaves it open."""
+
+    size: int        # side of a view in pixels
+    batch_size: int  # views or texts at a time
+
+
 @dataclass(frozen=True)
 class Texts:
     """The texts of a record: `txt`, all original captions, and the columns, those to embed among them."""
@@ -54,22 +61,22 @@ class Picture(NamedTuple):
 
 
 def reinforce_samples(samples: Iterable[Sample], teachers: Sequence[Teacher], config: ReinforceConfig,
-                      batch_size: int) -> Iterator[tuple[Record, str | None]]:
+                      settled: Settled) -> Iterator[tuple[Record, str | None]]:
     """A record for each sample, in order, with its `txt`; texts that repeat are embedded once.
 
     A sample without a picture that decodes, or without captions to embed, is a record with an error.
     Raises: ValueError where a teacher gives no finite numbers, and whatever `samples` or the teachers raise.
     """
-    pictures, known = make_views(samples, config), {}
+    pictures, known = make_views(samples, config, settled.size), {}
     while group := list(islice(pictures, GROUP)):
-        embedded = embed_group(group, teachers, known, batch_size) if teachers else ({} for _ in group)
+        embedded = embed_group(group, teachers, known, settled.batch_size) if teachers else ({} for _ in group)
         for picture, embeddings in zip(group, embedded, strict=True):
             yield reinforced(picture, embeddings, config), picture.texts.text
         for text in list(islice(known, max(0, len(known) - CACHED_TEXTS))):
             del known[text]
 
 
-def make_views(samples: Iterable[Sample], config: ReinforceConfig) -> Iterator[Picture]:
+def make_views(samples: Iterable[Sample], config: ReinforceConfig, size: int) -> Iterator[Picture]:
     """The samples with their views, made by `num_workers` processes; a picture is decoded once for all of them."""
     asked: deque[tuple[Sample, Texts]] = deque()  # of the workers
 
@@ -79,8 +86,8 @@ def make_views(samples: Iterable[Sample], config: ReinforceConfig) -> Iterator[P
             asked.append((sample, texts))
             yield sample.key, sample.image, error
 
-    made = DataLoader(_Viewed(config), sampler=requests(), batch_size=None, num_workers=config.num_workers, collate_fn=_as_it_is,
-                      prefetch_factor=-(-GROUP // config.num_workers) if config.num_workers else None)
+    made = DataLoader(_Viewed(config, size), sampler=requests(), batch_size=None, num_workers=config.num_workers,
+                      collate_fn=_as_it_is, prefetch_factor=-(-GROUP // config.num_workers) if config.num_workers else None)
     for views, pixels, error in made:
         yield Picture(*asked.popleft(), views, None if pixels is None else torch.from_numpy(pixels), error)
 
@@ -93,8 +100,8 @@ def _as_it_is(made: tuple) -> tuple:
 class _Viewed(Dataset):
     """Views of pictures, made in worker processes; asked for by key, encoded bytes, and why there can be none."""
 
-    def __init__(self, config: ReinforceConfig):
-        self.config = config
+    def __init__(self, config: ReinforceConfig, size: int):
+        self.config, self.size = config, size
 
     def __getitem__(self, asked: tuple[str, bytes | None, str]) -> tuple[list[View], np.ndarray | None, str]:
         key, encoded, error = asked
@@ -104,10 +111,10 @@ class _Viewed(Dataset):
             image = decode_stored(encoded)
         except ValueError as undecodable:
             return [], None, str(undecodable)
-        views = draw_views(self.config.seed, key, self.config.views, image.size, self.config.size, self.config.crop_area)
+        views = draw_views(self.config.seed, key, self.config.views, image.size, self.size, self.config.crop_area)
         if self.config.embeddings == "none":  # no teacher sees them
             return views, None, ""
-        return views, torch.stack([replay(view, image, self.config.size) for view in views]).numpy(), ""
+        return views, torch.stack([replay(view, image, self.size) for view in views]).numpy(), ""
 
 
 def read_texts(sample: Sample, config: ReinforceConfig) -> tuple[Texts, str]:

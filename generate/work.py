@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from captioners.device import choose_device
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
-from generate.manifest import any_done, check_same, clear_run, read_run, shards_to_do, write_run
+from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, shards_to_do, write_run
 from generate.ranks import Rank
 from imagetext.columns import ColumnClash
 from imagetext.sources import Shard
@@ -96,17 +95,6 @@ class Engine(Protocol):
         """Write the shards; one that fails is logged and left for the next run."""
 
 
-def engine_of(config: RunConfig, rank: Rank) -> AbstractContextManager[Engine]:
-    """The engine that is asked for; ValueError where it is not installed."""
-    if config.engine == "embedded":
-        return nullcontext(Embedded(rank))
-    try:
-        from generate.scale_out import Cluster
-    except ImportError as error:
-        raise ValueError(f"--engine ray: pip install 'capsmith[ray]' brings what it needs ({error})") from error
-    return Cluster(config)
-
-
 class Embedded:
     """This process, which does one shard after the other."""
 
@@ -148,13 +136,15 @@ class Prepared(NamedTuple):
 def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
     """Load the models and compare the run with the one that the output folder holds.
 
-    Raises: ValueError where that one has other settings, or its inputs have changed; and as `load` does.
+    Raises: ValueError where that one has other rules or settings, or its inputs have changed; and as `load` does.
     """
     folder = work.config.output
     earlier = read_run(folder)
     # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
     anew = (rank.count == 1 or begun is not None) and (work.config.overwrite or not any_done(folder))
     settled = earlier if earlier and not anew else {}
+    if settled:
+        check_rules(folder, settled)
     now, models = engine.load(work, settled)
     if settled:
         check_same(folder, settled, now)

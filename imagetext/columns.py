@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from imagetext.rows import caption_columns
-from imagetext.sample import Record, Sample
+from imagetext.sample import Sample
 
 PICKLED = ("pth.gz", "pth", "pt")   # never opened, so taken to hold text embeddings
 
@@ -30,18 +30,6 @@ def check_pattern(pattern: str) -> str:
 
 class ColumnClash(ValueError):
     """A record has captions in a column that is to be written, or embeddings that go with its captions."""
-
-
-def add_column(record: Record, name: str, captions: Sequence[str], *, overwrite: bool = False,
-               drop_text_embeddings: bool = False) -> Record:
-    """The record with one more column; all else stays, with the keys and values of `syn.json`.
-
-    Raises ColumnClash as `room_for` does.
-    """
-    if name in record.syn_text and not overwrite:
-        raise ColumnClash(f"{record.sample.key}: has the column {name} already")
-    sample = room_for(record.sample, [name], overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
-    return replace(record, sample=sample, syn_text={**record.syn_text, name: tuple(captions)})
 
 
 def room_for(sample: Sample, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False) -> Sample:

@@ -8,13 +8,13 @@ import math
 import os
 import tarfile
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagetext.keys import encode_key
-from imagetext.outputs import Output, write_file
+from imagetext.outputs import Output, to_disk, write_file
 from imagetext.rows import caption_columns, is_caption_column, is_member_name, well_formed
 from imagetext.sample import Record, image_size
 from imagetext.stores import entry, is_remote, join, read_bytes
@@ -112,7 +112,21 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# ---- one writer for each format: write(key, record, text), then close(). Failed records come last. ------------------------
+# ---- one writer for each format -------------------------------------------------------------------------------------------
+
+
+class Writer(Protocol):
+    """Writes the records of a shard into its file, each as it comes; `ShardWriter` gives the failed ones last."""
+
+    def write(self, key: str, record: Record, text: str | None) -> None:
+        """Adds a record under a key that no other of the shard has; text: its `txt`, in the format that has one.
+
+        Raises: ValueError, naming the key, where the record breaks the contract of the format; OSError where the file cannot
+        be written. The shard is then to be given up.
+        """
+
+    def close(self) -> None:
+        """Writes what is left to make the file whole; the file itself stays open."""
 
 
 class TarShard:
@@ -142,13 +156,13 @@ class TarShard:
 
 
 class JsonlShard:
-    """JSONL: the picture as a path relative to the file, as a URL, or in base64.
+    """JSONL: the picture as a path relative to the file, or as a URL.
 
     A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`.
     """
 
-    def __init__(self, file: Output, *, base64_images: bool, columns: Iterable[str], **_: Any):
-        self.file, self.base64_images = file, base64_images
+    def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
+        self.file = file
         self.folder = os.path.dirname(file.path)
         self.images = os.path.splitext(os.path.basename(file.path))[0] + ".images"
         self.columns, self.rows = dict.fromkeys(columns), 0
@@ -170,8 +184,6 @@ class JsonlShard:
         data, source = record.sample.image, str(record.sample.meta.get("source", ""))
         if data is None:
             return None
-        if self.base64_images:
-            return base64.b64encode(data).decode()
         if self._stays(source, data):
             path = source if is_remote(source) else os.path.relpath(source, self.folder).replace(os.sep, "/")
             if well_formed(path) == path:  # else its name is no text
@@ -188,8 +200,7 @@ class JsonlShard:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        to_disk(path)
 
     def _stays(self, source: str, data: bytes) -> bool:
         """Whether the row may name the file that the picture was read from: it is there still, and there for all readers."""
@@ -200,7 +211,8 @@ class JsonlShard:
                 and read_bytes(source) == data)
 
     def close(self) -> None:
-        pass
+        if os.path.isdir(images := join(self.folder, self.images)):
+            to_disk(images)  # the pictures' names, as the rows have them
 
 
 def _suffix(data: bytes) -> str:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from finetune.reinforced import ReinforcedPictures, Teachers, check_texts, read_teachers
+from finetune.reinforced import ReinforcedPictures, check_texts
 from finetune.student_config import StudentConfig
+from finetune.teachers import Teachers, read_teachers
 from imagetext.rows import caption_columns
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter

@@ -22,7 +22,7 @@ KEEP = Gate(redraws=0, on_degenerate="keep")
 
 
 def caption(samples, captioner, **options):
-    return caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, KEEP)], **options)
+    return caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, KEEP, batch_size=2)], **options)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -147,7 +147,7 @@ def drawing(texts):
     """A captioner whose draw i of a picture is `texts[key][i]`, a good caption of its own where there is none; and its calls."""
     calls = []
 
-    def caption(images, sampling, *, first_index=0, similarity=False):
+    def caption(images, sampling, *, first_index=0, similarity=False, batch_size=None):
         for key, _ in images:
             indices = range(first_index, first_index + sampling.num_captions)
             calls.append((key, *indices))
@@ -198,7 +198,7 @@ def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, picture
     monkeypatch.setattr("generate.captioning.REDRAWN_AT_ONCE", 5)
     images = pictures(12)
     samples = [Sample(str(number), image, (), {}, {}) for number, image in enumerate(images)]
-    [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))])
+    [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1), batch_size=2)])
     assert [record.sample.key for record in found] == [str(number) for number in range(12)]
     assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
 

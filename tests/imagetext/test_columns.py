@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from imagetext.columns import ColumnClash, add_column, room_for, text_embeddings
+from imagetext.columns import ColumnClash, room_for, text_embeddings
 from imagetext.sample import Record, Sample
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
@@ -55,16 +55,16 @@ VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
 def test_text_embeddings_are_known_by_name(members, meta, found):
     names = text_embeddings(sample(members, **meta))
     assert len(names) == len(found) and all(map(str.startswith, names, found))
-    record = Record(sample(members, **meta), {})
+    one = sample(members, **meta)
     if not found:
-        assert add_column(record, Y, ["new"]).sample == record.sample
+        assert room_for(one, [Y]) == one
         return
     with pytest.raises(ColumnClash, match="k: has text embeddings .* and none of the new captions"):
-        add_column(record, Y, ["new"])
-    added = add_column(record, Y, ["new"], drop_text_embeddings=True)
-    assert text_embeddings(added.sample) == [] and added.syn_text == {Y: ("new",)}
-    assert added.sample.members.get("paug.json") == members.get("paug.json")
-    assert added.sample.meta == {name: value for name, value in meta.items() if name == "image_emb"}
+        room_for(one, [Y])
+    less = room_for(one, [Y], drop_text_embeddings=True)
+    assert text_embeddings(less) == []
+    assert less.members.get("paug.json") == members.get("paug.json")
+    assert less.meta == {name: value for name, value in meta.items() if name == "image_emb"}
 
 
 def test_what_is_dropped_and_what_stays():
@@ -82,17 +82,13 @@ def test_what_is_dropped_and_what_stays():
 
 
 def test_a_column_that_is_there():
-    record = Record(sample(syn={X: ["one"], "alt_captions": ["an"]}, caption_scores={X: {"logprob": [-1.0]}}), {})
+    one = sample(syn={X: ["one"], "alt_captions": ["an"]}, caption_scores={X: {"logprob": [-1.0]}})
     with pytest.raises(ColumnClash, match="k: has the column syn_text_x already"):
-        add_column(record, X, ["new"])
-    again = add_column(record, X, ["new"], overwrite=True)
-    assert again.syn_text == {X: ("new",)} and again.sample.meta["caption_scores"] == {}
-    assert json.loads(again.sample.members["syn.json"]) == {"alt_captions": ["an"]}
-    both = add_column(add_column(record, Y, ["y"]), "syn_text_z", ["z"])
-    assert both.syn_text == {Y: ("y",), "syn_text_z": ("z",)} and both.sample == record.sample
-    with pytest.raises(ColumnClash):
-        add_column(both, Y, ["again"])
-    assert add_column(both, Y, ["again"], overwrite=True).syn_text[Y] == ("again",)
+        room_for(one, [X])
+    again = room_for(one, [X], overwrite=True)
+    assert again.meta["caption_scores"] == {}
+    assert json.loads(again.members["syn.json"]) == {"alt_captions": ["an"]}
+    assert room_for(one, [Y, "syn_text_z"]) == one
 
 
 def test_a_failed_sample_gets_nothing_and_stays():
@@ -118,11 +114,10 @@ def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layou
     (one,) = read_samples(path)[0]
     assert one.meta["uid"] == "u1" and one.image == files.get("jpg")
     assert one.captions == (() if layout == "legacy" else ("a dog",))
-    added = Record(one, {Y: ("new",)})
     if layout != "pth.gz":  # which is carried, by whom it is not refused
-        added = add_column(Record(one, {}), Y, ["new"], drop_text_embeddings=layout == "legacy")
+        one = room_for(one, [Y], drop_text_embeddings=layout == "legacy")
     with ShardWriter(tmp_path / "out", "00000") as writer:
-        writer.write(added)
+        writer.write(Record(one, {Y: ("new",)}))
     (back,) = read_samples(writer.path)[0]
     assert json.loads(back.members["syn.json"]) == json.loads(files["syn.json"]) | {Y: ["new"]}
     carried = {"url.txt", "paug.json", "odd.bin", *({"npz", "pth.gz"} & files.keys() if layout != "legacy" else ())}

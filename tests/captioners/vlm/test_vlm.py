@@ -55,6 +55,13 @@ def test_greedy_captions_are_those_that_generate_gives(family, min_length, capti
     assert len({tuple(ours) for ours, in captions}) > 1
 
 
+def test_a_call_may_have_another_batch_size_than_the_captioner(captioner_of):
+    captioner, taken = captioner_of(FAMILIES[0]), []
+    given = (taken.append(key) or (key, picture) for key, picture in pictures_for(captioner, 4))
+    next(captioner.caption(given, SamplingConfig(num_captions=2, min_length=0, max_length=12), batch_size=1))
+    assert len(taken) == 1 < captioner.batch_size
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_picture_is_looked_at_once_and_its_captions_are_the_same_in_any_company(family, captioner_of, monkeypatch):
     captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, min_length=0, max_length=12)
