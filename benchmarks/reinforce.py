@@ -33,9 +33,10 @@ from benchmarks.generate import photographs, write_shard
 from benchmarks.side_by_side import Peer, alternate, cost_of
 from finetune.batching import Batch, BatchOrder, batches
 from finetune.optimizer import parameter_groups
-from finetune.reinforced import ReinforcedPictures, read_teachers
+from finetune.reinforced import ReinforcedPictures
 from finetune.student import MAX_LOGIT_SCALE, StudentForward, load_student
 from finetune.student_config import StudentConfig
+from finetune.teachers import read_teachers
 from finetune.trainer import Trainer
 from generate.ranks import Rank
 from generate.reinforce import Reinforcing, run

@@ -1,6 +1,7 @@
 """What every captioner takes and gives."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 if TYPE_CHECKING:  # configurations are read without torch
     from PIL import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class SamplingConfig(BaseModel):
@@ -121,22 +122,43 @@ class Captioned:
 
 
 class Captioner(Protocol):
-    """Turns pictures into captions; `name` names their column, syn_text_<name>."""
+    """Turns pictures into captions."""
 
-    name: str
-    weights_sha256: str
-    batch_size: int  # pictures in flight
+    name: str            # names their column, syn_text_<name>
+    weights_sha256: str  # of the weights in float32, whatever the dtype
+    description: str     # some lines on the model, to be printed
+    batch_size: int      # pictures in flight, unless `caption` is told otherwise
 
-    def preprocess(self, image: "Image.Image") -> "Tensor":
-        """A decoded RGB picture as the model wants it, (3, H, W)."""
+    @property
+    def preprocess(self) -> "Callable[[Image.Image], Tensor]":
+        """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
 
     def caption(
-        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
+        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
-        """Captions of (key, picture) pairs, in their order; caption i of a picture draws as number first_index + i.
+        """Captions (key, picture) pairs, as many pictures in flight as `batch_size` says; one result for each, in their order.
 
-        `similarity`: each caption comes with its own.
+        Caption i of a picture draws as number first_index + i of its key's draws, whatever else is in flight; a result has
+        `sampling.num_captions` captions, or none and an error. `similarity`: each caption comes with its own.
+
+        Raises: ValueError where sampling or similarity do not fit the captioner, before any picture is taken. Iterating
+        raises what is no picture's fault: torch.OutOfMemoryError, FloatingPointError, ConnectionError.
         """
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
-        """About how much memory a picture in flight and its captions take at most, in bytes."""
+        """About how much memory a picture in flight and its captions take at most, in bytes; ValueError as of `caption`."""
+
+
+class TrainableCaptioner(Captioner, Protocol):
+    """A captioner whose model is here, with a vocabulary of its own: it can be fine-tuned and saved."""
+
+    model: "nn.Module"   # whose weights learn
+    context_length: int  # tokens of a caption at most, start and end included
+    pad_id: int          # what fills token ids up
+
+    def encode_text_ids(self, text: str) -> list[int]:
+        """Token ids of a caption, from start to end token, never cut."""
+
+    def save(self, folder: str | os.PathLike, name: str) -> None:
+        """Writes what `load_captioner` loads from the folder, its config last; ValueError for a name that names no column."""

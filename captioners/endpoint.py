@@ -48,10 +48,12 @@ class EndpointCaptioner:
         self._extras: dict[SamplingConfig, dict[str, Any]] = {}
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
+        batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, encoded picture (N,)) pairs, with at most `batch_size` pictures in flight; results in input order.
 
+        batch_size: the captioner's own unless given.
         `sampling.prompt` is what is asked of the model beside the picture. A picture's seed is a function of sampling.seed, its
         key and first_index. `Caption.logprob` is the server's, None where it gives none.
         The first call for a sampling looks, by a blank picture, whether the server gives several captions to a request, and
@@ -70,7 +72,7 @@ class EndpointCaptioner:
             raise ValueError("sampling: " + "; ".join(problems))
         if sampling not in self._extras:
             self._extras[sampling] = self._extras_taken(sampling)
-        return self._caption(iter(images), sampling, first_index)
+        return self._caption(iter(images), sampling, first_index, batch_size or self.batch_size)
 
     def _extras_taken(self, sampling: SamplingConfig) -> dict[str, Any]:
         """Those of `n` and `logprobs` that the server heeds with this sampling; ValueError where it takes it with neither."""
@@ -93,15 +95,16 @@ class EndpointCaptioner:
         known = f"the server names the models {', '.join(self.listed)}" if self.listed else "the server names no models"
         return f"model {self.model!r}: {problem} ({known})"
 
-    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, first_index: int) -> Iterator[Captioned]:
+    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, first_index: int,
+                 batch_size: int) -> Iterator[Captioned]:
         first = next(images, None)  # this may fork processes that decode, and should while there is no other thread
         if first is None:
             return
-        images, waiting, slots = itertools.chain([first], images), deque(), asyncio.Semaphore(self.batch_size)
+        images, waiting, slots = itertools.chain([first], images), deque(), asyncio.Semaphore(batch_size)
         with Connection(self.url) as server:
             while True:
                 # those behind a slow picture need not wait for it
-                for key, picture in itertools.islice(images, 2 * self.batch_size - len(waiting)):
+                for key, picture in itertools.islice(images, 2 * batch_size - len(waiting)):
                     waiting.append(server.submit(self._ask(server, slots, key, picture, sampling, first_index)))
                 if not waiting:
                     return

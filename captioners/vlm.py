@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor, nn
@@ -73,10 +72,12 @@ class VLMCaptioner:
         self.description = self._describe(source)
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
+        batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
+        batch_size: the captioner's own unless given.
         Caption i of a picture is number first_index + i of its key's draws. Its text starts with sampling.prompt.
         Embeddings (D,) are the mean of the vision tower's states. A greedy caption is what transformers' greedy search gives.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at; similarity never does.
@@ -84,7 +85,7 @@ class VLMCaptioner:
         if similarity:
             raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
         rules = self._rules(sampling)
-        found = search(self._begin(sampling), images, rules, batch_size=self.batch_size, first_index=first_index)
+        found = search(self._begin(sampling), images, rules, batch_size=batch_size or self.batch_size, first_index=first_index)
         return spoken(found, self.model, self.decode)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
@@ -94,16 +95,16 @@ class VLMCaptioner:
         with evaluating(self.model), torch.no_grad():
             _, rows = self._begin(sampling)([self.preprocess(self.family.blank())])
         # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
-        return 2 * rows.bytes_per_picture(captions, rules.max_length) + 8 * 4 * captions * self.vocabulary
+        return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.vocabulary
 
     def _begin(self, sampling: SamplingConfig) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
         device = self.model.device
-        prompt, ends = torch.tensor(self.prompt_ids, device=device), torch.tensor(self.end_ids, device=device)
+        prompt = torch.tensor(self.prompt_ids, device=device)
 
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Continuing]:
             images = torch.stack(list(pictures)).to(device, self.model.dtype)
-            rows = Continuing(self.family, images, prompt, ends=ends, greedy=sampling.strategy == "greedy",
+            rows = Continuing(self.family, images, prompt, ends=self.end_ids, greedy=sampling.strategy == "greedy",
                               limit=self._rules(sampling).max_length - 2)
             return rows.features, rows
 
@@ -142,11 +143,6 @@ class VLMCaptioner:
         with self.family.encoding_once(len(pictures), captions):
             logits = self.family.forward(inputs, logits_to_keep=fed.shape[1] + 1, use_cache=False)[:, :-1]  # (B * K, L - 1, V)
         return logits[real], fed[real]
-
-    def caption_loss(self, pictures: Tensor, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy of the captions' tokens; arguments as of `caption_logits`."""
-        logits, labels = self.caption_logits(pictures, tokens)
-        return F.cross_entropy(logits.float(), labels)
 
     def add_lora(self, *, r: int = 16, alpha: int = 32, dropout: float = 0.05,
                  target_modules: Sequence[str] | str | None = None) -> None:

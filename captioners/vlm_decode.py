@@ -1,48 +1,61 @@
 """Decoding on the cache of a transformers model: picture and prompt once, then its captions side by side.
 
 Dimensions: N pictures, R rows (captions in flight, of one picture after the other), P tokens of the prompt, n new tokens,
-t positions cached, V vocabulary, S image tokens, D width.
+t positions of a caption attended to, V vocabulary, S image tokens, D width.
 """
 
+import contextlib
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import EncoderDecoderCache
 
+from captioners.vlm_cache import SharedCache, join_layers, nbytes, sharing
 from captioners.vlm_families import Llava
+
+GRAPH_POSITIONS = 64  # a graph attends to a multiple of so many positions
 
 
 class Continuing:
-    """Captions in flight on the model's own cache, after a picture and the prompt (see `captioners.rows.Rows`).
+    """Captions in flight on the model's own layers, after a picture and the prompt (see `captioners.rows.Rows`).
 
-    Starts with one row per picture, whose picture and prompt are seen in one pass. The first token that rows are fed is the
-    start token, for which the prompt stands: what follows is known. Rows of unequal length end together, the shorter ones
-    hidden in front. `limit` is the most tokens a row will be fed, start token aside. `ends`: tokens that end a caption, of which
-    the first stands for all: with the probability of all, or, where `greedy`, of the best, as greedy search takes the best token.
+    Starts with one row per picture, whose picture and prompt are seen in one pass; their keys and values are kept once for all
+    captions of the picture. The first token that rows are fed is the start token, for which the prompt stands: what follows is
+    known. Rows may be of unequal length. `limit` is the most tokens a row will be fed, start token aside. `ends`: tokens that
+    end a caption, of which the first stands for all: with the probability of all, or, where `greedy`, of the best, as greedy
+    search takes the best token. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
     """
 
-    def __init__(self, family: Llava, pictures: Tensor, prompt: Tensor, *, limit: int, ends: Tensor, greedy: bool):
-        self.family, self.ends, self.greedy = family, ends, greedy
+    def __init__(self, family: Llava, pictures: Tensor, prompt: Tensor, *, limit: int, ends: Sequence[int], greedy: bool):
+        self.family, self.limit, self.greedy, self.end = family, limit, greedy, ends[0]
+        self.ends = torch.tensor(ends, device=prompt.device)
         ids = prompt.expand(len(pictures), -1)  # (N, P)
-        self.cache, seen = family.cache(), []
+        cache, seen = family.cache(), []
         hook = family.model.get_submodule(family.vision).register_forward_hook(
             lambda module, args, output: seen.append(output.last_hidden_state))
         try:
             inputs = family.inputs(pictures, ids, torch.ones_like(ids))
-            logits = family.forward(inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            logits = family.forward(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         finally:
             hook.remove()
         states = seen[0].float().reshape(len(pictures), -1, seen[0].shape[-1])  # (N, S, D)
         self.features = F.normalize(states.mean(1), dim=-1)  # (N, D)
         self.dtype, self.first = logits.dtype, self._one_end(logits)  # (N, 1, V), until it is asked for
-        self.positions = torch.full_like(ids[:, 0], family.next_position(len(prompt)))  # (R,), of the next token
-        self.last = int(self.positions[0]) + limit - 1
-        self.hidden = torch.zeros(len(ids), self.cache.get_seq_length(), dtype=torch.bool, device=ids.device)  # (R, t)
+        self.begin = family.next_position(len(prompt))  # the position of a caption's first token
+        self.config = family.model.get_submodule(family.language).config
+        self.shares = self.config._attn_implementation == "sdpa"  # other layers would not let `attend` do their attention
+        self.cross = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
+        self.own = SharedCache(cache if self.cross is None else cache.self_attention_cache, limit=limit, parts=self.shares)
+        self.cache = self.own if self.cross is None else EncoderDecoderCache(self.own, self.cross)
+        self.lengths, self.longest = torch.zeros_like(ids[:, 0]), 0  # (R,), tokens fed; and no fewer than the most of them
+        self.graphs = pictures.is_cuda and family.steps_are_alike()
+        self.room, self.warm, self.graph = 0, False, None
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V), float32, of what follows each."""
+        """Feeds tokens (R, n) and returns the logits (R, n, V), float32, of what follows; the next call may overwrite them."""
         if self.first is None:
             return self._feed(tokens)
         first, self.first = self.first, None
@@ -50,63 +63,65 @@ class Continuing:
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
-        self.cache.batch_select_indices(rows)
-        self.positions, self.hidden = self.positions[rows], self.hidden[rows]
-        spare = int(self.hidden.sum(1).min())  # columns of the longest that left
-        self.hidden = self.hidden[:, spare:]
-        for layer in self._layers():
-            layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
+        self.lengths = self.lengths[rows]
+        self.longest = int(self.lengths.max())
+        self.own.keep(rows, self.longest)
+        if self.cross is not None:
+            self.cross.batch_select_indices(rows)
+        self.warm, self.graph = False, None
 
     def join(self, other: Self) -> None:
         """Adds the rows of other pictures, after its own."""
-        longest = max(self.hidden.shape[1], other.hidden.shape[1])
-        for each in (self, other):
-            each._hide(longest - each.hidden.shape[1])
-        for ours, theirs in zip(_all_layers(self.cache), _all_layers(other.cache), strict=True):
-            ours.keys, ours.values = torch.cat([ours.keys, theirs.keys]), torch.cat([ours.values, theirs.values])
-        self.positions, self.hidden = torch.cat([self.positions, other.positions]), torch.cat([self.hidden, other.hidden])
+        self.own.join(other.own, self.longest, other.longest)
+        if self.cross is not None:
+            join_layers(self.cross, other.cross)
+        self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
+        self.warm, self.graph = False, None
 
-    def bytes_per_picture(self, captions: int, tokens: int) -> int:
-        """What a picture takes here with so many captions of so many tokens, from rows of one caption a picture."""
-        rows, held = self.hidden.shape
-        grown = (held + tokens) / held
-        own = sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers())
-        everything = sum(layer.keys.nbytes + layer.values.nbytes for layer in _all_layers(self.cache))
-        return int(captions * (everything + (grown - 1) * own) / rows)
+    def bytes_per_picture(self, captions: int) -> int:
+        """What a picture with so many captions takes here, from rows of one caption a picture."""
+        cross = [] if self.cross is None else self.cross.layers
+        return self.own.bytes_per_picture(captions) + captions * nbytes(cross) // len(self.lengths)
 
     def _feed(self, tokens: Tensor) -> Tensor:
-        held, new = self.hidden.shape[1], torch.arange(tokens.shape[1], device=tokens.device)
+        self.longest = min(self.longest + tokens.shape[1], self.limit)  # not looked up: a GPU would be waited for
+        if not self.graphs or tokens.shape[1] > 1:
+            return self._step(tokens, self.longest)
+        room = min(-(-self.longest // GRAPH_POSITIONS) * GRAPH_POSITIONS, self.limit)
+        if room != self.room:
+            self.room, self.warm, self.graph = room, False, None
+        if not self.warm:  # the first step of these rows also sets up what a capture may not
+            self.warm = True
+            return self._step(tokens, room)
+        if self.graph is None:
+            self.graph, self.fed = torch.cuda.CUDAGraph(), tokens.clone()
+            # of the rows' own GPU, whatever the current one is; other threads may pin memory
+            with torch.cuda.device(tokens.device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.logits = self._step(self.fed, room)
+        self.fed.copy_(tokens)
+        self.graph.replay()
+        return self.logits
+
+    def _step(self, tokens: Tensor, length: int) -> Tensor:
+        """`_feed`, with attention over the first `length` positions; of the same shapes and memory for the same rows."""
+        new = torch.arange(tokens.shape[1], device=tokens.device)
         # a finished row that has not left yet may be at its end: what it is fed is not looked at
-        positions = self.positions[:, None].clamp(max=self.last + 1 - len(new)) + new  # (R, n)
-        self.positions = positions[:, -1] + 1
-        self.hidden = F.pad(self.hidden, (0, len(new)))
-        later = torch.arange(held + len(new), device=tokens.device) > held + new[:, None]  # (n, t + n)
-        away = (self.hidden[:, None] | later)[:, None]  # (R, 1, n, t + n)
-        mask = torch.zeros(away.shape, dtype=self.dtype, device=tokens.device).masked_fill(away, float("-inf"))
-        return self._one_end(self.family.step(tokens, positions, mask, self.cache))
+        positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)
+        self.lengths.copy_(positions[:, -1] + 1)
+        self.own.positions, self.own.length = positions, length
+        later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
+        mask = torch.zeros_like(later, dtype=self.dtype).masked_fill(later, float("-inf"))[:, None]
+        if not self.shares:
+            mask = F.pad(mask, (self.own.get_seq_length() - length, 0))  # (R, 1, n, P + t)
+        with sharing(self.config) if self.shares else contextlib.nullcontext():
+            return self._one_end(self.family.step(tokens, self.begin + positions, mask, self.cache))
 
     def _one_end(self, logits: Tensor) -> Tensor:
-        """Logits (R, n, V) in which one end token stands for all."""
+        """Logits (R, n, V), in which one end token stands for all, in float32."""
         logits = logits.float()
         if len(self.ends) == 1:
             return logits
         ended = logits[..., self.ends]  # (R, n, ends)
-        logits = logits.index_fill(-1, self.ends, float("-inf"))
-        logits[..., self.ends[0]] = ended.amax(-1) if self.greedy else ended.logsumexp(-1)
+        logits.index_fill_(-1, self.ends, float("-inf"))
+        logits[..., self.end] = ended.amax(-1) if self.greedy else ended.logsumexp(-1)
         return logits
-
-    def _hide(self, columns: int) -> None:
-        """Puts so many columns that hold nothing in front."""
-        self.hidden = F.pad(self.hidden, (columns, 0), value=True)
-        for layer in self._layers():
-            layer.keys, layer.values = (F.pad(each, (0, 0, columns, 0)) for each in (layer.keys, layer.values))
-
-    def _layers(self) -> list:
-        """Of the cache, those of self-attention."""
-        return (self.cache.self_attention_cache if isinstance(self.cache, EncoderDecoderCache) else self.cache).layers
-
-
-def _all_layers(cache: Cache) -> list:
-    if isinstance(cache, EncoderDecoderCache):
-        return [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
-    return cache.layers

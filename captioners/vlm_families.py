@@ -1,7 +1,7 @@
 """Where transformers' families of image-text-to-text models differ: pictures, prompts, inputs, a step on the cache.
 
 Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the prompt,
-n new tokens, t positions cached, V vocabulary, S image tokens, D width.
+n new tokens, t positions attended to, V vocabulary, S image tokens, D width.
 """
 
 import contextlib
@@ -135,8 +135,13 @@ class Llava:
         """Of the token after a prompt of so many, once the model has seen it."""
         return prompt
 
+    def steps_are_alike(self) -> bool:
+        """Whether steps do the same at any positions, as in a CUDA graph they must; rotary embeddings that stretch do not."""
+        rope = getattr(self.text_config, "rope_parameters", None) or {}
+        return rope.get("rope_type") not in ("dynamic", "longrope")
+
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        """Logits (R, n, V) of what follows tokens (R, n) at positions (R, n); `mask` (R, 1, n, t + n) is added to the scores."""
+        """Logits (R, n, V) of what follows tokens (R, n) at positions (R, n); `mask` (R, 1, n, t) is added to the scores."""
         decoder = self.model.get_submodule(self.decoder)
         return decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
                        use_cache=True).logits
@@ -197,12 +202,18 @@ class Git(Llava):
     def image_token_id(self) -> None:
         return None
 
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        git = self.model.git  # and not its forward, which before transformers 5.24 takes no such mask
+        states = git.encoder(git.embeddings(input_ids=tokens, position_ids=positions), mask, cache).last_hidden_state
+        return self.model.output(states)
+
 
 class Blip2(Git):
     """BLIP-2 with a decoder-only language model; the queries' placeholders come before all text."""
 
     vision, projector = "vision_model", "language_projection"
     language = decoder = "language_model"
+    step = Llava.step
 
     def lead(self) -> list[int]:
         return [self.image_token_id()] * self.config.num_query_tokens + super().lead()

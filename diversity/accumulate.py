@@ -1,19 +1,14 @@
-"""Measures of a column of captions as sums that shards add up: `update`, `merge`, `result`, `save`, `load`.
+"""Measures of a column of captions as sums that parts of a set add up: `update`, `merge`, `result`.
 
 A state is no larger for more captions: what was counted of many different things is `HashCounts`. Merged in any order or
 split, states give what one pass gives: counts exactly, means to rounding, and what is estimated within its stated error.
 """
 
-import json
-import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import islice
-from pathlib import Path
-from typing import Any, Self
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +16,12 @@ from diversity.fidelity import REASONS, FactCounts, degenerate_reasons, suspects
 from diversity.hash_counts import CAP, Estimated, HashCounts
 from diversity.lexical import caption_hashes, first_in_picture, ngram_hashes, within_picture
 from diversity.tokens import Tokens, encode
+from imagetext.hashes import name_hash
 
-KIND = "capsmith caption counts 1"
-WHOLE = ("pictures", "captions", "unique", "degenerate")
 CHARACTERS_AT_ONCE = 1 << 20  # bounds the memory of a batch
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLES = 5                  # degenerate captions kept of each reason
 ORDERS = (1, 2, 3, 4)         # of n-grams
-# What reading a damaged npz file raises, and what its contents do where they are none of ours.
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, EOFError, OSError, RuntimeError, BadZipFile,
-           zlib.error)
 
 
 class CaptionAccumulator:
@@ -165,50 +156,6 @@ class CaptionAccumulator:
         caption, pictures = self.stands_for.most()
         return caption if pictures.value > 1 else None
 
-    def save(self, path: Path) -> None:
-        """Writes the state as an npz file, whole or not at all."""
-        counts = self._hash_counts()
-        arrays = {f"{name}.{part}": array for name, seen in counts.items() for part, array in seen.arrays().items()}
-        rest = {"kind": KIND, **{name: getattr(self, name) for name in WHOLE}, "lengths": list(self.lengths.items()),
-                "within": self.within, "reasons": self.reasons, "examples": self.examples, "facts": vars(self.facts)}
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """The state that was saved at the path; raises `ValueError` that names a file that holds none."""
-        with path.open("rb") as file:
-            try:
-                with np.load(file, allow_pickle=False) as arrays:
-                    rest = json.loads(arrays["rest"].tobytes())
-                    if rest["kind"] != KIND:
-                        raise ValueError(f"{rest['kind']!r} is not {KIND!r}")
-                    state = cls()
-                    state._restore(rest)
-                    for name, seen in state._hash_counts().items():
-                        seen.restore({part: arrays[f"{name}.{part}"] for part in seen.arrays()})
-            except _DAMAGE as error:
-                raise ValueError(f"{path}: holds no caption counts: {error}") from error
-        return state
-
-    def _restore(self, rest: Mapping[str, Any]) -> None:
-        for name in WHOLE:
-            setattr(self, name, int(rest[name]))
-        self.lengths.update({int(length): int(captions) for length, captions in rest["lengths"]})
-        self.within = {name: [float(total), int(count)] for name in self.within for total, count in [rest["within"][name]]}
-        self.reasons.update({reason: int(rest["reasons"][reason]) for reason in REASONS})
-        self.examples = {reason: list(map(str, rest["examples"][reason])) for reason in REASONS}
-        self.facts.captions = int(rest["facts"]["captions"])
-        for name in ("stated", "true", "key", "found"):
-            getattr(self.facts, name).update({str(kind): int(facts) for kind, facts in rest["facts"][name].items()})
-
-    def _hash_counts(self) -> dict[str, HashCounts]:
-        return {**{f"ngrams_{n}": seen for n, seen in self.ngrams.items()}, "captions": self.stands_for}
-
 
 def novelty(mine: CaptionAccumulator, references: CaptionAccumulator) -> dict[str, Any]:
     """What the references lack: shares of the 4-grams, and of the captions, repeats within a picture left out.
@@ -263,7 +210,7 @@ def _repeated(counts: np.ndarray) -> np.ndarray:
 
 
 def _shuffled(caption: str) -> tuple[int, str]:
-    return zlib.crc32(caption.encode("utf-8", "surrogatepass")), caption
+    return name_hash(caption, "example"), caption
 
 
 def _ratio(part: float, whole: float) -> float | None:

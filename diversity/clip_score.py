@@ -3,16 +3,13 @@
 P: pictures   E: dimension of the embedding   N: captions of a column   Q: pictures of the pool   k: captions of a picture
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from diversity.clip_models import CONFIG
+from captioners.clip import captioner_name
 from diversity.embedders import AT_ONCE, Embedder, OpenClip
 from diversity.report import labels
 from diversity.semantic import SAME, Groups, encode_columns, mean, sizes, split_rows
@@ -157,15 +154,3 @@ def _notes(clip: OpenClip, found: Mapping[str, ClipScores], columns: Mapping[str
         if captioners.get(name, name.removeprefix("syn_text_")) == captioner_name(clip.name):
             notes.append(f"{called[name]}: {clip.name} wrote these captions and scores them, which favours them.")
     return tuple(notes)
-
-
-def captioner_name(model: str) -> str:
-    """The name that a captioner has in records which is loaded by this name of an open_clip model."""
-    folder = Path(model.removeprefix("local-dir:"))
-    config = folder / CONFIG
-    if config.is_file() and (name := json.loads(config.read_text(encoding="utf-8")).get("capsmith", {}).get("name")):
-        return name
-    architecture, _, weights = model.removeprefix("hf-hub:").partition(":")
-    last = (folder.resolve().name if folder.is_dir() else f"{architecture}_{Path(weights).stem}" if weights
-            else architecture.rpartition("/")[2])
-    return re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")

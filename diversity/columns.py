@@ -1,12 +1,8 @@
-"""Caption columns side by side: pictures with the captions that are compared, and what counting them gives."""
+"""Caption columns side by side: pictures with the captions that are compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from diversity.accumulate import CaptionAccumulator
-    from diversity.picture_sample import PictureSample
+from typing import Any
 
 HUMAN = "captions"   # the originals of a record
 
@@ -25,16 +21,3 @@ class Picture:
     scene: Mapping[str, Any] | None = None                                # the description of a built-in picture
     image: bytes | None = None                                            # encoded, as found
     again: int = 0                                                        # pictures of the same key before this one
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Columns counted on the pictures that all of them have, the references' column among them."""
-
-    names: tuple[str, ...]                               # without the references' column
-    references: str | None                               # its name
-    accumulators: "Mapping[str, CaptionAccumulator]"     # of every column, in the order of names, references last
-    sample: "PictureSample"
-    pictures: int                                        # compared
-    failed: int                                          # records without captions because they failed
-    notes: tuple[str, ...]                               # what the columns did not have in common, with counts

@@ -4,6 +4,7 @@ N: rows of all inputs   R: rows of one piece   C: columns, the references last
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -12,17 +13,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diversity.accumulate import CaptionAccumulator
-from diversity.columns import Counted, Picture
+from diversity.columns import Picture
 from diversity.indexing import NO_REFERENCES, Asked, Common, Compared, common, index_pieces
 from diversity.input_rows import ROWS, Piece, captions_of, scene_of, truncated_of
 from diversity.inputs import Source, open_sources
 from diversity.joining import number_of
-from diversity.picture_sample import PictureSample, key_hash, place
+from diversity.picture_sample import PictureSample, place
 from diversity.processes import processes
+from imagetext.hashes import name_hash
 from imagetext.rows import well_formed
 from imagetext.sample import Record
 
 ROWS_AT_ONCE = 1000  # of a piece, so that its memory has a bound
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Columns counted on the pictures that all of them have, the references' column among them."""
+
+    names: tuple[str, ...]                               # without the references' column
+    references: str | None                               # its name
+    accumulators: Mapping[str, CaptionAccumulator]       # of every column, in the order of names, references last
+    sample: PictureSample
+    pictures: int                                        # compared
+    failed: int                                          # records without captions because they failed
+    notes: tuple[str, ...]                               # what the columns did not have in common, with counts
 
 
 def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references: str | None = None, images: str | None = None, *,
@@ -146,7 +161,7 @@ def _parts(task: Task, compared: Compared, seed: int) -> Iterator[tuple[Picture,
                 captions, marks = captions_of(row, name), truncated_of(row, name)
                 if len(captions) < count:
                     raise ValueError(f"{task.piece.path}: changed while it was read")
-                chosen = choose(len(captions), count, place(key_hash(key, seed), again), name)
+                chosen = choose(len(captions), count, place(name_hash(key, seed=seed), again), name)
                 picture.captions[name] = tuple(captions[at] for at in chosen)
                 if marks:
                     picture.truncated[name] = tuple(marks[at] for at in chosen)

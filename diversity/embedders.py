@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from diversity.clip_models import clip_source, is_open_clip, read_clip_config
+from captioners.clip import find_clip, is_open_clip, load_clip, preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,17 +99,12 @@ class OpenClip:
     """
 
     def __init__(self, name: str, device: str = "cpu"):
-        import open_clip
-
         self.name, self.device = name, device
         try:
-            source, pretrained = clip_source(name)
-            read_clip_config(source)
-            self._tokenizer = open_clip.get_tokenizer(source)
-            self._model, self.transform = open_clip.create_model_from_pretrained(source, pretrained, device=device)
-        except Exception as error:  # of many kinds: it reads configurations, weights and a network's answers
+            self._model, self._tokenizer = load_clip(find_clip(name), device=device)
+        except ValueError as error:
             raise ValueError(f"open_clip model {self.name!r} cannot be loaded: {error}") from error
-        self._model.eval()
+        self.transform = preprocessing(self._model.eval().visual.preprocess_cfg)
         self.context_length = self._tokenizer.context_length  # tokens
 
     def embed_texts(self, texts: list[str]) -> "Tensor":

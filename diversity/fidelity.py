@@ -57,13 +57,13 @@ _NO_VOWEL = re.compile(r"[bcdfghjklmnpqrstvwxz]{5,}")
 _ROMAN = re.compile(r"[ivxlcdm]+")
 
 
-def degenerate_reasons(caption: str, truncated: bool = False) -> tuple[str, ...]:
+def degenerate_reasons(caption: str, truncated: bool = False, found: list[str] | None = None) -> tuple[str, ...]:
     """The names of `REASONS` for which the caption is degenerate, in their order; none for a good caption.
 
-    `truncated` is a record's own mark that the captioner stopped at its length limit. The rules look at form alone and
-    know English best; a fluent caption of another picture has no reason here.
+    `truncated` is a record's own mark that the captioner stopped at its length limit; `found` are the caption's words, where
+    they are known. The rules look at form alone and know English best; a fluent caption of another picture has no reason here.
     """
-    found = words(caption)
+    found = words(caption) if found is None else found
     if not found:
         return ("empty",)
     tests = {"short": len(found) < MIN_WORDS,
@@ -108,11 +108,16 @@ def _ends_hanging(caption: str, last: str) -> bool:
 def _has_nonwords(caption: str, found: list[str]) -> bool:
     if _UNDECODED.search(caption):
         return True
-    if not _SUSPICIOUS.search(caption) and max(map(len, found)) <= LONGEST_WORD:
-        return False  # nearly every caption: nothing below can hold
     chunks = caption.split()
+    if not any(len(chunk) > LONG_CHUNK or _is_suspicious(chunk) for chunk in chunks) and max(map(len, found)) <= LONGEST_WORD:
+        return False  # nearly every caption: nothing below can hold
     bad = sum(_ADDRESS.search(chunk) is not None or any(map(_is_nonword, words(chunk))) for chunk in chunks)
     return bad > 0 and 3 * bad >= len(chunks)
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_suspicious(chunk: str) -> bool:
+    return _SUSPICIOUS.search(chunk) is not None
 
 
 def _is_nonword(word: str) -> bool:

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
-from zlib import crc32
 
 from diversity.tokens import words
+from imagetext.hashes import name_hash
 
 OPENING = 3  # words
 GAP = "…"
@@ -34,7 +34,7 @@ def frames(captions: Iterable[str], most: int = 10) -> dict[str, list[list[Any]]
             template = _template(found)
             openings[" ".join(found[:OPENING])] += 1
             templates[template] += 1
-            shuffled = crc32(caption.encode("utf-8", "surrogatepass")), caption  # so that order does not choose the example
+            shuffled = name_hash(caption, "example"), caption  # so that order does not choose the example
             examples[template] = min(shuffled, examples.get(template, shuffled))
     return {"templates": [[text, count / total, examples[text][1]] for text, count in _commonest(templates, most)],
             "openings": [[text, count / total] for text, count in _commonest(openings, most)]}

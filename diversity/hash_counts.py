@@ -11,7 +11,7 @@ Up to `cap` different things all is exact. Above it two summaries remain:
 K: things of the sample   M: commonest things
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -163,30 +163,6 @@ class HashCounts:
         known = SURE * (high - low) <= low
         light = ~np.isin(self.hashes, self.commonest.hashes[known], assume_unique=True)
         return low[known].astype(float), high[known].astype(float), counts[light]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The state as arrays by name, for a file."""
-        self.compact()
-        common = self.commonest or (self.hashes[:0], self.counts[:0], self.counts[:0], 0)
-        return {"numbers": np.array([self.cap, self.level, self.total, common[3]]), "hashes": self.hashes, "counts": self.counts,
-                "common_hashes": common[0], "common_low": common[1], "common_excess": common[2]}
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Becomes the state of `arrays`; raises `ValueError` where they are none."""
-        numbers, hashes, counts = arrays["numbers"], arrays["hashes"], arrays["counts"]
-        common = [arrays[f"common_{name}"] for name in ("hashes", "low", "excess")]
-        if numbers.shape != (4,) or numbers.dtype != np.int64 or numbers.min() < 0:
-            raise ValueError("numbers: not four whole numbers")
-        for name, keys, values in (("hashes", hashes, [counts]), ("common_hashes", common[0], common[1:])):
-            if keys.ndim != 1 or keys.dtype != np.uint64 or (keys[1:] <= keys[:-1]).any():
-                raise ValueError(f"{name}: not rising hashes")
-            if any(found.shape != keys.shape or found.dtype != np.int64 or (found < 0).any() for found in values):
-                raise ValueError(f"{name}: not one count of each")
-        cap, level, total, absent = numbers.tolist()
-        if level > 64 or len(hashes) > cap or _below(level, hashes) < len(hashes):
-            raise ValueError(f"hashes: {len(hashes)} are no sample of at most {cap} at level {level}")
-        self.cap, self.level, self.total, self.hashes, self.counts = cap, level, total, hashes, counts
-        self.commonest = Commonest(*common, absent) if level else None
 
 
 def _below(level: int, hashes: np.ndarray) -> int:

@@ -15,7 +15,7 @@ from diversity.columns import HUMAN
 from diversity.input_rows import Piece, captions_of
 from diversity.inputs import Source, text_columns
 from diversity.joining import Joined, join, joined_by_number, number_of
-from diversity.picture_sample import key_hash
+from imagetext.hashes import name_hash
 from imagetext.sample import Record, is_caption_column
 
 NO_REFERENCES = "none"
@@ -89,8 +89,8 @@ def _index(piece: Piece, asked: Asked, seed: int) -> Index:
     try:
         for at, row in enumerate(piece.read([*asked.names, *references], ())):
             number = number_of(row.key)
-            keys.append(key_hash(row.key, seed))
-            numbers.append(key_hash(number, seed) if number else 0)
+            keys.append(name_hash(row.key, seed=seed))
+            numbers.append(name_hash(number, seed=seed) if number else 0)
             digits = digits and row.key.isdecimal()
             columns, bare = asked.of(row), True
             for name in [*columns, *references]:

@@ -4,7 +4,6 @@ P: pictures   K: captions of a picture, the most where pictures differ
 """
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from diversity.lexical import within_picture
 from diversity.measures import Measure
 from diversity.pairs import Groups
 from diversity.tokens import encode, words
+from imagetext.hashes import name_hash
 
 # Words that say nothing of a picture. Numbers and where things are ("two", "behind") are left out: they do.
 _FUNCTION_WORDS = frozenset("""
@@ -141,7 +141,7 @@ class _Pool:
         self.up = -1 if measure.better == "lower" else 1
         self.captions = max((len(group) for groups in columns.values() for group in groups), default=0)
         self.fidelity = {column: self.up * _padded(fidelity[column], self.captions) for column in columns}
-        self.starts = np.array([_bits(f"{seed} {key}") for key in keys])                         # (P,)
+        self.starts = np.array([name_hash(f"{seed} {key}", bits=32) for key in keys])            # (P,)
         wanted = [_content(group) for group in references or ()]
         self.wanted = wanted if any(wanted) else None
 
@@ -199,7 +199,3 @@ def _padded(scores: Sequence[np.ndarray], length: int) -> np.ndarray:
     for row, of_picture in zip(rows, scores):
         row[:len(of_picture)] = of_picture
     return rows
-
-
-def _bits(name: str) -> int:
-    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,9 +18,7 @@ from diversity.fidelity import REASONS
 from diversity.measures import Measure
 from diversity.mixes import MixStep
 from diversity.plots import Column, columns_of, plots
-
-if TYPE_CHECKING:
-    from diversity.report import DiversityReport, Example
+from diversity.report import DiversityReport, Example
 
 THUMBNAIL = 320     # pixels of the longer side
 SHOWN = ("best", "worst", "random")
@@ -61,7 +59,7 @@ class Span(NamedTuple):
     zero: float
 
 
-def render(report: "DiversityReport") -> str:
+def render(report: DiversityReport) -> str:
     """The whole page; every text from data is escaped, and the page's own policy forbids it requests and other scripts."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)
@@ -84,7 +82,7 @@ def render(report: "DiversityReport") -> str:
         groups=[(name, table) for name, group in GROUPS.items() if (table := _table(report, columns, group))])
 
 
-def _table(report: "DiversityReport", columns: Sequence[Column],
+def _table(report: DiversityReport, columns: Sequence[Column],
            chosen: Iterable[Measure]) -> list[tuple[Measure, list[Cell]]]:
     """Each measure that some column has, with a cell of every column."""
     measured = set(report.measured)
@@ -109,7 +107,7 @@ def _interval(measure: Measure, estimate: Estimate | None, joint: str) -> str:
 # --- differences and mixes -----------------------------------------------------------------------------------------
 
 
-def _differences(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[Measure, list[dict[str, Any]]]]:
+def _differences(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[Measure, list[dict[str, Any]]]]:
     """The measures of the first plot, then others, each with its pairs of columns."""
     scores = dict.fromkeys((report.fidelity, report.spread, *(difference.measure for difference in report.differences)))
     found = []
@@ -149,7 +147,7 @@ def _signed(measure: Measure, value: float) -> str:
     return text if value < 0 else f"+{text}"
 
 
-def _mixes(report: "DiversityReport", columns: Sequence[Column]) -> dict[str, Any] | None:
+def _mixes(report: DiversityReport, columns: Sequence[Column]) -> dict[str, Any] | None:
     """The mixes with what each gains in coverage, spread and fidelity, one scale for each of these."""
     mixes = report.mixes
     if mixes is None or len(mixes.steps) < 2:
@@ -178,19 +176,19 @@ def _verdict(step: MixStep) -> str:
 # --- captions ------------------------------------------------------------------------------------------------------
 
 
-def _picture(example: "Example", columns: Sequence[Column]) -> dict[str, Any]:
+def _picture(example: Example, columns: Sequence[Column]) -> dict[str, Any]:
     return {"key": example.key, "why": example.why, "thumbnail": thumbnail(example.image),
             "columns": [(column, example.captions[column.name]) for column in columns]}
 
 
-def _fault_examples(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[Column, str, list[tuple]]]:
+def _fault_examples(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[Column, str, list[tuple]]]:
     """Of each column its degenerate share, and some captions of each reason."""
     return [(column, measures.DEGENERATE.text(report.rows[column.name]),
              [(reason, captions[:EXAMPLES_SHOWN]) for reason in REASONS
               if (captions := report.degenerate_examples.get(column.name, {}).get(reason))]) for column in columns]
 
 
-def _frames(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[Column, list[tuple[str, list[dict[str, str]]]]]]:
+def _frames(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[Column, list[tuple[str, list[dict[str, str]]]]]]:
     """Templates and openings of each column, with their shares and bars on one scale for all columns."""
     found = {column: frames for column in columns if (frames := report.rows[column.name].get("frames"))}
     most = max((share for frames in found.values() for rows in frames.values() for _, share, *_ in rows), default=1)
@@ -199,7 +197,7 @@ def _frames(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[
                       for kind in ("templates", "openings")]) for column, frames in found.items()]
 
 
-def _kinds(report: "DiversityReport", columns: Sequence[Column]) -> list[tuple[str, list[dict[str, str]]]]:
+def _kinds(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[str, list[dict[str, str]]]]:
     """Facts by kind: of each column the share that is true and the share found."""
     facts = [(column, (report.rows[column.name].get("facts") or {}).get("kinds", {})) for column in columns]
     table = []

@@ -1,30 +1,22 @@
 """A seeded sample of pictures with their captions, the same whatever order or split they come in."""
 
 import json
-import os
 from collections.abc import Iterable
-from dataclasses import asdict, replace
-from hashlib import blake2b
+from dataclasses import replace
 
 import numpy as np
 
 from diversity.columns import Picture
+from imagetext.hashes import name_hash
 
 _AGAIN = 0x9E3779B97F4A7C15  # odd: pictures of one key are far apart
 _START, _END = (-1, "", 0), (2**64, "", 0)
-KIND = "capsmith picture sample"
 
 Place = tuple[int, str, int]  # hash, key, pictures of the same key before
 
 
-def key_hash(key: str, seed: int) -> int:
-    """64 bits of a key that depend on the seed, the same in every process and on every machine."""
-    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, salt=seed.to_bytes(16, "little")).digest(),
-                          "little")
-
-
 def place(hashed: int, again: int) -> int:
-    """Where a picture stands in a seed's order, from its key's `key_hash` and how many pictures of the key came before."""
+    """Where a picture stands in a seed's order, from its key's `name_hash` and how many pictures of the key came before."""
     return (hashed + again * _AGAIN) % 2**64
 
 
@@ -52,7 +44,7 @@ class PictureSample:
     def update(self, pictures: Iterable[Picture]) -> None:
         """Adds pictures, or further columns of them; ValueError where two parts give one column other captions."""
         for picture in pictures:
-            at = (place(key_hash(picture.key, self.seed), picture.again), picture.key, picture.again)
+            at = (place(name_hash(picture.key, seed=self.seed), picture.again), picture.key, picture.again)
             if at > self._last:
                 continue
             if picture.image is not None and at > self._last_image:
@@ -85,35 +77,6 @@ class PictureSample:
         self._found = {at: self._found[at] if at <= self._last_image else replace(self._found[at], image=None)
                        for at in order[:self.size]}
         self._with_image = sum(picture.image is not None for picture in self._found.values())
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the sample as JSON lines, without images."""
-        with open(path, "w", encoding="ascii", newline="\n") as file:
-            file.write(json.dumps({"kind": KIND, "size": self.size, "seed": self.seed, "images": self.images}) + "\n")
-            for picture in self.pictures:
-                file.write(json.dumps(asdict(replace(picture, image=None)), sort_keys=True) + "\n")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "PictureSample":
-        """Reads what `save` wrote; ValueError, naming the line, where it is something else."""
-        sample, number = None, 0
-        with open(path, encoding="ascii", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                    if sample is None:
-                        if row.pop("kind") != KIND:
-                            raise ValueError("another kind of file")
-                        sample = cls(**row)
-                    else:
-                        texts = {name: {column: tuple(values) for column, values in row[name].items()}
-                                 for name in ("captions", "truncated")}
-                        sample.update([Picture(**row | texts | {"references": tuple(row["references"])})])
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                    raise ValueError(f"{path}:{number}: not a {KIND}: {error}") from error
-        if sample is None:
-            raise ValueError(f"{path}: not a {KIND}: empty")
-        return sample
 
 
 def _together(one: Picture, other: Picture) -> Picture:

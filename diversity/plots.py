@@ -4,7 +4,7 @@ import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -16,9 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from diversity import measures
 from diversity.accumulate import quantile
 from diversity.measures import Measure
-
-if TYPE_CHECKING:
-    from diversity.report import DiversityReport
+from diversity.report import DiversityReport
 
 COLOURS = ("#3f7fd6", "#d8722f", "#3d9b78", "#a965b8", "#b58a1e", "#cf5763", "#3d97aa", "#8a7d5a")  # on light and on dark
 REFERENCE_COLOUR = "#8b9099"
@@ -49,7 +47,7 @@ class Plot(NamedTuple):
     svg: Markup
 
 
-def columns_of(report: "DiversityReport") -> list[Column]:
+def columns_of(report: DiversityReport) -> list[Column]:
     """The columns in the order of the report's rows; captioners are numbered, the human one is H."""
     marks, colours = itertools.count(1), itertools.cycle(COLOURS)
     return [Column(name, report.labels[name], "H", REFERENCE_COLOUR, True, False) if name == report.references else
@@ -57,14 +55,14 @@ def columns_of(report: "DiversityReport") -> list[Column]:
             for name in report.rows]
 
 
-def plots(report: "DiversityReport", columns: Sequence[Column]) -> list[Plot]:
+def plots(report: DiversityReport, columns: Sequence[Column]) -> list[Plot]:
     """Those for which the report has the numbers."""
     found = (_spread_and_fidelity(report, columns), _distributions(report, columns), _lengths(report, columns),
              _rank_frequency(report, columns))
     return [Plot(title, words, svg(figure, title)) for title, words, figure in filter(None, found)]
 
 
-def _spread_and_fidelity(report: "DiversityReport", columns: Sequence[Column]) -> Drawing | None:
+def _spread_and_fidelity(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     both = [measures.OF_SCORE[score] for score in (report.spread, report.fidelity) if score]
     places = {column: [np.multiply(_factor(measure), report.intervals[column.name][measure.score]) for measure in both]
               for column in columns if all(measure.score in report.intervals[column.name] for measure in both)}
@@ -101,7 +99,7 @@ def _fit(axes: Axes, name: str, measure: Measure) -> None:
     axis.set_label_text(f"{measure.label}{', %' if measure.unit == 'percent' else ''}")
 
 
-def _distributions(report: "DiversityReport", columns: Sequence[Column]) -> Drawing | None:
+def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     measure = measures.OF_SCORE[report.spread or report.fidelity]
     known = {column: np.multiply(_factor(measure), report.distributions[column.name][measure.score]) for column in columns
              if measure.score in report.distributions[column.name]}
@@ -131,7 +129,7 @@ def _distributions(report: "DiversityReport", columns: Sequence[Column]) -> Draw
                                   "darker. Each column is drawn to its own height."), figure
 
 
-def _lengths(report: "DiversityReport", columns: Sequence[Column]) -> Drawing | None:
+def _lengths(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     counted = {column: histogram for column in columns if (histogram := report.rows[column.name]["length_histogram"])}
     longest = max((quantile(histogram, 0.995) for histogram in counted.values()), default=0)
     if not longest:
@@ -151,7 +149,7 @@ def _lengths(report: "DiversityReport", columns: Sequence[Column]) -> Drawing | 
     return "Length", "How many captions have how many words, punctuation left out.", figure
 
 
-def _rank_frequency(report: "DiversityReport", columns: Sequence[Column]) -> Drawing | None:
+def _rank_frequency(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     curves = []
     for column in columns:
         row = report.rows[column.name]

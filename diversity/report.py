@@ -1,4 +1,4 @@
-"""What a report holds, and how it is written: JSON for scripts, Markdown for notes, a page for people."""
+"""What a report holds, and how it is written: JSON for scripts, Markdown for notes; `diversity.page` makes its page."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,12 +88,6 @@ class DiversityReport:
                  line(["---", *("---:" for _ in self.headline)])]
         lines += [line([self.labels[name], *(m.text(row) for m in self.headline)]) for name, row in self.rows.items()]
         return "\n".join([*self.answer, "", *lines, "", *(f"- {note}" for note in self.notes)]) + "\n"
-
-    def to_html(self) -> str:
-        """One page with nothing outside it: the answer, tables, plots, pictures."""
-        from diversity.page import render  # matplotlib and jinja2 take a second to import
-
-        return render(self)
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """`capsmith diversity`: reads caption columns, prints the answer and the first table, writes the report."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -9,23 +8,26 @@ from diversity.config import DiversityConfig
 from diversity.counting import count_columns
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
+from imagetext.outputs import write_file
 
 
 def run(config: DiversityConfig) -> int:
     """Prints the first table, writes report.json, report.md and report.html, and returns the exit code."""
     try:
         _check_output(config.output)
+        device = _device(config)
         counted = count_columns(config.input, config.column, config.references, config.images, workers=config.workers,
                                 seed=config.seed, keep_images=max(48, config.semantic_pictures if config.clip else 0))
-        found = report(counted, embedder=config.embedder, clip=config.clip, device=config.device,
+        found = report(counted, embedder=config.embedder, clip=config.clip, device=device,
                        semantic_pictures=config.semantic_pictures, seed=config.seed)
     except (ValueError, OSError) as error:
         print(f"capsmith diversity: {error}", file=sys.stderr)
         return 2
-    config.output.mkdir(parents=True, exist_ok=True)
-    _write(config.output / "report.html", found.to_html())
-    _write(config.output / "report.md", found.to_markdown())
-    _write(config.output / "report.json", found.to_json())
+    from diversity.page import render  # late: matplotlib and jinja2 take a second to import
+
+    write_file(config.output / "report.html", render(found))
+    write_file(config.output / "report.md", found.to_markdown())
+    write_file(config.output / "report.json", found.to_json())
     _print(found, config.output)
     return 0
 
@@ -42,14 +44,13 @@ def _check_output(folder: Path) -> None:
         raise ValueError(f"--output {folder}: not empty, and no report of capsmith diversity; choose another folder")
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _device(config: DiversityConfig) -> str:
+    """Where the models compute; raises `ValueError` where there is no such device."""
+    if config.device is None and config.embedder == "none" and not config.clip:
+        return "cpu"  # there are no models, and so torch is not imported
+    from captioners.device import choose_device
+
+    return choose_device(config.device)
 
 
 def _print(report: DiversityReport, folder: Path) -> None:

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from diversity import measures
 from diversity.accumulate import find_caption, novelty
 from diversity.answer import answer
-from diversity.columns import HUMAN, Counted, Picture
+from diversity.columns import HUMAN, Picture
 from diversity.compare import differences, estimates, pareto_front
 from diversity.compression import COMPRESSOR, compression_ratio
-from diversity.counting import count_captions
+from diversity.counting import Counted, count_captions
 from diversity.equal_tokens import equal_tokens
 from diversity.fidelity import count_true, degenerate_reasons
 from diversity.frames import frames

@@ -3,7 +3,6 @@
 N: captions   D: dimension of their embedding   P: pictures   k: captions of a picture   M: human captions
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ NEIGHBOUR = 5        # whose distance is near enough, as in Naeem et al.
 ROWS_AT_ONCE = 4096  # bounds the memory of a step
 PAIRS_AT_ONCE = 512  # of these with all other captions
 SAME = 1e-6          # cosines that float32 cannot tell apart
-KIND = "capsmith Vendi sums"
 
 
 class VendiAccumulator:
@@ -67,29 +65,6 @@ class VendiAccumulator:
         distance = max(0.0, float(n**2 - self.total @ self.total) / (n * (n - 1))) if n > 1 else None
         return {"captions": n, "vendi": {q: None if score is None else float(score) for q, score in vendi.items()},
                 "cosine_distance": distance}
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the sums as NumPy's npz."""
-        with open(path, "wb") as file:
-            np.savez(file, kind=KIND, count=self.count, total=self.total, moments=self.moments, precision=self.precision)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "VendiAccumulator":
-        """Reads what `save` wrote; ValueError where it is something else."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                if str(file["kind"]) != KIND:
-                    raise ValueError("another kind of file")
-                sums = cls(len(file["total"]))
-                if file["moments"].shape != sums.moments.shape:
-                    raise ValueError(f"moments {file['moments'].shape} for {len(sums.total)} dimensions")
-                sums.count, sums.precision = int(file["count"]), float(file["precision"])
-                sums.total, sums.moments = file["total"].astype(np.float64), file["moments"].astype(np.float64)
-        except OSError:
-            raise
-        except Exception as error:  # zipfile and numpy raise many kinds
-            raise ValueError(f"{path}: not {KIND}: {error}") from error
-        return sums
 
 
 def vendi_scores(eigenvalues: np.ndarray, precision: float) -> dict[str, np.ndarray]:

@@ -1,19 +1,12 @@
 """The model card of a fine-tuned captioner, or of a student: a README.md as the Hugging Face Hub reads it."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES
-
-CARD = "README.md"
+from imagetext import cards
 
 
 def write_card(folder: Path, *, name: str, base_model: str, data: Mapping[str, str], licences: Mapping[str, str],
@@ -32,8 +25,8 @@ def write_card(folder: Path, *, name: str, base_model: str, data: Mapping[str, s
         front["base_model"] = base_model
     if datasets:
         front["datasets"] = list(datasets)
-    _write(folder, "card.md", front, recipe, library=library, name=name, base_model=base_model, data=data, licences=licences,
-           scores=_table(scores), pictures=scores.get("pictures"), samples=scores.get("samples"),
+    _write(folder, "card.md", recipe, front=front, library=library, name=name, base_model=base_model, data=data,
+           licences=licences, scores=_table(scores), pictures=scores.get("pictures"), samples=scores.get("samples"),
            warning=scores.get("warning", ""))
 
 
@@ -44,26 +37,13 @@ def write_student_card(folder: Path, *, name: str, student: str, data: Mapping[s
     `losses` and `teachers` are lines of text; `scores` label, value and definition of each; the rest is as for a captioner.
     """
     front = {"library_name": "open_clip", "pipeline_tag": "zero-shot-image-classification", "tags": ["clip", "capsmith"]}
-    _write(folder, "student_card.md", front, recipe, name=name, student=student, data=data, losses=losses, teachers=teachers,
-           scores=scores)
+    _write(folder, "student_card.md", recipe, front=front, name=name, student=student, data=data, losses=losses,
+           teachers=teachers, scores=scores)
 
 
-def _write(folder: Path, template: str, front: Mapping[str, Any], recipe: Mapping[str, Any], **values: Any) -> None:
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)
-    recipe = {key: value for key, value in recipe.items() if value not in (None, [], "")}
-    values |= {"front": _yaml(front), "recipe": _indented(_yaml(recipe)), "version": _version()}
-    card = environment.get_template(template).render(values)
-    unfinished = folder / f".{CARD}.tmp"
-    unfinished.write_text(card, encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, folder / CARD)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("capsmith")
-    except metadata.PackageNotFoundError:  # run from its source
-        return "(not installed)"
+def _write(folder: Path, template: str, recipe: Mapping[str, Any], **values: Any) -> None:
+    given = {key: value for key, value in recipe.items() if value not in (None, [], "")}
+    cards.write_card(folder, Path(__file__).parent / "templates" / template, settings=given, **values)
 
 
 def _table(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -75,25 +55,3 @@ def _table(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             human = measure.text({name: scores.get("human", {}).get(name)})
             rows.append((f"{measure.label} {measure.arrow}", measure.text(scores), human, measure.definition))
     return rows
-
-
-def _yaml(values: Mapping[str, Any]) -> Markup:
-    """YAML as it is, no Markdown: of front matter, or of a block of code."""
-    return Markup(_without_paths(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1000)))
-
-
-def _indented(text: str) -> Markup:
-    """A block of code: by its indent, which, unlike a fence, nothing in the text can end."""
-    return Markup("".join(f"    {line}\n" for line in text.splitlines()))
-
-
-def _markdown(value: Any) -> str:
-    """A value as Markdown that shows just that, on one line, so that in a table it stays in its cell."""
-    if isinstance(value, Markup):
-        return value
-    return re.sub(r"([\\`*_\[\]<>#|~$&@])", r"\\\1", " ".join(_without_paths(str(value)).split()))
-
-
-def _without_paths(text: str) -> str:
-    """Absolute paths cut to their last part: a card is for others."""
-    return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "…/", text)

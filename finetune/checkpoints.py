@@ -1,12 +1,13 @@
 """A run's checkpoints: written whole or not at all, the last two kept, and its logs cut to the one that is resumed."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from imagetext.outputs import UNFINISHED, whole_file, write_file
 
 LOG, VALIDATION_LOG = "train.jsonl", "validation.jsonl"
 FOLDER, KEPT = "checkpoints", 2
@@ -24,15 +25,9 @@ class Checkpoints:
         state = {"step": step} | {name: part.state_dict() for name, part in parts.items()}
         if not write:
             return
-        self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"{step:09}.pt"
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
+        with whole_file(self.folder / f"{step:09}.pt") as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        for old in sorted(self.folder.glob("*.pt"))[:-KEPT]:
+        for old in [*sorted(self.folder.glob("*.pt"))[:-KEPT], *self.folder.glob(f"*{UNFINISHED}")]:
             old.unlink()
 
     def load(self, parts: Mapping[str, Any]) -> int:
@@ -50,7 +45,7 @@ class Checkpoints:
         for path in filter(Path.exists, (self.output / LOG, self.output / VALIDATION_LOG)):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            path.write_text("".join(kept), encoding="utf-8")
+            write_file(path, "".join(kept))
 
     def clear(self) -> None:
         """Lets all checkpoints go."""

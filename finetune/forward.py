@@ -1,32 +1,36 @@
 """What differs between kinds of captioners in training: the forward pass, the losses, and which weights of theirs learn.
 
-What the trainer asks of each, and of a student (`finetune.student`): `model`, whose weights learn; `forward(images, tokens)`,
-which gives logits and labels where it `captions`, the features of both towers and the logit scale where it `contrasts`;
-`weights` of the losses, by name; `batch_losses`, of the features of a whole batch; what is done before the first step and after
-each; and `written()`, what comes of it.
+Each is a `finetune.trainer.Forward`, which says what its members are.
 
 B: pictures of the whole batch, K: captions of each, E: embedding
 """
 
 import contextlib
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from captioners.base import Captioner
+from captioners.base import TrainableCaptioner
 from captioners.coca import CoCaCaptioner
 from captioners.coca_forward import forward_trimmed
+from captioners.device import check_device
 from captioners.linear import fast_products
-from finetune.batching import CaptionedPictures
+from finetune.batching import CaptionedPictures, decoders
 from finetune.config import FinetuneConfig
 from finetune.image_cache import cache_images
-from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss
+from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss
 from finetune.optimizer import coca_depth
 
+if TYPE_CHECKING:  # it brings transformers
+    from captioners.vlm import VLMCaptioner
+
+AT_ONCE = 256  # pictures that a GPU's frozen image tower sees, where its memory holds them
 WIDE = 256  # from this width on products are large enough for Python to see each of them
 
 
@@ -38,6 +42,9 @@ class CoCaForward(nn.Module):
     """
 
     captions, contrasts, library = True, True, "open_clip"
+    pad_id: int | None
+    depth: Callable[[str], int] | None
+    products: Callable[[], AbstractContextManager]
 
     def __init__(self, captioner: CoCaCaptioner, config: FinetuneConfig):
         super().__init__()
@@ -48,7 +55,8 @@ class CoCaForward(nn.Module):
         self.model.train()
         self.depth = coca_depth(self.model)
         wide = config.dtype == "fp32" and self.model.text_decoder.width >= WIDE
-        self.products: type[AbstractContextManager] = fast_products if wide else contextlib.nullcontext
+        on_cpu = check_device(config.device) == "cpu"
+        self.products = fast_products if wide and on_cpu else contextlib.nullcontext
         self.adapter = None
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
@@ -66,11 +74,11 @@ class CoCaForward(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         images = self.captioner.normalise(images) if isinstance(images, Tensor) else images
-        output = forward_trimmed(self.model, images, tokens)
+        output = forward_trimmed(self.model, images, tokens, trim=tokens.device.type == "cpu")  # for a GPU, parts are cut
         # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
 
-    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor) -> dict[str, Tensor]:
+    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **_: Tensor) -> Losses:
         """The contrastive loss of features (B, E) and (B, K, E) of the pictures of these numbers (B,)."""
         return {"contrastive": contrastive_loss(image, text, logit_scale, pictures)}
 
@@ -78,8 +86,10 @@ class CoCaForward(nn.Module):
         """Before the first step: of a frozen image tower's outputs, a file."""
         if config.freeze_image:
             self.model.to(accelerator.device)
+            on_gpu = accelerator.device.type == "cuda"
             pictures.image = cache_images(pictures, config.output / "image_cache", accelerator,
-                                          batch_size=config.device_batch_size or 16, num_workers=config.num_workers)
+                                          batch_size=AT_ONCE if on_gpu else config.device_batch_size or 16,
+                                          num_workers=decoders(config.num_workers, on_gpu))
 
     @torch.no_grad()
     def clamp(self) -> None:
@@ -91,8 +101,11 @@ class VLMForward(nn.Module):
     """A vision-language model: logits and labels of the captions' tokens alone, not of picture, prompt or chat markup."""
 
     captions, contrasts = True, False
+    pad_id: int | None
+    depth: Callable[[str], int] | None
+    products: Callable[[], AbstractContextManager]
 
-    def __init__(self, captioner: Captioner, config: FinetuneConfig):
+    def __init__(self, captioner: "VLMCaptioner", config: FinetuneConfig):
         super().__init__()
         self.captioner, self.pad_id, self.weights = captioner, captioner.pad_id, {"caption": config.caption_weight}
         if config.layer_decay != 1:
@@ -110,13 +123,17 @@ class VLMForward(nn.Module):
         self.depth, self.products = None, contextlib.nullcontext
         self.library = "transformers" if captioner.adapter is None else "peft"
 
-    def written(self) -> Captioner:
+    def written(self) -> "VLMCaptioner":
         """The captioner as it is to be written, adapters aside."""
         return self.captioner
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         logits, labels = self.caption_logits(images, tokens)
         return {"logits": logits, "labels": labels}
+
+    def batch_losses(self, *_: Tensor, **__: Tensor) -> Losses:
+        """There are none: it has no features that pictures and captions share."""
+        return {}
 
     def prepare(self, *_) -> None:
         """Nothing is done before the first step."""
@@ -125,6 +142,6 @@ class VLMForward(nn.Module):
         """Nothing has bounds."""
 
 
-def training_forward(captioner: Captioner, config: FinetuneConfig) -> CoCaForward | VLMForward:
+def training_forward(captioner: TrainableCaptioner, config: FinetuneConfig) -> CoCaForward | VLMForward:
     """The captioner's forward pass in training, its weights made ready for it."""
     return (CoCaForward if isinstance(captioner, CoCaCaptioner) else VLMForward)(captioner, config)

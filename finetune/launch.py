@@ -5,44 +5,64 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 import yaml
 from accelerate import PartialState
 
-from finetune.card import CARD
+from captioners.device import check_device, choose_device
 from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints
 from finetune.trainer import Config, Trainer, accumulation
 from finetune.training_page import PAGE
+from imagetext.cards import CARD
+from imagetext.outputs import UNFINISHED, write_file
 
 REJECTS = "rejects.jsonl"
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
+VERSION = ".".join(version("capsmith").split(".")[:2])  # what one began, another does not go on with
 # how a run is carried out, not what comes of it
-CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "checkpoint_every", "num_processes", "shard", "device_batch_size",
-               "report_to", "grad_checkpointing", "push_to_hub"}
+CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoint_every", "num_processes", "shard",
+               "device_batch_size", "report_to", "grad_checkpointing", "push_to_hub"}
 
 
 def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) -> int:
     """Trains in as many processes as asked for, unless it is done; exit code 0, or that of the ranks it starts."""
+    check_devices(config)
     if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
         return launch(config)
     if (asked := processes_asked_of_accelerate()) > 1 and "LOCAL_RANK" not in os.environ:
         raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
                          f"use --num-processes {asked} or torchrun")
-    state = PartialState(cpu=config.device == "cpu", timeout=WAIT)
+    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
+    state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
     with state.main_process_first():
         prepare_output(config)
-    if any((config.output / name).exists() for name in DONE):
+    if is_done(config.output):
         state.print(f"{config.output} holds the finished model of this very run")
         return 0
     torch.manual_seed(config.seed)
     train(config, state)
     return 0
+
+
+def check_devices(config: Config) -> None:
+    """Raises ValueError where this machine has no such device, or no GPU for each of its processes."""
+    device = check_device(config.device)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", config.num_processes or 1))
+    if not device.startswith("cuda") or processes == 1:
+        return
+    if config.device not in (None, "cuda"):
+        raise ValueError(f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; say cuda")
+    if processes > torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
 
 
 def processes_asked_of_accelerate() -> int:
@@ -80,7 +100,7 @@ def tell_of_rejects(rejects: Sequence[tuple[str, str]], output: Path) -> None:
     """Names the samples that were left out, each with its reason."""
     if rejects:
         lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in rejects]
-        (output / REJECTS).write_text("".join(lines), encoding="utf-8")
+        write_file(output / REJECTS, "".join(lines))
         print(f"{len(rejects)} samples left out, see {output / REJECTS}")
 
 
@@ -99,18 +119,31 @@ def prepare_output(config: Config) -> None:
     """Make the output folder ready: new, or holding the same run; ValueError where it is another run's or not ours."""
     record = config.output / f"{config.command}.json"
     settings = config.model_dump(mode="json", exclude=CARRIED_OUT)
-    if config.output.exists() and any(config.output.iterdir()) and not record.exists():
+    there = {one.name for one in config.output.iterdir()} if config.output.exists() else set()
+    if record.name not in there and there - {record.name + UNFINISHED}:
         raise ValueError(f"--output {config.output}: the folder is not empty and not a run of capsmith {config.command}")
     if config.overwrite:
         for name in (*DONE, LOG, VALIDATION_LOG, REJECTS, PAGE, CARD):
             (config.output / name).unlink(missing_ok=True)
         shutil.rmtree(config.output / BEST, ignore_errors=True)
         Checkpoints(config.output).clear()
-    elif record.exists() and (other := _differences(json.loads(record.read_text()), settings)):
-        raise ValueError(f"--output {config.output} holds a run with other settings (--overwrite starts anew): {other}")
-    config.output.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    elif record.exists():
+        _check_same(config.output, json.loads(record.read_text()), settings)
+        return
+    write_file(record, json.dumps({"capsmith": VERSION} | settings, indent=2))
 
 
-def _differences(old: dict, new: dict) -> str:
-    return ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in new if old.get(key) != new.get(key))
+def is_done(output: Path) -> bool:
+    """Whether the folder holds a finished model."""
+    return any((output / name).exists() for name in DONE)
+
+
+def _check_same(output: Path, earlier: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
+    began = earlier.pop("capsmith", "0.1")  # 0.1 did not say so
+    if began != VERSION and not is_done(output):
+        raise ValueError(f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
+                         "to start anew")
+    if other := ", ".join(f"{name} was {value!r}, is {settings[name]!r}" for name, value in earlier.items()
+                          if name in settings and settings[name] != value):  # those that both versions know
+        raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")

@@ -1,26 +1,14 @@
 """Captions of more tokens than the context: whole sentences that fit, whole words, or tokens as open_clip cuts them."""
 
-import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+
+from diversity.sentences import sentences
 
 CONTEXTS = (77, 128, 256)  # of the paper's captioners, the CLS token included
 OFTEN = 0.2                # from this share of captions over the context on, it is said before the first step
 HELD = 0.99                # a context fits a set of which it holds this share
 BAR = 40                   # characters of the histogram's longest bar
-
-_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[A-Za-z]|St|Mr|Mrs|Ms|Dr|Jr|Sr|No|Mt|vs|etc|approx|ca|e\.g|i\.e)\.$")
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text: it is parted at blanks after . ! or ?, but not after an abbreviation or an initial."""
-    found: list[str] = []
-    for piece in re.split(r"(?<=[.!?])\s+|(?<=[.!?][\"')])\s+", text.strip()):
-        if found and _ABBREVIATION.search(found[-1]):
-            found[-1] += f" {piece}"
-        else:
-            found.append(piece)
-    return found
 
 
 class CaptionFitter:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Losses = dict[str, Tensor]  # by name: scalars of a whole batch, on its device
+
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100 (Radford et al. 2021)
 
 

@@ -5,12 +5,13 @@ P: pictures, T: different captions, E: embedding
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 from tqdm import tqdm
 
+from captioners.clip import preprocessing
 from captioners.search import evaluating
 from diversity.measures import Measure
 from finetune.checkpoints import VALIDATION_LOG
@@ -52,7 +53,7 @@ def recall(image: Tensor, text: Tensor, right: Tensor) -> dict[str, float]:
 def retrieval(student: Student, samples: Sequence[Record]) -> dict[str, float]:
     """The recall of a student on pictures with captions; captions of the same words are one."""
     device = student.model.logit_scale.device
-    preprocess = image_transform_v2(PreprocessCfg(**student.preprocess_cfg), is_train=False)
+    preprocess = preprocessing(student.preprocess_cfg)
     texts = list(dict.fromkeys(text for sample in samples for text in sample.captions))
     number = {text: at for at, text in enumerate(texts)}
     right = torch.zeros(len(samples), len(texts), dtype=torch.bool, device=device)
@@ -84,21 +85,20 @@ def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
 
 
 class HeldOutRetrieval:
-    """Called with the step and the records seen: validates, and writes a line of the log and the page anew."""
+    """Called with the trainer, the step and the records seen: validates, writes the page and a line of the log, and returns it."""
 
-    def __init__(self, trainer: Trainer, samples: Sequence[Record]):
-        self.trainer, self.samples = trainer, samples
-        self.last: dict = {}
+    def __init__(self, samples: Sequence[Record]):
+        self.samples = samples
 
-    def __call__(self, step: int, seen: int) -> None:
-        folder = self.trainer.config.output
-        with self.trainer.trained() as student, self.trainer.accelerator.autocast():
+    def __call__(self, trainer: Trainer, step: int, seen: int) -> dict[str, Any]:
+        with trainer.trained() as student, trainer.accelerator.autocast():
             scores = retrieval(student, self.samples)
-        self.last = {"step": step, "samples": seen, "pictures": len(self.samples), **scores}
-        with open(folder / VALIDATION_LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(self.last) + "\n")
-        self.trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)
-        write_page(self.trainer)
+        found = {"step": step, "samples": seen, "pictures": len(self.samples), **scores}
+        with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)
+        write_page(trainer)
+        return found
 
 
 def write_page(trainer: Trainer) -> None:

@@ -1,9 +1,12 @@
 """`capsmith finetune`: from a configuration to a finished captioner."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from accelerate import PartialState
 
-from captioners.base import Captioner
+from captioners.base import TrainableCaptioner
 from captioners.coca import load_captioner
 from captioners.resolve import is_transformers
 from finetune.batching import CaptionedPictures
@@ -28,23 +31,22 @@ def run(config: FinetuneConfig) -> int:
 def train(config: FinetuneConfig, state: PartialState) -> None:
     """Fine-tune in this process, of those that `state` tells of."""
     captioner = load(config, state.device)
-    captioner.name = config.name or captioner.name
+    name = config.name or captioner.name
     state.print(captioner.description)
     pictures = read_pictures(config, captioner, quiet=not state.is_main_process)
     if state.is_main_process:
         tell_of_rejects(pictures.rejects, config.output)
         tell_of_lengths(pictures, config)
     held_out = held_out_pictures(config, captioner, pictures)
-    trainer = Trainer(config, training_forward(captioner, config), pictures)
-    if held_out:
-        trainer.validate = HeldOut(trainer, held_out)
+    forward = training_forward(captioner, config)
+    trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)
     state.print(describe(trainer))
-    trainer.fit()
+    scores = trainer.fit()
     if state.is_main_process:
-        finish(trainer, held_out)
+        finish(trainer, name, forward.library, held_out, scores)
 
 
-def load(config: FinetuneConfig, device: torch.device) -> Captioner:
+def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
     """The captioner to start from: in the main memory, or, in 4 bits, on the device."""
     if config.model.startswith("openai:"):
         raise ValueError(f"--model {config.model}: a server's model cannot be fine-tuned; give its folder or org/name")
@@ -56,12 +58,11 @@ def load(config: FinetuneConfig, device: torch.device) -> Captioner:
     return load_vlm(config.model, device=str(device), dtype=config.dtype, four_bit=True)
 
 
-def finish(trainer: Trainer, held_out: CaptionedPictures | None) -> None:
+def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPictures | None, scores: Mapping[str, Any]) -> None:
     """Writes the page, the model card and the captioner, whose config comes last, and lets the checkpoints go."""
-    config, captioner = trainer.config, trainer.forward.captioner
-    scores = trainer.validate.last if held_out else {}
+    config = trainer.config
     if not held_out:
-        write_training_page(config.output, name=captioner.name)
+        write_training_page(config.output, name=name)
     recipe = read_recipe(config.recipe) if config.recipe else None
     licences = {recipe.dataset: recipe.licence} if recipe else {}
     if recipe and config.model == recipe.settings["model"]:
@@ -69,20 +70,20 @@ def finish(trainer: Trainer, held_out: CaptionedPictures | None) -> None:
     data = {"trained on": f"{len(trainer.pictures):,} pictures of {', '.join(config.input)}"}
     if held_out:
         data["validated on"] = f"{len(held_out):,} pictures of {', '.join(config.eval_input) or 'the same, held out'}"
-    write_card(config.output, name=captioner.name, base_model=config.model, data=data, licences=licences,
-               recipe=config.model_dump(mode="json"), scores=scores, library=trainer.forward.library)
+    write_card(config.output, name=name, base_model=config.model, data=data, licences=licences,
+               recipe=config.model_dump(mode="json"), scores=scores, library=library)
     with trainer.trained() as written:
-        written.save(config.output, captioner.name)
+        written.save(config.output, name)
     trainer.checkpoints.clear()
     if config.push_to_hub:
         from huggingface_hub import HfApi
         HfApi().create_repo(config.push_to_hub, exist_ok=True)
         HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=config.output,
                               ignore_patterns=["image_cache/*", f"{BEST}/*", ".*"])
-    print(f"captioner {captioner.name} written to {config.output}; how it went: {config.output / PAGE}")
+    print(f"captioner {name} written to {config.output}; how it went: {config.output / PAGE}")
 
 
-def read_pictures(config: FinetuneConfig, captioner: Captioner, *, quiet: bool) -> CaptionedPictures:
+def read_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, *, quiet: bool) -> CaptionedPictures:
     """The captioned pictures of all inputs, with their weights."""
     if len(config.weights) not in (0, len(config.input)):
         raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")

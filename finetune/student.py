@@ -5,11 +5,10 @@ B: pictures of the whole batch, K: kinds of texts, L: context, E: the student's 
 
 import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import open_clip
 import torch
@@ -17,13 +16,12 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from captioners.resolve import CLIP_CONFIG, find_weights
-from diversity.clip_models import read_clip_config
-from finetune.losses import MAX_LOGIT_SCALE, contrastive_loss, distillation_loss
+from captioners.clip import ClipSource, load_clip, read_clip_config
+from captioners.resolve import CLIP_CONFIG
+from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss, distillation_loss
 from finetune.student_config import StudentConfig
-
-if TYPE_CHECKING:
-    from finetune.reinforced import Teachers
+from finetune.teachers import Teachers
+from imagetext.outputs import whole_files
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -46,15 +44,11 @@ class Student:
         weights = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                    for name, value in self.model.state_dict().items()}
         config = {"model_cfg": dict(self.model_cfg), "preprocess_cfg": self.preprocess_cfg}
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
-            staging = Path(staging)
+        with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
             if isinstance(self.tokenizer, HFTokenizer):
                 self.tokenizer.tokenizer.save_pretrained(staging)
             save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
-            for path in sorted(staging.iterdir()):
-                os.replace(path, folder / path.name)
             (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            os.replace(staging / CLIP_CONFIG, folder / CLIP_CONFIG)
 
 
 def load_student(name: str, pretrained: str | None = None) -> Student:
@@ -74,21 +68,21 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
     except ValueError as error:
         raise ValueError(f"--student {name}: {error}") from error
     try:
-        model = open_clip.create_model(source, pretrained, pretrained_text=False,
-                                       load_weights=built_in or find_weights(folder) is not None)
-        tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
+        model, tokenizer = load_clip(ClipSource(source, pretrained, model_cfg), random=True)
+    except ValueError as error:
         raise ValueError(f"--student {name}: open_clip cannot load it: {error}") from error
     return Student(name, model, tokenizer, model_cfg)
 
 
 class StudentForward(nn.Module):
-    """The student in training, as `finetune.forward` says: features of both towers, the losses of a whole batch."""
+    """The student in training, a `finetune.trainer.Forward`: features of both towers, the losses of a whole batch."""
 
     captions, contrasts = False, True
-    depth, products = None, contextlib.nullcontext
+    pad_id: int | None = None
+    depth: Callable[[str], int] | None = None
+    products: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
-    def __init__(self, student: Student, config: StudentConfig, teachers: "Teachers | None"):
+    def __init__(self, student: Student, config: StudentConfig, teachers: Teachers | None):
         super().__init__()
         self.student, self.model, self.teachers = student, student.model, teachers
         weights = {"distill": config.distill_weight, "contrastive": config.contrastive_weight}
@@ -105,7 +99,7 @@ class StudentForward(nn.Module):
                 "logit_scale": self.model.logit_scale.exp()}
 
     def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
-                     ) -> dict[str, Tensor]:
+                     ) -> Losses:
         """The losses that have a weight; see `reinforced_losses`."""
         return reinforced_losses(image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings)
 
@@ -123,20 +117,20 @@ class StudentForward(nn.Module):
 
 
 def reinforced_losses(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor,
-                      teachers: "Teachers | None", text_weights: Sequence[float],
-                      losses: Sequence[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
-                      text_emb: Tensor | None = None) -> dict[str, Tensor]:
-    """The losses of a reinforced set, by name: each the sum over the kinds of texts, times their weights.
+                      teachers: Teachers | None, text_weights: Sequence[float],
+                      names: Iterable[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
+                      text_emb: Tensor | None = None) -> Losses:
+    """The losses of a reinforced set of these names: each the sum over the kinds of texts, times their weights.
 
     Features (B, E) and (B, K, E) are of unit length, logit_scale is not logarithmic. pictures (B,): their numbers. Embeddings
     (B, D) and (B, K, D) are the teachers', as they are stored (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2025,
     arXiv 2508.20691).
     """
-    found = dict.fromkeys(losses, 0.0)
-    for kind, weight in enumerate(text_weights):
-        if "distill" in found:
-            found["distill"] += weight * distillation_loss(image_features, text_features[:, kind], logit_scale, image_emb,
-                                                           text_emb[:, kind], teachers.dimensions, teachers.logit_scales)
-        if "contrastive" in found:
-            found["contrastive"] += weight * contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
-    return found
+    def of_texts(name: str, kind: int) -> Tensor:
+        if name == "contrastive":
+            return contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
+        return distillation_loss(image_features, text_features[:, kind], logit_scale, image_emb, text_emb[:, kind],
+                                 teachers.dimensions, teachers.logit_scales)
+
+    return {name: torch.stack([weight * of_texts(name, kind) for kind, weight in enumerate(text_weights)]).sum()
+            for name in names}

@@ -1,13 +1,17 @@
 """`capsmith train-student`: from reinforced records to a finished CLIP model."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from accelerate import PartialState
 
 from finetune.card import write_student_card
 from finetune.launch import describe, run_in_ranks, tell_of_rejects
-from finetune.reinforced import ReinforcedPictures, check_texts, read_teachers
+from finetune.reinforced import ReinforcedPictures, check_texts
 from finetune.retrieval import SCORES, HeldOutRetrieval, usable, write_page
 from finetune.student import StudentForward, load_student
 from finetune.student_config import StudentConfig
+from finetune.teachers import Teachers, read_teachers
 from finetune.trainer import Trainer
 from finetune.training_page import PAGE
 from imagetext.sources import read_samples
@@ -30,20 +34,19 @@ def train(config: StudentConfig, state: PartialState) -> None:
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
     if state.is_main_process:
         tell_of_rejects(pictures.rejects, config.output)
-    trainer = Trainer(config, StudentForward(student, config, teachers), pictures)
-    if held_out:
-        trainer.validate = HeldOutRetrieval(trainer, usable((sample for shard in held_out for sample in shard), quiet=quiet))
+    samples = (sample for shard in held_out for sample in shard)
+    validate = HeldOutRetrieval(usable(samples, quiet=quiet)) if held_out else None
+    trainer = Trainer(config, StudentForward(student, config, teachers), pictures, validate)
     state.print(describe(trainer))
-    trainer.fit()
+    found = trainer.fit()
     if state.is_main_process:
-        finish(trainer)
+        finish(trainer, teachers, found)
 
 
-def finish(trainer: Trainer) -> None:
+def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]) -> None:
     """Writes the page, the model card and the student, whose config comes last, and lets the checkpoints go."""
-    config, teachers = trainer.config, trainer.forward.teachers
+    config = trainer.config
     write_page(trainer)
-    found = trainer.validate.last if trainer.validate else {}
     scores = [(measure.label, measure.text(found), measure.definition) for measure in SCORES if measure.path[0] in found]
     seen = trainer.steps * config.batch_size
     data = {"trained on": f"{len(trainer.pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}

@@ -1,6 +1,8 @@
 """Training with the losses of whole batches, on one page: captioners and students of reinforced sets.
 
 What differs between them is in their forward pass: `finetune.forward`, `finetune.student`.
+
+B: pictures of a part of a batch, N: of the whole batch, K: captions of each, T: tokens to predict, V: vocabulary, E: embedding
 """
 
 import contextlib
@@ -9,7 +11,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
@@ -18,10 +21,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from finetune.batching import Batch, BatchOrder, batches
+from captioners.device import check_device
+from finetune.batching import Batch, BatchOrder, batches, decoders
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import FinetuneConfig
-from finetune.losses import caption_loss
+from finetune.losses import Losses, caption_loss
 from finetune.optimizer import learning_rate, parameter_groups
 from finetune.student_config import StudentConfig
 from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWeights, shard
@@ -29,16 +33,51 @@ from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWe
 Config = FinetuneConfig | StudentConfig
 
 
+class Forward(Protocol):
+    """A model in training with its losses, an nn.Module: all that the trainer asks of a captioner or a student."""
+
+    captions: bool             # it has a caption loss
+    contrasts: bool            # it has losses that compare the pictures of a whole batch
+    weights: dict[str, float]  # of its losses, by name: "caption", and those of `batch_losses`
+    model: nn.Module           # whose weights learn
+    pad_id: int | None         # what fills token ids up, where it captions
+    depth: Callable[[str], int] | None              # how deep a weight lies, by its name, 0 at the top
+    products: Callable[[], AbstractContextManager]  # in which a step is made
+
+    def __call__(self, images: Any, tokens: Tensor) -> dict[str, Tensor]:
+        """What it says of pictures, as the set gives them, and token ids (B, K, L).
+
+        Where it captions, `logits` (T, V) and `labels` (T,) of all tokens that count; where it contrasts, `image_features`
+        (B, E) and `text_features` (B, K, E) of unit length, and `logit_scale`, not logarithmic.
+        """
+
+    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor) -> Losses:
+        """The losses of a whole batch's features (N, E) and (N, K, E), where it contrasts.
+
+        pictures (N,): their numbers in the set. embeddings: what the set's batches have beside pictures and tokens.
+        """
+
+    def prepare(self, pictures: Any, accelerator: Accelerator, config: Any) -> None:
+        """Called once before the first step, in every process; may replace what the set gives of a picture."""
+
+    def clamp(self) -> None:
+        """Called after each step: keeps weights within their bounds."""
+
+    def written(self) -> Any:
+        """What is to be validated and saved, as the weights are now."""
+
+
 class Trainer:
     """Trains a model on pictures with texts; `fit()` is the whole loop.
 
     Losses and gradients are those of the whole batch, however it is parted over devices and accumulation. Resumes from the last
     checkpoint in `config.output`; which picture comes when is a function of the seed alone, so a resumed run goes on exactly
-    where it stopped. forward: the model with its losses, see `finetune.forward`. validate: called with the step and the samples
-    seen, every `config.validate_every` samples.
+    where it stopped. validate: called in the main process with this trainer, the step and the samples seen, every
+    `config.validate_every` samples and at the end; what it finds, `fit` returns.
     """
 
-    def __init__(self, config: Config, forward: nn.Module, pictures: Dataset, validate: Callable[[int, int], None] | None = None):
+    def __init__(self, config: Config, forward: Forward, pictures: Dataset,
+                 validate: "Callable[[Trainer, int, int], dict[str, Any]] | None" = None):
         self.config, self.pictures, self.validate = config, pictures, validate
         self.accelerator = make_accelerator(config)
         self.accumulation = accumulation(config, self.accelerator.num_processes)
@@ -64,8 +103,8 @@ class Trainer:
         self.state |= {"average": self.average} if self.average else {}
         self.state |= {"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {}
 
-    def fit(self) -> None:
-        """Train to the budget; ValueError on a loss that is not finite."""
+    def fit(self) -> dict[str, Any]:
+        """Train to the budget; what the last validation found, {} without one; ValueError on a loss that is not finite."""
         config, rank, main = self.config, self.accelerator.process_index, self.accelerator.is_main_process
         first = self.checkpoints.load(self.state)
         if main:
@@ -75,8 +114,10 @@ class Trainer:
             self.forward.model.to("cpu" if main else "meta")
         order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first,
                            rank=rank, world=self.accelerator.num_processes)
-        progress = tqdm(batches(order, config.num_workers), initial=first, total=self.steps, desc="training", unit="step",
-                        mininterval=1, disable=not main)
+        found: dict[str, Any] = {}
+        on_gpu = self.accelerator.device.type == "cuda"
+        loader = batches(order, decoders(config.num_workers, on_gpu), pin_memory=on_gpu)
+        progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main)
         with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log:  # line by line
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * self.accelerator.num_processes + rank)  # of dropout
@@ -91,11 +132,12 @@ class Trainer:
                 if step == self.steps or (self.validate and samples % config.validate_every < self.samples_per_step):
                     self._gather()
                     if self.validate and main:
-                        self.validate(step, samples)
+                        found = self.validate(self, step, samples)
                 if step % config.checkpoint_every == 0 and step < self.steps:
                     self.checkpoints.save(step, self.state, write=main)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        return found
 
     def _gather(self) -> None:
         """Brings weights that learn in shards, or their average, into the main process's model."""
@@ -120,10 +162,11 @@ class Trainer:
             model.to("cpu")
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """One step of the optimizer; the losses of the whole batch, and the gradients' norm before clipping."""
+        """One step of the optimizer; for the log, the losses of the whole batch, and the gradients' norm before clipping."""
         learner, world = self.learner, self.accelerator.num_processes
-        parts = batch.parts(self.accumulation, self.accelerator.device)
-        losses, gradients = dict.fromkeys(learner.weights, 0.0), None
+        parts = batch.parts(self.accumulation, self.accelerator.device, learner.pad_id)
+        losses: Losses = {name: torch.zeros((), device=self.accelerator.device) for name in learner.weights}
+        gradients = None
         if learner.captions:
             tokens = self.accelerator.reduce(sum((part.tokens[..., 1:] != learner.pad_id).sum() for part in parts))
         if learner.contrasts and len(parts) > 1:
@@ -133,11 +176,11 @@ class Trainer:
             torch.manual_seed(torch.initial_seed())  # dropout is again what it was
         for number, part in enumerate(parts):
             with self.accelerator.no_sync(self.model) if number < len(parts) - 1 else contextlib.nullcontext():
-                output, loss = self.model(part.images, part.tokens), 0.0
+                output, loss = self.model(part.images, part.tokens), torch.zeros((), device=self.accelerator.device)
                 if learner.captions:
                     own = caption_loss(output["logits"], output["labels"]) / tokens
                     # ranks' gradients are averaged: what is a rank's share of a sum counts as often as there are ranks
-                    loss = learner.weights["caption"] * own * world
+                    loss = loss + learner.weights["caption"] * own * world
                     losses["caption"] += own.detach()
                 if learner.contrasts:
                     if gradients is None:
@@ -158,12 +201,14 @@ class Trainer:
         if self.average:
             self.average.update()
         losses |= {"caption": self.accelerator.reduce(losses["caption"])} if learner.captions else {}
-        losses = {name: loss.item() for name, loss in losses.items()}
-        loss = sum(learner.weights[name] * loss for name, loss in losses.items())
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return {"loss": loss, **losses, "gradient_norm": float(norm), "learning_rate": rate}
+        *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
+        told = dict(zip(losses, values, strict=True))
+        weighted = sum(learner.weights[name] * loss for name, loss in told.items())
+        return {"loss": weighted, **told, "gradient_norm": norm, "learning_rate": rate}
 
-    def _batch_losses(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]) -> tuple[dict, list, list, list]:
+    def _batch_losses(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
+                      ) -> tuple[Losses, list[Tensor], list[Tensor], list[Tensor]]:
         """The losses of the whole batch's features, and gradients of their sum by the parts' features here and the logit scale.
 
         The features of every part and rank are held as they are, so that each part's graph can be built by itself
@@ -187,10 +232,12 @@ class Trainer:
 def make_accelerator(config: Config) -> Accelerator:
     """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
     accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=config.device == "cpu", project_dir=config.output,
-        log_with=config.report_to or None, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=check_device(config.device) == "cpu",
+        project_dir=config.output, log_with=config.report_to or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     if config.num_processes not in (None, accelerator.num_processes):
         raise ValueError(f"--num-processes {config.num_processes}: the launcher started {accelerator.num_processes}")
     if config.shard and accelerator.num_processes == 1:

@@ -1,7 +1,6 @@
 """The page of a training run: curves of losses and scores, and what a captioner said of some pictures as it learned."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from diversity.page import thumbnail
 from diversity.plots import COLOURS, REFERENCE_COLOUR, plot, svg
 from finetune.checkpoints import LOG, VALIDATION_LOG
 from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES, evenly
+from imagetext.outputs import write_file
 
 PAGE = "training.html"
 TRAINING_COLOUR, HELD_OUT_COLOUR = COLOURS[0], COLOURS[1]
@@ -54,9 +54,7 @@ def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes
                 if (curve := _curve(measure, training, validations, seen))],
         table=_table(validations, measures), colours=colours,
         gallery=_gallery(validations, pictures or {}, references or {}), reasons=REASONS)
-    unfinished = folder / f".{PAGE}.tmp"
-    unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, folder / PAGE)
+    write_file(folder / PAGE, page)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """From pictures to records with captions, in stages that each take pictures in order and hand them on in order.
 
-decode -> a column's captions -> the next column's … -> redraws of what the gate refuses -> records
+prepare (workers) -> a column's captions -> the next column's … -> redraws of what the gate refuses -> records
+
+What is said of a picture is judged in another thread, so that the one that calls the captioners goes on.
 
 H, W: height and width of the pictures that a captioner takes
 """
@@ -8,15 +10,18 @@ H, W: height and width of the pictures that a captioner takes
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from captioners.base import Captioned, Captioner, SamplingConfig
 from generate.quality import Gate, Judged, judge_all, replace_failing
+from generate.workers import Background, Workers
 from imagetext.columns import room_for
 from imagetext.sample import Record, decode_image
 
@@ -31,18 +36,24 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Column:
-    """A column to write: its captioner, how it draws, and what becomes of degenerate captions."""
+    """A column to write, as the run has settled it: its captioner, how it draws, and what becomes of degenerate captions.
+
+    `dtype` is the captioner's, `batch_size` counts the pictures in flight.
+    """
 
     name: str
     captioner: Captioner
     sampling: SamplingConfig = SamplingConfig()
     gate: Gate = Gate()
     similarity: bool = False
+    dtype: str = "fp32"
+    batch_size: int = 16
 
     def caption(self, images: Iterable[tuple[str, Tensor]], redraw: int = 0) -> Iterator[Captioned]:
         """The captions of (key, picture) pairs; redraw r of caption i draws as number `num_captions * r + i`."""
         return self.captioner.caption(images, self.sampling, first_index=self.sampling.num_captions * redraw,
-                                      similarity=self.similarity or self.gate.min_similarity is not None)
+                                      similarity=self.similarity or self.gate.min_similarity is not None,
+                                      batch_size=self.batch_size)
 
 
 @dataclass
@@ -52,93 +63,99 @@ class Picture:
     record: Record
     pixels: Sequence[Tensor] = ()  # (3, H, W) for each column
     error: str = ""
-    captions: dict[str, list[Judged]] = field(default_factory=dict)
+    captions: dict[str, Future[list[Judged]]] = field(default_factory=dict)  # of each column
     refused: dict[str, str] = field(default_factory=dict)  # why a column has no captions, where its captioner took no picture
 
     def failing(self, column: Column) -> bool:
-        return any(judged.flags for judged in self.captions.get(column.name, ()))
+        return column.name in self.captions and any(judged.flags for judged in self.captions[column.name].result())
 
 
-class _Decoded(Dataset):
-    """Pictures decoded and preprocessed, in worker processes; asked for by their encoded bytes, or by why there are none."""
-
-    def __init__(self, preprocess: Sequence[Callable[[Image.Image], Tensor]]):
-        self.preprocess = preprocess  # of each column; columns of one captioner share theirs
-
-    def __getitem__(self, asked: tuple[bytes | None, str]) -> tuple[list[Tensor], str]:
-        """Pixels (3, H, W) for each column, or the reason for none."""
-        encoded, error = asked
-        if error:
-            return [], error
-        try:
-            image = decode_image(encoded)
-            pixels = {preprocess: preprocess(image) for preprocess in dict.fromkeys(self.preprocess)}
-        except ValueError as undecodable:
-            return [], str(undecodable)
-        return [pixels[preprocess] for preprocess in self.preprocess], ""
+def caption_samples(samples: Iterable[Record], columns: Sequence[Column], *, num_workers: int = 0, **room: bool) -> Iterator[Record]:
+    """A record for each sample, in order; as `caption_pictures`, by workers and a thread of its own. `room`: as `requests_for`."""
+    with closing(workers_for(columns, num_workers, **room)) as workers, closing(Background()) as judge:
+        for picture in caption_pictures(samples, columns, workers, judge, Stopwatch()):
+            yield record_of(picture, columns)
 
 
-def caption_samples(samples: Iterable[Record], columns: Sequence[Column], *, overwrite: bool = False,
-                    drop_text_embeddings: bool = False, num_workers: int = 0,
-                    stopwatch: Stopwatch | None = None) -> Iterator[Record]:
-    """Each record with its captions, in order, while `num_workers` processes decode about two batches ahead (0: this one, none).
+def workers_for(columns: Sequence[Column], count: int, *, overwrite: bool = False,
+                drop_text_embeddings: bool = False) -> Workers[Record, tuple[bytes | None, str], tuple[list[Tensor], str]]:
+    """Workers that prepare records' pictures for the columns.
 
-    A picture that does not decode or that no captioner takes, and one with no caption left in any column, is a Record with an
-    error.
-    overwrite, drop_text_embeddings: what may go from a record to make room for the columns, as in `imagetext.columns.room_for`.
-
-    Raises: ColumnClash where more must; and whatever `samples` or the captioners raise.
+    overwrite, drop_text_embeddings: what may go from a record to make room for the columns, as in `imagetext.columns.room_for`;
+    where more must, reading it raises ColumnClash.
     """
     names = [column.name for column in columns]
 
     def with_room(record: Record) -> Record:
         return room_for(record, names, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
 
-    pictures = _decode(map(with_room, samples), columns, num_workers, stopwatch or Stopwatch())
+    def requests(records: Iterable[Record]) -> Iterator[tuple[Record, tuple[bytes | None, str]]]:
+        for record in map(with_room, records):
+            yield record, (record.image, record.error)
+
+    return Workers(requests, partial(_prepare, [column.captioner.preprocess for column in columns]), count)
+
+
+def _prepare(preprocess: Sequence[Callable[[Image.Image], Tensor]], asked: tuple[bytes | None, str]) -> tuple[list[Tensor], str]:
+    """Pixels (3, H, W) for each column, or the reason for none, which may be known; columns of one captioner share theirs."""
+    encoded, error = asked
+    if error:
+        return [], error
+    try:
+        image = decode_image(encoded)
+        pixels = {one: one(image) for one in dict.fromkeys(preprocess)}
+    except ValueError as undecodable:
+        return [], str(undecodable)
+    return [pixels[one] for one in preprocess], ""
+
+
+def caption_pictures(samples: Iterable[Record], columns: Sequence[Column], workers: Workers, judge: Background,
+                     stopwatch: Stopwatch, following: Iterable[Record] | None = None) -> Iterator[Picture]:
+    """The samples' pictures, in order, with their captions, while about two batches are prepared ahead.
+
+    A picture that does not decode has an error. following: samples of which the first are prepared once these all are.
+    Raises: whatever reading the samples, preparing them, judging captions or the captioners raise.
+    """
+    pictures = _prepared(samples, columns, workers, stopwatch, following)
     for at, column in enumerate(columns):
-        pictures = _draw(pictures, column, at)
+        pictures = _draw(pictures, column, at, judge)
     for at, column in enumerate(columns):
         if column.gate.redraws and column.sampling.strategy == "sample":
-            pictures = _redraw(pictures, column, at)
-    return (_record(picture, columns) for picture in pictures)
+            pictures = _redraw(pictures, column, at, judge)
+    for picture in pictures:
+        picture.pixels = ()  # while it waits to be written, it holds none
+        yield picture
 
 
-def _decode(samples: Iterable[Record], columns: Sequence[Column], num_workers: int, stopwatch: Stopwatch) -> Iterator[Picture]:
-    asked: deque[Record] = deque()  # of the workers
-
-    def requests() -> Iterator[tuple[bytes | None, str]]:
-        for record in samples:
-            asked.append(record)
-            yield record.image, record.error
-
-    largest = max(column.captioner.batch_size for column in columns)
-    decoded = DataLoader(_Decoded([column.captioner.preprocess for column in columns]), sampler=requests(), batch_size=None,
-                         num_workers=num_workers, prefetch_factor=-(-2 * largest // num_workers) if num_workers else None)
+def _prepared(samples: Iterable[Record], columns: Sequence[Column], workers: Workers, stopwatch: Stopwatch,
+              following: Iterable[Record] | None) -> Iterator[Picture]:
+    ahead = 2 * max(column.batch_size for column in columns)
     start = time.monotonic()
-    for pixels, error in decoded:
+    for record, (pixels, error) in workers.prepared(samples, ahead, following):
         stopwatch.waited += time.monotonic() - start
-        yield Picture(asked.popleft(), pixels, error)
+        yield Picture(record, pixels, error)
         start = time.monotonic()
 
 
-def _draw(pictures: Iterable[Picture], column: Column, at: int) -> Iterator[Picture]:
+def _draw(pictures: Iterable[Picture], column: Column, at: int, judge: Background) -> Iterator[Picture]:
     """The pictures with the column's captions, judged; `at` is its place among the columns."""
     for picture, found in _captioned(pictures, column, at, lambda picture: not picture.error):
         if found is not None:
-            picture.captions[column.name] = judge_all(found.captions, column.gate)
+            picture.captions[column.name] = judge.submit(judge_all, found.captions, column.gate)
             if found.error:
                 picture.refused[column.name] = found.error
         yield picture
 
 
-def _redraw(pictures: Iterable[Picture], column: Column, at: int) -> Iterator[Picture]:
+def _redraw(pictures: Iterable[Picture], column: Column, at: int, judge: Background) -> Iterator[Picture]:
     """The pictures, in which each failing caption is drawn anew until one passes, at most `redraws` times."""
     pictures = iter(pictures)
     while together := list(islice(pictures, REDRAWN_AT_ONCE)):
         for redraw in range(1, column.gate.redraws + 1):
             for picture, found in _captioned(together, column, at, lambda picture: picture.failing(column), redraw):
                 if found is not None:
-                    picture.captions[column.name] = replace_failing(picture.captions[column.name], found.captions, column.gate)
+                    judged = picture.captions[column.name].result()
+                    picture.captions[column.name] = judge.submit(replace_failing, judged, found.captions, column.gate)
         yield from together
 
 
@@ -168,12 +185,13 @@ def _captioned(pictures: Iterable[Picture], column: Column, at: int, wanted: Cal
         raise RuntimeError(f"captioner {column.captioner.name}: no captions came for {waiting[0][0].record.key!r}")
 
 
-def _record(picture: Picture, columns: Sequence[Column]) -> Record:
+def record_of(picture: Picture, columns: Sequence[Column]) -> Record:
+    """The picture's record, an error where it has one, or where no caption is left in any column."""
     if picture.error:
         return replace(picture.record, error=picture.error)
     captions, scores, refused = {}, {}, []
     for column in columns:
-        judged = picture.captions[column.name]
+        judged = picture.captions[column.name].result()
         kept = [one for one in judged if one.text.strip() and not (one.flags and column.gate.on_degenerate == "drop")]
         if kept:
             captions[column.name] = tuple(one.text for one in kept)

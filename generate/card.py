@@ -1,21 +1,16 @@
 """The card of a finished set: a README.md as the Hugging Face Hub reads it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
-
-import jinja2
-import yaml
-from markupsafe import Markup
 
 from diversity.accumulate import CaptionAccumulator
 from diversity.measures import DEGENERATE, DISTINCT, DIV, LENGTH
-from generate.manifest import CARD, read_run
+from generate.manifest import read_run
 from generate.repeats import Repeats
-from imagetext.outputs import write_file
+from imagetext import cards
 from imagetext.sources import read_records
 from imagetext.stores import join
 
@@ -34,19 +29,14 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
     for marker in markers:
         licences.merge(Repeats.of(marker["licences"]))
     captioners = dict.fromkeys(column["captioner"] for column in run["columns"].values())
-    title = f"Captions of {', '.join(map(_without_paths, inputs))} by {', '.join(captioners)}"
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("generate"), undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)
-    environment.filters["code"] = _code
-    card = environment.get_template("card.md").render(
-        front=_yaml(_front(title, run, rows)), title=title, run=run, rows=rows, failed=failed, captions=captions,
-        files=[marker["file"] for marker in markers], licences=licences.most(LICENCES),
-        more_licences=licences.absent > 0 or len(licences.counts) > LICENCES,
-        similarity=any(of["similarity"] or of["gate"]["min_similarity"] is not None for of in run["columns"].values()),
-        spread=_spread(folder, markers, list(run["columns"])), measures=MEASURES, settings=_indented(_yaml(run["columns"])),
-        version=version("capsmith"))
+    title = f"Captions of {', '.join(inputs)} by {', '.join(captioners)}"
     with suppress(FileNotFoundError):  # another process has found the set whole, too, and written these very bytes
-        write_file(join(folder, CARD), card.encode("utf-8", "backslashreplace"))
+        cards.write_card(
+            folder, Path(__file__).parent / "templates" / "card.md", front=_front(title, run, rows), settings=run["columns"],
+            title=title, run=run, rows=rows, failed=failed, captions=captions, files=[marker["file"] for marker in markers],
+            licences=licences.most(LICENCES), more_licences=licences.absent > 0 or len(licences.counts) > LICENCES,
+            similarity=any(of["similarity"] or of["gate"]["min_similarity"] is not None for of in run["columns"].values()),
+            spread=_spread(folder, markers, list(run["columns"])), measures=MEASURES)
 
 
 def push(folder: str, name: str) -> None:
@@ -83,29 +73,3 @@ def _spread(folder: str, markers: Sequence[Mapping[str, Any]], columns: Sequence
 def _cut(scores: Mapping[str, Mapping[str, Any]], name: str, texts: Sequence[str]) -> list[bool]:
     marks = (scores.get(name) or {}).get("truncated") or []
     return [bool(mark) for mark in marks] if len(marks) == len(texts) else [False] * len(texts)
-
-
-def _code(value: Any) -> Markup:
-    return Markup(" ".join(str(value).split()))
-
-
-def _yaml(values: Mapping[str, Any]) -> Markup:
-    """YAML as it is, no Markdown: of front matter, or of a block of code."""
-    return Markup(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1000))
-
-
-def _indented(text: str) -> Markup:
-    """A block of code: by its indent, which, unlike a fence, nothing in the text can end."""
-    return Markup("".join(f"    {line}\n" for line in text.splitlines()))
-
-
-def _markdown(value: Any) -> str:
-    """A value as Markdown that shows just that, on one line, so that in a table it stays in its cell."""
-    if isinstance(value, Markup):
-        return value
-    return re.sub(r"([\\`*_\[\]<>#|~$&@])", r"\\\1", " ".join(str(value).split()))
-
-
-def _without_paths(text: str) -> str:
-    """Absolute paths cut to their last part: a card is for others."""
-    return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "", text)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -56,6 +56,8 @@ class RunConfig(BaseModel):
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
+    num_workers: int | None = Field(None, ge=0, description="processes that prepare pictures, for each process; 0: none; one less "
+                                    "than it has cores unless given, but at least 2, and 2 for a Ray worker")
     engine: Literal["embedded", "ray"] = Field(
         "embedded", description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces those that die")
     ray_address: str | None = Field(None, pattern=r"^(auto|[\w.-]+:\d+)$", description="auto: the cluster that this machine belongs "
@@ -113,7 +115,7 @@ class GenerateConfig(RunConfig, ColumnConfig):
         None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions")
     input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
     images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
-    columns: CliSuppress[list[dict[str, Any]]] = Field([], validate_default=True, description="several columns, as said above")
+    columns: CliSuppress[list[ColumnConfig]] = Field([], validate_default=True, description="several columns, as said above")
     label: str | None = Field(None, min_length=1, description="write each picture's class, too: folder, the folder that it lies in; "
                               "cls, webdataset's; or the field or column where it stands")
     class_names: str | None = Field(None, description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: "
@@ -124,7 +126,6 @@ class GenerateConfig(RunConfig, ColumnConfig):
     drop_text_embeddings: bool = Field(False, description="leave out a reinforced set's text embeddings, which its readers would "
                                        "pair with the new column's captions; else an error")
     text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
-    num_workers: int = Field(2, ge=0, description="processes that decode pictures, of each process; 0: none")
     limit: int | None = Field(None, gt=0, description="caption the first so many pictures only, and say what all would take")
     dry_run: bool = Field(False, description="list the input, load the captioners, and write nothing")
     max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")
@@ -142,24 +143,29 @@ class GenerateConfig(RunConfig, ColumnConfig):
 
         return yaml.safe_load(RECIPES[name].read_text(encoding="utf-8")) | given
 
-    @field_validator("columns")
+    @field_validator("columns", mode="before")
     @classmethod
-    def _are_columns(cls, columns: list[dict[str, Any]], info: ValidationInfo) -> list[dict[str, Any]]:
-        problems = []
-        for number, entry in enumerate(columns):
+    def _build_columns(cls, columns: Any, info: ValidationInfo) -> Any:
+        """Each entry as a whole column: its own fields over those that stand beside the list."""
+        if not isinstance(columns, list) or not all(isinstance(entry, dict | ColumnConfig) for entry in columns):
+            return columns  # pydantic tells what is wrong with it
+        entries = [entry if isinstance(entry, dict) else entry.model_dump(exclude_unset=True) for entry in columns]
+        built, problems = [], []
+        for number, entry in enumerate(entries):
             try:
-                if not _column(info.data, entry).model:
+                built.append(_column(info.data, entry))
+                if not built[-1].model:
                     problems.append(f"columns[{number}]: has no model, nor is one given beside the list")
             except ValidationError as error:
                 problems += [f"columns[{number}].{'.'.join(map(str, detail['loc']))}: {detail['input']!r}: "
                              f"{detail['msg'].removeprefix('Value error, ')}" for detail in error.errors()]
         if not columns and "model" in info.data and not info.data["model"]:
             problems.append("--model: required")
-        names = Counter(entry["column"] for entry in columns if isinstance(entry.get("column"), str))
+        names = Counter(entry["column"] for entry in entries if isinstance(entry.get("column"), str))
         problems += [f"columns: {name} is named twice" for name, times in names.items() if times > 1]
         if problems:
             raise ValueError("; ".join(problems))
-        return columns
+        return built
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -173,12 +179,12 @@ class GenerateConfig(RunConfig, ColumnConfig):
         return self
 
     @property
-    def column_configs(self) -> list[ColumnConfig]:
-        """One for each column: its own fields over those that stand beside the list."""
-        return [_column(dict(self), entry) for entry in self.columns or [{}]]
+    def column_configs(self) -> Sequence[ColumnConfig]:
+        """One for each column: those of the list, or the one that the configuration itself is."""
+        return self.columns or [self]
 
 
 def _column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig:
     given = {name: common[name] for name, field in ColumnConfig.model_fields.items()
              if name in common and common[name] != field.default}  # a greedy column may then leave num_captions out
-    return ColumnConfig(**(given | entry))
+    return ColumnConfig.model_validate(given | entry)

@@ -1,31 +1,36 @@
 """`capsmith generate`: every shard without a done-marker is captioned and written; the same command again resumes."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import Any
 
 import psutil
 import torch
 
+from captioners.base import Captioner
 from captioners.coca import load_captioner
-from generate.captioning import Column, caption_samples
+from captioners.device import check_device
+from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
+from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
+from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.workers import Background, Workers
 from imagetext.labels import Labels, read_class_names
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, check_column
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
-logger = logging.getLogger(__name__)
+WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE  # pictures at most that wait to be written: so many come at once, and the captioners go on
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
@@ -36,6 +41,8 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
     rank = rank or Rank.of_this_process().check(config)
+    if config.engine == "embedded":  # the workers of a cluster look at their own machines
+        check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
     if rank.number and not config.dry_run:
@@ -66,37 +73,34 @@ class Captioning:
 
     config: GenerateConfig
     columns: Sequence[Column] = ()
+    workers: Workers | None = None  # from the first shard on
     doing = "captioning"
     unit = "picture"
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
-        self.columns, dtypes = load_columns(self.config, list(settled.get("columns", {}).values()), device)
+        self.columns = load_columns(self.config, list(settled.get("columns", {}).values()), device)
         models = dict.fromkeys(column.captioner.description for column in self.columns)
-        return Loaded(fingerprint(self.columns, dtypes, self.config), list(models))
+        return Loaded(fingerprint(self.columns, self.config), list(models))
 
-    def write(self, shard: Shard, pace: Pace) -> None:
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
-        captioners = {id(column.captioner): column.captioner for column in self.columns}.values()
-        sizes = [captioner.batch_size for captioner in captioners]
-        before = pace.counts
-        try:
-            while True:
-                try:
-                    smaller = [captioner.batch_size for captioner in captioners]
-                    write_shard(shard, self.columns, self.config, pace, {} if smaller == sizes else {"batch_sizes": smaller})
-                    return
-                except torch.OutOfMemoryError:
-                    if max(smaller) == 1:
-                        raise
-                    for captioner in captioners:
-                        captioner.batch_size = max(1, captioner.batch_size // 2)
-                    pace.counts = before
-                    logger.warning("shard %s: out of memory, begun anew with %s pictures in flight", shard.name,
-                                   ", ".join(str(captioner.batch_size) for captioner in captioners))
-                    torch.cuda.empty_cache()  # nothing without a GPU
-        finally:
-            for captioner, size in zip(captioners, sizes):
-                captioner.batch_size = size
+        if self.workers is None:
+            self.workers = workers_for(self.columns, workers_wanted(self.config), overwrite=self.config.replace_columns,
+                                       drop_text_embeddings=self.config.drop_text_embeddings or self.config.captions_only)
+        settled = _batch_sizes(self.columns)
+
+        def write(sizes: Sequence[int]) -> None:
+            size_of = dict(zip(settled, sizes))
+            columns = [replace(column, batch_size=size_of[column.batch_size]) for column in self.columns]
+            write_shard(shard, columns, self.config, self.workers, pace, following,
+                        {} if sizes == settled else {"batch_sizes": sizes})
+
+        with_halved_batches(write, settled, "pictures in flight", shard, pace)
+
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.close()
+        self.workers = None
 
 
 def labels_of(config: GenerateConfig) -> Labels | None:
@@ -104,14 +108,20 @@ def labels_of(config: GenerateConfig) -> Labels | None:
     return Labels(config.label, read_class_names(config.class_names) if config.class_names else None) if config.label else None
 
 
-def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> tuple[list[Column], list[str]]:
-    """The columns, those of one model with one captioner, and the dtype of each; what the run has settled stays as it is.
+def _batch_sizes(columns: Sequence[Column]) -> list[int]:
+    """One for each captioner: its columns share it."""
+    return list({id(column.captioner): column.batch_size for column in columns}.values())
+
+
+def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> list[Column]:
+    """The columns, those of one model with one captioner and batch size; what the run has settled stays as it is.
 
     Raises: ValueError where a model cannot be loaded, sampling does not fit it, or two columns have one name.
     """
     configs = config.column_configs
     before = settled if len(settled) == len(configs) else [{}] * len(configs)
-    columns, dtypes, loaded = [], [], {}
+    columns: list[Column] = []
+    loaded: dict[tuple, Captioner] = {}
     for one, known in zip(configs, before):
         dtype = one.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
         asked = (one.model, one.pretrained, dtype)
@@ -119,19 +129,17 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
             loaded[asked] = load_captioner(one.model, one.pretrained, device=device, dtype=dtype)
         captioner = loaded[asked]
         name = one.column or check_column(f"syn_text_{captioner.name}")
-        columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity))
-        dtypes.append(dtype)
+        columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))
         columns[-1].caption(())  # raises where these do not fit the captioner
     names = Counter(column.name for column in columns)
     if twice := [name for name, times in names.items() if times > 1]:
         raise ValueError(f"columns: {', '.join(twice)} named twice; give each its own `column`")
-    for captioner in loaded.values():
-        captioner.batch_size = min(  # its columns share it
-            one.batch_size or known.get("batch_size")
-            or (captioner.batch_size if one.model.startswith("openai:")  # a server makes its own batches
-                else fitting_batch_size(len(columns) * captioner.bytes_per_picture(one.sampling), device))
-            for one, known, column in zip(configs, before, columns) if column.captioner is captioner)
-    return columns, dtypes
+    sizes = [one.batch_size or known.get("batch_size")
+             or (column.captioner.batch_size if one.model.startswith("openai:")  # a server makes its own batches
+                 else fitting_batch_size(len(columns) * column.captioner.bytes_per_picture(one.sampling), device))
+             for one, known, column in zip(configs, before, columns)]
+    return [replace(column, batch_size=min(size for other, size in zip(columns, sizes) if other.captioner is column.captioner))
+            for column in columns]
 
 
 def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
@@ -143,18 +151,23 @@ def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
     return max(1, min(most, free // (2 * bytes_per_picture)))
 
 
-def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, pace: Pace, info: Mapping[str, Any]) -> None:
+def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, workers: Workers, pace: Pace,
+                following: Shard | None, info: Mapping[str, Any]) -> None:
     """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
     repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
     with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
-                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer:
-        for record in caption_samples(shard, columns, overwrite=config.replace_columns, num_workers=config.num_workers,
-                                      drop_text_embeddings=config.drop_text_embeddings or config.captions_only, stopwatch=pace):
+                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, closing(Background()) as clerk:
+        def write(picture: Picture) -> tuple[bool, int]:
+            record = record_of(picture, columns)
             writer.write(record)
             captions = {name: () if record.error else record.columns.get(name, ()) for name in repeats}
             for name, of_column in repeats.items():
                 of_column.update(captions[name])
             licences.update([str(record.meta.get("license") or "")])
-            pace.count(bool(record.error), sum(map(len, captions.values())))
+            return bool(record.error), sum(map(len, captions.values()))
+
+        pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
+        for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):
+            pace.count(failed, captions)
         writer.info |= {**info, "repeats": {name: of_column.state() for name, of_column in repeats.items()},
                         "licences": licences.state()}

@@ -19,7 +19,7 @@ from imagetext.outputs import write_file
 from imagetext.sample import Record, decode_image
 from imagetext.shards import read_markers
 from imagetext.sources import read_records
-from imagetext.stores import join, plain_path
+from imagetext.stores import join
 
 THUMBNAIL = 480  # pixels of the longer side: twice the size shown, for dense screens
 ORIGINAL = "original"
@@ -109,7 +109,7 @@ def write_gallery(path: str | Path, cards: Iterable[Card], *, title: str = "Capt
     environment = jinja2.Environment(loader=jinja2.PackageLoader("generate"), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True)
     page = environment.get_template("gallery.html").render(title=title, subtitle=subtitle, cards=shown, columns=columns)
-    write_file(plain_path(path), page.encode("utf-8", "backslashreplace"))
+    write_file(path, page)
 
 
 def _shown(card: Card) -> dict[str, Any]:

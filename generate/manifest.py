@@ -10,8 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from generate.config import GenerateConfig
+from imagetext.cards import CARD
 from imagetext.labels import read_class_names
-from imagetext.outputs import remove, write_file
+from imagetext.outputs import UNFINISHED, remove, write_file
 from imagetext.shards import MARKER, SUFFIXES, read_markers
 from imagetext.sources import Shard
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
@@ -19,21 +20,23 @@ from imagetext.stores import entry, files_below, is_remote, join, listing, plain
 if TYPE_CHECKING:  # verify and gallery need no torch
     from generate.captioning import Column
 
-RUN, CARD, GALLERY = "run.json", "README.md", "gallery.html"
-OWN = (MARKER, *SUFFIXES.values(), ".tmp", f"/{CARD}", f"/{GALLERY}")  # ends of what a run writes, beside RUN and pictures
+RUN, GALLERY = "run.json", "gallery.html"
+OWN = (MARKER, *SUFFIXES.values(), UNFINISHED, f"/{CARD}", f"/{GALLERY}")  # ends of what a run writes, beside RUN and pictures
+RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
 ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
 
-def fingerprint(columns: "Sequence[Column]", dtypes: Sequence[str], config: GenerateConfig) -> dict[str, Any]:
+def fingerprint(columns: "Sequence[Column]", config: GenerateConfig) -> dict[str, Any]:
     """All that, with a shard's samples, decides the shard's bytes; not devices, ranks or workers.
 
     Its `columns` have captioner, weights, sampling, gate, dtype and batch size of each by its name, in the run's order.
     """
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
-    return {"columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
+    return {"rules": RULES,
+            "columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
                                       "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
-                                      "similarity": column.similarity, "dtype": dtype, "batch_size": column.captioner.batch_size}
-                        for column, dtype in zip(columns, dtypes, strict=True)},
+                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size}
+                        for column in columns},
             **{name: getattr(config, name) for name in ASIDE}, **_labels(config), "versions": versions}
 
 
@@ -61,7 +64,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + ".tmp"})
+    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED})
     if others:
         raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours")
     return None
@@ -80,6 +83,14 @@ def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
         if time.monotonic() > deadline:
             raise ValueError(f"output {folder}: no {RUN} after {seconds:.0f} seconds; did the first process fail?")
         time.sleep(0.2)
+
+
+def check_rules(folder: str | os.PathLike, earlier: Mapping[str, Any]) -> None:
+    """Raises ValueError where the run that the folder holds was begun by other rules: no set mixes two."""
+    if earlier.get("rules") != RULES:
+        began = f"capsmith {earlier.get('versions', {}).get('capsmith', '0.1')}"
+        raise ValueError(f"output {folder}: {began} began this run, by other rules; finish it with {began}, or --overwrite to "
+                         "start anew")
 
 
 def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

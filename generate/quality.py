@@ -1,22 +1,15 @@
 """The gate: each caption is cut to whole sentences and judged from its own picture's record alone."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from captioners.base import Caption
 from diversity.fidelity import degenerate_reasons
+from diversity.sentences import is_finished, sentences
 from diversity.tokens import words
-
-# A full stop after these ends no sentence; after the second group it does where a capital follows.
-_TITLES = frozenset("st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd e.g i.e "
-                    "u.s u.k u.s.a".split())
-_LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d".split())
-_STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
-_FINISHED = re.compile(_STOP.pattern + r"\Z")
 
 
 class Gate(BaseModel):
@@ -39,32 +32,13 @@ class Judged:
     drawn: Caption
     truncated: bool = False
     flags: tuple[str, ...] = ()
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, stripped; the last may lack its end. "St. Louis", "3.5" and "U.S. flag" end none."""
-    found, start = [], 0
-    for stop in _STOP.finditer(text):
-        one_stop = stop[0].rstrip("\"'”’)]") == "."
-        if one_stop and _abbreviates(text[start:stop.start()], text[stop.end():]):
-            continue
-        found.append(text[start:stop.end()].strip())
-        start = stop.end()
-    return [sentence for sentence in (*found, text[start:].strip()) if sentence]
-
-
-def _abbreviates(before: str, after: str) -> bool:
-    last = before.split()[-1].strip("\"'“”‘’([") if before.split() else ""
-    word = last.lower()
-    if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):
-        return bool(after.strip())
-    return word in _LAST_WORDS and after.strip()[:1].islower()
+    words: Sequence[str] = field(default=(), repr=False)  # of the text, as every measure counts them
 
 
 def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str, bool]:
     """The text with the sentences to keep, and whether it still ends where the length limit cut it."""
     found = sentences(caption.text)
-    unfinished = caption.truncated and bool(found) and not _FINISHED.search(found[-1])
+    unfinished = caption.truncated and bool(found) and not is_finished(found[-1])
     if unfinished and len(found) > 1:
         found, unfinished = found[:-1], False
     if keep == "first" and len(found) > 1:
@@ -72,23 +46,23 @@ def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str,
     return " ".join(found), unfinished
 
 
-def judge(caption: Caption, siblings: Sequence[str], gate: Gate) -> Judged:
+def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate) -> Judged:
     """The caption as the gate cuts it, with its flags; `siblings` are the picture's other captions that stand before it."""
     text, truncated = cut_sentences(caption, gate.sentences)
-    flags = degenerate_reasons(text, truncated)
-    of_caption = words(text)
-    if of_caption and any(words(sibling) == of_caption for sibling in siblings):
+    found = words(text)
+    flags = degenerate_reasons(text, truncated, found)
+    if found and any(sibling.words == found for sibling in siblings):
         flags += ("duplicate",)
     if gate.min_similarity is not None and caption.similarity < gate.min_similarity:
         flags += ("unlike",)
-    return Judged(text, caption, truncated, flags)
+    return Judged(text, caption, truncated, flags, found)
 
 
 def judge_all(captions: Sequence[Caption], gate: Gate) -> list[Judged]:
     """The captions of a picture, each judged beside those before it."""
     judged: list[Judged] = []
     for caption in captions:
-        judged.append(judge(caption, [other.text for other in judged], gate))
+        judged.append(judge(caption, judged, gate))
     return judged
 
 
@@ -97,7 +71,7 @@ def replace_failing(judged: Sequence[Judged], redrawn: Sequence[Caption], gate: 
     result = list(judged)
     for i, caption in enumerate(redrawn):
         if result[i].flags:
-            others = [other.text for j, other in enumerate(result) if j != i and not other.flags]
+            others = [other for j, other in enumerate(result) if j != i and not other.flags]
             candidate = judge(caption, others, gate)
             if not candidate.flags:
                 result[i] = candidate

@@ -85,9 +85,10 @@ def launch(command: str, config: RunConfig, count: int) -> int:
 
 def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None) -> None:
     """What a process does that `launch` started."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # as torchrun says how many processes share a machine
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count)))  # before torch comes
     signal.signal(signal.SIGINT, _interrupt_once)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         sys.exit(importlib.import_module(RUNS[command]).run(config, rank, begun))
     except ValueError as error:
@@ -103,7 +104,7 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _end_with_parent() -> None:
-    """Where `launch` was killed, its processes must not write on beside those of the next run."""
+def end_with_parent() -> None:
+    """Wait for the process that started this one, and end with it: killed, it must leave none that works on."""
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,30 +1,30 @@
 """`capsmith reinforce`: every shard without a done-marker gets views and teachers' embeddings; the same command again resumes."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from typing import Any
 
-import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-from generate.manifest import input_of, read_run, wait_for_run
+from captioners.device import check_device
+from generate.engines import engine_of
+from generate.manifest import RULES, input_of, read_run, wait_for_run
+from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.reinforce_config import ReinforceConfig
-from generate.reinforcing import convert_samples, reinforce_samples
+from generate.reinforcing import Settled, convert_samples, reinforce_samples, workers_for
 from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
-from generate.work import Loaded, Pace, begin, engine_of, prepare, processes_wanted
+from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.workers import Workers
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import read_samples
 from imagetext.stores import join
-
-logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 SIDE = 224  # of views that no teacher sees
@@ -38,6 +38,8 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
     rank = rank or Rank.of_this_process().check(config)
+    if config.engine == "embedded":  # the workers of a cluster look at their own machines
+        check_device(config.device)
     if rank.number:
         wait_for_run(config.output)
     shards = read_samples(config.input, config.images)
@@ -63,45 +65,51 @@ class Reinforcing:
 
     config: ReinforceConfig
     teachers: Sequence[Teacher] = ()
+    settled: Settled | None = None
+    workers: Workers | None = None  # from the first shard on
     doing = "reinforcing"
     unit = "record"
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
-        self.teachers = load_teachers(self.config.teacher, device, self.config.dtype)
-        self.config = settle(self.config, self.teachers, settled)
+        dtype = self.config.dtype or settled.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
+        self.config = self.config.model_copy(update={"dtype": dtype})
+        self.teachers = load_teachers(self.config.teacher, device, dtype)
+        self.settled = settle(self.config, self.teachers, settled)
         models = [f"teacher {teacher.name}: {teacher.dimension} dimensions, logit scale {teacher.logit_scale:.4g}, "
                   f"{teacher.size[0]} x {teacher.size[1]} px" for teacher in self.teachers]
-        return Loaded(fingerprint(self.config, self.teachers), models)
+        return Loaded(fingerprint(self.config, self.settled, self.teachers), models)
 
-    def write(self, shard: Shard, pace: Pace) -> None:
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Reinforce and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
-        batch_size, before = self.config.batch_size, pace.counts
-        while True:
-            try:
-                write_shard(shard, self.teachers, self.config, pace, batch_size)
-                return
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise
-                batch_size = max(1, batch_size // 2)
-                pace.counts = before
-                logger.warning("shard %s: out of memory, begun anew with %d views or texts at a time", shard.name, batch_size)
-                torch.cuda.empty_cache()  # nothing without a GPU
+        if self.workers is None and not self.config.convert:
+            self.workers = workers_for(self.config, self.settled.size, workers_wanted(self.config))
+
+        def write(sizes: Sequence[int]) -> None:
+            settled = Settled(self.settled.size, *sizes)
+            write_shard(shard, self.teachers, self.config, settled, self.workers, pace, following,
+                        {} if settled == self.settled else {"batch_size": settled.batch_size})
+
+        with_halved_batches(write, [self.settled.batch_size], "views or texts at a time", shard, pace)
+
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.close()
+        self.workers = None
 
 
-def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, pace: Pace, batch_size: int) -> None:
-    """Reinforce and write one shard."""
+def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled, workers: Workers | None,
+                pace: Pace, following: Shard | None, info: Mapping[str, Any]) -> None:
+    """Reinforce and write one shard; its marker gets `info`."""
     with ShardWriter(config.output, shard.name, format=config.format, input=input_of(shard)) as writer:
-        if batch_size != config.batch_size:
-            writer.info["batch_size"] = batch_size
+        writer.info |= info
         for record, text in (convert_samples(shard, config) if config.convert
-                             else reinforce_samples(shard, teachers, config, batch_size)):
+                             else reinforce_samples(shard, teachers, config, settled, workers, following)):
             writer.write(record, text)
             pace.count(bool(record.error))
 
 
-def settle(config: ReinforceConfig, teachers: Sequence[Teacher], settled: Mapping[str, Any]) -> ReinforceConfig:
-    """The configuration with what it leaves open: as the run has it already, or else as fits the teachers.
+def settle(config: ReinforceConfig, teachers: Sequence[Teacher], earlier: Mapping[str, Any]) -> Settled:
+    """What the configuration leaves open: as the run has it already, by its fingerprint, or else as fits the teachers.
 
     Raises: ValueError where a teacher takes larger pictures than the views are.
     """
@@ -110,17 +118,17 @@ def settle(config: ReinforceConfig, teachers: Sequence[Teacher], settled: Mappin
     if larger := [f"{teacher.name} ({max(teacher.size)})" for teacher in teachers if max(teacher.size) > size]:
         raise ValueError(f"--size: {size} is smaller than the pictures that these teachers take: {', '.join(larger)}")
     on_gpu = any(teacher.device.startswith("cuda") for teacher in teachers)
-    batch_size = config.batch_size or settled.get("batch_size") or (256 if on_gpu else 32)
-    return config.model_copy(update={"size": size, "batch_size": batch_size})
+    return Settled(size, config.batch_size or earlier.get("batch_size") or (256 if on_gpu else 32))
 
 
-def fingerprint(config: ReinforceConfig, teachers: Sequence[Teacher]) -> dict[str, Any]:
+def fingerprint(config: ReinforceConfig, settled: Settled, teachers: Sequence[Teacher]) -> dict[str, Any]:
     """All that, with a shard's records, decides the shard's bytes; not devices, ranks, workers, or teachers in turn."""
     versions = {name: ".".join(version(name).split(".")[:2])
                 for name in ("torch", "torchvision", "pillow", "open_clip_torch", "capsmith")}
-    fields = ("views", "size", "crop_area", "embeddings", "convert", "seed", "dtype", "batch_size", "text_from_synthetic", "format")
-    return {"columns": {}, "embedded_columns": config.columns, **config.model_dump(include=set(fields)),
-            "teachers": {str(number): teacher.describe() for number, teacher in enumerate(teachers)}, "versions": versions}
+    fields = ("views", "crop_area", "embeddings", "convert", "seed", "dtype", "text_from_synthetic", "format")
+    return {"rules": RULES, "columns": {}, "embedded_columns": config.columns, **config.model_dump(include=set(fields)),
+            **settled._asdict(), "teachers": {str(number): teacher.describe() for number, teacher in enumerate(teachers)},
+            "versions": versions}
 
 
 def description(config: ReinforceConfig, run: Mapping[str, Any]) -> dict[str, Any]:

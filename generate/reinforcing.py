@@ -6,20 +6,19 @@ Dimensions: S side of a view, V views of a picture, N all views of a group, T te
 """
 
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from generate.augment import draw_views
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher
+from generate.workers import Workers
 from imagetext.embeddings import modern, named_texts, pack, unpack
 from imagetext.rows import well_formed
 from imagetext.sample import Record, image_size
@@ -27,6 +26,13 @@ from imagetext.views import View, decode_stored, read_views, replay, write_views
 
 GROUP = 64             # pictures whose views are held, and embedded by one teacher before the next
 CACHED_TEXTS = 50_000  # of a shard, whose embeddings are held: the last that were new
+
+
+class Settled(NamedTuple):
+    """What a run has settled, where its configuration leaves it open."""
+
+    size: int        # side of a view in pixels
+    batch_size: int  # views or texts at a time
 
 
 @dataclass(frozen=True)
@@ -53,61 +59,49 @@ class Picture(NamedTuple):
     error: str = ""
 
 
-def reinforce_samples(samples: Iterable[Record], teachers: Sequence[Teacher], config: ReinforceConfig,
-                      batch_size: int) -> Iterator[tuple[Record, str | None]]:
+def reinforce_samples(samples: Iterable[Record], teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled,
+                      workers: Workers, following: Iterable[Record] | None = None) -> Iterator[tuple[Record, str | None]]:
     """Each record reinforced, in order, with its `txt`; texts that repeat are embedded once.
 
     One without a picture that decodes, or without captions to embed, is a record with an error.
+    following: records of which the first are prepared once these all are.
     Raises: ValueError where a teacher gives no finite numbers, and whatever `samples` or the teachers raise.
     """
-    pictures, known = make_views(samples, config), {}
+    made = workers.prepared(samples, GROUP, following)
+    pictures, known = (Picture(*of, views, pixels, error) for of, (views, pixels, error) in made), {}
     while group := list(islice(pictures, GROUP)):
-        embedded = embed_group(group, teachers, known, batch_size) if teachers else ({} for _ in group)
+        embedded = embed_group(group, teachers, known, settled.batch_size) if teachers else ({} for _ in group)
         for picture, embeddings in zip(group, embedded, strict=True):
             yield reinforced(picture, embeddings, config), picture.texts.text
         for text in list(islice(known, max(0, len(known) - CACHED_TEXTS))):
             del known[text]
 
 
-def make_views(samples: Iterable[Record], config: ReinforceConfig) -> Iterator[Picture]:
-    """The records with their views, made by `num_workers` processes; a picture is decoded once for all of them."""
-    asked: deque[tuple[Record, Texts]] = deque()  # of the workers
-
-    def requests() -> Iterator[tuple[str, bytes | None, str]]:
+def workers_for(config: ReinforceConfig, size: int,
+                count: int) -> Workers[tuple[Record, Texts], tuple[str, bytes | None, str], tuple]:
+    """Workers that make views of records' pictures, `size` pixels wide; a picture is decoded once for all of them."""
+    def requests(samples: Iterable[Record]) -> Iterator[tuple[tuple[Record, Texts], tuple[str, bytes | None, str]]]:
         for record in samples:
             texts, error = read_texts(record, config)
-            asked.append((record, texts))
-            yield record.key, record.image, error
+            yield (record, texts), (record.key, record.image, error)
 
-    made = DataLoader(_Viewed(config), sampler=requests(), batch_size=None, num_workers=config.num_workers, collate_fn=_as_it_is,
-                      prefetch_factor=-(-GROUP // config.num_workers) if config.num_workers else None)
-    for views, pixels, error in made:
-        yield Picture(*asked.popleft(), views, None if pixels is None else torch.from_numpy(pixels), error)
+    return Workers(requests, partial(_make_views, config, size), count, message=1)  # all views of one are large enough
 
 
-def _as_it_is(made: tuple) -> tuple:
-    """Arrays stay arrays: as tensors, a group's would lie in shared memory, of which containers have 64 MB."""
-    return made
-
-
-class _Viewed(Dataset):
-    """Views of pictures, made in worker processes; asked for by key, encoded bytes, and why there can be none."""
-
-    def __init__(self, config: ReinforceConfig):
-        self.config = config
-
-    def __getitem__(self, asked: tuple[str, bytes | None, str]) -> tuple[list[View], np.ndarray | None, str]:
-        key, encoded, error = asked
-        if error:
-            return [], None, error
-        try:
-            image = decode_stored(encoded)
-        except ValueError as undecodable:
-            return [], None, str(undecodable)
-        views = draw_views(self.config.seed, key, self.config.views, image.size, self.config.size, self.config.crop_area)
-        if self.config.embeddings == "none":  # no teacher sees them
-            return views, None, ""
-        return views, torch.stack([replay(view, image, self.config.size) for view in views]).numpy(), ""
+def _make_views(config: ReinforceConfig, size: int,
+                asked: tuple[str, bytes | None, str]) -> tuple[list[View], Tensor | None, str]:
+    """Views of a picture and their pixels, by its key, encoded bytes, and why there can be none."""
+    key, encoded, error = asked
+    if error:
+        return [], None, error
+    try:
+        image = decode_stored(encoded)
+    except ValueError as undecodable:
+        return [], None, str(undecodable)
+    views = draw_views(config.seed, key, config.views, image.size, size, config.crop_area)
+    if config.embeddings == "none":  # no teacher sees them
+        return views, None, ""
+    return views, torch.stack([replay(view, image, size) for view in views]), ""
 
 
 def read_texts(record: Record, config: ReinforceConfig) -> tuple[Texts, str]:

@@ -9,17 +9,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from captioners.weights import DTYPES, state_sha256
+from captioners.clip import find_clip, load_clip
 from captioners.linear import fast_products
 from captioners.resolve import SHIPPED, shipped_models
-from diversity.clip_models import clip_source, read_clip_config
+from captioners.weights import DTYPES, state_sha256
 from imagetext.views import normalise
 
 
@@ -124,14 +123,12 @@ def load_teachers(names: Sequence[str], device: str, dtype: str) -> list[Teacher
 def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher:
     """The teacher of that name: one of ours, or as `clip_source` says; ValueError where there is none."""
     try:
-        source, pretrained = clip_source(str(SHIPPED / name) if name in shipped_models() else name)
-        read_clip_config(source)
+        source = find_clip(str(SHIPPED / name) if name in shipped_models() else name)
     except ValueError as error:
         raise ValueError(f"teacher {name}: {error}") from error
     try:
-        model = open_clip.create_model(source, pretrained, require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
+        model, tokenizer = load_clip(source)
+    except ValueError as error:
         raise ValueError(f"teacher {name}: open_clip cannot load it: {error}") from error
     cfg, size = model.visual.preprocess_cfg, model.visual.preprocess_cfg["size"]
     bias = getattr(model, "logit_bias", None)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from generate.config import Folder
 from generate.manifest import RUN, expect_run, read_run
 from generate.repeats import Repeats
+from imagetext.hashes import name_hash
 from imagetext.rows import json_object
 from imagetext.sample import Record, decode_image
 from imagetext.shards import MARKER, SUFFIXES
@@ -147,7 +148,7 @@ def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcemen
     keys, embedded, repeats, counted = [], 0, {}, Counter()
     try:
         for record in read_records(path):
-            keys.append(hashlib.blake2b(record.key.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+            keys.append(name_hash(record.key))
             if record.error:
                 counted["failed"] += 1
                 continue
@@ -166,7 +167,7 @@ def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcemen
     counted["records"] = len(keys)
     problems += [f"{name}: {counted[what]:,} {what}, its marker says {count:,}" for what, count in wanted.items()
                  if counted[what] != count]
-    return Found(np.frombuffer(b"".join(keys), np.uint64), embedded, repeats, problems)
+    return Found(np.array(keys, np.uint64), embedded, repeats, problems)
 
 
 def why_undecodable(image: bytes | None) -> str:

@@ -1,9 +1,10 @@
 """What a run does to its shards, whichever engine does it; and the embedded engine, which does it in this process."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple, Protocol
@@ -11,14 +12,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from tqdm import tqdm
 
+from captioners.device import choose_device
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
-from generate.manifest import any_done, check_same, clear_run, read_run, shards_to_do, write_run
+from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, shards_to_do, write_run
 from generate.ranks import Rank
 from imagetext.columns import ColumnClash
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
+
+MOST_WORKERS = 32  # that prepare pictures, unless more are asked for; an H100 needs about 16
 
 
 @dataclass
@@ -81,8 +85,14 @@ class Work(Protocol):
         Raises: ValueError where one cannot be loaded, or does not fit the configuration.
         """
 
-    def write(self, shard: Shard, pace: Pace) -> None:
-        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard."""
+    def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
+        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard.
+
+        following: the next shard, of which the first samples may be read once this one is read to its end.
+        """
+
+    def close(self) -> None:
+        """End what was started to write shards."""
 
 
 class Engine(Protocol):
@@ -95,17 +105,6 @@ class Engine(Protocol):
         """Write the shards; one that fails is logged and left for the next run."""
 
 
-def engine_of(config: RunConfig, rank: Rank) -> AbstractContextManager[Engine]:
-    """The engine that is asked for; ValueError where it is not installed."""
-    if config.engine == "embedded":
-        return nullcontext(Embedded(rank))
-    try:
-        from generate.scale_out import Cluster
-    except ImportError as error:
-        raise ValueError(f"--engine ray: pip install 'capsmith[ray]' brings what it needs ({error})") from error
-    return Cluster(config)
-
-
 class Embedded:
     """This process, which does one shard after the other."""
 
@@ -113,19 +112,20 @@ class Embedded:
         self.rank = rank
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
-        return work.load(choose_device(work.config.device, self.rank), settled)
+        return work.load(choose_device(work.config.device, self.rank.local), settled)
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
-        with tqdm(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress:
+        with (tqdm(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress,
+              closing(work)):
             def tell() -> None:
                 progress.set_postfix_str(str(pace), refresh=False)
                 progress.update(pace.pictures - progress.n)
 
             pace = Pace(tell=tell)
-            for number, shard in enumerate(shards, 1):
+            for number, (shard, following) in enumerate(zip(shards, [*shards[1:], None]), 1):
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
-                    work.write(shard, pace)
+                    work.write(shard, pace, following)
                 except ColumnClash:
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
@@ -147,13 +147,15 @@ class Prepared(NamedTuple):
 def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
     """Load the models and compare the run with the one that the output folder holds.
 
-    Raises: ValueError where that one has other settings, or its inputs have changed; and as `load` does.
+    Raises: ValueError where that one has other rules or settings, or its inputs have changed; and as `load` does.
     """
     folder = work.config.output
     earlier = read_run(folder)
     # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
     anew = (rank.count == 1 or begun is not None) and (work.config.overwrite or not any_done(folder))
     settled = earlier if earlier and not anew else {}
+    if settled:
+        check_rules(folder, settled)
     now, models = engine.load(work, settled)
     if settled:
         check_same(folder, settled, now)
@@ -180,12 +182,9 @@ def processes_wanted(config: RunConfig) -> int:
     return config.num_processes or max(1, torch.cuda.device_count() if config.device in (None, "cuda") else 1)
 
 
-def choose_device(name: str | None, rank: Rank) -> str:
-    """The device of that name, or the best there is, of several this process's own; ValueError where there is no such device."""
-    if name in (None, "cuda") and torch.cuda.is_available():
-        return f"cuda:{rank.local % torch.cuda.device_count()}"
-    try:
-        torch.empty(0, device=name or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from error
-    return name or "cpu"
+def workers_wanted(config: RunConfig) -> int:
+    """How many processes prepare pictures for this one: one less than its share of the machine's cores, unless that is asked for."""
+    if config.num_workers is not None or config.engine == "ray":
+        return 2 if config.num_workers is None else config.num_workers
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(max(2, cores - 1), MOST_WORKERS)

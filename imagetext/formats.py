@@ -8,13 +8,13 @@ import math
 import os
 import tarfile
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagetext.keys import encode_key
-from imagetext.outputs import Output, write_file
+from imagetext.outputs import Output, to_disk, write_file
 from imagetext.rows import is_member_name, well_formed
 from imagetext.sample import Record, image_size, is_caption_column
 from imagetext.stores import entry, is_remote, join, read_bytes
@@ -71,10 +71,12 @@ def record_members(record: Record) -> dict[str, bytes]:
 
 def _plain(value: Any) -> Any:
     """The value in JSON's own types: bytes in base64, NaN and infinities null, what has no type in JSON or Arrow as text."""
-    if isinstance(value, Mapping):
-        return {well_formed(str(name)): _plain(item) for name, item in value.items()}
+    if isinstance(value, str):
+        return well_formed(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {well_formed(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float):
@@ -93,15 +95,31 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# ---- one writer for each format: write(key, record, text), then close(). Failed records come last, and all have only the
-# ---- columns that `record_columns` gives.
+# ---- one writer for each format -------------------------------------------------------------------------------------------
+
+
+class Writer(Protocol):
+    """Writes the records of a shard into its file, each as it comes; `ShardWriter` gives the failed ones last.
+
+    Of a record's columns it gives those that `record_columns` leaves.
+    """
+
+    def write(self, key: str, record: Record, text: str | None) -> None:
+        """Adds a record under a key that no other of the shard has; text: its `txt`, in the format that has one.
+
+        Raises: ValueError, naming the key, where the record breaks the contract of the format; OSError where the file cannot
+        be written. The shard is then to be given up.
+        """
+
+    def close(self) -> None:
+        """Writes what is left to make the file whole; the file itself stays open."""
 
 
 class TarShard:
     """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt."""
 
     def __init__(self, file: Output, **_: Any):
-        self.archive = tarfile.open(fileobj=file, mode="w")
+        self.file = file
 
     def write(self, key: str, record: Record, text: str | None) -> None:
         fields, columns = record_fields(record), record.columns
@@ -114,23 +132,38 @@ class TarShard:
             columns = {}
         files["syn.json"] = _dumps(columns).encode()
         files["json"] = _dumps(fields).encode()
+        parts = []
         for suffix, data in (files | record_members(record)).items():
-            member = tarfile.TarInfo(f"{encode_key(key)}.{suffix}")  # owner 0, time 0, mode 0644: bytes depend on content
-            member.size = len(data)
-            self.archive.addfile(member, io.BytesIO(data))
+            parts += [tar_header(f"{encode_key(key)}.{suffix}", len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
+        self.file.write(b"".join(parts))
 
     def close(self) -> None:
-        self.archive.close()
+        end = 2 * tarfile.BLOCKSIZE  # and as much as fills the last record
+        self.file.write(bytes(end + -(self.file.tell() + end) % tarfile.RECORDSIZE))
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """What stands before a file in a tar, as `tarfile` writes it: owner 0, time 0, mode 0644, for bytes depend on content."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if not name.isascii() or len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
+        member = tarfile.TarInfo(name)
+        member.size = size
+        return member.tobuf()
+    header = b"%b%b%011o%b" % (encoded.ljust(tarfile.LENGTH_NAME, b"\0"), _HEADER[100:124], size, _HEADER[135:])
+    return b"%b%06o%b" % (header[:148], sum(header) - sum(header[148:156]) + 8 * ord(" "), header[154:])
+
+
+_HEADER = tarfile.TarInfo("").tobuf()  # of an empty file without a name
 
 
 class JsonlShard:
-    """JSONL: the picture as a path relative to the file, as a URL, or in base64.
+    """JSONL: the picture as a path relative to the file, or as a URL.
 
     A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`.
     """
 
-    def __init__(self, file: Output, *, base64_images: bool, columns: Iterable[str], **_: Any):
-        self.file, self.base64_images = file, base64_images
+    def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
+        self.file = file
         self.folder = os.path.dirname(file.path)
         self.images = os.path.splitext(os.path.basename(file.path))[0] + ".images"
         self.columns, self.rows = dict.fromkeys(columns), 0
@@ -152,8 +185,6 @@ class JsonlShard:
         data, source = record.image, str(record.meta.get("source", ""))
         if data is None:
             return None
-        if self.base64_images:
-            return base64.b64encode(data).decode()
         if self._stays(source, data):
             path = source if is_remote(source) else os.path.relpath(source, self.folder).replace(os.sep, "/")
             if well_formed(path) == path:  # else its name is no text
@@ -170,8 +201,7 @@ class JsonlShard:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        to_disk(path)
 
     def _stays(self, source: str, data: bytes) -> bool:
         """Whether the row may name the file that the picture was read from: it is there still, and there for all readers."""
@@ -182,7 +212,8 @@ class JsonlShard:
                 and read_bytes(source) == data)
 
     def close(self) -> None:
-        pass
+        if os.path.isdir(images := join(self.folder, self.images)):
+            to_disk(images)  # the pictures' names, as the rows have them
 
 
 def _suffix(data: bytes) -> str:

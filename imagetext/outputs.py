@@ -3,14 +3,72 @@
 import hashlib
 import logging
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
-from imagetext.stores import StoreError, asked, filesystem, is_remote
+from imagetext.stores import StoreError, asked, filesystem, is_remote, plain_path
 
 logger = logging.getLogger(__name__)
 
 PART = 16 << 20  # bytes of an upload that are sent at once, and sent again where that fails; a store takes 10,000 such
+UNFINISHED = ".tmp"  # what a file's name has behind it while the file is written
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name, of which the file that the block writes there gets its own name once it is whole.
+
+    What was written is on the disk before the file gets its name, and the name is before the block is left. Where anything
+    fails, whatever had the name stays. The file has the rights that the umask gives, whoever wrote it. For this machine only.
+    The temporary name is always the same, so that what a killed process has left goes when the file is written again; two
+    processes must not write one file at once.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + UNFINISHED)
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "xb") as file:
+            rights = os.stat(file.fileno()).st_mode & 0o777
+        yield temporary
+        os.chmod(temporary, rights)  # some libraries give the owner alone any
+        to_disk(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    to_disk(path.parent)
+
+
+@contextmanager
+def whole_files(folder: str | os.PathLike, last: Collection[str] = ()) -> Iterator[Path]:
+    """A temporary folder, whose files go to their places in `folder` once the block has written them all.
+
+    Each goes there as in `whole_file`, those of the names in `last` after all others: they vouch for the rest.
+    """
+    folder = Path(folder)
+    staging = folder / f".saving{UNFINISHED}"
+    shutil.rmtree(staging, ignore_errors=True)  # a killed process has left it
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        files = [path for path in staging.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name in last, path)):
+            with whole_file(folder / path.relative_to(staging)) as temporary:
+                os.replace(path, temporary)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def to_disk(path: str | os.PathLike) -> None:
+    """Has a file's data, or the names in a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Output:
@@ -27,7 +85,7 @@ class Output:
             self._file = asked(path, partial(filesystem(path).open, path, "wb", block_size=PART, autocommit=False))
         else:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            self._file = open(path + ".tmp", "wb")
+            self._file = open(path + UNFINISHED, "wb")
 
     @property
     def sha256(self) -> str:
@@ -56,8 +114,8 @@ class Output:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self.path + ".tmp", self.path)
-            _sync_folder(os.path.dirname(self.path))
+            os.replace(self.path + UNFINISHED, self.path)
+            to_disk(os.path.dirname(self.path) or ".")
         self.closed = True
 
     def _complete(self) -> None:
@@ -81,20 +139,18 @@ class Output:
         else:
             with suppress(OSError):  # a full disk, which has been told of
                 self._file.close()
-            remove(self.path + ".tmp")
+            remove(self.path + UNFINISHED)
 
 
-def write_file(path: str, data: bytes) -> None:
-    """A small file, whole or not at all."""
+def write_file(path: str | os.PathLike, data: bytes | str) -> None:
+    """A small file, whole or not at all; a text in UTF-8, lone surrogates as `\\udc80`."""
+    path = plain_path(path)
+    data = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     if is_remote(path):
         asked(path, partial(filesystem(path).pipe_file, path, data))
         return
-    output = Output(path)
-    try:
-        output.write(data)
-        output.commit()
-    finally:
-        output.discard()
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def remove(path: str) -> None:
@@ -131,12 +187,3 @@ def abort_uploads(path: str) -> int:
         except FileNotFoundError:
             pass  # completed or aborted by now
     return len(uploads)
-
-
-def _sync_folder(folder: str) -> None:
-    """Has the folder's names on disk."""
-    handle = os.open(folder or ".", os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

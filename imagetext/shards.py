@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from imagetext.formats import JsonlShard, ParquetShard, TarShard, record_columns, record_fields
+from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, record_columns, record_fields
 from imagetext.keys import SeenKeys
 from imagetext.outputs import Output, abort_uploads, remove, write_file
 from imagetext.sample import Record
@@ -37,13 +37,12 @@ class ShardWriter:
     images: False writes columns to be joined with their pictures later (`imagetext.join`): of each record the run's own
     captions and what tells whose they are, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
-    base64_images: JSONL holds the pictures themselves instead of paths.
 
     `write` raises ValueError for a record that breaks the format's contract, naming its key; StoreError where a store fails.
     """
 
     def __init__(self, folder: str | os.PathLike, name: str, *, format: Format = "webdataset", columns: Sequence[str] = (),
-                 images: bool = True, text_from_synthetic: bool = False, base64_images: bool = False,
+                 images: bool = True, text_from_synthetic: bool = False,
                  input: Mapping[str, Any] | None = None):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
@@ -52,8 +51,7 @@ class ShardWriter:
         self.folder, self.name, self.format = plain_path(folder), name, format
         self.path = join(self.folder, name + SUFFIXES[format])
         self.info: dict[str, Any] = {}
-        self._own = tuple(columns)
-        self._options = {"columns": self._own, "base64_images": base64_images}
+        self._columns = tuple(columns)
         self._images, self._text_from_synthetic, self._input = images, text_from_synthetic, dict(input or {})
         self._keys, self._failed, self._good = SeenKeys(name), [], 0
         self._captions = Counter({column: 0 for column in columns})
@@ -63,7 +61,7 @@ class ShardWriter:
         abort_uploads(self.path)
         self._file = Output(self.path)
         kind = {"webdataset": TarShard, "jsonl": JsonlShard, "parquet": ParquetShard}[self.format]
-        self._shard = kind(self._file, **self._options)
+        self._shard: Writer = kind(self._file, columns=self._columns)
         return self
 
     def write(self, record: Record, text: str | None = None) -> None:
@@ -75,7 +73,7 @@ class ShardWriter:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
         record = replace(record, columns=record_columns(record))
-        own = {name: texts for name, texts in record.syn_text.items() if not record.error and (not self._own or name in self._own)}
+        own = {name: texts for name, texts in record.syn_text.items() if not record.error and (not self._columns or name in self._columns)}
         if not self._images:
             record, text = _columns_alone(record, own), None
         if record.error:

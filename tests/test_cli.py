@@ -211,7 +211,7 @@ def test_help_lists_the_commands(capsys):
 
 def test_version(capsys):
     assert capsmith.main(["--version"]) == 0
-    assert capsys.readouterr().out == "capsmith 0.1.0\n"
+    assert capsys.readouterr().out == "capsmith 0.2.0\n"
 
 
 @pytest.mark.parametrize("argv, said", [

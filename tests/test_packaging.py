@@ -73,7 +73,7 @@ def test_the_command_runs_from_the_wheel_in_under_a_second_of_cpu(environment, t
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert all(command in text for command in capsmith.COMMANDS)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-    assert run(environment / "bin" / "capsmith", "--version", cwd=tmp_path) == "capsmith 0.1.0\n"
+    assert run(environment / "bin" / "capsmith", "--version", cwd=tmp_path) == "capsmith 0.2.0\n"
 
 
 @pytest.mark.parametrize("argv", [["--help"], *([command, "--help"] for command in capsmith.COMMANDS)])

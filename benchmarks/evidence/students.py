@@ -4,7 +4,6 @@ P pictures, C classes, T texts, E embedding
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from diversity.embedders import Embedder, OpenClip
 from finetune.student_config import StudentConfig
 from finetune.student_run import run as train_student
 from imagetext.facts import BACKGROUNDS, COLOURS, PLURALS, SHAPES
+from imagetext.outputs import write_file
 from imagetext.sample import Record
 from imagetext.sources import read_samples
 
@@ -81,9 +81,7 @@ def run_student(output: Path, arm: str, seed: int) -> None:
         raise RuntimeError(f"capsmith train-student failed with exit code {code}: {folder}")
     scores = measure(OpenClip(str(folder)), test_pictures())
     result.parent.mkdir(parents=True, exist_ok=True)
-    temporary = result.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"arm": arm, "seed": seed, **scores, "seconds": round(time.monotonic() - begun, 1)}))
-    os.replace(temporary, result)
+    write_file(result, json.dumps({"arm": arm, "seed": seed, **scores, "seconds": round(time.monotonic() - begun, 1)}))
     shutil.rmtree(folder)
 
 

@@ -350,6 +350,12 @@ def test_captions_are_made_as_they_are_asked_for(captioner, pictures, monkeypatc
     assert list(captioner.caption([], SAMPLING)) == []
 
 
+def test_a_call_may_have_another_batch_size_than_the_captioner(captioner, pictures):
+    taken = []
+    next(captioner.caption((taken.append(key) or (key, picture) for key, picture in pictures), SAMPLING, batch_size=1))
+    assert len(taken) == 1 and captioner.batch_size == 16
+
+
 def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypatch):
     """A caption too long for the text tower, as the longest are, keeps its first tokens and the end token."""
     monkeypatch.setattr(captioner, "decode", lambda ids: " ".join(map(str, ids)))

@@ -46,6 +46,12 @@ def test_captions_come_in_order_with_a_batch_in_flight_and_pictures_are_taken_as
     assert number == 29 and server.most_in_flight == 3
 
 
+def test_a_call_may_have_another_batch_size_than_the_captioner(server):
+    captioner, server.most_in_flight = load_captioner(server.model), 0
+    assert len(list(captioner.caption(pictures(6), TWO, batch_size=1))) == 6
+    assert server.most_in_flight == 1 < captioner.batch_size
+
+
 def test_those_behind_a_slow_picture_go_on(server):
     captioner, third = load_captioner(server.model), threading.Event()
     captioner.batch_size = 2

@@ -1,4 +1,3 @@
-import json
 import math
 import pickle
 import random
@@ -269,64 +268,6 @@ def test_novelty_of_sketched_states_is_near():
     for name, error in sketched["sketched"].items():
         assert abs(sketched[name] - exact[name]) <= 4 * error < 0.2
     assert sketched["sketched"].keys() == {"ngrams_4", "captions"}
-
-
-# --- saved states --------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30, deadline=None)
-@given(GROUPS, st.sampled_from([4, 1 << 20]))
-def test_a_saved_state_is_the_same_again(tmp_path_factory, groups, cap):
-    groups = [["a 2 2 2 \ud800", "café"], *groups]
-    state = counted(groups, cap, truncated=[[True] * len(group) for group in groups], scenes=[SCENE, *[None] * (len(groups) - 1)])
-    file = tmp_path_factory.mktemp("state") / "state.npz"
-    state.save(file)
-    again = CaptionAccumulator.load(file)
-    assert again.result() == state.result()
-    assert (again.examples, again.unique, again.facts.result()) == (state.examples, state.unique, state.facts.result())
-    assert [path.name for path in file.parent.iterdir()] == ["state.npz"]
-    state.merge(again)  # goes on as one that was never saved
-    assert state.result()["captions"] == 2 * again.result()["captions"]
-
-
-def test_a_file_that_holds_no_state_is_named(tmp_path):
-    good = tmp_path / "good.npz"
-    counted([["a red dog"]]).save(good)
-    with np.load(good) as arrays:
-        arrays = dict(arrays)
-    rest = json.loads(arrays["rest"].tobytes())
-
-    def check(name, message=""):
-        with pytest.raises(ValueError, match=rf"{name}: holds no caption counts: .*{message}"):
-            CaptionAccumulator.load(tmp_path / name)
-
-    (tmp_path / "text.npz").write_text("no state")
-    check("text.npz")
-    whole = good.read_bytes()
-    for end in range(0, len(whole), 97):
-        (tmp_path / "cut.npz").write_bytes(whole[:end])
-        check("cut.npz")
-    for at in range(0, 60):  # the first member's header
-        (tmp_path / "changed.npz").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1:])
-        try:
-            assert CaptionAccumulator.load(tmp_path / "changed.npz").result() == CaptionAccumulator.load(good).result()
-        except ValueError as error:
-            assert "changed.npz: holds no caption counts" in str(error)
-    np.save(tmp_path / "one.npy", np.zeros(3))
-    check("one.npy")
-    np.savez(tmp_path / "objects.npz", rest=np.array([{}], object))
-    check("objects.npz", "allow_pickle")
-    for at, (changed, message) in enumerate([
-            ({"kind": "a thesis"}, "a thesis"), ({"pictures": "many"}, "many"), ({"examples": {}}, ""), ({"lengths": 3}, ""),
-            ({"facts": {"captions": 1}}, "stated"), ({"within": {"div_1": [1, 2, 3]}}, "")]):
-        np.savez(tmp_path / f"{at}.npz", **arrays | {"rest": np.frombuffer(json.dumps(rest | changed).encode(), np.uint8)})
-        check(f"{at}.npz", message)
-    np.savez(tmp_path / "part.npz", **{name: array for name, array in arrays.items() if name != "captions.counts"})
-    check("part.npz", "captions.counts")
-    np.savez(tmp_path / "wrong.npz", **arrays | {"captions.counts": np.array([-1])})
-    check("wrong.npz", "one count of each")
-    with pytest.raises(FileNotFoundError):
-        CaptionAccumulator.load(tmp_path / "none.npz")
 
 
 @given(st.lists(st.integers(0, 30), min_size=1), st.floats(0.01, 1))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from diversity.page import render
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 
@@ -54,7 +56,7 @@ def run_in(page: str, script: str) -> str:
 @pytest.fixture(scope="module")
 def page(made_up_report):
     columns = ("syn_text_one", "syn_text_a_captioner_of_a_name_much_longer_than_any_telephone_is_wide", "syn_text_three")
-    return made_up_report(columns, caption="a dog & <b>" + "verylongword" * 12).to_html()
+    return render(made_up_report(columns, caption="a dog & <b>" + "verylongword" * 12))
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(WIDE, LIGHT), (WIDE, DARK), (NARROW, LIGHT), (NARROW, DARK)],

@@ -13,7 +13,7 @@ from PIL import Image
 
 import captioners
 from diversity import clip_score
-from diversity.clip_score import captioner_name, clip_scores, search
+from diversity.clip_score import clip_scores, search
 from diversity.embedders import OpenClip
 from imagetext.sample import decode_image
 from imagetext.scenes import SceneSpec, scene_sample
@@ -253,12 +253,3 @@ def test_cut_captions_and_ones_own_are_told(monkeypatch):
                      "b: chosen wrote these captions and scores them, which favours them.")
     _, notes = clip_scores(clip, images, columns, captioners={"syn_text_chosen": "another"})
     assert len(notes) == 1
-
-
-def test_a_model_has_the_name_that_its_captions_have(tmp_path):
-    assert captioner_name(str(COCA_TINY)) == captioner_name(f"local-dir:{COCA_TINY}") == "coca_tiny"
-    for name in ("coca_ViT-B-32:laion2b_s13b_b90k", "coca_ViT-B/32:weights/laion2b_s13b_b90k.pt"):
-        assert captioner_name(name) == "coca_vit_b_32_laion2b_s13b_b90k"
-    assert captioner_name("hf-hub:org/My.CoCa") == captioner_name("org/My.CoCa") == "my_coca"
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "capsmith": {"name": "ours"}}))
-    assert captioner_name(str(tmp_path)) == "ours"

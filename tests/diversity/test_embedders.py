@@ -13,7 +13,6 @@ from PIL import Image
 import captioners
 from captioners.coca import load_captioner
 from diversity import embedders
-from diversity.clip_models import clip_source, is_open_clip
 from diversity.embedders import Embedder, OpenClip, default_embedder, load_embedder
 
 COCA_TINY = Path(captioners.__file__).parent / "models" / "coca_tiny"
@@ -104,22 +103,6 @@ def test_the_default_is_minilm_where_it_is_installed(monkeypatch):
         load_embedder("minilm")
     with pytest.raises(ValueError, match=r"'some-model' is neither minilm nor an open_clip model .*'capsmith\[semantic\]'"):
         load_embedder("some-model")
-
-
-def test_names_of_open_clip(tiny_clip, tmp_path):
-    assert all(map(is_open_clip, ["ViT-B-32:openai", "ViT-B/32", "ViT-B-32", "hf-hub:org/name", "local-dir:x", str(tiny_clip)]))
-    assert not any(map(is_open_clip, ["minilm", "sentence-transformers/all-mpnet-base-v2", "all-MiniLM-L6-v2", str(tmp_path)]))
-
-
-def test_names_are_open_clips_own(tmp_path):
-    for name, expected in (("ViT-B-32:openai", ("ViT-B-32", "openai")), ("ViT-B/32:a/b.pt", ("ViT-B-32", "a/b.pt")),
-                           ("hf-hub:org/name", ("hf-hub:org/name", None)), ("org/name", ("hf-hub:org/name", None)),
-                           ("local-dir:x", ("local-dir:x", None)), (str(tmp_path), (f"local-dir:{tmp_path}", None))):
-        assert clip_source(name) == expected
-    for name, problem in (("ViT-B/32:", r"which weights\? Say ViT-B-32:TAG or ViT-B-32:FILE \(tags: openai"), ("coca", "no folder"),
-                          ("../nothing", "no folder"), ("a:b", "no ARCHITECTURE:TAG")):
-        with pytest.raises(ValueError, match=problem):
-            clip_source(name)
 
 
 sentence_transformers = pytest.mark.skipif(not embedders.find_spec("sentence_transformers"), reason="needs sentence-transformers")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from diversity import fidelity
 from diversity.fidelity import REASONS, FactCounts, count_true, degenerate_reasons, suspects
-from diversity.tokens import encode
+from diversity.tokens import encode, words
 
 DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared/data"))
 
@@ -163,3 +164,16 @@ def test_the_words_of_a_picture_s_own_captions_are_all_true():
         facts.update(sample.captions, sample.meta["scene"])
     assert facts.result()["precision"] == 1
     assert facts.result()["recall"] > 0.9
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ab.:/9 \u2003ééxz\n", max_size=40), st.sampled_from(["", "zzz", "bcdfg", " ://x", "x" * 80]))
+def test_what_may_hold_no_words_is_the_same_chunk_by_chunk(caption, part):
+    """`_has_nonwords` looks at the chunks, each remembered, instead of at the whole caption: no pattern reaches over a space."""
+    caption = (caption + part).lower()
+    assert any(map(fidelity._is_suspicious, caption.split())) == (fidelity._SUSPICIOUS.search(caption) is not None)
+
+
+@pytest.mark.parametrize("caption", ["", "a red dog", "A cat a cat.", "of the"])
+def test_words_that_are_known_are_not_looked_for_again(caption):
+    assert degenerate_reasons(caption, False, words(caption)) == degenerate_reasons(caption)

@@ -197,28 +197,3 @@ def test_ranks_and_frequencies():
 def test_states_of_different_caps_do_not_merge():
     with pytest.raises(ValueError, match="caps of 8 and 16"):
         HashCounts(8).merge(HashCounts(16))
-
-
-@settings(max_examples=50, deadline=None)
-@given(PARTS, st.sampled_from([1, 8, 1 << 10]))
-def test_arrays_hold_the_whole_state(parts, cap):
-    counts = counted([value for part in parts for value in part], cap)
-    again = HashCounts()
-    again.restore(counts.arrays())
-    for mine, theirs in zip(counts.arrays().values(), again.arrays().values(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-        assert mine.dtype == theirs.dtype
-    assert sample(again) == sample(counts)
-
-
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("numbers", np.array([8, 0, 3]), "numbers"), ("numbers", np.array([8, 0, 3, -1]), "numbers"),
-    ("hashes", np.array([3, 2, 1], np.uint64), "rising"), ("hashes", np.array([1, 2, 3]), "rising"),
-    ("counts", np.array([1, 1]), "one count"), ("counts", np.array([1, 1, -1]), "one count"),
-    ("numbers", np.array([2, 0, 3, 0]), "no sample"), ("numbers", np.array([8, 63, 3, 0]), "no sample"),
-    ("numbers", np.array([8, 99, 3, 0]), "no sample"), ("common_low", np.array([1]), "common_hashes"),
-])
-def test_arrays_that_are_no_state_are_named(name, value, message):
-    arrays = counted([1, 2, 3], 8).arrays() | {name: value}
-    with pytest.raises(ValueError, match=message):
-        HashCounts().restore(arrays)

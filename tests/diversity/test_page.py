@@ -9,7 +9,7 @@ import pytest
 
 from diversity import measures
 from diversity.compare import Difference, Estimate
-from diversity.page import EXAMPLES_SHOWN, GROUPS, thumbnail
+from diversity.page import EXAMPLES_SHOWN, GROUPS, render, thumbnail
 
 EVIL = '<script>alert("x")</script>'
 
@@ -56,7 +56,7 @@ def report(made_up_report):
 
 @pytest.fixture(scope="module")
 def html(report):
-    return report.to_html()
+    return render(report)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_text_from_data_is_text(made_up_report, no_plots):
     evil = made_up_report((f"syn_text_{EVIL}", "syn_text_$x_1", 'syn_text_"a\'b'), caption=f"a dog {EVIL} runs", key=EVIL,
                           answer=(EVIL, f"x (95 % interval {EVIL} y)"), notes=(EVIL,),
                           settings={EVIL: EVIL, "versions": {EVIL: EVIL}})
-    page = evil.to_html()
+    page = render(evil)
     reader = Reader(page)
     assert reader.tags.count("script") == 1 and page.count("<script>") == 1
     text = "".join(reader.text)
@@ -125,7 +125,7 @@ def test_the_answer_opens_the_page_and_the_notes_follow(report, page):
 
 
 def test_intervals_in_the_answer_are_set_back(made_up_report, no_plots):
-    page = made_up_report(answer=("one has Div-2 0.5 (95 % interval 0.4 to 0.6) (Div-2) and (0.1 to 0.2).",)).to_html()
+    page = render(made_up_report(answer=("one has Div-2 0.5 (95 % interval 0.4 to 0.6) (Div-2) and (0.1 to 0.2).",)))
     assert "0.5 <span>(95 % interval 0.4 to 0.6)</span> (Div-2) and <span>(0.1 to 0.2)</span>." in page
 
 
@@ -163,7 +163,7 @@ def test_what_is_not_measured_has_no_row_and_no_section(made_up_report):
     report = made_up_report(mixes=None, differences=(), examples=())
     for row in report.rows.values():
         row |= {"frames": None, "facts": None, "equal_tokens": None, "semantic": None, "rank_frequency": None}
-    text = "".join(Reader(report.to_html()).text)
+    text = "".join(Reader(render(report)).text)
     for words in ("Mixes", "Differences", "Pictures and their captions", "Templates", "Facts", "At equal length", "Vendi",
                   "Rank and frequency"):
         assert words not in text.split("All measures")[-1] and f"\n{words}" not in text, words
@@ -176,7 +176,7 @@ def test_the_better_column_of_a_difference_is_named(made_up_report, no_plots):
         return Difference(score, "syn_text_one", "syn_text_other", Estimate(first_less_second, *ends), p, p)
     report = made_up_report(differences=(difference("clip_score", 0.1, 0.0001), difference("div_2", 0.1, 0.2),
                                          difference("degenerate", 0.1, 0.012), difference("length", -1.0, 0.012)))
-    rows = [text_of(row) for row in re.findall(r'<tr class="(?:clear|open)".*?</tr>', report.to_html(), re.DOTALL)]
+    rows = [text_of(row) for row in re.findall(r'<tr class="(?:clear|open)".*?</tr>', render(report), re.DOTALL)]
     assert rows == ["one 1 − other 2 +0.100 0.050 to 0.150 one 1 better p < 0.001",
                     "one 1 − other 2 +0.100 0.050 to 0.150 open p = 0.200",
                     "one 1 − other 2 +10.0 points 5.0 to 15.0 other 2 better p = 0.012",
@@ -186,16 +186,16 @@ def test_the_better_column_of_a_difference_is_named(made_up_report, no_plots):
 def test_an_interval_without_width_is_not_written(made_up_report, no_plots):
     report = made_up_report(("one",))
     report.intervals["one"]["div_2"] = Estimate(0.25, 0.25, 0.25)
-    assert "0.250–0.250" not in report.to_html()
+    assert "0.250–0.250" not in render(report)
     report.intervals["one"]["div_2"] = Estimate(0.25, 0.25, 0.26)
-    assert "0.250–0.260" in report.to_html()
+    assert "0.250–0.260" in render(report)
 
 
 def test_intervals_are_drawn_to_scale(made_up_report, no_plots):
     estimates = [Estimate(0.2, 0.1, 0.4), Estimate(-0.2, -0.3, 0.0)]
     report = made_up_report(differences=tuple(Difference("div_2", "syn_text_one", other, estimate, 0.5, 0.5) for other, estimate
                                               in zip(("syn_text_other", "syn_text_noise"), estimates, strict=True)))
-    spans = re.findall(r"--zero: ([\d.]+)%; --low: ([\d.]+)%; --high: ([\d.]+)%; --mean: ([\d.]+)%", report.to_html())[:2]
+    spans = re.findall(r"--zero: ([\d.]+)%; --low: ([\d.]+)%; --high: ([\d.]+)%; --mean: ([\d.]+)%", render(report))[:2]
     for (zero, *places), (mean, low, high) in zip([map(float, span) for span in spans], estimates, strict=True):
         width = 0.7 * 1.12  # from -0.3 to 0.4, and 6 % of it at each end
         assert places == pytest.approx([zero + 100 * value / width for value in (low, high, mean)], abs=0.02)
@@ -208,11 +208,11 @@ def test_mixes_are_told_with_what_they_lose(made_up_report, report, no_plots):
     verdicts = {"adds": (gain, none), "less faithful": (gain, loss), "no clear gain": (none, none)}
     for verdict, (coverage, fidelity) in verdicts.items():
         steps = (alone, step._replace(coverage_gain=coverage, fidelity_gain=fidelity))
-        page = Reader(made_up_report(mixes=report.mixes._replace(steps=steps)).to_html())
+        page = Reader(render(made_up_report(mixes=report.mixes._replace(steps=steps))))
         assert [words for words in page.classes["chip"] if words in verdicts] == [verdict]
     unknown = step._replace(coverage=None, alone_coverage=None, coverage_gain=None)
     mixed = report.mixes._replace(steps=(alone, unknown), coverage_measure=None)
-    assert measures.WORD_COVERAGE.label not in Reader(made_up_report(mixes=mixed).to_html()).classes["mixes"][0]
+    assert measures.WORD_COVERAGE.label not in Reader(render(made_up_report(mixes=mixed))).classes["mixes"][0]
 
 
 def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plots):
@@ -221,14 +221,14 @@ def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plot
     assert "(empty) empty" in "".join(page.classes["captions"])
     example = made_up_report().examples[0]
     bare = {name: (shown[0]._replace(facts=None, clip_score=None, reasons=()),) for name, shown in example.captions.items()}
-    page = Reader(made_up_report(examples=(replace(example, captions=bare, image=None),)).to_html())
+    page = Reader(render(made_up_report(examples=(replace(example, captions=bare, image=None),))))
     assert page.classes["captions"][0].split()[-7:] == "a red dog runs on the grass".split()
     assert page.classes["none"] == ["no picture to show"]
 
 
 def test_each_fault_has_its_share_and_a_few_examples(made_up_report, report, no_plots):
     captions = {name: {"loop": [f"loop number {at} of {name}" for at in range(9)]} for name in report.rows}
-    text = "".join(Reader(made_up_report(degenerate_examples=captions).to_html()).classes["faults"])
+    text = "".join(Reader(render(made_up_report(degenerate_examples=captions))).classes["faults"])
     for name in report.rows:
         assert f"{report.labels[name]} {measures.DEGENERATE.text(report.rows[name])}" in re.sub("[ \n]+", " ", text)
         assert [f"loop number {at} of {name}" in text for at in range(9)] == [at < EXAMPLES_SHOWN for at in range(9)]
@@ -240,10 +240,10 @@ def test_light_dark_narrow_and_print(html):
 
 
 def test_the_same_report_is_the_same_page(made_up_report, html):
-    assert html == made_up_report().to_html()
+    assert html == render(made_up_report())
 
 
 def test_a_single_column_and_many_columns(made_up_report):
-    Reader(made_up_report(("a",), human=False, pictures=1).to_html())
-    many = Reader(made_up_report([f"column{at}" for at in range(12)], differences=(), mixes=None).to_html())
+    Reader(render(made_up_report(("a",), human=False, pictures=1)))
+    many = Reader(render(made_up_report([f"column{at}" for at in range(12)], differences=(), mixes=None)))
     assert {"1", "12", "H"} <= set(many.classes["badge"])

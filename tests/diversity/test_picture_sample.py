@@ -1,6 +1,5 @@
 """The sample of pictures: those first in the seed's order, whatever order, parts and splits they come in."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diversity.columns import Picture
-from diversity.picture_sample import PictureSample, key_hash, place, places
+from diversity.picture_sample import PictureSample, place, places
+from imagetext.hashes import name_hash
 
 PLACES = st.lists(st.tuples(st.text(max_size=3), st.integers(0, 2)), unique=True, max_size=30)
 
@@ -29,7 +29,7 @@ def parts(whole):
 def plainly(pictures, size, seed, images):
     """All pictures sorted, then cut."""
     def at(picture):
-        return place(key_hash(picture.key, seed), picture.again), picture.key, picture.again
+        return place(name_hash(picture.key, seed=seed), picture.again), picture.key, picture.again
     return [picture if number < images else replace(picture, image=None)
             for number, picture in enumerate(sorted(pictures, key=at)[:size])]
 
@@ -66,7 +66,7 @@ def test_another_seed_gives_another_sample():
 
 
 def test_each_picture_is_as_likely_as_another():
-    first = np.argmin([[key_hash(str(number), seed) for number in range(4)] for seed in range(2000)], axis=1)
+    first = np.argmin([[name_hash(str(number), seed=seed) for number in range(4)] for seed in range(2000)], axis=1)
     assert np.abs(np.bincount(first) - 500).max() < 5 * np.sqrt(2000 * 3 / 16)  # standard deviations of a binomial
 
 
@@ -80,43 +80,10 @@ def test_images_are_let_go_of_on_the_way():
 
 
 def test_places_of_many_are_those_of_each():
-    hashes = [key_hash(key, 3) for key in ("", "a", "b" * 99)]
+    hashes = [name_hash(key, seed=3) for key in ("", "a", "b" * 99)]
     again = [0, 1, 12345]
     assert places(np.array(hashes, np.uint64), np.array(again)).tolist() == list(map(place, hashes, again))
-    assert key_hash("k", 0) != key_hash("k", 1)
-
-
-@given(PLACES, st.integers(1, 12), st.integers(0, 9))
-def test_saved_and_loaded_it_is_the_same_without_its_images(tmp_path_factory, found, size, seed):
-    path = tmp_path_factory.getbasetemp() / "sample.jsonl"
-    sample = PictureSample(size, seed, 3)
-    sample.update(picture(*at) for at in found)
-    sample.save(path)
-    loaded = PictureSample.load(path)
-    assert loaded.pictures == [replace(picture, image=None) for picture in sample.pictures]
-    assert (loaded.size, loaded.seed, loaded.images) == (size, seed, 3)
-    loaded.merge(sample)
-    assert loaded.pictures == sample.pictures
-
-
-def test_any_text_survives(tmp_path):
-    odd = Picture("\ud800\n\0", {"\ud800": ("", "\u2028\0\ud912", '"\\')})
-    sample = PictureSample()
-    sample.update([odd])
-    sample.save(tmp_path / "s")
-    assert PictureSample.load(tmp_path / "s").pictures == [odd]
-
-
-@pytest.mark.parametrize(("line", "message"), [
-    ("", "s:0|empty"), ("[]\n", "s:1"), ('{"kind": "else"}\n', "s:1.*another kind"), ("{", "s:1"),
-    ("HEAD\n[]\n", "s:2"), ('HEAD\n{"key": "k"}\n', "s:2.*captions"), ("HEAD\n\xff\n", "s:2"),
-    ('HEAD\n{"key": "k", "captions": {}, "truncated": {}, "references": [], "evil": 1}\n', "s:2.*evil"),
-    ('{"kind": "capsmith picture sample", "size": 0, "seed": 0, "images": 0}\n', "s:1.*sample of 0")])
-def test_a_file_of_something_else_is_an_error_that_names_the_line(tmp_path, line, message):
-    head = json.dumps({"kind": "capsmith picture sample", "size": 2, "seed": 0, "images": 0})
-    (tmp_path / "s").write_text(line.replace("HEAD", head), encoding="latin-1")
-    with pytest.raises(ValueError, match=message):
-        PictureSample.load(tmp_path / "s")
+    assert name_hash("k", seed=0) != name_hash("k", seed=1)
 
 
 def test_samples_that_do_not_fit_are_not_merged():

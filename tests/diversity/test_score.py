@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diversity import measures, score_captions
+from diversity.page import render
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -71,7 +72,7 @@ def test_facts_where_the_truth_is_known():
     assert report.intervals["captions"]["precision"] == (1, 1, 1)
     assert report.intervals["wrong"]["precision"].high < 1
     assert report.front == ("wrong",)  # the references are no captioner
-    assert report.to_html().count("data:image/jpeg;base64,") == 4
+    assert render(report).count("data:image/jpeg;base64,") == 4
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

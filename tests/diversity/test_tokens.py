@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity.tokens import LONG_CHUNK, encode, pieces, words
+from diversity.tokens import _WORDS, LONG_CHUNK, encode, pieces, words
 
 MARKS = st.sampled_from([*"aB'’_-.7İ红Σ", "\0", " ", "\n", "\u00a0", "\x1f", "\u2000", "\u0301", "\u1e9b\u0323", "ab'c",
                          "x" * LONG_CHUNK])
@@ -74,3 +74,9 @@ def test_nothing_at_all():
         tokens = encode(groups)
         assert (tokens.words, len(tokens.hashes), tokens.pictures) == ([], 0, len(groups))
         assert len(tokens.lengths) == sum(map(len, groups))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.characters(max_codepoint=127), max_size=60) | st.text("aZ9'_- .", max_size=30))
+def test_words_of_ascii_are_those_of_the_rule_for_all_letters(caption):
+    assert words(caption) == _WORDS.findall(caption.lower())

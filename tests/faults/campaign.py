@@ -48,12 +48,12 @@ BATCHES = ("batch_sizes", "batch_size")  # in the marker of a shard that was beg
 class Captioner(FakeCaptioner):
     """Captions of which about every third draw is cut, so that there is something to draw anew."""
 
-    def caption(self, images, sampling, *, first_index=0, similarity=False):
+    def caption(self, images, sampling, *, first_index=0, similarity=False, batch_size=None):
         images = iter(images)
-        while batch := list(islice(images, self.batch_size)):
+        while batch := list(islice(images, batch_size or self.batch_size)):
             reach("batch")
             for key, pixels in batch:
-                digest = hashlib.sha256(pixels + key.encode()).digest()
+                digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode()).digest()
                 yield Captioned(key, tuple(Caption(f"picture {digest.hex()[:6]} no. {i}", -i / 3, digest[i] % 3 == 0)
                                            for i in range(first_index, first_index + sampling.num_captions)))
 

@@ -19,10 +19,11 @@ from captioners.coca import load_captioner
 from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches
 from finetune.config import FinetuneConfig
 from finetune.forward import CoCaForward, training_forward
-from finetune.reinforced import ReinforcedPictures, read_teachers
+from finetune.reinforced import ReinforcedPictures
 from finetune.run import run
 from finetune.student import StudentForward, load_student
 from finetune.student_config import StudentConfig
+from finetune.teachers import read_teachers
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
 

@@ -3,7 +3,7 @@
 import pytest
 
 from captioners.coca import load_captioner
-from finetune.long_captions import CaptionFitter, length_warning, sentences
+from finetune.long_captions import CaptionFitter, length_warning
 
 TEXT = "Two cats sit. One is red! It looks up? The other, which is much larger and older than the red one, sleeps on."
 
@@ -15,20 +15,6 @@ def encode(text):
 
 def words(ids):
     return len([token for token in ids if token > 2])
-
-
-@pytest.mark.parametrize("text, expected", [
-    (TEXT, ["Two cats sit.", "One is red!", "It looks up?",
-            "The other, which is much larger and older than the red one, sleeps on."]),
-    ("a dog. a cat.", ["a dog.", "a cat."]),
-    ("A plaza in St. Louis by Dr. J. Smith, e.g. at noon. It rains.",
-     ["A plaza in St. Louis by Dr. J. Smith, e.g. at noon.", "It rains."]),
-    ('A sign says "Stop." It is 3.5 m tall.', ['A sign says "Stop."', "It is 3.5 m tall."]),
-    ("no end", ["no end"]),
-    ("Really?!  Yes.", ["Really?!", "Yes."]),
-])
-def test_sentences(text, expected):
-    assert sentences(text) == expected
 
 
 def test_what_fits_is_left_as_it_is():

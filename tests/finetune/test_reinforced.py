@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from finetune.reinforced import ReinforcedPictures, Teachers, check_texts, read_teachers
+from finetune.reinforced import ReinforcedPictures, check_texts
 from finetune.student_config import StudentConfig
+from finetune.teachers import Teachers, read_teachers
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
 from imagetext.views import decode_stored, normalise, replay

@@ -1,6 +1,7 @@
 """A student's losses, against slow formulas in float64, its gradients however the batch is parted, and its folder."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.reinforced import Teachers
 from finetune.student import StudentForward, load_student, reinforced_losses
 from finetune.student_config import StudentConfig
+from finetune.teachers import Teachers
 from finetune.trainer import Trainer
 
 from .ranks import check_equal, gradients_of_a_student
@@ -169,6 +170,16 @@ def test_random_weights_are_the_seeds(tmp_path):
         torch.manual_seed(seed)
         drawn.append(load_student(folder).model.visual.conv1.weight)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, monkeypatch):
+    done, named = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(f"-> {os.path.basename(new)}"), named(old, new)))
+    load_student(write_student(tmp_path / "a")).save(tmp_path / "b")
+    weights, config = "open_clip_model.safetensors", "open_clip_config.json"
+    steps = [step for step in done if not step.startswith("-> ") or not step.endswith(".tmp")]
+    assert steps == [f"{weights}.tmp", f"-> {weights}", "b", f"{config}.tmp", f"-> {config}", "b"]
 
 
 def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):

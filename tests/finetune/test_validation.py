@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from captioners.base import Caption, Captioned, SamplingConfig
 from captioners.coca import load_captioner
@@ -18,10 +19,18 @@ HUMAN = [["a red cat sleeps on a mat", "a cat on a mat"], ["two dogs run over we
 class Scripted:
     """A captioner that says of each picture what a dictionary says: greedy captions and samples."""
 
+    name, weights_sha256, description, batch_size = "scripted", "0" * 64, "a captioner of the tests", 1
+
     def __init__(self, greedy, samples):
         self.greedy, self.samples, self.asked = greedy, samples, []
 
-    def caption(self, images, sampling, *, first_index=0, similarity=False):
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        raise NotImplementedError("its pictures are numbers")
+
+    def bytes_per_picture(self, sampling: SamplingConfig) -> int:
+        return 1
+
+    def caption(self, images, sampling, *, first_index=0, similarity=False, batch_size=None):
         self.asked.append((sampling, similarity))
         for key, pixels in images:
             said = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][:sampling.num_captions]

@@ -4,12 +4,16 @@ import hashlib
 import io
 import itertools
 import tarfile
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 import generate.engine
-from captioners.base import Caption, Captioned
+from captioners.base import Caption, Captioned, SamplingConfig
 from generate.config import GenerateConfig
 
 
@@ -21,19 +25,20 @@ class FakeCaptioner:
         self.batch_size = 2
         self.batches: list[int] = []
 
-    def preprocess(self, image: Image.Image) -> bytes:
+    def preprocess(self, image: Image.Image) -> Tensor:
         assert image.mode == "RGB"
-        return image.resize((4, 4)).tobytes()
+        return torch.from_numpy(np.array(image.resize((4, 4)))).permute(2, 0, 1)
 
-    def bytes_per_picture(self, sampling) -> int:
+    def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         return 1000
 
-    def caption(self, images, sampling, *, first_index=0, similarity=False):
+    def caption(self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0,
+                similarity: bool = False, batch_size: int | None = None) -> Iterator[Captioned]:
         images = iter(images)
-        while batch := list(itertools.islice(images, self.batch_size)):
+        while batch := list(itertools.islice(images, batch_size or self.batch_size)):
             self.batches.append(len(batch))
             for key, pixels in batch:
-                digest = hashlib.sha256(pixels + key.encode() + bytes([sampling.seed])).hexdigest()
+                digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode() + bytes([sampling.seed])).hexdigest()
                 texts = [f"{sampling.prompt}picture {digest[:6]} no. {first_index + i}" for i in range(sampling.num_captions)]
                 similarities = (i / 7 if similarity else None for i in range(sampling.num_captions))
                 yield Captioned(key, tuple(Caption(text, -i / 3, i == 1, s) for i, (text, s) in enumerate(zip(texts, similarities))))

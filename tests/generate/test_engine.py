@@ -170,14 +170,14 @@ def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(captioner, make
         found = whole(images, sampling, **options)
         first = next(found)
         if first.key.startswith("00001"):
-            tried.append(captioner.batch_size)
+            tried.append(options["batch_size"])
         yield first
-        if first.key.startswith("00001") and captioner.batch_size > 2:
+        if first.key.startswith("00001") and options["batch_size"] > 2:
             raise torch.OutOfMemoryError("injected")
         yield from found
     captioner.caption = caption
     assert run(configure(batch_size=8)) == 0
-    assert tried == [8, 4, 2] and captioner.batch_size == 8
+    assert tried == [8, 4, 2] and captioner.batch_size == 2  # the captioner's own stays as it is
     markers = [json.loads((tmp_path / "out" / f"0000{number}.done.json").read_text()) for number in range(3)]
     assert [marker.get("batch_sizes") for marker in markers] == [None, [2], None]
     assert json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]["batch_size"] == 8
@@ -311,6 +311,7 @@ def test_columns_of_one_model_share_its_captioner_and_the_least_of_their_batch_s
     written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["columns"]
     assert list(written) == ["syn_text_a", "syn_text_b", "syn_text_other"]
     assert [column["captioner"] for column in written.values()] == ["fake", "fake", "other"]
+    assert [column["batch_size"] for column in written.values()] == [2, 2, 2]
     found = records(tmp_path / "out")
     for record in found[:4]:
         assert list(record.syn_text) == list(written) and record.syn_text["syn_text_a"] != record.syn_text["syn_text_b"]

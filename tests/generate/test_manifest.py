@@ -163,16 +163,52 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
     written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]
     versions = written.pop("versions")
     assert written == {
-        "columns": {"syn_text_fake": {
+        "rules": 2, "columns": {"syn_text_fake": {
             "captioner": "fake", "weights_sha256": "0" * 64, "sampling": config.sampling.model_dump(), "gate": config.gate.model_dump(),
             "similarity": False, "dtype": "fp32", "batch_size": 2}},
         "format": "webdataset", "captions_only": False, "replace_columns": False, "drop_text_embeddings": False,
         "text_from_synthetic": False, "limit": None}
-    assert versions["capsmith"] == "0.1" and all(value.count(".") == 1 for value in versions.values())
+    assert versions["capsmith"] == "0.2" and all(value.count(".") == 1 for value in versions.values())
     assert list(versions) == ["torch", "open_clip_torch", "capsmith"]
     marker = read_marker(tmp_path / "out", "00000")
     stat = (tmp_path / "in" / "00000.tar").stat()
     assert marker["input"] == {"path": str(tmp_path / "in" / "00000.tar"), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def of_0_1(folder):
+    """Makes a run what capsmith 0.1 began and did not finish."""
+    run = json.loads((folder / RUN).read_text())["fingerprint"]
+    del run["rules"]
+    run["versions"]["capsmith"] = "0.1"
+    (folder / RUN).write_text(json.dumps({"fingerprint": run}))
+    (folder / "00001.done.json").unlink()
+
+
+@pytest.mark.parametrize("changes", [{}, {"dry_run": True}, {"num_processes": 2}, {"seed": 1}])
+def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(captioner, make_tar, pictures, configure, tmp_path, files,
+                                                                          changes, capfd):
+    make_tar("00000", pictures(2))
+    make_tar("00001", pictures(2, 2))
+    run(configure())
+    of_0_1(tmp_path / "out")
+    before, told = files(tmp_path / "out"), "capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite"
+    captioner.batches.clear()
+    if "num_processes" in changes:
+        assert run(configure(**changes)) == 2 and told in capfd.readouterr().err
+    else:
+        with pytest.raises(ValueError, match=told):
+            run(configure(**changes))
+    assert files(tmp_path / "out") == before and captioner.batches == []
+
+
+def test_overwrite_starts_anew_where_an_earlier_version_began(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(2))
+    make_tar("00001", pictures(2, 2))
+    run(configure(output=tmp_path / "fresh"))
+    run(configure())
+    of_0_1(tmp_path / "out")
+    assert run(configure(overwrite=True)) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
 def test_overwrite_starts_anew_and_leaves_what_is_not_its_own(captioner, make_tar, pictures, configure, tmp_path, files):

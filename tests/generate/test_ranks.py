@@ -15,7 +15,6 @@ import capsmith
 from generate.config import GenerateConfig
 from generate.engine import run
 from generate.ranks import Rank
-from imagetext.sources import read_records
 
 ROOT = Path(capsmith.__file__).parent
 ASKED = {"input": ["scenes:val,n=6", "scenes:test,n=5", "scenes:train,n=4"], "model": "coca_tiny", "num_captions": 2, "max_length": 12,

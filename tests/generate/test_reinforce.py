@@ -20,7 +20,7 @@ import generate.reinforcing
 from captioners.coca import load_captioner
 from generate.augment import draw_views
 from generate.ranks import Rank
-from generate.reinforce import run
+from generate.reinforce import Reinforcing, run
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher, load_teacher
 from imagetext.embeddings import pack, unpack
@@ -302,6 +302,23 @@ def test_other_settings_or_inputs_are_refused_where_a_run_is(make_records, pictu
         run(configure(views=2))
 
 
+def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(make_records, pictures, configure, fake_teachers, tmp_path,
+                                                                          files):
+    make_records("00000", pictures(1))
+    make_records("00001", pictures(1, 1))
+    assert run(configure()) == 0
+    whole = files(tmp_path / "out")
+    written = json.loads(whole["run.json"])["fingerprint"]
+    assert written.pop("rules") == 2
+    (tmp_path / "out" / "run.json").write_text(json.dumps({"fingerprint": {**written, "versions": {"capsmith": "0.1"}}}))
+    (tmp_path / "out" / "00001.done.json").unlink()
+    before, asked = files(tmp_path / "out"), len(fake_teachers)
+    with pytest.raises(ValueError, match="capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite"):
+        run(configure())
+    assert files(tmp_path / "out") == before and len(fake_teachers) == asked
+    assert run(configure(overwrite=True)) == 0 and files(tmp_path / "out") == whole
+
+
 def test_a_shard_that_fails_is_left_for_the_next_run(make_records, pictures, configure, fake_teachers, tmp_path, capsys):
     make_records("00000", pictures(1))
     good = Path(make_records("00001", pictures(2))).read_bytes()
@@ -318,10 +335,10 @@ def test_out_of_memory_halves_the_batch_and_the_marker_says_so(make_records, pic
     make_records("00000", pictures(2))
     sizes = []
 
-    def reinforce_samples(samples, teachers, config, batch_size):
-        sizes.append(batch_size)
-        for number, found in enumerate(generate.reinforcing.reinforce_samples(samples, teachers, config, batch_size)):
-            if batch_size > 1 and number == 1:
+    def reinforce_samples(samples, teachers, config, settled, *rest):
+        sizes.append(settled.batch_size)
+        for number, found in enumerate(generate.reinforcing.reinforce_samples(samples, teachers, config, settled, *rest)):
+            if settled.batch_size > 1 and number == 1:
                 raise torch.OutOfMemoryError("no more")
             yield found
     monkeypatch.setattr("generate.reinforce.reinforce_samples", reinforce_samples)
@@ -399,3 +416,13 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
     for reason, told in zip(reasons, ("image_emb: 2 rows for 1", "text_emb: 0 rows for 1", "no list under param_aug",
                                       "npz: no embeddings", "not a picture", "missing picture"), strict=True):
         assert told in reason
+
+
+@pytest.mark.parametrize("device, settled, asked, expected", [
+    ("cuda:0", {}, None, "bf16"), ("cpu", {}, None, "fp32"), ("cpu", {"dtype": "bf16"}, None, "bf16"), ("cuda:0", {}, "fp32", "fp32")])
+def test_teachers_compute_in_bf16_on_a_gpu_unless_told_otherwise(device, settled, asked, expected, monkeypatch):
+    """A run goes on in what it began with, wherever that is."""
+    seen = []
+    monkeypatch.setattr("generate.reinforce.load_teachers", lambda names, device, dtype: seen.append(dtype) or [])
+    config = ReinforceConfig(input=["unused"], teacher=["coca_tiny"], output="unused", dtype=asked)
+    assert Reinforcing(config).load(device, settled).fingerprint["dtype"] == expected and seen == [expected]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from imagetext import outputs
-from imagetext.outputs import Output, abort_uploads, remove, write_file
+from imagetext.outputs import UNFINISHED, Output, abort_uploads, remove, whole_file, whole_files, write_file
 from imagetext.sample import Record
 from imagetext.shards import SUFFIXES, ShardWriter, read_marker, read_markers
 from imagetext.sources import read_records
@@ -177,3 +177,52 @@ def test_a_file_here_is_whole_or_not_there(tmp_path):
     assert os.listdir(tmp_path / "a") == []
     write_file(path, b"two")
     assert os.listdir(tmp_path / "a") == ["x.bin"] and read_bytes(path) == b"two"
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_path, monkeypatch):
+    done, real = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("named"), real(old, new)))
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))))
+    with whole_file(tmp_path / "a" / "x.bin") as temporary:
+        temporary.write_bytes(b"one")
+    assert done == [temporary.name, "named", "a"] and (tmp_path / "a" / "x.bin").read_bytes() == b"one"
+    assert temporary == tmp_path / "a" / "x.bin.tmp"
+
+
+def test_what_a_killed_process_left_goes(tmp_path):
+    (tmp_path / "x.bin.tmp").touch(0o600)
+    write_file(tmp_path / "x.bin", b"one")
+    assert os.listdir(tmp_path) == ["x.bin"] and os.access(tmp_path / "x.bin", os.W_OK)
+
+
+def test_where_writing_fails_the_file_that_was_there_stays(tmp_path):
+    write_file(tmp_path / "x.bin", "bef\udc80re")
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "x.bin") as temporary:
+        temporary.write_bytes(b"af")
+        raise KeyboardInterrupt
+    with pytest.raises(RuntimeError), whole_files(tmp_path) as staging:
+        (staging / "x.bin").write_bytes(b"after")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["x.bin"] and (tmp_path / "x.bin").read_text() == "bef\\udc80re"
+
+
+def test_files_have_the_rights_of_the_umask_whoever_wrote_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with whole_files(tmp_path / "a") as staging:
+            (staging / "b").mkdir()
+            (staging / "b" / "x.bin").touch(0o600)
+        write_file(tmp_path / "y.bin", b"")
+    finally:
+        os.umask(before)
+    assert [os.stat(tmp_path / name).st_mode & 0o777 for name in ("a/b/x.bin", "y.bin")] == [0o640, 0o640]
+
+
+def test_the_files_that_vouch_for_the_others_come_last(tmp_path, monkeypatch):
+    names, real = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (names.append(os.path.basename(new)), real(old, new)))
+    with whole_files(tmp_path, last=("config.json",)) as staging:
+        for name in ("config.json", "a.bin", "z.bin"):
+            (staging / name).write_bytes(b"x")
+    assert [name for name in names if not name.endswith(UNFINISHED)] == ["a.bin", "z.bin", "config.json"]
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "config.json", "z.bin"]

@@ -1,4 +1,3 @@
-import base64
 import errno
 import hashlib
 import json
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from imagetext.formats import tar_header
 from imagetext.sample import Record, image_size
 from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
 from imagetext.sources import read_records, read_samples
@@ -298,6 +298,15 @@ def test_a_marker_whose_name_may_not_last_vouches_for_nothing(failing, files, tm
     assert sorted(os.listdir(tmp_path)) == files and read_marker(tmp_path, "00000") is None
 
 
+def test_pictures_and_their_names_are_on_the_disk_before_the_rows_that_name_them(tmp_path, picture, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    write(tmp_path, [good("a", picture(1)), good("b", picture(2))], format="jsonl")
+    images = "00000.images"
+    assert [os.path.relpath(path, tmp_path) for path in synced] == [
+        f"{images}/000000000.jpg", f"{images}/000000001.jpg", images, "00000.jsonl.tmp", ".", "00000.done.json.tmp", "."]
+
+
 # ---- JSONL and Parquet ---------------------------------------------------------------------------------------------
 
 
@@ -316,9 +325,6 @@ def test_jsonl_to_the_letter(tmp_path, picture):
     (tmp_path / "in/a.jpg").write_bytes(picture(1)[::-1])  # another picture by now: not the one that was captioned
     path = write(tmp_path / "out2", records, format="jsonl")
     assert json.loads(open(path).readline())["image"] == "00000.images/000000000.jpg"
-    path = write(tmp_path / "out3", records, format="jsonl", base64_images=True)
-    assert json.loads(open(path).readline())["image"] == base64.b64encode(picture(1)).decode()
-    assert sorted(os.listdir(tmp_path / "out3")) == ["00000.done.json", "00000.jsonl"]
 
 
 def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
@@ -386,19 +392,19 @@ def records(draw, images):
     return Record(draw(WORDS), image, captions, columns, scores, draw(MEMBERS), meta=meta, error=error)
 
 
-@pytest.mark.parametrize("format,base64_images", [("webdataset", False), ("jsonl", False), ("jsonl", True), ("parquet", False)])
-def test_records_come_back(tmp_path_factory, picture, format, base64_images):
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_records_come_back(tmp_path_factory, picture, format):
     images = [picture(1), picture(2, "PNG"), picture(3, "WEBP"), picture(4, "GIF")]
 
     @settings(max_examples=25, deadline=None)
     @given(st.lists(records(images), min_size=1, max_size=6, unique_by=lambda record: record.key))
     def check(written):
         folder = tmp_path_factory.mktemp("trip")
-        path = write(folder, written, format=format, base64_images=base64_images)
+        path = write(folder, written, format=format)
         expected = [as_read(record) for record in sorted(written, key=lambda record: bool(record.error))]
         got = list(read_records(path))
         assert got == expected
-        again = write(folder / "again", got, format=format, base64_images=True)
+        again = write(folder / "again", got, format=format)
         if format != "jsonl":
             assert open(again, "rb").read() == open(path, "rb").read()
 
@@ -410,3 +416,27 @@ def as_read(record: Record) -> Record:
     size = image_size(record.image)
     meta = {**record.meta, "sha256": hashlib.sha256(record.image).hexdigest(), "width": size[0], "height": size[1]}
     return replace(record, image=None if record.error else record.image, meta=meta)
+
+
+NAMES = st.text("ab/%-_0.", min_size=1, max_size=130) | st.text(min_size=1, max_size=130) | st.sampled_from(["a" * 100, "a" * 101, "é.jpg"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(NAMES.filter(lambda name: "\0" not in name), st.sampled_from([0, 1, 511, 512, 513, 8**11 - 1, 8**11]))
+def test_the_header_of_a_file_in_a_tar_is_the_librarys(name, size):
+    name, member = name.encode("utf-8", "surrogateescape" if name.isascii() else "replace").decode(), tarfile.TarInfo()
+    member.name, member.size = name, size
+    assert tar_header(name, size) == member.tobuf()
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, 512, 513], [9000], [10240 - 2048 - 1024 - 512], [20000] * 3])
+def test_a_tar_has_the_bytes_that_the_library_gives_it(tmp_path, picture, sizes):
+    image = picture(0)
+    path = write(tmp_path, [good(f"k/{number}", image, members={"npz": bytes(size)}) for number, size in enumerate(sizes)])
+    with tarfile.open(path) as archive, tarfile.open(tmp_path / "library.tar", "w") as other:
+        for found in archive:
+            member = tarfile.TarInfo(found.name)
+            member.size = found.size
+            other.addfile(member, archive.extractfile(found))
+    with open(path, "rb") as ours, open(tmp_path / "library.tar", "rb") as theirs:
+        assert ours.read() == theirs.read()

@@ -7,6 +7,7 @@ from captioners.base import SamplingConfig
 from captioners.draw import Drawing
 from captioners.vlm import VLMCaptioner
 
+from ..tape import tapes  # noqa: F401
 from .models import END, ENDS, FAMILIES, PAD, VOCABULARY, pictures_for
 
 
@@ -52,10 +53,10 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
         rows.join(others)
         owners, tokens = [*owners, 2, 3], [*tokens, *new_tokens]
         check(rows, owners, tokens, 1)
-        wide = rows.hidden.shape[1]
+        longest = rows.longest
         rows.keep(torch.tensor([4, 5, 5]))
         owners, tokens = [2, 3, 3], [list(tokens[i]) for i in (4, 5, 5)]
-        assert rows.hidden.shape[1] == wide - 3 == rows.cache.get_seq_length()
+        assert rows.longest == longest - 3 and len(rows.own.layers[0].keys) == 2
         check(rows, owners, tokens, 1)
         _, others = begin(pictures[:1])
         new_tokens = [[]]
@@ -111,7 +112,57 @@ def test_a_caption_at_the_last_position_may_wait_for_the_others(family, captione
 def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
     sampling = SamplingConfig(num_captions=3, max_length=20)
     blip = 2 * 2 * 32 * 4  # bytes: two layers, keys and values, 32 numbers
-    assert captioner_of("blip").bytes_per_picture(sampling) == 2 * 3 * blip * (1 + 20 + 17) + 8 * 4 * 3 * VOCABULARY
+    # the prompt's once; each caption's own, but for start and end; and of BLIP's 17 image tokens once for each caption
+    assert captioner_of("blip").bytes_per_picture(sampling) == 2 * blip * (1 + 3 * (18 + 17)) + 8 * 4 * 3 * VOCABULARY
     llava = captioner_of("llava")
     assert llava.bytes_per_picture(sampling) == pytest.approx(
-        2 * 3 * blip / 2 * (len(llava.prompt_ids) + 20) + 8 * 4 * 3 * VOCABULARY, abs=2)
+        2 * blip / 2 * (len(llava.prompt_ids) + 3 * 18) + 8 * 4 * 3 * VOCABULARY, abs=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_of, tapes, monkeypatch):
+    """Captured without a wait for the host, replayed, and captured anew for other rows and where captions outgrow it."""
+    monkeypatch.setattr("captioners.vlm_decode.GRAPH_POSITIONS", 6)
+    captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
+    pictures = [picture for _, picture in pictures_for(captioner)]
+    with torch.no_grad():
+        _, rows = captioner._begin(SamplingConfig(max_length=20))(pictures)
+        rows.extend(torch.full((4, 1), PAD))
+        rows.graphs, owners = True, [0, 0, 0, 1, 2, 2, 3, 3]
+        rows.keep(torch.tensor(owners))
+        fed = torch.randint(100, 300, (8, 10), generator=generator)
+        for step in range(10):
+            if step == 4:  # within the room of six positions
+                kept = torch.tensor([1, 2, 4, 5, 7])
+                rows.keep(kept)
+                fed, owners = fed[kept], [owners[i] for i in kept]
+            ours = rows.extend(fed[:, step:step + 1])[:, 0]
+            for owner, tokens, logits in zip(owners, fed[:, :step + 1].tolist(), ours, strict=True):
+                expected = obvious_logits(captioner, pictures[owner], [PAD, *tokens])[-1]
+                torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert [tape.replays for tape, _ in tapes] == [3, 1, 3]  # a warm-up each: steps 1 to 3, 5, 7 to 9
+    assert [device for _, device in tapes] == [fed.device] * 3
+
+
+@pytest.mark.parametrize("rope, alike", [("default", True), ("dynamic", False)])
+def test_rotary_embeddings_that_stretch_with_the_length_make_no_graphs(rope, alike, captioner_of, monkeypatch):
+    family = captioner_of("llava").family
+    monkeypatch.setitem(family.text_config.rope_parameters, "rope_type", rope)
+    assert family.steps_are_alike() == alike
+
+
+def test_keys_and_values_of_a_prompt_are_one_for_all_captions_of_its_picture(captioner_of):
+    """However the rows are kept and joined, and though a model attends by its own way, its config is left as it was."""
+    captioner = captioner_of("llava")
+    pictures = [picture for _, picture in pictures_for(captioner)]
+    before = captioner.model.config.get_text_config()._attn_implementation
+    with torch.no_grad():
+        begin = captioner._begin(SamplingConfig(max_length=20))
+        _, rows = begin(pictures[:2])
+        prompts = rows.own.layers[0].keys
+        rows.extend(torch.full((2, 1), PAD))
+        rows.keep(torch.tensor([0] * 5 + [1] * 5))
+        rows.extend(torch.full((10, 1), 100))
+        assert rows.own.layers[0].keys is prompts and len(prompts) == 2
+        assert rows.own.own[0].keys.shape == (10, 2, 18, 8)
+    assert captioner.model.config.get_text_config()._attn_implementation == before == "sdpa"

@@ -1,0 +1,118 @@
+"""CLIP models of open_clip by name, for all rooms: `--clip`, `--embedder` and `--teacher` take the same names.
+
+H, W: height and width of the pixels
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from captioners.names import column_name
+from captioners.resolve import CLIP_CONFIG, find_weights
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+
+class ClipSource(NamedTuple):
+    """Where a model comes from: `name` and `pretrained` as open_clip takes them; and its config, which runs no code."""
+
+    name: str
+    pretrained: str | None
+    model_cfg: Mapping[str, Any]
+
+
+def is_open_clip(name: str) -> bool:
+    """Whether a name can only mean a model of open_clip (an org/name may be of another library's); nothing is loaded."""
+    import open_clip  # late: it imports torch
+
+    return (name.startswith(("hf-hub:", "local-dir:")) or (Path(name) / CLIP_CONFIG).is_file()
+            or _architecture(name)[0] in open_clip.list_models())
+
+
+def find_clip(name: str) -> ClipSource:
+    """The model of a name as `clip_source` takes it; ValueError where there is none, or it asks for code of its own to be run."""
+    source, pretrained = clip_source(name)
+    return ClipSource(source, pretrained, read_clip_config(source))
+
+
+def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple["nn.Module", Any]:
+    """The model and its tokenizer; of what has no weights, a model with random ones where `random` allows it.
+
+    Raises: ValueError that says why open_clip cannot load it.
+    """
+    import open_clip  # late: it imports torch
+
+    weights = {"require_pretrained": True}
+    if random:
+        folder = source.name.removeprefix("local-dir:")
+        weights = {"load_weights": folder == source.name or find_weights(Path(folder)) is not None, "pretrained_text": False}
+    try:
+        model = open_clip.create_model(source.name, source.pretrained, device=device, **weights)
+        return model, open_clip.get_tokenizer(source.name)
+    except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
+        raise ValueError(str(error)) from error
+
+
+def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[["Image"], "Tensor"]:
+    """What makes (3, H, W) of a decoded picture, as the model takes it."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    return image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+
+
+def clip_source(name: str) -> tuple[str, str | None]:
+    """A model as open_clip itself names it, and where that is an architecture, its pretrained tag or file.
+
+    `name`: ARCHITECTURE:TAG (`ViT-B-32:laion2b_s34b_b79k`), ARCHITECTURE:FILE of weights, a folder in open_clip's layout, as
+    fine-tuned captioners are, with or without local-dir:, or org/name of a hub repository, with or without hf-hub:.
+    Raises ValueError where it is none of these, or does not say which weights.
+    """
+    import open_clip
+
+    architecture, pretrained = _architecture(name)
+    if architecture in open_clip.list_models():
+        if not pretrained:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+            raise ValueError(f"which weights? Say {architecture}:TAG or {architecture}:FILE (tags: {tags})")
+        return architecture, pretrained
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name, None
+    if Path(name).is_dir():
+        return f"local-dir:{name}", None
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        return f"hf-hub:{name}", None
+    raise ValueError("no ARCHITECTURE:TAG of open_clip, no folder, and no org/name of a hub repository")
+
+
+def read_clip_config(source: str) -> Mapping[str, Any]:
+    """The config of a model that open_clip names so; ValueError where it has none, or asks for code of its own to be run."""
+    import open_clip
+
+    try:
+        model_cfg = open_clip.get_model_config(source)
+        options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {error}") from error
+    if not isinstance(options, Mapping) or "trust_remote_code" in options:
+        raise ValueError(f"its tokenizer_kwargs ask for code to be run: {options}")
+    return model_cfg
+
+
+def captioner_name(name: str) -> str:
+    """The name that a captioner has in records which is loaded by this name of a model."""
+    folder = Path(name.removeprefix("local-dir:"))
+    config = folder / CLIP_CONFIG
+    if config.is_file() and (own := json.loads(config.read_text(encoding="utf-8")).get("capsmith", {}).get("name")):
+        return own
+    architecture, _, weights = name.removeprefix("hf-hub:").partition(":")
+    return column_name(folder.resolve().name if folder.is_dir() else f"{architecture}_{Path(weights).stem}" if weights
+                       else architecture.rpartition("/")[2])
+
+
+def _architecture(name: str) -> tuple[str, str]:
+    architecture, _, pretrained = name.partition(":")
+    return architecture.replace("/", "-"), pretrained  # ViT-B/32 is ViT-B-32 to open_clip

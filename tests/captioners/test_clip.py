@@ -1,0 +1,65 @@
+"""CLIP models of open_clip: how they are named, what is refused before it is loaded, and what is loaded."""
+
+import json
+import shutil
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from captioners.clip import captioner_name, clip_source, find_clip, is_open_clip, load_clip, preprocessing
+from captioners.resolve import SHIPPED
+
+COCA_TINY = SHIPPED / "coca_tiny"
+
+
+def test_names_of_open_clip(tmp_path):
+    assert all(map(is_open_clip, ["ViT-B-32:openai", "ViT-B/32", "ViT-B-32", "hf-hub:org/name", "local-dir:x", str(COCA_TINY)]))
+    assert not any(map(is_open_clip, ["minilm", "sentence-transformers/all-mpnet-base-v2", "all-MiniLM-L6-v2", str(tmp_path)]))
+
+
+def test_names_are_open_clips_own(tmp_path):
+    for name, expected in (("ViT-B-32:openai", ("ViT-B-32", "openai")), ("ViT-B/32:a/b.pt", ("ViT-B-32", "a/b.pt")),
+                           ("hf-hub:org/name", ("hf-hub:org/name", None)), ("org/name", ("hf-hub:org/name", None)),
+                           ("local-dir:x", ("local-dir:x", None)), (str(tmp_path), (f"local-dir:{tmp_path}", None))):
+        assert clip_source(name) == expected
+    for name, problem in (("ViT-B/32:", r"which weights\? Say ViT-B-32:TAG or ViT-B-32:FILE \(tags: openai"), ("coca", "no folder"),
+                          ("../nothing", "no folder"), ("a:b", "no ARCHITECTURE:TAG")):
+        with pytest.raises(ValueError, match=problem):
+            clip_source(name)
+
+
+def test_a_model_has_the_name_that_its_captions_have(tmp_path):
+    assert captioner_name(str(COCA_TINY)) == captioner_name(f"local-dir:{COCA_TINY}") == "coca_tiny"
+    for name in ("coca_ViT-B-32:laion2b_s13b_b90k", "coca_ViT-B/32:weights/laion2b_s13b_b90k.pt"):
+        assert captioner_name(name) == "coca_vit_b_32_laion2b_s13b_b90k"
+    assert captioner_name("hf-hub:org/My.CoCa") == captioner_name("org/My.CoCa") == "my_coca"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "capsmith": {"name": "ours"}}))
+    assert captioner_name(str(tmp_path)) == "ours"
+
+
+def test_a_model_comes_with_its_weights_and_its_tokenizer():
+    model, tokenizer = load_clip(find_clip(str(COCA_TINY)))
+    expected, _, transform = open_clip.create_model_and_transforms(f"local-dir:{COCA_TINY}")
+    assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
+    assert torch.equal(tokenizer(["a red circle"]), open_clip.get_tokenizer(f"local-dir:{COCA_TINY}")(["a red circle"]))
+    picture = Image.effect_mandelbrot((90, 70), (-2, -1.5, 1, 1.5), 9).convert("RGB")
+    assert torch.equal(preprocessing(model.visual.preprocess_cfg)(picture), transform(picture))
+
+
+def test_what_has_no_weights_has_random_ones_only_where_that_is_allowed(tmp_path):
+    shutil.copytree(COCA_TINY, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    bare = find_clip(str(tmp_path / "bare"))
+    with pytest.raises(ValueError, match="weights"):
+        load_clip(bare)
+    model, _ = load_clip(bare, random=True)
+    assert not torch.equal(model.visual.conv1.weight, load_clip(find_clip(str(COCA_TINY)))[0].visual.conv1.weight)
+
+
+def test_a_config_that_asks_for_code_to_be_run_is_refused_before_anything_is_loaded(tmp_path):
+    config = json.loads((COCA_TINY / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="ask for code to be run.*trust_remote_code"):
+        find_clip(str(tmp_path))

@@ -1,0 +1,44 @@
+"""Where sentences end: whole ones are kept in captions that are drawn, and in captions that are longer than a context."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diversity.sentences import is_finished, sentences
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("a dog on grass", ["a dog on grass"]),
+    ("A dog. It runs!  Does it? yes", ["A dog.", "It runs!", "Does it?", "yes"]),
+    ("The arch of St. Louis at dusk. A river.", ["The arch of St. Louis at dusk.", "A river."]),
+    ("a u.s. flag and a U.S. Navy ship. blue sky", ["a u.s. flag and a U.S. Navy ship.", "blue sky"]),
+    ("a 3.5 inch disk, no. 4 of 9. grey", ["a 3.5 inch disk, no. 4 of 9.", "grey"]),
+    ("Mr. J. R. Smith and Dr. Lee shake hands.", ["Mr. J. R. Smith and Dr. Lee shake hands."]),
+    ("Fruit, nuts, etc. on a table. At 9 a.m. it rains.", ["Fruit, nuts, etc. on a table.", "At 9 a.m. it rains."]),
+    ("It rains at 9 a.m. The sun comes later.", ["It rains at 9 a.m.", "The sun comes later."]),
+    ('She says "stop." He does.', ['She says "stop."', "He does."]),
+    ("wait... what", ["wait...", "what"]),
+    ("A sign with the letter A. A cat.", ["A sign with the letter A.", "A cat."]),
+    ("they live on Main St.", ["they live on Main St."]),
+    ("The U.S. flag flies.", ["The U.S. flag flies."]),
+    ("Two cats sit. One is red! It looks up? The other, which is much larger and older than the red one, sleeps on.",
+     ["Two cats sit.", "One is red!", "It looks up?", "The other, which is much larger and older than the red one, sleeps on."]),
+    ("a dog. a cat.", ["a dog.", "a cat."]),
+    ("A plaza in St. Louis by Dr. J. Smith, e.g. at noon. It rains.",
+     ["A plaza in St. Louis by Dr. J. Smith, e.g. at noon.", "It rains."]),
+    ('A sign says "Stop." It is 3.5 m tall.', ['A sign says "Stop."', "It is 3.5 m tall."]),
+    ("no end", ["no end"]), ("Really?!  Yes.", ["Really?!", "Yes."]),
+    ("", []), ("  ", []), (".", ["."]),
+])
+def test_where_sentences_end(text, expected):
+    assert sentences(text) == expected
+
+
+@given(st.text(alphabet="aSt. !?\"'\n", max_size=40))
+def test_sentences_lose_nothing_but_space(text):
+    assert "".join("".join(sentences(text)).split()) == "".join(text.split())
+
+
+def test_a_sentence_is_finished_by_its_mark():
+    assert all(map(is_finished, ["A dog.", 'She says "stop."', "wait...", "really?!"]))
+    assert not any(map(is_finished, ["A dog", "St. Louis", ""]))

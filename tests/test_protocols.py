@@ -1,0 +1,38 @@
+"""What captioners, forward passes and writers promise, by type check: those that there are, and the tests' fakes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "protocols"
+
+
+def check(path: Path, cache: Path) -> str:
+    """What mypy says of a file."""
+    command = [sys.executable, "-m", "mypy", "--config-file", str(FOLDER / "mypy.ini"), "--cache-dir", str(cache), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def test_all_are_what_they_stand_for(tmp_path):
+    assert check(FOLDER / "assigned.py", tmp_path / "cache") == "Success: no issues found in 1 source file\n"
+    wrong = tmp_path / "wrong.py"  # and the check sees what is missing
+    wrong.write_text('''
+from captioners.base import Captioner
+from conftest import FakeCaptioner
+from finetune.forward import CoCaForward
+from finetune.trainer import Forward
+from imagetext.formats import TarShard, Writer
+class Deaf(FakeCaptioner):
+    def caption(self, images, sampling): ...
+class Unbounded(CoCaForward):
+    clamp: int
+class Endless(TarShard):
+    def close(self, whole: bool) -> None: ...
+captioner: Captioner = Deaf()
+def assign(unbounded: Unbounded, endless: Endless) -> None:
+    forward: Forward = unbounded
+    writer: Writer = endless
+''')
+    said = check(wrong, tmp_path / "cache")
+    assert all(f'variable has type "{name}"' in said for name in ("Captioner", "Forward", "Writer")), said
