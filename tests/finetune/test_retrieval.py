@@ -41,7 +41,7 @@ def test_all_is_found_where_features_are_alike_and_nothing_where_they_are_shifte
 
 
 def test_captions_of_the_same_words_are_one(tmp_path):
-    samples = [replace(name, columns={**name.columns, **(picture(number))}, error=captions) for number, (name, captions) in
+    samples = [Record(name, picture(number), captions) for number, (name, captions) in
                enumerate({"a": ("a dog", "a cat"), "b": ("a dog",), "c": ("a bird",)}.items())]
     student, asked = load_student(write_student(tmp_path)), []
     tokenizer = student.tokenizer

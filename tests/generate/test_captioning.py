@@ -37,7 +37,7 @@ def test_order_is_kept_and_no_more_than_two_batches_are_read_ahead(captioner, pi
         time.sleep(random.random() / 100)
         return prepare(image)
     captioner.preprocess = preprocess
-    samples = (read.append(number) or replace(str(number), columns={**str(number).columns, **(image)}) for number, image in enumerate(images))
+    samples = (read.append(number) or Record(str(number), image) for number, image in enumerate(images))
     for taken, record in enumerate(caption(samples, captioner, num_workers=workers)):
         assert record.key == str(taken)
         # two of a batch are taken at a time, besides two batches, or three pictures that as many workers share
@@ -60,7 +60,7 @@ def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
             assert third.wait(30)
             yield found
     captioner.preprocess, captioner.caption = preprocess, wait_and_caption
-    samples = [replace(str(number), columns={**str(number).columns, **(image)}) for number, image in enumerate(pictures(4))]
+    samples = [Record(str(number), image) for number, image in enumerate(pictures(4))]
     assert [record.key for record in caption(samples, captioner, num_workers=1)] == ["0", "1", "2", "3"]
 
 
@@ -133,7 +133,7 @@ def test_nothing_to_caption_is_no_batch(captioner):
 
 def test_batches_are_full_whatever_fails_between(captioner, pictures):
     images = [None, *pictures(3), None, None, None, *pictures(2, 3), None]
-    samples = [replace(str(number), columns={**str(number).columns, **(image)}) for number, image in enumerate(images)]
+    samples = [Record(str(number), image) for number, image in enumerate(images)]
     assert [(record.key, bool(record.error)) for record in caption(samples, captioner)] == [
         (str(number), image is None) for number, image in enumerate(images)]
     assert captioner.batches == [2, 2, 1]
@@ -143,7 +143,7 @@ def test_batches_are_full_whatever_fails_between(captioner, pictures):
 def test_captions_that_are_missing_or_out_of_order_are_an_error(captioner, pictures, come):
     whole = captioner.caption
     captioner.caption = lambda images, sampling, **options: iter(come(list(whole(images, sampling))))
-    samples = [replace(str(number), columns={**str(number).columns, **(image)}) for number, image in enumerate(pictures(3))]
+    samples = [Record(str(number), image) for number, image in enumerate(pictures(3))]
     with pytest.raises(RuntimeError, match="captioner fake"):
         list(caption(samples, captioner))
 
@@ -166,7 +166,7 @@ def drawing(texts):
 def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captioner, pictures):
     """Draw r of caption i is number num_captions * r + i; good captions stay, and pictures keep their order."""
     captioner.caption, calls = drawing({"b": {1: "of the", 3: "a 2 2 2 2", 4: "never looked at", 5: "a red dog runs"}})
-    samples = [replace(key, columns={**key.columns, **(image)}) for key, image in zip("abc", pictures(3))]
+    samples = [Record(key, image) for key, image in zip("abc", pictures(3))]
     column = Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=3))
     records = list(caption_samples(samples, [column]))
     assert calls == [("a", 0, 1), ("b", 0, 1), ("c", 0, 1), ("b", 2, 3), ("b", 4, 5)]
@@ -205,7 +205,7 @@ def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, picture
     """Every picture of the fake has a failing caption: twelve are drawn by twos, and those of each five, five and two anew by twos."""
     monkeypatch.setattr("generate.captioning.REDRAWN_AT_ONCE", 5)
     images = pictures(12)
-    samples = [replace(str(number), columns={**str(number).columns, **(image)}) for number, image in enumerate(images)]
+    samples = [Record(str(number), image) for number, image in enumerate(images)]
     [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1), batch_size=2)])
     assert [record.key for record in found] == [str(number) for number in range(12)]
     assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
@@ -220,7 +220,7 @@ def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_capt
     other.preprocess = lambda image: prepared.append("other") or prepare(image)
     columns = [Column("syn_text_a", captioner, SAMPLING, KEEP), Column("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
                Column("syn_text_c", other, SAMPLING, KEEP)]
-    samples = [replace(str(number), columns={**str(number).columns, **(image)}) for number, image in enumerate([*pictures(3), b"no picture"])]
+    samples = [Record(str(number), image) for number, image in enumerate([*pictures(3), b"no picture"])]
     records = list(caption_samples(samples, columns))
     assert len(decoded) == 4 and prepared == ["first", "other"] * 3
     for column in columns:  # as if each were alone
