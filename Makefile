@@ -3,13 +3,17 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test soak pretrain-tiny gpu-wheels
+.PHONY: quickstart test test-oldest soak pretrain-tiny gpu-wheels
 
 quickstart: .venv/installed
 	.venv/bin/capsmith quickstart --output runs/quickstart
 
 test: .venv/installed-test
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+
+# The suite with the least versions that pyproject.toml names, in an environment of their own (several GB); for Python 3.11 or 3.12.
+test-oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
 # The long forms of what the suite samples: faults in generation, damaged input.
 soak: .venv/installed-test
@@ -39,4 +43,10 @@ gpu-wheels: .venv/installed
 
 .venv/installed-test: pyproject.toml .venv/installed
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+.venv-oldest/installed: pyproject.toml
+	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --upgrade --editable ".[test]"
 	@touch $@

@@ -24,6 +24,7 @@ class QuickstartConfig(BaseModel):
     samples_seen: int = Field(90_000, gt=0, description="captions seen in fine-tuning")
     train_pictures: int = Field(12_000, gt=0, description="curated pictures to fine-tune on")
     held_out_pictures: int = Field(100, ge=SHOWN, description="pictures to caption, none of them seen before")
+    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     seed: int = Field(0, ge=0, description="of the pictures, the fine-tuning and the captions")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier quickstart")
 
@@ -41,7 +42,7 @@ def run(config: QuickstartConfig) -> int:
     pretrained_records = config.output / "records_pretrained"
     train = f"scenes:train,n={config.train_pictures},level=2,seed={config.seed}"
     held_out = f"scenes:test,n={config.held_out_pictures},level=2,seed={config.seed}"
-    common = {"seed": config.seed, "overwrite": config.overwrite}
+    common = {"seed": config.seed, "overwrite": config.overwrite, "device": config.device}
     as_it_is = {"redraws": 0, "on_degenerate": "keep"}  # what the captioner says, not what a set should keep of it
     steps = (
         (f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures", finetune, FinetuneConfig(
@@ -52,7 +53,7 @@ def run(config: QuickstartConfig) -> int:
         (f"caption them with {NAME}, into records", generate, GenerateConfig(
             input=[str(pretrained_records / "*.tar")], model=str(captioner), output=records, **as_it_is, **common)),
         ("score the captions, before and after, beside the human ones", score, DiversityConfig(
-            input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report)),
+            input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report, device=config.device)),
     )
     for number, (title, command, command_config) in enumerate(steps, 1):
         print(f"\n[{number}/{len(steps)}] {title}", flush=True)

@@ -145,5 +145,5 @@ def _place(joint, slots, keys, values, tokens, HEADS: tl.constexpr, DEPTH: tl.co
 def place(joint: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
     """Writes the keys and values of M pictures, side by side in joint (M, S, 2 W), into slots (M,) of keys and values (N, H, S, D)."""
     _, heads, tokens, depth = keys.shape
-    _place[(len(slots), tokens)](joint.contiguous(), slots, keys, values, tokens, HEADS=heads, DEPTH=depth,
+    _place[(len(slots), tokens)](joint.contiguous(), slots.contiguous(), keys, values, tokens, HEADS=heads, DEPTH=depth,
                                  WIDE=triton.next_power_of_2(heads * depth), num_warps=2)

@@ -223,8 +223,6 @@ def load_captioner(
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
     """
-    # cuDNN makes a plan for each new shape of an attention, of about half a second; torch's own kernels are as fast
-    torch.backends.cuda.enable_cudnn_sdp(False)
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:

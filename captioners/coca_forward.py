@@ -4,6 +4,8 @@ Dimensions: B pictures, K captions of each, L tokens of the longest caption, T t
 V vocabulary, W width, E embedding.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
@@ -39,7 +41,7 @@ def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
     with evaluating(tower):
         if images.is_cuda and type(tower) is VisionTransformer and {*map(type, tower.transformer.resblocks)} == {ResidualAttentionBlock}:
             return _encode_plainly(tower, images)
-        with fast_products():
+        with fast_products() if images.device.type == "cpu" else contextlib.nullcontext():
             return model._encode_image(images)
 
 
@@ -49,22 +51,25 @@ def _encode_plainly(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, T
     return F.normalize(pooled if tower.proj is None else pooled @ tower.proj, dim=-1), tokens
 
 
-def forward_trimmed(model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor) -> dict[str, Tensor]:
+def forward_trimmed(model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor, *, trim: bool = True
+                    ) -> dict[str, Tensor]:
     """open_clip's training forward, of each picture's captions at once: same features, logits and gradients, less work.
 
     The picture is encoded once, its captions are the queries of one cross-attention, they are cut to the batch's longest,
-    and padding gets no logits. images: pixels (B, 3, H, W), or what `encode_images` gave for them. tokens (B, K, at most the context), padded at the end with the text tower's pad id to any width.
+    and padding gets no logits. images: pixels (B, 3, H, W), or what `encode_images` gave for them. tokens (B, K, at most the
+    context), padded at the end with the text tower's pad id to any width, which stays where they are not to be cut (`trim`):
+    to look for the longest waits for a GPU.
     Returns image_features (B, E) and text_features (B, K, E), normalised, and the logits (T, V) and labels (T,) of the tokens
     that are no padding, caption by caption.
     """
     image_features, image_tokens = model._encode_image(images) if isinstance(images, Tensor) else images
     pictures, captions = tokens.shape[:2]
-    text_features, states, tokens = encode_text_trimmed(model, tokens.flatten(0, 1))
+    text_features, states, tokens = encode_text_trimmed(model, tokens.flatten(0, 1), trim=trim)
     hidden = _decode(model.text_decoder, image_tokens, states[:, :-1])  # (B K, L-1, W)
     labels = tokens[:, 1:]
-    real = labels != model.text.pad_id
+    real = (labels != model.text.pad_id).flatten().nonzero()[:, 0]  # the one look that waits for a GPU
     return {"image_features": image_features, "text_features": text_features.unflatten(0, (pictures, captions)),
-            "logits": hidden[real] @ model.text_decoder.text_projection, "labels": labels[real]}
+            "logits": hidden.flatten(0, 1)[real] @ model.text_decoder.text_projection, "labels": labels.flatten()[real]}
 
 
 def _decode(decoder: nn.Module, image_tokens: Tensor, x: Tensor) -> Tensor:
@@ -79,15 +84,17 @@ def _decode(decoder: nn.Module, image_tokens: Tensor, x: Tensor) -> Tensor:
     return decoder.ln_final(x)
 
 
-def encode_text_trimmed(model: CoCa, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def encode_text_trimmed(model: CoCa, tokens: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """The text tower on captions (B, at most the context) cut to the longest, L tokens; padded as for `forward_trimmed`.
 
-    Tokens may be the host's, which then waits for no device.
-
+    Without `trim` L is the width that they come in, at most the context. Tokens may be the host's, which then waits for no
+    device.
     Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
     """
     tower = model.text
-    longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
+    longest = min(tokens.shape[1], tower.context_length)
+    if trim:
+        longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
     # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
     width = min(longest + 1, tower.context_length)
     tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)

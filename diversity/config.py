@@ -20,7 +20,7 @@ class DiversityConfig(BaseModel):
                           "open_clip model or a captioner; auto: minilm where it is installed; none")
     clip: str | None = Field(default=None, description="CLIP model for CLIPScore and self-retrieval: ViT-L-14:openai, a "
                              "folder, org/name")
-    device: str = Field(default="cpu", description="of the embedder and the CLIP model")
+    device: str | None = Field(default=None, description="of the embedder and the CLIP model: cpu, cuda, …; the best there is unless given")
     semantic_pictures: int = Field(default=1000, gt=1, description="pictures of the sample that are embedded")
     workers: int = Field(default=1, gt=0, description="processes that read and count, a shard at a time")
     seed: int = Field(default=0, ge=0, description="of the samples, the intervals and the tests")

@@ -15,9 +15,10 @@ def run(config: DiversityConfig) -> int:
     """Prints the first table, writes report.json, report.md and report.html, and returns the exit code."""
     try:
         _check_output(config.output)
+        device = _device(config)
         counted = count_columns(config.input, config.column, config.references, config.images, workers=config.workers,
                                 seed=config.seed, keep_images=max(48, config.semantic_pictures if config.clip else 0))
-        found = report(counted, embedder=config.embedder, clip=config.clip, device=config.device,
+        found = report(counted, embedder=config.embedder, clip=config.clip, device=device,
                        semantic_pictures=config.semantic_pictures, seed=config.seed)
     except (ValueError, OSError) as error:
         print(f"capsmith diversity: {error}", file=sys.stderr)
@@ -41,6 +42,15 @@ def _check_output(folder: Path) -> None:
         ours = False
     if not ours:
         raise ValueError(f"--output {folder}: not empty, and no report of capsmith diversity; choose another folder")
+
+
+def _device(config: DiversityConfig) -> str:
+    """Where the models compute; raises `ValueError` where there is no such device."""
+    if config.device is None and config.embedder == "none" and not config.clip:
+        return "cpu"  # there are no models, and so torch is not imported
+    from captioners.device import choose_device
+
+    return choose_device(config.device)
 
 
 def _print(report: DiversityReport, folder: Path) -> None:

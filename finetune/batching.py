@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
@@ -24,7 +25,8 @@ from imagetext.rows import read_picture
 from imagetext.sample import Sample, decode_image
 from imagetext.sources import Shard
 
-CACHE_BYTES = 2**30  # of preprocessed pictures
+CACHE_BYTES = 2**28  # of preprocessed pictures, in each process that decodes
+WIDTHS = 8           # captions come to a GPU in multiples of so many tokens
 CHECKED = 64         # pictures decoded side by side when they are first read
 
 
@@ -32,7 +34,7 @@ class CaptionedPictures(Dataset):
     """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
 
     Pictures that are files, or lie in tars on this machine, are read when they come, those of stores and tables are held in
-    memory, encoded; preprocessed ones, too, where all of them fit in 1 GiB. `weights`: how often each comes in a pass. `image`
+    memory, encoded; preprocessed ones, too, where all of them fit in 256 MiB. `weights`: how often each comes in a pass. `image`
     gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
     """
 
@@ -185,10 +187,23 @@ class Batch(NamedTuple):
     keys: list[str]
     embeddings: Mapping[str, Tensor] = {}
 
-    def parts(self, count: int, device: torch.device) -> list[Self]:
-        """As so many batches of equal size, on a device."""
+    def parts(self, count: int, device: torch.device, pad_id: int | None = None) -> list[Self]:
+        """As so many batches of equal size, on a device; captions padded with `pad_id` come to a GPU in few widths."""
         size = len(self.keys) // count
-        return [Batch(*(_move(values, slice(at, at + size), device) for values in self)) for at in range(0, len(self.keys), size)]
+        parts = [Batch(*(_move(values, slice(at, at + size), device) for values in self)) for at in range(0, len(self.keys), size)]
+        if pad_id is None or device.type == "cpu":
+            return parts
+        return [part._replace(tokens=few_widths(tokens, pad_id).to(device, non_blocking=True))
+                for part, tokens in zip(parts, self.tokens.split(size), strict=True)]
+
+
+def few_widths(tokens: Tensor, pad_id: int) -> Tensor:
+    """Token ids (B, K, L) padded, or cut, to the least multiple of WIDTHS that holds the longest caption and a pad.
+
+    This is done in the main memory: a look at tokens on a GPU waits for it, and each new shape costs it memory and plans.
+    """
+    longest = int((tokens != pad_id).flatten(0, 1).any(0).nonzero().max()) + 1
+    return F.pad(tokens, (0, -(-(longest + 1) // WIDTHS) * WIDTHS - tokens.shape[-1]), value=pad_id)
 
 
 def _move(values: Any, part: slice, device: torch.device) -> Any:
@@ -213,7 +228,16 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
     return Batch(default_collate(list(images)), tokens, torch.tensor(pictures), list(keys))
 
 
-def batches(order: BatchOrder, num_workers: int) -> DataLoader:
-    """A loader of the batches in this order."""
-    return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
+def decoders(asked: int | None, on_gpu: bool) -> int:
+    """The processes that decode pictures for this one: as asked for, else its share of the cores for a GPU, and one for a CPU.
+
+    A picture takes a core 5 to 7 ms, and a GPU trains on hundreds a second.
+    """
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return asked if asked is not None else max(1, share - 1) if on_gpu else 1
+
+
+def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) -> DataLoader:
+    """A loader of the batches in this order; pinned memory is copied to a GPU while it computes."""
+    return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=pin_memory,
                       collate_fn=order.pictures.collate)

@@ -75,10 +75,13 @@ class FinetuneConfig(BaseModel):
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     shard: bool = Field(
         False, description="each process holds a part of all weights, gradients and optimizer state (FSDP), for large models")
+    tf32: bool = Field(False, description="float32 products by a GPU in TF32: several times as fast, to three digits")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(
         None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
-    num_workers: int = Field(1, ge=0, description="processes that decode pictures, for each process that trains")
+    num_workers: int | None = Field(
+        None, ge=0, description="processes that decode pictures, for each process that trains; unless given, its share of the cores for "
+        "a GPU, and one for a CPU")
     push_to_hub: str | None = Field(
         None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub repository to upload the finished captioner to")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")

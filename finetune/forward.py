@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from captioners.base import TrainableCaptioner
 from captioners.coca import CoCaCaptioner
 from captioners.coca_forward import forward_trimmed
+from captioners.device import check_device
 from captioners.linear import fast_products
-from finetune.batching import CaptionedPictures
+from finetune.batching import CaptionedPictures, decoders
 from finetune.config import FinetuneConfig
 from finetune.image_cache import cache_images
 from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss
@@ -29,6 +30,7 @@ from finetune.optimizer import coca_depth
 if TYPE_CHECKING:  # it brings transformers
     from captioners.vlm import VLMCaptioner
 
+AT_ONCE = 256  # pictures that a GPU's frozen image tower sees, where its memory holds them
 WIDE = 256  # from this width on products are large enough for Python to see each of them
 
 
@@ -53,7 +55,8 @@ class CoCaForward(nn.Module):
         self.model.train()
         self.depth = coca_depth(self.model)
         wide = config.dtype == "fp32" and self.model.text_decoder.width >= WIDE
-        self.products = fast_products if wide else contextlib.nullcontext
+        on_cpu = check_device(config.device) == "cpu"
+        self.products = fast_products if wide and on_cpu else contextlib.nullcontext
         self.adapter = None
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
@@ -71,7 +74,7 @@ class CoCaForward(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         images = self.captioner.normalise(images) if isinstance(images, Tensor) else images
-        output = forward_trimmed(self.model, images, tokens)
+        output = forward_trimmed(self.model, images, tokens, trim=tokens.device.type == "cpu")  # for a GPU, parts are cut
         # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
 
@@ -83,8 +86,10 @@ class CoCaForward(nn.Module):
         """Before the first step: of a frozen image tower's outputs, a file."""
         if config.freeze_image:
             self.model.to(accelerator.device)
+            on_gpu = accelerator.device.type == "cuda"
             pictures.image = cache_images(pictures, config.output / "image_cache", accelerator,
-                                          batch_size=config.device_batch_size or 16, num_workers=config.num_workers)
+                                          batch_size=AT_ONCE if on_gpu else config.device_batch_size or 16,
+                                          num_workers=decoders(config.num_workers, on_gpu))
 
     @torch.no_grad()
     def clamp(self) -> None:

@@ -70,7 +70,7 @@ def losses_on(pictures: CaptionedPictures, trainer: Trainer, batch_size: int = 6
     sums: Losses = {name: torch.zeros(()) for name in forward.weights}
     for at in range(0, len(pictures), batch_size):
         items = [pictures[index, 0] for index in range(at, min(at + batch_size, len(pictures)))]
-        part, = pictures.collate(items).parts(1, trainer.accelerator.device)
+        part, = pictures.collate(items).parts(1, trainer.accelerator.device, forward.pad_id)
         with trainer.accelerator.autocast(), evaluating(forward):
             output = forward(part.images, part.tokens)
         sums["caption"] += caption_loss(output["logits"], output["labels"]).cpu()

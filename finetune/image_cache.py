@@ -70,12 +70,23 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
 
 def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int,
             num_workers: int) -> None:
+    captioner = pictures.captioner
     own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
     batches = [[(index, 0) for index in own[at:at + batch_size]] for at in range(0, len(own), batch_size)]
-    loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers,
-                        collate_fn=partial(collate, pad_id=pictures.captioner.pad_id))
+    loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers, pin_memory=accelerator.device.type == "cuda",
+                        collate_fn=partial(collate, pad_id=captioner.pad_id))
     with accelerator.autocast():
         for batch in tqdm(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
-            images = pictures.captioner.normalise(batch.images.to(accelerator.device))
-            features, tokens = encode_images(pictures.captioner.model, images)
-            maps["features"][batch.pictures], maps["tokens"][batch.pictures] = features.to("cpu", DTYPE), tokens.to("cpu", DTYPE)
+            left = [(batch.images, batch.pictures)]
+            while left:
+                images, numbers = left.pop()
+                try:
+                    pixels = captioner.normalise(images.to(accelerator.device, non_blocking=True))
+                    encoded = encode_images(captioner.model, pixels)
+                except torch.OutOfMemoryError:
+                    if len(numbers) == 1:
+                        raise
+                    left += zip(images.chunk(2), numbers.chunk(2))
+                    continue
+                for name, values in zip(("features", "tokens"), encoded, strict=True):
+                    maps[name][numbers] = values.to("cpu", DTYPE)

@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import PartialState
 
+from captioners.device import check_device, choose_device
 from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints
 from finetune.trainer import Config, Trainer, accumulation
 from finetune.training_page import PAGE
@@ -27,18 +28,20 @@ DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
 VERSION = ".".join(version("capsmith").split(".")[:2])  # what one began, another does not go on with
 # how a run is carried out, not what comes of it
-CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "checkpoint_every", "num_processes", "shard", "device_batch_size",
-               "report_to", "grad_checkpointing", "push_to_hub"}
+CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoint_every", "num_processes", "shard",
+               "device_batch_size", "report_to", "grad_checkpointing", "push_to_hub"}
 
 
 def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) -> int:
     """Trains in as many processes as asked for, unless it is done; exit code 0, or that of the ranks it starts."""
+    check_devices(config)
     if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
         return launch(config)
     if (asked := processes_asked_of_accelerate()) > 1 and "LOCAL_RANK" not in os.environ:
         raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
                          f"use --num-processes {asked} or torchrun")
-    state = PartialState(cpu=config.device == "cpu", timeout=WAIT)
+    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
+    state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
     with state.main_process_first():
         prepare_output(config)
     if is_done(config.output):
@@ -47,6 +50,19 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     torch.manual_seed(config.seed)
     train(config, state)
     return 0
+
+
+def check_devices(config: Config) -> None:
+    """Raises ValueError where this machine has no such device, or no GPU for each of its processes."""
+    device = check_device(config.device)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", config.num_processes or 1))
+    if not device.startswith("cuda") or processes == 1:
+        return
+    if config.device not in (None, "cuda"):
+        raise ValueError(f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; say cuda")
+    if processes > torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
 
 
 def processes_asked_of_accelerate() -> int:

@@ -50,10 +50,13 @@ class StudentConfig(BaseModel):
     validate_every: Annotated[int, BeforeValidator(parse_count)] = Field(
         1_000_000, gt=0, description="records seen between validations, e.g. 500k; there is one at the end, too")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
+    tf32: bool = Field(False, description="float32 products by a GPU in TF32: several times as fast, to three digits")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(
         None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
-    num_workers: int = Field(1, ge=0, description="processes that make views, for each process that trains")
+    num_workers: int | None = Field(
+        None, ge=0, description="processes that make views, for each process that trains; unless given, its share of the cores for "
+        "a GPU, and one for a CPU")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
     seed: int = Field(0, ge=0, description="of the order of records, the choice of views and texts, and random weights")

@@ -21,7 +21,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from finetune.batching import Batch, BatchOrder, batches
+from captioners.device import check_device
+from finetune.batching import Batch, BatchOrder, batches, decoders
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import FinetuneConfig
 from finetune.losses import Losses, caption_loss
@@ -114,8 +115,9 @@ class Trainer:
         order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first,
                            rank=rank, world=self.accelerator.num_processes)
         found: dict[str, Any] = {}
-        progress = tqdm(batches(order, config.num_workers), initial=first, total=self.steps, desc="training", unit="step",
-                        mininterval=1, disable=not main)
+        on_gpu = self.accelerator.device.type == "cuda"
+        loader = batches(order, decoders(config.num_workers, on_gpu), pin_memory=on_gpu)
+        progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main)
         with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log:  # line by line
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * self.accelerator.num_processes + rank)  # of dropout
@@ -162,7 +164,7 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, float]:
         """One step of the optimizer; for the log, the losses of the whole batch, and the gradients' norm before clipping."""
         learner, world = self.learner, self.accelerator.num_processes
-        parts = batch.parts(self.accumulation, self.accelerator.device)
+        parts = batch.parts(self.accumulation, self.accelerator.device, learner.pad_id)
         losses: Losses = {name: torch.zeros((), device=self.accelerator.device) for name in learner.weights}
         gradients = None
         if learner.captions:
@@ -199,10 +201,11 @@ class Trainer:
         if self.average:
             self.average.update()
         losses |= {"caption": self.accelerator.reduce(losses["caption"])} if learner.captions else {}
-        told = {name: loss.item() for name, loss in losses.items()}
-        weighted = sum(learner.weights[name] * loss for name, loss in told.items())
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return {"loss": weighted, **told, "gradient_norm": float(norm), "learning_rate": rate}
+        *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
+        told = dict(zip(losses, values, strict=True))
+        weighted = sum(learner.weights[name] * loss for name, loss in told.items())
+        return {"loss": weighted, **told, "gradient_norm": norm, "learning_rate": rate}
 
     def _batch_losses(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
                       ) -> tuple[Losses, list[Tensor], list[Tensor], list[Tensor]]:
@@ -229,10 +232,12 @@ class Trainer:
 def make_accelerator(config: Config) -> Accelerator:
     """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
     accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=config.device == "cpu", project_dir=config.output,
-        log_with=config.report_to or None, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=check_device(config.device) == "cpu",
+        project_dir=config.output, log_with=config.report_to or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     if config.num_processes not in (None, accelerator.num_processes):
         raise ValueError(f"--num-processes {config.num_processes}: the launcher started {accelerator.num_processes}")
     if config.shard and accelerator.num_processes == 1:

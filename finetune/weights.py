@@ -69,8 +69,7 @@ class AveragedWeights(TrainedWeights):
 
     @torch.no_grad()
     def update(self) -> None:
-        for name, average in self.weights.items():
-            average.lerp_(self.trained.weights[name], 1 - self.decay)
+        torch._foreach_lerp_(list(self.weights.values()), list(self.trained.weights.values()), 1 - self.decay)  # in few kernels
 
 
 class OptimizerState:

@@ -12,6 +12,7 @@ import torch
 
 from captioners.base import Captioner
 from captioners.coca import load_captioner
+from captioners.device import check_device
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
@@ -38,6 +39,8 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
     rank = rank or Rank.of_this_process().check(config)
+    if config.engine == "embedded":  # the workers of a cluster look at their own machines
+        check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
     if rank.number and not config.dry_run:

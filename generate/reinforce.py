@@ -9,6 +9,7 @@ from typing import Any
 
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
+from captioners.device import check_device
 from generate.engines import engine_of
 from generate.manifest import RULES, input_of, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
@@ -36,6 +37,8 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
     rank = rank or Rank.of_this_process().check(config)
+    if config.engine == "embedded":  # the workers of a cluster look at their own machines
+        check_device(config.device)
     if rank.number:
         wait_for_run(config.output)
     shards = read_samples(config.input, config.images)
@@ -67,7 +70,9 @@ class Reinforcing:
     unit = "record"
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
-        self.teachers = load_teachers(self.config.teacher, device, self.config.dtype)
+        dtype = self.config.dtype or settled.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
+        self.config = self.config.model_copy(update={"dtype": dtype})
+        self.teachers = load_teachers(self.config.teacher, device, dtype)
         self.settled = settle(self.config, self.teachers, settled)
         models = [f"teacher {teacher.name}: {teacher.dimension} dimensions, logit scale {teacher.logit_scale:.4g}, "
                   f"{teacher.size[0]} x {teacher.size[1]} px" for teacher in self.teachers]

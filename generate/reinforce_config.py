@@ -28,7 +28,8 @@ class ReinforceConfig(RunConfig):
     convert: bool = Field(False, description="put records that are reinforced already, in the older layout, into the newer one; "
                           "no teacher is needed")
     seed: int = Field(0, ge=0, lt=2**64, description="of the views, with each record's key")
-    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="that the teachers compute in")
+    dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="that the teachers compute in; chosen once for a run unless given: bf16 on a GPU, else fp32")
     batch_size: int | None = Field(None, gt=0, description="views or texts at a time; chosen once for a run unless given")
     text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")

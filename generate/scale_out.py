@@ -24,11 +24,11 @@ from filelock import FileLock
 from ray import cloudpickle
 from tqdm import tqdm
 
+from captioners.device import choose_device
 from generate.config import RunConfig
 from generate.manifest import differences, read_run
-from generate.ranks import Rank
 from generate.tally import Tally
-from generate.work import Loaded, Pace, Work, choose_device
+from generate.work import Loaded, Pace, Work
 from imagetext.columns import ColumnClash
 from imagetext.shards import read_marker
 from imagetext.sources import Shard
@@ -175,7 +175,7 @@ class Place(NamedTuple):
         with suppress(OSError):  # a node that lacks it may need none of its files
             os.chdir(self.folder)
         with FileLock(os.path.join(tempfile.gettempdir(), f"capsmith-{os.getuid()}.lock")):
-            return work.load(choose_device(work.config.device or ("cuda" if self.gpus else "cpu"), Rank()), settled)
+            return work.load(choose_device(work.config.device or ("cuda" if self.gpus else "cpu")), settled)
 
 
 class Worker:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from tqdm import tqdm
 
+from captioners.device import choose_device
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
 from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, shards_to_do, write_run
@@ -111,7 +112,7 @@ class Embedded:
         self.rank = rank
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
-        return work.load(choose_device(work.config.device, self.rank), settled)
+        return work.load(choose_device(work.config.device, self.rank.local), settled)
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
         with (tqdm(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress,
@@ -187,14 +188,3 @@ def workers_wanted(config: RunConfig) -> int:
         return 2 if config.num_workers is None else config.num_workers
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(max(2, cores - 1), MOST_WORKERS)
-
-
-def choose_device(name: str | None, rank: Rank) -> str:
-    """The device of that name, or the best there is, of several this process's own; ValueError where there is no such device."""
-    if name in (None, "cuda") and torch.cuda.is_available():
-        return f"cuda:{rank.local % torch.cuda.device_count()}"
-    try:
-        torch.empty(0, device=name or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from error
-    return name or "cpu"

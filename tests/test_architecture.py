@@ -22,7 +22,7 @@ BELOW = {  # what each room may import of ours, itself aside
 }
 ONLY = {  # and of some rooms, only these files
     ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes"},
-    ("diversity", "captioners"): {"captioners.clip"},
+    ("diversity", "captioners"): {"captioners.clip", "captioners.device"},
 }
 UNTIED_SOON = {  # cycles that are known; this must become empty, and nothing may be added
     ("imagetext.scenes", "imagetext.sources"),

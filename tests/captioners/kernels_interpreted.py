@@ -103,7 +103,7 @@ def check_norm() -> None:
 def check_place() -> None:
     joint, slots = torch.randn(3, 5, 2 * 4 * 6, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 4])
     keys, values = torch.zeros(2, 6, 4, 5, 6)
-    place(joint, slots, keys, values)
+    place(joint, torch.stack([slots, slots + 9], dim=1)[:, 0], keys, values)  # slots may be a column of a table
     for old, new in zip((keys, values), joint.chunk(2, dim=-1)):
         assert torch.equal(old[slots], new.unflatten(-1, (4, 6)).transpose(1, 2))
         assert not old[[1, 2, 5]].any()

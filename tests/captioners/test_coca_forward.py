@@ -1,24 +1,29 @@
 """open_clip's own forward, on padded captions of a picture each, is the reference for the trimmed one."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from captioners.coca_forward import _encode_plainly, forward_trimmed
+from captioners.coca_forward import _encode_plainly, encode_images, forward_trimmed
 
 from .coca_inputs import PAD, captions_of, images_of
 
 
 @pytest.mark.parametrize("lengths", [[5, 3, 9, 4], [5, 16, 9, 4], [15, 3, 3, 3]], ids=str)
 @pytest.mark.parametrize("captions", [1, 2])
-def test_trimmed_forward_equals_open_clips(model, lengths, captions):
-    """Of four pictures with a caption each, or two with two."""
+@pytest.mark.parametrize("trim", [True, False])
+def test_trimmed_forward_equals_open_clips(model, lengths, captions, trim):
+    """Of four pictures with a caption each, or two with two; without trimming, whatever the width they come in."""
     pictures = 4 // captions
     images, full = images_of(pictures), captions_of(lengths, 16)
     expected = model(images.repeat_interleave(captions, 0), full)
     real = expected["labels"] != PAD
     for width in (max(lengths), 16):
-        ours = forward_trimmed(model, images, full[:, :width].view(pictures, captions, width))
+        ours = forward_trimmed(model, images, full[:, :width].view(pictures, captions, width), trim=trim)
         assert torch.equal(ours["labels"], expected["labels"][real])
         torch.testing.assert_close(ours["image_features"], expected["image_features"][::captions], atol=1e-5, rtol=0)
         torch.testing.assert_close(ours["text_features"].flatten(0, 1), expected["text_features"], atol=1e-5, rtol=0)
@@ -71,3 +76,30 @@ def test_naive_trimming_would_move_the_text_features(captioner):
     expected = model.encode_text(full)
     for width in (9, 10):
         assert (model.encode_text(full[:, :width]) - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("trim, looks", [(True, 3), (False, 1)])
+def test_how_often_a_gpu_would_be_waited_for(model, trim, looks):
+    """Each time the host asks which tokens are no padding; for those to be predicted it must know how many there are."""
+    with Looks() as found, torch.no_grad():
+        forward_trimmed(model, images_of(2), captions_of([5, 3], 16).view(2, 1, 16), trim=trim)
+    assert found.count == looks
+
+
+class Looks(TorchDispatchMode):
+    """Counts the operations whose result the host has to know."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device, inside", [("cpu", True), ("meta", False)])
+def test_products_by_onednn_are_for_a_cpu(monkeypatch, device, inside):
+    entered = []
+    monkeypatch.setattr("captioners.coca_forward.fast_products", lambda: nullcontext(entered.append(device)))
+    tower = SimpleNamespace(visual=torch.nn.Identity(), _encode_image=lambda images: (images, images))
+    encode_images(tower, torch.zeros(1, 3, 4, 4, device=device))
+    assert bool(entered) == inside

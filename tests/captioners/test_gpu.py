@@ -36,11 +36,11 @@ def test_captions_on_a_gpu_are_those_of_the_cpu(both, pictures, sampling):
 def test_a_step_waits_for_nothing(both, pictures):
     """From its launch to the next look at which captions have ended, the host never waits for the device."""
     _, captioner = both
-    list(captioner.caption(pictures, SamplingConfig(num_captions=3)))
+    list(captioner.caption([(f"{key} {i}", picture) for i in range(4) for key, picture in pictures], SamplingConfig(num_captions=3)))
     [slots] = captioner._free_slots
     torch.cuda.set_sync_debug_mode("error")
     try:
-        slots.begin([0], 0, ["a"], stack([pictures[0][1]], slots.device), 0)
+        slots.begin(list(range(slots.together)), 0, "abcd"[:slots.together], stack([picture for _, picture in pictures[:slots.together]], slots.device), 0)
         for _ in range(8):
             slots.step()
     finally:
@@ -52,9 +52,9 @@ def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
     captures, graph = [], torch.cuda.graph
     monkeypatch.setattr(torch.cuda, "graph", lambda *args, **options: captures.append(1) or graph(*args, **options))
     captioner = both[1]
-    captioner.batch_size = 4
+    captioner.batch_size = 16
     for first in (0, 3):
-        list(captioner.caption([(f"{key} {i}", picture) for i in range(5) for key, picture in pictures], SamplingConfig(), first_index=first))
+        list(captioner.caption([(f"{key} {i}", picture) for i in range(9) for key, picture in pictures], SamplingConfig(), first_index=first))
     assert len(captures) == 2  # how slots begin, and a step
 
 

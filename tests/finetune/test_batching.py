@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from captioners.coca import load_captioner
-from finetune.batching import BatchOrder, CaptionedPictures, batches, collate
+from finetune.batching import BatchOrder, CaptionedPictures, batches, collate, decoders, few_widths
 from imagetext.sample import Sample, decode_image
 from imagetext.scenes import SceneSpec, scene_sample
 from imagetext.sources import read_samples
@@ -175,3 +175,27 @@ def test_collate_pads_to_the_longest_and_one():
     assert first.tokens.tolist() == batch.tokens[:1].tolist()
     encoded = collate([((torch.ones(2), torch.zeros(4)), [[1, 2]], 0, "a")], pad_id=0)
     assert [image.shape for image in encoded.parts(1, torch.device("cpu"))[0].images] == [(1, 2), (1, 4)]
+
+
+def test_captions_come_to_a_gpu_in_few_widths():
+    """Each part's a multiple of eight that holds its longest caption and a pad; what the padding says stays."""
+    items = [(torch.zeros(3, 2, 2), [[1, *range(3, 1 + length), 2]], number, str(number))
+             for number, length in enumerate((3, 7, 8, 20))]
+    batch = collate(items, pad_id=0)
+    parts = batch.parts(4, torch.device("meta"), pad_id=0)
+    assert [part.tokens.shape for part in parts] == [(1, 1, 8), (1, 1, 8), (1, 1, 16), (1, 1, 24)]
+    for width in (8, 16):
+        tokens = batch.tokens[:2]
+        cut = few_widths(tokens if width == 8 else torch.nn.functional.pad(tokens, (0, 40)), 0)
+        assert cut.shape == (2, 1, 8) and torch.equal(cut, tokens[..., :8])
+    assert [part.tokens.shape[-1] for part in batch.parts(4, torch.device("cpu"), pad_id=0)] == [21] * 4
+    assert [part.tokens.shape[-1] for part in batch.parts(4, torch.device("meta"))] == [21] * 4
+
+
+def test_a_gpus_pictures_are_decoded_by_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(16))
+    assert [decoders(None, True), decoders(None, False), decoders(3, True), decoders(0, True)] == [15, 1, 3, 0]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert decoders(None, True) == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(1))
+    assert decoders(None, True) == 1

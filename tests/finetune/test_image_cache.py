@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 import finetune.image_cache
 from captioners.coca import load_captioner
+from captioners.coca_forward import encode_images
 from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
 from finetune.image_cache import cache_images
@@ -32,7 +33,7 @@ def test_they_are_the_image_towers_and_kept(pictures, tmp_path, monkeypatch, cap
     model = pictures.captioner.model
     for index in (0, 7, 12):
         with torch.no_grad():
-            features, tokens = model._encode_image(pictures.image(index)[None])
+            features, tokens = model._encode_image(pictures.captioner.normalise(pictures.image(index)[None]))
         for ours, theirs in zip(image(index), (features[0], tokens[0]), strict=True):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours, theirs, rtol=2**-8, atol=1e-4)  # bfloat16 has 8 bits
@@ -50,6 +51,22 @@ def test_a_full_disk_is_said_before_anything_is_encoded(pictures, tmp_path, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(ValueError, match=r"cache: 0\.00 GB of image tower outputs do not fit"):
         cached(pictures, tmp_path / "cache")
+
+
+def test_what_memory_does_not_hold_is_encoded_in_halves(pictures, tmp_path, monkeypatch):
+    expected, sizes = [one.clone() for one in cached(pictures, tmp_path / "whole")(6)], []
+
+    def encode(model, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError
+        sizes.append(len(images))
+        return encode_images(model, images)
+
+    monkeypatch.setattr(finetune.image_cache, "encode_images", encode)
+    image = cache_images(pictures, tmp_path / "halves", Accelerator(cpu=True), batch_size=13, num_workers=0)
+    assert max(sizes) <= 3 and sum(sizes) == 1 + 13  # the first is encoded for its shape
+    for ours, theirs in zip(image(6), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=1e-4)
 
 
 def test_what_is_frozen_stays_and_the_rest_learns(tmp_path):

@@ -179,7 +179,7 @@ def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
     batch = next(iter(batches(BatchOrder(pictures, 8, 1, 0), 0)))
     tokens = torch.nn.functional.pad(batch.tokens[:, 0], (0, 76 - batch.tokens.shape[-1]))
     with torch.no_grad():
-        output = captioner.model(batch.images, tokens)
+        output = captioner.model(captioner.normalise(batch.images), tokens)
         theirs = open_clip.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(**output, output_dict=True)
     ours = trainer._step(batch)
     assert ours["caption"] == pytest.approx(theirs["caption_loss"].item() / 2, abs=1e-5)
@@ -192,6 +192,12 @@ def test_a_batch_that_cannot_be_parted_is_refused(tmp_path):
             Trainer(settings(tmp_path, **changes), None, range(8))
     with pytest.raises(ValueError, match="--num-processes 2: the launcher started 1"):
         Trainer(settings(tmp_path, num_processes=2), None, range(8))
+
+
+def test_tf32_is_for_those_who_allow_it(tmp_path):
+    for allowed in (True, False):
+        Trainer(config := settings(tmp_path, tf32=allowed), training_forward(load_captioner("coca_tiny"), config), range(8))
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
 
 
 def command(folder, *more, samples=96):

@@ -20,7 +20,7 @@ import generate.reinforcing
 from captioners.coca import load_captioner
 from generate.augment import draw_views
 from generate.ranks import Rank
-from generate.reinforce import run
+from generate.reinforce import Reinforcing, run
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher, load_teacher
 from imagetext.embeddings import pack, unpack
@@ -416,3 +416,13 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
     for reason, told in zip(reasons, ("image_emb: 2 rows for 1", "text_emb: 0 rows for 1", "no list under param_aug",
                                       "npz: no embeddings", "not a picture", "missing picture"), strict=True):
         assert told in reason
+
+
+@pytest.mark.parametrize("device, settled, asked, expected", [
+    ("cuda:0", {}, None, "bf16"), ("cpu", {}, None, "fp32"), ("cpu", {"dtype": "bf16"}, None, "bf16"), ("cuda:0", {}, "fp32", "fp32")])
+def test_teachers_compute_in_bf16_on_a_gpu_unless_told_otherwise(device, settled, asked, expected, monkeypatch):
+    """A run goes on in what it began with, wherever that is."""
+    seen = []
+    monkeypatch.setattr("generate.reinforce.load_teachers", lambda names, device, dtype: seen.append(dtype) or [])
+    config = ReinforceConfig(input=["unused"], teacher=["coca_tiny"], output="unused", dtype=asked)
+    assert Reinforcing(config).load(device, settled).fingerprint["dtype"] == expected and seen == [expected]

@@ -196,10 +196,11 @@ def test_a_picture_that_cannot_be_read_fails_the_shard(s3, picture, kind):
 
 def test_a_picture_that_is_not_there_is_a_row_and_is_asked_for_once(s3, picture):
     s3.put("0.jpg", picture(0))
-    s3.fail("HEAD", "0.jpg", 404)
+    for method in ("HEAD", "GET"):  # s3fs begins with the one or the other, by its release
+        s3.fail(method, "0.jpg", 404)
     with pytest.raises(ValueError, match="missing picture file"):
         read_picture(f"{s3.root}/0.jpg")
-    assert s3.count("HEAD", "0.jpg") == 1
+    assert s3.count("HEAD", "0.jpg") + s3.count("GET", "0.jpg") == 1
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "z.jsonl.gz", "p.parquet"])

@@ -1,0 +1,112 @@
+"""The device that is asked for is used, or refused before any work; several GPUs are those of as many processes."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from capsmith import main
+from captioners.device import check_device, choose_device
+from finetune.config import FinetuneConfig
+from finetune.launch import check_devices, run_in_ranks
+from generate.config import GenerateConfig
+from generate.ranks import Rank
+from generate.work import Embedded
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine of two GPUs, as far as torch tells; the list of what was made the current one."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    plans = torch.backends.cuda.cudnn_sdp_enabled()
+    yield current
+    torch.backends.cuda.enable_cudnn_sdp(plans)
+
+
+def test_what_is_asked_for_is_what_is_given(gpus):
+    assert [check_device(asked, 1) for asked in (None, "cuda", "cuda:0", "cuda:1", "cpu")] == [
+        "cuda:1", "cuda:1", "cuda:0", "cuda:1", "cpu"]
+    assert [check_device("cuda", rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert gpus == []  # to look changes nothing
+
+
+@pytest.mark.parametrize("asked", ["cuda:2", "banana", "meta", "cuda:x", "CPU"])
+def test_what_is_not_there_is_refused_in_a_sentence(gpus, asked):
+    with pytest.raises(ValueError, match=f"^--device '{asked}': there is no such device; torch finds cpu, cuda:0, cuda:1$"):
+        check_device(asked)
+
+
+def test_without_a_gpu_the_cpu_is_the_best_and_cuda_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device(None) == "cpu"
+    for asked in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=f"^--device '{asked}': there is no such device; torch finds cpu"):
+            choose_device(asked)
+
+
+def test_each_process_loads_and_computes_on_its_own_gpu_as_the_current_one(gpus):
+    """Where it is not the current one, graphs are captured on a stream of GPU 0, and are empty."""
+    seen = []
+
+    class Work:
+        config = GenerateConfig(input=["scenes:val,n=1"], model="coca_tiny", output="unused")
+
+        def load(self, device, settled):
+            seen.append((device, gpus[-1]))
+
+    for number in range(2):
+        Embedded(Rank(number, 2, number)).load(Work(), {})
+    assert seen == [("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_training_begins_with_its_own_gpu_as_the_current_one(gpus, monkeypatch, tmp_path):
+    seen = []
+
+    def state(cpu, timeout):  # of accelerate, which takes the current GPU
+        seen.append("cpu" if cpu else gpus[-1])
+        return SimpleNamespace(main_process_first=nullcontext)
+
+    monkeypatch.setattr("finetune.launch.PartialState", state)
+    for device in ("cuda:1", None, "cpu"):
+        run_in_ranks(settings(tmp_path, device=device), lambda config, state: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run_in_ranks(settings(tmp_path), lambda config, state: None)
+    assert seen == ["cuda:1", "cuda:0", "cpu", "cuda:1"]
+
+
+def settings(folder, **changes):
+    return FinetuneConfig(**{"input": ["x"], "model": "coca_tiny", "output": folder / "run", "device": "cuda"} | changes)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"device": "cuda:1", "num_processes": 2}, "--device 'cuda:1': is one GPU, and each of 2 processes needs its own; say cuda"),
+    ({"num_processes": 3}, "--num-processes 3: each needs a GPU of its own, and torch finds 2")])
+def test_processes_that_train_have_a_gpu_each(gpus, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_devices(settings(tmp_path, **changes))
+    check_devices(settings(tmp_path, num_processes=2))
+    check_devices(settings(tmp_path, num_processes=3, device="cpu"))
+
+
+COMMANDS = {
+    "generate": ["--model", "coca_tiny", "--input"], "reinforce": ["--teacher", "coca_tiny", "--input"],
+    "finetune": ["--model", "coca_tiny", "--input"], "train-student": ["--student", "ViT-B-32", "--input"],
+    "diversity": ["--embedder", "none", "--input"], "quickstart": ["--samples-seen"]}
+
+
+@pytest.mark.parametrize("asked", ["cuda:1", "cuda", "banana"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_before_any_work(command, asked, monkeypatch, tmp_path, capsys):
+    """The input is not there, which would be the next error; nothing is written."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    what = "9" if command == "quickstart" else str(tmp_path / "none.tar")
+    assert main([command, *COMMANDS[command], what, "--output", str(tmp_path / "out"), "--device", asked]) == 2
+    told = capsys.readouterr().err
+    assert f"--device '{asked}': there is no such device; torch finds cpu" in told and "Traceback" not in told
+    assert not list(tmp_path.rglob("*"))
