@@ -70,8 +70,9 @@ class Picture:
         return column.name in self.captions and any(judged.flags for judged in self.captions[column.name].result())
 
 
-def caption_samples(samples: Iterable[Record], columns: Sequence[Column], *, num_workers: int = 0, **room: bool) -> Iterator[Record]:
-    """A record for each sample, in order; as `caption_pictures`, by workers and a thread of its own. `room`: as `requests_for`."""
+def caption_samples(samples: Iterable[Record], columns: Sequence[Column], *, num_workers: int = 0,
+                    **room: bool) -> Iterator[Record]:
+    """A record for each sample, in order: as `caption_pictures`, for samples that are no run's; `room` is for `workers_for`."""
     with closing(workers_for(columns, num_workers, **room)) as workers, closing(Background()) as judge:
         for picture in caption_pictures(samples, columns, workers, judge, Stopwatch()):
             yield record_of(picture, columns)

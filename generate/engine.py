@@ -156,7 +156,8 @@ def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig,
     """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
     repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
     with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
-                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, closing(Background()) as clerk:
+                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, \
+            closing(Background()) as clerk:
         def write(picture: Picture) -> tuple[bool, int]:
             record = record_of(picture, columns)
             writer.write(record)

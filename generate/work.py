@@ -183,7 +183,7 @@ def processes_wanted(config: RunConfig) -> int:
 
 
 def workers_wanted(config: RunConfig) -> int:
-    """How many processes prepare pictures for this one: one less than its share of the machine's cores, unless that is asked for."""
+    """How many processes prepare pictures for this one: as asked for, or one less than its share of the machine's cores."""
     if config.num_workers is not None or config.engine == "ray":
         return 2 if config.num_workers is None else config.num_workers
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

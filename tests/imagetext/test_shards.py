@@ -418,7 +418,8 @@ def as_read(record: Record) -> Record:
     return replace(record, image=None if record.error else record.image, meta=meta)
 
 
-NAMES = st.text("ab/%-_0.", min_size=1, max_size=130) | st.text(min_size=1, max_size=130) | st.sampled_from(["a" * 100, "a" * 101, "é.jpg"])
+NAMES = (st.text("ab/%-_0.", min_size=1, max_size=130) | st.text(min_size=1, max_size=130)
+         | st.sampled_from(["a" * 100, "a" * 101, "é.jpg"]))
 
 
 @settings(max_examples=200, deadline=None)
