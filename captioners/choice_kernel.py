@@ -21,7 +21,7 @@ TRIES = tl.constexpr(ATTEMPTS)
 @triton.jit
 def _philox(c0, c1, c2, c3, k0, k1):
     """`captioners.sampling.philox` of uint64 words."""
-    for _ in tl.static_range(10):
+    for _ in range(10):
         high0, low0 = tl.umulhi(c0, 0xD2E7470EE14C6C93), c0 * 0xD2E7470EE14C6C93
         high2, low2 = tl.umulhi(c2, 0xCA5A826395121157), c2 * 0xCA5A826395121157
         c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
@@ -44,17 +44,21 @@ def _pick(sums, level: tl.constexpr, attempt, position, caption, k0, k1, SIDE: t
 
 
 @triton.jit
-def _weights(scores, banned, at, inside, most, temperature, end_id, too_short, least):
-    """What each token at these places weighs: nothing where it is banned, or weighs less than `least`."""
+def _heated(scores, at, inside, temperature, HEATED: tl.constexpr):
     score = tl.load(scores + at, mask=inside, other=float("-inf")).to(tl.float32)
-    never = tl.load(banned + at, mask=inside, other=1) != 0
-    weight = tl.exp(score / temperature - most)
-    return tl.where(never | ((at == end_id) & too_short) | (weight < least), 0.0, weight)
+    return score / temperature if HEATED else score  # a division takes as long as all else
 
 
 @triton.jit
-def _draw(sums, scores, banned, most, temperature, end_id, too_short, least, attempt, position, caption, k0, k1, V,
-          SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr):
+def _weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED: tl.constexpr):
+    """What each token at these places weighs: nothing where it weighs less than `least`, or is an end that comes too early."""
+    weight = tl.exp(_heated(scores, at, inside, temperature, HEATED) - most)
+    return tl.where(((at == end_id) & too_short) | (weight < least), 0.0, weight)
+
+
+@triton.jit
+def _draw(sums, scores, most, temperature, end_id, too_short, least, attempt, position, caption, k0, k1, V,
+          HEATED: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr):
     """One draw: the race of the first level among `sums` (LANES,), then three more within the block that wins."""
     lanes = tl.arange(0, LANES)
     first = _pick(sums, 0, attempt, position, caption, k0, k1, SIDE, LANES)
@@ -62,27 +66,27 @@ def _draw(sums, scores, banned, most, temperature, end_id, too_short, least, att
     wide = tl.arange(0, WIDE)  # WIDE >= SIDE**2
     at = start + lanes[:, None] * (SIDE * SIDE) + wide[None, :]
     inside = (lanes[:, None] < SIDE) & (wide[None, :] < SIDE * SIDE) & (at < V)
-    second = _pick(tl.sum(_weights(scores, banned, at, inside, most, temperature, end_id, too_short, least), axis=1), 1,
+    second = _pick(tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1), 1,
                    attempt, position, caption, k0, k1, SIDE, LANES)
     start += second * (SIDE * SIDE)
     at = start + lanes[:, None] * SIDE + lanes[None, :]
     inside = (lanes[:, None] < SIDE) & (lanes[None, :] < SIDE) & (at < V)
-    third = _pick(tl.sum(_weights(scores, banned, at, inside, most, temperature, end_id, too_short, least), axis=1), 2,
+    third = _pick(tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1), 2,
                   attempt, position, caption, k0, k1, SIDE, LANES)
     start += third * SIDE
     inside = (lanes < SIDE) & (start + lanes < V)
-    fourth = _pick(_weights(scores, banned, start + lanes, inside, most, temperature, end_id, too_short, least), 3,
+    fourth = _pick(_weights(scores, start + lanes, inside, most, temperature, end_id, too_short, least, HEATED), 3,
                    attempt, position, caption, k0, k1, SIDE, LANES)
     return tl.minimum(start + fourth, V - 1)
 
 
 @triton.jit
-def _mass_above(scores, banned, most, temperature, end_id, too_short, weight, V, BLOCK: tl.constexpr):
+def _mass_above(scores, most, temperature, end_id, too_short, weight, V, HEATED: tl.constexpr, BLOCK: tl.constexpr):
     """The mass of the tokens that weigh more than `weight`."""
     mass = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        each = _weights(scores, banned, at, at < V, most, temperature, end_id, too_short, 0.0)
+        each = _weights(scores, at, at < V, most, temperature, end_id, too_short, 0.0, HEATED)
         mass += tl.where(each > weight, each, 0.0)
     return tl.sum(mass, axis=0)
 
@@ -106,43 +110,67 @@ def _mass(logits, largest, V, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _read(scores, banned, temperature, end_id, too_short, V, SIDE: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr):
-    """In one reading: the masses (LANES,) of the SIDE blocks of the first level, that of all tokens, those that are never chosen
+def _ban(logits, scores, never, count, LANES: tl.constexpr):
+    """Gives the tokens `never` (count,) a score that no draw has; the mass of their logits, relative to the largest of them, and that."""
+    most, mass = -1e30, 0.0
+    for start in range(0, count, LANES):
+        at = start + tl.arange(0, LANES)
+        ids = tl.load(never + at, mask=at < count, other=0)
+        logit = tl.load(logits + ids, mask=at < count, other=float("-inf")).to(tl.float32)
+        larger = tl.maximum(most, tl.max(logit, axis=0))
+        mass = mass * tl.exp(most - larger) + tl.sum(tl.exp(logit - larger), axis=0)
+        most = larger
+        tl.store(scores + ids, tl.full([LANES], float("-inf"), tl.float32), mask=at < count)
+    tl.debug_barrier()  # all threads of the program see what each has written
+    return mass, most
+
+
+@triton.jit
+def _read(scores, temperature, end_id, too_short, V, HEATED: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr):
+    """In one reading: the masses (LANES,) of the SIDE blocks of the first level, that of all scores, an end that comes too early
     included, and the largest score, which masses are relative to: to the largest so far, until a larger one comes."""
     lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
     sums, whole, most = tl.zeros([LANES], tl.float32), tl.zeros([BLOCK], tl.float32), -1e30
     for block in range(SIDE):
         at = block * (SIDE * SIDE * SIDE) + within
-        inside = (within < SIDE * SIDE * SIDE) & (at < V)
-        score = tl.load(scores + at, mask=inside, other=float("-inf")).to(tl.float32) / temperature
-        never = tl.load(banned + at, mask=inside, other=1) != 0
+        score = _heated(scores, at, (within < SIDE * SIDE * SIDE) & (at < V), temperature, HEATED)
         larger = tl.maximum(most, tl.max(score, axis=0))
         shrink, weight = tl.exp(most - larger), tl.exp(score - larger)
         whole = whole * shrink + weight
-        each = tl.where(never | ((at == end_id) & too_short), 0.0, weight)
+        each = tl.where((at == end_id) & too_short, 0.0, weight)
         sums = tl.where(lanes == block, tl.sum(each, axis=0), sums * shrink)
         most = larger
     return sums, tl.sum(whole, axis=0), most
 
 
 @triton.jit
-def _nucleus_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE: tl.constexpr, LANES: tl.constexpr,
-                  BLOCK: tl.constexpr):
-    """The masses (LANES,) of the blocks of the first level, of the tokens that weigh at least `least`."""
+def _nucleus(scores, most, temperature, end_id, too_short, mass, V, HEATED: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr,
+             BLOCK: tl.constexpr):
+    """The least weight of the most probable tokens that hold the mass, found by halving its bits; and their blocks' masses (LANES,)."""
+    low, high = 0, 0x3F800000  # of 0 and 1: no weight is more
+    while low < high:
+        middle = (low + high) // 2
+        weight = (middle + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
+        if _mass_above(scores, most, temperature, end_id, too_short, weight, V, HEATED, BLOCK) < mass:
+            high = middle
+        else:
+            low = middle + 1
+    least = (high + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
     lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
     sums = tl.zeros([LANES], tl.float32)
     for block in range(SIDE):
         at = block * (SIDE * SIDE * SIDE) + within
         inside = (within < SIDE * SIDE * SIDE) & (at < V)
-        each = _weights(scores, banned, at, inside, most, temperature, end_id, too_short, least)
+        each = _weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED)
         sums = tl.where(lanes == block, tl.sum(each, axis=0), sums)
-    return sums
+    return sums, least
 
 
 @triton.jit
-def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, end_id, min_length, temperature, top_p, V,
-            PLAIN: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Chooses the token of a row: PLAIN where scores are the logits and the temperature is 1, WHOLE where top_p is 1."""
+def _choose(logits, scores, never, keys, draws, positions, tokens, logprobs, never_count, end_id, min_length, temperature, top_p, V,
+            SAME: tl.constexpr, HEATED: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
+            BLOCK: tl.constexpr):
+    """Chooses the token of a row: SAME where scores are the logits, HEATED where the temperature is not 1, WHOLE where top_p is 1."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * V
     scores += row * V
@@ -151,59 +179,51 @@ def _choose(logits, scores, banned, keys, draws, positions, tokens, logprobs, en
     caption, position = tl.load(draws + row).to(tl.uint64), length.to(tl.uint64)
     too_short = length < min_length
 
-    sums, whole, most = _read(scores, banned, temperature, end_id, too_short, V, SIDE, LANES, BLOCK)
+    banned, largest_banned = _ban(logits, scores, never, never_count, LANES)
+    sums, whole, most = _read(scores, temperature, end_id, too_short, V, HEATED, SIDE, LANES, BLOCK)
     largest = most
-    if not PLAIN:
+    if HEATED or not SAME:
         largest = _largest(logits, V, BLOCK)
         whole = _mass(logits, largest, V, BLOCK)
+    if SAME:  # the logits were read without those of the banned tokens
+        larger = tl.maximum(largest, largest_banned)
+        whole = whole * tl.exp(largest - larger) + banned * tl.exp(largest_banned - larger)
+        largest = larger
     total = tl.sum(sums, axis=0)
 
     token = end_id
     if total != 0:  # else nothing may follow, and the row ends
-        attempt, going = 0, 1
+        attempt, going, least = 0, 1, tl.zeros([], tl.float32)
         while going == 1:
-            token = _draw(sums, scores, banned, most, temperature, end_id, too_short, 0.0, attempt + tl.zeros([], tl.int32), position,
-                          caption, k0, k1, V, SIDE, LANES, WIDE)
-            attempt += 1
-            if WHOLE:
+            if attempt == TRIES:  # rejected as often as that: drawn from the nucleus
+                sums, least = _nucleus(scores, most, temperature, end_id, too_short, top_p * total, V, HEATED, SIDE, LANES, BLOCK)
+            token = _draw(sums, scores, most, temperature, end_id, too_short, least, attempt + tl.zeros([], tl.int32), position,
+                          caption, k0, k1, V, HEATED, SIDE, LANES, WIDE)
+            if WHOLE or attempt == TRIES:
                 going = 0
             else:
-                weight = tl.exp(tl.load(scores + token).to(tl.float32) / temperature - most)
-                above = _mass_above(scores, banned, most, temperature, end_id, too_short, weight, V, BLOCK)
-                if above < top_p * total:
+                weight = _weights(scores, token, token < V, most, temperature, end_id, too_short, 0.0, HEATED)
+                if _mass_above(scores, most, temperature, end_id, too_short, weight, V, HEATED, BLOCK) < top_p * total:
                     going = 0
-                elif attempt == TRIES:
-                    going = 2
-        if going == 2:  # rejected as often as that: drawn from the nucleus, whose least weight is found by halving its bits
-            low, high = 0, 0x3F800000  # of 0 and 1: no weight is more
-            while low < high:
-                middle = (low + high) // 2
-                weight = (middle + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
-                if _mass_above(scores, banned, most, temperature, end_id, too_short, weight, V, BLOCK) < top_p * total:
-                    high = middle
-                else:
-                    low = middle + 1
-            least = (high + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
-            sums = _nucleus_sums(scores, banned, most, temperature, end_id, too_short, least, V, SIDE, LANES, BLOCK)
-            token = _draw(sums, scores, banned, most, temperature, end_id, too_short, least, attempt + tl.zeros([], tl.int32), position,
-                          caption, k0, k1, V, SIDE, LANES, WIDE)
+            attempt += 1
     tl.store(tokens + row, token.to(tl.int64))
     chosen = tl.load(logits + token).to(tl.float32) - largest
     tl.store(logprobs + row, chosen - tl.log(whole))
 
 
 def choose_by_kernel(logits: Tensor, scores: Tensor, sampling: SamplingConfig, *, keys: Tensor, draws: Tensor, lengths: Tensor,
-                     banned: Tensor, end_id: int) -> tuple[Tensor, Tensor]:
+                     never: Tensor, end_id: int) -> tuple[Tensor, Tensor]:
     """Tokens (R,), and their log-probabilities (R,) under the softmax of the logits: of draws, as `captioners.sampling.choose` has them.
 
     logits (R, V), of any floating dtype, contiguous; scores (R, V): what the processors made of them, or the logits themselves, before
-    temperature and top-p; keys (R, 2), draws (caption indices) and lengths (R,); banned (V,) uint8: the tokens that are never chosen.
+    temperature and top-p; keys (R, 2), draws (caption indices) and lengths (R,); never: the tokens that are never chosen, whose scores
+    are overwritten.
     """
     rows, vocabulary = logits.shape
     tokens, logprobs = torch.empty_like(lengths), logits.new_empty(rows, dtype=torch.float32)
     side = race_side(vocabulary)
-    _choose[(rows,)](logits, scores, banned, keys, draws, lengths, tokens, logprobs, end_id, sampling.min_length, sampling.temperature,
-                     sampling.top_p, vocabulary,
-                     PLAIN=scores is logits and sampling.temperature == 1, WHOLE=sampling.top_p == 1, SIDE=side, LANES=triton.next_power_of_2(side), WIDE=triton.next_power_of_2(side**2), BLOCK=triton.next_power_of_2(side**3),
-                     num_warps=4)
+    _choose[(rows,)](logits, scores, never, keys, draws, lengths, tokens, logprobs, len(never), end_id, sampling.min_length,
+                     sampling.temperature, sampling.top_p, vocabulary, SAME=scores is logits, HEATED=sampling.temperature != 1,
+                     WHOLE=sampling.top_p == 1, SIDE=side, LANES=triton.next_power_of_2(side), WIDE=triton.next_power_of_2(side**2),
+                     BLOCK=triton.next_power_of_2(side**3), num_warps=4)
     return tokens, logprobs

@@ -62,8 +62,7 @@ def choose_next(flight: Flight, logits: Tensor, rules: Rules) -> tuple[Tensor, T
     if choose_by_kernel and logits.is_cuda and sampling.strategy == "sample":
         logits = logits.contiguous()
         scores = process(logits, flight.tokens, sampling, lengths=flight.length, never=rules.never, end_id=rules.end_id)
-        banned = torch.zeros(vocabulary, dtype=torch.uint8, device=logits.device).index_fill_(0, rules.never, 1)
-        return choose_by_kernel(logits, scores, sampling, keys=flight.key, draws=flight.draw, lengths=flight.length, banned=banned,
+        return choose_by_kernel(logits, scores, sampling, keys=flight.key, draws=flight.draw, lengths=flight.length, never=rules.never,
                                 end_id=rules.end_id)
     side = race_side(vocabulary)
 

@@ -17,14 +17,14 @@ def choices(vocabulary: int, rows: int, spread: float, sampling: SamplingConfig,
     logits[::3, END] += 3
     keys = torch.tensor([sample_key(7, f"picture {row}") for row in range(rows)])
     captions, lengths = torch.arange(rows) % 5, torch.arange(rows) % 9 + 1
-    banned = torch.zeros(vocabulary, dtype=torch.uint8)
-    banned[[PAD, START]] = 1
-    ours = choose_by_kernel(logits, logits, sampling, keys=keys, draws=3 + captions, lengths=lengths, banned=banned, end_id=END)
+    never = torch.tensor([PAD, START, *range(vocabulary - 30, vocabulary)])  # more than are read at a time
+    given = logits.clone()
+    ours = choose_by_kernel(given, given, sampling, keys=keys, draws=3 + captions, lengths=lengths, never=never, end_id=END)
 
     def noise(some, attempt):
         return exponentials(keys[some], 3 + captions[some], lengths[some], attempt, race_side(vocabulary))
 
-    theirs = choose(logits.float(), torch.full((rows, 1), START), sampling, lengths=lengths, never=torch.tensor([PAD, START]), end_id=END,
+    theirs = choose(logits.float(), torch.full((rows, 1), START), sampling, lengths=lengths, never=never, end_id=END,
                     noise=noise)
     return ours, theirs
 
@@ -40,13 +40,11 @@ def check_choices() -> None:
         torch.testing.assert_close(logprobs, wanted, atol=1e-4, rtol=1e-5)
     nothing = torch.full((3, 40), float("-inf"))
     nothing[:, PAD] = 0.0  # which is never chosen
-    banned = torch.zeros(40, dtype=torch.uint8)
-    banned[PAD] = 1
-    same = {"keys": torch.zeros(3, 2, dtype=torch.long), "draws": torch.arange(3), "lengths": torch.full((3,), 9)}
-    tokens, _ = choose_by_kernel(nothing, nothing, SamplingConfig(), **same, banned=banned, end_id=END)
+    same = {"never": torch.tensor([PAD]), "end_id": END, "keys": torch.zeros(3, 2, dtype=torch.long), "draws": torch.arange(3), "lengths": torch.full((3,), 9)}
+    tokens, _ = choose_by_kernel(nothing.clone(), nothing, SamplingConfig(), **same)
     assert tokens.tolist() == [END] * 3
-    nothing[1, 5] = float("nan")
-    assert choose_by_kernel(nothing, nothing, SamplingConfig(), **same, banned=banned, end_id=END)[1].isnan().tolist() == [False, True, False]
+    nothing[:, PAD], nothing[1, 5] = 0.0, float("nan")
+    assert choose_by_kernel(nothing, nothing, SamplingConfig(), **same)[1].isnan().tolist() == [False, True, False]
 
 
 def check_attention() -> None:
