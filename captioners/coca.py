@@ -6,7 +6,6 @@ Dimensions: H, W picture's sides, E embedding.
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from captioners.search import evaluating, search, spoken
 from captioners.slots import SlotDrawing, Slots, send, stack
 from captioners.tokenizer import CaptionTokenizer
 from captioners.weights import DTYPES, read_weights, state_sha256
+from imagetext.outputs import whole_files
 
 
 class CoCaCaptioner:
@@ -160,8 +160,6 @@ class CoCaCaptioner:
         Each file is written under a temporary name and renamed, the config last. Raises ValueError for a bad name.
         """
         check_name(name)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = self.model.state_dict()
         weights = {key: value.detach().to("cpu", DTYPES[dtype]).contiguous() for key, value in state.items()}
         config = {
@@ -169,15 +167,10 @@ class CoCaCaptioner:
             "preprocess_cfg": self.preprocess_cfg,
             "capsmith": {"name": name},
         }
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
-            staging = Path(staging)
+        with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
             self.tokenizer.copy_files(staging)
             save_file(weights, staging / "open_clip_model.safetensors", metadata={"format": "pt"})
-            for path in sorted(staging.iterdir()):
-                _sync_and_rename(path, folder / path.name)
-            config_file = staging / CLIP_CONFIG
-            config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            _sync_and_rename(config_file, folder / config_file.name)
+            (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def _describe(self, source: Source) -> str:
         cfg, parameters = self.preprocess_cfg, sum(p.numel() for p in self.model.parameters())
@@ -281,9 +274,3 @@ def _load_weights(model: CoCa, state: Mapping[str, Tensor], path: Path) -> None:
     if problems:
         raise ValueError(f"{path}: these weights are not this model's:\n  " + "\n  ".join(problems))
     model.load_state_dict(state)
-
-
-def _sync_and_rename(path: Path, target: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(path, target)

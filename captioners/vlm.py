@@ -8,9 +8,7 @@ import itertools
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -25,6 +23,7 @@ from captioners.rows import Begin, Rules
 from captioners.search import evaluating, search, spoken
 from captioners.vlm_decode import Continuing
 from captioners.vlm_families import FAMILIES
+from imagetext.outputs import whole_files
 
 CONTEXT = 256  # tokens of a caption, where the model has room for as many
 ADAPTER, OURS = "adapter_config.json", "capsmith.json"
@@ -171,24 +170,15 @@ class VLMCaptioner:
         the config last. Raises ValueError for a bad name.
         """
         check_name(name)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+        with whole_files(folder, last=("config.json", ADAPTER)) as staging:
             if self.adapter is None:
                 self.model.save_pretrained(staging)
             else:
                 self.adapter.save_pretrained(staging, save_embedding_layers=False)  # "auto" asks the hub
-                (Path(staging) / "README.md").unlink()  # a form that nobody has filled in
+                (staging / "README.md").unlink()  # a form that nobody has filled in
             self.processor.save_pretrained(staging)
             ours = json.dumps({"name": name, "prompt": self.prompt}, indent=2) + "\n"
-            (Path(staging) / OURS).write_text(ours, encoding="utf-8")
-            files = [path for path in Path(staging).rglob("*") if path.is_file()]
-            for path in sorted(files, key=lambda path: (path.name in ("config.json", ADAPTER), path)):
-                target = folder / path.relative_to(staging)
-                target.parent.mkdir(exist_ok=True)
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(path, target)
+            (staging / OURS).write_text(ours, encoding="utf-8")
 
     def _describe(self, source: str) -> str:
         four_bit = ", in 4 bits" if self.model.config.to_dict().get("quantization_config") else ""

@@ -41,6 +41,9 @@ class Plain:
     def keep(self, rows):
         self.tokens = self.tokens[rows]
 
+    def join(self, other):
+        self.tokens = torch.cat([self.tokens, other.tokens])
+
 
 def search(model, sampling, max_length, prefix=(START,), batch_size=2):
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor(NEVER), END, max_length)

@@ -3,14 +3,20 @@
 import campaign
 import conftest
 
+from captioners import coca
 from captioners.base import Captioner, TrainableCaptioner
 from captioners.coca import CoCaCaptioner
+from captioners.coca_decode import Decoding
 from captioners.endpoint import EndpointCaptioner
+from captioners.rows import Rows
+from captioners.slots import SlotRows
 from captioners.vlm import VLMCaptioner
+from captioners.vlm_decode import Continuing
 from finetune.forward import CoCaForward, VLMForward
 from finetune.student import StudentForward
 from finetune.trainer import Forward
 from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer
+from tests.captioners import test_beam, test_slots
 from tests.finetune.test_validation import Scripted
 
 
@@ -30,6 +36,17 @@ def forwards(coca: CoCaForward, vlm: VLMForward, student: StudentForward) -> Non
     forward: Forward = coca
     forward = vlm
     forward = student
+
+
+def rows(decoding: Decoding, continuing: Continuing, plain: test_beam.Plain) -> None:
+    rows: Rows = decoding
+    rows = continuing
+    rows = plain
+
+
+def slot_rows(of_coca: coca._SlotRows, fake: test_slots.Rows) -> None:
+    rows: SlotRows = of_coca
+    rows = fake
 
 
 def writers(tar: TarShard, jsonl: JsonlShard, parquet: ParquetShard) -> None:
