@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -264,13 +265,14 @@ class SlotDrawing:
         tokens, lengths, logprobs, features = fetched.get()
         if logprobs.isnan().any():
             raise FloatingPointError("the model's logits are not finite")
-        for (number, key), *fields, feature in zip(pictures, tokens.tolist(), lengths.tolist(), logprobs.tolist(), features.clone(), strict=True):
-            self.done[number] = DecodedPicture(key, feature, [self._decoded(*caption) for caption in zip(*fields, strict=True)])
+        fields = tokens.numpy(), lengths.tolist(), logprobs.tolist(), features.clone()
+        for (number, key), *of_captions, feature in zip(pictures, *fields, strict=True):
+            self.done[number] = DecodedPicture(key, feature, [self._decoded(*caption) for caption in zip(*of_captions, strict=True)])
         while self.given in self.done:
             self.ready.append(self.done.pop(self.given))
             self.given += 1
 
-    def _decoded(self, tokens: list[int], length: int, logprob: float) -> Decoded:
-        tokens = tokens[len(tokens) - length:]
+    def _decoded(self, tokens: np.ndarray, length: int, logprob: float) -> Decoded:
+        tokens = tokens[len(tokens) - length:].tolist()
         truncated = tokens[-1] != self.rules.end_id
         return Decoded([*tokens, self.rules.end_id] if truncated else tokens, logprob, truncated)
