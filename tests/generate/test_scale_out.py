@@ -98,8 +98,8 @@ class Failing:
 def with_samples(monkeypatch):
     """Make a command read other samples: `with_samples(generate.engine, function of a shard's number and samples)`."""
     def patch(command, change):
-        def read(*args):
-            return [replace(shard, samples=change(number, shard.samples)) for number, shard in enumerate(read_samples(*args))]
+        def read(*args, **options):
+            return [replace(shard, samples=change(number, shard.samples)) for number, shard in enumerate(read_samples(*args, **options))]
         monkeypatch.setattr(command, "read_samples", read)
     return patch
 
