@@ -59,8 +59,7 @@ def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone
     assert "1 of 3 shards failed: scenes-test2-00000; the same command tries them again" in printed
 
     process = start(folder, "--num-processes", "2")
-    wait_until(lambda: ranks(process))
-    time.sleep(1)
+    wait_until(lambda: list(folder.glob("*.tmp")))  # the shard that is left has been begun
     process.send_signal(signal.SIGINT)
     printed, told = process.communicate(timeout=120)
     assert process.returncode == 130 and "interrupted; the same command resumes" in told and "Traceback" not in told
