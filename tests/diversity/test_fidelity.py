@@ -107,7 +107,7 @@ def test_long_texts_take_no_time():
 def test_people_hardly_ever_write_degenerate_captions():
     file = DATA / "coco1000.json"
     if not file.exists():
-        pytest.skip(f"no real test data at {DATA}")
+        pytest.skip(f"no real test data at {DATA} (see CAPSMITH_DATA)")
     pictures = json.loads(file.read_text())
     human = [caption for picture in pictures for caption in picture["references"]]
     found = Counter(bool(degenerate_reasons(caption)) for caption in human)
