@@ -17,7 +17,7 @@ from generate.engine import run
 from generate.ranks import Rank
 
 ROOT = Path(capsmith.__file__).parent
-ASKED = {"input": ["scenes:val,n=6", "scenes:test,n=5", "scenes:train,n=4"], "model": "coca_tiny", "num_captions": 2, "max_length": 12,
+ASKED = {"input": ["scenes:val,n=6", "scenes:test,n=45", "scenes:train,n=4"], "model": "coca_tiny", "num_captions": 2, "max_length": 12,
          "batch_size": 4, "device": "cpu", "num_workers": 0, "redraws": 1, "on_degenerate": "keep"}
 
 
@@ -69,7 +69,7 @@ def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone
     printed, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
     assert files(folder) == files(alone)
-    assert "of 15 pictures" in printed
+    assert "of 55 pictures" in printed
 
 
 def test_processes_of_a_launcher_share_the_shards_and_the_last_finds_the_set_whole(alone, tmp_path, files):
