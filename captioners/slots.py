@@ -223,7 +223,7 @@ class SlotDrawing:
         yield from self.ready
 
     def _refill(self, slots: Slots, free: list[int]) -> None:
-        """Begins pictures in the free slots, a batch at a time; where nothing else is in flight, waits for them."""
+        """Begins pictures in the free slots, a batch at a time, and waits until a batch is ready for them."""
         while len(free) >= slots.together or not self.flying:
             while not self.batches and self._make_ready(slots):
                 pass
