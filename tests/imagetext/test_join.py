@@ -212,8 +212,8 @@ def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
 def by_key(path) -> list[dict[str, bytes]]:
     from imagetext.tars import read_members, split_name
     samples: dict[str, dict[str, bytes]] = {}
-    for name, data in read_members(str(path)):
-        samples.setdefault(split_name(name)[0], {})[split_name(name)[1]] = data
+    for member in read_members(str(path)):
+        samples.setdefault(split_name(member.name)[0], {})[split_name(member.name)[1]] = member.data
     return list(samples.values())
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from imagetext.sources import Shard, read_records, read_samples
+from imagetext.tables import TABLE_SUFFIXES
+from imagetext.tars import TAR_SUFFIXES
 
 
 def test_every_kind_of_spec(tmp_path, picture, write_tar, monkeypatch):
@@ -61,16 +63,15 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     with pytest.raises(ValueError) as caught:
         read_samples([str(tmp_path / spec) for spec in specs])
     lines = str(caught.value).replace(f"{tmp_path}/", "").split("\n")
+    known = ", ".join((*TAR_SUFFIXES, *TABLE_SUFFIXES))
     assert lines[:-2] == [
         "00001.tar: no such file", "00002.tar: no such file", "*.none: nothing matches *.none",
         "empty: no pictures in this folder", "shards: no pictures in this folder; for its .tar files give shards/*.tar",
-        "x.zip: not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet, .jsonl.gz, .jsonl.zst, .jsonl.zstd file, "
-        "an info.json or a folder of pictures",
+        f"x.zip: not a {known} file, an info.json or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
         "y.csv: no rows", "z.jsonl: no rows",
-        "gone: no such folder, and not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet, .jsonl.gz, .jsonl.zst, .jsonl.zstd file, "
-        "an info.json or a folder of pictures",
+        f"gone: no such folder, and not a {known} file, an info.json or a folder of pictures",
         "{3..1}.tar: {3..1} counts downwards", "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
     ]
     assert lines[-2:] == ["two inputs would both be written as '00000': 00000.tar and 00000.tar",
