@@ -18,7 +18,7 @@ OF_PICTURE = ("sha256", "width", "height")
 CAPTION_COLUMNS = ("captions", "caption", "text", "texts", "title")
 TEXT_FIELDS = ("text", "caption", "captions", "raw", "sentence", "description")  # where an object in a list of captions has its own
 LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # at the start of a text
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 DEEPEST = 100  # objects and lists in each other, in JSON that we read
 
 
@@ -60,20 +60,22 @@ def own_fields(fields: Mapping[str, Any], *, picture: bool) -> dict[str, Any]:
     stay = ("uid",) if picture else ("uid", *OF_PICTURE)
     clash = {name: fields[name] for name in RESERVED
              if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))}
+    # Within `source_fields` they are nested deeper by one, and are to be read again.
+    clash = {name: json.dumps(value, default=str) if _deep(value, DEEPEST - 2) else value for name, value in clash.items()}
     return {**{name: value for name, value in fields.items() if name not in clash}, **({"source_fields": clash} if clash else {})}
 
 
 def json_fields(data: bytes) -> dict[str, Any]:
     """The fields in a sample's `json`; what is no object of JSON is the one field `json`, its text where it is no JSON."""
-    text = data.decode("utf-8-sig", "replace")
     try:
-        return json_object(text)
+        return json_object(data)
     except ValueError:
-        try:
-            value = json.loads(text)
-            return {"json": value if isinstance(value, str | int | float | bool | None) or not _deep(value) else text}
-        except (ValueError, RecursionError):
-            return {"json": text}
+        text = data.decode("utf-8-sig", "replace")
+    try:
+        value = json.loads(text)
+        return {"json": text if _deep(value) else value}
+    except (ValueError, RecursionError):
+        return {"json": text}
 
 
 def json_object(data: bytes | str) -> dict[str, Any]:
@@ -89,13 +91,13 @@ def json_object(data: bytes | str) -> dict[str, Any]:
     return value
 
 
-def _deep(value: Any) -> bool:
-    """Whether objects and lists are nested more than DEEPEST deep."""
+def _deep(value: Any, most: int = DEEPEST) -> bool:
+    """Whether objects and lists are nested deeper than that."""
     level, depth = [value], 0
     while level := [item for one in level if isinstance(one, dict | list)
                     for item in (one.values() if isinstance(one, dict) else one)]:
         depth += 1
-        if depth > DEEPEST:
+        if depth > most:
             return True
     return False
 
@@ -162,11 +164,8 @@ def well_formed(text: str) -> str:
 
 def readable(data: bytes, place: str) -> str:
     """A text file as its first bytes say, else as UTF-8, with a warning where it is none."""
-    for mark, encoding in MARKS.items():
-        if data.startswith(mark):
-            return data.decode(encoding, "replace")
     try:
-        return data.decode()
+        return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8")
     except UnicodeDecodeError:
         logger.warning("%s: is no UTF-8; what cannot be read of it becomes \ufffd", place)
         return data.decode("utf-8", "replace")

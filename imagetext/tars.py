@@ -8,8 +8,9 @@ one caption, line breaks and all. A tar may be packed by gzip, bzip2 or zstd, wh
 import io
 import logging
 import os
+import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -28,17 +29,20 @@ logger = logging.getLogger(__name__)
 # In order of preference, where a sample has several. The last are no pictures that we read, but say so.
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k", "jfif", "jpe", "ppm",
                     "pgm", "pnm", "apng", "heic", "heif")
+PICTURES = frozenset(PICTURE_SUFFIXES)
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".tzst", ".tar.gz", ".tar.bz2", ".tar.zst")
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by their first bytes
+LITTER_IN = re.compile(rf"(^|/)({'|'.join(map(re.escape, LITTER))})(/|$)")
 READ_AHEAD = 8 << 20    # bytes asked of a store at once
 LARGEST = 1 << 30       # bytes of a file of a sample
 HELD = 2 << 30          # bytes of files that wait for the rest of their samples
 
 
 class Member(NamedTuple):
-    """One file of a tar: its bytes, or None and the reason; and where they begin in the tar."""
+    """One file of a tar: its sample's key and its suffix, its bytes, or None and the reason, and where they begin in the tar."""
 
-    name: str
+    key: str
+    suffix: str
     data: bytes | None
     offset: int
     size: int
@@ -60,13 +64,14 @@ class TarRows:
     def with_files(self) -> Iterator[tuple[Record, Files]]:
         """The records, and the files that each is made of."""
         keys, pictures = SeenKeys(self.path), False
-        for name, files in _samples(self.path):
-            record = _record(self.path, name, files)
+        for name, files in _told_apart(_samples(self.path)):
+            key = keys.unique(original := decode_key(name))
+            record = _record(self.path, name, key, files)
             pictures = pictures or record.image is not None
-            if pictures and record.image is None and not record.error and record.key in keys.seen:
+            if pictures and record.image is None and not record.error and key != original:
                 record = replace(record, error=f"{', '.join(files)}: not beside the picture of this key in the tar; the files of a "
                                                "sample stand side by side, as `tar --sort=name` puts them")
-            yield replace(record, key=keys.unique(record.key)), files
+            yield record, files
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -95,11 +100,11 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
                     if archive.offset <= offset or member.size < 0:  # it would go round in circles
                         raise tarfile.ReadError(f"a file of {member.size} bytes")
                     offset = archive.offset
-                    stem, suffix = split_name(member.name)
-                    if member.isdir() or not suffix or not stem or stem.endswith("/") or not LITTER.isdisjoint(
-                            member.name.split("/")) or skip and skip(suffix):
+                    key, suffix = split_name(member.name)
+                    if not suffix or not key or key[-1] == "/" or member.isdir() or LITTER_IN.search(member.name) or (
+                            skip and skip(suffix)):
                         continue
-                    yield _member(file, size, member)
+                    yield _member(file, size, member, key, suffix)
                 offset = archive.offset
             file.seek(offset)
             _check_end(path, file, offset)
@@ -120,18 +125,17 @@ def _check_end(path: str, file: BinaryIO, offset: int) -> None:
             raise tarfile.ReadError(f"there is data behind the end-of-archive mark at byte {offset}")
 
 
-def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo) -> Member:
+def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo, key: str, suffix: str) -> Member:
     """The file, read; size: of the whole tar, None where it is packed."""
-    place = member.name, None, member.offset_data, member.size
+    start, length = member.offset_data, member.size
     if not member.isreg() or member.issparse():
-        return Member(*place, "no regular file of a tar")
-    if member.size > LARGEST:
-        return Member(*place, f"{member.size:,} bytes, more than {LARGEST:,}")
-    cut = size is not None and member.offset_data + member.size > size
-    file.seek(member.offset_data)
-    if cut or len(data := file.read(member.size)) < member.size:
+        return Member(key, suffix, None, start, length, "no regular file of a tar")
+    if length > LARGEST:
+        return Member(key, suffix, None, start, length, f"{length:,} bytes, more than {LARGEST:,}")
+    file.seek(start)
+    if size is not None and start + length > size or len(data := file.read(length)) < length:
         raise tarfile.ReadError("unexpected end of data")
-    return Member(member.name, data, member.offset_data, member.size)
+    return Member(key, suffix, data, start, length)
 
 
 @contextmanager
@@ -208,33 +212,30 @@ def _samples(path: str) -> Iterator[tuple[str, Files]]:
         members = read_members(path, skip=_is_no_picture)
     name, files, size = "", {}, 0
     for member in members:
-        key, suffix = split_name(member.name)
-        if files and (key != name or suffix in files):
-            yield from _told_apart(name, files | held.pop(name, {}))
+        if files and (member.key != name or member.suffix in files):
+            yield name, files | held.pop(name, {}) if held else files
             files, size = {}, 0  # a new one: the sample keeps the old
-        name, files[suffix], size = key, member, size + member.size
+        name, files[member.suffix], size = member.key, member, size + member.size
         if size > HELD:
-            raise ValueError(f"{path}: the {len(files):,} files of the one key {key!r} are more than {HELD:,} bytes: a key ends at "
+            raise ValueError(f"{path}: the {len(files):,} files of the one key {name!r} are more than {HELD:,} bytes: a key ends at "
                              "the first dot of a name")
     if files:
-        yield from _told_apart(name, files | held.pop(name, {}))
+        yield name, files | held.pop(name, {})
     yield from held.items()
 
 
 def _may_be_sorted(first: Sequence[Member]) -> bool:
     """Whether a tar that begins with these two may be sorted by suffix, not by name."""
-    keys, suffixes = zip(*(split_name(member.name) for member in first)) if first else ((), ())
-    return len({*keys}) == 2 and len({*suffixes}) == 1
+    return len({member.key for member in first}) == 2 and len({member.suffix for member in first}) == 1
 
 
 def _texts_apart(path: str) -> dict[str, Files]:
     """All that is no picture, by key; nothing where one key has two files of one suffix, of which it cannot be told whose they are."""
     held, size = {}, 0
     for member in read_members(path, skip=_is_picture_name):
-        key, suffix = split_name(member.name)
-        if suffix in held.setdefault(key, {}):
+        if member.suffix in held.setdefault(member.key, {}):
             return {}
-        held[key][suffix], size = member, size + member.size
+        held[member.key][member.suffix], size = member, size + member.size
         if size > HELD:
             raise ValueError(f"{path}: the files of a sample do not stand side by side, and texts and the like are more than "
                              f"{HELD:,} bytes; write it anew by `tar --sort=name`")
@@ -242,35 +243,36 @@ def _texts_apart(path: str) -> dict[str, Files]:
 
 
 def _is_picture_name(suffix: str) -> bool:
-    return suffix.rpartition(".")[2] in PICTURE_SUFFIXES
+    return suffix.rpartition(".")[2] in PICTURES
 
 
 def _is_no_picture(suffix: str) -> bool:
     return not _is_picture_name(suffix)
 
 
-def _told_apart(name: str, files: Files) -> Iterator[tuple[str, Files]]:
-    """The samples in the files of one key: one, unless several are pictures and none by its mere suffix.
+def _told_apart(samples: Iterable[tuple[str, Files]]) -> Iterator[tuple[str, Files]]:
+    """The samples, those of one key told apart where several of its files are pictures, and none by its mere suffix.
 
-    Then their keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and what is of none is of each.
+    Then keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and what is of none is of each.
     """
-    stems = dict.fromkeys(suffix.rpartition(".")[0] for suffix in files if _is_picture_name(suffix))
-    if len(stems) < 2 or "" in stems:
-        yield name, files
-        return
-    own, shared = {stem: {} for stem in stems}, {}
-    for suffix, member in files.items():
-        stem = suffix
-        while stem and stem not in own:
-            stem = stem.rpartition(".")[0]
-        (own[stem] if stem else shared)[suffix[len(stem) + 1:] if stem else suffix] = member
-    for stem, found in own.items():
-        yield f"{name}.{stem}", shared | found
+    for name, files in samples:
+        own = {suffix.rpartition(".")[0]: {} for suffix in files if _is_picture_name(suffix)} if PICTURES.isdisjoint(files) else {}
+        if len(own) < 2:
+            yield name, files
+            continue
+        shared = {}
+        for suffix, member in files.items():
+            stem = suffix
+            while stem and stem not in own:
+                stem = stem.rpartition(".")[0]
+            (own[stem] if stem else shared)[suffix[len(stem) + 1:] if stem else suffix] = member
+        for stem, found in own.items():
+            yield f"{name}.{stem}", shared | found
 
 
-def _record(path: str, name: str, files: Files) -> Record:
-    """One record of the files that share a key."""
-    original, columns = decode_key(name), {}
+def _record(path: str, name: str, key: str, files: Files) -> Record:
+    """One record of the files of a sample; name: its key in the tar."""
+    columns = {}
     errors = [f"{suffix}: {member.problem}" for suffix, member in files.items() if member.data is None]
     found = {suffix: member.data for suffix, member in files.items() if member.data is not None}
     fields = json_fields(found.pop("json", b"{}"))
@@ -288,9 +290,9 @@ def _record(path: str, name: str, files: Files) -> Record:
         rest = {field: value for field, value in rest.items() if field not in columns}
     uid = rest.pop("uid", None)
     source = f"{os.path.basename(path)}/{name}.{picture or 'json'}"
-    meta = {"uid": original if uid in (None, "") else uid, "source": source, **rest}
+    meta = {"uid": decode_key(name) if uid in (None, "") else uid, "source": source, **rest}
     error = well_formed("; ".join(errors) or failed)
-    return Record(original, image, captions, columns, scores, found, meta=meta, error=error)
+    return Record(key, image, captions, columns, scores, found, meta=meta, error=error)
 
 
 def _picture_suffix(found: dict[str, bytes], errors: list[str]) -> str | None:
