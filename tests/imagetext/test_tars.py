@@ -1,9 +1,13 @@
+import bz2
+import gzip
 import io
 import json
 import tarfile
 
+import pyarrow as pa
 import pytest
 
+from imagetext.sources import read_samples
 from imagetext.tars import TarRows, split_name
 
 
@@ -181,3 +185,84 @@ def test_no_tar_at_all(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"hello" * 1000)
     with pytest.raises(ValueError, match="x.tar"):
         read(tmp_path / "x.tar")
+
+
+def test_odd_metadata_costs_no_picture(tmp_path, picture, write_tar):
+    metadata = [b"{", b"[1]", b"null", b"[" * 10**5, b'{"captions": [1]}', b'{"captions": []}', b'{"captions": [null]}', b'{"error": 0.12}',
+                b'{"error": "low score"}', b'{"caption": {"en": "x"}}', b"\xff\xfe"]
+    path = write_tar(tmp_path / "x.tar", [file for number, data in enumerate(metadata) for file in (
+        (f"{number}.jpg", picture(number)), (f"{number}.txt", b"alt"), (f"{number}.json", data))])
+    for number, record in enumerate(read(path)):
+        assert (record.key, record.image, record.captions, record.error) == (str(number), picture(number), ("alt",), "")
+        assert record.meta["uid"] == str(number)
+
+
+@pytest.mark.parametrize("name,pack", [("x.tar.gz", "gz"), ("x.tgz", "gz"), ("x.tar", "gz"), ("x.tar.bz2", "bz2"), ("x.tar.zst", "zst")])
+def test_a_packed_tar_is_read_as_it_is_unpacked(tmp_path, picture, write_tar, name, pack):
+    data = open(write_tar(tmp_path / "plain.tar", [(f"{number}.{suffix}", content) for number in range(5) for suffix, content in (
+        ("jpg", picture(number, size=(90, 70))), ("txt", b"a dog"))]), "rb").read()
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "zst": lambda data: pa.compress(data, "zstd", asbytes=True)}[pack](data)
+    (tmp_path / name).write_bytes(packed)
+    (shard,) = read_samples(str(tmp_path / name))
+    records, plain = list(shard), read(tmp_path / "plain.tar")
+    assert shard.name == "x" and [(record.key, record.image, record.captions) for record in records] == [
+        (record.key, record.image, record.captions) for record in plain]
+    for cut in (len(packed) // 2, len(packed) - 9):
+        (tmp_path / name).write_bytes(packed[:cut])
+        with pytest.raises(ValueError, match=f"{name}: cut or damaged"):
+            read(tmp_path / name)
+
+
+def test_a_file_that_is_too_large_is_a_row_and_not_unpacked(tmp_path, picture, write_tar, monkeypatch):
+    monkeypatch.setattr("imagetext.tars.LARGEST", 2000)
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", bytes(3000)), ("b.jpg", picture())])
+    first, second = read(path)
+    assert first.image is None and first.error == "jpg: 3,000 bytes, more than 2,000" and second.image == picture()
+
+
+def test_files_sorted_by_suffix_find_each_other(tmp_path, picture, write_tar):
+    jpg = [(f"{key}.jpg", picture(number)) for number, key in enumerate("abc")]
+    txt = [(f"{key}.txt", f"alt {key}".encode()) for key in "acd"]
+    wanted = [("a", picture(0), ("alt a",)), ("b", picture(1), ()), ("c", picture(2), ("alt c",)), ("d", None, ("alt d",))]
+    for files in (jpg + txt, txt + jpg):
+        found = read(write_tar(tmp_path / "x.tar", files))
+        assert [(record.key, record.image, record.captions) for record in found] == wanted and not any(record.error for record in found)
+    assert len(read(write_tar(tmp_path / "x.tar", jpg))) == 3
+
+
+def test_a_text_apart_from_its_picture_says_so(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"1"), ("b.jpg", picture(1)), ("a.txt", b"alt")])
+    *_, late = read(path)
+    assert late.key == "a~2" and late.captions == ("alt",) and "stand side by side" in late.error
+    texts = read(write_tar(tmp_path / "x.tar", [("a.txt", b"1"), ("a.json", b"{}"), ("b.txt", b"2"), ("a.txt", b"3")]))
+    assert not any(record.error for record in texts)  # of captions alone
+
+
+def test_a_picture_is_known_by_its_bytes(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "x.tar", [
+        ("a.image", picture()), ("a.txt", b"alt"), ("b.data", picture(1, "PNG")), ("b.npz", b"PK\3\4"), ("c.one", picture(2)),
+        ("c.two", picture(3)), ("d.txt", b"BM and P6 1 are texts")])
+    a, b, c, d = read(path)
+    assert (a.image, a.captions, b.image, list(b.members)) == (picture(), ("alt",), picture(1, "PNG"), ["npz"])
+    assert c.image is None and "several pictures in one sample" in c.error and d.image is None and not d.error
+
+
+def test_litter_of_file_managers_is_no_sample(tmp_path, picture, write_tar):
+    names = ["__MACOSX/._a.jpg", "__MACOSX/a.jpg", "._a.jpg", ".DS_Store", "d/Thumbs.db", "desktop.ini", "@eaDir/a.jpg/x.jpg", "a.JPG"]
+    for format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / "x.tar", "w", format=format) as archive:
+            archive.addfile(tarfile.TarInfo("d") if format == tarfile.GNU_FORMAT else tarfile.TarInfo("e"))
+            for name in [*names, "long" * 50 + ".jpg", "cafe\u0301.jpeg"]:
+                member = tarfile.TarInfo(name)
+                member.size = 3
+                archive.addfile(member, io.BytesIO(b"pic"))
+        assert [record.key for record in read(tmp_path / "x.tar")] == ["a", "long" * 50, "cafe\u0301"]
+
+
+def test_texts_of_other_encodings(tmp_path, picture, write_tar, caplog):
+    texts = ["über".encode("utf-16"), "\ufeffüber".encode(), "über".encode("cp1252"), "über\nund".encode()]
+    path = write_tar(tmp_path / "x.tar", [file for number, text in enumerate(texts)
+                                          for file in ((f"{number}.jpg", picture()), (f"{number}.txt", text))])
+    assert [record.captions for record in read(path)] == [("über",), ("über",), ("\ufffdber",), ("über\nund",)]
+    (warning,) = caplog.messages
+    assert "x.tar: 2.txt: is no UTF-8" in warning
