@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TEXTS = (".txt", ".caption")    # in order of preference
 RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")  # of cameras: TIFF by their bytes, with a small preview
+LARGEST = 1 << 20               # bytes of a file of captions or fields
 NAMED = 20                      # suffixes of files that are not taken
 
 
@@ -116,12 +117,12 @@ def list_folder(folder: str) -> list[FolderRow]:
     files |= {path: there.stamp for path, there in entries(path for path in pictures if path not in files).items() if there}
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
-    beside = _beside(files, pictures, metadata)
+    beside = _beside(path for path in files if path not in pictures and path not in metadata and files[path]["size"] <= LARGEST)
     rows, taken = [], {*pictures, *metadata}
     for path, name in names.items():
-        stem, own = os.path.splitext(name)[0], {}
-        for place in (os.path.splitext(path)[0], path):  # a.txt, or a.jpg.txt
-            own = {**beside.get(_composed(place), {}), **own}
+        stem, own = os.path.splitext(name)[0], beside.get(_composed(os.path.splitext(path)[0]), {})
+        longer = {suffix: text for suffix, text in beside.get(_composed(path), {}).items() if suffix in TEXTS}  # a.jpg.txt
+        own = {**longer, **own}
         text = next((own[suffix] for suffix in TEXTS if suffix in own), "")
         stamps = {one: files[one] for one in (path, text, own.get(".json")) if one in files}
         rows.append(FolderRow(stem if stems[stem] == 1 else name, path, name, *pictures[path], text=text,
@@ -142,11 +143,11 @@ def _pictures(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _beside(files: Iterable[str], *taken: Collection[str]) -> dict[str, dict[str, str]]:
+def _beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
     """The files of texts and fields, by the path without suffix and by suffix."""
     beside: dict[str, dict[str, str]] = {}
-    for path in files:
-        if (suffix := _suffix(path)) in (*TEXTS, ".json") and not any(path in one for one in taken):
+    for path in paths:
+        if (suffix := _suffix(path)) in (*TEXTS, ".json"):
             beside.setdefault(_composed(path[:-len(suffix)]), {})[suffix] = path
     return beside
 
@@ -185,10 +186,11 @@ def _name(path: str, folder: str) -> str:
 def _metadata_rows(path: str) -> list[tuple[int, Mapping[str, Any] | ValueError]] | None:
     """The rows of a metadata file, numbered from 0; None, with a warning, where it is none of a folder of pictures."""
     try:
-        pieces, columns = split_rows(path)
-        if columns is not None and not any(map(_names_files, columns)):
+        rows = [row for piece in split_rows(path)[0] for row in piece.numbered()]
+        columns = dict.fromkeys(name for _, row in rows if not isinstance(row, ValueError) for name in row)
+        if not any(map(_names_files, columns)):
             raise ValueError(f"{path}: no column file_name; it has {', '.join(map(repr, columns)) or 'none'}")
-        return [row for piece in pieces for row in piece.numbered()]
+        return rows
     except StoreError:
         raise
     except ValueError as error:
