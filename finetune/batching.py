@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from captioners.base import TrainableCaptioner
+from captioners.ranks import processes_here
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.rows import read_picture
@@ -232,7 +233,7 @@ def decoders(asked: int | None, on_gpu: bool) -> int:
 
     A picture takes a core 5 to 7 ms, and a GPU trains on hundreds a second.
     """
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    share = len(os.sched_getaffinity(0)) // processes_here()
     return asked if asked is not None else max(1, share - 1) if on_gpu else 1
 
 

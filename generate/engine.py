@@ -13,13 +13,14 @@ import torch
 from captioners.base import Captioner
 from captioners.coca import load_captioner
 from captioners.device import check_device
+from captioners.ranks import Rank
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
-from generate.ranks import Rank, launch
+from generate.ranks import launch, own_rank
 from generate.repeats import Repeats
 from generate.summary import finish
 from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
@@ -40,7 +41,7 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
-    rank = rank or Rank.of_this_process().check(config)
+    rank = rank or own_rank(config)
     if config.engine == "embedded":  # the workers of a cluster look at their own machines
         check_device(config.device)
     if config.push_to_hub and is_remote(config.output):

@@ -10,10 +10,11 @@ from typing import Any
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from captioners.device import check_device
+from captioners.ranks import Rank
 from generate.engines import engine_of
 from generate.manifest import RULES, input_of, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
-from generate.ranks import Rank, launch
+from generate.ranks import launch, own_rank
 from generate.reinforce_config import ReinforceConfig
 from generate.reinforcing import Settled, convert_samples, reinforce_samples, workers_for
 from generate.teacher_report import REPORT, write_report
@@ -37,7 +38,7 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
     Returns: 0 done, 1 some shards failed, 3 done but more records failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
-    rank = rank or Rank.of_this_process().check(config)
+    rank = rank or own_rank(config)
     if config.engine == "embedded":  # the workers of a cluster look at their own machines
         check_device(config.device)
     if rank.number:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from captioners.ranks import Rank
 from generate.card import push, write_card
 from generate.config import GenerateConfig
 from generate.gallery import write_set_gallery
 from generate.manifest import GALLERY, read_run
-from generate.ranks import Rank
 from generate.repeats import Repeats
 from imagetext.shards import read_markers
 from imagetext.sources import Shard
