@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from captioners.device import choose_device
 from generate.config import RunConfig
+from generate.inputs import hashed
 from generate.manifest import differences, read_run
 from generate.tally import Tally
 from generate.work import Loaded, Pace, Work
@@ -204,8 +205,9 @@ class Worker:
             if len(deaths) >= DEATHS:
                 return "failed", f"set aside: {len(deaths)} workers died on it, killed or out of memory: {', '.join(deaths)}"
             self.load()
-            if read_marker(self.work.config.output, shard.name) is None:  # else it was done by one that died after that
-                self.work.write(shard, pace)
+            again = self.work.config.retry_failed
+            if again or read_marker(self.work.config.output, shard.name) is None:  # else it was done by one that died after that
+                self.work.write(hashed(shard), pace)
             return "done", ""
         except _Stopped:
             return "stopped", ""

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
@@ -15,13 +15,16 @@ from tqdm import tqdm
 from captioners.device import choose_device
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
-from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, shards_to_do, write_run
+from generate.inputs import as_kept, hashed, pictures_in, read_pictures, shards_to_do, write_pictures
+from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, read_shards, write_run
 from generate.ranks import Rank
 from imagetext.columns import ColumnClash
+from imagetext.shards import read_markers
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 10         # names in a line
 MOST_WORKERS = 32  # that prepare pictures, unless more are asked for; an H100 needs about 16
 
 
@@ -121,7 +124,7 @@ class Embedded:
                 progress.set_postfix_str(str(pace), refresh=False)
                 progress.update(pace.pictures - progress.n)
 
-            pace = Pace(tell=tell)
+            pace, shards = Pace(tell=tell), list(map(hashed, shards))
             for number, (shard, following) in enumerate(zip(shards, [*shards[1:], None]), 1):
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
@@ -140,14 +143,17 @@ class Prepared(NamedTuple):
     """A run whose models are loaded, and of which nothing is written yet."""
 
     fingerprint: dict[str, Any]
-    to_do: Sequence[Shard]
+    names: Sequence[str]     # of all shards that there are to be, those of inputs that an earlier command named included
+    pictures: Mapping[str, Sequence[str]]  # in the shards that are made of folders
+    shards: Sequence[Shard]  # of the inputs that are named now
+    to_do: Sequence[Shard]   # by this process
     anew: bool
 
 
 def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
-    """Load the models and compare the run with the one that the output folder holds.
+    """Load the models, and compare the run and its inputs with what the output folder holds; what is gone of these is told.
 
-    Raises: ValueError where that one has other rules or settings, or its inputs have changed; and as `load` does.
+    Raises: ValueError where that has other rules or settings, or inputs have changed since; and as `load` does.
     """
     folder = work.config.output
     earlier = read_run(folder)
@@ -159,10 +165,32 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     now, models = engine.load(work, settled)
     if settled:
         check_same(folder, settled, now)
-    to_do = rank.share(shards) if anew else shards_to_do(folder, rank.share(shards))
-    for model in models:
-        print(model)
-    return Prepared(now, to_do, anew)
+    markers, known, kept = ({}, [], {}) if anew else (read_markers(folder), read_shards(folder) or [], read_pictures(folder))
+    shards, gone = as_kept(kept, shards)
+    names = [shard.name for shard in shards]
+    lost = {name for name in gone if name not in {*names, *markers}}  # they cannot be made any more
+    try:
+        to_do = shards_to_do(rank.share(shards), markers, gone=gone, trust=work.config.trust_input, retry=work.config.retry_failed)
+    except ValueError as error:
+        raise ValueError(f"output {folder}: {error}") from error
+    if not rank.number:
+        for line in [*models, *_missing_inputs([name for name in known if name not in {*names, *gone}], gone)]:
+            print(line)
+    pictures = pictures_in(shards) | {name: of for name, of in kept.items() if name in markers or name not in names}
+    names = list(dict.fromkeys(name for name in [*known, *names] if name not in lost))
+    return Prepared(now, names, pictures, shards, to_do, anew)
+
+
+def _missing_inputs(shards: Sequence[str], gone: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """In words, which shards are of inputs that are not named now, and which pictures are not where they were."""
+    if shards:
+        yield f"of inputs that are not named now, and left as they are: {len(shards):,} of the run's shards: {_some(shards)}"
+    for name, pictures in gone.items():
+        yield f"not there any more: {len(pictures):,} of the pictures of shard {name}: {_some(pictures)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
 
 
 def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
@@ -170,7 +198,8 @@ def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
     if run.anew and read_run(folder):
         clear_run(folder)
     if not rank.number:
-        write_run(folder, run.fingerprint)
+        write_run(folder, run.fingerprint, run.names)
+        write_pictures(folder, run.pictures)
     if begun:
         begun.set()
 

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Joined:
 
 def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os.PathLike, *, on: On = "uid",
          format: Format = "webdataset", overwrite: bool = False, drop_text_embeddings: bool = False,
-         text_from: tuple[str, float] | None = None, seed: int = 0) -> Joined:
+         text_from: tuple[str, float] | None = None, seed: int = 0, begin: Callable[[], None] = lambda: None) -> Joined:
     """Writes the shards anew with the columns that other records have for their pictures, never by order.
 
     A record that is left without any captions becomes a failed one, with the reason. Shards that are done are not done again.
@@ -44,6 +44,7 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
         name that differ are taken for none, save on `sha256`, where all are the same picture's: those of the least key are.
     overwrite, drop_text_embeddings: see `imagetext.columns.room_for`.
     text_from: (column, p): `txt` is a caption of this column with probability p, else the first original (webdataset).
+    begin: is called before anything is written, once the arguments are found good.
 
     Raises ValueError for bad arguments and shards, ColumnClash as `room_for` does, StoreError where a store fails.
     """
@@ -58,6 +59,7 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
                 "drop_text_embeddings": drop_text_embeddings, "text_from": list(text_from or ()), "seed": seed}
     counts: Counter[str] = Counter()
     to_do = []
+    begin()
     for shard in shards:
         marker = read_marker(output, shard.name)
         if marker and marker.get("input") == _input(shard, settings):

@@ -106,14 +106,19 @@ class Output:
     def flush(self) -> None:
         """Nothing: what is written counts from `commit` on."""
 
-    def commit(self) -> None:
-        """Gives the file its name; StoreError where a store does not hold as much as was written."""
-        if is_remote(self.path):
-            asked(self.path, self._complete)
-        else:
+    def finish(self) -> None:
+        """Has all that was written on the disk, where it is a file of this machine; what had its name is still there."""
+        if not is_remote(self.path) and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+
+    def commit(self) -> None:
+        """Gives the file its name; StoreError where a store does not hold as much as was written."""
+        self.finish()
+        if is_remote(self.path):
+            asked(self.path, self._complete)
+        else:
             os.replace(self.path + UNFINISHED, self.path)
             to_disk(os.path.dirname(self.path) or ".")
         self.closed = True
