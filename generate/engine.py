@@ -27,6 +27,7 @@ from generate.summary import finish
 from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
 from generate.workers import Background, Workers
 from imagetext.labels import Labels, read_class_names
+from imagetext.lock import FolderLock
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, check_column, read_marker
 from imagetext.sources import read_samples
@@ -43,6 +44,15 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
     rank = rank or Rank.of_this_process().check(config)
+    if config.dry_run:
+        return _run(config, rank, begun)
+    read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    with FolderLock(config.output) as lock:
+        return _run(config, rank, begun, lock.job)
+
+
+def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "") -> int:
+    """The run, of which the folder is locked for this job."""
     if config.engine == "embedded":  # the workers of a cluster look at their own machines
         check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
@@ -53,7 +63,7 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     shards = first_pictures(whole, config.limit) if config.limit else whole
     look = config.dry_run or config.limit  # is for one process
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
-        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes)  # once, when all have ended
+        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job)  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config)
     work = Captioning(config)
     with engine_of(config, rank) as engine:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from generate.config import Folder
 from generate.manifest import RULES, RUN, read_run, read_shards, write_run
 from imagetext.join import On, join, parse_text_from
+from imagetext.lock import FolderLock
 from imagetext.shards import Format, read_markers
 from imagetext.sources import read_samples
 from imagetext.stores import entry, plain_path
@@ -46,17 +47,18 @@ def run(config: JoinConfig) -> int:
     """
     if not config.captions and not config.text_from:
         raise ValueError("--captions: required, unless --text-from draws texts from columns that are there")
-    there = read_run(config.output)
+    there = read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
     if there is not None and "join" not in there:
         raise ValueError(f"output {config.output}: holds a run that capsmith join did not begin; give another folder")
     columns = [spec for given in config.captions for spec in specs_of(given)]
     shards = read_samples(config.input, config.images)
     names = list(dict.fromkeys([*(read_shards(config.output) or []), *(shard.name for shard in shards)]))
     fingerprint = {"rules": RULES, "columns": {}, "join": config.model_dump(mode="json", exclude={"input", "output", "images"})}
-    found = join(shards, columns, config.output, on=config.on, format=config.format,
-                 overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
-                 text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
-                 begin=lambda: write_run(config.output, fingerprint, names))
+    with FolderLock(config.output):
+        found = join(shards, columns, config.output, on=config.on, format=config.format,
+                     overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
+                     text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
+                     begin=lambda: write_run(config.output, fingerprint, names))
     print(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
           f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
     return 1 if config.captions and not found.matched else 0

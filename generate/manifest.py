@@ -13,6 +13,7 @@ from generate.config import GenerateConfig
 from generate.inputs import PICTURES
 from imagetext.cards import CARD
 from imagetext.labels import read_class_names
+from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, remove, write_file
 from imagetext.shards import MARKER, SUFFIXES
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
@@ -64,7 +65,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED})
+    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED, LOCK})
     if others:
         raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours")
     return None

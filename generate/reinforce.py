@@ -21,6 +21,7 @@ from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
 from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
 from generate.workers import Workers
+from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, read_marker, read_markers
@@ -39,13 +40,20 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
     rank = rank or Rank.of_this_process().check(config)
+    read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    with FolderLock(config.output) as lock:
+        return _run(config, rank, begun, lock.job)
+
+
+def _run(config: ReinforceConfig, rank: Rank, begun: Event | None, job: str) -> int:
+    """The run, of which the folder is locked for this job."""
     if config.engine == "embedded":  # the workers of a cluster look at their own machines
         check_device(config.device)
     if rank.number:
         wait_for_run(config.output)
     shards = read_samples(config.input, config.images)
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
-        code = launch("reinforce", config.model_copy(update={"report": False}), processes)  # once, when all have ended
+        code = launch("reinforce", config.model_copy(update={"report": False}), processes, job)  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config)
     work = Reinforcing(config)
     with engine_of(config, rank) as engine:

@@ -1,5 +1,6 @@
 """What a run does to its shards, whichever engine does it; and the embedded engine, which does it in this process."""
 
+import errno
 import logging
 import os
 import time
@@ -19,12 +20,14 @@ from generate.inputs import as_kept, hashed, pictures_in, read_pictures, shards_
 from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, read_shards, write_run
 from generate.ranks import Rank
 from imagetext.columns import ColumnClash
+from imagetext.lock import LockLost
 from imagetext.shards import read_markers
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 10         # names in a line
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MOST_WORKERS = 32  # that prepare pictures, unless more are asked for; an H100 needs about 16
 
 
@@ -129,11 +132,13 @@ class Embedded:
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
                     work.write(shard, pace, following)
-                except ColumnClash:
+                except (ColumnClash, LockLost):
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
                     logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,
                                  exc_info=not isinstance(error, (OSError, ValueError)))
+                    if isinstance(error, OSError) and error.errno in FULL:  # the other shards would fail as well
+                        raise
         if pace.pictures:
             print(pace)
         return pace

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, record_columns, record_fields
 from imagetext.keys import SeenKeys
+from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
 from imagetext.sample import Record
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
@@ -93,9 +94,11 @@ class ShardWriter:
                     self._shard.write(key, record, None)
                 self._shard.close()
                 self._file.finish()
+                check_lock(self.folder)
                 remove(_marker_path(self.folder, self.name))  # it vouches for the file that is replaced now
                 self._shard.commit()
                 self._file.commit()
+                check_lock(self.folder)
                 self._write_marker()
         finally:
             self._shard.discard()
