@@ -23,8 +23,9 @@ from generate.out_of_memory import with_halved_batches
 from generate.overlap import Overlap
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
+from generate.start import begin, prepare
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.work import Loaded, Pace, processes_wanted, workers_wanted
 from generate.workers import Background, Workers
 from imagetext.labels import Labels, read_class_names
 from imagetext.lock import FolderLock

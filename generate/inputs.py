@@ -12,10 +12,12 @@ from tqdm import tqdm
 from imagetext.folders import FolderRows
 from imagetext.outputs import write_file
 from imagetext.sample import Record, Shard
-from imagetext.stores import join, read_bytes
+from imagetext.shards import MARKER
+from imagetext.stores import is_remote, join, listing, open_file, read_bytes
 from imagetext.tables import ROWS_PER_SHARD
 
 PICTURES = "pictures.json"
+SAMPLE = 1 << 16  # bytes, three times of a file
 VERSIONS = ("mtime_ns", "etag", "listing", "revision")  # of an input's stamp: another one, and the bytes may still be the same
 
 
@@ -33,7 +35,8 @@ class Hashed:
         self.sha256, digest = "", hashlib.sha256()
         for record in self.samples:
             meta = {name: value for name, value in record.meta.items() if name != "source"}
-            said = [record.key, record.captions, dict(record.columns), dict(record.scores), meta, bool(record.error), [*record.members]]
+            said = [record.key, record.captions, dict(record.columns), dict(record.scores), meta, bool(record.error),
+                    [*record.members]]
             for part in (json.dumps(said, default=str).encode(), record.image or b"", *record.members.values()):
                 digest.update(len(part).to_bytes(8))
                 digest.update(part)
@@ -52,16 +55,32 @@ def input_of(shard: Shard) -> dict[str, Any]:
 
 
 def hash_of(shard: Shard) -> dict[str, str]:
-    """What a marker says of what was read: its hash, where the shard was hashed."""
-    return {"input_sha256": shard.samples.sha256} if isinstance(shard.samples, Hashed) else {}
+    """What a marker says of what was read, of a shard that was hashed: its hash, and that of a sample of its file."""
+    if not isinstance(shard.samples, Hashed):
+        return {}
+    return {"input_sha256": shard.samples.sha256, "input_sample": sample_hash(shard)}
 
 
-def shards_to_do(shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]], *, gone: Collection[str] = (),
+def sample_hash(shard: Shard) -> str:
+    """The hash of the first, the middle and the last bytes of a shard's file on this machine; "" for all else."""
+    if is_remote(shard.path) or not os.path.isfile(shard.path):
+        return ""
+    digest = hashlib.sha256()
+    with open(shard.path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        for start in (0, end // 2, end - SAMPLE):
+            file.seek(max(0, start))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]], *, gone: Collection[str] = (),
                  trust: bool = False, retry: bool = False) -> list[Shard]:
     """The shards without a done-marker, and to `retry` also those in which records failed for a passing reason.
 
     gone: the shards that have lost pictures since; what is done of them stays. Of another one that is done the input is what it
-    was where size and time are; where only its time is another, the hashes of what is read decide, or `trust`.
+    was where size and time are, and a sample of the bytes; where only its time is another, the hashes of what is read decide.
+    trust: then size and time decide, or the size alone.
 
     Raises: ValueError, naming each shard whose input has changed since it was done.
     """
@@ -70,16 +89,26 @@ def shards_to_do(shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any
         if shard.name not in markers or shard.name in gone:
             continue
         then, now = markers[shard.name]["input"], input_of(shard)
-        if _identity(then) != _identity(now):
+        if _identity(then) == _identity(now):
+            sample = "" if trust else markers[shard.name].get("input_sample")
+            if sample and sample_hash(shard) not in ("", sample):
+                changed.append(shard)
+        else:
             (unsure if shard.stamp and _lasting(then) == _lasting(now) else changed).append(shard)
     if not trust:
         compared = tqdm(unsure, desc="comparing inputs of another time", unit="shard", disable=not unsure)
         changed += [shard for shard in compared if _read(shard) != markers[shard.name].get("input_sha256")]
     if changed:
-        told = (f"{shard.path}: {markers[shard.name]['input']} when {markers[shard.name]['file']} was written, {input_of(shard)} now"
-                for shard in changed)
-        raise ValueError("\n  ".join(["these inputs have changed; give another folder, or --overwrite to start anew:", *told]))
+        told = (_difference(shard, markers[shard.name]) for shard in changed)
+        raise ValueError("\n  ".join([f"output {folder}: these inputs have changed; give another folder, or --overwrite to start "
+                                      "anew:", *told]))
     return [shard for shard in shards if shard.name not in markers or retry and markers[shard.name].get("passing")]
+
+
+def _difference(shard: Shard, marker: Mapping[str, Any]) -> str:
+    if _identity(marker["input"]) == _identity(input_of(shard)):
+        return f"{shard.path}: other bytes of the same size and time than when {marker['file']} was written"
+    return f"{shard.path}: {marker['input']} when {marker['file']} was written, {input_of(shard)} now"
 
 
 def _read(shard: Shard) -> str:
@@ -101,6 +130,19 @@ def _identity(input: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lasting(input: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in input.items() if name not in ("path", *VERSIONS)}
+
+
+def disbelieved(folder: str | os.PathLike, markers: Mapping[str, Mapping[str, Any]], everything: bool = False) -> list[str]:
+    """The shards that are done by their size and not by their hash: of those whose file is newer than its marker, or of all."""
+    there = {os.path.basename(one.path): one for one in listing(os.fspath(folder))}
+    found = []
+    for name, marker in markers.items():
+        times = [there[one].stamp.get("mtime_ns", 0) for one in (marker["file"], name + MARKER)]
+        if (everything or times[0] > times[1]) and marker.get("sha256"):
+            with open_file(there[marker["file"]].path) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != marker["sha256"]:
+                    found.append(name)
+    return found
 
 
 # ---- which picture is in which shard --------------------------------------------------------------------------------------
@@ -182,7 +224,7 @@ class Failures:
         self.passing += passing or any(reason in error for reason in PASSING)
 
     def in_marker(self, before: Mapping[str, Any] | None) -> dict[str, int]:
-        """What the shard's marker says of them. Raises: ValueError where more failed than `before`, by an earlier shard's marker."""
+        """What the shard's marker says of them. Raises: ValueError where more failed than by the marker `before`."""
         if before and self.failed > before["failed"]:
             raise ValueError(f"{self.failed:,} records failed, {before['failed']:,} in the earlier shard, which stays")
         return {"passing": self.passing}

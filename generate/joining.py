@@ -65,11 +65,11 @@ def run(config: JoinConfig) -> int:
 
 
 def specs_of(captions: str) -> list[str]:
-    """The shards of a run's folder; anything else stands for itself. Raises: ValueError where the folder lacks some of its shards."""
+    """The shards of a run's folder, ValueError where it lacks some of them; anything else stands for itself."""
     if not entry(path_of(plain_path(captions), RUN)):
         return [captions]
     markers = read_markers(captions)
     if missing := [name for name in read_shards(captions) or () if name not in markers]:
-        raise ValueError(f"--captions: {captions}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish "
-                         "it with the command that began it, or name the files that are there")
+        raise ValueError(f"--captions: {captions}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); "
+                         "finish it with the command that began it, or name the files that are there")
     return [path_of(plain_path(captions), marker["file"]) for marker in markers.values()]

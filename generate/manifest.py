@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # verify and gallery need no torch
     from generate.captioning import Column
 
 RUN, GALLERY = "run.json", "gallery.html"
-OWN = (MARKER, *SUFFIXES.values(), UNFINISHED, f"/{CARD}", f"/{GALLERY}", f"/{PICTURES}")  # ends of what a run writes, beside RUN and pictures
 RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
 ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
@@ -129,16 +128,20 @@ def any_done(folder: str | os.PathLike) -> bool:
 
 
 def clear_run(folder: str | os.PathLike) -> None:
-    """Remove all that a run has written: its shards, their markers and pictures, pages, `run.json` last; other files stay."""
-    folder = plain_path(folder)
-    for one in listing(folder):
-        if one.is_folder and one.path.endswith((".images", ".images" + UNFINISHED)):
-            for picture in files_below(one.path):
+    """Remove all that a run has written, by its `run.json` and its markers: shards, pictures, pages, `run.json` last."""
+    folder, there = plain_path(folder), {os.path.basename(one.path): one for one in listing(plain_path(folder))}
+    suffix = SUFFIXES.get((read_run(folder) or {}).get("format"), "")
+    names = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in there if name.endswith(MARKER))}
+    own = {CARD, GALLERY, PICTURES, *(name + end for name in names for end in (suffix, MARKER))}
+    for name in own | {name + UNFINISHED for name in own}:
+        if name in there and not there[name].is_folder:
+            remove(there[name].path)
+    for name in (name + end for name in names for end in (".images", ".images" + UNFINISHED)):
+        if name in there and there[name].is_folder:
+            for picture in files_below(there[name].path):
                 remove(picture.path)
             if not is_remote(folder):
-                shutil.rmtree(one.path)
-        elif not one.is_folder and one.path.endswith(OWN):
-            remove(one.path)
+                shutil.rmtree(there[name].path)
     remove(join(folder, RUN))
 
 

@@ -49,9 +49,10 @@ class Rank(NamedTuple):
 
 
 def launch(command: str, config: RunConfig, count: int, job: str) -> int:
-    """Run the command in `count` processes of one job, which holds the lock of the folder; 2 where one of them found a mistake in the command, 1 where one failed, else 0.
+    """Run the command in `count` processes; 2 where one of them found a mistake in the command, 1 where one failed, else 0.
 
     The first begins the run, then the others start: so a mistake is told once. One that dies leaves the others to finish.
+    job: has the lock of the folder, which they share.
     Raises: KeyboardInterrupt, once all have stopped.
     """
     context = multiprocessing.get_context("spawn")

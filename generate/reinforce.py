@@ -17,9 +17,10 @@ from generate.out_of_memory import with_halved_batches
 from generate.ranks import Rank, launch
 from generate.reinforce_config import ReinforceConfig
 from generate.reinforcing import Settled, convert_samples, reinforce_samples, workers_for
+from generate.start import begin, prepare
 from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
-from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.work import Loaded, Pace, processes_wanted, workers_wanted
 from generate.workers import Workers
 from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file

@@ -4,10 +4,9 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,17 +15,14 @@ from tqdm import tqdm
 from captioners.device import choose_device
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
-from generate.inputs import as_kept, hashed, pictures_in, read_pictures, shards_to_do, write_pictures
-from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, read_shards, write_run
+from generate.inputs import hashed
 from generate.ranks import Rank
 from imagetext.columns import ColumnClash
 from imagetext.lock import LockLost
-from imagetext.shards import read_markers
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10         # names in a line
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MOST_WORKERS = 32  # that prepare pictures, unless more are asked for; an H100 needs about 16
 
@@ -142,71 +138,6 @@ class Embedded:
         if pace.pictures:
             print(pace)
         return pace
-
-
-class Prepared(NamedTuple):
-    """A run whose models are loaded, and of which nothing is written yet."""
-
-    fingerprint: dict[str, Any]
-    names: Sequence[str]     # of all shards that there are to be, those of inputs that an earlier command named included
-    pictures: Mapping[str, Sequence[str]]  # in the shards that are made of folders
-    shards: Sequence[Shard]  # of the inputs that are named now
-    to_do: Sequence[Shard]   # by this process
-    anew: bool
-
-
-def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
-    """Load the models, and compare the run and its inputs with what the output folder holds; what is gone of these is told.
-
-    Raises: ValueError where that has other rules or settings, or inputs have changed since; and as `load` does.
-    """
-    folder = work.config.output
-    earlier = read_run(folder)
-    # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
-    anew = (rank.count == 1 or begun is not None) and (work.config.overwrite or not any_done(folder))
-    settled = earlier if earlier and not anew else {}
-    if settled:
-        check_rules(folder, settled)
-    now, models = engine.load(work, settled)
-    if settled:
-        check_same(folder, settled, now)
-    markers, known, kept = ({}, [], {}) if anew else (read_markers(folder), read_shards(folder) or [], read_pictures(folder))
-    shards, gone = as_kept(kept, shards)
-    names = [shard.name for shard in shards]
-    lost = {name for name in gone if name not in {*names, *markers}}  # they cannot be made any more
-    try:
-        to_do = shards_to_do(rank.share(shards), markers, gone=gone, trust=work.config.trust_input, retry=work.config.retry_failed)
-    except ValueError as error:
-        raise ValueError(f"output {folder}: {error}") from error
-    if not rank.number:
-        for line in [*models, *_missing_inputs([name for name in known if name not in {*names, *gone}], gone)]:
-            print(line)
-    pictures = pictures_in(shards) | {name: of for name, of in kept.items() if name in markers or name not in names}
-    names = list(dict.fromkeys(name for name in [*known, *names] if name not in lost))
-    return Prepared(now, names, pictures, shards, to_do, anew)
-
-
-def _missing_inputs(shards: Sequence[str], gone: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """In words, which shards are of inputs that are not named now, and which pictures are not where they were."""
-    if shards:
-        yield f"of inputs that are not named now, and left as they are: {len(shards):,} of the run's shards: {_some(shards)}"
-    for name, pictures in gone.items():
-        yield f"not there any more: {len(pictures):,} of the pictures of shard {name}: {_some(pictures)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
-
-
-def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
-    """Write `run.json`, where the run begins anew in place of all that an earlier one has left; the other ranks may start."""
-    if run.anew and read_run(folder):
-        clear_run(folder)
-    if not rank.number:
-        write_run(folder, run.fingerprint, run.names)
-        write_pictures(folder, run.pictures)
-    if begun:
-        begun.set()
 
 
 def processes_wanted(config: RunConfig) -> int:

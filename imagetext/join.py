@@ -16,7 +16,7 @@ from imagetext.columns import room_for
 from imagetext.rows import well_formed
 from imagetext.sample import Record, Shard
 from imagetext.shards import Format, ShardWriter, check_column, read_marker
-from imagetext.sources import read_samples
+from imagetext.sources import check_apart, read_samples
 from imagetext.stores import plain_path
 
 On = Literal["key", "uid", "sha256", "url"]
@@ -51,9 +51,8 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
     output, specs = plain_path(output), [columns] if isinstance(columns, str) else list(columns)
     if text_from and (format != "webdataset" or not 0 <= text_from[1] <= 1):
         raise ValueError(f"text_from: {text_from}: a probability, and only webdataset has a `txt`")
-    if any(_folder(output) in (_folder(shard.path), _folder(os.path.dirname(shard.path))) for shard in shards):
-        raise ValueError(f"output {output}: the shards stand there; give another folder")
     sources = read_samples(specs, distinct=False) if specs else []
+    check_apart(output, [*shards, *sources])
     stamps = hashlib.sha256(json.dumps([[one.name, dict(one.stamp)] for one in sources], sort_keys=True).encode()).hexdigest()
     settings = {"columns": stamps, "on": on, "format": format, "overwrite": overwrite,
                 "drop_text_embeddings": drop_text_embeddings, "text_from": list(text_from or ()), "seed": seed}
@@ -179,7 +178,3 @@ def _columns(record: Record) -> dict[str, Sequence[str]]:
 
 def _input(shard: Shard, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"path": shard.path, **shard.stamp, "join": dict(settings)}
-
-
-def _folder(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.abspath(path)

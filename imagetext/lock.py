@@ -80,8 +80,8 @@ class FolderLock:
         if there is None and _create(self.path, self.owner):
             self.own = True
         elif there is not None and there.get("job") != self.job:
-            raise LockLost(f"{self.folder}: {_told(there)} writes here by now; this run stops, and the same command goes on once that "
-                           "one has ended")
+            raise LockLost(f"{self.folder}: {_told(there)} writes here by now; this run stops, and the same command goes on once "
+                           "that one has ended")
 
     def _take(self) -> None:
         seen, since = None, 0.0
@@ -170,9 +170,12 @@ def _told(owner: dict[str, Any]) -> str:
 
 
 def _job_of_launcher() -> str:
-    """What all processes that one launcher has started together have in common, if there is one."""
-    names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT") if "RANK" in os.environ else ("SLURM_JOB_ID", "SLURM_STEP_ID")
-    if not all(name in os.environ for name in names[1:]) or "SLURM_PROCID" not in os.environ and "RANK" not in os.environ:
+    """What all processes that one launcher has started together have in common; "" where none has started this one."""
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
+    elif {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys():  # not of a batch script that starts no step
+        names = ("SLURM_JOB_ID", "SLURM_STEP_ID")
+    else:
         return ""
     alone = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1")
     return "-".join([*(os.environ.get(name, "") for name in names), *([_machine()] if alone else [])])

@@ -1,5 +1,6 @@
 """Inputs between runs: copied ones are the same, changed ones are told, pictures keep their shards, and failures that pass are retried."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ import pytest
 
 from generate.engine import run
 from generate.inputs import Failures, Hashed
+from generate.joining import JoinConfig
+from generate.joining import run as join
 from imagetext.sample import Record
 from imagetext.shards import read_marker
 from imagetext.sources import read_records
@@ -154,3 +157,109 @@ def test_what_a_server_refuses_may_pass_and_what_the_gate_does_may_not():
                            ("syn_text_x: the server refuses the picture: 403", True), ("", True)):
         failures.update(error, passing)
     assert failures == Failures(failed=4, passing=3)
+
+
+def test_an_input_of_the_same_size_and_time_whose_bytes_are_others_is_told(captioner, make_tar, pictures, configure):
+    path = make_tar("00000", pictures(2))
+    assert run(configure()) == 0
+    stat, data = os.stat(path), bytearray(open(path, "rb").read())
+    data[600] ^= 1
+    with open(path, "wb") as file:
+        file.write(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ValueError, match="these inputs have changed") as caught:
+        run(configure())
+    assert str(caught.value).endswith(f"{path}: other bytes of the same size and time than when 00000.tar was written")
+    assert run(configure(trust_input=True)) == 0
+
+
+# --- what is done, and what is somebody else's ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("later, asked, made", [(True, {}, True), (False, {}, False), (False, {"verify_done": True}, True)])
+def test_a_shard_is_believed_by_its_size_and_by_its_hash_where_it_is_newer_than_its_marker(captioner, make_tar, pictures, configure,
+                                                                                          tmp_path, files, capsys, later, asked, made):
+    for name in ("00000", "00001"):
+        make_tar(name, pictures(2, int(name)))
+    assert run(configure()) == 0
+    before, path = files(tmp_path / "out"), tmp_path / "out" / "00001.tar"
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    if not later:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.utime(tmp_path / "out" / "00000.tar")  # newer than its marker, and whole
+    captioner.batches.clear()
+    assert run(configure(dry_run=True, **asked)) == 0 and f"{int(made)} of 2 shards to do" in capsys.readouterr().out
+    assert run(configure(**asked)) == 0 and sum(captioner.batches) == 2 * made
+    assert (files(tmp_path / "out") == before) == made
+    assert ("made again, for its bytes are not those that its marker vouches for: 00001" in capsys.readouterr().out) == made
+
+
+def test_a_marker_without_a_hash_counts_by_size(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2))
+    assert run(configure()) == 0
+    path = tmp_path / "out" / "00000.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": None}))
+    captioner.batches.clear()
+    assert run(configure(verify_done=True)) == 0 and captioner.batches == []
+
+
+@pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
+def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(captioner, make_tar, pictures, configure, tmp_path, files,
+                                                                          format, suffix):
+    paths = [make_tar(name, pictures(2, int(name))) for name in ("00000", "00001", "00002")]
+    out = tmp_path / "out"
+    assert run(configure(format=format)) == 0
+    (out / "00001.done.json").unlink()                    # unfinished
+    (out / f"00002.{suffix}").rename(out / f"00002.{suffix}.tmp")
+    os.makedirs(out / "00002.images.tmp")
+    theirs = {f"00007.{suffix}": b"t", "00001.csv": b"c", f"notes.{suffix}.tmp": b"n", "other.images/a.jpg": b"i", "x.parquet": b"p"}
+    for name, data in theirs.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(data)
+    asked = {"input": paths[:1], "format": format, "seed": 1}
+    assert run(configure(**asked, overwrite=True)) == 0
+    assert run(configure(**asked, output=tmp_path / "fresh")) == 0
+    assert files(out) == {**files(tmp_path / "fresh"), **theirs} and not (out / "00002.images.tmp").exists()
+    make_tar("00007", pictures(1))
+    with pytest.raises(ValueError, match=f"00007.{suffix}: would be written over, and is no file of this run"):
+        run(configure(format=format, seed=1))
+    assert files(out) == {**files(tmp_path / "fresh"), **theirs}
+
+
+def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, configure, tmp_path, folder, files):
+    make_tar("00000", pictures(2))
+    assert run(configure()) == 0
+    before = files(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "linked.tar").symlink_to(tmp_path / "out" / "00000.tar")
+    for input in ("out/*.tar", "link/00000.tar", "linked.tar", "in/../out/00000.tar"):
+        for asked in ({}, {"overwrite": True}, {"column": "syn_text_y"}, {"dry_run": True}):
+            with pytest.raises(ValueError, match="the shards stand there that are the input .*; give another folder"):
+                run(configure(input=[str(tmp_path / input)], **asked))
+    with pytest.raises(ValueError, match="the shards stand there"):
+        join(JoinConfig(input=[str(tmp_path / "in" / "*.tar")], captions=[str(tmp_path / "apart")], output=tmp_path / "in"))
+    shutil.copy(tmp_path / "out" / "run.json", folder)
+    with pytest.raises(ValueError, match="the pictures stand there"):
+        run(configure(input=[str(folder)], output=folder, overwrite=True))
+    assert files(tmp_path / "out") == before and len(files(folder)) == 4
+
+
+def test_a_second_run_is_refused_and_a_full_disk_ends_the_run_at_once(captioner, make_tar, pictures, configure, tmp_path, files):
+    for name in ("00000", "00001"):
+        make_tar(name, pictures(2, int(name)))
+    whole = captioner.caption
+
+    def caption(images, sampling, **options):
+        if images == ():
+            return whole(images, sampling, **options)
+        with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here"):
+            run(configure(overwrite=True))
+        captioner.caption = whole
+        raise OSError(errno.ENOSPC, "No space left on device")
+    captioner.caption = caption
+    with pytest.raises(OSError, match="No space left"):
+        run(configure())
+    assert captioner.batches == [] and list(files(tmp_path / "out")) == ["run.json"]
+    assert run(configure()) == 0

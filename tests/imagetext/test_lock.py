@@ -23,7 +23,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.05)
     monkeypatch.setattr(lock, "DEAD", 0.5)
     monkeypatch.setattr(outputs, "PATIENCE", 0.2)
-    for name in (lock.JOB, "RANK", "SLURM_PROCID"):
+    for name in (lock.JOB, "RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -126,8 +126,9 @@ def test_a_lock_that_is_gone_is_set_anew_before_a_marker(tmp_path):
 
 
 @pytest.mark.parametrize("environment, same", [
-    ({"RANK": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "1"}, True), ({"RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, False),
-    ({"SLURM_PROCID": "0", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}, True)])
+    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "1"}, True), ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, False),
+    ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}, True)])
 def test_the_processes_of_a_launcher_share_a_job(tmp_path, monkeypatch, environment, same):
     assert FolderLock(tmp_path).job != FolderLock(tmp_path).job
     for name, value in environment.items():
