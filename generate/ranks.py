@@ -11,6 +11,7 @@ from types import FrameType
 
 from captioners.ranks import Rank
 from generate.config import RunConfig
+from imagetext.lock import JOB
 
 INTERRUPTED = 130
 RUNS = {"generate": "generate.engine", "reinforce": "generate.reinforce"}  # by name: a process comes to them on its own
@@ -26,17 +27,18 @@ def own_rank(config: RunConfig) -> Rank:
     return rank
 
 
-def launch(command: str, config: RunConfig, count: int) -> int:
+def launch(command: str, config: RunConfig, count: int, job: str) -> int:
     """Run the command in `count` processes; 2 where one of them found a mistake in the command, 1 where one failed, else 0.
 
     The first begins the run, then the others start: so a mistake is told once. One that dies leaves the others to finish.
+    job: has the lock of the folder, which they share.
     Raises: KeyboardInterrupt, once all have stopped.
     """
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
     others = config.model_copy(update={"overwrite": False})
-    told = [(command, config, Rank(0, count), begun),
-            *((command, others, Rank(number, count, number), None) for number in range(1, count))]
+    told = [(command, config, Rank(0, count), begun, job),
+            *((command, others, Rank(number, count, number), None, job) for number in range(1, count))]
     ranks = [context.Process(target=_run_rank, args=what) for what in told]
     started = ranks[:1]
     try:
@@ -62,8 +64,9 @@ def launch(command: str, config: RunConfig, count: int) -> int:
     return 2 if 2 in codes else int(any(codes))
 
 
-def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None) -> None:
+def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, job: str) -> None:
     """What a process does that `launch` started."""
+    os.environ[JOB] = job
     os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # as torchrun says how many processes share a machine
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count)))  # before torch comes
     signal.signal(signal.SIGINT, _interrupt_once)
@@ -73,6 +76,9 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None) 
     except ValueError as error:
         print(f"capsmith {command}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a lock that is lost
+        print(f"capsmith {command}: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
