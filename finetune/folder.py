@@ -67,7 +67,7 @@ def check_output(config: Config) -> None:
     if (output / BEFORE).exists() and not Checkpoints(output).paths():
         _put_back(output, record)
     there = {one.name for one in output.iterdir()} if output.exists() else set()
-    if record.name not in there and there - {record.name + UNFINISHED}:
+    if record.name not in there and there - {record.name + UNFINISHED, ".lock"}:
         raise ValueError(f"--output {output}: the folder is not empty and not a run of capsmith {config.command}")
     if not os.access(next(folder for folder in (output, *output.absolute().parents) if folder.exists()), os.W_OK):
         raise ValueError(f"--output {output}: you have no right to write there")

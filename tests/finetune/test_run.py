@@ -16,6 +16,7 @@ import capsmith
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
 from finetune.batching import CaptionedPictures
+from finetune.checkpoints import Checkpoints
 from finetune.config import FinetuneConfig
 from finetune.forward import training_forward
 from finetune.held_out import losses_on
@@ -71,7 +72,7 @@ def test_the_best_weights_are_kept(finished):
 
 
 def test_pictures_held_out_are_not_trained_on(tmp_path, capsys):
-    run(settings(tmp_path / "run"))
+    run(settings(tmp_path / "run", samples_seen=8))
     assert "over 38 pictures" in capsys.readouterr().out
     assert rows(tmp_path / "run" / "validation.jsonl")[-1]["pictures"] == 2
 
@@ -235,16 +236,17 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path):
 
 
 def test_more_samples_go_on_from_where_a_finished_run_ended(tmp_path):
-    for samples, found in ((16, 2), (24, 3)):
-        run(settings(tmp_path / "run", samples_seen=samples))
-        assert [row["step"] for row in rows(tmp_path / "run" / "train.jsonl")] == list(range(1, found + 1))
-        assert [row["samples"] for row in rows(tmp_path / "run" / "validation.jsonl")][-1] == samples
-    assert f"samples_seen: {24}" in (tmp_path / "run" / "README.md").read_text()
+    for samples, steps in ((16, [1, 2]), (24, [1, 2, 3])):
+        run(settings(tmp_path / "run", samples_seen=samples, hold_out=0))
+        assert [row["step"] for row in rows(tmp_path / "run" / "train.jsonl")] == steps
+    assert "samples_seen: 24" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("finetune.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples))
+    monkeypatch.setattr(Checkpoints, "save", lambda *_, **__: None)
+    monkeypatch.setattr("finetune.run.finish", lambda *_: None)
     run(settings(tmp_path / "run", samples_seen=128, batch_size=4, validate_every=None))
     assert seen == list(range(0, 129, 16))
 
