@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
@@ -22,7 +23,7 @@ from captioners.names import check_name
 from captioners.rows import Begin, Rules
 from captioners.search import evaluating, search, spoken
 from captioners.vlm_decode import Continuing
-from captioners.vlm_families import FAMILIES
+from captioners.vlm_families import FAMILIES, OwnAspect
 from imagetext.outputs import whole_files
 
 CONTEXT = 256  # tokens of a caption, where the model has room for as many
@@ -53,17 +54,20 @@ class VLMCaptioner:
         self.special_ids = {*self.tokenizer.all_special_ids, *self.end_ids,
                             *(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special)}
         text_config = model.config.get_text_config()
-        room = text_config.max_position_embeddings - len(self.prompt_ids)
+        # decoding keeps all tokens in sight, so it ends where a model would let the first ones out of its window
+        window = getattr(text_config, "sliding_window", None) or text_config.max_position_embeddings
+        positions = min(window, text_config.max_position_embeddings)
+        room = positions - len(self.prompt_ids)
         own = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id, *sorted(self.special_ids))
         spare = [id for id in own if id is not None and id not in (*self.end_ids, self.family.image_token_id())]
         problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
         problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
         wide, high = (self.preprocess(Image.new("RGB", size)).shape[1:] for size in ((64, 32), (32, 64)))
-        if wide != high:
+        if wide != high and not isinstance(self.family, OwnAspect):
             problems.append(f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two")
         if room < 2:
-            problems.append(f"the prompt leaves {room} of the {text_config.max_position_embeddings} max_position_embeddings")
+            problems.append(f"the prompt leaves {room} of the {positions} positions (max_position_embeddings, sliding_window)")
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id, self.start_id, self.pad_id = self.end_ids[0], spare[0], spare[0]
@@ -98,12 +102,10 @@ class VLMCaptioner:
 
     def _begin(self, sampling: SamplingConfig) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
-        device = self.model.device
-        prompt = torch.tensor(self.prompt_ids, device=device)
-
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Continuing]:
-            images = torch.stack(list(pictures)).to(device, self.model.dtype)
-            rows = Continuing(self.family, images, prompt, ends=self.end_ids, greedy=sampling.strategy == "greedy",
+            prompts = [self.family.fit(self.prompt_ids, picture) for picture in pictures]
+            pictures = [picture.to(self.model.device) for picture in pictures]
+            rows = Continuing(self.family, pictures, prompts, ends=self.end_ids, greedy=sampling.strategy == "greedy",
                               limit=self._rules(sampling).max_length - 2)
             return rows.features, rows
 
@@ -126,22 +128,25 @@ class VLMCaptioner:
 
     # Training
 
-    def caption_logits(self, pictures: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def caption_logits(self, pictures: Sequence[Tensor], tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (T, V) and labels (T,) of the tokens of captions, the end included: not of the prompt, nor of padding.
 
-        pictures (B, 3, H, W), each of which is encoded once; tokens (B, K, L) or (B, L), from start token on, padded with
-        `pad_id` at the end.
+        pictures (B), each of which is encoded once; tokens (B, K, L) or (B, L), from start token on, padded with `pad_id` at the
+        end.
         """
         captions = tokens.shape[1] if tokens.ndim == 3 else 1
-        fed = tokens.reshape(len(pictures) * captions, -1)[:, 1:]  # the prompt stands for the start token
-        real = fed != self.pad_id
-        fed, real = (each[:, :int(real.sum(1).max())] for each in (fed, real))
-        prompt = torch.tensor(self.prompt_ids, device=fed.device).expand(len(fed), -1)  # (B * K, P)
-        mask = torch.cat([torch.ones_like(prompt), real.long()], dim=1)
-        inputs = self.family.inputs(pictures.to(self.model.dtype), torch.cat([prompt, fed], dim=1), mask)
-        with self.family.encoding_once(len(pictures), captions):
-            logits = self.family.forward(inputs, logits_to_keep=fed.shape[1] + 1, use_cache=False)[:, :-1]  # (B * K, L - 1, V)
-        return logits[real], fed[real]
+        prompts = [prompt for picture in pictures for prompt in [self.family.fit(self.prompt_ids, picture)] * captions]
+        fed = [row[1:][row[1:] != self.pad_id] for row in tokens.flatten(0, -2)]  # the prompt stands for the start token
+        rows = [torch.cat([row.new_tensor(prompt), row]) for prompt, row in zip(prompts, fed, strict=True)]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.pad_id)  # (B * K, longest)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        begins, ends = (torch.tensor([len(of) for of in each], device=ids.device)[:, None] for each in (prompts, rows))
+        inputs = self.family.inputs(pictures, ids, (places < ends).long())
+        first = min(map(len, prompts)) - 1
+        with self.family.encoding_once(pictures, captions):
+            logits = self.family.forward(inputs, logits_to_keep=ids.shape[1] - first, use_cache=False)[:, :-1]
+        real = ((places >= begins) & (places < ends))[:, first + 1:]  # (B * K, longest - first - 1)
+        return logits[real], ids[:, first + 1:][real]
 
     def add_lora(self, *, r: int = 16, alpha: int = 32, dropout: float = 0.05,
                  target_modules: Sequence[str] | str | None = None) -> None:
@@ -182,10 +187,11 @@ class VLMCaptioner:
 
     def _describe(self, source: str) -> str:
         four_bit = ", in 4 bits" if self.model.config.to_dict().get("quantization_config") else ""
-        shape = " x ".join(map(str, self.preprocess(self.family.blank()).shape[1:]))
+        shape = " x ".join(map(str, self.preprocess(self.family.blank()).shape[-2:]))
+        pictures = "at their own aspect" if isinstance(self.family, OwnAspect) else f"{shape} px"
         return "\n".join((
             f"architecture: {self.name}, {type(self.model).__name__} of {self.model.num_parameters() / 1e6:.1f} M parameters",
             f"context: {self.context_length} tokens after {len(self.prompt_ids)} of picture and prompt, {self.prompt!r}",
-            f"pictures: {shape} px",
+            f"pictures: {pictures}",
             f"weights: {source}{four_bit}{', LoRA adapters' if self.adapter is not None else ''}",
         ))

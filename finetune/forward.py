@@ -7,6 +7,7 @@ B: pictures of the whole batch, K: captions of each, E: embedding
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -127,7 +128,9 @@ class VLMForward(nn.Module):
         """The captioner as it is to be written, adapters aside."""
         return self.captioner
 
-    def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor | list[Tensor], tokens: Tensor) -> dict[str, Tensor]:
+        if isinstance(images, list):  # of several shapes: flat and padded, with their shapes
+            images = [flat[:math.prod(shape)].view(shape) for flat, shape in zip(images[0], images[1].tolist(), strict=True)]
         logits, labels = self.caption_logits(images, tokens)
         return {"logits": logits, "labels": labels}
 
