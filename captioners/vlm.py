@@ -9,9 +9,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -24,6 +26,7 @@ from captioners.rows import Begin, Rules
 from captioners.search import evaluating, search, spoken
 from captioners.vlm_decode import Continuing
 from captioners.vlm_families import FAMILIES, OwnAspect
+from captioners.weights import folder_sha256
 from imagetext.outputs import whole_files
 
 CONTEXT = 256  # tokens of a caption, where the model has room for as many
@@ -38,11 +41,12 @@ class VLMCaptioner:
     nothing of it. What the model's generation config says of sampling is not looked at, but for the tokens that end.
     `context_length` counts a caption's tokens with start and end. `start_id` is a special token that no caption holds, and
     pads too. `batch_size`: pictures captioned at a time. `weights_sha256` is of the weights in float32, adapters included.
+    `merges`: it is saved whole, with its adapters merged.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str, weights_sha256: str, source: str,
                  prompt: str | None = None, adapter: PeftModel | None = None):
-        self.model, self.processor, self.adapter = model, processor, adapter
+        self.model, self.processor, self.adapter, self.merges = model, processor, adapter, False
         self.batch_size, self.name, self.weights_sha256 = 16, name, weights_sha256
         self.family, self.tokenizer = FAMILIES[model.config.model_type](model, processor), processor.tokenizer
         self.prompt = self.family.instruction if prompt is None else prompt
@@ -148,7 +152,7 @@ class VLMCaptioner:
         real = ((places >= begins) & (places < ends))[:, first + 1:]  # (B * K, longest - first - 1)
         return logits[real], ids[:, first + 1:][real]
 
-    def add_lora(self, *, r: int = 16, alpha: int = 32, dropout: float = 0.05,
+    def add_lora(self, *, r: int = 16, alpha: float = 32, dropout: float = 0.05,
                  target_modules: Sequence[str] | str | None = None) -> None:
         """Puts LoRA adapters (Hu et al. 2021, arXiv 2106.09685) into the model, of which they alone are trained from now on.
 
@@ -157,33 +161,50 @@ class VLMCaptioner:
         """
         if self.adapter is not None:
             raise ValueError(f"{self.name}: has adapters already")
-        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules or self._linear_layers())
+        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules or self.language_layers())
         self.adapter = get_peft_model(self.model, config)
 
-    def _linear_layers(self) -> str:
-        """A pattern of the names of the language model's linear layers, short enough for a config."""
-        last = self.model.get_submodule(self.family.decoder).get_output_embeddings()
-        language = self.model.get_submodule(self.family.language)
-        linear = {name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last}
-        names = sorted({name.rpartition(".")[2] for name in linear})
-        return rf"{re.escape(self.family.language)}\..*\.({'|'.join(names)})"
+    def _merged(self) -> dict[str, Tensor]:
+        """The weights with those of the adapters added, in their own dtype, by the names that they have without adapters.
+
+        The model itself stays as it is: adding and subtracting would round what is frozen, more each time.
+        """
+        merged = {name.replace(".base_layer.", "."): weight for name, weight in self.model.state_dict().items() if ".lora_" not in name}
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, LoraLayer):
+                weight = layer.get_base_layer().weight
+                delta = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+                merged[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
+        return merged
+
+    def language_layers(self, names: Sequence[str] = ()) -> str:
+        """A pattern of the names of the language model's layers that are called so, or of all linear ones but the last."""
+        if not names:
+            last = self.model.get_submodule(self.family.decoder).get_output_embeddings()
+            language = self.model.get_submodule(self.family.language)
+            linear = {name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last}
+            names = sorted({name.rpartition(".")[2] for name in linear})  # short enough for a config
+        return rf"{re.escape(self.family.language)}\..*\.({'|'.join(map(re.escape, names))})"
 
     def save(self, folder: str | os.PathLike, name: str) -> None:
         """Writes the model as transformers does, or only its adapters as peft does, with the processor, name and prompt.
 
+        Where it merges, adapters are written as part of the model, which then is as large as without them.
         `name` ([a-z0-9_]+) names the captioner's column in records. Each file is written under a temporary name and renamed,
         the config last. Raises ValueError for a bad name.
         """
         check_name(name)
         with whole_files(folder, last=("config.json", ADAPTER)) as staging:
-            if self.adapter is None:
-                self.model.save_pretrained(staging)
+            if self.adapter is None or self.merges:
+                self.model.save_pretrained(staging, state_dict=self._merged() if self.merges else None)
             else:
                 self.adapter.save_pretrained(staging, save_embedding_layers=False)  # "auto" asks the hub
                 (staging / "README.md").unlink()  # a form that nobody has filled in
             self.processor.save_pretrained(staging)
-            ours = json.dumps({"name": name, "prompt": self.prompt}, indent=2) + "\n"
-            (staging / OURS).write_text(ours, encoding="utf-8")
+            ours = {"name": name, "prompt": self.prompt}
+            if self.adapter is not None and not self.merges and os.path.isdir(base := self.model.name_or_path):
+                ours["base_sha256"] = folder_sha256(Path(base))  # by which it is known again on this machine
+            (staging / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
     def _describe(self, source: str) -> str:
         four_bit = ", in 4 bits" if self.model.config.to_dict().get("quantization_config") else ""
