@@ -140,8 +140,8 @@ class VLMForward(nn.Module):
         """The captioner as it is to be written, adapters aside."""
         return self.captioner
 
-    def forward(self, images: Tensor | list[Tensor], tokens: Tensor) -> dict[str, Tensor]:
-        if isinstance(images, list):  # of several shapes: flat and padded, with their shapes
+    def forward(self, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor) -> dict[str, Tensor]:
+        if not isinstance(images, Tensor):  # of several shapes: flat and padded, with their shapes
             images = [flat[:math.prod(shape)].view(shape) for flat, shape in zip(images[0], images[1].tolist(), strict=True)]
         logits, labels = self.caption_logits(images, tokens)
         return {"logits": logits, "labels": labels}
