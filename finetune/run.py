@@ -71,15 +71,24 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
 
 
 def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
-    """The captioner to start from: in the main memory, or, in 4 bits, on the device."""
+    """The captioner to start from: in the main memory, or, in 4 bits, on the device; weights under adapters keep their dtype."""
     if config.model.startswith("openai:"):
         raise ValueError(f"--model {config.model}: a server's model cannot be fine-tuned; give its folder or org/name")
-    if not config.four_bit:
-        return load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context)
-    if not is_transformers(config.model):
-        raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
+    if config.from_scratch or config.pretrained or not is_transformers(config.model):
+        if config.four_bit:
+            raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
+        return load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context,
+                              image_size=config.image_size, base=config.base)
+    if problems := [f"--{name} {value}: is for CoCa, and {config.model} is a vision-language model"
+                    for name, value in (("context", config.context), ("image-size", config.image_size)) if value is not None]:
+        raise ValueError("; ".join(problems))
     from captioners.vlm_load import load_vlm  # late: it imports transformers and peft
-    return load_vlm(config.model, device=str(device), dtype=config.dtype, four_bit=True)
+    if config.four_bit:
+        return load_vlm(config.model, base=config.base, device=str(device), dtype=config.dtype, four_bit=True)
+    captioner = load_vlm(config.model, base=config.base, dtype=None)
+    if config.shard or not config.lora_rank and captioner.adapter is None:
+        captioner.model.float()  # weights that learn; and shards are of one dtype
+    return captioner
 
 
 def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPictures | None, scores: Mapping[str, Any]) -> None:

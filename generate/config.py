@@ -90,6 +90,7 @@ class ColumnConfig(SamplingConfig, Gate):
     model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
                               "a server's: openai:http://host:port#model")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
+    base: str | None = Field(None, description="the model under a captioner's adapters, where it lies on this machine: its folder")
     column: Annotated[str, AfterValidator(check_column)] | None = Field(
         None, description="the captions' column; syn_text_ and the captioner's name unless given")
     similarity: bool = Field(False, description="score each caption by its CoCa similarity with the picture: one more text pass")

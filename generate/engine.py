@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -14,6 +14,7 @@ from captioners.base import Captioner
 from captioners.coca import load_captioner
 from captioners.device import check_device
 from captioners.ranks import Rank
+from captioners.resolve import shipped_models
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
@@ -35,6 +36,8 @@ from imagetext.shards import ShardWriter, check_column, read_marker
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
+FOR_PHOTOGRAPHS = "coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k, or Salesforce/blip-image-captioning-base"
+SHARDS_LOOKED_AT = 3
 WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE  # pictures at most that wait to be written: so many come at once, and the captioners go on
 
 
@@ -67,6 +70,8 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
         code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job)  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config)
+    if not rank.number and (told := told_of_drawn_shapes(config, shards)):
+        print(told)
     work = Captioning(config)
     with engine_of(config, rank) as engine:
         prepared = prepare(work, engine, shards, rank, begun)
@@ -117,6 +122,19 @@ class Captioning:
         self.workers = None
 
 
+def told_of_drawn_shapes(config: GenerateConfig, shards: Sequence[Shard]) -> str:
+    """What there is to say where the built-in captioner gets other pictures than it knows: the first of some shards are looked at."""
+    names = [one.model for one in config.column_configs if one.model in shipped_models()]
+    if not names:
+        return ""
+    for shard in [shard for shard in shards if not shard.path.startswith("scenes:")][:SHARDS_LOOKED_AT]:
+        with suppress(OSError, ValueError):  # which its turn tells of
+            if (first := next(iter(shard.samples), None)) is not None and "scene" not in first.meta:
+                return (f"{names[0]} knows drawn shapes alone, those of scenes:…, and {first.key} is none: what it says of it means nothing. "
+                        f"For photographs, say --model {FOR_PHOTOGRAPHS}")
+    return ""
+
+
 def labels_of(config: GenerateConfig) -> Labels | None:
     """Where the pictures' classes stand, if they are asked for; ValueError where their names cannot be read."""
     return Labels(config.label, read_class_names(config.class_names) if config.class_names else None) if config.label else None
@@ -138,9 +156,9 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
     loaded: dict[tuple, Captioner] = {}
     for one, known in zip(configs, before):
         dtype = one.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
-        asked = (one.model, one.pretrained, dtype)
+        asked = (one.model, one.pretrained, one.base, dtype)
         if asked not in loaded:
-            loaded[asked] = load_captioner(one.model, one.pretrained, device=device, dtype=dtype)
+            loaded[asked] = load_captioner(one.model, one.pretrained, base=one.base, device=device, dtype=dtype)
         captioner = loaded[asked]
         name = one.column or check_column(f"syn_text_{captioner.name}")
         columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))
