@@ -27,6 +27,7 @@ from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.search import evaluating, search, spoken
+from captioners.server.config import ServerConfig
 from captioners.slots import SlotDrawing, Slots, send, stack
 from captioners.tokenizer import CaptionTokenizer
 from captioners.weights import DTYPES, read_weights, state_sha256
@@ -206,12 +207,12 @@ class _SlotRows:
 
 def load_captioner(
     name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
-    device: str = "cpu", dtype: str = "fp32"
+    device: str = "cpu", dtype: str = "fp32", server: ServerConfig = ServerConfig()
 ) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
     A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa,
-    but for `openai:http://host:port#model`, an EndpointCaptioner: a server's model.
+    but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
@@ -221,10 +222,10 @@ def load_captioner(
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
     if name.startswith("openai:"):
-        from captioners.endpoint import load_endpoint  # late: it imports aiohttp
+        from captioners.server.captioner import load_server  # late: it imports aiohttp
         if pretrained is not None or from_scratch or context is not None:
             raise ValueError(f"{name}: pretrained, from_scratch and context are for CoCa; a server has its own weights")
-        return load_endpoint(name)
+        return load_server(name, server)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.vlm_load import load_vlm  # late: it imports us, transformers and peft
         if context is not None:

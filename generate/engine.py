@@ -10,15 +10,18 @@ from typing import Any
 import psutil
 import torch
 
-from captioners.base import Captioner
+from captioners.base import Captioner, SamplingConfig
 from captioners.coca import load_captioner
 from captioners.device import check_device
+from captioners.server.captioner import ServerCaptioner
+from captioners.server.journal import answers_kept
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.manifest import fingerprint, input_of, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
+from generate.quality import Gate
 from generate.ranks import Rank, launch
 from generate.repeats import Repeats
 from generate.summary import finish
@@ -58,6 +61,8 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
         prepared = prepare(work, engine, shards, rank, begun)
         if config.dry_run:
             print(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(shards):,} shards to do; nothing was written")
+            for cost in work.costs(count_pictures(prepared.to_do).pictures):
+                print(cost)
             return 0
         begin(config.output, prepared, rank, begun)
         pace = engine.do(work, prepared.to_do)
@@ -95,7 +100,20 @@ class Captioning:
             write_shard(shard, columns, self.config, self.workers, pace, following,
                         {} if sizes == settled else {"batch_sizes": sizes})
 
-        with_halved_batches(write, settled, "pictures in flight", shard, pace)
+        servers = [captioner for captioner, _, _ in self.servers]
+        with answers_kept(servers, self.config.output, shard.name):
+            with_halved_batches(write, settled, "pictures in flight", shard, pace)
+
+    @property
+    def servers(self) -> list[tuple[ServerCaptioner, SamplingConfig, Gate]]:
+        """The captioners that are servers', with what their columns ask of them."""
+        return [(column.captioner, column.sampling, column.gate) for column in self.columns
+                if isinstance(column.captioner, ServerCaptioner)]
+
+    def costs(self, pictures: int | None) -> list[str]:
+        """What so many pictures cost at each server, in requests and tokens; nothing where their number is not known."""
+        return [] if pictures is None else [captioner.cost(pictures, sampling, gate.redraws)
+                                            for captioner, sampling, gate in self.servers]
 
     def close(self) -> None:
         if self.workers is not None:
@@ -124,9 +142,10 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
     loaded: dict[tuple, Captioner] = {}
     for one, known in zip(configs, before):
         dtype = one.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
-        asked = (one.model, one.pretrained, dtype)
+        server = {"server": one.server} if one.model.startswith("openai:") else {}
+        asked = (one.model, one.pretrained, dtype, str(server))
         if asked not in loaded:
-            loaded[asked] = load_captioner(one.model, one.pretrained, device=device, dtype=dtype)
+            loaded[asked] = load_captioner(one.model, one.pretrained, device=device, dtype=dtype, **server)
         captioner = loaded[asked]
         name = one.column or check_column(f"syn_text_{captioner.name}")
         columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))

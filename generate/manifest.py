@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from captioners.server.journal import answers_folder
 from generate.config import GenerateConfig
 from imagetext.cards import CARD
 from imagetext.labels import read_class_names
@@ -35,8 +36,9 @@ def fingerprint(columns: "Sequence[Column]", config: GenerateConfig) -> dict[str
     return {"rules": RULES,
             "columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
                                       "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
-                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size}
-                        for column in columns},
+                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size,
+                                      **({"extra_body": asked.extra_body} if asked.extra_body else {})}
+                        for column, asked in zip(columns, config.column_configs)},
             **{name: getattr(config, name) for name in ASIDE}, **_labels(config), "versions": versions}
 
 
@@ -130,6 +132,7 @@ def clear_run(folder: str | os.PathLike) -> None:
                 shutil.rmtree(one.path)
         elif not one.is_folder and one.path.endswith(OWN):
             remove(one.path)
+    shutil.rmtree(answers_folder(folder), ignore_errors=True)
     remove(join(folder, RUN))
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import capsmith
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
-from captioners.endpoint import encode_picture
+from captioners.server.captioner import encode_picture
 from generate.captioning import Column, caption_samples
 from generate.config import GenerateConfig
 from generate.engine import run
@@ -28,7 +28,7 @@ from imagetext.sources import read_records
 
 from .vlm.models import ENDS, make_model_and_processor, photos, scramble
 
-from .fake_endpoint import TWO, texts
+from .fake_server import TWO, texts
 
 
 # records
