@@ -14,7 +14,7 @@ from captioners.base import Captioner, SamplingConfig
 from captioners.coca import load_captioner
 from captioners.device import check_device
 from captioners.server.captioner import ServerCaptioner
-from captioners.server.journal import answers_kept
+from captioners.server.journal import answers_kept, forget_answers
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
@@ -64,6 +64,8 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
             for cost in work.costs(count_pictures(prepared.to_do).pictures):
                 print(cost)
             return 0
+        if config.overwrite:
+            forget_answers(config.output)
         begin(config.output, prepared, rank, begun)
         pace = engine.do(work, prepared.to_do)
     code = finish(config, shards, rank)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from captioners.server.journal import answers_folder
 from generate.config import GenerateConfig
 from imagetext.cards import CARD
 from imagetext.labels import read_class_names
@@ -132,7 +131,6 @@ def clear_run(folder: str | os.PathLike) -> None:
                 shutil.rmtree(one.path)
         elif not one.is_folder and one.path.endswith(OWN):
             remove(one.path)
-    shutil.rmtree(answers_folder(folder), ignore_errors=True)
     remove(join(folder, RUN))
 
 

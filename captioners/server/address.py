@@ -44,8 +44,8 @@ def read_address(name: str) -> Address:
         right = False
     if not right:
         shown = name.rpartition("@")[2].partition("?")[0]
-        raise ValueError(f"model: {shown!r} is not {PREFIX}http://host:port#model; a key comes from OPENAI_API_KEY, or by a --header "
-                         "with '$NAME' in it, not with the address")
+        raise ValueError(f"model: {shown!r} is not {PREFIX}http://host:port#model; a key comes from OPENAI_API_KEY, or by a "
+                         "--header with '$NAME' in it, not with the address")
     path = re.sub("/+", "/", parts.path).rstrip("/")
     whole = path.endswith(WHOLE)
     path = path.removesuffix(WHOLE).removesuffix("/models")

@@ -15,8 +15,10 @@ LONGEST_RETRY_AFTER = 600.0  # seconds
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
 SECRET_LENGTH = 8
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
-LOOKS_SECRET = re.compile(r"(?i:bearer)\s+(?=\S*\d)[^\s\"',;]{6,}|\b(?:sk|gsk|xai|hf|pplx|nvapi)[-_][\w*.-]{6,}|\bAIza[\w-]{20,}|(?<=://)[^\s/@]+@")
-PATIENCE = re.compile(r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b", re.IGNORECASE)
+LOOKS_SECRET = re.compile(
+    r"(?i:bearer)\s+(?=\S*\d)[^\s\"',;]{6,}|\b(?:sk|gsk|xai|hf|pplx|nvapi)[-_][\w*.-]{6,}|\bAIza[\w-]{20,}|(?<=://)[^\s/@]+@")
+PATIENCE = re.compile(
+    r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b", re.IGNORECASE)
 
 
 class Choice(NamedTuple):
@@ -43,8 +45,8 @@ def choices_of(said: Any) -> list[Choice]:
     found = said.get("choices") if isinstance(said, dict) else None
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise ValueError("no chat completion")
-    if failed := [one["error"] for one in found if one.get("error")]:
-        raise ValueError(in_words(failed[0]))
+    if any(one.get("error") for one in found):
+        raise ValueError("a choice is an error")
     indices = [one.get("index") for one in found]
     if all(type(index) is int for index in indices):
         found = sorted(found, key=lambda one: one["index"])
@@ -116,6 +118,9 @@ def error_of(status: int, body: bytes) -> Error:
         said = read_json(body)
     except ValueError:
         return Error(status, _plain(body))
+    if isinstance(said, dict) and isinstance(said.get("choices"), list):
+        errors = [one["error"] for one in said["choices"] if isinstance(one, dict) and one.get("error")]
+        said = errors[0] if errors else "no chat completion came"
     of = said[0] if isinstance(said, list) and said else said
     of = of.get("error") if isinstance(of, dict) and isinstance(of.get("error"), dict) else of
     code = of.get("code") or of.get("type") if isinstance(of, dict) else None
@@ -141,9 +146,8 @@ def in_words(said: Any, depth: int = 6) -> str:
         return "" if said is None else str(said)[:LOOKED_AT]
     found = next((words for name in ("error", "message", "detail", "msg", "errors")
                   if (words := in_words(said.get(name), depth - 1))), "")
-    more = [said[name] for name in ("loc", "param", "metadata", "details") if said.get(name)]
-    where = ".".join(map(str, more[0]))[:SHOWN] if more and isinstance(more[0], list) and "loc" in said else ""
-    if isinstance(said.get("metadata"), dict):
+    where = ".".join(map(str, said["loc"]))[:SHOWN] if isinstance(said.get("loc"), list) else ""
+    if isinstance(said.get("metadata"), dict):  # what another server said, behind this one
         where = in_words(said["metadata"].get("raw") or said["metadata"].get("reasons"), depth - 1)
     return f"{found} ({where})" if found and where else found
 

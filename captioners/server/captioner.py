@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 import torch
 from PIL import Image
@@ -24,11 +24,13 @@ from captioners.server.client import FEW_RETRIES, Connection, Refusal
 from captioners.server.config import ServerConfig
 from captioners.server.fields import LOST, Dialect, request_of
 from captioners.server.journal import Journal, request_key
+from captioners.server.load import Fault
 
 logger = logging.getLogger(__name__)
 
 LONGEST_SIDE = 1024  # pixels; about what the models look at, in a few hundred kB
 IN_FLIGHT = 64  # pictures
+LAST_WORDS = 60  # seconds, for requests that are under way when a shard fails
 ALIKE_TOLD = 4  # pictures whose captions are all the same, half or more of all
 STILL_THINKING = "the model may think before it speaks: raise --max-length, or turn that off, as by --extra-body"
 
@@ -50,7 +52,7 @@ class ServerCaptioner:
         self.batch_size = IN_FLIGHT
         self.preprocess = encode_picture  # holds nothing of the server's, so workers can have it
         clear = ", unencrypted" if address.base.startswith("http:") and not address.is_here else ""
-        self.description = (f"pictures are sent to {address.base}{clear}, as JPEG with a longest side of at most {LONGEST_SIDE} px\n"
+        self.description = (f"pictures are sent to {address.base}{clear}, as JPEG, longest side at most {LONGEST_SIDE} px\n"
                             f"model: {address.model}")
         self.journal: Journal | None = None
         self._server = server
@@ -98,11 +100,14 @@ class ServerCaptioner:
                     refusals[str(refusal)] = None
                     if not dialect.give_up(blank, sampling, refusal.status, refusal.words):
                         told = f"{self.address.base}: {'; then '.join(refusals)}"
-                        raise ValueError(self._with_models(server.about_the_key(refusal) if refusal.status in (401, 403) else told)) from None
+                        if refusal.status in (401, 403):
+                            told = server.about_the_key(refusal)
+                        raise ValueError(self._with_models(told)) from None
                 except ConnectionError as error:
                     raise ValueError(self._with_models(str(error))) from None
         if choices[0].reason in CUT_BY_LENGTH and not any(choice.text for choice in choices):
-            raise ValueError(self._with_models(f"no text came for a blank picture, finish_reason {choices[0].reason!r}; {STILL_THINKING}"))
+            why = f"no text came for a blank picture, finish_reason {choices[0].reason!r}; {STILL_THINKING}"
+            raise ValueError(self._with_models(why))
         for name in dialect.instead.keys() & LOST:
             logger.warning("%s takes no %s: %s", self.address.base, name, LOST[name])
         self._tokens[sampling] = server.usage
@@ -129,6 +134,10 @@ class ServerCaptioner:
                     if not waiting:
                         return
                     yield waiting.popleft().result()
+            except Fault:
+                if self.journal is not None:  # what is under way is paid for
+                    wait(waiting, LAST_WORDS)
+                raise
             finally:
                 for future in waiting:
                     future.cancel()
@@ -169,12 +178,13 @@ class ServerCaptioner:
                 return
             began = asyncio.get_running_loop().time()
             try:
-                choices = await self._server.complete(self._dialects[sampling].spoken(self._request(sampling, BLANK, 0)), FEW_RETRIES)
+                blank = self._dialects[sampling].spoken(self._request(sampling, BLANK, 0))
+                choices = await self._server.complete(blank, FEW_RETRIES)
                 sound = bool(choices[0].text)
             except Refusal:
                 sound = False
             if not sound:
-                raise ConnectionError(f"{self.address.base}: {refusal}; a blank picture gets no caption either")
+                raise self._server.ended(f"{refusal}; a blank picture gets no caption either")
             self._sound_at = began
 
     def _watch_seeds(self, sampling: SamplingConfig, choices: Sequence[Choice]) -> None:
@@ -182,9 +192,9 @@ class ServerCaptioner:
         if sampling.strategy == "sample" and len(choices) > 1:
             self._alike[len({choice.text for choice in choices}) == 1] += 1
             if self._alike[True] == max(ALIKE_TOLD, self._alike[False]):
-                logger.warning("%s: the %d captions of a picture are all the same, for %d of %d pictures: the server ignores seeds, or does "
-                               "not sample; the gate drops duplicates", self.address.base, len(choices), self._alike[True],
-                               self._alike.total())
+                logger.warning("%s: the %d captions of a picture are all the same, for %d of %d pictures: the server ignores "
+                               "seeds, or does not sample; the gate drops duplicates", self.address.base, len(choices),
+                               self._alike[True], self._alike.total())
 
     def _request(self, sampling: SamplingConfig, picture: Tensor, seed: int) -> dict:
         return request_of(self.address.model, sampling, picture, seed, self._server.config.more_fields)

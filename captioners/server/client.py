@@ -15,7 +15,9 @@ import aiohttp
 
 from captioners.server import load
 from captioners.server.address import Address
-from captioners.server.answers import Choice, Error, choices_of, error_of, hide, hide_all, models_of, read_json, seconds_to_wait
+from captioners.server.answers import (
+    Choice, Error, choices_of, error_of, hide, hide_all, models_of, read_json, seconds_to_wait,
+)
 from captioners.server.config import ServerConfig
 
 KEY = "OPENAI_API_KEY"
@@ -23,10 +25,10 @@ CONNECT = 30  # seconds
 LONGEST_ANSWER = 8 << 20  # bytes; a hundred captions with the log-probabilities of their tokens
 BUSY = (425, 429, 503, 529)     # never a picture's fault
 LATE = (408, 504, 522, 524)     # as a time-out
-SPENT = ("insufficient_quota", "billing_not_active", "billing_hard_limit_reached")  # a 429 that no waiting ends
-# How often a request is made again: where the server is busy or away, where it breaks, where its answer is none, where it refuses.
-RETRIES = {"busy": 8, "broken": 8, "odd": 2, "refused": 0}
-FEW_RETRIES = {"busy": 8, "broken": 2, "odd": 0, "refused": 0}  # of a blank picture, which only asks what the server does
+SPENT = ("insufficient_quota", "billing_not_active", "billing_hard_limit_reached")  # of a 429 that no waiting ends
+# How often a request is made again: where the server is busy or away, breaks, is not heard of, answers nothing, or refuses.
+RETRIES = {"busy": 8, "broken": 8, "late": 2, "odd": 2, "refused": 0}
+FEW_RETRIES = {"busy": 8, "broken": 2, "late": 0, "odd": 0, "refused": 0}  # of a blank picture, which asks what the server does
 
 
 class Refusal(Exception):
@@ -35,10 +37,6 @@ class Refusal(Exception):
     def __init__(self, told: str, status: int, words: str = ""):
         super().__init__(told)
         self.status, self.words = status, words
-
-
-class Spent(ConnectionError):
-    """As many requests are made as the command allows."""
 
 
 class Reply(NamedTuple):
@@ -53,7 +51,6 @@ class Trouble(NamedTuple):
 
     kind: str
     error: Error
-    late: bool = False
     asked: float = 0.0
 
 
@@ -79,8 +76,9 @@ class Connection:
             self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
             self._thread.start()
             self.submit(self._open()).result()
-            atexit.register(self._end)  # of iterators that nobody closes: a thread that is at work while Python ends can abort it
+            atexit.register(self._end)  # of iterators that nobody closes: a thread at work while Python ends can abort it
         self._users += 1
+        self.load.fault = ""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,9 +130,10 @@ class Connection:
             async with asyncio.timeout(CONNECT):
                 reply = await self.send("GET", "models")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ValueError(f"model: no server answers at {self.address.base}: {self._hidden(str(error) or type(error).__name__)}") from None
+            told = self._hidden(str(error) or type(error).__name__)
+            raise ValueError(f"model: no server answers at {self.address.base}: {told}") from None
         error = self._error(reply)
-        if reply.status in (401, 403):
+        if reply.status == 401:  # a key may be good for captions, and forbidden to list models: 403
             raise ValueError(f"model: {self.about_the_key(error)}")
         if 300 <= reply.status < 400:
             raise ValueError(f"model: {self._redirected(reply)}")
@@ -155,13 +154,13 @@ class Connection:
         """
         data, failed, before = json.dumps(request).encode(), 0, float("inf")
         while True:
-            choices, trouble, sent = await self._try(data, request.get("n", 1))
+            choices, trouble, sent = await self._try(data, request.get("n", 1), urgent=retries is FEW_RETRIES)
             if trouble is None:
                 return choices
             if trouble.kind == "busy" and self.load.answered_at > before:
                 failed = 0  # others are served, and so will this one be
             before = sent
-            if failed >= retries[trouble.kind]:
+            if failed >= retries[trouble.kind] or trouble.kind == "late" and self.load.is_silent:
                 break
             if trouble.kind != "busy":
                 await self._wait(trouble, failed)
@@ -169,30 +168,35 @@ class Connection:
         if choices:
             return choices
         if trouble.kind == "busy":
-            raise ConnectionError(f"{self.address.base}: {trouble.error}")
+            raise self.ended(str(trouble.error))
         raise Refusal(str(trouble.error), trouble.error.status, trouble.error.words)
 
-    async def _try(self, data: bytes, expected: int) -> tuple[list[Choice], Trouble | None, float]:
+    def ended(self, why: str) -> load.Fault:
+        """Nobody asks any more in the blocks that are open, for this reason."""
+        self.load.fault = f"{self.address.base}: {why}"
+        return load.Fault(self.load.fault)
+
+    async def _try(self, data: bytes, expected: int, urgent: bool) -> tuple[list[Choice], Trouble | None, float]:
         """Choices, trouble and the time at which the request was sent; choices without any text are trouble, too."""
         choices: list[Choice] = []
         try:
-            async with self.load.flight() as flight:
+            async with self.load.flight(urgent) as flight:
                 self._count()
                 reply = await self.send("POST", "chat/completions", data)
-        except Spent:
+        except load.Fault:
             raise
         except aiohttp.ClientConnectorError as error:
             trouble = Trouble("busy", self._failure(error))
         except TimeoutError:
-            trouble = Trouble("broken", Error(0, f"no answer in {load.TIMEOUT:.0f} s"), late=True)
+            trouble = Trouble("late", Error(0, f"no answer in {load.TIMEOUT:.0f} s"))
         except (aiohttp.ClientError, OSError) as error:
             trouble = Trouble("broken", self._failure(error))
         else:
             choices, trouble = self._read(reply, expected)
         if trouble is None:
             self.load.answered()
-        elif trouble.late or trouble.kind == "busy":
-            self.load.burdened(flight, str(trouble.error), trouble.asked)
+        elif trouble.kind in ("busy", "late") or trouble.error.status in LATE:
+            self.load.burdened(flight, str(trouble.error), trouble.asked, trouble.error.status == 429)
         return choices, trouble, flight.began
 
     def _read(self, reply: Reply, expected: int) -> tuple[list[Choice], Trouble | None]:
@@ -217,9 +221,9 @@ class Connection:
         error = self._error(reply)
         asked = seconds_to_wait(reply.headers, reply.body[:10_000].decode("utf-8", "replace"))
         if error.status in BUSY and error.code not in SPENT:
-            return [], Trouble("busy", error, asked=asked)
+            return [], Trouble("busy", error, asked)
         if error.status >= 500 or error.status in LATE:
-            return [], Trouble("broken", error, error.status in LATE, asked)
+            return [], Trouble("broken", error, asked)
         return [], Trouble("odd" if error.status == 200 else "refused", error)
 
     async def _wait(self, trouble: Trouble, failed: int) -> None:
@@ -234,7 +238,7 @@ class Connection:
     def _count(self) -> None:
         most = self.config.max_requests
         if most is not None and self.made >= most:
-            raise Spent(f"{self.address.base}: --max-requests {most:,} are made; the same command with more of them goes on")
+            raise self.ended(f"--max-requests {most:,} are made; the same command with more of them goes on")
         self.made += 1
 
     def _note_usage(self, said: Mapping[str, Any]) -> None:
@@ -255,7 +259,8 @@ class Connection:
 
     def _redirected(self, reply: Reply) -> str:
         to = urlsplit(reply.headers.get("Location", ""))
-        return f"{self.address.base} sends requests on to {to.scheme}://{to.hostname}, where no key goes by itself: give that address"
+        there = f"{to.scheme}://{to.hostname}"
+        return f"{self.address.base} sends requests on to {there}, where no key goes by itself: give that address"
 
 
 def proxy_of(address: Address) -> str | None:

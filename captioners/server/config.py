@@ -45,14 +45,14 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     header: list[Annotated[str, AfterValidator(_check_header)]] = Field(
-        [], description="NAME: VALUE, sent to a server with each request; '$NAME' in single quotes is the environment's, so that no key "
-                        "stands in the command")
+        [], description="NAME: VALUE, sent to a server with each request; '$NAME' in single quotes is the environment's, so "
+                        "that no key stands in the command")
     extra_body: Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_body)] = Field(
         "", description="more fields of each request to a server, as a JSON object; null leaves one of ours out")
     requests_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False,
                                               description="requests to a server at most, of each process")
-    max_requests: int | None = Field(None, gt=0, description="requests to a server in all, of each process and model: then the shards "
-                                     "that are left fail, and the same command with more of them goes on")
+    max_requests: int | None = Field(None, gt=0, description="requests to a server in all, of each process and model: then the "
+                                     "shards that are left fail, and the same command with more of them goes on")
 
     @property
     def headers(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,11 @@ def answers_kept(captioners: Sequence[Keeps], output: str, shard: str) -> Iterat
         journal.close()
         for captioner in captioners:
             captioner.journal = None
+
+
+def forget_answers(output: str) -> None:
+    """A run begins anew: what servers answered in an earlier one goes."""
+    shutil.rmtree(answers_folder(output), ignore_errors=True)
 
 
 def answers_folder(output: str) -> Path:

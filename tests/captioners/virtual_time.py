@@ -57,7 +57,7 @@ class Simulated:
 
 
 class OneAtATime(Simulated):
-    """Six seconds each, one after the other, as llama.cpp and Ollama do by default; behind a proxy that has no patience, or one."""
+    """Six seconds each, one after the other, as llama.cpp and Ollama do; behind a proxy of little patience, or of much."""
 
     def __init__(self, monkeypatch, patience=float("inf")):
         super().__init__(monkeypatch)
