@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from captioners.device import choose_device
+from captioners.server.load import Spent
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
 from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, shards_to_do, write_run
@@ -86,7 +87,7 @@ class Work(Protocol):
         """
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
-        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard.
+        """Write one shard, counting its samples; ColumnClash and Spent end the run, any other exception fails the shard.
 
         following: the next shard, of which the first samples may be read once this one is read to its end.
         """
@@ -126,7 +127,7 @@ class Embedded:
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
                     work.write(shard, pace, following)
-                except ColumnClash:
+                except (ColumnClash, Spent):
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
                     logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,

@@ -62,14 +62,14 @@ class ServerCaptioner:
         self._sound_at = float("-inf")  # when a blank picture was sent that got a caption
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
-        batch_size: int | None = None
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, encoded picture (N,)) pairs, with at most `batch_size` requests under way; results in input order.
 
         batch_size: the captioner's own unless given; fewer where the server does not bear so many.
-        `sampling.prompt` is what is asked of the model beside the picture. A picture's seed is a function of sampling.seed, its
-        key and first_index. `Caption.logprob` is the server's, None where it gives none.
+        `sampling.prompt` is what is asked of the model beside the picture. A picture's seed is a function of sampling.seed, the
+        column, its key and first_index. `Caption.logprob` is the server's, None where it gives none.
         The first call for a sampling looks, by a blank picture, which fields the server takes: one caption is asked for at a
         time where it does not give several, each with a seed of its own.
 
@@ -86,7 +86,7 @@ class ServerCaptioner:
             raise ValueError("sampling: " + "; ".join(problems))
         if sampling not in self._dialects:
             self._dialects[sampling] = self._dialect(sampling)
-        return self._caption(iter(images), sampling, first_index, batch_size or self.batch_size)
+        return self._caption(iter(images), sampling, column, first_index, batch_size or self.batch_size)
 
     def _dialect(self, sampling: SamplingConfig) -> Dialect:
         """The fields that the server takes with this sampling; ValueError where it takes too few of them."""
@@ -117,7 +117,7 @@ class ServerCaptioner:
         known = f"the server names the models {', '.join(self.listed[:20])}" if self.listed else "the server names no models"
         return f"model {self.address.model!r}: {problem} ({known})"
 
-    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, first_index: int,
+    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, column: str, first_index: int,
                  batch_size: int) -> Iterator[Captioned]:
         first = next(images, None)  # this may fork processes that decode, and should while there is no other thread
         if first is None:
@@ -130,7 +130,7 @@ class ServerCaptioner:
                 while True:
                     # those behind a slow picture need not wait for it
                     for key, picture in itertools.islice(images, 2 * batch_size - len(waiting)):
-                        waiting.append(server.submit(self._ask(key, picture, sampling, first_index)))
+                        waiting.append(server.submit(self._ask(key, picture, sampling, column, first_index)))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
@@ -142,13 +142,13 @@ class ServerCaptioner:
                 for future in waiting:
                     future.cancel()
 
-    async def _ask(self, key: str, picture: Tensor, sampling: SamplingConfig, first_index: int) -> Captioned:
+    async def _ask(self, key: str, picture: Tensor, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
         """The captions of a picture (N,), by one request or several, one after the other."""
         spoken = self._dialects[sampling].spoken
         choices: list[Choice] = []
         try:
             while len(choices) < sampling.num_captions:
-                seed = request_seed(sampling.seed, key, first_index + len(choices))
+                seed = request_seed(sampling.seed, key, first_index + len(choices), column)
                 choices += await self._answer(spoken(self._request(sampling, picture, seed)))
             if not any(choice.text for choice in choices):
                 reason = choices[0].reason
@@ -229,10 +229,11 @@ def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCapti
     return ServerCaptioner(address, connection, listed)
 
 
-def request_seed(seed: int, key: str, index: int) -> int:
-    """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws."""
+def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
+    """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws in a column."""
+    person = hashlib.blake2b(column.encode(), digest_size=16).digest() if column else b""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4, key=seed.to_bytes(8, "little"),
-                             salt=index.to_bytes(16, "little")).digest()
+                             salt=index.to_bytes(16, "little"), person=person).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

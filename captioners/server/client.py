@@ -78,7 +78,7 @@ class Connection:
             self.submit(self._open()).result()
             atexit.register(self._end)  # of iterators that nobody closes: a thread at work while Python ends can abort it
         self._users += 1
-        self.load.fault = ""
+        self.load.fault = None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -171,10 +171,10 @@ class Connection:
             raise self.ended(str(trouble.error))
         raise Refusal(str(trouble.error), trouble.error.status, trouble.error.words)
 
-    def ended(self, why: str) -> load.Fault:
+    def ended(self, why: str, kind: type[load.Fault] = load.Fault) -> load.Fault:
         """Nobody asks any more in the blocks that are open, for this reason."""
-        self.load.fault = f"{self.address.base}: {why}"
-        return load.Fault(self.load.fault)
+        self.load.fault = kind(f"{self.address.base}: {why}")
+        return self.load.fault.afresh()
 
     async def _try(self, data: bytes, expected: int, urgent: bool) -> tuple[list[Choice], Trouble | None, float]:
         """Choices, trouble and the time at which the request was sent; choices without any text are trouble, too."""
@@ -238,7 +238,7 @@ class Connection:
     def _count(self) -> None:
         most = self.config.max_requests
         if most is not None and self.made >= most:
-            raise self.ended(f"--max-requests {most:,} are made; the same command with more of them goes on")
+            raise self.ended(f"--max-requests {most:,} are made; the same command with more of them goes on", load.Spent)
         self.made += 1
 
     def _note_usage(self, said: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,14 @@ TOLD_EVERY = 10.0  # seconds
 
 class Fault(ConnectionError):
     """Why a server need not be asked any more."""
+
+    def afresh(self) -> Self:
+        """The same to be raised: one that was raised holds on to all that was going on then."""
+        return type(self)(str(self))
+
+
+class Spent(Fault):
+    """As many requests are made as the command allows."""
 
 
 @dataclass
@@ -42,7 +51,7 @@ class Load:
         self.server, self.per_minute, self.most, self.limit = server, per_minute, 1, float("inf")
         self.answered_at = self._halved_at = self._not_before = self._next = self._told_at = float("-inf")
         self._minute: deque[float] = deque()  # when the last minute's answers came
-        self.fault = ""  # why nobody need ask any more
+        self.fault: Fault | None = None
         self._level = 0  # of waiting: up by one with each burden, down by one with each answer
 
     def open(self) -> None:
@@ -72,7 +81,7 @@ class Load:
         async with nullcontext() if urgent else self._door:
             while True:
                 if self.fault:
-                    raise Fault(self.fault)
+                    raise self.fault.afresh()
                 if (wait := max(self._not_before, self._next) - now()) > 0:
                     await asyncio.sleep(wait)
                 elif len(self._flights) >= self.allowed and not urgent:

@@ -232,10 +232,10 @@ def generate(server, output, *more):
                           "--batch-size", "4", *more])
 
 
-def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, caplog):
+def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsys):
     server, whole = serve(), serve()
     assert generate(server, tmp_path / "out", "--max-requests", "8") == 1
-    assert "--max-requests 8 are made; the same command with more of them goes on" in caplog.text
+    assert "--max-requests 8 are made; the same command with more of them goes on" in capsys.readouterr().err
     assert len(server.requests) == 8 and (tmp_path / "out" / journal.FOLDER).exists()  # one of a blank picture
     (name,) = (tmp_path / "out" / journal.FOLDER).iterdir()
     name.write_bytes(name.read_bytes()[:-20])  # as a killed process leaves it
