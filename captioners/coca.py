@@ -29,6 +29,7 @@ from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.safe_reading import check_numbers, reason
 from captioners.search import evaluating, search, spoken
+from captioners.server.config import ServerConfig
 from captioners.slots import SlotDrawing, Slots, send, stack
 from captioners.tokenizer import CaptionTokenizer
 from captioners.weights import DTYPES, differences, fit_shapes, read_weights, state_sha256
@@ -211,12 +212,13 @@ class _SlotRows:
 
 def load_captioner(
     name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
-    image_size: int | None = None, base: str | None = None, device: str = "cpu", dtype: str = "fp32"
+    image_size: int | None = None, base: str | None = None, device: str = "cpu", dtype: str = "fp32",
+    server: ServerConfig = ServerConfig()
 ) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
     A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa,
-    but for `openai:http://host:port#model`, an EndpointCaptioner: a server's model.
+    but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     image_size: of a picture's side in pixels, if another than the config's; positions of weights are interpolated as open_clip does.
@@ -230,10 +232,10 @@ def load_captioner(
     asked = {"pretrained": pretrained, "from_scratch": from_scratch or None, "context": context, "image_size": image_size, "base": base}
     given = ", ".join(option for option, value in asked.items() if value is not None)
     if name.startswith("openai:"):
-        from captioners.endpoint import load_endpoint  # late: it imports aiohttp
+        from captioners.server.captioner import load_server  # late: it imports aiohttp
         if given:
             raise ValueError(f"{name}: {given}: a server's model is as it is")
-        return load_endpoint(name)
+        return load_server(name, server)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.vlm_load import load_vlm  # late: it imports us, transformers and peft
         if context is not None or image_size is not None:

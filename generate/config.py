@@ -14,6 +14,7 @@ from pydantic import (
 from pydantic_settings import CliSuppress
 
 from captioners.base import SamplingConfig
+from captioners.server.config import ServerConfig
 from generate.quality import Gate
 from imagetext.shards import check_column
 from imagetext.stores import plain_path
@@ -82,8 +83,8 @@ class RunConfig(BaseModel):
                 if (value := getattr(self, name)) is not None]
 
 
-class ColumnConfig(SamplingConfig, Gate):
-    """One column of captions: by which captioner, how drawn, and what becomes of degenerate ones."""
+class ColumnConfig(SamplingConfig, Gate, ServerConfig):
+    """One column of captions: by which captioner, how drawn, what becomes of degenerate ones, how a server is asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,6 +108,11 @@ class ColumnConfig(SamplingConfig, Gate):
     def gate(self) -> Gate:
         """What becomes of a caption once it is drawn."""
         return Gate(**self.model_dump(include=set(Gate.model_fields)))
+
+    @property
+    def server(self) -> ServerConfig:
+        """How a server is asked, where the captioner is one's."""
+        return ServerConfig(**self.model_dump(include=set(ServerConfig.model_fields)))
 
 
 class GenerateConfig(RunConfig, ColumnConfig):
@@ -181,6 +187,9 @@ class GenerateConfig(RunConfig, ColumnConfig):
             problems.append("--limit: is a look by one process, of --engine embedded; a --dry-run tells what the cluster has")
         if self.class_names and not self.label:
             problems.append("--class-names: are of the classes that --label finds, and it is not given")
+        if not any((one.model or "").startswith("openai:") for one in self.column_configs):
+            problems += [f"--{name.replace('_', '-')}: is for a server's model, openai:http://host:port#model"
+                         for name, field in ServerConfig.model_fields.items() if getattr(self, name) != field.default]
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -10,11 +10,13 @@ from typing import Any
 import psutil
 import torch
 
-from captioners.base import Captioner
+from captioners.base import Captioner, SamplingConfig
 from captioners.coca import load_captioner
 from captioners.device import check_device
 from captioners.ranks import Rank
 from captioners.resolve import shipped_models
+from captioners.server.captioner import ServerCaptioner
+from captioners.server.journal import answers_kept, forget_answers
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
@@ -23,6 +25,7 @@ from generate.inputs import Failures, hash_of, input_of
 from generate.manifest import fingerprint, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.overlap import Overlap
+from generate.quality import Gate
 from generate.ranks import launch, own_rank
 from generate.repeats import Repeats
 from generate.start import begin, prepare
@@ -77,7 +80,11 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
         prepared = prepare(work, engine, shards, rank, begun)
         if config.dry_run:
             print(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written")
+            for cost in work.costs(count_pictures(prepared.to_do).pictures):
+                print(cost)
             return 0
+        if config.overwrite:
+            forget_answers(config.output)
         begin(config.output, prepared, rank, begun)
         pace = engine.do(work, prepared.to_do)
     code = finish(config, rank, prepared.shards)
@@ -114,7 +121,20 @@ class Captioning:
             write_shard(shard, columns, self.config, self.workers, pace, following,
                         {} if sizes == settled else {"batch_sizes": sizes})
 
-        with_halved_batches(write, settled, "pictures in flight", shard, pace)
+        servers = [captioner for captioner, _, _ in self.servers]
+        with answers_kept(servers, self.config.output, shard.name):
+            with_halved_batches(write, settled, "pictures in flight", shard, pace)
+
+    @property
+    def servers(self) -> list[tuple[ServerCaptioner, SamplingConfig, Gate]]:
+        """The captioners that are servers', with what their columns ask of them."""
+        return [(column.captioner, column.sampling, column.gate) for column in self.columns
+                if isinstance(column.captioner, ServerCaptioner)]
+
+    def costs(self, pictures: int | None) -> list[str]:
+        """What so many pictures cost at each server, in requests and tokens; nothing where their number is not known."""
+        return [] if pictures is None else [captioner.cost(pictures, sampling, gate.redraws)
+                                            for captioner, sampling, gate in self.servers]
 
     def close(self) -> None:
         if self.workers is not None:
@@ -156,9 +176,10 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
     loaded: dict[tuple, Captioner] = {}
     for one, known in zip(configs, before):
         dtype = one.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
-        asked = (one.model, one.pretrained, one.base, dtype)
+        server = {"server": one.server} if one.model.startswith("openai:") else {}
+        asked = (one.model, one.pretrained, one.base, dtype, str(server))
         if asked not in loaded:
-            loaded[asked] = load_captioner(one.model, one.pretrained, base=one.base, device=device, dtype=dtype)
+            loaded[asked] = load_captioner(one.model, one.pretrained, base=one.base, device=device, dtype=dtype, **server)
         captioner = loaded[asked]
         name = one.column or check_column(f"syn_text_{captioner.name}")
         columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))
