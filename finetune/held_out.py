@@ -23,7 +23,8 @@ def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pic
     """Those of --eval-input, or some that are taken out of the input, at most a twentieth of it; None where there are none."""
     most, options = config.hold_out, {"long_captions": config.long_captions, "quiet": True}
     if config.eval_input:
-        read = CaptionedPictures(read_samples(config.eval_input, config.images), captioner, **options)
+        shards = read_samples(config.eval_input, config.images, columns=config.table, needs=("pictures", "captions"))
+        read = CaptionedPictures(shards, captioner, **options)
         chosen = evenly(len(read), most or len(read))
         samples = [dataclasses.replace(read.samples[index], image=read.encoded(index)) for index in chosen]
     elif count := min(most, len(pictures) // 20):

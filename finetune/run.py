@@ -91,7 +91,8 @@ def read_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, *, quie
     weights = config.weights or [1.0] * len(config.input)
     for weight in dict.fromkeys(weights):  # inputs of one weight are one set
         specs = [spec for spec, its in zip(config.input, weights) if its == weight]
-        read = CaptionedPictures(read_samples(specs, config.images), captioner, captions_per_image=config.captions_per_image,
+        shards = read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
+        read = CaptionedPictures(shards, captioner, captions_per_image=config.captions_per_image,
                                  long_captions=config.long_captions, weight=weight, quiet=quiet)
         if pictures is None:
             pictures = read

@@ -25,11 +25,11 @@ def run(config: StudentConfig) -> int:
 def train(config: StudentConfig, state: PartialState) -> None:
     """Train in this process, of those that `state` tells of."""
     quiet = not state.is_main_process
-    shards = read_samples(config.input, config.images)
+    shards = read_samples(config.input, config.images, columns=config.table)
     teachers = read_teachers(shards, config)
     if config.text_weight and teachers:
         check_texts(shards)
-    held_out = read_samples(config.eval_input, config.images) if config.eval_input else []
+    held_out = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
     student = load_student(config.student, config.pretrained)
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
     if state.is_main_process:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from generate.config import Folder
 from generate.manifest import RUN
@@ -12,6 +12,7 @@ from imagetext.shards import Format, read_markers
 from imagetext.sources import read_samples
 from imagetext.stores import entry, plain_path
 from imagetext.stores import join as path_of
+from imagetext.table_flags import TableFlags
 
 
 def _check_text_from(text: str) -> str:
@@ -19,7 +20,7 @@ def _check_text_from(text: str) -> str:
     return text
 
 
-class JoinConfig(BaseModel):
+class JoinConfig(TableFlags):
     """Put captions into the shards of their pictures, matched by what names these, never by order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +47,7 @@ def run(config: JoinConfig) -> int:
     if not config.captions and not config.text_from:
         raise ValueError("--captions: required, unless --text-from draws texts from columns that are there")
     columns = [spec for given in config.captions for spec in specs_of(given)]
-    found = join(read_samples(config.input, config.images), columns, config.output, on=config.on, format=config.format,
+    found = join(read_samples(config.input, config.images, columns=config.table), columns, config.output, on=config.on, format=config.format,
                  overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
                  text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed)
     print(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "

@@ -42,7 +42,7 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
         check_device(config.device)
     if rank.number:
         wait_for_run(config.output)
-    shards = read_samples(config.input, config.images)
+    shards = read_samples(config.input, config.images, columns=config.table, needs=("pictures",))
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
         code = launch("reinforce", config.model_copy(update={"report": False}), processes)  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config, shards)
