@@ -25,7 +25,8 @@ from typing import NamedTuple
 from diversity.columns import HUMAN
 from diversity.input_rows import KEYS, Piece, captions_of, document_pieces, is_list_of_rows, shard_rows, table_pieces, text_pieces
 from imagetext.curated import KINDS
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS
+from imagetext.fields import CAPTION_COLUMNS
+from imagetext.rows import IMAGE_COLUMNS
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, plain_path

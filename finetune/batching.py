@@ -86,7 +86,7 @@ class CaptionedPictures(Dataset):
         if sample.image is not None:
             return sample.image
         places = sample.meta.get("places")
-        return places.read("picture")["picture"] if places else read_picture(sample.meta["source"])
+        return places.read("picture")["picture"] if places else read_picture(sample.path)
 
     def _pixels(self, index: int) -> Tensor:
         return self.captioner.preprocess(decode_image(self.encoded(index)))  # (3, S, S)
@@ -130,8 +130,7 @@ def _light(sample: Record, places: Places | None) -> Record:
     """The sample without its picture's bytes, where these are a file of their own, or without its files, where a tar has them."""
     if places:
         return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})
-    source = sample.meta.get("source", "")
-    is_file = os.path.isfile(source) and os.path.getsize(source) == len(sample.image)
+    is_file = os.path.isfile(sample.path) and os.path.getsize(sample.path) == len(sample.image)
     return dataclasses.replace(sample, image=None) if is_file else sample
 
 

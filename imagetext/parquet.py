@@ -1,18 +1,25 @@
-"""The rows of a Parquet file, all of them or what is wanted of some."""
+"""The rows of a Parquet file, all of them or what is wanted of some.
 
-from collections.abc import Iterator, Sequence
+Pictures are bytes, or `datasets`' bytes and path, in a column called as a picture is (img2dataset's `jpg`), or paths in one of the
+usual columns. Of a file made of webdataset's shards `__key__`, `txt`, `json` and `syn.json` are what they are in a tar.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, Wanted
+from imagetext.fields import CAPTION_COLUMNS, FIELDS
+from imagetext.rows import IMAGE_COLUMNS, Row, Wanted
 from imagetext.sample import is_caption_column
 from imagetext.stores import StoreError, open_file
 from imagetext.table_columns import Reading
+from imagetext.tars import PICTURE_SUFFIXES
 
-OF_CAPTIONS = ("error", "caption_scores", "caption_fields", "json")  # fields of records that say more of captions
+OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
+OF_BYTES = (*PICTURE_SUFFIXES, "img", "image_bytes", "img_bytes", "image_data")  # names of columns of pictures
 
 
 def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
@@ -30,6 +37,20 @@ def picture_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold pictures as `datasets` does."""
     return [field.name for field in schema if pa.types.is_struct(field.type)
             and sorted(field.type[at].name for at in range(field.type.num_fields)) == ["bytes", "path"]]
+
+
+def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[str]:
+    """The columns' names as `imagetext.rows` has them; `image` is that of the pictures, unless one is called so anyway.
+
+    kept: names that stay as they are.
+    """
+    structs, names = picture_columns(schema), schema.names
+    of_bytes = {field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)}
+    picture = next((name for name in OF_BYTES if name in of_bytes or name in structs), "")
+    if not picture and not any(name in IMAGE_COLUMNS for name in names):
+        picture = next(iter(structs), "")
+    usual = {old: new for old, new in ((picture, "image"), ("__key__", "key"), ("txt", "text")) if old not in kept}
+    return [name if usual.get(name, name) in names else usual[name] for name in names]
 
 
 def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None,
@@ -61,7 +82,8 @@ def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
             there = sorted(number for number in numbers if start <= number < start + size)
             if there:
                 columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
-                rows = parquet.read_row_group(group, columns=columns).take([number - start for number in there])
+                rows = parquet.read_row_group(group, columns=list(columns)).take([number - start for number in there])
+                rows = rows.select(list(columns)).rename_columns(list(columns.values()))
                 found |= zip(there, (row for batch in rows.to_batches() for row in _batch_rows(batch, strict=wanted is None)))
             start += size
     return map(found.__getitem__, numbers)
@@ -78,14 +100,15 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
         raise ValueError(f"{path}: damaged Parquet file: {error}") from error
 
 
-def _columns_of(schema: pa.Schema, wanted: Wanted | None, reading: Reading | None, *, pictures: bool) -> list[str]:
-    """The names of the columns that are read: what is wanted, what the rows are told by, and pictures where these are."""
+def _columns_of(schema: pa.Schema, wanted: Wanted | None, reading: Reading | None, *, pictures: bool) -> dict[str, str]:
+    """The columns that are read, and what they are called: what is wanted, what the rows are told by, and pictures where these are."""
+    names = dict(zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ())))
     if wanted is None:
-        return schema.names
+        return names
     told_by = reading.columns if reading else ()
-    of_pictures = (*IMAGE_COLUMNS, *picture_columns(schema), reading and reading.image) if pictures else ()
-    return [field.name for field in schema
-            if _is_wanted(field.name, field.type, wanted) or field.name in told_by or field.name in of_pictures]
+    of_pictures = (*IMAGE_COLUMNS, reading and reading.image) if pictures else ()
+    return {field.name: name for field, name in zip(schema, names.values())
+            if _is_wanted(name, field.type, wanted) or name in told_by or name in of_pictures}
 
 
 def _group_rows(parquet: pq.ParquetFile, group: int, wanted: Wanted | None, reading: Reading | None, pictures: bool,
@@ -93,13 +116,22 @@ def _group_rows(parquet: pq.ParquetFile, group: int, wanted: Wanted | None, read
     """Rows `first` to `end` of a row group, or to its own end; with what is wanted of them, and pictures where these are."""
     columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=pictures)
     number = 0  # of the batch's first row
-    for batch in parquet.iter_batches(batch_size=64 if pictures else 1000, row_groups=[group], columns=columns):
+    for batch in parquet.iter_batches(batch_size=64 if pictures else 1000, row_groups=[group], columns=list(columns)):
         within = batch.slice(max(0, first - number), max(0, end - max(first, number)))
         number += batch.num_rows
         if within.num_rows:
-            yield from _batch_rows(within.select(columns), strict=wanted is None)
+            batch = within.select(list(columns)).rename_columns(list(columns.values()))
+            yield from map(_unfolded, _batch_rows(batch, strict=wanted is None))
         if number >= end:
             return
+
+
+def _unfolded(row: Row | ValueError) -> Row | ValueError:
+    """The row with the fields of its `json` and the columns of its `syn.json`, where these are objects, as its own."""
+    for name in ("json", "syn.json"):
+        if isinstance(row, dict) and isinstance(row.get(name), dict):
+            row = {**row.pop(name), **row}
+    return row
 
 
 def _is_wanted(name: str, kind: pa.DataType, wanted: Wanted) -> bool:

@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from imagetext.chats import CHATS, answer_in, picture_in, without_marks
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row
+from imagetext.fields import CAPTION_COLUMNS
+from imagetext.rows import IMAGE_COLUMNS, Row
 from imagetext.text_tables import usual_name
 
 logger = logging.getLogger(__name__)
@@ -54,20 +55,19 @@ class Reading(NamedTuple):
         return tuple(filter(None, (*self.captions, self.text, self.key, picture)))
 
 
-def reading_of(path: str, rows: Sequence[Row], asked: Columns, needs: Collection[Need] = (), *, header: Sequence[str] | None = None,
-               structs: Sequence[str] = ()) -> Reading:
+def reading_of(path: str, rows: Sequence[Row], asked: Columns, needs: Collection[Need] = (), *, header: Sequence[str] | None = None) -> Reading:
     """How a table with these first rows is read; a warning tells which of several columns is taken.
 
-    header: all columns, where the table has them in one place. structs: those that hold pictures by their type.
+    header: all columns, where the table has them in one place.
     Raises ValueError where a column that is named is not there, of several none is the one, or what is needed is lacking.
     """
     names = tuple(header if header is not None else dict.fromkeys(name for row in rows for name in row))
     named = [("--image-column", asked.image), *(("--caption-column", name) for name in asked.captions), ("--key", asked.key)]
     problems = [f"{flag} {name}: there is no such column" for flag, name in named if names and name is not None and name not in names]
     others = [row for row in ([dict.fromkeys(header, "x")] if header is not None else rows) if not _is_record(row)]
-    pictures, captions = _found(others, PICTURES) or [list(structs)][:len(structs)], _found(others, CAPTIONS)
-    image = asked.image or _chosen(path, "pictures", "--image-column", pictures, ("image", *structs), problems)
-    text = None if asked.captions else _chosen(path, "captions", "--caption-column", captions, ("captions",),
+    pictures, captions = _found(others, PICTURES), _found(others, CAPTIONS)
+    image = asked.image or _chosen(path, "pictures", "--image-column", pictures, "image", problems)
+    text = None if asked.captions else _chosen(path, "captions", "--caption-column", captions, "captions",
                                                problems if "captions" in needs else None)
     ours = any(_is_record(row) for row in rows) or header is not None and not others
     has_pictures = asked.image or pictures or ours or any(picture_in(row) for row in rows)
@@ -113,16 +113,16 @@ def _found(rows: Sequence[Row], usual: Sequence[str]) -> list[list[str]]:
     return [list(names) for names in found]
 
 
-def _chosen(path: str, what: str, flag: str, found: Sequence[Sequence[str]], own: Collection[str],
+def _chosen(path: str, what: str, flag: str, found: Sequence[Sequence[str]], own: str,
             problems: list[str] | None) -> str | None:
     """The one column of pictures or captions; "" where there is none, None where rows have different ones.
 
-    Of several one that is `own` is taken, or, where they are no problem, the most usual: a warning says so.
+    Of several `own` is taken, or, where they are no problem, the most usual: a warning says so.
     """
     several = next((names for names in found if len(names) > 1), None)
     if several is not None:
         message = f"{what} may stand in {' or '.join(map(repr, several))}: {flag} names the column"
-        if several[0] not in own and problems is not None:
+        if several[0] != own and problems is not None:
             problems.append(message)
         else:
             logger.warning("%s: %s; %r is taken", path, message, several[0])
@@ -157,9 +157,7 @@ def usual_row(row: dict[str, Any], reading: Reading, kept: Collection[str] = ())
 
     Changes the row. A list that a cell holds as text becomes one. kept: columns that stay where they are, too.
     """
-    for name in (*reading.lists, *kept) if kept else reading.lists:
-        if (text := row.get(name)).__class__ is str and text[:1] == "[":
-            row[name] = listed(text) or text
+    with_lists(row, (*reading.lists, *kept) if kept else reading.lists)
     if reading.key is not None and row.get(reading.key) not in (None, ""):
         key = str(row[reading.key])
         row["key"] = os.path.splitext(key)[0] if usual_name(reading.key) in PICTURES or reading.key == reading.image else key
@@ -196,6 +194,13 @@ def _set_picture(row: dict[str, Any], reading: Reading) -> ValueError | None:
     if name == "images" and isinstance(text := row.get(reading.text), str):
         row[reading.text] = without_marks(text)
     return None
+
+
+def with_lists(row: dict[str, Any], names: Iterable[str]) -> None:
+    """Makes lists of the texts in these columns that spell one."""
+    for name in names:
+        if (text := row.get(name)).__class__ is str and text[:1] == "[":
+            row[name] = listed(text) or text
 
 
 _TEXT = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from imagetext.grouping import Repeats, side_by_side
-from imagetext.parquet import open_parquet, parquet_rows, picture_columns, scattered_rows
+from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, scattered_rows
 from imagetext.rows import Row, Wanted, json_object, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, open_file
@@ -26,6 +26,7 @@ from imagetext.table_columns import (
 from imagetext.text_tables import Found, Layout, read_layout, readable, records, settle_quotes, tell_of_strange_lines
 
 logger = logging.getLogger(__name__)
+from imagetext.tars import TAR_SUFFIXES
 
 ROWS_PER_SHARD = 1000
 COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
@@ -118,10 +119,10 @@ def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """The name of a file without its suffix, and the suffix, `.jsonl.gz` being one."""
+    """The name of a file without its suffix, and the suffix, `.jsonl.gz` and `.tar.gz` being one."""
     name = os.path.basename(path)
-    compressed = next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), None)
-    return (name[:-len(compressed)], compressed) if compressed else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
+    double = next((suffix for suffix in (*COMPRESSIONS, *TAR_SUFFIXES) if name.lower().endswith(suffix)), None)
+    return (name[:-len(double)], double) if double else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
 
 
 def split_table(path: str, images: str | None = None, columns: Columns = Columns(),
@@ -286,8 +287,12 @@ def _parquet_pieces(path: str, file: BinaryIO, columns: Columns | None, needs: C
     _check_names(path, schema.names)
     count, reading = sum(sizes), None
     if columns is not None:
-        first = parquet_rows(path, 0, min(count, LOOKED_AT), Wanted(None))
-        reading = reading_of(path, _good(first), columns, needs, header=schema.names, structs=picture_columns(schema))
+        names = column_names(schema, columns.names)
+        if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
+            logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", path,
+                           " or ".join(map(repr, pictures)), pictures[0])
+        kept = Reading(columns.image, columns.captions, "", columns.key, ())
+        reading = reading_of(path, _good(parquet_rows(path, 0, min(count, LOOKED_AT), Wanted(None), kept)), columns, needs, header=names)
     if reading and reading.same:
         def rows() -> Iterator[tuple[int, int, str | None]]:
             found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading)
