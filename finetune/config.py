@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+    AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 )
 
 from finetune.recipes import RECIPES, check_recipe, read_recipe
 from imagetext.shards import check_column
+from imagetext.table_flags import TableFlags
 
 
 def parse_count(value: object) -> object:
@@ -33,7 +34,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(TableFlags):
     """Fine-tune a captioner on captioned pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -49,7 +49,8 @@ def run(config: FinetuneConfig) -> int:
 def train(config: FinetuneConfig, state: PartialState) -> None:
     """Fine-tune in this process, of those that `state` tells of."""
     shards = input_shards(config)
-    eval_shards = read_samples(config.eval_input, config.images) if config.eval_input else []
+    eval_shards = read_samples(config.eval_input, config.images, columns=config.table,
+                               needs=("pictures", "captions")) if config.eval_input else []
     captioner = load(as_it_lies(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
@@ -115,8 +116,11 @@ def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
     if len(config.weights) not in (0, len(config.input)):
         raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")
     weights = config.weights or [1.0] * len(config.input)
-    return {weight: read_samples([spec for spec, its in zip(config.input, weights) if its == weight], config.images)
-            for weight in dict.fromkeys(weights)}
+    shards = {}
+    for weight in dict.fromkeys(weights):
+        specs = [spec for spec, its in zip(config.input, weights) if its == weight]
+        shards[weight] = read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
+    return shards
 
 
 def read_pictures(shards: Mapping[float, Sequence[Shard]], captioner: TrainableCaptioner, config: FinetuneConfig, *, quiet: bool

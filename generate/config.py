@@ -18,6 +18,7 @@ from captioners.server.config import ServerConfig
 from generate.quality import Gate
 from imagetext.shards import check_column
 from imagetext.stores import plain_path
+from imagetext.table_flags import TableFlags
 
 # a folder on this machine or in a store; as text, because a Path spoils URLs
 Folder = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
@@ -115,7 +116,7 @@ class ColumnConfig(SamplingConfig, Gate, ServerConfig):
         return ServerConfig(**self.model_dump(include=set(ServerConfig.model_fields)))
 
 
-class GenerateConfig(RunConfig, ColumnConfig):
+class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     """Caption pictures, several captions each, into records. The same command again resumes.
 
     Several columns in one run: `columns` in the --config file, a list; each entry has the fields in which its column

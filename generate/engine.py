@@ -67,7 +67,7 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
     if rank.number and not config.dry_run:
         wait_for_run(config.output)  # so that a mistake in the command is told once
-    whole = read_samples(config.input, config.images, labels=labels_of(config))
+    whole = read_samples(config.input, config.images, labels=labels_of(config), columns=config.table, needs=("pictures",))
     shards = first_pictures(whole, config.limit) if config.limit else whole
     look = config.dry_run or config.limit  # is for one process
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
