@@ -93,7 +93,7 @@ def _record(row: FolderRow, picture: bool) -> Record:
     if rest.get("uid") in (None, ""):
         rest["uid"] = row.key
     record = Record(row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed)
-    return with_picture(record, row.path) if picture else record
+    return with_picture(record, row.path, row.source) if picture else record
 
 
 def _read(path: str) -> bytes:
@@ -213,7 +213,7 @@ def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | Value
         if not isinstance(value, str) or not value:
             place = f"{path}:{number + 1}"
             reason = row if isinstance(row, ValueError) else "expected an object with a file_name"
-            yield FolderRow(f"metadata-{number:09d}", place, _name(place, folder), (), {}, f"{place}: {reason}")
+            yield FolderRow(f"metadata-{number:09d}", place, name := _name(place, folder), (), {}, f"{name}: {reason}")
             continue
         name = join(os.path.dirname(path), value)
         name = name if "://" in name else os.path.normpath(name)
