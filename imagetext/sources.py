@@ -64,6 +64,20 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     return shards
 
 
+def check_apart(output: str | os.PathLike, shards: Sequence[Shard]) -> None:
+    """Raises ValueError where the output is the folder of an input, which might be written over."""
+    for shard in shards:
+        place = _real(shard.path)
+        if "size" in shard.stamp and _real(plain_path(output)) in (place, os.path.dirname(place)):
+            what = "pictures" if isinstance(shard.samples, FolderRows) else "shards"
+            raise ValueError(f"output {output}: the {what} stand there that are the input ({shard.path}); give another folder: all "
+                             "that the input holds goes there, too, and new captions in a column of their own (--column)")
+
+
+def _real(path: str) -> str:
+    return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
+
+
 def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
     """The records that a SPEC names, whichever format they were written in, in order.
 
