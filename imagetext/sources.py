@@ -208,7 +208,8 @@ def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]
     if not parts:
         raise ValueError(f"{path}: no rows")
     columns = split.keywords["columns"]
-    stamp = there.stamp if columns == Columns() else {**there.stamp, "columns": [columns.image, [*columns.captions], columns.key, columns.group]}
+    stamp = there.stamp if columns == Columns() else {
+        **there.stamp, "columns": [columns.image, [*columns.captions], [*columns.keys], columns.group]}
     if suffix in COMPRESSIONS:
         return [Shard(stem, path, stamp, parts[0])]
     return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]
