@@ -18,6 +18,7 @@ from captioners.server.config import ServerConfig
 from generate.quality import Gate
 from imagetext.shards import check_column
 from imagetext.stores import plain_path
+from imagetext.table_flags import TableFlags
 
 # a folder on this machine or in a store; as text, because a Path spoils URLs
 Folder = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
@@ -55,6 +56,12 @@ class RunConfig(BaseModel):
     output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
                            "of a cluster must all see it")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+    trust_input: bool = Field(False, description="take inputs of the same size for the same, though their time is another, without "
+                              "reading them again")
+    verify_done: bool = Field(False, description="hash the shards that are done before they are believed; else only those whose file is "
+                              "newer than its marker")
+    retry_failed: bool = Field(False, description="make shards anew in which rows failed for a passing reason: a missing file, a "
+                               "server; the old ones stay until the new are whole")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
     num_workers: int | None = Field(None, ge=0, description="processes that prepare pictures, for each process; 0: none; one less "
@@ -85,6 +92,7 @@ class ColumnConfig(SamplingConfig, Gate, ServerConfig):
     model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
                               "a server's: openai:http://host:port#model")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
+    base: str | None = Field(None, description="the model under a captioner's adapters, where it lies on this machine: its folder")
     column: Annotated[str, AfterValidator(check_column)] | None = Field(
         None, description="the captions' column; syn_text_ and the captioner's name unless given")
     similarity: bool = Field(False, description="score each caption by its CoCa similarity with the picture: one more text pass")
@@ -108,7 +116,7 @@ class ColumnConfig(SamplingConfig, Gate, ServerConfig):
         return ServerConfig(**self.model_dump(include=set(ServerConfig.model_fields)))
 
 
-class GenerateConfig(RunConfig, ColumnConfig):
+class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     """Caption pictures, several captions each, into records. The same command again resumes.
 
     Several columns in one run: `columns` in the --config file, a list; each entry has the fields in which its column
