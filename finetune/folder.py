@@ -72,8 +72,8 @@ def check_output(config: Config) -> None:
     if not os.access(next(folder for folder in (output, *output.absolute().parents) if folder.exists()), os.W_OK):
         raise ValueError(f"--output {output}: you have no right to write there")
     if config.overwrite and (output / BEFORE).exists() and _lies_within(config):
-        raise ValueError(f"--output {output}: the model that it begins with is kept for the unfinished run there; finish that run, "
-                         "by the same command without --overwrite, or give another --output")
+        raise ValueError(f"--output {output}: the model that it begins with is kept for the unfinished run there; "
+                         "finish that run, by the same command without --overwrite, or give another --output")
     if record.name in there and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
         _check_same(config, read_record(config))
 
@@ -124,7 +124,7 @@ def begun(config: Config, read: Mapping[str, str], state: PartialState) -> Itera
 
 
 def let_go_of_earlier(config: Config) -> None:
-    """Removes an earlier run, now that the new one has a checkpoint; one that holds the model it begins with stays to the end."""
+    """Removes an earlier run, now that there is a checkpoint; one that holds the model it begins with stays to the end."""
     if not _lies_within(config):
         shutil.rmtree(config.output / BEFORE, ignore_errors=True)
 
@@ -174,20 +174,21 @@ def _check_same(config: Config, earlier: Mapping[str, Any]) -> None:
                           if name in settings and settings[name] != value and not (more and name == "samples_seen")):
         raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")
     if more and not Checkpoints(output).paths():
-        raise ValueError(f"--output {output}: the finished run has no checkpoint left to go on from; --model {output} with another "
-                         "--output trains its model further")
+        raise ValueError(f"--output {output}: the finished run has no checkpoint left to go on from; "
+                         f"--model {output} with another --output trains its model further")
 
 
 def _check_inputs(output: Path, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:
     if changed := [path for path in earlier | now if earlier.get(path) != now.get(path)]:
-        raise ValueError("\n  ".join([f"--output {output}: these inputs have changed since the run began; give another folder, or "
-                                      "--overwrite to start anew:", *changed]))
+        raise ValueError("\n  ".join([f"--output {output}: these inputs have changed since the run began; give another folder, "
+                                      "or --overwrite to start anew:", *changed]))
 
 
 def _lies_within(config: Config) -> dict[str, Path]:
     """The settings that name a model in the run's own folder, with its path there."""
     output = config.output.resolve()
-    named = {name: Path(value).resolve() for name in ("model", "student", "pretrained") if (value := getattr(config, name, None))}
+    named = {name: Path(value).resolve() for name in ("model", "student", "pretrained")
+             if (value := getattr(config, name, None))}
     within = {name: path.relative_to(output) for name, path in named.items() if path.is_relative_to(output)}
     return {name: path for name, path in within.items() if (output / path).exists() or (output / BEFORE / path).exists()}
 

@@ -60,7 +60,7 @@ def check_devices(config: Config) -> None:
 
 
 def check_trackers(config: Config) -> None:
-    """Raises ValueError for a tracker that cannot be reported to: accelerate leaves those that are not installed out in silence."""
+    """Raises ValueError for a tracker that cannot be reported to: accelerate says nothing of those that are not installed."""
     there = {str(tracker) for tracker in get_available_trackers()}
     if missing := [name for name in config.report_to if name not in there]:
         raise ValueError(f"--report-to {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
