@@ -63,22 +63,23 @@ class CoCaCaptioner:
         self.preprocess: Callable[[Image.Image], Tensor] = Compose([*to_size, PILToTensor()])
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
-        batch_size: int | None = None
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws. Its text starts with the prompt.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with the prompt.
         similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
         rules, batch_size = self._rules(sampling), batch_size or self.batch_size
         if self.on_gpu and sampling.strategy != "beam":
             found = SlotDrawing(partial(self._take_slots, rules), self._free_slots.append, images, rules, batch_size=batch_size,
-                                first_index=first_index)
+                                column=column, first_index=first_index)
         else:
-            found = search(self._begin(rules), images, rules, batch_size=batch_size, first_index=first_index)
+            found = search(self._begin(rules), images, rules, batch_size=batch_size, column=column,
+                           first_index=first_index)
         return spoken(found, self.model, self.decode, self._similarities if similarity else None, together=64 if self.on_gpu else 1)
 
     @property

@@ -20,6 +20,7 @@ from torch import Tensor
 from captioners.base import Captioned, SamplingConfig
 from captioners.endpoint_client import KEY, Connection, Refusal
 from captioners.names import column_name
+from captioners.sampling import name_digest
 
 PREFIX = "openai:"
 INSTRUCTION = "Describe this picture in one sentence."
@@ -48,14 +49,14 @@ class EndpointCaptioner:
         self._extras: dict[SamplingConfig, dict[str, Any]] = {}
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
-        batch_size: int | None = None
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, encoded picture (N,)) pairs, with at most `batch_size` pictures in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        `sampling.prompt` is what is asked of the model beside the picture. A picture's seed is a function of sampling.seed, its
-        key and first_index. `Caption.logprob` is the server's, None where it gives none.
+        `sampling.prompt` is what is asked of the model beside the picture. A picture's seed is a function of sampling.seed, the
+        column, its key and first_index. `Caption.logprob` is the server's, None where it gives none.
         The first call for a sampling looks, by a blank picture, whether the server gives several captions to a request, and
         log-probabilities; one caption is asked for at a time where it does not, each with a seed of its own.
 
@@ -72,7 +73,7 @@ class EndpointCaptioner:
             raise ValueError("sampling: " + "; ".join(problems))
         if sampling not in self._extras:
             self._extras[sampling] = self._extras_taken(sampling)
-        return self._caption(iter(images), sampling, first_index, batch_size or self.batch_size)
+        return self._caption(iter(images), sampling, column, first_index, batch_size or self.batch_size)
 
     def _extras_taken(self, sampling: SamplingConfig) -> dict[str, Any]:
         """Those of `n` and `logprobs` that the server heeds with this sampling; ValueError where it takes it with neither."""
@@ -95,7 +96,7 @@ class EndpointCaptioner:
         known = f"the server names the models {', '.join(self.listed)}" if self.listed else "the server names no models"
         return f"model {self.model!r}: {problem} ({known})"
 
-    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, first_index: int,
+    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, column: str, first_index: int,
                  batch_size: int) -> Iterator[Captioned]:
         first = next(images, None)  # this may fork processes that decode, and should while there is no other thread
         if first is None:
@@ -105,13 +106,13 @@ class EndpointCaptioner:
             while True:
                 # those behind a slow picture need not wait for it
                 for key, picture in itertools.islice(images, 2 * batch_size - len(waiting)):
-                    waiting.append(server.submit(self._ask(server, slots, key, picture, sampling, first_index)))
+                    waiting.append(server.submit(self._ask(server, slots, key, picture, sampling, column, first_index)))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
 
     async def _ask(self, server: "Connection", slots: asyncio.Semaphore, key: str, picture: Tensor, sampling: SamplingConfig,
-                   first_index: int) -> Captioned:
+                   column: str, first_index: int) -> Captioned:
         """The captions of a picture (N,), by one request or several, one after the other."""
         extras = self._extras[sampling]
         at_once = extras.get("n", 1)
@@ -119,7 +120,7 @@ class EndpointCaptioner:
             try:
                 choices = []
                 for index in range(first_index, first_index + sampling.num_captions, at_once):
-                    request = self._request(sampling, picture, request_seed(sampling.seed, key, index))
+                    request = self._request(sampling, picture, request_seed(sampling.seed, key, index, column))
                     choices += await server.complete(request | extras)
             except Refusal as refusal:
                 try:
@@ -174,10 +175,10 @@ def load_endpoint(name: str) -> EndpointCaptioner:
     return EndpointCaptioner(url, model, listed)
 
 
-def request_seed(seed: int, key: str, index: int) -> int:
-    """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws."""
+def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
+    """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws in a column."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4, key=seed.to_bytes(8, "little"),
-                             salt=index.to_bytes(16, "little")).digest()
+                             salt=index.to_bytes(16, "little"), person=name_digest(column)).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -4,12 +4,11 @@ Nothing is written before everything was read. What `--overwrite` replaces then 
 where the new one ends without a checkpoint, by the next command if need be.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from finetune.image_cache import FOLDER as IMAGE_CACHE
 from finetune.student_config import StudentConfig
 from finetune.training_page import PAGE
 from imagetext.cards import CARD
+from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, whole_files, write_file
 
 Config = FinetuneConfig | StudentConfig
@@ -35,39 +35,13 @@ CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoi
                "shard", "device_batch_size", "report_to", "grad_checkpointing", "max_error_rate", "push_to_hub", "hub_public"}
 
 
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Holds the folder for this command, until the block is left; ValueError where another command holds it.
-
-    An empty folder does not stay.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(output, os.O_RDONLY)
-    except OSError as error:
-        raise ValueError(f"--output {output}: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ValueError(f"--output {output}: another command trains in this folder") from None
-    except OSError:
-        pass  # a file system that locks no folders
-    try:
-        yield
-    finally:
-        os.close(handle)
-        with suppress(OSError):
-            output.rmdir()
-
-
 def check_output(config: Config) -> None:
     """Raises ValueError where the folder holds another run, or is not ours; puts an earlier run back if a start was cut off."""
     output, record = config.output, _record(config)
     if (output / BEFORE).exists() and not Checkpoints(output).paths():
         _put_back(output, record)
     there = {one.name for one in output.iterdir()} if output.exists() else set()
-    if record.name not in there and there - {record.name + UNFINISHED, ".lock"}:
+    if record.name not in there and there - {record.name + UNFINISHED, LOCK}:
         raise ValueError(f"--output {output}: the folder is not empty and not a run of capsmith {config.command}")
     if not os.access(next(folder for folder in (output, *output.absolute().parents) if folder.exists()), os.W_OK):
         raise ValueError(f"--output {output}: you have no right to write there")

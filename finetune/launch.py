@@ -3,9 +3,9 @@
 import importlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import timedelta
 
 import psutil
@@ -15,8 +15,10 @@ from accelerate import PartialState
 from accelerate.tracking import get_available_trackers
 
 from captioners.device import check_device, choose_device
-from finetune.folder import Config, check_output, is_done, locked
-from finetune.trainer import Trainer, check_processes
+from captioners.ranks import Rank, processes_here
+from finetune.folder import Config, check_output, is_done
+from finetune.trainer import Trainer, accumulation
+from imagetext.lock import FolderLock
 
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
 
@@ -25,22 +27,21 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     """Trains in as many processes as asked for, unless it is done; exit code 0, or that of the ranks it starts."""
     check_devices(config)
     check_trackers(config)
-    if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
+    rank = Rank.of_this_process()
+    if rank.count == 1 and config.num_processes not in (None, 1):
         return launch(config)
-    if (asked := processes_asked_of_accelerate()) > 1 and "LOCAL_RANK" not in os.environ:
-        raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
-                         f"use --num-processes {asked} or torchrun")
-    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
+    check_launcher(config, rank)
+    device = choose_device(config.device, rank.local)
     state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
-    with ExitStack() as folder:
+    if state.num_processes != rank.count:
+        raise ValueError(f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other")
+    accumulation(config, rank.count)
+    with FolderLock(config.output):
         with state.main_process_first():
-            if state.is_main_process:
-                folder.enter_context(locked(config.output))
             check_output(config)
         if is_done(config):
             state.print(f"{config.output} holds the finished model of this very run")
             return 0
-        check_processes(config, state.num_processes)
         torch.manual_seed(config.seed)
         train(config, state)
     return 0
@@ -49,7 +50,7 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
 def check_devices(config: Config) -> None:
     """Raises ValueError where this machine has no such device, or no GPU for each of its processes."""
     device = check_device(config.device)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", config.num_processes or 1))
+    processes = processes_here() if Rank.of_this_process().count > 1 else config.num_processes or 1
     if not device.startswith("cuda") or processes == 1:
         return
     if config.device not in (None, "cuda"):
@@ -71,6 +72,28 @@ def check_trackers(config: Config) -> None:
             raise ValueError(f"--report-to wandb: {error}") from error
 
 
+def check_launcher(config: Config, rank: Rank) -> None:
+    """Raises ValueError where the processes of a launcher are not those asked for, or cannot find each other.
+
+    Else each would train by itself, all of them into one folder. What torch reads of the world is set as the launcher says.
+    """
+    if config.num_processes not in (None, rank.count):
+        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {rank.count}")
+    if config.shard and rank.count == 1:
+        raise ValueError("--shard: there is one process, and so there are no parts")
+    if rank.count == 1:
+        if (asked := processes_asked_of_accelerate()) > 1:
+            raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
+                             f"use --num-processes {asked} or torchrun")
+        return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ValueError(
+            f"a launcher started this process as number {rank.number} of {rank.count}, but {' and '.join(missing)} are not set, by "
+            "which they find each other: export the name of the first node and a free port, or let torchrun start them "
+            "(torchrun --nproc-per-node N -m capsmith ...)")
+    os.environ |= {"RANK": str(rank.number), "WORLD_SIZE": str(rank.count), "LOCAL_RANK": str(rank.local)}
+
+
 def processes_asked_of_accelerate() -> int:
     """What `accelerate launch --num_processes N` above this process asked for; 1 where there is none."""
     parent = psutil.Process().parent()
@@ -86,9 +109,10 @@ def launch(config: Config) -> int:
     from torch.distributed.run import parse_args
     from torch.distributed.run import run as torchrun
 
-    check_processes(config, config.num_processes)  # what needs no rank to be found is told once, and at once
-    with locked(config.output):
+    accumulation(config, config.num_processes)  # what needs no rank to be found is told once, and at once
+    with FolderLock(config.output):
         check_output(config)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each rank would advise how DDP may be called
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))  # torchrun's own is 1
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config.model_dump(mode="json", exclude={"push_to_hub"}), file)  # which this process does
@@ -97,7 +121,13 @@ def launch(config: Config) -> int:
             torchrun(parse_args(["--standalone", "--nproc-per-node", str(config.num_processes), "-m", "capsmith", config.command,
                                  "--config", file.name]))
         except ChildFailedError as error:
-            return 2 if any(failure.exitcode == 2 for failure in error.failures.values()) else 1
+            if any(failure.exitcode == 2 for failure in error.failures.values()):
+                return 2  # told by the rank that found it
+            first = error.get_first_failure()[1]
+            end = f"was ended by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with code {first.exitcode}"
+            print(f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
+                  "the same command goes on from the last checkpoint", file=sys.stderr)
+            return 1
         except SignalException:
             raise KeyboardInterrupt from None
     return 0

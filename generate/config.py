@@ -54,6 +54,12 @@ class RunConfig(BaseModel):
     output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
                            "of a cluster must all see it")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+    trust_input: bool = Field(False, description="take inputs of the same size for the same, though their time is another, without "
+                              "reading them again")
+    verify_done: bool = Field(False, description="hash the shards that are done before they are believed; else only those whose file is "
+                              "newer than its marker")
+    retry_failed: bool = Field(False, description="make shards anew in which rows failed for a passing reason: a missing file, a "
+                               "server; the old ones stay until the new are whole")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
     num_workers: int | None = Field(None, ge=0, description="processes that prepare pictures, for each process; 0: none; one less "

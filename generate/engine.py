@@ -13,20 +13,25 @@ import torch
 from captioners.base import Captioner
 from captioners.coca import load_captioner
 from captioners.device import check_device
+from captioners.ranks import Rank
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
-from generate.manifest import fingerprint, input_of, read_run, wait_for_run
+from generate.inputs import Failures, hash_of, input_of
+from generate.manifest import fingerprint, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
-from generate.ranks import Rank, launch
+from generate.overlap import Overlap
+from generate.ranks import launch, own_rank
 from generate.repeats import Repeats
+from generate.start import begin, prepare
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.work import Loaded, Pace, processes_wanted, workers_wanted
 from generate.workers import Background, Workers
 from imagetext.labels import Labels, read_class_names
+from imagetext.lock import FolderLock
 from imagetext.sample import Shard
-from imagetext.shards import ShardWriter, check_column
+from imagetext.shards import ShardWriter, check_column, read_marker
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
@@ -40,7 +45,16 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
-    rank = rank or Rank.of_this_process().check(config)
+    rank = rank or own_rank(config)
+    if config.dry_run:
+        return _run(config, rank, begun)
+    read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    with FolderLock(config.output) as lock:
+        return _run(config, rank, begun, lock.job)
+
+
+def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "") -> int:
+    """The run, of which the folder is locked for this job."""
     if config.engine == "embedded":  # the workers of a cluster look at their own machines
         check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
@@ -51,17 +65,17 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     shards = first_pictures(whole, config.limit) if config.limit else whole
     look = config.dry_run or config.limit  # is for one process
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
-        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes)  # once, when all have ended
-        return code if code == 2 or code and read_run(config.output) is None else finish(config, shards)
+        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job)  # once, when all have ended
+        return code if code == 2 or code and read_run(config.output) is None else finish(config)
     work = Captioning(config)
     with engine_of(config, rank) as engine:
         prepared = prepare(work, engine, shards, rank, begun)
         if config.dry_run:
-            print(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(shards):,} shards to do; nothing was written")
+            print(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written")
             return 0
         begin(config.output, prepared, rank, begun)
         pace = engine.do(work, prepared.to_do)
-    code = finish(config, shards, rank)
+    code = finish(config, rank, prepared.shards)
     if config.limit:
         print(outlook(whole, config, pace.pictures_per_second))
     return code
@@ -153,8 +167,9 @@ def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
 
 def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, workers: Workers, pace: Pace,
                 following: Shard | None, info: Mapping[str, Any]) -> None:
-    """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
-    repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
+    """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats, overlap and licences."""
+    repeats, overlap, licences, failures = {column.name: Repeats() for column in columns}, Overlap(), Repeats(), Failures()
+    before = read_marker(config.output, shard.name)
     with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
                      input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, \
             closing(Background()) as clerk:
@@ -164,11 +179,14 @@ def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig,
             captions = {name: () if record.error else record.columns.get(name, ()) for name in repeats}
             for name, of_column in repeats.items():
                 of_column.update(captions[name])
+            overlap.update(captions)
             licences.update([str(record.meta.get("license") or "")])
+            failures.update(record.error, passing=bool(picture.refused))
             return bool(record.error), sum(map(len, captions.values()))
 
         pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
         for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):
             pace.count(failed, captions)
-        writer.info |= {**info, "repeats": {name: of_column.state() for name, of_column in repeats.items()},
-                        "licences": licences.state()}
+        writer.info |= {**info, **hash_of(shard), **failures.in_marker(before),
+                        "repeats": {name: of_column.state() for name, of_column in repeats.items()},
+                        "overlap": overlap.state(), "licences": licences.state()}

@@ -94,6 +94,7 @@ def test_seeds_are_of_31_bits_and_depend_on_run_key_and_number():
     seeds = [request_seed(seed, key, index) for seed in (0, 2**64 - 1) for key in ("a", "ü", "\udc80") for index in range(2000)]
     assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and 2**30 < max(seeds) < 2**31
     assert request_seed(0, "a", 0) == 1172529220  # on every machine, for ever
+    assert len({request_seed(0, "a", 0, column) for column in ("", "syn_text_a", "syn_text_b")}) == 3
 
 
 def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
@@ -103,6 +104,8 @@ def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
     for number in range(2, 6):
         first, second = server.seen(f"picture {number}".encode())
         assert first == second and first["seed"] == request_seed(3, f"key/{number}", 0)
+    other = texts(captions(server.model, column="syn_text_x"))
+    assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 0, "syn_text_x") and other != whole
     redrawn = texts(captions(server.model, first_index=2))
     assert not {text for of in redrawn.values() for text in of} & {text for of in whole.values() for text in of}
     assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 2)
