@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
@@ -198,7 +199,7 @@ class BatchOrder(Sampler):
 
 
 class Batch(NamedTuple):
-    """Pictures (B, 3, S, S), or what stands for them, token ids (B, K, L), pictures' numbers (B,), and keys.
+    """Pictures (B, 3, S, S), or what stands for them (see `_together`), token ids (B, K, L), pictures' numbers (B,), and keys.
 
     embeddings: what teachers say of pictures (B, D) and texts (B, K, D), by name, where a loss takes that.
     """
@@ -247,7 +248,14 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
     for rows, captions in zip(tokens, ids, strict=True):
         for row, caption in zip(rows, captions, strict=True):
             row[:len(caption)] = torch.tensor(caption)
-    return Batch(default_collate(list(images)), tokens, torch.tensor(pictures), list(keys))
+    return Batch(_together(images), tokens, torch.tensor(pictures), list(keys))
+
+
+def _together(images: Sequence[Any]) -> Any:
+    """Pictures of one shape, or what stands for them, stacked; those of several flat and padded (B, longest), with their shapes."""
+    if not isinstance(images[0], Tensor) or len({image.shape for image in images}) == 1:
+        return default_collate(list(images))
+    return [pad_sequence([image.flatten() for image in images], batch_first=True), torch.tensor([image.shape for image in images])]
 
 
 def decoders(asked: int | None, on_gpu: bool) -> int:

@@ -17,7 +17,7 @@ from accelerate.tracking import get_available_trackers
 from captioners.device import check_device, choose_device
 from captioners.ranks import Rank, processes_here
 from finetune.folder import Config, check_output, is_done
-from finetune.trainer import Trainer, accumulation
+from finetune.trainer import Trainer, check_processes
 from imagetext.lock import FolderLock
 
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
@@ -30,12 +30,12 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     rank = Rank.of_this_process()
     if rank.count == 1 and config.num_processes not in (None, 1):
         return launch(config)
-    check_launcher(config, rank)
+    check_processes(config, rank.count)
+    check_launcher(rank)
     device = choose_device(config.device, rank.local)
     state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
     if state.num_processes != rank.count:
         raise ValueError(f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other")
-    accumulation(config, rank.count)
     with FolderLock(config.output):
         with state.main_process_first():
             check_output(config)
@@ -60,27 +60,11 @@ def check_devices(config: Config) -> None:
         raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
 
 
-def check_trackers(config: Config) -> None:
-    """Raises ValueError for a tracker that cannot be reported to: accelerate says nothing of those that are not installed."""
-    there = {str(tracker) for tracker in get_available_trackers()}
-    if missing := [name for name in config.report_to if name not in there]:
-        raise ValueError(f"--report-to {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
-    if "wandb" in config.report_to and os.environ.get("WANDB_MODE", "online") == "online":
-        try:
-            importlib.import_module("wandb").login()
-        except Exception as error:  # its own
-            raise ValueError(f"--report-to wandb: {error}") from error
+def check_launcher(rank: Rank) -> None:
+    """Raises ValueError where the processes of a launcher cannot find each other.
 
-
-def check_launcher(config: Config, rank: Rank) -> None:
-    """Raises ValueError where the processes of a launcher are not those asked for, or cannot find each other.
-
-    Else each would train by itself, all of them into one folder. What torch reads of the world is set as the launcher says.
+    Each would train by itself, all of them into one folder. What torch reads of the world is set as the launcher says.
     """
-    if config.num_processes not in (None, rank.count):
-        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {rank.count}")
-    if config.shard and rank.count == 1:
-        raise ValueError("--shard: there is one process, and so there are no parts")
     if rank.count == 1:
         if (asked := processes_asked_of_accelerate()) > 1:
             raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
@@ -92,6 +76,18 @@ def check_launcher(config: Config, rank: Rank) -> None:
             "which they find each other: export the name of the first node and a free port, or let torchrun start them "
             "(torchrun --nproc-per-node N -m capsmith ...)")
     os.environ |= {"RANK": str(rank.number), "WORLD_SIZE": str(rank.count), "LOCAL_RANK": str(rank.local)}
+
+
+def check_trackers(config: Config) -> None:
+    """Raises ValueError for a tracker that cannot be reported to: accelerate says nothing of those that are not installed."""
+    there = {str(tracker) for tracker in get_available_trackers()}
+    if missing := [name for name in config.report_to if name not in there]:
+        raise ValueError(f"--report-to {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
+    if "wandb" in config.report_to and os.environ.get("WANDB_MODE", "online") == "online":
+        try:
+            importlib.import_module("wandb").login()
+        except Exception as error:  # its own
+            raise ValueError(f"--report-to wandb: {error}") from error
 
 
 def processes_asked_of_accelerate() -> int:
@@ -109,7 +105,7 @@ def launch(config: Config) -> int:
     from torch.distributed.run import parse_args
     from torch.distributed.run import run as torchrun
 
-    accumulation(config, config.num_processes)  # what needs no rank to be found is told once, and at once
+    check_processes(config, config.num_processes)  # what needs no rank to be found is told once, and at once
     with FolderLock(config.output):
         check_output(config)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each rank would advise how DDP may be called

@@ -49,7 +49,8 @@ def run(config: FinetuneConfig) -> int:
 def train(config: FinetuneConfig, state: PartialState) -> None:
     """Fine-tune in this process, of those that `state` tells of."""
     shards = input_shards(config)
-    eval_shards = read_samples(config.eval_input, config.images) if config.eval_input else []
+    eval_shards = read_samples(config.eval_input, config.images, columns=config.table,
+                               needs=("pictures", "captions")) if config.eval_input else []
     captioner = load(as_it_lies(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
@@ -71,15 +72,24 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
 
 
 def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
-    """The captioner to start from: in the main memory, or, in 4 bits, on the device."""
+    """The captioner to start from: in the main memory, or, in 4 bits, on the device; weights under adapters keep their dtype."""
     if config.model.startswith("openai:"):
         raise ValueError(f"--model {config.model}: a server's model cannot be fine-tuned; give its folder or org/name")
-    if not config.four_bit:
-        return load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context)
-    if not is_transformers(config.model):
-        raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
+    if config.from_scratch or config.pretrained or not is_transformers(config.model):
+        if config.four_bit:
+            raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
+        return load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context,
+                              image_size=config.image_size, base=config.base)
+    if problems := [f"--{name} {value}: is for CoCa, and {config.model} is a vision-language model"
+                    for name, value in (("context", config.context), ("image-size", config.image_size)) if value is not None]:
+        raise ValueError("; ".join(problems))
     from captioners.vlm_load import load_vlm  # late: it imports transformers and peft
-    return load_vlm(config.model, device=str(device), dtype=config.dtype, four_bit=True)
+    if config.four_bit:
+        return load_vlm(config.model, base=config.base, device=str(device), dtype=config.dtype, four_bit=True)
+    captioner = load_vlm(config.model, base=config.base, dtype=None)
+    if config.shard or not config.lora_rank and captioner.adapter is None:
+        captioner.model.float()  # weights that learn; and shards are of one dtype
+    return captioner
 
 
 def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPictures | None, scores: Mapping[str, Any]) -> None:
@@ -106,8 +116,11 @@ def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
     if len(config.weights) not in (0, len(config.input)):
         raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")
     weights = config.weights or [1.0] * len(config.input)
-    return {weight: read_samples([spec for spec, its in zip(config.input, weights) if its == weight], config.images)
-            for weight in dict.fromkeys(weights)}
+    shards = {}
+    for weight in dict.fromkeys(weights):
+        specs = [spec for spec, its in zip(config.input, weights) if its == weight]
+        shards[weight] = read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
+    return shards
 
 
 def read_pictures(shards: Mapping[float, Sequence[Shard]], captioner: TrainableCaptioner, config: FinetuneConfig, *, quiet: bool

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-)
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from finetune.config import check_held_out, parse_count
 from imagetext.columns import check_pattern
+from imagetext.table_flags import TableFlags
 
 
-class StudentConfig(BaseModel):
+class StudentConfig(TableFlags):
     """Train a CLIP model on records of a reinforced set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -283,7 +283,17 @@ def make_accelerator(config: Config) -> Accelerator:
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    check_processes(config, accelerator.num_processes)
     return accelerator
+
+
+def check_processes(config: Config, processes: int) -> None:
+    """Raises ValueError where so many processes are not those that were asked for, or do not fit batch and shards."""
+    if config.num_processes not in (None, processes):
+        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {processes}")
+    if config.shard and processes == 1:
+        raise ValueError("--shard: there is one process, and so there are no parts")
+    accumulation(config, processes)
 
 
 def accumulation(config: Config, processes: int) -> int:

@@ -1,4 +1,4 @@
-"""The world is what the launcher says; no model is loaded for it."""
+"""A training's world is what its launcher says; no model is loaded for it."""
 
 import os
 from contextlib import nullcontext
@@ -69,7 +69,7 @@ def test_a_world_that_slurm_started_is_the_one_that_torch_sees(configure, starte
 
     def state(**_):
         seen.update({name: os.environ[name] for name in LAUNCHERS[0]})
-        return SimpleNamespace(num_processes=2, main_process_first=nullcontext, print=print)
+        return SimpleNamespace(num_processes=2, main_process_first=nullcontext)
 
     monkeypatch.setattr("finetune.launch.PartialState", state)
     assert run_in_ranks(configure(device="cpu"), lambda config, state: None) == 0

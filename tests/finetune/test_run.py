@@ -11,12 +11,13 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 import capsmith
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
-from finetune.batching import CaptionedPictures
+from finetune.batching import CaptionedPictures, collate
 from finetune.checkpoints import Checkpoints
 from finetune.config import FinetuneConfig
 from finetune.forward import training_forward
@@ -315,6 +316,61 @@ def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, how, tmp_path):
                             num_workers=0, redraws=0, on_degenerate="keep"))
     records = list(read_records(str(tmp_path / "records" / "*.tar")))
     assert len(records) == 3 and all(len(record.syn_text["syn_text_mine"]) == 5 for record in records)
+
+
+def test_adapters_are_as_the_flags_say(vlm, tmp_path):
+    asked = {"lora_rank": 4, "lora_alpha": 2, "lora_dropout": 0.25, "lora_targets": ["query", "value"]}
+    captioner = load_captioner(str(vlm))
+    forward = training_forward(captioner, settings(tmp_path, model=str(vlm), lora_merge=True, **asked))
+    adapter = captioner.adapter.peft_config["default"]
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (4, 2, 0.25) and forward.library == "transformers"
+    adapted = {name for name, _ in captioner.model.named_parameters() if "lora_A" in name}
+    assert adapted and all(name.startswith("text_decoder") and (".query." in name or ".value." in name) for name in adapted)
+    captioner.save(tmp_path / "whole", "mine")
+    assert (tmp_path / "whole" / "config.json").exists() and not (tmp_path / "whole" / "adapter_config.json").exists()
+    forward = training_forward(load_captioner("coca_tiny"), settings(tmp_path, **asked | {"lora_targets": ["c_fc"]}))
+    layer = forward.adapter.model.text.transformer.resblocks[0].mlp
+    assert layer.c_fc.scaling["default"] == 0.5 and not hasattr(layer.c_proj, "scaling")
+
+
+@pytest.mark.parametrize("model, asked, told", [
+    ("coca_tiny", {"lora_rank": 2, "lora_targets": ["q_proj"]}, "--lora-targets q_proj: CoCa's adapters are in c_fc and c_proj alone"),
+    ("vlm", {"lora_rank": 2, "lora_targets": ["nowhere"]}, "--lora-targets nowhere: "),
+    ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),
+])
+def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, asked, told):
+    name = str(vlm) if model == "vlm" else model
+    with pytest.raises(ValueError, match=told):
+        training_forward(load_captioner(name), settings(tmp_path, model=name, **asked))
+
+
+@pytest.mark.parametrize("asked, told", [
+    ({"lora_alpha": 2}, "is of adapters: say --lora-rank, too"),
+    ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "weights in 4 bits are not merged"),
+])
+def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, asked, told):
+    with pytest.raises(ValidationError, match=told):
+        settings(tmp_path, **asked)
+
+
+def test_pictures_of_several_shapes_are_one_batch(tmp_path):
+    """What comes of them is what comes of each by itself, in any parts of the batch."""
+    torch.manual_seed(0)
+    model, processor = make_model_and_processor("internvl")
+    scramble(model)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    captioner = load_captioner(str(tmp_path / "model"))
+    forward = training_forward(captioner, settings(tmp_path / "run", model=str(tmp_path / "model")))
+    captions = [[captioner.encode_text_ids(text)] for text in ("a red circle", "two green stars", "a star", "a blue square")]
+    pictures = [captioner.preprocess(Image.effect_noise(size, 60).convert("RGB")) for size in ((32, 32), (64, 32), (40, 90), (32, 32))]
+    batch = collate([(picture, ids, number, str(number)) for number, (picture, ids) in enumerate(zip(pictures, captions))], captioner.pad_id)
+    with torch.no_grad():
+        alone = [captioner.caption_logits([picture], torch.tensor(ids))[0] for picture, ids in zip(pictures, captions)]
+        for count in (1, 2):
+            parts = batch.parts(count, torch.device("cpu"), captioner.pad_id)
+            logits = torch.cat([forward(part.images, part.tokens)["logits"] for part in parts])
+            torch.testing.assert_close(logits, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
 def test_held_out_losses_are_without_dropout(vlm, tmp_path):
