@@ -161,7 +161,7 @@ def _check_inputs(output: Path, earlier: Mapping[str, str], now: Mapping[str, st
 def _lies_within(config: Config) -> dict[str, Path]:
     """The settings that name a model in the run's own folder, with its path there."""
     output = config.output.resolve()
-    named = {name: Path(value).resolve() for name in ("model", "student", "pretrained")
+    named = {name: Path(value).resolve() for name in ("model", "base", "student", "pretrained")
              if (value := getattr(config, name, None))}
     within = {name: path.relative_to(output) for name, path in named.items() if path.is_relative_to(output)}
     return {name: path for name, path in within.items() if (output / path).exists() or (output / BEFORE / path).exists()}
