@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from glob import has_magic
 from typing import Any
 
@@ -59,15 +60,17 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
 
 def check_apart(output: str | os.PathLike, shards: Sequence[Shard]) -> None:
     """Raises ValueError where the output is the folder of an input, which might be written over."""
-    for shard in shards:
-        place = _real(shard.path)
-        if "size" in shard.stamp and _real(plain_path(output)) in (place, os.path.dirname(place)):
+    real = lru_cache(None)(_real)  # of many shards of few folders
+    for path, shard in {shard.path: shard for shard in shards if "size" in shard.stamp}.items():
+        whole = is_remote(path) or os.path.islink(path) or isinstance(shard.samples, FolderRows)
+        if real(plain_path(output)) in ((real(path), os.path.dirname(real(path))) if whole else (real(os.path.dirname(path)),)):
             what = "pictures" if isinstance(shard.samples, FolderRows) else "shards"
             raise ValueError(f"output {output}: the {what} stand there that are the input ({shard.path}); give another folder: all "
                              "that the input holds goes there, too, and new captions in a column of their own (--column)")
 
 
 def _real(path: str) -> str:
+    """The path with all links followed."""
     return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
