@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from captioners.base import TrainableCaptioner
+from captioners.ranks import processes_here
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.rows import read_picture
@@ -86,7 +87,7 @@ class CaptionedPictures(Dataset):
         if sample.image is not None:
             return sample.image
         places = sample.meta.get("places")
-        return places.read("picture")["picture"] if places else read_picture(sample.meta["source"])
+        return places.read("picture")["picture"] if places else read_picture(sample.path)
 
     def _pixels(self, index: int) -> Tensor:
         return self.captioner.preprocess(decode_image(self.encoded(index)))  # (3, S, S)
@@ -130,8 +131,7 @@ def _light(sample: Record, places: Places | None) -> Record:
     """The sample without its picture's bytes, where these are a file of their own, or without its files, where a tar has them."""
     if places:
         return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})
-    source = sample.meta.get("source", "")
-    is_file = os.path.isfile(source) and os.path.getsize(source) == len(sample.image)
+    is_file = os.path.isfile(sample.path) and os.path.getsize(sample.path) == len(sample.image)
     return dataclasses.replace(sample, image=None) if is_file else sample
 
 
@@ -232,7 +232,7 @@ def decoders(asked: int | None, on_gpu: bool) -> int:
 
     A picture takes a core 5 to 7 ms, and a GPU trains on hundreds a second.
     """
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    share = len(os.sched_getaffinity(0)) // processes_here()
     return asked if asked is not None else max(1, share - 1) if on_gpu else 1
 
 

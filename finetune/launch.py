@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -17,6 +18,7 @@ import yaml
 from accelerate import PartialState
 
 from captioners.device import check_device, choose_device
+from captioners.ranks import Rank, processes_here
 from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints
 from finetune.trainer import Config, Trainer, accumulation
 from finetune.training_page import PAGE
@@ -35,13 +37,14 @@ CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoi
 def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) -> int:
     """Trains in as many processes as asked for, unless it is done; exit code 0, or that of the ranks it starts."""
     check_devices(config)
-    if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
+    rank = Rank.of_this_process()
+    if rank.count == 1 and config.num_processes not in (None, 1):
         return launch(config)
-    if (asked := processes_asked_of_accelerate()) > 1 and "LOCAL_RANK" not in os.environ:
-        raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
-                         f"use --num-processes {asked} or torchrun")
-    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
+    check_launcher(config, rank)
+    device = choose_device(config.device, rank.local)
     state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
+    if state.num_processes != rank.count:
+        raise ValueError(f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other")
     with state.main_process_first():
         prepare_output(config)
     if is_done(config.output):
@@ -55,7 +58,7 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
 def check_devices(config: Config) -> None:
     """Raises ValueError where this machine has no such device, or no GPU for each of its processes."""
     device = check_device(config.device)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", config.num_processes or 1))
+    processes = processes_here() if Rank.of_this_process().count > 1 else config.num_processes or 1
     if not device.startswith("cuda") or processes == 1:
         return
     if config.device not in (None, "cuda"):
@@ -63,6 +66,28 @@ def check_devices(config: Config) -> None:
     if processes > torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
+
+
+def check_launcher(config: Config, rank: Rank) -> None:
+    """Raises ValueError where the processes of a launcher are not those asked for, or cannot find each other.
+
+    Else each would train by itself, all of them into one folder. What torch reads of the world is set as the launcher says.
+    """
+    if config.num_processes not in (None, rank.count):
+        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {rank.count}")
+    if config.shard and rank.count == 1:
+        raise ValueError("--shard: there is one process, and so there are no parts")
+    if rank.count == 1:
+        if (asked := processes_asked_of_accelerate()) > 1:
+            raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
+                             f"use --num-processes {asked} or torchrun")
+        return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ValueError(
+            f"a launcher started this process as number {rank.number} of {rank.count}, but {' and '.join(missing)} are not set, by "
+            "which they find each other: export the name of the first node and a free port, or let torchrun start them "
+            "(torchrun --nproc-per-node N -m capsmith ...)")
+    os.environ |= {"RANK": str(rank.number), "WORLD_SIZE": str(rank.count), "LOCAL_RANK": str(rank.local)}
 
 
 def processes_asked_of_accelerate() -> int:
@@ -82,6 +107,7 @@ def launch(config: Config) -> int:
 
     accumulation(config, config.num_processes)  # what needs no rank to be found is told once, and at once
     prepare_output(config)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each rank would advise how DDP may be called
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))  # torchrun's own is 1
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config.model_dump(mode="json"), file)
@@ -90,7 +116,13 @@ def launch(config: Config) -> int:
             torchrun(parse_args(["--standalone", "--nproc-per-node", str(config.num_processes), "-m", "capsmith", config.command,
                                  "--config", file.name]))
         except ChildFailedError as error:
-            return 2 if any(failure.exitcode == 2 for failure in error.failures.values()) else 1
+            if any(failure.exitcode == 2 for failure in error.failures.values()):
+                return 2  # told by the rank that found it
+            first = error.get_first_failure()[1]
+            end = f"was ended by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with code {first.exitcode}"
+            print(f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
+                  "the same command goes on from the last checkpoint", file=sys.stderr)
+            return 1
         except SignalException:
             raise KeyboardInterrupt from None
     return 0

@@ -238,10 +238,6 @@ def make_accelerator(config: Config) -> Accelerator:
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    if config.num_processes not in (None, accelerator.num_processes):
-        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {accelerator.num_processes}")
-    if config.shard and accelerator.num_processes == 1:
-        raise ValueError("--shard: there is one process, and so there are no parts")
     if config.report_to:
         lists = {"input", "eval_input", "weights", "report_to", "logit_scale", "teacher_dimension"}  # which trackers do not take
         accelerator.init_trackers("capsmith", json.loads(config.model_dump_json(exclude=lists)))

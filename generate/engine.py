@@ -13,6 +13,7 @@ import torch
 from captioners.base import Captioner
 from captioners.coca import load_captioner
 from captioners.device import check_device
+from captioners.ranks import Rank
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
@@ -21,7 +22,7 @@ from generate.inputs import Failures, hash_of, input_of
 from generate.manifest import fingerprint, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.overlap import Overlap
-from generate.ranks import Rank, launch
+from generate.ranks import launch, own_rank
 from generate.repeats import Repeats
 from generate.start import begin, prepare
 from generate.summary import finish
@@ -44,7 +45,7 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
-    rank = rank or Rank.of_this_process().check(config)
+    rank = rank or own_rank(config)
     if config.dry_run:
         return _run(config, rank, begun)
     read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there

@@ -6,10 +6,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from generate.config import Folder
-from generate.manifest import RULES, RUN, read_run, read_shards, write_run
+from generate.manifest import RULES, RUN, read_run, write_run
 from imagetext.join import On, join, parse_text_from
 from imagetext.lock import FolderLock
-from imagetext.shards import Format, read_markers
+from imagetext.shards import Format, read_markers, read_shards
 from imagetext.sources import read_samples
 from imagetext.stores import entry, plain_path
 from imagetext.stores import join as path_of

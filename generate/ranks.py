@@ -6,46 +6,25 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from types import FrameType
-from typing import NamedTuple, Self, TypeVar
 
+from captioners.ranks import Rank
 from generate.config import RunConfig
 from imagetext.lock import JOB
 
-T = TypeVar("T")
 INTERRUPTED = 130
 RUNS = {"generate": "generate.engine", "reinforce": "generate.reinforce"}  # by name: a process comes to them on its own
 
 
-class Rank(NamedTuple):
-    """This process's place: its number among `count`, and its number on this machine."""
-
-    number: int = 0
-    count: int = 1
-    local: int = 0
-
-    @classmethod
-    def of_this_process(cls) -> Self:
-        """As torchrun, accelerate launch, srun or `launch` say; the only one where none does."""
-        # not SLURM_NTASKS: a batch script that starts no step has it, too
-        for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
-            if all(name in os.environ for name in names):
-                return cls(*(int(os.environ[name]) for name in names))
-        return cls()
-
-    def check(self, config: RunConfig) -> Self:
-        """This place; ValueError where a launcher gave it, and the command asks for what one of several cannot do."""
-        asked = {"--overwrite": config.overwrite, "--num-processes": config.num_processes, "--engine ray": config.engine == "ray"}
-        if self.count > 1 and any(asked.values()):
-            raise ValueError(f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
-                             f"{self.number} of {self.count}, and none of them can begin anew or start others")
-        return self
-
-    def share(self, shards: Sequence[T]) -> Sequence[T]:
-        """The shards of this process."""
-        return shards[self.number::self.count]
+def own_rank(config: RunConfig) -> Rank:
+    """This process's rank; ValueError where a launcher started it, and the command asks for what one of several cannot do."""
+    rank = Rank.of_this_process()
+    asked = {"--overwrite": config.overwrite, "--num-processes": config.num_processes, "--engine ray": config.engine == "ray"}
+    if rank.count > 1 and any(asked.values()):
+        raise ValueError(f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
+                         f"{rank.number} of {rank.count}, and none of them can begin anew or start others")
+    return rank
 
 
 def launch(command: str, config: RunConfig, count: int, job: str) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from captioners.device import check_device
+from captioners.ranks import Rank
 from generate.engines import engine_of
 from generate.inputs import Failures, hash_of, input_of
-from generate.manifest import RULES, read_run, read_shards, wait_for_run
+from generate.manifest import RULES, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
-from generate.ranks import Rank, launch
+from generate.ranks import launch, own_rank
 from generate.reinforce_config import ReinforceConfig
 from generate.reinforcing import Settled, convert_samples, reinforce_samples, workers_for
 from generate.start import begin, prepare
@@ -25,7 +26,7 @@ from generate.workers import Workers
 from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
-from imagetext.shards import ShardWriter, read_marker, read_markers
+from imagetext.shards import ShardWriter, read_marker, read_markers, read_shards
 from imagetext.sources import read_samples
 from imagetext.stores import join
 
@@ -40,7 +41,7 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
     Returns: 0 done, 1 some shards failed, 3 done but more records failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
-    rank = rank or Rank.of_this_process().check(config)
+    rank = rank or own_rank(config)
     read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
     with FolderLock(config.output) as lock:
         return _run(config, rank, begun, lock.job)

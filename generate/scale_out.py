@@ -41,6 +41,10 @@ DEATHS = 3            # of workers, on one shard
 CPUS = 1              # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
 PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped
+HOW_TO_CONNECT = """\
+  A cluster begins with `ray start --head --port 6379` on one node and `ray start --address HOST:6379` on each other.
+  If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first node to them
+  (or set RAY_AUTH_TOKEN): without it Ray says no more than that it failed to connect."""
 
 
 class Cluster:
@@ -133,7 +137,7 @@ def connect(address: str | None) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (OSError, ray.exceptions.RayError) as error:
-        raise ValueError(f"--ray-address: {address}: {error}") from error
+        raise ValueError(f"--ray-address: {address}: {error}\n{HOW_TO_CONNECT}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 

@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from captioners.device import choose_device
+from captioners.ranks import Rank, processes_here
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
 from generate.inputs import hashed
-from generate.ranks import Rank
 from imagetext.columns import ColumnClash
 from imagetext.lock import LockLost
 from imagetext.sources import Shard
@@ -151,5 +151,5 @@ def workers_wanted(config: RunConfig) -> int:
     """How many processes prepare pictures for this one: as asked for, or one less than its share of the machine's cores."""
     if config.num_workers is not None or config.engine == "ray":
         return 2 if config.num_workers is None else config.num_workers
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = len(os.sched_getaffinity(0)) // processes_here()
     return min(max(2, cores - 1), MOST_WORKERS)

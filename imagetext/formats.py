@@ -14,14 +14,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagetext.fields import FIELDS, well_formed
 from imagetext.keys import encode_key
 from imagetext.outputs import UNFINISHED, Output, to_disk, write_file
-from imagetext.rows import is_member_name, well_formed
+from imagetext.rows import is_member_name
 from imagetext.sample import Record, image_size, is_caption_column
 from imagetext.stores import entry, is_remote, join, read_bytes
-
-# Present in every record, with constant types: `datasets` takes its columns from the first five records only.
-FIELDS = ("uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores")
 
 
 def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
@@ -37,12 +35,20 @@ def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
 
 def record_fields(record: Record) -> dict[str, Any]:
     """The record's `json`: FIELDS, its label if it has one, then whatever else its meta holds."""
-    label = {} if record.label is None else {"label": record.label}
+    meta, label = record.meta, {}
+    if record.label is not None:
+        label = {"label": record.label}
+        meta = _aside(meta, {"label": meta["label"]} if meta.get("label", record.label) != record.label else {})
     fields = {
-        "uid": str(record.meta.get("uid", record.key)), **_picture_fields(record), "captions": record.captions,
-        "error": record.error, "source": str(record.meta.get("source", "")), "caption_scores": record.scores, **label,
+        "uid": str(meta.get("uid", record.key)), **_picture_fields(record), "captions": record.captions,
+        "error": record.error, "source": str(meta.get("source", "")), "caption_scores": record.scores, **label,
     }
-    return _plain({**fields, **{name: value for name, value in record.meta.items() if name not in fields}})
+    return _plain({**fields, **{name: value for name, value in meta.items() if name not in fields}})
+
+
+def _aside(fields: Mapping[str, Any], clash: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields with those that clash with ours in `source_fields`, where none that stand there already are replaced."""
+    return {**fields, "source_fields": {**clash, **fields.get("source_fields", {})}} if clash else fields
 
 
 def _picture_fields(record: Record) -> dict[str, Any]:
@@ -194,7 +200,8 @@ class JsonlShard:
         fields = record_fields(record) | _caption_fields(record)
         row = {"key": key, "image": None if record.error else self._image(record), "captions": fields.pop("captions"),
                **{name: list(columns.get(name, ())) for name in self.columns}}
-        rest = {name: value for name, value in fields.items() if name not in row and name != "members"}
+        rest = _aside(fields, {name: value for name, value in fields.items() if name in row or name == "members"})
+        rest = {name: value for name, value in rest.items() if name not in row and name != "members"}
         row |= {name: rest.pop(name) for name in ("sha256", "width", "height", "error", "caption_scores")} | rest
         if members:
             row["members"] = _plain(members)
@@ -202,10 +209,10 @@ class JsonlShard:
         self.rows += 1
 
     def _image(self, record: Record) -> str | None:
-        data, source = record.image, str(record.meta.get("source", ""))
+        data, source = record.image, record.path
         if data is None:
             return None
-        if self._stays(source, data):
+        if source and self._stays(source, data):
             path = source if is_remote(source) else os.path.relpath(source, self.folder).replace(os.sep, "/")
             if well_formed(path) == path:  # else its name is no text
                 return path

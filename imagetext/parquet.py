@@ -1,4 +1,8 @@
-"""The rows of a Parquet file, all of them or what is wanted of some."""
+"""The rows of a Parquet file, all of them or what is wanted of some.
+
+Pictures are bytes, or `datasets`' bytes and path, in a column called as a picture is (img2dataset's `jpg`), or paths in one of the
+usual columns. Of a file made of webdataset's shards `__key__`, `txt`, `json` and `syn.json` are what they are in a tar.
+"""
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -6,11 +10,14 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, Wanted
+from imagetext.fields import CAPTION_COLUMNS, FIELDS
+from imagetext.rows import IMAGE_COLUMNS, Row, Wanted
 from imagetext.sample import is_caption_column
 from imagetext.stores import StoreError, open_file
+from imagetext.tars import PICTURE_SUFFIXES
 
-OF_CAPTIONS = ("error", "caption_scores", "caption_fields", "json")  # fields of records that say more of captions
+OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
+OF_BYTES = (*PICTURE_SUFFIXES, "img", "image_bytes", "img_bytes", "image_data")  # names of columns of pictures
 
 
 def open_parquet(path: str, file: BinaryIO) -> tuple[list[str], list[int]]:
@@ -26,13 +33,16 @@ def open_parquet(path: str, file: BinaryIO) -> tuple[list[str], list[int]]:
 
 
 def _column_names(schema: pa.Schema) -> list[str]:
-    """The columns' names, the first of `datasets`' pictures being `image` where no other has a name of pictures."""
+    """The columns' names as `imagetext.rows` has them; `image` is that of the pictures, unless one is called so anyway."""
     names = list(schema.names)
-    if not any(name in IMAGE_COLUMNS for name in names):
-        picture = next((number for number, kind in enumerate(schema.types) if pa.types.is_struct(kind)
-                        and sorted(kind[at].name for at in range(kind.num_fields)) == ["bytes", "path"]), None)
-        names = [name if number != picture else "image" for number, name in enumerate(names)]
-    return names
+    structs = {name for name, kind in zip(names, schema.types) if pa.types.is_struct(kind)
+               and sorted(kind[at].name for at in range(kind.num_fields)) == ["bytes", "path"]}
+    of_bytes = {name for name, kind in zip(names, schema.types) if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)}
+    picture = next((name for name in OF_BYTES if name in structs | of_bytes), "")
+    if not picture and not any(name in IMAGE_COLUMNS for name in names):
+        picture = next((name for name in names if name in structs), "")
+    usual = {picture: "image", "__key__": "key", "txt": "text"}
+    return [name if usual.get(name, name) in names else usual[name] for name in names]
 
 
 def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None) -> Iterator[Row | ValueError]:
@@ -69,9 +79,18 @@ def _group_rows(parquet: pq.ParquetFile, group: int, wanted: Wanted | None, pict
         within = batch.slice(max(0, first - number), max(0, end - max(first, number)))
         number += batch.num_rows
         if within.num_rows:
-            yield from _batch_rows(within.select(selected).rename_columns([names[at] for at in columns]), strict=wanted is None)
+            batch = within.select(selected).rename_columns([names[at] for at in columns])
+            yield from map(_unfolded, _batch_rows(batch, strict=wanted is None))
         if number >= end:
             return
+
+
+def _unfolded(row: Row | ValueError) -> Row | ValueError:
+    """The row with the fields of its `json` and the columns of its `syn.json`, where these are objects, as its own."""
+    for name in ("json", "syn.json"):
+        if isinstance(row, dict) and isinstance(row.get(name), dict):
+            row = {**row.pop(name), **row}
+    return row
 
 
 def _is_wanted(name: str, kind: pa.DataType, wanted: Wanted) -> bool:

@@ -1,6 +1,7 @@
 """What a SPEC names -> shards of Records."""
 
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +17,21 @@ from imagetext.labels import Labels
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
+from imagetext.shards import MARKER, read_markers, read_shards
 from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, plain_path, read_bytes
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, split_suffix, split_table
-from imagetext.tars import TarRows
+from imagetext.tars import TAR_SUFFIXES, TarRows
+
+logger = logging.getLogger(__name__)
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
                  labels: Labels | None = None) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
-    A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`), a folder of pictures, a `.jsonl`, `.csv`, `.tsv` or
-    `.parquet` table, an `info.json` that lists such files, a published caption set (`docci:FILE`, see
+    A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
+    that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table, an `info.json` that lists such
+    files, a published caption set (`docci:FILE`, see
     `imagetext.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.hub`), or `scenes:...`. Files may be
     in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.jsonl.zst`);
     folders and other tables are split into shards of 1,000 rows.
@@ -104,9 +109,15 @@ def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard
 
 
 def named_files(spec: str) -> dict[str, Entry | None]:
-    """What a pattern names, in order; a path that exists stands for itself, whatever its name."""
+    """What a pattern names, or several with `::` between them, in order; a path that exists stands for itself, whatever its name.
+
+    A folder that a run of ours wrote names its shards. Raises ValueError where a pattern names nothing, or a shard is not whole.
+    """
     if there := entry(spec):
-        return {spec: there}
+        return _of_run({spec: there})
+    if "::" in spec:
+        parts = [named_files(plain_path(part)) for part in spec.split("::") if part]
+        return {path: there for part in parts for path, there in part.items()}
     patterns = _expand_braces(spec)
     named = entries(patterns)
     found = {}
@@ -118,7 +129,32 @@ def named_files(spec: str) -> dict[str, Entry | None]:
         if not matching:
             raise ValueError(f"{spec}: nothing matches {pattern}")
         found |= matching
+    return _of_run(found)
+
+
+def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
+    """The same, each folder that has done-markers replaced by the shards that they vouch for."""
+    found = {}
+    for path, there in named.items():
+        markers = _markers_in(path) if there and there.is_folder else []
+        whole = read_markers(path) if markers else {}
+        if not whole:
+            found[path] = there
+            continue
+        if broken := [name for name in markers if name.removesuffix(MARKER) not in whole]:
+            raise ValueError(f"{path}: the shards of {', '.join(broken[:5])}{', ...' * (len(broken) > 5)} are not what was written; "
+                             "the command that wrote them makes them anew")
+        if missing := [name for name in read_shards(path) or () if name not in whole]:
+            logger.warning("%s: %d of the shards that it is to have are not there, and left out: %s%s", path, len(missing),
+                           ", ".join(missing[:5]), ", ..." * (len(missing) > 5))
+        found |= entries(join(path, marker["file"]) for _, marker in sorted(whole.items()))
     return found
+
+
+def _markers_in(folder: str) -> list[str]:
+    """The names of done-markers in a folder."""
+    names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
+    return sorted(name for name in names if name.endswith(MARKER))
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
@@ -154,12 +190,12 @@ def _shards_at(path: str, there: Entry | None, images: str | None) -> list[Shard
     if there and there.is_folder:
         return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"))
     stem, suffix = split_suffix(path)
-    if suffix not in (".tar", ".json", *TABLE_SUFFIXES):
-        known = f"not a .tar, {', '.join(TABLE_SUFFIXES)} file, an info.json or a folder of pictures"
+    if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
+        known = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
         raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
     if not there:
         raise ValueError(f"{path}: no such file")
-    if suffix == ".tar":
+    if suffix in TAR_SUFFIXES:
         return [Shard(stem, path, there.stamp, TarRows(path))]
     if suffix == ".json":
         return _listed_shards(path, images)
@@ -185,7 +221,7 @@ def _listed_shards(path: str, images: str | None) -> list[Shard]:
     shards, problems = [], []
     for name, there in entries(join(os.path.dirname(path), name) for name in lengths).items():
         try:
-            if split_suffix(name)[1] not in (".tar", *TABLE_SUFFIXES):
+            if split_suffix(name)[1] not in (*TAR_SUFFIXES, *TABLE_SUFFIXES):
                 raise ValueError(f"{name}: no shard")
             shards += _shards_at(name, there, images)
         except (ValueError, OSError) as error:
@@ -209,7 +245,7 @@ def _folder_shards(folder: str) -> list[Shard]:
     rows = list_folder(folder)
     if not rows:
         others = sorted({suffix for one in listing(folder)
-                         if (suffix := split_suffix(one.path)[1]) in (".tar", *TABLE_SUFFIXES)})
+                         if (suffix := split_suffix(one.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)})
         hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)
         raise ValueError(f"{folder}: no pictures in this folder{hint}")
     stem = os.path.basename(os.path.abspath(folder))

@@ -14,6 +14,7 @@ from imagetext.parquet import open_parquet, parquet_rows
 from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, open_file
+from imagetext.tars import TAR_SUFFIXES
 
 ROWS_PER_SHARD = 1000
 COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
@@ -67,10 +68,10 @@ def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """The name of a file without its suffix, and the suffix, `.jsonl.gz` being one."""
+    """The name of a file without its suffix, and the suffix, `.jsonl.gz` and `.tar.gz` being one."""
     name = os.path.basename(path)
-    compressed = next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), None)
-    return (name[:-len(compressed)], compressed) if compressed else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
+    double = next((suffix for suffix in (*COMPRESSIONS, *TAR_SUFFIXES) if name.lower().endswith(suffix)), None)
+    return (name[:-len(double)], double) if double else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
 
 
 def split_table(path: str, images: str | None = None) -> list[TableRows | CompressedRows]:

@@ -1,11 +1,16 @@
 """What a run's folder may hold when the run begins; no model is loaded for it."""
 
 import json
+import os
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from finetune.config import FinetuneConfig
-from finetune.launch import CARRIED_OUT, DONE, prepare_output
+from captioners.ranks import LAUNCHERS
+from finetune.launch import CARRIED_OUT, DONE, launch, prepare_output, run_in_ranks
 from finetune.student_config import StudentConfig
 
 SETTINGS = {"finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
@@ -64,3 +69,69 @@ def test_other_settings_are_refused_and_how_it_is_carried_out_may_change(configu
     prepare_output(configure(num_workers=3, device="cpu"))
     with pytest.raises(ValueError, match="other settings .*: seed was 0, is 1$"):
         prepare_output(configure(seed=1))
+
+
+# The world is what the launcher says
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Makes this process the one that a launcher, by the names of its environment, started as number 1 of 2."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # a run sets what torch reads of it
+
+    def start(names, **more):
+        for name in {name for launcher in LAUNCHERS for name in launcher} | {"MASTER_ADDR", "MASTER_PORT"}:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in zip(names, ("1", "2", "1")):
+            monkeypatch.setenv(name, value)
+        for name, value in more.items():
+            monkeypatch.setenv(name, value)
+    return start
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda names: names[0])
+def test_processes_that_cannot_find_each_other_do_not_train_by_themselves(configure, started, launcher):
+    started(launcher)
+    with pytest.raises(ValueError, match="as number 1 of 2, but MASTER_ADDR and MASTER_PORT are not set"):
+        run_in_ranks(configure(device="cpu"), None)
+    assert not configure().output.exists()
+
+
+def test_a_world_that_is_not_the_one_asked_for_is_refused_before_any_work(configure, started, monkeypatch):
+    together = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    started(LAUNCHERS[0], **together)
+    with pytest.raises(ValueError, match="--num-processes 3: the launcher started 2"):
+        run_in_ranks(configure(device="cpu", num_processes=3), None)
+    monkeypatch.setattr("finetune.launch.PartialState", lambda **_: SimpleNamespace(num_processes=1))
+    with pytest.raises(ValueError, match="the launcher started 2 processes, and 1 of them found each other"):
+        run_in_ranks(configure(device="cpu"), None)
+    assert not configure().output.exists()
+
+
+def test_one_process_has_no_parts_to_shard(tmp_path, started):
+    started(())
+    config, needed = SETTINGS["finetune"]
+    with pytest.raises(ValueError, match="--shard: there is one process"):
+        run_in_ranks(config(**needed, output=tmp_path / "run", device="cpu", shard=True), None)
+
+
+def test_a_world_that_slurm_started_is_the_one_that_torch_sees(configure, started, monkeypatch):
+    started(("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), MASTER_ADDR="localhost", MASTER_PORT="1")
+    seen = {}
+
+    def state(**_):
+        seen.update({name: os.environ[name] for name in LAUNCHERS[0]})
+        return SimpleNamespace(num_processes=2, main_process_first=nullcontext, print=print)
+
+    monkeypatch.setattr("finetune.launch.PartialState", state)
+    assert run_in_ranks(configure(device="cpu"), lambda config, state: None) == 0
+    assert seen == {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+
+
+def test_a_rank_that_dies_is_named_with_the_way_on(configure, monkeypatch, capsys):
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="")
+    def die(_):
+        raise ChildFailedError("capsmith", {1: failure})
+    monkeypatch.setattr("torch.distributed.run.run", die)
+    assert launch(configure(num_processes=2, batch_size=8)) == 1
+    assert "process 1 of 2 was ended by signal 9" in (told := capsys.readouterr().err) and "the same command goes on" in told

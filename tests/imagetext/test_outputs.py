@@ -50,7 +50,7 @@ def test_a_store_gets_the_same_bytes(tmp_path, picture, s3, format):
 
 def test_jsonl_names_pictures_that_are_files_of_a_store(tmp_path, picture, s3):
     url = s3.put("in/x.jpg", picture(1))
-    sample = Record("a", picture(1), meta={"source": url})
+    sample = Record("a", picture(1), path=url)
     for folder in (tmp_path, f"{s3.root}/out"):
         path = write(folder, [replace(sample, columns={**sample.columns, X: ("one",)})], format="jsonl")
         assert json.loads(read_bytes(path))["image"] == url

@@ -314,7 +314,7 @@ def test_pictures_and_their_names_are_on_the_disk_before_the_rows_that_name_them
 def test_jsonl_to_the_letter(tmp_path, picture):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").write_bytes(picture(1))
-    records = [failed("f", source="gone.jpg"), good("a", picture(1), source=str(tmp_path / "in/a.jpg"), license="CC0"),
+    records = [failed("f", source="gone.jpg"), replace(good("a", picture(1), license="CC0"), path=str(tmp_path / "in/a.jpg")),
                good("b", picture(2, "PNG"), source="x.tar/b.png", members={"npz": b"\0\1"})]
     path = write(tmp_path / "out", records, format="jsonl")
     rows = [json.loads(line) for line in open(path)]
