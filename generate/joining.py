@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from generate.config import Folder
 from generate.manifest import RULES, RUN, read_run, write_run
@@ -13,6 +13,7 @@ from imagetext.shards import Format, read_markers, read_shards
 from imagetext.sources import read_samples
 from imagetext.stores import entry, plain_path
 from imagetext.stores import join as path_of
+from imagetext.table_flags import TableFlags
 
 
 def _check_text_from(text: str) -> str:
@@ -20,7 +21,7 @@ def _check_text_from(text: str) -> str:
     return text
 
 
-class JoinConfig(BaseModel):
+class JoinConfig(TableFlags):
     """Put captions into the shards of their pictures, matched by what names these, never by order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +52,7 @@ def run(config: JoinConfig) -> int:
     if there is not None and "join" not in there:
         raise ValueError(f"output {config.output}: holds a run that capsmith join did not begin; give another folder")
     columns = [spec for given in config.captions for spec in specs_of(given)]
-    shards = read_samples(config.input, config.images)
+    shards = read_samples(config.input, config.images, columns=config.table)
     names = list(dict.fromkeys([*(read_shards(config.output) or []), *(shard.name for shard in shards)]))
     fingerprint = {"rules": RULES, "columns": {}, "join": config.model_dump(mode="json", exclude={"input", "output", "images"})}
     with FolderLock(config.output):

@@ -35,8 +35,9 @@ def fingerprint(columns: "Sequence[Column]", config: GenerateConfig) -> dict[str
     return {"rules": RULES,
             "columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
                                       "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
-                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size}
-                        for column in columns},
+                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size,
+                                      **({"extra_body": asked.extra_body} if asked.extra_body else {})}
+                        for column, asked in zip(columns, config.column_configs)},
             **{name: getattr(config, name) for name in ASIDE}, **_labels(config), "versions": versions}
 
 

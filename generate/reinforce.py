@@ -53,7 +53,7 @@ def _run(config: ReinforceConfig, rank: Rank, begun: Event | None, job: str) -> 
         check_device(config.device)
     if rank.number:
         wait_for_run(config.output)
-    shards = read_samples(config.input, config.images)
+    shards = read_samples(config.input, config.images, columns=config.table, needs=("pictures",))
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
         code = launch("reinforce", config.model_copy(update={"report": False}), processes, job)  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config)

@@ -38,6 +38,7 @@ from imagetext.sources import Shard
 logger = logging.getLogger(__name__)
 
 DEATHS = 3            # of workers, on one shard
+BUSY = 0.75           # share of the workers from which on more come, while shards wait and there is room
 CPUS = 1              # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
 PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped
@@ -113,6 +114,8 @@ class Cluster:
     def _feed(self, work: Work, shards: Sequence[Shard], tally: "ray.actor.ActorHandle[Tally]", ends: queue.SimpleQueue) -> None:
         """Give the shards to the pool; how each ended goes into the queue, and at last None, or what ended the pool."""
         try:
+            # of workers with one shard each at most 100 % are busy, and Ray's own threshold is 175 %: from this one on, a third more come
+            ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
             pool = ray.data.ActorPoolStrategy(min_size=min(self.least, len(shards)), max_size=min(self.most, len(shards)),
                                               max_tasks_in_flight_per_actor=1)
             rows = ray.data.from_items([{"shard": cloudpickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards))

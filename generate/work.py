@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from captioners.device import choose_device
 from captioners.ranks import Rank, processes_here
+from captioners.server.load import Spent
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
 from generate.inputs import hashed
@@ -88,7 +89,7 @@ class Work(Protocol):
         """
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
-        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard.
+        """Write one shard, counting its samples; ColumnClash and Spent end the run, any other exception fails the shard.
 
         following: the next shard, of which the first samples may be read once this one is read to its end.
         """
@@ -128,7 +129,7 @@ class Embedded:
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
                     work.write(shard, pace, following)
-                except (ColumnClash, LockLost):
+                except (ColumnClash, LockLost, Spent):
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
                     logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,

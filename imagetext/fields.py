@@ -43,7 +43,9 @@ def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, pictur
         return Known(tuple(filter(str.strip, loose_texts(captions))), known_scores(scores), failed, fields)
     named = take_captions(fields, CAPTION_COLUMNS[:1] if texts else CAPTION_COLUMNS)
     captions = tuple(map(well_formed, texts))
-    return Known((*captions, *(text for text in named if text not in captions)), {}, "", own_fields(fields, picture=picture))
+    scores = fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}  # of ours, which lost other fields
+    return Known((*captions, *(text for text in named if text not in captions)), known_scores(scores), "",
+                 own_fields(fields, picture=picture))
 
 
 def is_ours(fields: Mapping[str, Any]) -> bool:
@@ -149,6 +151,10 @@ def loose_texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, list | tuple) and {*map(type, value)} <= {str, type(None)}:
         return tuple([text if text.isascii() else well_formed(text) for text in value if text is not None])
     return ()
+
+
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(name.startswith("syn_text") and isinstance(of, dict) for name, of in value.items())
 
 
 def known_scores(scores: Any) -> dict[str, dict[str, Any]]:

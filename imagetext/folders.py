@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from imagetext.fields import json_fields, known_fields, readable, take_captions, well_formed
+from imagetext.fields import CAPTION_COLUMNS, json_fields, known_fields, readable, take_captions, well_formed
 from imagetext.rows import with_picture, with_unique_keys
 from imagetext.sample import Record, is_picture
 from imagetext.stores import StoreError, entries, files_below, in_order, is_remote, join, read_bytes, read_head
+from imagetext.table_columns import with_lists
 from imagetext.tables import split_rows
 from imagetext.tars import PICTURE_SUFFIXES
 
@@ -185,10 +186,11 @@ def _name(path: str, folder: str) -> str:
 def _metadata_rows(path: str) -> list[tuple[int, Mapping[str, Any] | ValueError]] | None:
     """The rows of a metadata file, numbered from 0; None, with a warning, where it is none of a folder of pictures."""
     try:
-        pieces, columns = split_rows(path)
-        if columns is not None and not any(map(_names_files, columns)):
+        rows = [row for piece in split_rows(path) for row in piece.numbered()]
+        columns = next((row for _, row in rows if not isinstance(row, ValueError)), {})
+        if not path.endswith(".jsonl") and not any(map(_names_files, columns)):
             raise ValueError(f"{path}: no column file_name; it has {', '.join(map(repr, columns)) or 'none'}")
-        return [row for piece in pieces for row in piece.numbered()]
+        return rows
     except StoreError:
         raise
     except ValueError as error:
@@ -215,5 +217,6 @@ def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | Value
         name = join(os.path.dirname(path), value)
         name = name if "://" in name else os.path.normpath(name)
         name = same.get(_composed(name), name)
+        with_lists(row, CAPTION_COLUMNS)
         before, meta = pictures.get(name, ((), {}))
         pictures[name] = (before + take_captions(row), meta | row)

@@ -54,6 +54,7 @@ class FolderLock:
         self.owner = {"job": self.job, **_here()}
         self.own, self.new_folders = False, []
         self._over = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
         if not is_remote(self.folder):
@@ -69,11 +70,13 @@ class FolderLock:
             self._tidy()
             raise
         _held.setdefault(self.folder, self)
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._beating.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._over.set()
+        if self._beating.is_alive():
+            self._beating.join(DEAD)  # or it might write the lock anew that goes now
         if _held.get(self.folder) is self:
             del _held[self.folder]
         if self.own and (_read(self.path) or {}).get("job") == self.job:
@@ -178,7 +181,7 @@ def _told(owner: dict[str, Any]) -> str:
 def _job_of_launcher() -> str:
     """What all processes that one launcher has started together have in common; "" where none has started this one."""
     for count, names in LAUNCHERS.items():
-        if count in os.environ:
+        if os.environ.get(count, "1") != "1":
             alone = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1")
             return "-".join([*(os.environ.get(name, "") for name in (*names, count)), *([_machine()] if alone else [])])
     return ""

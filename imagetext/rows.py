@@ -73,6 +73,8 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), ""
     row, ours = dict(row), is_ours(row)
     errors, image, path = [], None, ""
+    # A record of ours has no picture where it failed; so has one of which only some columns are left.
+    failed = row["error"] if ours or isinstance(row.get("error"), str) and any(map(is_caption_column, row)) else ""
     key = row_key
     for name in wanted.keys if wanted else KEY_COLUMNS:
         if not _is_null(row.get(name)):
@@ -83,8 +85,7 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
     cell = row.pop(column, None)
     try:
-        # A row that says `error` may be captions alone, and one of ours has no picture where it failed.
-        if with_image and column and not (ours and row["error"] or isinstance(row.get("error"), str) and _is_null(cell)):
+        if with_image and column and not (failed or isinstance(row.get("error"), str) and _is_null(cell)):  # or is captions alone
             image, path = _image_of(column, cell, folder)
     except ValueError as error:
         errors += [] if wanted else [str(error)]
@@ -96,7 +97,7 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         columns |= _columns_of(row)
     except ValueError as error:
         errors.append(str(error))
-    captions, scores, failed, rest = known_fields(row, picture=image is not None or bool(path))
+    captions, scores, _, rest = known_fields(row, picture=image is not None or bool(path))
     # Of where a picture or row was found, what no other place of the input changes.
     found = cell if path and isinstance(cell, str) else os.path.basename(source)
     meta = {"uid": key, "source": found, **rest}

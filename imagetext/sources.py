@@ -4,13 +4,13 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from glob import has_magic
 from typing import Any
 
-from imagetext.curated import KINDS, curated_pieces
+from imagetext.curated import KINDS, curated_pieces, kinds_like
 from imagetext.folders import FolderRows, list_folder
 from imagetext.hub import HubRows, hub_pieces
 from imagetext.labels import Labels
@@ -18,26 +18,29 @@ from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
 from imagetext.shards import MARKER, read_markers, read_shards
-from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, plain_path, read_bytes
-from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, split_suffix, split_table
+from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, open_file, plain_path, read_bytes
+from imagetext.table_columns import Columns, Need
+from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
 from imagetext.tars import TAR_SUFFIXES, TarRows
 
 logger = logging.getLogger(__name__)
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
-                 labels: Labels | None = None) -> list[Shard]:
+                 labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
-    that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table, an `info.json` that lists such
-    files, a published caption set (`docci:FILE`, see
+    that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table or a `.json` list of rows, an
+    `info.json` that lists such files, a published caption set (`docci:FILE`, see
     `imagetext.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.hub`), or `scenes:...`. Files may be
     in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.jsonl.zst`);
     folders and other tables are split into shards of 1,000 rows.
 
     images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
     distinct: two shards of one name are an error, for a run writes them under it.
+    columns: where tables have pictures, captions and keys, and whether rows of one picture are one record.
+    needs: what tables must have, "pictures", "captions" or "either".
     labels: where the records' classes stand; the first shard of each SPEC is looked into, and what it has instead is told.
 
     Raises ValueError with every problem of every SPEC. Iterating a shard raises ValueError, naming the file, where a
@@ -45,9 +48,10 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     attempts; a row that is bad is a Record with an `error`.
     """
     problems, shards = [], []
+    split = partial(split_table, images=None if images is None else plain_path(images), columns=columns, needs=needs)
     for one in [spec] if isinstance(spec, str) else spec:
         try:
-            found = _shards_of(one, None if images is None else plain_path(images), problems)
+            found = _shards_of(one, split, problems)
             shards += _labelled(found, labels) if labels else found
         except (ValueError, OSError) as error:
             problems.append(str(error))
@@ -87,22 +91,25 @@ def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
     return itertools.chain.from_iterable(read_samples(spec, distinct=False))
 
 
+SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all but the path
+
+
 # ---- specs -------------------------------------------------------------------------------------------------------
 
 
-def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard]:
+def _shards_of(spec: str, split: SplitTable, problems: list[str]) -> list[Shard]:
     kind, _, rest = spec.partition(":")
     if kind == "scenes":
         return scene_shards(spec)
     if kind == "datasets":
-        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec)]
+        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec, split.keywords["columns"])]
     if kind in KINDS:
         return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
-                for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", images))]
+                for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))]
     shards = []
     for path, there in named_files(plain_path(spec)).items():
         try:
-            shards += _shards_at(path, there, images)
+            shards += _shards_at(path, there, split)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     return shards
@@ -186,7 +193,7 @@ def _expand_braces(pattern: str) -> list[str]:
         _expand_braces(pattern[:match.start()] + choice + pattern[match.end():]) for choice in choices))
 
 
-def _shards_at(path: str, there: Entry | None, images: str | None) -> list[Shard]:
+def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]:
     if there and there.is_folder:
         return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"))
     stem, suffix = split_suffix(path)
@@ -197,17 +204,27 @@ def _shards_at(path: str, there: Entry | None, images: str | None) -> list[Shard
         raise ValueError(f"{path}: no such file")
     if suffix in TAR_SUFFIXES:
         return [Shard(stem, path, there.stamp, TarRows(path))]
-    if suffix == ".json":
-        return _listed_shards(path, images)
-    parts = split_table(path, images)
+    if suffix == ".json" and not is_list(path):
+        return _listed_shards(path, split)
+    parts = split(path)
     if not parts:
         raise ValueError(f"{path}: no rows")
+    columns = split.keywords["columns"]
+    stamp = there.stamp if columns == Columns() else {**there.stamp, "columns": [columns.image, [*columns.captions], columns.key, columns.group]}
     if suffix in COMPRESSIONS:
-        return [Shard(stem, path, there.stamp, parts[0])]
-    return [Shard(f"{stem}-{number:05d}", path, there.stamp, rows) for number, rows in enumerate(parts)]
+        return [Shard(stem, path, stamp, parts[0])]
+    return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]
 
 
-def _listed_shards(path: str, images: str | None) -> list[Shard]:
+def is_list(path: str) -> bool:
+    """Whether a JSON file is a list of rows; an info.json is not."""
+    if os.path.basename(path) == "info.json":
+        return False
+    with open_file(path) as file:
+        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
+def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
     """The shards that an `info.json` lists, `{"lengths": {name: rows}}`; names start from its own folder.
 
     The numbers are not relied on: the tool that writes such files leaves them 0, or counts good rows only.
@@ -217,13 +234,13 @@ def _listed_shards(path: str, images: str | None) -> list[Shard]:
         if not isinstance(lengths, dict) or not lengths:
             raise ValueError('"lengths" is no object of shards')
     except ValueError as error:
-        raise ValueError(f"{path}: lists no shards: {error}") from error
+        raise ValueError(f"{path}: lists no shards: {error}{kinds_like(path)}") from error
     shards, problems = [], []
     for name, there in entries(join(os.path.dirname(path), name) for name in lengths).items():
         try:
             if split_suffix(name)[1] not in (*TAR_SUFFIXES, *TABLE_SUFFIXES):
                 raise ValueError(f"{name}: no shard")
-            shards += _shards_at(name, there, images)
+            shards += _shards_at(name, there, split)
         except (ValueError, OSError) as error:
             problems.append(f"{path}: lists {error}")
     if problems:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -84,12 +84,12 @@ def split_name(name: str) -> tuple[str, str]:
 # ---- members -------------------------------------------------------------------------------------------------------
 
 
-def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterator[Member]:
+def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterator[Member | None]:
     """Every file of a tar whose name has a key and a suffix that is not skipped; nothing is ever unpacked to disk.
 
     The bytes of a link, device or sparse file are None. Raises ValueError, naming file and offset, where the tar is cut or
-    damaged: `tarfile` itself takes a damaged header for the end. A tar that ends behind a whole file, without the mark of its
-    end, was not closed by its writer, or is cut there: that is a warning.
+    damaged: `tarfile` itself takes a damaged header for the end. Where the tar ends behind a whole file, without the mark of its
+    end, None comes last: its writer did not close it, or it is cut there.
     """
     with _opened(path) as (file, size):
         offset = 0
@@ -107,22 +107,21 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
                     yield _member(file, size, member, key, suffix)
                 offset = archive.offset
             file.seek(offset)
-            _check_end(path, file, offset)
+            if not _is_closed(file, offset):
+                yield None
         except (tarfile.TarError, EOFError, OverflowError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cut or damaged near byte {min(offset, file.tell())}: {error}") from error
 
 
-def _check_end(path: str, file: BinaryIO, offset: int) -> None:
-    """Raises tarfile.ReadError where anything else than the mark of its end, or nothing, is behind the last file of a tar."""
+def _is_closed(file: BinaryIO, offset: int) -> bool:
+    """Whether the mark of an end is behind the last file of a tar, or nothing; tarfile.ReadError where something else is."""
     mark = file.read(tarfile.BLOCKSIZE)
-    if not mark:
-        logger.warning("%s: ends without the mark of an end: its writer did not close it, or it is cut between two files; what is "
-                       "there is read", path)
-    elif mark != bytes(tarfile.BLOCKSIZE):
+    if mark and mark != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no end-of-archive mark at byte {offset}")
     while block := file.read(1 << 20):
         if block.strip(b"\0"):
             raise tarfile.ReadError(f"there is data behind the end-of-archive mark at byte {offset}")
+    return bool(mark)
 
 
 def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo, key: str, suffix: str) -> Member:
@@ -202,7 +201,8 @@ class _Unpacked(io.RawIOBase):
 def _samples(path: str) -> Iterator[tuple[str, Files]]:
     """Name and files of each sample, which stand side by side; the same suffix again is the next sample of the same name.
 
-    In a tar on this machine whose texts stand behind all pictures, or before them, each picture gets those of its name.
+    In a tar on this machine whose texts stand behind all pictures, or before them, each picture gets those of its name. A tar that
+    has no mark of its end is cut where its last sample lacks a file that all others have; else that is a warning.
     """
     members = read_members(path)
     first = list(islice(members, 2))
@@ -210,10 +210,14 @@ def _samples(path: str) -> Iterator[tuple[str, Files]]:
     held = _texts_apart(path) if _may_be_sorted(first) and not is_remote(path) else {}
     if held:
         members = read_members(path, skip=_is_no_picture)
-    name, files, size = "", {}, 0
+    name, files, size, usual = "", {}, 0, None
     for member in members:
+        if member is None:
+            _tell_of_end(path, name, (usual or set()) - files.keys())
+            break
         if files and (member.key != name or member.suffix in files):
             yield name, files | held.pop(name, {}) if held else files
+            usual = files.keys() if usual is None else usual & files.keys()
             files, size = {}, 0  # a new one: the sample keeps the old
         name, files[member.suffix], size = member.key, member, size + member.size
         if size > HELD:
@@ -224,15 +228,23 @@ def _samples(path: str) -> Iterator[tuple[str, Files]]:
     yield from held.items()
 
 
-def _may_be_sorted(first: Sequence[Member]) -> bool:
+def _tell_of_end(path: str, name: str, lacking: Collection[str]) -> None:
+    """Raises ValueError where files of the last sample are lacking, and warns where the tar just has no mark of its end."""
+    if lacking:
+        raise ValueError(f"{path}: cut: no end-of-archive mark, and its last sample, {name!r}, has no {', '.join(sorted(lacking))}")
+    logger.warning("%s: ends without the mark of an end: its writer did not close it, or it is cut between two samples; what is there "
+                   "is read", path)
+
+
+def _may_be_sorted(first: Sequence[Member | None]) -> bool:
     """Whether a tar that begins with these two may be sorted by suffix, not by name."""
-    return len({member.key for member in first}) == 2 and len({member.suffix for member in first}) == 1
+    return len(first) == 2 and None not in first and first[0].key != first[1].key and first[0].suffix == first[1].suffix
 
 
 def _texts_apart(path: str) -> dict[str, Files]:
     """All that is no picture, by key; nothing where one key has two files of one suffix, of which it cannot be told whose they are."""
     held, size = {}, 0
-    for member in read_members(path, skip=_is_picture_name):
+    for member in filter(None, read_members(path, skip=_is_picture_name)):
         if member.suffix in held.setdefault(member.key, {}):
             return {}
         held[member.key][member.suffix], size = member, size + member.size

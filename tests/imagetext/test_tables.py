@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext.sources import read_samples
+from imagetext.table_columns import Columns
 from imagetext.tables import ROWS_PER_SHARD, split_table
 
 
@@ -161,7 +162,7 @@ def test_a_compressed_table_is_one_shard(tmp_path, picture, suffix):
     lines = "".join(json.dumps({"image": "p.jpg", "text": f"line {row}"}) + "\n\n" for row in range(ROWS_PER_SHARD + 10)) + "{"
     path = tmp_path / f"x.y{suffix}"
     compressed(path.with_suffix(path.suffix.lower()), lines.encode()).rename(path)
-    (rows,) = split_table(str(path))
+    (rows,) = split_table(str(path), columns=Columns(group=False))
     samples = list(rows)
     assert [sample.captions for sample in samples[:-1]] == [(f"line {row}",) for row in range(ROWS_PER_SHARD + 10)]
     assert samples[0].image == picture() and samples[0].key == "x.y-000000000" and "not a line of JSON" in samples[-1].error
@@ -244,3 +245,27 @@ def test_an_empty_synthetic_caption_keeps_its_place_because_scores_and_embedding
     (sample,) = shard
     assert sample.columns == {"syn_text_x": ("", "a cat"), "syn_text_y": ("",)}  # of which the second is not written
     assert sample.captions == ("a dog",)
+
+
+def test_pictures_of_parquet_as_bytes(tmp_path, picture):
+    """img2dataset's Parquet, and plain or `datasets`' bytes under the usual names."""
+    struct = {"bytes": picture(), "path": None}
+    for name, cell in (("jpg", picture()), ("png", picture()), ("img", picture()), ("image", picture()), ("image_bytes", picture()),
+                       ("jpg", struct), ("img", struct)):
+        rows = [{"caption": "alt", "url": "http://e.org/file.jpg", "key": "000", "error_message": None, "width": 9, "sha256": "0", name: cell},
+                {"caption": None, "url": None, "key": "001", "error_message": "404", "width": None, "sha256": None, name: None}]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+        first, second = read(tmp_path / "t.parquet")
+        assert (first.key, first.image, first.captions, first.error) == ("000", picture(), ("alt",), "")
+        assert first.meta["source_fields"] == {"sha256": "0", "width": 9} and first.meta["error_message"] is None
+        assert second.image is None and second.error
+
+
+def test_parquet_that_is_made_of_webdatasets_shards(tmp_path, picture):
+    rows = [{"__key__": f"d/{number}", "__url__": "00000.tar", "jpg": {"bytes": picture(number), "path": f"{number}.jpg"}, "txt": "alt",
+             "json": {"uid": f"u{number}", "width": 9}, "syn.json": {"syn_text_x": ["one", "two"]}} for number in range(2)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    for number, record in enumerate(read(tmp_path / "t.parquet")):
+        assert (record.key, record.image, record.captions) == (f"d/{number}", picture(number), ("alt",))
+        assert record.columns == {"syn_text_x": ("one", "two")} and record.meta["uid"] == f"u{number}" and not record.error
+        assert record.meta["source_fields"] == {"width": 9} and record.meta["__url__"] == "00000.tar"

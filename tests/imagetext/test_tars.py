@@ -108,7 +108,7 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
     whole = [sample.key for sample in read(tmp_path / "whole.tar")]
     assert whole == ["a", "b", "c"]
     path = tmp_path / "cut.tar"
-    closed = {member.offset_data + -(-member.size // 512) * 512 for member in members}  # behind a whole file
+    closed = {member.offset_data + -(-member.size // 512) * 512 for member in members[1::2]} | {members[0].offset_data + 1024}
     for length in {*range(0, end + 512, 50), *range(0, end + 512, 512)} - closed:
         path.write_bytes(data[:length])
         done = []
@@ -122,13 +122,17 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
 
 
 def test_a_tar_that_was_not_closed_is_read_with_a_warning(tmp_path, write_tar, caplog):
-    data = open(write_tar(tmp_path / "whole.tar", [("a.jpg", b"x" * 512), ("b.jpg", b"1"), ("b.txt", b"2")]), "rb").read()
-    for length, keys in ((1024, ["a"]), (3072, ["a", "b"])):
+    files = [(f"{key}.{suffix}", b"x" * 512) for key in "abc" for suffix in ("jpg", "txt")]
+    data = open(write_tar(tmp_path / "whole.tar", files), "rb").read()
+    for length, keys in ((1024, ["a"]), (2048, ["a"]), (4096, ["a", "b"])):
         (tmp_path / "x.tar").write_bytes(data[:length])
         caplog.clear()
         assert [record.key for record in read(tmp_path / "x.tar")] == keys
         (warning,) = {*caplog.messages}
         assert "x.tar: ends without the mark of an end" in warning
+    (tmp_path / "x.tar").write_bytes(data[:3072])  # the last sample lacks what others have
+    with pytest.raises(ValueError, match="x.tar: cut: no end-of-archive mark, and its last sample, 'b', has no txt"):
+        read(tmp_path / "x.tar")
 
 
 def test_a_damaged_header_is_not_the_end(tmp_path, write_tar):
