@@ -120,13 +120,14 @@ def make_model_and_processor(family: str):
         processor = hf.PaliGemmaProcessor(hf.SiglipImageProcessor(size=square, image_seq_length=16), tokenizer)
         return hf.PaliGemmaForConditionalGeneration(config), processor
     if family == "florence2":
-        of_four = {"embed_dim": (8, 8, 16, 32), "num_heads": (1, 1, 1, 2), "num_groups": (1, 1, 1, 2), "depths": (1, 1, 1, 1),
-                   "patch_stride": (2, 2, 2, 1), "window_size": 4, "projection_dim": 32}
+        stages = {"embed_dim": (16, 32), "num_heads": (1, 2), "num_groups": (1, 2), "depths": (1, 1), "patch_size": (7, 3),
+                  "patch_stride": (4, 2), "patch_padding": (3, 1), "patch_prenorm": (False, True), "window_size": 4, "projection_dim": 32}
         text = {**IDS, "model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
                 "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 60,
                 "decoder_start_token_id": END}
-        model = hf.Florence2ForConditionalGeneration(hf.Florence2Config(vision_config=of_four, text_config=text, image_token_id=IMAGE))
-        model.generation_config.forced_bos_token_id = START
+        model = hf.Florence2ForConditionalGeneration(
+            hf.Florence2Config(vision_config=stages, text_config=text, image_token_id=IMAGE, tie_word_embeddings=False))
+        model.generation_config.update(forced_bos_token_id=START, forced_eos_token_id=None)
         clip.image_seq_length = 17
         return model, hf.Florence2Processor(clip, tokenizer)
     if family in TILED:
