@@ -39,7 +39,7 @@ BERT = {**IDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 
         "max_position_embeddings": 40}
 LLAMA = BERT | {"num_key_value_heads": 2, "max_position_embeddings": 100}
 SHAPES = ((32, 32), (24, 64), (90, 30), (50, 40), (28, 64))  # width and height
-LONG = LLAMA | {"max_position_embeddings": 160}
+LONG = LLAMA | {"max_position_embeddings": 128}
 GRIDS = [[32, 32], [32, 64], [64, 32], [32, 96]]  # height and width
 
 
@@ -189,5 +189,5 @@ def pictures_for(captioner: VLMCaptioner, count: int = 4) -> list[tuple[str, tor
 
 
 def all_captions(captioner: VLMCaptioner) -> list[tuple[str, float]]:
-    sampling = SamplingConfig(num_captions=3, max_length=12, min_length=0)
+    sampling = SamplingConfig(num_captions=2, max_length=8, min_length=0)
     return [(c.text, round(c.logprob, 4)) for one in captioner.caption(pictures_for(captioner, 2), sampling) for c in one.captions]
