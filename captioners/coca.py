@@ -29,6 +29,7 @@ from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
 from captioners.safe_reading import check_numbers, reason
 from captioners.search import evaluating, search, spoken
+from captioners.server.config import ServerConfig
 from captioners.slots import SlotDrawing, Slots, send, stack
 from captioners.tokenizer import CaptionTokenizer
 from captioners.weights import DTYPES, differences, fit_shapes, read_weights, state_sha256
@@ -67,22 +68,23 @@ class CoCaCaptioner:
         self.preprocess: Callable[[Image.Image], Tensor] = Compose([*to_size, PILToTensor()])
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
-        batch_size: int | None = None
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws. Its text starts with the prompt.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with the prompt.
         similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
         rules, batch_size = self._rules(sampling), batch_size or self.batch_size
         if self.on_gpu and sampling.strategy != "beam":
             found = SlotDrawing(partial(self._take_slots, rules), self._free_slots.append, images, rules, batch_size=batch_size,
-                                first_index=first_index)
+                                column=column, first_index=first_index)
         else:
-            found = search(self._begin(rules), images, rules, batch_size=batch_size, first_index=first_index)
+            found = search(self._begin(rules), images, rules, batch_size=batch_size, column=column,
+                           first_index=first_index)
         return spoken(found, self.model, self.decode, self._similarities if similarity else None, together=64 if self.on_gpu else 1)
 
     @property
@@ -210,12 +212,13 @@ class _SlotRows:
 
 def load_captioner(
     name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
-    image_size: int | None = None, base: str | None = None, device: str = "cpu", dtype: str = "fp32"
+    image_size: int | None = None, base: str | None = None, device: str = "cpu", dtype: str = "fp32",
+    server: ServerConfig = ServerConfig()
 ) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
     A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa,
-    but for `openai:http://host:port#model`, an EndpointCaptioner: a server's model.
+    but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     image_size: of a picture's side in pixels, if another than the config's; positions of weights are interpolated as open_clip does.
@@ -229,10 +232,10 @@ def load_captioner(
     asked = {"pretrained": pretrained, "from_scratch": from_scratch or None, "context": context, "image_size": image_size, "base": base}
     given = ", ".join(option for option, value in asked.items() if value is not None)
     if name.startswith("openai:"):
-        from captioners.endpoint import load_endpoint  # late: it imports aiohttp
+        from captioners.server.captioner import load_server  # late: it imports aiohttp
         if given:
             raise ValueError(f"{name}: {given}: a server's model is as it is")
-        return load_endpoint(name)
+        return load_server(name, server)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.vlm_load import load_vlm  # late: it imports us, transformers and peft
         if context is not None or image_size is not None:

@@ -79,20 +79,21 @@ class VLMCaptioner:
         self.description = self._describe(source)
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
-        batch_size: int | None = None
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws. Its text starts with sampling.prompt.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prompt.
         Embeddings (D,) are the mean of the vision tower's states. A greedy caption is what transformers' greedy search gives.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at; similarity never does.
         """
         if similarity:
             raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
         rules = self._rules(sampling)
-        found = search(self._begin(sampling), images, rules, batch_size=batch_size or self.batch_size, first_index=first_index)
+        found = search(self._begin(sampling), images, rules, batch_size=batch_size or self.batch_size, column=column,
+                       first_index=first_index)
         return spoken(found, self.model, self.decode)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:

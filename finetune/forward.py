@@ -24,7 +24,7 @@ from captioners.device import check_device
 from captioners.linear import fast_products
 from finetune.batching import CaptionedPictures, decoders
 from finetune.config import FinetuneConfig
-from finetune.image_cache import cache_images
+from finetune.image_cache import FOLDER, cache_images
 from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss
 from finetune.optimizer import coca_depth
 
@@ -92,7 +92,7 @@ class CoCaForward(nn.Module):
         if config.freeze_image:
             self.model.to(accelerator.device)
             on_gpu = accelerator.device.type == "cuda"
-            pictures.image = cache_images(pictures, config.output / "image_cache", accelerator,
+            pictures.image = cache_images(pictures, config.output / FOLDER, accelerator,
                                           batch_size=AT_ONCE if on_gpu else config.device_batch_size or 16,
                                           num_workers=decoders(config.num_workers, on_gpu))
 

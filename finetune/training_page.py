@@ -114,8 +114,8 @@ def _curves(measure: Measure, training: Rows, validations: Rows, seen_what: str)
     None where no row has the measure.
     """
     if measure is CONTRASTIVE_LOSS and _has(measure, training) and _has(measure, validations):
-        return [(measure, ", training", *_curve(measure, training, [], seen_what)),
-                (measure, ", held out", *_curve(measure, [], validations, seen_what))]
+        return [(measure, of, *_curve(measure, *rows, seen_what, of))
+                for of, rows in ((", training", (training, [])), (", held out", ([], validations)))]
     if _has(measure, training) or _has(measure, validations):
         return [(measure, "", *_curve(measure, training, validations, seen_what))]
     return []
@@ -125,8 +125,8 @@ def _has(measure: Measure, rows: Rows) -> bool:
     return len(_series(measure, rows)[0]) > 0
 
 
-def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str) -> tuple[str, Markup]:
-    """The last value and the curve of a measure that some row has."""
+def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str, of: str = "") -> tuple[str, Markup]:
+    """The last value and the curve of a measure that some row has; `of` is told after its label."""
     trained, held_out = _series(measure, training), _series(measure, validations)
     figure, axes = plot(3.9, 2.2)
     if len(trained[0]):
@@ -146,7 +146,7 @@ def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str) 
     _scale(axes, measure, trained[1])
     axes.set_xlabel(f"{seen_what} seen")
     last = (held_out if len(held_out[0]) else trained)[1][-1]
-    return f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last}), svg(figure, measure.label)
+    return f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last}), svg(figure, measure.label + of)
 
 
 def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:

@@ -402,11 +402,12 @@ def test_the_same_keys_give_the_same_captions_in_any_company(captioner, pictures
         assert other == {pictures[i][0]: together[pictures[i][0]] for i in order}
 
 
-def test_captions_depend_on_key_and_seed_and_index(captioner, pictures):
+def test_captions_depend_on_key_column_seed_and_index(captioner, pictures):
     (key, picture), *_ = pictures
     captions = texts(captioner.caption([(key, picture)], SAMPLING))[key]
     assert texts(captioner.caption([("other", picture)], SAMPLING))["other"] != captions
     assert texts(captioner.caption([(key, picture)], SAMPLING.model_copy(update={"seed": 1})))[key] != captions
+    assert not {*texts(captioner.caption([(key, picture)], SAMPLING, column="syn_text_x"))[key]} & {*captions}
     later = SAMPLING.model_copy(update={"num_captions": 2})
     assert texts(captioner.caption([(key, picture)], later, first_index=1))[key] == captions[1:]
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -310,3 +311,12 @@ def test_the_missing_extra_is_named(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"--engine ray: pip install 'capsmith\[ray\]'"):
         caption(GenerateConfig(**ASKED, engine="ray", output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_connection_that_fails_says_how_a_cluster_is_begun_and_asks_for_its_token():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"  # bound, and nobody listens
+        with pytest.raises(ValueError, match=f"--ray-address: {address}: .*refused") as told:
+            connect(address)
+    assert "ray start --head" in str(told.value) and "RAY_AUTH_MODE=token" in str(told.value)

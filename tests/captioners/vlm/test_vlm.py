@@ -96,13 +96,14 @@ def test_a_picture_is_looked_at_once_and_its_captions_are_the_same_in_any_compan
     assert {caption.truncated for captions in texts.values() for caption in captions} == {True, False}
 
 
-def test_captions_depend_on_key_seed_and_index(captioner_of):
+def test_captions_depend_on_key_column_seed_and_index(captioner_of):
     captioner, sampling = captioner_of("llava"), SamplingConfig(num_captions=3)
     (key, picture), *_ = pictures_for(captioner)
     texts = lambda key, sampling, **options: [  # noqa: E731
         caption.text for one in captioner.caption([(key, picture)], sampling, **options) for caption in one.captions]
     captions = texts(key, sampling)
     assert len(set(captions)) == 3
+    assert texts(key, sampling, column="syn_text_x") != captions
     assert texts("other", sampling) != captions != texts(key, sampling.model_copy(update={"seed": 1}))
     assert texts(key, sampling.model_copy(update={"num_captions": 2}), first_index=1) == captions[1:]
 
