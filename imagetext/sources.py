@@ -150,10 +150,11 @@ def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
 
 
 def _shards_of_run(folder: str) -> list[str]:
-    """The names of the shards that a folder is to have by its `run.json`, and of those that have markers; none in any other folder."""
+    """The names of the shards that have markers in a folder, and of those that it is to have by its `run.json`; none without markers."""
     names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
-    told = [name for name in read_shards(folder) or () if isinstance(name, str)] if RUN in names else []
-    return sorted({*told, *(name.removesuffix(MARKER) for name in names if name.endswith(MARKER))})
+    done = {name.removesuffix(MARKER) for name in names if name.endswith(MARKER)}
+    told = [name for name in read_shards(folder) or () if isinstance(name, str)] if done and RUN in names else []
+    return sorted(done.union(told))
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
