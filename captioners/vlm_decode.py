@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
 from captioners.vlm_cache import SharedCache, join_layers, nbytes, sharing
-from captioners.vlm_families import CACHE, Llava, spans
+from captioners.vlm_family import CACHE, Llava, spans
 
 GRAPH_POSITIONS = 64  # a graph attends to a multiple of so many positions
 
