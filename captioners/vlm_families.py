@@ -30,7 +30,7 @@ class Idefics3(Llava):
 
 
 class OwnAspect(Llava):
-    """Families whose pictures keep their aspect, and take as many tokens as that asks for, which stand together in the prompt."""
+    """Families whose pictures keep their aspect, and take as many tokens as that asks for, together in the prompt."""
 
     def fit(self, prompt: list[int], picture: Tensor) -> list[int]:
         token = self.image_token_id()

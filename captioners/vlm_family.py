@@ -1,7 +1,7 @@
-"""What a family of transformers' image-text-to-text models is asked: pictures, prompts, inputs, a step on the cache. Here LLaVA's.
+"""What a family of transformers' image-text-to-text models is asked: pictures, prompts, inputs, a step on the cache.
 
-Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the longest prompt,
-n new tokens, t positions attended to, V vocabulary, S image tokens, D width.
+Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the longest
+prompt, n new tokens, t positions attended to, V vocabulary, S image tokens, D width.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from transformers.processing_utils import ProcessorMixin
 from captioners.vlm_pictures import Preprocess
 
 INSTRUCTION = "Describe this picture in one sentence."
-CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"  # its name in transformers
+# the name that transformers has for the cache of keys and values
+CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"
 
 
 def spans(length: int, sizes: Sequence[int]) -> list[int]:
