@@ -6,10 +6,10 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field
 
 from generate.config import Folder
-from generate.manifest import RULES, read_run, read_shards, write_run
+from generate.manifest import RULES, read_run, write_run
 from imagetext.join import On, join, parse_text_from
 from imagetext.lock import FolderLock
-from imagetext.shards import Format
+from imagetext.shards import Format, read_shards
 from imagetext.sources import read_samples
 from imagetext.table_flags import TableFlags
 

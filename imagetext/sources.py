@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from glob import has_magic
 from typing import Any
 
@@ -16,13 +16,11 @@ from imagetext.labels import Labels
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
-from imagetext.shards import MARKER, read_markers
+from imagetext.shards import MARKER, RUN, read_markers, read_shards
 from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, open_file, plain_path, read_bytes
 from imagetext.table_columns import Columns, Need
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
 from imagetext.tars import TAR_SUFFIXES, TarRows
-
-RUN = "run.json"  # what a run of ours says of itself, in its folder
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
@@ -68,15 +66,17 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
 
 def check_apart(output: str | os.PathLike, shards: Sequence[Shard]) -> None:
     """Raises ValueError where the output is the folder of an input, which might be written over."""
-    for shard in shards:
-        place = _real(shard.path)
-        if "size" in shard.stamp and _real(plain_path(output)) in (place, os.path.dirname(place)):
+    real = lru_cache(None)(_real)  # of many shards of few folders
+    for path, shard in {shard.path: shard for shard in shards if "size" in shard.stamp}.items():
+        whole = is_remote(path) or os.path.islink(path) or isinstance(shard.samples, FolderRows)
+        if real(plain_path(output)) in ((real(path), os.path.dirname(real(path))) if whole else (real(os.path.dirname(path)),)):
             what = "pictures" if isinstance(shard.samples, FolderRows) else "shards"
             raise ValueError(f"output {output}: the {what} stand there that are the input ({shard.path}); give another folder: all "
                              "that the input holds goes there, too, and new captions in a column of their own (--column)")
 
 
 def _real(path: str) -> str:
+    """The path with all links followed."""
     return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
@@ -152,13 +152,7 @@ def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
 def _shards_of_run(folder: str) -> list[str]:
     """The names of the shards that a folder is to have by its `run.json`, and of those that have markers; none in any other folder."""
     names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
-    told = []
-    if RUN in names:
-        try:
-            told = json_object(read_bytes(join(folder, RUN))).get("shards")
-        except ValueError:  # a file that only has the name
-            pass
-    told = told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []
+    told = [name for name in read_shards(folder) or () if isinstance(name, str)] if RUN in names else []
     return sorted({*told, *(name.removesuffix(MARKER) for name in names if name.endswith(MARKER))})
 
 

@@ -64,7 +64,7 @@ def loaded(monkeypatch) -> list[FakeCaptioner]:
     """Fakes with the names of the models that are asked for; those loaded so far."""
     fakes = []
 
-    def load_captioner(name, pretrained, *, device, dtype):
+    def load_captioner(name, pretrained, **options):
         fakes.append(FakeCaptioner(name))
         return fakes[-1]
     monkeypatch.setattr(generate.engine, "load_captioner", load_captioner)
