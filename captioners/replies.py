@@ -3,11 +3,10 @@
 import json
 import re
 
-# Tokens of chat templates, tokenizers and old captioners, as text: <|im_start|>, </s>, [UNK], <start_of_turn>, <0x0A>, <image>.
-_NAMES = "unk|pad|bos|eos|sos|cls|sep|mask|start|end|startoftext|endoftext|image|img|video|eod|eot|start_of_turn|end_of_turn"
+# Tokens of chat templates, tokenizers and old captioners, and tags, as text: <|im_start|>, </s>, <0x0A>, <br/>, [UNK], [/INST].
 SPECIAL_TOKEN = re.compile(
-    rf"<[|｜][^<>|｜\s]{{1,40}}[|｜]>|<[/\\]?(?:s|{_NAMES}|extra_id_\d{{1,4}}|0x[0-9a-f]{{2}}|/?think|answer)>|<</?sys>>"
-    rf"|\[/?(?:{_NAMES}|inst|think)\]|\b(?:start|end)seq\b|(?<!\w)[▁Ġ]+(?=\w)", re.IGNORECASE)
+    r"<{1,2}[/\\|｜]?[a-z0][^<>\s]{0,60}>{1,2}|\[/?(?:unk|pad|bos|eos|sos|cls|sep|mask|inst|think|image|img)\]"
+    r"|\b(?:start|end)seq\b|(?<!\w)[▁Ġ]+(?=\w)", re.IGNORECASE)
 
 _THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 _THINKING = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)

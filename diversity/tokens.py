@@ -24,8 +24,9 @@ _CHARACTER = rf"{_NO_BLANKS}[{_MARKS}ำຳ]*+"  # Thai and Lao AM is a letter t
 _WORD = rf"{_LETTER}{_IN_WORD}*+(?:['·׳״]{_LETTER}{_IN_WORD}*+)*+|{_CHARACTER}"
 _WORDS = regex.compile(_WORD, regex.VERSION1)
 _PIECES = regex.compile(rf"{_WORD}|[^\w\s]", regex.VERSION1)
+_ONE_CHARACTER = regex.compile(_NO_BLANKS, regex.VERSION1)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # what _WORDS finds in ASCII, in a third of the time
-_ASCII_PIECES = re.compile(rf"{_ASCII_WORDS.pattern}|[^\w\s]")
+_ASCII_PIECES = re.compile(rf"{_ASCII_WORDS.pattern}|[^\w\s]", re.IGNORECASE)
 _UNITS = regex.compile(rf"\s*+(?:{_CHARACTER}|(?:(?!{_NO_BLANKS})\S)++)", regex.VERSION1)
 _MANY_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")  # no writing needs more, and putting them in order takes their number squared
 _UNSEEN = regex.compile(r"[[\p{Cf}\ufe00-\ufe0f]--[\u200b-\u200d]]", regex.VERSION1)  # soft hyphens, directions, emoji styles
@@ -43,12 +44,17 @@ def words(caption: str) -> list[str]:
     Punctuation is dropped, as in COCO's evaluation: three human captions in four end in a full stop and few machine
     captions do, which says nothing about either.
     """
-    return (_ASCII_WORDS if caption.isascii() else _WORDS).findall(_folded(caption))
+    return (_ASCII_WORDS if caption.isascii() else _WORDS).findall(folded(caption))
 
 
-def pieces(caption: str) -> list[str]:
-    """The words of a caption and its punctuation marks, in order."""
-    return (_ASCII_PIECES if caption.isascii() else _PIECES).findall(_folded(caption))
+def pieces(caption: str, fold: bool = True) -> list[str]:
+    """The words of a caption and its punctuation marks, in order; as they are written unless `fold`."""
+    return (_ASCII_PIECES if caption.isascii() else _PIECES).findall(folded(caption) if fold else caption)
+
+
+def is_written_without_blanks(word: str) -> bool:
+    """Whether a word is a character of a script without blanks."""
+    return _ONE_CHARACTER.match(word) is not None
 
 
 def units(text: str) -> list[str]:
@@ -56,7 +62,7 @@ def units(text: str) -> list[str]:
     return _UNITS.findall(text)
 
 
-def _folded(caption: str) -> str:
+def folded(caption: str) -> str:
     """The caption in lower case, each character in one form: é, the Turkish İ as i, every apostrophe as the straight one."""
     if caption.isascii():
         return caption.lower()

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from diversity.fidelity import REASONS, degenerate_reasons
+from diversity.degenerate import REASONS, degenerate_reasons
 from diversity.measures import Measure
 from diversity.page import thumbnail
 from diversity.plots import COLOURS, REFERENCE_COLOUR, plot, svg

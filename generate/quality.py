@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from captioners.base import Caption
-from diversity.fidelity import degenerate_reasons
+from diversity.degenerate import degenerate_reasons
 from diversity.sentences import is_finished, joined, sentences
 from diversity.tokens import words
 

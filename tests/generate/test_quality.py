@@ -3,7 +3,7 @@
 import pytest
 
 from captioners.base import Caption
-from diversity.fidelity import REASONS, degenerate_reasons
+from diversity.degenerate import REASONS, degenerate_reasons
 from generate.quality import Gate, cut_sentences, judge, judge_all, replace_failing
 
 
