@@ -6,8 +6,9 @@ import re
 # Tokens of chat templates, tokenizers and old captioners, and tags, as text: <|im_start|>, </s>, <0x0A>, <br/>, [UNK], [/INST].
 SPECIAL_TOKEN = re.compile(
     r"<{1,2}[/\\|｜]?[a-z0][^<>\s]{0,60}>{1,2}|\[/?(?:unk|pad|bos|eos|sos|cls|sep|mask|inst|think|image|img)\]"
-    r"|\b(?:start|end)seq\b|(?<!\w)[▁Ġ]+(?=\w)", re.IGNORECASE)
+    r"|(?:start|end)(?-i:seq|SEQ|Seq)\b|(?<!\w)[▁Ġ]+(?=\w)", re.IGNORECASE)
 
+_MARKS = ("<", "[", "seq", "SEQ", "Seq", "▁", "Ġ")  # one of which each of them has
 _THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 _THINKING = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)
 _UNKNOWN = re.compile(r"[<\[]unk[>\]]", re.IGNORECASE)  # stands for a word: a caption that lost one is not made to look whole
@@ -49,6 +50,11 @@ def clean_reply(text: str) -> str:
         if (found := lead.match(text)) and text[found.end():].strip():
             text = text[found.end():]
     return _unquoted(" ".join(_without_offer(text).split()))
+
+
+def holds_token(text: str) -> bool:
+    """Whether the text holds a special token, or a tag."""
+    return any(mark in text for mark in _MARKS) and SPECIAL_TOKEN.search(text) is not None
 
 
 def _first_turn(text: str) -> str:

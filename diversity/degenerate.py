@@ -1,14 +1,14 @@
 """What a degenerate caption is, defined once: noise looks diverse, so no measure of spread is shown without it.
 
-The rules look at form alone; a fluent caption of another picture has no reason here. Which words cannot end a sentence is known of
-the languages of `endings.LANGUAGES`, what a refusal is of those of `refusals`; "broken" is for English, all other rules for
-whatever is written. No rule takes more than time in proportion to the caption's length.
+The rules look at form alone; a fluent caption of another picture has no reason here. Which words cannot end a sentence is known
+of the languages of `endings.LANGUAGES`, what a refusal is of those of `refusals`; "broken" is for English, all other rules for
+whatever is written. Each takes time in proportion to the caption's length.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from captioners.replies import SPECIAL_TOKEN
+from captioners.replies import holds_token
 from diversity.endings import MIN_WORDS, ends_hanging, is_broken, is_short
 from diversity.loops import has_loop, recurs
 from diversity.nonwords import LONGEST_NUMBER, has_digits, has_nonwords, is_misread
@@ -33,7 +33,7 @@ REASONS: Mapping[str, Reason] = {
                   ("a dog standing next to a", "a plate full of", "two men in hats,", "ein Hund und eine Katze auf einem")),
     "broken": Reason("in English, an article before a word that it cannot stand before",
                      ("a zebra standing a and grass a on a round tree", "the of a red circle")),
-    "digits": Reason(f"three numbers in a row that neither count nor are a telephone number, or more than {LONGEST_NUMBER} digits",
+    "digits": Reason(f"three numbers in a row that neither count nor may be a telephone number, or over {LONGEST_NUMBER} digits",
                      ("a 2 2 2 2", "photo 4 17 2019 of a dog", "order number 20190304221530 of the shop")),
     "nonwords": Reason("at least a third of it is no words: file names, web addresses, letters that cannot be read; "
                        "or characters that were decoded wrongly",
@@ -59,6 +59,6 @@ def degenerate_reasons(caption: str, truncated: bool = False, found: list[str] |
              "broken": is_broken(caption, found),
              "digits": has_digits(caption),
              "nonwords": has_nonwords(caption.lower(), found) or is_misread(caption),
-             "markup": SPECIAL_TOKEN.search(caption) is not None,
+             "markup": holds_token(caption),
              "refusal": refuses(caption)}
     return tuple(reason for reason, holds in tests.items() if holds)

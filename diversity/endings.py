@@ -1,7 +1,6 @@
 """Captions that are too short, or that end or go on where no sentence can."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 MIN_WORDS = 3
@@ -26,19 +25,22 @@ LANGUAGES = {name: tuple(frozenset(part.split()) for part in parts) for name, pa
     "cs": ("na v ve a s z ze do u k po za přes i zatímco který která které",
            "se si je jsou má mají muž muži žena ženy lidé lidí dítě děti dva dvě tři kteří stojí sedí hraje"),
     "nl": ("een de van en naar", "het op met in is aan die man vrouw twee mensen hond bij zit staat"),
-    "hi": ("एक और के की का ने", "है हैं में पर से को रहा रही रहे"),
+    "hi": ("एक और का",
+           "है हैं में के की ने पर से को रहा रही रहे"),
     "zh": ("", "的 一 个 上 着 是 有 人 在 和"),
     "ja": ("を", "が は の に て い る た と で す"),
 }.items()}
-
-
 _COMMON_IN = {word: [name for name, parts in LANGUAGES.items() if word in parts[0] | parts[1]]
               for word in frozenset().union(*(part for parts in LANGUAGES.values() for part in parts))}
+_ENGLISH = ("en",)
 
 
 def languages_of(found: Sequence[str]) -> list[str]:
     """The languages that most of the words are common in; none where none is."""
-    counts = Counter(name for word in found for name in _COMMON_IN.get(word, ("en",) if word.endswith("ing") else ()))
+    counts: dict[str, int] = {}
+    for word in found:
+        for name in _COMMON_IN.get(word) or (_ENGLISH if word.endswith("ing") else ()):
+            counts[name] = counts.get(name, 0) + 1
     most = max(counts.values(), default=0)
     return [name for name, count in counts.items() if count == most]
 
@@ -51,7 +53,8 @@ def is_short(found: Sequence[str]) -> bool:
 HANGING_MARKS = (*",;:-–—(&/", *"、，：；（「『،؛")
 HANGING = frozenset().union(*(ends for ends, _ in LANGUAGES.values()))
 _ELSEWHERE = frozenset("a an and at but den die e em his in la les my or o su than y".split())  # at: a horse in Turkish
-_OPEN_END = re.compile(r"\b(?:(?:sitt|stand|ly|lay|lean)ing on|in)\Z")  # in English where no stop follows
+LYING = frozenset("sitting standing lying laying leaning".split())
+_OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")    # in English where no stop follows
 _STRANDED = frozenset("of with at from to into is are".split())     # end English sentences with one of the following
 _STRANDING = frozenset("that which who whom what where to being he she they".split())
 A_SENTENCE = 6  # words; people end so many with a comma instead of a full stop, one in a thousand German captions of Multi30k
@@ -76,12 +79,19 @@ def ends_hanging(caption: str, found: Sequence[str]) -> bool:
 
 
 # English; "A and B" may be names.
-_BROKEN = re.compile(r"(?:\b(\w++)\s++)?\b(?:an?|[Tt]he)\s++(?:(and|or)\s++(\w++)|(?:of|with|is|are|was|from)\b(?!-)"
+_BROKEN = re.compile(r"\b(?:an?|[Tt]he)\s++(?:(?:and|or)\s++(\w++)|(?:of|with|is|are|was|from)\b(?!-)"
                      r"|(?:at|on|in)\s++(?:an?|the|his|her|its|their|top|front)\b)")
 
 
 def is_broken(caption: str, found: Sequence[str]) -> bool:
     """Whether an article stands before what it cannot stand before: not in "vitamin a and vitamin c", "the on button"."""
-    faults = (fault for fault in _BROKEN.finditer(caption)
-              if not fault[2] or fault[1] != fault[3] and (len(fault[3]) > 1 or fault[3] in "aAI"))
-    return any(faults) and "en" in languages_of(found)
+    return any(not _is_name(caption, fault) for fault in _BROKEN.finditer(caption)) and "en" in languages_of(found)
+
+
+def _is_name(caption: str, fault: re.Match[str]) -> bool:
+    """Whether what looks like an article is a name beside another: a letter, or of the same thing."""
+    other = fault[1]
+    if not other:
+        return False
+    before = caption[max(fault.start() - len(other) - 1, 0):fault.start()].split()
+    return other in before or len(other) == 1 and other not in "aAI"

@@ -14,10 +14,10 @@ SAME = 3          # words that a sentence has at least which recurs word for wor
 ALMOST = 6        # and one that recurs almost so
 RECURRING = 0.15  # of a caption's words, from which on it is degenerate if they stand in sentences that recur
 
-# "hand in hand in", "side by side by side", "Arm in Arm in", "main dans la main dans la", "a black and white and black and white dog":
-# what may well be said twice.
+# What may well be said twice: "hand in hand in", "side by side by side", "Arm in Arm in", "main dans la main dans la", "a black
+# and white and black and white dog", "एक लड़की एक लड़की से बात".
 _TWICE = re.compile(r"\w{3,}(?<!ing) (?:in|by|to|on|after|upon|for|an|um|für|aan|à|nella|dans la)"
-                    r"|(?:and|und|et)(?: \w+){1,2}|\w+ (?:and|und|et)(?: \w+)?|\w+ \w+ (?:and|und|et)")
+                    r"|(?:and|und|et)(?: \w+){1,2}|\w+ (?:and|und|et)(?: \w+)?|\w+ \w+ (?:and|und|et)|एक \S+")
 _SAYING = frozenset("reads read reading says say saying written spells spelling \" “ „ « ‘ ' 「 『".split())
 
 

@@ -10,13 +10,18 @@ from diversity.tokens import LONG_CHUNK, words
 LONGEST_WORD = 40    # letters
 LONGEST_NUMBER = 13  # digits: telephone numbers, article numbers
 
+_DIGIT = re.compile(r"\d")
 _NUMBERS = re.compile(r"(?<!\d)\d++(?:\s++\d++){2,}+")
 _LONG_NUMBER = re.compile(rf"\d{{{LONGEST_NUMBER + 1}}}")
 
 
 def has_digits(caption: str) -> bool:
     """Whether numbers stand in a row that neither count nor are a telephone number, or one is too long for any."""
-    return _LONG_NUMBER.search(caption) is not None or any(not _is_sensible(run[0].split()) for run in _NUMBERS.finditer(caption))
+    if not _DIGIT.search(caption):
+        return False
+    if _LONG_NUMBER.search(caption):
+        return True
+    return not all(_is_sensible(run[0].split()) for run in _NUMBERS.finditer(caption))
 
 
 def _is_sensible(numbers: Sequence[str]) -> bool:
@@ -25,7 +30,7 @@ def _is_sensible(numbers: Sequence[str]) -> bool:
     if len(steps) == 1 and steps != {0}:
         return True
     first, *others = numbers
-    return (7 <= sum(map(len, numbers)) <= 15 and (len(first) > 1 or first in "01")) and all(len(number) > 1 for number in others)
+    return 7 <= sum(map(len, numbers)) <= 15 and (len(first) > 1 or first in "01") and all(len(number) > 1 for number in others)
 
 
 UNDECODED = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -64,7 +69,7 @@ def has_nonwords(caption: str, found: Sequence[str]) -> bool:
     if UNDECODED.search(caption):
         return True
     chunks = caption.split()
-    if not any(len(chunk) > LONG_CHUNK or _is_suspicious(chunk) for chunk in chunks) and max(map(len, found)) <= LONGEST_WORD:
+    if max(map(len, chunks)) <= LONG_CHUNK and not any(map(_is_suspicious, chunks)) and max(map(len, found)) <= LONGEST_WORD:
         return False  # nearly every caption: nothing below can hold
     bad = sum(map(is_nonsense, chunks))
     return bad > 0 and 3 * bad >= len(chunks)

@@ -16,11 +16,14 @@ _ALWAYS = _FULL_WIDTH + "।॥۔؟։።፧។៕။"
 _CLOSED = rf"[{re.escape(_CLOSING)}]*+"
 _STOP = re.compile(rf"(?<![.!?…{_ALWAYS}])(?:[.!?…]*+[{_ALWAYS}][.!?…{_ALWAYS}]*+{_CLOSED}"
                    rf"|[.!?…]++{_CLOSED}(?=\s|$|(?<![.])[\u3040-\u30ff\u4e00-\u9fff]))")
+_MARK = re.compile(f"[.!?…{_ALWAYS}]")
 _NEXT = re.compile(r"\s*+(\S?)")
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text, stripped; the last may lack its end. "St. Louis", "3.5" and "U.S. flag" end none."""
+    if not _MARK.search(text, 0, len(text) - 1):
+        return [text.strip()] if text.strip() else []  # many captions: a mark at the end or none
     found, start = [], 0
     for stop in _STOP.finditer(text):
         if stop[0].rstrip(_CLOSING) == "." and _abbreviates(text, start, stop):

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from captioners.replies import SPECIAL_TOKEN
-from diversity.endings import HANGING, HANGING_MARKS, MIN_WORDS
+from captioners.replies import holds_token
+from diversity.endings import HANGING, HANGING_MARKS, LYING, MIN_WORDS
 from diversity.loops import MAX_LOOP
 from diversity.nonwords import UNDECODED, is_misread, is_nonsense
 from diversity.refusals import may_refuse
@@ -19,7 +19,7 @@ from diversity.tokens import LONG_CHUNK, Tokens
 
 # What is asked of a chunk, as bits.
 (_ENDS_OPEN, _ENDS_ARTICLE, _STARTS_WRONG, _ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT, _IS_FAULT, _IS_NONSENSE, _ENDS_SENTENCE,
- _HAS_SENTENCES) = (1 << at for at in range(10))
+ _HAS_SENTENCES, _IS_LAST) = (1 << at for at in range(11))
 _TRAITS = tuple((bit, re.compile(pattern)) for bit, pattern in (
     (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"), (_STARTS_WRONG, r"\A(?:and|or|of|with|is|are|was|from|at|on|in)\b"),
     (_ENDS_DIGIT, r"\d\Z"), (_IS_NUMBER, r"\A\d+\Z"), (_STARTS_DIGIT, r"\A\d"), (_IS_FAULT, r"\d{7}"), (_IS_FAULT, UNDECODED)))
@@ -36,27 +36,26 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
     chunks = np.diff(tokens.chunk_ends)
     caption = np.repeat(np.arange(len(chunks)), chunks)                   # (K,)
     found = (tokens.lengths < MIN_WORDS) | _may_loop(tokens)
-    hanging = np.array([word in HANGING or word == "on" for word in tokens.vocabulary], bool)
-    with_words, last = tokens.lengths > 0, tokens.caption_ends[1:] - 1
-    found[with_words] |= hanging[tokens.ids[last[with_words]]]
+    hanging, lying, on = (np.array([word in words for word in tokens.vocabulary], bool) for words in (HANGING, LYING, ("on",)))
+    last = tokens.ids[tokens.caption_ends[1:][~found] - 1]                # of captions with some words
+    found[~found] |= hanging[last] | on[last] & lying[tokens.ids[tokens.caption_ends[1:][~found] - 2]]
 
-    def having(places: np.ndarray, *bits: int) -> np.ndarray:
-        """The captions (C,) that have a chunk of the first bits among places, the next of the second, and so on."""
+    def having(*bits: int) -> np.ndarray:
+        """The captions (C,) that have a chunk of the first bit, the next of the second, and so on."""
+        places = np.flatnonzero(traits & bits[0])
         places = places[places + len(bits) <= len(traits)]
         places = places[caption[places] == caption[places + len(bits) - 1]]
-        for at, bit in enumerate(bits):
+        for at, bit in enumerate(bits[1:], 1):
             places = places[traits[places + at] & bit > 0]
         return np.bincount(caption[places], minlength=len(chunks)) > 0
 
-    everywhere, ends = np.arange(len(traits)), tokens.chunk_ends[1:][chunks > 0] - 1
-    found |= having(ends, _ENDS_OPEN)
-    found |= having(everywhere, _ENDS_ARTICLE, _STARTS_WRONG)
-    found |= having(everywhere, _ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)
-    found |= having(everywhere, _IS_FAULT)
-    bad = np.bincount(caption, traits & _IS_NONSENSE > 0, len(chunks))
+    traits[tokens.chunk_ends[1:][chunks > 0] - 1] |= _IS_LAST
+    traits[traits & (_ENDS_OPEN | _IS_LAST) == _ENDS_OPEN | _IS_LAST] |= _IS_FAULT
+    traits[traits & (_ENDS_SENTENCE | _IS_LAST) == _ENDS_SENTENCE] |= _HAS_SENTENCES
+    found |= having(_IS_FAULT) | having(_ENDS_ARTICLE, _STARTS_WRONG) | having(_ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)
+    bad = np.bincount(caption[np.flatnonzero(traits & _IS_NONSENSE)], minlength=len(chunks))
     found |= (bad > 0) & (3 * bad >= chunks)
-    several = having(everywhere, _HAS_SENTENCES) | having(np.delete(everywhere, ends), _ENDS_SENTENCE)
-    found |= several & _may_recur(tokens, several)
+    found |= _may_recur(tokens, having(_HAS_SENTENCES))
     text = "".join(captions)
     for white in "\0\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0":  # undecoded, or wrongly so, where no chunk need hold it
         if white in text:
@@ -80,7 +79,7 @@ def _may_loop(tokens: Tokens) -> np.ndarray:
 
 
 def _may_recur(tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
-    """Captions (C,) among those wanted in which two pairs of neighbouring words and more recur, and so many as recurring asks."""
+    """Captions (C,) among those wanted in which so many pairs of neighbouring words recur as sentences that recur must have."""
     places = np.flatnonzero(wanted[tokens.caption_of_word])  # (W,)
     words, captions = tokens.ids[places], tokens.caption_of_word[places]
     pairs = (words[:-1] * len(tokens.vocabulary) + words[1:])[captions[:-1] == captions[1:]]
@@ -96,7 +95,7 @@ def _traits(chunk: str) -> int:
     found = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
     if chunk.endswith(HANGING_MARKS):
         found |= _ENDS_OPEN
-    if SPECIAL_TOKEN.search(chunk) or may_refuse(chunk) or is_misread(chunk):
+    if holds_token(chunk) or may_refuse(chunk) or is_misread(chunk):
         found |= _IS_FAULT
     if is_nonsense(chunk.lower()):
         found |= _IS_NONSENSE
