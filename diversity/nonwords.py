@@ -44,9 +44,10 @@ _ROMAN = re.compile(r"[ivxlcdm]+")
 # UTF-8 that was read as cp1252 or Latin-1, or as cp1251: letters before characters that no letter stands before. Right text has
 # "É »", "MENÜ“" and "MAÇÃ”.
 _TYPE, _AFTER = "\xa0«»‘’“”", "\x80-\x9f¡-ª¬-º¼-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ•–—˜™š›œžŸ"
+_CYRILLIC = bytes(range(0x80, 0xC0)).decode("cp1251", "ignore")
 _MISREAD = re.compile(rf"[ÃÂ][{_AFTER}]|(?<![A-ZÀ-Þ])[ÃÂ][{_TYPE}]|â[\x80€][{_AFTER}{_TYPE}]|(?:[Ä-ß][{_AFTER}{_TYPE}]){{2}}"
                       rf"|(?:[à-ï][{_AFTER}{_TYPE}]{{2}}){{2}}|ð[\x9fŸ][{_AFTER}{_TYPE}]{{2}}"
-                      r"|(?:[РС](?:[^\w\s]|[ЃѓЉЊЌЋЏђљњќћџЎўЁёІіЇї])){3}")
+                      rf"|(?:[РС][{_CYRILLIC}]){{3}}")
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff61-\uff9f]{8,}")
 
 

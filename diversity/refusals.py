@@ -25,10 +25,10 @@ _RULES = {
                rf"{_START}i {_NOT}(?: \w+ly)? {_VERBS}|\b(?:i'm|i am|we are) (?:\w+ )?(?:unable|not able|not allowed|afraid (?:i|that))\b"
                r"|\bwe (?:can ?not|can't) (?:process|assist|help|provide|describe|display)"
                r"|\bi (?:must|have to|need to|will|would)(?: \w+ly)? (?:decline|prefer not|rather not|refuse)"),
-    "model": (r"\bai\b|language|assistant",
+    "model": (r"\bai\b|\bi\b|assistant",
               r"\bas an? (?:text-based |virtual |large )?(?:ai|language model|assistant)\b"
               r"|\b(?:i'm|i am) (?:just |only )?an? (?:text-based |large )?(?:ai|language model)\b"),
-    "no picture": (r"\bno\b|\bnot\b|n't\b|cannot|unavailable|failed|missing|violat|policy|policies|quality",
+    "no picture": (r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing|violat|policy|policies|quality",
                    rf"\b(?:an|the|this|your|no) {_PICTURE} (?:\w+ ){{0,3}}"
                    rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
                    rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b|\b{_PICTURE} did ?n[o']t load"

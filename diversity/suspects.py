@@ -21,7 +21,7 @@ from diversity.tokens import LONG_CHUNK, Tokens
 (_ENDS_OPEN, _ENDS_ARTICLE, _STARTS_WRONG, _ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT, _IS_FAULT, _IS_NONSENSE, _ENDS_SENTENCE,
  _HAS_SENTENCES, _IS_LAST) = (1 << at for at in range(11))
 _TRAITS = tuple((bit, re.compile(pattern)) for bit, pattern in (
-    (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"), (_STARTS_WRONG, r"\A(?:and|or|of|with|is|are|was|from|at|on|in)\b"),
+    (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"), (_STARTS_WRONG, r"\A(?:(?:and|or|at|on|in)\Z|(?:of|with|is|are|was|from)\b)"),
     (_ENDS_DIGIT, r"\d\Z"), (_IS_NUMBER, r"\A\d+\Z"), (_STARTS_DIGIT, r"\A\d"), (_IS_FAULT, r"\d{7}"), (_IS_FAULT, UNDECODED)))
 _RECURRING_PAIRS = 0.08  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
 
