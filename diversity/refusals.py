@@ -13,22 +13,26 @@ from diversity.tokens import LONG_CHUNK, folded
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
 _GIVEN = "(?:provided|attached|uploaded|available|visible|load|displayed|found|processed|opened)"
 _NOT = "(?:can ?not|can't|could ?n[o']t|won't|will not|do not|don't|did ?n[o']t)"
-_VERBS = ("(?:assist|help|describe|identify|see|view|access|provide|comply|generate|create|fulfill?|process|analy[sz]e|recogni[sz]e"
-          "|caption|determine|comment|discuss|engage|answer|do (?:that|this)|have (?:access|the|enough|any)|support|interpret|open"
-          r"|display|read|continue|complete|produce|respond|share|tell|make out|look at|reveal|be able)\b")
+_VERBS = ("(?:assist|help|describe|identify|see|view|access|provide|comply|generate|create|fulfill?|process|analy[sz]e"
+          "|recogni[sz]e|caption|determine|comment|discuss|engage|answer|do (?:that|this)|have (?:access|the|enough|any)"
+          r"|support|interpret|open|display|read|continue|complete|produce|respond|share|tell|make out|look at|reveal"
+          r"|be able)\b")
 _START = r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|that|and|so|because|however|ai) )"  # not "something I can't see"
 _ASK = "(?:provide|upload|share|attach|send)"
 
 _RULES = {
-    "sorry": (r"sorry|apolog", r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b|\bsorry[,.]? (?:but|i)\b|\bi apologi[sz]e|\bapologies\b"),
+    "sorry": (r"sorry|apolog",
+              r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b|\bsorry[,.]? (?:but|i)\b|\bi apologi[sz]e|\bapologies\b"),
     "cannot": (r"\b(?:i|we)\b",
-               rf"{_START}i {_NOT}(?: \w+ly)? {_VERBS}|\b(?:i'm|i am|we are) (?:\w+ )?(?:unable|not able|not allowed|afraid (?:i|that))\b"
+               rf"{_START}i {_NOT}(?: \w+ly)? {_VERBS}"
+               r"|\b(?:i'm|i am|we are) (?:\w+ )?(?:unable|not able|not allowed|afraid (?:i|that))\b"
                r"|\bwe (?:can ?not|can't) (?:process|assist|help|provide|describe|display)"
                r"|\bi (?:must|have to|need to|will|would)(?: \w+ly)? (?:decline|prefer not|rather not|refuse)"),
     "model": (r"\bai\b|\bi\b|assistant",
               r"\bas an? (?:text-based |virtual |large )?(?:ai|language model|assistant)\b"
               r"|\b(?:i'm|i am) (?:just |only )?an? (?:text-based |large )?(?:ai|language model)\b"),
-    "no picture": (r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing|violat|policy|policies|quality",
+    "no picture": (r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing"
+                   r"|violat|policy|policies|quality",
                    rf"\b(?:an|the|this|your|no) {_PICTURE} (?:\w+ ){{0,3}}"
                    rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
                    rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b|\b{_PICTURE} did ?n[o']t load"
@@ -39,7 +43,8 @@ _RULES = {
              rf"\b(?:please|kindly|(?:can|could|would) you)(?: please)? (?:re-?)?{_ASK}\b"
              rf"|\b(?:you|message)\b.{{0,80}}\bno {_PICTURE}|\bno {_PICTURE}\b.{{0,80}}\byour?\b"
              r"|\bhow (?:can|may) i (?:help|assist) you|what would you like"),
-    "rules": (r"\bmy\b|\bi\b", r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to"),
+    "rules": (r"\bmy\b|\bi\b",
+              r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to"),
     "german": (r"leid\b|kann\b|darf\b|entschuldig|bitte\b|\bkein|\bki\b|sprachmodell",
                r"\btut mir (?:sehr )?leid|^entschuldig(?:ung|en sie)\b|\bich (?:kann|darf) [^.]{0,80}\b(?:nicht|kein)"
                r"|\bleider (?:kann|darf) ich|\bals (?:ki|sprachmodell)\b|\bbitte (?:laden|lade|stell|send|schick)"
@@ -62,7 +67,8 @@ _RULES = {
                  r"申し訳|すみません|ごめんなさい|言語モデル|ai(?:として|なので)|画像を(?:提供|アップロード|添付)|画像が(?:見え|表示)"
                  r"|(?:説明|表示|提供|認識|特定|お答え|お手伝い)(?:することは?が?)?できません"),
     "hindi": (r"खेद|क्षमा|माफ|मैं|एआई|कृपया", unicodedata.normalize(
-        "NFC", r"मुझे खेद|क्षमा करें|माफ़? करें|मैं .{0,80}(?:नहीं (?:कर|दे|देख|बता)|असमर्थ)|एक एआई|कृपया .{0,80}(?:अपलोड|प्रदान|साझा)")),
+        "NFC", r"मुझे खेद|क्षमा करें|माफ़? करें|मैं .{0,80}(?:नहीं (?:कर|दे|देख|बता)|असमर्थ)|एक एआई"
+        r"|कृपया .{0,80}(?:अपलोड|प्रदान|साझा)")),
     "korean": (r"죄송|없|업로드|제공", r"죄송|(?:볼|설명할|제공할|도와드릴) 수 없|이미지를 (?:업로드|제공)"),
 }
 _COMPILED = tuple((re.compile(hint), re.compile(pattern)) for hint, pattern in _RULES.values())

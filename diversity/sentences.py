@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 # A full stop after these ends no sentence; after the second group it does where a capital follows.
-_TITLES = frozenset("st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd e.g i.e "
-                    "u.s u.k u.s.a nr bzw ca z.b d.h mme č např tzv".split())
+_TITLES = frozenset("st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd "
+                    "e.g i.e u.s u.k u.s.a nr bzw ca z.b d.h mme č např tzv".split())
 _LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d usw".split())
 _LONGEST = max(map(len, _TITLES | _LAST_WORDS))
 _CLOSING = "\"'”’»)]」』）】"
