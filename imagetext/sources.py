@@ -22,6 +22,8 @@ from imagetext.table_columns import Columns, Need
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
 from imagetext.tars import TAR_SUFFIXES, TarRows
 
+RUN = "run.json"  # what a run of ours says of itself, in its folder
+
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
                  labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
@@ -135,25 +137,29 @@ def named_files(spec: str) -> dict[str, Entry | None]:
 
 
 def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
-    """The same, each folder that has done-markers replaced by the shards that they vouch for."""
+    """The same, each folder that a run of ours wrote replaced by its shards; ValueError where it lacks some of them."""
     found = {}
     for path, there in named.items():
-        markers = _markers_in(path) if there and there.is_folder else []
-        whole = read_markers(path) if markers else {}
-        if not whole:
-            found[path] = there
-            continue
-        if broken := [name for name in markers if name.removesuffix(MARKER) not in whole]:
-            raise ValueError(f"{path}: the shards of {', '.join(broken[:5])}{', ...' * (len(broken) > 5)} are not what was written; "
-                             "the command that wrote them makes them anew")
-        found |= entries(join(path, marker["file"]) for _, marker in sorted(whole.items()))
+        wanted = _shards_of_run(path) if there and there.is_folder else []
+        whole = read_markers(path) if wanted else {}
+        if missing := [name for name in wanted if name not in whole]:
+            raise ValueError(f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with the "
+                             "command that began it, or name the files that are there")
+        found |= entries(join(path, whole[name]["file"]) for name in wanted) if wanted else {path: there}
     return found
 
 
-def _markers_in(folder: str) -> list[str]:
-    """The names of done-markers in a folder."""
+def _shards_of_run(folder: str) -> list[str]:
+    """The names of the shards that a folder is to have by its `run.json`, and of those that have markers; none in any other folder."""
     names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
-    return sorted(name for name in names if name.endswith(MARKER))
+    told = []
+    if RUN in names:
+        try:
+            told = json_object(read_bytes(join(folder, RUN))).get("shards")
+        except ValueError:  # a file that only has the name
+            pass
+    told = told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []
+    return sorted({*told, *(name.removesuffix(MARKER) for name in names if name.endswith(MARKER))})
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
@@ -202,7 +208,8 @@ def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]
     if not parts:
         raise ValueError(f"{path}: no rows")
     columns = split.keywords["columns"]
-    stamp = there.stamp if columns == Columns() else {**there.stamp, "columns": [columns.image, [*columns.captions], columns.key, columns.group]}
+    stamp = there.stamp if columns == Columns() else {
+        **there.stamp, "columns": [columns.image, [*columns.captions], [*columns.keys], columns.group]}
     if suffix in COMPRESSIONS:
         return [Shard(stem, path, stamp, parts[0])]
     return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]

@@ -55,7 +55,7 @@ def jpeg(number: int) -> bytes:
 def captioner(monkeypatch) -> FakeCaptioner:
     """The fake, loaded whatever captioner is asked for."""
     fake = FakeCaptioner()
-    monkeypatch.setattr(generate.engine, "load_captioner", lambda name, pretrained, *, device, dtype: fake)
+    monkeypatch.setattr(generate.engine, "load_captioner", lambda name, pretrained, **_: fake)
     return fake
 
 
