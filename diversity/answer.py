@@ -135,7 +135,7 @@ def _best(evidence: _Evidence) -> str:
 
 def _suspects(evidence: _Evidence) -> str:
     """Which captioners are suspect, and why."""
-    found = [f"{evidence.labels[column]}, since {_and([reason.words for reason in reasons[:REASONS]])}"
+    found = [f"{evidence.labels[column]}, since {', and '.join(reason.words for reason in reasons[:REASONS])}"
              for column, reasons in evidence.verdict.suspects.items()]
     return f"Suspect, and so never named best: {'; '.join(found)}." if found else ""
 
