@@ -38,11 +38,11 @@ from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
 from captioners import draw
 from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.ranks import Rank
 from captioners.weights import DTYPES
 from generate import engine
 from generate.config import GenerateConfig
 from generate.engine import Captioning
-from generate.ranks import Rank
 from generate.work import Embedded
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import read_samples

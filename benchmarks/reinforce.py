@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from benchmarks.decoding import DATA
 from benchmarks.generate import photographs, write_shard
 from benchmarks.side_by_side import Peer, alternate, cost_of
+from captioners.ranks import Rank
 from finetune.batching import Batch, BatchOrder, batches
 from finetune.optimizer import parameter_groups
 from finetune.reinforced import ReinforcedPictures
@@ -38,7 +39,6 @@ from finetune.student import MAX_LOGIT_SCALE, StudentForward, load_student
 from finetune.student_config import StudentConfig
 from finetune.teachers import read_teachers
 from finetune.trainer import Trainer
-from generate.ranks import Rank
 from generate.reinforce import Reinforcing, run
 from generate.reinforce_config import ReinforceConfig
 from generate.work import Embedded

@@ -134,12 +134,13 @@ class Captioner(Protocol):
         """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
 
     def caption(
-        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, first_index: int = 0,
+        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
         similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture) pairs, as many pictures in flight as `batch_size` says; one result for each, in their order.
 
-        Caption i of a picture draws as number first_index + i of its key's draws, whatever else is in flight; a result has
+        Caption i of a picture draws as number first_index + i of its key's draws in the column, whatever else is in flight: two
+        columns of one captioner say different things. A result has
         `sampling.num_captions` captions, or none and an error. `similarity`: each caption comes with its own.
 
         Raises: ValueError where sampling or similarity do not fit the captioner, before any picture is taken. Iterating

@@ -3,7 +3,6 @@
 H, W: height and width of the pixels
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captioners.names import column_name
 from captioners.resolve import CLIP_CONFIG, find_weights
+from captioners.safe_reading import check_folder, check_inside, check_numbers, read_object, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
         model = open_clip.create_model(source.name, source.pretrained, device=device, **weights)
         return model, open_clip.get_tokenizer(source.name)
     except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
-        raise ValueError(str(error)) from error
+        raise ValueError(reason(error)) from error
 
 
 def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[["Image"], "Tensor"]:
@@ -92,13 +92,18 @@ def read_clip_config(source: str) -> Mapping[str, Any]:
     """The config of a model that open_clip names so; ValueError where it has none, or asks for code of its own to be run."""
     import open_clip
 
+    folder = Path(source.removeprefix("local-dir:")) if source.startswith("local-dir:") else None
+    if folder is not None and folder.is_dir():
+        check_folder(folder)
     try:
         model_cfg = open_clip.get_model_config(source)
         options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {error}") from error
-    if not isinstance(options, Mapping) or "trust_remote_code" in options:
-        raise ValueError(f"its tokenizer_kwargs ask for code to be run: {options}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {reason(error)}") from error
+    if not isinstance(options, Mapping):
+        raise ValueError(f"its tokenizer_kwargs are no object: {options}")
+    check_numbers(model_cfg, CLIP_CONFIG)
+    check_inside(folder, options, CLIP_CONFIG)
     return model_cfg
 
 
@@ -106,7 +111,7 @@ def captioner_name(name: str) -> str:
     """The name that a captioner has in records which is loaded by this name of a model."""
     folder = Path(name.removeprefix("local-dir:"))
     config = folder / CLIP_CONFIG
-    if config.is_file() and (own := json.loads(config.read_text(encoding="utf-8")).get("capsmith", {}).get("name")):
+    if config.is_file() and (own := read_object(config).get("capsmith", {}).get("name")):
         return own
     architecture, _, weights = name.removeprefix("hf-hub:").partition(":")
     return column_name(folder.resolve().name if folder.is_dir() else f"{architecture}_{Path(weights).stem}" if weights

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from open_clip.coca_model import CoCa
+from open_clip.model import resize_pos_embed
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from safetensors.torch import save_file
@@ -26,11 +27,15 @@ from captioners.linear import fast_products
 from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
+from captioners.safe_reading import check_numbers, reason
 from captioners.search import evaluating, search, spoken
+from captioners.server.config import ServerConfig
 from captioners.slots import SlotDrawing, Slots, send, stack
 from captioners.tokenizer import CaptionTokenizer
-from captioners.weights import DTYPES, read_weights, state_sha256
+from captioners.weights import DTYPES, differences, fit_shapes, read_weights, state_sha256
 from imagetext.outputs import whole_files
+
+PLACES = "visual.positional_embedding"  # of a picture's patches, after the CLS token's
 
 
 class CoCaCaptioner:
@@ -63,22 +68,23 @@ class CoCaCaptioner:
         self.preprocess: Callable[[Image.Image], Tensor] = Compose([*to_size, PILToTensor()])
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0, similarity: bool = False,
-        batch_size: int | None = None
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws. Its text starts with the prompt.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with the prompt.
         similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
         rules, batch_size = self._rules(sampling), batch_size or self.batch_size
         if self.on_gpu and sampling.strategy != "beam":
             found = SlotDrawing(partial(self._take_slots, rules), self._free_slots.append, images, rules, batch_size=batch_size,
-                                first_index=first_index)
+                                column=column, first_index=first_index)
         else:
-            found = search(self._begin(rules), images, rules, batch_size=batch_size, first_index=first_index)
+            found = search(self._begin(rules), images, rules, batch_size=batch_size, column=column,
+                           first_index=first_index)
         return spoken(found, self.model, self.decode, self._similarities if similarity else None, together=64 if self.on_gpu else 1)
 
     @property
@@ -206,30 +212,37 @@ class _SlotRows:
 
 def load_captioner(
     name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
-    device: str = "cpu", dtype: str = "fp32"
+    image_size: int | None = None, base: str | None = None, device: str = "cpu", dtype: str = "fp32",
+    server: ServerConfig = ServerConfig()
 ) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
     A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa,
-    but for `openai:http://host:port#model`, an EndpointCaptioner: a server's model.
+    but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
+    image_size: of a picture's side in pixels, if another than the config's; positions of weights are interpolated as open_clip does.
+    base: the model under adapters, where it is not the one that their config names.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
+    asked = {"pretrained": pretrained, "from_scratch": from_scratch or None, "context": context, "image_size": image_size, "base": base}
+    given = ", ".join(option for option, value in asked.items() if value is not None)
     if name.startswith("openai:"):
-        from captioners.endpoint import load_endpoint  # late: it imports aiohttp
-        if pretrained is not None or from_scratch or context is not None:
-            raise ValueError(f"{name}: pretrained, from_scratch and context are for CoCa; a server has its own weights")
-        return load_endpoint(name)
+        from captioners.server.captioner import load_server  # late: it imports aiohttp
+        if given:
+            raise ValueError(f"{name}: {given}: a server's model is as it is")
+        return load_server(name, server)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.vlm_load import load_vlm  # late: it imports us, transformers and peft
-        if context is not None:
-            raise ValueError(f"{name}: context {context} is for CoCa; a vision-language model has its own")
-        return load_vlm(name, device=device, dtype=dtype)
+        if context is not None or image_size is not None:
+            raise ValueError(f"{name}: {given}: is for CoCa; a vision-language model has its own")
+        return load_vlm(name, base=base, device=device, dtype=dtype)
+    if base is not None:
+        raise ValueError(f"{name}: base {base} is for adapters of vision-language models")
     source = resolve(name, pretrained)
     if source.weights is None and not from_scratch:
         raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")
@@ -239,9 +252,14 @@ def load_captioner(
     if context is not None:
         model_cfg, state = extend_context(source.model_cfg, state, context)
         source = dataclasses.replace(source, model_cfg=model_cfg, config_from=f"{source.config_from} with context {context}")
+    if image_size is not None:
+        source = _with_image_size(source, image_size)
+    if not from_scratch:
+        with torch.device("meta"):  # which takes no memory, whatever a config asks for
+            state = _fitting(state, build_model(source), source.weights, interpolated=image_size is not None)
     model = build_model(source)
     if not from_scratch:
-        _load_weights(model, state, source.weights)
+        model.load_state_dict(state)
     sha256 = state_sha256(model.state_dict())
     model = model.to(device=device, dtype=DTYPES[dtype]).eval()
     return CoCaCaptioner(model, source, weights_sha256=sha256)
@@ -250,27 +268,40 @@ def load_captioner(
 def build_model(source: Source) -> CoCa:
     """open_clip's CoCa from a config, with random weights, the decoder's included."""
     model_cfg = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
+    check_numbers(model_cfg, source.config_from)
     try:
         model = CoCa(**model_cfg)
-    except (TypeError, AssertionError) as error:
-        raise ValueError(f"{source.config_from}: open_clip cannot build a CoCa of this config: {error}") from error
+    except Exception as error:  # a config may be wrong in many ways
+        raise ValueError(f"{source.config_from}: open_clip cannot build a CoCa of this config: {reason(error)}") from error
     initialise_decoder(model)
     return model
 
 
-def _load_weights(model: CoCa, state: Mapping[str, Tensor], path: Path) -> None:
-    """Loads the tensors of a file, all of the model's and no others; raises ValueError that lists every one that differs."""
+def _with_image_size(source: Source, size: int) -> Source:
+    """The source with pictures of another size; ValueError where its patches do not fill one."""
+    patch = source.model_cfg["vision_cfg"].get("patch_size", 16)
+    if size < patch or size % patch:
+        raise ValueError(f"image size {size}: is no multiple of {patch} pixels, the side of a patch of {source.config_from}")
+    model_cfg = {**source.model_cfg, "vision_cfg": {**source.model_cfg["vision_cfg"], "image_size": size}}
+    return dataclasses.replace(source, model_cfg=model_cfg, config_from=f"{source.config_from} with image size {size}")
+
+
+def _fitting(state: Mapping[str, Tensor], model: CoCa, path: Path, *, interpolated: bool) -> dict[str, Tensor]:
+    """The tensors of a file as the model takes them, all of its own and no others; ValueError that sums up what differs."""
     expected = model.state_dict()
-    problems = [f"missing {key}" for key in expected if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
+    state = fit_shapes(state, expected)
+    if interpolated and PLACES in state:
+        state[PLACES] = state[PLACES].float()
+        resize_pos_embed(state, model)
+    problems = differences(state, expected)
     theirs, ours = (len(of[POSITIONS]) if POSITIONS in of else 0 for of in (state, expected))
     if theirs and theirs != ours:
         problems.append(f"a context of {theirs}, not {ours} as in the config: to train them, say --context {max(theirs, ours)}")
+    theirs, ours = (len(of[PLACES]) if PLACES in of else 0 for of in (state, expected))
+    if theirs and theirs != ours:
+        size = model.visual.image_size[0]
+        problems.append(f"{theirs - 1} patches of a picture, not {ours - 1} as in the config: say --image-size {size}, and their "
+                        "positions are interpolated")
     if problems:
         raise ValueError(f"{path}: these weights are not this model's:\n  " + "\n  ".join(problems))
-    model.load_state_dict(state)
+    return state

@@ -84,14 +84,14 @@ class _Waiting:
 class Drawing:
     """Draws captions of (key, picture (3, H, W)) pairs, with at most `batch_size` pictures' worth of captions in flight.
 
-    Caption i of a picture is number first_index + i of its key's draws, whatever else is in the batch. Once enough captions
+    Caption i of a picture is number first_index + i of its key's draws in the column, whatever else is in the batch. Once enough captions
     have ended to compact the batch, the next pictures are encoded and join it. Iterating gives the pictures in input order.
     check_every: steps between looks at which captions have ended; a GPU need not wait for the host in between.
     """
 
     def __init__(self, begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int,
-                 first_index: int = 0, check_every: int = 1):
-        self.begin, self.rules, self.batch_size, self.first_index = begin, rules, batch_size, first_index
+                 column: str = "", first_index: int = 0, check_every: int = 1):
+        self.begin, self.rules, self.batch_size, self.column, self.first_index = begin, rules, batch_size, column, first_index
         self.check_every = check_every
         self.pictures = iter(pictures)
         self.waiting: deque[_Waiting] = deque()
@@ -141,7 +141,7 @@ class Drawing:
     def _begin_flight(self, keys: Sequence[str], repeated: Tensor) -> Flight:
         """Rows (R,) of the pictures with these keys, `repeated` saying which; they hold the prefix."""
         rules, device = self.rules, repeated.device
-        philox_keys = torch.tensor([sample_key(rules.sampling.seed, key) for key in keys], device=device)
+        philox_keys = torch.tensor([sample_key(rules.sampling.seed, key, self.column) for key in keys], device=device)
         tokens = rules.prefix[0].repeat(len(repeated), rules.max_length)
         tokens[:, rules.max_length - len(rules.prefix):] = rules.prefix
         return Flight(picture=self.given + len(self.waiting) + repeated,

@@ -5,7 +5,7 @@ import re
 
 def check_name(name: str) -> None:
     """Refuses a captioner's name that cannot name a column."""
-    if not re.fullmatch(r"[a-z0-9_]+", name) or "emb" in name or "_captions" in name:
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name) or "emb" in name or "_captions" in name:
         raise ValueError(f"name {name!r}: must be of a-z, 0-9 and _, without 'emb' or '_captions'")
 
 

@@ -1,6 +1,5 @@
 """From a captioner's name to its config and weights; nothing is built, and weights are fetched last."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioners.names import column_name
+from captioners.names import check_name, column_name
+from captioners.safe_reading import check_folder, check_inside, check_numbers, read_object, reason
 
 SHIPPED = Path(__file__).parent / "models"
 CLIP_CONFIG = "open_clip_config.json"
@@ -86,10 +86,10 @@ def is_transformers(name: str) -> bool:
     if (folder / "adapter_config.json").is_file():
         return True
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_object(folder / "config.json")
     except (OSError, ValueError):
         return False
-    return not (folder / CLIP_CONFIG).is_file() and isinstance(config, dict) and _is_transformers_config(config)
+    return not (folder / CLIP_CONFIG).is_file() and _is_transformers_config(config)
 
 
 def shipped_models() -> list[str]:
@@ -115,7 +115,7 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
         try:
             weights = Path(download_pretrained(tag_cfg))
         except OSError as error:
-            raise ValueError(f"{architecture}: pretrained={pretrained!r} cannot be had: {error}") from error
+            raise ValueError(f"{architecture}: pretrained={pretrained!r} cannot be had: {reason(error)}") from error
     tag = Path(pretrained).stem if weights and not tag_cfg else pretrained
     return Source(
         name=column_name(f"{architecture}_{tag}" if tag else architecture),
@@ -151,15 +151,24 @@ def _fetch(repository: str, *patterns: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"hub repository {repository!r} cannot be had: {error}") from error
+        raise ValueError(f"hub repository {repository!r} cannot be had: {reason(error)}") from error
 
 
 def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> Source:
     model_cfg, rest, config = _read_config(folder, label)
+    ours, preprocess_cfg = rest.get("capsmith", {}), rest.get("preprocess_cfg") or {}
+    problems = [f"{key} is no object" for key, value in (("capsmith", ours), ("preprocess_cfg", preprocess_cfg)) if not isinstance(value, dict)]
+    if problems:
+        raise ValueError(f"{config}: " + "; ".join(problems))
+    if own := ours.get("name"):
+        check_name(own)
+    check_numbers(preprocess_cfg, config)
+    check_folder(folder)
+    check_inside(folder, model_cfg["text_cfg"].get("tokenizer_kwargs") or {}, str(config))
     return Source(
-        name=rest.get("capsmith", {}).get("name") or column_name(name or folder.resolve().name),
+        name=own or column_name(name or folder.resolve().name),
         model_cfg=model_cfg,
-        preprocess_cfg=rest.get("preprocess_cfg", {}),
+        preprocess_cfg=preprocess_cfg,
         weights=weights or find_weights(folder),
         folder=folder,
         config_from=str(config),
@@ -172,15 +181,12 @@ def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
     for path in (folder / CLIP_CONFIG, folder / "config.json"):
         if not path.is_file():
             continue
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not JSON: {error}") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{path}: not a JSON object")
+        config = read_object(path)
         if path.name == CLIP_CONFIG and "model_cfg" not in config:
             raise ValueError(f"{path}: no model_cfg")
         model_cfg = config.get("model_cfg", config)
+        if not isinstance(model_cfg, dict):
+            raise ValueError(f"{path}: model_cfg is no object")
         if path.name == "config.json" and _is_transformers_config(config):
             raise ValueError(f"{label}: holds a transformers model; those come with weights of their own, and never from scratch")
         check_coca(model_cfg, str(path))
@@ -189,7 +195,8 @@ def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
 
 
 def _is_transformers_config(config: Mapping[str, Any]) -> bool:
-    return "embed_dim" not in config.get("model_cfg", config) and bool({"model_type", "architectures"} & set(config))
+    model_cfg = config.get("model_cfg", config)
+    return isinstance(model_cfg, dict) and "embed_dim" not in model_cfg and bool({"model_type", "architectures"} & set(config))
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -221,7 +228,14 @@ def check_coca(model_cfg: Mapping[str, Any], where: str) -> None:
 
 
 def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, multimodal_cfg: Mapping) -> Sequence[str]:
-    problems = []
+    numbers = [("embed_dim", embed_dim), *((f"{section}.{key}", cfg[key])
+                                           for section, cfg in (("vision_cfg", vision_cfg), ("text_cfg", text_cfg),
+                                                                ("multimodal_cfg", multimodal_cfg))
+                                           for key in ("width", "layers", "heads", "vocab_size", "context_length", "patch_size")
+                                           if key in cfg and not isinstance(cfg[key], list))]
+    problems = [f"{name} is {value!r}, no number above 0" for name, value in numbers if type(value) is not int or value < 1]
+    if problems:
+        return problems
     if text_cfg.get("hf_model_name"):
         problems.append(f"text_cfg.hf_model_name is {text_cfg['hf_model_name']}, a text tower that is not causal")
         return problems

@@ -1,6 +1,6 @@
 """The choice of the next token: logit processors, exact top-p without a sort, and draws that depend on names alone.
 
-A draw is a function of seed, sample key, caption index, position and attempt, never of batch, order, shard or rank.
+A draw is a function of seed, column, sample key, caption index, position and attempt, never of batch, order, shard or rank.
 
 Dimensions: R rows (captions in flight), T tokens so far, V vocabulary, S side of the race: S**LEVELS >= V.
 """
@@ -20,10 +20,16 @@ ATTEMPTS = 8  # at accept-reject; a row rejected as often is drawn from its sort
 LOW32 = 0xFFFFFFFF
 
 
-def sample_key(seed: int, key: str) -> tuple[int, int]:
-    """The 128-bit Philox key of a sample, as two signed 64-bit words: BLAKE2b of its key, keyed by the seed."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, key=seed.to_bytes(8, "little")).digest()
+def sample_key(seed: int, key: str, column: str = "") -> tuple[int, int]:
+    """The 128-bit Philox key of a sample in a column, as two signed 64-bit words: BLAKE2b of its key, keyed by the seed."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, key=seed.to_bytes(8, "little"),
+                             person=name_digest(column)).digest()
     return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:], "little", signed=True)
+
+
+def name_digest(column: str) -> bytes:
+    """16 bytes that tell a column's draws from those of others; nothing where it has no name."""
+    return hashlib.blake2b(column.encode(), digest_size=16).digest() if column else b""
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:

@@ -12,15 +12,15 @@ from captioners.draw import Drawing
 from captioners.rows import Begin, DecodedPicture, Rules
 
 
-def search(begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int, first_index: int = 0
-           ) -> Iterable[DecodedPicture]:
+def search(begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int, column: str = "",
+           first_index: int = 0) -> Iterable[DecodedPicture]:
     """The captions of (key, picture) pairs, in their order, by the strategy of the rules' sampling.
 
-    Caption i of a picture draws as number first_index + i.
+    Caption i of a picture draws as number first_index + i of its key's draws in the column.
     """
     if rules.sampling.strategy == "beam":
         return BeamSearch(begin, pictures, rules, batch_size=batch_size)
-    return Drawing(begin, pictures, rules, batch_size=batch_size, first_index=first_index,
+    return Drawing(begin, pictures, rules, batch_size=batch_size, column=column, first_index=first_index,
                    check_every=8 if rules.prefix.is_cuda else 1)
 
 

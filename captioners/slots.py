@@ -54,9 +54,13 @@ class Slots:
         self.together = -(-slots // TOGETHER)  # pictures that begin at a time
         self.step, self._begin_all = Graphed(self._step, self.device), Graphed(self._begin, self.device)
 
-    def begin(self, slots: Sequence[int], first_number: int, keys: Sequence[str], pictures: Tensor, first_index: int) -> None:
-        """Begins slots anew with pictures (M, 3, H, W) of these keys, numbered on; caption i draws as number first_index + i."""
-        places = torch.tensor([[slot, number, first_index, *sample_key(self.rules.sampling.seed, key)]
+    def begin(self, slots: Sequence[int], first_number: int, keys: Sequence[str], pictures: Tensor, first_index: int,
+              column: str = "") -> None:
+        """Begins slots anew with pictures (M, 3, H, W) of these keys, numbered on.
+
+        Caption i draws as number first_index + i of its key's draws in the column.
+        """
+        places = torch.tensor([[slot, number, first_index, *sample_key(self.rules.sampling.seed, key, column)]
                                for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)])  # (M, 5)
         if self.device.type == "cuda" and (missing := self.together - len(pictures)) > 0:
             places = torch.cat([places, places[-1:].expand(missing, -1)])  # always as many: the last one again, into its own place
@@ -185,9 +189,9 @@ class SlotDrawing:
     """
 
     def __init__(self, take: Callable[[int], Slots], give_back: Callable[[Slots], None], pictures: Iterable[tuple[str, Tensor]],
-                 rules: Rules, *, batch_size: int, first_index: int = 0):
+                 rules: Rules, *, batch_size: int, column: str = "", first_index: int = 0):
         self.take, self.give_back, self.rules = take, give_back, rules
-        self.pictures, self.batch_size, self.first_index = iter(pictures), batch_size, first_index
+        self.pictures, self.batch_size, self.column, self.first_index = iter(pictures), batch_size, column, first_index
         self.batches: deque[_Batch] = deque()  # ready to begin
         self.partial: list[tuple[str, Tensor]] = []  # of the next
         self.flying: dict[int, tuple[int, str]] = {}  # slot to the number and key of its picture
@@ -231,7 +235,7 @@ class SlotDrawing:
                 return
             keys, pictures = self.batches.popleft()
             where = [free.pop() for _ in keys]
-            slots.begin(where, self.begun, keys, pictures, self.first_index)
+            slots.begin(where, self.begun, keys, pictures, self.first_index, self.column)
             self.flying |= {slot: (self.begun + i, key) for i, (slot, key) in enumerate(zip(where, keys, strict=True))}
             self.begun += len(keys)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -41,16 +42,21 @@ class Grid:
 
 
 class Parts(NamedTuple):
-    """Keys, or values, that rows attend to: the prompt's of their pictures (N, H, P, D), and their own (R, H, t, D)."""
+    """Keys, or values, that rows attend to: the prompt's of their pictures (N, H, P, D), and their own (R, H, t, D).
+
+    `padding` (N, 1, 1, P) is added to the prompts' scores, where these are not all of one length.
+    """
 
     prompt: Tensor
     own: Tensor
     grid: Grid
+    padding: Tensor | None
 
 
 class SharedCache(Cache):
     """A cache that starts with prompts of N pictures, one row for each, with room for `limit` more tokens of every row.
 
+    lengths (N,): the tokens of each prompt, after which its keys and values are padding.
     Its layers, as transformers knows them, hold the prompts; `own` what the rows are fed.
     A model is given Parts if it attends by `attend`, as it does within `sharing`; otherwise every row's keys and values are put
     together at each step. `positions` (R, n) and `length`, set before a step, are where its tokens go, and how many positions it
@@ -60,8 +66,9 @@ class SharedCache(Cache):
     positions: Tensor
     length: int = 0
 
-    def __init__(self, prompts: Cache, *, limit: int, parts: bool):
+    def __init__(self, prompts: Cache, lengths: Tensor, *, limit: int, parts: bool):
         super().__init__(layers=prompts.layers)
+        self.lengths = lengths
         self.own = [KeyValueCache(*(of.new_zeros(*of.shape[:2], limit, of.shape[-1]) for of in (layer.keys, layer.values)))
                     for layer in self.layers]
         self.parts = parts
@@ -74,7 +81,7 @@ class SharedCache(Cache):
         own.put(keys, values, self.positions)
         pairs = (prompt.keys, own.keys[:, :, :self.length]), (prompt.values, own.values[:, :, :self.length])
         if self.parts:
-            return tuple(Parts(*pair, self.grid) for pair in pairs)
+            return tuple(Parts(*pair, self.grid, self.padding) for pair in pairs)
         return tuple(torch.cat([shared[self.pictures], held], dim=2) for shared, held in pairs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -87,21 +94,36 @@ class SharedCache(Cache):
         alive, pictures = self.pictures[rows].unique_consecutive(return_inverse=True)
         if len(alive) < self.grid.shape[0]:
             self.batch_select_indices(alive)
+            self.lengths = self.lengths[alive]
+            self._pad(int(self.lengths.max()))
         self._place(pictures)
 
     def join(self, other: Self, used: int, others_used: int) -> None:
         """Adds the rows of other pictures after its own; so many positions of either are taken."""
         for ours, theirs in zip(self.own, other.own, strict=True):
             ours.join(theirs, used, others_used)
+        longest = max(self.layers[0].keys.shape[2], other.layers[0].keys.shape[2])
+        self._pad(longest)
+        other._pad(longest)
         join_layers(self, other)
+        self.lengths = torch.cat([self.lengths, other.lengths])
         self._place(torch.cat([self.pictures, self.grid.shape[0] + other.pictures]))
 
     def bytes_per_picture(self, captions: int) -> int:
         """What a picture with so many captions takes here, from rows of one caption a picture."""
         return (nbytes(self.layers) + captions * nbytes(self.own)) // len(self.pictures)
 
+    def _pad(self, length: int) -> None:
+        """Pads, or cuts, the prompts to so many tokens."""
+        more = length - self.layers[0].keys.shape[2]
+        for layer in self.layers if more else ():
+            layer.keys, layer.values = (F.pad(of, (0, 0, 0, more)) for of in (layer.keys, layer.values))
+
     def _place(self, pictures: Tensor) -> None:
-        self.pictures, self.grid = pictures, Grid(pictures)
+        self.pictures, self.grid, keys = pictures, Grid(pictures), self.layers[0].keys
+        padded = torch.arange(keys.shape[2], device=keys.device) >= self.lengths[:, None]  # (N, P)
+        padding = torch.zeros_like(padded, dtype=keys.dtype).masked_fill(padded, float("-inf"))[:, None, None]
+        self.padding = padding if padded.any() else None
 
 
 def join_layers(cache: Cache, other: Cache) -> None:
@@ -135,6 +157,7 @@ def attend(module: nn.Module, query: Tensor, key: Parts, value: Parts, attention
     query = (query * scaling).reshape(rows, key.own.shape[1], -1, width)  # (R, H, G * n, D)
     own = query @ key.own.mT + attention_mask.repeat(1, 1, query.shape[2] // new, 1)  # (R, H, G * n, t)
     prompt = grid.spread(query) @ key.prompt.mT  # (N, H, C * G * n, P)
+    prompt = prompt if key.padding is None else prompt + key.padding
     scores = torch.cat([prompt, grid.spread(own)], dim=-1)  # of one softmax
     weights = scores.softmax(-1).split([prompt.shape[-1], own.shape[-1]], dim=-1)
     out = grid.gather(weights[0] @ value.prompt) + grid.gather(weights[1]) @ value.own

@@ -1,6 +1,6 @@
 """Decoding on the cache of a transformers model: picture and prompt once, then its captions side by side.
 
-Dimensions: N pictures, R rows (captions in flight, of one picture after the other), P tokens of the prompt, n new tokens,
+Dimensions: N pictures, R rows (captions in flight, of one picture after the other), P tokens of the longest prompt, n new tokens,
 t positions of a caption attended to, V vocabulary, S image tokens, D width.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
 from captioners.vlm_cache import SharedCache, join_layers, nbytes, sharing
-from captioners.vlm_families import Llava
+from captioners.vlm_families import CACHE, Llava, spans
 
 GRAPH_POSITIONS = 64  # a graph attends to a multiple of so many positions
 
@@ -29,29 +29,39 @@ class Continuing:
     search takes the best token. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
     """
 
-    def __init__(self, family: Llava, pictures: Tensor, prompt: Tensor, *, limit: int, ends: Sequence[int], greedy: bool):
+    def __init__(self, family: Llava, pictures: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, limit: int, ends: Sequence[int],
+                 greedy: bool):
+        device = pictures[0].device
         self.family, self.limit, self.greedy, self.end = family, limit, greedy, ends[0]
-        self.ends = torch.tensor(ends, device=prompt.device)
-        ids = prompt.expand(len(pictures), -1)  # (N, P)
+        self.ends = torch.tensor(ends, device=device)
+        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        ids = torch.tensor([[*prompt, *prompt[-1:] * (max(map(len, prompts)) - len(prompt))] for prompt in prompts], device=device)
+        mask = torch.arange(ids.shape[1], device=device) < prompt_lengths[:, None]  # (N, P)
         cache, seen = family.cache(), []
         hook = family.model.get_submodule(family.vision).register_forward_hook(
-            lambda module, args, output: seen.append(output.last_hidden_state))
+            lambda module, args, output: seen.append(family.states(output)))
+        kept = ids.shape[1] - min(map(len, prompts)) + 1
         try:
-            inputs = family.inputs(pictures, ids, torch.ones_like(ids))
-            logits = family.forward(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits = family.forward(family.inputs(pictures, ids, mask.long()), use_cache=True, logits_to_keep=kept,
+                                    **{CACHE: cache})  # (N, kept, V)
         finally:
             hook.remove()
-        states = seen[0].float().reshape(len(pictures), -1, seen[0].shape[-1])  # (N, S, D)
-        self.features = F.normalize(states.mean(1), dim=-1)  # (N, D)
+        last = prompt_lengths - ids.shape[1] - 1  # counted from the end, as a family may give more
+        logits = logits[torch.arange(len(ids), device=device), last][:, None]
+        states = seen[0].float().split(spans(len(seen[0]), [family.size(picture) for picture in pictures]))
+        self.features = F.normalize(torch.stack([of.flatten(0, -2).mean(0) for of in states]), dim=-1)  # (N, D)
         self.dtype, self.first = logits.dtype, self._one_end(logits)  # (N, 1, V), until it is asked for
-        self.begin = family.next_position(len(prompt))  # the position of a caption's first token
+        self.begin = family.next_positions(prompt_lengths)  # (R,), the positions of captions' first tokens
         self.config = family.model.get_submodule(family.language).config
-        self.shares = self.config._attn_implementation == "sdpa"  # other layers would not let `attend` do their attention
         self.cross = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
-        self.own = SharedCache(cache if self.cross is None else cache.self_attention_cache, limit=limit, parts=self.shares)
+        # other layers would not let `attend` do their attention
+        self.shares = self.config._attn_implementation == "sdpa" and self.cross is None
+        own = cache if self.cross is None else cache.self_attention_cache
+        pictures_aside = own.get_seq_length() - ids.shape[1]  # of GIT's pictures, the cache holds what has no ids
+        self.own = SharedCache(own, prompt_lengths + pictures_aside, limit=limit, parts=self.shares)
         self.cache = self.own if self.cross is None else EncoderDecoderCache(self.own, self.cross)
         self.lengths, self.longest = torch.zeros_like(ids[:, 0]), 0  # (R,), tokens fed; and no fewer than the most of them
-        self.graphs = pictures.is_cuda and family.steps_are_alike()
+        self.graphs = ids.is_cuda and family.steps_are_alike()
         self.room, self.warm, self.graph = 0, False, None
 
     def extend(self, tokens: Tensor) -> Tensor:
@@ -63,7 +73,7 @@ class Continuing:
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
-        self.lengths = self.lengths[rows]
+        self.lengths, self.begin = self.lengths[rows], self.begin[rows]
         self.longest = int(self.lengths.max())
         self.own.keep(rows, self.longest)
         if self.cross is not None:
@@ -76,6 +86,7 @@ class Continuing:
         if self.cross is not None:
             join_layers(self.cross, other.cross)
         self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
+        self.begin = torch.cat([self.begin, other.begin])
         self.warm, self.graph = False, None
 
     def bytes_per_picture(self, captions: int) -> int:
@@ -113,8 +124,10 @@ class Continuing:
         mask = torch.zeros_like(later, dtype=self.dtype).masked_fill(later, float("-inf"))[:, None]
         if not self.shares:
             mask = F.pad(mask, (self.own.get_seq_length() - length, 0))  # (R, 1, n, P + t)
+            if self.own.padding is not None:
+                mask[..., :-length] += self.own.padding[self.own.pictures]
         with sharing(self.config) if self.shares else contextlib.nullcontext():
-            return self._one_end(self.family.step(tokens, self.begin + positions, mask, self.cache))
+            return self._one_end(self.family.step(tokens, self.begin[:, None] + positions, mask, self.cache))
 
     def _one_end(self, logits: Tensor) -> Tensor:
         """Logits (R, n, V), in which one end token stands for all, in float32."""

@@ -1,22 +1,25 @@
 """Where transformers' families of image-text-to-text models differ: pictures, prompts, inputs, a step on the cache.
 
-Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the prompt,
-n new tokens, t positions attended to, V vocabulary, S image tokens, D width.
+Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the longest prompt,
+n new tokens, t positions attended to, V vocabulary, S image tokens, T tiles of a picture, D width.
 """
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn.utils.rnn import pad_sequence
+from transformers import OPTForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.processing_utils import ProcessorMixin
 
 INSTRUCTION = "Describe this picture in one sentence."
+CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"  # its name in transformers
 
 
 class Preprocess:
@@ -26,25 +29,40 @@ class Preprocess:
         self.image_processor, self.options = image_processor, options
 
     def __call__(self, image: Image.Image) -> Tensor:
-        pixels = self.image_processor(images=image, return_tensors="pt", **self.options)["pixel_values"]
+        pixels = self.processed(image)["pixel_values"]
         return pixels.reshape(-1, *pixels.shape[-3:])[0]
 
+    def processed(self, image: Image.Image) -> Any:
+        return self.image_processor(images=image, return_tensors="pt", **self.options)
 
-class PreprocessSquare:
-    """A decoded RGB picture to (3, side, side), normalised, whatever its shape."""
 
-    def __init__(self, image_processor: Any, side: int):
-        self.side = side
-        self.mean, self.std = (torch.tensor(of)[:, None, None] for of in (image_processor.image_mean, image_processor.image_std))
+class PreprocessTiles(Preprocess):
+    """As above, to all tiles of the picture (T, 3, H, W)."""
 
     def __call__(self, image: Image.Image) -> Tensor:
-        pixels = np.array(image.resize((self.side, self.side), Image.Resampling.BICUBIC), dtype=np.float32)
-        return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - self.mean) / self.std
+        return self.processed(image)["pixel_values"]
 
 
-def _repeated(value: Tensor, parts: int, times: int) -> Tensor:
-    """A tensor (parts * n, ...) with each of its parts so many times in turn: (parts * times * n, ...)."""
-    return value.unflatten(0, (parts, -1)).repeat_interleave(times, 0).flatten(0, 1)
+class PreprocessSizedTiles(Preprocess):
+    """To tiles (T, 3, H, W), of which the last is none: its first two numbers are the picture's own height and width."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        tiles = self.processed(image)["pixel_values"][0]
+        size = torch.tensor([float(image.height), float(image.width)])
+        return torch.cat([tiles, F.pad(size, (0, tiles[0].numel() - 2)).view_as(tiles[:1])])
+
+
+class PreprocessPatches(Preprocess):
+    """To patches (rows, columns, D), in the order that the processor gives them."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        processed = self.processed(image)
+        return processed["pixel_values"].unflatten(0, processed["image_grid_thw"][0, 1:].tolist())
+
+
+def spans(length: int, sizes: Sequence[int]) -> list[int]:
+    """How many of so many things are of each picture: one each, or as many as its size, in proportion, says."""
+    return [1] * len(sizes) if length == len(sizes) else [size * length // sum(sizes) for size in sizes]
 
 
 class Llava:
@@ -52,7 +70,7 @@ class Llava:
 
     `vision` and `projector` name the first and the last module of the model that see each picture by itself, `language` and
     `decoder` those that see text, the latter with a cache, "" the model itself.
-    Every picture takes the same number of tokens, so the prompt's ids are the same for all.
+    Every picture takes the same number of tokens, so the prompt's ids are the same for all; but see `OwnAspect`.
     """
 
     vision, projector = "model.vision_tower", "model.multi_modal_projector"
@@ -80,8 +98,16 @@ class Llava:
         return list(map(int, inputs["input_ids"][0])), whole.removeprefix(text) if whole.startswith(text) else ""
 
     def blank(self) -> Image.Image:
-        """A picture, to count the tokens of one."""
+        """A picture that takes as many tokens as any."""
         return Image.new("RGB", (64, 64))
+
+    def fit(self, prompt: list[int], picture: Tensor) -> list[int]:
+        """The prompt's ids, with as many of the picture's tokens as this one takes."""
+        return prompt
+
+    def size(self, picture: Tensor) -> int:
+        """How many things of the same size the vision tower sees of it."""
+        return 1
 
     def end_ids(self) -> list[int]:
         """The tokens that end a caption, that which is learnt first."""
@@ -92,36 +118,50 @@ class Llava:
     def image_token_id(self) -> int | None:
         return self.config.image_token_id
 
-    def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The model's inputs: pictures (N, 3, H, W), ids (R, P or more) that start with the prompt, and which are no padding.
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The model's inputs: pictures, ids (R, P or more) that start with their prompts, and which are no padding.
 
         The first K rows are of the first picture, and so on; it is given once for each.
         """
-        pixels = pictures.repeat_interleave(len(ids) // len(pictures), 0)
-        return {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+        pictures = [picture for picture in pictures for _ in range(len(ids) // len(pictures))]
+        return {"input_ids": ids, "attention_mask": mask, **self.pixels(pictures)}
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the model takes of pictures."""
+        return {"pixel_values": torch.stack(pictures).to(self.model.dtype)}
 
     def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
         """Logits (R, tokens, V) of a pass over everything."""
         return self.model(**inputs, **options).logits
 
+    def states(self, output: Any) -> Tensor:
+        """What the vision tower says (pictures or their parts, ..., D)."""
+        return output.last_hidden_state
+
     @contextlib.contextmanager
-    def encoding_once(self, pictures: int, captions: int) -> Iterator[None]:
+    def encoding_once(self, pictures: Sequence[Tensor], captions: int) -> Iterator[None]:
         """Within it a picture that is given once for each of its captions is encoded once, and what comes of it is repeated."""
+        sizes = [self.size(picture) for picture in pictures]
+
         def first(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
             return tuple(map(one_of_each, args)), {name: one_of_each(value) for name, value in options.items()}
 
         def one_of_each(value: Any) -> Any:
-            return value.unflatten(0, (pictures, captions, -1))[:, 0].flatten(0, 1) if isinstance(value, Tensor) else value
+            if not isinstance(value, Tensor):
+                return value
+            return torch.cat(value.split(spans(len(value), [size for size in sizes for _ in range(captions)]))[::captions])
 
-        def again(module: nn.Module, args: tuple, output: Any) -> Any:
-            if isinstance(output, Tensor):
-                return _repeated(output, pictures, captions)
-            for name, value in output.items():
-                output[name] = _repeated(value, pictures, captions)
-            return output
+        def again(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return torch.cat([part for part in value.split(spans(len(value), sizes)) for _ in range(captions)])
+            if isinstance(value, dict):  # a ModelOutput
+                for name, one in value.items():
+                    value[name] = again(one)
+                return value
+            return [again(one) for one in value]
 
         hooks = (self.model.get_submodule(self.vision).register_forward_pre_hook(first, with_kwargs=True),
-                 self.model.get_submodule(self.projector).register_forward_hook(again))
+                 self.model.get_submodule(self.projector).register_forward_hook(lambda module, args, output: again(output)))
         try:
             yield
         finally:
@@ -131,9 +171,9 @@ class Llava:
     def cache(self) -> Cache:
         return DynamicCache()
 
-    def next_position(self, prompt: int) -> int:
-        """Of the token after a prompt of so many, once the model has seen it."""
-        return prompt
+    def next_positions(self, prompts: Tensor) -> Tensor:
+        """Of the tokens after prompts of so many (N,), once the model has seen them."""
+        return prompts
 
     def steps_are_alike(self) -> bool:
         """Whether steps do the same at any positions, as in a CUDA graph they must; rotary embeddings that stretch do not."""
@@ -143,8 +183,7 @@ class Llava:
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         """Logits (R, n, V) of what follows tokens (R, n) at positions (R, n); `mask` (R, 1, n, t) is added to the scores."""
         decoder = self.model.get_submodule(self.decoder)
-        return decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                       use_cache=True).logits
+        return decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: cache}).logits
 
 
 class Idefics3(Llava):
@@ -153,38 +192,135 @@ class Idefics3(Llava):
     vision, projector, language = "model.vision_model", "model.connector", "model.text_model"
     options = {"do_image_splitting": False, "do_resize": False}  # the square comes all the same
 
-    def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return super().inputs(pictures[:, None], ids, mask)  # (N, tiles, 3, H, W)
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        return super().pixels([picture[None] for picture in pictures])  # (R, tiles, 3, H, W)
 
 
-class QwenVL(Llava):
-    """Qwen2-VL and Qwen2.5-VL, with every picture a square of the same side."""
+class OwnAspect(Llava):
+    """Families whose pictures keep their aspect, and take as many tokens as that asks for, which stand together in the prompt."""
 
-    vision = projector = "model.visual"
-    options = {"do_resize": False}
-    side = 448  # at most; 256 image tokens of 28 x 28 pixels
+    def fit(self, prompt: list[int], picture: Tensor) -> list[int]:
+        token = self.image_token_id()
+        first = prompt.index(token)
+        return [*prompt[:first], *[token] * self.image_tokens(picture), *prompt[first + prompt.count(token):]]
 
-    def preprocess(self) -> PreprocessSquare:
-        return PreprocessSquare(self.processor.image_processor, self.blank().width)
+    def image_tokens(self, picture: Tensor) -> int:
+        raise NotImplementedError
+
+
+class LlavaNext(OwnAspect):
+    """LLaVA-NeXT and LLaVA-OneVision: the picture in a square, and in tiles whose padding takes no tokens."""
+
+    def preprocess(self) -> PreprocessSizedTiles:
+        return PreprocessSizedTiles(self.processor.image_processor, self.options)
+
+    def blank(self) -> Image.Image:
+        height, width = max(self.processor.image_processor.image_grid_pinpoints, key=lambda size: self._tokens(*size))
+        return Image.new("RGB", (width, height))
+
+    def size(self, picture: Tensor) -> int:
+        return len(picture) - 1
+
+    def image_tokens(self, picture: Tensor) -> int:
+        return self._tokens(*map(int, picture[-1].flatten()[:2]))
+
+    def _tokens(self, height: int, width: int) -> int:
+        return self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        tiles = pad_sequence([picture[:-1] for picture in pictures], batch_first=True)  # (R, T, 3, H, W)
+        sizes = torch.stack([picture[-1].flatten()[:2] for picture in pictures])
+        return {"pixel_values": tiles.to(self.model.dtype), "image_sizes": sizes.long()}
+
+
+class InternVL(OwnAspect):
+    """InternVL: the picture in tiles, and in one square."""
+
+    options = {"crop_to_patches": True}
+
+    def preprocess(self) -> PreprocessTiles:
+        return PreprocessTiles(self.processor.image_processor, self.options)
 
     def blank(self) -> Image.Image:
         processor = self.processor.image_processor
-        patch = processor.patch_size * processor.merge_size
-        side = min(self.side, int(processor.size["longest_edge"] ** 0.5))  # longest_edge counts the picture's pixels
-        return Image.new("RGB", (max(1, side // patch) * patch,) * 2)
+        return Image.new("RGB", (processor.max_patches * processor.size["width"], processor.size["height"]))
 
-    def inputs(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        as_they_are = {"do_resize": False, "do_rescale": False, "do_normalize": False}
-        patches = self.processor.image_processor(images=list(pictures), return_tensors="pt", **as_they_are)
-        patches = {name: _repeated(value.to(ids.device), len(pictures), len(ids) // len(pictures))
-                   for name, value in patches.items()}  # pixel_values (R * patches, D), image_grid_thw (R, 3)
-        return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == self.image_token_id()).int()} | patches
+    def size(self, picture: Tensor) -> int:
+        return len(picture)
 
-    def next_position(self, prompt: int) -> int:
-        return prompt + int(self.model.model.rope_deltas[0])  # a picture takes fewer positions than tokens
+    def image_tokens(self, picture: Tensor) -> int:
+        return len(picture) * self.processor.image_seq_length
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"pixel_values": torch.cat(pictures).to(self.model.dtype)}
+
+
+class QwenVL(OwnAspect):
+    """Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+
+    vision = projector = "model.visual"
+    most = 16  # tokens of a square picture's side
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        super().__init__(model, processor)
+        images = processor.image_processor
+        token = images.patch_size * images.merge_size  # pixels of its side
+        self.side = token * max(1, min(self.most, int(images.size["longest_edge"] ** 0.5) // token))
+        least, most = int(images.size["shortest_edge"]), self.side**2  # which count a picture's pixels, whatever they are called
+        self.options = {"size": {"shortest_edge": min(least, most), "longest_edge": most}}
+
+    def preprocess(self) -> PreprocessPatches:
+        return PreprocessPatches(self.processor.image_processor, self.options)
+
+    def blank(self) -> Image.Image:
+        return Image.new("RGB", (self.side, self.side))
+
+    def size(self, picture: Tensor) -> int:
+        return picture.shape[0] * picture.shape[1]
+
+    def image_tokens(self, picture: Tensor) -> int:
+        return self.size(picture) // self.processor.image_processor.merge_size**2
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return super().inputs(pictures, ids, mask) | {"mm_token_type_ids": (ids == self.image_token_id()).int()}
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        patches = torch.cat([picture.flatten(0, 1) for picture in pictures])
+        grids = torch.tensor([(1, *picture.shape[:2]) for picture in pictures], device=patches.device)
+        return {"pixel_values": patches.to(self.model.dtype), "image_grid_thw": grids}
+
+    def next_positions(self, prompts: Tensor) -> Tensor:
+        return prompts + self.model.model.rope_deltas[:, 0]  # a picture takes fewer positions than tokens
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         return super().step(tokens, positions.expand(3, -1, -1), mask, cache)  # of text, the three positions are one
+
+
+class Gemma3(Llava):
+    """Gemma 3: the tokens of the picture, which is one square, see each other."""
+
+    options = {"do_pan_and_scan": False}
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return super().inputs(pictures, ids, mask) | {"token_type_ids": (ids == self.image_token_id()).int()}
+
+
+class PaliGemma(Llava):
+    """PaliGemma: no chat; the tokens of picture and prompt see each other, and positions start at one."""
+
+    instruction = "caption en"
+
+    def prompt(self, instruction: str) -> tuple[list[int], str]:
+        inputs = self.processor(text=[self.processor.image_token + instruction], images=[self.blank()])
+        self.prefix = len(inputs["input_ids"][0])
+        return list(map(int, inputs["input_ids"][0])), ""
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        later = (torch.arange(ids.shape[1], device=ids.device) >= self.prefix).int()
+        return super().inputs(pictures, ids, mask) | {"token_type_ids": later.expand_as(ids)}
+
+    def next_positions(self, prompts: Tensor) -> Tensor:
+        return prompts + 1
 
 
 class Git(Llava):
@@ -241,9 +377,40 @@ class Blip(Git):
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         # the pictures' states only have to be there: their keys and values are in the cache
-        return self.model.text_decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                                       use_cache=True, encoder_hidden_states=mask).logits
+        return self.model.text_decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True,
+                                       encoder_hidden_states=mask, **{CACHE: cache}).logits
 
 
-FAMILIES = {"blip": Blip, "blip-2": Blip2, "git": Git, "llava": Llava, "idefics3": Idefics3, "smolvlm": Idefics3,
-            "qwen2_vl": QwenVL, "qwen2_5_vl": QwenVL}  # by the model_type of a config
+class Florence2(Llava):
+    """Florence-2: an encoder sees picture and prompt, and the captions come of a decoder, whose own prompt is how it begins."""
+
+    instruction = "<CAPTION>"
+
+    def prompt(self, instruction: str) -> tuple[list[int], str]:
+        self.asked = self.processor(text=[instruction], images=[self.blank()], return_tensors="pt")["input_ids"]  # (1, tokens)
+        begun = self.text_config.decoder_start_token_id, self.model.generation_config.forced_bos_token_id
+        return [token for token in begun if token is not None], ""
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        inputs = super().inputs(pictures, self.asked.to(ids.device).expand(len(ids), -1), None)
+        return inputs | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+
+    def states(self, output: Any) -> Tensor:
+        return output.last_hidden_state.flatten(2).mT  # (N, D, rows, columns) at first
+
+    def cache(self) -> Cache:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        decoder = self.model.model.language_model.decoder  # which takes no positions, and counts those of the cache
+        hook = decoder.embed_positions.register_forward_hook(lambda module, *_: module.weight[positions + module.offset])
+        try:
+            states = decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=mask, **{CACHE: cache})
+        finally:
+            hook.remove()
+        return self.model.lm_head(states.last_hidden_state)
+
+
+FAMILIES = {"blip": Blip, "blip-2": Blip2, "git": Git, "llava": Llava, "llava_next": LlavaNext, "llava_onevision": LlavaNext,
+            "internvl": InternVL, "idefics3": Idefics3, "smolvlm": Idefics3, "qwen2_vl": QwenVL, "qwen2_5_vl": QwenVL,
+            "qwen3_vl": QwenVL, "gemma3": Gemma3, "paligemma": PaliGemma, "florence2": Florence2}  # by the model_type of a config

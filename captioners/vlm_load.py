@@ -3,7 +3,6 @@
 No code that comes with a model is run, and weights come from safetensors files only.
 """
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,55 +17,73 @@ from transformers.utils import is_bitsandbytes_available
 
 from captioners.names import check_name, column_name
 from captioners.resolve import SMALL_FILES
+from captioners.safe_reading import check_folder, check_numbers, read_object, reason
 from captioners.vlm import ADAPTER, OURS, VLMCaptioner
 from captioners.vlm_families import FAMILIES
-from captioners.weights import DTYPES, state_sha256
+from captioners.weights import DTYPES, folder_sha256, state_sha256
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def load_vlm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32", prompt: str | None = None,
-             four_bit: bool = False) -> VLMCaptioner:
+def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = "cpu", dtype: str | None = "fp32",
+             prompt: str | None = None, four_bit: bool = False) -> VLMCaptioner:
     """Loads a captioner from a folder with a transformers config, one with peft's adapter, or a hub repository.
 
-    dtype: fp32, bf16 or fp16. prompt: what to ask of the model; None: what it was saved with, or the family's own.
+    base: the model under an adapter, where it is not the one that the adapter's config names, or lies on this machine.
+    dtype: fp32, bf16 or fp16; None: weights as their file has them, adapters in float32.
+    prompt: what to ask of the model; None: what it was saved with, or the family's own.
     four_bit: the weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314), for which bitsandbytes is needed.
     Weights come from safetensors files only, and no code that comes with a model is run.
     Raises ValueError where the model is of no family that can caption, or files are missing, broken, or do not fit.
     """
-    problems = [] if dtype in DTYPES else [f"dtype {dtype!r} is none of {', '.join(DTYPES)}"]
+    problems = [] if dtype in (*DTYPES, None) else [f"dtype {dtype!r} is none of {', '.join(DTYPES)}"]
     if four_bit and not is_bitsandbytes_available():
         problems.append("four_bit needs bitsandbytes, which is not installed")
     if problems:
         raise ValueError("; ".join(problems))
     name = os.fspath(name).removeprefix("local-dir:").removeprefix("hf-hub:")
+    folder = _folder(name)
     if os.path.isdir(name):
-        folder = Path(name).resolve()
         name = str(folder)  # adapters are saved with the name of their base
-    else:
-        folder = Path(_attempt(f"hub repository {name!r} cannot be had", snapshot_download, name,
-                               allow_patterns=[*SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS], ignore_patterns=["*/*"]))
-    column, saved_prompt = _read_ours(folder, name)
+    ours = _read_ours(folder)
     adapter_config = _read_object(folder / ADAPTER)
-    base = name if adapter_config is None else _base_name(adapter_config, folder / ADAPTER)
-    model = _load_model(base, device, DTYPES[dtype], four_bit)
-    home = folder if adapter_config is not None and any((folder / file).is_file() for file in PROCESSOR_FILES) else base
+    if adapter_config is None and base is not None:
+        raise ValueError(f"{name}: base {base} is for adapters, and there are none in it")
+    beneath = name if adapter_config is None else base or _base_name(adapter_config, folder / ADAPTER, ours)
+    model = _load_model(beneath, device, DTYPES[dtype or "fp32"], four_bit)
+    home = folder if adapter_config is not None and any((folder / file).is_file() for file in PROCESSOR_FILES) else beneath
     processor = _attempt(f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False)
-    adapter = None if adapter_config is None else _load_adapter(model, folder)
+    adapter = None if adapter_config is None else _load_adapter(model, folder, beneath)
     sha256 = state_sha256(model.state_dict())
     if not four_bit:
         for parameter in model.parameters():  # and not model.to: rotary embeddings need their buffers in float32
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and dtype is not None:
                 parameter.data = parameter.data.to(DTYPES[dtype])
         model.to(device)
-    return VLMCaptioner(model.eval(), processor, name=column, weights_sha256=sha256, source=name,
-                        prompt=saved_prompt if prompt is None else prompt, adapter=adapter)
+    return VLMCaptioner(model.eval(), processor, name=ours.get("name") or column_name(Path(name).name), weights_sha256=sha256,
+                        source=name, prompt=ours.get("prompt") if prompt is None else prompt, adapter=adapter)
+
+
+def _folder(name: str) -> Path:
+    """Where a model's small files lie, and its adapter, in a folder or the hub's cache; ValueError where one is too large."""
+    if os.path.isdir(name):
+        folder = Path(name).resolve()
+    else:
+        folder = Path(_attempt(f"hub repository {name!r} cannot be had", snapshot_download, name,
+                               allow_patterns=[*SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS], ignore_patterns=["*/*"]))
+    check_folder(folder)
+    return folder
 
 
 def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
     """The model in the dtype of its file, or in 4 bits; not one weight may be missing."""
+    if os.path.isdir(name):
+        check_folder(Path(name))
+    if (raw := _read_object(Path(name) / "config.json")) is not None:
+        check_numbers(raw, Path(name) / "config.json")
     config = _attempt(f"{name}: no config that can be read", AutoConfig.from_pretrained, name, trust_remote_code=False)
+    check_numbers(config.to_dict(), name)
     if config.model_type not in FAMILIES:
         raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
     if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
@@ -87,7 +104,7 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
     return model
 
 
-def _load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+def _load_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
     """Puts the adapter of a folder into the model; all of its weights, and no others."""
     path = folder / ADAPTER_WEIGHTS
     weights = _attempt(f"{path}: no adapter that can be read", load_file, path)
@@ -97,39 +114,39 @@ def _load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     if different := sorted(expected ^ set(weights)):
         lines = [f"{'missing' if key in expected else 'unexpected'} {key}" for key in different]
         raise ValueError(f"{path}: these weights are not this adapter's:\n  " + "\n  ".join(lines))
+    adapter.peft_config["default"].base_model_name_or_path = base
     return adapter
 
 
-def _base_name(config: dict, path: Path) -> str:
+def _base_name(config: dict, path: Path, ours: dict) -> str:
+    """The model under an adapter; one on this machine is taken only where we wrote so, as a stranger's file may name any folder."""
     base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
     problems = [] if kind == "LORA" else [f"peft_type is {kind!r}, not 'LORA'"]
-    problems += [] if isinstance(base, str) and base else [f"base_model_name_or_path is {base!r}, no model's name"]
+    if not isinstance(base, str) or not base:
+        problems.append(f"base_model_name_or_path is {base!r}, no model's name")
+    elif os.path.isdir(base) and ours.get("base_sha256") != folder_sha256(Path(base)):
+        problems.append(f"base_model_name_or_path is {base}, a folder here, and not as it was when the adapter was trained; if it is to be "
+                        f"read, say --base {base}")
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
     return base
 
 
-def _read_ours(folder: Path, model: str) -> tuple[str, str | None]:
-    """The name that the captioner's column has, and the prompt that it was saved with."""
+def _read_ours(folder: Path) -> dict[str, Any]:
+    """What we wrote beside a model, {} where we did not: its column's `name`, the `prompt`, and the hash of the weights under adapters."""
     ours = _read_object(folder / OURS)
     if ours is None:
-        return column_name(Path(model).name), None
-    name, prompt = fields = ours.get("name"), ours.get("prompt")
-    problems = [f"{key} is {value!r}, no text" for key, value in zip(("name", "prompt"), fields) if not isinstance(value, str)]
+        return {}
+    problems = [f"{key} is {ours.get(key)!r}, no text" for key in ("name", "prompt") if not isinstance(ours.get(key), str)]
     if problems:
         raise ValueError(f"{folder / OURS}: " + "; ".join(problems))
-    _attempt(folder / OURS, check_name, name)
-    return name, prompt
+    _attempt(folder / OURS, check_name, ours["name"])
+    return ours
 
 
 def _read_object(path: Path) -> dict | None:
     """A JSON object in a file, None where there is no file."""
-    if not path.is_file():
-        return None
-    found = _attempt(f"{path}: not JSON", lambda: json.loads(path.read_text(encoding="utf-8")))
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return found
+    return read_object(path) if path.is_file() else None
 
 
 def _attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
@@ -137,4 +154,4 @@ def _attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
     try:
         return call(*args, **options)
     except Exception as error:
-        raise ValueError(f"{otherwise}: {error}") from error
+        raise ValueError(f"{otherwise}: {reason(error)}") from error

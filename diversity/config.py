@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
+
+from imagetext.table_flags import TableFlags
 
 
-class DiversityConfig(BaseModel):
+class DiversityConfig(TableFlags):
     """Measures of caption columns, spread beside fidelity, in one report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

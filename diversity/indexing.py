@@ -88,10 +88,10 @@ def _index(piece: Piece, asked: Asked, seed: int) -> Index:
     references = [asked.references] if asked.references else []
     try:
         for at, row in enumerate(piece.read([*asked.names, *references], ())):
-            number = number_of(row.key)
+            number = None if piece.lines else number_of(row.key)
             keys.append(name_hash(row.key, seed=seed))
             numbers.append(name_hash(number, seed=seed) if number else 0)
-            digits = digits and row.key.isdecimal()
+            digits = digits and number is not None and row.key.isdecimal()
             columns, bare = asked.of(row), True
             for name in [*columns, *references]:
                 if count := len(captions_of(row, name)):
@@ -159,7 +159,10 @@ def _check(sources: Sequence[Source], found: Iterable[str], names: Sequence[str]
 def _first_keys(sources: Sequence[Source]) -> str:
     """A key of each source, to see why they are not joined."""
     keys = [(source.spec, row.key) for source in sources for piece in source.pieces[:1] for row in islice(piece.read((), ()), 1)]
-    return "first keys: " + ", ".join(f"{key!r} in {spec}" for spec, key in keys)
+    lines = any(piece.lines for source in sources for piece in source.pieces[:1])
+    return "first keys: " + ", ".join(f"{key!r} in {spec}" for spec, key in keys) + (
+        "; lines of text are joined with other lines alone, by their order: for others give a table, whose --key names the pictures"
+        if lines else "; --key names the column of a table that names the pictures")
 
 
 def _differences(compared: Compared, joined: Joined) -> list[str]:

@@ -1,18 +1,22 @@
 """Records with captions from every kind of input, and with pictures where they are asked for."""
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from diversity.columns import HUMAN
+from imagetext.curated import without_canned
 from imagetext.folders import FolderRows
-from imagetext.rows import KEY_COLUMNS, Wanted, loose_texts, row_records, well_formed
+from imagetext.rows import KEY_COLUMNS, Wanted, loose_texts, well_formed
 from imagetext.sample import Record, Shard
+from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
+from imagetext.table_columns import Columns
 from imagetext.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records
+from imagetext.text_tables import read_layout, records
 
 ROWS = 10_000  # of a piece, about, where a file can be split
 KEYS = (*KEY_COLUMNS, "image_id", "_id")
@@ -50,6 +54,7 @@ class Piece(NamedTuple):
 
     path: str
     read: Callable[[Sequence[str] | None, Collection[int]], Iterator[Record]]
+    lines: bool = False     # whether the keys are numbers of lines, which are no ids
 
 
 def shard_rows(shard: Shard, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
@@ -59,9 +64,9 @@ def shard_rows(shard: Shard, columns: Sequence[str] | None, images: Collection[i
     return (record if at in images else replace(record, image=None) for at, record in enumerate(shard))
 
 
-def table_pieces(path: str) -> list[Piece]:
-    """JSONL, CSV and TSV in the pieces that `imagetext` makes of them, Parquet by its row groups."""
-    return [Piece(path, partial(_table_rows, part)) for part in split_rows(path, ROWS)[0]]
+def table_pieces(path: str, table: Columns = Columns(), asked: Sequence[str] = ()) -> list[Piece]:
+    """JSON, CSV and TSV in the pieces that `imagetext` makes of them, Parquet by its row groups; asked: columns of captions."""
+    return [Piece(path, partial(_table_rows, part)) for part in split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS)]
 
 
 def _table_rows(part: TableRows | CompressedRows, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
@@ -80,7 +85,7 @@ def text_pieces(path: str, column: str) -> list[Piece]:
             if count % ROWS == 0:
                 starts.append(offset)
             offset, count = offset + len(line), count + 1
-    return [Piece(path, partial(_text_rows, path, column, number * ROWS, min(ROWS, count - number * ROWS), start))
+    return [Piece(path, partial(_text_rows, path, column, number * ROWS, min(ROWS, count - number * ROWS), start), lines=True)
             for number, start in enumerate(starts)]
 
 
@@ -93,23 +98,33 @@ def _text_rows(path: str, column: str, first: int, count: int, offset: int, colu
             yield Record(f"{number:09d}", None, columns={column: (well_formed(text),)})
 
 
+def is_list_of_rows(path: str) -> bool:
+    """Whether a JSON file is a list of rows as a table has them, by its first ones: not COCO results."""
+    if not is_list(path):
+        return False
+    with open_file(path) as file:
+        layout = read_layout(path, file, ".json", ())
+        file.seek(layout.start)
+        try:
+            rows = [json.loads(text) for _, text in islice(records(path, file, layout), 100)]
+        except ValueError:  # whoever reads it says so
+            return False
+    return bool(rows) and all(isinstance(row, dict) and not _is_result(row) for row in rows)
+
+
 def document_pieces(path: str, column: str) -> list[Piece]:
     return [Piece(path, partial(_document_rows, path, column))]
 
 
 def _document_rows(path: str, column: str, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
-    """Rows of a JSON document, which is read whole."""
+    """Captions of a JSON document, which is read whole."""
     try:
         document = json.loads(read_bytes(path).decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     rows = document.get("annotations") if isinstance(document, dict) and "annotations" in document else document
     if isinstance(rows, list) and any(_is_result(row) for row in rows):
-        yield from _result_rows(rows, path, column)
-    elif isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) and rows is document:
-        stem = split_suffix(path)[0]
-        named = ((row, f"{stem}-{number:09d}", f"{path}:{number + 1}") for number, row in enumerate(rows))
-        yield from row_records(named, os.path.dirname(path), _wanted(columns, images))
+        yield from _result_rows(without_canned(rows, path), path, column)
     elif isinstance(rows, dict) and rows and all(map(_is_texts, rows.values())):
         yield from (Record(well_formed(key), None, columns={column: loose_texts(value)}) for key, value in rows.items())
     else:

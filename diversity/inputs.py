@@ -7,7 +7,7 @@ Everything that `imagetext.sources.read_samples` reads, and captions alone:
 | `.txt` | each line is the one caption of a picture of its own; its key is the line's number, from 0, so files go line by line |
 | `.json` | COCO results `[{"image_id", "caption"}]` or annotations `{"images", "annotations"}`: a picture's are those of an id |
 | `.json` | `{"key": "caption"}` or `{"key": ["caption", ...]}`, or a list of rows as in JSONL |
-| tables | columns of texts or lists of texts; the picture may be missing |
+| tables | columns of texts or lists of texts; the picture may be missing; rows of one picture are one, as in `imagetext.sources` |
 
 The captions of a text file, of COCO files and of `{"key": ...}` are a column with the file's name. `NAME=SPEC` gives an input's
 captions a name: those of its synthetic column, or its originals where it has none. References may be any of these, or the
@@ -23,12 +23,14 @@ from itertools import islice
 from typing import NamedTuple
 
 from diversity.columns import HUMAN
-from diversity.input_rows import KEYS, Piece, captions_of, document_pieces, shard_rows, table_pieces, text_pieces
+from diversity.input_rows import KEYS, Piece, captions_of, document_pieces, is_list_of_rows, shard_rows, table_pieces, text_pieces
 from imagetext.curated import KINDS
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS
+from imagetext.fields import CAPTION_COLUMNS
+from imagetext.rows import IMAGE_COLUMNS
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, plain_path
+from imagetext.table_columns import Columns
 from imagetext.tables import TABLE_SUFFIXES, split_suffix
 
 DOCUMENTS = (".txt", ".json")
@@ -45,22 +47,24 @@ class Source(NamedTuple):
 
 
 def open_sources(inputs: Sequence[str], references: str | None,
-                 images: str | None) -> tuple[list[Source], tuple[str, ...], str | None]:
+                 images: str | None, table: Columns = Columns(),
+                 asked: Sequence[str] = ()) -> tuple[list[Source], tuple[str, ...], str | None]:
     """The sources in order, the columns of inputs that are named after files, and the references' column.
 
     References that are no column but a SPEC, which has one of ./:*?{ in it, become a column of that name.
+    table: what columns of tables are. asked: columns of captions that are asked for.
     Raises ValueError with every problem of every SPEC.
     """
     problems: list[str] = []
-    sources, files = open_inputs(inputs, problems)
+    sources, files = open_inputs(inputs, problems, table, asked)
     for role, spec in (("references", references), ("images", images)):
         if spec is None or role == "references" and not re.search(r"[./:*?{]", spec):
             continue
         own: list[str] = []
-        found, columns = open_inputs([spec], own)
+        found, columns = open_inputs([spec], own, table, asked)
         problems += [f"--{role} {problem}" for problem in own]
         rows = partial(_references, spec, (*columns, HUMAN)) if role == "references" else _pictures
-        sources += [Source(spec, [Piece(piece.path, partial(rows, piece)) for piece in source.pieces], role) for source in found]
+        sources += [Source(spec, [piece._replace(read=partial(rows, piece)) for piece in source.pieces], role) for source in found]
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     return sources, files, references
@@ -101,7 +105,8 @@ def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Col
                       meta={field: value for field, value in row.meta.items() if field not in CAPTION_COLUMNS})
 
 
-def open_inputs(specs: Sequence[str], problems: list[str]) -> tuple[list[Source], tuple[str, ...]]:
+def open_inputs(specs: Sequence[str], problems: list[str], table: Columns = Columns(),
+                asked: Sequence[str] = ()) -> tuple[list[Source], tuple[str, ...]]:
     """A source of each SPEC, and the columns that it or its files name; what is wrong is added to `problems`."""
     given = {spec: re.fullmatch(r"([A-Za-z_][\w.-]*)=(.+)", spec) for spec in specs if not os.path.exists(spec)}
     names = {found[2]: found[1] for found in given.values() if found}
@@ -121,26 +126,31 @@ def open_inputs(specs: Sequence[str], problems: list[str]) -> tuple[list[Source]
         sources.append(Source(spec, []))
         for path, there in named.items():
             try:
-                pieces = open_file(path, there, name or columns.get(path, ""))
+                pieces = open_file(path, there, name or columns.get(path, ""), table, asked)
             except (ValueError, OSError) as error:
                 problems.append(str(error))
                 continue
             renames = name and not _is_document(path)
-            sources[-1].pieces.extend(Piece(piece.path, partial(_renamed, name, piece)) if renames else piece for piece in pieces)
+            sources[-1].pieces.extend(piece._replace(read=partial(_renamed, name, piece)) if renames else piece for piece in pieces)
     return sources, tuple(dict.fromkeys((*columns.values(), *names.values())))
 
 
-def open_file(path: str, there: Entry | None, column: str) -> list[Piece]:
+def open_file(path: str, there: Entry | None, column: str, table: Columns, asked: Sequence[str]) -> list[Piece]:
     """The pieces of one file, folder or set; captions of a text file or COCO file become `column`."""
     suffix = split_suffix(path)[1]
     if _is_set(path) or there and there.is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):
-        return [Piece(shard.path, partial(shard_rows, shard)) for shard in read_samples(path)]
+        return [Piece(shard.path, partial(shard_rows, shard)) for shard in read_samples(path, columns=table)]
     if suffix not in SUFFIXES:
         known = f"not a {', '.join(SUFFIXES)} file or a folder of pictures"
         raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
     if not there:
         raise ValueError(f"{path}: no such file")
-    pieces = {".json": document_pieces, ".txt": text_pieces}[suffix](path, column) if _is_document(path) else table_pieces(path)
+    if suffix == ".txt":
+        pieces = text_pieces(path, column)
+    elif suffix == ".json" and not is_list_of_rows(path):
+        pieces = document_pieces(path, column)
+    else:
+        pieces = table_pieces(path, table, asked)
     if not pieces:
         raise ValueError(f"{path}: no rows")
     return pieces

@@ -11,6 +11,7 @@ import numpy as np
 
 from diversity.picture_sample import places
 
+_ROW = re.compile(r"-[0-9]{9}\Z")
 _NUMBER = re.compile(r"0*([0-9]+)(?:\.[A-Za-z]\w*)?\Z")
 
 
@@ -70,8 +71,11 @@ def _again(keys: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 
 def number_of(key: str) -> str | None:
-    """The number at the end of a key, without leading zeros: 42 of 42, of COCO_val2014_000000000042 and of that with .jpg."""
-    found = _NUMBER.search(key)
+    """The number at the end of a key, without leading zeros: 42 of 42, of COCO_val2014_000000000042 and of that with .jpg.
+
+    None where there is none, or the key says which row of a table a picture was.
+    """
+    found = None if _ROW.search(key) else _NUMBER.search(key)
     return found and found[1]
 
 

@@ -16,7 +16,7 @@ def run(config: DiversityConfig) -> int:
     try:
         _check_output(config.output)
         device = _device(config)
-        counted = count_columns(config.input, config.column, config.references, config.images, workers=config.workers,
+        counted = count_columns(config.input, config.column, config.references, config.images, table=config.table, workers=config.workers,
                                 seed=config.seed, keep_images=max(48, config.semantic_pictures if config.clip else 0))
         found = report(counted, embedder=config.embedder, clip=config.clip, device=device,
                        semantic_pictures=config.semantic_pictures, seed=config.seed)

@@ -6,7 +6,8 @@ B: pictures in a batch, K: captions of each, L: tokens of the longest caption an
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, Self
@@ -15,10 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from captioners.base import TrainableCaptioner
+from captioners.ranks import processes_here
+from finetune.identity import Identity, InputHashes, doubles, picture_hash
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.rows import read_picture
@@ -27,11 +31,13 @@ from imagetext.sample import Record, Shard, decode_image
 CACHE_BYTES = 2**28  # of preprocessed pictures, in each process that decodes
 WIDTHS = 8           # captions come to a GPU in multiples of so many tokens
 CHECKED = 64         # pictures decoded side by side when they are first read
+NO_CAPTION = "no caption"
 
 
 class CaptionedPictures(Dataset):
     """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
 
+    `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
     Pictures that are files, or lie in tars on this machine, are read when they come, those of stores and tables are held in
     memory, encoded; preprocessed ones, too, where all of them fit in 256 MiB. `weights`: how often each comes in a pass. `image`
     gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
@@ -42,18 +48,25 @@ class CaptionedPictures(Dataset):
         self.captioner, self.captions_per_image = captioner, captions_per_image
         self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)
         self.samples: list[Record] = []
+        self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
-        everything = (read for shard in shards for read in with_places(shard))
+        hashes = InputHashes()
+        everything = ((getattr(shard, "path", ""), *read) for shard in shards for read in with_places(shard))
         progress = tqdm(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
-        with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
+        with ThreadPoolExecutor() as pool:  # pictures decode, and are hashed, without Python's lock
             while read := list(itertools.islice(everything, CHECKED)):
-                for (sample, places), error in zip(read, pool.map(_problem, (sample for sample, _ in read)), strict=True):
+                looked_at = pool.map(_look, (sample for _, sample, _ in read))
+                for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
                     if error:
                         self.rejects.append((sample.key, error))
                     else:
                         self.samples.append(_light(sample, places))
+                        self.identities.append(Identity(sample.key, picture))
+                        if path:
+                            hashes.add(path, sample, picture)
                 progress.update(len(read))
         progress.close()
+        self.read = hashes.hexdigests()
         if not self.samples:
             raise ValueError(f"no usable captioned picture; the first of {len(self.rejects)} rejected: {self.rejects[:3]}")
         self.weights = np.full(len(self.samples), weight)
@@ -66,19 +79,31 @@ class CaptionedPictures(Dataset):
 
     def mixed_with(self, other: Self) -> None:
         """Adds the pictures of another set, with their weights."""
-        self.samples, self.rejects = self.samples + other.samples, self.rejects + other.rejects
+        self.samples, self.identities = self.samples + other.samples, self.identities + other.identities
+        self.rejects, self.read = self.rejects + other.rejects, self.read | other.read
         self.weights = np.concatenate([self.weights, other.weights])
         self.image = self._pixels  # together they may be too many to hold
 
     def hold_out(self, count: int, seed: int) -> list[Record]:
-        """Takes so many pictures, chosen by the seed, out of the set."""
-        chosen = set(np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(self))[:count].tolist())
-        held = [dataclasses.replace(self.samples[index], image=self.encoded(index)) for index in sorted(chosen)]
-        kept = [index for index in range(len(self)) if index not in chosen]
+        """Takes so many pictures, chosen by the seed, out of the set, and whatever else shows one of them."""
+        chosen = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(self))[:count].tolist()
+        held = [self.whole(index) for index in sorted(chosen)]
+        self.leave_out(doubles(self, self, chosen))
+        return held
+
+    def whole(self, index: int) -> Record:
+        """The sample with its picture's bytes."""
+        return dataclasses.replace(self.samples[index], image=self.encoded(index))
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Takes the pictures of these numbers out of the set; ValueError where none would stay."""
+        kept = [index for index in range(len(self)) if index not in numbers]
+        if not kept:
+            raise ValueError("every picture of --input is held out, none is left to train on")
         self.samples, self.weights = [self.samples[index] for index in kept], self.weights[kept]
+        self.identities = [self.identities[index] for index in kept]
         if hasattr(self.image, "cache_clear"):
             self.image.cache_clear()
-        return held
 
     def encoded(self, index: int) -> bytes:
         """The picture's bytes; raises ValueError where its file is there no more."""
@@ -86,7 +111,7 @@ class CaptionedPictures(Dataset):
         if sample.image is not None:
             return sample.image
         places = sample.meta.get("places")
-        return places.read("picture")["picture"] if places else read_picture(sample.meta["source"])
+        return places.read("picture")["picture"] if places else read_picture(sample.path)
 
     def _pixels(self, index: int) -> Tensor:
         return self.captioner.preprocess(decode_image(self.encoded(index)))  # (3, S, S)
@@ -115,23 +140,22 @@ class CaptionedPictures(Dataset):
         return [len(self.captioner.encode_text_ids(caption)) for caption in captions[::-(-len(captions) // most)]]
 
 
-def _problem(sample: Record) -> str:
-    """Why a sample cannot be trained on; "" where it can."""
+def _look(sample: Record) -> tuple[str, bytes]:
+    """Why a sample cannot be trained on, "" where it can, and its picture's hash."""
     if not any(caption.strip() for caption in sample.captions):
-        return sample.error or "no caption"
+        return sample.error or NO_CAPTION, b""
     try:
         decode_image(sample.image)
     except ValueError as error:
-        return sample.error or str(error)
-    return ""
+        return sample.error or str(error), b""
+    return "", picture_hash(sample.image)
 
 
 def _light(sample: Record, places: Places | None) -> Record:
     """The sample without its picture's bytes, where these are a file of their own, or without its files, where a tar has them."""
     if places:
         return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})
-    source = sample.meta.get("source", "")
-    is_file = os.path.isfile(source) and os.path.getsize(source) == len(sample.image)
+    is_file = os.path.isfile(sample.path) and os.path.getsize(sample.path) == len(sample.image)
     return dataclasses.replace(sample, image=None) if is_file else sample
 
 
@@ -175,7 +199,7 @@ class BatchOrder(Sampler):
 
 
 class Batch(NamedTuple):
-    """Pictures (B, 3, S, S), or what stands for them, token ids (B, K, L), pictures' numbers (B,), and keys.
+    """Pictures (B, 3, S, S), or what stands for them (see `_together`), token ids (B, K, L), pictures' numbers (B,), and keys.
 
     embeddings: what teachers say of pictures (B, D) and texts (B, K, D), by name, where a loss takes that.
     """
@@ -224,7 +248,14 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
     for rows, captions in zip(tokens, ids, strict=True):
         for row, caption in zip(rows, captions, strict=True):
             row[:len(caption)] = torch.tensor(caption)
-    return Batch(default_collate(list(images)), tokens, torch.tensor(pictures), list(keys))
+    return Batch(_together(images), tokens, torch.tensor(pictures), list(keys))
+
+
+def _together(images: Sequence[Any]) -> Any:
+    """Pictures of one shape, or what stands for them, stacked; those of several flat and padded (B, longest), with their shapes."""
+    if not isinstance(images[0], Tensor) or len({image.shape for image in images}) == 1:
+        return default_collate(list(images))
+    return [pad_sequence([image.flatten() for image in images], batch_first=True), torch.tensor([image.shape for image in images])]
 
 
 def decoders(asked: int | None, on_gpu: bool) -> int:
@@ -232,11 +263,19 @@ def decoders(asked: int | None, on_gpu: bool) -> int:
 
     A picture takes a core 5 to 7 ms, and a GPU trains on hundreds a second.
     """
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    share = len(os.sched_getaffinity(0)) // processes_here()
     return asked if asked is not None else max(1, share - 1) if on_gpu else 1
 
 
 def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) -> DataLoader:
-    """A loader of the batches in this order; pinned memory is copied to a GPU while it computes."""
+    """A loader of the batches in this order; pinned memory is copied to a GPU while it computes.
+
+    What ends the run is told to all its processes: those that decode go on until it has written its checkpoint.
+    """
     return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=pin_memory,
-                      collate_fn=order.pictures.collate)
+                      collate_fn=order.pictures.collate, worker_init_fn=_go_on)
+
+
+def _go_on(_: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+    AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 )
 
 from finetune.recipes import RECIPES, check_recipe, read_recipe
 from imagetext.shards import check_column
+from imagetext.table_flags import TableFlags
 
 
 def parse_count(value: object) -> object:
@@ -21,12 +22,19 @@ def parse_count(value: object) -> object:
     return value
 
 
+def check_held_out(specs: list[str], trained_on: list[str]) -> list[str]:
+    """The specs of held-out pictures; ValueError for one that is trained on."""
+    if both := [spec for spec in specs if spec in trained_on]:
+        raise ValueError(f"{', '.join(both)} is --input, too, and held-out pictures are not trained on")
+    return specs
+
+
 def _check_name(name: str) -> str:
     check_column(f"syn_text_{name}")
     return name
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(TableFlags):
     """Fine-tune a captioner on captioned pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +54,8 @@ class FinetuneConfig(BaseModel):
     from_scratch: bool = Field(False, description="start from random weights; without it a model with no weights is an error")
     context: int | None = Field(
         None, gt=2, description="positions, the CLS token's too: 77, 128, 256; a shorter model is extended; none: the model's")
+    image_size: int | None = Field(
+        None, gt=0, description="pixels of a picture's side; positions of a CoCa's weights are interpolated; none: the model's")
     name: Annotated[str, AfterValidator(_check_name)] | None = Field(
         None, description="the captioner's name, which names its column: syn_text_NAME")
     long_captions: Literal["sentence", "word", "token"] = Field(
@@ -65,13 +75,21 @@ class FinetuneConfig(BaseModel):
     layer_decay: float = Field(1.0, gt=0, le=1, description="a block's learning rate, as a share of that of the block above it")
     freeze_image: bool = Field(False, description="leave the image tower as it is; what it says of each picture is kept on disk")
     lora_rank: int = Field(0, ge=0, description="train adapters of this rank instead of the weights; 0: the weights")
+    lora_alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="adapters count alpha / rank times; twice the rank unless given")
+    lora_dropout: float | None = Field(
+        None, ge=0, lt=1, description="of what comes into adapters; 0.05 of vision-language models and 0 of CoCa unless given")
+    lora_targets: list[Annotated[str, Field(pattern=r"^[\w.]+$")]] = Field(
+        [], description="names of the layers that get adapters, such as q_proj; all of the language model unless given, of CoCa the MLPs'")
+    lora_merge: bool = Field(False, description="write a whole model, adapters merged, as CoCa always does; else the adapters alone")
+    base: str | None = Field(None, description="the model under --model's adapters, where it lies on this machine: its folder")
     four_bit: bool = Field(
         False, description="hold the weights under the adapters of a vision-language model in 4 bits (QLoRA); needs bitsandbytes")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none")
     grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
     hold_out: int = Field(500, ge=0, description="pictures of the input to validate on, at most a twentieth; 0: no validation")
-    validate_every: Annotated[int, BeforeValidator(parse_count)] = Field(
-        1_000_000, gt=0, description="captions seen between validations, e.g. 500k; there is one at the end, too")
+    validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
+        None, gt=0, description="captions seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless given; "
+        "there is one before the first step and one at the end, too")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     shard: bool = Field(
         False, description="each process holds a part of all weights, gradients and optimizer state (FSDP), for large models")
@@ -82,8 +100,11 @@ class FinetuneConfig(BaseModel):
     num_workers: int | None = Field(
         None, ge=0, description="processes that decode pictures, for each process that trains; unless given, its share of the cores for "
         "a GPU, and one for a CPU")
+    max_error_rate: float = Field(
+        0.1, ge=0, le=1, description="share of the captioned pictures that may be broken or missing; more stop the run before it trains")
     push_to_hub: str | None = Field(
-        None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub repository to upload the finished captioner to")
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="org/name of a hub repository to upload the finished captioner to, and its card")
+    hub_public: bool = Field(False, description="a hub repository that is made for --push-to-hub is public, not private")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
     seed: int = Field(0, ge=0, description="of the order of pictures, the choice of captions and random weights")
@@ -103,7 +124,16 @@ class FinetuneConfig(BaseModel):
     def _is_under_adapters(cls, four_bit: bool, info: ValidationInfo) -> bool:
         if four_bit and not info.data.get("lora_rank", 1):
             raise ValueError("weights in 4 bits do not learn: say --lora-rank, too")
+        if four_bit and info.data.get("lora_merge"):
+            raise ValueError("weights in 4 bits are not merged with adapters: leave --lora-merge out")
         return four_bit
+
+    @field_validator("lora_alpha", "lora_dropout", "lora_targets")
+    @classmethod
+    def _is_of_new_adapters(cls, value: Any, info: ValidationInfo) -> Any:
+        if value not in (None, []) and not info.data.get("lora_rank", 1):
+            raise ValueError("is of adapters: say --lora-rank, too")
+        return value
 
     @field_validator("shard")
     @classmethod
@@ -113,6 +143,11 @@ class FinetuneConfig(BaseModel):
         if shard and problems:
             raise ValueError("; ".join(problems))
         return shard
+
+    @field_validator("eval_input")
+    @classmethod
+    def _is_not_the_input(cls, specs: list[str], info: ValidationInfo) -> list[str]:
+        return check_held_out(specs, info.data.get("input", []))
 
     @field_validator("input")
     @classmethod

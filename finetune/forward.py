@@ -7,6 +7,7 @@ B: pictures of the whole batch, K: captions of each, E: embedding
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from captioners.device import check_device
 from captioners.linear import fast_products
 from finetune.batching import CaptionedPictures, decoders
 from finetune.config import FinetuneConfig
-from finetune.image_cache import cache_images
+from finetune.image_cache import FOLDER, cache_images
 from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss
 from finetune.optimizer import coca_depth
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # it brings transformers
     from captioners.vlm import VLMCaptioner
 
 AT_ONCE = 256  # pictures that a GPU's frozen image tower sees, where its memory holds them
+MLPS = "c_fc", "c_proj"  # the linear layers of open_clip's blocks
 WIDE = 256  # from this width on products are large enough for Python to see each of them
 
 
@@ -60,8 +62,11 @@ class CoCaForward(nn.Module):
         self.adapter = None
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
-            lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank,
-                              target_modules=rf"({towers})\..*\.(c_fc|c_proj)")
+            if others := sorted(set(config.lora_targets) - {*MLPS}):
+                raise ValueError(f"--lora-targets {', '.join(others)}: CoCa's adapters are in {' and '.join(MLPS)} alone")
+            lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+                              lora_dropout=config.lora_dropout or 0.0,
+                              target_modules=rf"({towers})\..*\.({'|'.join(config.lora_targets or MLPS)})")
             self.adapter = get_peft_model(self.model, lora).base_model
 
     def written(self) -> CoCaCaptioner:
@@ -87,7 +92,7 @@ class CoCaForward(nn.Module):
         if config.freeze_image:
             self.model.to(accelerator.device)
             on_gpu = accelerator.device.type == "cuda"
-            pictures.image = cache_images(pictures, config.output / "image_cache", accelerator,
+            pictures.image = cache_images(pictures, config.output / FOLDER, accelerator,
                                           batch_size=AT_ONCE if on_gpu else config.device_batch_size or 16,
                                           num_workers=decoders(config.num_workers, on_gpu))
 
@@ -111,9 +116,17 @@ class VLMForward(nn.Module):
         if config.layer_decay != 1:
             raise ValueError(f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model")
         if config.lora_rank and captioner.adapter is None:
-            captioner.add_lora(r=config.lora_rank, alpha=2 * config.lora_rank)
-        elif config.lora_rank and (rank := captioner.adapter.peft_config["default"].r) != config.lora_rank:
-            raise ValueError(f"--lora-rank {config.lora_rank}: {captioner.name} has adapters of rank {rank}")
+            try:
+                captioner.add_lora(r=config.lora_rank, alpha=config.lora_alpha or 2 * config.lora_rank,
+                                   target_modules=captioner.language_layers(config.lora_targets),
+                                   dropout=0.05 if config.lora_dropout is None else config.lora_dropout)
+            except ValueError as error:
+                raise ValueError(f"--lora-targets {' '.join(config.lora_targets)}: {error}") from error
+        elif config.lora_rank:
+            _check_same_adapters(captioner, config)
+        if config.lora_merge and captioner.adapter is None:
+            raise ValueError(f"--lora-merge: {captioner.name} has no adapters; --lora-rank adds some")
+        captioner.merges = config.lora_merge
         self.model, self.caption_logits = captioner.model, captioner.caption_logits
         if config.freeze_image:
             self.model.get_submodule(captioner.family.vision).requires_grad_(False)
@@ -121,13 +134,15 @@ class VLMForward(nn.Module):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})  # the other kind loses adapters' gradients
         self.model.train()
         self.depth, self.products = None, contextlib.nullcontext
-        self.library = "transformers" if captioner.adapter is None else "peft"
+        self.library = "transformers" if captioner.adapter is None or captioner.merges else "peft"
 
     def written(self) -> "VLMCaptioner":
         """The captioner as it is to be written, adapters aside."""
         return self.captioner
 
-    def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor) -> dict[str, Tensor]:
+        if not isinstance(images, Tensor):  # of several shapes: flat and padded, with their shapes
+            images = [flat[:math.prod(shape)].view(shape) for flat, shape in zip(images[0], images[1].tolist(), strict=True)]
         logits, labels = self.caption_logits(images, tokens)
         return {"logits": logits, "labels": labels}
 
@@ -140,6 +155,18 @@ class VLMForward(nn.Module):
 
     def clamp(self) -> None:
         """Nothing has bounds."""
+
+
+def _check_same_adapters(captioner: "VLMCaptioner", config: FinetuneConfig) -> None:
+    """Refuses settings of adapters that are not those of the model's own, which are trained on."""
+    theirs = captioner.adapter.peft_config["default"]
+    problems = [f"--{name} {asked}: {captioner.name} has adapters of {what} {has}" for name, asked, what, has in (
+        ("lora-rank", config.lora_rank, "rank", theirs.r), ("lora-alpha", config.lora_alpha, "alpha", theirs.lora_alpha),
+        ("lora-dropout", config.lora_dropout, "dropout", theirs.lora_dropout)) if asked not in (None, has)]
+    if config.lora_targets:
+        problems.append(f"--lora-targets: {captioner.name} has its adapters where they are")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def training_forward(captioner: TrainableCaptioner, config: FinetuneConfig) -> CoCaForward | VLMForward:

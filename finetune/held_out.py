@@ -1,7 +1,7 @@
 """Validation while a captioner trains: losses and captions on pictures that it does not train on, log, page, best weights."""
 
-import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,26 +11,39 @@ from captioners.search import evaluating
 from finetune.batching import CaptionedPictures
 from finetune.checkpoints import BEST, VALIDATION_LOG
 from finetune.config import FinetuneConfig
+from finetune.identity import doubles
 from finetune.losses import Losses, caption_loss, contrastive_loss
 from finetune.trainer import Trainer
 from finetune.training_page import write_training_page
 from finetune.validation import evenly, validate
-from imagetext.sources import read_samples
+from imagetext.sample import Shard
 
 
-def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pictures: CaptionedPictures
-                      ) -> CaptionedPictures | None:
-    """Those of --eval-input, or some that are taken out of the input, at most a twentieth of it; None where there are none."""
-    most, options = config.hold_out, {"long_captions": config.long_captions, "quiet": True}
-    if config.eval_input:
-        read = CaptionedPictures(read_samples(config.eval_input, config.images), captioner, **options)
-        chosen = evenly(len(read), most or len(read))
-        samples = [dataclasses.replace(read.samples[index], image=read.encoded(index)) for index in chosen]
-    elif count := min(most, len(pictures) // 20):
-        samples = pictures.hold_out(count, config.seed)
-    else:
+def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config: FinetuneConfig) -> CaptionedPictures:
+    """Those of --eval-input, or of many --hold-out pictures, evenly spread; `read` is of all."""
+    options = {"long_captions": config.long_captions, "quiet": True}
+    read = CaptionedPictures(shards, captioner, **options)
+    chosen = evenly(len(read), config.hold_out or len(read))
+    pictures = CaptionedPictures([[read.whole(index) for index in chosen]], captioner, **options)
+    pictures.read = read.read
+    return pictures
+
+
+def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pictures: CaptionedPictures,
+                      asked: CaptionedPictures | None, tell: Callable[[str], None]) -> CaptionedPictures | None:
+    """Those that were asked for, or some of the input, at most a twentieth; none stays in the input. None where there are none."""
+    if asked:
+        if both := doubles(pictures, asked, range(len(asked))):
+            tell(f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")
+            pictures.leave_out(both)
+        return asked
+    before, count = len(pictures), min(config.hold_out, len(pictures) // 20)
+    if not count:
         return None
-    return CaptionedPictures([samples], captioner, **options)
+    samples = pictures.hold_out(count, config.seed)
+    if more := before - count - len(pictures):
+        tell(f"{count:,} pictures are held out; {more:,} more that show one of these are not trained on, either")
+    return CaptionedPictures([samples], captioner, long_captions=config.long_captions, quiet=True)
 
 
 class HeldOut:
@@ -46,8 +59,9 @@ class HeldOut:
         with trainer.trained() as captioner:
             found = validate(captioner, self.given, similarity=trainer.forward.contrasts)
             losses = losses_on(self.pictures, trainer)
-            earlier = [json.loads(line)["caption"] for line in log.read_text().splitlines()] if log.exists() else []
-            if losses["caption"] < min(earlier, default=float("inf")):
+            rows = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
+            earlier = [row["caption"] for row in rows if row["step"]]  # what it began with is not among what it became
+            if step and losses["caption"] < min(earlier, default=float("inf")):
                 captioner.save(folder / BEST, self.name)
         line = {"step": step, "samples": samples, **losses, **found.scores, "human": found.human,
                 "samples_shown": found.shown, "warning": found.warning}

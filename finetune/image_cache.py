@@ -3,7 +3,9 @@
 S: image tokens, W: their width, E: embedding
 """
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +21,7 @@ from captioners.coca_forward import encode_images
 from finetune.batching import CaptionedPictures, collate
 from imagetext.outputs import to_disk, write_file
 
+FOLDER = "image_cache"  # in that of the run, until this ends
 DONE = "done.json"
 DTYPE = torch.bfloat16
 
@@ -27,12 +30,13 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
                  ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Encodes every picture, each rank a part of them; gives features (E,) and tokens (S, W) of picture i, float32 of bfloat16.
 
-    Done before with the same pictures and weights, it is read. Raises ValueError where the disk has no room.
+    Done before with the same weights, and pictures of the same bytes, it is read. Raises ValueError where the disk has no room.
     """
     model, count = pictures.captioner.model, len(pictures)
     first = pictures.captioner.normalise(pictures.image(0)[None].to(model.logit_scale.device))
     shapes = {name: one.shape[1:] for name, one in zip(("features", "tokens"), encode_images(model, first))}
-    asked = {"weights": pictures.captioner.weights_sha256, "pictures": [sample.key for sample in pictures.samples]}
+    hashes = hashlib.sha256(b"".join(identity.hash for identity in pictures.identities)).hexdigest()
+    asked = {"weights": pictures.captioner.weights_sha256, "pictures": count, "hashes": hashes}
     done = folder / DONE
     if accelerator.is_main_process and not _is(done, asked):
         _make_room(folder, {name: count * shape.numel() * DTYPE.itemsize for name, shape in shapes.items()}, count)
@@ -63,9 +67,10 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
           "pictures are not augmented")
     if total > free:
         raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {free / 1e9:.2f} GB free")
+    reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))  # not on every system
     for name, size in sizes.items():
         with open(folder / f"{name}.bin", "wb") as file:
-            file.truncate(size)
+            reserve(file.fileno(), 0, size)  # a disk that is full later would end the process at a write into mapped memory
 
 
 def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int,

@@ -1,61 +1,58 @@
-"""What a run begins with, whatever it trains: its processes and its folder."""
+"""What a run begins with, whatever it trains: its processes."""
 
-import json
+import importlib
 import os
 import re
-import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 import yaml
 from accelerate import PartialState
+from accelerate.tracking import get_available_trackers
 
 from captioners.device import check_device, choose_device
-from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints
-from finetune.trainer import Config, Trainer, accumulation
-from finetune.training_page import PAGE
-from imagetext.cards import CARD
-from imagetext.outputs import UNFINISHED, write_file
+from captioners.ranks import Rank, processes_here
+from finetune.folder import Config, check_output, is_done, locked
+from finetune.trainer import Trainer, check_processes
 
-REJECTS = "rejects.jsonl"
-DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
-VERSION = ".".join(version("capsmith").split(".")[:2])  # what one began, another does not go on with
-# how a run is carried out, not what comes of it
-CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoint_every", "num_processes", "shard",
-               "device_batch_size", "report_to", "grad_checkpointing", "push_to_hub"}
 
 
 def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) -> int:
     """Trains in as many processes as asked for, unless it is done; exit code 0, or that of the ranks it starts."""
     check_devices(config)
-    if config.num_processes not in (None, 1) and "LOCAL_RANK" not in os.environ:
+    check_trackers(config)
+    rank = Rank.of_this_process()
+    if rank.count == 1 and config.num_processes not in (None, 1):
         return launch(config)
-    if (asked := processes_asked_of_accelerate()) > 1 and "LOCAL_RANK" not in os.environ:
-        raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
-                         f"use --num-processes {asked} or torchrun")
-    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
+    check_processes(config, rank.count)
+    check_launcher(rank)
+    device = choose_device(config.device, rank.local)
     state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
-    with state.main_process_first():
-        prepare_output(config)
-    if is_done(config.output):
-        state.print(f"{config.output} holds the finished model of this very run")
-        return 0
-    torch.manual_seed(config.seed)
-    train(config, state)
+    if state.num_processes != rank.count:
+        raise ValueError(f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other")
+    with ExitStack() as folder:
+        with state.main_process_first():
+            if state.is_main_process:
+                folder.enter_context(locked(config.output))
+            check_output(config)
+        if is_done(config):
+            state.print(f"{config.output} holds the finished model of this very run")
+            return 0
+        torch.manual_seed(config.seed)
+        train(config, state)
     return 0
 
 
 def check_devices(config: Config) -> None:
     """Raises ValueError where this machine has no such device, or no GPU for each of its processes."""
     device = check_device(config.device)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", config.num_processes or 1))
+    processes = processes_here() if Rank.of_this_process().count > 1 else config.num_processes or 1
     if not device.startswith("cuda") or processes == 1:
         return
     if config.device not in (None, "cuda"):
@@ -63,6 +60,36 @@ def check_devices(config: Config) -> None:
     if processes > torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
+
+
+def check_launcher(rank: Rank) -> None:
+    """Raises ValueError where the processes of a launcher cannot find each other.
+
+    Each would train by itself, all of them into one folder. What torch reads of the world is set as the launcher says.
+    """
+    if rank.count == 1:
+        if (asked := processes_asked_of_accelerate()) > 1:
+            raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
+                             f"use --num-processes {asked} or torchrun")
+        return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ValueError(
+            f"a launcher started this process as number {rank.number} of {rank.count}, but {' and '.join(missing)} are not set, by "
+            "which they find each other: export the name of the first node and a free port, or let torchrun start them "
+            "(torchrun --nproc-per-node N -m capsmith ...)")
+    os.environ |= {"RANK": str(rank.number), "WORLD_SIZE": str(rank.count), "LOCAL_RANK": str(rank.local)}
+
+
+def check_trackers(config: Config) -> None:
+    """Raises ValueError for a tracker that cannot be reported to: accelerate leaves those that are not installed out in silence."""
+    there = {str(tracker) for tracker in get_available_trackers()}
+    if missing := [name for name in config.report_to if name not in there]:
+        raise ValueError(f"--report-to {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
+    if "wandb" in config.report_to and os.environ.get("WANDB_MODE", "online") == "online":
+        try:
+            importlib.import_module("wandb").login()
+        except Exception as error:  # its own
+            raise ValueError(f"--report-to wandb: {error}") from error
 
 
 def processes_asked_of_accelerate() -> int:
@@ -80,28 +107,28 @@ def launch(config: Config) -> int:
     from torch.distributed.run import parse_args
     from torch.distributed.run import run as torchrun
 
-    accumulation(config, config.num_processes)  # what needs no rank to be found is told once, and at once
-    prepare_output(config)
+    check_processes(config, config.num_processes)  # what needs no rank to be found is told once, and at once
+    with locked(config.output):
+        check_output(config)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each rank would advise how DDP may be called
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))  # torchrun's own is 1
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(config.model_dump(mode="json"), file)
+        yaml.safe_dump(config.model_dump(mode="json", exclude={"push_to_hub"}), file)  # which this process does
         file.flush()
         try:
             torchrun(parse_args(["--standalone", "--nproc-per-node", str(config.num_processes), "-m", "capsmith", config.command,
                                  "--config", file.name]))
         except ChildFailedError as error:
-            return 2 if any(failure.exitcode == 2 for failure in error.failures.values()) else 1
+            if any(failure.exitcode == 2 for failure in error.failures.values()):
+                return 2  # told by the rank that found it
+            first = error.get_first_failure()[1]
+            end = f"was ended by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with code {first.exitcode}"
+            print(f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
+                  "the same command goes on from the last checkpoint", file=sys.stderr)
+            return 1
         except SignalException:
             raise KeyboardInterrupt from None
     return 0
-
-
-def tell_of_rejects(rejects: Sequence[tuple[str, str]], output: Path) -> None:
-    """Names the samples that were left out, each with its reason."""
-    if rejects:
-        lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in rejects]
-        write_file(output / REJECTS, "".join(lines))
-        print(f"{len(rejects)} samples left out, see {output / REJECTS}")
 
 
 def describe(trainer: Trainer) -> str:
@@ -113,37 +140,3 @@ def describe(trainer: Trainer) -> str:
             f"captions of each: {config.captions_per_image}; {contrastive}{trainer.steps:,} steps, "
             f"{trainer.steps * config.batch_size / trainer.pictures.weights.sum():.1f} passes over "
             f"{len(trainer.pictures):,} pictures")
-
-
-def prepare_output(config: Config) -> None:
-    """Make the output folder ready: new, or holding the same run; ValueError where it is another run's or not ours."""
-    record = config.output / f"{config.command}.json"
-    settings = config.model_dump(mode="json", exclude=CARRIED_OUT)
-    there = {one.name for one in config.output.iterdir()} if config.output.exists() else set()
-    if record.name not in there and there - {record.name + UNFINISHED}:
-        raise ValueError(f"--output {config.output}: the folder is not empty and not a run of capsmith {config.command}")
-    if config.overwrite:
-        for name in (*DONE, LOG, VALIDATION_LOG, REJECTS, PAGE, CARD):
-            (config.output / name).unlink(missing_ok=True)
-        shutil.rmtree(config.output / BEST, ignore_errors=True)
-        Checkpoints(config.output).clear()
-    elif record.exists():
-        _check_same(config.output, json.loads(record.read_text()), settings)
-        return
-    write_file(record, json.dumps({"capsmith": VERSION} | settings, indent=2))
-
-
-def is_done(output: Path) -> bool:
-    """Whether the folder holds a finished model."""
-    return any((output / name).exists() for name in DONE)
-
-
-def _check_same(output: Path, earlier: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
-    began = earlier.pop("capsmith", "0.1")  # 0.1 did not say so
-    if began != VERSION and not is_done(output):
-        raise ValueError(f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
-                         "to start anew")
-    if other := ", ".join(f"{name} was {value!r}, is {settings[name]!r}" for name, value in earlier.items()
-                          if name in settings and settings[name] != value):  # those that both versions know
-        raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")

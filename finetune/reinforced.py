@@ -5,7 +5,7 @@ B: records in a batch, K: kinds of texts, L: context, S: picture side, V: views,
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from finetune.batching import CHECKED, Batch
+from finetune.identity import Identity, InputHashes, picture_hash
 from finetune.places import Places, in_tar_here, with_places
 from finetune.student import Student
 from finetune.student_config import StudentConfig
@@ -58,6 +59,7 @@ class Contents(NamedTuple):
 class ReinforcedPictures(Dataset):
     """Records that a student can be shown; `rejects` lists the others as (key, reason).
 
+    `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
     Records of tars on this machine are read when they come; those of stores, JSONL and Parquet are held in memory. All are read
     once before training begins. A record whose texts are of one kind only is left out where the other kind has a weight. Of the
     original captions those are drawn that `text_emb` is of; views are made at the student's own size. `weights`: how often each
@@ -69,19 +71,25 @@ class ReinforcedPictures(Dataset):
         self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
         self.kinds, self.columns, self.teachers = tuple(config.text_weights), config.columns, teachers
         self.records: list[tuple[Record, Places | None]] = []
+        self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
-        everything = (record for shard in shards for record in with_places(shard))
+        hashes = InputHashes()
+        everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
         progress = tqdm(desc="reading records", unit="record", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
             while read := list(islice(everything, CHECKED)):
-                for (sample, places), error in zip(read, pool.map(self._problem, read), strict=True):
+                looked_at = pool.map(self._look, (record for _, *record in read))
+                for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
                     if error:
                         self.rejects.append((sample.key, error))
                     else:
                         light = Record(sample.key, None, sample.captions) if places else sample
                         self.records.append((light, places))
+                        self.identities.append(Identity(sample.key, picture))
+                        hashes.add(path, sample, picture)
                 progress.update(len(read))
         progress.close()
+        self.read = hashes.hexdigests()
         if not self.records:
             raise ValueError(f"no record that a student can be shown; the first of {len(self.rejects)} rejected: "
                              f"{self.rejects[:3]}")
@@ -90,15 +98,27 @@ class ReinforcedPictures(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def _problem(self, record: tuple[Record, Places | None]) -> str:
-        """Why a record cannot be trained on; "" where it can."""
+    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes]:
+        """Why a record cannot be trained on, "" where it can, and its picture's hash."""
         sample, places = record
         try:
             text = places.read("txt") if places else {}
             decode_stored(self.contents(replace(sample, members={**sample.members, **text})).image)
         except ValueError as error:
-            return str(error)
-        return ""
+            return str(error), b""
+        return "", picture_hash(sample.image)
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's bytes."""
+        return self.sample(index).image
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Takes the records of these numbers out of the set; ValueError where none would stay."""
+        kept = [index for index in range(len(self)) if index not in numbers]
+        if not kept:
+            raise ValueError("every record of --input is held out, none is left to train on")
+        self.records, self.weights = [self.records[index] for index in kept], self.weights[kept]
+        self.identities = [self.identities[index] for index in kept]
 
     def sample(self, index: int) -> Record:
         """The record with its files; ValueError where its tar is no more what it was."""

@@ -1,6 +1,7 @@
 """`capsmith finetune`: from a configuration to a finished captioner."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,55 +12,88 @@ from captioners.coca import load_captioner
 from captioners.resolve import is_transformers
 from finetune.batching import CaptionedPictures
 from finetune.card import write_card
-from finetune.checkpoints import BEST
 from finetune.config import FinetuneConfig
+from finetune.folder import as_it_lies, begun, read_record, write_finished
 from finetune.forward import training_forward
-from finetune.held_out import HeldOut, held_out_pictures
-from finetune.launch import describe, run_in_ranks, tell_of_rejects
+from finetune.held_out import HeldOut, eval_pictures, held_out_pictures
+from finetune.hub import check_hub, push
+from finetune.launch import describe, run_in_ranks
 from finetune.long_captions import length_warning
+from finetune.not_finite import check_weights
 from finetune.recipes import read_recipe
+from finetune.rejects import check_rejects, tell_of_rejects
 from finetune.trainer import Trainer
 from finetune.training_page import PAGE, write_training_page
+from imagetext.sample import Shard
 from imagetext.sources import read_samples
 
 
 def run(config: FinetuneConfig) -> int:
-    """Fine-tune; exit code 0, or that of the ranks it starts; ValueError on what is wrong with configuration, model or data."""
-    return run_in_ranks(config, train)
+    """Fine-tune; exit code 0, or that of the ranks it starts.
+
+    Raises: ValueError on what is wrong with configuration, model or data; OSError where the finished captioner is not uploaded,
+    which the same command tries again.
+    """
+    if config.push_to_hub:
+        check_hub(config.push_to_hub)
+    code = run_in_ranks(config, train)
+    if config.push_to_hub and not code and os.environ.get("RANK", "0") == "0":
+        if not (files := read_record(config).get("files")):
+            raise ValueError(f"--push-to-hub: an earlier version finished {config.output}, and did not note which files are the "
+                             "captioner's; upload them by hand")
+        push(config.output, files, config.push_to_hub, public=config.hub_public)
+        print(f"uploaded to {config.push_to_hub}")
+    return code
 
 
 def train(config: FinetuneConfig, state: PartialState) -> None:
     """Fine-tune in this process, of those that `state` tells of."""
-    captioner = load(config, state.device)
+    shards = input_shards(config)
+    eval_shards = read_samples(config.eval_input, config.images, columns=config.table,
+                               needs=("pictures", "captions")) if config.eval_input else []
+    captioner = load(as_it_lies(config), state.device)
+    check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
     state.print(captioner.description)
-    pictures = read_pictures(config, captioner, quiet=not state.is_main_process)
-    if state.is_main_process:
-        tell_of_rejects(pictures.rejects, config.output)
-        tell_of_lengths(pictures, config)
-    held_out = held_out_pictures(config, captioner, pictures)
-    forward = training_forward(captioner, config)
-    trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)
-    state.print(describe(trainer))
-    scores = trainer.fit()
-    if state.is_main_process:
-        finish(trainer, name, forward.library, held_out, scores)
+    asked = eval_pictures(eval_shards, captioner, config) if eval_shards else None
+    pictures = read_pictures(shards, captioner, config, quiet=not state.is_main_process)
+    check_rejects(pictures.rejects, len(pictures), config)
+    held_out = held_out_pictures(config, captioner, pictures, asked, tell=state.print)
+    with begun(config, pictures.read | (asked.read if asked else {}), state):
+        if state.is_main_process:
+            tell_of_rejects(pictures.rejects, config.output)
+            tell_of_lengths(pictures, config)
+        forward = training_forward(captioner, config)
+        trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)
+        state.print(describe(trainer))
+        scores = trainer.fit()
+        if state.is_main_process:
+            finish(trainer, name, forward.library, held_out, scores)
 
 
 def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
-    """The captioner to start from: in the main memory, or, in 4 bits, on the device."""
+    """The captioner to start from: in the main memory, or, in 4 bits, on the device; weights under adapters keep their dtype."""
     if config.model.startswith("openai:"):
         raise ValueError(f"--model {config.model}: a server's model cannot be fine-tuned; give its folder or org/name")
-    if not config.four_bit:
-        return load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context)
-    if not is_transformers(config.model):
-        raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
+    if config.from_scratch or config.pretrained or not is_transformers(config.model):
+        if config.four_bit:
+            raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
+        return load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context,
+                              image_size=config.image_size, base=config.base)
+    if problems := [f"--{name} {value}: is for CoCa, and {config.model} is a vision-language model"
+                    for name, value in (("context", config.context), ("image-size", config.image_size)) if value is not None]:
+        raise ValueError("; ".join(problems))
     from captioners.vlm_load import load_vlm  # late: it imports transformers and peft
-    return load_vlm(config.model, device=str(device), dtype=config.dtype, four_bit=True)
+    if config.four_bit:
+        return load_vlm(config.model, base=config.base, device=str(device), dtype=config.dtype, four_bit=True)
+    captioner = load_vlm(config.model, base=config.base, dtype=None)
+    if config.shard or not config.lora_rank and captioner.adapter is None:
+        captioner.model.float()  # weights that learn; and shards are of one dtype
+    return captioner
 
 
 def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPictures | None, scores: Mapping[str, Any]) -> None:
-    """Writes the page, the model card and the captioner, whose config comes last, and lets the checkpoints go."""
+    """Writes the page, the model card and the captioner, whose config comes last."""
     config = trainer.config
     if not held_out:
         write_training_page(config.output, name=name)
@@ -73,30 +107,30 @@ def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPicture
     write_card(config.output, name=name, base_model=config.model, data=data, licences=licences,
                recipe=config.model_dump(mode="json"), scores=scores, library=library)
     with trainer.trained() as written:
-        written.save(config.output, name)
-    trainer.checkpoints.clear()
-    if config.push_to_hub:
-        from huggingface_hub import HfApi
-        HfApi().create_repo(config.push_to_hub, exist_ok=True)
-        HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=config.output,
-                              ignore_patterns=["image_cache/*", f"{BEST}/*", ".*"])
+        write_finished(config, written, name)
     print(f"captioner {name} written to {config.output}; how it went: {config.output / PAGE}")
 
 
-def read_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, *, quiet: bool) -> CaptionedPictures:
-    """The captioned pictures of all inputs, with their weights."""
+def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
+    """The shards of all inputs by their weight: inputs of one weight are one set."""
     if len(config.weights) not in (0, len(config.input)):
         raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")
-    pictures = None
     weights = config.weights or [1.0] * len(config.input)
-    for weight in dict.fromkeys(weights):  # inputs of one weight are one set
+    shards = {}
+    for weight in dict.fromkeys(weights):
         specs = [spec for spec, its in zip(config.input, weights) if its == weight]
-        read = CaptionedPictures(read_samples(specs, config.images), captioner, captions_per_image=config.captions_per_image,
-                                 long_captions=config.long_captions, weight=weight, quiet=quiet)
-        if pictures is None:
-            pictures = read
-        else:
-            pictures.mixed_with(read)
+        shards[weight] = read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
+    return shards
+
+
+def read_pictures(shards: Mapping[float, Sequence[Shard]], captioner: TrainableCaptioner, config: FinetuneConfig, *, quiet: bool
+                  ) -> CaptionedPictures:
+    """The captioned pictures of all inputs, with their weights."""
+    pictures, *more = (CaptionedPictures(of, captioner, captions_per_image=config.captions_per_image,
+                                         long_captions=config.long_captions, weight=weight, quiet=quiet)
+                       for weight, of in shards.items())
+    for other in more:
+        pictures.mixed_with(other)
     return pictures
 
 

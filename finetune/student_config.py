@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from finetune.config import parse_count
+from finetune.config import check_held_out, parse_count
 from imagetext.columns import check_pattern
+from imagetext.table_flags import TableFlags
 
 
-class StudentConfig(BaseModel):
+class StudentConfig(TableFlags):
     """Train a CLIP model on records of a reinforced set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,8 +48,9 @@ class StudentConfig(BaseModel):
     clip_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none")
     grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
-    validate_every: Annotated[int, BeforeValidator(parse_count)] = Field(
-        1_000_000, gt=0, description="records seen between validations, e.g. 500k; there is one at the end, too")
+    validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
+        None, gt=0, description="records seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless given; "
+        "there is one before the first step and one at the end, too")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     tf32: bool = Field(False, description="float32 products by a GPU in TF32: several times as fast, to three digits")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
@@ -58,9 +60,16 @@ class StudentConfig(BaseModel):
         None, ge=0, description="processes that make views, for each process that trains; unless given, its share of the cores for "
         "a GPU, and one for a CPU")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
+    max_error_rate: float = Field(
+        0.1, ge=0, le=1, description="share of the records that may not be usable; more stop the run before it trains")
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
     seed: int = Field(0, ge=0, description="of the order of records, the choice of views and texts, and random weights")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+
+    @field_validator("eval_input")
+    @classmethod
+    def _is_not_the_input(cls, specs: list[str], info: ValidationInfo) -> list[str]:
+        return check_held_out(specs, info.data.get("input", []))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

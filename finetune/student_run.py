@@ -6,8 +6,12 @@ from typing import Any
 from accelerate import PartialState
 
 from finetune.card import write_student_card
-from finetune.launch import describe, run_in_ranks, tell_of_rejects
+from finetune.folder import as_it_lies, begun, write_finished
+from finetune.identity import Held, doubles
+from finetune.launch import describe, run_in_ranks
+from finetune.not_finite import check_weights
 from finetune.reinforced import ReinforcedPictures, check_texts
+from finetune.rejects import check_rejects, tell_of_rejects
 from finetune.retrieval import SCORES, HeldOutRetrieval, usable, write_page
 from finetune.student import StudentForward, load_student
 from finetune.student_config import StudentConfig
@@ -25,26 +29,33 @@ def run(config: StudentConfig) -> int:
 def train(config: StudentConfig, state: PartialState) -> None:
     """Train in this process, of those that `state` tells of."""
     quiet = not state.is_main_process
-    shards = read_samples(config.input, config.images)
+    shards = read_samples(config.input, config.images, columns=config.table)
     teachers = read_teachers(shards, config)
     if config.text_weight and teachers:
         check_texts(shards)
-    held_out = read_samples(config.eval_input, config.images) if config.eval_input else []
-    student = load_student(config.student, config.pretrained)
+    eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
+    where = as_it_lies(config)
+    student = load_student(where.student, where.pretrained)
+    check_weights(student.model, f"--student {config.student}")
+    held_out = usable((sample for shard in eval_shards for sample in shard), quiet=quiet) if eval_shards else []
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
-    if state.is_main_process:
-        tell_of_rejects(pictures.rejects, config.output)
-    samples = (sample for shard in held_out for sample in shard)
-    validate = HeldOutRetrieval(usable(samples, quiet=quiet)) if held_out else None
-    trainer = Trainer(config, StudentForward(student, config, teachers), pictures, validate)
-    state.print(describe(trainer))
-    found = trainer.fit()
-    if state.is_main_process:
-        finish(trainer, teachers, found)
+    check_rejects(pictures.rejects, len(pictures), config)
+    if both := doubles(pictures, Held(held_out), range(len(held_out))):
+        state.print(f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")
+        pictures.leave_out(both)
+    with begun(config, pictures.read, state):
+        if state.is_main_process:
+            tell_of_rejects(pictures.rejects, config.output)
+        trainer = Trainer(config, StudentForward(student, config, teachers), pictures,
+                          HeldOutRetrieval(held_out) if held_out else None)
+        state.print(describe(trainer))
+        found = trainer.fit()
+        if state.is_main_process:
+            finish(trainer, teachers, found)
 
 
 def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]) -> None:
-    """Writes the page, the model card and the student, whose config comes last, and lets the checkpoints go."""
+    """Writes the page, the model card and the student, whose config comes last."""
     config = trainer.config
     write_page(trainer)
     scores = [(measure.label, measure.text(found), measure.definition) for measure in SCORES if measure.path[0] in found]
@@ -58,10 +69,9 @@ def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]
               (("distillation", config.distill_weight), ("CLIP's contrastive loss", config.contrastive_weight)) if weight]
     names = [f"{name}: {dimension} numbers, logit scale {scale:g}" for name, dimension, scale in
              zip(teachers.names, teachers.dimensions, teachers.logit_scales, strict=True)] if teachers else []
-    begun = f"{config.student}, beginning with {config.pretrained}" if config.pretrained else config.student
-    write_student_card(config.output, name=config.output.name, student=begun, data=data, losses=losses, teachers=names,
+    student = f"{config.student}, beginning with {config.pretrained}" if config.pretrained else config.student
+    write_student_card(config.output, name=config.output.name, student=student, data=data, losses=losses, teachers=names,
                        scores=scores, recipe=config.model_dump(mode="json"))
     with trainer.trained() as written:
-        written.save(config.output)
-    trainer.checkpoints.clear()
+        write_finished(config, written)
     print(f"student written to {config.output}; how it went: {config.output / PAGE}")

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -24,13 +24,15 @@ from tqdm import tqdm
 from captioners.device import check_device
 from finetune.batching import Batch, BatchOrder, batches, decoders
 from finetune.checkpoints import LOG, Checkpoints
-from finetune.config import FinetuneConfig
+from finetune.folder import Config, let_go_of_earlier
+from finetune.interrupts import Interrupts
 from finetune.losses import Losses, caption_loss
+from finetune.not_finite import cause
 from finetune.optimizer import learning_rate, parameter_groups
-from finetune.student_config import StudentConfig
 from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWeights, shard
 
-Config = FinetuneConfig | StudentConfig
+VALIDATE_EVERY, VALIDATIONS = 1_000_000, 8  # samples between validations, and how many there are at least, unless told otherwise
+LISTS = {"input", "eval_input", "weights", "report_to", "logit_scale", "teacher_dimension"}  # settings that trackers do not take
 
 
 class Forward(Protocol):
@@ -72,7 +74,8 @@ class Trainer:
 
     Losses and gradients are those of the whole batch, however it is parted over devices and accumulation. Resumes from the last
     checkpoint in `config.output`; which picture comes when is a function of the seed alone, so a resumed run goes on exactly
-    where it stopped. validate: called in the main process with this trainer, the step and the samples seen, every
+    where it stopped.
+    validate: called in the main process with this trainer, the step and the samples seen, every
     `config.validate_every` samples and at the end; what it finds, `fit` returns.
     """
 
@@ -104,40 +107,65 @@ class Trainer:
         self.state |= {"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {}
 
     def fit(self) -> dict[str, Any]:
-        """Train to the budget; what the last validation found, {} without one; ValueError on a loss that is not finite."""
+        """Train to the budget; what the last validation found, {} without one.
+
+        Raises ValueError on a loss that is not finite, KeyboardInterrupt after a checkpoint where SIGINT or SIGTERM ask for it.
+        """
         config, rank, main = self.config, self.accelerator.process_index, self.accelerator.is_main_process
+        world = self.accelerator.num_processes
         first = self.checkpoints.load(self.state)
         if main:
             self.checkpoints.cut_logs(first)
+        if config.report_to:
+            self.accelerator.init_trackers("capsmith", json.loads(config.model_dump_json(exclude=LISTS)))
         self.forward.prepare(self.pictures, self.accelerator, config)
         if config.shard:
             self.forward.model.to("cpu" if main else "meta")
-        order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first,
-                           rank=rank, world=self.accelerator.num_processes)
-        found: dict[str, Any] = {}
+        order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first, rank=rank, world=world)
         on_gpu = self.accelerator.device.type == "cuda"
         loader = batches(order, decoders(config.num_workers, on_gpu), pin_memory=on_gpu)
-        progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main)
-        with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log:  # line by line
+        with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log, \
+                Interrupts(alone=world == 1) as interrupts:  # the log is written line by line
+            self._validate(first, interrupts)
+            progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main)
             for step, batch in enumerate(progress, first + 1):
-                torch.manual_seed((config.seed << 32) + step * self.accelerator.num_processes + rank)  # of dropout
+                torch.manual_seed((config.seed << 32) + step * world + rank)  # of dropout
                 with self.forward.products():
                     losses = self._step(batch)
-                if not math.isfinite(losses["loss"]):
-                    raise ValueError(f"the loss is {losses['loss']} at step {step}, pictures {', '.join(batch.keys)}")
-                samples = step * self.samples_per_step
-                log.write(json.dumps({"step": step, "samples": samples, **losses}) + "\n")
+                log.write(json.dumps({"step": step, "samples": step * self.samples_per_step, **losses}) + "\n")
                 self.accelerator.log(losses, step)
                 progress.set_postfix({name: f"{losses[name]:.3f}" for name in self.forward.weights}, refresh=False)
-                if step == self.steps or (self.validate and samples % config.validate_every < self.samples_per_step):
-                    self._gather()
-                    if self.validate and main:
-                        found = self.validate(self, step, samples)
-                if step % config.checkpoint_every == 0 and step < self.steps:
+                stops = self._in_any_process(interrupts.asked)
+                if stops or step == self.steps or step % config.checkpoint_every == 0 or (self.validate and self._is_due(step)):
                     self.checkpoints.save(step, self.state, write=main)
+                    if main:
+                        let_go_of_earlier(config)
+                if stops:
+                    raise KeyboardInterrupt
+                self._validate(step, interrupts)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        return found
+        return self.checkpoints.last_validation()
+
+    def _is_due(self, step: int) -> bool:
+        """Whether there is a validation after this step: before the first, at the end, and at least as often as asked for."""
+        every = self.config.validate_every or min(VALIDATE_EVERY, self.config.samples_seen / VALIDATIONS)
+        return step in (0, self.steps) or step * self.samples_per_step % every < self.samples_per_step
+
+    def _validate(self, step: int, interrupts: Interrupts) -> None:
+        """Brings what is to be validated, and written at the end, into the main process's model; validates it unless it was."""
+        if step < self.steps and not (self.validate and self._is_due(step)):
+            return
+        self._gather()
+        if self.validate and self.accelerator.is_main_process and self.checkpoints.last_validation().get("step") != step:
+            with interrupts.at_once():  # there is a checkpoint
+                self.validate(self, step, step * self.samples_per_step)
+
+    def _in_any_process(self, said: bool) -> bool:
+        """Whether any process says so; a step of all."""
+        if self.accelerator.num_processes == 1:
+            return said
+        return bool(self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device)).item())
 
     def _gather(self) -> None:
         """Brings weights that learn in shards, or their average, into the main process's model."""
@@ -162,7 +190,10 @@ class Trainer:
             model.to("cpu")
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """One step of the optimizer; for the log, the losses of the whole batch, and the gradients' norm before clipping."""
+        """One step of the optimizer; for the log, the losses of the whole batch, and the gradients' norm before clipping.
+
+        Raises ValueError where these are not finite, before any weight changes.
+        """
         learner, world = self.learner, self.accelerator.num_processes
         parts = batch.parts(self.accumulation, self.accelerator.device, learner.pad_id)
         losses: Losses = {name: torch.zeros((), device=self.accelerator.device) for name in learner.weights}
@@ -193,19 +224,32 @@ class Trainer:
         for number in self.numbers:
             number.grad = self.accelerator.reduce(number.grad, "mean")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        losses |= {"caption": self.accelerator.reduce(losses["caption"])} if learner.captions else {}
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
+        told = dict(zip(losses, values, strict=True))
+        told = {"loss": sum(learner.weights[name] * loss for name, loss in told.items()), **told, "gradient_norm": norm,
+                "learning_rate": self.schedule.get_last_lr()[-1]}
+        self._check_finite(told, parts, batch.keys)
         self.optimizer.step()
-        rate = self.schedule.get_last_lr()[-1]
         self.schedule.step()
         self.optimizer.zero_grad()
         self.learner.clamp()
         if self.average:
             self.average.update()
-        losses |= {"caption": self.accelerator.reduce(losses["caption"])} if learner.captions else {}
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
-        told = dict(zip(losses, values, strict=True))
-        weighted = sum(learner.weights[name] * loss for name, loss in told.items())
-        return {"loss": weighted, **told, "gradient_norm": norm, "learning_rate": rate}
+        return told
+
+    def _check_finite(self, told: Mapping[str, float], parts: Sequence[Batch], keys: Sequence[str]) -> None:
+        """Raises ValueError for a step whose loss, or gradient, is not finite, with the cause as far as it can be told."""
+        names = ["loss"] if self.config.dtype == "fp16" else ["loss", "gradient_norm"]  # fp16 leaves out steps that overflow
+        if not (wrong := [name for name in names if not math.isfinite(told[name])]):
+            return
+        why = ""
+        if not self.config.shard:
+            with self.accelerator.autocast():
+                why = cause(self.learner, parts, told["learning_rate"], self.config.dtype)
+        raise ValueError(f"the {wrong[0].replace('_', ' ')} is {told[wrong[0]]} at step {self.schedule.last_epoch + 1}, "
+                         f"pictures {', '.join(keys)}\n{why}")
 
     def _batch_losses(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
                       ) -> tuple[Losses, list[Tensor], list[Tensor], list[Tensor]]:
@@ -238,14 +282,17 @@ def make_accelerator(config: Config) -> Accelerator:
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    if config.num_processes not in (None, accelerator.num_processes):
-        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {accelerator.num_processes}")
-    if config.shard and accelerator.num_processes == 1:
-        raise ValueError("--shard: there is one process, and so there are no parts")
-    if config.report_to:
-        lists = {"input", "eval_input", "weights", "report_to", "logit_scale", "teacher_dimension"}  # which trackers do not take
-        accelerator.init_trackers("capsmith", json.loads(config.model_dump_json(exclude=lists)))
+    check_processes(config, accelerator.num_processes)
     return accelerator
+
+
+def check_processes(config: Config, processes: int) -> None:
+    """Raises ValueError where so many processes are not those that were asked for, or do not fit batch and shards."""
+    if config.num_processes not in (None, processes):
+        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {processes}")
+    if config.shard and processes == 1:
+        raise ValueError("--shard: there is one process, and so there are no parts")
+    accumulation(config, processes)
 
 
 def accumulation(config: Config, processes: int) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from diversity.fidelity import REASONS, degenerate_reasons
 from diversity.measures import Measure
@@ -23,6 +24,10 @@ TRAINING_COLOUR, HELD_OUT_COLOUR = COLOURS[0], COLOURS[1]
 POINTS = 300     # of a training curve: means of as many steps as that takes
 SMOOTHED = 0.05  # of the curve's length is averaged for the bold line
 TIMES_SHOWN = 8  # validations whose captions are shown
+LETTERS = 400    # of a longer text the beginning is shown, the rest at a click
+TICKS = 5
+LOG_FROM = 100   # times its least value: from this greatest one on, a gradient norm's axis is logarithmic
+BEFORE = "before training"
 
 LEARNING_RATE = Measure(("learning_rate",), "Learning rate", "Of the optimizer's first group, at each step.")
 GRADIENT_NORM = Measure(("gradient_norm",), "Gradient norm", "Of all weights, before it is clipped. A rise that stays points to "
@@ -47,11 +52,12 @@ def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     colours = {"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR}
     colours |= {"human": REFERENCE_COLOUR} if seen == "captions" else {}
+    curves = [curve for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)
+              for curve in _curves(measure, training, validations, seen)]
     page = environment.get_template("training.html").render(
         title=f"{title} {name}", seen=seen, subtitle=_subtitle(training, validations, seen),
         warning=validations[-1].get("warning", "") if validations else "",
-        curves=[curve for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)
-                if (curve := _curve(measure, training, validations, seen))],
+        curves=curves, measures=list(dict.fromkeys(measure for measure, *_ in curves)), shortened=_shortened,
         table=_table(validations, measures), colours=colours,
         gallery=_gallery(validations, pictures or {}, references or {}), reasons=REASONS)
     write_file(folder / PAGE, page)
@@ -91,8 +97,8 @@ def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure
     """The measures of the first table, and its rows: the first validation, the last, the human captions."""
     if not validations:
         return [], []
-    first, last = validations[0], validations[-1]
-    rows = {f"{_count(row['samples'])} seen": row for row in (first, last)}
+    last = validations[-1]
+    rows = {f"{_count(row['samples'])} seen" if row["samples"] else BEFORE: row for row in (validations[0], last)}
     rows |= {"Human captions": last["human"]} if last.get("human") else {}
     found = [measure for measure in measures if measure.path[0] in last]
     return found, [(label, [_text(measure, row) for measure in found]) for label, row in rows.items()]
@@ -101,11 +107,27 @@ def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure
 # --- curves --------------------------------------------------------------------------------------------------------
 
 
-def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str) -> tuple[Measure, str, Markup] | None:
-    """The measure, its last value and its curve over what was seen; None where no row has it."""
+def _curves(measure: Measure, training: Rows, validations: Rows, seen_what: str) -> list[tuple[Measure, str, str, Markup]]:
+    """The measure, of which pictures its curve is where that needs telling, its last value, and the curve over what was seen.
+
+    A contrastive loss depends on the batch, which held-out pictures do not share with those that are trained on: these stand apart.
+    None where no row has the measure.
+    """
+    if measure is CONTRASTIVE_LOSS and _has(measure, training) and _has(measure, validations):
+        return [(measure, of, *_curve(measure, *rows, seen_what, of))
+                for of, rows in ((", training", (training, [])), (", held out", ([], validations)))]
+    if _has(measure, training) or _has(measure, validations):
+        return [(measure, "", *_curve(measure, training, validations, seen_what))]
+    return []
+
+
+def _has(measure: Measure, rows: Rows) -> bool:
+    return len(_series(measure, rows)[0]) > 0
+
+
+def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str, of: str = "") -> tuple[str, Markup]:
+    """The last value and the curve of a measure that some row has; `of` is told after its label."""
     trained, held_out = _series(measure, training), _series(measure, validations)
-    if not len(trained[0]) and not len(held_out[0]):
-        return None
     figure, axes = plot(3.9, 2.2)
     if len(trained[0]):
         seen, values = _binned(*trained)
@@ -119,16 +141,24 @@ def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str) 
     if human is not None:
         axes.axhline(human, color=REFERENCE_COLOUR, linewidth=1.5, linestyle=(0, (4, 2)))
     axes.margins(x=0.02, y=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(TICKS))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if measure.unit == "percent":
-        axes.yaxis.set_major_formatter(lambda share, place: f"{100 * share:g} %")
-    if measure in (LEARNING_RATE, GRADIENT_NORM):
-        axes.set_ylim(0)
+    _scale(axes, measure, trained[1])
     axes.set_xlabel(f"{seen_what} seen")
     last = (held_out if len(held_out[0]) else trained)[1][-1]
-    text = f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last})
-    return measure, text, svg(figure, measure.label)
+    return f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last}), svg(figure, measure.label + of)
+
+
+def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:
+    """Few numbers on the vertical axis, each written in full; of a gradient norm with outliers, in powers of ten."""
+    if measure is GRADIENT_NORM and 0 < LOG_FROM * trained.min() < trained.max():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        return
+    if measure in (LEARNING_RATE, GRADIENT_NORM):
+        axes.set_ylim(0)
+    axes.yaxis.set_major_locator(MaxNLocator(TICKS))
+    axes.yaxis.set_major_formatter((lambda share, _: f"{100 * share:g} %") if measure.unit == "percent" else lambda value, _: f"{value:g}")
 
 
 def _series(measure: Measure, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +192,14 @@ def _gallery(validations: Rows, pictures: Mapping[str, bytes], references: Mappi
         return []
     shown = [validations[at] for at in evenly(len(validations), TIMES_SHOWN)]
     return [{"key": key, "thumbnail": thumbnail(pictures.get(key)), "references": list(references.get(key, ()))[:3],
-             "times": [(_count(row["samples"]), [(caption, degenerate_reasons(caption)) for caption in captions])
+             "times": [(_count(row["samples"]) if row["samples"] else "before", [(caption, degenerate_reasons(caption)) for caption in captions])
                        for row in shown if (captions := row.get("samples_shown", {}).get(key))]}
             for key in validations[-1].get("samples_shown", {})]
+
+
+def _shortened(text: str) -> tuple[str, str]:
+    """The beginning of a long text, cut at a blank where there is one, and the rest, "" of a short one."""
+    if len(text) <= LETTERS:
+        return text, ""
+    cut = text.rfind(" ", LETTERS // 2, LETTERS) + 1 or LETTERS
+    return text[:cut].rstrip(), text[cut:]

@@ -51,7 +51,8 @@ class Column:
 
     def caption(self, images: Iterable[tuple[str, Tensor]], redraw: int = 0) -> Iterator[Captioned]:
         """The captions of (key, picture) pairs; redraw r of caption i draws as number `num_captions * r + i`."""
-        return self.captioner.caption(images, self.sampling, first_index=self.sampling.num_captions * redraw,
+        return self.captioner.caption(images, self.sampling, column=self.name,
+                                      first_index=self.sampling.num_captions * redraw,
                                       similarity=self.similarity or self.gate.min_similarity is not None,
                                       batch_size=self.batch_size)
 

@@ -14,9 +14,11 @@ from pydantic import (
 from pydantic_settings import CliSuppress
 
 from captioners.base import SamplingConfig
+from captioners.server.config import ServerConfig
 from generate.quality import Gate
 from imagetext.shards import check_column
 from imagetext.stores import plain_path
+from imagetext.table_flags import TableFlags
 
 # a folder on this machine or in a store; as text, because a Path spoils URLs
 Folder = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
@@ -54,6 +56,12 @@ class RunConfig(BaseModel):
     output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
                            "of a cluster must all see it")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
+    trust_input: bool = Field(False, description="take inputs of the same size for the same, though their time is another, without "
+                              "reading them again")
+    verify_done: bool = Field(False, description="hash the shards that are done before they are believed; else only those whose file is "
+                              "newer than its marker")
+    retry_failed: bool = Field(False, description="make shards anew in which rows failed for a passing reason: a missing file, a "
+                               "server; the old ones stay until the new are whole")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
     num_workers: int | None = Field(None, ge=0, description="processes that prepare pictures, for each process; 0: none; one less "
@@ -76,14 +84,15 @@ class RunConfig(BaseModel):
                 if (value := getattr(self, name)) is not None]
 
 
-class ColumnConfig(SamplingConfig, Gate):
-    """One column of captions: by which captioner, how drawn, and what becomes of degenerate ones."""
+class ColumnConfig(SamplingConfig, Gate, ServerConfig):
+    """One column of captions: by which captioner, how drawn, what becomes of degenerate ones, how a server is asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
                               "a server's: openai:http://host:port#model")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
+    base: str | None = Field(None, description="the model under a captioner's adapters, where it lies on this machine: its folder")
     column: Annotated[str, AfterValidator(check_column)] | None = Field(
         None, description="the captions' column; syn_text_ and the captioner's name unless given")
     similarity: bool = Field(False, description="score each caption by its CoCa similarity with the picture: one more text pass")
@@ -101,8 +110,13 @@ class ColumnConfig(SamplingConfig, Gate):
         """What becomes of a caption once it is drawn."""
         return Gate(**self.model_dump(include=set(Gate.model_fields)))
 
+    @property
+    def server(self) -> ServerConfig:
+        """How a server is asked, where the captioner is one's."""
+        return ServerConfig(**self.model_dump(include=set(ServerConfig.model_fields)))
 
-class GenerateConfig(RunConfig, ColumnConfig):
+
+class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     """Caption pictures, several captions each, into records. The same command again resumes.
 
     Several columns in one run: `columns` in the --config file, a list; each entry has the fields in which its column
@@ -174,6 +188,9 @@ class GenerateConfig(RunConfig, ColumnConfig):
             problems.append("--limit: is a look by one process, of --engine embedded; a --dry-run tells what the cluster has")
         if self.class_names and not self.label:
             problems.append("--class-names: are of the classes that --label finds, and it is not given")
+        if not any((one.model or "").startswith("openai:") for one in self.column_configs):
+            problems += [f"--{name.replace('_', '-')}: is for a server's model, openai:http://host:port#model"
+                         for name, field in ServerConfig.model_fields.items() if getattr(self, name) != field.default]
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -10,26 +10,37 @@ from typing import Any
 import psutil
 import torch
 
-from captioners.base import Captioner
+from captioners.base import Captioner, SamplingConfig
 from captioners.coca import load_captioner
 from captioners.device import check_device
+from captioners.ranks import Rank
+from captioners.resolve import shipped_models
+from captioners.server.captioner import ServerCaptioner
+from captioners.server.journal import answers_kept, forget_answers
 from generate.captioning import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.config import GenerateConfig
 from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
-from generate.manifest import fingerprint, input_of, read_run, wait_for_run
+from generate.inputs import Failures, hash_of, input_of
+from generate.manifest import fingerprint, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
-from generate.ranks import Rank, launch
+from generate.overlap import Overlap
+from generate.quality import Gate
+from generate.ranks import launch, own_rank
 from generate.repeats import Repeats
+from generate.start import begin, prepare
 from generate.summary import finish
-from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.work import Loaded, Pace, processes_wanted, workers_wanted
 from generate.workers import Background, Workers
 from imagetext.labels import Labels, read_class_names
+from imagetext.lock import FolderLock
 from imagetext.sample import Shard
-from imagetext.shards import ShardWriter, check_column
+from imagetext.shards import ShardWriter, check_column, read_marker
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
+FOR_PHOTOGRAPHS = "coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k, or Salesforce/blip-image-captioning-base"
+SHARDS_LOOKED_AT = 3
 WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE  # pictures at most that wait to be written: so many come at once, and the captioners go on
 
 
@@ -40,28 +51,43 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
-    rank = rank or Rank.of_this_process().check(config)
+    rank = rank or own_rank(config)
+    if config.dry_run:
+        return _run(config, rank, begun)
+    read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    with FolderLock(config.output) as lock:
+        return _run(config, rank, begun, lock.job)
+
+
+def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "") -> int:
+    """The run, of which the folder is locked for this job."""
     if config.engine == "embedded":  # the workers of a cluster look at their own machines
         check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
     if rank.number and not config.dry_run:
         wait_for_run(config.output)  # so that a mistake in the command is told once
-    whole = read_samples(config.input, config.images, labels=labels_of(config))
+    whole = read_samples(config.input, config.images, labels=labels_of(config), columns=config.table, needs=("pictures",))
     shards = first_pictures(whole, config.limit) if config.limit else whole
     look = config.dry_run or config.limit  # is for one process
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
-        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes)  # once, when all have ended
-        return code if code == 2 or code and read_run(config.output) is None else finish(config, shards)
+        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job)  # once, when all have ended
+        return code if code == 2 or code and read_run(config.output) is None else finish(config)
+    if not rank.number and (told := told_of_drawn_shapes(config, shards)):
+        print(told)
     work = Captioning(config)
     with engine_of(config, rank) as engine:
         prepared = prepare(work, engine, shards, rank, begun)
         if config.dry_run:
-            print(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(shards):,} shards to do; nothing was written")
+            print(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written")
+            for cost in work.costs(count_pictures(prepared.to_do).pictures):
+                print(cost)
             return 0
+        if config.overwrite:
+            forget_answers(config.output)
         begin(config.output, prepared, rank, begun)
         pace = engine.do(work, prepared.to_do)
-    code = finish(config, shards, rank)
+    code = finish(config, rank, prepared.shards)
     if config.limit:
         print(outlook(whole, config, pace.pictures_per_second))
     return code
@@ -95,12 +121,38 @@ class Captioning:
             write_shard(shard, columns, self.config, self.workers, pace, following,
                         {} if sizes == settled else {"batch_sizes": sizes})
 
-        with_halved_batches(write, settled, "pictures in flight", shard, pace)
+        servers = [captioner for captioner, _, _ in self.servers]
+        with answers_kept(servers, self.config.output, shard.name):
+            with_halved_batches(write, settled, "pictures in flight", shard, pace)
+
+    @property
+    def servers(self) -> list[tuple[ServerCaptioner, SamplingConfig, Gate]]:
+        """The captioners that are servers', with what their columns ask of them."""
+        return [(column.captioner, column.sampling, column.gate) for column in self.columns
+                if isinstance(column.captioner, ServerCaptioner)]
+
+    def costs(self, pictures: int | None) -> list[str]:
+        """What so many pictures cost at each server, in requests and tokens; nothing where their number is not known."""
+        return [] if pictures is None else [captioner.cost(pictures, sampling, gate.redraws)
+                                            for captioner, sampling, gate in self.servers]
 
     def close(self) -> None:
         if self.workers is not None:
             self.workers.close()
         self.workers = None
+
+
+def told_of_drawn_shapes(config: GenerateConfig, shards: Sequence[Shard]) -> str:
+    """What there is to say where the built-in captioner gets other pictures than it knows: the first of some shards are looked at."""
+    names = [one.model for one in config.column_configs if one.model in shipped_models()]
+    if not names:
+        return ""
+    for shard in [shard for shard in shards if not shard.path.startswith("scenes:")][:SHARDS_LOOKED_AT]:
+        with suppress(OSError, ValueError):  # which its turn tells of
+            if (first := next(iter(shard.samples), None)) is not None and "scene" not in first.meta:
+                return (f"{names[0]} knows drawn shapes alone, those of scenes:…, and {first.key} is none: what it says of it means nothing. "
+                        f"For photographs, say --model {FOR_PHOTOGRAPHS}")
+    return ""
 
 
 def labels_of(config: GenerateConfig) -> Labels | None:
@@ -124,9 +176,10 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
     loaded: dict[tuple, Captioner] = {}
     for one, known in zip(configs, before):
         dtype = one.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
-        asked = (one.model, one.pretrained, dtype)
+        server = {"server": one.server} if one.model.startswith("openai:") else {}
+        asked = (one.model, one.pretrained, one.base, dtype, str(server))
         if asked not in loaded:
-            loaded[asked] = load_captioner(one.model, one.pretrained, device=device, dtype=dtype)
+            loaded[asked] = load_captioner(one.model, one.pretrained, base=one.base, device=device, dtype=dtype, **server)
         captioner = loaded[asked]
         name = one.column or check_column(f"syn_text_{captioner.name}")
         columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))
@@ -153,8 +206,9 @@ def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
 
 def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, workers: Workers, pace: Pace,
                 following: Shard | None, info: Mapping[str, Any]) -> None:
-    """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats and licences."""
-    repeats, licences = {column.name: Repeats() for column in columns}, Repeats()
+    """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats, overlap and licences."""
+    repeats, overlap, licences, failures = {column.name: Repeats() for column in columns}, Overlap(), Repeats(), Failures()
+    before = read_marker(config.output, shard.name)
     with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
                      input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, \
             closing(Background()) as clerk:
@@ -164,11 +218,14 @@ def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig,
             captions = {name: () if record.error else record.columns.get(name, ()) for name in repeats}
             for name, of_column in repeats.items():
                 of_column.update(captions[name])
+            overlap.update(captions)
             licences.update([str(record.meta.get("license") or "")])
+            failures.update(record.error, passing=bool(picture.refused))
             return bool(record.error), sum(map(len, captions.values()))
 
         pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
         for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):
             pace.count(failed, captions)
-        writer.info |= {**info, "repeats": {name: of_column.state() for name, of_column in repeats.items()},
-                        "licences": licences.state()}
+        writer.info |= {**info, **hash_of(shard), **failures.in_marker(before),
+                        "repeats": {name: of_column.state() for name, of_column in repeats.items()},
+                        "overlap": overlap.state(), "licences": licences.state()}

@@ -2,8 +2,8 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
+from captioners.ranks import Rank
 from generate.config import RunConfig
-from generate.ranks import Rank
 from generate.work import Embedded, Engine
 
 

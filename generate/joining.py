@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from generate.config import Folder
-from generate.manifest import RUN
+from generate.manifest import RULES, RUN, read_run, read_shards, write_run
 from imagetext.join import On, join, parse_text_from
+from imagetext.lock import FolderLock
 from imagetext.shards import Format, read_markers
 from imagetext.sources import read_samples
 from imagetext.stores import entry, plain_path
 from imagetext.stores import join as path_of
+from imagetext.table_flags import TableFlags
 
 
 def _check_text_from(text: str) -> str:
@@ -19,7 +21,7 @@ def _check_text_from(text: str) -> str:
     return text
 
 
-class JoinConfig(BaseModel):
+class JoinConfig(TableFlags):
     """Put captions into the shards of their pictures, matched by what names these, never by order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,21 +43,34 @@ class JoinConfig(BaseModel):
 def run(config: JoinConfig) -> int:
     """Join and say how many pictures got captions; 0, or 1 where none of them did though there are captions.
 
-    Raises: ValueError for a bad input, for a column that is there already, and for a folder of captions that is not whole.
+    Raises: ValueError for a bad input, for a column that is there already, for a folder of captions that is not whole, and for an
+    output that holds something else than joined shards.
     """
     if not config.captions and not config.text_from:
         raise ValueError("--captions: required, unless --text-from draws texts from columns that are there")
+    there = read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    if there is not None and "join" not in there:
+        raise ValueError(f"output {config.output}: holds a run that capsmith join did not begin; give another folder")
     columns = [spec for given in config.captions for spec in specs_of(given)]
-    found = join(read_samples(config.input, config.images), columns, config.output, on=config.on, format=config.format,
-                 overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
-                 text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed)
+    shards = read_samples(config.input, config.images, columns=config.table)
+    names = list(dict.fromkeys([*(read_shards(config.output) or []), *(shard.name for shard in shards)]))
+    fingerprint = {"rules": RULES, "columns": {}, "join": config.model_dump(mode="json", exclude={"input", "output", "images"})}
+    with FolderLock(config.output):
+        found = join(shards, columns, config.output, on=config.on, format=config.format,
+                     overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
+                     text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
+                     begin=lambda: write_run(config.output, fingerprint, names))
     print(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
           f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
     return 1 if config.captions and not found.matched else 0
 
 
 def specs_of(captions: str) -> list[str]:
-    """The shards of a run's folder; anything else stands for itself."""
+    """The shards of a run's folder, ValueError where it lacks some of them; anything else stands for itself."""
     if not entry(path_of(plain_path(captions), RUN)):
         return [captions]
-    return [path_of(plain_path(captions), marker["file"]) for marker in read_markers(captions).values()]
+    markers = read_markers(captions)
+    if missing := [name for name in read_shards(captions) or () if name not in markers]:
+        raise ValueError(f"--captions: {captions}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); "
+                         "finish it with the command that began it, or name the files that are there")
+    return [path_of(plain_path(captions), marker["file"]) for marker in markers.values()]

@@ -1,4 +1,4 @@
-"""What a run is: `run.json` with the fingerprint of all that decides its bytes, and which shards are still to do."""
+"""What a run is: `run.json` with the fingerprint of all that decides its bytes, and with the shards that there are to be."""
 
 import hashlib
 import json
@@ -10,18 +10,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from generate.config import GenerateConfig
+from generate.inputs import PICTURES
 from imagetext.cards import CARD
 from imagetext.labels import read_class_names
+from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, remove, write_file
-from imagetext.shards import MARKER, SUFFIXES, read_markers
-from imagetext.sources import Shard
+from imagetext.shards import MARKER, SUFFIXES
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
 
 if TYPE_CHECKING:  # verify and gallery need no torch
     from generate.captioning import Column
 
 RUN, GALLERY = "run.json", "gallery.html"
-OWN = (MARKER, *SUFFIXES.values(), UNFINISHED, f"/{CARD}", f"/{GALLERY}")  # ends of what a run writes, beside RUN and pictures
 RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
 ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
@@ -35,8 +35,9 @@ def fingerprint(columns: "Sequence[Column]", config: GenerateConfig) -> dict[str
     return {"rules": RULES,
             "columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
                                       "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
-                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size}
-                        for column in columns},
+                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size,
+                                      **({"extra_body": asked.extra_body} if asked.extra_body else {})}
+                        for column, asked in zip(columns, config.column_configs)},
             **{name: getattr(config, name) for name in ASIDE}, **_labels(config), "versions": versions}
 
 
@@ -64,7 +65,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED})
+    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED, LOCK})
     if others:
         raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours")
     return None
@@ -109,9 +110,17 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             if there.get(name) != here.get(name)]
 
 
-def write_run(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
-    """Write the run's fingerprint, whole or not at all."""
-    write_file(join(plain_path(folder), RUN), json.dumps({"fingerprint": run}, indent=1).encode())
+def write_run(folder: str | os.PathLike, run: Mapping[str, Any], shards: Sequence[str] = ()) -> None:
+    """Write the run's fingerprint and the names of all shards that there are to be, whole or not at all."""
+    write_file(join(plain_path(folder), RUN), json.dumps({"fingerprint": run, "shards": list(shards)}, indent=1).encode())
+
+
+def read_shards(folder: str | os.PathLike) -> list[str] | None:
+    """The names of the shards that the run is to have; None where it does not say, as runs of capsmith 0.1 did not."""
+    try:
+        return json.loads(read_bytes(join(plain_path(folder), RUN))).get("shards")
+    except FileNotFoundError:
+        return None
 
 
 def any_done(folder: str | os.PathLike) -> bool:
@@ -120,43 +129,21 @@ def any_done(folder: str | os.PathLike) -> bool:
 
 
 def clear_run(folder: str | os.PathLike) -> None:
-    """Remove all that a run has written: its shards, their markers and pictures, pages, `run.json` last; other files stay."""
-    folder = plain_path(folder)
-    for one in listing(folder):
-        if one.is_folder and one.path.endswith(".images"):
-            for picture in files_below(one.path):
+    """Remove all that a run has written, by its `run.json` and its markers: shards, pictures, pages, `run.json` last."""
+    folder, there = plain_path(folder), {os.path.basename(one.path): one for one in listing(plain_path(folder))}
+    suffix = SUFFIXES.get((read_run(folder) or {}).get("format"), "")
+    names = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in there if name.endswith(MARKER))}
+    own = {CARD, GALLERY, PICTURES, *(name + end for name in names for end in (suffix, MARKER))}
+    for name in own | {name + UNFINISHED for name in own}:
+        if name in there and not there[name].is_folder:
+            remove(there[name].path)
+    for name in (name + end for name in names for end in (".images", ".images" + UNFINISHED)):
+        if name in there and there[name].is_folder:
+            for picture in files_below(there[name].path):
                 remove(picture.path)
             if not is_remote(folder):
-                shutil.rmtree(one.path)
-        elif not one.is_folder and one.path.endswith(OWN):
-            remove(one.path)
+                shutil.rmtree(there[name].path)
     remove(join(folder, RUN))
-
-
-def shards_to_do(folder: str | os.PathLike, shards: Sequence[Shard]) -> list[Shard]:
-    """The shards without a valid done-marker; ValueError names each shard whose input is not what it was when done."""
-    markers, to_do, changed = read_markers(folder), [], []
-    for shard in shards:
-        marker = markers.get(shard.name)
-        if marker is None:
-            to_do.append(shard)
-        elif _identity(marker["input"]) != _identity(input_of(shard)):
-            changed.append(f"{shard.path}: {marker['input']} when {marker['file']} was written, {input_of(shard)} now")
-    if changed:
-        raise ValueError("\n  ".join([f"output {folder}: these inputs have changed; give another folder, or --overwrite to "
-                                      "start anew:", *changed]))
-    return to_do
-
-
-def input_of(shard: Shard) -> dict[str, Any]:
-    """What a shard's marker says of its input: path, and size and time of change where it is a file."""
-    return {"path": shard.path, **shard.stamp}
-
-
-def _identity(input: Mapping[str, Any]) -> dict[str, Any]:
-    """An input that was moved, or is named by another path, is the same; drawn pictures are what their spec says."""
-    stamp = {name: value for name, value in input.items() if name != "path"}
-    return stamp or dict(input)
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

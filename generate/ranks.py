@@ -6,58 +6,39 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from types import FrameType
-from typing import NamedTuple, Self, TypeVar
 
+from captioners.ranks import Rank
 from generate.config import RunConfig
+from imagetext.lock import JOB
 
-T = TypeVar("T")
 INTERRUPTED = 130
 RUNS = {"generate": "generate.engine", "reinforce": "generate.reinforce"}  # by name: a process comes to them on its own
 
 
-class Rank(NamedTuple):
-    """This process's place: its number among `count`, and its number on this machine."""
-
-    number: int = 0
-    count: int = 1
-    local: int = 0
-
-    @classmethod
-    def of_this_process(cls) -> Self:
-        """As torchrun, accelerate launch, srun or `launch` say; the only one where none does."""
-        # not SLURM_NTASKS: a batch script that starts no step has it, too
-        for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
-            if all(name in os.environ for name in names):
-                return cls(*(int(os.environ[name]) for name in names))
-        return cls()
-
-    def check(self, config: RunConfig) -> Self:
-        """This place; ValueError where a launcher gave it, and the command asks for what one of several cannot do."""
-        asked = {"--overwrite": config.overwrite, "--num-processes": config.num_processes, "--engine ray": config.engine == "ray"}
-        if self.count > 1 and any(asked.values()):
-            raise ValueError(f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
-                             f"{self.number} of {self.count}, and none of them can begin anew or start others")
-        return self
-
-    def share(self, shards: Sequence[T]) -> Sequence[T]:
-        """The shards of this process."""
-        return shards[self.number::self.count]
+def own_rank(config: RunConfig) -> Rank:
+    """This process's rank; ValueError where a launcher started it, and the command asks for what one of several cannot do."""
+    rank = Rank.of_this_process()
+    asked = {"--overwrite": config.overwrite, "--num-processes": config.num_processes, "--engine ray": config.engine == "ray"}
+    if rank.count > 1 and any(asked.values()):
+        raise ValueError(f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
+                         f"{rank.number} of {rank.count}, and none of them can begin anew or start others")
+    return rank
 
 
-def launch(command: str, config: RunConfig, count: int) -> int:
+def launch(command: str, config: RunConfig, count: int, job: str) -> int:
     """Run the command in `count` processes; 2 where one of them found a mistake in the command, 1 where one failed, else 0.
 
     The first begins the run, then the others start: so a mistake is told once. One that dies leaves the others to finish.
+    job: has the lock of the folder, which they share.
     Raises: KeyboardInterrupt, once all have stopped.
     """
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
     others = config.model_copy(update={"overwrite": False})
-    told = [(command, config, Rank(0, count), begun),
-            *((command, others, Rank(number, count, number), None) for number in range(1, count))]
+    told = [(command, config, Rank(0, count), begun, job),
+            *((command, others, Rank(number, count, number), None, job) for number in range(1, count))]
     ranks = [context.Process(target=_run_rank, args=what) for what in told]
     started = ranks[:1]
     try:
@@ -83,8 +64,9 @@ def launch(command: str, config: RunConfig, count: int) -> int:
     return 2 if 2 in codes else int(any(codes))
 
 
-def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None) -> None:
+def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, job: str) -> None:
     """What a process does that `launch` started."""
+    os.environ[JOB] = job
     os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # as torchrun says how many processes share a machine
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count)))  # before torch comes
     signal.signal(signal.SIGINT, _interrupt_once)
@@ -94,6 +76,9 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None) 
     except ValueError as error:
         print(f"capsmith {command}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a lock that is lost
+        print(f"capsmith {command}: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

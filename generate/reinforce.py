@@ -10,19 +10,23 @@ from typing import Any
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from captioners.device import check_device
+from captioners.ranks import Rank
 from generate.engines import engine_of
-from generate.manifest import RULES, input_of, read_run, wait_for_run
+from generate.inputs import Failures, hash_of, input_of
+from generate.manifest import RULES, read_run, read_shards, wait_for_run
 from generate.out_of_memory import with_halved_batches
-from generate.ranks import Rank, launch
+from generate.ranks import launch, own_rank
 from generate.reinforce_config import ReinforceConfig
 from generate.reinforcing import Settled, convert_samples, reinforce_samples, workers_for
+from generate.start import begin, prepare
 from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
-from generate.work import Loaded, Pace, begin, prepare, processes_wanted, workers_wanted
+from generate.work import Loaded, Pace, processes_wanted, workers_wanted
 from generate.workers import Workers
+from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
-from imagetext.shards import ShardWriter, read_markers
+from imagetext.shards import ShardWriter, read_marker, read_markers
 from imagetext.sources import read_samples
 from imagetext.stores import join
 
@@ -37,15 +41,22 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
     Returns: 0 done, 1 some shards failed, 3 done but more records failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
-    rank = rank or Rank.of_this_process().check(config)
+    rank = rank or own_rank(config)
+    read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    with FolderLock(config.output) as lock:
+        return _run(config, rank, begun, lock.job)
+
+
+def _run(config: ReinforceConfig, rank: Rank, begun: Event | None, job: str) -> int:
+    """The run, of which the folder is locked for this job."""
     if config.engine == "embedded":  # the workers of a cluster look at their own machines
         check_device(config.device)
     if rank.number:
         wait_for_run(config.output)
-    shards = read_samples(config.input, config.images)
+    shards = read_samples(config.input, config.images, columns=config.table, needs=("pictures",))
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
-        code = launch("reinforce", config.model_copy(update={"report": False}), processes)  # once, when all have ended
-        return code if code == 2 or code and read_run(config.output) is None else finish(config, shards)
+        code = launch("reinforce", config.model_copy(update={"report": False}), processes, job)  # once, when all have ended
+        return code if code == 2 or code and read_run(config.output) is None else finish(config)
     work = Reinforcing(config)
     with engine_of(config, rank) as engine:
         prepared = prepare(work, engine, shards, rank, begun)
@@ -56,7 +67,7 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
         if not rank.number:
             write_file(join(config.output, CONFIG), json.dumps(description(config, prepared.fingerprint), indent=1).encode())
         engine.do(work, prepared.to_do)
-    return finish(config, shards, rank)
+    return finish(config, rank, prepared.shards)
 
 
 @dataclass
@@ -100,12 +111,14 @@ class Reinforcing:
 def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled, workers: Workers | None,
                 pace: Pace, following: Shard | None, info: Mapping[str, Any]) -> None:
     """Reinforce and write one shard; its marker gets `info`."""
+    failures, before = Failures(), read_marker(config.output, shard.name)
     with ShardWriter(config.output, shard.name, format=config.format, input=input_of(shard)) as writer:
-        writer.info |= info
         for record, text in (convert_samples(shard, config) if config.convert
                              else reinforce_samples(shard, teachers, config, settled, workers, following)):
             writer.write(record, text)
             pace.count(bool(record.error))
+            failures.update(record.error)
+        writer.info |= {**info, **hash_of(shard), **failures.in_marker(before)}
 
 
 def settle(config: ReinforceConfig, teachers: Sequence[Teacher], earlier: Mapping[str, Any]) -> Settled:
@@ -143,11 +156,11 @@ def description(config: ReinforceConfig, run: Mapping[str, Any]) -> dict[str, An
             "teachers": teachers, "columns": config.columns, "embeddings": config.embeddings}
 
 
-def finish(config: ReinforceConfig, shards: Sequence[Shard], rank: Rank = Rank()) -> int:
-    """Print what this process's shards hold, or all of them; write the report where all are done; return the exit code."""
+def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
+    """Print what the run's shards hold, or of several processes this one's; write the report where all are done; the exit code."""
     there = read_markers(config.output)
-    markers = {shard.name: there.get(shard.name) for shard in shards}
-    own = rank.share(list(markers))
+    markers = {name: there.get(name) for name in read_shards(config.output)}
+    own = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
     missing = [name for name in own if markers[name] is None]
     done = [markers[name] for name in own if markers[name] is not None]
     records, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)

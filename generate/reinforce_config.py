@@ -7,9 +7,10 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from generate.config import RunConfig
 from imagetext.columns import check_pattern
+from imagetext.table_flags import TableFlags
 
 
-class ReinforceConfig(RunConfig):
+class ReinforceConfig(RunConfig, TableFlags):
     """Add views of the pictures and teachers' embeddings to captioned records. The same command again resumes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -26,19 +26,26 @@ from tqdm import tqdm
 
 from captioners.device import choose_device
 from generate.config import RunConfig
+from generate.inputs import hashed
 from generate.manifest import differences, read_run
 from generate.tally import Tally
 from generate.work import Loaded, Pace, Work
 from imagetext.columns import ColumnClash
+from imagetext.lock import FolderLock, job_of
 from imagetext.shards import read_marker
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
 DEATHS = 3            # of workers, on one shard
+BUSY = 0.75           # share of the workers from which on more come, while shards wait and there is room
 CPUS = 1              # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
 PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped
+HOW_TO_CONNECT = """\
+  A cluster begins with `ray start --head --port 6379` on one node and `ray start --address HOST:6379` on each other.
+  If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first node to them
+  (or set RAY_AUTH_TOKEN): without it Ray says no more than that it failed to connect."""
 
 
 class Cluster:
@@ -107,6 +114,8 @@ class Cluster:
     def _feed(self, work: Work, shards: Sequence[Shard], tally: "ray.actor.ActorHandle[Tally]", ends: queue.SimpleQueue) -> None:
         """Give the shards to the pool; how each ended goes into the queue, and at last None, or what ended the pool."""
         try:
+            # of workers with one shard each at most 100 % are busy, and Ray's own threshold is 175 %: from this one on, a third more come
+            ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
             pool = ray.data.ActorPoolStrategy(min_size=min(self.least, len(shards)), max_size=min(self.most, len(shards)),
                                               max_tasks_in_flight_per_actor=1)
             rows = ray.data.from_items([{"shard": cloudpickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
@@ -131,7 +140,7 @@ def connect(address: str | None) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (OSError, ray.exceptions.RayError) as error:
-        raise ValueError(f"--ray-address: {address}: {error}") from error
+        raise ValueError(f"--ray-address: {address}: {error}\n{HOW_TO_CONNECT}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
@@ -153,7 +162,7 @@ def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple["Place"
         raise ValueError(f"--concurrency: {least} workers, each with {CPUS} CPU and {gpus:g} GPUs, would wait for ever: the cluster "
                          f"has {cluster}, room for {room}; {instead}")
     print(f"cluster: {cluster}; {least if least == most else f'{least} to {most}'} workers, each with {CPUS} CPU and {gpus:g} GPUs")
-    return Place(gpus, os.getcwd()), least, most
+    return Place(gpus, os.getcwd(), job_of(config.output)), least, most
 
 
 def _room(resources: Mapping[str, float], gpus: float) -> int:
@@ -165,10 +174,11 @@ def _room(resources: Mapping[str, float], gpus: float) -> int:
 
 
 class Place(NamedTuple):
-    """What a worker has of its node beside a CPU, and from where relative paths lead."""
+    """What a worker has of its node beside a CPU, from where relative paths lead, and whose lock of the output it shares."""
 
     gpus: float
     folder: str
+    job: str = ""
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
         """Load the models, one process of a node after the other: so the first fetches weights for all."""
@@ -204,8 +214,9 @@ class Worker:
             if len(deaths) >= DEATHS:
                 return "failed", f"set aside: {len(deaths)} workers died on it, killed or out of memory: {', '.join(deaths)}"
             self.load()
-            if read_marker(self.work.config.output, shard.name) is None:  # else it was done by one that died after that
-                self.work.write(shard, pace)
+            again = self.work.config.retry_failed
+            if again or read_marker(self.work.config.output, shard.name) is None:  # else it was done by one that died after that
+                self.work.write(hashed(shard), pace)
             return "done", ""
         except _Stopped:
             return "stopped", ""
@@ -229,6 +240,8 @@ class Worker:
                 raise ValueError(f"finds no run in {folder}, which all nodes must see")
             if others := differences(run, self.place.load(self.work, run).fingerprint):
                 raise ValueError("\n  ".join([f"has loaded what the run in {folder} is not made with:", *others]))
+            if self.place.job:
+                FolderLock(folder, self.place.job).__enter__()  # which it leaves when it ends
         except (ValueError, OSError) as error:
             raise _Refused(str(error)) from error
         self.loaded = True

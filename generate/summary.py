@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from captioners.ranks import Rank
 from generate.card import push, write_card
 from generate.config import GenerateConfig
 from generate.gallery import write_set_gallery
-from generate.manifest import GALLERY, read_run
-from generate.ranks import Rank
+from generate.manifest import GALLERY, read_run, read_shards
+from generate.overlap import Overlap
 from generate.repeats import Repeats
 from imagetext.shards import read_markers
 from imagetext.sources import Shard
@@ -17,12 +18,12 @@ SHARE_TOLD = 0.01  # a caption that stands for this share of the pictures is tol
 MOST_TOLD = 3      # captions of a column
 
 
-def finish(config: GenerateConfig, shards: Sequence[Shard], rank: Rank = Rank()) -> int:
-    """Print what this process's shards hold, or all of them; write the card where all are done; return the exit code."""
+def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
+    """Print what the run's shards hold, or of several processes this one's; write the card where all are done; the exit code."""
     folder = plain_path(config.output)
     there = read_markers(folder)
-    markers = {shard.name: there.get(shard.name) for shard in shards}
-    own = rank.share(list(markers))
+    markers = {name: there.get(name) for name in read_shards(folder)}
+    own = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
     missing = [name for name in own if markers[name] is None]
     done = [markers[name] for name in own if markers[name] is not None]
     pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
@@ -31,7 +32,10 @@ def finish(config: GenerateConfig, shards: Sequence[Shard], rank: Rank = Rank())
                          for column in read_run(folder)["columns"])
     print(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({rate:.1%}), "
           f"in {len(done):,} {config.format} shards")
-    for line in repeated(done):
+    overlap = Overlap()
+    for marker in done:
+        overlap.add(marker.get("overlap", ()))
+    for line in [*repeated(done), *overlap.lines()]:
         print(line)
     if None not in markers.values():
         write_card(folder, config.input, list(markers.values()))

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
 from generate.config import Folder
-from generate.manifest import RUN, expect_run, read_run
+from generate.manifest import RUN, expect_run, read_run, read_shards
 from generate.repeats import Repeats
 from imagetext.hashes import name_hash
 from imagetext.rows import json_object
@@ -37,13 +37,13 @@ class VerifyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate or reinforce wrote")
+    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, reinforce or join wrote")
     decode: bool = Field(False, description="decode every picture, too")
     most_repeated: float = Field(0.05, gt=0, le=1, description="share of the pictures; a caption that stands for it is a problem")
 
 
 def run(config: VerifyConfig) -> int:
-    """Print what the set holds and what is wrong with it; 0 where nothing is, 1 where something is.
+    """Print what the set holds and what is wrong with it or not there; 0 where nothing is, 1 where something is.
 
     Raises: ValueError where the folder holds no run.
     """
@@ -66,8 +66,10 @@ def run(config: VerifyConfig) -> int:
         for name, of_shard in found.repeats.items():
             repeats.setdefault(name, Repeats()).merge(of_shard)
     problems += repeated_keys(keys)
-    problems += [f"{name}: no marker vouches for it; the command that made the set makes it again" for name in names
+    unvouched = [name for name in names
                  if name.endswith(tuple(SUFFIXES.values())) and os.path.splitext(name)[0] + MARKER not in markers]
+    problems += [f"{name}: no marker vouches for it; the command that made the set makes it again" for name in unvouched]
+    problems += missing_shards(read_shards(config.folder), {*markers, *(os.path.splitext(name)[0] + MARKER for name in unvouched)})
     for name, of_column in repeats.items():
         for caption, count in of_column.most(MOST_COMMON):
             told = f"{name}: {caption!r} stands for at least {count:,} of {of_column.pictures:,} pictures"
@@ -216,6 +218,13 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
             if off := [length for length in part.norm(dim=1).tolist() if abs(length - 1) > ROUNDED]:
                 yield (f"{name}: {len(off)} of {len(rows)} rows have no length of 1 in teacher {number}'s part, "
                        f"the first {off[0]:.4g}")
+
+
+def missing_shards(wanted: Sequence[str] | None, there: Collection[str]) -> list[str]:
+    """One line for each shard that there was to be and is not; `wanted` is None where an earlier version began the run."""
+    missing = [f"{name}: is not there: it failed, or was not begun; the command that made the set makes it"
+               for name in wanted or () if name + MARKER not in there]
+    return missing or ([] if there else ["no shard is there"])
 
 
 def repeated_keys(keys: Sequence[np.ndarray]) -> list[str]:

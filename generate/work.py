@@ -1,27 +1,30 @@
 """What a run does to its shards, whichever engine does it; and the embedded engine, which does it in this process."""
 
+import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from tqdm import tqdm
 
 from captioners.device import choose_device
+from captioners.ranks import Rank, processes_here
+from captioners.server.load import Spent
 from generate.captioning import Stopwatch
 from generate.config import RunConfig
-from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, shards_to_do, write_run
-from generate.ranks import Rank
+from generate.inputs import hashed
 from imagetext.columns import ColumnClash
+from imagetext.lock import LockLost
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MOST_WORKERS = 32  # that prepare pictures, unless more are asked for; an H100 needs about 16
 
 
@@ -86,7 +89,7 @@ class Work(Protocol):
         """
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
-        """Write one shard, counting its samples; ColumnClash ends the run, any other exception fails the shard.
+        """Write one shard, counting its samples; ColumnClash and Spent end the run, any other exception fails the shard.
 
         following: the next shard, of which the first samples may be read once this one is read to its end.
         """
@@ -121,58 +124,21 @@ class Embedded:
                 progress.set_postfix_str(str(pace), refresh=False)
                 progress.update(pace.pictures - progress.n)
 
-            pace = Pace(tell=tell)
+            pace, shards = Pace(tell=tell), list(map(hashed, shards))
             for number, (shard, following) in enumerate(zip(shards, [*shards[1:], None]), 1):
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
                     work.write(shard, pace, following)
-                except ColumnClash:
+                except (ColumnClash, LockLost, Spent):
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
                     logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,
                                  exc_info=not isinstance(error, (OSError, ValueError)))
+                    if isinstance(error, OSError) and error.errno in FULL:  # the other shards would fail as well
+                        raise
         if pace.pictures:
             print(pace)
         return pace
-
-
-class Prepared(NamedTuple):
-    """A run whose models are loaded, and of which nothing is written yet."""
-
-    fingerprint: dict[str, Any]
-    to_do: Sequence[Shard]
-    anew: bool
-
-
-def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
-    """Load the models and compare the run with the one that the output folder holds.
-
-    Raises: ValueError where that one has other rules or settings, or its inputs have changed; and as `load` does.
-    """
-    folder = work.config.output
-    earlier = read_run(folder)
-    # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
-    anew = (rank.count == 1 or begun is not None) and (work.config.overwrite or not any_done(folder))
-    settled = earlier if earlier and not anew else {}
-    if settled:
-        check_rules(folder, settled)
-    now, models = engine.load(work, settled)
-    if settled:
-        check_same(folder, settled, now)
-    to_do = rank.share(shards) if anew else shards_to_do(folder, rank.share(shards))
-    for model in models:
-        print(model)
-    return Prepared(now, to_do, anew)
-
-
-def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
-    """Write `run.json`, where the run begins anew in place of all that an earlier one has left; the other ranks may start."""
-    if run.anew and read_run(folder):
-        clear_run(folder)
-    if not rank.number:
-        write_run(folder, run.fingerprint)
-    if begun:
-        begun.set()
 
 
 def processes_wanted(config: RunConfig) -> int:
@@ -186,5 +152,5 @@ def workers_wanted(config: RunConfig) -> int:
     """How many processes prepare pictures for this one: as asked for, or one less than its share of the machine's cores."""
     if config.num_workers is not None or config.engine == "ray":
         return 2 if config.num_workers is None else config.num_workers
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = len(os.sched_getaffinity(0)) // processes_here()
     return min(max(2, cores - 1), MOST_WORKERS)

@@ -2,32 +2,46 @@
 
 | KIND | FILE | captions of a picture |
 |---|---|---|
-| coco, coco-permissive | captions_*.json of COCO | its five; permissive: of pictures under CC BY, BY-SA or BY-ND alone |
+| coco, coco-permissive | captions_*.json of COCO, also NoCaps' and VizWiz' | its five; permissive: of pictures under CC BY, BY-SA or BY-ND alone |
 | karpathy | dataset_coco.json (or of Flickr30k) | its five; train takes restval in |
 | docci | docci_descriptions.jsonlines | its description |
 | dci-short, dci-extended, dci-complete | folder of DCI's annotations, a JSON file each | short; short and extra; these and all masks' |
 | gbc-short, gbc-long, gbc-relation | GBC's graphs, JSON lines or Parquet | of the whole picture; relation: short and relations |
 | recap-coco | Recap-COCO-30K's Parquet | the recaption |
 | iiw | ImageInWords' data.jsonl | the IIW description |
+| textcaps | TextCaps_0.1_*.json | its five |
+| localized-narratives | Localized Narratives' JSON lines, one a narrative | its narratives |
+| flickr | Flickr8k.token.txt, results_20130124.token | its five |
+
+Other sets are tables as they stand: Flickr30k's results.csv, BLIP's files of the Karpathy splits, LLaVA's and ShareGPT4V's.
 
 Licences of the sets: COCO's annotations CC BY 4.0, DOCCI and Recap-COCO and ImageInWords CC BY 4.0, DCI and GBC CC BY-NC.
 """
 
 import json
+import logging
 import os
 import re
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlparse
 
-from imagetext.rows import Row, row_records, with_unique_keys
+import numpy as np
+
+from imagetext.hashes import name_hash
+from imagetext.rows import Row, Wanted, row_records, with_unique_keys
 from imagetext.sample import Record
-from imagetext.stores import StoreError, entry, listing, read_bytes
+from imagetext.stores import StoreError, entry, listing, open_file, read_bytes
+from imagetext.table_columns import Columns
 from imagetext.tables import ROWS_PER_SHARD, CompressedRows, TableRows, split_rows, split_suffix
 
+logger = logging.getLogger(__name__)
+
 PERMISSIVE = re.compile(r"creativecommons\.org/licenses/(by|by-sa|by-nd)/")
+CANNED = re.compile(r"quality issues are too severe to recogni[sz]e (the )?visual content", re.IGNORECASE)  # VizWiz
 SPLITS = {"docci": ("train", "test", "qual_dev", "qual_test"), "karpathy": ("train", "val", "test")}  # where a file has several
 
 
@@ -41,6 +55,7 @@ class CuratedRows:
     images: str  # the folder that pictures' names start from
     rows: Sequence[Row] | TableRows | CompressedRows
     first: int = 0  # the number, in the whole file, of the first of a sequence of rows
+    shared: frozenset[int] = frozenset()  # hashes of the names of files that are several pictures'
 
     def __iter__(self) -> Iterator[Record]:
         stem = split_suffix(self.path)[0]
@@ -53,7 +68,11 @@ class CuratedRows:
         if isinstance(row, ValueError) or self.kind not in CONVERTED:
             return row
         try:
-            return CONVERTED[self.kind](row, self.split)
+            converted = CONVERTED[self.kind](row, self.split)
+            if converted and self.shared and name_hash(converted["image"]) in self.shared:
+                raise ValueError(f"{converted['image']}: several rows have a picture of this file name and different places, so whose "
+                                 "the file is cannot be told")
+            return converted
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             return ValueError(f"{self.kind}: not a row of this set: {type(error).__name__} {error}")
         except ValueError as error:
@@ -75,7 +94,9 @@ def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
     folder = images or (path if there.is_folder else os.path.dirname(path))
     pieces = partial(CuratedRows, kind, path, split or "train", folder)
     if kind in CONVERTED and kind not in LOADED:
-        return [pieces(rows) for rows in split_rows(path)[0]]
+        tables = split_rows(path, Columns(key="image_id") if kind == "localized-narratives" else None)
+        shared = _shared_names(tables) if kind.startswith("gbc-") else frozenset()
+        return [pieces(rows, shared=shared) for rows in tables]
     try:
         rows = LOADED[kind](path, split or "train", kind)
     except StoreError:
@@ -98,7 +119,7 @@ def _coco(path: str, split: str, kind: str) -> list[Row]:
     document = _load(path)
     licences = {licence["id"]: licence["url"] for licence in document.get("licenses", ())}
     captions: dict[Any, list[str]] = {}
-    for annotation in document["annotations"]:
+    for annotation in without_canned(document["annotations"], path):
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
     rows = []
     for image in document["images"]:
@@ -109,11 +130,41 @@ def _coco(path: str, split: str, kind: str) -> list[Row]:
     return rows
 
 
+def without_canned(annotations: Sequence[Any], path: str) -> list[Any]:
+    """The annotations but those of VizWiz that say of a picture's quality what a form offered; a warning tells how many there were."""
+    kept = [one for one in annotations
+            if not (isinstance(one, Mapping) and isinstance(one.get("caption"), str) and CANNED.match(one["caption"].strip()))]
+    if left := len(annotations) - len(kept):
+        logger.warning("%s: %s captions are left out, which only say that the picture is bad", path, f"{left:,}")
+    return kept
+
+
 def _karpathy(path: str, split: str, kind: str) -> list[Row]:
     names = ("train", "restval") if split == "train" else (split,)
     return [{"key": str(image.get("cocoid", image["imgid"])), "image": os.path.join(image.get("filepath", ""), image["filename"]),
              "captions": [sentence["raw"].strip() for sentence in image["sentences"]], "split": image["split"]}
             for image in _load(path)["images"] if image["split"] in names]
+
+
+def _textcaps(path: str, split: str, kind: str) -> list[Row]:
+    """A row a caption, each with all of its picture; those of the test split have none."""
+    rows: dict[str, Row] = {}
+    for one in _load(path)["data"]:
+        name = os.path.basename(one.get("image_path") or f"{one['image_id']}.jpg")
+        row = rows.setdefault(one["image_id"], {"key": str(one["image_id"]), "image": name, "captions": []})
+        row["captions"] += [one["caption_str"].strip()] if one.get("caption_str") else []
+    return list(rows.values())
+
+
+def _flickr(path: str, split: str, kind: str) -> list[Row]:
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(read_bytes(path).decode("utf-8-sig", "replace").splitlines(), 1):
+        found = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line.strip())
+        if line.strip() and not found:
+            raise ValueError(f"line {number}: expected NAME#NUMBER, a tab and a caption")
+        if found:
+            captions.setdefault(found[1], []).append(found[2].strip())
+    return [{"key": os.path.splitext(name)[0], "image": name, "captions": texts} for name, texts in captions.items()]
 
 
 def _dci(path: str, split: str, kind: str) -> list[Row]:
@@ -155,9 +206,38 @@ def _gbc_row(row: Row, split: str, *, kind: str) -> Row:
                 for desc in vertex["descs"] if desc["label"] == label]
     if kind == "gbc-relation":
         captions += [desc["text"] for vertex in row["vertices"] for desc in vertex["descs"] if desc["label"] == "relation"]
-    place = row.get("img_path") or urlparse(row["img_url"]).path
-    name = os.path.basename(place)
+    name = _gbc_name(row.get("img_path"), row.get("img_url"))
     return {"key": os.path.splitext(name)[0], "image": name, "captions": captions, "url": row.get("img_url")}
+
+
+def _gbc_name(path: str | None, url: str | None) -> str:
+    """The name of the picture's file: of its path, or of the URL that it was fetched from."""
+    if not path and not url:
+        raise ValueError("no img_path and no img_url")
+    return os.path.basename(path or urlparse(url).path)
+
+
+def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int]:
+    """Hashes of the names of files under which a GBC set has pictures of several places, for they come from all over the web."""
+    names, places = array("Q"), array("Q")
+    for table in tables:
+        for _, row in table.numbered(Wanted(("img_path", "img_url"))):
+            if isinstance(row, ValueError):
+                continue
+            path, url = row.get("img_path"), row.get("img_url")
+            if isinstance(path or url, str):
+                names.append(name_hash(_gbc_name(path, url)))
+                places.append(name_hash(path or url))
+    pairs = np.unique(np.array([names, places], np.uint64), axis=1)
+    found, counts = np.unique(pairs[0], return_counts=True)
+    return frozenset(found[counts > 1].tolist())
+
+
+def _localized_narratives_row(row: Row, split: str) -> Row:
+    name = str(row["image_id"])
+    file = f"{int(name):012d}.jpg" if str(row.get("dataset_id")).lower().startswith("mscoco") else f"{name}.jpg"
+    texts = row["caption"]
+    return {"key": name, "image": file, "captions": texts if isinstance(texts, list) else [texts]}
 
 
 def _recap_coco_row(row: Row, split: str) -> Row:
@@ -174,10 +254,21 @@ def _iiw_row(row: Row, split: str) -> Row:
 
 
 LOADED: Mapping[str, Callable[[str, str, str], list[Row]]] = {
-    "coco": _coco, "coco-permissive": _coco, "karpathy": _karpathy,
+    "coco": _coco, "coco-permissive": _coco, "karpathy": _karpathy, "textcaps": _textcaps, "flickr": _flickr,
     **dict.fromkeys(("dci-short", "dci-extended", "dci-complete"), _dci)}
 CONVERTED: Mapping[str, Callable[[Row, str], Row | None]] = {
-    "docci": _docci_row, "recap-coco": _recap_coco_row, "iiw": _iiw_row,
+    "docci": _docci_row, "recap-coco": _recap_coco_row, "iiw": _iiw_row, "localized-narratives": _localized_narratives_row,
     **{kind: partial(_dci_row, kind=kind) for kind in ("dci-short", "dci-extended", "dci-complete")},
     **{kind: partial(_gbc_row, kind=kind) for kind in ("gbc-short", "gbc-long", "gbc-relation")}}
 KINDS = tuple({**LOADED, **CONVERTED})
+
+
+def kinds_like(path: str) -> str:
+    """What a JSON file that is given without its kind may be, as the end of a message; "" where it looks like none."""
+    with open_file(path) as file:
+        head = file.read(1 << 20)
+    for kind, marks in (("textcaps", (b'"data"', b'"image_id"')), ("karpathy", (b'"images"', b'"sentences"')),
+                        ("coco", (b'"images"', b'"file_name"')), ("coco", (b'"annotations"', b'"image_id"'))):
+        if all(mark in head for mark in marks):
+            return f"; did you mean {kind}:{path}?"
+    return ""

@@ -1,32 +1,53 @@
-"""Reading a folder of pictures, with captions in `metadata.jsonl` or in `name.txt` beside `name.jpg`."""
+"""Reading a folder of pictures, with what is known of them in metadata files, or in files beside each picture.
+
+| file | what it says |
+|---|---|
+| `metadata.jsonl`, `metadata.csv`, `metadata.parquet` | rows with a `file_name`, as `datasets` reads them, of pictures from there on |
+| `NAME.txt`, else `NAME.caption`, beside `NAME.jpg` | its captions, one a line, unless metadata have some |
+| `NAME.json` beside `NAME.jpg` | its fields, as img2dataset writes them |
+
+A picture is known by its bytes, whatever its name. What is taken for none of these is named in a warning.
+"""
 
 import hashlib
 import json
+import logging
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from imagetext.rows import captions_of, json_object, known_scores, well_formed, with_picture, with_unique_keys
-from imagetext.sample import Record
-from imagetext.stores import entries, files_below, in_order, is_remote, join, read_bytes
+from imagetext.fields import CAPTION_COLUMNS, json_fields, known_fields, readable, take_captions, well_formed
+from imagetext.rows import with_picture, with_unique_keys
+from imagetext.sample import Record, is_picture
+from imagetext.stores import StoreError, entries, files_below, in_order, is_remote, join, read_bytes, read_head
+from imagetext.table_columns import with_lists
+from imagetext.tables import split_rows
 from imagetext.tars import PICTURE_SUFFIXES
 
-METADATA = "metadata.jsonl"
+logger = logging.getLogger(__name__)
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TEXTS = (".txt", ".caption")    # in order of preference
+RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")  # of cameras: TIFF by their bytes, with a small preview
+NAMED = 20                      # suffixes of files that are not taken
 
 
 @dataclass(frozen=True)
 class FolderRow:
-    """One picture file, or one line of metadata that names none."""
+    """One picture file, or one row of metadata that names none."""
 
     key: str
     path: str
-    captions: tuple[str, ...]
+    source: str                     # the path in the folder
+    captions: tuple[str, ...]       # of metadata
     meta: dict[str, Any]
     error: str = ""
     text: str = ""                  # the file of captions beside the picture, where there is one
+    fields: str = ""                # the file of its fields
     stamps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # size and version of these files, by path
 
 
@@ -49,7 +70,7 @@ class FolderRows:
         return len(self.rows)
 
     def stamp(self) -> dict[str, Any]:
-        """Size in bytes, newest change, and a hash over name, size and version of the pictures and their text files."""
+        """Size in bytes, newest change, and a hash over name, size and version of the pictures and the files beside them."""
         stamps, listing = [], hashlib.sha256()
         for row in self.rows:
             for path, stamp in row.stamps.items():
@@ -62,66 +83,140 @@ class FolderRows:
 
 
 def _record(row: FolderRow, picture: bool) -> Record:
-    meta = {"uid": row.key, "source": row.path, **row.meta}
-    scores, failed_before = known_scores(meta.pop("caption_scores", None)), meta.pop("error", None)
-    error = well_formed(str(row.error or failed_before or ""))
-    record = Record(row.key, None, row.captions or _lines(row.text), scores=scores, meta=meta, error=error)
-    return with_picture(record, row.path) if picture and not row.error else record
+    if row.error:
+        return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(row.error))
+    fields = {**json_fields(_read(row.fields) or b"{}"), **row.meta}
+    lines = readable(_read(row.text), row.text).splitlines()
+    texts = row.captions or tuple(filter(None, map(str.strip, lines)))
+    captions, scores, failed, rest = known_fields(fields, texts, picture=True)
+    if rest.get("uid") in (None, ""):
+        rest["uid"] = row.key
+    record = Record(row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed)
+    return with_picture(record, row.path) if picture else record
+
+
+def _read(path: str) -> bytes:
+    """The file, if there is one; a link may lead nowhere."""
+    try:
+        return read_bytes(path) if path else b""
+    except FileNotFoundError:
+        return b""
 
 
 def list_folder(folder: str) -> list[FolderRow]:
     """All pictures in a folder and its subfolders, and all that its metadata files name, sorted by path.
 
     Hidden files and folders are left out; the key is the path in the folder without suffix, or with it where two
-    pictures differ in nothing else.
+    pictures differ in nothing else. Of what is neither a picture nor belongs to one, a warning says what it is.
     """
     files = {one.path: one.stamp for one in files_below(folder)}
-    pictures = {path: ((), {}) for path in files if os.path.splitext(path)[1].lower().lstrip(".") in PICTURE_SUFFIXES}
-    broken = []
-    for path in files:
-        if os.path.basename(path) == METADATA:
-            _read_metadata(path, pictures, broken)
+    metadata = {path: rows for path in files if os.path.basename(path) in METADATA and (rows := _metadata_rows(path)) is not None}
+    pictures = {path: ((), {}) for path in _pictures(folder, {path: files[path] for path in files if path not in metadata})}
+    same = {_composed(path): path for path in files}
+    broken = [row for path, rows in metadata.items() for row in _add_metadata(path, rows, pictures, same, folder)]
     files |= {path: there.stamp for path, there in entries(path for path in pictures if path not in files).items() if there}
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
-    rows = []
+    beside = _beside(files, pictures, metadata)
+    rows, taken = [], {*pictures, *metadata}
     for path, name in names.items():
-        stem, text = os.path.splitext(name)[0], os.path.splitext(path)[0] + ".txt"
-        text = text if text in files else ""
-        stamps = {one: files[one] for one in (path, text) if one in files}
-        rows.append(FolderRow(stem if stems[stem] == 1 else name, path, *pictures[path], "", text, stamps))
+        stem, own = os.path.splitext(name)[0], {}
+        for place in (os.path.splitext(path)[0], path):  # a.txt, or a.jpg.txt
+            own = {**beside.get(_composed(place), {}), **own}
+        text = next((own[suffix] for suffix in TEXTS if suffix in own), "")
+        stamps = {one: files[one] for one in (path, text, own.get(".json")) if one in files}
+        rows.append(FolderRow(stem if stems[stem] == 1 else name, path, name, *pictures[path], text=text,
+                              fields=own.get(".json", ""), stamps=stamps))
+        taken.update(own.values())
+    _tell_of(folder, [path for path in files if path not in taken])
     return sorted(rows + broken, key=lambda row: _name(row.path, folder))
+
+
+def _pictures(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The paths that are pictures, by their suffixes, or by the bytes that those of other names begin with."""
+    known = {*TEXTS, ".json", *RAW, *(f".{suffix}" for suffix in PICTURE_SUFFIXES)}
+    unsure = [path for path, stamp in files.items() if stamp["size"] and _suffix(path) not in known]
+    heads = dict(zip(unsure, in_order((is_remote(path), partial(read_head, path, 32)) for path in unsure)))
+    found = [path for path in files if is_picture(heads.get(path, b"")) or _suffix(path)[1:] in PICTURE_SUFFIXES]
+    if odd := [path for path in found if path in heads]:
+        logger.warning("%s: %d files are pictures by their bytes, though not by their names: %s", folder, len(odd), _by_suffix(odd))
+    return found
+
+
+def _beside(files: Iterable[str], *taken: Collection[str]) -> dict[str, dict[str, str]]:
+    """The files of texts and fields, by the path without suffix and by suffix."""
+    beside: dict[str, dict[str, str]] = {}
+    for path in files:
+        if (suffix := _suffix(path)) in (*TEXTS, ".json") and not any(path in one for one in taken):
+            beside.setdefault(_composed(path[:-len(suffix)]), {})[suffix] = path
+    return beside
+
+
+def _tell_of(folder: str, paths: list[str]) -> None:
+    if paths:
+        logger.warning("%s: %d files are neither pictures nor belong to one: %s", folder, len(paths), _by_suffix(paths))
+
+
+def _by_suffix(paths: Iterable[str]) -> str:
+    """How many there are of each suffix, the most first, and an example of it."""
+    counts, example = Counter(), {}
+    for path in paths:
+        counts[suffix := _suffix(path) or "no suffix"] += 1
+        example.setdefault(suffix, os.path.basename(path))
+    told = [f"{count:,} {suffix} ({example[suffix]})" for suffix, count in counts.most_common(NAMED)]
+    return ", ".join(told + [f"{len(counts) - NAMED:,} other suffixes"] * (len(counts) > NAMED))
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _composed(path: str) -> str:
+    """The path in one spelling: macOS spells é as two characters in names of files."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _name(path: str, folder: str) -> str:
     return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
-def _read_metadata(path: str, pictures: dict[str, tuple[tuple[str, ...], dict]], broken: list[FolderRow]) -> None:
-    """Adds what one metadata.jsonl says to the pictures that it names; a line that is bad is a row of its own."""
-    folder = os.path.dirname(path)
-    lines = [line for line in read_bytes(path).removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
-    for number, line in enumerate(lines):
-        try:
-            row = json_object(line)
-            if not isinstance(row.get("file_name"), str) or not row["file_name"]:
-                raise ValueError("expected an object with a file_name")
-            name = join(folder, row.pop("file_name"))
-            name = name if "://" in name else os.path.normpath(name)
-            captions = captions_of(row)
-        except ValueError as error:
-            reason = f"{path}:{number + 1}: {error}"
-            broken.append(FolderRow(f"metadata-{number:09d}", f"{path}:{number + 1}", (), {}, reason))
-            continue
-        before, meta = pictures.get(name, ((), {}))
-        pictures[name] = (before + captions, meta | row)
+# ---- metadata --------------------------------------------------------------------------------------------------------
 
 
-def _lines(path: str) -> tuple[str, ...]:
-    """The captions of a text file, one a line."""
+def _metadata_rows(path: str) -> list[tuple[int, Mapping[str, Any] | ValueError]] | None:
+    """The rows of a metadata file, numbered from 0; None, with a warning, where it is none of a folder of pictures."""
     try:
-        data = read_bytes(path) if path else b""
-    except FileNotFoundError:  # a link to nothing
-        data = b""
-    lines = (line.decode("utf-8", "replace").strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines())
-    return tuple(filter(None, lines))
+        rows = [row for piece in split_rows(path) for row in piece.numbered()]
+        columns = next((row for _, row in rows if not isinstance(row, ValueError)), {})
+        if not path.endswith(".jsonl") and not any(map(_names_files, columns)):
+            raise ValueError(f"{path}: no column file_name; it has {', '.join(map(repr, columns)) or 'none'}")
+        return rows
+    except StoreError:
+        raise
+    except ValueError as error:
+        logger.warning("%s; it is not read", error)
+        return None
+
+
+def _names_files(column: str) -> bool:
+    return column == "file_name" or column.endswith("_file_name")
+
+
+def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | ValueError]], pictures: dict[str, tuple[tuple[str, ...], dict]],
+                  same: Mapping[str, str], folder: str) -> Iterator[FolderRow]:
+    """Adds what one metadata file says to the pictures that it names; a row that names none is a row of its own."""
+    for number, row in rows:
+        row = row if isinstance(row, ValueError) else dict(row)
+        named = "" if isinstance(row, ValueError) else next(filter(_names_files, sorted(row, key=lambda name: name != "file_name")), "")
+        value = row.pop(named) if named else None
+        if not isinstance(value, str) or not value:
+            place = f"{path}:{number + 1}"
+            reason = row if isinstance(row, ValueError) else "expected an object with a file_name"
+            yield FolderRow(f"metadata-{number:09d}", place, _name(place, folder), (), {}, f"{place}: {reason}")
+            continue
+        name = join(os.path.dirname(path), value)
+        name = name if "://" in name else os.path.normpath(name)
+        name = same.get(_composed(name), name)
+        with_lists(row, CAPTION_COLUMNS)
+        before, meta = pictures.get(name, ((), {}))
+        pictures[name] = (before + take_captions(row), meta | row)

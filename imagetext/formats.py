@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -13,14 +14,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagetext.fields import FIELDS, well_formed
 from imagetext.keys import encode_key
-from imagetext.outputs import Output, to_disk, write_file
-from imagetext.rows import is_member_name, well_formed
+from imagetext.outputs import UNFINISHED, Output, to_disk, write_file
+from imagetext.rows import is_member_name
 from imagetext.sample import Record, image_size, is_caption_column
 from imagetext.stores import entry, is_remote, join, read_bytes
-
-# Present in every record, with constant types: `datasets` takes its columns from the first five records only.
-FIELDS = ("uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores")
 
 
 def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
@@ -36,12 +35,20 @@ def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
 
 def record_fields(record: Record) -> dict[str, Any]:
     """The record's `json`: FIELDS, its label if it has one, then whatever else its meta holds."""
-    label = {} if record.label is None else {"label": record.label}
+    meta, label = record.meta, {}
+    if record.label is not None:
+        label = {"label": record.label}
+        meta = _aside(meta, {"label": meta["label"]} if meta.get("label", record.label) != record.label else {})
     fields = {
-        "uid": str(record.meta.get("uid", record.key)), **_picture_fields(record), "captions": record.captions,
-        "error": record.error, "source": str(record.meta.get("source", "")), "caption_scores": record.scores, **label,
+        "uid": str(meta.get("uid", record.key)), **_picture_fields(record), "captions": record.captions,
+        "error": record.error, "source": str(meta.get("source", "")), "caption_scores": record.scores, **label,
     }
-    return _plain({**fields, **{name: value for name, value in record.meta.items() if name not in fields}})
+    return _plain({**fields, **{name: value for name, value in meta.items() if name not in fields}})
+
+
+def _aside(fields: Mapping[str, Any], clash: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields with those that clash with ours in `source_fields`, where none that stand there already are replaced."""
+    return {**fields, "source_fields": {**clash, **fields.get("source_fields", {})}} if clash else fields
 
 
 def _picture_fields(record: Record) -> dict[str, Any]:
@@ -114,8 +121,24 @@ class Writer(Protocol):
     def close(self) -> None:
         """Writes what is left to make the file whole; the file itself stays open."""
 
+    def commit(self) -> None:
+        """Gives what was stored beside the file its place, once the file is whole."""
 
-class TarShard:
+    def discard(self) -> None:
+        """Leaves nothing of what has no place yet."""
+
+
+class _Alone:
+    """A shard that is one file."""
+
+    def commit(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass
+
+
+class TarShard(_Alone):
     """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt."""
 
     def __init__(self, file: Output, **_: Any):
@@ -159,7 +182,8 @@ _HEADER = tarfile.TarInfo("").tobuf()  # of an empty file without a name
 class JsonlShard:
     """JSONL: the picture as a path relative to the file, or as a URL.
 
-    A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`.
+    A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`. Where an earlier shard has
+    one, that stays until this shard is whole; in a store, its pictures are written over.
     """
 
     def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
@@ -167,6 +191,8 @@ class JsonlShard:
         self.folder = os.path.dirname(file.path)
         self.images = os.path.splitext(os.path.basename(file.path))[0] + ".images"
         self.columns, self.rows = dict.fromkeys(columns), 0
+        self.discard()  # what a killed process has left
+        self.aside = UNFINISHED if os.path.isdir(join(self.folder, self.images)) else ""
 
     def write(self, key: str, record: Record, text: str | None) -> None:
         columns, members = record.syn_text, record_members(record)
@@ -174,7 +200,8 @@ class JsonlShard:
         fields = record_fields(record) | _caption_fields(record)
         row = {"key": key, "image": None if record.error else self._image(record), "captions": fields.pop("captions"),
                **{name: list(columns.get(name, ())) for name in self.columns}}
-        rest = {name: value for name, value in fields.items() if name not in row and name != "members"}
+        rest = _aside(fields, {name: value for name, value in fields.items() if name in row or name == "members"})
+        rest = {name: value for name, value in rest.items() if name not in row and name != "members"}
         row |= {name: rest.pop(name) for name in ("sha256", "width", "height", "error", "caption_scores")} | rest
         if members:
             row["members"] = _plain(members)
@@ -182,16 +209,16 @@ class JsonlShard:
         self.rows += 1
 
     def _image(self, record: Record) -> str | None:
-        data, source = record.image, str(record.meta.get("source", ""))
+        data, source = record.image, record.path
         if data is None:
             return None
-        if self._stays(source, data):
+        if source and self._stays(source, data):
             path = source if is_remote(source) else os.path.relpath(source, self.folder).replace(os.sep, "/")
             if well_formed(path) == path:  # else its name is no text
                 return path
-        name = f"{self.images}/{self.rows:09d}{_suffix(data)}"
-        self._store(join(self.folder, name), data)
-        return name
+        name = f"{self.rows:09d}{_suffix(data)}"
+        self._store(join(self.folder, f"{self.images}{self.aside}/{name}"), data)
+        return f"{self.images}/{name}"
 
     def _store(self, path: str, data: bytes) -> None:
         """Writes a picture, which counts only once the row that names it does: it needs no temporary name."""
@@ -212,8 +239,19 @@ class JsonlShard:
                 and read_bytes(source) == data)
 
     def close(self) -> None:
-        if os.path.isdir(images := join(self.folder, self.images)):
+        if os.path.isdir(images := join(self.folder, self.images + self.aside)):
             to_disk(images)  # the pictures' names, as the rows have them
+
+    def commit(self) -> None:
+        if self.aside:
+            images = join(self.folder, self.images)
+            shutil.rmtree(images)
+            if os.path.isdir(images + UNFINISHED):
+                os.replace(images + UNFINISHED, images)
+
+    def discard(self) -> None:
+        if not is_remote(self.folder):
+            shutil.rmtree(join(self.folder, self.images + UNFINISHED), ignore_errors=True)
 
 
 def _suffix(data: bytes) -> str:
@@ -224,7 +262,7 @@ def _suffix(data: bytes) -> str:
     return ".avif" if data[4:8] == b"ftyp" else ".jp2"
 
 
-class ParquetShard:
+class ParquetShard(_Alone):
     """Parquet: the picture as a column that `datasets` reads as Image; `json` holds the rest, so that all shards of a
     run have the same columns. A shard is held in memory until it is closed, since its columns are known only then."""
 

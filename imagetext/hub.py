@@ -4,6 +4,7 @@ The split is `train` unless given; a file of the set is a shard. Of a set on the
 are listed. A set of tars is named by them instead (`hf://datasets/ORG/NAME/*.tar`): `datasets` would decode their members.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 from imagetext.rows import Row, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError
+from imagetext.table_columns import Columns, Reading, reading_of, usual_row
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class HubRows:
     parts: int
     part: int
     stamp: Mapping[str, Any]
+    reading: Reading
 
     @property
     def stem(self) -> str:
@@ -46,34 +51,40 @@ class HubRows:
         kind = (_streamed(self.name, self.config, self.split, self.revision).features or {}).get(column)
         return {str(number): name for number, name in enumerate(kind.names)} if isinstance(kind, ClassLabel) else None
 
-    def _rows(self, place: str) -> Iterator[Row]:
-        from datasets import Image
+    def _rows(self, place: str) -> Iterator[Row | ValueError]:
         try:
             rows = _streamed(self.name, self.config, self.split, self.revision)
-            picture = next((name for name, kind in (rows.features or {}).items() if isinstance(kind, Image)), None)
             for row in rows.shard(num_shards=self.parts, index=self.part):
-                yield {"image": row.pop(picture), **row} if picture else row
+                yield usual_row(row, self.reading)
         except Exception as error:  # whatever a file's format or the way to it brings
             raise StoreError(f"{place}: {type(error).__name__}: {error}") from error
 
 
-def hub_pieces(spec: str) -> list[HubRows]:
-    """The files of the data set that a SPEC names; ValueError where it cannot be loaded, or is one of tars."""
+def hub_pieces(spec: str, columns: Columns = Columns()) -> list[HubRows]:
+    """The files of the data set that a SPEC names; ValueError where it cannot be loaded, is one of tars, or lacks a named column."""
     match = re.fullmatch(r"datasets:([^:#]+)(?::([^#]+))?(?:#(.+))?", spec)
     if not match:
         raise ValueError(f"{spec}: expected datasets:ORG/NAME, then :CONFIG and #SPLIT where they are needed")
     name, config, split = match[1], match[2], match[3] or "train"
-    from datasets import load_dataset_builder
+    from datasets import Image, load_dataset_builder
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
     try:
         builder = load_dataset_builder(name, config)
         if isinstance(builder, WebDataset):
             raise ValueError(f"a set of tars, whose files are carried untouched when they are named: hf://datasets/{name}/*.tar")
         revision = builder.hash if builder.repo_id else None
-        parts = _streamed(name, config, split, revision).num_shards
+        rows = _streamed(name, config, split, revision)
+        features = rows.features or {}
+        pictures = [column for column, kind in features.items() if isinstance(kind, Image)]
     except Exception as error:  # of many kinds, from the Hub to a file's format
         raise ValueError(f"{spec}: {error or type(error).__name__}") from error
-    return [HubRows(name, config, split, revision, parts, part, {"revision": builder.hash}) for part in range(parts)]
+    if len(pictures) > 1 and not columns.image:
+        logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", spec,
+                       " or ".join(map(repr, pictures)), pictures[0])
+    asked = columns._replace(image=columns.image or next(iter(pictures), None), group=False)
+    reading = reading_of(spec, [], asked, header=list(features) or None)
+    return [HubRows(name, config, split, revision, rows.num_shards, part, {"revision": builder.hash}, reading)
+            for part in range(rows.num_shards)]
 
 
 @lru_cache

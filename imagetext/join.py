@@ -6,7 +6,7 @@ import os
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from imagetext.columns import room_for
 from imagetext.rows import well_formed
 from imagetext.sample import Record, Shard
 from imagetext.shards import Format, ShardWriter, check_column, read_marker
-from imagetext.sources import read_samples
+from imagetext.sources import check_apart, read_samples
 from imagetext.stores import plain_path
 
 On = Literal["key", "uid", "sha256", "url"]
@@ -33,7 +33,7 @@ class Joined:
 
 def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os.PathLike, *, on: On = "uid",
          format: Format = "webdataset", overwrite: bool = False, drop_text_embeddings: bool = False,
-         text_from: tuple[str, float] | None = None, seed: int = 0) -> Joined:
+         text_from: tuple[str, float] | None = None, seed: int = 0, begin: Callable[[], None] = lambda: None) -> Joined:
     """Writes the shards anew with the columns that other records have for their pictures, never by order.
 
     A record that is left without any captions becomes a failed one, with the reason. Shards that are done are not done again.
@@ -44,20 +44,21 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
         name that differ are taken for none, save on `sha256`, where all are the same picture's: those of the least key are.
     overwrite, drop_text_embeddings: see `imagetext.columns.room_for`.
     text_from: (column, p): `txt` is a caption of this column with probability p, else the first original (webdataset).
+    begin: is called before anything is written, once the arguments are found good.
 
     Raises ValueError for bad arguments and shards, ColumnClash as `room_for` does, StoreError where a store fails.
     """
     output, specs = plain_path(output), [columns] if isinstance(columns, str) else list(columns)
     if text_from and (format != "webdataset" or not 0 <= text_from[1] <= 1):
         raise ValueError(f"text_from: {text_from}: a probability, and only webdataset has a `txt`")
-    if any(_folder(output) in (_folder(shard.path), _folder(os.path.dirname(shard.path))) for shard in shards):
-        raise ValueError(f"output {output}: the shards stand there; give another folder")
     sources = read_samples(specs, distinct=False) if specs else []
+    check_apart(output, [*shards, *sources])
     stamps = hashlib.sha256(json.dumps([[one.name, dict(one.stamp)] for one in sources], sort_keys=True).encode()).hexdigest()
     settings = {"columns": stamps, "on": on, "format": format, "overwrite": overwrite,
                 "drop_text_embeddings": drop_text_embeddings, "text_from": list(text_from or ()), "seed": seed}
     counts: Counter[str] = Counter()
     to_do = []
+    begin()
     for shard in shards:
         marker = read_marker(output, shard.name)
         if marker and marker.get("input") == _input(shard, settings):
@@ -177,7 +178,3 @@ def _columns(record: Record) -> dict[str, Sequence[str]]:
 
 def _input(shard: Shard, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"path": shard.path, **shard.stamp, "join": dict(settings)}
-
-
-def _folder(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.abspath(path)

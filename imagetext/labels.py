@@ -51,7 +51,7 @@ class Labels:
             return record.key.rpartition("/")[0].rpartition("/")[2] or None
         if self.place in record.members:
             return record.members[self.place].decode("utf-8", "replace").strip() or None
-        value = record.meta.get(self.place)
+        value = {**record.meta, **record.meta.get("source_fields", {})}.get(self.place)
         return str(value).strip() or None if isinstance(value, str | int) else None
 
     def _seen(self, record: Record) -> str:

@@ -1,11 +1,14 @@
 """Files that stand under their name only when they are whole, on this machine and in stores."""
 
+import errno
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from imagetext.stores import StoreError, asked, filesystem, is_remote, plain_pat
 logger = logging.getLogger(__name__)
 
 PART = 16 << 20  # bytes of an upload that are sent at once, and sent again where that fails; a store takes 10,000 such
+PATIENCE = 60.0  # seconds that a process waits for another one that writes the same file
 UNFINISHED = ".tmp"  # what a file's name has behind it while the file is written
 
 
@@ -23,23 +27,65 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
     What was written is on the disk before the file gets its name, and the name is before the block is left. Where anything
     fails, whatever had the name stays. The file has the rights that the umask gives, whoever wrote it. For this machine only.
-    The temporary name is always the same, so that what a killed process has left goes when the file is written again; two
-    processes must not write one file at once.
+    The temporary name is always the same, so that what a killed process has left goes when the file is written again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + UNFINISHED)
-    temporary.unlink(missing_ok=True)
-    try:
-        with open(temporary, "xb") as file:
-            rights = os.stat(file.fileno()).st_mode & 0o777
-        yield temporary
-        os.chmod(temporary, rights)  # some libraries give the owner alone any
-        to_disk(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _claimed(temporary) as handle:
+        try:
+            rights = os.stat(handle).st_mode & 0o777
+            yield temporary
+            os.chmod(temporary, rights)  # some libraries give the owner alone any
+            to_disk(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     to_disk(path.parent)
+
+
+@contextmanager
+def _claimed(temporary: str | os.PathLike) -> Iterator[int]:
+    """A new file, of which no other process takes the name as long as this one has it; what a killed process has left goes.
+
+    Raises: OSError where another process still writes under the name after PATIENCE seconds.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        handle = os.open(temporary, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            if not _locked(handle):
+                if time.monotonic() > deadline:
+                    raise OSError(errno.EBUSY, "another process writes this file", os.fspath(temporary))
+                time.sleep(0.1)
+            elif _is_at(handle, temporary):
+                if not os.fstat(handle).st_size:
+                    yield handle
+                    return
+                os.unlink(temporary)  # left by a killed process, with whatever rights
+        finally:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # processes that were forked meanwhile hold it, too
+            os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Whether this process has the file alone, until it closes it; True, too, on file systems that cannot tell."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _is_at(handle: int, path: str | os.PathLike) -> bool:
+    """Whether the open file is the one at the path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -85,6 +131,8 @@ class Output:
             self._file = asked(path, partial(filesystem(path).open, path, "wb", block_size=PART, autocommit=False))
         else:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            self._claim = ExitStack()
+            self._handle = self._claim.enter_context(_claimed(path + UNFINISHED))
             self._file = open(path + UNFINISHED, "wb")
 
     @property
@@ -106,16 +154,24 @@ class Output:
     def flush(self) -> None:
         """Nothing: what is written counts from `commit` on."""
 
-    def commit(self) -> None:
-        """Gives the file its name; StoreError where a store does not hold as much as was written."""
-        if is_remote(self.path):
-            asked(self.path, self._complete)
-        else:
+    def finish(self) -> None:
+        """Has all that was written on the disk, where it is a file of this machine; what had its name is still there."""
+        if not is_remote(self.path) and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+
+    def commit(self) -> None:
+        """Gives the file its name; OSError where that is not what was written: as much as that, and by nobody else."""
+        self.finish()
+        if is_remote(self.path):
+            asked(self.path, self._complete)
+        else:
+            if not _is_at(self._handle, self.path + UNFINISHED) or os.fstat(self._handle).st_size != self.size:
+                raise OSError(f"{self.path}{UNFINISHED}: is not what was written there; another process has written it, too")
             os.replace(self.path + UNFINISHED, self.path)
             to_disk(os.path.dirname(self.path) or ".")
+            self._claim.close()
         self.closed = True
 
     def _complete(self) -> None:
@@ -139,7 +195,9 @@ class Output:
         else:
             with suppress(OSError):  # a full disk, which has been told of
                 self._file.close()
-            remove(self.path + UNFINISHED)
+            if _is_at(self._handle, self.path + UNFINISHED):
+                remove(self.path + UNFINISHED)
+            self._claim.close()
 
 
 def write_file(path: str | os.PathLike, data: bytes | str) -> None:

@@ -1,77 +1,137 @@
-"""The rows of a Parquet file, all of them or what is wanted of some."""
+"""The rows of a Parquet file, all of them or what is wanted of some.
 
-from collections.abc import Iterator
+Pictures are bytes, or `datasets`' bytes and path, in a column called as a picture is (img2dataset's `jpg`), or paths in one of the
+usual columns. Of a file made of webdataset's shards `__key__`, `txt`, `json` and `syn.json` are what they are in a tar.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, Wanted
+from imagetext.fields import CAPTION_COLUMNS, FIELDS
+from imagetext.rows import IMAGE_COLUMNS, Row, Wanted
 from imagetext.sample import is_caption_column
 from imagetext.stores import StoreError, open_file
+from imagetext.table_columns import Reading
+from imagetext.tars import PICTURE_SUFFIXES
 
-OF_CAPTIONS = ("error", "caption_scores", "caption_fields", "json")  # fields of records that say more of captions
+OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
+OF_BYTES = (*PICTURE_SUFFIXES, "img", "image_bytes", "img_bytes", "image_data")  # names of columns of pictures
 
 
-def open_parquet(path: str, file: BinaryIO) -> tuple[list[str], list[int]]:
-    """The columns' names, `image` for that of pictures, and the number of rows of each row group."""
+def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
+    """The columns, and the number of rows of each row group."""
     try:
         with pq.ParquetFile(file) as parquet:
-            return _column_names(parquet.schema_arrow), [parquet.metadata.row_group(group).num_rows
-                                                         for group in range(parquet.num_row_groups)]
+            return parquet.schema_arrow, [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     except StoreError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
 
 
-def _column_names(schema: pa.Schema) -> list[str]:
-    """The columns' names, the first of `datasets`' pictures being `image` where no other has a name of pictures."""
-    names = list(schema.names)
-    if not any(name in IMAGE_COLUMNS for name in names):
-        picture = next((number for number, kind in enumerate(schema.types) if pa.types.is_struct(kind)
-                        and sorted(kind[at].name for at in range(kind.num_fields)) == ["bytes", "path"]), None)
-        names = [name if number != picture else "image" for number, name in enumerate(names)]
-    return names
+def picture_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold pictures as `datasets` does."""
+    return [field.name for field in schema if pa.types.is_struct(field.type)
+            and sorted(field.type[at].name for at in range(field.type.num_fields)) == ["bytes", "path"]]
 
 
-def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None) -> Iterator[Row | ValueError]:
+def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[str]:
+    """The columns' names as `imagetext.rows` has them; `image` is that of the pictures, unless one is called so anyway.
+
+    kept: names that stay as they are.
+    """
+    structs, names = picture_columns(schema), schema.names
+    of_bytes = {field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)}
+    picture = next((name for name in OF_BYTES if name in of_bytes or name in structs), "")
+    if not picture and not any(name in IMAGE_COLUMNS for name in names):
+        picture = next(iter(structs), "")
+    usual = {old: new for old, new in ((picture, "image"), ("__key__", "key"), ("txt", "text")) if old not in kept}
+    return [name if usual.get(name, name) in names else usual[name] for name in names]
+
+
+def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None,
+                 reading: Reading | None = None) -> Iterator[Row | ValueError]:
     """Rows `first` to `first + count`, or what is wrong with one as a whole; with their pictures where these are wanted."""
     at, end = first, first + count
-    try:
-        with open_file(path) as file, pq.ParquetFile(file) as parquet:
-            start = 0
-            for group in range(parquet.num_row_groups):
-                size = parquet.metadata.row_group(group).num_rows
-                if start + size > at and start < end:
-                    pictures = wanted is None or any(start <= first + number < start + size for number in wanted.pictures)
-                    for row in _group_rows(parquet, group, wanted, pictures, at - start, end - start):
-                        at += 1
-                        yield row
-                start += size
-    except StoreError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged Parquet file: {error}") from error
+    with _opened(path) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if start + size > at and start < end:
+                pictures = wanted is None or any(start <= first + number < start + size for number in wanted.pictures)
+                for row in _group_rows(parquet, group, wanted, reading, pictures, at - start, end - start):
+                    at += 1
+                    yield row
+            start += size
     if at < end:
         raise ValueError(f"{path}: damaged Parquet file: {end - at} rows fewer than it says")
 
 
-def _group_rows(parquet: pq.ParquetFile, group: int, wanted: Wanted | None, pictures: bool, first: int,
-                end: int) -> Iterator[Row | ValueError]:
+def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
+                   reading: Reading | None) -> Iterator[Row | ValueError]:
+    """The rows of these numbers, in this order, of a table of texts."""
+    found: dict[int, Row | ValueError] = {}
+    with _opened(path) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            there = sorted(number for number in numbers if start <= number < start + size)
+            if there:
+                columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
+                rows = parquet.read_row_group(group, columns=list(columns)).take([number - start for number in there])
+                rows = rows.select(list(columns)).rename_columns(list(columns.values()))
+                found |= zip(there, (row for batch in rows.to_batches() for row in _batch_rows(batch, strict=wanted is None)))
+            start += size
+    return map(found.__getitem__, numbers)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with open_file(path) as file, pq.ParquetFile(file) as parquet:
+            yield parquet
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged Parquet file: {error}") from error
+
+
+def _columns_of(schema: pa.Schema, wanted: Wanted | None, reading: Reading | None, *, pictures: bool) -> dict[str, str]:
+    """The columns that are read, and what they are called: what is wanted, what the rows are told by, and pictures where these are."""
+    names = dict(zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ())))
+    if wanted is None:
+        return names
+    told_by = reading.columns if reading else ()
+    of_pictures = (*IMAGE_COLUMNS, reading and reading.image) if pictures else ()
+    return {field.name: name for field, name in zip(schema, names.values())
+            if _is_wanted(name, field.type, wanted) or name in told_by or name in of_pictures}
+
+
+def _group_rows(parquet: pq.ParquetFile, group: int, wanted: Wanted | None, reading: Reading | None, pictures: bool,
+                first: int, end: int) -> Iterator[Row | ValueError]:
     """Rows `first` to `end` of a row group, or to its own end; with what is wanted of them, and pictures where these are."""
-    names = _column_names(parquet.schema_arrow)
-    columns = [at for at, (name, kind) in enumerate(zip(names, parquet.schema_arrow.types))
-               if wanted is None or _is_wanted(name, kind, wanted) or pictures and name in IMAGE_COLUMNS]
-    selected = [parquet.schema_arrow.names[at] for at in columns]
+    columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=pictures)
     number = 0  # of the batch's first row
-    for batch in parquet.iter_batches(batch_size=64 if pictures else 1000, row_groups=[group], columns=wanted and selected):
+    for batch in parquet.iter_batches(batch_size=64 if pictures else 1000, row_groups=[group], columns=list(columns)):
         within = batch.slice(max(0, first - number), max(0, end - max(first, number)))
         number += batch.num_rows
         if within.num_rows:
-            yield from _batch_rows(within.select(selected).rename_columns([names[at] for at in columns]), strict=wanted is None)
+            batch = within.select(list(columns)).rename_columns(list(columns.values()))
+            yield from map(_unfolded, _batch_rows(batch, strict=wanted is None))
         if number >= end:
             return
+
+
+def _unfolded(row: Row | ValueError) -> Row | ValueError:
+    """The row with the fields of its `json` and the columns of its `syn.json`, where these are objects, as its own."""
+    for name in ("json", "syn.json"):
+        if isinstance(row, dict) and isinstance(row.get(name), dict):
+            row = {**row.pop(name), **row}
+    return row
 
 
 def _is_wanted(name: str, kind: pa.DataType, wanted: Wanted) -> bool:

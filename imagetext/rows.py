@@ -3,7 +3,6 @@
 import base64
 import binascii
 import errno
-import json
 import math
 import os
 import re
@@ -13,14 +12,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
 from imagetext.keys import SeenKeys
 from imagetext.sample import Record, is_caption_column
 from imagetext.stores import StoreError, in_order, is_remote, join, read_bytes
 
 KEY_COLUMNS = ("key", "uid", "id")
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "path")
-CAPTION_COLUMNS = ("captions", "caption", "text", "texts", "title")
-DEEPEST = 100       # objects and lists in each other, in JSON that we read
 
 Row = Mapping[str, Any]
 
@@ -60,7 +58,7 @@ def with_picture(record: Record, path: str) -> Record:
     if not path:
         return record
     try:
-        return replace(record, image=read_picture(path))
+        return replace(record, image=read_picture(path), path=path)
     except StoreError:
         raise
     except ValueError as problem:
@@ -72,9 +70,11 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
     """What the row says, and the path of its picture where that is still to be read."""
     if isinstance(row, ValueError):
         error = f"{source}: {row}" if wanted else str(row)
-        return Record(row_key, None, meta={"uid": row_key, "source": source}, error=error), ""
-    row = dict(row)
-    errors, image, path, captions = [], None, "", ()
+        return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), ""
+    row, ours = dict(row), is_ours(row)
+    errors, image, path = [], None, ""
+    # A record of ours has no picture where it failed; so has one of which only some columns are left.
+    failed = row["error"] if ours or isinstance(row.get("error"), str) and any(map(is_caption_column, row)) else ""
     key = row_key
     for name in wanted.keys if wanted else KEY_COLUMNS:
         if not _is_null(row.get(name)):
@@ -82,39 +82,28 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
             break
     row.pop("key", None)
     columns = {name: texts for name in _asked(wanted) if name in row and (texts := loose_texts(row[name]))} if wanted else {}
-    try:
-        captions = captions_of(row)
-    except ValueError as error:
-        errors.append(str(error))
-    failed_before = row.pop("error", None)
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
+    cell = row.pop(column, None)
     try:
-        # A row that says `error` is a record of ours: it has no picture where it failed, or is captions alone.
-        if with_image and column and not (isinstance(failed_before, str) and (failed_before or _is_null(row[column]))):
-            image, path = _image_of(column, row[column], folder)
+        if with_image and column and not (failed or isinstance(row.get("error"), str) and _is_null(cell)):  # or is captions alone
+            image, path = _image_of(column, cell, folder)
     except ValueError as error:
         errors += [] if wanted else [str(error)]
-    row.pop(column, None)
     members = _members_of(row) if "members" in row else {}
     try:
+        if ours and isinstance(row.get("json"), str):  # where our Parquet files keep the rest
+            row |= json_object(row.pop("json"))
+        columns |= other_columns(row) if ours else {}
         columns |= _columns_of(row)
     except ValueError as error:
         errors.append(str(error))
-    rest = {}
-    try:
-        if isinstance(row.get("json"), str):
-            rest = json_object(row["json"])
-            del row["json"]  # where our Parquet files keep it
-    except ValueError:
-        pass  # a column that only has the name
-    meta = {"uid": key, "source": path or source, **row, **rest}
-    columns |= other_columns(meta)
-    scores = known_scores(meta.pop("caption_scores")) if "caption_scores" in meta else {}
-    meta.pop("error", None)
+    captions, scores, _, rest = known_fields(row, picture=image is not None or bool(path))
+    # Of where a picture or row was found, what no other place of the input changes.
+    found = cell if path and isinstance(cell, str) else os.path.basename(source)
+    meta = {"uid": key, "source": found, **rest}
     if _is_null(meta["uid"]):
         meta["uid"] = key
-    reason = "; ".join(errors) or failed_before
-    error = well_formed(str(reason)) if reason else ""
+    error = well_formed("; ".join(errors) or failed)
     record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error)
     if wanted and path:  # its captions are as good without a picture
         return replace(record, image=with_picture(record, path).image), ""
@@ -124,29 +113,6 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
 def _asked(wanted: Wanted) -> Collection[str]:
     """The columns that are read as captions because they are asked for."""
     return CAPTION_COLUMNS if wanted.columns is None else wanted.columns
-
-
-def json_object(data: bytes | str) -> dict[str, Any]:
-    """The JSON object that the text is; ValueError for anything else, and for one that is nested more than DEEPEST."""
-    try:
-        value = json.loads(data)
-    except RecursionError as error:
-        raise ValueError(str(error)) from error
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
-    level, depth = [value], 0
-    while level := [item for one in level if isinstance(one, dict | list)
-                    for item in (one.values() if isinstance(one, dict) else one)]:
-        depth += 1
-        if depth > DEEPEST:
-            raise ValueError(f"objects and lists nested more than {DEEPEST} deep")
-    return value
-
-
-def captions_of(row: dict[str, Any]) -> tuple[str, ...]:
-    """Takes the first caption column that the row has out of it; raises ValueError for what is neither text nor texts."""
-    name = next((name for name in CAPTION_COLUMNS if name in row), None)
-    return () if name is None else tuple([text for text in _texts(name, row.pop(name)) if text.strip()])
 
 
 def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
@@ -169,15 +135,6 @@ def other_columns(fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def loose_texts(value: Any) -> tuple[str, ...]:
-    """The captions in a field of whatever kind: a text that is not blank, or a list of texts; none in anything else."""
-    if isinstance(value, str):
-        return (well_formed(value),) if value.strip() else ()
-    if isinstance(value, list | tuple) and {*map(type, value)} <= {str, type(None)}:
-        return tuple([text if text.isascii() else well_formed(text) for text in value if text is not None])
-    return ()
-
-
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     """One text or a list of them; an empty one in a list stays where it is, because scores and embeddings go by its place."""
     if _is_null(value) or isinstance(value, str) and not value.strip():
@@ -189,11 +146,6 @@ def _listed(name: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not {*map(type, value)} <= {str}:
         raise ValueError(f"{name}: expected a text or a list of texts, got {_short(value)}")
     return [text if text.isascii() else well_formed(text) for text in value]
-
-
-def well_formed(text: str) -> str:
-    """The text without half surrogate pairs, which JSON and file names can spell and nothing else can write."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _image_of(name: str, value: Any, folder: str) -> tuple[bytes | None, str]:
@@ -273,12 +225,6 @@ def _columns_of(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 def is_member_name(name: str) -> bool:
     """Whether a file of a sample, besides its picture and texts, may have this suffix."""
     return bool(re.fullmatch(r"[^/\0]+", name)) and name == name.lower() and name not in ("jpg", "txt", "syn.json", "json")
-
-
-def known_scores(scores: Any) -> dict[str, dict[str, Any]]:
-    """The objects in a `caption_scores` object, without fields that a Parquet struct adds as nulls."""
-    return {column: {name: values for name, values in fields.items() if values is not None}
-            for column, fields in (scores if isinstance(scores, dict) else {}).items() if isinstance(fields, dict)}
 
 
 def _is_null(value: Any) -> bool:

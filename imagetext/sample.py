@@ -1,6 +1,7 @@
 """The records that everything carries, and the one way to decode a picture."""
 
 import io
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ class Record:
 
     `columns` holds all caption columns, `scores` what is known of each of their captions:
     `{"syn_text_x": {"logprob": [...], "truncated": [...]}}`, aligned with the captions. `meta` also has `uid` and `source`,
-    where the picture was found.
+    where the picture was found, relative to the input: the same input gives the same record in every place. Fields of others
+    that have names of ours stand in `meta["source_fields"]`.
     """
 
     key: str                                    # unique within a set
@@ -37,6 +39,7 @@ class Record:
     label: str | None = None                    # its class, where it was asked for
     meta: Mapping[str, Any] = field(default_factory=dict)       # uid, sha256, license, ...
     error: str = ""                             # why it cannot be used; a failure is a row, never a gap
+    path: str = field(default="", compare=False, repr=False)  # the file that is the picture, where it is one of its own
 
     @property
     def syn_text(self) -> dict[str, tuple[str, ...]]:
@@ -70,7 +73,7 @@ def decode_image(data: bytes | None) -> Image.Image:
     that is checked from the header, before decoding. Sets nothing in Pillow, so it is safe in threads. Its own
     ceiling of 178,956,970 pixels stays for WebP and TIFF, whose readers check it themselves.
     """
-    image = _open(data)
+    image = open_image(data)
     try:
         image.load()
         return _to_rgb(_upright(image))
@@ -85,7 +88,7 @@ def image_size(data: bytes | None) -> tuple[int, int]:
 
     Raises ValueError as `decode_image` does, though only for what the header shows.
     """
-    image = _open(data)
+    image = open_image(data)
     # A PNG may keep its orientation behind the pixels: then only decoding shows it.
     if image.format == "TIFF" or image.format == "PNG" and not any(
             mark in data for mark in (b"eXIf", b"profile type exif", b"tiff:Orientation")):
@@ -94,23 +97,35 @@ def image_size(data: bytes | None) -> tuple[int, int]:
     return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
-def _open(data: bytes | None) -> Image.Image:
-    """The picture with its header read and nothing decoded."""
+def is_picture(head: bytes) -> bool:
+    """Whether a file is a picture by its first 32 bytes, HEIC included, which is then refused with a word on what to do."""
+    if head.startswith((b"BM", b"P")):  # so may a text
+        return bool(re.match(rb"BM....\0{4}....[\x0c-\x7c]\0{3}|P[1-6]\s+[#0-9]", head, re.DOTALL))
+    return _is_heic(head) or any(Image.OPEN[name][1](head[:16]) is True for name in FORMATS)
+
+
+def _is_heic(data: bytes) -> bool:
+    if data[4:8] != b"ftyp":
+        return False
+    brands = {data[at:at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+    return bool(brands & HEIC) and b"avif" not in brands
+
+
+def open_image(data: bytes | None) -> Image.Image:
+    """The picture with its header read and nothing decoded; raises ValueError as `decode_image` does."""
     if data is None:
         raise ValueError("missing picture")
     if not data:
         raise ValueError("empty picture file")
-    if data[4:8] == b"ftyp":
-        brands = {data[at:at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
-        if brands & HEIC and b"avif" not in brands:
-            raise ValueError("HEIC picture, which is not read; convert it to JPEG, PNG, WebP or AVIF")
+    if _is_heic(data):
+        raise ValueError("HEIC picture, which is not read; convert it to JPEG, PNG, WebP or AVIF")
     for name in FORMATS:
         # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
         factory, accept = Image.OPEN[name]
         if accept(data[:16]) is not True:
             continue
         try:
-            image = factory(io.BytesIO(data), "")
+            image = factory(io.BytesIO(_without_texts(data) if name == "PNG" else data), "")
         except MemoryError:
             raise
         except Exception as error:
@@ -140,13 +155,31 @@ def _check_whole(name: str, data: bytes) -> None:
         raise ValueError(f"{name} picture is truncated: no end mark in {len(data)} bytes")
 
 
+def _png_chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Start, end and kind of each chunk up to IEND; struct.error where the data end before (PNG specification, 5.3)."""
+    start, kind = 8, b""
+    while kind != b"IEND":
+        (length,), kind = struct.unpack_from(">I", data, start), data[start + 4:start + 8]
+        yield start, (start := start + 12 + length), kind
+
+
 def _png_end(data: bytes) -> int:
     """Offset behind the IEND chunk, which may be behind the data (PNG specification, 11.2.5)."""
-    position, kind = 8, b""
-    while kind != b"IEND":
-        (length,), kind = struct.unpack_from(">I", data, position), data[position + 4:position + 8]
-        position += 12 + length
-    return position
+    return max(end for _, end, _ in _png_chunks(data))
+
+
+def _without_texts(png: bytes) -> bytes:
+    """The picture without texts and profiles: Pillow unpacks them, and refuses large ones, picture and all.
+
+    Those that may hold the orientation stay.
+    """
+    try:
+        texts = [(start, end) for start, end, kind in _png_chunks(png) if kind in (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+                 and not png.startswith((b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"), start + 8)]
+    except struct.error:  # cut: Pillow says so
+        return png
+    edges = [0, *(edge for text in texts for edge in text), len(png)]
+    return b"".join(png[start:end] for start, end in zip(edges[::2], edges[1::2])) if texts else png
 
 
 def _gif_end(data: bytes) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, record_columns, record_fields
 from imagetext.keys import SeenKeys
+from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
 from imagetext.sample import Record
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
@@ -28,7 +29,8 @@ class ShardWriter:
 
     The bytes of the shard depend on the records and options alone. Good records keep their order, failed ones come
     last. Leaving the block writes `NAME.SUFFIX`, then the marker `NAME.done.json` with the counts, the file's size and
-    SHA-256, `input` (give the shard's path and stamp) and whatever was put into `info`. An exception leaves neither.
+    SHA-256, `input` (give the shard's path and stamp) and whatever was put into `info`. An exception leaves what was there
+    before: an old shard and its marker stay until the new one is whole.
 
     folder: on this machine, or in a store (`s3://`, `gs://`, `hf://`), where an upload of this shard that a killed process
     has left is aborted first.
@@ -57,7 +59,6 @@ class ShardWriter:
         self._captions = Counter({column: 0 for column in columns})
 
     def __enter__(self) -> "ShardWriter":
-        remove(_marker_path(self.folder, self.name))  # it vouches for the file that is about to be replaced
         abort_uploads(self.path)
         self._file = Output(self.path)
         kind = {"webdataset": TarShard, "jsonl": JsonlShard, "parquet": ParquetShard}[self.format]
@@ -92,9 +93,15 @@ class ShardWriter:
                 for key, record in self._failed:
                     self._shard.write(key, record, None)
                 self._shard.close()
+                self._file.finish()
+                check_lock(self.folder)
+                remove(_marker_path(self.folder, self.name))  # it vouches for the file that is replaced now
+                self._shard.commit()
                 self._file.commit()
+                check_lock(self.folder)
                 self._write_marker()
         finally:
+            self._shard.discard()
             self._file.discard()
 
     def _write_marker(self) -> None:

@@ -3,35 +3,41 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from glob import has_magic
 from typing import Any
 
-from imagetext.curated import KINDS, curated_pieces
+from imagetext.curated import KINDS, curated_pieces, kinds_like
 from imagetext.folders import FolderRows, list_folder
 from imagetext.hub import HubRows, hub_pieces
 from imagetext.labels import Labels
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
-from imagetext.stores import Entry, entries, entry, join, listing, matches, plain_path, read_bytes
-from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, split_suffix, split_table
-from imagetext.tars import TarRows
+from imagetext.shards import MARKER, read_markers
+from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, open_file, plain_path, read_bytes
+from imagetext.table_columns import Columns, Need
+from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
+from imagetext.tars import TAR_SUFFIXES, TarRows
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
-                 labels: Labels | None = None) -> list[Shard]:
+                 labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
-    A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`), a folder of pictures, a `.jsonl`, `.csv`, `.tsv` or
-    `.parquet` table, an `info.json` that lists such files, a published caption set (`docci:FILE`, see
+    A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
+    that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table or a `.json` list of rows, an
+    `info.json` that lists such files, a published caption set (`docci:FILE`, see
     `imagetext.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.hub`), or `scenes:...`. Files may be
     in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.jsonl.zst`);
     folders and other tables are split into shards of 1,000 rows.
 
     images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
     distinct: two shards of one name are an error, for a run writes them under it.
+    columns: where tables have pictures, captions and keys, and whether rows of one picture are one record.
+    needs: what tables must have, "pictures", "captions" or "either".
     labels: where the records' classes stand; the first shard of each SPEC is looked into, and what it has instead is told.
 
     Raises ValueError with every problem of every SPEC. Iterating a shard raises ValueError, naming the file, where a
@@ -39,9 +45,10 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     attempts; a row that is bad is a Record with an `error`.
     """
     problems, shards = [], []
+    split = partial(split_table, images=None if images is None else plain_path(images), columns=columns, needs=needs)
     for one in [spec] if isinstance(spec, str) else spec:
         try:
-            found = _shards_of(one, None if images is None else plain_path(images), problems)
+            found = _shards_of(one, split, problems)
             shards += _labelled(found, labels) if labels else found
         except (ValueError, OSError) as error:
             problems.append(str(error))
@@ -57,6 +64,20 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     return shards
 
 
+def check_apart(output: str | os.PathLike, shards: Sequence[Shard]) -> None:
+    """Raises ValueError where the output is the folder of an input, which might be written over."""
+    for shard in shards:
+        place = _real(shard.path)
+        if "size" in shard.stamp and _real(plain_path(output)) in (place, os.path.dirname(place)):
+            what = "pictures" if isinstance(shard.samples, FolderRows) else "shards"
+            raise ValueError(f"output {output}: the {what} stand there that are the input ({shard.path}); give another folder: all "
+                             "that the input holds goes there, too, and new captions in a column of their own (--column)")
+
+
+def _real(path: str) -> str:
+    return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
+
+
 def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
     """The records that a SPEC names, whichever format they were written in, in order.
 
@@ -65,31 +86,40 @@ def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
     return itertools.chain.from_iterable(read_samples(spec, distinct=False))
 
 
+SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all but the path
+
+
 # ---- specs -------------------------------------------------------------------------------------------------------
 
 
-def _shards_of(spec: str, images: str | None, problems: list[str]) -> list[Shard]:
+def _shards_of(spec: str, split: SplitTable, problems: list[str]) -> list[Shard]:
     kind, _, rest = spec.partition(":")
     if kind == "scenes":
         return scene_shards(spec)
     if kind == "datasets":
-        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec)]
+        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec, split.keywords["columns"])]
     if kind in KINDS:
         return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
-                for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", images))]
+                for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))]
     shards = []
     for path, there in named_files(plain_path(spec)).items():
         try:
-            shards += _shards_at(path, there, images)
+            shards += _shards_at(path, there, split)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     return shards
 
 
 def named_files(spec: str) -> dict[str, Entry | None]:
-    """What a pattern names, in order; a path that exists stands for itself, whatever its name."""
+    """What a pattern names, or several with `::` between them, in order; a path that exists stands for itself, whatever its name.
+
+    A folder that a run of ours wrote names its shards. Raises ValueError where a pattern names nothing, or a shard is not whole.
+    """
     if there := entry(spec):
-        return {spec: there}
+        return _of_run({spec: there})
+    if "::" in spec:
+        parts = [named_files(plain_path(part)) for part in spec.split("::") if part]
+        return {path: there for part in parts for path, there in part.items()}
     patterns = _expand_braces(spec)
     named = entries(patterns)
     found = {}
@@ -101,7 +131,29 @@ def named_files(spec: str) -> dict[str, Entry | None]:
         if not matching:
             raise ValueError(f"{spec}: nothing matches {pattern}")
         found |= matching
+    return _of_run(found)
+
+
+def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
+    """The same, each folder that has done-markers replaced by the shards that they vouch for."""
+    found = {}
+    for path, there in named.items():
+        markers = _markers_in(path) if there and there.is_folder else []
+        whole = read_markers(path) if markers else {}
+        if not whole:
+            found[path] = there
+            continue
+        if broken := [name for name in markers if name.removesuffix(MARKER) not in whole]:
+            raise ValueError(f"{path}: the shards of {', '.join(broken[:5])}{', ...' * (len(broken) > 5)} are not what was written; "
+                             "the command that wrote them makes them anew")
+        found |= entries(join(path, marker["file"]) for _, marker in sorted(whole.items()))
     return found
+
+
+def _markers_in(folder: str) -> list[str]:
+    """The names of done-markers in a folder."""
+    names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
+    return sorted(name for name in names if name.endswith(MARKER))
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
@@ -133,28 +185,38 @@ def _expand_braces(pattern: str) -> list[str]:
         _expand_braces(pattern[:match.start()] + choice + pattern[match.end():]) for choice in choices))
 
 
-def _shards_at(path: str, there: Entry | None, images: str | None) -> list[Shard]:
+def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]:
     if there and there.is_folder:
         return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"))
     stem, suffix = split_suffix(path)
-    if suffix not in (".tar", ".json", *TABLE_SUFFIXES):
-        known = f"not a .tar, {', '.join(TABLE_SUFFIXES)} file, an info.json or a folder of pictures"
+    if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
+        known = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
         raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
     if not there:
         raise ValueError(f"{path}: no such file")
-    if suffix == ".tar":
+    if suffix in TAR_SUFFIXES:
         return [Shard(stem, path, there.stamp, TarRows(path))]
-    if suffix == ".json":
-        return _listed_shards(path, images)
-    parts = split_table(path, images)
+    if suffix == ".json" and not is_list(path):
+        return _listed_shards(path, split)
+    parts = split(path)
     if not parts:
         raise ValueError(f"{path}: no rows")
+    columns = split.keywords["columns"]
+    stamp = there.stamp if columns == Columns() else {**there.stamp, "columns": [columns.image, [*columns.captions], columns.key, columns.group]}
     if suffix in COMPRESSIONS:
-        return [Shard(stem, path, there.stamp, parts[0])]
-    return [Shard(f"{stem}-{number:05d}", path, there.stamp, rows) for number, rows in enumerate(parts)]
+        return [Shard(stem, path, stamp, parts[0])]
+    return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]
 
 
-def _listed_shards(path: str, images: str | None) -> list[Shard]:
+def is_list(path: str) -> bool:
+    """Whether a JSON file is a list of rows; an info.json is not."""
+    if os.path.basename(path) == "info.json":
+        return False
+    with open_file(path) as file:
+        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
+def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
     """The shards that an `info.json` lists, `{"lengths": {name: rows}}`; names start from its own folder.
 
     The numbers are not relied on: the tool that writes such files leaves them 0, or counts good rows only.
@@ -164,13 +226,13 @@ def _listed_shards(path: str, images: str | None) -> list[Shard]:
         if not isinstance(lengths, dict) or not lengths:
             raise ValueError('"lengths" is no object of shards')
     except ValueError as error:
-        raise ValueError(f"{path}: lists no shards: {error}") from error
+        raise ValueError(f"{path}: lists no shards: {error}{kinds_like(path)}") from error
     shards, problems = [], []
     for name, there in entries(join(os.path.dirname(path), name) for name in lengths).items():
         try:
-            if split_suffix(name)[1] not in (".tar", *TABLE_SUFFIXES):
+            if split_suffix(name)[1] not in (*TAR_SUFFIXES, *TABLE_SUFFIXES):
                 raise ValueError(f"{name}: no shard")
-            shards += _shards_at(name, there, images)
+            shards += _shards_at(name, there, split)
         except (ValueError, OSError) as error:
             problems.append(f"{path}: lists {error}")
     if problems:
@@ -192,7 +254,7 @@ def _folder_shards(folder: str) -> list[Shard]:
     rows = list_folder(folder)
     if not rows:
         others = sorted({suffix for one in listing(folder)
-                         if (suffix := split_suffix(one.path)[1]) in (".tar", *TABLE_SUFFIXES)})
+                         if (suffix := split_suffix(one.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)})
         hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)
         raise ValueError(f"{folder}: no pictures in this folder{hint}")
     stem = os.path.basename(os.path.abspath(folder))

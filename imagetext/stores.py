@@ -28,6 +28,7 @@ LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 ATTEMPTS = 6        # of a read, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
 FIRST_WAIT = 1.0    # seconds
 READ_AHEAD = 32     # small files asked of a store at once
+LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}  # of file managers; their other files are hidden
 LISTED = 16         # more named files of one folder than these are looked up by listing it
 
 Result = TypeVar("Result")
@@ -137,6 +138,20 @@ def read_bytes(path: str) -> bytes:
             return file.read()
     whole = partial(filesystem(path).cat_file, path)
     return asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError))
+
+
+def read_head(path: str, count: int) -> bytes:
+    """The first bytes of a file, no more than there are; none of one that cannot be opened."""
+    try:
+        if not is_remote(path):
+            with open(path, "rb") as file:
+                return file.read(count)
+        return asked(path, partial(filesystem(path).cat_file, path, start=0, end=count), attempts=ATTEMPTS,
+                     lasting=(FileNotFoundError, PermissionError))
+    except StoreError:
+        raise
+    except OSError:
+        return b""
 
 
 class StoreFile(io.RawIOBase):
@@ -250,23 +265,27 @@ def listing(folder: str) -> list[Entry]:
 
 
 def files_below(folder: str) -> list[Entry]:
-    """All files of a folder and its subfolders but hidden ones, links to folders followed once."""
+    """All files of a folder and its subfolders but hidden ones and LITTER, links to folders followed once."""
     if is_remote(folder):
         prefix = f"{folder.rstrip('/')}/"
         found = [one for one in _remote(folder, "find") if not one.is_folder and one.path.startswith(prefix)]
-        return [one for one in found if not any(name.startswith(".") for name in one.path[len(prefix):].split("/"))]
+        return [one for one in found if not any(map(_is_hidden, one.path[len(prefix):].split("/")))]
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for name in sorted(names):
-            if not name.startswith("."):
+            if not _is_hidden(name):
                 path = os.path.join(parent, name)
                 found.append(entry(path) or Entry(path, False, {"size": 0, "mtime_ns": 0}))  # a link to nothing
     return found
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
 
 
 def _remote(place: str, how: str) -> list[Entry]:

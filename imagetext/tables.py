@@ -1,35 +1,51 @@
-"""Reading tables of pictures and captions: JSONL, CSV, TSV and Parquet in shards of rows, compressed JSONL in one each."""
+"""Reading tables of pictures and captions: JSON, CSV, TSV and Parquet in shards of rows, compressed JSONL in one each."""
 
-import csv
 import io
 import json
+import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+import tempfile
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from typing import BinaryIO
 
 import pyarrow as pa
 
-from imagetext.parquet import open_parquet, parquet_rows
-from imagetext.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
+from imagetext.grouping import Repeats, side_by_side
+from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, scattered_rows
+from imagetext.rows import Row, Wanted, json_object, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, open_file
+from imagetext.table_columns import (
+    CAPTIONS, LOOKED_AT, PICTURES, Columns, Need, Reading, grouped, picture_named, reading_of, usual_row,
+)
+from imagetext.text_tables import Found, Layout, read_layout, readable, records, settle_quotes, tell_of_strange_lines
+
+logger = logging.getLogger(__name__)
+from imagetext.tars import TAR_SUFFIXES
 
 ROWS_PER_SHARD = 1000
 COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
-TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)
+TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)    # a list of rows in .json is one, too
 
 
 @dataclass(frozen=True)
 class TableRows:
-    """Rows `first` to `first + count` of a table, read when iterated; a row that is bad is a Record with its reason."""
+    """Some rows of a table, read when iterated as `count` records; a row that is bad is a Record with its reason."""
 
     path: str
-    first: int
-    count: int
-    offset: int = 0                 # bytes, where row `first` starts (text formats)
-    header: tuple[str, ...] = ()    # CSV, TSV
+    first: int                      # the number of the first row, in the whole table from 0
+    rows: int
+    count: int                      # records: fewer where rows of one picture are one
+    offset: int = 0                 # bytes, where the first row starts (text)
+    layout: Layout | None = None    # of text
+    reading: Reading | None = None  # None: rows stay as they stand
     images: str | None = None       # the folder that pictures' paths start from; None: the table's own
+    places: array | None = field(default=None, compare=False)  # number and offset of each row, where they do not stand together
 
     def __iter__(self) -> Iterator[Record]:
         return with_unique_keys(table_records(self), self.path)
@@ -37,11 +53,30 @@ class TableRows:
     def __len__(self) -> int:
         return self.count
 
-    def numbered(self, wanted: Wanted | None = None) -> Iterator[tuple[int, Row | ValueError]]:
-        """Row numbers, from 0 in the whole table, and rows, or what is wrong with one as a whole."""
-        if _kind(self.path) == ".parquet":
-            return enumerate(parquet_rows(self.path, self.first, self.count, wanted), self.first)
-        return enumerate(_text_rows(self, wanted), self.first)
+    def numbered(self, wanted: Wanted | None = None, file: BinaryIO | None = None) -> Iterator[tuple[int, Row | ValueError]]:
+        """Row numbers, from 0 in the whole table, and rows by usual names, or what is wrong with one as a whole.
+
+        file: the table, where it is open.
+        """
+        return _as_read(self._text_rows(file) if self.layout else self._parquet_rows(wanted), self.reading, wanted)
+
+    def _parquet_rows(self, wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
+        if self.places is None:
+            return enumerate(parquet_rows(self.path, self.first, self.rows, wanted, self.reading), self.first)
+        numbers = self.places[::2]
+        return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading))
+
+    def _text_rows(self, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
+        with nullcontext(opened) if opened else open_file(self.path) as file:
+            if self.places is None:
+                file.seek(self.offset)
+                found = islice(records(self.path, file, self.layout), self.rows)
+                yield from ((number, _row(record, self.layout)) for number, (_, record) in enumerate(found, self.first))
+                return
+            for at in range(0, len(self.places), 2):
+                file.seek(self.places[at + 1])
+                _, record = next(records(self.path, file, self.layout))
+                yield self.places[at], _row(record, self.layout)
 
 
 @dataclass(frozen=True)
@@ -49,14 +84,31 @@ class CompressedRows:
     """All rows of a compressed table, which cannot be entered in its midst and tells no length."""
 
     path: str
+    reading: Reading | None = None
     images: str | None = None
 
     def __iter__(self) -> Iterator[Record]:
         return with_unique_keys(table_records(self), self.path)
 
     def numbered(self, wanted: Wanted | None = None) -> Iterator[tuple[int, Row | ValueError]]:
-        """As `TableRows` does."""
-        return enumerate(map(_json_row, _decompressed_lines(self.path)))
+        """As `TableRows` does; where rows of a picture do not stand together, they are unpacked on disk."""
+        layout = Layout(0)
+        if self.reading is None or not self.reading.same:
+            yield from _as_read(enumerate(_row(readable(line), layout) for line in _unpacked_lines(self.path)), self.reading, wanted)
+            return
+        with tempfile.TemporaryFile() as file:
+            file.writelines(_unpacked_lines(self.path))
+            for piece in _text_pieces(self.path, file, layout, self.reading):
+                yield from piece.numbered(wanted, file)
+
+
+def _as_read(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | None,
+             wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
+    if reading is None:
+        return iter(rows)
+    kept = tuple(wanted.columns or ()) if wanted else ()
+    usual = ((number, row if isinstance(row, ValueError) else usual_row(row, reading, kept)) for number, row in rows)
+    return grouped(usual, reading) if reading.same else usual
 
 
 def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None) -> Iterator[Record]:
@@ -67,51 +119,190 @@ def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """The name of a file without its suffix, and the suffix, `.jsonl.gz` being one."""
+    """The name of a file without its suffix, and the suffix, `.jsonl.gz` and `.tar.gz` being one."""
     name = os.path.basename(path)
-    compressed = next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), None)
-    return (name[:-len(compressed)], compressed) if compressed else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
+    double = next((suffix for suffix in (*COMPRESSIONS, *TAR_SUFFIXES) if name.lower().endswith(suffix)), None)
+    return (name[:-len(double)], double) if double else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
 
 
-def split_table(path: str, images: str | None = None) -> list[TableRows | CompressedRows]:
-    """The rows of a table in pieces of ROWS_PER_SHARD; raises ValueError where the file is no table of pictures or captions.
+def split_table(path: str, images: str | None = None, columns: Columns = Columns(),
+                needs: Collection[Need] = ("either",)) -> list[TableRows | CompressedRows]:
+    """The rows of a table in pieces of ROWS_PER_SHARD records, read by the usual names of columns.
 
-    A compressed table is one piece, and looked into only when that is read.
+    Raises ValueError where the file is no table of pictures or captions, or lacks what it needs. A compressed table is one piece.
     """
-    parts, names = split_rows(path)
-    usual = (*IMAGE_COLUMNS, *CAPTION_COLUMNS)
-    if names is not None and not any(name in usual or name.startswith("syn_text") for name in names):
-        raise ValueError(f"{path}: no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions "
-                         f"({', '.join(CAPTION_COLUMNS)}); it has {', '.join(map(repr, names)) or 'none'}")
-    return [replace(part, images=images) for part in parts]
+    return [replace(part, images=images) for part in split_rows(path, columns, needs)]
 
 
-def split_rows(path: str, groups_of: int = 0) -> tuple[list[TableRows | CompressedRows], Sequence[str] | None]:
-    """The rows of a table of whatever columns, in pieces, and the columns' names where the file has them in one place.
+def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need] = (), *, usual: Collection[str] = (),
+               groups_of: int = 0) -> list[TableRows | CompressedRows]:
+    """The rows of a table in pieces; as they stand, whatever they have, where no columns are asked for.
 
-    groups_of: pieces of Parquet are not of ROWS_PER_SHARD rows but of row groups, of so many rows together unless one alone has
-    more. Raises ValueError where the file cannot be read, or names two columns alike.
+    usual: other names of columns that tell a delimiter. groups_of: pieces of Parquet are not of ROWS_PER_SHARD rows but of row
+    groups, of so many rows together unless one alone has more. Raises ValueError where the file cannot be read, names two columns
+    alike, or lacks what it needs.
     """
     kind = _kind(path)
     if kind in COMPRESSIONS:
-        return [CompressedRows(path)], None
+        first = (_row(readable(line), Layout(0)) for line in _unpacked_lines(path)) if columns else ()
+        return [CompressedRows(path, columns and reading_of(path, _good(first), columns, needs))]
     with open_file(path) as file:
         if kind == ".parquet":
-            names, sizes = open_parquet(path, file)
-            _check_names(path, names)
-            places = _grouped(sizes, groups_of) if groups_of else _cut(sum(sizes))
-            return [TableRows(path, *place) for place in places], names
-        header = None
-        if kind == ".jsonl":
-            starts, rows = _starts(_json_lines(file))
-        else:
-            records = _csv_records(file, kind)
-            end, header = next(records, (0, []))
-            if isinstance(header, csv.Error):
-                raise ValueError(f"{path}: header: {header}")
-            _check_names(path, header)
-            starts, rows = _starts(records, end)
-    return [TableRows(path, *place, start, tuple(header or ())) for place, start in zip(_cut(rows), starts)], header
+            return _parquet_pieces(path, file, columns, needs, groups_of)
+        layout = read_layout(path, file, kind, (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())))
+        _check_names(path, layout.header)
+        file.seek(layout.start)
+        first = (_row(record, layout) for _, record in records(path, file, layout)) if columns else ()
+        header = layout.header if kind in (".csv", ".tsv") else None
+        reading = columns and reading_of(path, _good(first), columns, needs, header=header)
+        return _text_pieces(path, file, layout, reading)
+
+
+def _good(rows: Iterable[Row | ValueError]) -> list[Row]:
+    """The first rows but bad ones."""
+    return [row for row in islice(rows, LOOKED_AT) if not isinstance(row, ValueError)]
+
+
+def _kind(path: str) -> str:
+    """The table's format by its suffix; `.jsonlines` is another name of `.jsonl`."""
+    kind = split_suffix(path)[1]
+    return ".jsonl" if kind == ".jsonlines" else kind
+
+
+def _check_names(path: str, names: Sequence[str]) -> None:
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"{path}: columns named twice: {', '.join(repeated)}")
+
+
+def _pieces(rows: Callable[[], Iterable[tuple[int, int, str | None]]], size: int, piece: Callable[..., TableRows],
+            reading: Reading | None) -> list[TableRows]:
+    """Rows (number, place, picture) in pieces of so many pictures; those of a picture that do not stand together are put so."""
+    repeats, starts = Repeats(), []
+    for number, place, name in rows():
+        if repeats.is_new(name) and repeats.count % size == 1 % size:
+            starts.append((number, place))
+    if not repeats.rows:
+        return []
+    places: list[array] = []
+    if scattered := repeats.come_again():
+        pictures = 0
+        for number, place, begins in side_by_side((name, number, place) for number, place, name in rows()):
+            pictures += begins
+            if begins and pictures % size == 1 % size:
+                places.append(array("Q"))
+            places[-1].extend((number, place))
+        repeats.count = pictures
+    if reading and repeats.count == repeats.rows:
+        reading = reading._replace(same="")
+    last = (repeats.count - 1) % size + 1
+    if scattered:
+        counts = [size] * (len(places) - 1) + [last]
+        return [piece(first=each[0], rows=len(each) // 2, count=count, reading=reading, places=each)
+                for each, count in zip(places, counts)]
+    ends = [*(number for number, _ in starts[1:]), repeats.rows]
+    counts = [size] * (len(starts) - 1) + [last]
+    return [piece(first=first, rows=end - first, count=count, offset=place, reading=reading)
+            for (first, place), end, count in zip(starts, ends, counts)]
+
+
+def _tell_of_groups(path: str, pieces: Sequence[TableRows]) -> None:
+    rows, pictures = sum(piece.rows for piece in pieces), sum(piece.count for piece in pieces)
+    if pictures < rows:
+        logger.warning("%s: %s rows are %s pictures with their captions; --no-group makes each row one", path, f"{rows:,}",
+                       f"{pictures:,}")
+
+
+def _name(row: Row | ValueError, reading: Reading) -> str | None:
+    return None if isinstance(row, ValueError) else picture_named(usual_row(row, reading), reading)
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def _text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | None) -> list[TableRows]:
+    """What is strange about the file is told."""
+    found = Found()
+
+    def rows() -> Iterator[tuple[int, int, str | None]]:
+        nonlocal found
+        found, offset, same = Found(), layout.start, reading is not None and reading.same
+        file.seek(offset)
+        for number, (end, record) in enumerate(records(path, file, layout, found)):
+            yield number, offset, _name(_quick_row(record, layout), reading) if same else None
+            offset = end
+
+    pieces = _pieces(rows, ROWS_PER_SHARD, partial(TableRows, path, layout=layout), reading)
+    if (settled := settle_quotes(path, file, layout, found)) != layout:
+        return _text_pieces(path, file, settled, reading)
+    tell_of_strange_lines(path, file, found)
+    _tell_of_groups(path, pieces)
+    return pieces
+
+
+def _quick_row(record: str | list[str] | ValueError, layout: Layout) -> Row | ValueError:
+    """As `_row`, unchecked."""
+    if isinstance(record, str):
+        try:
+            row = json.loads(record.removeprefix("\ufeff"))
+            return row if isinstance(row, dict) else ValueError()
+        except (ValueError, RecursionError) as error:
+            return ValueError(error)
+    return _row(record, layout)
+
+
+def _row(record: str | list[str] | ValueError, layout: Layout) -> Row | ValueError:
+    """The row of a text record, or what is wrong with it."""
+    if isinstance(record, str):
+        try:
+            return json_object(record.removeprefix("\ufeff"))
+        except ValueError as error:
+            return ValueError(f"not a line of JSON: {error}")
+    if isinstance(record, ValueError):
+        return record
+    width = len(layout.header)
+    if len(record) < width or any(record[width:]):  # spreadsheets write empty cells behind the last
+        return ValueError(f"{len(record)} cells where the header has {width}")
+    return dict(zip(layout.header, record))
+
+
+def _unpacked_lines(path: str) -> Iterator[bytes]:
+    compression = COMPRESSIONS[_kind(path)]
+    with open_file(path) as file:
+        if not file.peek(1):
+            raise ValueError(f"{path}: empty, which no {compression} file is")
+        try:
+            with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
+                yield from filter(bytes.strip, io.BufferedReader(stream, 1 << 20))
+        except StoreError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: cut or damaged: {error}") from error
+
+
+# ---- Parquet ---------------------------------------------------------------------------------------------------------
+
+
+def _parquet_pieces(path: str, file: BinaryIO, columns: Columns | None, needs: Collection[Need], groups_of: int) -> list[TableRows]:
+    schema, sizes = open_parquet(path, file)
+    _check_names(path, schema.names)
+    count, reading = sum(sizes), None
+    if columns is not None:
+        names = column_names(schema, columns.names)
+        if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
+            logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", path,
+                           " or ".join(map(repr, pictures)), pictures[0])
+        kept = Reading(columns.image, columns.captions, "", columns.key, ())
+        reading = reading_of(path, _good(parquet_rows(path, 0, min(count, LOOKED_AT), Wanted(None), kept)), columns, needs, header=names)
+    if reading and reading.same:
+        def rows() -> Iterator[tuple[int, int, str | None]]:
+            found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading)
+            return ((number, 0, _name(row, reading)) for number, row in enumerate(found))
+
+        pieces = _pieces(rows, groups_of or ROWS_PER_SHARD, partial(TableRows, path), reading)
+        _tell_of_groups(path, pieces)
+        return pieces
+    places = _grouped(sizes, groups_of) if groups_of else _cut(count)
+    return [TableRows(path, first, rows, rows, reading=reading) for first, rows in places]
 
 
 def _cut(rows: int) -> list[tuple[int, int]]:
@@ -129,107 +320,3 @@ def _grouped(sizes: Sequence[int], rows: int) -> list[tuple[int, int]]:
         else:
             pieces.append((first + count, size))
     return pieces
-
-
-def _kind(path: str) -> str:
-    """The table's format by its suffix; `.jsonlines` is another name of `.jsonl`."""
-    kind = split_suffix(path)[1]
-    return ".jsonl" if kind == ".jsonlines" else kind
-
-
-def _check_names(path: str, names: Sequence[str]) -> None:
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}: columns named twice: {', '.join(repeated)}")
-
-
-# ---- rows of each format: a dict, or the error that the row is ---------------------------------------------------
-
-
-def _json_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Offset behind, and bytes of, each line that is not blank."""
-    position = file.tell()
-    for line in file:
-        position += len(line)
-        if line.strip():
-            yield position, line
-
-
-def _csv_records(file: BinaryIO, kind: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Offset behind, and cells of, each record that is not blank; a record may span lines."""
-    position = file.tell()
-
-    def lines() -> Iterator[str]:
-        nonlocal position
-        for line in file:
-            encoding = "utf-8-sig" if position == 0 else "utf-8"
-            position += len(line)
-            yield line.decode(encoding, "replace")
-
-    reader = csv.reader(lines(), "excel-tab" if kind == ".tsv" else "excel")
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            cells = error
-        if cells:
-            yield position, cells
-
-
-def _starts(records: Iterator[tuple[int, Any]], start: int = 0) -> tuple[list[int], int]:
-    """Byte offsets where each shard's first row starts, and the number of rows."""
-    starts, count = [], 0
-    for end, _ in records:
-        if count % ROWS_PER_SHARD == 0:
-            starts.append(start)
-        start, count = end, count + 1
-    return starts, count
-
-
-def _text_rows(rows: TableRows, wanted: Wanted | None) -> Iterator[Row | ValueError]:
-    kind = _kind(rows.path)
-    with open_file(rows.path) as file:
-        file.seek(rows.offset)
-        records = _json_lines(file) if kind == ".jsonl" else _csv_records(file, kind)
-        for _, (_, record) in zip(range(rows.count), records):
-            yield _json_row(record) if kind == ".jsonl" else _csv_row(record, rows.header, wanted and wanted.columns or ())
-
-
-def _decompressed_lines(path: str) -> Iterator[bytes]:
-    compression = COMPRESSIONS[_kind(path)]
-    with open_file(path) as file:
-        if not file.peek(1):
-            raise ValueError(f"{path}: empty, which no {compression} file is")
-        try:
-            with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
-                yield from filter(bytes.strip, io.BufferedReader(stream, 1 << 20))
-        except StoreError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: cut or damaged: {error}") from error
-
-
-def _json_row(line: bytes) -> Row | ValueError:
-    try:
-        return json_object(line.removeprefix(b"\xef\xbb\xbf"))
-    except ValueError as error:
-        return ValueError(f"not a line of JSON: {error}")
-
-
-def _csv_row(cells: list[str] | csv.Error, header: tuple[str, ...], asked: Collection[str]) -> Row | ValueError:
-    """The row; a cell of a column of captions, and of those that are asked for, may be a list of texts, as JSON."""
-    if isinstance(cells, csv.Error):
-        return ValueError(f"not a line of CSV: {cells}")
-    if len(cells) != len(header):
-        return ValueError(f"{len(cells)} cells where the header has {len(header)}")
-    row = dict(zip(header, cells))
-    for name, cell in row.items():
-        if cell.startswith("[") and (name in asked or name == "captions" or name.startswith("syn_text")):
-            try:
-                value = json.loads(cell)
-            except (ValueError, RecursionError):
-                continue
-            if name not in asked or all(isinstance(text, str) for text in value):
-                row[name] = value
-    return row

@@ -7,7 +7,6 @@ and their readers replay it.
 Dimensions: S side of a view.
 """
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from imagetext.rows import json_object
-from imagetext.sample import FORMATS, MAX_PIXELS, image_size
+from imagetext.sample import MAX_PIXELS, open_image
 
 View = list[list]
 
@@ -38,10 +37,9 @@ def decode_stored(data: bytes | None) -> Image.Image:
     So the readers of reinforced sets decode it, and a view means the same to them. Raises ValueError, with a reason, for what
     is no whole picture.
     """
-    image_size(data)  # its checks: a known format, of a sane size, not cut
+    image = open_image(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.convert("RGB") if image.mode in ("RGB", "L") else image.convert("RGBA").convert("RGB")
+        return image.convert("RGB") if image.mode in ("RGB", "L") else image.convert("RGBA").convert("RGB")
     except MemoryError:  # the machine's fault, not the picture's
         raise
     except Exception as error:

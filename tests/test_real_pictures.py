@@ -74,10 +74,11 @@ def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, t
     """`coca_small` from scratch, until greedy decoding gives the training captions back."""
     captions = first_sentences(folder)
     assert len(captions) == 19
+    captions = dict(sorted(captions.items())[:6])
     (tmp_path / "set.jsonl").write_text("".join(
         json.dumps({"image": str(folder / name), "caption": caption}) + "\n" for name, caption in captions.items()))
     assert finetune(FinetuneConfig(input=[str(tmp_path / "set.jsonl")], model="coca_small", from_scratch=True, name="wiki",
-                                   output=tmp_path / "run", samples_seen=19 * 150, batch_size=19, learning_rate=1e-3)) == 0
+                                   output=tmp_path / "run", samples_seen=6 * 90, batch_size=6, learning_rate=1e-3)) == 0
     captioner = load_captioner(str(tmp_path / "run"))
     samples = [sample for shard in read_samples(str(tmp_path / "set.jsonl")) for sample in shard]
     pictures = [(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]

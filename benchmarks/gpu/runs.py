@@ -11,9 +11,9 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.decoding import decode
 from benchmarks.side_by_side import seconds_of
 from captioners.base import SamplingConfig
+from captioners.ranks import Rank
 from generate import engine
 from generate.config import GenerateConfig
-from generate.ranks import Rank
 from generate.work import Embedded
 from imagetext.sources import read_samples
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from captioners import endpoint_client
 from captioners.coca import load_captioner
+from captioners.server import load
 
-from .fake_endpoint import FakeServer
+from .fake_server import FakeServer
 
 WORDS = ["a red circle left of a blue square", "two green stars on a dotted background", "the large triangle!"] * 3
 
@@ -191,4 +191,4 @@ def server(serve):
 @pytest.fixture
 def at_once(monkeypatch):
     """No waits between tries."""
-    monkeypatch.setattr(endpoint_client, "FIRST_WAIT", 0)
+    monkeypatch.setattr(load, "FIRST_WAIT", 0)

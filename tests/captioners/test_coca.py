@@ -209,6 +209,76 @@ def test_weights_that_do_not_fit_are_all_listed(saved):
         assert part in str(caught.value)
 
 
+def test_many_weights_that_do_not_fit_are_summed_up_by_the_part_of_the_model(saved):
+    path = saved / "open_clip_model.safetensors"
+    weights = {name: weight for name, weight in load_file(path).items() if not name.startswith("text_decoder")}
+    save_file(weights | {f"head.{number}": torch.zeros(1) for number in range(300)}, path)
+    with pytest.raises(ValueError, match=r"\d+ of text_decoder\.\* are missing, such as: missing text_decoder.*\n"
+                                         r"  300 of head\.\* are unexpected, such as: unexpected head\.0$"):
+        load_captioner(str(saved))
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: {f"_orig_mod.{name}": weight for name, weight in state.items()},
+    lambda state: {"state_dict": {f"module._orig_mod.model.{name}": weight for name, weight in state.items()}, "epoch": 3},
+    lambda state: {"model": {name: weight * 0 for name, weight in state.items()}, "state_dict_ema": state},
+    lambda state: {name.replace("visual.", "visual._orig_mod."): weight for name, weight in state.items()},
+    lambda state: state | {"logit_scale": state["logit_scale"].reshape(1)},
+])
+def test_what_trainers_put_round_weights_goes(saved, wrap):
+    torch.save(wrap(load_file(saved / "open_clip_model.safetensors")), saved / "last.pt")
+    assert load_captioner(str(saved / "last.pt")).weights_sha256 == load_captioner(str(saved)).weights_sha256
+
+
+def test_a_weight_that_is_there_twice_is_told(saved):
+    state = load_file(saved / "open_clip_model.safetensors")
+    torch.save(state | {"module.logit_scale": state["logit_scale"]}, saved / "last.pt")
+    with pytest.raises(ValueError, match="last.pt: holds logit_scale twice, as logit_scale and module.logit_scale"):
+        load_captioner(str(saved / "last.pt"))
+
+
+def test_another_image_size_is_open_clips_interpolation_where_it_is_asked_for(captioner, saved):
+    larger = load_captioner(str(saved), image_size=48)
+    model = open_clip.create_model(f"local-dir:{saved}", force_image_size=48, require_pretrained=True)
+    assert torch.equal(larger.model.visual.positional_embedding, model.visual.positional_embedding)
+    assert larger.preprocess(Image.effect_noise((50, 40), 60).convert("RGB")).shape == (3, 48, 48)
+    weights = {"visual.positional_embedding": larger.model.visual.positional_embedding.data}
+    save_file(load_file(saved / "open_clip_model.safetensors") | weights, saved / "open_clip_model.safetensors")
+    with pytest.raises(ValueError, match="36 patches of a picture, not 16 as in the config: say --image-size 32"):
+        load_captioner(str(saved))
+    assert load_captioner(str(saved), image_size=32).model.visual.positional_embedding.shape == (17, 48)
+    with pytest.raises(ValueError, match="image size 30: is no multiple of 8 pixels"):
+        load_captioner(str(saved), image_size=30)
+
+
+@pytest.mark.parametrize("change, told", [
+    ({"embed_dim": "wide"}, "embed_dim is 'wide', no number above 0"),
+    ({"vision_cfg": {"layers": 10**9}}, "vision_cfg.layers is 1000000000, at most 1,000 can be"),
+    ({"text_cfg": {"width": 10**7, "heads": 1}, "multimodal_cfg": {"width": 10**7, "heads": 1}}, "image tokens have width"),
+    ({"text_cfg": {"context_length": 10**6}}, "these weights are not this model's|cannot build"),
+    ({"vision_cfg": {"head_width": 0}}, "cannot build a CoCa"),
+    ({"vision_cfg": {"theirs": 1}}, "cannot build a CoCa"),
+    ({"text_cfg": {"tokenizer_kwargs": {"bpe_path": "/etc/passwd"}}}, "bpe_path is '/etc/passwd', which is outside the model's folder"),
+    ({"text_cfg": {"tokenizer_kwargs": {"bpe_path": "../../secret"}}}, "outside the model's folder"),
+    ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "which is never done"),
+])
+def test_a_hostile_or_broken_config_is_told_before_anything_is_built(saved, change, told):
+    path = saved / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    for key, value in change.items():
+        config["model_cfg"][key] = config["model_cfg"][key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=told):
+        load_captioner(str(saved))
+
+
+def test_no_message_passes_on_advice_to_let_code_run(saved):
+    torch.save({"state_dict": Harmful()}, saved / "bad.pt")
+    with pytest.raises(ValueError) as caught:
+        load_captioner(str(saved / "bad.pt"))
+    assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 class Harmful:
     def __reduce__(self):
         return (open, ("harm", "w"))
@@ -332,11 +402,12 @@ def test_the_same_keys_give_the_same_captions_in_any_company(captioner, pictures
         assert other == {pictures[i][0]: together[pictures[i][0]] for i in order}
 
 
-def test_captions_depend_on_key_and_seed_and_index(captioner, pictures):
+def test_captions_depend_on_key_column_seed_and_index(captioner, pictures):
     (key, picture), *_ = pictures
     captions = texts(captioner.caption([(key, picture)], SAMPLING))[key]
     assert texts(captioner.caption([("other", picture)], SAMPLING))["other"] != captions
     assert texts(captioner.caption([(key, picture)], SAMPLING.model_copy(update={"seed": 1})))[key] != captions
+    assert not {*texts(captioner.caption([(key, picture)], SAMPLING, column="syn_text_x"))[key]} & {*captions}
     later = SAMPLING.model_copy(update={"num_captions": 2})
     assert texts(captioner.caption([(key, picture)], later, first_index=1))[key] == captions[1:]
 

@@ -1,5 +1,6 @@
 """The device that is asked for is used, or refused before any work; several GPUs are those of as many processes."""
 
+import os
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -8,10 +9,10 @@ import torch
 
 from capsmith import main
 from captioners.device import check_device, choose_device
+from captioners.ranks import Rank
 from finetune.config import FinetuneConfig
 from finetune.launch import check_devices, run_in_ranks
 from generate.config import GenerateConfig
-from generate.ranks import Rank
 from generate.work import Embedded
 
 
@@ -69,13 +70,15 @@ def test_training_begins_with_its_own_gpu_as_the_current_one(gpus, monkeypatch, 
 
     def state(cpu, timeout):  # of accelerate, which takes the current GPU
         seen.append("cpu" if cpu else gpus[-1])
-        return SimpleNamespace(main_process_first=nullcontext)
+        return SimpleNamespace(main_process_first=nullcontext, is_main_process=False,
+                               num_processes=int(os.environ.get("WORLD_SIZE", 1)))
 
     monkeypatch.setattr("finetune.launch.PartialState", state)
     for device in ("cuda:1", None, "cpu"):
         run_in_ranks(settings(tmp_path, device=device), lambda config, state: None)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                        "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     run_in_ranks(settings(tmp_path), lambda config, state: None)
     assert seen == ["cuda:1", "cuda:0", "cpu", "cuda:1"]
 

@@ -113,11 +113,12 @@ def test_draws_depend_on_no_other_row():
 
 
 def test_each_name_of_a_draw_changes_it():
-    def draw(seed=0, key="a", caption=0, position=0, attempt=0):
-        keys = torch.tensor([sample_key(seed, key)])
+    def draw(seed=0, key="a", column="", caption=0, position=0, attempt=0):
+        keys = torch.tensor([sample_key(seed, key, column)])
         return exponentials(keys, torch.tensor([caption]), torch.tensor([position]), torch.tensor([attempt]), 6).flatten()
 
-    draws = [draw(), draw(seed=1), draw(key="b"), draw(caption=1), draw(position=1), draw(attempt=1)]
+    columns = [draw(column=column) for column in ("syn_text_a", "syn_text_b", "syn_text_" + 50 * "a", "syn_text_" + 51 * "a")]
+    draws = [draw(), *columns, draw(seed=1), draw(key="b"), draw(caption=1), draw(position=1), draw(attempt=1)]
     every = torch.cat(draws)
     assert len(every.unique()) == len(every)
 

@@ -34,7 +34,7 @@ class Rows:
         return self.decoding.step(tokens[:, None], self.decoding.limit)[:, 0]
 
 
-def slot_captions(model, images, keys, sampling, max_length=17, batch_size=16, prefix=(START,), first_index=0):
+def slot_captions(model, images, keys, sampling, max_length=17, batch_size=16, prefix=(START,), first_index=0, column=""):
     """Captions of each picture, all features, and the slots they were drawn in."""
     taken, given_back = [], []
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor([PAD, START, *range(290, 300)]), END, max_length)
@@ -44,7 +44,8 @@ def slot_captions(model, images, keys, sampling, max_length=17, batch_size=16, p
             taken.append(Slots(Rows(model, count, sampling.num_captions, max_length - 2), rules, count))
         return taken[-1]
 
-    found = list(SlotDrawing(take, given_back.append, zip(keys, images), rules, batch_size=batch_size, first_index=first_index))
+    found = list(SlotDrawing(take, given_back.append, zip(keys, images), rules, batch_size=batch_size, column=column,
+                             first_index=first_index))
     assert [picture.key for picture in found] == list(keys)
     assert taken == given_back
     return [picture.captions for picture in found], torch.stack([picture.features for picture in found]), taken
@@ -64,8 +65,9 @@ def test_captions_in_slots_are_those_drawn(ending_model, monkeypatch, values, ba
     monkeypatch.setattr(slots, "LOOK_EVERY", look_every)
     sampling = SamplingConfig(**{"num_captions": 3, "min_length": 0} | values)
     images, keys = images_of(9), list("abcdefghi")
-    expected, features, _ = fast_captions(ending_model, images, keys, sampling, first_index=2)
-    captions, others, [used] = slot_captions(ending_model, images, keys, sampling, batch_size=batch_size, first_index=2)
+    expected, features, _ = fast_captions(ending_model, images, keys, sampling, first_index=2, column="syn_text_x")
+    captions, others, [used] = slot_captions(ending_model, images, keys, sampling, batch_size=batch_size, first_index=2,
+                                             column="syn_text_x")
     assert_equal(captions, expected)
     torch.testing.assert_close(others, features)
     assert used.count == min(batch_size, 16)

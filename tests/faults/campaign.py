@@ -48,7 +48,7 @@ BATCHES = ("batch_sizes", "batch_size")  # in the marker of a shard that was beg
 class Captioner(FakeCaptioner):
     """Captions of which about every third draw is cut, so that there is something to draw anew."""
 
-    def caption(self, images, sampling, *, first_index=0, similarity=False, batch_size=None):
+    def caption(self, images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
         images = iter(images)
         while batch := list(islice(images, batch_size or self.batch_size)):
             reach("batch")

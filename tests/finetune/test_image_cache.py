@@ -13,6 +13,7 @@ from finetune.batching import CaptionedPictures
 from finetune.config import FinetuneConfig
 from finetune.image_cache import cache_images
 from finetune.run import run
+from imagetext.scenes import SceneSpec, scene_sample
 from imagetext.sources import read_samples
 
 SCENES = "scenes:train,n=13,size=48"
@@ -47,6 +48,19 @@ def test_those_of_other_weights_or_pictures_are_made_anew(pictures, tmp_path):
     assert not torch.allclose(cached(other, tmp_path / "cache")(3)[0], before, atol=0.01)
 
 
+def test_a_picture_of_the_same_key_and_other_bytes_is_another_one(tmp_path):
+    """A file that was replaced since."""
+    for index in (0, 1):
+        sample = scene_sample(SceneSpec("train", size=48), index)
+        (tmp_path / "picture.png").write_bytes(sample.image)
+        (tmp_path / "picture.txt").write_text("a circle")
+        pictures = CaptionedPictures(read_samples(str(tmp_path)), load_captioner("coca_tiny"), quiet=True)
+        features, model = cached(pictures, tmp_path / "cache")(0)[0], pictures.captioner.model
+        with torch.no_grad():
+            expected = model._encode_image(pictures.captioner.normalise(pictures.image(0)[None]))[0][0]
+        torch.testing.assert_close(features, expected, rtol=2**-8, atol=1e-4)
+
+
 def test_a_full_disk_is_said_before_anything_is_encoded(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(ValueError, match=r"cache: 0\.00 GB of image tower outputs do not fit"):
@@ -76,3 +90,4 @@ def test_what_is_frozen_stays_and_the_rest_learns(tmp_path):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any(name.startswith("visual.") for name in changed)
     assert "text_decoder.text_projection" in changed
+    assert not (tmp_path / "run" / "image_cache").exists()  # it went when the run ended

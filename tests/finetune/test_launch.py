@@ -1,11 +1,15 @@
-"""What a run's folder may hold when the run begins; no model is loaded for it."""
+"""A training's world is what its launcher says; no model is loaded for it."""
 
-import json
+import os
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from captioners.ranks import LAUNCHERS
 from finetune.config import FinetuneConfig
-from finetune.launch import CARRIED_OUT, DONE, prepare_output
+from finetune.launch import launch, run_in_ranks
 from finetune.student_config import StudentConfig
 
 SETTINGS = {"finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
@@ -18,49 +22,64 @@ def configure(request, tmp_path):
     return lambda **changes: config(**{**needed, "output": tmp_path / "run", **changes})
 
 
-def begun_by_0_1(config):
-    """The folder of a run as capsmith 0.1 left it after its first checkpoint, which knew nothing of `seed`; its files."""
-    (config.output / "checkpoints").mkdir(parents=True)
-    (config.output / "checkpoints" / "000001000.pt").write_bytes(b"of 0.1")
-    settings = config.model_dump(mode="json", exclude=CARRIED_OUT | {"seed"})
-    (config.output / f"{config.command}.json").write_text(json.dumps(settings, indent=2))
-    return files(config)
+@pytest.fixture
+def started(monkeypatch):
+    """Makes this process the one that a launcher, by the names of its environment, started as number 1 of 2."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # a run sets what torch reads of it
+
+    def start(names, **more):
+        for name in {name for launcher in LAUNCHERS for name in launcher} | {"MASTER_ADDR", "MASTER_PORT"}:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in zip(names, ("1", "2", "1")):
+            monkeypatch.setenv(name, value)
+        for name, value in more.items():
+            monkeypatch.setenv(name, value)
+    return start
 
 
-def files(config):
-    return {path.name: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda names: names[0])
+def test_processes_that_cannot_find_each_other_do_not_train_by_themselves(configure, started, launcher):
+    started(launcher)
+    with pytest.raises(ValueError, match="as number 1 of 2, but MASTER_ADDR and MASTER_PORT are not set"):
+        run_in_ranks(configure(device="cpu"), None)
+    assert not configure().output.exists()
 
 
-@pytest.mark.parametrize("changes", [{}, {"learning_rate": 1.0}])
-def test_what_an_earlier_version_began_is_refused_and_stays_as_it_is(configure, changes):
-    before = begun_by_0_1(configure())
-    with pytest.raises(ValueError, match="run: capsmith 0.1 began this run; finish it with capsmith 0.1, or --overwrite"):
-        prepare_output(configure(**changes))
-    assert files(configure()) == before
+def test_a_world_that_is_not_the_one_asked_for_is_refused_before_any_work(configure, started, monkeypatch):
+    together = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    started(LAUNCHERS[0], **together)
+    with pytest.raises(ValueError, match="--num-processes 3: the launcher started 2"):
+        run_in_ranks(configure(device="cpu", num_processes=3), None)
+    monkeypatch.setattr("finetune.launch.PartialState", lambda **_: SimpleNamespace(num_processes=1))
+    with pytest.raises(ValueError, match="the launcher started 2 processes, and 1 of them found each other"):
+        run_in_ranks(configure(device="cpu"), None)
+    assert not configure().output.exists()
 
 
-def test_overwrite_starts_anew_where_an_earlier_version_began(configure):
-    config = configure(overwrite=True)
-    begun_by_0_1(config)
-    prepare_output(config)
-    assert list(files(config)) == [f"{config.command}.json"]
-    assert json.loads(files(config)[f"{config.command}.json"])["capsmith"] == "0.2"
-    prepare_output(configure())
+def test_one_process_has_no_parts_to_shard(tmp_path, started):
+    started(())
+    config, needed = SETTINGS["finetune"]
+    with pytest.raises(ValueError, match="--shard: there is one process"):
+        run_in_ranks(config(**needed, output=tmp_path / "run", device="cpu", shard=True), None)
 
 
-@pytest.mark.parametrize("done", DONE)
-def test_what_an_earlier_version_finished_stays_finished(configure, done):
-    begun_by_0_1(configure())
-    (configure().output / done).write_text("{}")
-    before = files(configure())
-    prepare_output(configure())
-    assert files(configure()) == before
-    with pytest.raises(ValueError, match="other settings .*: learning_rate was .*, is 1.0$"):
-        prepare_output(configure(learning_rate=1.0))
+def test_a_world_that_slurm_started_is_the_one_that_torch_sees(configure, started, monkeypatch):
+    started(("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), MASTER_ADDR="localhost", MASTER_PORT="1")
+    seen = {}
+
+    def state(**_):
+        seen.update({name: os.environ[name] for name in LAUNCHERS[0]})
+        return SimpleNamespace(num_processes=2, main_process_first=nullcontext, is_main_process=False)
+
+    monkeypatch.setattr("finetune.launch.PartialState", state)
+    assert run_in_ranks(configure(device="cpu"), lambda config, state: None) == 0
+    assert seen == {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 
 
-def test_other_settings_are_refused_and_how_it_is_carried_out_may_change(configure):
-    prepare_output(configure())
-    prepare_output(configure(num_workers=3, device="cpu"))
-    with pytest.raises(ValueError, match="other settings .*: seed was 0, is 1$"):
-        prepare_output(configure(seed=1))
+def test_a_rank_that_dies_is_named_with_the_way_on(configure, monkeypatch, capsys):
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="")
+    def die(_):
+        raise ChildFailedError("capsmith", {1: failure})
+    monkeypatch.setattr("torch.distributed.run.run", die)
+    assert launch(configure(num_processes=2, batch_size=8)) == 1
+    assert "process 1 of 2 was ended by signal 9" in (told := capsys.readouterr().err) and "the same command goes on" in told

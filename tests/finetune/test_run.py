@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,18 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
+import capsmith
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
-from finetune.batching import CaptionedPictures
+from finetune.batching import CaptionedPictures, collate
+from finetune.checkpoints import Checkpoints
 from finetune.config import FinetuneConfig
 from finetune.forward import training_forward
 from finetune.held_out import losses_on
+from finetune.rejects import check_rejects
 from finetune.run import run
 from finetune.trainer import Trainer
 from generate.config import GenerateConfig
@@ -24,6 +29,7 @@ from generate.engine import run as generate
 from imagetext.sources import read_records, read_samples
 
 from ..captioners.vlm.models import make_model_and_processor, scramble
+from .cards import code_of
 from .ranks import check_equal, gradients_of_a_step
 
 SCENES = "scenes:train,n=40,size=48"
@@ -31,7 +37,8 @@ SCENES = "scenes:train,n=40,size=48"
 
 def settings(folder, **changes):
     return FinetuneConfig(**{"input": [SCENES], "model": "coca_tiny", "output": folder, "samples_seen": 64, "batch_size": 8,
-                             "learning_rate": 1e-3, "num_workers": 0, "name": "mine", "device": "cpu", "hold_out": 2} | changes)
+                             "learning_rate": 1e-3, "num_workers": 0, "name": "mine", "device": "cpu", "hold_out": 2,
+                             "validate_every": 10**6} | changes)
 
 
 def rows(path: Path) -> list[dict]:
@@ -47,7 +54,7 @@ def finished(tmp_path_factory):
 
 def test_it_validates_while_it_trains_and_at_the_end(finished):
     found = rows(finished / "validation.jsonl")
-    assert [row["samples"] for row in found] == [24, 48, 64]
+    assert [row["samples"] for row in found] == [0, 24, 48, 64]  # it begins with the model as it was
     assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in found)
     assert all(key.startswith("test") for key in found[0]["samples_shown"])
 
@@ -59,14 +66,14 @@ def test_page_and_card_tell_of_it(finished):
 
 
 def test_the_best_weights_are_kept(finished):
-    best = min(rows(finished / "validation.jsonl"), key=lambda row: row["caption"])
+    best = min(rows(finished / "validation.jsonl")[1:], key=lambda row: row["caption"])
     same = all(torch.equal(a, b) for a, b in zip(*(load_captioner(str(folder)).model.state_dict().values()
                                                   for folder in (finished, finished / "best")), strict=True))
     assert same == (best["samples"] == 64)
 
 
 def test_pictures_held_out_are_not_trained_on(tmp_path, capsys):
-    run(settings(tmp_path / "run"))
+    run(settings(tmp_path / "run", samples_seen=8))
     assert "over 38 pictures" in capsys.readouterr().out
     assert rows(tmp_path / "run" / "validation.jsonl")[-1]["pictures"] == 2
 
@@ -107,18 +114,142 @@ def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
     assert [one.captions[0].logprob for one in written] == pytest.approx(seen["captions"], abs=1e-4)
 
 
+def test_what_is_written_has_the_umasks_rights(finished):
+    os.umask(umask := os.umask(0))
+    assert {oct(path.stat().st_mode & 0o777) for path in finished.rglob("*") if path.is_file()} == {oct(0o666 & ~umask)}
+
+
+@pytest.mark.parametrize("language", ["capsmith", "python"])
+def test_the_cards_snippets_print_a_caption(language, finished, tmp_path, capsys):
+    blocks = code_of(finished / "README.md", {"THIS_FOLDER": finished, "PICTURE.jpg": picture_in(tmp_path), "PICTURES": tmp_path,
+                                              "CAPTIONS": tmp_path / "captions"})
+    if language == "capsmith":
+        assert capsmith.main(blocks[0].split()[1:]) == 0
+        (record,) = read_records(str(tmp_path / "captions" / "*.tar"))
+        assert record.syn_text["syn_text_mine"]
+        return
+    assert len(blocks[1:-1]) == 2  # by capsmith, and by open_clip alone
+    for block in blocks[1:-1]:
+        exec(block, {})
+        assert len(capsys.readouterr().out.splitlines()[-1]) > 5
+
+
+def picture_in(folder: Path) -> Path:
+    path = folder / "picture.png"
+    path.write_bytes(next(iter(read_records("scenes:test,n=1,size=48"))).image)
+    return path
+
+
+class Hub:
+    """What is asked of the Hub; it fails as often as `fails` says."""
+
+    def __init__(self, *, role: str = "write", fails: int = 0):
+        self.calls, self.role, self.fails = [], role, fails
+
+    def __call__(self):
+        return self
+
+    def whoami(self):
+        return {"name": "me", "orgs": [{"name": "lab"}], "auth": {"accessToken": {"role": self.role}}}
+
+    def create_repo(self, name, **options):
+        self.calls.append((name, options))
+
+    def upload_folder(self, **options):
+        self.fails -= 1
+        if self.fails >= 0:
+            raise RuntimeError("503")
+        self.calls.append(options)
+
+
 def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
-    calls = []
+    """The captioner's own files and the card, in private; what fails is tried again by the same command."""
+    monkeypatch.setattr("huggingface_hub.HfApi", hub := Hub(fails=1))
+    config = settings(tmp_path / "run", samples_seen=8, hold_out=0)
+    run(config)
+    assert hub.calls == []
+    (tmp_path / "run" / "notes.json").write_text("of the user")
+    config = config.model_copy(update={"push_to_hub": "lab/mine"})
+    monkeypatch.setattr("finetune.run.load_captioner", None)  # it is not trained again
+    with pytest.raises(OSError, match="(?s)503.*is finished in .*run; the same command tries the upload again"):
+        run(config)
+    assert run(config) == 0
+    assert hub.calls[-2] == ("lab/mine", {"private": True, "exist_ok": True})
+    own = {"README.md", "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert hub.calls[-1]["folder_path"] == tmp_path / "run" and set(hub.calls[-1]["allow_patterns"]) == own
+    run(config.model_copy(update={"hub_public": True}))
+    assert hub.calls[-2] == ("lab/mine", {"private": False, "exist_ok": True})
 
-    class Hub:
-        create_repo = staticmethod(lambda repo, **_: calls.append(repo))
-        upload_folder = staticmethod(lambda **options: calls.append(options))
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    run(settings(tmp_path / "quiet", samples_seen=8))
-    assert calls == []
-    run(settings(tmp_path / "run", samples_seen=8, push_to_hub="me/mine"))
-    assert calls[0] == "me/mine" and calls[1]["folder_path"] == tmp_path / "run" and "best/*" in calls[1]["ignore_patterns"]
+@pytest.mark.parametrize("name, role, message", [
+    ("other/mine", "write", "--push-to-hub other/mine: the token may write to me, lab"),
+    ("me/mine", "read", "--push-to-hub me/mine: the token may only read"),
+    ("me/-mine", "write", "--push-to-hub me/-mine: ")])
+def test_the_hub_is_asked_before_any_work(name, role, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub(role=role))
+    monkeypatch.setattr("finetune.run.run_in_ranks", None)
+    with pytest.raises(ValueError, match=message):
+        run(settings(tmp_path / "run", push_to_hub=name))
+
+
+def test_no_token_is_told_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
+    monkeypatch.setattr("finetune.run.run_in_ranks", None)
+    with pytest.raises(ValueError, match="--push-to-hub me/mine: there is no token; give one with `hf auth login` or HF_TOKEN"):
+        run(settings(tmp_path / "run", push_to_hub="me/mine"))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"report_to": ["tensorboard"]}, "--report-to tensorboard: not installed; pip install tensorboard"),
+    ({"eval_input": ["nowhere.tar"]}, "nowhere.tar: no such file"), ({"weights": [1, 2]}, "--weights: 2 for 1 inputs"),
+    ({"device_batch_size": 3}, "--batch-size 8 is not a multiple of 1 processes times 3"),
+    ({"shard": True}, "--shard: there is one process")])
+def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(changes, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.launch.get_available_trackers", list)
+    monkeypatch.setattr("finetune.run.load_captioner", None)
+    with pytest.raises(ValueError, match=message):
+        run(settings(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_told_before_any_picture_is_read(tmp_path, monkeypatch):
+    captioner = load_captioner("coca_tiny")
+    with torch.no_grad():
+        captioner.model.text.token_embedding.weight[3] = float("nan")
+    captioner.save(tmp_path / "model", "mine")
+    monkeypatch.setattr("finetune.run.CaptionedPictures", None)
+    with pytest.raises(ValueError, match=r"model: 1 of its weights hold numbers that are not finite: text.token_embedding.weight"):
+        run(settings(tmp_path / "run", model=str(tmp_path / "model")))
+
+
+def test_too_many_broken_pictures_stop_the_run(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.jpg").write_text("not a picture")
+        (folder / f"{number}.txt").write_text("a red circle")
+        (folder / f"mute{number}.png").write_bytes(picture_in(tmp_path).read_bytes())  # without a caption: no fault
+    with pytest.raises(ValueError, match=r"(?s)6 of 46 samples cannot be used, 13.0%, and --max-error-rate allows 10.0%:\n  0: "
+                                         r".*and 3 more"):
+        run(settings(tmp_path / "run", input=[SCENES, str(folder)]))
+    assert not (tmp_path / "run").exists()
+    check_rejects([("key", "broken")] * 6, 40, settings(tmp_path / "run", max_error_rate=0.2))
+
+
+def test_more_samples_go_on_from_where_a_finished_run_ended(tmp_path):
+    for samples, steps in ((16, [1, 2]), (24, [1, 2, 3])):
+        run(settings(tmp_path / "run", samples_seen=samples, hold_out=0))
+        assert [row["step"] for row in rows(tmp_path / "run" / "train.jsonl")] == steps
+    assert "samples_seen: 24" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("finetune.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples))
+    monkeypatch.setattr(Checkpoints, "save", lambda *_, **__: None)
+    monkeypatch.setattr("finetune.run.finish", lambda *_: None)
+    run(settings(tmp_path / "run", samples_seen=128, batch_size=4, validate_every=None))
+    assert seen == list(range(0, 129, 16))
 
 
 def test_a_mistake_that_the_ranks_find_is_the_commands(tmp_path):
@@ -170,6 +301,61 @@ def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, how, tmp_path):
                             num_workers=0, redraws=0, on_degenerate="keep"))
     records = list(read_records(str(tmp_path / "records" / "*.tar")))
     assert len(records) == 3 and all(len(record.syn_text["syn_text_mine"]) == 5 for record in records)
+
+
+def test_adapters_are_as_the_flags_say(vlm, tmp_path):
+    asked = {"lora_rank": 4, "lora_alpha": 2, "lora_dropout": 0.25, "lora_targets": ["query", "value"]}
+    captioner = load_captioner(str(vlm))
+    forward = training_forward(captioner, settings(tmp_path, model=str(vlm), lora_merge=True, **asked))
+    adapter = captioner.adapter.peft_config["default"]
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (4, 2, 0.25) and forward.library == "transformers"
+    adapted = {name for name, _ in captioner.model.named_parameters() if "lora_A" in name}
+    assert adapted and all(name.startswith("text_decoder") and (".query." in name or ".value." in name) for name in adapted)
+    captioner.save(tmp_path / "whole", "mine")
+    assert (tmp_path / "whole" / "config.json").exists() and not (tmp_path / "whole" / "adapter_config.json").exists()
+    forward = training_forward(load_captioner("coca_tiny"), settings(tmp_path, **asked | {"lora_targets": ["c_fc"]}))
+    layer = forward.adapter.model.text.transformer.resblocks[0].mlp
+    assert layer.c_fc.scaling["default"] == 0.5 and not hasattr(layer.c_proj, "scaling")
+
+
+@pytest.mark.parametrize("model, asked, told", [
+    ("coca_tiny", {"lora_rank": 2, "lora_targets": ["q_proj"]}, "--lora-targets q_proj: CoCa's adapters are in c_fc and c_proj alone"),
+    ("vlm", {"lora_rank": 2, "lora_targets": ["nowhere"]}, "--lora-targets nowhere: "),
+    ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),
+])
+def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, asked, told):
+    name = str(vlm) if model == "vlm" else model
+    with pytest.raises(ValueError, match=told):
+        training_forward(load_captioner(name), settings(tmp_path, model=name, **asked))
+
+
+@pytest.mark.parametrize("asked, told", [
+    ({"lora_alpha": 2}, "is of adapters: say --lora-rank, too"),
+    ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "weights in 4 bits are not merged"),
+])
+def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, asked, told):
+    with pytest.raises(ValidationError, match=told):
+        settings(tmp_path, **asked)
+
+
+def test_pictures_of_several_shapes_are_one_batch(tmp_path):
+    """What comes of them is what comes of each by itself, in any parts of the batch."""
+    torch.manual_seed(0)
+    model, processor = make_model_and_processor("internvl")
+    scramble(model)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    captioner = load_captioner(str(tmp_path / "model"))
+    forward = training_forward(captioner, settings(tmp_path / "run", model=str(tmp_path / "model")))
+    captions = [[captioner.encode_text_ids(text)] for text in ("a red circle", "two green stars", "a star", "a blue square")]
+    pictures = [captioner.preprocess(Image.effect_noise(size, 60).convert("RGB")) for size in ((32, 32), (64, 32), (40, 90), (32, 32))]
+    batch = collate([(picture, ids, number, str(number)) for number, (picture, ids) in enumerate(zip(pictures, captions))], captioner.pad_id)
+    with torch.no_grad():
+        alone = [captioner.caption_logits([picture], torch.tensor(ids))[0] for picture, ids in zip(pictures, captions)]
+        for count in (1, 2):
+            parts = batch.parts(count, torch.device("cpu"), captioner.pad_id)
+            logits = torch.cat([forward(part.images, part.tokens)["logits"] for part in parts])
+            torch.testing.assert_close(logits, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
 def test_held_out_losses_are_without_dropout(vlm, tmp_path):

@@ -19,6 +19,7 @@ from finetune.trainer import Trainer
 from generate.reinforce import run as reinforce
 from generate.reinforce_config import ReinforceConfig
 
+from .cards import code_of
 from .sets import RESNET, STUDENT, members, picture, write_set, write_student, write_tar
 
 
@@ -59,9 +60,13 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
     log, held_out = rows(tmp_path / "run" / "train.jsonl"), rows(tmp_path / "run" / "validation.jsonl")
     assert [line["samples"] for line in log] == list(range(8, 161, 8))
     assert sum(line["distill"] for line in log[-5:]) < sum(line["distill"] for line in log[:5])
-    assert [line["samples"] for line in held_out] == [80, 160] and held_out[0]["pictures"] == 6
+    assert [line["samples"] for line in held_out] == [0, 80, 160] and held_out[0]["pictures"] == 6
     assert [line["key"] for line in rows(tmp_path / "run" / "rejects.jsonl")] == ["broken"]
     open_clip.create_model(f"local-dir:{tmp_path / 'run'}", require_pretrained=True)
+    (tmp_path / "picture.png").write_bytes(picture(3))
+    (block, _) = code_of(tmp_path / "run" / "README.md", {"THIS_FOLDER": tmp_path / "run", "PICTURE.jpg": tmp_path / "picture.png"})
+    exec(block, {})
+    assert "a photo of a" in capsys.readouterr().out.splitlines()[-1]
     card, page = (tmp_path / "run" / "README.md").read_text(), (tmp_path / "run" / "training.html").read_text()
     assert "12 records of" in card and "coca\\_tiny: 128 numbers, logit scale 30" in card and "6 pictures of scenes" in card
     assert "Training run" in page and "Distillation loss" in page and "records seen" in page and "Caption to picture R@5" in page
@@ -94,6 +99,19 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
     ours, theirs = weights(one), weights(other)
     assert any(name.endswith("running_mean") for name in ours)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, capsys):
+    """Nor are those whose bytes stand under another key."""
+    monkeypatch.setattr("finetune.retrieval.write_page", lambda trainer: None)
+    held = write_tar(tmp_path / "held.tar", {f"other{record}": {"jpg": picture(record), "txt": b"a picture"} for record in (1, 2)})
+    run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
+    told = capsys.readouterr().out
+    assert "2 pictures of --input are held out by --eval-input, and so are not trained on" in told and "over 14 pictures" in told
+    with pytest.raises(ValueError, match="1 of 17 samples cannot be used, 5.9%, and --max-error-rate allows 5.0%"):
+        broken = write_tar(tmp_path / "set" / "broken.tar", {"broken": members(3) | {"jpg": b"no picture"}})
+        run(settings("other", STUDENT, input=[*settings("run").input], max_error_rate=0.05))
+    assert broken and not (tmp_path / "other").exists()
 
 
 def test_the_seed_decides_weights_and_draws(settings):

@@ -58,8 +58,9 @@ def page_of(folder, training=TRAINING, validations=VALIDATIONS, **more):
 def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
     page = page_of(tmp_path, pictures={"other": picture(1), EVIL: b"no picture"}, references={"other": ["the cat", "one cat"]})
     texts = Reader(page).texts
-    labels = ["Caption loss ↓", "Contrastive loss ↓", "CIDEr-D ↑", "Degenerate ↓", "Learning rate", "Gradient norm"]
-    assert [text for text in texts if text in labels][:6] == labels and page.count("<svg") == len(labels)
+    labels = ["Caption loss ↓", "Contrastive loss, training ↓", "Contrastive loss, held out ↓", "CIDEr-D ↑", "Degenerate ↓",
+              "Learning rate", "Gradient norm"]  # what depends on the batch has no axis in common
+    assert [text for text in texts if text in labels][:7] == labels and page.count("<svg") == len(labels)
     table = texts[texts.index("800 seen"):texts.index("Curves")]
     assert table == ["800 seen", "3.250", "0.500", "0.100", "12.5\u202f%", "8\u202f000 seen", "3.250", "0.500", "1.000", "12.5\u202f%",
                      "Human captions", "–", "–", "–", "6.2\u202f%"]
@@ -87,6 +88,22 @@ def test_ids_are_unique_and_the_same_logs_are_the_same_page(tmp_path):
     ids = [value for name, value in Reader(page).attributes if name == "id"]
     assert ids and len(ids) == len(set(ids))
     assert page_of(tmp_path) == page
+
+
+def test_it_begins_with_the_model_before_its_first_step(tmp_path):
+    rows = [VALIDATIONS[0] | {"step": 0, "samples": 0, "caption": 5.0}, *VALIDATIONS]
+    texts = Reader(page_of(tmp_path, validations=rows)).texts
+    assert texts[texts.index("before training"):][:2] == ["before training", "5.000"] and "before" in texts
+
+
+def test_of_long_texts_the_beginning_is_shown_and_nothing_is_lost(tmp_path):
+    human, letters = " ".join(f"word{number}" for number in range(800)), "x" * 3000
+    row = VALIDATIONS[0] | {"samples_shown": {"a": [letters, "short"]}}
+    texts = Reader(page_of(tmp_path, validations=[row], references={"a": [human]})).texts
+    for text in (human, letters):
+        at = next(number for number, told in enumerate(texts) if text.startswith(told) and len(told) > 300)
+        assert len(texts[at]) <= 400 and texts[at + 1] == "…"
+        assert " ".join((texts[at], texts[at + 2])) == text if " " in text else texts[at] + texts[at + 2] == text
 
 
 def test_degenerate_captions_are_marked(tmp_path):

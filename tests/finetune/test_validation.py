@@ -30,7 +30,7 @@ class Scripted:
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         return 1
 
-    def caption(self, images, sampling, *, first_index=0, similarity=False, batch_size=None):
+    def caption(self, images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
         self.asked.append((sampling, similarity))
         for key, pixels in images:
             said = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][:sampling.num_captions]

@@ -32,7 +32,7 @@ class FakeCaptioner:
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         return 1000
 
-    def caption(self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, first_index: int = 0,
+    def caption(self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
                 similarity: bool = False, batch_size: int | None = None) -> Iterator[Captioned]:
         images = iter(images)
         while batch := list(itertools.islice(images, batch_size or self.batch_size)):

@@ -155,7 +155,7 @@ def drawing(texts):
     """A captioner whose draw i of a picture is `texts[key][i]`, a good caption of its own where there is none; and its calls."""
     calls = []
 
-    def caption(images, sampling, *, first_index=0, similarity=False, batch_size=None):
+    def caption(images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
         for key, _ in images:
             indices = range(first_index, first_index + sampling.num_captions)
             calls.append((key, *indices))

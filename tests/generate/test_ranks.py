@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 import capsmith
+from captioners.ranks import LAUNCHERS, Rank
 from generate.config import GenerateConfig
 from generate.engine import run
-from generate.ranks import Rank
 
 ROOT = Path(capsmith.__file__).parent
 ASKED = {"input": ["scenes:val,n=6", "scenes:test,n=45", "scenes:train,n=4"], "model": "coca_tiny", "num_captions": 2, "max_length": 12,
@@ -91,9 +91,11 @@ def test_a_mistake_is_told_once_and_ends_all(tmp_path, alone):
 @pytest.mark.parametrize("environment, rank", [
     ({}, Rank(0, 1, 0)), ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank(5, 8, 1)), ({"RANK": "5"}, Rank()),
     ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_NTASKS": "4"}, Rank(3, 4, 3)),
+    ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, Rank(1, 2, 0)),
+    ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Rank(1, 2, 1)),
     ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Rank())])  # a batch script without srun is alone
 def test_a_process_finds_its_place(monkeypatch, environment, rank):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"):
+    for name in {name for launcher in LAUNCHERS for name in launcher}:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

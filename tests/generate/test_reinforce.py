@@ -18,8 +18,8 @@ from torchvision.transforms import functional as pixels_of
 
 import generate.reinforcing
 from captioners.coca import load_captioner
+from captioners.ranks import Rank
 from generate.augment import draw_views
-from generate.ranks import Rank
 from generate.reinforce import Reinforcing, run
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher, load_teacher

@@ -1,12 +1,16 @@
 """Whole runs of a real captioner, with random weights, on drawn pictures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from PIL import Image
 
 import capsmith
 from captioners.coca import load_captioner
 from generate.config import GenerateConfig
-from generate.engine import run
+from generate.engine import run, told_of_drawn_shapes
+from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
 
 COLUMN = "syn_text_random_tiny"
@@ -44,3 +48,28 @@ def test_the_command_line_runs_it(model, tmp_path, capsys):
     assert f"columns.{COLUMN}.sampling.top_p: 0.9 there, 0.5 now" in capsys.readouterr().err
     assert capsmith.main([*argv[:-2], "--max-length", "1000", "--overwrite"]) == 2
     assert "max_length 1000" in capsys.readouterr().err
+
+
+def test_the_built_in_captioner_says_that_it_knows_drawn_shapes_alone(tmp_path, drawn_and_photographs):
+    drawn, photographs = drawn_and_photographs
+    asked = {"model": "coca_tiny", "output": tmp_path / "out"}
+
+    def told(*specs: str, **other: str) -> str:
+        config = GenerateConfig(**asked | other, input=list(specs))
+        return told_of_drawn_shapes(config, read_samples(config.input))
+
+    assert told("scenes:val,n=2") == told(str(drawn)) == told(str(photographs), model="some/other") == ""
+    assert "coca_tiny knows drawn shapes alone" in told(str(drawn), str(photographs))
+    assert "--model coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k" in told(str(photographs))
+
+
+@pytest.fixture
+def drawn_and_photographs(tmp_path):
+    """A shard of drawn scenes, as our records keep them, and a folder with a picture that is none."""
+    (shard,) = read_samples("scenes:val,n=1")
+    with ShardWriter(tmp_path / "drawn", "00000", format="webdataset", columns=[COLUMN]) as writer:
+        for sample in shard:
+            writer.write(replace(sample, columns={COLUMN: ("a red circle",)}))
+    (tmp_path / "photographs").mkdir()
+    Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "photographs" / "one.jpg")
+    return next((tmp_path / "drawn").glob("*.tar")), tmp_path / "photographs"

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -89,6 +90,24 @@ class Slow:
             time.sleep(2)
 
 
+@dataclass(frozen=True)
+class Crowded:
+    """Waits until two processes have read a shard; the last waits until only its own is left."""
+
+    samples: Iterable
+    folder: Path
+    last: bool
+
+    def __iter__(self):
+        (self.folder / str(os.getpid())).touch()
+        wait_until(lambda: len(self.there()) == 2)
+        wait_until(lambda: not self.last or not any(Path("/proc", pid).exists() for pid in self.there() if pid != str(os.getpid())))
+        yield from self.samples
+
+    def there(self) -> list[str]:
+        return os.listdir(self.folder)
+
+
 class Failing:
     def __iter__(self):
         raise OSError("injected")
@@ -152,6 +171,13 @@ def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_r
     assert {name: data for name, data in files(tmp_path / "out").items() if not name.endswith(".tmp")} == done
     with_samples(generate.engine, lambda number, samples: samples)
     assert caption(GenerateConfig(**ASKED, output=tmp_path / "out")) == 0
+    assert files(tmp_path / "out") == files(alone)
+
+
+def test_the_pool_grows_while_shards_wait_and_shrinks_when_none_are_left(cluster, alone, tmp_path, files, with_samples):
+    (tmp_path / "there").mkdir()
+    with_samples(generate.engine, lambda number, samples: Crowded(samples, tmp_path / "there", number == 2))
+    assert caption(GenerateConfig(**ASKED, **{**ON_RAY, "concurrency": "1,2"}, output=tmp_path / "out")) == 0
     assert files(tmp_path / "out") == files(alone)
 
 
@@ -285,3 +311,12 @@ def test_the_missing_extra_is_named(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"--engine ray: pip install 'capsmith\[ray\]'"):
         caption(GenerateConfig(**ASKED, engine="ray", output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_connection_that_fails_says_how_a_cluster_is_begun_and_asks_for_its_token():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"  # bound, and nobody listens
+        with pytest.raises(ValueError, match=f"--ray-address: {address}: .*refused") as told:
+            connect(address)
+    assert "ray start --head" in str(told.value) and "RAY_AUTH_MODE=token" in str(told.value)

@@ -12,6 +12,10 @@ import torch
 import capsmith
 from captioners.base import Caption, Captioned
 from generate.engine import run as generate
+from generate.gallery import GalleryConfig
+from generate.gallery import run as show
+from generate.joining import JoinConfig
+from generate.joining import run as join
 from generate.reinforce import run as reinforce
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher
@@ -82,6 +86,48 @@ def test_a_shard_without_a_marker_a_broken_marker_and_a_key_in_two_shards_are_fo
     (made / "00001.done.json").write_text("{")
     code, problems = verified(made, capsys)
     assert code == 1 and problems[0].startswith("00001.done.json: ")
+
+
+def test_a_set_with_a_failed_shard_or_with_none_is_not_whole(captioner, make_tar, pictures, configure, tmp_path, capsys):
+    make_tar("00000", pictures(3))
+    path = make_tar("00001", pictures(3, 3))
+    whole = open(path, "rb").read()
+    with open(path, "r+b") as file:
+        file.truncate(1000)
+    told = "00001: is not there: it failed, or was not begun; the command that made the set makes it"
+    assert generate(configure()) == 1 and verified(tmp_path / "out", capsys) == (1, [told])
+    assert generate(configure(input=[path], output=tmp_path / "none")) == 1 and verified(tmp_path / "none", capsys) == (1, [told])
+    with open(path, "wb") as file:
+        file.write(whole)
+    assert generate(configure()) == 0 and verified(tmp_path / "out", capsys) == (0, [])
+    for one in (tmp_path / "out").glob("0000*"):
+        one.unlink()
+    assert verified(tmp_path / "out", capsys) == (1, [told.replace("00001", "00000"), told])
+    run_json = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(json.dumps({"fingerprint": run_json["fingerprint"]}))  # as 0.1 wrote it
+    assert verified(tmp_path / "out", capsys) == (1, ["no shard is there"])
+
+
+def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, configure, tmp_path, capsys):
+    for name in ("00000", "00001"):
+        path = make_tar(name, pictures(2, int(name)))
+    assert generate(configure(captions_only=True, output=tmp_path / "apart")) == 0
+    asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
+    assert join(JoinConfig(**asked, output=tmp_path / "joined")) == join(JoinConfig(**asked, output=tmp_path / "joined")) == 0
+    assert verified(tmp_path / "joined", capsys) == (0, [])
+    assert show(GalleryConfig(folder=tmp_path / "joined")) == 0
+    assert (tmp_path / "joined" / "gallery.html").read_text().count("data:image/jpeg") == 4
+    with open(path, "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ValueError, match="cut or damaged"):
+        join(JoinConfig(**asked, output=tmp_path / "half"))
+    assert verified(tmp_path / "half", capsys) == (1, ["00001: is not there: it failed, or was not begun; the command that made the set "
+                                                       "makes it"])
+    with pytest.raises(ValueError, match="holds a run that capsmith join did not begin"):
+        join(JoinConfig(**asked, output=tmp_path / "apart"))
+    (tmp_path / "apart" / "00001.tar").unlink()
+    with pytest.raises(ValueError, match="1 of its shards are not there .00001."):
+        join(JoinConfig(**asked, output=tmp_path / "new"))
 
 
 def test_a_caption_of_many_pictures_is_a_problem_from_a_share_on(captioner, make_tar, pictures, configure, tmp_path, capsys):

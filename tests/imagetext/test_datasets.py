@@ -10,6 +10,7 @@ from PIL import Image
 from imagetext.embeddings import pack
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter, dataset_features
+from imagetext.sources import read_records
 from imagetext.views import write_views
 
 X = "syn_text_x"
@@ -170,3 +171,20 @@ def test_pictures_are_stored_as_found(tmp_path, picture, load):
     path = write(tmp_path, "ours", [record(str(i), buffer.getvalue()) for i in range(5)])
     row = load("webdataset", path, False)[0]
     assert row["jpg"].size == (8, 12) == (row["json"]["width"], row["json"]["height"])
+
+
+def test_our_shards_that_datasets_wrote_as_parquet_are_ours(tmp_path, picture, load):
+    import datasets
+    shards = run(tmp_path, picture)
+    datasets.load_dataset("webdataset", data_files=shards, split="train", cache_dir=str(tmp_path / "cache")).to_parquet(
+        tmp_path / "t.parquet")
+    ours, back = (sorted(read_records(path), key=lambda record: record.key) for path in (shards, str(tmp_path / "t.parquet")))
+    for one, other in zip(ours, back, strict=True):
+        assert (other.image, other.captions, other.columns, other.scores, other.error) == (
+            one.image, one.captions, one.columns, one.scores, one.error)
+        assert "source_fields" not in other.meta and other.meta["uid"] == one.meta["uid"] == one.key
+
+
+def test_fields_of_others_beside_ours(tmp_path, picture, load):
+    path = write(tmp_path, "0", [record(str(i), picture(i), source_fields={"error": 0.5, "width": i}) for i in range(6)])
+    assert [row["json"]["source_fields"] for row in load("webdataset", path, True)] == [{"error": 0.5, "width": i} for i in range(6)]

@@ -1,6 +1,9 @@
 import json
 import os
+import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from imagetext.folders import FolderRows, list_folder
@@ -31,7 +34,7 @@ def test_pictures_sorted_with_the_text_beside_them(folder, picture):
     first, second = read(folder)
     assert (first.key, first.image, first.captions) == ("b", picture(1), ("one", "two"))
     assert (second.key, second.image, second.captions) == ("sub/a", picture(2, "PNG"), ())
-    assert first.meta == {"uid": "b", "source": str(folder / "b.JPG")}
+    assert first.meta == {"uid": "b", "source": "b.JPG"}
 
 
 def test_keys_keep_the_suffix_where_two_collide(folder):
@@ -58,12 +61,12 @@ def test_metadata_as_datasets_reads_it(folder, picture):
              {"file_name": "gone.jpg", "text": "four"}, {"text": "no name"}, {"file_name": "c.jpg", "text": 5}]
     put(folder, "metadata.jsonl", "\n".join([*map(json.dumps, lines), "{"]).encode())
     samples = {sample.key: sample for sample in read(folder)}
-    assert list(samples) == ["a", "c", "gone", "metadata-000000003", "metadata-000000004", "metadata-000000005", "sub/b"]
+    assert list(samples) == ["a", "c", "gone", "metadata-000000003", "metadata-000000005", "sub/b"]
     assert samples["a"].captions == ("one",) and samples["a"].meta["license"] == "CC0"
     assert samples["sub/b"].captions == ("two", "three") and samples["sub/b"].image == picture(2)
     assert samples["gone"].image is None and "gone.jpg" in samples["gone"].error
-    assert samples["c"].image == picture(3) and samples["c"].captions == ()
-    for number in (3, 4, 5):
+    assert samples["c"].image == picture(3) and samples["c"].captions == () and samples["c"].meta["text"] == 5
+    for number in (3, 5):
         assert f"metadata.jsonl:{number + 1}" in samples[f"metadata-00000000{number}"].error
 
 
@@ -100,3 +103,70 @@ def test_the_stamp_sees_every_change(folder, picture):
 def test_real_pictures(wiki):
     samples = read(wiki)
     assert len(samples) == 21 and samples[0].key == "Cesenatico" and all(sample.image for sample in samples)
+
+
+def test_pictures_are_known_by_their_bytes_and_all_else_is_named(folder, picture, caplog):
+    for number, name in enumerate(("noext", "photo.jpg?w=300", "photo.jpg_large", "image.php")):
+        put(folder, name, picture(number))
+    put(folder, "A.JPG", picture(4))
+    put(folder, "A.TXT", b"upper")
+    put(folder, "raw.dng", picture(5, "TIFF"))  # what cameras keep beside a picture
+    for name in ("x.psd", "y.psd", "p.svg", "B.txt", "empty", "data.json", "BMW.md", "Thumbs.db", "@eaDir/a.jpg"):
+        put(folder, name, b"" if name == "empty" else b"BMW or P6 or 8BPS")
+    found = read(folder)
+    assert {sample.key: sample.captions for sample in found} == {
+        "A": ("upper",), "noext": (), "photo.jpg?w=300": (), "photo.jpg_large": (), "image": ()}
+    assert all(sample.image for sample in found)
+    by_bytes, others = caplog.messages
+    assert "4 files are pictures by their bytes" in by_bytes and "1 .jpg_large (photo.jpg_large)" in by_bytes
+    assert "8 files are neither pictures nor belong to one: 2 .psd (x.psd), " in others
+    assert all(f"1 {name}" in others for name in (".dng", ".svg", ".txt (B.txt)", "no suffix (empty)", ".json (data.json)", ".md"))
+
+
+def test_files_beside_a_picture(folder, picture, caplog):
+    for name in ("a.jpg", "b.png", "c.webp", "cafe\u0301.jpg"):
+        put(folder, name, picture())
+    put(folder, "a.caption", b"one\ntwo")                  # kohya's
+    put(folder, "b.png.txt", "drei über".encode("utf-16"))
+    put(folder, "b.caption", b"not this one")
+    put(folder, "caf\u00e9.txt", b"composed")              # macOS spells names of files otherwise
+    theirs = {"key": "000", "caption": "alt", "sha256": "0", "width": 3, "error_message": None, "uid": "u"}
+    put(folder, "c.json", json.dumps(theirs).encode())     # img2dataset's
+    samples = {sample.key: sample for sample in read(folder)}
+    assert [samples[key].captions for key in samples] == [("one", "two"), ("drei über",), ("alt",), ("composed",)]
+    assert samples["c"].meta == {"uid": "u", "source": "c.webp", "key": "000", "error_message": None,
+                                 "source_fields": {"sha256": "0", "width": 3}}
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_metadata_of_every_kind(folder, picture, suffix):
+    rows = [{"file_name": name, "text": f"of {name}", "error": 0.5, "uid": f"u{name}"} for name in ("a.jpg", "sub/b.png", "gone.jpg")]
+    for name in ("a.jpg", "sub/b.png"):
+        put(folder, name, picture())
+    data = {"jsonl": "\n".join(map(json.dumps, rows)).encode(),
+            "csv": ("\ufeff" + "\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)])).encode("utf-8")}
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
+    else:
+        put(folder, f"metadata.{suffix}", data[suffix])
+    first, gone, second = read(folder)
+    assert (first.key, first.captions, second.key, second.captions) == ("a", ("of a.jpg",), "sub/b", ("of sub/b.png",))
+    assert float(first.meta["source_fields"]["error"]) == 0.5 and first.meta["uid"] == "ua.jpg" and not first.error and first.image
+    assert gone.captions == ("of gone.jpg",) and "missing picture file" in gone.error
+
+
+def test_a_table_called_metadata_that_names_no_files_is_left_out(folder, picture, caplog):
+    put(folder, "a.jpg", picture())
+    put(folder, "a.txt", b"one")
+    put(folder, "metadata.csv", b"id,text\n1,x\n")
+    (sample,) = read(folder)
+    assert sample.captions == ("one",)
+    assert "metadata.csv: no column file_name; it has 'id', 'text'; it is not read" in caplog.text and "1 .csv" in caplog.text
+
+
+def test_the_same_folder_elsewhere_gives_the_same_records(folder, tmp_path, picture):
+    put(folder, "sub/a.jpg", picture())
+    put(folder, "metadata.jsonl", b'{"file_name": "sub/a.jpg", "text": "one"}')
+    shutil.copytree(folder, tmp_path / "other")
+    assert read(folder) == read(tmp_path / "other") and read(folder)[0].path != read(tmp_path / "other")[0].path

@@ -189,7 +189,7 @@ def tar_of_keys(case: Case) -> str:
             member = tarfile.TarInfo(f"link{number}.jpg")
             member.type, member.linkname = kind, case.rng.choice(["/etc/passwd", "good0.jpg", "../x", ""])
             archive.addfile(member)
-    case.keys += ["photo", *(f"link{number}" for number in range(4))]
+    case.keys += [*(f"photo.{number}" for number in range(3)), *(f"link{number}" for number in range(4))]
     return case.put("x.tar", data.getvalue())
 
 

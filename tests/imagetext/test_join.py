@@ -210,10 +210,10 @@ def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
 
 
 def by_key(path) -> list[dict[str, bytes]]:
-    from imagetext.tars import read_members, split_name
+    from imagetext.tars import read_members
     samples: dict[str, dict[str, bytes]] = {}
-    for name, data in read_members(str(path)):
-        samples.setdefault(split_name(name)[0], {})[split_name(name)[1]] = data
+    for member in read_members(str(path)):
+        samples.setdefault(member.key, {})[member.suffix] = member.data
     return list(samples.values())
 
 

@@ -31,9 +31,10 @@ def test_a_set_without_what_is_asked_for_says_what_it_has(tmp_path, images, pict
 
 
 def test_webdatasets_cls_fields_and_columns(tmp_path, picture, write_tar):
+    was = {"uid": "c", "sha256": "", "width": 0, "height": 0, "captions": [], "error": "was broken", "source": "s", "caption_scores": {}}
     path = write_tar(tmp_path / "x.tar", [
         ("n01/a.jpg", picture()), ("n01/a.cls", b"3\n"), ("n01/a.json", b'{"species": "cat"}'), ("n01/b.jpg", picture(1)),
-        ("n01/b.cls", b""), ("c.jpg", b"broken"), ("c.json", b'{"error": "was broken"}')])
+        ("n01/b.cls", b""), ("c.json", json.dumps(was).encode())])
     assert labels(path, "cls") == [("n01/a", "3"), ("n01/b", None), ("c", None)]
     assert labels(path, "cls", {"3": "tench"})[0] == ("n01/a", "tench")
     assert labels(path, "species")[0] == ("n01/a", "cat") and labels(path, "folder")[1] == ("n01/b", "n01")

@@ -50,7 +50,7 @@ def test_a_store_gets_the_same_bytes(tmp_path, picture, s3, format):
 
 def test_jsonl_names_pictures_that_are_files_of_a_store(tmp_path, picture, s3):
     url = s3.put("in/x.jpg", picture(1))
-    sample = Record("a", picture(1), meta={"source": url})
+    sample = Record("a", picture(1), path=url)
     for folder in (tmp_path, f"{s3.root}/out"):
         path = write(folder, [replace(sample, columns={**sample.columns, X: ("one",)})], format="jsonl")
         assert json.loads(read_bytes(path))["image"] == url
@@ -89,13 +89,14 @@ def test_an_accident_leaves_no_upload_and_what_was_there(s3, small_parts, size):
     assert read_bytes(f"{s3.root}/x.bin") == b"before" and uploads(s3) == []
 
 
-def test_an_exception_leaves_neither_shard_nor_marker(s3, picture):
+def test_an_exception_leaves_the_old_shard_with_its_marker(s3, picture):
     write(f"{s3.root}/out", [record("a", picture())])
+    marker = read_marker(f"{s3.root}/out", "00000")
     with pytest.raises(KeyboardInterrupt):
         with ShardWriter(f"{s3.root}/out", "00000") as writer:
             writer.write(record("b", picture()))
             raise KeyboardInterrupt
-    assert read_marker(f"{s3.root}/out", "00000") is None and [one.key for one in read_records(writer.path)] == ["a"]
+    assert read_marker(f"{s3.root}/out", "00000") == marker is not None and [one.key for one in read_records(writer.path)] == ["a"]
 
 
 @pytest.mark.parametrize("name,kind", [("00000.tar", 503), ("00000.tar", 403), ("00000.done.json", 503)])

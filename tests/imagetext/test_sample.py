@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageFile
 
-from imagetext.sample import MAX_PIXELS, decode_image, image_size
+from imagetext.sample import MAX_PIXELS, decode_image, image_size, is_picture
+from imagetext.views import decode_stored
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 
@@ -234,3 +235,39 @@ def test_heic_is_named():
         with pytest.raises(ValueError, match="^HEIC picture, which is not read"):
             decode_image(b"\0\0\0\x18ftyp" + major + b"\0\0\0\0" + others + bytes(100))
     assert decode_image(encode(Image.new("RGB", (9, 7)), "AVIF")).size == (9, 7)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_texts_and_profiles_of_a_png_are_never_unpacked(picture):
+    """Pillow refuses a picture whose texts or profile are over 1 MiB unpacked; ComfyUI and cameras write such."""
+    png = picture(1, "PNG")
+    large = zlib.compress(bytes(4 << 20))
+    orientation = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1'
+                        b'999/02/22-rdf-syntax-ns#"><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>')
+    for kind, data in ((b"iCCP", b"icc\0\0" + large), (b"zTXt", b"workflow\0\0" + large), (b"iTXt", b"workflow\0\1\0\0\0" + large)):
+        for place in (33, len(png) - 12):  # before the pixels and behind them
+            odd = png[:place] + chunk(kind, data) + png[place:]
+            with pytest.raises(ValueError, match="MAX_TEXT"):
+                Image.open(io.BytesIO(odd)).load()
+            assert decode_image(odd).tobytes() == decode_image(png).tobytes() == decode_stored(odd).tobytes()
+            assert image_size(odd) == image_size(png)
+            turned = png[:33] + orientation + odd[33:]
+            assert decode_image(turned).size == image_size(turned) == image_size(png)[::-1]
+    assert decode_image(png[:33] + chunk(b"iCCP", b"icc\0\0" + large) + png[33:]).mode == "RGB"
+    with pytest.raises(ValueError, match="PNG picture"):
+        decode_image(png[:33] + chunk(b"zTXt", b"workflow\0\0" + large)[:50])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"])
+def test_a_picture_is_told_by_its_first_bytes(picture, format):
+    assert is_picture(picture(1, format)[:32])
+
+
+def test_what_is_no_picture_by_its_first_bytes():
+    assert is_picture(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # and refused with a word on what to do when it is decoded
+    for head in (b"", b"BM", b"BMW cars are", b"P1 is one of", b"P2P networks", b"PK\3\4", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0", b"8BPS",
+                 b"<svg/>", b"\0\0\1\0\1\0", b"\0\0\0\x18ftypisom\0\0\0\0mp41", b"II", b"RIFF\0\0\0\0WAVEfmt "):
+        assert not is_picture(head)

@@ -261,14 +261,15 @@ def test_the_marker(tmp_path, picture, format):
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
-def test_an_accident_leaves_no_shard_and_no_old_marker(tmp_path, picture, format):
+def test_an_accident_leaves_no_new_shard_and_the_old_one_with_its_marker(tmp_path, picture, format):
     path = write(tmp_path, [good("a", picture())], format=format)
-    before = open(path, "rb").read()
+    before, marker = open(path, "rb").read(), read_marker(tmp_path, "00000")
     with pytest.raises(KeyboardInterrupt):
         with ShardWriter(tmp_path, "00000", format=format) as writer:
-            writer.write(good("b", picture()))
+            writer.write(good("b", picture(2)))
             raise KeyboardInterrupt
-    assert open(path, "rb").read() == before and read_marker(tmp_path, "00000") is None
+    assert open(path, "rb").read() == before and read_marker(tmp_path, "00000") == marker is not None
+    assert [record.image for record in read_records(path)] == [picture()]
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
 
 
@@ -313,7 +314,7 @@ def test_pictures_and_their_names_are_on_the_disk_before_the_rows_that_name_them
 def test_jsonl_to_the_letter(tmp_path, picture):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").write_bytes(picture(1))
-    records = [failed("f", source="gone.jpg"), good("a", picture(1), source=str(tmp_path / "in/a.jpg"), license="CC0"),
+    records = [failed("f", source="gone.jpg"), replace(good("a", picture(1), license="CC0"), path=str(tmp_path / "in/a.jpg")),
                good("b", picture(2, "PNG"), source="x.tar/b.png", members={"npz": b"\0\1"})]
     path = write(tmp_path / "out", records, format="jsonl")
     rows = [json.loads(line) for line in open(path)]

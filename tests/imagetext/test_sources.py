@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -6,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from imagetext.sample import Record
+from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import Shard, read_records, read_samples
+from imagetext.tables import TABLE_SUFFIXES
+from imagetext.tars import TAR_SUFFIXES
 
 
 def test_every_kind_of_spec(tmp_path, picture, write_tar, monkeypatch):
@@ -61,16 +66,15 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     with pytest.raises(ValueError) as caught:
         read_samples([str(tmp_path / spec) for spec in specs])
     lines = str(caught.value).replace(f"{tmp_path}/", "").split("\n")
+    known = ", ".join((*TAR_SUFFIXES, *TABLE_SUFFIXES))
     assert lines[:-2] == [
         "00001.tar: no such file", "00002.tar: no such file", "*.none: nothing matches *.none",
         "empty: no pictures in this folder", "shards: no pictures in this folder; for its .tar files give shards/*.tar",
-        "x.zip: not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet, .jsonl.gz, .jsonl.zst, .jsonl.zstd file, "
-        "an info.json or a folder of pictures",
+        f"x.zip: not a {known} file, an info.json or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
         "y.csv: no rows", "z.jsonl: no rows",
-        "gone: no such folder, and not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet, .jsonl.gz, .jsonl.zst, .jsonl.zstd file, "
-        "an info.json or a folder of pictures",
+        f"gone: no such folder, and not a {known} file, an info.json or a folder of pictures",
         "{3..1}.tar: {3..1} counts downwards", "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
     ]
     assert lines[-2:] == ["two inputs would both be written as '00000': 00000.tar and 00000.tar",
@@ -154,3 +158,38 @@ def test_gbc_graphs_are_a_table(wiki):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     (shard,) = read_samples(str(path))
     assert len(list(shard)) == len(rows) == 19
+
+
+def test_several_files_with_colons_between_them(tmp_path, picture, write_tar):
+    paths = [write_tar(tmp_path / f"{number}.tar", [("a.jpg", picture(number))]) for number in range(3)]
+    assert [shard.name for shard in read_samples(f"{paths[0]}::{tmp_path}/{{1..2}}.tar")] == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="gone.tar: no such file"):
+        read_samples(f"{paths[0]}::{tmp_path}/gone.tar")
+    odd = write_tar(tmp_path / "a::b.tar", [("a.jpg", picture(9))])  # a path that exists stands for itself
+    assert [shard.name for shard in read_samples(odd)] == ["a::b"]
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_folder_that_a_run_of_ours_wrote_is_its_shards(tmp_path, picture, format):
+    for name in ("0", "1"):
+        with ShardWriter(tmp_path / "run", name, format=format) as writer:
+            writer.write(Record(f"{name}a", picture(int(name)), ("alt",), {"syn_text_x": ("one",)}))
+    (tmp_path / "run/run.json").write_text("{}")
+    (tmp_path / "run/unfinished.tar").write_bytes(b"x")  # no marker vouches for it
+    for spec in (tmp_path / "run", f"{tmp_path}/r*n"):
+        assert [(record.key, record.captions, dict(record.columns)) for record in read_records(str(spec))] == [
+            ("0a", ("alt",), {"syn_text_x": ("one",)}), ("1a", ("alt",), {"syn_text_x": ("one",)})]
+    os.remove(tmp_path / f"run/0{SUFFIXES[format]}")
+    with pytest.raises(ValueError, match="run: the shards of 0.done.json are not what was written"):
+        read_samples(f"{tmp_path}/run")
+
+
+def test_the_same_shards_elsewhere_give_the_same_records(tmp_path, picture, write_tar):
+    for place in ("a", "b/c"):
+        (tmp_path / place / "pics").mkdir(parents=True)
+        (tmp_path / place / "pics/p.jpg").write_bytes(picture())
+        write_tar(tmp_path / place / "0.tar", [("d/x.jpg", picture()), ("d/x.txt", b"one")])
+        (tmp_path / place / "t.jsonl").write_text('{"image": "pics/p.jpg", "text": "a"}\n{"text": "b"}\n{')
+    for name, sources in (("0.tar", ["0.tar/d/x.jpg"]), ("pics", ["p.jpg"]), ("t.jsonl", ["pics/p.jpg", "t.jsonl:2", "t.jsonl:3"])):
+        here, there = (list(read_records(str(tmp_path / place / name))) for place in ("a", "b/c"))
+        assert here == there and [record.meta["source"] for record in here] == sources

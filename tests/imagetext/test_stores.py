@@ -14,6 +14,8 @@ from imagetext import stores
 from imagetext.rows import read_picture
 from imagetext.sources import read_samples
 from imagetext.stores import ATTEMPTS, LISTED, StoreError, entry, join, open_file, plain_path
+from imagetext.tables import TABLE_SUFFIXES
+from imagetext.tars import TAR_SUFFIXES
 
 
 def fill(folder: Path, picture, write_tar) -> list[str]:
@@ -102,8 +104,7 @@ def test_problems_with_a_spec(tmp_path, s3):
                       str(Path("s3://bucket/x.tar")), "s3://no-such-bucket/*.tar"])
     assert str(caught.value).replace(s3.root, "ROOT").split("\n") == [
         "ROOT/00001.tar: no such file", "ROOT/*.none: nothing matches ROOT/*.none", "ROOT/empty: no pictures in this folder",
-        "ROOT/gone: no such folder, and not a .tar, .jsonl, .jsonlines, .csv, .tsv, .parquet, .jsonl.gz, .jsonl.zst, .jsonl.zstd "
-        "file, an info.json or a folder of pictures",
+        f"ROOT/gone: no such folder, and not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures",
         "ftp://x/y.tar: ftp:// is none of file://, s3://, gs://, hf://",
         "s3:/bucket/x.tar: a URL has two slashes; pathlib.Path takes one away, so give it as text",
         "s3://no-such-bucket/*.tar: nothing matches s3://no-such-bucket/*.tar"]

@@ -1,14 +1,24 @@
+import bz2
+import gzip
 import io
 import json
 import tarfile
 
+import pyarrow as pa
 import pytest
 
+from imagetext.sources import read_samples
 from imagetext.tars import TarRows, split_name
 
 
 def read(path) -> list:
     return list(TarRows(str(path)))
+
+
+def ours(**fields) -> bytes:
+    """The `json` of a record as we write it."""
+    return json.dumps({"uid": "u", "sha256": "", "width": 0, "height": 0, "captions": [], "error": "", "source": "s",
+                       "caption_scores": {}, **fields}).encode()
 
 
 def test_samples_of_a_shard(tmp_path, picture, write_tar):
@@ -22,7 +32,7 @@ def test_samples_of_a_shard(tmp_path, picture, write_tar):
     first, second, third, fourth = read(path)
     assert first.key == "a/1" and first.image == picture(1) and first.captions == ("a dog",)
     assert first.members == {"npz": b"\0npz", "url.txt": b"http://e.org"} and first.columns == {"syn_text_x": ("one",)}
-    assert first.meta == {"uid": "u1", "source": f"{path}/a/1.jpg", "license": "CC0"}
+    assert first.meta == {"uid": "u1", "source": "00000.tar/a/1.jpg", "license": "CC0"}
     assert second.image == picture(2, "PNG") and second.captions == ("from json",) and second.meta["uid"] == "2"
     assert third.image == picture(3, "WEBP") and third.captions == () and third.members == {}
     assert fourth.image is None and fourth.captions == ("grün\nund rot",) and not fourth.error
@@ -37,10 +47,20 @@ def test_names_follow_the_rule_of_webdataset(tmp_path, picture, write_tar):
 
 
 def test_a_picture_under_a_longer_suffix(tmp_path, picture, write_tar):
-    path = write_tar(tmp_path / "x.tar", [("a.input.jpg", picture()), ("b.0.jpg", picture(1)), ("b.1.jpg", picture(2))])
-    first, second = read(path)
-    assert first.image == picture()
-    assert second.image is None and "several pictures" in second.error and "0.jpg, 1.jpg" in second.error
+    path = write_tar(tmp_path / "x.tar", [("a.input.jpg", picture()), ("a.url.txt", b"u"), ("b.jpg", picture(1))])
+    assert [(record.key, record.image, list(record.members)) for record in read(path)] == [
+        ("a", picture(), ["url.txt"]), ("b", picture(1), [])]
+
+
+def test_keys_with_dots_are_told_apart_where_one_key_would_have_several_pictures(tmp_path, picture, write_tar):
+    pictures = list(map(picture, range(4)))
+    path = write_tar(tmp_path / "x.tar", [
+        ("d/IMG.2020.01.caption", b"one"), ("d/IMG.2020.01.jpg", pictures[0]), ("d/IMG.2020.01.syn.json", b'{"syn_text_x": ["s"]}'),
+        ("d/IMG.2020.02.jpg", pictures[1]), ("d/IMG.2020.02.txt", b"two"),
+        ("b.0.jpg", pictures[2]), ("b.1.png", pictures[3]), ("b.txt", b"of both")])
+    assert [(record.key, record.image, record.captions, list(record.columns), record.error) for record in read(path)] == [
+        ("d/IMG.2020.01", pictures[0], ("one",), ["syn_text_x"], ""), ("d/IMG.2020.02", pictures[1], ("two",), [], ""),
+        ("b.0", pictures[2], ("of both",), [], ""), ("b.1", pictures[3], ("of both",), [], "")]
 
 
 def test_the_usual_picture_goes_first(tmp_path, picture, write_tar):
@@ -56,9 +76,8 @@ def test_a_key_again_is_another_sample(tmp_path, picture, write_tar, caplog):
 
 
 @pytest.mark.parametrize("name,data,reason", [
-    ("json", b"{", "json member"), ("json", b"[1]", "expected a JSON object"), ("json", b"[" * 10**5, "json member"),
-    ("json", b'{"captions": [1]}', "captions: expected"), ("syn.json", b'{"syn_text_x": "one"}', "syn.json: syn_text_x: expected"),
-    ("json", b'{"error": "was unreadable"}', "was unreadable"),
+    ("syn.json", b'{"syn_text_x": "one"}', "syn.json: syn_text_x: expected"), ("syn.json", b"[1]", "expected a JSON object"),
+    ("json", ours(error="was unreadable"), "was unreadable"),
 ])
 def test_a_bad_member_is_a_row_with_its_reason(tmp_path, picture, write_tar, name, data, reason):
     path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), (f"a.{name}", data), ("b.jpg", picture())])
@@ -89,7 +108,8 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
     whole = [sample.key for sample in read(tmp_path / "whole.tar")]
     assert whole == ["a", "b", "c"]
     path = tmp_path / "cut.tar"
-    for length in {*range(0, end + 512, 50), *range(0, end + 512, 512)}:
+    closed = {member.offset_data + -(-member.size // 512) * 512 for member in members[1::2]} | {members[0].offset_data + 1024}
+    for length in {*range(0, end + 512, 50), *range(0, end + 512, 512)} - closed:
         path.write_bytes(data[:length])
         done = []
         with pytest.raises(ValueError, match="cut.tar"):
@@ -99,6 +119,20 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
         assert done == whole[:sum(member.offset_data + member.size <= length for member in members[2::2])]
     path.write_bytes(data[:end + 512])
     assert len(read(path)) == 3  # one empty block is an end
+
+
+def test_a_tar_that_was_not_closed_is_read_with_a_warning(tmp_path, write_tar, caplog):
+    files = [(f"{key}.{suffix}", b"x" * 512) for key in "abc" for suffix in ("jpg", "txt")]
+    data = open(write_tar(tmp_path / "whole.tar", files), "rb").read()
+    for length, keys in ((1024, ["a"]), (2048, ["a"]), (4096, ["a", "b"])):
+        (tmp_path / "x.tar").write_bytes(data[:length])
+        caplog.clear()
+        assert [record.key for record in read(tmp_path / "x.tar")] == keys
+        (warning,) = {*caplog.messages}
+        assert "x.tar: ends without the mark of an end" in warning
+    (tmp_path / "x.tar").write_bytes(data[:3072])  # the last sample lacks what others have
+    with pytest.raises(ValueError, match="x.tar: cut: no end-of-archive mark, and its last sample, 'b', has no txt"):
+        read(tmp_path / "x.tar")
 
 
 def test_a_damaged_header_is_not_the_end(tmp_path, write_tar):
@@ -155,3 +189,84 @@ def test_no_tar_at_all(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"hello" * 1000)
     with pytest.raises(ValueError, match="x.tar"):
         read(tmp_path / "x.tar")
+
+
+def test_odd_metadata_costs_no_picture(tmp_path, picture, write_tar):
+    metadata = [b"{", b"[1]", b"null", b"[" * 10**5, b'{"captions": [1]}', b'{"captions": []}', b'{"captions": [null]}', b'{"error": 0.12}',
+                b'{"error": "low score"}', b'{"caption": {"en": "x"}}', b"\xff\xfe"]
+    path = write_tar(tmp_path / "x.tar", [file for number, data in enumerate(metadata) for file in (
+        (f"{number}.jpg", picture(number)), (f"{number}.txt", b"alt"), (f"{number}.json", data))])
+    for number, record in enumerate(read(path)):
+        assert (record.key, record.image, record.captions, record.error) == (str(number), picture(number), ("alt",), "")
+        assert record.meta["uid"] == str(number)
+
+
+@pytest.mark.parametrize("name,pack", [("x.tar.gz", "gz"), ("x.tgz", "gz"), ("x.tar", "gz"), ("x.tar.bz2", "bz2"), ("x.tar.zst", "zst")])
+def test_a_packed_tar_is_read_as_it_is_unpacked(tmp_path, picture, write_tar, name, pack):
+    data = open(write_tar(tmp_path / "plain.tar", [(f"{number}.{suffix}", content) for number in range(5) for suffix, content in (
+        ("jpg", picture(number, size=(90, 70))), ("txt", b"a dog"))]), "rb").read()
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "zst": lambda data: pa.compress(data, "zstd", asbytes=True)}[pack](data)
+    (tmp_path / name).write_bytes(packed)
+    (shard,) = read_samples(str(tmp_path / name))
+    records, plain = list(shard), read(tmp_path / "plain.tar")
+    assert shard.name == "x" and [(record.key, record.image, record.captions) for record in records] == [
+        (record.key, record.image, record.captions) for record in plain]
+    for cut in (len(packed) // 2, len(packed) - 9):
+        (tmp_path / name).write_bytes(packed[:cut])
+        with pytest.raises(ValueError, match=f"{name}: cut or damaged"):
+            read(tmp_path / name)
+
+
+def test_a_file_that_is_too_large_is_a_row_and_not_unpacked(tmp_path, picture, write_tar, monkeypatch):
+    monkeypatch.setattr("imagetext.tars.LARGEST", 2000)
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", bytes(3000)), ("b.jpg", picture())])
+    first, second = read(path)
+    assert first.image is None and first.error == "jpg: 3,000 bytes, more than 2,000" and second.image == picture()
+
+
+def test_files_sorted_by_suffix_find_each_other(tmp_path, picture, write_tar):
+    jpg = [(f"{key}.jpg", picture(number)) for number, key in enumerate("abc")]
+    txt = [(f"{key}.txt", f"alt {key}".encode()) for key in "acd"]
+    wanted = [("a", picture(0), ("alt a",)), ("b", picture(1), ()), ("c", picture(2), ("alt c",)), ("d", None, ("alt d",))]
+    for files in (jpg + txt, txt + jpg):
+        found = read(write_tar(tmp_path / "x.tar", files))
+        assert [(record.key, record.image, record.captions) for record in found] == wanted and not any(record.error for record in found)
+    assert len(read(write_tar(tmp_path / "x.tar", jpg))) == 3
+
+
+def test_a_text_apart_from_its_picture_says_so(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"1"), ("b.jpg", picture(1)), ("a.txt", b"alt")])
+    *_, late = read(path)
+    assert late.key == "a~2" and late.captions == ("alt",) and "stand side by side" in late.error
+    texts = read(write_tar(tmp_path / "x.tar", [("a.txt", b"1"), ("a.json", b"{}"), ("b.txt", b"2"), ("a.txt", b"3")]))
+    assert not any(record.error for record in texts)  # of captions alone
+
+
+def test_a_picture_is_known_by_its_bytes(tmp_path, picture, write_tar):
+    path = write_tar(tmp_path / "x.tar", [
+        ("a.image", picture()), ("a.txt", b"alt"), ("b.data", picture(1, "PNG")), ("b.npz", b"PK\3\4"), ("c.one", picture(2)),
+        ("c.two", picture(3)), ("d.txt", b"BM and P6 1 are texts")])
+    a, b, c, d = read(path)
+    assert (a.image, a.captions, b.image, list(b.members)) == (picture(), ("alt",), picture(1, "PNG"), ["npz"])
+    assert c.image is None and "several pictures in one sample" in c.error and d.image is None and not d.error
+
+
+def test_litter_of_file_managers_is_no_sample(tmp_path, picture, write_tar):
+    names = ["__MACOSX/._a.jpg", "__MACOSX/a.jpg", "._a.jpg", ".DS_Store", "d/Thumbs.db", "desktop.ini", "@eaDir/a.jpg/x.jpg", "a.JPG"]
+    for format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / "x.tar", "w", format=format) as archive:
+            archive.addfile(tarfile.TarInfo("d") if format == tarfile.GNU_FORMAT else tarfile.TarInfo("e"))
+            for name in [*names, "long" * 50 + ".jpg", "cafe\u0301.jpeg"]:
+                member = tarfile.TarInfo(name)
+                member.size = 3
+                archive.addfile(member, io.BytesIO(b"pic"))
+        assert [record.key for record in read(tmp_path / "x.tar")] == ["a", "long" * 50, "cafe\u0301"]
+
+
+def test_texts_of_other_encodings(tmp_path, picture, write_tar, caplog):
+    texts = ["über".encode("utf-16"), "\ufeffüber".encode(), "über".encode("cp1252"), "über\nund".encode()]
+    path = write_tar(tmp_path / "x.tar", [file for number, text in enumerate(texts)
+                                          for file in ((f"{number}.jpg", picture()), (f"{number}.txt", text))])
+    assert [record.captions for record in read(path)] == [("über",), ("über",), ("\ufffdber",), ("über\nund",)]
+    (warning,) = caplog.messages
+    assert "x.tar: 2.txt: is no UTF-8" in warning

@@ -7,7 +7,7 @@ from captioners import coca
 from captioners.base import Captioner, TrainableCaptioner
 from captioners.coca import CoCaCaptioner
 from captioners.coca_decode import Decoding
-from captioners.endpoint import EndpointCaptioner
+from captioners.server.captioner import ServerCaptioner
 from captioners.rows import Rows
 from captioners.slots import SlotRows
 from captioners.vlm import VLMCaptioner
@@ -20,7 +20,7 @@ from tests.captioners import test_beam, test_slots
 from tests.finetune.test_validation import Scripted
 
 
-def captioners(endpoint: EndpointCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted) -> None:
+def captioners(endpoint: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted) -> None:
     captioner: Captioner = endpoint
     captioner = fake
     captioner = disturbed

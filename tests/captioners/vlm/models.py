@@ -11,12 +11,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from captioners.base import SamplingConfig
 from captioners.vlm import VLMCaptioner
+from captioners.vlm_families import OwnAspect
 
 PAD, START, END, IMAGE = 0, 1, 2, 4
 MARKS = ["<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|video_pad|>"]
 SPECIALS = len(MARKS) + 5
 ENDS = [END, 6, *range(20, 50)]  # so many that captions end at many lengths
 VOCABULARY = 344  # fourteen more than the tokenizer has
+PALIGEMMAS = VOCABULARY + 1024 + 128  # whose processor adds tokens for places
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}:{% for c in m.content %}{% if c.type == 'image' %}IMAGE"
     "{% else %} {{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -24,33 +26,43 @@ CHAT = (
 )
 SMOLVLM = pytest.param("smolvlm", marks=pytest.mark.skipif(
     importlib.util.find_spec("num2words") is None, reason="transformers' processor of SmolVLM needs num2words"))
-FAMILIES = ("blip", "blip-2", "git", "llava", "idefics3", SMOLVLM, "qwen2_vl", "qwen2_5_vl")
+FAMILIES = ("blip", "blip-2", "git", "llava", "llava_next", "llava_onevision", "internvl", "idefics3", SMOLVLM, "qwen2_vl",
+            "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "florence2")
+OWN_ASPECT = ("llava_next", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 TILED = ("idefics3", "smolvlm")
 
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
           "patch_size": 8}
+SIGLIP = VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
 IDS = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
 BERT = {**IDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": 40}
 LLAMA = BERT | {"num_key_value_heads": 2, "max_position_embeddings": 100}
+SHAPES = ((32, 32), (24, 64), (90, 30), (50, 40), (28, 64))  # width and height
+LONG = LLAMA | {"max_position_embeddings": 160}
+GRIDS = [[32, 32], [32, 64], [64, 32], [32, 96]]  # height and width
 
 
-def make_tokenizer(image_token: str) -> hf.PreTrainedTokenizerFast:
+def make_tokenizer(picture: str, /, **named: str) -> hf.PreTrainedTokenizerFast:
     """A byte-level BPE of 330 tokens: <pad> 0, <s> 1, </s> 2, <unk> 3, the image token 4, chat markup to 10; <s> begins texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<pad>", "<s>", "</s>", "<unk>", image_token, *MARKS]
+    specials = ["<pad>", "<s>", "</s>", "<unk>", picture, *MARKS]
     words = ["a red circle left of a blue square", "two green stars on a dotted background", "Describe this picture"] * 3
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(words, trainers.BpeTrainer(vocab_size=330, special_tokens=specials, initial_alphabet=alphabet))
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", START)])
     return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-                                      unk_token="<unk>", additional_special_tokens=[image_token, *MARKS])
+                                      unk_token="<unk>", additional_special_tokens=[picture, *MARKS], extra_special_tokens=named)
 
 
 def make_model_and_processor(family: str):
-    tokenizer = make_tokenizer("<|image_pad|>" if "qwen" in family else "<image>")
+    named = {"internvl": {"start_image_token": MARKS[2], "end_image_token": MARKS[3], "context_image_token": "<image>",
+                          "video_token": MARKS[5]},
+             "gemma3": {"boi_token": MARKS[2], "eoi_token": MARKS[3], "image_token": "<image>"},
+             "paligemma": {"image_token": "<image>"}, "florence2": {"image_token": "<image>"}}.get(family, {})
+    tokenizer = make_tokenizer("<|image_pad|>" if "qwen" in family else "<image>", **named)
     chat = CHAT.replace("IMAGE", tokenizer.convert_ids_to_tokens(IMAGE))
     square = {"height": 32, "width": 32}
     if family == "blip":
@@ -72,6 +84,51 @@ def make_model_and_processor(family: str):
         processor = hf.LlavaProcessor(clip, tokenizer, patch_size=8, vision_feature_select_strategy="default",
                                       num_additional_image_tokens=1, chat_template=chat)
         return hf.LlavaForConditionalGeneration(config), processor
+    if family == "llava_next":
+        config = hf.LlavaNextConfig(vision_config=VISION | {"model_type": "clip_vision_model"}, image_token_index=IMAGE,
+                                    text_config=LONG | {"model_type": "llama"}, image_grid_pinpoints=GRIDS)
+        images = hf.LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size=square, image_grid_pinpoints=GRIDS)
+        processor = hf.LlavaNextProcessor(images, tokenizer, patch_size=8, vision_feature_select_strategy="default",
+                                          num_additional_image_tokens=1, chat_template=chat)
+        return hf.LlavaNextForConditionalGeneration(config), processor
+    if family == "llava_onevision":
+        grids = {"image_grid_pinpoints": GRIDS}
+        config = hf.LlavaOnevisionConfig(vision_config=SIGLIP, text_config=LONG | {"model_type": "qwen2"}, image_token_index=IMAGE,
+                                         video_token_index=10, vision_aspect_ratio="anyres_max_2", **grids)
+        processor = hf.LlavaOnevisionProcessor(
+            hf.LlavaOnevisionImageProcessor(size=square, **grids), tokenizer, hf.LlavaOnevisionVideoProcessor(), num_image_tokens=16,
+            vision_feature_select_strategy="full", chat_template=chat, vision_aspect_ratio="anyres_max_2")
+        return hf.LlavaOnevisionForConditionalGeneration(config), processor
+    if family == "internvl":
+        config = hf.InternVLConfig(vision_config=VISION, text_config=LONG | {"model_type": "qwen2"}, image_token_id=IMAGE,
+                                   image_seq_length=4)
+        images = hf.GotOcr2ImageProcessor(size=square, min_patches=1, max_patches=3)
+        processor = hf.InternVLProcessor(images, tokenizer, hf.InternVLVideoProcessor(), image_seq_length=4, chat_template=chat)
+        return hf.InternVLForConditionalGeneration(config), processor
+    if family == "gemma3":
+        text = LLAMA | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 90, "sliding_window_pattern": 2}
+        config = hf.Gemma3Config(vision_config=SIGLIP, text_config=text, mm_tokens_per_image=4, image_token_id=IMAGE,
+                                 image_token_index=IMAGE, boi_token_index=7, eoi_token_index=8, tie_word_embeddings=False)
+        processor = hf.Gemma3Processor(hf.Gemma3ImageProcessor(size=square), tokenizer, image_seq_length=4,
+                                       chat_template="<s>" + CHAT.replace("IMAGE", MARKS[2]))
+        model = hf.Gemma3ForConditionalGeneration(config)
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=5)  # so that pictures count
+        return model, processor
+    if family == "paligemma":
+        text = LLAMA | {"model_type": "gemma", "head_dim": 8, "vocab_size": PALIGEMMAS, "num_key_value_heads": 1}
+        config = hf.PaliGemmaConfig(vision_config=SIGLIP, text_config=text, image_token_index=IMAGE, projection_dim=32, hidden_size=32)
+        processor = hf.PaliGemmaProcessor(hf.SiglipImageProcessor(size=square, image_seq_length=16), tokenizer)
+        return hf.PaliGemmaForConditionalGeneration(config), processor
+    if family == "florence2":
+        of_four = {"embed_dim": (8, 8, 16, 32), "num_heads": (1, 1, 1, 2), "num_groups": (1, 1, 1, 2), "depths": (1, 1, 1, 1),
+                   "patch_stride": (2, 2, 2, 1), "window_size": 4, "projection_dim": 32}
+        text = {**IDS, "model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+                "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 60,
+                "decoder_start_token_id": END}
+        model = hf.Florence2ForConditionalGeneration(hf.Florence2Config(vision_config=of_four, text_config=text, image_token_id=IMAGE))
+        model.generation_config.forced_bos_token_id = START
+        clip.image_seq_length = 17
+        return model, hf.Florence2Processor(clip, tokenizer)
     if family in TILED:
         of = {"vision_config": VISION, "text_config": LLAMA | {"model_type": "llama"}, "image_token_id": IMAGE}
         sizes, template = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}, "<s>" + chat
@@ -91,6 +148,11 @@ def make_model_and_processor(family: str):
         vision |= {"embed_dim": 32, "mlp_ratio": 2}
         config = hf.Qwen2VLConfig(vision_config=vision, text_config=LLAMA | {"rope_parameters": rope}, **ids)
         return hf.Qwen2VLForConditionalGeneration(config), processor
+    if family == "qwen3_vl":
+        vision |= {"intermediate_size": 48, "out_hidden_size": 32, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+        config = hf.Qwen3VLConfig(vision_config=vision, text_config=LLAMA | {"rope_parameters": rope, "head_dim": 8}, **ids)
+        processor = hf.Qwen3VLProcessor(images, tokenizer, hf.Qwen3VLVideoProcessor(patch_size=4), chat_template=chat)
+        return hf.Qwen3VLForConditionalGeneration(config), processor
     vision |= {"intermediate_size": 48, "out_hidden_size": 32, "window_size": 16, "fullatt_block_indexes": [1]}
     config = hf.Qwen2_5_VLConfig(vision_config=vision, text_config=LLAMA | {"rope_parameters": rope}, **ids)
     return hf.Qwen2_5_VLForConditionalGeneration(config), processor
@@ -111,17 +173,20 @@ def edit(path, change):
     path.write_text(json.dumps(content))
 
 
-def photos(count: int = 4) -> list[Image.Image]:
-    """Pictures of noise, as large as the tiny models take them: no two ways of resizing can differ."""
+def photos(captioner: VLMCaptioner, count: int = 4) -> list[Image.Image]:
+    """Pictures of noise, as large as the tiny models take them, so that no two ways of resizing can differ, or of many shapes."""
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    return [Image.fromarray(each) for each in pixels.numpy()]
+    images = [Image.fromarray(each) for each in pixels.numpy()]
+    if not isinstance(captioner.family, OwnAspect):
+        return images
+    return [image.resize(size) for image, size in zip(images, SHAPES * count, strict=False)]
 
 
 def pictures_for(captioner: VLMCaptioner, count: int = 4) -> list[tuple[str, torch.Tensor]]:
-    return [(f"picture/{i}", captioner.preprocess(photo)) for i, photo in enumerate(photos(count))]
+    return [(f"picture/{i}", captioner.preprocess(photo)) for i, photo in enumerate(photos(captioner, count))]
 
 
 def all_captions(captioner: VLMCaptioner) -> list[tuple[str, float]]:
-    sampling = SamplingConfig(num_captions=3, max_length=20, min_length=0)
-    return [(c.text, round(c.logprob, 4)) for one in captioner.caption(pictures_for(captioner), sampling) for c in one.captions]
+    sampling = SamplingConfig(num_captions=3, max_length=12, min_length=0)
+    return [(c.text, round(c.logprob, 4)) for one in captioner.caption(pictures_for(captioner, 2), sampling) for c in one.captions]

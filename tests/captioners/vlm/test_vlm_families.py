@@ -8,10 +8,23 @@ from PIL import Image
 
 from captioners.vlm_load import load_vlm
 
-from .models import FAMILIES, photos
+from .models import FAMILIES, OWN_ASPECT
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OWN_ASPECT)
+def test_pictures_keep_their_aspect_and_take_no_more_tokens_than_the_captioner_counts_with(family, captioner_of):
+    captioner = captioner_of(family)
+    preprocess = pickle.loads(pickle.dumps(captioner.preprocess))
+    lengths = set()
+    for size in ((32, 32), (100, 40), (40, 100), (7, 90), (1, 1)):
+        picture = preprocess(Image.effect_noise(size, 60).convert("RGB"))
+        prompt = captioner.family.fit(captioner.prompt_ids, picture)
+        assert len(prompt) <= len(captioner.prompt_ids) and picture.dtype == torch.float32
+        lengths.add(len(prompt))
+    assert len(lengths) > 1
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in OWN_ASPECT])
 def test_pictures_of_any_shape_become_tensors_of_one_without_the_model(family, captioner_of):
     preprocess = captioner_of(family).preprocess
     assert len(pickle.dumps(preprocess)) < 20_000  # so that it can go to workers; the model alone is more
@@ -29,8 +42,8 @@ def test_pictures_are_prepared_as_transformers_prepares_them(family, captioner_o
     assert torch.equal(captioner.preprocess(image), expected)
 
 
-def test_qwens_square_is_what_its_processor_makes_of_a_square(captioner_of):
-    captioner, (photo, *_) = captioner_of("qwen2_vl"), photos()
+def test_qwens_patches_are_those_of_its_processor(captioner_of):
+    captioner, photo = captioner_of("qwen2_vl"), Image.effect_noise((31, 20), 60).convert("RGB")
     ids = torch.tensor([captioner.prompt_ids])
     ours = captioner.family.inputs(captioner.preprocess(photo)[None], ids, torch.ones_like(ids))
     expected = captioner.processor.image_processor(images=photo, return_tensors="pt")

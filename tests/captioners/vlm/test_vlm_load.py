@@ -15,6 +15,38 @@ from captioners.vlm_load import load_vlm
 from .models import edit, pictures_for
 
 
+def test_without_a_dtype_weights_are_as_their_file_has_them_and_are_merged_so(copy_of, tmp_path):
+    folder = copy_of("llava")
+    save_file({name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()},
+              folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "config.json", lambda config: config.update(dtype="bfloat16"))
+    captioner = load_vlm(folder, dtype=None)
+    captioner.add_lora(r=2, alpha=3, dropout=0.25, target_modules=["q_proj", "v_proj"])
+    dtypes = {name: weight.dtype for name, weight in captioner.model.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if "lora_" in name} == {torch.float32}
+    assert {dtype for name, dtype in dtypes.items() if "lora_" not in name} == {torch.bfloat16}
+    config = captioner.adapter.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (2, 3, 0.25, {"q_proj", "v_proj"})
+    with torch.no_grad():
+        for name, weight in captioner.model.named_parameters():
+            if "lora_B" in name:
+                weight += torch.randn_like(weight)
+    captioner.merges = True
+    before = {name: weight.clone() for name, weight in captioner.model.state_dict().items()}
+    captioner.save(tmp_path / "merged", "mine")
+    assert all(torch.equal(weight, before[name]) for name, weight in captioner.model.state_dict().items())
+    weights, old = load_file(tmp_path / "merged" / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert weights.keys() == old.keys() and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    different = {name for name in weights if not torch.equal(weights[name], old[name])}
+    assert different and all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in different)
+    merged = load_vlm(tmp_path / "merged")
+    assert merged.adapter is None and merged.name == "mine" and not (tmp_path / "merged" / "adapter_config.json").exists()
+    name = next(name for name in merged.model.state_dict() if name.endswith("layers.0.self_attn.q_proj.weight") and "language" in name)
+    layer = captioner.model.get_submodule(name.removesuffix(".weight"))
+    expected = layer.base_layer.weight.float() + 1.5 * (layer.lora_B["default"].weight @ layer.lora_A["default"].weight)
+    assert torch.equal(merged.model.state_dict()[name], expected.bfloat16().float())
+
+
 def test_half_precision_keeps_rotary_embeddings_and_the_weights_hash(folder_of):
     half, full = load_vlm(folder_of("llava"), dtype="bf16"), load_vlm(folder_of("llava"))
     assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
@@ -100,7 +132,7 @@ def test_weights_that_could_run_code_are_refused_and_run_nothing(copy_of, tmp_pa
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)}))
         torch.save(Harmful(), folder / "adapter_model.bin")
     with pytest.raises(ValueError, match=str(folder)):
-        load_vlm(folder)
+        load_vlm(folder, base=str(base) if where == "adapter_model" else None)
     assert not (tmp_path / "harm").exists()
 
 
@@ -124,6 +156,49 @@ def test_an_adapter_that_lacks_weights_is_refused(folder_of, tmp_path):
     with pytest.raises(ValueError) as caught:
         load_vlm(tmp_path)
     assert f"missing {gone}" in str(caught.value) and "unexpected extra.lora_A.weight" in str(caught.value)
+
+
+def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path):
+    """A stranger's adapter may name any folder of this machine: what lies there is not loaded for it."""
+    base = copy_of("git")
+    captioner = load_vlm(base)
+    captioner.add_lora(r=2)
+    captioner.save(tmp_path / "ours", "tuned")
+    assert load_vlm(tmp_path / "ours").weights_sha256
+    strangers = shutil.copytree(tmp_path / "ours", tmp_path / "strangers")
+    (strangers / "capsmith.json").unlink()
+    with pytest.raises(ValueError, match=f"base_model_name_or_path is {base}, a folder here.*say --base {base}"):
+        load_vlm(strangers)
+    taken = load_vlm(strangers, base=str(base))
+    assert taken.weights_sha256 == load_vlm(tmp_path / "ours").weights_sha256
+    edit(base / "config.json", lambda config: config.update(note="another"))
+    with pytest.raises(ValueError, match="not as it was when the adapter was trained"):
+        load_vlm(tmp_path / "ours")
+
+
+HOSTILE = {  # what a folder's file holds, and what is said of it in one line
+    "deep": ("config.json", "[" * 100_000, "not JSON"),
+    "endless": ("config.json", {"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1000000000, at most 1,000"),
+    "huge": ("config.json", {"vision_config": {"hidden_size": 10**15}}, "vision_config.hidden_size is 1000000000000000"),
+    "code": ("config.json", {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}, "which is never done"),
+    "kinds": ("config.json", {"text_config": {"hidden_size": "many"}}, "no config that can be read"),
+    "template": ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "makes no prompt"),
+    "large": ("tokenizer_config.json", " " * (2**23 + 1), "tokenizer_config.json has 8,388,609 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy_of, what):
+    folder, (name, content, told) = copy_of("llava"), HOSTILE[what]
+    if isinstance(content, dict):
+        edit(folder / name, lambda config: [config[key].update(value) if isinstance(config.get(key), dict) else config.update({key: value})
+                                            for key, value in content.items()])
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(ValueError) as caught:
+        load_vlm(folder)
+    assert str(folder) in str(caught.value) and told in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000 and not any(word in str(caught.value) for word in ("trust_remote_code=True", "pip install"))
 
 
 @pytest.mark.parametrize("content, problem", [

@@ -21,10 +21,10 @@ class FakeServer(ThreadingHTTPServer):
 
     daemon_threads, request_queue_size = True, 128
 
-    def __init__(self, *, takes_n=True, takes_logprobs=True):
+    def __init__(self, *, takes_n=True, takes_logprobs=True, base="/v1"):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.takes_n, self.takes_logprobs = takes_n, takes_logprobs
-        self.requests, self.keys, self.spoil = [], set(), lambda request, picture: None
+        self.takes_n, self.takes_logprobs, self.base = takes_n, takes_logprobs, base
+        self.requests, self.keys, self.headers, self.spoil = [], set(), {}, lambda request, picture: None
         self.in_flight, self.most_in_flight, self.lock = 0, 0, threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         listed = {"data": [{"id": "org/Fake-VLM"}, {"id": "org/other"}]}
-        self.answer(*(self.server.spoil(None, None) or (200, listed)) if self.path == "/v1/models" else (404, {}))
+        self.answer(*(self.server.spoil(None, None) or (200, listed)) if self.path == f"{self.server.base}/models" else (404, {}))
 
     def do_POST(self):
         server = self.server
@@ -77,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.requests.append((request, picture))
             server.keys.add(self.headers["Authorization"])
+            server.headers = dict(self.headers)
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
         answer = server.spoil(request, picture)
@@ -85,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         if answer == "drop":
             self.close_connection = True
             return
-        if self.path != "/v1/chat/completions" or request["model"] != "org/Fake-VLM":
+        if self.path != f"{server.base}/chat/completions" or request["model"] != "org/Fake-VLM":
             answer = 404, {"object": "error", "message": f"The model `{request['model']}` does not exist."}
         self.answer(*(answer or server.complete(request, picture)))
 

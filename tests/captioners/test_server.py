@@ -1,6 +1,5 @@
 """Captions from a server: the protocol's corners, by a fake one."""
 
-import asyncio
 import hashlib
 import socket
 import subprocess
@@ -17,14 +16,14 @@ import torch
 from PIL import Image
 
 import capsmith
-from captioners import endpoint_client
 from captioners.base import SamplingConfig
 from captioners.coca import load_captioner
-from captioners.endpoint import encode_picture, request_seed
+from captioners.server import client, load
+from captioners.server.captioner import encode_picture, request_seed
 from imagetext.sample import decode_image
 
-
-from .fake_endpoint import TWO, captions, pictures, texts
+from .fake_server import TWO, captions, pictures, texts
+from .virtual_time import Simulated
 
 
 # order and bounds
@@ -68,8 +67,8 @@ def test_those_behind_a_slow_picture_go_on(server):
 def test_captions_that_nobody_waits_for_let_the_program_end(server):
     code = ("import sys, torch\n"
             "from captioners.base import SamplingConfig\n"
-            "from captioners.endpoint import load_endpoint\n"
-            "captioner, one = load_endpoint(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
+            "from captioners.server.captioner import load_server\n"
+            "captioner, one = load_server(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
             "found = captioner.caption(((str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
             "next(found)\n")
     subprocess.run([sys.executable, "-c", code, server.model], timeout=60, check=True)
@@ -94,6 +93,7 @@ def test_seeds_are_of_31_bits_and_depend_on_run_key_and_number():
     seeds = [request_seed(seed, key, index) for seed in (0, 2**64 - 1) for key in ("a", "ü", "\udc80") for index in range(2000)]
     assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and 2**30 < max(seeds) < 2**31
     assert request_seed(0, "a", 0) == 1172529220  # on every machine, for ever
+    assert len({request_seed(0, "a", 0, column) for column in ("", "syn_text_a", "syn_text_b")}) == 3
 
 
 def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
@@ -103,6 +103,8 @@ def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
     for number in range(2, 6):
         first, second = server.seen(f"picture {number}".encode())
         assert first == second and first["seed"] == request_seed(3, f"key/{number}", 0)
+    other = texts(captions(server.model, column="syn_text_x"))
+    assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 0, "syn_text_x") and other != whole
     redrawn = texts(captions(server.model, first_index=2))
     assert not {text for of in redrawn.values() for text in of} & {text for of in whole.values() for text in of}
     assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 2)
@@ -176,7 +178,7 @@ def test_a_caption_that_the_limit_ended_is_truncated(server):
 
 @pytest.mark.parametrize("fault", [429, 500, 503, 408, "drop", "hang"])
 def test_a_fault_that_passes_changes_nothing(server, at_once, monkeypatch, fault):
-    monkeypatch.setattr(endpoint_client, "TIMEOUT", endpoint_client.aiohttp.ClientTimeout(total=0.5))
+    monkeypatch.setattr(load, "TIMEOUT", 0.5)
     whole, tries = captions(server.model), Counter()
 
     def spoil(request, picture):
@@ -191,41 +193,47 @@ def test_a_fault_that_passes_changes_nothing(server, at_once, monkeypatch, fault
     assert sum(tries.values()) == (7 if fault == "hang" else 6 + 15)
 
 
-@pytest.fixture
-def waits(monkeypatch):
-    """Seconds that were waited between tries; none of them is."""
-    found, sleep = [], asyncio.sleep
+class Down(Simulated):
+    """Answers 503, or what `answers` has first."""
 
-    async def no_sleep(seconds):
-        found.append(seconds)
-        await sleep(0)
-    monkeypatch.setattr(endpoint_client.asyncio, "sleep", no_sleep)
-    return found
+    def __init__(self, monkeypatch):
+        super().__init__(monkeypatch)
+        self.down, self.answers = False, []
+
+    async def serve(self, request):
+        if self.answers:
+            return self.answers.pop()
+        return (503, {}, "no workers") if self.down else self.captions(request)
+
+    @property
+    def waits(self):
+        return [later - earlier for earlier, later in zip(self.times, self.times[1:])]
 
 
-def test_a_server_that_is_down_is_asked_again_after_longer_and_longer_waits(server, waits):
-    captioner = load_captioner(server.model)
+def test_a_server_that_is_down_is_asked_again_after_longer_and_longer_waits(monkeypatch, caplog):
+    server, captioner = Down(monkeypatch), load_captioner("openai:http://sim:1#m")
     captioner.caption([], TWO)
-    server.spoil = lambda request, picture: (503, b"no workers")
-    with pytest.raises(ConnectionError, match=rf"127.0.0.1:{server.server_port}/v1: 503 no workers"):
+    server.down, server.times = True, []
+    with pytest.raises(ConnectionError, match="http://sim:1/v1: 503 no workers"):
         list(captioner.caption(pictures(1), TWO))
     longest = [0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert len(waits) == 8 and all(most / 2 <= wait <= most for wait, most in zip(waits, longest))
-    assert len({wait / most for wait, most in zip(waits, longest)}) == 8  # with jitter
+    assert len(server.waits) == 8 and all(most / 2 <= wait <= most + 1e-6 for wait, most in zip(server.waits, longest))
+    assert len({wait / most for wait, most in zip(server.waits, longest)}) == 8  # with jitter
+    assert "http://sim:1/v1: 503 no workers; asked again in " in caplog.text  # what is waited for
 
 
 @pytest.mark.parametrize("header, least", [
     ("7", 7), ("0.5", 0.5), ("in five minutes", 200), ("86400", 600), ("soon", 0), ("-5", 0), ("nan", 0),
     ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
-def test_a_server_that_names_a_time_is_left_alone_until_then(server, waits, header, least):
+def test_a_server_that_names_a_time_is_left_alone_until_then(monkeypatch, header, least):
     if header == "in five minutes":
         header = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
-    captioner, answers = load_captioner(server.model), [(429, {"error": "too many"}, {"Retry-After": header})]
+    server, captioner = Down(monkeypatch), load_captioner("openai:http://sim:1#m")
     captioner.caption([], TWO)
-    server.spoil = lambda request, picture: answers.pop() if answers else None
+    server.answers, server.times = [(429, {"Retry-After": header}, {"error": "too many"})], []
     assert len(list(captioner.caption(pictures(1), TWO))) == 1
-    wait, = waits
-    assert least + 0.25 <= wait <= least + 0.5 + (100 if least == 200 else 0)
+    wait, = server.waits
+    assert least + 0.25 <= wait <= least + 0.5 + (100 if least == 200 else 0) + 1e-6
 
 
 def test_a_picture_that_is_refused_is_that_pictures_fault(server, at_once):
@@ -239,7 +247,7 @@ def test_a_picture_that_is_refused_is_that_pictures_fault(server, at_once):
     assert texts(found) == whole | {"key/1": [], "key/3": []}
     assert found[1].error.startswith("the server refuses the picture: 400 cannot identify xxx") and len(found[1].error) < 300
     assert found[3].error == "the server refuses the picture: 500 Oops"
-    assert len(server.seen(b"picture 1")) == 2 and len(server.seen(b"picture 3")) == 1 + 1 + endpoint_client.RETRIES
+    assert len(server.seen(b"picture 1")) == 2 and len(server.seen(b"picture 3")) == 1 + 1 + client.RETRIES["broken"]
 
 
 @pytest.mark.parametrize("answer", [(400, {"error": "no"}), (401, {"detail": "no"}), (404, {"message": "no"}), (500, b"no"),
@@ -254,13 +262,14 @@ def test_what_is_no_pictures_fault_ends_the_shard(server, at_once, answer):
     assert next(found).key == "key/0"
     with pytest.raises(ConnectionError, match=f"127.0.0.1:{server.server_port}/v1: "):
         next(found)
-    assert len(server.seen(b"picture 1")) == (1 + endpoint_client.RETRIES if answer[0] == 500 else 1)
+    kind = {500: "broken", 200: "odd"}.get(answer[0], "refused")
+    assert len(server.seen(b"picture 1")) == 1 + client.RETRIES[kind]
 
 
 # the start
 
 
-@pytest.mark.parametrize("name", ["openai:", "openai:#m", "openai:127.0.0.1:8000#m", "openai:ftp://127.0.0.1#m",
+@pytest.mark.parametrize("name", ["openai:", "openai:#m", "openai:ftp://127.0.0.1#m",
                                   "openai:http://127.0.0.1:x#m", "openai:http://127.0.0.1:99999#m",
                                   "openai:http://user:pass-word@127.0.0.1#m", "openai:http://127.0.0.1?key=pass-word#m"])
 def test_an_address_that_is_none_is_refused_without_its_secrets(name):
@@ -269,7 +278,9 @@ def test_an_address_that_is_none_is_refused_without_its_secrets(name):
     assert "pass-word" not in str(raised.value)
 
 
-def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(server, at_once, tmp_path, capsys):
+def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(server, at_once, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
     def told(model=server.model, *more):
         assert capsmith.main(["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"),
                               *more]) == 2
@@ -279,9 +290,11 @@ def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(server
     assert "404 The model `org/none` does not exist. (the server names the models org/Fake-VLM, org/other)" in said
     assert "names no model after '#'; the server names org/Fake-VLM, org/other" in told(server.model.partition("#")[0])
     server.spoil = lambda request, picture: (401, {"error": {"message": "Incorrect API key"}})
+    assert "asks for a key, and there is none: set OPENAI_API_KEY, or give a --header: 401 Incorrect" in told()
+    monkeypatch.setenv("OPENAI_API_KEY", "not-the-right-one")
     assert "does not take the key in OPENAI_API_KEY: 401 Incorrect API key" in told()
     server.spoil = lambda request, picture: (401, {"error": "no"}) if request else None
-    assert "model 'org/Fake-VLM': http" in (said := told()) and "401 no" in said
+    assert "model 'org/Fake-VLM': the server at http" in (said := told()) and "401 no" in said
     server.spoil = lambda request, picture: (422, {"detail": "top_k?"}) if request and "top_k" in request else None
     assert "422 top_k?" in told(server.model, "--top-k", "3")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -303,7 +316,7 @@ def test_the_captioner_is_its_models_name_wherever_that_is_served(serve):
     one, slash, v1 = (load_captioner(serve().model.replace("#", end)) for end in ("#", "/#", "/v1/#"))
     assert one.name == "fake_vlm" and one.weights_sha256 == slash.weights_sha256 == v1.weights_sha256
     assert one.weights_sha256 == hashlib.sha256(b"openai:org/Fake-VLM").hexdigest()
-    assert v1.url.endswith("/v1") and slash.url.endswith("/v1") and slash.url.count("/") == 3
+    assert v1.address.base.endswith("/v1") and slash.address.base.endswith("/v1") and slash.address.base.count("/") == 3
 
 
 # pictures

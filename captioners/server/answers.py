@@ -1,0 +1,204 @@
+"""What servers answer, in the forms in which they do: choices, log-probabilities, errors, times to wait."""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from captioners.base import Caption
+from captioners.replies import clean_reply
+
+LONGEST_RETRY_AFTER = 600.0  # seconds
+CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
+SECRET_LENGTH = 8
+SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
+LOOKS_SECRET = re.compile(
+    r"(?i:bearer)\s+(?=\S*\d)[^\s\"',;]{6,}|\b(?:sk|gsk|xai|hf|pplx|nvapi)[-_][\w*.-]{6,}|\bAIza[\w-]{20,}|(?<=://)[^\s/@]+@")
+PATIENCE = re.compile(
+    r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b", re.IGNORECASE)
+
+
+class Choice(NamedTuple):
+    """A caption as a server gave it: cleaned, its log-probability where known, and why it ended."""
+
+    text: str
+    logprob: float | None
+    reason: str
+
+    def caption(self) -> Caption:
+        return Caption(self.text, self.logprob, self.reason.lower() in CUT_BY_LENGTH)
+
+
+def read_json(body: bytes) -> Any:
+    """The JSON of an answer; ValueError where it is none, or none that anybody needs."""
+    try:
+        return json.loads(body.decode("utf-8-sig", "replace"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def choices_of(said: Any) -> list[Choice]:
+    """The choices of a chat completion, in the order of their index where all have one; ValueError where it has none."""
+    found = said.get("choices") if isinstance(said, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ValueError("no chat completion")
+    if any(one.get("error") for one in found):
+        raise ValueError("a choice is an error")
+    indices = [one.get("index") for one in found]
+    if all(type(index) is int for index in indices):
+        found = sorted(found, key=lambda one: one["index"])
+    return [_choice(one) for one in found]
+
+
+def _choice(one: Mapping[str, Any]) -> Choice:
+    message = one.get("message") if isinstance(one.get("message"), dict) else {}
+    text = _text(message.get("content"))
+    reason = one.get("finish_reason")
+    return Choice(clean_reply(_sound(text)), _logprob(one.get("logprobs")), _shown(str(reason or "none"), 40))
+
+
+def _text(content: Any) -> str:
+    """The words of a message, which may stand in parts; its thoughts are other parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _sound(text: str) -> str:
+    """The text without halves of characters, and with blanks for control characters."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", re.sub(r"[\ud800-\udfff]", "", text))
+
+
+def _logprob(logprobs: Any) -> float | None:
+    """The sum over tokens, as chat completions, older completions or bare lists have them; None where any is no number."""
+    if isinstance(logprobs, dict):
+        logprobs = logprobs.get("content") or logprobs.get("token_logprobs")
+    if not isinstance(logprobs, list) or not logprobs:
+        return None
+    values = [token.get("logprob") if isinstance(token, dict) else token for token in logprobs]
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        return None
+    return float(sum(values))
+
+
+def models_of(body: bytes) -> list[str]:
+    """The models that an answer lists, none where it is no list of models."""
+    try:
+        said = read_json(body)
+    except ValueError:
+        return []
+    listed = (said.get("data") or said.get("models")) if isinstance(said, dict) else said
+    if not isinstance(listed, list):
+        return []
+    names = [one.get("id") or one.get("name") for one in listed if isinstance(one, dict)]
+    return [_shown(name, 100) for name in names if isinstance(name, str)]
+
+
+# errors
+
+
+class Error(NamedTuple):
+    """What a server says of a request that it did not serve; `code`: its own word for it."""
+
+    status: int
+    words: str
+    code: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status} {_shown(self.words)}".strip()
+
+
+def error_of(status: int, body: bytes) -> Error:
+    """An error in the forms of OpenAI, FastAPI and others, nested or plain; one under 200 has the status that it names."""
+    try:
+        said = read_json(body)
+    except ValueError:
+        return Error(status, _plain(body))
+    if isinstance(said, dict) and isinstance(said.get("choices"), list):
+        errors = [one["error"] for one in said["choices"] if isinstance(one, dict) and one.get("error")]
+        said = errors[0] if errors else "no chat completion came"
+    of = said[0] if isinstance(said, list) and said else said
+    of = of.get("error") if isinstance(of, dict) and isinstance(of.get("error"), dict) else of
+    code = of.get("code") or of.get("type") if isinstance(of, dict) else None
+    if status == 200 and str(code).isdecimal() and 400 <= int(code) < 600:
+        status = int(code)
+    return Error(status, in_words(said) or _plain(body), str(code or ""))
+
+
+def in_words(said: Any, depth: int = 6) -> str:
+    """The message in an error's body, wherever it stands."""
+    if not depth:
+        return ""
+    if isinstance(said, str):
+        if said.lstrip().startswith(("{", "[")):
+            try:
+                return in_words(json.loads(said), depth - 1) or said[:LOOKED_AT]
+            except (ValueError, RecursionError):
+                pass
+        return said[:LOOKED_AT]
+    if isinstance(said, list):
+        return "; ".join(filter(None, (in_words(one, depth - 1) for one in said[:3])))
+    if not isinstance(said, dict):
+        return "" if said is None else str(said)[:LOOKED_AT]
+    found = next((words for name in ("error", "message", "detail", "msg", "errors")
+                  if (words := in_words(said.get(name), depth - 1))), "")
+    where = ".".join(map(str, said["loc"]))[:SHOWN] if isinstance(said.get("loc"), list) else ""
+    if isinstance(said.get("metadata"), dict):  # what another server said, behind this one
+        where = in_words(said["metadata"].get("raw") or said["metadata"].get("reasons"), depth - 1)
+    return f"{found} ({where})" if found and where else found
+
+
+def _plain(body: bytes) -> str:
+    """A body that is no JSON, in a line; of a page its title."""
+    text = body[:LOOKED_AT].decode("utf-8", "replace").strip()
+    if text.startswith("<"):
+        title = re.search(r"<title[^>]{0,100}>([^<]{1,200})", text, re.IGNORECASE)
+        return "a web page came" + (f": {' '.join(title[1].split())}" if title else "")
+    return text or "nothing came"
+
+
+def _shown(text: str, most: int = SHOWN) -> str:
+    """The text on a line, without what a terminal obeys, and cut: it may repeat the request, picture and all."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:LOOKED_AT]).split())
+    return text[:most] + ("…" if len(text) > most else "")
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """The text without the secrets; a word too short to be one, such as EMPTY, stays."""
+    for secret in secrets:
+        if len(secret) >= SECRET_LENGTH:
+            text = text.replace(secret, "***")
+    return text
+
+
+def hide_all(text: str, secrets: Iterable[str]) -> str:
+    """An error's text without the secrets, and without what looks like one of somebody else's."""
+    return LOOKS_SECRET.sub("***", hide(text, secrets))
+
+
+# time
+
+
+def seconds_to_wait(headers: Mapping[str, str], words: str) -> float:
+    """Seconds that a server asks to be left alone, by a header, which may have a date, or in words; 0 where it does not."""
+    header = headers.get("Retry-After", "")
+    for value, unit in ((headers.get("retry-after-ms", ""), 1e-3), (header, 1.0)):
+        try:
+            return _bounded(float(value) * unit)
+        except ValueError:
+            pass
+    try:
+        return _bounded(parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, TypeError):
+        pass
+    if found := PATIENCE.search(words):
+        return _bounded((60 * int(found[1] or 0) + float(found[2])) * (1e-3 if found[3].lower() == "ms" else 1))
+    return 0.0
+
+
+def _bounded(seconds: float) -> float:
+    return min(LONGEST_RETRY_AFTER, max(0.0, seconds))

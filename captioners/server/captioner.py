@@ -1,0 +1,249 @@
+"""Models behind an OpenAI-compatible server as captioners: `openai:http://host:port#model`.
+
+N: bytes of an encoded picture
+"""
+
+import asyncio
+import hashlib
+import io
+import itertools
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from captioners.base import Captioned, SamplingConfig
+from captioners.names import column_name
+from captioners.server.address import PREFIX, Address, read_address
+from captioners.server.answers import CUT_BY_LENGTH, Choice
+from captioners.server.client import FEW_RETRIES, Connection, Refusal
+from captioners.server.config import ServerConfig
+from captioners.server.fields import LOST, Dialect, request_of
+from captioners.server.journal import Journal, request_key
+from captioners.server.load import Fault
+
+logger = logging.getLogger(__name__)
+
+LONGEST_SIDE = 1024  # pixels; about what the models look at, in a few hundred kB
+IN_FLIGHT = 64  # pictures
+LAST_WORDS = 60  # seconds, for requests that are under way when a shard fails
+ALIKE_TOLD = 4  # pictures whose captions are all the same, half or more of all
+STILL_THINKING = "the model may think before it speaks: raise --max-length, or turn that off, as by --extra-body"
+
+
+class ServerCaptioner:
+    """A model that a server captions with. `batch_size`: requests under way at most; the server makes its own batches of them.
+
+    A server does not tell its weights: `weights_sha256` is of the model's name alone, so that a run may be resumed at another
+    address. The same command then asks for the same pictures, with the same prompt and seeds, and what comes of these is up to
+    the server: draws are repeated where it has the same weights and heeds seeds whatever else it does at the time.
+    What a sampling leaves at its default is not sent, and up to the server as well, temperature and top_p aside.
+    `journal`: where answers are kept for another try, if anywhere.
+    """
+
+    def __init__(self, address: Address, server: Connection, listed: Sequence[str]):
+        self.address, self.listed = address, listed
+        self.name = column_name(address.model.rstrip("/").rpartition("/")[2])
+        self.weights_sha256 = hashlib.sha256(f"{PREFIX}{address.model}".encode()).hexdigest()
+        self.batch_size = IN_FLIGHT
+        self.preprocess = encode_picture  # holds nothing of the server's, so workers can have it
+        clear = ", unencrypted" if address.base.startswith("http:") and not address.is_here else ""
+        self.description = (f"pictures are sent to {address.base}{clear}, as JPEG, longest side at most {LONGEST_SIDE} px\n"
+                            f"model: {address.model}")
+        self.journal: Journal | None = None
+        self._server = server
+        self._dialects: dict[SamplingConfig, Dialect] = {}
+        self._tokens: dict[SamplingConfig, tuple[int, int]] = {}  # of a request for a blank picture, and of its answer
+        self._alike: Counter[bool] = Counter()  # pictures, by whether their captions are all the same
+        self._sound_at = float("-inf")  # when a blank picture was sent that got a caption
+
+    def caption(
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
+    ) -> Iterator[Captioned]:
+        """Captions (key, encoded picture (N,)) pairs, with at most `batch_size` requests under way; results in input order.
+
+        batch_size: the captioner's own unless given; fewer where the server does not bear so many.
+        `sampling.prompt` is what is asked of the model beside the picture. A picture's seed is a function of sampling.seed, the
+        column, its key and first_index. `Caption.logprob` is the server's, None where it gives none.
+        The first call for a sampling looks, by a blank picture, which fields the server takes: one caption is asked for at a
+        time where it does not give several, each with a seed of its own.
+
+        A picture that the server does not caption, however often, while it captions a blank one, has no captions, and an error.
+        Raises ValueError where the server does not do what the sampling asks, before any picture is looked at. Iterating raises
+        ConnectionError where the server cannot be had, or does not caption a blank picture either.
+        """
+        problems = [] if not similarity else [f"similarity: {self.name} has no embedding that its captions and pictures share"]
+        if sampling.strategy == "beam":
+            problems.append(f"strategy 'beam', num_beams {sampling.num_beams}: servers draw ('sample') or are 'greedy'")
+        if sampling.no_repeat_ngram_size:
+            problems.append(f"no_repeat_ngram_size {sampling.no_repeat_ngram_size}: servers have no such rule")
+        if problems:
+            raise ValueError("sampling: " + "; ".join(problems))
+        if sampling not in self._dialects:
+            self._dialects[sampling] = self._dialect(sampling)
+        return self._caption(iter(images), sampling, column, first_index, batch_size or self.batch_size)
+
+    def _dialect(self, sampling: SamplingConfig) -> Dialect:
+        """The fields that the server takes with this sampling; ValueError where it takes too few of them."""
+        dialect, blank, refusals = Dialect(), self._request(sampling, BLANK, 0), {}
+        with self._server as server:
+            while True:
+                try:
+                    choices = server.submit(server.complete(dialect.spoken(blank), FEW_RETRIES)).result()
+                    break
+                except Refusal as refusal:
+                    refusals[str(refusal)] = None
+                    if not dialect.give_up(blank, sampling, refusal.status, refusal.words):
+                        told = f"{self.address.base}: {'; then '.join(refusals)}"
+                        if refusal.status in (401, 403):
+                            told = server.about_the_key(refusal)
+                        raise ValueError(self._with_models(told)) from None
+                except ConnectionError as error:
+                    raise ValueError(self._with_models(str(error))) from None
+        if choices[0].reason in CUT_BY_LENGTH and not any(choice.text for choice in choices):
+            why = f"no text came for a blank picture, finish_reason {choices[0].reason!r}; {STILL_THINKING}"
+            raise ValueError(self._with_models(why))
+        for name in dialect.instead.keys() & LOST:
+            logger.warning("%s takes no %s: %s", self.address.base, name, LOST[name])
+        self._tokens[sampling] = server.usage
+        return dialect
+
+    def _with_models(self, problem: str) -> str:
+        known = f"the server names the models {', '.join(self.listed[:20])}" if self.listed else "the server names no models"
+        return f"model {self.address.model!r}: {problem} ({known})"
+
+    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, column: str, first_index: int,
+                 batch_size: int) -> Iterator[Captioned]:
+        first = next(images, None)  # this may fork processes that decode, and should while there is no other thread
+        if first is None:
+            return
+        images = itertools.chain([first], images)
+        waiting: deque[Future[Captioned]] = deque()
+        with self._server as server:
+            server.load.most = batch_size
+            try:
+                while True:
+                    # those behind a slow picture need not wait for it
+                    for key, picture in itertools.islice(images, 2 * batch_size - len(waiting)):
+                        waiting.append(server.submit(self._ask(key, picture, sampling, column, first_index)))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            except Fault:
+                if self.journal is not None:  # what is under way is paid for
+                    wait(waiting, LAST_WORDS)
+                raise
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    async def _ask(self, key: str, picture: Tensor, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
+        """The captions of a picture (N,), by one request or several, one after the other."""
+        spoken = self._dialects[sampling].spoken
+        choices: list[Choice] = []
+        try:
+            while len(choices) < sampling.num_captions:
+                seed = request_seed(sampling.seed, key, first_index + len(choices), column)
+                choices += await self._answer(spoken(self._request(sampling, picture, seed)))
+            if not any(choice.text for choice in choices):
+                reason = choices[0].reason
+                hint = f"; {STILL_THINKING}" if reason in CUT_BY_LENGTH else ""
+                raise Refusal(f"no text came, finish_reason {reason!r}{hint}", 200)
+        except Refusal as refusal:
+            await self._check_server(sampling, asyncio.get_running_loop().time(), refusal)
+            return Captioned(key, (), error=f"the server refuses the picture: {refusal}")
+        self._watch_seeds(sampling, choices)
+        return Captioned(key, tuple(choice.caption() for choice in choices))
+
+    async def _answer(self, request: dict) -> list[Choice]:
+        """What the server says, or has said when the shard was tried before."""
+        if self.journal is None:
+            return await self._server.complete(request)
+        journal, name = self.journal, request_key(request)
+        if (known := journal.get(name)) is None:
+            known = await self._server.complete(request)
+            if any(choice.text for choice in known):
+                journal.put(name, known)
+        return known
+
+    async def _check_server(self, sampling: SamplingConfig, since: float, refusal: Refusal) -> None:
+        """Raises ConnectionError where the server does not caption a blank picture either; asked once for all that wait."""
+        async with self._server.one_check:
+            if self._sound_at >= since:
+                return
+            began = asyncio.get_running_loop().time()
+            try:
+                blank = self._dialects[sampling].spoken(self._request(sampling, BLANK, 0))
+                choices = await self._server.complete(blank, FEW_RETRIES)
+                sound = bool(choices[0].text)
+            except Refusal:
+                sound = False
+            if not sound:
+                raise self._server.ended(f"{refusal}; a blank picture gets no caption either")
+            self._sound_at = began
+
+    def _watch_seeds(self, sampling: SamplingConfig, choices: Sequence[Choice]) -> None:
+        """Says once that captions of a picture that should differ do not: the gate would drop them as duplicates."""
+        if sampling.strategy == "sample" and len(choices) > 1:
+            self._alike[len({choice.text for choice in choices}) == 1] += 1
+            if self._alike[True] == max(ALIKE_TOLD, self._alike[False]):
+                logger.warning("%s: the %d captions of a picture are all the same, for %d of %d pictures: the server ignores "
+                               "seeds, or does not sample; the gate drops duplicates", self.address.base, len(choices),
+                               self._alike[True], self._alike.total())
+
+    def _request(self, sampling: SamplingConfig, picture: Tensor, seed: int) -> dict:
+        return request_of(self.address.model, sampling, picture, seed, self._server.config.more_fields)
+
+    def bytes_per_picture(self, sampling: SamplingConfig) -> int:
+        """About how much memory a picture in flight takes, in bytes: it, its base64 and the request around that."""
+        return 4 << 20
+
+    def cost(self, pictures: int, sampling: SamplingConfig, redraws: int) -> str:
+        """What captioning the pictures takes: requests, and tokens judged by those of a blank picture of the usual size."""
+        several = "n" in self._dialects[sampling].spoken({"n": 1}) or sampling.num_captions == 1
+        requests = pictures * (1 if several else sampling.num_captions)
+        most = requests * (1 + redraws * (sampling.strategy == "sample"))
+        taken, _ = self._tokens[sampling]
+        longest = self._request(sampling, BLANK, 0).get("max_tokens", 0) * sampling.num_captions
+        tokens = f"about {requests * taken:,} tokens in" if taken else "the server does not count tokens"
+        return (f"{self.address.base}: about {requests:,} requests, at most {most:,} with redraws; {tokens}, "
+                f"at most {pictures * longest:,} out, without redraws")
+
+
+def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCaptioner:
+    """The captioner `openai:http://host:port#model`, as `read_address` reads it; the key is OPENAI_API_KEY's, if there is one.
+
+    Raises ValueError where the address is none, no model is named, no server answers there, or it refuses the key.
+    """
+    address = read_address(name)
+    connection = Connection(address, config)
+    with connection as server:
+        listed = server.submit(server.models()).result()
+    if not address.model:
+        raise ValueError(f"model: {name!r} names no model after '#'; the server names {', '.join(listed[:20]) or 'none'}")
+    return ServerCaptioner(address, connection, listed)
+
+
+def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
+    """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws in a column."""
+    person = hashlib.blake2b(column.encode(), digest_size=16).digest() if column else b""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4, key=seed.to_bytes(8, "little"),
+                             salt=index.to_bytes(16, "little"), person=person).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def encode_picture(image: Image.Image) -> Tensor:
+    """A decoded RGB picture as a JPEG (N,) uint8, its longest side at most 1024 pixels."""
+    image = image.copy()
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=95, subsampling=0)
+    return torch.frombuffer(bytearray(encoded.getbuffer()), dtype=torch.uint8)
+
+
+BLANK = encode_picture(Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey"))  # as large as photographs are sent

@@ -1,0 +1,86 @@
+"""Which picture is which: of the same bytes, or of the same key and the same look; and what was read of each input."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from imagetext.sample import Record, decode_image
+
+SIDE = 16   # pixels of the small grey pictures that are compared
+ALIKE = 4   # of 255: their mean difference is below; other encodings and sizes of one photograph differ by 0 to 2
+
+
+class Identity(NamedTuple):
+    """A picture's key, and a hash of its bytes: files of one path have the same."""
+
+    key: str
+    hash: bytes
+
+
+class Pictures(Protocol):
+    """Pictures by number."""
+
+    identities: Sequence[Identity]
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's bytes."""
+
+
+class Held:
+    """Records with their pictures' bytes, by number."""
+
+    def __init__(self, records: Sequence[Record]):
+        self.records, self.identities = records, [Identity(record.key, picture_hash(record.image)) for record in records]
+
+    def encoded(self, index: int) -> bytes:
+        return self.records[index].image
+
+
+def picture_hash(data: bytes | None) -> bytes:
+    """The hash of a picture's bytes."""
+    return hashlib.blake2b(data or b"", digest_size=16).digest()
+
+
+def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set[int]:
+    """Which of `pictures` are among these numbers of `held`: by their bytes, or by key, where they look alike, too.
+
+    A key alone says little: two sets may both begin with 000000.
+    """
+    hashes = {held.identities[number].hash for number in numbers}
+    by_key = {held.identities[number].key: number for number in numbers}
+    found = {number for number, (_, hash) in enumerate(pictures.identities) if hash in hashes}
+    named = [(number, by_key[key]) for number, (key, _) in enumerate(pictures.identities) if key in by_key and number not in found]
+    with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
+        same = pool.map(lambda pair: alike(pictures.encoded(pair[0]), held.encoded(pair[1])), named)
+        return found | {number for (number, _), is_same in zip(named, same, strict=True) if is_same}
+
+
+def alike(one: bytes, other: bytes) -> bool:
+    """Whether two encoded pictures look the same, whatever their sizes and encodings."""
+    small, of_other = (np.asarray(decode_image(data).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)
+                       for data in (one, other))
+    return float(np.abs(small - of_other).mean()) < ALIKE
+
+
+class InputHashes:
+    """A hash of all records that were read of each input file or folder, in their order."""
+
+    def __init__(self) -> None:
+        self._by_path: dict[str, "hashlib._Hash"] = {}
+
+    def add(self, path: str, record: Record, picture: bytes) -> None:
+        """Adds a record with the hash of its picture."""
+        texts: Iterable[str] = (record.key, *record.captions, *(text for name, of in record.columns.items() for text in (name, *of)))
+        parts = [picture, *(text.encode("utf-8", "replace") for text in texts)]
+        parts += [part for name, data in record.members.items() for part in (name.encode(), data)]
+        hash = self._by_path.setdefault(path, hashlib.blake2b(digest_size=16))
+        for part in parts:
+            hash.update(len(part).to_bytes(8, "little"))
+            hash.update(part)
+
+    def hexdigests(self) -> dict[str, str]:
+        return {path: hash.hexdigest() for path, hash in self._by_path.items()}

@@ -1,0 +1,44 @@
+"""SIGINT and SIGTERM while a run trains: it ends after its step, with a checkpoint."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Notes the signals while its block is entered: `asked` says whether one came.
+
+    Raises KeyboardInterrupt at once within `at_once`, where nothing would be lost, and where a terminal sends a second SIGINT to a
+    process that trains alone: several are each told more than once, by the terminal and by what started them.
+    """
+
+    def __init__(self, *, alone: bool):
+        self.alone, self.asked, self._at_once, self._interrupted = alone, False, False, False
+
+    def __enter__(self) -> Self:
+        is_main = threading.current_thread() is threading.main_thread()  # no other thread may do so
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS} if is_main else {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        self._at_once = True
+        if self.asked:
+            raise KeyboardInterrupt
+        yield
+        self._at_once = False
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        again = self.alone and self._interrupted and number == signal.SIGINT
+        self.asked, self._interrupted = True, self._interrupted or number == signal.SIGINT
+        if self._at_once or again:
+            raise KeyboardInterrupt

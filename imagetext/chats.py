@@ -1,0 +1,48 @@
+"""Rows that are conversations about a picture, as LLaVA, ShareGPT and LLaMA-Factory write them (`conversations`, `messages`)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+CHATS = ("conversations", "messages")
+ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
+_MARKS = re.compile(r"<image>|<__dj__\w+>|<\|__dj__\w+\|>")  # the last are data-juicer's
+
+
+def answer_in(row: Mapping[str, Any]) -> list[str]:
+    """The one answer of a conversation, which is a caption; of several none is known to be one."""
+    answers = [text for turn in _turns(row) if (turn.get("from") or turn.get("role")) in ASSISTANTS
+               if (text := without_marks(_text(turn.get("value", turn.get("content")))))]
+    return answers if len(answers) == 1 else []
+
+
+def picture_in(row: Mapping[str, Any]) -> str | None:
+    """The one picture that a conversation's messages hold: a path, or a data URL."""
+    found = []
+    for part in (part for turn in _turns(row) for part in _parts(turn.get("content"))):
+        place = part.get("image") or part.get("image_url")
+        place = place.get("url") if isinstance(place, Mapping) else place
+        if isinstance(place, str):
+            found.append(place)
+    return found[0] if len(found) == 1 else None
+
+
+def without_marks(text: str) -> str:
+    """The text without marks of where its picture stands."""
+    return _MARKS.sub("", text).strip()
+
+
+def _turns(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for name in CHATS:
+        if isinstance(turns := row.get(name), list):
+            yield from (turn for turn in turns if isinstance(turn, Mapping))
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in _parts(content) if isinstance(part.get("text"), str))

@@ -1,0 +1,177 @@
+"""What people write of a picture: captions in any form, and fields of their own, of which none is lost to one of ours."""
+
+import codecs
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
+
+# Every record of ours has these, with these types: `datasets` takes its columns from the first five records only.
+FIELDS: Mapping[str, type] = {"uid": str, "sha256": str, "width": int, "height": int, "captions": list, "error": str, "source": str,
+                              "caption_scores": dict}
+RESERVED = (*FIELDS, "caption_fields", "source_fields", "members", "json")  # names that mean something in our records
+OF_PICTURE = ("sha256", "width", "height")
+CAPTION_COLUMNS = ("captions", "caption", "text", "texts", "title")
+TEXT_FIELDS = ("text", "caption", "captions", "raw", "sentence", "description")  # where an object in a list of captions has its own
+LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+DEEPEST = 100  # objects and lists in each other, in JSON that we read
+
+
+class Known(NamedTuple):
+    """What the fields of a sample say: captions, their scores, why it failed in an earlier run of ours, and all the rest."""
+
+    captions: tuple[str, ...]
+    scores: dict[str, dict[str, Any]]
+    failed: str
+    rest: dict[str, Any]
+
+
+def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, picture: bool) -> Known:
+    """What a sample's fields say, beside the texts of its own caption file; picture: whether it has one.
+
+    A record of ours is taken at its word. Of all others, captions are the texts and then those of `captions`, or of another
+    field where there is no text; what is no caption stays, and nothing is an error.
+    """
+    fields = dict(fields)
+    if is_ours(fields):
+        captions, scores, failed = fields.pop("captions"), fields.pop("caption_scores"), fields.pop("error")
+        return Known(tuple(filter(str.strip, loose_texts(captions))), known_scores(scores), failed, fields)
+    named = take_captions(fields, CAPTION_COLUMNS[:1] if texts else CAPTION_COLUMNS)
+    captions = tuple(map(well_formed, texts))
+    scores = fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}  # of ours, which lost other fields
+    return Known((*captions, *(text for text in named if text not in captions)), known_scores(scores), "",
+                 own_fields(fields, picture=picture))
+
+
+def is_ours(fields: Mapping[str, Any]) -> bool:
+    """Whether a record is one that we wrote: it has all of FIELDS, each of its type (Parquet has no empty `caption_scores`)."""
+    return all(name in fields and (isinstance(fields[name], kind) or kind is dict and fields[name] is None)
+               for name, kind in FIELDS.items())
+
+
+def own_fields(fields: Mapping[str, Any], *, picture: bool) -> dict[str, Any]:
+    """Fields that others wrote, those with names of ours moved to `source_fields`, all but `uid`, which stays the uid.
+
+    Hash and size of a picture that is not there stay too: they are all that is known of it.
+    """
+    stay = ("uid",) if picture else ("uid", *OF_PICTURE)
+    clash = {name: fields[name] for name in RESERVED
+             if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))}
+    # Within `source_fields` they are nested deeper by one, and are to be read again.
+    clash = {name: json.dumps(value, default=str) if _deep(value, DEEPEST - 2) else value for name, value in clash.items()}
+    return {**{name: value for name, value in fields.items() if name not in clash}, **({"source_fields": clash} if clash else {})}
+
+
+def json_fields(data: bytes) -> dict[str, Any]:
+    """The fields in a sample's `json`; what is no object of JSON is the one field `json`, its text where it is no JSON."""
+    try:
+        return json_object(data)
+    except ValueError:
+        text = data.decode("utf-8-sig", "replace")
+    try:
+        value = json.loads(text)
+        return {"json": text if _deep(value) else value}
+    except (ValueError, RecursionError):
+        return {"json": text}
+
+
+def json_object(data: bytes | str) -> dict[str, Any]:
+    """The JSON object that the text is; ValueError for anything else, and for one that is nested more than DEEPEST."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
+    if _deep(value):
+        raise ValueError(f"objects and lists nested more than {DEEPEST} deep")
+    return value
+
+
+def _deep(value: Any, most: int = DEEPEST) -> bool:
+    """Whether objects and lists are nested deeper than that."""
+    level, depth = [value], 0
+    while level := [item for one in level if isinstance(one, dict | list)
+                    for item in (one.values() if isinstance(one, dict) else one)]:
+        depth += 1
+        if depth > most:
+            return True
+    return False
+
+
+# ---- captions in any form ----------------------------------------------------------------------------------------------
+
+
+def take_captions(row: dict[str, Any], names: Sequence[str] = CAPTION_COLUMNS) -> tuple[str, ...]:
+    """The captions of the first of these fields that has any.
+
+    Fields that are texts and nothing else are taken out of the row, down to this one; what else they hold stays where it is.
+    """
+    for name in names:
+        if name in row:
+            found = captions_in(row[name])
+            if _only_texts(row[name]):
+                del row[name]
+            if found:
+                return found
+    return ()
+
+
+def captions_in(value: Any) -> tuple[str, ...]:
+    """The captions in a value: a text, an object with one, objects by language, or a list of these; none in anything else."""
+    if isinstance(value, str):
+        return (well_formed(value),) if value.strip() else ()
+    if isinstance(value, Mapping):
+        named = next((value[name] for name in TEXT_FIELDS if name in value), None)
+        if named is not None:
+            return captions_in(named)
+        return _all(value.values()) if all(LANGUAGE.fullmatch(str(name)) for name in value) else ()
+    return _all(item for item in value if not isinstance(item, list | tuple)) if isinstance(value, list | tuple) else ()
+
+
+def _all(values: Any) -> tuple[str, ...]:
+    return tuple(chain.from_iterable(map(captions_in, values)))
+
+
+def _only_texts(value: Any) -> bool:
+    """Whether captions are all that the value says: texts, nulls, or nothing."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(item is None or isinstance(item, str) or item != item for item in values)  # NaN is what tables write for null
+
+
+def loose_texts(value: Any) -> tuple[str, ...]:
+    """The captions in a field of whatever kind: a text that is not blank, or a list of texts; none in anything else."""
+    if isinstance(value, str):
+        return (well_formed(value),) if value.strip() else ()
+    if isinstance(value, list | tuple) and {*map(type, value)} <= {str, type(None)}:
+        return tuple([text if text.isascii() else well_formed(text) for text in value if text is not None])
+    return ()
+
+
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(name.startswith("syn_text") and isinstance(of, dict) for name, of in value.items())
+
+
+def known_scores(scores: Any) -> dict[str, dict[str, Any]]:
+    """The objects in a `caption_scores` object, without fields that a Parquet struct adds as nulls."""
+    return {column: {name: values for name, values in fields.items() if values is not None}
+            for column, fields in (scores if isinstance(scores, dict) else {}).items() if isinstance(fields, dict)}
+
+
+def well_formed(text: str) -> str:
+    """The text without half surrogate pairs, which JSON and file names can spell and nothing else can write."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def readable(data: bytes, place: str) -> str:
+    """A text file as its first bytes say, else as UTF-8, with a warning where it is none."""
+    try:
+        return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8")
+    except UnicodeDecodeError:
+        logger.warning("%s: is no UTF-8; what cannot be read of it becomes \ufffd", place)
+        return data.decode("utf-8", "replace")

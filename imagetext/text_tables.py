@@ -1,0 +1,302 @@
+"""Tables that are text: how one is written, and its records with the place of each: JSON lines, a JSON array, separated cells."""
+
+import codecs
+import csv
+import io
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO, NamedTuple
+
+logger = logging.getLogger(__name__)
+
+MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+         (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # at the start of a file
+DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
+WINDOW = 1 << 20           # bytes of an array that are read at a time
+LARGEST_ELEMENT = 1 << 26  # bytes of one of its elements
+
+Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
+
+
+class Layout(NamedTuple):
+    """How a text table is written."""
+
+    start: int                      # bytes before its first record
+    encoding: str = "utf-8"         # UTF-16 and UTF-32 where the file begins with their marks
+    array: bool = False             # JSON values one after another or in an array, whatever the lines
+    delimiter: str = ""             # "": JSON
+    spaced: bool = False            # blanks around cells belong to the delimiter
+    quoted: bool = True             # a cell that begins with a quotation mark ends with one; else marks stand for themselves
+    header: tuple[str, ...] = ()    # of cells
+
+
+@dataclass
+class Found:
+    """What a pass over a table found."""
+
+    strange: int = 0            # lines that are no UTF-8
+    first_strange: int = 0      # the offset behind the first
+    misread: int = 0            # records with a quotation mark that opens a cell and does not close it
+    first_misread: int = 0      # the row of the first, from 1
+    whole: int = 0              # records with cells in quotation marks
+    odd: int = 0                # of records with quotation marks, those that do not fit the header
+    odd_lines: int = 0          # and of their lines, taken one by one with the marks as they stand
+
+    def look_at(self, line: bytes, end: int) -> None:
+        """Counts a line that is no UTF-8."""
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            self.strange, self.first_strange = self.strange + 1, self.first_strange or end
+
+
+# ---- how a table is written ------------------------------------------------------------------------------------------
+
+
+def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> Layout:
+    """The layout of a JSON (`.json`, `.jsonl`) or separated (`.csv`, `.tsv`) table by its first bytes.
+
+    usual: names of columns that tell the delimiter. Raises ValueError where the file is no such text.
+    """
+    head = file.read(4)
+    mark, encoding = next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", "utf-8"))
+    file.seek(len(mark))
+    if kind in (".json", ".jsonl"):
+        start = file.read(4096).decode(encoding, "replace").lstrip()
+        # `{` alone on its line begins an object that is printed over several
+        array = bool(re.match(r"\[\s*(\{|\]|$)|\{\s*\n", start)) or kind == ".json"
+        if array and encoding != "utf-8":
+            raise ValueError(f"{path}: is {encoding[:6].upper()}; save it as UTF-8")
+        return Layout(len(mark), encoding, array)
+    return _separated(path, file, Layout(len(mark), encoding), "\t" if kind == ".tsv" else ",", usual)
+
+
+def _separated(path: str, file: BinaryIO, layout: Layout, expected: str, usual: Iterable[str]) -> Layout:
+    """The layout with delimiter and header: the delimiter is the suffix's unless only another one gives a usual name."""
+    lines = ((end, line) for end, line in _lines(path, file, layout) if line.strip())
+    end, line = next(lines, (layout.start, b""))
+    if said := re.fullmatch(rb"sep=(.)\r?\n?", line):  # Excel's word for it
+        expected = said[1].decode()
+        end, line = next(lines, (end, b""))
+    if b"\0" in line:
+        raise ValueError(f"{path}: is no text, or UTF-16 without its mark; save it as UTF-8")
+    if b"\r" in line.strip():
+        raise ValueError(f"{path}: its lines end in carriage returns alone; save it with line feeds")
+    text = line.decode("utf-8", "replace")
+    headers = {}
+    for delimiter in (expected, *(other for other in DELIMITERS if other != expected)):
+        try:
+            cells = next(csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True), [])
+        except csv.Error as error:
+            if delimiter == expected:
+                raise ValueError(f"{path}: header: {error}") from error
+            continue
+        headers[delimiter] = tuple(cell.strip() for cell in cells)
+    names = {usual_name(name) for name in usual}
+    chosen = next((delimiter for delimiter, header in headers.items() if names & {*map(usual_name, header)}), expected)
+    if chosen != expected:
+        logger.warning("%s: %s is between its cells, and so it is read", path, DELIMITERS[chosen])
+    spaced = any(cell != cell.strip() for cell in text.strip().split(chosen))
+    return layout._replace(start=end, delimiter=chosen, spaced=spaced, header=headers[chosen])
+
+
+def usual_name(name: str) -> str:
+    """A column's name as people mean it: `Image Path` is `image_path`."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def tell_of_strange_lines(path: str, file: BinaryIO, found: Found) -> None:
+    """A warning of lines that are no UTF-8."""
+    if found.strange:
+        file.seek(0)
+        line = sum(block.count(b"\n") for block in iter(lambda: file.read(min(WINDOW, found.first_strange - file.tell())), b""))
+        logger.warning("%s: line %s is no UTF-8%s; what cannot be read becomes \ufffd: save the file as UTF-8", path, f"{line:,}",
+                       f", nor are {found.strange - 1:,} more" if found.strange > 1 else "")
+
+
+def settle_quotes(path: str, file: BinaryIO, layout: Layout, found: Found) -> Layout:
+    """The layout as a whole pass shows it: whether quotation marks hold cells together or stand for themselves.
+
+    They stand for themselves where that reading fits the header better and few cells are held by them whole. Says what it found.
+    """
+    if not found.misread:
+        return layout
+    where = f"row {found.first_misread:,} begins a cell with a quotation mark that does not end it"
+    if found.odd_lines < found.misread + found.odd and found.whole <= found.misread and not _header_is_quoted(file, layout):
+        logger.warning("%s: %s: all quotation marks are read as they stand", path, where)
+        return layout._replace(quoted=False)
+    logger.warning("%s: %s; %s", path, where, "it is read as it stands" if found.misread == 1 else
+                   f"such rows, {found.misread:,}, are read as they stand")
+    return layout
+
+
+def _header_is_quoted(file: BinaryIO, layout: Layout) -> bool:
+    file.seek(0)
+    return b'"' in file.read(layout.start)
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
+def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None) -> Iterator[tuple[int, Record]]:
+    """Offset in bytes behind, and what is in, each record that is not blank, from where the file stands.
+
+    found: counts what is strange. Raises ValueError, with the line, where an array cannot be read on.
+    """
+    if layout.array:
+        return _array_records(path, file)
+    lines = _lines(path, file, layout, found)
+    if layout.delimiter:
+        return _cell_records(lines, layout, found or Found())
+    return ((end, readable(line)) for end, line in lines if not line.isspace())
+
+
+def readable(line: bytes) -> str:
+    """The line as text, with a mark for what is no UTF-8."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("utf-8", "replace")
+
+
+def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None) -> Iterator[tuple[int, bytes]]:
+    """Offset behind each line, and the line in UTF-8, from where the file stands."""
+    position = file.tell()
+    if layout.encoding == "utf-8":
+        for line in file:
+            position += len(line)
+            if found and not line.isascii():
+                found.look_at(line, position)
+            yield position, line
+        return
+    text = io.TextIOWrapper(file, layout.encoding, newline="\n")
+    try:
+        for line in text:
+            position += len(line.encode(layout.encoding))
+            yield position, line.encode("utf-8", "replace")
+    except UnicodeError as error:
+        raise ValueError(f"{path}: no whole {layout.encoding[:6].upper()}: {error}") from error
+    finally:
+        if not file.closed:
+            text.detach()
+
+
+def _cell_records(lines: Iterator[tuple[int, bytes]], layout: Layout, found: Found) -> Iterator[tuple[int, list[str] | ValueError]]:
+    """The cells of each record, by csv's strict rules.
+
+    A record whose quotation marks break them, or that would swallow what look like rows, is its first line alone, as it stands.
+    """
+    taken: list[tuple[int, bytes]] = []     # lines of this record
+    returned: list[tuple[int, bytes]] = []  # lines to be read anew, the last first
+    form = {"delimiter": layout.delimiter, "skipinitialspace": layout.spaced,
+            **({"strict": True} if layout.quoted else {"quoting": csv.QUOTE_NONE})}
+
+    def texts() -> Iterator[str]:
+        while item := returned.pop() if returned else next(lines, None):
+            taken.append(item)
+            yield readable(item[1])
+
+    def read() -> Iterator[list[str] | ValueError]:
+        while True:
+            try:
+                yield from csv.reader(texts(), **form)
+                return
+            except csv.Error as error:
+                yield ValueError(f"not a line of CSV: {error}")
+
+    row = 0
+    for cells in read():
+        if cells.__class__ is list and not any(cells):
+            taken.clear()
+            continue
+        row += 1
+        if layout.quoted and (b'"' in taken[0][1] or len(taken) > 1 or cells.__class__ is not list):
+            cells = _judged(cells, taken, returned, row, layout, found)
+        if layout.spaced and cells.__class__ is list:
+            cells = [cell.strip() for cell in cells]
+        yield taken[-1][0], cells
+        taken.clear()
+
+
+def _judged(cells: list[str] | ValueError, taken: list[tuple[int, bytes]], returned: list[tuple[int, bytes]], row: int,
+            layout: Layout, found: Found) -> list[str] | ValueError:
+    """The cells of a record with quotation marks, or of its first line alone, the others given back; what it shows is counted."""
+    delimiter, width = layout.delimiter, len(layout.header)
+    found.odd_lines += sum(line.count(delimiter.encode()) + 1 != width for _, line in taken)
+    if isinstance(cells, list) and not _swallows(taken, layout):
+        found.whole += 1
+        found.odd += len(cells) != width
+        return cells
+    returned += reversed(taken[1:])
+    del taken[1:]
+    line = taken[0][1]
+    if len(line) > csv.field_size_limit():
+        return cells if isinstance(cells, ValueError) else ValueError("a quotation mark that opens a cell does not close it")
+    found.misread += 1
+    found.first_misread = found.first_misread or row
+    literal = readable(line).rstrip("\r\n").split(delimiter)
+    return literal if len(literal) == width or isinstance(cells, list) else cells
+
+
+def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
+    """Whether most lines behind a record's first look like rows: cells as many as the header's, the first like a name of a file."""
+    if len(taken) == 1 or len(layout.header) == 1:
+        return False
+    alike = 0
+    for _, line in islice(taken, 1, None):
+        cells = readable(line).rstrip("\r\n").split(layout.delimiter)
+        alike += len(cells) == len(layout.header) and any(re.fullmatch(r'"?[^\s"]*[\d./][^\s"]*"?', cell.strip()) for cell in cells)
+    return 2 * alike > len(taken) - 1
+
+
+# ---- JSON values that are no lines -----------------------------------------------------------------------------------
+
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def _array_records(path: str, file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """The elements of an array, or values one after another, a window of the file at a time.
+
+    The window is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
+    """
+    decode = json.JSONDecoder().raw_decode
+    position, window, at, line = file.tell(), "", 0, 1  # of the window's first byte; in the window
+    begun = bracket = False
+
+    def more() -> bool:
+        nonlocal window, position, at, line
+        block = file.read(max(WINDOW, len(window) - at))
+        position, line = position + at, line + window.count("\n", 0, at)
+        window, at = window[at:] + block.decode("latin-1"), 0
+        return bool(block)
+
+    while True:
+        at = _BETWEEN.match(window, at).end()
+        if at == len(window):
+            if more():
+                continue
+            if bracket:
+                raise ValueError(f"{path}: is cut: the array has no end")
+            return
+        if window[at] == "[" and not begun and position + at < 4096:
+            begun, bracket, at = True, True, at + 1
+            continue
+        if window[at] == "]":
+            return
+        begun = True
+        try:
+            _, end = decode(window, at)
+        except RecursionError as error:
+            raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
+        except json.JSONDecodeError as error:
+            if len(window) - at < LARGEST_ELEMENT and more():
+                continue
+            raise ValueError(f"{path}: line {line + error.lineno - 1:,}: not JSON: {error.msg}") from error
+        if end == len(window) and more():
+            continue  # it may go on: a number, say
+        yield position + end, readable(window[at:end].encode("latin-1"))
+        at = end

@@ -1,0 +1,107 @@
+"""What a server bears is found out: slow ones and limited ones finish by themselves, in virtual time."""
+
+import asyncio
+
+import pytest
+
+from captioners.base import SamplingConfig
+from captioners.server.captioner import load_server
+from captioners.server.config import ServerConfig
+from captioners.server.load import TIMEOUT
+
+from .fake_server import TWO, pictures
+from .virtual_time import Limited, OneAtATime, Simulated
+
+ADDRESS = "openai:http://sim:1#m"
+
+
+def all_captioned(found, count):
+    return [one.key for one in found] == [f"key/{number}" for number in range(count)] and not any(one.error for one in found)
+
+
+@pytest.mark.parametrize("patience", [float("inf"), 60])
+def test_one_at_a_time_and_slow(monkeypatch, patience):
+    """64 are under way: the last waits 384 s, longer than a time-out, or a proxy's patience; least possible are 6 s each."""
+    server = OneAtATime(monkeypatch, patience)
+    assert all_captioned(load_server(ADDRESS).caption(pictures(150), TWO), 150)
+    assert server.ended <= 1.01 * 6 * 151 and 6 * 64 > TIMEOUT  # the blank picture is one
+    assert server.most_in_flight == 64 and server.asked <= 151 + (0 if patience > 60 else 150)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_limited_to_twenty_a_minute(monkeypatch, says):
+    """The least possible: 20 at once, and 20 more each minute."""
+    server = Limited(monkeypatch, says=says)
+    assert all_captioned(load_server(ADDRESS).caption(pictures(119), TWO), 119)
+    assert 300 < server.ended <= 1.05 * 301 and server.refused < 119
+
+
+def test_so_many_requests_a_minute_as_the_command_says(monkeypatch):
+    server = Limited(monkeypatch)
+    captioner = load_server(ADDRESS, ServerConfig(requests_per_minute=20))
+    assert all_captioned(captioner.caption(pictures(60), TWO), 60)
+    assert server.refused == 0 and server.ended == pytest.approx(60 * 3 + 1)
+    assert min(later - earlier for earlier, later in zip(server.times, server.times[1:])) >= 3 - 1e-6
+
+
+class Failing(Simulated):
+    """A second each; `fail(server, number)` may give the request of that number another answer."""
+
+    def __init__(self, monkeypatch, fail):
+        super().__init__(monkeypatch)
+        self.fail = fail
+
+    async def serve(self, request):
+        number = self.asked
+        await asyncio.sleep(1)
+        return self.fail(self, number) or self.captions(request)
+
+
+def test_a_wait_is_everybodys(monkeypatch):
+    """One request of many is told to come again later: nobody asks before."""
+    def fail(server, number):
+        if number == 30:
+            server.told = server.now
+            return 503, {"Retry-After": "100"}, "restarting"
+    server = Failing(monkeypatch, fail)
+    server.told = 0
+    assert all_captioned(load_server(ADDRESS).caption(pictures(200), TWO, batch_size=8), 200)
+    assert server.told and not [time for time in server.times if server.told < time < server.told + 100]
+
+
+def test_requests_halve_and_grow_again(monkeypatch):
+    def fail(server, number):
+        if number > 1:
+            allowed.append(captioner._server.load.allowed)
+        if number in (20, 21, 22):  # together: one halving
+            return 429, {}, "slow down"
+    allowed = []
+    Failing(monkeypatch, fail)
+    captioner = load_server(ADDRESS)
+    assert all_captioned(captioner.caption(pictures(300), TWO, batch_size=16), 300)
+    assert min(allowed) == 8 and allowed[-1] == 16 and sorted(allowed[allowed.index(8):]) == allowed[allowed.index(8):]
+
+
+def test_a_picture_that_hangs_is_its_rows_while_others_are_served(monkeypatch):
+    """It is timed from when it might be served, tried again, and then a blank picture is shown."""
+    async def serve(self, request):
+        url = request["messages"][0]["content"][0]["image_url"]["url"]
+        await asyncio.sleep(1e6 if url.endswith("cGljdHVyZSAz") else 1)
+        return self.captions(request)
+    server = Simulated(monkeypatch)
+    monkeypatch.setattr(Simulated, "serve", serve, raising=False)
+    found = list(load_server(ADDRESS).caption(pictures(6), TWO))
+    assert [bool(one.error) for one in found] == [False, False, False, True, False, False]
+    assert found[3].error == "the server refuses the picture: 0 no answer in 300 s"
+    assert 2 * TIMEOUT < server.ended < 2.1 * TIMEOUT and server.asked == 1 + 6 + 1 + 1
+
+
+def test_a_server_that_hangs_ends_the_shard(monkeypatch):
+    async def serve(self, request):
+        await asyncio.sleep(0 if self.asked == 1 else 1e6)
+        return self.captions(request)
+    server = Simulated(monkeypatch)
+    monkeypatch.setattr(Simulated, "serve", serve, raising=False)
+    with pytest.raises(ConnectionError, match="http://sim:1/v1: 0 no answer in 300 s; a blank picture gets no caption either"):
+        list(load_server(ADDRESS).caption(pictures(40), TWO))
+    assert server.ended < 3.2 * TIMEOUT

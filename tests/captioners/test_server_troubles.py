@@ -1,0 +1,323 @@
+"""Servers as they are: whose fault an answer is, what is kept of those that came, and what never leaves."""
+
+import builtins
+from collections import Counter
+
+import pytest
+
+import capsmith
+from captioners.coca import load_captioner
+from captioners.server import client, journal
+from captioners.server.address import read_address
+from captioners.server.config import ServerConfig
+from .fake_server import TWO, captions, pictures, texts
+
+
+def one(content="A dog.", **more):
+    return {"choices": [{"message": {"content": content}, **more}, {"message": {"content": content}, **more}]}
+
+
+# a picture's own trouble
+
+
+@pytest.mark.parametrize("answer, reason, tries", [
+    ((200, {"choices": []}), "200 0 captions came for 2", 3),
+    ((200, {"choices": [{"message": {"content": "A dog."}}]}), "200 1 captions came for 2", 3),
+    ((200, {"error": {"message": "flagged", "code": "moderation"}}), "200 flagged", 3),
+    ((200, {"error": {"message": "upstream", "code": 403}}), "403 upstream", 1),
+    ((200, {"error": {"message": "upstream", "code": 502}}), "502 upstream", 9),
+    ((200, b"<html><title>Moment, please</title>"), "200 a web page came: Moment, please", 3),
+    ((200, b"[" * 100_000), "200 [[[", 3),
+    ((200, b"{}"), "200 {}", 3),
+    ((200, one(None, finish_reason="content_filter")), "no text came, finish_reason 'content_filter'", 3),
+    ((200, one("<think>Hm", finish_reason="length")), "no text came, finish_reason 'length'; the model may think before", 3),
+    ((200, one([])), "no text came, finish_reason 'none'", 3),
+    ((403, {"error": {"message": "flagged", "metadata": {"reasons": ["violence"]}}}), "403 flagged (violence)", 1),
+    ((400, {"error": {"code": "content_filter", "message": "filtered"}}), "400 filtered", 1),
+    ((404, "no"), "404 no", 1),
+    ((413, b"too large"), "413 too large", 1),
+    ((502, "a string"), "502 a string", 9),
+    ((502, {"error": {"error": [{"error": "deep"}]}}), "502 deep", 9),
+    ((308, b"", {"Location": "https://other.example/v1"}), "308 http://127.0.0.1", 1),
+])
+def test_a_pictures_own_trouble_is_its_rows(server, at_once, answer, reason, tries):
+    captioner = load_captioner(server.model)
+    whole = texts(captioner.caption(pictures(4), TWO))
+    server.spoil, server.requests = lambda request, picture: answer if picture == b"picture 2" else None, []
+    found = list(captioner.caption(pictures(4), TWO))
+    assert texts(found) == whole | {"key/2": []}
+    assert found[2].error.startswith(f"the server refuses the picture: {reason}") and len(found[2].error) < 400
+    assert len(server.seen(b"picture 2")) == tries
+    assert len(server.requests) == 3 + tries + 1  # a blank picture was captioned
+
+
+def test_what_a_blank_picture_fails_at_ends_the_shard_and_is_asked_once(server, at_once):
+    captioner = load_captioner(server.model)
+    captioner.caption([], TWO)
+    server.spoil, server.requests = lambda request, picture: (401, {"error": "expired"}) if request else None, []
+    with pytest.raises(ConnectionError, match="401 expired; a blank picture gets no caption either"):
+        list(captioner.caption(pictures(30), TWO, batch_size=30))
+    assert len([picture for _, picture in server.requests if not picture.startswith(b"picture")]) == 1
+
+
+def test_an_account_without_money_is_not_waited_for(server):
+    captioner = load_captioner(server.model)
+    captioner.caption([], TWO)
+    server.spoil = lambda request, picture: (429, {"error": {"message": "pay", "code": "insufficient_quota"}})
+    with pytest.raises(ConnectionError, match="429 pay"):
+        list(captioner.caption(pictures(1), TWO))
+    assert len(server.seen(b"picture 0")) == 1
+
+
+def test_one_caption_without_text_is_left_to_the_gate(server):
+    answer = one()
+    answer["choices"][1] = {"message": {"content": None}, "finish_reason": "content_filter"}
+    server.spoil = lambda request, picture: (200, answer) if picture == b"picture 0" else None
+    found, = captions(server.model, of=pictures(1))
+    assert [caption.text for caption in found.captions] == ["A dog.", ""] and not found.error
+
+
+def test_a_lone_surrogate_spoils_nothing(server):
+    body = b'{"choices": [{"message": {"content": "A \\ud83d dog."}}, {"message": {"content": "A cat \\udc36."}}]}'
+    server.spoil = lambda request, picture: (200, body) if picture == b"picture 0" else None
+    assert texts(captions(server.model, of=pictures(1))) == {"key/0": ["A dog.", "A cat ."]}
+
+
+def test_answers_are_bounded(server, at_once, monkeypatch):
+    monkeypatch.setattr(client, "LONGEST_ANSWER", 1 << 20)
+    sent = []
+    captioner = load_captioner(server.model)
+    captioner.caption([], TWO)
+    write = server.RequestHandlerClass.answer
+
+    def answer(handler, status, body, headers=()):
+        if body != "endless":
+            return write(handler, status, body, headers)
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(1 << 40))
+        handler.end_headers()
+        try:
+            while True:
+                sent.append(handler.wfile.write(b"x" * (1 << 16)))
+        except OSError:
+            pass
+    monkeypatch.setattr(server.RequestHandlerClass, "answer", answer)
+    server.spoil = lambda request, picture: (200, "endless") if picture == b"picture 1" else None
+    found = list(captioner.caption(pictures(3), TWO))
+    assert found[1].error == "the server refuses the picture: 200 the answer is longer than 1 MB"
+    assert [bool(one.captions) for one in found] == [True, False, True] and sum(sent) < 3 * 16 << 20
+
+
+# fields
+
+
+def refusing(server, *names, status=400):
+    """The server knows none of the fields."""
+    def spoil(request, picture):
+        if request and (wrong := [name for name in names if name in request]):
+            return status, {"error": {"message": f"Unsupported parameter: '{wrong[0]}'", "param": wrong[0]}}
+    server.spoil = spoil
+
+
+def test_fields_are_renamed_or_left_out_and_what_is_lost_is_said(server, caplog):
+    refusing(server, "max_tokens", "seed", "logprobs", "top_p", status=422)
+    assert len(captions(server.model, of=pictures(2))) == 2
+    request = server.seen(b"picture 0")[0]
+    assert request["max_completion_tokens"] == 255 and request["n"] == 2
+    assert not {"max_tokens", "seed", "logprobs", "top_p"} & request.keys()
+    assert "takes no seed: the same command may draw other captions" in caplog.text and "takes no top_p" in caplog.text
+
+
+def test_a_server_that_ignores_seeds_is_told_of(serve, caplog):
+    server = serve(takes_n=False)
+    server.spoil = lambda request, picture: (200, {"choices": [{"message": {"content": "A dog."}}]})
+    assert len(captions(server.model, of=pictures(8))) == 8
+    said = [record.getMessage() for record in caplog.records if "ignores seeds" in record.getMessage()]
+    assert len(said) == 1 and "the 2 captions of a picture are all the same, for 4 of 4 pictures" in said[0]
+    captions(serve().model, of=pictures(8))
+    assert len([record for record in caplog.records if "ignores seeds" in record.getMessage()]) == 1
+
+
+def test_a_model_that_only_thinks_is_refused_before_any_picture(server):
+    server.spoil = lambda request, picture: (200, one("<think>Hm", finish_reason="length"))
+    with pytest.raises(ValueError, match="no text came for a blank picture, finish_reason 'length'; the model may think"):
+        captions(server.model)
+
+
+def test_other_base_paths_headers_and_more_fields(serve, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "my-secret-key")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = serve(base="/api/v3")
+    config = ServerConfig(header=["api-key: $MY_KEY"], extra_body={"reasoning_effort": "none", "logprobs": None})
+    captioner = load_captioner(server.model.replace("#", "/api/v3/#"), server=config)
+    assert len(list(captioner.caption(pictures(1), TWO))) == 1
+    assert server.headers["api-key"] == "my-secret-key" and server.keys == {None}
+    request, = server.seen(b"picture 0")
+    assert request["reasoning_effort"] == "none" and "logprobs" not in request
+
+
+def test_a_proxy_of_the_environment_is_used_but_for_this_machine(monkeypatch):
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    def proxy(url):
+        return client.proxy_of(read_address(f"openai:{url}#m"))
+    assert proxy("https://api.example") is None
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    assert proxy("https://api.example") == "http://proxy:3128" and proxy("http://api.example") is None
+    assert proxy("https://inside.example:8000") is None and proxy("https://localhost:8000") is None
+
+
+# what never leaves
+
+
+def test_no_key_goes_to_another_host(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
+    other, server = serve(), serve()
+    there = f"http://localhost:{other.server_port}/v1/chat/completions"
+    server.spoil = lambda request, picture: (307, b"", {"Location": there})
+    with pytest.raises(ValueError, match="sends requests on to http://localhost, where no key goes by itself"):
+        load_captioner(server.model)
+    server.spoil = lambda request, picture: (307, b"", {"Location": there}) if request else None
+    with pytest.raises(ValueError, match="sends requests on to"):
+        load_captioner(server.model).caption([], TWO)
+    assert not other.requests and not other.keys
+
+
+def test_keys_that_a_server_repeats_are_masked_everywhere(serve, monkeypatch, at_once, tmp_path, capsys, caplog):
+    secret = "-".join(["my", "very", "own", "key"])  # so that no line of this file has it
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    server = serve()
+    words = f"Authorization: Bearer {secret} is wrong, \\u0073k-abcdefgh too: {secret}"
+
+    def spoil(request, picture):
+        if picture in (b"picture 0", b"picture 1"):
+            return 400, b'{"error": {"message": "%s"}}' % words.encode()
+        if picture == b"picture 2":
+            return 200, one(f"A dog on a sign that says {secret}.")
+    captioner = load_captioner(server.model)
+    captioner.caption([], TWO)
+    server.spoil = spoil
+    found = list(captioner.caption(pictures(4), TWO))
+    assert [bool(one.error) for one in found] == [True, True, False, False] and "says ***." in found[2].captions[0].text
+    server.spoil = lambda request, picture: (503, words.replace("\\u0073", "s").encode()) if request else None
+    with pytest.raises(ConnectionError) as raised:
+        list(captioner.caption(pictures(1), TWO))
+    server.spoil = lambda request, picture: (401, words.replace("\\u0073", "s").encode())
+    assert generate(server, tmp_path / "out") == 2
+    shown = f"{found} {raised.getrepr(chain=True, style='long', showlocals=False)} {caplog.text} {capsys.readouterr()}"
+    assert secret not in shown and "sk-abc" not in shown and "***" in shown
+
+
+def test_where_pictures_go_is_printed_before_they_go(server, tmp_path, monkeypatch):
+    order, say = [], builtins.print
+    monkeypatch.setattr(builtins, "print", lambda *words, **more: (order.append(" ".join(map(str, words))), say(*words, **more)))
+
+    def spoil(request, picture):
+        if picture and request.get("seed"):  # of no blank picture
+            order.append("picture")
+    server.spoil = spoil
+    assert capsmith.main(["generate", "--input", "scenes:val,n=2", "--model", server.model, "--output", str(tmp_path / "out"),
+                          "--num-workers", "0"]) in (0, 3)
+    first = order.index("picture")
+    assert any(f"pictures are sent to http://127.0.0.1:{server.server_port}/v1, as JPEG" in line for line in order[:first])
+
+
+# what was answered is kept
+
+
+def generate(server, output, *more):
+    return capsmith.main(["generate", "--input", "scenes:val,n=12", "--model", server.model, "--output", str(output),
+                          "--num-captions", "2", "--num-workers", "0", "--on-degenerate", "keep", "--redraws", "0",
+                          "--batch-size", "4", *more])
+
+
+def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsys):
+    server, whole = serve(), serve()
+    assert generate(server, tmp_path / "out", "--max-requests", "8") == 1
+    assert "--max-requests 8 are made; the same command with more of them goes on" in capsys.readouterr().err
+    assert len(server.requests) == 8 and (tmp_path / "out" / journal.FOLDER).exists()  # one of a blank picture
+    (name,) = (tmp_path / "out" / journal.FOLDER).iterdir()
+    name.write_bytes(name.read_bytes()[:-20])  # as a killed process leaves it
+    assert generate(server, tmp_path / "out") == 0
+    asked = Counter(picture for _, picture in server.requests)
+    assert sum(asked.values()) == 8 + 1 + 12 - 7 + 1 and len(asked) == 13  # one more blank one, and the answer that was cut
+    assert not (tmp_path / "out" / journal.FOLDER).exists()
+    assert generate(whole, tmp_path / "whole") == 0
+    ours, theirs = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "whole"))
+    assert ours == theirs
+    assert generate(server, tmp_path / "out", "--overwrite", "--max-requests", "3") == 1
+    assert generate(server, tmp_path / "out", "--overwrite") == 0
+    assert len(server.requests) == 15 + 3 + 13  # begun anew, nothing is used again
+
+
+def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):
+    """Two columns of one captioner: what waits in the first does not outlive the shard."""
+    server, config, states = serve(), tmp_path / "two.yaml", ["good", "broken"]
+    config.write_text('columns: [{prompt: "What is it?", column: syn_text_a}, {prompt: "Who is it?", column: syn_text_b}]')
+
+    def spoil(request, picture):
+        """Broken from the second column's first picture on, until a blank one has seen it."""
+        if request and "Who" in str(request["messages"]):
+            if states[0] == "good" and request["seed"] and len(states) > 1:
+                states.pop(0)
+            if states[0] == "broken":
+                if not request["seed"]:
+                    states[0] = "good"
+                return 401, {"error": "expired"}
+    server.spoil = spoil
+    command = (server, tmp_path / "out", "--config", str(config), "--input", "scenes:train,n=5")
+    assert generate(*command) == 1 and len(list((tmp_path / "out").glob("*.tar"))) == 1
+    assert generate(*command) == 0 and len(list((tmp_path / "out").glob("*.tar"))) == 2
+
+
+def test_a_journal_is_bounded_and_believes_nothing_that_is_broken(tmp_path, monkeypatch):
+    path, choices = tmp_path / "a" / "x.jsonl", [journal.Choice("A dog.", -1.5, "stop"), journal.Choice("A cat.", None, "none")]
+    kept = journal.Journal(path)
+    kept.put("one", choices)
+    kept.close()
+    with open(path, "ab") as file:
+        file.write(b'["two", [["A', )
+    kept = journal.Journal(path)
+    kept.put("three", choices)
+    kept.close()
+    with open(path, "ab") as file:
+        file.write(b'["four", [["A", "x", "y"]]]\n["five", 3]\n[]\n' + b"[" * 100_000 + b"\n\xff\n")
+    again = journal.Journal(path)
+    assert again.get("one") == again.get("three") == choices
+    assert [again.get(name) for name in ("two", "four", "five")] == [None] * 3
+    monkeypatch.setattr(journal, "MOST", path.stat().st_size + 10)
+    again.put("six", choices)
+    again.close()
+    assert journal.Journal(path).get("six") is None
+    again.remove()
+    assert not path.parent.exists()
+
+
+def test_answers_of_a_run_in_a_store_are_kept_in_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert journal.answers_folder("s3://bucket/out").parent == tmp_path / "capsmith" / "answers"
+    assert journal.answers_folder("s3://bucket/out") != journal.answers_folder("s3://bucket/other")
+    assert journal.answers_folder("out").parts == ("out", journal.FOLDER)
+
+
+# costs
+
+
+def test_a_dry_run_says_what_the_run_takes(serve, tmp_path, capsys):
+    server = serve()
+    complete = server.complete
+    server.complete = lambda request, picture: (200, complete(request, picture)[1] | {"usage": {"prompt_tokens": 1000}})
+    assert generate(server, tmp_path / "out", "--dry-run", "--max-length", "22", "--redraws", "2") == 0
+    out = capsys.readouterr().out
+    assert "/v1: about 12 requests, at most 36 with redraws; about 12,000 tokens in, at most 480 out, without redraws" in out
+    assert len(server.requests) == 1 and not (tmp_path / "out").exists()
+
+
+def test_what_is_for_servers_is_refused_for_others(tmp_path, capsys):
+    assert capsmith.main(["generate", "--input", "scenes:val,n=2", "--model", "coca_tiny", "--output", str(tmp_path / "out"),
+                          "--header", "a: b", "--max-requests", "3", "--extra-body", "{"]) == 2
+    assert "--extra-body {: is no JSON object" in capsys.readouterr().err
+    assert capsmith.main(["generate", "--input", "scenes:val,n=2", "--model", "coca_tiny", "--output", str(tmp_path / "out"),
+                          "--header", "a: b", "--max-requests", "3"]) == 2
+    assert "--header: is for a server's model" in (err := capsys.readouterr().err) and "--max-requests: is for" in err

@@ -1,0 +1,84 @@
+"""Checkpoints: the last sound one is taken up, weights that are not finite are none, and a full disk leaves nothing behind."""
+
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.checkpoints import Checkpoints
+
+
+class Part(nn.Module):
+    """A part of a run's state."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1000,), float(value)))
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Two checkpoints, of steps 5 and 10, whose weights say so."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (5, 10):
+        checkpoints.save(step, {"model": Part(step)})
+    return checkpoints
+
+
+def taken(checkpoints):
+    part = Part(0)
+    return checkpoints.load({"model": part}), part.weight[0].item()
+
+
+def truncated(data):
+    return data[:len(data) // 2]
+
+
+def flipped(data):
+    """A bit of the weights is another one."""
+    at = data.index(torch.full((2,), 10.0).numpy().tobytes())
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
+
+
+def test_the_last_one_is_taken_and_two_are_kept(checkpoints):
+    assert taken(checkpoints) == (10, 10)
+    checkpoints.save(15, {"model": Part(15)})
+    assert [path.name for path in checkpoints.paths()] == ["000000010.pt", "000000015.pt"]
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, lambda data: b"", lambda data: bytes(len(data))],
+                         ids=["truncated", "a bit flipped", "empty", "zeros"])
+def test_of_an_unreadable_one_it_warns_and_takes_the_one_before(damage, checkpoints, caplog):
+    last = checkpoints.paths()[-1]
+    last.write_bytes(damage(last.read_bytes()))
+    assert taken(checkpoints) == (5, 5)
+    assert "000000010.pt cannot be read, the checkpoint before it is taken" in caplog.text
+    checkpoints.paths()[0].write_bytes(b"")
+    with pytest.raises(ValueError, match="none of its 2 checkpoints can be read; --overwrite starts anew"):
+        taken(checkpoints)
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(checkpoints, caplog):
+    with pytest.raises(ValueError, match="after step 15 weights are not finite, weight among them: lower --learning-rate"):
+        checkpoints.save(15, {"model": Part(float("nan"))})
+    assert taken(checkpoints) == (10, 10)
+    torch.save({"step": 15, "model": Part(float("inf")).state_dict()}, checkpoints.folder / "000000015.pt")  # of 0.1
+    assert taken(checkpoints) == (10, 10) and "its weights are not finite" in caplog.text
+
+
+def test_a_disk_that_is_full_is_told_and_nothing_is_left_of_the_file(checkpoints):
+    """A limit on files' sizes stands for the disk: writing fails as there."""
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="checkpoints: cannot be written: .*File too large"):
+            checkpoints.save(15, {"model": Part(15)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["000000005.pt", "000000010.pt"]
+    shutil.rmtree(checkpoints.folder)
+    assert taken(checkpoints) == (0, 0)

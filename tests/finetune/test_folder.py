@@ -1,0 +1,220 @@
+"""What a run's folder may hold when the run begins, what becomes of an earlier run there; no model is loaded for it."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+
+import finetune.folder
+from finetune.config import FinetuneConfig
+from finetune.folder import (
+    BEFORE, CARRIED_OUT, DONE, as_it_lies, begun, check_output, is_done, let_go_of_earlier, locked, write_finished
+)
+from finetune.student_config import StudentConfig
+
+SETTINGS = {"finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
+            "train-student": (StudentConfig, {"input": ["reinforced/*.tar"], "student": "ViT-B-32"})}
+STATE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+
+
+class Model:
+    """Saves two files, of which the config says what it is."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def save(self, folder, *name):
+        (folder / "weights.safetensors").write_text(self.what)
+        (folder / "open_clip_config.json").write_text(self.what)
+
+
+class Died(BaseException):
+    """A process that is killed does nothing more."""
+
+
+@pytest.fixture(params=SETTINGS)
+def configure(request, tmp_path):
+    config, needed = SETTINGS[request.param]
+    return lambda **changes: config(**{**needed, "output": tmp_path / "run", **changes})
+
+
+def train(config, *, checkpoint: bool = True, finish: str = "", error: BaseException | None = None, read=None):
+    """A run that reads its inputs, perhaps writes a checkpoint, and ends: finished, or with an error."""
+    check_output(config)
+    with begun(config, read or {"in.tar": "1234"}, STATE):
+        (config.output / "train.jsonl").write_text("new")
+        if checkpoint:
+            (config.output / "checkpoints").mkdir(exist_ok=True)
+            (config.output / "checkpoints" / "000000005.pt").write_text(finish)
+            let_go_of_earlier(config)
+        if error:
+            raise error
+        if finish:
+            write_finished(config, Model(finish))
+
+
+def begun_by_0_1(config):
+    """The folder of a run as capsmith 0.1 left it after its first checkpoint, which knew nothing of `seed`; its files."""
+    (config.output / "checkpoints").mkdir(parents=True)
+    (config.output / "checkpoints" / "000001000.pt").write_bytes(b"of 0.1")
+    settings = config.model_dump(mode="json", exclude=CARRIED_OUT | {"seed"})
+    (config.output / f"{config.command}.json").write_text(json.dumps(settings, indent=2))
+    return files(config)
+
+
+def files(config):
+    output = config.output
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"learning_rate": 1.0}])
+def test_what_an_earlier_version_began_is_refused_and_stays_as_it_is(configure, changes):
+    before = begun_by_0_1(configure())
+    with pytest.raises(ValueError, match="run: capsmith 0.1 began this run; finish it with capsmith 0.1, or --overwrite"):
+        check_output(configure(**changes))
+    assert files(configure()) == before
+
+
+def test_overwrite_starts_anew_where_an_earlier_version_began(configure):
+    config = configure(overwrite=True)
+    begun_by_0_1(config)
+    train(config)
+    assert set(files(config)) == {f"{config.command}.json", "train.jsonl", "checkpoints/000000005.pt"}
+    assert json.loads(files(config)[f"{config.command}.json"])["capsmith"] == "0.2"
+    check_output(configure())
+
+
+@pytest.mark.parametrize("done", DONE)
+def test_what_an_earlier_version_finished_stays_finished(configure, done):
+    begun_by_0_1(configure())
+    (configure().output / done).write_text("{}")
+    before = files(configure())
+    check_output(configure())
+    assert files(configure()) == before and is_done(configure())
+    with pytest.raises(ValueError, match="other settings .*: learning_rate was .*, is 1.0$"):
+        check_output(configure(learning_rate=1.0))
+
+
+def test_other_settings_are_refused_and_how_it_is_carried_out_may_change(configure):
+    train(configure())
+    check_output(configure(num_workers=3, device="cpu", validate_every=9))
+    with pytest.raises(ValueError, match="other settings .*: seed was 0, is 1$"):
+        check_output(configure(seed=1))
+
+
+def test_a_failed_start_locks_nothing(configure):
+    with pytest.raises(Died):
+        train(configure(), checkpoint=False, error=Died())
+    train(configure(seed=1))
+    assert json.loads(files(configure())[f"{configure().command}.json"])["seed"] == 1
+
+
+def test_a_folder_is_ones_alone_and_an_empty_one_does_not_stay(configure):
+    output = configure().output
+    with locked(output), pytest.raises(ValueError, match="run: another command trains in this folder"), locked(output):
+        pass
+    assert not output.exists()
+    output.write_text("a file")
+    with pytest.raises(ValueError, match="run: File exists"), locked(output):
+        pass
+
+
+@pytest.mark.parametrize("error", [ValueError("NaN"), KeyboardInterrupt()], ids=["fails", "interrupted"])
+def test_what_overwrite_replaces_is_put_back_where_the_new_run_has_no_checkpoint(configure, error):
+    train(configure(), finish="the old")
+    (configure().output / "notes.txt").write_text("the user's")
+    before = files(configure())
+    with pytest.raises(type(error)):
+        train(configure(seed=1, overwrite=True), checkpoint=False, error=error)
+    assert files(configure()) == before and is_done(configure())
+
+
+@pytest.mark.parametrize("calls", range(1, 9))
+def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypatch):
+    """Killed at each move on the way aside, and then at each on the way back."""
+    train(configure(), finish="the old")
+    before, replace, left = files(configure()), os.replace, [calls]
+
+    def dies(*paths):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Died
+        replace(*paths)
+
+    monkeypatch.setattr(finetune.folder, "_put_back", lambda *_: None)  # a killed process puts nothing back
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(Died):
+        train(configure(seed=1, overwrite=True), checkpoint=False, error=Died())
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "replace", dies)
+    for _ in range(9):
+        left[0] = 1
+        try:
+            check_output(configure())
+            break
+        except Died:
+            continue
+    assert files(configure()) == before and is_done(configure())
+
+
+def test_after_a_checkpoint_the_earlier_run_is_gone(configure):
+    train(configure(), finish="the old")
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(seed=1, overwrite=True), error=KeyboardInterrupt())
+    assert set(files(configure())) == {f"{configure().command}.json", "train.jsonl", "checkpoints/000000005.pt"}
+    check_output(configure(seed=1))
+
+
+def test_a_model_that_lies_in_the_folder_is_kept_until_the_new_one_is_written(configure):
+    """`--model X --output X --overwrite`, interrupted and resumed."""
+    output, name = configure().output, "model" if configure().command == "finetune" else "student"
+    train(configure(), finish="the old")
+    onto = configure(**{name: str(output)}, overwrite=True)
+    assert as_it_lies(onto) == onto
+    with pytest.raises(KeyboardInterrupt):
+        train(onto, error=KeyboardInterrupt())
+    assert getattr(as_it_lies(onto), name) == str(output / BEFORE)
+    assert (output / BEFORE / "weights.safetensors").read_text() == "the old"
+    with pytest.raises(ValueError, match="the model that it begins with is kept for the unfinished run there"):
+        check_output(onto)
+    train(configure(**{name: str(output)}), finish="the new")
+    assert (output / "weights.safetensors").read_text() == "the new" and not (output / BEFORE).exists()
+
+
+def test_more_samples_than_a_finished_run_had_go_on(configure):
+    train(configure(samples_seen=100), finish="the old")
+    assert is_done(configure(samples_seen=100)) and not is_done(configure(samples_seen=200))
+    check_output(configure(samples_seen=200))
+    with pytest.raises(ValueError, match="samples_seen was 100, is 50"):
+        check_output(configure(samples_seen=50))
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(samples_seen=200), error=KeyboardInterrupt())
+    assert (configure().output / "weights.safetensors").read_text() == "the old"
+    assert not is_done(configure(samples_seen=200))
+    train(configure(samples_seen=200), finish="the new")
+    assert is_done(configure(samples_seen=200))
+    (configure().output / "checkpoints" / "000000005.pt").unlink()
+    with pytest.raises(ValueError, match="no checkpoint left to go on from"):
+        check_output(configure(samples_seen=300))
+
+
+def test_input_that_changed_since_the_run_began_is_told(configure):
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(), read={"a.tar": "1", "b.tar": "2"}, error=KeyboardInterrupt())
+    before = files(configure())
+    with pytest.raises(ValueError, match="(?s)inputs have changed since the run began.*a.tar\n  c.tar$"):
+        train(configure(), read={"a.tar": "3", "b.tar": "2", "c.tar": "4"})
+    assert files(configure()) == before
+    train(configure(), read={"a.tar": "1", "b.tar": "2"})
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_so_is_one_that_cannot_be_written(configure, monkeypatch):
+    configure().output.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, how: False)
+    with pytest.raises(ValueError, match="run: you have no right to write there"):
+        check_output(configure())
+    (configure().output / "thesis.tex").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="run: the folder is not empty and not a run of capsmith"):
+            check_output(configure(overwrite=overwrite))

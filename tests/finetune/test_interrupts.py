@@ -1,0 +1,55 @@
+"""Signals while a run trains: noted for the end of the step, raised at once where nothing would be lost."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from finetune.interrupts import SIGNALS, Interrupts
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_the_step_goes_on(number):
+    before = [signal.getsignal(one) for one in SIGNALS]
+    with Interrupts(alone=True) as interrupts:
+        assert not interrupts.asked
+        send(number)
+        assert interrupts.asked
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_a_second_sigint_ends_a_process_that_trains_alone():
+    with Interrupts(alone=True):
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+    with Interrupts(alone=False) as interrupts:  # a launcher sends it again
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        assert interrupts.asked
+
+
+def test_where_nothing_would_be_lost_it_ends_at_once():
+    with Interrupts(alone=False) as interrupts:
+        with pytest.raises(KeyboardInterrupt), interrupts.at_once():
+            send(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), interrupts.at_once():  # it came before
+            pytest.fail("this is not begun")
+
+
+def test_another_thread_cannot_be_told():
+    def enter():
+        with Interrupts(alone=True) as interrupts:
+            found.append(interrupts.asked)
+
+    found = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [False]

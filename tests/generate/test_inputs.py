@@ -1,0 +1,265 @@
+"""Inputs between runs: copied ones are the same, changed ones are told, pictures keep their shards, and failures that pass are retried."""
+
+import errno
+import json
+import os
+import shutil
+
+import pytest
+
+from generate.engine import run
+from generate.inputs import Failures, Hashed
+from generate.joining import JoinConfig
+from generate.joining import run as join
+from imagetext.sample import Record
+from imagetext.shards import read_marker
+from imagetext.sources import read_records
+
+RECORD = Record("a", b"picture", ("one",), {"syn_text_x": ("two",)}, {"syn_text_x": {"logprob": [1.0]}}, {"npz": b"n"},
+                meta={"uid": "u", "source": "here", "licence": None, "size": float("nan")})
+
+
+def hash_of(*records: Record) -> str:
+    samples = Hashed(records)
+    assert list(samples) == [*records]
+    return samples.sha256
+
+
+@pytest.mark.parametrize("changes", [
+    {"key": "b"}, {"image": b"Picture"}, {"image": None}, {"captions": ("One",)}, {"columns": {}}, {"scores": {}}, {"members": {"npz": b"N"}},
+    {"members": {"n": b"pz"}}, {"meta": {"uid": "v"}}, {"error": "broken"}])
+def test_the_hash_is_of_all_that_a_record_holds_but_of_where_it_lies(changes):
+    moved = {**RECORD.meta, "source": "there"}
+    assert hash_of(RECORD) == hash_of(Record(**{**vars(RECORD), "meta": moved})) != hash_of(Record(**{**vars(RECORD), **changes}))
+
+
+def test_the_hash_is_of_the_order_and_there_once_all_is_read():
+    other = Record("b", None)
+    assert len({hash_of(RECORD, other), hash_of(other, RECORD), hash_of(RECORD), hash_of()}) == 4
+    samples = Hashed([RECORD, other])
+    next(reading := iter(samples))
+    assert samples.sha256 == "" and list(reading) == [other] and samples.sha256 == hash_of(RECORD, other)
+
+
+@pytest.fixture
+def folder(tmp_path, pictures):
+    """A folder of three pictures."""
+    (tmp_path / "p").mkdir()
+    for name, data in zip("bcd", pictures(3)):
+        (tmp_path / "p" / f"{name}.jpg").write_bytes(data)
+    return tmp_path / "p"
+
+
+def touch(path) -> None:
+    """Another time, and the same bytes."""
+    os.utime(path, ns=(1, 1))
+
+
+def test_a_copied_input_is_the_same_and_another_of_its_size_is_told(captioner, make_tar, pictures, configure, tmp_path, folder, capsys):
+    paths = [make_tar(name, pictures(2, int(name))) for name in ("00000", "00001")]
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps({"image": f"p/{name}.jpg", "caption": name}) + "\n" for name in "bcd"))
+    asked = {"input": [*paths, str(table), str(folder)]}
+    assert run(configure(**asked)) == 0
+    for path in (*paths, table, *folder.iterdir()):
+        touch(path)
+    captioner.batches.clear()
+    assert run(configure(**asked)) == 0 and captioner.batches == []
+    data = bytearray((folder / "c.jpg").read_bytes())
+    data[-3] ^= 1
+    (folder / "c.jpg").write_bytes(data)
+    with pytest.raises(ValueError, match="these inputs have changed") as caught:
+        run(configure(**asked))
+    told = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in told] == [str(table), str(folder)]  # the table's picture is another, too
+    assert run(configure(**asked, trust_input=True)) == 0 and captioner.batches == []
+    touch(paths[0])
+    with open(paths[0], "ab") as file:
+        file.write(bytes(512))
+    with pytest.raises(ValueError, match=f"{paths[0]}: "):
+        run(configure(**asked, trust_input=True))  # of another size
+
+
+def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_named(captioner, configure, tmp_path, folder, pictures,
+                                                                                    monkeypatch, capsys):
+    monkeypatch.setattr("imagetext.sources.ROWS_PER_SHARD", 2)
+    monkeypatch.setattr("generate.inputs.ROWS_PER_SHARD", 2)
+    out, asked = tmp_path / "out", {"input": [str(folder)]}
+
+    def keys(name):
+        return [record.key for record in read_records(str(out / f"p-0000{name}.tar"))]
+    assert run(configure(**asked)) == 0
+    assert [keys(0), keys(1)] == [["b", "c"], ["d"]]
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.name.startswith("p-")}
+    for name, data in zip("aefg", pictures(4, 7)):
+        (folder / f"{name}.jpg").write_bytes(data)
+    assert run(configure(**asked)) == 0
+    assert [keys(2), keys(3)] == [["a", "e"], ["f", "g"]]
+    assert all((out / name).read_bytes() == data for name, data in before.items())
+    (folder / "c.jpg").unlink()
+    (out / "p-00003.done.json").unlink()
+    (folder / "g.jpg").unlink()
+    captioner.batches.clear()
+    assert run(configure(**asked)) == 0 and captioner.batches == [1]
+    told = capsys.readouterr().out
+    assert "not there any more: 1 of the pictures of shard p-00000: c.jpg\n" in told
+    assert "not there any more: 1 of the pictures of shard p-00003: g.jpg\n" in told
+    assert [keys(0), keys(3)] == [["b", "c"], ["f"]]
+    (folder / "c.jpg").write_bytes(pictures(2)[1])  # it is back, at another time
+    captioner.batches.clear()
+    assert run(configure(**asked)) == 0 and captioner.batches == []
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "z.jpg").write_bytes(pictures(1)[0])
+    assert run(configure(**asked)) == 0
+    assert [keys(number) for number in range(5)] == [["b", "c"], ["d"], ["a", "e"], ["f"], ["z"]]
+
+
+def test_shards_of_inputs_that_are_not_named_stay_and_are_told(captioner, make_tar, pictures, configure, tmp_path, capsys):
+    paths = [make_tar(name, pictures(1, int(name))) for name in ("00000", "00001", "00002")]
+    assert run(configure(input=paths[:2])) == run(configure(input=paths[2:])) == 0
+    assert "of inputs that are not named now, and left as they are: 2 of the run's shards: 00000, 00001" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["shards"] == ["00000", "00001", "00002"]
+    (tmp_path / "out" / "00000.tar").unlink()
+    assert run(configure(input=paths[2:])) == 1  # the set is not whole
+    assert "1 of 3 shards failed: 00000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
+def test_shards_with_failures_that_pass_are_made_anew_and_the_old_stay_until_then(captioner, configure, tmp_path, pictures, format,
+                                                                                  files, caplog):
+    for name, text in {"t": ["no.jpg", "a.jpg", "b.jpg"], "u": ["broken.jpg"]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"image": f"i/{one}"}) + "\n" for one in text))
+    (tmp_path / "i").mkdir()
+    for name, data in zip(("a", "b", "no", "broken"), [*pictures(3), b"text"]):
+        (tmp_path / "i" / f"{name}.jpg").write_bytes(data)
+    aside = shutil.move(tmp_path / "i" / "no.jpg", tmp_path / "aside.jpg")
+    asked = {"input": [str(tmp_path / "t.jsonl"), str(tmp_path / "u.jsonl")], "format": format, "max_error_rate": 1}
+    assert run(configure(**asked)) == 0
+    assert [read_marker(tmp_path / "out", name)["passing"] for name in ("t-00000", "u-00000")] == [1, 0]
+    before = files(tmp_path / "out")
+    captioner.batches.clear()
+    assert run(configure(**asked)) == 0 and captioner.batches == []
+    aside2 = shutil.move(tmp_path / "i" / "a.jpg", tmp_path / "aside2.jpg")
+    assert run(configure(**asked, retry_failed=True)) == 0
+    assert "2 records failed, 1 in the earlier shard, which stays" in caplog.text and files(tmp_path / "out") == before
+    shutil.move(aside, tmp_path / "i" / "no.jpg"), shutil.move(aside2, tmp_path / "i" / "a.jpg")
+    captioner.batches.clear()
+    assert run(configure(**asked, retry_failed=True)) == 0 and sum(captioner.batches) == 3
+    run(configure(**asked, output=tmp_path / "fresh"))
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_what_a_server_refuses_may_pass_and_what_the_gate_does_may_not():
+    failures = Failures()
+    for error, passing in (("", False), ("not a picture: starts with b'x'", False), ("syn_text_x: no caption passed: empty ''", False),
+                           ("missing picture file: 'a.jpg' (No such file or directory)", False),
+                           ("syn_text_x: the server refuses the picture: 403", True), ("", True)):
+        failures.update(error, passing)
+    assert failures == Failures(failed=4, passing=3)
+
+
+def test_an_input_of_the_same_size_and_time_whose_bytes_are_others_is_told(captioner, make_tar, pictures, configure):
+    path = make_tar("00000", pictures(2))
+    assert run(configure()) == 0
+    stat, data = os.stat(path), bytearray(open(path, "rb").read())
+    data[600] ^= 1
+    with open(path, "wb") as file:
+        file.write(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ValueError, match="these inputs have changed") as caught:
+        run(configure())
+    assert str(caught.value).endswith(f"{path}: other bytes of the same size and time than when 00000.tar was written")
+    assert run(configure(trust_input=True)) == 0
+
+
+# --- what is done, and what is somebody else's ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("later, asked, made", [(True, {}, True), (False, {}, False), (False, {"verify_done": True}, True)])
+def test_a_shard_is_believed_by_its_size_and_by_its_hash_where_it_is_newer_than_its_marker(captioner, make_tar, pictures, configure,
+                                                                                          tmp_path, files, capsys, later, asked, made):
+    for name in ("00000", "00001"):
+        make_tar(name, pictures(2, int(name)))
+    assert run(configure()) == 0
+    before, path = files(tmp_path / "out"), tmp_path / "out" / "00001.tar"
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    if not later:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.utime(tmp_path / "out" / "00000.tar")  # newer than its marker, and whole
+    captioner.batches.clear()
+    assert run(configure(dry_run=True, **asked)) == 0 and f"{int(made)} of 2 shards to do" in capsys.readouterr().out
+    assert run(configure(**asked)) == 0 and sum(captioner.batches) == 2 * made
+    assert (files(tmp_path / "out") == before) == made
+    assert ("made again, for its bytes are not those that its marker vouches for: 00001" in capsys.readouterr().out) == made
+
+
+def test_a_marker_without_a_hash_counts_by_size(captioner, make_tar, pictures, configure, tmp_path):
+    make_tar("00000", pictures(2))
+    assert run(configure()) == 0
+    path = tmp_path / "out" / "00000.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": None}))
+    captioner.batches.clear()
+    assert run(configure(verify_done=True)) == 0 and captioner.batches == []
+
+
+@pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
+def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(captioner, make_tar, pictures, configure, tmp_path, files,
+                                                                          format, suffix):
+    paths = [make_tar(name, pictures(2, int(name))) for name in ("00000", "00001", "00002")]
+    out = tmp_path / "out"
+    assert run(configure(format=format)) == 0
+    (out / "00001.done.json").unlink()                    # unfinished
+    (out / f"00002.{suffix}").rename(out / f"00002.{suffix}.tmp")
+    os.makedirs(out / "00002.images.tmp")
+    theirs = {f"00007.{suffix}": b"t", "00001.csv": b"c", f"notes.{suffix}.tmp": b"n", "other.images/a.jpg": b"i", "x.parquet": b"p"}
+    for name, data in theirs.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(data)
+    asked = {"input": paths[:1], "format": format, "seed": 1}
+    assert run(configure(**asked, overwrite=True)) == 0
+    assert run(configure(**asked, output=tmp_path / "fresh")) == 0
+    assert files(out) == {**files(tmp_path / "fresh"), **theirs} and not (out / "00002.images.tmp").exists()
+    make_tar("00007", pictures(1))
+    with pytest.raises(ValueError, match=f"00007.{suffix}: would be written over, and is no file of this run"):
+        run(configure(format=format, seed=1))
+    assert files(out) == {**files(tmp_path / "fresh"), **theirs}
+
+
+def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, configure, tmp_path, folder, files):
+    make_tar("00000", pictures(2))
+    assert run(configure()) == 0
+    before = files(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "linked.tar").symlink_to(tmp_path / "out" / "00000.tar")
+    for input in ("out/*.tar", "link/00000.tar", "linked.tar", "in/../out/00000.tar"):
+        for asked in ({}, {"overwrite": True}, {"column": "syn_text_y"}, {"dry_run": True}):
+            with pytest.raises(ValueError, match="the shards stand there that are the input .*; give another folder"):
+                run(configure(input=[str(tmp_path / input)], **asked))
+    with pytest.raises(ValueError, match="the shards stand there"):
+        join(JoinConfig(input=[str(tmp_path / "in" / "*.tar")], captions=[str(tmp_path / "apart")], output=tmp_path / "in"))
+    shutil.copy(tmp_path / "out" / "run.json", folder)
+    with pytest.raises(ValueError, match="the pictures stand there"):
+        run(configure(input=[str(folder)], output=folder, overwrite=True))
+    assert files(tmp_path / "out") == before and len(files(folder)) == 4
+
+
+def test_a_second_run_is_refused_and_a_full_disk_ends_the_run_at_once(captioner, make_tar, pictures, configure, tmp_path, files):
+    for name in ("00000", "00001"):
+        make_tar(name, pictures(2, int(name)))
+    whole = captioner.caption
+
+    def caption(images, sampling, **options):
+        if images == ():
+            return whole(images, sampling, **options)
+        with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here"):
+            run(configure(overwrite=True))
+        captioner.caption = whole
+        raise OSError(errno.ENOSPC, "No space left on device")
+    captioner.caption = caption
+    with pytest.raises(OSError, match="No space left"):
+        run(configure())
+    assert captioner.batches == [] and list(files(tmp_path / "out")) == ["run.json"]
+    assert run(configure()) == 0

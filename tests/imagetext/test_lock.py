@@ -1,0 +1,187 @@
+"""One run a folder: who may write, who takes over from whom, and what is left."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from imagetext import lock, outputs
+from imagetext.lock import LOCK, FolderLock, LockLost, check_lock
+from imagetext.outputs import Output, whole_file
+from imagetext.sample import Record
+from imagetext.shards import ShardWriter, read_marker
+
+GOOD = Record("a", None, columns={"syn_text_x": ("one",)}, error="broken")
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "DEAD", 0.5)
+    monkeypatch.setattr(outputs, "PATIENCE", 0.2)
+    for name in (lock.JOB, "RANK", "WORLD_SIZE", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def owner(path) -> dict:
+    return json.loads((path / LOCK).read_text())
+
+
+def leave(path, **changes) -> None:
+    """The lock of another run."""
+    with FolderLock(path):
+        there = owner(path)
+    path.mkdir(exist_ok=True)
+    (path / LOCK).write_text(json.dumps({**there, "job": "other", **changes}))
+
+
+def ended() -> int:
+    """The number of a process that has ended."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_the_lock_says_whose_it_is_and_goes_with_the_folders_that_it_made(tmp_path):
+    with FolderLock(tmp_path / "a" / "b") as one:
+        there = owner(tmp_path / "a" / "b")
+        assert there["job"] == one.job and there["process"] == os.getpid() and there["host"] and there["machine"]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyError), FolderLock(tmp_path / "a"):
+        (tmp_path / "a" / "kept").write_text("")
+        raise KeyError
+    assert os.listdir(tmp_path / "a") == ["kept"]
+
+
+def test_a_second_run_of_the_machine_is_refused_and_a_process_of_the_job_is_not(tmp_path):
+    with FolderLock(tmp_path) as one:
+        with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here; wait for it to end"):
+            FolderLock(tmp_path).__enter__()
+        with FolderLock(tmp_path, one.job):
+            check_lock(str(tmp_path))
+        assert owner(tmp_path)["job"] == one.job
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"process": 1}])
+def test_the_lock_of_a_process_that_has_ended_is_taken_over_at_once(tmp_path, changes):
+    leave(tmp_path, **({"process": ended()} | changes))  # or of one whose number another process has by now
+    start = time.monotonic()
+    with FolderLock(tmp_path) as one:
+        assert owner(tmp_path)["job"] == one.job and time.monotonic() - start < 0.4
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", None])
+def test_the_lock_of_another_machine_is_taken_over_once_it_gives_no_sign_of_life(tmp_path, text, caplog):
+    leave(tmp_path, machine="another", host="other-host")
+    if text is not None:
+        (tmp_path / LOCK).write_text(text)
+    start = time.monotonic()
+    with FolderLock(tmp_path) as one:
+        assert owner(tmp_path)["job"] == one.job and time.monotonic() - start > 0.5
+    assert "waiting up to 0.5 seconds for a sign of life of process" in caplog.text
+
+
+def test_the_lock_of_another_machine_that_lives_is_respected(tmp_path):
+    leave(tmp_path, machine="another", host="other-host")
+    timer = threading.Timer(0.2, lambda: os.utime(tmp_path / LOCK))
+    timer.start()
+    with pytest.raises(ValueError, match="on other-host writes here"):
+        FolderLock(tmp_path).__enter__()
+    timer.join()
+
+
+def test_signs_of_life_are_given(tmp_path):
+    with FolderLock(tmp_path):
+        os.utime(tmp_path / LOCK, ns=(1, 1))
+        deadline = time.monotonic() + 10
+        while os.stat(tmp_path / LOCK).st_mtime_ns == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_who_has_lost_the_lock_writes_no_marker_and_leaves_the_others_shard(tmp_path):
+    with pytest.raises(LockLost, match="other-host writes here by now"), FolderLock(tmp_path):
+        with ShardWriter(tmp_path, "00000") as writer:
+            writer.write(GOOD)
+        before = read_marker(tmp_path, "00000")
+        with ShardWriter(tmp_path, "00000") as writer:
+            writer.write(GOOD)
+            writer.write(GOOD)
+            (tmp_path / LOCK).write_text(json.dumps({"job": "other", "process": 7, "host": "other-host"}))
+    assert read_marker(tmp_path, "00000") == before and sorted(os.listdir(tmp_path)) == [LOCK, "00000.done.json", "00000.tar"]
+
+
+def test_a_lock_that_is_gone_is_set_anew_before_a_marker(tmp_path):
+    with FolderLock(tmp_path) as one:
+        os.unlink(tmp_path / LOCK)  # as by a process of the job that has ended
+        with ShardWriter(tmp_path, "00000") as writer:
+            writer.write(GOOD)
+        assert owner(tmp_path)["job"] == one.job
+    assert LOCK not in os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("environment, same", [
+    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "1"}, True), ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, False),
+    ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}, True)])
+def test_the_processes_of_a_launcher_share_a_job(tmp_path, monkeypatch, environment, same):
+    assert FolderLock(tmp_path).job != FolderLock(tmp_path).job
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    job = FolderLock(tmp_path).job
+    assert job == FolderLock(tmp_path).job
+    monkeypatch.setattr(lock, "_machine", lambda: "another node")
+    assert (FolderLock(tmp_path).job == job) == same
+
+
+def test_a_store_is_locked_too(s3):
+    folder = f"{s3.root}/out"
+    with FolderLock(folder) as one:
+        with pytest.raises(ValueError, match="writes here"):
+            FolderLock(folder).__enter__()
+        with FolderLock(folder, one.job):
+            check_lock(folder)
+    with FolderLock(folder):
+        pass
+
+
+# --- temporary names ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Of the second there is nothing; and the first commits what it has written, or nothing."""
+    path = str(tmp_path / "x.tar")
+    first = Output(path)
+    first.write(b"first")
+    with pytest.raises(OSError, match="another process writes this file"):
+        Output(path)
+    with pytest.raises(OSError, match="another process writes this file"), whole_file(path):
+        pass
+    first.commit()
+    assert open(path, "rb").read() == b"first"
+    first = Output(path)
+    first.write(b"first again")
+    os.unlink(path + ".tmp")  # by someone who heeds nothing
+    with open(path + ".tmp", "wb") as file:
+        file.write(b"first again")
+    with pytest.raises(OSError, match="another process has written it, too"):
+        first.commit()
+    first.discard()
+    assert open(path, "rb").read() == b"first" and open(path + ".tmp", "rb").read() == b"first again"
+
+
+def test_what_a_killed_process_has_left_is_no_hindrance(tmp_path):
+    code = "import os, sys; from imagetext.outputs import Output; Output(sys.argv[1]).write(bytes(9)); os.kill(os.getpid(), 9)"
+    path = str(tmp_path / "x.tar")
+    subprocess.run([sys.executable, "-c", code, path], env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(lock.__file__))})
+    (tmp_path / "x.tar.tmp").write_bytes(b"half")
+    os.chmod(tmp_path / "x.tar.tmp", 0o600)
+    output = Output(path)
+    output.write(b"whole")
+    output.commit()
+    assert open(path, "rb").read() == b"whole" and os.stat(path).st_mode & 0o777 == 0o644 and os.listdir(tmp_path) == ["x.tar"]
