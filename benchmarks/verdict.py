@@ -2,11 +2,12 @@
 
     python -m benchmarks.verdict --sets 200 [--embedder minilm]
 
-Each set is 20 to 500 pictures of COCO (CAPSMITH_DATA), with 1 to 4 captions of each column and up to four human captions to judge by. The
-good columns are other human captions of the pictures and, where there is one caption a picture, those of a machine; the bad ones are
-made of one of them, the base, in all the ways of `BAD`. Fields that are judged: the base with each bad column (`pair`), with the other
-good column too (`three`), a bad column made of the better good one with the weaker good one alone (`crossed`), and the two good ones
-alone (`good`), which shows from how many pictures the better is named.
+Each set is 20 to 500 pictures of COCO (CAPSMITH_DATA), with 1 to 4 captions of each column and up to four human
+captions to judge by. The good columns are other human captions of the pictures and, where there is one caption a
+picture, those of a machine; the bad ones are made of one of them, the base, in the ways of `bad_columns`. Fields that are
+judged: the base with each bad column (`pair`), with the other good column too (`three`), a bad column made of the
+better good one with the weaker good one alone (`crossed`), and the two good ones alone (`good`), which shows from how
+many pictures the better is named.
 """
 
 import argparse
@@ -34,12 +35,13 @@ from diversity.verdict import decide, evidence_of
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 PICTURES = (20, 50, 100, 200, 500)
 SYNONYMS = dict(pair.split(":") for pair in (
-    "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated standing:upright large:huge small:tiny "
-    "photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad girl:lass bike:bicycle next:close "
-    "front:foreground holding:grasping playing:enjoying field:meadow water:liquid food:meal").split())
-TAILS = ("in a nice picture", "on a sunny day", "as anyone can see", "taken by somebody", "which is rather nice", "for all to see",
-         "in this photo here", "with a good camera", "that was sold online", "of the highest quality")
-HEADS = ("in this picture we can see", "here is a nice view of", "the photo that was taken shows", "what we have here is", "look at")
+    "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated standing:upright large:huge "
+    "small:tiny photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad girl:lass bike:bicycle "
+    "next:close front:foreground holding:grasping playing:enjoying field:meadow water:liquid food:meal").split())
+TAILS = ("in a nice picture", "on a sunny day", "as anyone can see", "taken by somebody", "which is rather nice",
+         "for all to see", "in this photo here", "with a good camera", "that was sold online", "of the highest quality")
+HEADS = ("in this picture we can see", "here is a nice view of", "the photo that was taken shows", "what we have here is",
+         "look at")
 
 Column = list[list[str]]
 
@@ -88,9 +90,10 @@ class World:
     def neighbours(self, column: Column) -> Column:
         """Captions of the other picture whose human captions have most words in common with this one's."""
         own = [{word for caption in group for word in words(caption)} for group in self.references]
-        near = [max((other for other in range(len(own)) if other != at), key=lambda other: len(own[at] & own[other]) / len(own[at] | own[other]))
-                for at in range(len(own))]
-        return [column[other] for other in near]
+        def nearest(at: int) -> int:
+            return max((other for other in range(len(own)) if other != at),
+                       key=lambda other: len(own[at] & own[other]) / len(own[at] | own[other]))
+        return [column[nearest(at)] for at in range(len(own))]
 
     def one_word(self, human: Sequence[str]) -> str:
         return Counter(word for caption in human for word in words(caption) if len(word) > 3).most_common(1)[0][0]
@@ -102,10 +105,11 @@ def bad_columns(column: Column, world: World) -> dict[str, Column]:
     stock = [caption for group in column[:10] for caption in group]
     cipher = str.maketrans("aeiounrstlmd", "oiuaebvzkpgf")
     found = {
-        "other pictures": world.moved(column), "other pictures, half": [other if at % 2 else own for at, (own, other) in enumerate(
-            zip(column, world.moved(column)))],
+        "other pictures": world.moved(column),
+        "other pictures, half": [other if at % 2 else own for at, (own, other) in enumerate(zip(column, world.moved(column)))],
         "most similar pictures": world.neighbours(column),
-        "shuffled": world.each(world.shuffled)(column), "shuffled in threes": world.each(lambda text: world.shuffled(text, 3))(column),
+        "shuffled": world.each(world.shuffled)(column),
+        "shuffled in threes": world.each(lambda text: world.shuffled(text, 3))(column),
         "sorted": world.each(lambda text: " ".join(sorted(words(text))))(column),
         "reversed": world.each(lambda text: " ".join(words(text)[::-1]))(column),
         "one word changed": world.each(world.one_changed)(column),
@@ -120,11 +124,14 @@ def bad_columns(column: Column, world: World) -> dict[str, Column]:
         "tails of others": world.each(lambda text: f"{text.rstrip('. ')} {' '.join(draw.sample(world.vocabulary, 4))}")(column),
         "head": world.each(lambda text: f"in this picture we can see {text}")(column),
         "varied heads": world.each(lambda text: f"{draw.choice(HEADS)} {text}")(column),
-        "two captions in one": [[f"{one} {other}" for one, other in zip(own, others)] for own, others in zip(column, world.moved(column))],
+        "two captions in one": [[f"{one} {other}" for one, other in zip(own, others)]
+                                for own, others in zip(column, world.moved(column))],
         "template": [[f"a photo of a {world.one_word(human)}"] * len(group) for group, human in zip(column, world.references)],
         "keywords": world.each(lambda text: ", ".join(word for word in words(text) if len(word) > 3) or text)(column),
-        "one for all": [[common] * len(group) for group in column], "ten for all": [[draw.choice(stock) for _ in group] for group in column],
-        "copied": world.copied(column, 0), "copied, fifth noise": world.copied(column, 0.2), "copied, two fifths": world.copied(column, 0.4),
+        "one for all": [[common] * len(group) for group in column],
+        "ten for all": [[draw.choice(stock) for _ in group] for group in column],
+        "copied": world.copied(column, 0), "copied, fifth noise": world.copied(column, 0.2),
+        "copied, two fifths": world.copied(column, 0.4),
     }
     if len(column[0]) > 1:
         found["one said again"] = [group[:1] * len(group) for group in column]
@@ -158,12 +165,13 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     made = bad_columns(good[base], World(references, draw))
     made = {kind: made[kind] for kind in draw.sample(sorted(made), kinds)}
     columns = {**good, **made}
-    pictures = [Picture(str(at), {**{name: tuple(found[at]) for name, found in columns.items()}, HUMAN: tuple(references[at][:count])},
-                        references=tuple(references[at])) for at in range(len(chosen))]
-    sampled = sample_scores(pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000, seed=seed)
-    rows = {name: counted(column) for name, column in {**columns, HUMAN: references}.items()}
-    suspected = suspects(sampled.scores, sampled.signs, rows, {**columns, HUMAN: [picture.captions[HUMAN] for picture in pictures]},
-                         list(columns), HUMAN, seed)
+    all_columns = {**columns, HUMAN: [group[:count] for group in references]}
+    pictures = [Picture(str(at), {name: tuple(found[at]) for name, found in all_columns.items()}, references=tuple(references[at]))
+                for at in range(len(chosen))]
+    sampled = sample_scores(pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000,
+                            seed=seed)
+    rows = {name: counted(column) for name, column in all_columns.items()}
+    suspected = suspects(sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed)
 
     def outcome(field: str, kind: str, *names: str) -> Outcome:
         winner = judge(sampled, suspected, names, seed)
@@ -216,7 +224,8 @@ def show(found: Sequence[Outcome]) -> None:
         of_name = [outcome for outcome in found if outcome.field == "suspect" and outcome.kind == name]
         print(f"\n{name}: suspect in {sum(outcome.suspect for outcome in of_name)} of {len(of_name)} sets")
     for pictures in PICTURES:
-        of_size = Counter(outcome.winner or "nobody" for outcome in found if outcome.field == "good" and outcome.pictures == pictures)
+        of_size = Counter(outcome.winner or "nobody" for outcome in found
+                          if outcome.field == "good" and outcome.pictures == pictures)
         print(f"people and machine on {pictures} pictures: " + ", ".join(f"{name} {times}" for name, times in of_size.items()))
 
 

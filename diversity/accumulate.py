@@ -131,12 +131,14 @@ class CaptionAccumulator:
             "vocabulary": round(found["vocabulary"].value),
             "rank_frequency": self.ngrams[1].rank_frequency(),
             **{"length_mean" if name == "length" else name: _ratio(total, count) for name, (total, count) in self.within.items()},
-            "degenerate_reasons": {reason: _ratio(sum(captions / of_picture for (name, of_picture), captions in
-                                                      sorted(self.reasons.items()) if name == reason), self.within["degenerate"][1])
-                                   for reason in REASONS},
+            "degenerate_reasons": {reason: _ratio(self._share_with(reason), self.within["degenerate"][1]) for reason in REASONS},
             "facts": self.facts.result(),
             "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error},
         }
+
+    def _share_with(self, reason: str) -> float:
+        """The share of each picture's captions that have the reason, summed over pictures, in one order whatever was merged."""
+        return sum(captions / of_picture for (name, of_picture), captions in sorted(self.reasons.items()) if name == reason)
 
     def _counted(self) -> dict[str, Estimated | None]:
         """Measures of `HashCounts`: exact while there are few different things, else estimates.

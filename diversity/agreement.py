@@ -19,7 +19,7 @@ SAME = 1e-6  # cosines that float32 cannot tell apart
 
 
 class AgreementScores(NamedTuple):
-    """Of one column: the CIDEr-D of each caption, as an array a picture; scores and signs by picture (P,), NaN where undefined."""
+    """Of one column: the CIDEr-D of each caption, an array a picture; scores and signs by picture (P,), NaN where undefined."""
 
     captions: list[np.ndarray]
     pictures: dict[str, np.ndarray]  # cider_d, found_words
@@ -34,7 +34,7 @@ class Agreement:
         self._cider, self._search, self._language = CiderD(self._texts), WordSearch(self._texts), Language(self._texts)
 
     def of(self, groups: Groups, themselves: bool = False) -> AgreementScores:
-        """Scores the captions of each picture; `themselves`: they are human ones, and each is held against the picture's others."""
+        """Scores the captions of each picture; `themselves`: they are human ones, each held against the picture's others."""
         found = np.array([self._of_caption(caption, own, picture, themselves) if own else [np.nan] * len(_EACH)
                           for caption, own, picture in self._against(groups, themselves)]).reshape(-1, len(_EACH))  # (N, scores)
         counts = [len(group) for group in groups]
@@ -44,7 +44,7 @@ class Agreement:
                                {name: by_picture.pop(name) for name in ("cider_d", "found_words")}, by_picture)
 
     def overlap(self, groups: Groups, themselves: bool = False) -> tuple[dict[str, np.ndarray], float | None]:
-        """ROUGE-L and METEOR by picture (P,), and BLEU-4 of all captions together: how many words are those of the human ones."""
+        """ROUGE-L and METEOR by picture (P,), and BLEU-4 of all captions together."""
         pairs = [(caption, own, picture) for caption, own, picture in self._against(groups, themselves) if own]
         captions, against, owners = map(list, zip(*pairs)) if pairs else ([], [], [])
         scores = {"rouge_l": rouge_l(captions, against), "meteor": meteor(captions, against, NoSynonyms())}
@@ -95,8 +95,8 @@ class WordSearch:
     def share_behind(self, caption: Words, picture: int, itself: bool = False) -> float:
         """The share of other pictures to whose captions a caption is less like than to its own picture's, those equal by half.
 
-        Likeness is the mean cosine of tf-idf vectors of words. `itself`: it is one of the picture's, and not compared with itself.
-        NaN where there is no other picture.
+        Likeness is the mean cosine of tf-idf vectors of words. `itself`: it is one of the picture's, and not compared
+        with itself. NaN where there is no other picture.
         """
         ids, weights = self._vector(caption)
         likeness = weights @ self._pictures[ids]                                                 # (P,)
@@ -118,14 +118,14 @@ def share_behind(likeness: np.ndarray, picture: int) -> float:
 def strange(found: float | np.ndarray) -> float | np.ndarray:
     """Of shares of pictures behind the own one: 2 where most pictures are before it, 1 where half are, else 0.
 
-    Captions of other pictures have most before theirs in one of two cases, others never, so that the mean is the share of captions
-    that may as well be of other pictures.
+    Captions of other pictures have most before theirs in one of two cases, others never, so that the mean is the share
+    of captions that may as well be of other pictures.
     """
     return np.where(np.isnan(found), np.nan, 2.0 * (found < 0.5) + (found == 0.5))
 
 
 def means(values: np.ndarray, owners: Sequence[int] | np.ndarray, pictures: int) -> np.ndarray:
-    """The mean of each picture's values (P,), `owners` their pictures; those that are NaN count nothing, NaN without any other."""
+    """The mean of each picture's values (P,), `owners` their pictures, without those that are NaN; NaN without any."""
     there = ~np.isnan(values)
     owners = np.array(owners, int)[there]
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""The sentences that open a report: which captioner is best, which are suspect, which mix, what is open and what is not known."""
+"""The sentences that open a report: which captioner is best, which are suspect, which mix, and what is not known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,14 @@ def answer(*, labels: Mapping[str, str], references: str | None, pictures: int, 
     """Three to eight sentences in plain text, the verdict first.
 
     `labels` has the name to print of each row, human one included; `pictures` are those by which fidelity is known;
-    intervals[row][score]; `spread` is the name of a score, None with one caption a picture; `measures` has the label and format of
-    each score. What is called clear is `Difference.sign`.
+    intervals[row][score]; `spread` is the name of a score, None with one caption a picture; `measures` has the label
+    and format of each score. What is called clear is `Difference.sign`.
     """
     axes = tuple(measures[score] for score in (verdict.measures[0], spread) if score)
-    evidence = _Evidence(labels, [name for name in labels if name != references], intervals, axes, _both_ways(differences), verdict)
-    found = (_best(evidence), _suspects(evidence), _figures(evidence, pictures), _noise(evidence), _apart(evidence, len(differences)), _mix(evidence, mixes, measures),
+    captioners = [name for name in labels if name != references]
+    evidence = _Evidence(labels, captioners, intervals, axes, _both_ways(differences), verdict)
+    found = (_best(evidence), _suspects(evidence), _figures(evidence, pictures), _noise(evidence),
+             _apart(evidence, len(differences)), _mix(evidence, mixes, measures),
              _human(evidence, references), _unknown(evidence, pictures), STUDENT)
     return tuple(sentence for sentence in found if sentence)
 
@@ -120,7 +122,8 @@ def _best(evidence: _Evidence) -> str:
                 "(--references) or a CLIP model that knows such pictures (--clip) to find out which is.")
     if verdict.winner:
         ahead = count - 1 - len(verdict.only_repeat)
-        why = [f"it is clearly ahead of {'the other' if count == 2 else 'every other' if ahead == count - 1 else 'the others'}"] * (ahead > 0)
+        others = "the other" if count == 2 else "every other" if ahead == count - 1 else "the others"
+        why = [f"it is clearly ahead of {others}"] if ahead else []
         if verdict.only_repeat:
             why.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
         return f"{evidence.labels[verdict.winner]} is the best of {count} captioners by {BY[verdict.evidence]}: {_and(why)}."
@@ -129,8 +132,8 @@ def _best(evidence: _Evidence) -> str:
     leader = verdict.ranking[0]
     names = [f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind]
     of = " of those that are not suspect" if verdict.suspects else ""
-    return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest {evidence.axes[0].label}{of}, "
-            f"but is not clearly ahead of {_and(names)}.")
+    return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest "
+            f"{evidence.axes[0].label}{of}, but is not clearly ahead of {_and(names)}.")
 
 
 def _suspects(evidence: _Evidence) -> str:

@@ -83,9 +83,9 @@ def differences(scores: Mapping[str, Mapping[str, np.ndarray]], measures: Sequen
 
     p is two-sided, of a paired test by sign flips: if it made no difference which of the two columns the captions of a picture
     came from, each picture's difference could as well have the other sign. p is the share of random signs whose mean is at least
-    as far from 0 as the one found, that one counted among them, so never 0 (Fisher 1935; Phipson and Smyth 2010). p_holm corrects
-    it for all differences returned (Holm 1979): the chance that any that is not real has a p_holm below 0.05 is at most 5 %.
-    Pictures where one of the two is NaN count nothing; pairs without any other are left out.
+    as far from 0 as the one found, that one counted among them, so never 0 (Fisher 1935; Phipson and Smyth 2010).
+    p_holm corrects it for all differences returned (Holm 1979): the chance that any that is not real has a p_holm
+    below 0.05 is at most 5 %. Pictures where one of the two is NaN count nothing; pairs without any other are left out.
     """
     pairs = {(measure, first, second): scores[first][measure] - scores[second][measure]
              for measure in measures for first, second in combinations(scores, 2)

@@ -94,10 +94,10 @@ def _changes(values: np.ndarray) -> np.ndarray:
 def within_picture(tokens: Tokens) -> dict[str, np.ndarray]:
     """`length` of each picture's captions, and spread among them: `div_1`, `div_2`, `mbleu_4`, `duplicates`; (P,) each.
 
-    NaN where undefined; one caption has no spread. length = words / captions. duplicates = 1 - different captions of the picture /
-    its captions, in [0, 1 - 1/k] for k captions, lower is more spread; compared by words, so case and punctuation do not hide one.
-    Div-n = different n-grams of the picture's captions / their words, in [0, 1], higher is more spread; undefined
-    without a word (Shetty et al. 2017, "Speaking the Same Language").
+    NaN where undefined; one caption has no spread. length = words / captions. duplicates = 1 - different captions of
+    the picture / its captions, in [0, 1 - 1/k] for k captions, lower is more spread; compared by words, so case and
+    punctuation do not hide one. Div-n = different n-grams of the picture's captions / their words, in [0, 1], higher
+    is more spread; undefined without a word (Shetty et al. 2017, "Speaking the Same Language").
     mBLEU-4 = mean over the captions of BLEU-4 against the other captions of the picture, in [0, 1], lower is more
     spread; undefined for a single caption (Shetty et al. 2017; BLEU: Papineni et al. 2002; smoothing: `MBLEU_SMOOTHING`).
     """
@@ -112,7 +112,8 @@ def within_picture(tokens: Tokens) -> dict[str, np.ndarray]:
         mbleu = np.bincount(tokens.picture_of_caption, bleu, tokens.pictures) / tokens.counts
         duplicates = (tokens.counts - np.bincount(unique, minlength=tokens.pictures)) / tokens.counts
         spread = {"div_1": div_1, "div_2": div_2, "mbleu_4": mbleu, "duplicates": duplicates}
-        return {"length": picture_words / tokens.counts, **{name: np.where(several, found, np.nan) for name, found in spread.items()}}
+        return {"length": picture_words / tokens.counts,
+                **{name: np.where(several, found, np.nan) for name, found in spread.items()}}
 
 
 def _bleu(matched: list[np.ndarray], lengths: np.ndarray, reference_lengths: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from diversity import measures
 from diversity.score import score_captions
 
 NAMES = {"_".join(measure.path): measure for measure in measures.ALL}
-AGAINST_REFERENCES = {"novelty_ngrams_4", "novelty_captions", "word_coverage", "cider_d", "bleu_4", "rouge_l", "meteor", "found_words",
-                      "semantic_coverage", "semantic_found_meaning", "clip_ref_clip_score"}
+AGAINST_REFERENCES = {"novelty_ngrams_4", "novelty_captions", "word_coverage", "cider_d", "bleu_4", "rouge_l", "meteor",
+                      "found_words", "semantic_coverage", "semantic_found_meaning", "clip_ref_clip_score"}
 TEXTS = datasets.Sequence(datasets.Value("string"))
 
 

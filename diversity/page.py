@@ -36,7 +36,8 @@ GROUPS: Mapping[str, tuple[Measure, ...]] = {
     "Meaning": (measures.COSINE_DISTANCE, *measures.VENDI, measures.SET_COSINE_DISTANCE, *measures.SET_VENDI),
     "Coverage": (measures.WORD_COVERAGE, measures.COVERAGE, measures.IMAGE_COVERAGE),
     "Fidelity": (measures.CLIP_SCORE, measures.REF_CLIP_SCORE, measures.FOUND_CLIP, *measures.RECALLS, measures.CIDER,
-                 measures.FOUND_WORDS, measures.FOUND_MEANING, measures.BLEU, measures.ROUGE, measures.METEOR, measures.DEGENERATE,
+                 measures.FOUND_WORDS, measures.FOUND_MEANING, measures.BLEU, measures.ROUGE, measures.METEOR,
+                 measures.DEGENERATE,
                  measures.PRECISION, measures.RECALL, measures.STATED),
 }
 

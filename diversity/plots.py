@@ -29,7 +29,7 @@ Curves = Sequence[tuple["Column", np.ndarray, np.ndarray]]
 
 
 class Column(NamedTuple):
-    """A column of captions as the page shows it: its label, the mark and colour that stand for it, whether it is best or suspect."""
+    """A column of captions as the page shows it: its label, its mark and colour, whether it is best or suspect."""
 
     name: str
     label: str

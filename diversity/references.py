@@ -61,9 +61,10 @@ class CiderD:
     """
 
     def __init__(self, references: References):
-        """`references` are those of all pictures, whose n-grams are counted once, so that a caption's score depends on no other."""
+        """`references` are those of all pictures; their n-grams are counted once, so a caption's score depends on no other."""
         self.pictures = len(references)
-        self.pictures_with = Counter(ngram for texts in references for ngram in {ngram for text in texts for ngram in _ngrams(text)})
+        self.pictures_with = Counter(ngram for texts in references
+                                     for ngram in {ngram for text in texts for ngram in _ngrams(text)})
         self._weigh = lru_cache(1 << 14)(self._weigh_ngrams)
 
     def _weigh_ngrams(self, text: tuple[str, ...]) -> tuple[dict[Words, float], list[float]]:

@@ -94,7 +94,7 @@ class DiversityReport:
 
 
 def labels(names: Iterable[str], references: str | None = None) -> dict[str, str]:
-    """The columns' names as people read them: without syn_text_, where that leaves them apart; references and originals are human."""
+    """The columns' names as people read them: the references are human, others without syn_text_ where they stay apart."""
     names = list(names)
     human = references if references in names else HUMAN
     short = {name: "human" if name == human else name.removeprefix("syn_text_") for name in names}

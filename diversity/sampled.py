@@ -24,7 +24,7 @@ from diversity.semantic import mean, semantic_scores
 from diversity.signs import Language
 from diversity.tokens import words
 
-AGAINST_HUMAN = ("cider_d", "found_words", "rouge_l", "meteor")
+SAMPLED = ("self_cider", "near_duplicates", "word_coverage", "cider_d", "found_words", "rouge_l", "meteor")  # into the rows
 Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
 
 
@@ -75,8 +75,7 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
             scores[column] |= {score: _padded(values, len(pictures)) for score, values in (found.pictures | overlap).items()}
         else:
             signs[column] = _order(groups[column][:semantic_pictures])
-        rows[column] = {score: mean(scores[column][score]) for score in ("self_cider", "near_duplicates", "word_coverage", *AGAINST_HUMAN)
-                        if score in scores[column]}
+        rows[column] = {score: mean(scores[column][score]) for score in SAMPLED if score in scores[column]}
         rows[column] |= {"bleu_4": bleu_4} if agreement else {}
     dear = _Dear(pictures[:semantic_pictures], columns, references)
     notes = [] if name else [f"What captions mean is not measured: {'' if embedder == 'none' else 'there is no embedder; '}{HOW_TO_GET}."]
@@ -123,7 +122,8 @@ def _lexical(groups: Sequence[Sequence[str]], world: DocumentFrequency) -> Score
     """Length, and spread within each picture by its words."""
     found: list[Scores] = []
     for tokens in batches(groups):
-        found.append({**within_picture(tokens), "self_cider": self_cider(tokens, world), "near_duplicates": near_duplicates(tokens)})
+        found.append({**within_picture(tokens), "self_cider": self_cider(tokens, world),
+                      "near_duplicates": near_duplicates(tokens)})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
@@ -167,7 +167,7 @@ def _linear_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
 
 
 def _order(groups: Sequence[Sequence[str]]) -> Scores:
-    """How far the words stand in an order that the column's captions of other pictures know, where there are no human captions."""
+    """How far words stand in an order that the column's captions of other pictures know, where there are no human ones."""
     texts = [[words(caption) for caption in group] for group in groups]
     language = Language(texts)
     found = [[language.order(caption, picture) for caption in group] for picture, group in enumerate(texts)]

@@ -76,8 +76,8 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
     scores = {name: sampled.scores[name] for name in rows}
     of_scores = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
     shifts = {(name, score): _shift(estimate, score, rows[name]) for (name, score), estimate in of_scores.items()}
-    intervals = {name: {score: of_scores[name, score].shifted(shifts[name, score]) for score in found if (name, score) in of_scores}
-                 for name, found in scores.items()}
+    intervals = {name: {score: of_scores[name, score].shifted(shifts[name, score])
+                        for score in found if (name, score) in of_scores} for name, found in scores.items()}
     evidence, decisive = evidence_of(counted.names, intervals)
     fidelity, spread = decisive[0], _spread(rows, counted.names)
     shown = [measure.score for measure in measures.headline(rows.values()) if measure.score]
@@ -92,8 +92,7 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
     unscored = {name: _unscored(scores[name], pictures) for name in rows}
     notes = (*_notes(counted, rows, pictures), *sampled.notes, *_no_score(unscored, fidelity, labels(rows, counted.references)))
     if evidence != "clip" and "clip_score" in scores[counted.names[0]] and evidence != "facts":
-        notes += (f"By none of these captions {sampled.settings['clip']} finds their pictures, so its CLIPScore shows nothing and decides "
-                  "nothing.",)
+        notes += (f"{sampled.settings['clip']} finds no column's pictures by their captions, so its CLIPScore decides nothing.",)
     return DiversityReport(
         rows, counted.references, intervals,
         {name: {score: np.nanquantile(values, QUANTILES).tolist() for score, values in of_column.items()
@@ -104,7 +103,8 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
                measures=measures.OF_SCORE),
         notes, {name: {reason: found for reason, found in accumulator.examples.items() if found}
                 for name, accumulator in counted.accumulators.items()},
-        unscored, _examples(pictures, list(rows), counted.names, sampled, fidelity, seed), _settings(sampled, len(pictures), seed))
+        unscored, _examples(pictures, list(rows), counted.names, sampled, fidelity, seed),
+        _settings(sampled, len(pictures), seed))
 
 
 def _unscored(scores: Mapping[str, np.ndarray], pictures: Sequence[Picture]) -> dict[str, tuple[str, ...]]:
@@ -117,9 +117,11 @@ def _unscored(scores: Mapping[str, np.ndarray], pictures: Sequence[Picture]) -> 
     return found
 
 
-def _no_score(unscored: Mapping[str, Mapping[str, Sequence[str]]], fidelity: measures.Measure, names: Mapping[str, str]) -> list[str]:
+def _no_score(unscored: Mapping[str, Mapping[str, Sequence[str]]], fidelity: measures.Measure,
+              names: Mapping[str, str]) -> list[str]:
     """Which pictures count nothing towards the fidelity, or the words covered, of a column."""
-    return [f"{names[column]}: pictures without {measure.label}, which count nothing there: {len(keys):,}, as {', '.join(keys[:3])}."
+    return [f"{names[column]}: pictures without {measure.label}, which count nothing there: {len(keys):,}, "
+            f"as {', '.join(keys[:3])}."
             for column, scores in unscored.items() for measure in dict.fromkeys((fidelity, measures.WORD_COVERAGE))
             if (keys := scores.get(measure.score))]
 

@@ -56,9 +56,9 @@ class VendiAccumulator:
 
         With λ the eigenvalues of the covariance Σ x xᵀ / n, which are those of the n × n matrix of cosines ÷ n, less zeros, the
         Vendi score is exp(-Σ λ ln λ) for q = 1, 1 / max λ for q = ∞, else (Σ λ^q)^(1 / (1 - q)): the effective number of
-        different rows, from 1, where all are equal, to min(n, D). The mean distance is (n² - |Σ x|²) / (n (n - 1)), from 0, where
-        all are equal, to 2. Higher is more spread. Friedman and Dieng 2022, "The Vendi Score"; orders: Pasarkar and Dieng 2023,
-        "Cousins of the Vendi Score".
+        different rows, from 1, where all are equal, to min(n, D). The mean distance is (n² - |Σ x|²) / (n (n - 1)),
+        from 0, where all are equal, to 2. Higher is more spread. Friedman and Dieng 2022, "The Vendi Score"; orders:
+        Pasarkar and Dieng 2023, "Cousins of the Vendi Score".
         """
         n = self.count
         vendi = vendi_scores(np.linalg.eigvalsh(self.moments), self.precision) if n else dict.fromkeys(ORDERS)
@@ -119,8 +119,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 class SemanticScores(NamedTuple):
-    """Of one column: `cosine_distance`, `vendi` (q = 1) and with references `coverage` and `found_meaning` of each picture (P,), NaN
-    where undefined; its block `semantic` of the row; and `strange_meaning` (P,), which `diversity.suspects` looks at."""
+    """Of one column: `cosine_distance`, `vendi` (q = 1) and with references `coverage` and `found_meaning` of each
+    picture (P,), NaN where undefined; its block `semantic` of the row; and `strange_meaning` (P,), which
+    `diversity.suspects` looks at."""
 
     pictures: dict[str, np.ndarray]
     row: dict[str, Any]
@@ -134,8 +135,8 @@ def semantic_scores(embedder: Embedder, columns: Mapping[str, Groups], reference
     columns[column][p] are the captions of picture p, references[p] all its human ones. `human` names the column that consists of
     some of them: no caption of it covers itself.
 
-    found_meaning: the share of other pictures to whose human captions a caption is less like (mean cosine) than to its own picture's,
-    mean over the picture's captions. In [0, 1]: ½ for captions of other pictures, higher is better.
+    found_meaning: the share of other pictures to whose human captions a caption is less like (mean cosine) than to its
+    own picture's, mean over the picture's captions. In [0, 1]: ½ for captions of other pictures, higher is better.
     """
     vectors = encode_columns(embedder, list(columns.values()) + ([references] if references is not None else []))
     reached = HumanCaptions(vectors.pop(), sizes(references)) if references is not None else None

@@ -26,7 +26,8 @@ class Language:
         self._pictures_with_pair = Counter(pair for group in self._pairs for pair in group)
 
     def order(self, caption: Words, picture: int) -> tuple[float, float]:
-        """The share of a caption's neighbouring words that are neighbours under another picture too, and that of words in any order.
+        """The share of a caption's neighbouring words that are neighbours under another picture too, and that of words
+        in any order.
 
         NaN for fewer than three words.
         """
@@ -58,11 +59,12 @@ class Language:
 
 
 def copying(caption: Words, own: Sequence[Words]) -> tuple[float, float]:
-    """Whether a caption may be a copy of a human caption of its picture, 0 or 1, and how much nearer it is to one than to the next.
+    """Whether a caption may be a copy of a human caption of its picture, 0 or 1, and how much nearer it is to one than
+    to the next.
 
-    It may be a copy where three fifths of the words of the longer stand in both in one order. Nearness is the Jaccard similarity of
-    their sets of words: a copy, with noise too, is nearer to its one model than to all others; a caption that says what all of them
-    say is not. NaN of fewer than two human captions.
+    It may be a copy where three fifths of the words of the longer stand in both in one order. Nearness is the Jaccard
+    similarity of their sets of words: a copy, with noise too, is nearer to its one model than to all others; a caption
+    that says what all of them say is not. NaN of fewer than two human captions.
     """
     mine = set(caption)
     near = sorted((len(mine & theirs) / (len(mine | theirs) or 1) for theirs in map(set, own)), reverse=True)

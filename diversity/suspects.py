@@ -17,13 +17,13 @@ from diversity.tokens import words
 # What is suspect. Human captions lie far from all of these, and so do those of weak captioners (`benchmarks.verdict`).
 STRANGE = 1 / 3       # of the captions may as well be of other pictures
 ORDER = 0.3           # of the known pairs of neighbouring words are no more than what any order would give
-GROUNDED = 0.4        # as well grounded in the picture as the whole caption are its first or last words; those of people half more
+GROUNDED = 0.4        # as well grounded in the picture as the whole caption are its first or last words; people's half more
 REPEATED = 1 / 2      # of the captions of a picture that can repeat another do so nearly
 FOR_MANY = 0.2        # of the pictures have the same caption
 DEGENERATE = 0.2      # of the captions
 COPIED = 2            # times as near to one human caption alone as human captions are
 COPIES = 0.4          # of the captions may be copies, where pictures have too few human captions for the former
-PHRASE, PHRASE_SHARE, PHRASE_WORDS = 3, 1 / 2, 0.1  # words with which half of the captions begin or end, a tenth of all their words
+PHRASE, PHRASE_SHARE, PHRASE_WORDS = 3, 1 / 2, 0.1  # words at an end of half of the captions, a tenth of all words
 FEW = 10              # pictures; fewer show nothing
 HUMAN_TIMES = 3       # as many as human captions have of what people do, too
 
@@ -40,14 +40,14 @@ def suspects(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mapping[str,
              seed: int) -> dict[str, tuple[Suspicion, ...]]:
     """The suspect ones of `columns`, with their reasons; never the `human` column, by which the others are judged.
 
-    `scores` and `signs` are those of each column by picture (P,). A sign counts where the 95 % interval of its mean lies beyond the
-    line, and people do not do the same.
+    `scores` and `signs` are those of each column by picture (P,). A sign counts where the 95 % interval of its mean
+    lies beyond the line, and people do not do the same.
     """
     found = {}
     people = _means(_tested(scores[human], signs[human], captions[human])) if human else {}
     for column in columns:
-        tested = estimates({name: values for name, values in _tested(scores[column], signs[column], captions[column],
-                                                                     signs.get(human)).items() if (~np.isnan(values)).sum() >= FEW}, seed)
+        by_picture = _tested(scores[column], signs[column], captions[column], signs.get(human))
+        tested = estimates({name: values for name, values in by_picture.items() if (~np.isnan(values)).sum() >= FEW}, seed)
         reasons = [*_strange(tested), *_order(tested), *_filler(tested, people, captions[column], captions.get(human)),
                    *_repeated(tested, people, rows[column], rows.get(human)), *_copied(tested), *_broken(tested, people)]
         if reasons:
@@ -67,7 +67,8 @@ def _tested(scores: Mapping[str, np.ndarray], signs: Mapping[str, np.ndarray], g
     if "order" in signs:
         found["ordered"] = (1 - ORDER) * signs["order"] - signs["any_order"]
     if "whole" in signs:
-        found |= {third: signs[third] - GROUNDED * signs["whole"] for third in ("first_third", "last_third")} | {"whole": signs["whole"]}
+        found["whole"] = signs["whole"]
+        found |= {third: signs[third] - GROUNDED * signs["whole"] for third in ("first_third", "last_third")}
     if human and "nearer_to_one" in human:
         found["copied"] = signs["nearer_to_one"] - COPIED * human["nearer_to_one"]
     return found
@@ -88,8 +89,8 @@ def _strange(tested: Mapping[str, Estimate]) -> list[Suspicion]:
         return []
     share = _percent(min(judge.mean for judge in judges))
     if (known := tested.get("known_words")) and known.high < 1 / 2:
-        return [Suspicion("other_words", f"only {_percent(known.mean)} of its words stand in any human caption, as if it were another "
-                          "language, so nothing shows that it speaks of its pictures")]
+        return [Suspicion("other_words", f"only {_percent(known.mean)} of its words stand in any human caption, as if it were "
+                          "another language, so nothing shows that it speaks of its pictures")]
     return [Suspicion("other_pictures", f"about {share} of its captions may as well be of other pictures")]
 
 
@@ -100,7 +101,8 @@ def _order(tested: Mapping[str, Estimate]) -> list[Suspicion]:
     return []
 
 
-def _filler(tested: Mapping[str, Estimate], people: Mapping[str, float], groups: Groups, human: Groups | None) -> list[Suspicion]:
+def _filler(tested: Mapping[str, Estimate], people: Mapping[str, float], groups: Groups,
+            human: Groups | None) -> list[Suspicion]:
     """Words at the beginning or end that say nothing of the picture, or that are the same in most captions."""
     found = []
     for third, where, does in (("first_third", 0, "begin"), ("last_third", -1, "end")):
@@ -136,14 +138,15 @@ def _share_of(phrase: str, groups: Groups, where: int) -> float:
     return ends[tuple(phrase.split())] / captions if captions else 0.0
 
 
-def _repeated(tested: Mapping[str, Estimate], people: Mapping[str, float], row: Mapping, human: Mapping | None) -> list[Suspicion]:
+def _repeated(tested: Mapping[str, Estimate], people: Mapping[str, float], row: Mapping,
+              human: Mapping | None) -> list[Suspicion]:
     """One caption said again and again, within pictures or under many of them."""
     found = []
     repeats = tested.get("repeats")
     if repeats and repeats.low > REPEATED and HUMAN_TIMES * people.get("repeats", 0) < repeats.mean:
         near, exact = (_percent(tested[name].mean) for name in ("near_duplicates", "duplicates"))
-        found.append(Suspicion("repeated", f"it says one caption again and again: {near} of its captions repeat an earlier one of their "
-                               f"picture or nearly do, {exact} word for word"))
+        found.append(Suspicion("repeated", f"it says one caption again and again: {near} of its captions repeat an earlier one of "
+                               f"their picture or nearly do, {exact} word for word"))
     shared = MOST_SHARED.value(row) or 0
     if shared >= FOR_MANY and row["pictures"] >= FEW and HUMAN_TIMES * (human and MOST_SHARED.value(human) or 0) < shared:
         found.append(Suspicion("repeated", f"one caption stands for {_percent(shared)} of the pictures"))
@@ -153,8 +156,8 @@ def _repeated(tested: Mapping[str, Estimate], people: Mapping[str, float], row: 
 def _copied(tested: Mapping[str, Estimate]) -> list[Suspicion]:
     copied, copies = tested.get("copied"), tested.get("copies")
     if copied.low > 0 if copied else copies and copies.low > COPIES:
-        return [Suspicion("copied", "its captions are copies of single human captions of their pictures, so agreement with these shows "
-                          "nothing")]
+        return [Suspicion("copied", "its captions are copies of single human captions of their pictures, so agreement with these "
+                          "shows nothing")]
     return []
 
 

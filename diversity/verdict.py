@@ -1,7 +1,8 @@
 """Which captioner is best, if that is shown, by what evidence, and which are suspect.
 
-Evidence, the best that there is: facts that are true, then CLIPScore where the CLIP model can tell pictures apart, then agreement with
-the human captions. Where there is none of these, captions are known by their form alone, and nobody is named best.
+Evidence, the best that there is: facts that are true, then CLIPScore where the CLIP model can tell pictures apart,
+then agreement with the human captions. Where there is none of these, captions are known by their form alone, and
+nobody is named best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,9 +58,9 @@ def decide(evidence: str, decisive: Sequence[Measure], spread: Measure | None, n
            suspects: Mapping[str, tuple[Suspicion, ...]]) -> Verdict:
     """The verdict on the columns `names`: the first of those that are not suspect wins where it is ahead of every other.
 
-    It is ahead of another where it is clearly better in one of the decisive measures (`Difference.sign`) and in none of them has an
-    interval that lies below. Of one that is suspect of repeating a single caption it is also ahead where it is clearly more varied
-    and loses, for certain, no more than a fifth of the first measure.
+    It is ahead of another where it is clearly better in one of the decisive measures (`Difference.sign`) and in none
+    of them has an interval that lies below. Of one that is suspect of repeating a single caption it is also ahead
+    where it is clearly more varied and loses, for certain, no more than a fifth of the first measure.
     """
     first = decisive[0]
     up = -1 if first.better == "lower" else 1
@@ -77,7 +78,8 @@ def decide(evidence: str, decisive: Sequence[Measure], spread: Measure | None, n
     only_repeat = tuple(other for other in others if only_repeats(ranking[0], other))
     not_behind = tuple(other for other in others if other not in only_repeat)
     winner = ranking[0] if ranking and len(names) > 1 and evidence != "form" and not not_behind else None
-    return Verdict(evidence, tuple(measure.score for measure in decisive), winner, tuple(ranking), not_behind, only_repeat, suspects)
+    return Verdict(evidence, tuple(measure.score for measure in decisive), winner, tuple(ranking), not_behind, only_repeat,
+                   suspects)
 
 
 def _is_ahead(name: str, other: str, decisive: Sequence[Measure], differences: Sequence[Difference]) -> bool:

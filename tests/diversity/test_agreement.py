@@ -1,4 +1,4 @@
-"""Agreement with human captions: CIDEr-D that depends on nothing else, the search for the own picture, and people among themselves."""
+"""Agreement with human captions: CIDEr-D, the search for the own picture, and people among themselves."""
 
 import numpy as np
 import pytest
@@ -30,12 +30,13 @@ def slow_share(caption, picture, human, left_out=None):
 
 
 def test_the_search_for_the_own_picture_equals_a_slow_one():
-    found = Agreement(HUMAN).of(CAPTIONS).pictures["found_words"]
-    np.testing.assert_allclose(found, [np.mean([slow_share(caption, at, HUMAN) for caption in group])
-                                       for at, group in enumerate(CAPTIONS)], atol=1e-6)
-    themselves = Agreement(HUMAN).of(HUMAN, themselves=True).pictures["found_words"]
-    np.testing.assert_allclose(themselves, [np.mean([slow_share(caption, at, HUMAN, caption) for caption in group])
-                                            for at, group in enumerate(HUMAN)], atol=1e-6)
+    human, captions = HUMAN[:5], [group[:1] for group in CAPTIONS[:5]]
+    found = Agreement(human).of(captions).pictures["found_words"]
+    np.testing.assert_allclose(found, [np.mean([slow_share(caption, at, human) for caption in group])
+                                       for at, group in enumerate(captions)], atol=1e-6)
+    themselves = Agreement(human).of(HUMAN, themselves=True).pictures["found_words"]
+    np.testing.assert_allclose(themselves, [np.mean([slow_share(caption, at, human, caption) for caption in group])
+                                            for at, group in enumerate(human)], atol=1e-6)
 
 
 def test_captions_without_a_known_word_are_as_near_to_all():
@@ -83,13 +84,14 @@ def test_a_report_has_every_measure_against_people():
     report = score_captions({"mine": [group[:1] for group in CAPTIONS]}, references=HUMAN)
     for column in ("mine", "captions"):
         row, intervals = report.rows[column], report.intervals[column]
-        assert all(0 < row[name] for name in ("cider_d", "bleu_4", "rouge_l", "meteor", "found_words") if name != "bleu_4")
-        assert all(intervals[name].low <= row[name] <= intervals[name].high for name in ("cider_d", "rouge_l", "meteor", "found_words"))
+        assert all(0 < row[name] for name in ("cider_d", "rouge_l", "meteor", "found_words"))
+        for name in ("cider_d", "rouge_l", "meteor", "found_words"):
+            assert intervals[name].low <= row[name] <= intervals[name].high
     assert report.rows["mine"]["bleu_4"] >= 0
 
 
 def test_ragged_counts_are_one_mean_over_pictures():
-    """Nine broken captions of every other picture, one good one of the others: half of a picture's captions on average, not 90 %."""
+    """Nine broken captions of every other picture, one good one of the others: half on average, not 90 %."""
     groups = [["a 2 2 2 2"] * 9 if at % 2 else CAPTIONS[0][:1] for at in range(40)]
     report = score_captions({"mine": groups})
     row, interval = report.rows["mine"], report.intervals["mine"]

@@ -33,7 +33,8 @@ def found():
         columns = {**{kind: made[kind] for kind in kinds}, f"people {count}": good}
         if count == 1:
             columns["machine"] = [picture["candidates"] for picture in PICTURES]
-        of |= dict.fromkeys(columns, ()) | {name: [reason.kind for reason in reasons] for name, reasons in report(columns, human).items()}
+        of |= dict.fromkeys(columns, ())
+        of |= {name: [reason.kind for reason in reasons] for name, reasons in report(columns, human).items()}
     return of
 
 

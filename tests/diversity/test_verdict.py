@@ -85,14 +85,14 @@ def outcomes():
     annotated, before = made_up_pictures(120), benchmark.PICTURES
     benchmark.PICTURES = (20, 60)
     try:
-        return [outcome for seed in range(8) for outcome in benchmark.one_set(annotated, seed, 6, "none")]
+        return [outcome for seed in range(6) for outcome in benchmark.one_set(annotated, seed, 6, "none")]
     finally:
         benchmark.PICTURES = before
 
 
 def test_bad_columns_do_not_win_and_people_are_not_suspect(outcomes):
     judged = [outcome for outcome in outcomes if outcome.field in ("pair", "three")]
-    assert len(judged) > 50
+    assert len(judged) > 35
     assert [outcome for outcome in judged if outcome.bad] == []
     assert not any(outcome.suspect for outcome in outcomes if outcome.kind == "people")
     assert np.mean([bool(outcome.winner) for outcome in judged if outcome.pictures == 60]) > 0.5  # the rule names somebody
