@@ -139,7 +139,7 @@ def bad_columns(column: Column, world: World) -> dict[str, Column]:
     return found
 
 
-def judge(sampled: Sampled, suspected: Mapping[str, Any], names: Sequence[str], seed: int) -> str | None:
+def judge(sampled: Sampled, suspected: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int) -> str | None:
     """The winner of a field, as `diversity.score.report` finds it."""
     scores = {name: sampled.scores[name] for name in names}
     flat = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
@@ -148,7 +148,7 @@ def judge(sampled: Sampled, suspected: Mapping[str, Any], names: Sequence[str], 
     spread = measures.SELF_CIDER if all("self_cider" in intervals[name] for name in names) else None
     compared = [measure.score for measure in (*decisive, spread, measures.LENGTH, measures.DEGENERATE) if measure]
     return decide(evidence, decisive, spread, names, intervals, differences(scores, list(dict.fromkeys(compared)), seed),
-                  {name: reasons for name, reasons in suspected.items() if name in names}).winner
+                  *({name: reasons for name, reasons in found.items() if name in names} for found in suspected)).winner
 
 
 def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embedder: str) -> list[Outcome]:
@@ -175,8 +175,8 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
 
     def outcome(field: str, kind: str, *names: str) -> Outcome:
         winner = judge(sampled, suspected, names, seed)
-        return Outcome(field, kind, base, len(chosen), winner or "", kind in suspected, winner in made if winner else False)
-    found = [Outcome("suspect", name, base, len(chosen), "", name in suspected, False) for name in good]
+        return Outcome(field, kind, base, len(chosen), winner or "", kind in suspected[0], winner in made if winner else False)
+    found = [Outcome("suspect", name, base, len(chosen), "", name in suspected[0], False) for name in good]
     for kind in made:
         found.append(outcome("pair", kind, base, kind))
         if len(good) > 1:

@@ -130,6 +130,9 @@ def _best(evidence: _Evidence) -> str:
     if not verdict.ranking:
         return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect."
     leader = verdict.ranking[0]
+    if leader in verdict.doubts and not verdict.not_behind:
+        return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} is ahead, but these pictures leave it in "
+                f"doubt whether {verdict.doubts[leader][0].words}.")
     names = [f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind]
     of = " of those that are not suspect" if verdict.suspects else ""
     return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest "

@@ -86,8 +86,8 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
         shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]))
         for difference in differences(scores, list(compared), seed))
     captions = {name: _groups(pictures, name) for name in rows}
-    verdict = decide(evidence, decisive, spread, counted.names, intervals, found,
-                     suspects(scores, sampled.signs, rows, captions, counted.names, counted.references, seed))
+    suspected, doubts = suspects(scores, sampled.signs, rows, captions, counted.names, counted.references, seed)
+    verdict = decide(evidence, decisive, spread, counted.names, intervals, found, suspected, doubts)
     mixed = _mixes(pictures, counted, sampled, fidelity, seed)
     unscored = {name: _unscored(scores[name], pictures) for name in rows}
     notes = (*_notes(counted, rows, pictures), *sampled.notes, *_no_score(unscored, fidelity, labels(rows, counted.references)))

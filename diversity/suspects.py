@@ -21,8 +21,8 @@ GROUNDED = 0.4        # as well grounded in the picture as the whole caption are
 REPEATED = 1 / 2      # of the captions of a picture that can repeat another do so nearly
 FOR_MANY = 0.2        # of the pictures have the same caption
 DEGENERATE = 0.2      # of the captions
-COPIED = 2            # times as near to one human caption alone as human captions are
-COPIES = 0.4          # of the captions may be copies, where pictures have too few human captions for the former
+COPIED = 1.5          # times as near to one human caption alone as human captions are
+COPIES = 1 / 3        # of the captions may be copies, where pictures have too few human captions for the former
 PHRASE, PHRASE_SHARE, PHRASE_WORDS = 3, 1 / 2, 0.1  # words at an end of half of the captions, a tenth of all words
 FEW = 10              # pictures; fewer show nothing
 HUMAN_TIMES = 3       # as many as human captions have of what people do, too
@@ -37,21 +37,23 @@ class Suspicion(NamedTuple):
 
 def suspects(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mapping[str, Mapping[str, np.ndarray]],
              rows: Mapping[str, Mapping], captions: Mapping[str, Groups], columns: Sequence[str], human: str | None,
-             seed: int) -> dict[str, tuple[Suspicion, ...]]:
-    """The suspect ones of `columns`, with their reasons; never the `human` column, by which the others are judged.
+             seed: int) -> tuple[dict[str, tuple[Suspicion, ...]], dict[str, tuple[Suspicion, ...]]]:
+    """The suspect ones of `columns` with their reasons, and those in doubt; never the `human` column, by which they are judged.
 
     `scores` and `signs` are those of each column by picture (P,). A sign counts where the 95 % interval of its mean
-    lies beyond the line, and people do not do the same.
+    lies beyond the line, and people do not do the same; where the mean alone does, the column is in doubt.
     """
-    found = {}
+    found: tuple[dict, dict] = {}, {}
     people = _means(_tested(scores[human], signs[human], captions[human])) if human else {}
     for column in columns:
         by_picture = _tested(scores[column], signs[column], captions[column], signs.get(human))
         tested = estimates({name: values for name, values in by_picture.items() if (~np.isnan(values)).sum() >= FEW}, seed)
-        reasons = [*_strange(tested), *_order(tested), *_filler(tested, people, captions[column], captions.get(human)),
-                   *_repeated(tested, people, rows[column], rows.get(human)), *_copied(tested), *_broken(tested, people)]
-        if reasons:
-            found[column] = tuple(reasons)
+        on_average = {name: Estimate(*[estimate.mean] * 3) for name, estimate in tested.items()}
+        for by, sure in zip(found, (tested, on_average)):
+            reasons = [*_strange(sure), *_order(sure), *_filler(sure, people, captions[column], captions.get(human)),
+                       *_repeated(sure, people, rows[column], rows.get(human)), *_copied(sure), *_broken(sure, people)]
+            if reasons and column not in found[0]:
+                by[column] = tuple(reasons)
     return found
 
 
@@ -71,6 +73,7 @@ def _tested(scores: Mapping[str, np.ndarray], signs: Mapping[str, np.ndarray], g
         found |= {third: signs[third] - GROUNDED * signs["whole"] for third in ("first_third", "last_third")}
     if human and "nearer_to_one" in human:
         found["copied"] = signs["nearer_to_one"] - COPIED * human["nearer_to_one"]
+        found["copies"] = np.where(np.isnan(human["nearer_to_one"]), signs["copies"], np.nan)
     return found
 
 
@@ -155,7 +158,7 @@ def _repeated(tested: Mapping[str, Estimate], people: Mapping[str, float], row: 
 
 def _copied(tested: Mapping[str, Estimate]) -> list[Suspicion]:
     copied, copies = tested.get("copied"), tested.get("copies")
-    if copied.low > 0 if copied else copies and copies.low > COPIES:
+    if copied and copied.low > 0 or copies and copies.low > COPIES:
         return [Suspicion("copied", "its captions are copies of single human captions of their pictures, so agreement with these "
                           "shows nothing")]
     return []

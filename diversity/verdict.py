@@ -33,10 +33,12 @@ class Verdict(NamedTuple):
     not_behind: tuple[str, ...]                    # those that the first of the ranking is not ahead of
     only_repeat: tuple[str, ...]                   # those that it is ahead of only since they repeat one caption
     suspects: Mapping[str, tuple[Suspicion, ...]]
+    doubts: Mapping[str, tuple[Suspicion, ...]] = {}  # what more pictures may show: those in doubt do not win
 
     def as_json(self) -> dict[str, Any]:
-        return {**self._asdict(), "suspects": {column: [reason._asdict() for reason in reasons]
-                                               for column, reasons in self.suspects.items()}}
+        plain = {name: {column: [reason._asdict() for reason in reasons] for column, reasons in getattr(self, name).items()}
+                 for name in ("suspects", "doubts")}
+        return {**self._asdict(), **plain}
 
 
 def evidence_of(names: Sequence[str], intervals: Mapping[str, Mapping[str, Estimate]]) -> tuple[str, tuple[Measure, ...]]:
@@ -55,8 +57,8 @@ def can_tell(intervals: Mapping[str, Mapping[str, Estimate]]) -> bool:
 
 def decide(evidence: str, decisive: Sequence[Measure], spread: Measure | None, names: Sequence[str],
            intervals: Mapping[str, Mapping[str, Estimate]], differences: Sequence[Difference],
-           suspects: Mapping[str, tuple[Suspicion, ...]]) -> Verdict:
-    """The verdict on the columns `names`: the first of those that are not suspect wins where it is ahead of every other.
+           suspects: Mapping[str, tuple[Suspicion, ...]], doubts: Mapping[str, tuple[Suspicion, ...]] = {}) -> Verdict:
+    """The verdict on `names`: the first of those not suspect wins where it is ahead of every other and not in doubt.
 
     It is ahead of another where it is clearly better in one of the decisive measures (`Difference.sign`) and in none
     of them has an interval that lies below. Of one that is suspect of repeating a single caption it is also ahead
@@ -77,9 +79,10 @@ def decide(evidence: str, decisive: Sequence[Measure], spread: Measure | None, n
         other == ranking[0] or _is_ahead(ranking[0], other, decisive, differences))]
     only_repeat = tuple(other for other in others if only_repeats(ranking[0], other))
     not_behind = tuple(other for other in others if other not in only_repeat)
-    winner = ranking[0] if ranking and len(names) > 1 and evidence != "form" and not not_behind else None
+    wins = ranking and len(names) > 1 and evidence != "form" and not not_behind and ranking[0] not in doubts
+    winner = ranking[0] if wins else None
     return Verdict(evidence, tuple(measure.score for measure in decisive), winner, tuple(ranking), not_behind, only_repeat,
-                   suspects)
+                   suspects, doubts)
 
 
 def _is_ahead(name: str, other: str, decisive: Sequence[Measure], differences: Sequence[Difference]) -> bool:

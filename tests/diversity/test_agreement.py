@@ -34,7 +34,7 @@ def test_the_search_for_the_own_picture_equals_a_slow_one():
     found = Agreement(human).of(captions).pictures["found_words"]
     np.testing.assert_allclose(found, [np.mean([slow_share(caption, at, human) for caption in group])
                                        for at, group in enumerate(captions)], atol=1e-6)
-    themselves = Agreement(human).of(HUMAN, themselves=True).pictures["found_words"]
+    themselves = Agreement(human).of(human, themselves=True).pictures["found_words"]
     np.testing.assert_allclose(themselves, [np.mean([slow_share(caption, at, human, caption) for caption in group])
                                             for at, group in enumerate(human)], atol=1e-6)
 

@@ -44,6 +44,9 @@ def test_the_best_must_be_ahead_of_every_other_suspects_included():
     assert verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead).winner == "a"
     assert verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead[:1]).not_behind == ("c",)
     assert verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead[:1], suspects={"c": FILLER}).winner is None
+    in_doubt = decide("references", [CIDER], None, ["a", "b"], {name: {"cider_d": Estimate(1, 1, 1)} for name in "ab"}, ahead, {},
+                      {"a": FILLER})
+    assert in_doubt.winner is None and in_doubt.not_behind == ()
     found = verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead, suspects={"a": FILLER})
     assert found.winner is None and found.ranking == ("b", "c") and found.not_behind == ("a", "c")
 
