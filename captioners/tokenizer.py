@@ -1,13 +1,12 @@
 """One face for CLIP's tokenizer and a folder's own, both through open_clip."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-FILES = (  # copied as they are: another release of transformers may write them so that older ones cannot read them
+FILES = (  # kept as they are: another release of transformers may write them so that older ones cannot read them
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -31,8 +30,10 @@ class CaptionTokenizer:
         text_cfg = model_cfg["text_cfg"]
         options = text_cfg.get("tokenizer_kwargs") or {}
         self.folder = folder if text_cfg.get("hf_tokenizer_name") else None
+        self._files: dict[str, bytes] = {}  # their bytes: what is loaded may be moved before it is saved again
         if text_cfg.get("hf_tokenizer_name"):
             self._tokenizer = _from_folder(folder, text_cfg, options)
+            self._files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
             own = self._own = self._tokenizer.tokenizer
             self.start_id = own.bos_token_id if own.bos_token_id is not None else own.cls_token_id
             self.end_id = own.eos_token_id if own.eos_token_id is not None else own.sep_token_id
@@ -68,10 +69,9 @@ class CaptionTokenizer:
         return sorted(never - {self.end_id})
 
     def copy_files(self, folder: Path) -> None:
-        """Copies the tokenizer's own files, if it has any, into a folder."""
-        for name in FILES if self.folder else ():
-            if (self.folder / name).is_file():
-                shutil.copyfile(self.folder / name, folder / name)
+        """Writes the tokenizer's own files, if it has any, into a folder."""
+        for name, data in self._files.items():
+            (folder / name).write_bytes(data)
 
     def _check(self, model_cfg: Mapping[str, Any]) -> None:
         text_cfg, where = model_cfg["text_cfg"], f"tokenizer in {self.folder}" if self.folder else "CLIP's tokenizer"

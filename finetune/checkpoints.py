@@ -89,7 +89,7 @@ class Checkpoints:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, mapped into memory; one of many errors where it is not whole, or has weights that are not finite."""
+    """The state in a checkpoint, mapped into memory; one of many errors where it is not whole, or its weights are not finite."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} in it is damaged")
@@ -107,7 +107,7 @@ def broken(weights: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def full_disk_told(folder: Path) -> Iterator[None]:
-    """Raises OSError with folder and reason where files of weights cannot be written: libraries say other things of a full disk."""
+    """Raises OSError with folder and reason where weights cannot be written: libraries say other things of a full disk."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

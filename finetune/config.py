@@ -88,8 +88,8 @@ class FinetuneConfig(TableFlags):
     grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
     hold_out: int = Field(500, ge=0, description="pictures of the input to validate on, at most a twentieth; 0: no validation")
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
-        None, gt=0, description="captions seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless given; "
-        "there is one before the first step and one at the end, too")
+        None, gt=0, description="captions seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless "
+        "given; there is one before the first step and one at the end, too")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     shard: bool = Field(
         False, description="each process holds a part of all weights, gradients and optimizer state (FSDP), for large models")
@@ -101,9 +101,11 @@ class FinetuneConfig(TableFlags):
         None, ge=0, description="processes that decode pictures, for each process that trains; unless given, its share of the cores for "
         "a GPU, and one for a CPU")
     max_error_rate: float = Field(
-        0.1, ge=0, le=1, description="share of the captioned pictures that may be broken or missing; more stop the run before it trains")
+        0.1, ge=0, le=1,
+        description="share of the captioned pictures that may be broken or missing; more stop the run before it trains")
     push_to_hub: str | None = Field(
-        None, pattern=r"^[\w.-]+/[\w.-]+$", description="org/name of a hub repository to upload the finished captioner to, and its card")
+        None, pattern=r"^[\w.-]+/[\w.-]+$",
+        description="org/name of a hub repository to upload the finished captioner to, and its card")
     hub_public: bool = Field(False, description="a hub repository that is made for --push-to-hub is public, not private")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")

@@ -4,12 +4,11 @@ Nothing is written before everything was read. What `--overwrite` replaces then 
 where the new one ends without a checkpoint, by the next command if need be.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from finetune.image_cache import FOLDER as IMAGE_CACHE
 from finetune.student_config import StudentConfig
 from finetune.training_page import PAGE
 from imagetext.cards import CARD
+from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, whole_files, write_file
 
 Config = FinetuneConfig | StudentConfig
@@ -35,45 +35,19 @@ CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoi
                "shard", "device_batch_size", "report_to", "grad_checkpointing", "max_error_rate", "push_to_hub", "hub_public"}
 
 
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Holds the folder for this command, until the block is left; ValueError where another command holds it.
-
-    An empty folder does not stay.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(output, os.O_RDONLY)
-    except OSError as error:
-        raise ValueError(f"--output {output}: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ValueError(f"--output {output}: another command trains in this folder") from None
-    except OSError:
-        pass  # a file system that locks no folders
-    try:
-        yield
-    finally:
-        os.close(handle)
-        with suppress(OSError):
-            output.rmdir()
-
-
 def check_output(config: Config) -> None:
     """Raises ValueError where the folder holds another run, or is not ours; puts an earlier run back if a start was cut off."""
     output, record = config.output, _record(config)
     if (output / BEFORE).exists() and not Checkpoints(output).paths():
         _put_back(output, record)
     there = {one.name for one in output.iterdir()} if output.exists() else set()
-    if record.name not in there and there - {record.name + UNFINISHED, ".lock"}:
+    if record.name not in there and there - {record.name + UNFINISHED, LOCK}:
         raise ValueError(f"--output {output}: the folder is not empty and not a run of capsmith {config.command}")
     if not os.access(next(folder for folder in (output, *output.absolute().parents) if folder.exists()), os.W_OK):
         raise ValueError(f"--output {output}: you have no right to write there")
     if config.overwrite and (output / BEFORE).exists() and _lies_within(config):
-        raise ValueError(f"--output {output}: the model that it begins with is kept for the unfinished run there; finish that run, "
-                         "by the same command without --overwrite, or give another --output")
+        raise ValueError(f"--output {output}: the model that it begins with is kept for the unfinished run there; "
+                         "finish that run, by the same command without --overwrite, or give another --output")
     if record.name in there and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
         _check_same(config, read_record(config))
 
@@ -124,7 +98,7 @@ def begun(config: Config, read: Mapping[str, str], state: PartialState) -> Itera
 
 
 def let_go_of_earlier(config: Config) -> None:
-    """Removes an earlier run, now that the new one has a checkpoint; one that holds the model it begins with stays to the end."""
+    """Removes an earlier run, now that there is a checkpoint; one that holds the model it begins with stays to the end."""
     if not _lies_within(config):
         shutil.rmtree(config.output / BEFORE, ignore_errors=True)
 
@@ -174,20 +148,21 @@ def _check_same(config: Config, earlier: Mapping[str, Any]) -> None:
                           if name in settings and settings[name] != value and not (more and name == "samples_seen")):
         raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")
     if more and not Checkpoints(output).paths():
-        raise ValueError(f"--output {output}: the finished run has no checkpoint left to go on from; --model {output} with another "
-                         "--output trains its model further")
+        raise ValueError(f"--output {output}: the finished run has no checkpoint left to go on from; "
+                         f"--model {output} with another --output trains its model further")
 
 
 def _check_inputs(output: Path, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:
     if changed := [path for path in earlier | now if earlier.get(path) != now.get(path)]:
-        raise ValueError("\n  ".join([f"--output {output}: these inputs have changed since the run began; give another folder, or "
-                                      "--overwrite to start anew:", *changed]))
+        raise ValueError("\n  ".join([f"--output {output}: these inputs have changed since the run began; give another folder, "
+                                      "or --overwrite to start anew:", *changed]))
 
 
 def _lies_within(config: Config) -> dict[str, Path]:
     """The settings that name a model in the run's own folder, with its path there."""
     output = config.output.resolve()
-    named = {name: Path(value).resolve() for name in ("model", "student", "pretrained") if (value := getattr(config, name, None))}
+    named = {name: Path(value).resolve() for name in ("model", "base", "student", "pretrained")
+             if (value := getattr(config, name, None))}
     within = {name: path.relative_to(output) for name, path in named.items() if path.is_relative_to(output)}
     return {name: path for name, path in within.items() if (output / path).exists() or (output / BEFORE / path).exists()}
 

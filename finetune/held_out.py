@@ -31,7 +31,7 @@ def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config
 
 def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pictures: CaptionedPictures,
                       asked: CaptionedPictures | None, tell: Callable[[str], None]) -> CaptionedPictures | None:
-    """Those that were asked for, or some of the input, at most a twentieth; none stays in the input. None where there are none."""
+    """Those asked for, or some of the input, at most a twentieth; none stays in the input. None where there are none."""
     if asked:
         if both := doubles(pictures, asked, range(len(asked))):
             tell(f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")

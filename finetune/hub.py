@@ -32,7 +32,7 @@ def check_hub(name: str) -> None:
 
 
 def push(folder: Path, files: Sequence[str], name: str, *, public: bool) -> None:
-    """Uploads a captioner's files and its card, and nothing else; a repository that is not there is made, private unless `public`.
+    """Uploads a captioner's files and its card, nothing else; makes a repository where there is none, private unless `public`.
 
     Raises OSError, after which the same command tries again.
     """

@@ -1,7 +1,7 @@
 """Which picture is which: of the same bytes, or of the same key and the same look; and what was read of each input."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -53,7 +53,8 @@ def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set
     hashes = {held.identities[number].hash for number in numbers}
     by_key = {held.identities[number].key: number for number in numbers}
     found = {number for number, (_, hash) in enumerate(pictures.identities) if hash in hashes}
-    named = [(number, by_key[key]) for number, (key, _) in enumerate(pictures.identities) if key in by_key and number not in found]
+    named = [(number, by_key[key]) for number, (key, _) in enumerate(pictures.identities)
+             if key in by_key and number not in found]
     with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
         same = pool.map(lambda pair: alike(pictures.encoded(pair[0]), held.encoded(pair[1])), named)
         return found | {number for (number, _), is_same in zip(named, same, strict=True) if is_same}
@@ -74,8 +75,8 @@ class InputHashes:
 
     def add(self, path: str, record: Record, picture: bytes) -> None:
         """Adds a record with the hash of its picture."""
-        texts: Iterable[str] = (record.key, *record.captions, *(text for name, of in record.columns.items() for text in (name, *of)))
-        parts = [picture, *(text.encode("utf-8", "replace") for text in texts)]
+        columns = (text for name, of in record.columns.items() for text in (name, *of))
+        parts = [picture, *(text.encode("utf-8", "replace") for text in (record.key, *record.captions, *columns))]
         parts += [part for name, data in record.members.items() for part in (name.encode(), data)]
         hash = self._by_path.setdefault(path, hashlib.blake2b(digest_size=16))
         for part in parts:

@@ -13,8 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Notes the signals while its block is entered: `asked` says whether one came.
 
-    Raises KeyboardInterrupt at once within `at_once`, where nothing would be lost, and where a terminal sends a second SIGINT to a
-    process that trains alone: several are each told more than once, by the terminal and by what started them.
+    Raises KeyboardInterrupt at once within `at_once`, where nothing would be lost, and at a second SIGINT to a process that is
+    alone: of several, each is told more than once, by the terminal and by what started them.
     """
 
     def __init__(self, *, alone: bool):

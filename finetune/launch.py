@@ -6,7 +6,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import timedelta
 
 import psutil
@@ -17,8 +16,9 @@ from accelerate.tracking import get_available_trackers
 
 from captioners.device import check_device, choose_device
 from captioners.ranks import Rank, processes_here
-from finetune.folder import Config, check_output, is_done, locked
+from finetune.folder import Config, check_output, is_done
 from finetune.trainer import Trainer, check_processes
+from imagetext.lock import FolderLock
 
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
 
@@ -36,10 +36,8 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
     if state.num_processes != rank.count:
         raise ValueError(f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other")
-    with ExitStack() as folder:
+    with FolderLock(config.output):
         with state.main_process_first():
-            if state.is_main_process:
-                folder.enter_context(locked(config.output))
             check_output(config)
         if is_done(config):
             state.print(f"{config.output} holds the finished model of this very run")
@@ -81,7 +79,7 @@ def check_launcher(rank: Rank) -> None:
 
 
 def check_trackers(config: Config) -> None:
-    """Raises ValueError for a tracker that cannot be reported to: accelerate leaves those that are not installed out in silence."""
+    """Raises ValueError for a tracker that cannot be reported to: accelerate says nothing of those that are not installed."""
     there = {str(tracker) for tracker in get_available_trackers()}
     if missing := [name for name in config.report_to if name not in there]:
         raise ValueError(f"--report-to {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
@@ -108,7 +106,7 @@ def launch(config: Config) -> int:
     from torch.distributed.run import run as torchrun
 
     check_processes(config, config.num_processes)  # what needs no rank to be found is told once, and at once
-    with locked(config.output):
+    with FolderLock(config.output):
         check_output(config)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each rank would advise how DDP may be called
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))  # torchrun's own is 1

@@ -49,8 +49,8 @@ class StudentConfig(TableFlags):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none")
     grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
-        None, gt=0, description="records seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless given; "
-        "there is one before the first step and one at the end, too")
+        None, gt=0, description="records seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless "
+        "given; there is one before the first step and one at the end, too")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     tf32: bool = Field(False, description="float32 products by a GPU in TF32: several times as fast, to three digits")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")

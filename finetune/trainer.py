@@ -127,7 +127,8 @@ class Trainer:
         with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log, \
                 Interrupts(alone=world == 1) as interrupts:  # the log is written line by line
             self._validate(first, interrupts)
-            progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main)
+            progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1,
+                            disable=not main)
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * world + rank)  # of dropout
                 with self.forward.products():

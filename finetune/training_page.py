@@ -110,8 +110,8 @@ def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure
 def _curves(measure: Measure, training: Rows, validations: Rows, seen_what: str) -> list[tuple[Measure, str, str, Markup]]:
     """The measure, of which pictures its curve is where that needs telling, its last value, and the curve over what was seen.
 
-    A contrastive loss depends on the batch, which held-out pictures do not share with those that are trained on: these stand apart.
-    None where no row has the measure.
+    A contrastive loss depends on the batch, and held-out pictures come in other ones than those that are trained on: these stand
+    apart. None where no row has the measure.
     """
     if measure is CONTRASTIVE_LOSS and _has(measure, training) and _has(measure, validations):
         return [(measure, of, *_curve(measure, *rows, seen_what, of))
@@ -146,7 +146,8 @@ def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str, 
     _scale(axes, measure, trained[1])
     axes.set_xlabel(f"{seen_what} seen")
     last = (held_out if len(held_out[0]) else trained)[1][-1]
-    return f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last}), svg(figure, measure.label + of)
+    text = f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last})
+    return text, svg(figure, measure.label + of)
 
 
 def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:
@@ -158,7 +159,8 @@ def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:
     if measure in (LEARNING_RATE, GRADIENT_NORM):
         axes.set_ylim(0)
     axes.yaxis.set_major_locator(MaxNLocator(TICKS))
-    axes.yaxis.set_major_formatter((lambda share, _: f"{100 * share:g} %") if measure.unit == "percent" else lambda value, _: f"{value:g}")
+    times, unit = (100, " %") if measure.unit == "percent" else (1, "")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{times * value:g}{unit}")
 
 
 def _series(measure: Measure, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +194,8 @@ def _gallery(validations: Rows, pictures: Mapping[str, bytes], references: Mappi
         return []
     shown = [validations[at] for at in evenly(len(validations), TIMES_SHOWN)]
     return [{"key": key, "thumbnail": thumbnail(pictures.get(key)), "references": list(references.get(key, ()))[:3],
-             "times": [(_count(row["samples"]) if row["samples"] else "before", [(caption, degenerate_reasons(caption)) for caption in captions])
+             "times": [(_count(row["samples"]) if row["samples"] else "before",
+                        [(caption, degenerate_reasons(caption)) for caption in captions])
                        for row in shown if (captions := row.get("samples_shown", {}).get(key))]}
             for key in validations[-1].get("samples_shown", {})]
 

@@ -62,15 +62,18 @@ def hash_of(shard: Shard) -> dict[str, str]:
 
 
 def sample_hash(shard: Shard) -> str:
-    """The hash of the first, the middle and the last bytes of a shard's file on this machine; "" for all else."""
+    """The hash of the first, the middle and the last bytes of a shard's file on this machine; "" for all else; OSError as of `open`."""
     if is_remote(shard.path) or not os.path.isfile(shard.path):
         return ""
     digest = hashlib.sha256()
     with open(shard.path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
-        for start in (0, end // 2, end - SAMPLE):
-            file.seek(max(0, start))
-            digest.update(file.read(SAMPLE))
+        for start in (0, end // 2, max(0, end - SAMPLE)):
+            file.seek(start)
+            data = file.read(SAMPLE)
+            if len(data) != min(SAMPLE, end - start):
+                raise OSError(f"{shard.path}: {len(data)} bytes came of the {min(SAMPLE, end - start)} from {start}")
+            digest.update(data)
     return digest.hexdigest()
 
 

@@ -6,13 +6,11 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field
 
 from generate.config import Folder
-from generate.manifest import RULES, RUN, read_run, read_shards, write_run
+from generate.manifest import RULES, read_run, write_run
 from imagetext.join import On, join, parse_text_from
 from imagetext.lock import FolderLock
-from imagetext.shards import Format, read_markers
+from imagetext.shards import Format, read_shards
 from imagetext.sources import read_samples
-from imagetext.stores import entry, plain_path
-from imagetext.stores import join as path_of
 from imagetext.table_flags import TableFlags
 
 
@@ -51,26 +49,14 @@ def run(config: JoinConfig) -> int:
     there = read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
     if there is not None and "join" not in there:
         raise ValueError(f"output {config.output}: holds a run that capsmith join did not begin; give another folder")
-    columns = [spec for given in config.captions for spec in specs_of(given)]
     shards = read_samples(config.input, config.images, columns=config.table)
     names = list(dict.fromkeys([*(read_shards(config.output) or []), *(shard.name for shard in shards)]))
     fingerprint = {"rules": RULES, "columns": {}, "join": config.model_dump(mode="json", exclude={"input", "output", "images"})}
     with FolderLock(config.output):
-        found = join(shards, columns, config.output, on=config.on, format=config.format,
+        found = join(shards, config.captions, config.output, on=config.on, format=config.format,
                      overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
                      text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
                      begin=lambda: write_run(config.output, fingerprint, names))
     print(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
           f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
     return 1 if config.captions and not found.matched else 0
-
-
-def specs_of(captions: str) -> list[str]:
-    """The shards of a run's folder, ValueError where it lacks some of them; anything else stands for itself."""
-    if not entry(path_of(plain_path(captions), RUN)):
-        return [captions]
-    markers = read_markers(captions)
-    if missing := [name for name in read_shards(captions) or () if name not in markers]:
-        raise ValueError(f"--captions: {captions}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); "
-                         "finish it with the command that began it, or name the files that are there")
-    return [path_of(plain_path(captions), marker["file"]) for marker in markers.values()]

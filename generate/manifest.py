@@ -15,13 +15,13 @@ from imagetext.cards import CARD
 from imagetext.labels import read_class_names
 from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, remove, write_file
-from imagetext.shards import MARKER, SUFFIXES
+from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
 
 if TYPE_CHECKING:  # verify and gallery need no torch
     from generate.captioning import Column
 
-RUN, GALLERY = "run.json", "gallery.html"
+GALLERY = "gallery.html"
 RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
 ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
@@ -113,14 +113,6 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def write_run(folder: str | os.PathLike, run: Mapping[str, Any], shards: Sequence[str] = ()) -> None:
     """Write the run's fingerprint and the names of all shards that there are to be, whole or not at all."""
     write_file(join(plain_path(folder), RUN), json.dumps({"fingerprint": run, "shards": list(shards)}, indent=1).encode())
-
-
-def read_shards(folder: str | os.PathLike) -> list[str] | None:
-    """The names of the shards that the run is to have; None where it does not say, as runs of capsmith 0.1 did not."""
-    try:
-        return json.loads(read_bytes(join(plain_path(folder), RUN))).get("shards")
-    except FileNotFoundError:
-        return None
 
 
 def any_done(folder: str | os.PathLike) -> bool:

@@ -13,7 +13,7 @@ from captioners.device import check_device
 from captioners.ranks import Rank
 from generate.engines import engine_of
 from generate.inputs import Failures, hash_of, input_of
-from generate.manifest import RULES, read_run, read_shards, wait_for_run
+from generate.manifest import RULES, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.ranks import launch, own_rank
 from generate.reinforce_config import ReinforceConfig
@@ -26,7 +26,7 @@ from generate.workers import Workers
 from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
-from imagetext.shards import ShardWriter, read_marker, read_markers
+from imagetext.shards import ShardWriter, read_marker, read_markers, read_shards
 from imagetext.sources import read_samples
 from imagetext.stores import join
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
 
-from generate.inputs import as_kept, disbelieved, pictures_in, read_pictures, shards_to_do, write_pictures
-from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, read_shards, write_run
 from captioners.ranks import Rank
+from generate.inputs import as_kept, disbelieved, pictures_in, read_pictures, shards_to_do, write_pictures
+from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, write_run
 from generate.work import Engine, Work
 from imagetext.outputs import remove
 from imagetext.sample import Shard
-from imagetext.shards import MARKER, SUFFIXES, read_markers
+from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
 from imagetext.sources import check_apart
 from imagetext.stores import join, listing
 

@@ -7,10 +7,10 @@ from captioners.ranks import Rank
 from generate.card import push, write_card
 from generate.config import GenerateConfig
 from generate.gallery import write_set_gallery
-from generate.manifest import GALLERY, read_run, read_shards
+from generate.manifest import GALLERY, read_run
 from generate.overlap import Overlap
 from generate.repeats import Repeats
-from imagetext.shards import read_markers
+from imagetext.shards import read_markers, read_shards
 from imagetext.sources import Shard
 from imagetext.stores import join, plain_path
 

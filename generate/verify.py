@@ -17,12 +17,12 @@ from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
 from generate.config import Folder
-from generate.manifest import RUN, expect_run, read_run, read_shards
+from generate.manifest import RUN, expect_run, read_run
 from generate.repeats import Repeats
 from imagetext.hashes import name_hash
 from imagetext.rows import json_object
 from imagetext.sample import Record, decode_image
-from imagetext.shards import MARKER, SUFFIXES
+from imagetext.shards import MARKER, SUFFIXES, read_shards
 from imagetext.sources import read_records
 from imagetext.stores import join, listing, open_file, read_bytes
 

@@ -94,7 +94,7 @@ def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
     folder = images or (path if there.is_folder else os.path.dirname(path))
     pieces = partial(CuratedRows, kind, path, split or "train", folder)
     if kind in CONVERTED and kind not in LOADED:
-        tables = split_rows(path, Columns(key="image_id") if kind == "localized-narratives" else None)
+        tables = split_rows(path, Columns(keys=("image_id",)) if kind == "localized-narratives" else None)
         shared = _shared_names(tables) if kind.startswith("gbc-") else frozenset()
         return [pieces(rows, shared=shared) for rows in tables]
     try:
@@ -147,12 +147,11 @@ def _karpathy(path: str, split: str, kind: str) -> list[Row]:
 
 
 def _textcaps(path: str, split: str, kind: str) -> list[Row]:
-    """A row a caption, each with all of its picture; those of the test split have none."""
+    """An entry a caption, each with all of its picture; those of the test split have none."""
     rows: dict[str, Row] = {}
     for one in _load(path)["data"]:
         name = os.path.basename(one.get("image_path") or f"{one['image_id']}.jpg")
-        row = rows.setdefault(one["image_id"], {"key": str(one["image_id"]), "image": name, "captions": []})
-        row["captions"] += [one["caption_str"].strip()] if one.get("caption_str") else []
+        rows[one["image_id"]] = {"key": str(one["image_id"]), "image": name, "captions": list(one.get("reference_strs", ()))}
     return list(rows.values())
 
 

@@ -50,8 +50,8 @@ def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, pictur
 
 def is_ours(fields: Mapping[str, Any]) -> bool:
     """Whether a record is one that we wrote: it has all of FIELDS, each of its type (Parquet has no empty `caption_scores`)."""
-    return all(name in fields and (isinstance(fields[name], kind) or kind is dict and fields[name] is None)
-               for name, kind in FIELDS.items())
+    return fields.keys() >= FIELDS.keys() and all(isinstance(fields[name], kind) or kind is dict and fields[name] is None
+                                                  for name, kind in FIELDS.items())
 
 
 def own_fields(fields: Mapping[str, Any], *, picture: bool) -> dict[str, Any]:
@@ -59,6 +59,8 @@ def own_fields(fields: Mapping[str, Any], *, picture: bool) -> dict[str, Any]:
 
     Hash and size of a picture that is not there stay too: they are all that is known of it.
     """
+    if fields.keys().isdisjoint(RESERVED):
+        return dict(fields)
     stay = ("uid",) if picture else ("uid", *OF_PICTURE)
     clash = {name: fields[name] for name in RESERVED
              if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))}
@@ -88,7 +90,8 @@ def json_object(data: bytes | str) -> dict[str, Any]:
         raise ValueError(str(error)) from error
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
-    if _deep(value):
+    marks = (b"[", b"{") if isinstance(data, bytes) else ("[", "{")
+    if sum(map(data.count, marks)) > DEEPEST and _deep(value):  # counted first, which is quick
         raise ValueError(f"objects and lists nested more than {DEEPEST} deep")
     return value
 

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TEXTS = (".txt", ".caption")    # in order of preference
 RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")  # of cameras: TIFF by their bytes, with a small preview
+LARGEST = 1 << 20               # bytes of a file of captions or fields
 NAMED = 20                      # suffixes of files that are not taken
 
 
@@ -92,7 +93,7 @@ def _record(row: FolderRow, picture: bool) -> Record:
     if rest.get("uid") in (None, ""):
         rest["uid"] = row.key
     record = Record(row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed)
-    return with_picture(record, row.path) if picture else record
+    return with_picture(record, row.path, row.source) if picture else record
 
 
 def _read(path: str) -> bytes:
@@ -117,12 +118,12 @@ def list_folder(folder: str) -> list[FolderRow]:
     files |= {path: there.stamp for path, there in entries(path for path in pictures if path not in files).items() if there}
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
-    beside = _beside(files, pictures, metadata)
+    beside = _beside(path for path in files if path not in pictures and path not in metadata and files[path]["size"] <= LARGEST)
     rows, taken = [], {*pictures, *metadata}
     for path, name in names.items():
-        stem, own = os.path.splitext(name)[0], {}
-        for place in (os.path.splitext(path)[0], path):  # a.txt, or a.jpg.txt
-            own = {**beside.get(_composed(place), {}), **own}
+        stem, own = os.path.splitext(name)[0], beside.get(_composed(os.path.splitext(path)[0]), {})
+        longer = {suffix: text for suffix, text in beside.get(_composed(path), {}).items() if suffix in TEXTS}  # a.jpg.txt
+        own = {**longer, **own}
         text = next((own[suffix] for suffix in TEXTS if suffix in own), "")
         stamps = {one: files[one] for one in (path, text, own.get(".json")) if one in files}
         rows.append(FolderRow(stem if stems[stem] == 1 else name, path, name, *pictures[path], text=text,
@@ -143,11 +144,11 @@ def _pictures(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _beside(files: Iterable[str], *taken: Collection[str]) -> dict[str, dict[str, str]]:
+def _beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
     """The files of texts and fields, by the path without suffix and by suffix."""
     beside: dict[str, dict[str, str]] = {}
-    for path in files:
-        if (suffix := _suffix(path)) in (*TEXTS, ".json") and not any(path in one for one in taken):
+    for path in paths:
+        if (suffix := _suffix(path)) in (*TEXTS, ".json"):
             beside.setdefault(_composed(path[:-len(suffix)]), {})[suffix] = path
     return beside
 
@@ -187,8 +188,8 @@ def _metadata_rows(path: str) -> list[tuple[int, Mapping[str, Any] | ValueError]
     """The rows of a metadata file, numbered from 0; None, with a warning, where it is none of a folder of pictures."""
     try:
         rows = [row for piece in split_rows(path) for row in piece.numbered()]
-        columns = next((row for _, row in rows if not isinstance(row, ValueError)), {})
-        if not path.endswith(".jsonl") and not any(map(_names_files, columns)):
+        columns = dict.fromkeys(name for _, row in rows if not isinstance(row, ValueError) for name in row)
+        if not any(map(_names_files, columns)):
             raise ValueError(f"{path}: no column file_name; it has {', '.join(map(repr, columns)) or 'none'}")
         return rows
     except StoreError:
@@ -212,7 +213,7 @@ def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | Value
         if not isinstance(value, str) or not value:
             place = f"{path}:{number + 1}"
             reason = row if isinstance(row, ValueError) else "expected an object with a file_name"
-            yield FolderRow(f"metadata-{number:09d}", place, _name(place, folder), (), {}, f"{place}: {reason}")
+            yield FolderRow(f"metadata-{number:09d}", place, name := _name(place, folder), (), {}, f"{name}: {reason}")
             continue
         name = join(os.path.dirname(path), value)
         name = name if "://" in name else os.path.normpath(name)

@@ -24,6 +24,12 @@ LOCK = ".lock"
 BEAT = 10.0   # seconds between signs of life
 DEAD = 60.0   # seconds without one, after which the lock may be taken over
 JOB = "CAPSMITH_JOB"  # in the environment of processes that share the lock of the one that started them
+LAUNCHERS = {  # how many processes they say that there are, and what they call all of them
+    "WORLD_SIZE": ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"),
+    "SLURM_STEP_NUM_TASKS": ("SLURM_JOB_ID", "SLURM_STEP_ID"),  # not of a batch script that starts no step
+    "OMPI_COMM_WORLD_SIZE": ("PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"),
+    "PMI_SIZE": ("PMI_JOBID", "PMI_PORT"),
+}
 
 _held: dict[str, "FolderLock"] = {}
 
@@ -48,6 +54,7 @@ class FolderLock:
         self.owner = {"job": self.job, **_here()}
         self.own, self.new_folders = False, []
         self._over = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
         if not is_remote(self.folder):
@@ -63,11 +70,13 @@ class FolderLock:
             self._tidy()
             raise
         _held.setdefault(self.folder, self)
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._beating.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._over.set()
+        if self._beating.is_alive():
+            self._beating.join(DEAD)  # or it might write the lock anew that goes now
         if _held.get(self.folder) is self:
             del _held[self.folder]
         if self.own and (_read(self.path) or {}).get("job") == self.job:
@@ -171,14 +180,11 @@ def _told(owner: dict[str, Any]) -> str:
 
 def _job_of_launcher() -> str:
     """What all processes that one launcher has started together have in common; "" where none has started this one."""
-    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
-    elif {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys():  # not of a batch script that starts no step
-        names = ("SLURM_JOB_ID", "SLURM_STEP_ID")
-    else:
-        return ""
-    alone = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1")
-    return "-".join([*(os.environ.get(name, "") for name in names), *([_machine()] if alone else [])])
+    for count, names in LAUNCHERS.items():
+        if os.environ.get(count, "1") != "1":
+            alone = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1")
+            return "-".join([*(os.environ.get(name, "") for name in (*names, count)), *([_machine()] if alone else [])])
+    return ""
 
 
 # ---- the file ------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def row_records(rows: Iterable[tuple[Row | ValueError, str, str]], folder: str,
     """
     if wanted is None:
         parsed = (_parse(*row, folder) for row in rows)
-        return in_order((is_remote(path), partial(with_picture, record, path)) for record, path in parsed)
+        return in_order((is_remote(path), partial(with_picture, record, path, told=told)) for record, path, told in parsed)
     return (_parse(*row, folder, wanted, at in wanted.pictures)[0] for at, row in enumerate(rows))
 
 
@@ -53,12 +53,12 @@ def with_unique_keys(records: Iterable[Record], place: str) -> Iterator[Record]:
     return (replace(record, key=keys.unique(record.key)) for record in records)
 
 
-def with_picture(record: Record, path: str) -> Record:
-    """The record with the picture at the path, if there is one; what is wrong stands in `error`."""
+def with_picture(record: Record, path: str, told: str = "") -> Record:
+    """The record with the picture at the path, if there is one; what is wrong stands in `error`, the path as it was told."""
     if not path:
         return record
     try:
-        return replace(record, image=read_picture(path), path=path)
+        return replace(record, image=read_picture(path, told), path=path)
     except StoreError:
         raise
     except ValueError as problem:
@@ -66,11 +66,11 @@ def with_picture(record: Record, path: str) -> Record:
 
 
 def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted: Wanted | None = None,
-           with_image: bool = True) -> tuple[Record, str]:
-    """What the row says, and the path of its picture where that is still to be read."""
+           with_image: bool = True) -> tuple[Record, str, str]:
+    """What the row says, and the path of its picture where that is still to be read, in full and as the row has it."""
     if isinstance(row, ValueError):
         error = f"{source}: {row}" if wanted else str(row)
-        return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), ""
+        return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), "", ""
     row, ours = dict(row), is_ours(row)
     errors, image, path = [], None, ""
     # A record of ours has no picture where it failed; so has one of which only some columns are left.
@@ -106,8 +106,8 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
     error = well_formed("; ".join(errors) or failed)
     record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error)
     if wanted and path:  # its captions are as good without a picture
-        return replace(record, image=with_picture(record, path).image), ""
-    return record, path
+        return replace(record, image=with_picture(record, path, found).image), "", ""
+    return record, path, found
 
 
 def _asked(wanted: Wanted) -> Collection[str]:
@@ -162,23 +162,27 @@ def _image_of(name: str, value: Any, folder: str) -> tuple[bytes | None, str]:
     return (None, join(folder, value)) if data is None else (data, "")
 
 
-def read_picture(path: str) -> bytes:
-    """The bytes of a picture file; ValueError where there is none; other trouble with the store stays an OSError."""
+def read_picture(path: str, told: str = "") -> bytes:
+    """The bytes of a picture file; ValueError where there is none; other trouble with the store stays an OSError.
+
+    told: the path as the error is to have it, which stands in a record and is the same wherever the input lies.
+    """
+    name = _short(told or path)
     try:
         if is_remote(path):
             if "\0" in path or well_formed(path) != path or len(path.encode()) > 1024:
-                raise ValueError(f"neither a path nor a picture in base64: {_short(path)}")
+                raise ValueError(f"neither a path nor a picture in base64: {name}")
             return read_bytes(path)
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"not a file: {_short(path)}")
+            raise ValueError(f"not a file: {name}")
         with open(path, "rb") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise ValueError(f"missing picture file: {_short(path)} ({error.strerror or error})") from error
+        raise ValueError(f"missing picture file: {name} ({error.strerror or os.strerror(errno.ENOENT)})") from error
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise ValueError(f"neither a path nor a picture in base64: {_short(path)}") from error
+        raise ValueError(f"neither a path nor a picture in base64: {name}") from error
 
 
 def _base64_picture(text: str) -> bytes | None:

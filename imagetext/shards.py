@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from imagetext.fields import json_object
 from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, record_columns, record_fields
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Format = Literal["webdataset", "jsonl", "parquet"]
 SUFFIXES = {"webdataset": ".tar", "jsonl": ".jsonl", "parquet": ".parquet"}
 MARKER = ".done.json"
+RUN = "run.json"
 
 
 class ShardWriter:
@@ -125,6 +127,15 @@ def _columns_alone(record: Record, columns: Mapping[str, tuple[str, ...]]) -> Re
     meta = {**record.meta, **{name: fields[name] for name in ("uid", "sha256", "width", "height", "source")}}
     scores = {name: scores for name, scores in record.scores.items() if name in columns}
     return replace(record, image=None, columns=columns, scores=scores, members={}, meta=meta | ({"url": url} if url else {}))
+
+
+def read_shards(folder: str | os.PathLike) -> list[str] | None:
+    """The names of the shards that the run in the folder is to have; None where it does not say, as runs of 0.1 did not."""
+    try:
+        names = json_object(read_bytes(join(plain_path(folder), RUN))).get("shards")
+    except (FileNotFoundError, ValueError):
+        return None
+    return names if isinstance(names, list) else None
 
 
 def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from glob import has_magic
 from typing import Any
 
@@ -16,7 +16,7 @@ from imagetext.labels import Labels
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
-from imagetext.shards import MARKER, read_markers
+from imagetext.shards import MARKER, RUN, read_markers, read_shards
 from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, open_file, plain_path, read_bytes
 from imagetext.table_columns import Columns, Need
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
@@ -66,15 +66,17 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
 
 def check_apart(output: str | os.PathLike, shards: Sequence[Shard]) -> None:
     """Raises ValueError where the output is the folder of an input, which might be written over."""
-    for shard in shards:
-        place = _real(shard.path)
-        if "size" in shard.stamp and _real(plain_path(output)) in (place, os.path.dirname(place)):
+    real = lru_cache(None)(_real)  # of many shards of few folders
+    for path, shard in {shard.path: shard for shard in shards if "size" in shard.stamp}.items():
+        whole = is_remote(path) or os.path.islink(path) or isinstance(shard.samples, FolderRows)
+        if real(plain_path(output)) in ((real(path), os.path.dirname(real(path))) if whole else (real(os.path.dirname(path)),)):
             what = "pictures" if isinstance(shard.samples, FolderRows) else "shards"
             raise ValueError(f"output {output}: the {what} stand there that are the input ({shard.path}); give another folder: all "
                              "that the input holds goes there, too, and new captions in a column of their own (--column)")
 
 
 def _real(path: str) -> str:
+    """The path with all links followed."""
     return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
@@ -135,25 +137,23 @@ def named_files(spec: str) -> dict[str, Entry | None]:
 
 
 def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
-    """The same, each folder that has done-markers replaced by the shards that they vouch for."""
+    """The same, each folder that a run of ours wrote replaced by its shards; ValueError where it lacks some of them."""
     found = {}
     for path, there in named.items():
-        markers = _markers_in(path) if there and there.is_folder else []
-        whole = read_markers(path) if markers else {}
-        if not whole:
-            found[path] = there
-            continue
-        if broken := [name for name in markers if name.removesuffix(MARKER) not in whole]:
-            raise ValueError(f"{path}: the shards of {', '.join(broken[:5])}{', ...' * (len(broken) > 5)} are not what was written; "
-                             "the command that wrote them makes them anew")
-        found |= entries(join(path, marker["file"]) for _, marker in sorted(whole.items()))
+        wanted = _shards_of_run(path) if there and there.is_folder else []
+        whole = read_markers(path) if wanted else {}
+        if missing := [name for name in wanted if name not in whole]:
+            raise ValueError(f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with the "
+                             "command that began it, or name the files that are there")
+        found |= entries(join(path, whole[name]["file"]) for name in wanted) if wanted else {path: there}
     return found
 
 
-def _markers_in(folder: str) -> list[str]:
-    """The names of done-markers in a folder."""
+def _shards_of_run(folder: str) -> list[str]:
+    """The names of the shards that a folder is to have by its `run.json`, and of those that have markers; none in any other folder."""
     names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
-    return sorted(name for name in names if name.endswith(MARKER))
+    told = [name for name in read_shards(folder) or () if isinstance(name, str)] if RUN in names else []
+    return sorted({*told, *(name.removesuffix(MARKER) for name in names if name.endswith(MARKER))})
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
@@ -202,7 +202,8 @@ def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]
     if not parts:
         raise ValueError(f"{path}: no rows")
     columns = split.keywords["columns"]
-    stamp = there.stamp if columns == Columns() else {**there.stamp, "columns": [columns.image, [*columns.captions], columns.key, columns.group]}
+    stamp = there.stamp if columns == Columns() else {
+        **there.stamp, "columns": [columns.image, [*columns.captions], [*columns.keys], columns.group]}
     if suffix in COMPRESSIONS:
         return [Shard(stem, path, stamp, parts[0])]
     return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]

@@ -25,17 +25,17 @@ LOOKED_AT = 1000  # rows of a table without a header, to see what columns it has
 
 
 class Columns(NamedTuple):
-    """Where pictures, captions and keys stand in a table. None and (): by the usual names; several of captions are all the picture's."""
+    """Where pictures, captions and keys stand in tables. None and (): by the usual names."""
 
     image: str | None = None
-    captions: tuple[str, ...] = ()
-    key: str | None = None
+    captions: tuple[str, ...] = ()  # all of a picture's
+    keys: tuple[str, ...] = ()      # of which a table has one
     group: bool = True      # rows of one picture are one record, where a table has one row a caption
 
     @property
     def names(self) -> tuple[str, ...]:
         """Those that are named."""
-        return tuple(filter(None, (self.image, *self.captions, self.key)))
+        return tuple(filter(None, (self.image, *self.captions, *self.keys)))
 
 
 class Reading(NamedTuple):
@@ -62,8 +62,11 @@ def reading_of(path: str, rows: Sequence[Row], asked: Columns, needs: Collection
     Raises ValueError where a column that is named is not there, of several none is the one, or what is needed is lacking.
     """
     names = tuple(header if header is not None else dict.fromkeys(name for row in rows for name in row))
-    named = [("--image-column", asked.image), *(("--caption-column", name) for name in asked.captions), ("--key", asked.key)]
+    named = [("--image-column", asked.image), *(("--caption-column", name) for name in asked.captions)]
     problems = [f"{flag} {name}: there is no such column" for flag, name in named if names and name is not None and name not in names]
+    key = next((name for name in asked.keys if name in names), None)
+    if names and asked.keys and key is None:
+        problems.append(f"--key {', '.join(asked.keys)}: there is no such column")
     others = [row for row in ([dict.fromkeys(header, "x")] if header is not None else rows) if not _is_record(row)]
     pictures, captions = _found(others, PICTURES), _found(others, CAPTIONS)
     image = asked.image or _chosen(path, "pictures", "--image-column", pictures, "image", problems)
@@ -84,7 +87,7 @@ def reading_of(path: str, rows: Sequence[Row], asked: Columns, needs: Collection
         raise ValueError(f"{path}: {'; '.join(problems)}; {have}")
     moved = asked.captions or ((text,) if text and text not in CAPTION_COLUMNS else ())
     lists = (*(moved or dict.fromkeys(name for found in captions for name in found)), *filter(_is_synthetic, names))
-    reading = Reading(image, moved, "captions" if moved else text or "", asked.key, lists)
+    reading = Reading(image, moved, "captions" if moved else text or "", key, lists)
     return reading._replace(same=_same(rows, reading) if asked.group else "")
 
 

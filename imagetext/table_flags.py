@@ -10,10 +10,11 @@ class TableFlags(BaseModel):
 
     image_column: str | None = Field(None, description="column of tables that holds the picture or its path; a usual name unless given")
     caption_column: list[str] = Field([], description="column of tables that holds captions, or several; a usual name unless given")
-    key: str | None = Field(None, description="column of tables that names each picture; key, uid or id unless given")
+    key: list[str] = Field([], description="column of tables that names each picture; of several the one that a table has; key, uid or "
+                           "id unless given")
     group: bool = Field(True, description="rows of a table that repeat a picture, each with a caption, are one picture")
 
     @property
     def table(self) -> Columns:
         """The same as the readers take it."""
-        return Columns(self.image_column, tuple(self.caption_column), self.key, self.group)
+        return Columns(self.image_column, tuple(self.caption_column), tuple(self.key), self.group)

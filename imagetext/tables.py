@@ -291,7 +291,7 @@ def _parquet_pieces(path: str, file: BinaryIO, columns: Columns | None, needs: C
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
             logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", path,
                            " or ".join(map(repr, pictures)), pictures[0])
-        kept = Reading(columns.image, columns.captions, "", columns.key, ())
+        kept = Reading(columns.image, (*columns.captions, *columns.keys), "", None, ())
         reading = reading_of(path, _good(parquet_rows(path, 0, min(count, LOOKED_AT), Wanted(None), kept)), columns, needs, header=names)
     if reading and reading.same:
         def rows() -> Iterator[tuple[int, int, str | None]]:

@@ -228,7 +228,7 @@ def _judged(cells: list[str] | ValueError, taken: list[tuple[int, bytes]], retur
     delimiter, width = layout.delimiter, len(layout.header)
     found.odd_lines += sum(line.count(delimiter.encode()) + 1 != width for _, line in taken)
     if isinstance(cells, list) and not _swallows(taken, layout):
-        found.whole += 1
+        found.whole += taken[0][1].startswith(b'"') or f'{delimiter}"'.encode() in taken[0][1]
         found.odd += len(cells) != width
         return cells
     returned += reversed(taken[1:])
@@ -238,7 +238,8 @@ def _judged(cells: list[str] | ValueError, taken: list[tuple[int, bytes]], retur
         return cells if isinstance(cells, ValueError) else ValueError("a quotation mark that opens a cell does not close it")
     found.misread += 1
     found.first_misread = found.first_misread or row
-    literal = readable(line).rstrip("\r\n").split(delimiter)
+    literal = [cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+               for cell in readable(line).rstrip("\r\n").split(delimiter)]
     return literal if len(literal) == width or isinstance(cells, list) else cells
 
 
@@ -293,9 +294,10 @@ def _array_records(path: str, file: BinaryIO) -> Iterator[tuple[int, str]]:
         except RecursionError as error:
             raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
         except json.JSONDecodeError as error:
+            here = line + error.lineno - 1
             if len(window) - at < LARGEST_ELEMENT and more():
                 continue
-            raise ValueError(f"{path}: line {line + error.lineno - 1:,}: not JSON: {error.msg}") from error
+            raise ValueError(f"{path}: line {here:,}: not JSON: {error.msg}") from error
         if end == len(window) and more():
             continue  # it may go on: a number, say
         yield position + end, readable(window[at:end].encode("latin-1"))

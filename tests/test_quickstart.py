@@ -15,7 +15,8 @@ def short(tmp_path_factory):
                             held_out_pictures=12)
 
 
-def test_all_three_jobs_and_what_they_leave(short, capsys):
+def test_all_three_jobs_and_what_they_leave(short, capsys, monkeypatch):
+    monkeypatch.setattr("finetune.trainer.VALIDATIONS", 1)
     assert run(short) == 0
     printed = capsys.readouterr().out
     records = list(read_records(str(short.output / "records" / "*.tar")))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from captioners.base import Captioned, SamplingConfig
 from captioners.names import column_name
+from captioners.sampling import name_digest
 from captioners.server.address import PREFIX, Address, read_address
 from captioners.server.answers import CUT_BY_LENGTH, Choice
 from captioners.server.client import FEW_RETRIES, Connection, Refusal
@@ -231,9 +232,8 @@ def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCapti
 
 def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
     """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws in a column."""
-    person = hashlib.blake2b(column.encode(), digest_size=16).digest() if column else b""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4, key=seed.to_bytes(8, "little"),
-                             salt=index.to_bytes(16, "little"), person=person).digest()
+                             salt=index.to_bytes(16, "little"), person=name_digest(column)).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -70,7 +70,7 @@ def test_training_begins_with_its_own_gpu_as_the_current_one(gpus, monkeypatch, 
 
     def state(cpu, timeout):  # of accelerate, which takes the current GPU
         seen.append("cpu" if cpu else gpus[-1])
-        return SimpleNamespace(main_process_first=nullcontext, is_main_process=False,
+        return SimpleNamespace(main_process_first=nullcontext,
                                num_processes=int(os.environ.get("WORLD_SIZE", 1)))
 
     monkeypatch.setattr("finetune.launch.PartialState", state)

@@ -96,6 +96,21 @@ def test_a_picture_that_hangs_is_its_rows_while_others_are_served(monkeypatch):
     assert 2 * TIMEOUT < server.ended < 2.1 * TIMEOUT and server.asked == 1 + 6 + 1 + 1
 
 
+def test_a_picture_that_hangs_is_timed_from_when_its_turn_came(monkeypatch):
+    """Not from the last answer that another got: the others are served for long after its time is over."""
+    server, tries, serve = OneAtATime(monkeypatch), [], OneAtATime.serve
+
+    async def hang(self, request):
+        if request["messages"][0]["content"][0]["image_url"]["url"].endswith("cGljdHVyZSAw"):
+            tries.append(self.now)
+            await asyncio.sleep(1e6)
+        return await serve(self, request)
+    monkeypatch.setattr(OneAtATime, "serve", hang)
+    found = list(load_server(ADDRESS).caption(pictures(120), TWO))
+    assert [one.key for one in found if one.error] == ["key/0"] and len(tries) == 3
+    assert tries[1] - tries[0] < 2 * TIMEOUT < 6 * 120 - TIMEOUT / 3  # asked again while the others are still served
+
+
 def test_a_server_that_hangs_ends_the_shard(monkeypatch):
     async def serve(self, request):
         await asyncio.sleep(0 if self.asked == 1 else 1e6)

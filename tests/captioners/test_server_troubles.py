@@ -1,6 +1,7 @@
 """Servers as they are: whose fault an answer is, what is kept of those that came, and what never leaves."""
 
 import builtins
+import time
 from collections import Counter
 
 import pytest
@@ -249,6 +250,22 @@ def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsy
     assert generate(server, tmp_path / "out", "--overwrite", "--max-requests", "3") == 1
     assert generate(server, tmp_path / "out", "--overwrite") == 0
     assert len(server.requests) == 15 + 3 + 13  # begun anew, nothing is used again
+
+
+def test_what_is_under_way_when_a_shard_fails_is_kept_too(server, tmp_path):
+    captioner = load_captioner(server.model)
+    captioner.caption([], TWO)
+    captioner.journal = journal.Journal(tmp_path / "x.jsonl")
+
+    def spoil(request, picture):
+        if picture in (b"picture 1", b"picture 2", b"picture 3"):
+            time.sleep(0.3)
+        else:
+            return 401, {"error": "expired"}
+    server.spoil = spoil
+    with pytest.raises(ConnectionError, match="expired"):
+        list(captioner.caption(pictures(4), TWO, batch_size=5))
+    assert len((tmp_path / "x.jsonl").read_bytes().splitlines()) == 3
 
 
 def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from diversity import counting, input_rows
 from diversity.counting import choose, count_captions, count_columns
+from imagetext.table_columns import Columns
 
 WORDS = "a the dog cat runs sits on red blue grass".split()
 
@@ -310,3 +311,38 @@ def test_empty_columns_of_groups_are_an_error():
 def test_large_inputs_are_read_in_pieces(write):
     path = write("a.txt", [f"a line {number}" for number in range(input_rows.ROWS + 5)])
     assert count_columns([path]).pictures == input_rows.ROWS + 5
+
+
+# ---- what joins what -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_text_are_never_joined_with_ids_by_number(write):
+    """Line 7 is not picture 7."""
+    lines = write("mine.txt", [f"a line {number}" for number in range(10)])
+    ids = write("captions.json", [{"image_id": number, "caption": "human"} for number in range(10)])
+    with pytest.raises(ValueError, match="lines of text are joined with other lines alone"):
+        count_columns([lines], references=ids)
+    table = write("t.jsonl", [{"syn_text_x": ["a"]} for _ in range(10)])  # nor are numbers of rows
+    with pytest.raises(ValueError, match="no picture has captions in all columns.*--key names the column"):
+        count_columns([table], references=ids)
+
+
+def test_a_named_column_joins_tables(write):
+    mine = write("mine.csv", ["file,n,syn_text_x", "000000000007,1,a", "000000000042,2,b"])
+    human = write("human.csv", ["image_name| comment", "000000000042.jpg| x", "000000000042.jpg| y", "000000000007.jpg| z"])
+    with pytest.raises(ValueError, match="no picture has captions in all columns"):
+        count_columns([mine], references=human)
+    with pytest.raises(ValueError, match="human.csv: --key n: there is no such column; it has 'image_name', 'comment'"):
+        count_columns([mine], references=human, table=Columns(keys=("n",)))
+    found = count_columns([mine], references=human, table=Columns(keys=("file", "image_name")))
+    assert {picture.key: picture.references for picture in found.sample.pictures} == {"000000000007": ("z",), "000000000042": ("x", "y")}
+
+
+def test_rows_of_one_picture_are_its_captions(write):
+    rows = [{"image": f"{number % 3}.jpg", "caption": f"{number}"} for number in range(6)]
+    cells = ["image,caption", *(f"{each['image']},{each['caption']}" for each in rows)]
+    for name, content in (("a.jsonl", rows), ("b.json", rows), ("c.csv", cells)):
+        found = count_columns([write(name, content)], ["captions"], "none", table=Columns(keys=("image",)))
+        assert compared(found) == [(str(number), {"captions": (str(number), str(number + 3))}) for number in range(3)]
+    one_each = count_columns([write("a.jsonl", rows)], ["captions"], "none", table=Columns(group=False))
+    assert one_each.pictures == 6

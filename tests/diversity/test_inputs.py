@@ -103,6 +103,12 @@ def test_other_json_is_an_error_that_names_the_file(tmp_path, text):
         read(tmp_path / "r.json")
 
 
+def test_captions_of_a_form_are_no_captions(tmp_path):
+    rows = [{"image_id": 7, "caption": "a"}, {"image_id": 7, "caption": "Quality issues are too severe to recognize visual content."}]
+    (tmp_path / "r.json").write_text(json.dumps({"images": [], "annotations": rows}))
+    assert captions(read(tmp_path / "r.json"), "r") == [("7", ("a",))]
+
+
 def test_an_info_json_lists_shards(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"key": "k", "syn_text_x": ["a"]}\n')
     (tmp_path / "info.json").write_text('{"lengths": {"a.jsonl": 1}}')

@@ -9,7 +9,7 @@ import pytest
 import finetune.folder
 from finetune.config import FinetuneConfig
 from finetune.folder import (
-    BEFORE, CARRIED_OUT, DONE, as_it_lies, begun, check_output, is_done, let_go_of_earlier, locked, write_finished
+    BEFORE, CARRIED_OUT, DONE, as_it_lies, begun, check_output, is_done, let_go_of_earlier, write_finished
 )
 from finetune.student_config import StudentConfig
 
@@ -108,16 +108,6 @@ def test_a_failed_start_locks_nothing(configure):
         train(configure(), checkpoint=False, error=Died())
     train(configure(seed=1))
     assert json.loads(files(configure())[f"{configure().command}.json"])["seed"] == 1
-
-
-def test_a_folder_is_ones_alone_and_an_empty_one_does_not_stay(configure):
-    output = configure().output
-    with locked(output), pytest.raises(ValueError, match="run: another command trains in this folder"), locked(output):
-        pass
-    assert not output.exists()
-    output.write_text("a file")
-    with pytest.raises(ValueError, match="run: File exists"), locked(output):
-        pass
 
 
 @pytest.mark.parametrize("error", [ValueError("NaN"), KeyboardInterrupt()], ids=["fails", "interrupted"])

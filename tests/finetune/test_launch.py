@@ -69,7 +69,7 @@ def test_a_world_that_slurm_started_is_the_one_that_torch_sees(configure, starte
 
     def state(**_):
         seen.update({name: os.environ[name] for name in LAUNCHERS[0]})
-        return SimpleNamespace(num_processes=2, main_process_first=nullcontext, is_main_process=False)
+        return SimpleNamespace(num_processes=2, main_process_first=nullcontext)
 
     monkeypatch.setattr("finetune.launch.PartialState", state)
     assert run_in_ranks(configure(device="cpu"), lambda config, state: None) == 0

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -218,7 +219,7 @@ def test_weights_that_are_not_finite_are_told_before_any_picture_is_read(tmp_pat
         captioner.model.text.token_embedding.weight[3] = float("nan")
     captioner.save(tmp_path / "model", "mine")
     monkeypatch.setattr("finetune.run.CaptionedPictures", None)
-    with pytest.raises(ValueError, match=r"model: 1 of its weights hold numbers that are not finite: text.token_embedding.weight"):
+    with pytest.raises(ValueError, match="model: 1 of its weights hold numbers that are not finite: text.token_embedding"):
         run(settings(tmp_path / "run", model=str(tmp_path / "model")))
 
 
@@ -241,6 +242,20 @@ def test_more_samples_go_on_from_where_a_finished_run_ended(tmp_path):
         run(settings(tmp_path / "run", samples_seen=samples, hold_out=0))
         assert [row["step"] for row in rows(tmp_path / "run" / "train.jsonl")] == steps
     assert "samples_seen: 24" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_captioner_is_fine_tuned_onto_itself(tmp_path):
+    """`--model X --output X --overwrite`: X is what it begins with, whole until the new one is written."""
+    short = {"samples_seen": 8, "hold_out": 0}
+    run(settings(tmp_path / "run", **short))
+    (tmp_path / "copy").mkdir()
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", dirs_exist_ok=True)
+    for name, model in (("run", "run"), ("other", "copy")):
+        run(settings(tmp_path / name, model=str(tmp_path / model), overwrite=True, **short))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
+    ours, theirs = (load_captioner(str(tmp_path / name)).model.state_dict() for name in ("run", "other"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, monkeypatch):

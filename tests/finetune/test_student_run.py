@@ -64,8 +64,8 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
     assert [line["key"] for line in rows(tmp_path / "run" / "rejects.jsonl")] == ["broken"]
     open_clip.create_model(f"local-dir:{tmp_path / 'run'}", require_pretrained=True)
     (tmp_path / "picture.png").write_bytes(picture(3))
-    (block, _) = code_of(tmp_path / "run" / "README.md", {"THIS_FOLDER": tmp_path / "run", "PICTURE.jpg": tmp_path / "picture.png"})
-    exec(block, {})
+    names = {"THIS_FOLDER": tmp_path / "run", "PICTURE.jpg": tmp_path / "picture.png"}
+    exec(code_of(tmp_path / "run" / "README.md", names)[0], {})
     assert "a photo of a" in capsys.readouterr().out.splitlines()[-1]
     card, page = (tmp_path / "run" / "README.md").read_text(), (tmp_path / "run" / "training.html").read_text()
     assert "12 records of" in card and "coca\\_tiny: 128 numbers, logit scale 30" in card and "6 pictures of scenes" in card
@@ -104,7 +104,8 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
 def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, capsys):
     """Nor are those whose bytes stand under another key."""
     monkeypatch.setattr("finetune.retrieval.write_page", lambda trainer: None)
-    held = write_tar(tmp_path / "held.tar", {f"other{record}": {"jpg": picture(record), "txt": b"a picture"} for record in (1, 2)})
+    others = {f"other{record}": {"jpg": picture(record), "txt": b"a picture"} for record in (1, 2)}
+    held = write_tar(tmp_path / "held.tar", others)
     run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
     told = capsys.readouterr().out
     assert "2 pictures of --input are held out by --eval-input, and so are not trained on" in told and "over 14 pictures" in told

@@ -55,7 +55,7 @@ def jpeg(number: int) -> bytes:
 def captioner(monkeypatch) -> FakeCaptioner:
     """The fake, loaded whatever captioner is asked for."""
     fake = FakeCaptioner()
-    monkeypatch.setattr(generate.engine, "load_captioner", lambda name, pretrained, *, device, dtype: fake)
+    monkeypatch.setattr(generate.engine, "load_captioner", lambda name, pretrained, **_: fake)
     return fake
 
 
@@ -64,7 +64,7 @@ def loaded(monkeypatch) -> list[FakeCaptioner]:
     """Fakes with the names of the models that are asked for; those loaded so far."""
     fakes = []
 
-    def load_captioner(name, pretrained, *, device, dtype):
+    def load_captioner(name, pretrained, **options):
         fakes.append(FakeCaptioner(name))
         return fakes[-1]
     monkeypatch.setattr(generate.engine, "load_captioner", load_captioner)

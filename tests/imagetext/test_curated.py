@@ -150,3 +150,59 @@ def test_real_image_in_words(data, part, count, key):
     found = captions(f"iiw:{data}/imageinwords/{part}/data.jsonl")
     assert len(found) == count and next(iter(found)) == key
     assert all(len(texts) == 1 and len(texts[0].split()) > 20 for texts in found.values())
+
+
+# ---- sets of many hands ---------------------------------------------------------------------------------------------
+
+
+def test_textcaps(tmp_path, images, write):
+    texts = [f"A sign that says {number}." for number in range(5)]
+    path = write(tmp_path / "TextCaps_0.1_train.json", {"dataset_name": "textcaps", "data": [
+        {"image_id": "0054c91397f2fe05", "image_path": "train/0054c91397f2fe05.jpg", "caption_id": number, "caption_str": text,
+         "reference_strs": texts} for number, text in enumerate(texts)] + [{"image_id": "test", "image_path": "test/test.jpg"}]})
+    first, second = samples(f"textcaps:{path}", images("0054c91397f2fe05.jpg", "test.jpg"))
+    assert first.key == "0054c91397f2fe05" and first.captions == tuple(texts) and not first.error
+    assert second.captions == () and second.image is not None
+
+
+def test_localized_narratives(tmp_path, images, write):
+    rows = [{"dataset_id": set_, "image_id": picture, "annotator_id": who, "caption": f"In this picture {who}.", "traces": []}
+            for set_, picture, who in (("mscoco_train2017", "137576", 1), ("mscoco_train2017", "137576", 2), ("open_images_train", "0000c", 3),
+                                       ("mscoco_train2017", "137576", 4))]
+    path = write(tmp_path / "narratives.jsonl", rows)
+    found = samples(f"localized-narratives:{path}", images("000000137576.jpg", "0000c.jpg"))
+    assert [(sample.key, len(sample.captions), sample.error) for sample in found] == [("137576", 3, ""), ("0000c", 1, "")]
+
+
+def test_flickr_token_files(tmp_path, images):
+    path = tmp_path / "Flickr8k.token.txt"
+    path.write_text("".join(f"{name}#{number}\tcaption {number} .\n" for name in ("a.jpg", "b.jpg.1") for number in range(5)))
+    first, second = samples(f"flickr:{path}", images("a.jpg"))
+    assert first.key == "a" and first.captions == tuple(f"caption {number} ." for number in range(5)) and not first.error
+    assert second.key == "b.jpg" and "missing" in second.error
+    path.write_text("a.jpg#0\tone\na.jpg 2\n")
+    with pytest.raises(ValueError, match="line 2: expected NAME#NUMBER"):
+        read_samples(f"flickr:{path}")
+
+
+def test_vizwiz_captions_of_a_form_are_left_out_and_counted(tmp_path, images, write, caplog):
+    canned = "Quality issues are too severe to recognize visual content."
+    path = write(tmp_path / "vizwiz.json", {"images": [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)], "annotations": [
+        {"image_id": 1, "caption": "A can."}, {"image_id": 1, "caption": canned, "is_precanned": True}, {"image_id": 2, "caption": canned}]})
+    found = samples(f"coco:{path}", images("1.jpg", "2.jpg"))
+    assert [sample.captions for sample in found] == [("A can.",), ()] and not any(sample.error for sample in found)
+    assert "2 captions are left out" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_pictures_of_one_file_name_and_several_urls_are_not_mixed_up(tmp_path, images, write, gbc_graph, form):
+    urls = ["http://a.example/x/image.jpg", "http://b.example/image.jpg", "http://a.example/cat.jpg", "http://a.example/cat.jpg"]
+    rows = [{**gbc_graph, "img_url": url} for url in urls]
+    path = tmp_path / f"graphs.{form}"
+    if form == "jsonl":
+        write(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    found = samples(f"gbc-short:{path}", images("image.jpg", "cat.jpg"))
+    assert [sample.key for sample in found[2:]] == ["cat", "cat~2"] and not any(sample.error for sample in found[2:])
+    assert all("several rows have a picture of this file name" in sample.error and sample.image is None for sample in found[:2])

@@ -132,11 +132,13 @@ def test_files_beside_a_picture(folder, picture, caplog):
     put(folder, "caf\u00e9.txt", b"composed")              # macOS spells names of files otherwise
     theirs = {"key": "000", "caption": "alt", "sha256": "0", "width": 3, "error_message": None, "uid": "u"}
     put(folder, "c.json", json.dumps(theirs).encode())     # img2dataset's
+    put(folder, "b.png.json", b'{"title": "b.png"}')       # Google's, of which the title is no caption
+    put(folder, "a.json", json.dumps({"imageData": "A" * (1 << 20)}).encode())  # labelme's, with the picture in it again
     samples = {sample.key: sample for sample in read(folder)}
     assert [samples[key].captions for key in samples] == [("one", "two"), ("drei über",), ("alt",), ("composed",)]
     assert samples["c"].meta == {"uid": "u", "source": "c.webp", "key": "000", "error_message": None,
                                  "source_fields": {"sha256": "0", "width": 3}}
-    assert not caplog.messages
+    assert ["2 files are neither" in message and "2 .json" in message for message in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])

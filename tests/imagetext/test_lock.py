@@ -104,6 +104,19 @@ def test_signs_of_life_are_given(tmp_path):
             time.sleep(0.02)
 
 
+def test_a_sign_of_life_on_its_way_does_not_bring_the_lock_back(s3, monkeypatch):
+    folder, replace, begun = f"{s3.root}/out", lock._replace, threading.Event()
+
+    def slow(path, owner):
+        begun.set()
+        time.sleep(0.2)
+        replace(path, owner)
+    monkeypatch.setattr(lock, "_replace", slow)
+    with FolderLock(folder):
+        assert begun.wait(10)
+    assert lock._read(f"{folder}/{LOCK}") is None
+
+
 def test_who_has_lost_the_lock_writes_no_marker_and_leaves_the_others_shard(tmp_path):
     with pytest.raises(LockLost, match="other-host writes here by now"), FolderLock(tmp_path):
         with ShardWriter(tmp_path, "00000") as writer:

@@ -174,14 +174,17 @@ def test_a_folder_that_a_run_of_ours_wrote_is_its_shards(tmp_path, picture, form
     for name in ("0", "1"):
         with ShardWriter(tmp_path / "run", name, format=format) as writer:
             writer.write(Record(f"{name}a", picture(int(name)), ("alt",), {"syn_text_x": ("one",)}))
-    (tmp_path / "run/run.json").write_text("{}")
+    (tmp_path / "run/run.json").write_text('{"shards": ["0", "1"]}')
     (tmp_path / "run/unfinished.tar").write_bytes(b"x")  # no marker vouches for it
     for spec in (tmp_path / "run", f"{tmp_path}/r*n"):
         assert [(record.key, record.captions, dict(record.columns)) for record in read_records(str(spec))] == [
             ("0a", ("alt",), {"syn_text_x": ("one",)}), ("1a", ("alt",), {"syn_text_x": ("one",)})]
-    os.remove(tmp_path / f"run/0{SUFFIXES[format]}")
-    with pytest.raises(ValueError, match="run: the shards of 0.done.json are not what was written"):
-        read_samples(f"{tmp_path}/run")
+    for lost in (f"0{SUFFIXES[format]}", "0.done.json"):
+        os.remove(tmp_path / "run" / lost)
+        with pytest.raises(ValueError, match=r"run: 1 of its shards are not there \(0\); finish it"):
+            read_samples(f"{tmp_path}/run")
+    (tmp_path / "run/run.json").write_text("no run of ours")
+    assert [shard.path for shard in read_samples(f"{tmp_path}/run")] == [f"{tmp_path}/run/1{SUFFIXES[format]}"]
 
 
 def test_the_same_shards_elsewhere_give_the_same_records(tmp_path, picture, write_tar):
@@ -189,7 +192,9 @@ def test_the_same_shards_elsewhere_give_the_same_records(tmp_path, picture, writ
         (tmp_path / place / "pics").mkdir(parents=True)
         (tmp_path / place / "pics/p.jpg").write_bytes(picture())
         write_tar(tmp_path / place / "0.tar", [("d/x.jpg", picture()), ("d/x.txt", b"one")])
-        (tmp_path / place / "t.jsonl").write_text('{"image": "pics/p.jpg", "text": "a"}\n{"text": "b"}\n{')
-    for name, sources in (("0.tar", ["0.tar/d/x.jpg"]), ("pics", ["p.jpg"]), ("t.jsonl", ["pics/p.jpg", "t.jsonl:2", "t.jsonl:3"])):
+        (tmp_path / place / "t.jsonl").write_text('{"image": "pics/p.jpg", "text": "a"}\n{"text": "b"}\n{"image": "gone"}\n{')
+        (tmp_path / place / "pics/metadata.jsonl").write_text('{"file_name": "gone.jpg"}\n{')
+    for name, sources in (("0.tar", ["0.tar/d/x.jpg"]), ("pics", ["gone.jpg", "metadata.jsonl:2", "p.jpg"]),
+                          ("t.jsonl", ["pics/p.jpg", "t.jsonl:2", "gone", "t.jsonl:4"])):
         here, there = (list(read_records(str(tmp_path / place / name))) for place in ("a", "b/c"))
         assert here == there and [record.meta["source"] for record in here] == sources

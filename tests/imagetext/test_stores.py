@@ -12,6 +12,8 @@ from fsspec.registry import _registry, known_implementations
 
 from imagetext import stores
 from imagetext.rows import read_picture
+from imagetext.sample import Record
+from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
 from imagetext.stores import ATTEMPTS, LISTED, StoreError, entry, join, open_file, plain_path
 from imagetext.tables import TABLE_SUFFIXES
@@ -26,6 +28,10 @@ def fill(folder: Path, picture, write_tar) -> list[str]:
         (folder / "pics" / name).write_bytes(picture(number))
     (folder / "pics/a.txt").write_bytes("\ufeffone\r\ntwo".encode())
     (folder / "pics/sub/metadata.jsonl").write_text('{"file_name": "b.png", "text": "b"}\n{"file_name": "gone.png", "text": "c"}\n')
+    for name, data in (("odd", picture(5)), ("notes.md", b"hi"), ("empty", b""), ("a.json", b'{"uid": "u"}')):
+        (folder / "pics" / name).write_bytes(data)
+    with ShardWriter(folder / "run", "0") as writer:
+        writer.write(Record("k", picture(6), ("alt",), {"syn_text_x": ("one",)}))
     for number in range(3):
         files = [("a.jpg", picture(number)), ("a.txt", b"a"), ("a.npz", b"npz"), ("b.jpg", b"no picture")]
         write_tar(folder / f"0000{number}.tar", files)
@@ -42,7 +48,8 @@ def fill(folder: Path, picture, write_tar) -> list[str]:
     (folder / "info.json").write_text(json.dumps({"lengths": {"00000.tar": 2, "z.jsonl.gz": "0"}, "totalLength": "2"}))
     described = [{"example_id": split, "split": split, "image_file": "pics/a.jpg", "description": "x"} for split in ("train", "test")]
     (folder / "docci_descriptions.jsonlines").write_text("\n".join(map(json.dumps, described)))
-    return ["pics", "0000{0..2}.tar", "*.tar", "0000[12].tar", "**/t.jsonl", "z.jsonl.gz", "y.jsonl.zst", "c.csv", "p.parquet",
+    (folder / "z.tgz").write_bytes(gzip.compress((folder / "00000.tar").read_bytes()))
+    return ["pics", "run", "z.tgz", "0000{0..2}.tar", "*.tar", "0000[12].tar", "**/t.jsonl", "z.jsonl.gz", "y.jsonl.zst", "c.csv", "p.parquet",
             "info.json", "docci:docci_descriptions.jsonlines#test"]
 
 

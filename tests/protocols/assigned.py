@@ -20,8 +20,8 @@ from tests.captioners import test_beam, test_slots
 from tests.finetune.test_validation import Scripted
 
 
-def captioners(endpoint: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted) -> None:
-    captioner: Captioner = endpoint
+def captioners(server: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted) -> None:
+    captioner: Captioner = server
     captioner = fake
     captioner = disturbed
     captioner = scripted

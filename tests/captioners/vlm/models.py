@@ -39,7 +39,7 @@ BERT = {**IDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 
         "max_position_embeddings": 40}
 LLAMA = BERT | {"num_key_value_heads": 2, "max_position_embeddings": 100}
 SHAPES = ((32, 32), (24, 64), (90, 30), (50, 40), (28, 64))  # width and height
-LONG = LLAMA | {"max_position_embeddings": 160}
+LONG = LLAMA | {"max_position_embeddings": 128}
 GRIDS = [[32, 32], [32, 64], [64, 32], [32, 96]]  # height and width
 
 
@@ -120,13 +120,14 @@ def make_model_and_processor(family: str):
         processor = hf.PaliGemmaProcessor(hf.SiglipImageProcessor(size=square, image_seq_length=16), tokenizer)
         return hf.PaliGemmaForConditionalGeneration(config), processor
     if family == "florence2":
-        of_four = {"embed_dim": (8, 8, 16, 32), "num_heads": (1, 1, 1, 2), "num_groups": (1, 1, 1, 2), "depths": (1, 1, 1, 1),
-                   "patch_stride": (2, 2, 2, 1), "window_size": 4, "projection_dim": 32}
+        stages = {"embed_dim": (16, 32), "num_heads": (1, 2), "num_groups": (1, 2), "depths": (1, 1), "patch_size": (7, 3),
+                  "patch_stride": (4, 2), "patch_padding": (3, 1), "patch_prenorm": (False, True), "window_size": 4, "projection_dim": 32}
         text = {**IDS, "model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
                 "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 60,
                 "decoder_start_token_id": END}
-        model = hf.Florence2ForConditionalGeneration(hf.Florence2Config(vision_config=of_four, text_config=text, image_token_id=IMAGE))
-        model.generation_config.forced_bos_token_id = START
+        model = hf.Florence2ForConditionalGeneration(
+            hf.Florence2Config(vision_config=stages, text_config=text, image_token_id=IMAGE, tie_word_embeddings=False))
+        model.generation_config.update(forced_bos_token_id=START, forced_eos_token_id=None)
         clip.image_seq_length = 17
         return model, hf.Florence2Processor(clip, tokenizer)
     if family in TILED:
@@ -188,5 +189,5 @@ def pictures_for(captioner: VLMCaptioner, count: int = 4) -> list[tuple[str, tor
 
 
 def all_captions(captioner: VLMCaptioner) -> list[tuple[str, float]]:
-    sampling = SamplingConfig(num_captions=3, max_length=12, min_length=0)
+    sampling = SamplingConfig(num_captions=2, max_length=8, min_length=0)
     return [(c.text, round(c.logprob, 4)) for one in captioner.caption(pictures_for(captioner, 2), sampling) for c in one.captions]

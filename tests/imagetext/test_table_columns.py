@@ -1,0 +1,207 @@
+"""Which columns a table's pictures, captions and keys stand in, and rows that are one picture's."""
+
+import csv
+import gzip
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imagetext import tables
+from imagetext.grouping import Repeats, side_by_side
+from imagetext.sources import read_samples
+from imagetext.table_columns import Columns, listed
+
+
+@pytest.fixture
+def table(tmp_path, picture):
+    """Writes a table's text beside nine pictures, `0.jpg` to `8.jpg`."""
+    for number in range(9):
+        (tmp_path / f"{number}.jpg").write_bytes(picture(number))
+
+    def write(name, text):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+def read(path, columns=Columns(), **options):
+    return [sample for shard in read_samples(path, columns=columns, **options) for sample in shard]
+
+
+def captions(path, columns=Columns()):
+    return [sample.captions for sample in read(path, columns)]
+
+
+# ---- columns by name -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["image,caption", "filepath,title", "filename,caption", "img,text", "image_name,comment",
+                                    "Image,Caption", "File Name,description", " image , caption", "images,texts"])
+def test_usual_names(table, picture, header):
+    (sample,) = read(table("t.csv", f"{header}\n0.jpg,a dog\n"), needs=("pictures", "captions"))
+    assert sample.image == picture(0) and sample.captions == ("a dog",) and set(sample.meta) == {"uid", "source"}
+
+
+def test_columns_that_are_named(table, picture):
+    path = table("t.csv", "n,foto,alt,text,also\n7,0.jpg,one,other,two\n")
+    (sample,) = read(path, Columns("foto", ("alt", "also"), ("none", "n")))
+    assert sample.key == "7" and sample.image == picture(0) and sample.captions == ("one", "two")
+    assert sample.meta["text"] == "other" and not {"foto", "alt", "also"} & set(sample.meta)
+
+
+def test_a_key_that_is_a_pictures_path_loses_its_suffix_as_in_a_folder(table):
+    assert [sample.key for sample in read(table("t.csv", "image,text\n0.jpg,a\n"), Columns(keys=("image",)))] == ["0"]
+
+
+def test_of_several_columns_of_pictures_none_is_guessed(table, caplog):
+    with pytest.raises(ValueError, match="pictures may stand in 'filepath' or 'path': --image-column names the column; it has"):
+        read_samples(table("t.csv", "path,filepath,text\n0.jpg,1.jpg,a\n"))
+    (sample,) = read(table("u.csv", "path,image,text\nx.jpg,1.jpg,a\n"))  # `image` is ours, and said
+    assert not sample.error and "'image' is taken" in caplog.text
+
+
+def test_of_several_columns_of_captions_none_is_guessed(table, caplog):
+    path = table("t.jsonl", '{"image": "0.jpg", "title": "a", "text": "b"}\n')
+    with pytest.raises(ValueError, match="captions may stand in 'text' or 'title': --caption-column names the column"):
+        read_samples(path, needs=("captions",))
+    assert captions(path) == [("b",)] and "'text' is taken" in caplog.text
+    assert captions(path, Columns(captions=("title",))) == [("a",)]
+
+
+@pytest.mark.parametrize("name, text, needs, message", [
+    ("t.csv", "image,n\n0.jpg,1\n", ("captions",), "no column of captions.*it has 'image', 'n'"),
+    ("t.jsonl", '{"caption": "a", "n": 1}\n', ("pictures",), "no column of pictures.*it has 'caption', 'n'"),
+    ("00000.csv", "caption,url,key,status\na,http://x/y.jpg,000000000,success\n", ("pictures",), "img2dataset.*00000.tar"),
+    ("t.jsonl", '{"caption": "a", "image_id": 1, "annotator_id": 2}\n', ("pictures",), "did you mean localized-narratives:"),
+    ("cc.tsv", "a bus\thttp://x/y.jpg\na cat\thttp://x/z.jpg\n", ("pictures",), "the first line is no header"),
+    ("t.csv", "image,text\n0.jpg,a\n", ("either",), "--image-column foto: there is no such column; it has 'image', 'text'"),
+    ("c.json", '{"info": {}, "images": [{"file_name": "0.jpg", "id": 1}], "annotations": []}', (), "did you mean coco:"),
+    ("k.json", '{"images": [{"filename": "0.jpg", "sentences": []}]}', (), "did you mean karpathy:"),
+    ("t.json", '{"data": [{"image_id": "0", "caption_str": "a"}]}', (), "did you mean textcaps:"),
+])
+def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, needs, message):
+    with pytest.raises(ValueError, match=message):
+        read_samples(table(name, text), columns=Columns("foto" if needs == ("either",) else None), needs=needs)
+
+
+# ---- lists, chats ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell, texts", [
+    ('["a dog", "it\'s"]', ["a dog", "it's"]), ("['a dog', \"it's\"]", ["a dog", "it's"]), ("['a dog'\n 'a cat']", ["a dog", "a cat"]),
+    (r"['a \'big\' dog']", ["a 'big' dog"]), ("[a dog]", None), ("[1, 2]", None), ("[]", None), ("['a' + 'b']", None),
+    ("[" * 9000, None), ("['" + "\\" * 90_001, None), ("[__import__('os')]", None), ("['a', 3]", None),
+])
+def test_a_list_in_a_cell(cell, texts):
+    assert listed(cell) == texts
+
+
+def test_lists_are_read_wherever_captions_stand(table):
+    rows = [{"image": "0.jpg", "caption": "['a', 'b']"}, {"image": "1.jpg", "caption": "[sign] a dog"}]
+    assert captions(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))) == [("a", "b"), ("[sign] a dog",)]
+
+
+def chat(*turns):
+    return [{"from": who, "value": text} for who, text in turns]
+
+
+@pytest.mark.parametrize("row, expected", [
+    ({"image": "0.jpg", "conversations": chat(("human", "<image>\nDescribe."), ("gpt", "a disc"))}, ("a disc",)),
+    ({"image": ["0.jpg"], "conversations": chat(("human", "<image>"), ("gpt", "<image>\na disc"))}, ("a disc",)),
+    ({"image": "0.jpg", "conversations": chat(("human", "colour?"), ("gpt", "red"), ("human", "?"), ("gpt", "round"))}, ()),
+    ({"images": ["0.jpg"], "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "a disc"}]}, ("a disc",)),
+    ({"messages": [{"role": "user", "content": [{"type": "image", "image": "0.jpg"}]},
+                   {"role": "assistant", "content": [{"type": "text", "text": "a disc"}]}]}, ("a disc",)),
+    ({"images": [{"path": "0.jpg", "bytes": None}], "text": "<__dj__image> a disc <|__dj__eoc|>"}, ("a disc",)),
+    ({"image": "0.jpg", "caption": "a disc", "conversations": []}, ("a disc",)),
+])
+def test_conversations(table, picture, row, expected):
+    (sample,) = read(table("t.jsonl", json.dumps(row) + "\n"), needs=("pictures", "captions"))
+    assert sample.image == picture(0) and sample.captions == expected and not sample.error
+
+
+def test_several_pictures_in_a_row_are_no_picture(table):
+    good, bad, none = read(table("t.jsonl", '{"images": ["0.jpg"]}\n{"images": ["0.jpg", "1.jpg"]}\n{"images": []}\n'))
+    assert not good.error and bad.error == "images: 2 pictures in one row, and captions are of one" and "no picture given" in none.error
+
+
+# ---- rows of one picture ---------------------------------------------------------------------------------------------------
+
+ROWS = [(picture, f"caption {picture} {number}") for picture in range(8) for number in range(3)]
+
+
+def plainly(rows):
+    """Pictures in the order of their first rows, each with its captions in theirs."""
+    found = {}
+    for picture, caption in rows:
+        found.setdefault(picture, []).append(caption)
+    return [tuple(texts) for texts in found.values()]
+
+
+def write(path, rows):
+    rows = [{"image": f"{picture}.jpg", "caption": caption} for picture, caption in rows]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=5)
+    elif path.suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, ["image", "caption"], quoting=csv.QUOTE_NONNUMERIC)
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return str(path)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json", "t.parquet", "t.jsonl.gz"])
+def test_rows_of_a_picture_are_its_captions(tmp_path, table, monkeypatch, caplog, name, shuffled):
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 3)
+    rows = random.Random(3).sample(ROWS, len(ROWS)) if shuffled else ROWS
+    path = write(tmp_path / name, rows)
+    shards = read_samples(path)
+    samples = [sample for shard in shards for sample in shard]
+    assert [sample.captions for sample in samples] == plainly(rows)
+    assert [sample.key for sample in samples] == [f"t-{[row[0] for row in rows].index(picture):09d}" for picture in dict.fromkeys(
+        picture for picture, _ in rows)]
+    if not name.endswith(".gz"):
+        assert [len(shard.samples) for shard in shards] == [3, 3, 2] and "24 rows are 8 pictures" in caplog.text
+    assert captions(path, Columns(group=False)) == [(caption,) for _, caption in rows]
+
+
+def test_what_is_no_row_of_one_caption_stays_a_row(table):
+    lines = ['{"image": "0.jpg", "text": "a"}', "{broken", '{"image": "0.jpg", "text": "b"}', '{"image": "0.jpg"}',
+             '{"image": "0.jpg", "text": "c", "key": "own"}', '{"image": "0.jpg", "text": "d", "key": "own"}']
+    found = read(table("t.jsonl", "\n".join(lines)))
+    assert [sample.captions for sample in found] == [("a", "b"), (), (), ("c", "d")]  # 6 lines are 4 records and 2 that joined them
+    assert [sample.key for sample in found] == ["t-000000000", "t-000000001", "t-000000003", "own"] and "JSON" in found[1].error
+
+
+def test_records_of_ours_and_lists_of_captions_are_not_grouped(table):
+    assert captions(table("t.jsonl", '{"image": "0.jpg", "captions": ["a"]}\n{"image": "0.jpg", "captions": ["b"]}\n')) == [("a",), ("b",)]
+    assert len(captions(table("u.jsonl", '{"image": "0.jpg", "text": "a", "syn_text_x": ["b"]}\n' * 2))) == 2
+
+
+def test_repeats_are_told_in_flat_memory(monkeypatch):
+    monkeypatch.setattr("imagetext.grouping.HELD", 10)
+    for names, count, again in (([f"n{n // 3}" for n in range(99)], 33, False), ([f"n{n % 40}" for n in range(99)], 99, True),
+                                ([None] * 30, 30, False), (["a", None, "a"], 3, True), ([], 0, False)):
+        repeats = Repeats()
+        assert [repeats.is_new(name) for name in names].count(True) == repeats.count == count
+        assert repeats.come_again() == again
+
+
+def test_rows_are_put_side_by_side_on_disk():
+    names = [random.Random(5).choice([*"abc", None]) for _ in range(50)]
+    found = list(side_by_side((name, number, 10 * number) for number, name in enumerate(names)))
+    expected = sorted(range(50), key=lambda n: (n if names[n] is None else names.index(names[n]), n))
+    assert [(number, place) for number, place, _ in found] == [(n, 10 * n) for n in expected]
+    begins = [n == 0 or names[b] is None or names[a] != names[b] for n, (a, b) in enumerate(zip([0, *expected], expected))]
+    assert [begin for _, _, begin in found] == begins
