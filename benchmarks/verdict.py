@@ -28,7 +28,7 @@ from diversity.columns import HUMAN, Picture
 from diversity.compare import differences, estimates
 from diversity.pairs import Groups
 from diversity.sampled import Sampled, sample_scores
-from diversity.suspects import suspects
+from diversity.suspicions import suspects
 from diversity.tokens import words
 from diversity.verdict import decide, evidence_of
 

@@ -23,7 +23,7 @@ class AgreementScores(NamedTuple):
 
     captions: list[np.ndarray]
     pictures: dict[str, np.ndarray]  # cider_d, found_words
-    signs: dict[str, np.ndarray]     # what `diversity.suspects` looks at
+    signs: dict[str, np.ndarray]     # what `diversity.suspicions` looks at
 
 
 class Agreement:

@@ -24,7 +24,7 @@ RECALLS = (1, 5)
 
 class ClipScores(NamedTuple):
     """Of one column: the CLIPScore of each caption, as one array (k,) a picture; scores by picture (P,), NaN where
-    undefined; the block `clip` of its row; and `strange_clip` (P,), which `diversity.suspects` looks at."""
+    undefined; the block `clip` of its row; and `strange_clip` (P,), which `diversity.suspicions` looks at."""
 
     captions: list[np.ndarray]
     pictures: dict[str, np.ndarray]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, with references ref_clip_score

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from diversity.agreement import Agreement
 from diversity.clip_score import clip_scores
 from diversity.columns import Picture
+from diversity.degenerate import degenerate_reasons
 from diversity.embedders import HOW_TO_GET, Embedder, OpenClip, default_embedder, load_embedder
-from diversity.fidelity import FactCounts, count_true, degenerate_reasons
+from diversity.fidelity import FactCounts, count_true
 from diversity.lexical import within_picture
 from diversity.mixes import word_coverage
 from diversity.near_duplicates import near_duplicates
@@ -32,7 +33,7 @@ Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
 class Sampled:
     """What is measured on the sample: `scores[column][score]` (P,), of captions a list of arrays, and parts of report rows.
 
-    `signs[column][sign]` (P,) are what `diversity.suspects` looks at.
+    `signs[column][sign]` (P,) are what `diversity.suspicions` looks at.
     """
 
     scores: Mapping[str, Scores]

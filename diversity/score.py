@@ -18,15 +18,16 @@ from diversity.columns import HUMAN, Picture
 from diversity.compare import Estimate, differences, estimates
 from diversity.compression import COMPRESSOR, compression_ratio
 from diversity.counting import Counted, count_captions
+from diversity.degenerate import degenerate_reasons
 from diversity.equal_tokens import equal_tokens
-from diversity.fidelity import count_true, degenerate_reasons
+from diversity.fidelity import count_true
 from diversity.frames import frames
 from diversity.lexical import MBLEU_SMOOTHING
 from diversity.mixes import mixes
 from diversity.pairs import Groups
 from diversity.report import DiversityReport, Example, ExampleCaption, labels
 from diversity.sampled import Sampled, sample_scores
-from diversity.suspects import suspects
+from diversity.suspicions import suspects
 from diversity.tokens import TOKENIZER
 from diversity.verdict import Verdict, decide, evidence_of
 

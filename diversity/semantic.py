@@ -121,7 +121,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 class SemanticScores(NamedTuple):
     """Of one column: `cosine_distance`, `vendi` (q = 1) and with references `coverage` and `found_meaning` of each
     picture (P,), NaN where undefined; its block `semantic` of the row; and `strange_meaning` (P,), which
-    `diversity.suspects` looks at."""
+    `diversity.suspicions` looks at."""
 
     pictures: dict[str, np.ndarray]
     row: dict[str, Any]

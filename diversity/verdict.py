@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from diversity import measures
 from diversity.compare import Difference, Estimate
 from diversity.measures import Measure
-from diversity.suspects import Suspicion
+from diversity.suspicions import Suspicion
 
 EVIDENCE: Mapping[str, tuple[Measure, ...]] = {  # the first measure ranks
     "facts": (measures.PRECISION, measures.RECALL),

@@ -8,10 +8,10 @@ from PIL import Image
 
 from diversity import measures
 from diversity.compare import differences, estimates
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 from diversity.mixes import Mixes, MixStep
 from diversity.report import DiversityReport, Example, ExampleCaption
-from diversity.suspects import Suspicion
+from diversity.suspicions import Suspicion
 from diversity.verdict import Verdict
 
 HUMAN = "captions (human)"

@@ -8,7 +8,7 @@ from diversity.answer import STUDENT, answer
 from diversity.compare import Difference, Estimate, differences, estimates
 from diversity.measures import OF_SCORE, Measure
 from diversity.mixes import Mixes, MixStep
-from diversity.suspects import Suspicion
+from diversity.suspicions import Suspicion
 from diversity.verdict import Verdict, decide
 
 COVERED = Measure(("word_coverage",), "Human words", "…", "percent", "higher", "word_coverage")
