@@ -45,6 +45,8 @@ def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references
                   table: Columns = Columns(), workers: int = 1, seed: int = 0, size: int = 10_000, keep_images: int = 48) -> Counted:
     """Counts caption columns of inputs that are joined by key, on the pictures all have, equally many captions of each.
 
+    Human captions are as many where a picture has so many, else all that it has: they never limit the others.
+
     inputs, images: SPECs, see `diversity.inputs`. columns: their names; default: every syn_text_* column, and those named
     after files. references: a column, a SPEC of its own, or "none"; default: the originals, where records have any.
     table: what columns of tables are. size: pictures of the sample, of whose first `keep_images` the encoded pictures are kept.
