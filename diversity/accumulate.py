@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from diversity.fidelity import REASONS, FactCounts, degenerate_reasons, suspects
+from diversity.degenerate import REASONS, degenerate_reasons
+from diversity.fidelity import FactCounts
 from diversity.hash_counts import CAP, Estimated, HashCounts
 from diversity.lexical import caption_hashes, first_in_picture, ngram_hashes, within_picture
+from diversity.suspects import suspects
 from diversity.tokens import Tokens, encode
 from imagetext.hashes import name_hash
 

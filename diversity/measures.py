@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from diversity.compression import COMPRESSOR
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 from diversity.lexical import MBLEU_SMOOTHING
 
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from diversity import measures
 from diversity.compare import Difference, Estimate
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 from diversity.measures import Measure
 from diversity.mixes import MixStep
 from diversity.plots import Column, columns_of, plots

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from diversity.clip_score import clip_scores
 from diversity.columns import Picture
+from diversity.degenerate import degenerate_reasons
 from diversity.embedders import HOW_TO_GET, Embedder, OpenClip, default_embedder, load_embedder
-from diversity.fidelity import FactCounts, count_true, degenerate_reasons
+from diversity.fidelity import FactCounts, count_true
 from diversity.lexical import first_in_picture, within_picture
 from diversity.mixes import word_coverage
 from diversity.near_duplicates import near_duplicates

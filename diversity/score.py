@@ -18,8 +18,9 @@ from diversity.columns import HUMAN, Picture
 from diversity.compare import differences, estimates, pareto_front
 from diversity.compression import COMPRESSOR, compression_ratio
 from diversity.counting import Counted, count_captions
+from diversity.degenerate import degenerate_reasons
 from diversity.equal_tokens import equal_tokens
-from diversity.fidelity import count_true, degenerate_reasons
+from diversity.fidelity import count_true
 from diversity.frames import frames
 from diversity.lexical import MBLEU_SMOOTHING
 from diversity.mixes import mixes

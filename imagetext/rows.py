@@ -73,8 +73,9 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), "", ""
     row, ours = dict(row), is_ours(row)
     errors, image, path = [], None, ""
-    # A record of ours has no picture where it failed; so has one of which only some columns are left.
-    failed = row["error"] if ours or isinstance(row.get("error"), str) and any(map(is_caption_column, row)) else ""
+    # A record of ours has no picture where it failed; so has one of which only some columns are left, or that names no picture.
+    failed = row["error"] if ours or isinstance(row.get("error"), str) and (
+        any(map(is_caption_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS)) else ""
     key = row_key
     for name in wanted.keys if wanted else KEY_COLUMNS:
         if not _is_null(row.get(name)):

@@ -21,7 +21,7 @@ Need = Literal["pictures", "captions", "either"]
 PICTURES = (*IMAGE_COLUMNS, "filename", "img", "image_name", "images", "image_file", "img_path",
             "image_filename")
 CAPTIONS = (*CAPTION_COLUMNS, "comment", "description")
-LOOKED_AT = 1000  # rows of a table without a header, to see what columns it has
+LOOKED_AT = 200  # rows of a table without a header, to see what columns it has
 
 
 class Columns(NamedTuple):

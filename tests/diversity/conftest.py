@@ -8,7 +8,7 @@ from PIL import Image
 
 from diversity import measures
 from diversity.compare import differences, estimates, pareto_front
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 from diversity.mixes import Mixes, MixStep
 from diversity.report import DiversityReport, Example, ExampleCaption
 

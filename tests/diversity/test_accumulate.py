@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diversity import accumulate
 from diversity.accumulate import CaptionAccumulator, find_caption, novelty, quantile
-from diversity.fidelity import degenerate_reasons
+from diversity.degenerate import degenerate_reasons
 from diversity.tokens import words
 
 CAPTION = st.lists(st.sampled_from("a red blue dog cat on 2 the".split()), max_size=7).map(" ".join)

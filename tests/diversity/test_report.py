@@ -3,7 +3,7 @@
 import json
 
 from diversity import measures, score_captions
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
