@@ -23,7 +23,7 @@ from diversity.processes import processes
 from imagetext.hashes import name_hash
 from imagetext.rows import well_formed
 from imagetext.sample import Record
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 
 ROWS_AT_ONCE = 1000  # of a piece, so that its memory has a bound
 

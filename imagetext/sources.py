@@ -18,7 +18,8 @@ from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
 from imagetext.shards import MARKER, RUN, read_markers, read_shards
 from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, open_file, plain_path, read_bytes
-from imagetext.table_columns import Columns, Need
+from imagetext.table_columns import Need
+from imagetext.table_flags import Columns
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
 from imagetext.tars import TAR_SUFFIXES, TarRows
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diversity import counting, input_rows
 from diversity.counting import choose, count_captions, count_columns
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 
 WORDS = "a the dog cat runs sits on red blue grass".split()
 
