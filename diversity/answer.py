@@ -30,7 +30,8 @@ def answer(*, labels: Mapping[str, str], references: str | None, pictures: int, 
     """
     axes = tuple(measures[score] for score in (verdict.measures[0], spread) if score)
     captioners = [name for name in labels if name != references]
-    evidence = _Evidence(labels, captioners, intervals, axes, _both_ways(differences), verdict)
+    decisive = tuple(measures[score] for score in verdict.measures)
+    evidence = _Evidence(labels, captioners, intervals, axes, decisive, _both_ways(differences), verdict)
     found = (_best(evidence), _suspects(evidence), _figures(evidence, pictures), _noise(evidence),
              _apart(evidence, len(differences)), _mix(evidence, mixes, measures),
              _human(evidence, references), _unknown(evidence, pictures), STUDENT)
@@ -45,6 +46,7 @@ class _Evidence:
     captioners: Sequence[str]
     intervals: Mapping[str, Mapping[str, Estimate]]
     axes: tuple[Measure, ...]                                  # fidelity, then spread where there is one
+    decisive: tuple[Measure, ...]                              # all measures of fidelity that the verdict goes by
     differences: Mapping[tuple[str, str, str], Difference]     # (score, first, second), in both orders
     verdict: Verdict
 
@@ -121,9 +123,11 @@ def _best(evidence: _Evidence) -> str:
         return ("No captioner is named best: nothing here shows whether captions are true of their pictures. Add human captions "
                 "(--references) or a CLIP model that knows such pictures (--clip) to find out which is.")
     if verdict.winner:
-        ahead = count - 1 - len(verdict.only_repeat)
-        others = "the other" if count == 2 else "every other" if ahead == count - 1 else "the others"
-        why = [f"it is clearly ahead of {others}"] if ahead else []
+        behind = [name for name in evidence.captioners if name not in (verdict.winner, *verdict.only_repeat)]
+        others = "the other" if count == 2 else "every other" if len(behind) == count - 1 else "the others"
+        shown_by = [measure.label for measure in evidence.decisive
+                    if any(evidence.better(measure, verdict.winner, other) > 0 for other in behind)]
+        why = [f"it is clearly ahead of {others} in {' or '.join(shown_by)}"] if behind else []
         if verdict.only_repeat:
             why.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
         return f"{evidence.labels[verdict.winner]} is the best of {count} captioners by {BY[verdict.evidence]}: {_and(why)}."

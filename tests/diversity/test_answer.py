@@ -69,7 +69,7 @@ def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
 
 def test_the_best_is_named_first_and_figures_follow_in_its_order(three):
     result = sentences(three, references="human")
-    assert result[0] == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of every other."
+    assert result[0] == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of every other in CLIPScore."
     mean = three["good"]["clip_score"].mean()
     assert result[1].startswith(f"good has CLIPScore {mean:.3f} (0.69") and "; poor has" in result[1] and "; wild has" in result[1]
     assert "over 200 pictures" in result[1] and "human" not in result[1]
