@@ -221,7 +221,7 @@ def load_captioner(
     but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
-    image_size: of a picture's side in pixels, if another than the config's; positions of weights are interpolated as open_clip does.
+    image_size: pixels of a picture's side, if others than the config's; positions of weights are interpolated as open_clip does.
     base: the model under adapters, where it is not the one that their config names.
     Raises ValueError where the name is unknown, the config no causal CoCa's, or weights are missing or do not fit.
     """
@@ -229,7 +229,8 @@ def load_captioner(
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
-    asked = {"pretrained": pretrained, "from_scratch": from_scratch or None, "context": context, "image_size": image_size, "base": base}
+    asked = {"pretrained": pretrained, "from_scratch": from_scratch or None, "context": context, "image_size": image_size,
+             "base": base}
     given = ", ".join(option for option, value in asked.items() if value is not None)
     if name.startswith("openai:"):
         from captioners.server.captioner import load_server  # late: it imports aiohttp
@@ -300,8 +301,8 @@ def _fitting(state: Mapping[str, Tensor], model: CoCa, path: Path, *, interpolat
     theirs, ours = (len(of[PLACES]) if PLACES in of else 0 for of in (state, expected))
     if theirs and theirs != ours:
         size = model.visual.image_size[0]
-        problems.append(f"{theirs - 1} patches of a picture, not {ours - 1} as in the config: say --image-size {size}, and their "
-                        "positions are interpolated")
+        problems.append(f"{theirs - 1} patches of a picture, not {ours - 1} as in the config: to fine-tune them, "
+                        f"say --image-size {size}, and their positions are interpolated")
     if problems:
         raise ValueError(f"{path}: these weights are not this model's:\n  " + "\n  ".join(problems))
     return state

@@ -3,30 +3,34 @@
 import json
 import re
 
-# Tokens of chat templates, tokenizers and old captioners, as text: <|im_start|>, </s>, [UNK], <start_of_turn>, <0x0A>, <image>.
-_NAMES = "unk|pad|bos|eos|sos|cls|sep|mask|start|end|startoftext|endoftext|image|img|video|eod|eot|start_of_turn|end_of_turn"
+# Tokens of chat templates, tokenizers and old captioners, and tags, as text: <|im_start|>, </s>, <0x0A>, <br/>, [UNK].
 SPECIAL_TOKEN = re.compile(
-    rf"<[|｜][^<>|｜\s]{{1,40}}[|｜]>|<[/\\]?(?:s|{_NAMES}|extra_id_\d{{1,4}}|0x[0-9a-f]{{2}}|/?think|answer)>|<</?sys>>"
-    rf"|\[/?(?:{_NAMES}|inst|think)\]|\b(?:start|end)seq\b|(?<!\w)[▁Ġ]+(?=\w)", re.IGNORECASE)
+    r"<{1,2}[/\\|｜]?[a-z0][^<>\s]{0,60}>{1,2}|\[/?(?:unk|pad|bos|eos|sos|cls|sep|mask|inst|think|image|img)\]"
+    r"|(?:start|end)(?-i:seq|SEQ|Seq)\b|(?<!\w)[▁Ġ]+(?=\w)", re.IGNORECASE)
 
-_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
-_THINKING = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)
+_MARKS = ("<", "[", "seq", "SEQ", "Seq", "▁", "Ġ")  # one of which each of them has
+_THINK = "(?:think|thinking|thought|reasoning)"
+_THOUGHT = re.compile(rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
+_THINKING = re.compile(rf"\s*(?:<{_THINK}>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)
 _UNKNOWN = re.compile(r"[<\[]unk[>\]]", re.IGNORECASE)  # stands for a word: a caption that lost one is not made to look whole
-_END = re.compile(r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sentence)[|｜]>|</s>|<eos>|<end_of_turn>", re.IGNORECASE)
+_END = re.compile(r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sentence)[|｜]>|</s>|<eos>|<end_of_turn>",
+                  re.IGNORECASE)
 _ROLE = re.compile(r"\s*(?:assistant\s*(?::|\n)|model\s*\n)", re.IGNORECASE)
 _LINE_START = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|[-*+•>][ \t]+)", re.MULTILINE)
 _EMPHASIS = re.compile(r"(\*\*|__|`)(?=\S)([^*_`\n]+)\1|(?<![\w*])\*(?=\S)([^*\n]+)\*(?![\w*])")
 
-_CAPTION = ("captions?|descriptions?|sentences?|beschreibung|bildunterschrift|satz|légende|phrase|descripción|leyenda|frase|didascalia"
-            "|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись|描述|说明|說明|标题|標題|キャプション|説明|विवरण|कैप्शन")
-_HERE = ("here(?:['’]s| is| are)|below is|the following is|this is|hier ist|voici|aquí (?:tienes|está|hay)|ecco|aqui está|tady je|zde je"
-         "|вот|以下是|这是|這是|以下は|こちらが|यहाँ|यह")
-_YES = "sure|certainly|of course|absolutely|okay|ok|great|yes|natürlich|gerne|bien sûr|claro|por supuesto|certo|jistě|конечно|当然|好的|はい"
+_CAPTION = ("captions?|descriptions?|sentences?|beschreibung|bildunterschrift|satz|légende|phrase|descripción|leyenda|frase"
+            "|didascalia|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись|描述|说明|說明|标题|標題"
+            "|キャプション|説明|विवरण|कैप्शन")
+_HERE = ("here(?:['’]s| is| are)|below is|the following is|this is|hier ist|voici|aquí (?:tienes|está|hay)|ecco|aqui está"
+         "|tady je|zde je|вот|以下是|这是|這是|以下は|こちらが|यहाँ|यह")
+_YES = ("sure|certainly|of course|absolutely|okay|ok|great|yes|natürlich|gerne|bien sûr|claro|por supuesto|certo|jistě|конечно"
+        "|当然|好的|はい")
 _GREETING = re.compile(rf"(?:{_YES})(?: thing)?\s*[,.!，。！、]\s*", re.IGNORECASE)
 _PREAMBLE = re.compile(rf"(?:(?:{_HERE})[^.:：!?\n]{{0,80}}?(?:{_CAPTION})|(?:[^\W\d_]+ ){{0,2}}(?:{_CAPTION}))"
                        r"(?:[^.:：!?\n]{0,60}[:：]\s*|[ \t]*\n\s*)", re.IGNORECASE)
-_OFFER = re.compile(r"(?:let me know|feel free|i hope (?:this|that)|would you like|if you(?:['’]d| would| need| want)|is there anything)"
-                    r"[^.!?\n]*[.!?]?", re.IGNORECASE)
+_OFFER = re.compile(r"(?:let me know|feel free|i hope (?:this|that)|would you like|if you(?:['’]d| would| need| want)"
+                    r"|is there anything)[^.!?\n]*[.!?]?", re.IGNORECASE)
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "'": "'", "‘": "’"}
 
 
@@ -50,6 +54,11 @@ def clean_reply(text: str) -> str:
         if (found := lead.match(text)) and text[found.end():].strip():
             text = text[found.end():]
     return _unquoted(" ".join(_without_offer(text).split()))
+
+
+def holds_token(text: str) -> bool:
+    """Whether the text holds a special token, or a tag."""
+    return any(mark in text for mark in _MARKS) and SPECIAL_TOKEN.search(text) is not None
 
 
 def _first_turn(text: str) -> str:
@@ -94,5 +103,7 @@ def _without_offer(text: str) -> str:
 def _unquoted(text: str) -> str:
     """The text without quotation marks round all of it."""
     close = _QUOTES.get(text[:1])
-    whole = close and len(text) > 2 and text.endswith(close) and text.count(text[0]) == 1 + (close == text[0]) and text.count(close) <= 2
-    return text[1:-1].strip() if whole else text
+    if not close or len(text) < 3 or not text.endswith(close):
+        return text
+    inside = text[1:-1]
+    return text if text[0] in inside or close in inside and close != "’" else inside.strip()

@@ -157,7 +157,8 @@ def _fetch(repository: str, *patterns: str) -> Path:
 def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> Source:
     model_cfg, rest, config = _read_config(folder, label)
     ours, preprocess_cfg = rest.get("capsmith", {}), rest.get("preprocess_cfg") or {}
-    problems = [f"{key} is no object" for key, value in (("capsmith", ours), ("preprocess_cfg", preprocess_cfg)) if not isinstance(value, dict)]
+    problems = [f"{key} is no object" for key, value in (("capsmith", ours), ("preprocess_cfg", preprocess_cfg))
+                if not isinstance(value, dict)]
     if problems:
         raise ValueError(f"{config}: " + "; ".join(problems))
     if own := ours.get("name"):

@@ -1,4 +1,4 @@
-"""What a stranger's model folder may do here: small files of bounded size, paths that stay inside, errors that advise nothing unsafe."""
+"""What a stranger's model folder may do here: small files of bounded size, paths that stay inside, errors that advise nothing."""
 
 import json
 import re
@@ -8,26 +8,27 @@ from typing import Any
 
 LARGEST = 2**27         # bytes of a file of a tokenizer; the largest that are known have 35 MB
 LARGEST_CONFIG = 2**23  # bytes of a config or a chat template
+MOST_SAID = 400         # characters of a library's error
 MOST_LAYERS = 1000
 MOST = 10**8            # of any other number in a config: of tokens, positions, widths
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip install", re.IGNORECASE)
+UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip install", re.I)
+CODE = re.compile(r"(custom|remote) code", re.I)
 
 
 def reason(error: BaseException) -> str:
-    """What a library's error says, in one line; sentences that advise to let code run are left out, and what a terminal obeys."""
-    text = "".join(char if char.isprintable() else " " for char in str(error))
-    sentences = re.split(r"(?<=[.!?:])\s+", " ".join(text.split()))
-    said = " ".join(sentence for sentence in sentences if not UNSAFE.search(sentence))[:400]
-    if not said or "custom code" in text or "remote code" in text:
-        return said if said and "custom code" not in text else "it asks for code of its own to be run, which is never done"
-    return said if len(said) < 400 else f"{said}…"
+    """What a library's error says, in one line; advice to let code run is left out, and what a terminal obeys."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
+    said = " ".join(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text) if not UNSAFE.search(sentence))
+    if not said or CODE.search(text):
+        return "it asks for code of its own to be run, which is never done"
+    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model; ValueError where there is none, or it is too large, too deep, or out of all proportion."""
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes are too many for a config, of which {LARGEST_CONFIG:,} are read")
+    """The JSON object in a file of a model; ValueError where there is none, or it is too large or too deep."""
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise ValueError(f"{path}: has {size:,} bytes, at most {LARGEST_CONFIG:,} are read")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

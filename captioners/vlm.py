@@ -170,7 +170,8 @@ class VLMCaptioner:
 
         The model itself stays as it is: adding and subtracting would round what is frozen, more each time.
         """
-        merged = {name.replace(".base_layer.", "."): weight for name, weight in self.model.state_dict().items() if ".lora_" not in name}
+        merged = {name.replace(".base_layer.", "."): weight for name, weight in self.model.state_dict().items()
+                  if ".lora_" not in name}
         for name, layer in self.model.named_modules():
             if isinstance(layer, LoraLayer):
                 weight = layer.get_base_layer().weight

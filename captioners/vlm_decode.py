@@ -1,7 +1,7 @@
 """Decoding on the cache of a transformers model: picture and prompt once, then its captions side by side.
 
-Dimensions: N pictures, R rows (captions in flight, of one picture after the other), P tokens of the longest prompt, n new tokens,
-t positions of a caption attended to, V vocabulary, S image tokens, D width.
+Dimensions: N pictures, R rows (captions in flight, of one picture after the other), P tokens of the longest prompt,
+n new tokens, t positions of a caption attended to, V vocabulary, S image tokens, D width.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
 from captioners.vlm_cache import SharedCache, join_layers, nbytes, sharing
-from captioners.vlm_families import CACHE, Llava, spans
+from captioners.vlm_family import CACHE, Llava, spans
 
 GRAPH_POSITIONS = 64  # a graph attends to a multiple of so many positions
 
@@ -29,13 +29,14 @@ class Continuing:
     search takes the best token. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
     """
 
-    def __init__(self, family: Llava, pictures: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, limit: int, ends: Sequence[int],
-                 greedy: bool):
+    def __init__(self, family: Llava, pictures: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, limit: int,
+                 ends: Sequence[int], greedy: bool):
         device = pictures[0].device
         self.family, self.limit, self.greedy, self.end = family, limit, greedy, ends[0]
         self.ends = torch.tensor(ends, device=device)
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        ids = torch.tensor([[*prompt, *prompt[-1:] * (max(map(len, prompts)) - len(prompt))] for prompt in prompts], device=device)
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[*prompt, *prompt[-1:] * (longest - len(prompt))] for prompt in prompts], device=device)  # (N, P)
         mask = torch.arange(ids.shape[1], device=device) < prompt_lengths[:, None]  # (N, P)
         cache, seen = family.cache(), []
         hook = family.model.get_submodule(family.vision).register_forward_hook(

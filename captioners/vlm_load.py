@@ -119,21 +119,21 @@ def _load_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
 
 
 def _base_name(config: dict, path: Path, ours: dict) -> str:
-    """The model under an adapter; one on this machine is taken only where we wrote so, as a stranger's file may name any folder."""
+    """The model under an adapter; one on this machine only where we wrote so, as a stranger's file may name any folder."""
     base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
     problems = [] if kind == "LORA" else [f"peft_type is {kind!r}, not 'LORA'"]
     if not isinstance(base, str) or not base:
         problems.append(f"base_model_name_or_path is {base!r}, no model's name")
     elif os.path.isdir(base) and ours.get("base_sha256") != folder_sha256(Path(base)):
-        problems.append(f"base_model_name_or_path is {base}, a folder here, and not as it was when the adapter was trained; if it is to be "
-                        f"read, say --base {base}")
+        problems.append(f"base_model_name_or_path is {base}, a folder here, and not as it was when the adapter was trained; "
+                        f"if it is to be read, say --base {base}")
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
     return base
 
 
 def _read_ours(folder: Path) -> dict[str, Any]:
-    """What we wrote beside a model, {} where we did not: its column's `name`, the `prompt`, and the hash of the weights under adapters."""
+    """What we wrote beside a model, {} where we did not: its column's `name`, the `prompt`, the hash of an adapter's base."""
     ours = _read_object(folder / OURS)
     if ours is None:
         return {}

@@ -12,14 +12,14 @@ from torch import Tensor
 from captioners.safe_reading import reason
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # where trainers put weights, the averaged first
+WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # where trainers put them, averaged first
 LISTED = 3  # differences of one kind in one part of a model, of more there is a sum
 ENDS = 2**20  # bytes
 PREFIXES = ("module.", "model.")  # of DistributedDataParallel, and of Lightning and others
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, by the names that the model itself gives them; nothing in the file can run code.
+    """The tensors of a safetensors or torch file, by the model's own names for them; nothing in the file can run code.
 
     What trainers put round them goes: `state_dict`, `model`, averaged weights (`state_dict_ema`, which come first where there
     are both), and the prefixes `module.`, `model.` and torch.compile's `_orig_mod.`.
@@ -90,7 +90,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 by which a model's folder is known again, quickly: of its config, and of the size and both ends of files of weights."""
+    """SHA-256 by which a model's folder is known again, quickly: of its config, and of the size and both ends of its weights."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
         with open(path, "rb") as file:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from diversity.fidelity import REASONS, FactCounts, degenerate_reasons, suspects
+from diversity.degenerate import REASONS, degenerate_reasons
+from diversity.fidelity import FactCounts
 from diversity.hash_counts import CAP, Estimated, HashCounts
 from diversity.lexical import caption_hashes, first_in_picture, ngram_hashes, within_picture
+from diversity.suspects import suspects
 from diversity.tokens import Tokens, encode
 from imagetext.hashes import name_hash
 
@@ -22,6 +24,7 @@ CHARACTERS_AT_ONCE = 1 << 20  # bounds the memory of a batch
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLES = 5                  # degenerate captions kept of each reason
 ORDERS = (1, 2, 3, 4)         # of n-grams
+MEANS = ("length", "div_1", "div_2", "mbleu_4", "duplicates", "degenerate")  # over pictures
 
 
 class CaptionAccumulator:
@@ -35,9 +38,8 @@ class CaptionAccumulator:
         self.lengths = Counter()                                    # words -> captions
         self.ngrams = {n: HashCounts(cap) for n in ORDERS}
         self.stands_for = HashCounts(cap)                           # caption -> pictures it stands for
-        self.within = {name: [0.0, 0] for name in ("div_1", "div_2", "mbleu_4")}  # sum over pictures, pictures
-        self.degenerate = 0
-        self.reasons = Counter()
+        self.within = {name: [0.0, 0] for name in MEANS}            # sum over pictures, pictures where it is defined
+        self.reasons = Counter()                                    # (reason, captions of its picture) -> captions
         self.examples: dict[str, list[str]] = {reason: [] for reason in REASONS}
         self.facts = FactCounts()
 
@@ -57,7 +59,7 @@ class CaptionAccumulator:
             tokens = encode(groups)
             self._count_words(tokens)
             flat = [caption for group in groups for caption in group]
-            self._count_degenerate(flat, [mark for group in marks for mark in group], suspects(flat, tokens))
+            self._count_degenerate(flat, [mark for group in marks for mark in group], tokens)
             for group, scene in zip(groups, others[0] if others else ()):
                 if scene is not None:
                     self.facts.update(group, scene)
@@ -72,19 +74,26 @@ class CaptionAccumulator:
         self.unique += len(unique)
         self.stands_for.add(unique)
         for name, values in within_picture(tokens).items():
-            defined = values[~np.isnan(values)]
-            self.within[name][0] += float(defined.sum())
-            self.within[name][1] += len(defined)
+            self._add(name, values)
 
-    def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], suspected: np.ndarray) -> None:
+    def _add(self, name: str, values: np.ndarray) -> None:
+        """Adds the scores of some pictures, NaN where undefined."""
+        defined = values[~np.isnan(values)]
+        self.within[name][0] += float(defined.sum())
+        self.within[name][1] += len(defined)
+
+    def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], tokens: Tokens) -> None:
         found: dict[str, list[str]] = {reason: [] for reason in REASONS}
-        for at in np.flatnonzero(suspected | np.array(truncated, bool)).tolist():
+        share = 1 / np.maximum(tokens.counts, 1)[tokens.picture_of_caption]  # (C,) of its picture's captions
+        degenerate = np.where(tokens.counts > 0, 0, np.nan)                  # (P,)
+        for at in np.flatnonzero(suspects(captions, tokens) | np.array(truncated, bool)).tolist():
             reasons = degenerate_reasons(captions[at], truncated[at])
-            self.degenerate += bool(reasons)
+            degenerate[tokens.picture_of_caption[at]] += share[at] * bool(reasons)
             for reason in reasons:
                 found[reason].append(captions[at])
+                self.reasons[reason, round(1 / share[at])] += 1
+        self._add("degenerate", degenerate)
         for reason, of_reason in found.items():
-            self.reasons[reason] += len(of_reason)
             self._keep_examples(reason, of_reason)
 
     def _keep_examples(self, reason: str, captions: Sequence[str]) -> None:
@@ -103,7 +112,6 @@ class CaptionAccumulator:
         for name, (total, count) in other.within.items():
             self.within[name][0] += total
             self.within[name][1] += count
-        self.degenerate += other.degenerate
         self.reasons.update(other.reasons)
         for reason, captions in other.examples.items():
             self._keep_examples(reason, captions)
@@ -119,19 +127,20 @@ class CaptionAccumulator:
         found = self._counted()
         return {
             "pictures": self.pictures, "captions": self.captions, "words": words,
-            "length_mean": _ratio(words, self.captions),
             "length_quantiles": {f"{q:g}": quantile(self.lengths, q) for q in QUANTILES},
             "length_histogram": {length: self.lengths[length] for length in sorted(self.lengths)},
             **{name: estimate and estimate.value for name, estimate in found.items()},
             "vocabulary": round(found["vocabulary"].value),
             "rank_frequency": self.ngrams[1].rank_frequency(),
-            **{name: _ratio(total, count) for name, (total, count) in self.within.items()},
-            "duplicates": _ratio(self.captions - self.unique, self.captions),
-            "degenerate": _ratio(self.degenerate, self.captions),
-            "degenerate_reasons": {reason: _ratio(self.reasons[reason], self.captions) for reason in REASONS},
+            **{"length_mean" if name == "length" else name: _ratio(total, count) for name, (total, count) in self.within.items()},
+            "degenerate_reasons": {reason: _ratio(self._share_with(reason), self.within["degenerate"][1]) for reason in REASONS},
             "facts": self.facts.result(),
             "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error},
         }
+
+    def _share_with(self, reason: str) -> float:
+        """The share of each picture's captions that have the reason, summed over pictures, in one order whatever was merged."""
+        return sum(captions / of_picture for (name, of_picture), captions in sorted(self.reasons.items()) if name == reason)
 
     def _counted(self) -> dict[str, Estimated | None]:
         """Measures of `HashCounts`: exact while there are few different things, else estimates.
@@ -218,4 +227,5 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def _share(part: Estimated, whole: float) -> Estimated | None:
-    return Estimated(part.value / whole, part.error / whole) if whole else None
+    """A share of a whole, at most 1: an estimated part can come out larger."""
+    return Estimated(min(1.0, part.value / whole), part.error / whole) if whole else None

@@ -1,4 +1,4 @@
-"""The sentences that open a report: which captioner, which mix, what cannot be told apart and what is not known."""
+"""The sentences that open a report: which captioner is best, which are suspect, which mix, and what is not known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,25 +7,33 @@ from itertools import combinations
 from diversity.compare import Difference, Estimate
 from diversity.measures import PERCENT, Measure
 from diversity.mixes import Mixes
+from diversity.verdict import Verdict
 
 STUDENT = "No figure here is shown to predict a student's accuracy."
-SHOWN = 3  # captioners or pairs whose figures a sentence gives
-FEW = 30   # pictures; intervals of fewer are too narrow
+SHOWN = 3    # captioners or pairs whose figures a sentence gives
+REASONS = 2  # why a captioner is suspect
+FEW = 30     # pictures; intervals of fewer are too narrow
 
 
-def answer(*, labels: Mapping[str, str], references: str | None, pictures: int,
-           intervals: Mapping[str, Mapping[str, Estimate]], differences: Sequence[Difference], front: Sequence[str],
-           fidelity: str, spread: str | None, mixes: Mixes | None, measures: Mapping[str, Measure]) -> tuple[str, ...]:
-    """Three to eight sentences in plain text.
+BY = {"facts": "the facts that their captions state", "clip": "CLIP's view of captions and pictures",
+      "references": "agreement with the human captions"}
 
-    `labels` has the name to print of each row, human one included; intervals[row][score]; `fidelity` and `spread` are names of
-    scores, spread None with one caption a picture; `measures` has the label and format of each score. What is called clear is
-    `Difference.sign`.
+
+def answer(*, labels: Mapping[str, str], references: str | None, pictures: int, intervals: Mapping[str, Mapping[str, Estimate]],
+           differences: Sequence[Difference], verdict: Verdict, spread: str | None, mixes: Mixes | None,
+           measures: Mapping[str, Measure]) -> tuple[str, ...]:
+    """Three to eight sentences in plain text, the verdict first.
+
+    `labels` has the name to print of each row, human one included; `pictures` are those by which fidelity is known;
+    intervals[row][score]; `spread` is the name of a score, None with one caption a picture; `measures` has the label
+    and format of each score. What is called clear is `Difference.sign`.
     """
-    axes = tuple(measures[score] for score in (fidelity, spread) if score)
-    evidence = _Evidence(labels, [name for name in labels if name != references], intervals, axes, _both_ways(differences))
-    found = (*_front(evidence, front, pictures), _noise(evidence), _apart(evidence, front, len(differences)),
-             _mix(evidence, mixes, measures), _human(evidence, references, front), _unknown(axes[0], pictures), STUDENT)
+    axes = tuple(measures[score] for score in (verdict.measures[0], spread) if score)
+    captioners = [name for name in labels if name != references]
+    evidence = _Evidence(labels, captioners, intervals, axes, _both_ways(differences), verdict)
+    found = (_best(evidence), _suspects(evidence), _figures(evidence, pictures), _noise(evidence),
+             _apart(evidence, len(differences)), _mix(evidence, mixes, measures),
+             _human(evidence, references), _unknown(evidence, pictures), STUDENT)
     return tuple(sentence for sentence in found if sentence)
 
 
@@ -38,10 +46,15 @@ class _Evidence:
     intervals: Mapping[str, Mapping[str, Estimate]]
     axes: tuple[Measure, ...]                                  # fidelity, then spread where there is one
     differences: Mapping[tuple[str, str, str], Difference]     # (score, first, second), in both orders
+    verdict: Verdict
+
+    @property
+    def first(self) -> Sequence[str]:
+        """The captioners whose figures are given: the best that are not suspect."""
+        return (self.verdict.ranking or self.captioners)[:SHOWN]
 
     def names(self, columns: Sequence[str]) -> str:
-        *others, last = [self.labels[column] for column in columns]
-        return f"{', '.join(others)} and {last}" if others else last
+        return _and([self.labels[column] for column in columns])
 
     def better(self, measure: Measure, column: str, other: str) -> int:
         """1 where the column is clearly better, -1 where the other is, 0 where that cannot be told."""
@@ -62,6 +75,11 @@ class _Evidence:
         return f"{measure.label} {_change(measure, difference.estimate)}" if difference else ""
 
 
+def _and(texts: Sequence[str]) -> str:
+    *others, last = texts
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def _both_ways(differences: Sequence[Difference]) -> dict[tuple[str, str, str], Difference]:
     found = {}
     for difference in differences:
@@ -80,7 +98,7 @@ def _change(measure: Measure, estimate: Estimate) -> str:
         return f"{amount(value)} {'lower' if value < 0 else 'higher'}"
 
     mean, low, high = estimate
-    text = "no different" if amount(mean) == amount(0) else side(mean)
+    text = "the same" if amount(mean) == amount(0) else side(mean)
     if low < 0 < high:
         return f"{text} ({side(low)} to {side(high)})"
     return text + _range(*map(amount, sorted((low, high), key=abs)))
@@ -94,24 +112,44 @@ def _range(low: str, high: str) -> str:
 # --- the sentences -------------------------------------------------------------------------------------------------
 
 
-def _front(evidence: _Evidence, front: Sequence[str], pictures: int) -> Sequence[str]:
-    """Which captioners no other beats, and their figures."""
-    fidelity, *spread = evidence.axes
-    count = len(evidence.captioners)
-    figures = "; ".join(f"{evidence.labels[column]} has {evidence.levels(column) or 'no figures'}" for column in front[:SHOWN])
-    figures += f", over {pictures} pictures; 95 % intervals in brackets." if pictures > 1 else ", over 1 picture."
+def _best(evidence: _Evidence) -> str:
+    """Which captioner is best, or why none is named."""
+    verdict, count = evidence.verdict, len(evidence.captioners)
     if count == 1:
-        return [figures]
-    if len(front) == count:
-        who = "both" if count == 2 else "all"
-    else:
-        who = f"{'only ' if len(front) == 1 else ''}{evidence.names(front)}"
-    if spread:
-        return [f"Of {count} captioners {who} {'lies' if len(front) == 1 else 'lie'} on the front of fidelity ({fidelity.label}) "
-                f"against spread ({spread[0].label}): no other is clearly better in one of them and no worse in the "
-                "other.", figures]
-    return [f"Of {count} captioners {who} {'is' if len(front) == 1 else 'are'} clearly behind no other in fidelity "
-            f"({fidelity.label}); with one caption a picture there is no spread within pictures, and no mix.", figures]
+        return ""
+    if verdict.evidence == "form":
+        return ("No captioner is named best: nothing here shows whether captions are true of their pictures. Add human captions "
+                "(--references) or a CLIP model that knows such pictures (--clip) to find out which is.")
+    if verdict.winner:
+        ahead = count - 1 - len(verdict.only_repeat)
+        others = "the other" if count == 2 else "every other" if ahead == count - 1 else "the others"
+        why = [f"it is clearly ahead of {others}"] if ahead else []
+        if verdict.only_repeat:
+            why.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
+        return f"{evidence.labels[verdict.winner]} is the best of {count} captioners by {BY[verdict.evidence]}: {_and(why)}."
+    if not verdict.ranking:
+        return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect."
+    leader = verdict.ranking[0]
+    if leader in verdict.doubts and not verdict.not_behind:
+        return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} is ahead, but these pictures leave it in "
+                f"doubt whether {verdict.doubts[leader][0].words}.")
+    names = [f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind]
+    of = " of those that are not suspect" if verdict.suspects else ""
+    return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest "
+            f"{evidence.axes[0].label}{of}, but is not clearly ahead of {_and(names)}.")
+
+
+def _suspects(evidence: _Evidence) -> str:
+    """Which captioners are suspect, and why."""
+    found = [f"{evidence.labels[column]}, since {', and '.join(reason.words for reason in reasons[:REASONS])}"
+             for column, reasons in evidence.verdict.suspects.items()]
+    return f"Suspect, and so never named best: {'; '.join(found)}." if found else ""
+
+
+def _figures(evidence: _Evidence, pictures: int) -> str:
+    """The figures of the first captioners."""
+    figures = "; ".join(f"{evidence.labels[column]} has {evidence.levels(column) or 'no figures'}" for column in evidence.first)
+    return f"{figures}, over {pictures} pictures; 95 % intervals in brackets." if pictures > 1 else f"{figures}, over 1 picture."
 
 
 def _noise(evidence: _Evidence) -> str:
@@ -121,7 +159,7 @@ def _noise(evidence: _Evidence) -> str:
     fidelity, spread = evidence.axes
     up = -1 if fidelity.better == "lower" else 1
     suspects = {}
-    for column in evidence.captioners:
+    for column in evidence.verdict.ranking:
         others = [other for other in evidence.labels
                   if evidence.better(spread, column, other) > 0 and evidence.better(fidelity, column, other) < 0]
         if others:
@@ -134,7 +172,7 @@ def _noise(evidence: _Evidence) -> str:
             f"captions before you use them. {figures}.")
 
 
-def _apart(evidence: _Evidence, front: Sequence[str], tested: int) -> str:
+def _apart(evidence: _Evidence, tested: int) -> str:
     """Which captioners cannot be told apart, and in what."""
     pairs = [(measure, difference) for measure in evidence.axes for first, second in combinations(evidence.captioners, 2)
              if (difference := evidence.differences.get((measure.score, first, second)))]
@@ -144,12 +182,12 @@ def _apart(evidence: _Evidence, front: Sequence[str], tested: int) -> str:
     if not open_:
         labels = " and ".join(measure.label for measure in evidence.axes)
         return f"The captioners can all be told apart in {labels}: the 95 % interval of every difference leaves out 0."
-    open_.sort(key=lambda pair: {pair[1].first, pair[1].second} <= {*front}, reverse=True)
+    open_.sort(key=lambda pair: {pair[1].first, pair[1].second} <= {*evidence.verdict.ranking}, reverse=True)
     texts = []
     for measure, difference in open_[:SHOWN]:
         first, second = evidence.labels[difference.first], evidence.labels[difference.second]
         apart = difference.estimate.low > 0 or difference.estimate.high < 0
-        texts.append(f"{first} and {second} in {measure.label}, {first} {_change(measure, difference.estimate)}"
+        texts.append(f"{first} and {second} in {measure.label}, where that of {first} is {_change(measure, difference.estimate)}"
                      + (f", which is not enough where {tested} pairs are tested at once" if apart else ""))
     more = len(open_) - len(texts)
     return "These cannot be told apart: " + "; ".join(texts) + (f"; and {more} more of {len(pairs)} pairs" if more else "") + "."
@@ -174,23 +212,23 @@ def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measur
             f"at no clear loss of fidelity; the one that adds most, {evidence.names(step.columns)}, has {gain}, {change}.")
 
 
-def _human(evidence: _Evidence, references: str | None, front: Sequence[str]) -> str:
-    """How far the captioners of the front are from the human captions."""
+def _human(evidence: _Evidence, references: str | None) -> str:
+    """How far the first captioners are from the human captions."""
     if references is None:
         return "No human captions stand beside these, so how much spread such pictures call for is not known."
     changes = {column: " and ".join(filter(None, (evidence.change(measure, column, references) for measure in evidence.axes)))
-               for column in front[:SHOWN]}
+               for column in evidence.first}
     figures = "; ".join(f"{evidence.labels[column]} {change}" for column, change in changes.items() if change)
     return f"Against the human captions: {figures}." if figures else "No picture tells how far these are from the human captions."
 
 
-def _unknown(fidelity: Measure, pictures: int) -> str:
+def _unknown(evidence: _Evidence, pictures: int) -> str:
     """What stands against trusting the figures, beside what no report can tell."""
     found = []
-    if fidelity.score == "degenerate":
-        found.append("Fidelity here is only that captions are well formed: whether they are true of the pictures is not known.")
-    elif fidelity.score != "precision":
-        found.append(f"What is true of the pictures is not known here: {fidelity.label} is a stand-in for it.")
+    if evidence.verdict.evidence == "form":
+        found.append("Only that captions are well formed is known here: whether they are true of the pictures is not.")
+    elif evidence.verdict.evidence != "facts":
+        found.append(f"What is true of the pictures is not known here: {evidence.axes[0].label} is a stand-in for it.")
     if pictures == 1:
         found.append("One picture says nothing of others.")
     elif pictures < FEW:

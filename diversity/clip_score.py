@@ -10,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from captioners.clip import captioner_name
+from diversity.agreement import SAME, strange
 from diversity.embedders import AT_ONCE, Embedder, OpenClip
 from diversity.report import labels
-from diversity.semantic import SAME, Groups, encode_columns, mean, sizes, split_rows
+from diversity.semantic import Groups, encode_columns, mean, sizes, split_rows
 from imagetext.sample import decode_image
 
 POOL = 1000                   # pictures among which captions search theirs, the first that decode
@@ -22,12 +23,13 @@ RECALLS = (1, 5)
 
 
 class ClipScores(NamedTuple):
-    """Of one column: the CLIPScore of each caption, as one array (k,) a picture; scores by picture (P,), NaN where undefined; and
-    the block `clip` of its row."""
+    """Of one column: the CLIPScore of each caption, as one array (k,) a picture; scores by picture (P,), NaN where
+    undefined; the block `clip` of its row; and `strange_clip` (P,), which `diversity.suspicions` looks at."""
 
     captions: list[np.ndarray]
-    pictures: dict[str, np.ndarray]  # clip_score, r_at_1, r_at_5, image_coverage, with references ref_clip_score
+    pictures: dict[str, np.ndarray]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, with references ref_clip_score
     row: dict[str, Any]
+    signs: dict[str, np.ndarray]
 
 
 def clip_scores(clip: OpenClip, images: Sequence[bytes | None], columns: Mapping[str, Groups], references: Groups | None = None,
@@ -39,14 +41,18 @@ def clip_scores(clip: OpenClip, images: Sequence[bytes | None], columns: Mapping
     some of them: no caption of it is its own reference. `captioners`: names of the columns' captioners where records state them;
     else column syn_text_NAME is NAME's. A picture that does not decode has no score, and no column has any if none does.
 
-    clip_score: 2.5 max(cos(caption, picture), 0), mean over captions. 0 to 2.5, higher is better. Hessel et al. 2021, "CLIPScore:
-    A Reference-free Evaluation Metric for Image Captioning"; as there, "A photo depicts " stands before each caption.
+    clip_score: 2.5 max(cos(caption, picture), 0), mean over captions. 0 to 2.5, higher is better. Hessel et al. 2021,
+    "CLIPScore: A Reference-free Evaluation Metric for Image Captioning"; as there, "A photo depicts " stands before
+    each caption.
 
     ref_clip_score: harmonic mean of a caption's CLIPScore and its greatest cosine to a reference, no less than 0; mean over
     captions. 0 to 1.43, higher is better. Hessel et al. 2021.
 
     r_at_1, r_at_5: captions to which fewer than 1, 5 other pictures of the pool are as near as their own ÷ captions. 0 to 1,
     higher is better. The pool is the first 1,000 pictures that decode; undefined for others, and in a pool of no more than 1, 5.
+
+    found_clip: the share of the pool's other pictures that are less near to a caption than its own, mean over
+    captions. 0 to 1: ½ for captions of other pictures, higher is better.
 
     image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all that the column has for the
     others, else 0. Higher is better.
@@ -63,12 +69,14 @@ def clip_scores(clip: OpenClip, images: Sequence[bytes | None], columns: Mapping
         owners = np.repeat(np.arange(len(groups)), sizes(groups))                                        # (N,)
         scores = WEIGHT * np.maximum(np.einsum("ne,ne->n", captions, pictures[owners], dtype=np.float64), 0)
         by_picture = {"clip_score": _means(scores, owners, len(groups)), **search(captions, owners, pictures, pool)}
+        signs = {"strange_clip": by_picture.pop("strange_clip")}
         if of_references is not None:
             nearest = _nearest_reference(captions, sizes(groups), of_references, sizes(references), themselves=name == human)
             by_picture["ref_clip_score"] = _means(_harmonic(scores, nearest), owners, len(groups))
         cut = clip.cut([PROMPT + caption for group in groups for caption in group])
         found[name] = ClipScores(split_rows(scores, sizes(groups)), by_picture,
-                                 {**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut})
+                                 {**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
+                                 signs)
     return found, _notes(clip, found, columns, len(pool), reasons, captioners or {})
 
 
@@ -96,7 +104,7 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
 
 
 def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
-    """`r_at_1`, `r_at_5` and `image_coverage` (P,), see `clip_scores`; N Q numbers are held at once."""
+    """`r_at_1`, `r_at_5`, `image_coverage`, `found_clip` (P,), see `clip_scores`; `strange_clip`; N Q numbers are held at once."""
     place = np.full(len(pictures), -1)
     place[pool] = np.arange(len(pool))
     searching = place[owners] >= 0
@@ -106,6 +114,8 @@ def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool:
     as_near = (cosines >= own[:, None] - SAME).sum(axis=1) - 1                                  # (N,) other pictures
     found = {f"r_at_{n}": _means(as_near < n, owners, len(pictures)) if n < len(pool) else np.full(len(pictures), np.nan)
              for n in RECALLS}
+    behind = 1 - as_near / (len(pool) - 1) if len(pool) > 1 else np.full(len(place), np.nan)    # (N,)
+    found |= {"found_clip": _means(behind, owners, len(pictures)), "strange_clip": _means(strange(behind), owners, len(pictures))}
     mine = place[:, None] == np.arange(len(pool))                                               # (N, Q)
     nearest = np.where(mine, cosines, -np.inf).max(axis=0, initial=-np.inf)                     # (Q,)
     others = np.where(mine, -np.inf, cosines).max(axis=0, initial=-np.inf)

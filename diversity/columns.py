@@ -11,7 +11,8 @@ HUMAN = "captions"   # the originals of a record
 class Picture:
     """One picture with those captions of each column that are compared: equally many, in the column's order.
 
-    `references` are all captions of the references' column, which is a column too.
+    `references` are all captions of the references' column, which is a column too; of that no more are compared than
+    of the others.
     """
 
     key: str

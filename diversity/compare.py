@@ -3,14 +3,11 @@
 P: pictures   S: scores   R: resamples or flips in a block
 """
 
-from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-
-from diversity.measures import Measure
 
 LEVEL = 0.05     # of the tests; the intervals hold 1 - LEVEL
 AT_ONCE = 2**22  # numbers of one block of resamples or flips: 32 MiB
@@ -26,6 +23,10 @@ class Estimate(NamedTuple):
 
     def __neg__(self) -> "Estimate":
         return Estimate(-self.mean, -self.high, -self.low)
+
+    def shifted(self, by: float) -> "Estimate":
+        """The same about another mean."""
+        return Estimate(self.mean + by, self.low + by, self.high + by)
 
 
 class Difference(NamedTuple):
@@ -82,9 +83,9 @@ def differences(scores: Mapping[str, Mapping[str, np.ndarray]], measures: Sequen
 
     p is two-sided, of a paired test by sign flips: if it made no difference which of the two columns the captions of a picture
     came from, each picture's difference could as well have the other sign. p is the share of random signs whose mean is at least
-    as far from 0 as the one found, that one counted among them, so never 0 (Fisher 1935; Phipson and Smyth 2010). p_holm corrects
-    it for all differences returned (Holm 1979): the chance that any that is not real has a p_holm below 0.05 is at most 5 %.
-    Pictures where one of the two is NaN count nothing; pairs without any other are left out.
+    as far from 0 as the one found, that one counted among them, so never 0 (Fisher 1935; Phipson and Smyth 2010).
+    p_holm corrects it for all differences returned (Holm 1979): the chance that any that is not real has a p_holm
+    below 0.05 is at most 5 %. Pictures where one of the two is NaN count nothing; pairs without any other are left out.
     """
     pairs = {(measure, first, second): scores[first][measure] - scores[second][measure]
              for measure in measures for first, second in combinations(scores, 2)
@@ -117,27 +118,6 @@ def holm(p: np.ndarray) -> np.ndarray:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return corrected
-
-
-def pareto_front(columns: Sequence[str], differences: Sequence[Difference], measures: Sequence[Measure]) -> tuple[str, ...]:
-    """The columns that no other of them beats, in their order.
-
-    One beats another that is certainly better in at least one of the measures (`Difference.sign`) and no worse on average in any;
-    so what cannot be told apart beats nothing, and a doubtful loss of fidelity is not outweighed by a certain gain of spread. Two
-    columns are compared where all the measures are defined for both.
-    """
-    found: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)  # (column, other) -> certainly, on average better
-    for measure in measures:
-        up = -1 if measure.better == "lower" else 1
-        for difference in differences:
-            if difference.measure == measure.score:
-                sign, mean = up * difference.sign, up * difference.estimate.mean
-                found[difference.first, difference.second].append((sign, mean))
-                found[difference.second, difference.first].append((-sign, -mean))
-    beaten = {other for (column, other), of_pair in found.items() if column in columns and len(of_pair) == len(measures)
-              and max(sign for sign, _ in of_pair) > 0 and min(mean for _, mean in of_pair) >= 0}
-    front = tuple(column for column in columns if column not in beaten)
-    return front or tuple(columns)  # what is certain need not be transitive: in a circle of doubt none can be ruled out
 
 
 def _blocks(rows: int, columns: int) -> Iterator[int]:

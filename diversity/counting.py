@@ -23,7 +23,7 @@ from diversity.processes import processes
 from imagetext.hashes import name_hash
 from imagetext.rows import well_formed
 from imagetext.sample import Record
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 
 ROWS_AT_ONCE = 1000  # of a piece, so that its memory has a bound
 
@@ -44,6 +44,8 @@ class Counted:
 def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references: str | None = None, images: str | None = None, *,
                   table: Columns = Columns(), workers: int = 1, seed: int = 0, size: int = 10_000, keep_images: int = 48) -> Counted:
     """Counts caption columns of inputs that are joined by key, on the pictures all have, equally many captions of each.
+
+    Human captions are as many where a picture has so many, else all that it has: they never limit the others.
 
     inputs, images: SPECs, see `diversity.inputs`. columns: their names; default: every syn_text_* column, and those named
     after files. references: a column, a SPEC of its own, or "none"; default: the originals, where records have any.

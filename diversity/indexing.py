@@ -178,12 +178,13 @@ def _differences(compared: Compared, joined: Joined) -> list[str]:
         lacking = ", ".join(f"{name} lacks {lacks:,}" for name, lacks in zip(columns, (~has[:, known]).sum(axis=1)) if lacks)
         notes.append(f"Compared on {joined.common.sum():,} of {known.sum():,} pictures, those that have a caption in every "
                      f"column: {lacking}.")
-    counts = joined.counts[:, joined.common].astype(np.int64)                             # (C, pictures compared)
-    more = (counts - counts.min(axis=0)).sum(axis=1)
+    counts = joined.counts[:len(compared.names), joined.common].astype(np.int64)          # (C, pictures compared)
+    least = counts.min(axis=0)
+    more = (counts - least).sum(axis=1)
     if more.any():
-        note = ("Each picture counts with as many captions as its shortest column has, drawn with the seed: "
-                + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns, more) if extra) + ".")
-        if references and (counts[-1] < counts[:-1].min(axis=0)).any():
-            note += f" The references are the shortest; --references {NO_REFERENCES} compares the columns without them."
-        notes.append(note)
+        notes.append("Each picture counts with as many captions as its shortest column has, drawn with the seed: "
+                     + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns, more) if extra) + ".")
+    if references and (fewer := int((joined.counts[-1, joined.common] < least).sum())):
+        notes.append(f"Pictures with fewer human captions than captions of a column: {fewer:,}; the human row counts all that it "
+                     "has, so its spread is that of fewer captions.")
     return notes

@@ -14,7 +14,7 @@ from imagetext.rows import KEY_COLUMNS, Wanted, loose_texts, well_formed
 from imagetext.sample import Record, Shard
 from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 from imagetext.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records
 from imagetext.text_tables import read_layout, records
 

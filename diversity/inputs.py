@@ -30,7 +30,7 @@ from imagetext.rows import IMAGE_COLUMNS
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, plain_path
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 from imagetext.tables import TABLE_SUFFIXES, split_suffix
 
 DOCUMENTS = (".txt", ".json")

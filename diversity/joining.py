@@ -25,7 +25,8 @@ class Joined:
     places: np.ndarray         # (P,) uint64, ascending
     counts: np.ndarray         # (C, P) captions of each column
     common: np.ndarray         # (P,) bool
-    take: np.ndarray           # (C, N) captions of the row that are compared: 0 where another row of the picture has the column
+    take: np.ndarray           # (C, N) captions of the row that are compared: 0 where another row of the picture has the column;
+                               # equally many of each column, and of the references no more
 
 
 def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined:
@@ -46,8 +47,9 @@ def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined
         row_of[column, picture_of_row[rows]] = rows
     common = (of_picture > 0).all(axis=0)
     take = np.zeros_like(counts)
+    least = of_picture[columns][:, common].min(axis=0, initial=np.iinfo(counts.dtype).max)
     for column in range(len(counts)):
-        take[column, row_of[column, common]] = of_picture[:, common].min(axis=0)
+        take[column, row_of[column, common]] = np.minimum(of_picture[column, common], least)
     return Joined(again, picture_of_row, again[first], at, of_picture, common, take)
 
 

@@ -48,8 +48,7 @@ def caption_hashes(tokens: Tokens) -> np.ndarray:
 def first_in_picture(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
     """Hash and picture of each caption that does not repeat an earlier one of its picture.
 
-    The rest are exact duplicates: duplicates = 1 - unique captions of a picture / its captions, in [0, 1 - 1/k] for k
-    captions, lower is more spread; compared by words, so case and punctuation do not hide one.
+    The rest are exact duplicates, compared by their words.
     """
     hashes, pictures = caption_hashes(tokens), tokens.picture_of_caption
     _, first = np.unique(hashes ^ _scramble(pictures), return_index=True)
@@ -93,21 +92,28 @@ def _changes(values: np.ndarray) -> np.ndarray:
 
 
 def within_picture(tokens: Tokens) -> dict[str, np.ndarray]:
-    """Spread among the captions of each picture: `div_1`, `div_2` and `mbleu_4`, each (P,), NaN where undefined.
+    """`length` of each picture's captions, and spread among them: `div_1`, `div_2`, `mbleu_4`, `duplicates`; (P,) each.
 
-    Div-n = different n-grams of the picture's captions / their words, in [0, 1], higher is more spread; undefined
-    without a word (Shetty et al. 2017, "Speaking the Same Language").
+    NaN where undefined; one caption has no spread. length = words / captions. duplicates = 1 - different captions of
+    the picture / its captions, in [0, 1 - 1/k] for k captions, lower is more spread; compared by words, so case and
+    punctuation do not hide one. Div-n = different n-grams of the picture's captions / their words, in [0, 1], higher
+    is more spread; undefined without a word (Shetty et al. 2017, "Speaking the Same Language").
     mBLEU-4 = mean over the captions of BLEU-4 against the other captions of the picture, in [0, 1], lower is more
     spread; undefined for a single caption (Shetty et al. 2017; BLEU: Papineni et al. 2002; smoothing: `MBLEU_SMOOTHING`).
     """
     picture_words = np.add.reduceat(np.append(tokens.lengths, 0), tokens.picture_ends[:-1])
     picture_words = np.where(tokens.counts > 0, picture_words, 0)
+    _, unique = first_in_picture(tokens)
+    several = tokens.counts > 1
     overlaps = [ngram_overlap(tokens, n) for n in (1, 2, 3, 4)]
     with np.errstate(invalid="ignore", divide="ignore"):
         div_1, div_2 = (distinct / picture_words for _, distinct in overlaps[:2])
         bleu = _bleu([matched for matched, _ in overlaps], tokens.lengths, _closest_lengths(tokens))
         mbleu = np.bincount(tokens.picture_of_caption, bleu, tokens.pictures) / tokens.counts
-    return {"div_1": div_1, "div_2": div_2, "mbleu_4": np.where(tokens.counts > 1, mbleu, np.nan)}
+        duplicates = (tokens.counts - np.bincount(unique, minlength=tokens.pictures)) / tokens.counts
+        spread = {"div_1": div_1, "div_2": div_2, "mbleu_4": mbleu, "duplicates": duplicates}
+        return {"length": picture_words / tokens.counts,
+                **{name: np.where(several, found, np.nan) for name, found in spread.items()}}
 
 
 def _bleu(matched: list[np.ndarray], lengths: np.ndarray, reference_lengths: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from diversity.compression import COMPRESSOR
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 from diversity.lexical import MBLEU_SMOOTHING
 
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"
@@ -47,9 +47,11 @@ class Measure(NamedTuple):
 
 
 PICTURES = Measure(("pictures",), "Pictures", "Pictures compared: those that every column has captions for.", "count")
-CAPTIONS = Measure(("captions",), "Captions", "Captions counted, equally many of a picture in every column.", "count")
+CAPTIONS = Measure(("captions",), "Captions", "Captions counted, equally many of a picture in every column; of human ones no more.",
+                   "count")
 WORDS = Measure(("words",), "Words", "Words of all captions, punctuation left out.", "count")
-LENGTH = Measure(("length_mean",), "Length", "Mean words per caption, punctuation left out. From 0; compare with the human row.",
+LENGTH = Measure(("length_mean",), "Length", "Words of a caption, punctuation left out, mean over a picture's captions, then pictures. "
+                 "From 0; compare with the human row.",
                  "words", score="length")
 LENGTHS = tuple(Measure(("length_quantiles", q), f"Length, {name}", f"{share} of the captions have at most so many words.",
                         "count")
@@ -62,7 +64,8 @@ DISTINCT = tuple(Measure((f"distinct_{n}",), f"Distinct-{n}",
                          "falls as the set grows, so compare it at equal numbers only. Li et al. 2016.", better="higher")
                  for n in (1, 2, 3, 4))
 DIV = tuple(Measure((f"div_{n}",), f"Div-{n}",
-                    f"Within a picture: different {n}-grams of its captions ÷ their words, mean over pictures. 0 to 1. "
+                    f"Within a picture: different {n}-grams of its captions ÷ their words, mean over pictures; one caption has no "
+                    "spread. 0 to 1. "
                     "Shetty et al. 2017.", better="higher", score=f"div_{n}") for n in (1, 2))
 MBLEU = Measure(("mbleu_4",), "mBLEU-4", "Within a picture: BLEU-4 of each caption against the picture's other captions, mean "
                 "over captions, then over pictures. 0 to 1; 1 where all are equal. Shetty et al. 2017; BLEU: Papineni et al. "
@@ -71,15 +74,15 @@ SELF_CIDER = Measure(("self_cider",), "Self-CIDEr", "Within a picture: -log_m(�
                      "similarities (cosines of their 1- to 4-grams, rare ones weighing more), mean over pictures of the sample. 0 to "
                      "1: 0 where all captions are equal, 1 where no two share an n-gram. Wang and Chan 2019.", better="higher",
                      score="self_cider")
-DUPLICATES = Measure(("duplicates",), "Duplicates", "Captions that repeat an earlier caption of the same picture word for word ÷ "
-                     "captions. 0 to 100 %.", "percent", "lower", "duplicates")
+DUPLICATES = Measure(("duplicates",), "Duplicates", "Within a picture: captions that repeat an earlier one word for word ÷ its "
+                     "captions, mean over pictures. 0 to 100 %.", "percent", "lower", "duplicates")
 SHARED = Measure(("shared",), "Shared", "Captions that stand word for word under another picture too ÷ captions, repeats within "
                  "a picture left out. 0 to 100 %.", "percent", "lower")
 MOST_SHARED = Measure(("most_shared",), "One caption for many", "Pictures under which the commonest caption stands ÷ pictures. "
                       "0 to 100 %; a high share means that the captioner no longer looks.", "percent", "lower")
-NEAR_DUPLICATES = Measure(("near_duplicates",), "Near duplicates", "Captions that nearly repeat an earlier one of their picture ÷ "
-                          "captions: four fifths or more of the different words of the two stand in both (Jaccard ≥ 0.8), in any "
-                          "order; exact duplicates included. 0 to 100 %.", "percent", "lower", "near_duplicates")
+NEAR_DUPLICATES = Measure(("near_duplicates",), "Near duplicates", "Within a picture: captions that nearly repeat an earlier one ÷ "
+                          "its captions, mean over pictures: four fifths or more of the different words of the two stand in both "
+                          "(Jaccard ≥ 0.8), in any order; exact duplicates included. 0 to 100 %.", "percent", "lower", "near_duplicates")
 ENTROPY = tuple(Measure((f"entropy_{n}",), f"Entropy, {n}-grams", f"Entropy of the set's {n}-grams, in bits: -Σ p log₂ p. From 0; "
                         "it grows with the set.", better="higher") for n in (1, 2, 3, 4))
 SELF_REPETITION = Measure(("self_repetition",), "Self-repetition", "4-grams that recur in the set ÷ 4-grams. 0 to 100 %: 0 where each stands "
@@ -133,10 +136,28 @@ RECALLS = tuple(Measure(("clip", f"r_at_{n}"), f"Found, R@{n}", f"Captions from 
 IMAGE_COVERAGE = Measure(("clip", "image_coverage"), "Pictures covered", "Pictures of the pool to which one of their captions is nearer "
                          "than every caption of the column for another picture ÷ pictures. 0 to 100 %.", "percent", "higher",
                          "image_coverage")
+_FOUND = ("Other pictures {what} a caption than its own picture ÷ other pictures, mean over a picture's captions, then pictures. "
+          "50 % for captions of other pictures, 100 % where each caption says most of its own.")
+FOUND_WORDS = Measure(("found_words",), "Own picture first, by words", _FOUND.format(
+    what="whose human captions have less in common (tf-idf of words) with"), "percent", "higher", "found_words")
+FOUND_MEANING = Measure(("semantic", "found_meaning"), "Own picture first, by meaning", _FOUND.format(
+    what="whose human captions are less like (cosine of embeddings)"), "percent", "higher", "found_meaning")
+FOUND_CLIP = Measure(("clip", "found_clip"), "Own picture first, by CLIP", _FOUND.format(what="that CLIP finds less near to"),
+                     "percent", "higher", "found_clip")
+BLEU = Measure(("bleu_4",), "BLEU-4", "1- to 4-grams of the captions that human captions of their picture have ÷ those of the "
+               "captions, geometric mean, lowered where captions are too short; of all captions together. 0 to 1. Papineni et al. 2002.",
+               better="higher")
+ROUGE = Measure(("rouge_l",), "ROUGE-L", "Longest common subsequence of words with a human caption, mean of precision and recall, mean "
+                "over a picture's captions, then pictures. 0 to 1. Lin 2004.", better="higher", score="rouge_l")
+METEOR = Measure(("meteor",), "METEOR", "Words that a human caption has too, by letters or by stem, without synonyms, in as few "
+                 "pieces as may be, best human caption, mean over a picture's captions, then pictures. 0 to 1. Lavie and Agarwal 2007.",
+                 better="higher", score="meteor")
 CIDER = Measure(("cider_d",), "CIDEr-D", "What captions share with the human ones and other pictures' lack, by tf-idf of 1- to "
                 "4-grams, mean over a picture's captions. 0 to 10; papers often give it times 100; compare on the same pictures "
-                "only. Vedantam et al. 2015.", better="higher", score="cider_d")
-DEGENERATE = Measure(("degenerate",), "Degenerate", "Captions with at least one of these faults of form ÷ captions: "
+                "only; a human caption is held against the others of its picture. Vedantam et al. 2015.", better="higher",
+                score="cider_d")
+DEGENERATE = Measure(("degenerate",), "Degenerate captions", "Captions with at least one of these faults of form ÷ captions, mean "
+                     "over pictures: "
                      + "; ".join(f"{name}: {reason.meaning}" for name, reason in REASONS.items())
                      + ". 0 to 100 %. Noise scores as spread, so read spread only beside it.", "percent", "lower", "degenerate")
 DEGENERATE_REASONS = tuple(Measure(("degenerate_reasons", name), f"Degenerate: {name}",
@@ -152,10 +173,11 @@ STATED = Measure(("facts", "stated_per_caption"), "Facts per caption", "Facts th
 ALL = (PICTURES, CAPTIONS, WORDS, LENGTH, *LENGTHS, VOCABULARY, *DISTINCT, *ENTROPY, SELF_REPETITION, HAPAX, COMPRESSION, *NOVELTY,
        EQUAL_WORDS, *EQUAL_TOKENS, *DIV, MBLEU, SELF_CIDER, DUPLICATES, NEAR_DUPLICATES, SHARED, MOST_SHARED,
        COSINE_DISTANCE, *VENDI, SET_COSINE_DISTANCE, *SET_VENDI, WORD_COVERAGE, COVERAGE, IMAGE_COVERAGE,
-       CLIP_SCORE, REF_CLIP_SCORE, *RECALLS, CIDER, DEGENERATE, *DEGENERATE_REASONS, PRECISION, RECALL, STATED)
+       CLIP_SCORE, REF_CLIP_SCORE, FOUND_CLIP, *RECALLS, CIDER, FOUND_WORDS, FOUND_MEANING, BLEU, ROUGE, METEOR,
+       DEGENERATE, *DEGENERATE_REASONS, PRECISION, RECALL, STATED)
 OF_SCORE = {measure.score: measure for measure in ALL if measure.score}
 
-_FIRST = (LENGTH, DIV[1], SELF_CIDER, VENDI[0], PRECISION, RECALL, CLIP_SCORE, RECALLS[0], DEGENERATE)
+_FIRST = (LENGTH, DIV[1], SELF_CIDER, VENDI[0], PRECISION, RECALL, CLIP_SCORE, RECALLS[0], CIDER, DEGENERATE)
 _SPARE = (MBLEU, DUPLICATES, VOCABULARY)  # where measures of the first line are missing
 
 

@@ -12,7 +12,8 @@ from diversity import measures
 from diversity.score import score_captions
 
 NAMES = {"_".join(measure.path): measure for measure in measures.ALL}
-AGAINST_REFERENCES = {"novelty_ngrams_4", "novelty_captions", "cider_d", "semantic_coverage", "clip_ref_clip_score"}
+AGAINST_REFERENCES = {"novelty_ngrams_4", "novelty_captions", "word_coverage", "cider_d", "bleu_4", "rouge_l", "meteor",
+                      "found_words", "semantic_coverage", "semantic_found_meaning", "clip_ref_clip_score"}
 TEXTS = datasets.Sequence(datasets.Value("string"))
 
 
@@ -27,7 +28,8 @@ class CaptionDiversity(evaluate.Metric):
         return evaluate.MetricInfo(
             description=described.definition if described else "All measures of captions that need no references.", citation="",
             inputs_description="predictions: the captions of each picture, a list of lists of strings; references: human captions "
-            "of the same pictures, where the measure is against them; images, clip, embedder, seed: as score_captions takes them",
+            "of the same pictures, where the measure is against them; images, clip, embedder, seed: as score_captions takes them. "
+            "The result has left_out, numbers of the pictures that count nothing, where there are any.",
             features=datasets.Features({name: TEXTS for name in inputs}))
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any]:
@@ -37,7 +39,14 @@ class CaptionDiversity(evaluate.Metric):
         return super().compute(predictions=predictions, references=references, **options)
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]] | None = None, **options: Any) -> dict[str, Any]:
-        row = score_captions({"predictions": predictions}, references=references, **options).rows["predictions"]
+        report = score_captions({"predictions": predictions}, references=references, **options)
+        row = report.rows["predictions"]
+        left_out = {at for at, group in enumerate(predictions) if not group or references is not None and not references[at]}
         if self.config_name == "default":
-            return {name: measure.value(row) for name, measure in NAMES.items() if name not in AGAINST_REFERENCES}
-        return {self.config_name: NAMES[self.config_name].value(row)}
+            found = {name: measure.value(row) for name, measure in NAMES.items() if name not in AGAINST_REFERENCES}
+        else:
+            measure = NAMES[self.config_name]
+            found = {self.config_name: measure.value(row)}
+            keys = options.get("keys") or list(map(str, range(len(predictions))))
+            left_out |= {keys.index(key) for key in report.unscored["predictions"].get(measure.score, ())}
+        return {**found, **({"left_out": sorted(left_out)} if left_out else {})}

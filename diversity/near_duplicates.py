@@ -12,7 +12,8 @@ NEAR = 0.8  # of the words of two captions
 
 
 def near_duplicates(tokens: Tokens) -> np.ndarray:
-    """The share of each picture's captions that nearly repeat an earlier one (P,), NaN without a caption; P k² numbers at once.
+    """The share of each picture's captions that nearly repeat an earlier one (P,), NaN for fewer than two captions; P
+    k² numbers at once.
 
     A caption nearly repeats another where four fifths or more of the different words of the two stand in both (Jaccard
     similarity of their sets of words ≥ 0.8); so do two captions without a word, and every exact duplicate. Word order is left
@@ -25,4 +26,4 @@ def near_duplicates(tokens: Tokens) -> np.ndarray:
     near = np.tril(common >= NEAR * either, -1).any(axis=2)      # (P, k)
     near &= np.arange(near.shape[1]) < tokens.counts[:, None]    # captions that there are
     with np.errstate(invalid="ignore"):
-        return near.sum(axis=1) / tokens.counts
+        return np.where(tokens.counts > 1, near.sum(axis=1) / tokens.counts, np.nan)

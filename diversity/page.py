@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from diversity import measures
 from diversity.compare import Difference, Estimate
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 from diversity.measures import Measure
 from diversity.mixes import MixStep
 from diversity.plots import Column, columns_of, plots
@@ -35,7 +35,9 @@ GROUPS: Mapping[str, tuple[Measure, ...]] = {
                             measures.COMPRESSION, *measures.NOVELTY, measures.SHARED, measures.MOST_SHARED),
     "Meaning": (measures.COSINE_DISTANCE, *measures.VENDI, measures.SET_COSINE_DISTANCE, *measures.SET_VENDI),
     "Coverage": (measures.WORD_COVERAGE, measures.COVERAGE, measures.IMAGE_COVERAGE),
-    "Fidelity": (measures.CLIP_SCORE, measures.REF_CLIP_SCORE, *measures.RECALLS, measures.CIDER, measures.DEGENERATE,
+    "Fidelity": (measures.CLIP_SCORE, measures.REF_CLIP_SCORE, measures.FOUND_CLIP, *measures.RECALLS, measures.CIDER,
+                 measures.FOUND_WORDS, measures.FOUND_MEANING, measures.BLEU, measures.ROUGE, measures.METEOR,
+                 measures.DEGENERATE,
                  measures.PRECISION, measures.RECALL, measures.STATED),
 }
 
@@ -128,8 +130,12 @@ def _pair(measure: Measure, difference: Difference, span: Span, columns: Sequenc
             "p": "p < 0.001" if difference.p_holm < 0.001 else f"p = {difference.p_holm:.3f}"}
 
 
-def _spans(measure: Measure, estimates: Sequence[Estimate]) -> list[Span]:
-    """Differences or gains on one scale, which holds 0 and has air at its ends."""
+def _spans(measure: Measure, estimates: Sequence[Estimate], gains: bool = False) -> list[Span]:
+    """Differences, or gains, on one scale, which holds 0 and has air at its ends.
+
+    A gain lies right where it is better; in words it is the change of the measure, so negative where less of it is better.
+    """
+    turned = gains and measure.better == "lower"
     ends = [0.0, *(end for estimate in estimates for end in estimate)]
     low, high = min(ends), max(ends)
     air = 0.06 * (high - low) or 1
@@ -137,8 +143,9 @@ def _spans(measure: Measure, estimates: Sequence[Estimate]) -> list[Span]:
 
     def place(value: float) -> float:
         return round(100 * (value - low) / (high - low), 2)
-    return [Span(_signed(measure, estimate.mean), _interval(measure, estimate, " to ").removesuffix(measures.PERCENT), place(estimate.low),
-                 place(estimate.high), place(estimate.mean), place(0)) for estimate in estimates]
+    return [Span(_signed(measure, said.mean), _interval(measure, said, " to ").removesuffix(measures.PERCENT), place(estimate.low),
+                 place(estimate.high), place(estimate.mean), place(0))
+            for estimate in estimates for said in [-estimate if turned else estimate]]
 
 
 def _signed(measure: Measure, value: float) -> str:
@@ -159,7 +166,7 @@ def _mixes(report: DiversityReport, columns: Sequence[Column]) -> dict[str, Any]
         if score := getattr(mixes, f"{name}_measure"):
             measure = measures.OF_SCORE[score]
             gains = [getattr(step, f"{name}_gain") for step in steps]
-            spans = iter(_spans(measure, [gain for gain in gains if gain]))
+            spans = iter(_spans(measure, [gain for gain in gains if gain], gains=True))
             gained.append((measure, [gain and next(spans) for gain in gains],
                            [f"{measure.written(getattr(step, name))} against {measure.written(getattr(step, f'alone_{name}'))}"
                             for step in steps]))

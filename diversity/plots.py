@@ -29,14 +29,15 @@ Curves = Sequence[tuple["Column", np.ndarray, np.ndarray]]
 
 
 class Column(NamedTuple):
-    """A column of captions as the page shows it: its label, the mark and colour that stand for it, whether it is on the front."""
+    """A column of captions as the page shows it: its label, its mark and colour, whether it is best or suspect."""
 
     name: str
     label: str
     mark: str
     colour: str
     human: bool
-    front: bool
+    best: bool
+    suspect: bool
 
 
 class Plot(NamedTuple):
@@ -50,8 +51,9 @@ class Plot(NamedTuple):
 def columns_of(report: DiversityReport) -> list[Column]:
     """The columns in the order of the report's rows; captioners are numbered, the human one is H."""
     marks, colours = itertools.count(1), itertools.cycle(COLOURS)
-    return [Column(name, report.labels[name], "H", REFERENCE_COLOUR, True, False) if name == report.references else
-            Column(name, report.labels[name], str(next(marks)), next(colours), False, name in report.front)
+    return [Column(name, report.labels[name], "H", REFERENCE_COLOUR, True, False, False) if name == report.references else
+            Column(name, report.labels[name], str(next(marks)), next(colours), False, name == report.verdict.winner,
+                   name in report.verdict.suspects)
             for name in report.rows]
 
 
@@ -69,20 +71,19 @@ def _spread_and_fidelity(report: DiversityReport, columns: Sequence[Column]) -> 
     if len(both) < 2 or not places:
         return None
     figure, axes = plot(4.2, 2.9)
-    front = sorted((x[0], y[0]) for column, (x, y) in places.items() if column.front)
-    axes.plot(*np.transpose(front), color=INK, alpha=0.35, linewidth=1.2, linestyle=(0, (4, 3)))
     for column, (x, y) in places.items():
         axes.plot(x[1:], [y[0]] * 2, [x[0]] * 2, y[1:], color=column.colour, alpha=0.75, linewidth=1.6, solid_capstyle="butt")
-        if column.front:
+        if column.best:
             axes.plot(x[0], y[0], "o", markersize=RING, markerfacecolor="none", color=column.colour, markeredgewidth=1.2,
                       clip_on=False)
+        if column.suspect:
+            axes.plot(x[0], y[0], "x", markersize=RING + 4, color=column.colour, markeredgewidth=1.2, clip_on=False)
         _badge(axes, x[0], y[0], column)
     axes.margins(0.16)
     _fit(axes, "x", both[0])
     _fit(axes, "y", both[1])
-    return "Spread against fidelity", ("Up and to the right is better; right alone may be noise. Crosses are 95 % intervals. "
-                                       "Ringed is the front: no other captioner is clearly better in one and no worse "
-                                       "in the other."), figure
+    return "Spread against fidelity", ("Up is more faithful, right more varied; right alone may be noise. Lines are 95 % "
+                                       "intervals. A ring: the best captioner. Crossed out: suspect."), figure
 
 
 def _factor(measure: Measure) -> int:

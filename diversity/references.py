@@ -13,6 +13,7 @@ P: pictures
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,13 @@ def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]
 
 
 def cider_d(captions: Sequence[Words], references: References) -> np.ndarray:
-    """CIDEr-D of each caption (P,): how much it shares with the references of what is rare in the other pictures'.
+    """CIDEr-D of each caption (P,), of picture after picture; see `CiderD`."""
+    world = CiderD(references)
+    return np.array([world.score(caption, texts) for caption, texts in zip(captions, references, strict=True)])
+
+
+class CiderD:
+    """How much captions share with their references of what is rare in the references of other pictures.
 
     CIDEr-D(c) = 10 mean over n = 1..4 and references r of exp(-(|c| - |r|)² / 2σ²) Σ min(g(c), g(r)) g(r) / ‖g(c)‖ ‖g(r)‖,
     where g = count ln(P / pictures with the n-gram in a reference), |c| the number of words, σ = 6.
@@ -52,28 +59,36 @@ def cider_d(captions: Sequence[Words], references: References) -> np.ndarray:
     only. With one picture every weight is ln 1 = 0 and so is the score. Vedantam et al. 2015, "CIDEr: Consensus-based
     Image Description Evaluation".
     """
-    pictures_with = Counter(ngram for texts in references for ngram in {ngram for text in texts for ngram in _ngrams(text)})
 
-    def weigh(text: Words) -> tuple[dict[Words, float], np.ndarray]:
-        weights = {ngram: count * math.log(len(references) / max(1, pictures_with[ngram]))
+    def __init__(self, references: References):
+        """`references` are those of all pictures; their n-grams are counted once, so a caption's score depends on no other."""
+        self.pictures = len(references)
+        self.pictures_with = Counter(ngram for texts in references
+                                     for ngram in {ngram for text in texts for ngram in _ngrams(text)})
+        self._weigh = lru_cache(1 << 14)(self._weigh_ngrams)
+
+    def _weigh_ngrams(self, text: tuple[str, ...]) -> tuple[dict[Words, float], list[float]]:
+        """The weight of each n-gram, and for each n the length of the vector of weights."""
+        weights = {ngram: count * math.log(self.pictures / max(1, self.pictures_with[ngram]))
                    for ngram, count in _ngrams(text).items()}
-        squares = np.zeros(4)
+        squares = [0.0] * 4
         for ngram, weight in weights.items():
             squares[len(ngram) - 1] += weight ** 2
-        return weights, np.sqrt(squares)
+        return weights, list(map(math.sqrt, squares))
 
-    scores = np.zeros(len(captions))
-    for at, (caption, texts) in enumerate(zip(captions, references, strict=True)):
-        weights, norms = weigh(caption)
+    def score(self, caption: Words, texts: Sequence[Words]) -> float:
+        """CIDEr-D of a caption against some references of its picture."""
+        weights, norms = self._weigh(tuple(caption))
+        score = 0.0
         for text in texts:
-            others, other_norms = weigh(text)
-            shared = np.zeros(4)
+            others, other_norms = self._weigh(tuple(text))
+            shared = [0.0] * 4
             for ngram in weights.keys() & others.keys():
                 shared[len(ngram) - 1] += min(weights[ngram], others[ngram]) * others[ngram]
-            cosines = np.divide(shared, norms * other_norms, out=np.zeros(4), where=norms * other_norms > 0)
+            cosines = [part / (one * other) for part, one, other in zip(shared, norms, other_norms) if part]
             apart = len(caption) - len(text)
-            scores[at] += 10 * cosines.mean() * math.exp(-apart ** 2 / (2 * SIGMA ** 2)) / len(texts)
-    return scores
+            score += 10 * sum(cosines) / 4 * math.exp(-apart ** 2 / (2 * SIGMA ** 2))
+        return score / len(texts)
 
 
 def bleu_4(captions: Sequence[Words], references: References) -> float:
@@ -106,7 +121,7 @@ def rouge_l(captions: Sequence[Words], references: References) -> np.ndarray:
     """
     scores = np.zeros(len(captions))
     for at, (caption, texts) in enumerate(zip(captions, references, strict=True)):
-        common = [_common(caption, text) for text in texts]
+        common = [common_words(caption, text) for text in texts]
         if any(common):
             precision, recall = max(common) / len(caption), max(n / len(text) for n, text in zip(common, texts))
             scores[at] = (1 + BETA ** 2) * precision * recall / (recall + BETA ** 2 * precision)
@@ -114,15 +129,26 @@ def rouge_l(captions: Sequence[Words], references: References) -> np.ndarray:
 
 
 def meteor(captions: Sequence[Words], references: References, wordnet: Any) -> np.ndarray:
-    """nltk's METEOR of each caption (P,), the best over references: words matched exactly, by stem or as synonyms.
+    """nltk's METEOR of each caption (P,), the best over references: words matched exactly, by stem or as synonyms in `wordnet`.
 
     (1 - ½ (chunks / matches)³) p r / (0.9 p + 0.1 r). In [0, 1], higher is better. Lavie and Agarwal 2007; COCO's script
     runs a later version with paraphrases, so the two do not compare.
     """
+    from nltk.stem import PorterStemmer
     from nltk.translate.meteor_score import meteor_score
 
-    return np.array([meteor_score(texts, caption, wordnet=wordnet)
+    stemmer = PorterStemmer()
+    stemmer.stem = lru_cache(1 << 14)(stemmer.stem)  # takes most of the time
+    return np.array([meteor_score(texts, caption, stemmer=stemmer, wordnet=wordnet)
                      for caption, texts in zip(captions, references, strict=True)])
+
+
+class NoSynonyms:
+    """Stands for a WordNet that knows none, so that METEOR is the same number on every machine."""
+
+    @staticmethod
+    def synsets(word: str) -> tuple[()]:
+        return ()
 
 
 def _wordnet() -> Any | None:
@@ -137,10 +163,15 @@ def _wordnet() -> Any | None:
 
 
 def _ngrams(text: Words) -> Counter[Words]:
-    return Counter(tuple(text[at:at + n]) for n in (1, 2, 3, 4) for at in range(len(text) - n + 1))
+    return _ngrams_of(tuple(text))
 
 
-def _common(one: Words, other: Words) -> int:
+@lru_cache(1 << 14)
+def _ngrams_of(text: tuple[str, ...]) -> Counter[Words]:
+    return Counter(text[at:at + n] for n in (1, 2, 3, 4) for at in range(len(text) - n + 1))
+
+
+def common_words(one: Words, other: Words) -> int:
     """Length of the longest common subsequence."""
     row = [0] * (len(other) + 1)
     for word in one:

@@ -9,6 +9,7 @@ from diversity import measures
 from diversity.columns import HUMAN
 from diversity.compare import Difference, Estimate
 from diversity.mixes import Mixes
+from diversity.verdict import Verdict
 
 KIND = "capsmith diversity report"
 
@@ -41,20 +42,21 @@ class DiversityReport:
     intervals: Mapping[str, Mapping[str, Estimate]]                # column -> scores by picture -> their mean
     distributions: Mapping[str, Mapping[str, Sequence[float]]]     # column -> scores by picture -> 41 quantiles, 0 to 1
     differences: tuple[Difference, ...]
-    front: tuple[str, ...]                                         # columns that no other beats in fidelity and spread
+    verdict: Verdict                                               # which is best, by what, and which are suspect
     fidelity: str                                                  # the scores that stand for fidelity, and
     spread: str | None                                             # for spread; None with one caption a picture
     mixes: Mixes | None
     answer: tuple[str, ...]                                        # the sentences that open the page
     notes: tuple[str, ...]                                         # what a reader must know before the numbers
     degenerate_examples: Mapping[str, Mapping[str, Sequence[str]]]  # column -> reason -> captions
+    unscored: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)  # column -> score -> pictures without it
     examples: tuple[Example, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> Mapping[str, str]:
         """The columns' names as tables show them."""
-        return labels(self.rows)
+        return labels(self.rows, self.references)
 
     @property
     def headline(self) -> tuple[measures.Measure, ...]:
@@ -74,8 +76,9 @@ class DiversityReport:
             "intervals": {name: {score: estimate._asdict() for score, estimate in estimates.items()}
                           for name, estimates in self.intervals.items()},
             "differences": [{**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in self.differences],
-            "fidelity": self.fidelity, "spread": self.spread, "front": self.front,
+            "verdict": self.verdict.as_json(), "fidelity": self.fidelity, "spread": self.spread,
             "mixes": self.mixes and {**self.mixes._asdict(), "steps": [_plain(step) for step in self.mixes.steps]},
+            "unscored": {name: {score: len(keys) for score, keys in scores.items()} for name, scores in self.unscored.items()},
             "degenerate_examples": self.degenerate_examples,
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -90,11 +93,14 @@ class DiversityReport:
         return "\n".join([*self.answer, "", *lines, "", *(f"- {note}" for note in self.notes)]) + "\n"
 
 
-def labels(names: Iterable[str]) -> dict[str, str]:
-    """The columns' names as people read them: without syn_text_, where that leaves them apart; the originals are human."""
+def labels(names: Iterable[str], references: str | None = None) -> dict[str, str]:
+    """The columns' names as people read them: the references are human, others without syn_text_ where they stay apart."""
     names = list(names)
-    short = {name: "human" if name == HUMAN else name.removeprefix("syn_text_") for name in names}
-    return short if len(set(short.values())) == len(short) else {name: name for name in names}
+    human = references if references in names else HUMAN
+    short = {name: "human" if name == human else name.removeprefix("syn_text_") for name in names}
+    if len(set(short.values())) == len(short):
+        return short
+    return {name: "human captions" if name == references and "human captions" not in names else name for name in names}
 
 
 def _plain(step: NamedTuple) -> dict[str, Any]:

@@ -10,27 +10,34 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from diversity.agreement import Agreement
 from diversity.clip_score import clip_scores
 from diversity.columns import Picture
+from diversity.degenerate import degenerate_reasons
 from diversity.embedders import HOW_TO_GET, Embedder, OpenClip, default_embedder, load_embedder
-from diversity.fidelity import FactCounts, count_true, degenerate_reasons
-from diversity.lexical import first_in_picture, within_picture
+from diversity.fidelity import FactCounts, count_true
+from diversity.lexical import within_picture
 from diversity.mixes import word_coverage
 from diversity.near_duplicates import near_duplicates
 from diversity.pairs import batches
-from diversity.references import cider_d
 from diversity.self_cider import DocumentFrequency, self_cider
 from diversity.semantic import mean, semantic_scores
+from diversity.signs import Language
 from diversity.tokens import words
 
+SAMPLED = ("self_cider", "near_duplicates", "word_coverage", "cider_d", "found_words", "rouge_l", "meteor")  # into the rows
 Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is measured on the sample: `scores[column][score]` (P,), of captions a list of arrays, and parts of report rows."""
+    """What is measured on the sample: `scores[column][score]` (P,), of captions a list of arrays, and parts of report rows.
+
+    `signs[column][sign]` (P,) are what `diversity.suspicions` looks at.
+    """
 
     scores: Mapping[str, Scores]
+    signs: Mapping[str, Scores]
     caption_scores: Mapping[str, Mapping[str, Sequence[np.ndarray]]]  # may be of the first pictures only
     rows: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...]
@@ -47,7 +54,11 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
     groups = {column: [picture.captions[column] for picture in pictures] for column in columns}
     world = DocumentFrequency([picture.references for picture in pictures] if references else
                               [[caption for column in columns for caption in groups[column][at]] for at in range(len(pictures))])
+    human = [picture.references for picture in pictures[:semantic_pictures]]
+    agreement = Agreement(human) if references else None
     scores: dict[str, Scores] = {}
+    signs: dict[str, Scores] = {}
+    rows: dict[str, dict[str, Any]] = {}
     of_captions: dict[str, dict[str, list[np.ndarray]]] = {}
     for column in tqdm(columns, desc="scoring the sample", unit="column", delay=2):
         scores[column] = _lexical(groups[column], world)
@@ -57,12 +68,16 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
             of_captions[column]["precision"] = _precision(pictures, column)
             scores[column] |= _facts(pictures, column)
         if references not in (None, column):
-            human = [picture.references for picture in pictures]
-            scores[column]["word_coverage"] = word_coverage(groups[column], human)
-            of_captions[column]["cider_d"] = _cider(groups[column][:semantic_pictures], human[:semantic_pictures])
-            scores[column]["cider_d"] = _means(of_captions[column]["cider_d"], len(pictures))
-    rows = {column: {score: mean(found[score]) for score in ("self_cider", "near_duplicates", "word_coverage", "cider_d")
-                     if score in found} for column, found in scores.items()}
+            scores[column]["word_coverage"] = word_coverage(groups[column], [picture.references for picture in pictures])
+        if agreement:
+            found = agreement.of(groups[column][:semantic_pictures], themselves=column == references)
+            of_captions[column]["cider_d"], signs[column] = found.captions, found.signs
+            overlap, bleu_4 = agreement.overlap(groups[column][:semantic_pictures], themselves=column == references)
+            scores[column] |= {score: _padded(values, len(pictures)) for score, values in (found.pictures | overlap).items()}
+        else:
+            signs[column] = _order(groups[column][:semantic_pictures])
+        rows[column] = {score: mean(scores[column][score]) for score in SAMPLED if score in scores[column]}
+        rows[column] |= {"bleu_4": bleu_4} if agreement else {}
     dear = _Dear(pictures[:semantic_pictures], columns, references)
     notes = [] if name else [f"What captions mean is not measured: {'' if embedder == 'none' else 'there is no embedder; '}{HOW_TO_GET}."]
     if meaning:
@@ -71,7 +86,8 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
         notes += dear.clip(model, rows, of_captions)
     for column, found in dear.scores.items():
         scores[column] |= {score: _padded(values, len(pictures)) for score, values in found.items()}
-    return Sampled(scores, of_captions, rows, tuple(notes),
+        signs[column] |= dear.signs[column]
+    return Sampled(scores, signs, of_captions, rows, tuple(notes),
                    {"embedder": name, "clip": clip, "semantic_pictures": len(dear.pictures) if name or clip else 0})
 
 
@@ -83,11 +99,13 @@ class _Dear:
         self.columns = {name: [picture.captions[name] for picture in pictures] for name in columns}
         self.references = [picture.references for picture in pictures] if references else None
         self.scores: dict[str, Scores] = {name: {} for name in columns}
+        self.signs: dict[str, Scores] = {name: {} for name in columns}
 
     def meaning(self, embedder: Embedder, rows: Mapping[str, dict[str, Any]]) -> None:
         """Spread in meaning and coverage of the references, into the scores and the rows."""
         for name, found in semantic_scores(embedder, self.columns, self.references, self.human).items():
             self.scores[name] |= found.pictures
+            self.signs[name] |= found.signs
             rows[name]["semantic"] = found.row
 
     def clip(self, model: OpenClip, rows: Mapping[str, dict[str, Any]], of_captions: Mapping[str, dict[str, Any]]) -> Sequence[str]:
@@ -96,20 +114,17 @@ class _Dear:
         for name, of_column in found.items():
             self.scores[name] |= of_column.pictures
             of_captions[name]["clip_score"] = of_column.captions
+            self.signs[name] |= of_column.signs
             rows[name]["clip"] = of_column.row
         return notes
 
 
 def _lexical(groups: Sequence[Sequence[str]], world: DocumentFrequency) -> Scores:
-    """Spread within each picture, by its words."""
+    """Length, and spread within each picture by its words."""
     found: list[Scores] = []
     for tokens in batches(groups):
-        _, unique = first_in_picture(tokens)
-        words_of = np.bincount(tokens.picture_of_caption, tokens.lengths, tokens.pictures)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found.append({**within_picture(tokens), "self_cider": self_cider(tokens, world),
-                          "near_duplicates": near_duplicates(tokens), "length": words_of / tokens.counts,
-                          "duplicates": 1 - np.bincount(unique, minlength=tokens.pictures) / tokens.counts})
+        found.append({**within_picture(tokens), "self_cider": self_cider(tokens, world),
+                      "near_duplicates": near_duplicates(tokens)})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
@@ -152,16 +167,13 @@ def _linear_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     return ratio + (parts - ratio * wholes) / np.nanmean(wholes)
 
 
-def _cider(groups: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """CIDEr-D of each caption of each picture; NaN where the picture's references have no word."""
-    human = [[found for text in texts if (found := words(text))] for texts in references]
-    scores = [np.full(len(group), np.nan) for group in groups]
-    for i in range(max(map(len, groups), default=0)):
-        having = [at for at, group in enumerate(groups) if i < len(group) and human[at]]
-        found = cider_d([words(groups[at][i]) for at in having], [human[at] for at in having])
-        for at, score in zip(having, found):
-            scores[at][i] = score
-    return scores
+def _order(groups: Sequence[Sequence[str]]) -> Scores:
+    """How far words stand in an order that the column's captions of other pictures know, where there are no human ones."""
+    texts = [[words(caption) for caption in group] for group in groups]
+    language = Language(texts)
+    found = [[language.order(caption, picture) for caption in group] for picture, group in enumerate(texts)]
+    return {sign: _means([np.array([of_caption[at] for of_caption in group]) for group in found], len(groups))
+            for at, sign in enumerate(("order", "any_order"))}
 
 
 def _means(of_captions: Sequence[np.ndarray], pictures: int) -> np.ndarray:

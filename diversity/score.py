@@ -15,18 +15,21 @@ from diversity import measures
 from diversity.accumulate import find_caption, novelty
 from diversity.answer import answer
 from diversity.columns import HUMAN, Picture
-from diversity.compare import differences, estimates, pareto_front
+from diversity.compare import Estimate, differences, estimates
 from diversity.compression import COMPRESSOR, compression_ratio
 from diversity.counting import Counted, count_captions
+from diversity.degenerate import degenerate_reasons
 from diversity.equal_tokens import equal_tokens
-from diversity.fidelity import count_true, degenerate_reasons
+from diversity.fidelity import count_true
 from diversity.frames import frames
 from diversity.lexical import MBLEU_SMOOTHING
 from diversity.mixes import mixes
 from diversity.pairs import Groups
 from diversity.report import DiversityReport, Example, ExampleCaption, labels
 from diversity.sampled import Sampled, sample_scores
+from diversity.suspicions import suspects
 from diversity.tokens import TOKENIZER
+from diversity.verdict import Verdict, decide, evidence_of
 
 SHOWN = 8              # pictures of each kind in the browser
 COLLAPSE = 0.05        # of the pictures under one caption is worth a warning, from
@@ -71,38 +74,79 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
             "equal_tokens": at_equal_length[name], **sampled.rows[name],
             "novelty": novelty(counted.accumulators[name], counted.accumulators[counted.references]) if compared else None}
 
-    fidelity, spread = _axes(rows, counted.names)
     scores = {name: sampled.scores[name] for name in rows}
     of_scores = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
-    intervals = {name: {score: of_scores[name, score] for score in found if (name, score) in of_scores}
-                 for name, found in scores.items()}
+    shifts = {(name, score): _shift(estimate, score, rows[name]) for (name, score), estimate in of_scores.items()}
+    intervals = {name: {score: of_scores[name, score].shifted(shifts[name, score])
+                        for score in found if (name, score) in of_scores} for name, found in scores.items()}
+    evidence, decisive = evidence_of(counted.names, intervals)
+    fidelity, spread = decisive[0], _spread(rows, counted.names)
     shown = [measure.score for measure in measures.headline(rows.values()) if measure.score]
-    found = differences(scores, list(dict.fromkeys([fidelity.score, *([spread.score] if spread else []), *shown])), seed)
-    front = pareto_front(counted.names, found, [fidelity, spread] if spread else [fidelity])
+    compared = dict.fromkeys([*(measure.score for measure in decisive), *([spread.score] if spread else []), *shown])
+    found = tuple(difference._replace(estimate=difference.estimate.shifted(
+        shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]))
+        for difference in differences(scores, list(compared), seed))
+    captions = {name: _groups(pictures, name) for name in rows}
+    suspected, doubts = suspects(scores, sampled.signs, rows, captions, counted.names, counted.references, seed)
+    verdict = decide(evidence, decisive, spread, counted.names, intervals, found, suspected, doubts)
     mixed = _mixes(pictures, counted, sampled, fidelity, seed)
-    notes = _notes(counted, rows, pictures) + sampled.notes
+    unscored = {name: _unscored(scores[name], pictures) for name in rows}
+    notes = (*_notes(counted, rows, pictures), *sampled.notes, *_no_score(unscored, fidelity, labels(rows, counted.references)))
+    if evidence != "clip" and "clip_score" in scores[counted.names[0]] and evidence != "facts":
+        notes += (f"{sampled.settings['clip']} finds no column's pictures by their captions, so its CLIPScore decides nothing.",)
     return DiversityReport(
         rows, counted.references, intervals,
         {name: {score: np.nanquantile(values, QUANTILES).tolist() for score, values in of_column.items()
                 if not np.isnan(values).all()} for name, of_column in scores.items()},
-        found, front, fidelity.score, spread and spread.score, mixed,
-        answer(labels=labels(rows), references=counted.references, pictures=len(pictures), intervals=intervals, differences=found,
-               front=front, fidelity=fidelity.score, spread=spread and spread.score, mixes=mixed, measures=measures.OF_SCORE),
+        found, verdict, fidelity.score, spread and spread.score, mixed,
+        answer(labels=labels(rows, counted.references), references=counted.references, pictures=_judged(scores, verdict),
+               intervals=intervals, differences=found, verdict=verdict, spread=spread and spread.score, mixes=mixed,
+               measures=measures.OF_SCORE),
         notes, {name: {reason: found for reason, found in accumulator.examples.items() if found}
                 for name, accumulator in counted.accumulators.items()},
-        _examples(pictures, list(rows), counted.names, sampled, fidelity, seed), _settings(sampled, len(pictures), seed))
+        unscored, _examples(pictures, list(rows), counted.names, sampled, fidelity, seed),
+        _settings(sampled, len(pictures), seed))
+
+
+def _unscored(scores: Mapping[str, np.ndarray], pictures: Sequence[Picture]) -> dict[str, tuple[str, ...]]:
+    """Of each score that some pictures have, the keys of those without it, but for pictures behind the last that was scored."""
+    found = {}
+    for score, values in scores.items():
+        there = np.flatnonzero(~np.isnan(values))
+        if len(there) and (without := np.flatnonzero(np.isnan(values[:there[-1]])).tolist()):
+            found[score] = tuple(pictures[at].key for at in without)
+    return found
+
+
+def _no_score(unscored: Mapping[str, Mapping[str, Sequence[str]]], fidelity: measures.Measure,
+              names: Mapping[str, str]) -> list[str]:
+    """Which pictures count nothing towards the fidelity, or the words covered, of a column."""
+    return [f"{names[column]}: pictures without {measure.label}, which count nothing there: {len(keys):,}, "
+            f"as {', '.join(keys[:3])}."
+            for column, scores in unscored.items() for measure in dict.fromkeys((fidelity, measures.WORD_COVERAGE))
+            if (keys := scores.get(measure.score))]
+
+
+def _judged(scores: Mapping[str, Mapping[str, np.ndarray]], verdict: Verdict) -> int:
+    """How many pictures have the score that ranks the captioners."""
+    return max(int((~np.isnan(of_column[verdict.measures[0]])).sum()) for of_column in scores.values()
+               if verdict.measures[0] in of_column)
 
 
 def _groups(pictures: Sequence[Picture], name: str) -> list[tuple[str, ...]]:
     return [picture.captions[name] for picture in pictures]
 
 
-def _axes(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> tuple[measures.Measure, measures.Measure | None]:
-    """The best measure of fidelity that there is, and of spread within a picture."""
-    def there(measure: measures.Measure) -> bool:
-        return all(measure.value(rows[name]) is not None for name in names)
-    fidelity = next(measure for measure in (measures.PRECISION, measures.CLIP_SCORE, measures.DEGENERATE) if there(measure))
-    return fidelity, next((measure for measure in (measures.SELF_CIDER, measures.DIV[1]) if there(measure)), None)
+def _shift(estimate: Estimate, score: str, row: Mapping[str, Any]) -> float:
+    """How far a sample's mean is from the row's number, which is of all pictures where that is counted of all."""
+    number = measures.OF_SCORE[score].value(row)
+    return 0.0 if number is None else number - estimate.mean
+
+
+def _spread(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> measures.Measure | None:
+    """The best measure of spread within a picture that there is, None with one caption a picture."""
+    return next((measure for measure in (measures.SELF_CIDER, measures.DIV[1])
+                 if all(measure.value(rows[name]) is not None for name in names)), None)
 
 
 def _mixes(pictures: Sequence[Picture], counted: Counted, sampled: Sampled, fidelity: measures.Measure, seed: int):

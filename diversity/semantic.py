@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from diversity.agreement import SAME, means, share_behind, strange
 from diversity.embedders import Embedder
 from diversity.pairs import Groups
 
@@ -16,7 +17,6 @@ ORDERS = {"0.5": 0.5, "1": 1.0, "2": 2.0, "inf": np.inf}  # of Vendi scores
 NEIGHBOUR = 5        # whose distance is near enough, as in Naeem et al.
 ROWS_AT_ONCE = 4096  # bounds the memory of a step
 PAIRS_AT_ONCE = 512  # of these with all other captions
-SAME = 1e-6          # cosines that float32 cannot tell apart
 
 
 class VendiAccumulator:
@@ -56,9 +56,9 @@ class VendiAccumulator:
 
         With λ the eigenvalues of the covariance Σ x xᵀ / n, which are those of the n × n matrix of cosines ÷ n, less zeros, the
         Vendi score is exp(-Σ λ ln λ) for q = 1, 1 / max λ for q = ∞, else (Σ λ^q)^(1 / (1 - q)): the effective number of
-        different rows, from 1, where all are equal, to min(n, D). The mean distance is (n² - |Σ x|²) / (n (n - 1)), from 0, where
-        all are equal, to 2. Higher is more spread. Friedman and Dieng 2022, "The Vendi Score"; orders: Pasarkar and Dieng 2023,
-        "Cousins of the Vendi Score".
+        different rows, from 1, where all are equal, to min(n, D). The mean distance is (n² - |Σ x|²) / (n (n - 1)),
+        from 0, where all are equal, to 2. Higher is more spread. Friedman and Dieng 2022, "The Vendi Score"; orders:
+        Pasarkar and Dieng 2023, "Cousins of the Vendi Score".
         """
         n = self.count
         vendi = vendi_scores(np.linalg.eigvalsh(self.moments), self.precision) if n else dict.fromkeys(ORDERS)
@@ -119,11 +119,13 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 class SemanticScores(NamedTuple):
-    """Of one column: `cosine_distance`, `vendi` (q = 1) and with references `coverage` of each picture (P,), NaN where undefined;
-    and the block `semantic` of its row."""
+    """Of one column: `cosine_distance`, `vendi` (q = 1) and with references `coverage` and `found_meaning` of each
+    picture (P,), NaN where undefined; its block `semantic` of the row; and `strange_meaning` (P,), which
+    `diversity.suspicions` looks at."""
 
     pictures: dict[str, np.ndarray]
     row: dict[str, Any]
+    signs: dict[str, np.ndarray]
 
 
 def semantic_scores(embedder: Embedder, columns: Mapping[str, Groups], references: Groups | None = None,
@@ -132,22 +134,30 @@ def semantic_scores(embedder: Embedder, columns: Mapping[str, Groups], reference
 
     columns[column][p] are the captions of picture p, references[p] all its human ones. `human` names the column that consists of
     some of them: no caption of it covers itself.
+
+    found_meaning: the share of other pictures to whose human captions a caption is less like (mean cosine) than to its
+    own picture's, mean over the picture's captions. In [0, 1]: ½ for captions of other pictures, higher is better.
     """
     vectors = encode_columns(embedder, list(columns.values()) + ([references] if references is not None else []))
     reached = HumanCaptions(vectors.pop(), sizes(references)) if references is not None else None
     found = {}
     for (name, groups), embeddings in zip(columns.items(), vectors, strict=True):
         within = within_picture(embeddings, sizes(groups))
-        pictures = {"cosine_distance": within["cosine_distance"], "vendi": within["vendi"]["1"]}
+        pictures, signs = {"cosine_distance": within["cosine_distance"], "vendi": within["vendi"]["1"]}, {}
         if reached:
             pictures["coverage"] = reached.covered(embeddings, sizes(groups), themselves=name == human)
+            shares = reached.shares_behind(embeddings, sizes(groups), themselves=name == human)
+            owners = np.repeat(np.arange(len(groups)), sizes(groups))
+            pictures["found_meaning"] = means(shares, owners, len(groups))
+            signs["strange_meaning"] = means(strange(shares), owners, len(groups))
         sums = VendiAccumulator(embeddings.shape[1])
         sums.update(embeddings.astype(np.float64))
         whole = sums.result()
         found[name] = SemanticScores(pictures, {
             "cosine_distance": mean(within["cosine_distance"]), "set_cosine_distance": whole["cosine_distance"],
             "vendi": {q: mean(scores) for q, scores in within["vendi"].items()}, "set_vendi": whole["vendi"],
-            "coverage": mean(pictures["coverage"]) if reached else None, "captions": whole["captions"]})
+            "captions": whole["captions"], "coverage": None, "found_meaning": None,
+            **{score: mean(pictures[score]) for score in ("coverage", "found_meaning") if score in pictures}}, signs)
     return found
 
 
@@ -169,6 +179,7 @@ class HumanCaptions:
             if len(owners) >= NEIGHBOUR:
                 enough[rows] = np.partition(cosines, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR]
         self._of_picture, self._enough = split_rows(embeddings, counts), split_rows(enough, counts)
+        self._means = np.stack([vectors.mean(axis=0) for vectors in self._of_picture])                  # (P, D)
 
     def covered(self, embeddings: np.ndarray, counts: np.ndarray, themselves: bool = False) -> np.ndarray:
         """The share of each picture's human captions that one of its captions covers (P,), NaN where undefined.
@@ -186,6 +197,23 @@ class HumanCaptions:
             if counted.any():
                 scores[at] = (nearest >= enough - SAME)[counted].mean()
         return scores
+
+
+    def shares_behind(self, embeddings: np.ndarray, counts: np.ndarray, themselves: bool = False) -> np.ndarray:
+        """Of each caption (N,) the share of other pictures to whose human captions it is less like than to its own picture's.
+
+        `themselves`: the captions are human ones of the picture, and each is compared with its others.
+        """
+        shares = np.full(len(embeddings), np.nan)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        for start in range(0, len(owners), PAIRS_AT_ONCE):
+            likeness = embeddings[start:start + PAIRS_AT_ONCE] @ self._means.T                          # (rows, P)
+            for at, (of_caption, picture) in enumerate(zip(likeness, owners[start:start + PAIRS_AT_ONCE]), start):
+                human = len(self._of_picture[picture])
+                if themselves and human > 1:
+                    of_caption[picture] = (human * of_caption[picture] - 1) / (human - 1)
+                shares[at] = share_behind(of_caption, picture)
+        return shares
 
 
 def encode_columns(embedder: Embedder, columns: Sequence[Groups], prompt: str = "") -> list[np.ndarray]:

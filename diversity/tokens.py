@@ -12,18 +12,30 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
+import regex
 
 from imagetext.hashes import name_hash
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # written without spaces: each character is a word
-_WORD = rf"[{_CJK}]|[^\W_{_CJK}]+(?:['’][^\W_{_CJK}]+)*"
-_WORDS = re.compile(_WORD)
+# Written without blanks: each character with its marks is a word, as is usual for Chinese.
+_NO_BLANKS = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{Nl}]]"
+_MARKS = r"\p{M}\u200c\u200d"  # and what joins or parts letters in Persian and Indian scripts
+_LETTER, _IN_WORD = rf"[[\p{{L}}\p{{N}}]--{_NO_BLANKS}]", rf"[[\p{{L}}\p{{N}}{_MARKS}]--{_NO_BLANKS}]"
+_CHARACTER = rf"{_NO_BLANKS}[{_MARKS}ำຳ]*+"  # Thai and Lao AM is a letter to Unicode, and part of the one before it
+_WORD = rf"{_LETTER}{_IN_WORD}*+(?:['·׳״]{_LETTER}{_IN_WORD}*+)*+|{_CHARACTER}"
+_WORDS = regex.compile(_WORD, regex.VERSION1)
+_PIECES = regex.compile(rf"{_WORD}|[^\w\s]", regex.VERSION1)
+_ONE_CHARACTER = regex.compile(_NO_BLANKS, regex.VERSION1)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # what _WORDS finds in ASCII, in a third of the time
-_PIECES = re.compile(rf"{_WORD}|[^\w\s]")
+_ASCII_PIECES = re.compile(rf"{_ASCII_WORDS.pattern}|[^\w\s]", re.IGNORECASE)
+_UNITS = regex.compile(rf"\s*+(?:{_CHARACTER}|(?:(?!{_NO_BLANKS})\S)++)", regex.VERSION1)
+_MANY_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")  # no writing needs more, and putting them in order takes their number squared
+_UNSEEN = regex.compile(r"[[\p{Cf}\ufe00-\ufe0f]--[\u200b-\u200d]]", regex.VERSION1)  # soft hyphens, directions, emoji styles
+_APOSTROPHES = regex.compile("[’‘ʼ´＇]")
 _END = "\0"        # between captions: neither a letter nor white space
 LONG_CHUNK = 64    # characters; what is longer is read anew each time, so that what is remembered stays small
 
-TOKENIZER = "capsmith words 1: NFC, lower case, runs of letters and digits with inner apostrophes, punctuation dropped"
+TOKENIZER = ("capsmith words 2: NFC, lower case, runs of letters, marks and digits with inner apostrophes, punctuation dropped; "
+             "each character of Chinese, Japanese, Thai, Lao, Khmer and Burmese")
 
 
 def words(caption: str) -> list[str]:
@@ -32,16 +44,30 @@ def words(caption: str) -> list[str]:
     Punctuation is dropped, as in COCO's evaluation: three human captions in four end in a full stop and few machine
     captions do, which says nothing about either.
     """
-    return (_ASCII_WORDS if caption.isascii() else _WORDS).findall(_normalised(caption))
+    return (_ASCII_WORDS if caption.isascii() else _WORDS).findall(folded(caption))
 
 
-def pieces(caption: str) -> list[str]:
-    """The words of a caption and its punctuation marks, in order."""
-    return _PIECES.findall(_normalised(caption))
+def pieces(caption: str, fold: bool = True) -> list[str]:
+    """The words of a caption and its punctuation marks, in order; as they are written unless `fold`."""
+    return (_ASCII_PIECES if caption.isascii() else _PIECES).findall(folded(caption) if fold else caption)
 
 
-def _normalised(caption: str) -> str:
-    return (caption if caption.isascii() else unicodedata.normalize("NFC", caption)).lower()
+def is_written_without_blanks(word: str) -> bool:
+    """Whether a word is a character of a script without blanks."""
+    return _ONE_CHARACTER.match(word) is not None
+
+
+def units(text: str) -> list[str]:
+    """What a text may be cut between, joined the text again: words with marks and the blanks before them, or characters."""
+    return _UNITS.findall(text)
+
+
+def folded(caption: str) -> str:
+    """The caption in lower case, each character in one form: é, the Turkish İ as i, every apostrophe as the straight one."""
+    if caption.isascii():
+        return caption.lower()
+    caption = unicodedata.normalize("NFC", _MANY_MARKS.sub(r"\1", _UNSEEN.sub("", caption)))
+    return _APOSTROPHES.sub("'", caption.lower().replace("i\u0307", "i"))
 
 
 @dataclass(frozen=True, eq=False)

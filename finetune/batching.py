@@ -252,10 +252,11 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
 
 
 def _together(images: Sequence[Any]) -> Any:
-    """Pictures of one shape, or what stands for them, stacked; those of several flat and padded (B, longest), with their shapes."""
+    """Pictures of one shape, or what stands for them, stacked; of several, flat and padded (B, longest), with their shapes."""
     if not isinstance(images[0], Tensor) or len({image.shape for image in images}) == 1:
         return default_collate(list(images))
-    return [pad_sequence([image.flatten() for image in images], batch_first=True), torch.tensor([image.shape for image in images])]
+    shapes = torch.tensor([image.shape for image in images])
+    return [pad_sequence([image.flatten() for image in images], batch_first=True), shapes]
 
 
 def decoders(asked: int | None, on_gpu: bool) -> int:

@@ -75,12 +75,14 @@ class FinetuneConfig(TableFlags):
     layer_decay: float = Field(1.0, gt=0, le=1, description="a block's learning rate, as a share of that of the block above it")
     freeze_image: bool = Field(False, description="leave the image tower as it is; what it says of each picture is kept on disk")
     lora_rank: int = Field(0, ge=0, description="train adapters of this rank instead of the weights; 0: the weights")
-    lora_alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="adapters count alpha / rank times; twice the rank unless given")
+    lora_alpha: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="adapters count alpha / rank times; twice the rank unless given")
     lora_dropout: float | None = Field(
         None, ge=0, lt=1, description="of what comes into adapters; 0.05 of vision-language models and 0 of CoCa unless given")
     lora_targets: list[Annotated[str, Field(pattern=r"^[\w.]+$")]] = Field(
-        [], description="names of the layers that get adapters, such as q_proj; all of the language model unless given, of CoCa the MLPs'")
-    lora_merge: bool = Field(False, description="write a whole model, adapters merged, as CoCa always does; else the adapters alone")
+        [], description="layers of the language model that get adapters, such as q_proj; all unless given; of CoCa, c_fc and c_proj")
+    lora_merge: bool = Field(
+        False, description="write a whole model, adapters merged, as CoCa always does; else the adapters alone")
     base: str | None = Field(None, description="the model under --model's adapters, where it lies on this machine: its folder")
     four_bit: bool = Field(
         False, description="hold the weights under the adapters of a vision-language model in 4 bits (QLoRA); needs bitsandbytes")

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
-from diversity.sentences import sentences
+import regex
+
+from diversity.sentences import joined, sentences
+from diversity.tokens import units
 
 CONTEXTS = (77, 128, 256)  # of the paper's captioners, the CLS token included
 OFTEN = 0.2                # from this share of captions over the context on, it is said before the first step
@@ -16,12 +20,12 @@ class CaptionFitter:
 
     sentence: a run of whole consecutive sentences, from a sentence that the draw chooses on, as many as fit; where not one
     fits, as `word`. word: the first words that fit, without an end token, because nothing ends there. token: the first tokens,
-    and an end token, as open_clip has it.
+    and an end token, as open_clip has it, a part of a character's among them. Of a word that is too long, whole characters stay.
     """
 
     def __init__(self, encode: Callable[[str], list[int]], limit: int, mode: str):
         self.encode, self.limit, self.mode = encode, limit, mode
-        self._runs = lru_cache(2**16)(self._all_runs)
+        self._runs = lru_cache(2**14)(self._all_runs)
 
     def __call__(self, caption: str, draw: int) -> list[int]:
         """The caption's ids, from the start token on."""
@@ -31,28 +35,41 @@ class CaptionFitter:
         if self.mode == "token":
             return [*ids[:self.limit - 1], ids[-1]]
         if self.mode == "sentence" and (runs := self._runs(caption)):
-            return self.encode(runs[draw % len(runs)])
+            run = runs[draw % len(runs)]
+            while run:
+                if len(ids := self.encode(joined(run))) <= self.limit:
+                    return ids
+                run = run[:-1]  # a tokenizer may need more tokens for sentences together than one by one
         return self._first_words(caption)
 
-    def _all_runs(self, caption: str) -> list[str]:
-        """From each sentence that fits on, as many as fit."""
-        parts, runs = sentences(caption), []
+    def _all_runs(self, caption: str) -> list[list[str]]:
+        """From each sentence that fits on, as many as fit; each sentence is tokenised once."""
+        parts, runs, last = sentences(caption), [], 0
+        ends = [0, *accumulate(len(self.encode(part)) - 2 for part in parts)]  # tokens up to each sentence, start and end aside
         for first in range(len(parts)):
-            fitting = [last for last in range(first + 1, len(parts) + 1) if self._fits(" ".join(parts[first:last]))]
-            if fitting:
-                runs.append(" ".join(parts[first:max(fitting)]))
+            while last < len(parts) and ends[last + 1] - ends[first] + 2 <= self.limit:
+                last += 1
+            if last > first:
+                runs.append(parts[first:last])
+            last = max(last, first + 1)
         return runs
 
-    def _fits(self, text: str) -> bool:
-        return len(self.encode(text)) <= self.limit
-
     def _first_words(self, caption: str) -> list[int]:
-        words = caption.split()
-        low, high = 0, len(words)  # so many fit, so many do not
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if len(self.encode(" ".join(words[:middle]))) - 1 <= self.limit else (low, middle)
-        return self.encode(" ".join(words[:low]))[:-1] if low else self.encode(caption)[:self.limit]
+        """The first words, of the first word the first characters, and of a character that is too long its first tokens."""
+        return (self._longest(units(caption)) or self._longest(regex.findall(r"\X", caption[:8 * self.limit]))
+                or self.encode(caption)[:self.limit])
+
+    def _longest(self, parts: Sequence[str]) -> list[int]:
+        """The ids of as many first parts as fit, without the end token; none where the first does not."""
+        fitting, found, over = 0, [], len(parts)  # so many fit, their ids, so many do not
+        while over - fitting > 1:
+            middle = (fitting + over) // 2
+            ids = self.encode("".join(parts[:middle]))[:-1]
+            if len(ids) <= self.limit:
+                fitting, found = middle, ids
+            else:
+                over = middle
+        return found
 
 
 def length_warning(lengths: Sequence[int], limit: int) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
-from diversity.fidelity import REASONS, degenerate_reasons
+from diversity.degenerate import REASONS, degenerate_reasons
 from diversity.measures import Measure
 from diversity.page import thumbnail
 from diversity.plots import COLOURS, REFERENCE_COLOUR, plot, svg

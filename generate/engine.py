@@ -143,15 +143,15 @@ class Captioning:
 
 
 def told_of_drawn_shapes(config: GenerateConfig, shards: Sequence[Shard]) -> str:
-    """What there is to say where the built-in captioner gets other pictures than it knows: the first of some shards are looked at."""
+    """What there is to say where the built-in captioner gets other pictures than it knows, by the first of some shards."""
     names = [one.model for one in config.column_configs if one.model in shipped_models()]
     if not names:
         return ""
     for shard in [shard for shard in shards if not shard.path.startswith("scenes:")][:SHARDS_LOOKED_AT]:
         with suppress(OSError, ValueError):  # which its turn tells of
             if (first := next(iter(shard.samples), None)) is not None and "scene" not in first.meta:
-                return (f"{names[0]} knows drawn shapes alone, those of scenes:…, and {first.key} is none: what it says of it means nothing. "
-                        f"For photographs, say --model {FOR_PHOTOGRAPHS}")
+                return (f"{names[0]} knows drawn shapes alone, those of scenes:…, and {first.key} is none: what it says of it "
+                        f"means nothing. For photographs, say --model {FOR_PHOTOGRAPHS}")
     return ""
 
 

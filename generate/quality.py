@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from captioners.base import Caption
-from diversity.fidelity import degenerate_reasons
-from diversity.sentences import is_finished, sentences
+from diversity.degenerate import degenerate_reasons
+from diversity.sentences import is_finished, joined, sentences
 from diversity.tokens import words
 
 
@@ -36,14 +36,17 @@ class Judged:
 
 
 def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str, bool]:
-    """The text with the sentences to keep, and whether it still ends where the length limit cut it."""
-    found = sentences(caption.text)
+    """The text with the sentences to keep, and whether it still ends where the length limit cut it.
+
+    A limit counts tokens, several of which may be one character: what it left of the last one is dropped.
+    """
+    found = sentences(caption.text.rstrip("\ufffd") if caption.truncated else caption.text)
     unfinished = caption.truncated and bool(found) and not is_finished(found[-1])
     if unfinished and len(found) > 1:
         found, unfinished = found[:-1], False
     if keep == "first" and len(found) > 1:
         found, unfinished = found[:1], False
-    return " ".join(found), unfinished
+    return joined(found), unfinished
 
 
 def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate) -> Judged:

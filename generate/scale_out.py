@@ -114,7 +114,7 @@ class Cluster:
     def _feed(self, work: Work, shards: Sequence[Shard], tally: "ray.actor.ActorHandle[Tally]", ends: queue.SimpleQueue) -> None:
         """Give the shards to the pool; how each ended goes into the queue, and at last None, or what ended the pool."""
         try:
-            # of workers with one shard each at most 100 % are busy, and Ray's own threshold is 175 %: from this one on, a third more come
+            # of workers with one shard each at most 100 % are busy, and Ray's own threshold is 175 %; from ours on, a third more come
             ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
             pool = ray.data.ActorPoolStrategy(min_size=min(self.least, len(shards)), max_size=min(self.most, len(shards)),
                                               max_tasks_in_flight_per_actor=1)

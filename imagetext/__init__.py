@@ -1,12 +1,15 @@
 """Image-text samples, in and out: one record type, one way to decode, readers and writers of the usual formats."""
 
-from imagetext.columns import ColumnClash
-from imagetext.sample import Record, Shard, decode_image, image_size
-from imagetext.shards import ShardWriter, check_column, dataset_features, read_marker, read_markers
-from imagetext.sources import read_records, read_samples
-from imagetext.stores import StoreError
+from importlib import import_module
 
-__all__ = [
-    "ColumnClash", "Record", "Shard", "ShardWriter", "StoreError", "check_column", "dataset_features",
-    "decode_image", "image_size", "read_marker", "read_markers", "read_records", "read_samples",
-]
+_HOME = {
+    "ColumnClash": "columns", "Record": "sample", "Shard": "sample", "decode_image": "sample", "image_size": "sample",
+    "ShardWriter": "shards", "check_column": "shards", "dataset_features": "shards", "read_marker": "shards", "read_markers": "shards",
+    "read_records": "sources", "read_samples": "sources", "StoreError": "stores"}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)  # late: the flags of tables alone must import in no time

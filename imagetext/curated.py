@@ -35,7 +35,7 @@ from imagetext.hashes import name_hash
 from imagetext.rows import Row, Wanted, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, entry, listing, open_file, read_bytes
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 from imagetext.tables import ROWS_PER_SHARD, CompressedRows, TableRows, split_rows, split_suffix
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from imagetext.rows import Row, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError
-from imagetext.table_columns import Columns, Reading, reading_of, usual_row
+from imagetext.table_columns import Reading, reading_of, usual_row
+from imagetext.table_flags import Columns
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

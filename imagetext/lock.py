@@ -16,7 +16,7 @@ from typing import Any, Self
 import psutil
 
 from imagetext.outputs import remove
-from imagetext.stores import asked, entry, filesystem, is_remote, join, plain_path
+from imagetext.stores import ATTEMPTS, asked, entry, filesystem, is_remote, join, plain_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class FolderLock:
         self.folder = plain_path(folder)
         self.path = join(self.folder, LOCK)
         self.job = job or os.environ.get(JOB) or _job_of_launcher() or uuid.uuid4().hex
-        self.owner = {"job": self.job, **_here()}
+        self.owner = {"job": self.job, "lock": uuid.uuid4().hex, **_here()}
         self.own, self.new_folders = False, []
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
@@ -99,6 +99,7 @@ class FolderLock:
             if there is None:
                 continue
             if there.get("job") == self.job:  # of one that started this process, or was started with it
+                self.own = there == self.owner  # a store may have written it, and not have said so
                 return
             gone = _is_gone(there)
             if gone is False or seen not in (None, sign):
@@ -199,7 +200,7 @@ def _create(path: str, owner: dict[str, Any]) -> bool:
         if path.startswith("hf://") or "mode" not in signature(store._pipe_file).parameters:  # the Hub makes a commit of each file
             raise NotImplementedError
         try:
-            asked(path, partial(store.pipe_file, path, data, mode="create"), lasting=(FileExistsError,))
+            asked(path, partial(store.pipe_file, path, data, mode="create"), attempts=ATTEMPTS, lasting=(FileExistsError,))
             return True
         except FileExistsError:
             return False
@@ -217,7 +218,7 @@ def _create(path: str, owner: dict[str, Any]) -> bool:
 def _replace(path: str, owner: dict[str, Any]) -> None:
     data = json.dumps(owner).encode()
     if is_remote(path):
-        asked(path, partial(filesystem(path).pipe_file, path, data))
+        asked(path, partial(filesystem(path).pipe_file, path, data), attempts=ATTEMPTS)
         return
     other = f"{path}.{uuid.uuid4().hex}"
     _create(other, owner)
@@ -228,7 +229,7 @@ def _read(path: str) -> dict[str, Any] | None:
     """What the lock says, {} where it cannot be read, None where there is none."""
     try:
         if is_remote(path):
-            data = asked(path, partial(filesystem(path).cat_file, path), lasting=(FileNotFoundError,))
+            data = asked(path, partial(filesystem(path).cat_file, path), attempts=ATTEMPTS, lasting=(FileNotFoundError,))
         else:
             handle = os.open(path, os.O_RDONLY)
             try:

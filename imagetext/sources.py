@@ -18,7 +18,8 @@ from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
 from imagetext.shards import MARKER, RUN, read_markers, read_shards
 from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, open_file, plain_path, read_bytes
-from imagetext.table_columns import Columns, Need
+from imagetext.table_columns import Need
+from imagetext.table_flags import Columns
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
 from imagetext.tars import TAR_SUFFIXES, TarRows
 
@@ -150,10 +151,11 @@ def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
 
 
 def _shards_of_run(folder: str) -> list[str]:
-    """The names of the shards that a folder is to have by its `run.json`, and of those that have markers; none in any other folder."""
+    """The names of the shards that have markers in a folder, and of those that it is to have by its `run.json`; none without markers."""
     names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
-    told = [name for name in read_shards(folder) or () if isinstance(name, str)] if RUN in names else []
-    return sorted({*told, *(name.removesuffix(MARKER) for name in names if name.endswith(MARKER))})
+    done = {name.removesuffix(MARKER) for name in names if name.endswith(MARKER)}
+    told = [name for name in read_shards(folder) or () if isinstance(name, str)] if done and RUN in names else []
+    return sorted(done.union(told))
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from imagetext.chats import CHATS, answer_in, picture_in, without_marks
 from imagetext.fields import CAPTION_COLUMNS
 from imagetext.rows import IMAGE_COLUMNS, Row
+from imagetext.table_flags import Columns
 from imagetext.text_tables import usual_name
 
 logger = logging.getLogger(__name__)
@@ -22,20 +23,6 @@ PICTURES = (*IMAGE_COLUMNS, "filename", "img", "image_name", "images", "image_fi
             "image_filename")
 CAPTIONS = (*CAPTION_COLUMNS, "comment", "description")
 LOOKED_AT = 200  # rows of a table without a header, to see what columns it has
-
-
-class Columns(NamedTuple):
-    """Where pictures, captions and keys stand in tables. None and (): by the usual names."""
-
-    image: str | None = None
-    captions: tuple[str, ...] = ()  # all of a picture's
-    keys: tuple[str, ...] = ()      # of which a table has one
-    group: bool = True      # rows of one picture are one record, where a table has one row a caption
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Those that are named."""
-        return tuple(filter(None, (self.image, *self.captions, *self.keys)))
 
 
 class Reading(NamedTuple):

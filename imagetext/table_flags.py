@@ -1,8 +1,22 @@
 """The flags that say how tables are read, the same in every command."""
 
+from typing import NamedTuple
+
 from pydantic import BaseModel, Field
 
-from imagetext.table_columns import Columns
+
+class Columns(NamedTuple):
+    """Where pictures, captions and keys stand in tables. None and (): by the usual names."""
+
+    image: str | None = None
+    captions: tuple[str, ...] = ()  # all of a picture's
+    keys: tuple[str, ...] = ()      # of which a table has one
+    group: bool = True      # rows of one picture are one record, where a table has one row a caption
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are named."""
+        return tuple(filter(None, (self.image, *self.captions, *self.keys)))
 
 
 class TableFlags(BaseModel):

@@ -22,7 +22,7 @@ BELOW = {  # what each room may import of ours, itself aside
 }
 ONLY = {  # and of some rooms, only these files
     ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes"},
-    ("diversity", "captioners"): {"captioners.clip", "captioners.device"},
+    ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.replies"},
 }
 OURS = {*BELOW, "capsmith", "quickstart"}
 NEEDS_TORCH = {"metric", "views", "embeddings"}  # of the rooms below, these may import torch when they are imported

@@ -112,7 +112,7 @@ def test_train_student(name, tmp_path):
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "open_clip_config.json").write_text(json.dumps({"model_cfg": student}))
     command = ["train-student", "--input", spec(name), "--student", str(tmp_path / "student"), "--output", str(tmp_path / "out"),
-               "--samples-seen", "20", "--batch-size", "4", *OF_CPU]
+               "--samples-seen", "20", "--batch-size", "4", "--max-error-rate", "0.5", *OF_CPU]
     assert capsmith.main(command) == 0
     log = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in log] == [4, 8, 12, 16, 20]
@@ -123,7 +123,7 @@ def test_train_student(name, tmp_path):
 @pytest.mark.parametrize("name", ["captioned", "captioned_parquet"])
 def test_finetune_from_its_captioner_on_its_set(name, tmp_path):
     command = ["finetune", "--input", spec(name), "--model", str(SETS / "captioner"), "--output", str(tmp_path / "out"),
-               "--samples-seen", "8", "--batch-size", "4", "--hold-out", "0", *OF_CPU]
+               "--samples-seen", "8", "--batch-size", "4", "--hold-out", "0", "--max-error-rate", "0.5", *OF_CPU]
     assert capsmith.main(command) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "5 pictures" in card and (tmp_path / "out" / "open_clip_model.safetensors").exists()

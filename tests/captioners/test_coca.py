@@ -244,7 +244,7 @@ def test_another_image_size_is_open_clips_interpolation_where_it_is_asked_for(ca
     assert larger.preprocess(Image.effect_noise((50, 40), 60).convert("RGB")).shape == (3, 48, 48)
     weights = {"visual.positional_embedding": larger.model.visual.positional_embedding.data}
     save_file(load_file(saved / "open_clip_model.safetensors") | weights, saved / "open_clip_model.safetensors")
-    with pytest.raises(ValueError, match="36 patches of a picture, not 16 as in the config: say --image-size 32"):
+    with pytest.raises(ValueError, match="36 patches of a picture, not 16 as in the config: to fine-tune them, say --image-size 32"):
         load_captioner(str(saved))
     assert load_captioner(str(saved), image_size=32).model.visual.positional_embedding.shape == (17, 48)
     with pytest.raises(ValueError, match="image size 30: is no multiple of 8 pixels"):

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from diversity import measures
-from diversity.compare import differences, estimates, pareto_front
-from diversity.fidelity import REASONS
+from diversity.compare import differences, estimates
+from diversity.degenerate import REASONS
 from diversity.mixes import Mixes, MixStep
 from diversity.report import DiversityReport, Example, ExampleCaption
+from diversity.suspicions import Suspicion
+from diversity.verdict import Verdict
 
 HUMAN = "captions (human)"
 
@@ -31,15 +33,22 @@ def made_up_report(columns=("syn_text_one", "syn_text_other", "syn_text_noise"),
         rows=rows, references=HUMAN if human else None, intervals={name: estimates(scores[name], 0) for name in names},
         distributions={name: {score: np.quantile(values, np.linspace(0, 1, 41)) for score, values in scores[name].items()}
                        for name in names},
-        differences=found, front=pareto_front(columns, found, [measures.CLIP_SCORE, measures.DIV[1]]),
+        differences=found, verdict=_verdict(columns),
         fidelity="clip_score", spread="div_2", mixes=_mixes(columns, scores) if len(columns) > 1 else None,
-        answer=("One captioner lies on the front.", "Two cannot be told apart.", "No figure here is shown to predict anything."),
+        answer=("One captioner is the best.", "Two cannot be told apart.", "No figure here is shown to predict anything."),
         notes=("Compared on 60 of 61 pictures.",),
         degenerate_examples={name: {reason: (caption,) for reason in REASONS} for name in names},
         examples=tuple(Example(f"{key}_{why}_{at}", image.getvalue(), why, dict.fromkeys(names, captions))
                        for why in ("best", "worst", "random") for at in range(2)),
         settings={"seed": 0, "tokenizer": "words", "versions": {"capsmith": "0.1.0", "numpy": "2"}})
     return DiversityReport(**(content | changes))
+
+
+def _verdict(columns):
+    """The first column is best, the last of several suspect."""
+    suspect = columns[2:]
+    reasons = (Suspicion("filler", "its captions end with <b>words</b>"),)
+    return Verdict("clip", ("clip_score",), columns[0], tuple(columns[:2]), (), (), dict.fromkeys(suspect, reasons))
 
 
 def _scores(rng, measure, place, pictures):

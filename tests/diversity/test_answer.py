@@ -5,9 +5,11 @@ import pytest
 
 from diversity import measures
 from diversity.answer import STUDENT, answer
-from diversity.compare import Difference, Estimate, differences, estimates, pareto_front
+from diversity.compare import Difference, Estimate, differences, estimates
 from diversity.measures import OF_SCORE, Measure
 from diversity.mixes import Mixes, MixStep
+from diversity.suspicions import Suspicion
+from diversity.verdict import Verdict, decide
 
 COVERED = Measure(("word_coverage",), "Human words", "…", "percent", "higher", "word_coverage")
 MEASURES = {**OF_SCORE, "word_coverage": COVERED}
@@ -19,17 +21,21 @@ def scores(rng, pictures, **levels):
             for name, (clip, spread) in levels.items()}
 
 
-def sentences(found, *, references=None, fidelity="clip_score", spread="div_2", mixes=None, labels=None):
-    """The answer from scores[column][measure], by the real intervals, tests and front."""
+EVIDENCE = {"clip_score": "clip", "precision": "facts", "cider_d": "references", "degenerate": "form"}
+
+
+def sentences(found, *, references=None, fidelity="clip_score", spread="div_2", mixes=None, labels=None, suspects=None):
+    """The answer from scores[column][measure], by the real intervals, tests and rule."""
     flat = estimates({(name, score): values for name, of in found.items() for score, values in of.items()}, 0)
     intervals = {name: {score: flat[name, score] for score in of if (name, score) in flat} for name, of in found.items()}
     measured = [score for score in (fidelity, spread) if score]
     pairs = differences(found, measured, 0)
-    front = pareto_front([name for name in found if name != references], pairs, [MEASURES[score] for score in measured])
+    captioners = [name for name in found if name != references]
+    verdict = decide(EVIDENCE[fidelity], [MEASURES[fidelity]], spread and MEASURES[spread], captioners, intervals, pairs,
+                     suspects or {})
     pictures = len(next(iter(next(iter(found.values())).values())))
     result = answer(labels=labels or {name: name for name in found}, references=references, pictures=pictures,
-                    intervals=intervals, differences=pairs, front=front, fidelity=fidelity, spread=spread, mixes=mixes,
-                    measures=MEASURES)
+                    intervals=intervals, differences=pairs, verdict=verdict, spread=spread, mixes=mixes, measures=MEASURES)
     assert 3 <= len(result) <= 8
     assert result[-1] == STUDENT == "No figure here is shown to predict a student's accuracy."
     assert all(sentence.endswith(".") and "nan" not in sentence for sentence in result)
@@ -58,23 +64,42 @@ def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
     return Mixes("good", "div_2", coverage, fidelity, (step("good", gain=0, fidelity=0), *steps))
 
 
-# --- the front and the noise ---------------------------------------------------------------------------------------
+# --- the verdict and the noise -------------------------------------------------------------------------------------
 
 
-def test_the_front_is_named_with_figures_and_the_beaten_one_is_not(three):
-    first = " ".join(sentences(three, references="human")[:2])
-    assert "Of 3 captioners good and wild lie on the front" in first
-    assert "poor" not in first
-    assert "human" not in first
+def test_the_best_is_named_first_and_figures_follow_in_its_order(three):
+    result = sentences(three, references="human")
+    assert result[0] == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of every other."
     mean = three["good"]["clip_score"].mean()
-    assert f"good has CLIPScore {mean:.3f} (0.69" in first
-    assert "over 200 pictures" in first
+    assert result[1].startswith(f"good has CLIPScore {mean:.3f} (0.69") and "; poor has" in result[1] and "; wild has" in result[1]
+    assert "over 200 pictures" in result[1] and "human" not in result[1]
 
 
-def test_one_or_all_on_the_front():
-    rng = np.random.default_rng(1)
-    assert "Of 2 captioners only a lies on the front" in sentences(scores(rng, 100, a=(0.7, 0.7), b=(0.6, 0.6)))[0]
-    assert "Of 2 captioners both lie on the front" in sentences(scores(rng, 100, a=(0.7, 0.6), b=(0.6, 0.7)))[0]
+def test_nobody_is_best_where_the_first_two_may_be_alike():
+    found = scores(np.random.default_rng(1), 100, a=(0.701, 0.6), b=(0.7, 0.7), c=(0.5, 0.7))
+    assert sentences(found)[0].startswith("No captioner is clearly best by CLIP's view")
+    assert sentences(found)[0].endswith(("but is not clearly ahead of a.", "but is not clearly ahead of b."))
+
+
+def test_nobody_is_best_where_only_form_is_known_and_what_to_add_is_said():
+    found = {name: {"degenerate": np.full(60, share)} for name, share in (("clean", 0.0), ("noisy", 0.9))}
+    first = sentences(found, fidelity="degenerate", spread=None)[0]
+    assert first.startswith("No captioner is named best") and "--references" in first and "--clip" in first
+
+
+def test_suspects_are_named_with_reasons_and_never_best(three):
+    result = sentences(three, references="human", suspects={"good": (Suspicion("filler", "it ends with the same words"),)})
+    assert "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect)" in result[0]
+    assert result[1] == "Suspect, and so never named best: good, since it ends with the same words."
+    everybody = dict.fromkeys(("good", "poor", "wild"), (Suspicion("filler", "it ends with the same words"),))
+    assert sentences(three, references="human", suspects=everybody)[0] == "No captioner is named best: all are suspect."
+
+
+def test_one_that_repeats_itself_is_beaten_by_spread():
+    found = scores(np.random.default_rng(1), 200, varied=(0.7, 0.7), parrot=(0.7, 0.2))
+    first = sentences(found, suspects={"parrot": (Suspicion("repeated", "it says one caption again and again"),)})[0]
+    assert first == ("varied is the best of 2 captioners by CLIP's view of captions and pictures: it is as good as parrot and more "
+                     "varied.")
 
 
 def test_spread_that_costs_fidelity_is_called_possible_noise(three):
@@ -93,7 +118,7 @@ def test_where_lower_is_better_more_degenerate_captions_are_the_noise():
              for name, share, spread in (("clean", 0.1, 0.6), ("noisy", 0.6, 0.9))}
     result = sentences(found, fidelity="degenerate")
     warning = of(result, "The spread of noisy comes")
-    assert "but Degenerate 48" in warning
+    assert "but Degenerate captions 48" in warning
     assert "points higher" in warning
     assert any("well formed" in sentence for sentence in result)  # says what is not measured
 
@@ -104,7 +129,7 @@ def test_where_lower_is_better_more_degenerate_captions_are_the_noise():
 def test_pairs_within_their_intervals_are_named():
     found = scores(np.random.default_rng(3), 200, a=(0.7, 0.6), b=(0.7, 0.5))
     apart = of(sentences(found), "These cannot be told apart")
-    assert "a and b in CLIPScore, a 0.00" in apart
+    assert "a and b in CLIPScore, where that of a is 0.00" in apart
     assert "lower to" in apart
     assert "higher)" in apart
     assert "Div-2" not in apart
@@ -128,8 +153,9 @@ def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
     pair = Difference("clip_score", "a", "b", Estimate(0.02, 0.001, 0.039), 0.04, 0.4)
     intervals = {name: {"clip_score": Estimate(0.7, 0.69, 0.71)} for name in "ab"}
     result = answer(labels={"a": "a", "b": "b"}, references=None, pictures=100, intervals=intervals, differences=(pair,) * 10,
-                    front=("a", "b"), fidelity="clip_score", spread=None, mixes=None, measures=MEASURES)
-    assert "a 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(result, "These cannot")
+                    verdict=Verdict("clip", ("clip_score",), None, ("a", "b"), ("b",), (), {}), spread=None, mixes=None,
+                    measures=MEASURES)
+    assert "that of a is 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(result, "These cannot")
 
 
 # --- mixes ---------------------------------------------------------------------------------------------------------
@@ -143,7 +169,7 @@ def test_the_smallest_mix_as_good_as_any_is_the_one_to_take(three):
     assert "Mixing good, poor and wild, 5 captions" in mixing
     assert "as many of good alone" in mixing
     assert "Human words 5.2 points higher (4.2 to 6.2 points)" in mixing
-    assert "CLIPScore no different (0.010 lower to 0.010 higher)" in mixing
+    assert "CLIPScore the same (0.010 lower to 0.010 higher)" in mixing
 
 
 def test_a_mix_that_loses_fidelity_is_no_gain(three):
@@ -169,7 +195,7 @@ def test_without_references_a_mix_is_judged_by_spread(three):
 
 def test_a_worse_degenerate_share_is_written_as_higher(three):
     found = mixes(step("good", "wild", gain=0.09, fidelity=-0.2), fidelity="degenerate")
-    assert "Degenerate 20.0 points higher (19.0 to 21.0 points)" in of(sentences(three, mixes=found), "No mix clearly adds")
+    assert "Degenerate captions 20.0 points higher (19.0 to 21.0 points)" in of(sentences(three, mixes=found), "No mix clearly adds")
 
 
 # --- people, and what is not known ---------------------------------------------------------------------------------
@@ -179,7 +205,6 @@ def test_the_distance_to_people_is_given_for_the_front(three):
     human = of(sentences(three, references="human"), "Against the human captions")
     assert "good CLIPScore 0.0" in human
     assert "Div-2 0.1" in human
-    assert "poor" not in human
     assert of(sentences(three), "No human captions")
 
 
@@ -202,16 +227,15 @@ def test_one_column_without_references_on_few_pictures(pictures):
 
 def test_one_picture_decides_nothing():
     result = sentences(scores(np.random.default_rng(7), 1, a=(0.7, 0.9), b=(0.2, 0.1)))
-    assert "both lie on the front" in result[0]
+    assert result[0].startswith("No captioner is clearly best")
     assert of(result, "These cannot be told apart")
 
 
 def test_one_caption_a_picture_has_no_spread():
     found = {name: {"clip_score": of_column["clip_score"]}
              for name, of_column in scores(np.random.default_rng(8), 100, a=(0.7, 0), b=(0.5, 0)).items()}
-    first = sentences(found, spread=None)[0]
-    assert "only a is clearly behind no other in fidelity (CLIPScore)" in first
-    assert "one caption a picture" in first
+    result = sentences(found, spread=None)
+    assert result[0].startswith("a is the best of 2") and "Div-2" not in " ".join(result)
 
 
 def test_known_truth_needs_no_warning_and_unknown_truth_has_one(three):
@@ -225,7 +249,7 @@ def test_known_truth_needs_no_warning_and_unknown_truth_has_one(three):
 
 def test_labels_are_what_is_printed(three):
     result = sentences(three, references="human", labels={name: f"the {name} one" for name in three})
-    assert "the good one and the wild one lie" in result[0]
+    assert result[0].startswith("the good one is the best")
     assert "the good one has" in result[1]
 
 

@@ -60,7 +60,7 @@ def slow_scores(images, groups, references, pool_size, human):
             continue
     pool = list(pictures)[:pool_size]
     texts = [[text(caption) for caption in group] for group in groups]
-    names = ("clip_score", "ref_clip_score", "r_at_1", "r_at_5", "image_coverage")
+    names = ("clip_score", "ref_clip_score", "r_at_1", "r_at_5", "image_coverage", "found_clip")
     found = {name: np.full(len(images), np.nan) for name in names}
     for at, group in enumerate(texts):
         scores, with_references, ranks = [], [], []
@@ -78,6 +78,7 @@ def slow_scores(images, groups, references, pool_size, human):
             for n in (1, 5):
                 found[f"r_at_{n}"][at] = np.mean([rank < n for rank in ranks])
             others = [vector @ pictures[at] for other in pool if other != at for vector in texts[other]]
+            found["found_clip"][at] = 1 - np.mean(ranks) / (len(pool) - 1)
             found["image_coverage"][at] = max(vector @ pictures[at] for vector in group) > max(others)
     return found
 

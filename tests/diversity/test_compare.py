@@ -1,4 +1,4 @@
-"""Intervals, tests and the front against enumeration, simulation and examples worked by hand."""
+"""Intervals and tests against enumeration, simulation and examples worked by hand."""
 
 from itertools import product
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from diversity import compare
-from diversity.compare import Difference, Estimate, differences, estimates, holm, pareto_front
-from diversity.measures import OF_SCORE
+from diversity.compare import Difference, Estimate, differences, estimates, holm
 
 
 def slow_estimate(values, seed, resamples):
@@ -144,52 +143,3 @@ def test_holm_by_hand():
     (0.1, 0.2, 0.01, 1), (-0.2, -0.1, 0.01, -1), (0.1, 0.2, 0.05, 0), (-0.1, 0.2, 0.01, 0), (0, 0, 1, 0)])
 def test_a_difference_is_certain_by_test_and_interval(low, high, p_holm, sign):
     assert Difference("s", "a", "b", Estimate((low + high) / 2, low, high), p_holm, p_holm).sign == sign
-
-
-# --- the front -----------------------------------------------------------------------------------------------------
-
-CLIP, DIV_2, DEGENERATE = OF_SCORE["clip_score"], OF_SCORE["div_2"], OF_SCORE["degenerate"]
-
-
-def difference(measure, first, second, sign):
-    """A difference that is certain where sign is not 0."""
-    mean = 0.1 * sign
-    return Difference(measure.score, first, second, Estimate(mean, mean - 0.05, mean + 0.05), 0.5, 0.5 if sign == 0 else 0.001)
-
-
-def front(columns, *signs, measures=(CLIP, DIV_2)):
-    return pareto_front(columns, [difference(measure, first, second, sign) for first, second, *of_pair in signs
-                                  for measure, sign in zip(measures, of_pair, strict=True)], measures)
-
-
-def test_a_doubtful_loss_of_fidelity_is_not_outweighed_by_a_certain_gain_of_spread():
-    doubtful = difference(CLIP, "a", "b", 0)._replace(estimate=Estimate(-0.01, -0.03, 0.01))
-    assert pareto_front("ab", [doubtful, difference(DIV_2, "a", "b", 1)], (CLIP, DIV_2)) == ("a", "b")
-
-
-@pytest.mark.parametrize(("fidelity", "spread", "expected"), [
-    (0, 0, "ab"), (1, -1, "ab"), (-1, 1, "ab"),  # alike, or each better in one
-    (1, 1, "a"), (1, 0, "a"), (0, 1, "a"),       # better in one and not certainly worse in the other
-    (-1, -1, "b"), (-1, 0, "b"), (0, -1, "b"),
-])
-def test_a_column_is_off_the_front_where_another_beats_it(fidelity, spread, expected):
-    assert "".join(front("ab", ("a", "b", fidelity, spread))) == expected
-
-
-def test_fewer_degenerate_captions_are_better():
-    assert front("ab", ("a", "b", 1, 0), measures=(DEGENERATE, DIV_2)) == ("b",)
-
-
-def test_the_front_of_three_and_of_one_measure():
-    assert front("abc", ("a", "b", 1, -1), ("a", "c", 1, 1), ("b", "c", 0, 1)) == ("a", "b")
-    assert front("abc", ("a", "b", 1), ("a", "c", 0), ("b", "c", 0), measures=(CLIP,)) == ("a", "c")
-    assert front(("a",)) == ("a",)
-
-
-def test_columns_not_asked_for_beat_nobody_and_undefined_scores_decide_nothing():
-    assert front("ab", ("human", "a", 1, 1), ("human", "b", 1, 1), ("a", "b", 0, 0)) == ("a", "b")
-    assert pareto_front("ab", [difference(DIV_2, "a", "b", 1)], (CLIP, DIV_2)) == ("a", "b")
-
-
-def test_a_circle_of_doubt_rules_nobody_out():
-    assert front("abc", ("a", "b", 1, 0), ("b", "c", 1, 0), ("c", "a", 1, 0)) == ("a", "b", "c")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diversity import counting, input_rows
 from diversity.counting import choose, count_captions, count_columns
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 
 WORDS = "a the dog cat runs sits on red blue grass".split()
 
@@ -124,9 +124,11 @@ def test_failures_of_several_files_are_one_note(write):
     assert found.notes == ("Failed records, which have no captions: 2; the first: bad: of a",)
 
 
-def test_references_that_are_the_shortest_are_named(write):
+def test_references_limit_no_column_and_pictures_with_fewer_are_counted(write):
     found = count_columns([write("r.jsonl", [{"key": "1", "captions": ["h"], "syn_text_x": ["a", "b"]}])])
-    assert "--references none" in found.notes[-1]
+    picture, = found.sample.pictures
+    assert picture.captions == {"syn_text_x": ("a", "b"), "captions": ("h",)}
+    assert "Pictures with fewer human captions than captions of a column: 1" in found.notes[-1]
 
 
 def test_lines_of_two_files_are_compared_line_by_line(write):

@@ -38,8 +38,9 @@ def test_joining_equals_reading_on_row_by_row(rows, with_references):
     for (key, again), found in expected.items():
         if len(found) == columns:
             common.add(place(key, again))
-            for column, (row, _) in found.items():
-                take[column, row] = min(count for _, count in found.values())
+            least = min(count for column, (_, count) in found.items() if column != references)
+            for column, (row, count) in found.items():
+                take[column, row] = min(count, least)  # of the references at most as many, and they limit nobody
     assert joined.take.tolist() == take.tolist()
     assert set(joined.places[joined.common].tolist()) == common
     assert np.all(joined.places[:-1] < joined.places[1:])

@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from diversity import measures
+from diversity import page as page_of
 from diversity.compare import Difference, Estimate
 from diversity.page import EXAMPLES_SHOWN, GROUPS, render, thumbnail
+from diversity.plots import columns_of
 
 EVIL = '<script>alert("x")</script>'
 
@@ -215,8 +217,17 @@ def test_mixes_are_told_with_what_they_lose(made_up_report, report, no_plots):
     assert measures.WORD_COVERAGE.label not in Reader(render(made_up_report(mixes=mixed))).classes["mixes"][0]
 
 
+def test_a_mix_has_one_sign_on_the_page_and_in_words(made_up_report, report):
+    """More degenerate captions are a loss: left of the line, and as many more in words."""
+    alone, step, *_ = report.mixes.steps
+    loss = step._replace(fidelity_gain=Estimate(-0.2, -0.21, -0.19))
+    mixed = made_up_report(mixes=report.mixes._replace(fidelity_measure="degenerate", steps=(alone, loss)))
+    span = page_of._mixes(mixed, columns_of(mixed))["steps"][0]["gains"][2][1]
+    assert (span.text, span.interval) == ("+20.0 points", "19.0 to 21.0") and span.mean < span.zero
+
+
 def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plots):
-    assert page.text.count("loop") > page.text.count("best") == 2
+    assert page.text.count("loop") > page.text.count("best") == 3  # and the chip of the winner
     assert "a red dog runs on the grass loop2/30.71" in "".join(page.classes["captions"])
     assert "(empty) empty" in "".join(page.classes["captions"])
     example = made_up_report().examples[0]

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,10 +41,12 @@ def test_a_point_is_the_two_means_and_its_cross_their_intervals(made_up_report, 
         assert any(np.shape(line) == (2, 2) and np.allclose(line, cross) for line in lines)
 
 
-def test_only_the_front_has_rings(made_up_report, drawn):
-    axes = drawn(made_up_report(front=("syn_text_other",)))["Spread against fidelity"]
-    rings = [line.get_xydata()[0] for line in axes.lines if line.get_markersize() == plots.RING]
-    assert np.allclose(rings, [marks(axes)["2"]])
+def test_the_best_has_a_ring_and_a_suspect_a_cross(made_up_report, drawn):
+    report = made_up_report()
+    axes = drawn(replace(report, verdict=report.verdict._replace(winner="syn_text_other")))["Spread against fidelity"]
+    rings = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o" and line.get_markersize() == plots.RING]
+    crosses = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "x"]
+    assert np.allclose(rings, [marks(axes)["2"]]) and np.allclose(crosses, [marks(axes)["3"]])
 
 
 def test_better_is_up_and_right_also_where_lower_is_better(made_up_report, drawn):

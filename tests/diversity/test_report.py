@@ -3,7 +3,7 @@
 import json
 
 from diversity import measures, score_captions
-from diversity.fidelity import REASONS
+from diversity.degenerate import REASONS
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -34,6 +34,13 @@ def test_labels_are_short_where_they_stay_apart():
     assert list(score_captions({"syn_text_one": ONE, "one": ONE}).labels.values()) == ["syn_text_one", "one"]
 
 
+def test_the_human_row_has_a_name_and_no_path():
+    named = score_captions({"one": ONE}, references=HUMAN, references_name="../refs/human.json")
+    assert list(named.labels.values()) == ["one", "human"]
+    assert "refs" not in "".join((*named.answer, *named.notes, named.to_markdown()))
+    assert list(score_captions({"human": ONE}, references=HUMAN).labels.values()) == ["human", "human captions"]
+
+
 def test_every_measure_says_what_it_is_and_finds_its_number():
     row = score_captions({"one": ONE}).rows["one"]
     for measure in measures.ALL:
@@ -44,7 +51,7 @@ def test_every_measure_says_what_it_is_and_finds_its_number():
 
 def test_json_has_the_answer_and_every_comparison():
     content = json.loads(score_captions({"one": ONE, "other": OTHER}, references=HUMAN).to_json())
-    assert content["answer"] and content["fidelity"] == "degenerate" and content["spread"] == "self_cider"
+    assert content["answer"] and content["fidelity"] == "cider_d" and content["spread"] == "self_cider"
     assert set(content["intervals"]["one"]["div_2"]) == {"mean", "low", "high"}
     assert set(content["differences"][0]) == {"measure", "first", "second", "estimate", "p", "p_holm"}
     assert [step["columns"] for step in content["mixes"]["steps"]] == [[content["mixes"]["best"]], ["one", "other"]] or \

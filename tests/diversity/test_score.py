@@ -31,8 +31,10 @@ def test_columns_are_compared_on_the_pictures_all_have_with_equal_counts():
 def test_equal_columns_need_no_notes_and_the_answer_says_what_fidelity_is():
     report = score_captions({"one": ONE}, references=HUMAN)
     assert not any("pictures" in note for note in report.notes)
-    assert any("whether they are true" in sentence for sentence in report.answer)
-    assert report.fidelity == "degenerate"
+    assert any("CIDEr-D is a stand-in" in sentence for sentence in report.answer)
+    assert report.fidelity == "cider_d"
+    alone = score_captions({"one": ONE})
+    assert alone.fidelity == "degenerate" and any("whether they are true" in sentence for sentence in alone.answer)
 
 
 def test_no_human_captions_is_said():
@@ -71,7 +73,7 @@ def test_facts_where_the_truth_is_known():
     assert report.fidelity == "precision"
     assert report.intervals["captions"]["precision"] == (1, 1, 1)
     assert report.intervals["wrong"]["precision"].high < 1
-    assert report.front == ("wrong",)  # the references are no captioner
+    assert report.verdict.ranking == ("wrong",)  # the references are no captioner
     assert render(report).count("data:image/jpeg;base64,") == 4
 
 
@@ -106,7 +108,7 @@ def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
     human = [sample.captions for sample in samples]
     wrong = [["a black star", "two black stars", "one black star here"]] * 24
     report = score_captions({"good": human, "wrong": wrong}, scenes=[sample.meta["scene"] for sample in samples])
-    assert report.front == ("good",)
+    assert report.verdict.winner == "good" and report.verdict.evidence == "facts"
     assert any("good" in sentence for sentence in report.answer)
     assert report.mixes.best == "good" and not report.mixes.steps[1].adds
 
@@ -116,7 +118,7 @@ def test_novelty_and_words_covered_are_against_the_references():
                           references=HUMAN).rows
     assert (rows["same"]["novelty"]["captions"], rows["new"]["novelty"]["captions"]) == (0, 1)
     assert (rows["same"]["word_coverage"], rows["new"]["word_coverage"]) == (1, 0)
-    assert rows["captions"]["novelty"] is None and "cider_d" not in rows["captions"]
+    assert rows["captions"]["novelty"] is None and rows["captions"]["cider_d"] > 0  # each against the picture's others
 
 
 def test_the_browser_shows_the_best_the_worst_and_others_once():

@@ -1,11 +1,13 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity.tokens import _WORDS, LONG_CHUNK, encode, pieces, words
+from diversity.tokens import _WORDS, LONG_CHUNK, encode, pieces, units, words
 
-MARKS = st.sampled_from([*"aB'’_-.7İ红Σ", "\0", " ", "\n", "\u00a0", "\x1f", "\u2000", "\u0301", "\u1e9b\u0323", "ab'c",
+MARKS = st.sampled_from([*"aB'’_-.7İ红Σ", "\0", " ", "\n", "\u00a0", "\x1f", "\u2000", "\u0301", "\u1e9b\u0323", "ड\u093c", "ก็", "\u00ad", "ʼ", "ab'c",
                          "x" * LONG_CHUNK])
 TEXT = st.lists(MARKS | st.characters(), max_size=12).map("".join)
 
@@ -20,6 +22,14 @@ TEXT = st.lists(MARKS | st.characters(), max_size=12).map("".join)
     ("cafe\u0301", ["caf\u00e9"]),
     ("红色的圆", ["红", "色", "的", "圆"]),
     ("t-shirt 4x4", ["t", "shirt", "4x4"]),
+    ("लड़का और लड़की", ["लड\u093cका", "और", "लड\u093cकी"]),  # marks are parts of words
+    ("ছেলে பெண் שָׁלוֹם شَمْس", ["ছেলে", "பெண்", "שָׁלוֹם", "شَمْس"]),
+    ("น้ำส้ม ๑๒๓", ["น้ำ", "ส้", "ม", "๑๒๓"]),
+    ("犬と人々ABC", ["犬", "と", "人", "々", "abc"]),
+    ("می‌خواهم", ["می\u200cخواهم"]),
+    ("İstanbul istanbul i\u0307stanbul", ["istanbul"] * 3),
+    ("the dog’s dog's dogʼs", ["the", "dog's", "dog's", "dog's"]),
+    ("soft\u00adware ❤\ufe0f", ["software"]),
 ])
 def test_words(caption, expected):
     assert words(caption) == expected
@@ -27,6 +37,25 @@ def test_words(caption, expected):
 
 def test_pieces_keep_the_marks_in_order():
     assert pieces("A cat. A dog, too!") == ["a", "cat", ".", "a", "dog", ",", "too", "!"]
+
+
+def test_pieces_as_they_are_written():
+    assert pieces("A STOP, é!", fold=False) == ["A", "STOP", ",", "é", "!"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("a  red dog", ["a", "  red", " dog"]), ("一只 狗b c", ["一", "只", " 狗", "b", " c"]), ("लड़की है", ["लड़की", " है"]), (" ", []),
+])
+def test_units_are_what_a_text_may_be_cut_between(text, expected):
+    assert units(text) == expected
+    assert "".join(units(text)) == text.rstrip()
+
+
+@pytest.mark.parametrize("text", ["é" * 30_000, "a" + "\u0301\u0323" * 30_000, "é" + "'a" * 20_000, "红" * 20_000, "🇩" * 20_000])
+def test_no_text_takes_long(text):
+    start = time.process_time()
+    words(text), pieces(text), units(text)
+    assert time.process_time() - start < 2
 
 
 def test_encode_keeps_captions_and_pictures_apart():
@@ -47,7 +76,7 @@ def test_lone_surrogates_do_no_harm():
     assert len(encode([["a \ud800b"]]).hashes) == 2
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(TEXT, max_size=4), max_size=4))
 def test_a_batch_is_read_as_its_captions_are_one_by_one(groups):
     tokens = encode(groups)

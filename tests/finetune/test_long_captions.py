@@ -56,6 +56,30 @@ def test_a_word_longer_than_the_context_is_cut_within():
     assert CaptionFitter(lambda text: [1, *text.encode(), 2], 4, "word")("abcdefgh", 0) == [1, 97, 98, 99]
 
 
+def test_a_text_without_blanks_is_cut_at_sentences_and_never_inside_a_character():
+    def encode(text):
+        return [1, *text.encode(), 2]  # three tokens a Chinese character
+    text = "红色的圆。蓝色的圆！一个很大很大的绿色的方块"
+    fit = CaptionFitter(encode, 35, "sentence")
+    assert [bytes(fit(text, draw)[1:-1]).decode() for draw in range(2)] == ["红色的圆。蓝色的圆！", "蓝色的圆！"]
+    assert bytes(CaptionFitter(encode, 12, "sentence")(text, 0)[1:]).decode() == "红色的"
+    assert bytes(CaptionFitter(encode, 9, "word")("लड़की", 0)[1:]).decode() == "ल"  # the next has a mark
+
+
+def test_each_sentence_is_tokenised_once():
+    seen = []
+    text = " ".join(f"Dog {at} runs." for at in range(1_000))
+    fit = CaptionFitter(lambda text: seen.append(text) or encode(text), 20, "sentence")
+    for draw in range(3):
+        assert fit(text, draw) == encode(" ".join(f"Dog {at} runs." for at in range(draw, draw + 6)))
+    assert len(seen) == 3 + 1_000 + 3  # the caption and the run of each draw, and the sentences
+
+
+def test_a_run_that_needs_more_tokens_than_its_sentences_is_made_shorter():
+    fit = CaptionFitter(lambda text: encode(text + " x" * text.count(". ")), 9, "sentence")
+    assert fit(TEXT, 0) == encode("Two cats sit. One is red! x")
+
+
 def test_the_warning_says_how_many_how_long_and_what_would_fit():
     assert length_warning([10] * 80 + [77] * 20, 76) == ""
     said = length_warning([10] * 50 + [100] * 49 + [127], 76)

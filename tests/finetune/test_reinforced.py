@@ -150,9 +150,10 @@ def test_records_of_tars_are_not_held_in_memory(tmp_path):
     assert whole[3] == "r005"
 
 
+FAILED = {"uid": "failed", "sha256": "", "width": 0, "height": 0, "captions": [], "error": "no picture, said the captioner",
+          "source": "", "caption_scores": {}}
 REJECTED = {
-    "failed": ({"json": b'{"error": "no picture, said the captioner"}', "jpg": None, "paug.json": None, "npz": None},
-               "no picture, said the captioner"),
+    "failed": ({"json": json.dumps(FAILED).encode(), "jpg": None, "paug.json": None, "npz": None}, "no picture, said the captioner"),
     "views": ({"paug.json": None}, "paug.json: no list under param_aug"),
     "none": ({"paug.json": b'{"param_aug": []}'}, "embeddings that are not of these views"),
     "picture": ({"jpg": picture(0)[:60]}, "PNG picture is truncated"),

@@ -3,7 +3,7 @@
 import pytest
 
 from captioners.base import Caption
-from diversity.fidelity import REASONS, degenerate_reasons
+from diversity.degenerate import REASONS, degenerate_reasons
 from generate.quality import Gate, cut_sentences, judge, judge_all, replace_failing
 
 
@@ -19,6 +19,10 @@ def caption(text, truncated=False, similarity=None):
     ("A red dog. It runs.", False, "first", ("A red dog.", False)),
     ("The arch of St. Louis", True, "first", ("The arch of St. Louis", True)),
     ("A red dog. It runs over the", True, "first", ("A red dog.", False)),
+    ("一只狗。一只猫在\ufffd", True, "all", ("一只狗。", False)),
+    ("一只狗在草\ufffd", True, "all", ("一只狗在草", True)),  # what the limit left of a character
+    ("一只狗。一只猫。", False, "all", ("一只狗。一只猫。", False)),
+    ("एक लड़का। एक लड़की", True, "all", ("एक लड़का।", False)),
 ])
 def test_an_unfinished_last_sentence_goes_unless_it_stands_alone(text, truncated, keep, expected):
     assert cut_sentences(caption(text, truncated), keep) == expected
@@ -38,6 +42,8 @@ def test_a_caption_that_the_limit_cut_is_flagged_only_if_no_whole_sentence_is_le
 def test_duplicates_are_judged_by_words_against_those_before():
     judged = judge_all([caption("A red dog runs."), caption("a red dog runs"), caption("two cats sit here")], Gate())
     assert [one.flags for one in judged] == [(), ("duplicate",), ()]
+    judged = judge_all([caption("एक लड़का पानी में खेल रहा है"), caption("एक लड़की पानी में खेल रही है")], Gate())
+    assert [one.flags for one in judged] == [(), ()]  # a boy, a girl: marks tell them apart
 
 
 def test_a_caption_below_the_least_similarity_is_unlike():

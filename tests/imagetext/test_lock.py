@@ -152,7 +152,8 @@ def test_the_processes_of_a_launcher_share_a_job(tmp_path, monkeypatch, environm
     assert (FolderLock(tmp_path).job == job) == same
 
 
-def test_a_store_is_locked_too(s3):
+def test_a_store_is_locked_too(s3, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 10)
     folder = f"{s3.root}/out"
     with FolderLock(folder) as one:
         with pytest.raises(ValueError, match="writes here"):

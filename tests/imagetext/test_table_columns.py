@@ -12,7 +12,8 @@ import pytest
 from imagetext import tables
 from imagetext.grouping import Repeats, side_by_side
 from imagetext.sources import read_samples
-from imagetext.table_columns import Columns, listed
+from imagetext.table_columns import listed
+from imagetext.table_flags import Columns
 
 
 @pytest.fixture

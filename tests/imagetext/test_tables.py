@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext.sources import read_samples
-from imagetext.table_columns import Columns
+from imagetext.table_flags import Columns
 from imagetext.tables import ROWS_PER_SHARD, split_table
 
 

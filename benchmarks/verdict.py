@@ -1,0 +1,233 @@
+"""How often the report of `capsmith diversity` names a bad column of captions best, over resampled sets of real captions.
+
+    python -m benchmarks.verdict --sets 200 [--embedder minilm]
+
+Each set is 20 to 500 pictures of COCO (CAPSMITH_DATA), with 1 to 4 captions of each column and up to four human
+captions to judge by. The good columns are other human captions of the pictures and, where there is one caption a
+picture, those of a machine; the bad ones are made of one of them, the base, in the ways of `bad_columns`. Fields that are
+judged: the base with each bad column (`pair`), with the other good column too (`three`), a bad column made of the
+better good one with the weaker good one alone (`crossed`), and the two good ones alone (`good`), which shows from how
+many pictures the better is named.
+"""
+
+import argparse
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from diversity import measures
+from diversity.accumulate import CaptionAccumulator
+from diversity.agreement import Agreement
+from diversity.columns import HUMAN, Picture
+from diversity.compare import differences, estimates
+from diversity.pairs import Groups
+from diversity.sampled import Sampled, sample_scores
+from diversity.suspicions import suspects
+from diversity.tokens import words
+from diversity.verdict import decide, evidence_of
+
+DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
+PICTURES = (20, 50, 100, 200, 500)
+SYNONYMS = dict(pair.split(":") for pair in (
+    "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated standing:upright large:huge "
+    "small:tiny photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad girl:lass bike:bicycle "
+    "next:close front:foreground holding:grasping playing:enjoying field:meadow water:liquid food:meal").split())
+TAILS = ("in a nice picture", "on a sunny day", "as anyone can see", "taken by somebody", "which is rather nice",
+         "for all to see", "in this photo here", "with a good camera", "that was sold online", "of the highest quality")
+HEADS = ("in this picture we can see", "here is a nice view of", "the photo that was taken shows", "what we have here is",
+         "look at")
+
+Column = list[list[str]]
+
+
+class Outcome(NamedTuple):
+    """What came of one field of columns."""
+
+    field: str      # pair | three | crossed | good | suspect
+    kind: str       # of the bad column, or the good one that may be suspect
+    base: str       # of which it is made
+    pictures: int
+    winner: str     # "": nobody
+    suspect: bool   # whether the column is
+    bad: bool       # whether the winner is bad
+
+
+class World:
+    """What a bad column may be made of: all captions of the set, and each picture's human ones."""
+
+    def __init__(self, references: Groups, random_: random.Random):
+        self.references, self.random = references, random_
+        self.vocabulary = [word for group in references for caption in group for word in words(caption)]
+
+    def each(self, change: Callable[[str], str]) -> Callable[[Column], Column]:
+        return lambda column: [[change(caption) for caption in group] for group in column]
+
+    def moved(self, column: Column, step: int = 1) -> Column:
+        return column[step:] + column[:step]
+
+    def noisy(self, caption: str, share: float) -> str:
+        return " ".join(self.random.choice(self.vocabulary) if self.random.random() < share else word for word in words(caption))
+
+    def one_changed(self, caption: str) -> str:
+        found = words(caption) or [""]
+        found[self.random.randrange(len(found))] = self.random.choice(self.vocabulary)
+        return " ".join(found)
+
+    def shuffled(self, caption: str, window: int = 1000) -> str:
+        found = words(caption)
+        parts = [found[at:at + window] for at in range(0, len(found), window)]
+        return " ".join(word for part in parts for word in self.random.sample(part, len(part)))
+
+    def copied(self, column: Column, share: float) -> Column:
+        return [[self.noisy(self.random.choice(human), share) for _ in group] for group, human in zip(column, self.references)]
+
+    def neighbours(self, column: Column) -> Column:
+        """Captions of the other picture whose human captions have most words in common with this one's."""
+        own = [{word for caption in group for word in words(caption)} for group in self.references]
+        def nearest(at: int) -> int:
+            return max((other for other in range(len(own)) if other != at),
+                       key=lambda other: len(own[at] & own[other]) / len(own[at] | own[other]))
+        return [column[nearest(at)] for at in range(len(own))]
+
+    def one_word(self, human: Sequence[str]) -> str:
+        return Counter(word for caption in human for word in words(caption) if len(word) > 3).most_common(1)[0][0]
+
+
+def bad_columns(column: Column, world: World) -> dict[str, Column]:
+    """Every kind of bad column, made of the captions of a good one."""
+    draw, common = world.random, Counter(caption for group in column for caption in group).most_common(1)[0][0]
+    stock = [caption for group in column[:10] for caption in group]
+    cipher = str.maketrans("aeiounrstlmd", "oiuaebvzkpgf")
+    found = {
+        "other pictures": world.moved(column),
+        "other pictures, half": [other if at % 2 else own for at, (own, other) in enumerate(zip(column, world.moved(column)))],
+        "most similar pictures": world.neighbours(column),
+        "shuffled": world.each(world.shuffled)(column),
+        "shuffled in threes": world.each(lambda text: world.shuffled(text, 3))(column),
+        "sorted": world.each(lambda text: " ".join(sorted(words(text))))(column),
+        "reversed": world.each(lambda text: " ".join(words(text)[::-1]))(column),
+        "one word changed": world.each(world.one_changed)(column),
+        "a third noise": world.each(lambda text: world.noisy(text, 1 / 3))(column),
+        "synonyms": world.each(lambda text: " ".join(SYNONYMS.get(word, word) for word in words(text)))(column),
+        "five words": world.each(lambda text: " ".join(text.split()[:5]))(column),
+        "half cut": world.each(lambda text: text[:len(text) // 2])(column),
+        "another language": world.each(lambda text: text.lower().translate(cipher))(column),
+        "tail": world.each(lambda text: text.rstrip(". ") + " in a nice picture that somebody took")(column),
+        "short tail": world.each(lambda text: text.rstrip(". ") + " in the picture")(column),
+        "varied tails": world.each(lambda text: f"{text.rstrip('. ')} {draw.choice(TAILS)}")(column),
+        "tails of others": world.each(lambda text: f"{text.rstrip('. ')} {' '.join(draw.sample(world.vocabulary, 4))}")(column),
+        "head": world.each(lambda text: f"in this picture we can see {text}")(column),
+        "varied heads": world.each(lambda text: f"{draw.choice(HEADS)} {text}")(column),
+        "two captions in one": [[f"{one} {other}" for one, other in zip(own, others)]
+                                for own, others in zip(column, world.moved(column))],
+        "template": [[f"a photo of a {world.one_word(human)}"] * len(group) for group, human in zip(column, world.references)],
+        "keywords": world.each(lambda text: ", ".join(word for word in words(text) if len(word) > 3) or text)(column),
+        "one for all": [[common] * len(group) for group in column],
+        "ten for all": [[draw.choice(stock) for _ in group] for group in column],
+        "copied": world.copied(column, 0), "copied, fifth noise": world.copied(column, 0.2),
+        "copied, two fifths": world.copied(column, 0.4),
+    }
+    if len(column[0]) > 1:
+        found["one said again"] = [group[:1] * len(group) for group in column]
+        found["one said again, tails"] = [[f"{group[0].rstrip('. ')} {draw.choice(TAILS)}" for _ in group] for group in column]
+    return found
+
+
+def judge(sampled: Sampled, suspected: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int) -> str | None:
+    """The winner of a field, as `diversity.score.report` finds it."""
+    scores = {name: sampled.scores[name] for name in names}
+    flat = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
+    intervals = {name: {score: flat[name, score] for score in scores[name] if (name, score) in flat} for name in names}
+    evidence, decisive = evidence_of(names, intervals)
+    spread = measures.SELF_CIDER if all("self_cider" in intervals[name] for name in names) else None
+    compared = [measure.score for measure in (*decisive, spread, measures.LENGTH, measures.DEGENERATE) if measure]
+    return decide(evidence, decisive, spread, names, intervals, differences(scores, list(dict.fromkeys(compared)), seed),
+                  *({name: reasons for name, reasons in found.items() if name in names} for found in suspected)).winner
+
+
+def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embedder: str) -> list[Outcome]:
+    """What came of each field of one resampled set."""
+    draw = random.Random(seed)
+    chosen = draw.sample(annotated, PICTURES[seed % len(PICTURES)])
+    count = 1 if draw.random() < 0.5 else draw.randint(2, 4)
+    human = [draw.sample(picture["references"][:5], 5) for picture in chosen]
+    references = [group[count:count + draw.randint(1, 4)] for group in human]
+    good = {"people": [group[:count] for group in human]}
+    if count == 1:
+        good["machine"] = [picture["candidates"][:1] for picture in chosen]
+    base = draw.choice(list(good))
+    made = bad_columns(good[base], World(references, draw))
+    made = {kind: made[kind] for kind in draw.sample(sorted(made), kinds)}
+    columns = {**good, **made}
+    all_columns = {**columns, HUMAN: [group[:count] for group in references]}
+    pictures = [Picture(str(at), {name: tuple(found[at]) for name, found in all_columns.items()}, references=tuple(references[at]))
+                for at in range(len(chosen))]
+    sampled = sample_scores(pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000,
+                            seed=seed)
+    rows = {name: counted(column) for name, column in all_columns.items()}
+    suspected = suspects(sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed)
+
+    def outcome(field: str, kind: str, *names: str) -> Outcome:
+        winner = judge(sampled, suspected, names, seed)
+        return Outcome(field, kind, base, len(chosen), winner or "", kind in suspected[0], winner in made if winner else False)
+    found = [Outcome("suspect", name, base, len(chosen), "", name in suspected[0], False) for name in good]
+    for kind in made:
+        found.append(outcome("pair", kind, base, kind))
+        if len(good) > 1:
+            found.append(outcome("three", kind, *good, kind))
+            if base == "people":
+                found.append(outcome("crossed", kind, "machine", kind))
+    return [*found, *([outcome("good", "people or machine", *good)] if len(good) > 1 else [])]
+
+
+def counted(column: Column) -> dict[str, Any]:
+    accumulator = CaptionAccumulator()
+    accumulator.update(column)
+    return accumulator.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=int, default=200)
+    parser.add_argument("--kinds", type=int, default=8, help="bad columns of a set, drawn from all")
+    parser.add_argument("--embedder", default="none")
+    parser.add_argument("--first", type=int, default=0, help="the first set's seed")
+    options = parser.parse_args()
+    annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
+    Agreement.overlap = lambda self, groups, themselves: ({}, None)  # no verdict looks at it, and it takes a third of the time
+    found: list[Outcome] = []
+    try:
+        for seed in tqdm(range(options.first, options.first + options.sets)):
+            found += one_set(annotated, seed, options.kinds, options.embedder)
+    except KeyboardInterrupt:
+        print(f"stopped before set {seed}")
+    show(found)
+
+
+def show(found: Sequence[Outcome]) -> None:
+    """Prints, of each field, how often a bad column won, by kind, and how often the better good one."""
+    for field in ("pair", "three", "crossed"):
+        of_field = [outcome for outcome in found if outcome.field == field]
+        print(f"\n{field}: a bad column won {sum(outcome.bad for outcome in of_field)} of {len(of_field)}")
+        for kind in sorted({outcome.kind for outcome in of_field}):
+            of_kind = [outcome for outcome in of_field if outcome.kind == kind]
+            bad, good, suspect = (sum(map(bool, values)) for values in zip(*(
+                (outcome.bad, outcome.winner and not outcome.bad, outcome.suspect) for outcome in of_kind)))
+            print(f"  {kind:24} {len(of_kind):4}   bad won {bad:3}   good won {good:3}   suspect {suspect:3}")
+    for name in ("people", "machine"):
+        of_name = [outcome for outcome in found if outcome.field == "suspect" and outcome.kind == name]
+        print(f"\n{name}: suspect in {sum(outcome.suspect for outcome in of_name)} of {len(of_name)} sets")
+    for pictures in PICTURES:
+        of_size = Counter(outcome.winner or "nobody" for outcome in found
+                          if outcome.field == "good" and outcome.pictures == pictures)
+        print(f"people and machine on {pictures} pictures: " + ", ".join(f"{name} {times}" for name, times in of_size.items()))
+
+
+if __name__ == "__main__":
+    main()

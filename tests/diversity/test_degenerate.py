@@ -1,0 +1,215 @@
+"""What is refused, and what is not: lists of each kind, in many languages, and time in proportion to the length."""
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from diversity import nonwords
+from diversity.degenerate import REASONS, degenerate_reasons
+from diversity.endings import languages_of
+from diversity.suspicions import suspects
+from diversity.tokens import encode, words
+
+DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared/data"))
+
+
+@pytest.mark.parametrize(("reason", "caption"),
+                         [(name, caption) for name, reason in REASONS.items() for caption in reason.examples])
+def test_the_examples_of_each_reason_have_it(reason, caption):
+    assert reason in degenerate_reasons(caption)
+
+
+@pytest.mark.parametrize("caption", [
+    "a red circle left of two blue squares", "St. Louis at night", "a close-up of a 4x4 on gate A",
+    "A man looking on.", "a child with a dog behind her", "A large clock on top a a building", "The year 1984 in 3 pictures",
+    "There is a house. The house is white. The house is old.", "a very, very large dog", "Two men and two women",
+    "Flight BA2490 at 10:30:15", "a plate of 1,000,000 grains", "Louis XIII and Henry VIII", "a rhythm and blues band",
+    "Ein Kind spielt mit einem Ball im Garten", "un gato negro en la mesa", "红色的圆在蓝色的方块左边", "зелёный круг на столе",
+    "a sign that reads www.example.org above the door of a small shop", "Terminals A and B from above",
+    "a red circle and a red square and a blue circle", "a dog ... and its ball",
+])
+def test_good_captions(caption):
+    assert degenerate_reasons(caption) == ()
+
+
+@pytest.mark.parametrize(("caption", "reasons"), [
+    ("a 2 2 2 2", ("loop", "digits")),
+    ("a zebra standing standing a and grass a on a round tree", ("broken",)),
+    ("very very very large dog", ("loop",)),
+    ("a dog and a cat and a dog and a cat and", ("loop", "cut")),
+    ("the wall. the wall. is red", ("loop",)),
+    ("sitting on a", ("cut",)),
+    ("a man in a hat (", ("cut",)),
+    ("DSC_0042.JPG", ("nonwords",)),
+    ("a\x00b red dog", ("nonwords",)),
+    ("zzzzz", ("short", "nonwords")),
+    ("!?", ("empty",)),
+    ("\ud800", ("empty",)),
+])
+def test_degenerate_captions(caption, reasons):
+    assert degenerate_reasons(caption) == reasons
+
+
+BITS = st.sampled_from([*"a the The A of and-so with dog cat x on 1 23 4567890 9a a1b2 zzz bcdfg a.jpg www.a :// www.".split(),
+                        *",.(!'_", "\ufffd", "\0", "\x1c", "\x7f", "ﾠ", "红", "w" * 25, "w" * 70,
+                        "Ã", "©", "<s>", "[UNK]", "I", "sorry", "cannot", "see", "no", "image", "available", "无法查看", "。", "sitting", "ein", "einem"])
+BETWEEN = st.sampled_from([" ", "  ", "", "\n", "\u00a0", "\x1f", " \0 ", ". ", "\x85"])
+NASTY = st.lists(st.tuples(BITS, BETWEEN), max_size=9).map(lambda pairs: "".join(map("".join, pairs)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(NASTY, min_size=1, max_size=6))
+@example(["the wall. the cat sat. sat. the wall"])
+@example(["two dogs run 1", "2", "3 dogs run here"])
+@example(["A man rides a horse on the beach. The sky is blue! A man rides his horse on the beach"])
+def test_captions_that_are_not_suspects_have_no_reason(captions):
+    found = suspects(captions, encode([captions]))
+    reasons = [degenerate_reasons(caption) for caption in captions]
+    assert [of for of, suspect in zip(reasons, found, strict=True) if not suspect and of] == []
+    alone = [suspects([caption], encode([[caption]]))[0] for caption in captions]
+    assert found.tolist() == alone or any("\0" in caption for caption in captions)
+
+
+def test_one_fault_is_enough_to_be_a_suspect():
+    captions = [caption for reason in REASONS.values() for caption in reason.examples]
+    captions += ["a red\ufffd dog runs here", "a red \x1c dog runs here", "a \0 red dog runs here", "shop 20190304221 on a road"]
+    assert [caption for caption in captions if not suspects([caption], encode([[caption]]))[0]] == []
+    good = ["a red dog runs here", "photo 4 17 of 20 dogs", "The dog and the cat", "a house by www.example.org in a street"]
+    assert not suspects(good, encode([good])).any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64])
+def test_loops_are_suspects_at_every_length(length):
+    unit = [f"word{at}" for at in range(length)]
+    captions = [" ".join(["start", *unit * 3, "end"]), " ".join(["start", *unit, "end", *unit, "x"])]
+    assert suspects(captions, encode([captions])).tolist() == [True, False]
+
+
+def test_a_truncated_mark_is_a_cut():
+    assert degenerate_reasons("a red circle left of two blue squares", truncated=True) == ("cut",)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("length", [2, 3, 17, 63])
+def test_loops_of_every_length_are_found_when_they_close(repeats, length):
+    unit = [f"word{at}" for at in range(length)]
+    assert ("loop" in degenerate_reasons(" ".join(["start", *unit * repeats, "end"]))) == (repeats == 2)
+
+
+def test_a_loop_that_repeats_within_its_unit():
+    assert "loop" in degenerate_reasons("a b x a b y a b x a b y")
+
+
+def test_long_texts_take_no_time():
+    text = " ".join(f"the house {at} of the street" for at in range(5_000))
+    assert degenerate_reasons(text) == ()  # would take minutes if each pair were compared with each earlier one
+
+
+N = 20_000  # characters: rules that took their number squared would take minutes
+
+
+@pytest.mark.parametrize("text", [
+    "a" * N, "bcdfg" * (N // 5), "a1b2" * (N // 4), "1" * N, "a dog" + "\u0301\u0323" * (N // 2), "红" * N, "." * N + "x",
+    "A dog. " * (N // 7), "the image " * (N // 10), "ich kann " * (N // 9), "hand in hand in x " * (N // 18), "<a" * (N // 2),
+    "Ã©" * (N // 2), "a" + " " * N + "b", " ".join(map(str, range(N // 5))),
+], ids=lambda text: ascii(text[:12]))
+def test_no_text_takes_long(text):
+    start = time.process_time()
+    degenerate_reasons(text)
+    suspects([text], encode([[text]]))
+    assert time.process_time() - start < 2
+
+
+GOOD = """
+two children walk hand in hand in the park | people sitting side by side by side chairs | a sign that reads STOP STOP STOP
+a shirt with the words "no no no" on it | a hallway with rooms 101 102 103 | a van with the phone number 555 867 5309 on it
+a sign with +1 800 555 0199 | call 5558675309 for pizza | a bottle of vitamin a and vitamin c | a person pressing the on button
+an in ground swimming pool | a cake with the numbers 1 2 3 on it | a man looking on | plan a or plan b on a whiteboard
+a black and white and black and white dog | a sign saying sorry we are closed | a man watching something we can't see
+no people are visible in the picture | a sign that says please try our pizza | a police officer and a policeman
+The cat is curious about the people in the room, | The things that they play with.
+Zwei Kinder gehen Hand in Hand in den Wald. | Die Männer sehen sich etwas an. | Zwei Frauen schauen sich in London an.
+Ein Mann, der der Frau hilft | Balletttänzerinnen beim Training | Ein Radrennen. | Selbstbedienungsrestaurant
+Un couple marche main dans la main dans la rue. | Un gardien protège le but. | une médaille en or | CAFÉ « LE MENÜ »
+Muž a žena se na sebe dívají. | vlk na kopci | Un uomo mano nella mano nella strada | beyaz bir at | yeşil alanda koşan at
+孩子们高高兴兴地玩耍 | 一步一步走上楼梯 | 一排排整整齐齐的椅子 | 哈哈哈笑的孩子 | 电话是13800138000 | 很多人在办公室办公室里工作
+キラキラ光る星 | ゆっくりゆっくり歩く亀 | 人々が一人一人並んでいる | छोटे छोटे बच्चे खेल रहे हैं | एक लड़की एक लड़की से बात कर रही है
+हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
+"""
+BAD = {
+    "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut | a sign that says stop stop stop stop stop stop
+        A cat sits on a bed. A dog runs. A cat sits on a bed. | Un chien court court court | एक आदमी कार में कार में कार में
+        A cat is sitting on a large bed. A cat is sitting on a small bed.""",
+    "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to | ein Hund sitzt auf einem
+        Ein Mann und eine | Un chien est sur une | Muž stojí na | un perro en la | a bowl of fruit; | 一只狗，""",
+    "broken": "a man with a of water | the and the dog | a on a table | an is on the bench",
+    "digits": "9 9 9 9 dogs | a room with 8 8 8 8 | 0 5 0 2 sign | 20190304221530",
+    "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
+                " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
+    "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | a dog <｜end▁of▁sentence｜>"
+              " | startseq a dog runs endseq | ▁a ▁dog ▁runs | a <0x0A> dog",
+    "refusal": """I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures. | Sorry, I can't do that.
+        Please upload the image you would like me to caption. | No image was provided. | The image could not be displayed.
+        This image appears to violate our content policies. | I am not able to determine who is in this photo. | Images are missing
+        Tut mir leid, dabei kann ich nicht helfen. | Ich kann leider keine Bilder ansehen. | Je ne peux pas décrire cette image.
+        Lo siento, no puedo ver la imagen. | Sinto muito, mas não consigo ver a imagem. | Mi dispiace, non posso aiutarti.
+        Bohužel nemohu zobrazit obrázek. | К сожалению, я не вижу изображения. | 抱歉，我不能协助满足该请求。 | 请上传图片，我来帮您描述。
+        申し訳ございませんが、お手伝いできません。 | क्षमा करें, मैं इस छवि को नहीं देख सकता। | 죄송합니다. 이미지를 볼 수 없습니다.""",
+}
+
+
+def listed(text):
+    return [caption.strip() for line in text.strip().splitlines() for caption in line.split(" | ")]
+
+
+def test_what_people_write_is_not_refused():
+    assert {caption: reasons for caption in listed(GOOD) if (reasons := degenerate_reasons(caption))} == {}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_what_no_one_writes_is_refused_for_its_reason(reason):
+    captions = listed(BAD[reason])
+    assert [caption for caption in captions if reason not in degenerate_reasons(caption)] == []
+    assert suspects(captions, encode([captions])).all()
+
+
+def test_a_language_is_that_of_most_words():
+    assert languages_of("ein mann steht in the".split()) == ["de"]
+    assert languages_of("a man of the sea".split()) == ["en"]
+    assert languages_of("beyaz bir".split()) == []
+
+
+def test_people_hardly_ever_write_degenerate_captions():
+    file = DATA / "coco1000.json"
+    if not file.exists():
+        pytest.skip(f"no real test data at {DATA} (see CAPSMITH_DATA)")
+    pictures = json.loads(file.read_text())
+    human = [caption for picture in pictures for caption in picture["references"]]
+    found = Counter(bool(degenerate_reasons(caption)) for caption in human)
+    assert len(human) == 5005
+    assert found[True] / len(human) < 0.001  # 1 of 5,005, "Different types of types of pastries"
+    suspected = suspects(human, encode([human]))
+    assert {caption for caption, suspect in zip(human, suspected) if suspect} >= set(filter(degenerate_reasons, human))
+    assert suspected.mean() < 0.01  # so that few are looked at one by one
+    machine = [caption for picture in pictures for caption in picture["candidates"]]
+    assert {caption for caption in machine if degenerate_reasons(caption)} == {
+        caption for caption in machine if caption.startswith("close up of a close up of")}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ab.:/9 \u2003ééxz\n", max_size=40), st.sampled_from(["", "zzz", "bcdfg", " ://x", "x" * 80]))
+def test_what_may_hold_no_words_is_the_same_chunk_by_chunk(caption, part):
+    """`_has_nonwords` looks at the chunks, each remembered, instead of at the whole caption: no pattern reaches over a space."""
+    caption = (caption + part).lower()
+    assert any(map(nonwords._is_suspicious, caption.split())) == (nonwords._SUSPICIOUS.search(caption) is not None)
+
+
+@pytest.mark.parametrize("caption", ["", "a red dog", "A cat a cat.", "of the"])
+def test_words_that_are_known_are_not_looked_for_again(caption):
+    assert degenerate_reasons(caption, False, words(caption)) == degenerate_reasons(caption)

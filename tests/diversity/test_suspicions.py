@@ -1,0 +1,102 @@
+"""Which columns are suspect, and for which reason: bad ones of each kind, and neither people nor a machine that errs."""
+
+import random
+
+import numpy as np
+import pytest
+
+from benchmarks.verdict import World, bad_columns
+from diversity import score_captions
+from diversity.signs import Language, copying
+
+from .made_up_captions import made_up_pictures
+
+PICTURES = made_up_pictures(80)
+SEVERAL = {"one said again": "repeated"}
+ONE = {"other pictures": "other_pictures", "shuffled": "word_order", "sorted": "word_order", "reversed": "word_order",
+       "another language": "other_words", "tail": "filler", "varied tails": "filler", "head": "filler", "template": "filler",
+       "one for all": "repeated", "copied": "copied"}
+
+
+def report(columns, human, **others):
+    return score_captions(columns, references=human, **others).verdict.suspects
+
+
+@pytest.fixture(scope="module")
+def found():
+    """The kinds of reasons of each column, one caption a picture, and of three captions a picture."""
+    of = {}
+    for count, kinds in ((1, ONE), (3, SEVERAL)):
+        good = [picture["references"][:count] for picture in PICTURES]
+        human = [picture["references"][count:] for picture in PICTURES]
+        made = bad_columns(good, World(human, random.Random(0)))
+        columns = {**{kind: made[kind] for kind in kinds}, f"people {count}": good}
+        if count == 1:
+            columns["machine"] = [picture["candidates"] for picture in PICTURES]
+        of |= dict.fromkeys(columns, ())
+        of |= {name: [reason.kind for reason in reasons] for name, reasons in report(columns, human).items()}
+    return of
+
+
+@pytest.mark.parametrize(("kind", "reason"), [*ONE.items(), *SEVERAL.items()])
+def test_each_kind_is_suspect_for_its_reason(found, kind, reason):
+    assert reason in found[kind]
+
+
+@pytest.mark.parametrize("name", ["people 1", "people 3", "machine"])
+def test_neither_people_nor_an_honest_machine_are_suspect(found, name):
+    assert found[name] == ()
+
+
+def test_copies_are_seen_with_one_reference_too():
+    human = [picture["references"][:1] for picture in PICTURES]
+    assert [reason.kind for reason in report({"copy": human, "other": [picture["references"][1:2] for picture in PICTURES]},
+                                             human)["copy"]] == ["copied"]
+
+
+def test_a_habit_that_people_have_too_is_not_suspect():
+    """All human captions end alike, and so do the column's."""
+    def ended(captions):
+        return [f"{caption.rstrip('.')} in this old photo" for caption in captions]
+    human = [ended(picture["references"][:3]) for picture in PICTURES]
+    assert report({"same": [ended(picture["references"][3:4]) for picture in PICTURES]}, human) == {}
+
+
+def test_shuffled_words_are_seen_without_references():
+    draw = random.Random(0)
+    good = [picture["references"][:2] for picture in PICTURES]
+    shuffled = [[" ".join(draw.sample(words := caption.split(), len(words))) for caption in group] for group in good]
+    found = report({"good": good, "shuffled": shuffled}, None)
+    assert "word_order" in [reason.kind for reason in found["shuffled"]] and "good" not in found
+
+
+def test_few_pictures_make_nobody_suspect():
+    human = [picture["references"][:3] for picture in PICTURES[:9]]
+    assert report({"wrong": human[1:] + human[:1]}, human) == {}
+
+
+# --- signs -----------------------------------------------------------------------------------------------------------
+
+TEXTS = [["a red dog runs".split()], ["a red cat sits".split(), "a dog".split()], ["the dog runs".split()]]
+
+
+def test_order_counts_pairs_of_other_pictures():
+    """Of "a red dog" under the first picture: "a red" stands under the second, "red dog" under the first alone, "a dog" elsewhere."""
+    language = Language(TEXTS)
+    assert language.order("a red dog".split(), 0) == (1 / 2, 2 / 6)
+    assert np.isnan(language.order(["a", "dog"], 0)).all()
+    assert language.known("a red bird".split()) == pytest.approx(2 / 3)
+
+
+def test_grounding_is_what_a_picture_s_captions_have_and_others_lack():
+    language = Language(TEXTS)
+    first, last, whole = language.grounded_thirds("cat dog zebra".split(), 1, TEXTS[1])
+    assert (first, last, whole) == (1 - 0, 0, pytest.approx((1 + (1 - 2 / 2) + 0) / 3))
+    assert language.grounded_thirds("the bird sits".split(), 0, TEXTS[0])[0] == -1 / 2  # "the" stands under one of two others
+
+
+def test_copying_is_nearness_to_one_alone():
+    human = ["a b c d".split(), "a x y z".split()]
+    assert copying("a b c d".split(), human) == (1, 1 - 1 / 7)
+    assert copying("d c b a".split(), human)[0] == 0
+    assert copying("a b c q".split(), human[:1])[0] == 1 and np.isnan(copying("a b c q".split(), human[:1])[1])
