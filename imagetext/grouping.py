@@ -57,8 +57,7 @@ def side_by_side(rows: Iterable[tuple[str | None, int, int]]) -> Iterator[tuple[
             (number if name is None else name.encode("utf-8", "surrogatepass"), number, place) for name, number, place in rows))
         before = None
         for number, place, first in database.execute("""
-                SELECT number, place, first FROM rows JOIN (SELECT name, min(number) AS first FROM rows GROUP BY name) USING (name)
-                ORDER BY first, number"""):
+                SELECT number, place, min(number) OVER (PARTITION BY name) AS first FROM rows ORDER BY first, number"""):
             yield number, place, first != before
             before = first
         database.close()
