@@ -43,9 +43,10 @@ def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, pictur
         return Known(tuple(filter(str.strip, loose_texts(captions))), known_scores(scores), failed, fields)
     named = take_captions(fields, CAPTION_COLUMNS[:1] if texts else CAPTION_COLUMNS)
     captions = tuple(map(well_formed, texts))
+    if captions:
+        named = tuple(text for text in named if text not in captions)
     scores = fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}  # of ours, which lost other fields
-    return Known((*captions, *(text for text in named if text not in captions)), known_scores(scores), "",
-                 own_fields(fields, picture=picture))
+    return Known(captions + named, known_scores(scores) if scores else {}, "", own_fields(fields, picture=picture))
 
 
 def is_ours(fields: Mapping[str, Any]) -> bool:
@@ -54,13 +55,13 @@ def is_ours(fields: Mapping[str, Any]) -> bool:
                                                   for name, kind in FIELDS.items())
 
 
-def own_fields(fields: Mapping[str, Any], *, picture: bool) -> dict[str, Any]:
+def own_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
     """Fields that others wrote, those with names of ours moved to `source_fields`, all but `uid`, which stays the uid.
 
     Hash and size of a picture that is not there stay too: they are all that is known of it.
     """
     if fields.keys().isdisjoint(RESERVED):
-        return dict(fields)
+        return fields
     stay = ("uid",) if picture else ("uid", *OF_PICTURE)
     clash = {name: fields[name] for name in RESERVED
              if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))}
@@ -90,8 +91,8 @@ def json_object(data: bytes | str) -> dict[str, Any]:
         raise ValueError(str(error)) from error
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
-    marks = (b"[", b"{") if isinstance(data, bytes) else ("[", "{")
-    if sum(map(data.count, marks)) > DEEPEST and _deep(value):  # counted first, which is quick
+    opening = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
+    if opening > DEEPEST and _deep(value):  # counted first, which is quick
         raise ValueError(f"objects and lists nested more than {DEEPEST} deep")
     return value
 
@@ -117,12 +118,20 @@ def take_captions(row: dict[str, Any], names: Sequence[str] = CAPTION_COLUMNS) -
     """
     for name in names:
         if name in row:
-            found = captions_in(row[name])
-            if _only_texts(row[name]):
+            plain = _plain_texts(row[name])
+            found = captions_in(row[name]) if plain is None else plain
+            if plain is not None or _only_texts(row[name]):
                 del row[name]
             if found:
                 return found
     return ()
+
+
+def _plain_texts(value: Any) -> tuple[str, ...] | None:
+    """The captions of a list of texts, as most sets have them, sooner than `captions_in` finds them; None for anything else."""
+    if type(value) is not list or not {*map(type, value)} <= {str}:
+        return None
+    return tuple([text if text.isascii() else well_formed(text) for text in value if text and not text.isspace()])
 
 
 def captions_in(value: Any) -> tuple[str, ...]:

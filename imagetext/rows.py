@@ -100,7 +100,7 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         errors.append(str(error))
     captions, scores, _, rest = known_fields(row, picture=image is not None or bool(path))
     # Of where a picture or row was found, what no other place of the input changes.
-    found = cell if path and isinstance(cell, str) else os.path.basename(source)
+    found = cell if path and isinstance(cell, str) else source.rpartition("/")[2]
     meta = {"uid": key, "source": found, **rest}
     if _is_null(meta["uid"]):
         meta["uid"] = key
