@@ -116,6 +116,8 @@ class Trainer:
         first = self.checkpoints.load(self.state)
         if main:
             self.checkpoints.cut_logs(first)
+            if first:
+                print(f"resumed from step {first:,} of {self.steps:,}")
         if config.report_to:
             self.accelerator.init_trackers("capsmith", json.loads(config.model_dump_json(exclude=LISTS)))
         self.forward.prepare(self.pictures, self.accelerator, config)

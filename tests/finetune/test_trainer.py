@@ -61,7 +61,7 @@ def test_output_loads_in_open_clip_strictly(tmp_path):
     assert load_captioner(str(tmp_path / "run")).name == "mine"
 
 
-def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch, capsys):
     """Dead in its eighth step, and asked to end in it: then it leaves a checkpoint of that step."""
     def die(*_):
         raise KeyboardInterrupt
@@ -79,7 +79,9 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch
             with pytest.raises(KeyboardInterrupt):
                 run(settings(tmp_path / name, checkpoint_every=5))
         assert newest(tmp_path / name) == kept
+        assert "resumed" not in capsys.readouterr().out
         run(settings(tmp_path / name, checkpoint_every=5))
+        assert f"resumed from step {kept} of " in capsys.readouterr().out
         assert log(tmp_path / name) == log(tmp_path / "whole")
         one, other = weights(tmp_path / name), weights(tmp_path / "whole")
         assert all(torch.equal(one[name], other[name]) for name in one)
