@@ -28,7 +28,7 @@ from diversity.columns import HUMAN, Picture
 from diversity.compare import differences, estimates
 from diversity.pairs import Groups
 from diversity.sampled import Sampled, sample_scores
-from diversity.suspicions import suspects
+from diversity.suspicions import suspect_columns
 from diversity.tokens import words
 from diversity.verdict import decide, evidence_of
 
@@ -171,7 +171,7 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     sampled = sample_scores(pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000,
                             seed=seed)
     rows = {name: counted(column) for name, column in all_columns.items()}
-    suspected = suspects(sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed)
+    suspected = suspect_columns(sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed)
 
     def outcome(field: str, kind: str, *names: str) -> Outcome:
         winner = judge(sampled, suspected, names, seed)

@@ -27,7 +27,7 @@ from diversity.mixes import mixes
 from diversity.pairs import Groups
 from diversity.report import DiversityReport, Example, ExampleCaption, labels
 from diversity.sampled import Sampled, sample_scores
-from diversity.suspicions import suspects
+from diversity.suspicions import suspect_columns
 from diversity.tokens import TOKENIZER
 from diversity.verdict import Verdict, decide, evidence_of
 
@@ -87,7 +87,7 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
         shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]))
         for difference in differences(scores, list(compared), seed))
     captions = {name: _groups(pictures, name) for name in rows}
-    suspected, doubts = suspects(scores, sampled.signs, rows, captions, counted.names, counted.references, seed)
+    suspected, doubts = suspect_columns(scores, sampled.signs, rows, captions, counted.names, counted.references, seed)
     verdict = decide(evidence, decisive, spread, counted.names, intervals, found, suspected, doubts)
     mixed = _mixes(pictures, counted, sampled, fidelity, seed)
     unscored = {name: _unscored(scores[name], pictures) for name in rows}

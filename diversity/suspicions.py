@@ -35,7 +35,7 @@ class Suspicion(NamedTuple):
     words: str
 
 
-def suspects(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mapping[str, Mapping[str, np.ndarray]],
+def suspect_columns(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mapping[str, Mapping[str, np.ndarray]],
              rows: Mapping[str, Mapping], captions: Mapping[str, Groups], columns: Sequence[str], human: str | None,
              seed: int) -> tuple[dict[str, tuple[Suspicion, ...]], dict[str, tuple[Suspicion, ...]]]:
     """The suspect ones of `columns` with their reasons, and those in doubt; never the `human` column, by which they are judged.

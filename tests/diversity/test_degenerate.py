@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diversity import nonwords
 from diversity.degenerate import REASONS, degenerate_reasons
 from diversity.endings import languages_of
-from diversity.suspicions import suspects
+from diversity.suspects import suspects
 from diversity.tokens import encode, words
 
 DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared/data"))
