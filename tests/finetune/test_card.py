@@ -48,7 +48,7 @@ def test_the_hub_reads_what_the_card_says(tmp_path):
     rows = Shown(card).rows
     assert ["Training", "coco: 38,000 pictures"] in rows and ["COCO captions", "CC BY 4.0"] in rows
     assert [row for row in rows if len(row) == 3] == [
-        ["Caption loss ↓", "1.250", "–"], ["CIDEr-D ↑", "0.988", "–"], ["Degenerate ↓", "2.5 %", "1.2 %"],
+        ["Caption loss ↓", "1.250", "–"], ["CIDEr-D ↑", "0.988", "–"], ["Degenerate captions ↓", "2.5 %", "1.2 %"],
         ["One same caption ↓", "12.5 %", "6.2 %"]]
     assert "On 60 held-out pictures, after 1280 captions seen" in card.text and "Warning" not in card.text
     assert "- **CIDEr-D ↑** What the most probable caption shares" in card.text

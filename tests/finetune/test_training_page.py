@@ -58,7 +58,7 @@ def page_of(folder, training=TRAINING, validations=VALIDATIONS, **more):
 def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
     page = page_of(tmp_path, pictures={"other": picture(1), EVIL: b"no picture"}, references={"other": ["the cat", "one cat"]})
     texts = Reader(page).texts
-    labels = ["Caption loss ↓", "Contrastive loss, training ↓", "Contrastive loss, held out ↓", "CIDEr-D ↑", "Degenerate ↓",
+    labels = ["Caption loss ↓", "Contrastive loss, training ↓", "Contrastive loss, held out ↓", "CIDEr-D ↑", "Degenerate captions ↓",
               "Learning rate", "Gradient norm"]  # what depends on the batch has no axis in common
     assert [text for text in texts if text in labels][:7] == labels and page.count("<svg") == len(labels)
     table = texts[texts.index("800 seen"):texts.index("Curves")]

@@ -63,7 +63,7 @@ def test_there_is_none_before_all_shards_are_done(captioner, make_tar, pictures,
         file.truncate(1000)
     assert run(configure()) == 1
     assert not (tmp_path / "out" / "README.md").exists()
-    (tmp_path / "in" / "00001.tar").unlink()
+    make_tar("00001", pictures(2))
     assert run(configure()) == 0
     assert (tmp_path / "out" / "README.md").exists()
 

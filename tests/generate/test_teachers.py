@@ -146,7 +146,8 @@ def test_every_teacher_that_cannot_be_had_is_named(clip, tmp_path):
     with pytest.raises(ValueError) as error:
         load_teachers([str(weightless), clip(), str(greedy), str(tmp_path), "no teacher", "coca_small"], "cpu", "fp32")
     message = str(error.value)
-    for expected in (f"{weightless}: open_clip cannot load it", f"{greedy}: its tokenizer_kwargs ask for code",
+    for expected in (f"{weightless}: open_clip cannot load it",
+                     f"{greedy}: open_clip_config.json: its tokenizer_kwargs ask for code",
                      f"{tmp_path}: no open_clip_config.json", "no teacher: no ARCHITECTURE:TAG of open_clip",
                      "coca_small: open_clip cannot"):
         assert expected in message
