@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from finetune.config import FinetuneConfig
 from finetune.run import run
+from imagetext.outputs import whole_file, write_file
 from imagetext.scene_captions import alt_text, long_caption, short_captions
 from imagetext.scenes import SceneSpec, draw_scene
 
@@ -51,17 +52,17 @@ def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
         show_progress=False))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END, "pad_token": PAD,
               "add_prefix_space": True,  # transformers 4 puts its own default over the tokenizer's
               "clean_up_tokenization_spaces": False, "model_max_length": CONTEXT}  # transformers 4 and 5 know this class
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def write_config(folder: Path) -> None:
     """Write open_clip_config.json, without which there is nothing to train from scratch."""
     config = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS, "capsmith": {"name": "coca_tiny"}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_file(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
@@ -81,7 +82,8 @@ def main() -> None:
                        from_scratch=True, samples_seen=32 * args.steps, batch_size=32, learning_rate=5e-4, weight_decay=0.05,
                        warmup=0.03))
     weights = {name: weight.half() for name, weight in load_file(work / "open_clip_model.safetensors").items()}
-    save_file(weights, args.folder / "open_clip_model.safetensors")
+    with whole_file(args.folder / "open_clip_model.safetensors") as temporary:
+        save_file(weights, temporary)
 
 
 if __name__ == "__main__":
