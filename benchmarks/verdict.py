@@ -171,7 +171,8 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     sampled = sample_scores(pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000,
                             seed=seed)
     rows = {name: counted(column) for name, column in all_columns.items()}
-    suspected = suspect_columns(sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed)
+    suspected = suspect_columns(sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed,
+                                by_agreement=True)
 
     def outcome(field: str, kind: str, *names: str) -> Outcome:
         winner = judge(sampled, suspected, names, seed)

@@ -87,10 +87,8 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
         shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]))
         for difference in differences(scores, list(compared), seed))
     captions = {name: _groups(pictures, name) for name in rows}
-    suspected, doubts = suspect_columns(scores, sampled.signs, rows, captions, counted.names, counted.references, seed)
-    if evidence != "references":  # copies make agreement with human captions worthless, and no other evidence
-        suspected, doubts = ({name: kept for name, of in found_of.items() if (kept := [one for one in of if one.kind != "copied"])}
-                             for found_of in (suspected, doubts))
+    suspected, doubts = suspect_columns(scores, sampled.signs, rows, captions, counted.names, counted.references, seed,
+                                        by_agreement=evidence == "references")
     verdict = decide(evidence, decisive, spread, counted.names, intervals, found, suspected, doubts)
     mixed = _mixes(pictures, counted, sampled, fidelity, seed)
     unscored = {name: _unscored(scores[name], pictures) for name in rows}

@@ -36,12 +36,14 @@ class Suspicion(NamedTuple):
 
 
 def suspect_columns(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mapping[str, Mapping[str, np.ndarray]],
-             rows: Mapping[str, Mapping], captions: Mapping[str, Groups], columns: Sequence[str], human: str | None,
-             seed: int) -> tuple[dict[str, tuple[Suspicion, ...]], dict[str, tuple[Suspicion, ...]]]:
+                    rows: Mapping[str, Mapping], captions: Mapping[str, Groups], columns: Sequence[str], human: str | None,
+                    seed: int, *, by_agreement: bool
+                    ) -> tuple[dict[str, tuple[Suspicion, ...]], dict[str, tuple[Suspicion, ...]]]:
     """The suspect ones of `columns` with their reasons, and those in doubt; never the `human` column, by which they are judged.
 
     `scores` and `signs` are those of each column by picture (P,). A sign counts where the 95 % interval of its mean
-    lies beyond the line, and people do not do the same; where the mean alone does, the column is in doubt.
+    lies beyond the line, and people do not do the same; where the mean alone does, the column is in doubt. Copies of
+    human captions are suspect only where columns are judged by their agreement with these: true ones are true, too.
     """
     found: tuple[dict, dict] = {}, {}
     people = _means(_tested(scores[human], signs[human], captions[human])) if human else {}
@@ -51,7 +53,8 @@ def suspect_columns(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mappi
         on_average = {name: Estimate(*[estimate.mean] * 3) for name, estimate in tested.items()}
         for by, sure in zip(found, (tested, on_average)):
             reasons = [*_strange(sure), *_order(sure), *_filler(sure, people, captions[column], captions.get(human)),
-                       *_repeated(sure, people, rows[column], rows.get(human)), *_copied(sure), *_broken(sure, people)]
+                       *_repeated(sure, people, rows[column], rows.get(human)), *(_copied(sure) if by_agreement else ()),
+                       *_broken(sure, people)]
             if reasons and column not in found[0]:
                 by[column] = tuple(reasons)
     return found
@@ -159,8 +162,8 @@ def _repeated(tested: Mapping[str, Estimate], people: Mapping[str, float], row: 
 def _copied(tested: Mapping[str, Estimate]) -> list[Suspicion]:
     copied, copies = tested.get("copied"), tested.get("copies")
     if copied and copied.low > 0 or copies and copies.low > COPIES:
-        return [Suspicion("copied", "its captions are copies of single human captions of their pictures, so agreement with these "
-                          "shows nothing")]
+        return [Suspicion("copied", "its captions are as near to single human captions of their pictures as copies would be, so "
+                          "agreement with these shows nothing")]
     return []
 
 

@@ -113,6 +113,19 @@ def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
     assert report.mixes.best == "good" and not report.mixes.steps[1].adds
 
 
+def test_captions_as_people_write_them_are_suspect_where_agreement_with_people_is_all_that_is_known():
+    from imagetext.scenes import SceneSpec, scene_sample
+
+    samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), at) for at in range(24)]
+    captions = {"alike": [sample.captions[:2] for sample in samples], "poor": [["a black star", "two black stars"]] * 24}
+    human = [sample.captions for sample in samples]
+    known = score_captions(captions, references=human, scenes=[sample.meta["scene"] for sample in samples])
+    assert known.verdict.evidence == "facts" and known.verdict.winner == "alike" and "alike" not in known.verdict.suspects
+    unknown = score_captions(captions, references=human)
+    assert unknown.verdict.evidence == "references" and unknown.verdict.winner is None
+    assert [reason.kind for reason in unknown.verdict.suspects["alike"]] == ["copied"]
+
+
 def test_novelty_and_words_covered_are_against_the_references():
     rows = score_captions({"same": HUMAN, "new": [["purple trains", "a quiet lake"], ["seven moons", "rain at night"]]},
                           references=HUMAN).rows
