@@ -114,6 +114,13 @@ def _range(low: str, high: str) -> str:
 # --- the sentences -------------------------------------------------------------------------------------------------
 
 
+def _ahead_in(evidence: _Evidence, winner: str, behind: Sequence[str]) -> str:
+    """The measures in which the winner is ahead of all of these, else those in which it is ahead of some."""
+    ahead = {measure.label: [evidence.better(measure, winner, other) > 0 for other in behind] for measure in evidence.decisive}
+    of_all = [label for label, of_each in ahead.items() if all(of_each)]
+    return _and(of_all) if of_all else " or ".join(label for label, of_each in ahead.items() if any(of_each))
+
+
 def _best(evidence: _Evidence) -> str:
     """Which captioner is best, or why none is named."""
     verdict, count = evidence.verdict, len(evidence.captioners)
@@ -125,9 +132,7 @@ def _best(evidence: _Evidence) -> str:
     if verdict.winner:
         behind = [name for name in evidence.captioners if name not in (verdict.winner, *verdict.only_repeat)]
         others = "the other" if count == 2 else "every other" if len(behind) == count - 1 else "the others"
-        shown_by = [measure.label for measure in evidence.decisive
-                    if any(evidence.better(measure, verdict.winner, other) > 0 for other in behind)]
-        why = [f"it is clearly ahead of {others} in {' or '.join(shown_by)}"] if behind else []
+        why = [f"it is clearly ahead of {others} in {_ahead_in(evidence, verdict.winner, behind)}"] if behind else []
         if verdict.only_repeat:
             why.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
         return f"{evidence.labels[verdict.winner]} is the best of {count} captioners by {BY[verdict.evidence]}: {_and(why)}."

@@ -69,10 +69,27 @@ def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
 
 def test_the_best_is_named_first_and_figures_follow_in_its_order(three):
     result = sentences(three, references="human")
-    assert result[0] == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of every other in CLIPScore."
+    assert result[0] == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of " \
+                        "every other in CLIPScore."
     mean = three["good"]["clip_score"].mean()
     assert result[1].startswith(f"good has CLIPScore {mean:.3f} (0.69") and "; poor has" in result[1] and "; wild has" in result[1]
     assert "over 200 pictures" in result[1] and "human" not in result[1]
+
+
+def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_some():
+    first, second = MEASURES["cider_d"], MEASURES["found_words"]
+
+    def found(**ahead):
+        pairs = [Difference(score, "best", other, Estimate(0.2, 0.1, 0.3), 0.5, 0.001) for other, of in ahead.items() for score in of]
+        verdict = decide("references", [first, second], None, ["best", *ahead],
+                         {name: {"cider_d": Estimate(level, level, level)} for name, level in zip(["best", *ahead], (3, 2, 1))}, pairs, {})
+        return answer(labels={name: name for name in ("best", *ahead)}, references=None, pictures=99, intervals={
+            name: {"cider_d": Estimate(1, 1, 1)} for name in ("best", *ahead)}, differences=pairs, verdict=verdict, spread=None,
+                      mixes=None, measures=MEASURES)[0].rpartition(" in ")[2]
+
+    assert found(a=["cider_d", "found_words"], b=["cider_d"]) == f"{first.label}."
+    assert found(a=["cider_d", "found_words"], b=["cider_d", "found_words"]) == f"{first.label} and {second.label}."
+    assert found(a=["cider_d"], b=["found_words"]) == f"{first.label} or {second.label}."
 
 
 def test_nobody_is_best_where_the_first_two_may_be_alike():
