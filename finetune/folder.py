@@ -171,11 +171,12 @@ def _lies_within(config: Config) -> dict[str, Path]:
 
 
 def _own(output: Path, record: Mapping[str, Any]) -> list[str]:
-    """The names of all that a run has in its folder, checkpoints first."""
+    """The names of all that a run has in its folder, checkpoints first; whatever a record says, none leads out of it."""
+    there = set(os.listdir(output))
     files = record.get("files") or [path.name for path in output.glob("*.safetensors*")]  # earlier versions noted none
     names = dict.fromkeys([CHECKPOINTS, *DONE, *(Path(file).parts[0] for file in files), BEST, IMAGE_CACHE, TRACKED, LOG,
                            VALIDATION_LOG, REJECTS, PAGE, CARD])
-    return [name for name in names if (output / name).exists()]
+    return [name for name in names if name in there]
 
 
 def _move_aside(output: Path, record: Path, earlier: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import finetune.folder
 from finetune.config import FinetuneConfig
 from finetune.folder import (
-    BEFORE, CARRIED_OUT, DONE, as_it_lies, begun, check_output, is_done, let_go_of_earlier, write_finished
+    BEFORE, CARRIED_OUT, DONE, _own, as_it_lies, begun, check_output, is_done, let_go_of_earlier, write_finished
 )
 from finetune.student_config import StudentConfig
 
@@ -52,6 +52,15 @@ def train(config, *, checkpoint: bool = True, finish: str = "", error: BaseExcep
             raise error
         if finish:
             write_finished(config, Model(finish))
+
+
+def test_what_a_record_names_outside_the_folder_is_not_the_runs(configure, tmp_path):
+    config, outside = configure(overwrite=True), tmp_path / "somebody's"
+    outside.mkdir()
+    config.output.mkdir()
+    (config.output / "weights.safetensors").write_text("ours")
+    record = {"files": ["weights.safetensors", "../somebody's", str(outside / "x"), "gone"]}
+    assert _own(config.output, record) == ["weights.safetensors"]
 
 
 def begun_by_0_1(config):
