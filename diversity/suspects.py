@@ -95,7 +95,7 @@ def _traits(chunk: str) -> int:
     found = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
     if chunk.endswith(HANGING_MARKS):
         found |= _ENDS_OPEN
-    if holds_token(chunk) or may_refuse(chunk) or is_misread(chunk):
+    if holds_token(chunk) or "Ġ" in chunk or may_refuse(chunk) or is_misread(chunk):
         found |= _IS_FAULT
     if is_nonsense(chunk.lower()):
         found |= _IS_NONSENSE

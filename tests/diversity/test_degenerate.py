@@ -141,6 +141,7 @@ Muž a žena se na sebe dívají. | vlk na kopci | Un uomo mano nella mano nella
 孩子们高高兴兴地玩耍 | 一步一步走上楼梯 | 一排排整整齐齐的椅子 | 哈哈哈笑的孩子 | 电话是13800138000 | 很多人在办公室办公室里工作
 キラキラ光る星 | ゆっくりゆっくり歩く亀 | 人々が一人一人並んでいる | छोटे छोटे बच्चे खेल रहे हैं | एक लड़की एक लड़की से बात कर रही है
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
+Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen | a weekendSeq logo
 """
 BAD = {
     "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut | a sign that says stop stop stop stop stop stop
@@ -153,7 +154,7 @@ BAD = {
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
                 " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
     "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | a dog <｜end▁of▁sentence｜>"
-              " | startseq a dog runs endseq | ▁a ▁dog ▁runs | a <0x0A> dog",
+              " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog",
     "refusal": """I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures. | Sorry, I can't do that.
         Please upload the image you would like me to caption. | No image was provided. | The image could not be displayed.
         This image appears to violate our content policies. | I am not able to determine who is in this photo. | Images are missing
