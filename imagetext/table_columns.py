@@ -225,12 +225,23 @@ def picture_named(row: Row | ValueError, reading: Reading) -> str | None:
     return str(picture) if own is None else f"{own}\0{picture}"
 
 
-def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading) -> Iterator[tuple[int, Row | ValueError]]:
-    """Rows next to each other that are one picture's as one, the first with the captions of all."""
+def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading,
+            kept: Collection[str] = ()) -> Iterator[tuple[int, Row | ValueError]]:
+    """Rows next to each other that are one picture's as one, the first with the captions of all; kept: more columns of captions."""
     for same, several in groupby(rows, lambda row: picture_named(row[1], reading)):
         if same is None:
             yield from several
             continue
         number, first = next(several)
-        texts = [first.get(reading.text), *(row.get(reading.text) for _, row in several)]
-        yield number, {**first, reading.text: [text for text in texts if text]} if len(texts) > 1 else first
+        together = [first, *(row for _, row in several)]
+        if len(together) > 1:
+            texts = {name: [row.get(name) for row in together] for name in kept}
+            # What is the same in all rows is said once of the picture.
+            first |= {name: _texts_in(cells) for name, cells in texts.items() if any(cell != cells[0] for cell in cells)}
+            first[reading.text] = _texts_in([row.get(reading.text) for row in together])
+        yield number, first
+
+
+def _texts_in(cells: Iterable[Any]) -> list[str]:
+    """The texts of cells that hold one or several; empty ones are none."""
+    return [text for cell in cells for text in (cell if isinstance(cell, list) else [cell]) if text and isinstance(text, str)]

@@ -108,7 +108,7 @@ def _as_read(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | No
         return iter(rows)
     kept = tuple(wanted.columns or ()) if wanted else ()
     usual = ((number, row if isinstance(row, ValueError) else usual_row(row, reading, kept)) for number, row in rows)
-    return grouped(usual, reading) if reading.same else usual
+    return grouped(usual, reading, kept) if reading.same else usual
 
 
 def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None) -> Iterator[Record]:

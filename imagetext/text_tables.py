@@ -148,7 +148,7 @@ def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = Non
     found: counts what is strange. Raises ValueError, with the line, where an array cannot be read on.
     """
     if layout.array:
-        return _array_records(path, file)
+        return _array_records(path, file, layout)
     lines = _lines(path, file, layout, found)
     if layout.delimiter:
         return _cell_records(lines, layout, found or Found())
@@ -250,7 +250,8 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
     alike = 0
     for _, line in islice(taken, 1, None):
         cells = readable(line).rstrip("\r\n").split(layout.delimiter)
-        alike += len(cells) == len(layout.header) and any(re.fullmatch(r'"?[^\s"]*[\d./][^\s"]*"?', cell.strip()) for cell in cells)
+        alike += len(cells) == len(layout.header) and any(
+            re.fullmatch(r'"?[^\s"]*+"?', cell.strip()) and re.search(r"[\d./]", cell) for cell in cells)
     return 2 * alike > len(taken) - 1
 
 
@@ -259,14 +260,14 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
 _BETWEEN = re.compile(r"[\s,]*")
 
 
-def _array_records(path: str, file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """The elements of an array, or values one after another, a window of the file at a time.
+def _array_records(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[int, str]]:
+    """The elements of arrays, or values, one after another, a window of the file at a time.
 
     The window is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
     """
     decode = json.JSONDecoder().raw_decode
     position, window, at, line = file.tell(), "", 0, 1  # of the window's first byte; in the window
-    begun = bracket = False
+    opens, bracket = position == layout.start, False    # whether a `[` here opens an array of rows, and whether one is open
 
     def more() -> bool:
         nonlocal window, position, at, line
@@ -283,12 +284,10 @@ def _array_records(path: str, file: BinaryIO) -> Iterator[tuple[int, str]]:
             if bracket:
                 raise ValueError(f"{path}: is cut: the array has no end")
             return
-        if window[at] == "[" and not begun and position + at < 4096:
-            begun, bracket, at = True, True, at + 1
+        if window[at] == "]" or window[at] == "[" and opens:
+            opens, bracket, at = window[at] == "]", window[at] == "[", at + 1
             continue
-        if window[at] == "]":
-            return
-        begun = True
+        opens = False
         try:
             _, end = decode(window, at)
         except RecursionError as error:

@@ -11,6 +11,7 @@ import pytest
 
 from imagetext import tables
 from imagetext.grouping import Repeats, side_by_side
+from imagetext.rows import Wanted
 from imagetext.sources import read_samples
 from imagetext.table_columns import listed
 from imagetext.table_flags import Columns
@@ -175,6 +176,19 @@ def test_rows_of_a_picture_are_its_captions(tmp_path, table, monkeypatch, caplog
     if not name.endswith(".gz"):
         assert [len(shard.samples) for shard in shards] == [3, 3, 2] and "24 rows are 8 pictures" in caplog.text
     assert captions(path, Columns(group=False)) == [(caption,) for _, caption in rows]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.parquet"])
+def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name):
+    rows = [{"image": f"{at % 2}.jpg", "caption": f"c{at}", "syn": f"s{at}" if at else "", "same": "one"} for at in range(4)]
+    if name == "t.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    found = [row for piece in tables.split_table(str(tmp_path / name)) for row in tables.table_records(piece, Wanted(("syn", "same")))]
+    assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in found] == [
+        (("c0", "c2"), ("s2",), ("one",)), (("c1", "c3"), ("s1", "s3"), ("one",))]
 
 
 def test_what_is_no_row_of_one_caption_stays_a_row(table):

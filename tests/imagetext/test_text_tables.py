@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 
 import pytest
 
@@ -109,6 +110,12 @@ def test_delimiters_other_than_the_suffixs_are_read_and_told(tmp_path, caplog, n
     assert ("is between its cells, and so it is read" in caplog.text) != text.startswith("sep")
 
 
+def test_a_long_run_of_digits_is_judged_in_linear_time(tmp_path):
+    (tmp_path / "t.csv").write_text(f'{HEADER}0.jpg,"two\n{"1" * 20_000} a,lines"\n')
+    started = time.process_time()
+    assert len(rows(tmp_path / "t.csv")) == 1 and time.process_time() - started < 2
+
+
 # ---- arrays ----------------------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +136,19 @@ def test_objects_printed_over_several_lines(tmp_path):
     assert rows(tmp_path / "t.jsonl") == values
 
 
+@pytest.mark.parametrize("lines, expected", [
+    (['[{"n": 0}, {"n": 1}]', '[{"n": 2}]', "[]", '[{"n": 3}, [4], 5]'], [0, 1, 2, 3, "list", "int"]),  # an array a line, a file behind a file
+    (['[{"n": 0}]', '{"n": 1}', "]"], [0, 1]),
+])
+def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, expected):
+    monkeypatch.setattr("imagetext.tables.ROWS_PER_SHARD", 1)  # each is read from its own place, too
+    for name in ("t.json", "t.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines))
+        assert [row["n"] if isinstance(row, dict) else row.split()[-1] for row in rows(tmp_path / name)] == expected
+
+
 @pytest.mark.parametrize("text, message", [
+    ('[{"text": "a"}]\n garbage', "line 2: not JSON"), ('[{"text": "a"}]\n[{"text": "b"}', "is cut"),
     ('[\n{"text": "a"},\n{"text": b}\n]', "line 3: not JSON"), ('[\n{"text": "a"},\n', "is cut"), ('[\n{"text": "a"},\n{"te', "line 3: not JSON"),
 ])
 def test_a_broken_array_is_refused_with_the_line(tmp_path, text, message):
