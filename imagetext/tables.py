@@ -17,16 +17,16 @@ import pyarrow as pa
 
 from imagetext.grouping import Repeats, side_by_side
 from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, scattered_rows
-from imagetext.rows import Row, Wanted, json_object, row_records, with_unique_keys
+from imagetext.rows import KEY_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, open_file
 from imagetext.table_columns import (
     CAPTIONS, LOOKED_AT, PICTURES, Columns, Need, Reading, grouped, picture_named, reading_of, usual_row,
 )
 from imagetext.text_tables import Found, Layout, read_layout, readable, records, settle_quotes, tell_of_strange_lines
+from imagetext.tars import TAR_SUFFIXES
 
 logger = logging.getLogger(__name__)
-from imagetext.tars import TAR_SUFFIXES
 
 ROWS_PER_SHARD = 1000
 COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
@@ -242,9 +242,9 @@ def _text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | N
 
 def _name_in(record: str | list[str] | ValueError, layout: Layout, reading: Reading) -> str | None:
     """What tells whose caption the row of a record is, as `picture_named` says; of a JSON row that has little in it, quickly."""
-    if record.__class__ is str and reading.image == "image" and reading.same == "image" and not reading.captions:
+    if record.__class__ is str and reading.image == reading.same == "image" and not reading.captions and reading.key is None:
         try:
-            row = json.loads(record)
+            row = json.loads(record.removeprefix("\ufeff"))
         except (ValueError, RecursionError):
             return None
         if row.__class__ is dict and len(row) == 2:
@@ -295,8 +295,9 @@ def _parquet_pieces(path: str, file: BinaryIO, columns: Columns | None, needs: C
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
             logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", path,
                            " or ".join(map(repr, pictures)), pictures[0])
+        looked_at = Wanted(None, keys=(*KEY_COLUMNS, "image_id"))
         kept = Reading(columns.image, (*columns.captions, *columns.keys), "", None, ())
-        reading = reading_of(path, _good(parquet_rows(path, 0, min(count, LOOKED_AT), Wanted(None), kept)), columns, needs, header=names)
+        reading = reading_of(path, _good(parquet_rows(path, 0, min(count, LOOKED_AT), looked_at, kept)), columns, needs, header=names)
     if reading and reading.same:
         def rows() -> Iterator[tuple[int, int, str | None]]:
             found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading)

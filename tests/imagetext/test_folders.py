@@ -141,6 +141,20 @@ def test_files_beside_a_picture(folder, picture, caplog):
     assert ["2 files are neither" in message and "2 .json" in message for message in caplog.messages] == [True]
 
 
+def test_a_device_or_a_pipe_is_no_file_of_captions(folder, picture, monkeypatch):
+    monkeypatch.setattr("imagetext.folders.LARGEST", 9)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        put(folder, name, picture())
+    os.mkfifo(folder / "a.txt")
+    os.mkfifo(folder / "metadata.jsonl")
+    (folder / "a.json").symlink_to("/dev/zero")
+    (folder / "b.txt").symlink_to("/dev/zero")
+    put(folder, "c.txt", b"one")
+    rows = list_folder(str(folder))
+    put(folder, "c.txt", b"one, and it has grown")
+    assert [sample.captions for sample in FolderRows(str(folder), tuple(rows))] == [(), (), ("one, and",)]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_metadata_of_every_kind(folder, picture, suffix):
     rows = [{"file_name": name, "text": f"of {name}", "error": 0.5, "uid": f"u{name}"} for name in ("a.jpg", "sub/b.png", "gone.jpg")]

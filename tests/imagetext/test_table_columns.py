@@ -11,6 +11,7 @@ import pytest
 
 from imagetext import tables
 from imagetext.grouping import Repeats, side_by_side
+from imagetext.parquet import scattered_rows
 from imagetext.rows import Wanted
 from imagetext.sources import read_samples
 from imagetext.table_columns import listed
@@ -189,6 +190,32 @@ def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name
     found = [row for piece in tables.split_table(str(tmp_path / name)) for row in tables.table_records(piece, Wanted(("syn", "same")))]
     assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in found] == [
         (("c0", "c2"), ("s2",), ("one",)), (("c1", "c3"), ("s1", "s3"), ("one",))]
+
+
+def test_parquet_is_grouped_as_the_same_rows_in_lines_are(tmp_path):
+    numbers = pa.table({"image_id": [7, 8, 7], "caption": ["a", "b", "c"], "json": ['{"n": 1}'] * 3})
+    names = pa.table({"image": pa.array(["7.jpg", "8.jpg", "7.jpg"]).dictionary_encode(), "caption": ["a", "b", "c"]})
+    nested = pa.table({"image": ["7.jpg", "8.jpg", "7.jpg"], "caption": ["a", "b", "c"], "json": [{"n": 1}] * 3})
+    for table in (numbers, names, nested):
+        pq.write_table(table, tmp_path / "t.parquet")
+        assert captions(str(tmp_path / "t.parquet")) == [("a", "c"), ("b",)]
+    assert [row["n"] for piece in tables.split_table(str(tmp_path / "t.parquet")) for _, row in piece.numbered()] == [1, 1]
+
+
+@pytest.mark.parametrize("wanted", [None, Wanted()])
+def test_scattered_rows_of_parquet_are_those_of_their_numbers(tmp_path, wanted):
+    pq.write_table(pa.table({"text": [str(number) for number in range(400)]}), tmp_path / "t.parquet", row_group_size=150)
+    numbers = [399, 0, 151, 149, 150, 299, 63, 64]
+    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, wanted, None)] == list(map(str, numbers))
+
+
+@pytest.mark.parametrize("rows, columns", [
+    (['{"image": "0.jpg", "text": "a"}', '{"image": "0.jpg", "text": "b", "n": 1}'], Columns(keys=("image",))),
+    (['{"image": "0.jpg", "text": "a"}', '\ufeff{"image": "0.jpg", "text": "b"}'], Columns()),
+])
+def test_rows_of_few_columns_are_grouped_as_others_are(table, rows, columns):
+    shards = read_samples(table("t.jsonl", "\n".join(rows)), columns=columns)
+    assert [sample.captions for shard in shards for sample in shard] == [("a", "b")] and len(shards[0].samples) == 1
 
 
 def test_what_is_no_row_of_one_caption_stays_a_row(table):
