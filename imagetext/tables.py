@@ -23,12 +23,13 @@ from imagetext.stores import StoreError, open_file
 from imagetext.table_columns import (
     CAPTIONS, LOOKED_AT, PICTURES, Columns, Need, Reading, grouped, picture_named, reading_of, usual_row,
 )
-from imagetext.text_tables import Found, Layout, read_layout, readable, records, settle_quotes, tell_of_strange_lines
+from imagetext.text_tables import Found, Layout, lines_of, read_layout, readable, records, settle_quotes, tell_of_strange_lines
 from imagetext.tars import TAR_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 1000
+UNPACKED = 16 << 30     # bytes of a compressed table that are put on disk
 COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
 TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)    # a list of rows in .json is one, too
 
@@ -93,13 +94,26 @@ class CompressedRows:
     def numbered(self, wanted: Wanted | None = None) -> Iterator[tuple[int, Row | ValueError]]:
         """As `TableRows` does; where rows of a picture do not stand together, they are unpacked on disk."""
         layout = Layout(0)
-        if self.reading is None or not self.reading.same:
+        if not self._is_scattered(layout):
             yield from _as_read(enumerate(_row(readable(line), layout) for line in _unpacked_lines(self.path)), self.reading, wanted)
             return
         with tempfile.TemporaryFile() as file:
             file.writelines(_unpacked_lines(self.path))
             for piece in _text_pieces(self.path, file, layout, self.reading):
                 yield from piece.numbered(wanted, file)
+
+    def _is_scattered(self, layout: Layout) -> bool:
+        """Whether a picture's row comes again behind others; ValueError where there is then more than may be unpacked."""
+        if not (self.reading and self.reading.same):
+            return False
+        repeats, size = Repeats(), 0
+        for line in _unpacked_lines(self.path):
+            size += len(line)
+            repeats.is_new(_name_in(readable(line), layout, self.reading))
+        if (scattered := repeats.come_again()) and size > UNPACKED:
+            raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the {UNPACKED:,} that "
+                             "are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
+        return scattered
 
 
 def _as_read(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | None,
@@ -276,7 +290,7 @@ def _unpacked_lines(path: str) -> Iterator[bytes]:
             raise ValueError(f"{path}: empty, which no {compression} file is")
         try:
             with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
-                yield from filter(bytes.strip, io.BufferedReader(stream, 1 << 20))
+                yield from filter(bytes.strip, lines_of(path, io.BufferedReader(stream, 1 << 20)))
         except StoreError:
             raise
         except (pa.ArrowException, OSError) as error:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import IO, AnyStr, BinaryIO, NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs
          (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # at the start of a file
 DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 WINDOW = 1 << 20           # bytes of an array that are read at a time
-LARGEST_ELEMENT = 1 << 26  # bytes of one of its elements
+LARGEST_ELEMENT = 1 << 26  # bytes of one of its elements, and of a line
 
 Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
 
@@ -163,11 +163,19 @@ def readable(line: bytes) -> str:
         return line.decode("utf-8", "replace")
 
 
+def lines_of(path: str, file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines of a file; ValueError where one is larger than LARGEST_ELEMENT."""
+    while line := file.readline(LARGEST_ELEMENT + 1):
+        if len(line) > LARGEST_ELEMENT:
+            raise ValueError(f"{path}: a line of more than {LARGEST_ELEMENT:,} bytes, which begins with {line[:40]!r}")
+        yield line
+
+
 def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None) -> Iterator[tuple[int, bytes]]:
     """Offset behind each line, and the line in UTF-8, from where the file stands."""
     position = file.tell()
     if layout.encoding == "utf-8":
-        for line in file:
+        for line in lines_of(path, file):
             position += len(line)
             if found and not line.isascii():
                 found.look_at(line, position)
@@ -175,7 +183,7 @@ def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None
         return
     text = io.TextIOWrapper(file, layout.encoding, newline="\n")
     try:
-        for line in text:
+        for line in lines_of(path, text):
             position += len(line.encode(layout.encoding))
             yield position, line.encode("utf-8", "replace")
     except UnicodeError as error:

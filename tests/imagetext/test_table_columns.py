@@ -192,6 +192,16 @@ def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name
         (("c0", "c2"), ("s2",), ("one",)), (("c1", "c3"), ("s1", "s3"), ("one",))]
 
 
+def test_a_compressed_table_is_unpacked_on_disk_only_where_rows_of_a_picture_stand_apart(tmp_path, table, monkeypatch):
+    monkeypatch.setattr(tables, "UNPACKED", 100)
+    for name, rows in (("together.jsonl.gz", ROWS), ("alone.jsonl.gz", ROWS[::3])):
+        assert captions(write(tmp_path / name, rows)) == plainly(rows)
+    with pytest.raises(ValueError, match="apart.jsonl.gz: rows of one picture stand apart.* more than the 100 that are unpacked"):
+        captions(write(tmp_path / "apart.jsonl.gz", ROWS + ROWS))
+    monkeypatch.setattr(tables, "UNPACKED", 10_000)
+    assert captions(str(tmp_path / "apart.jsonl.gz")) == plainly(ROWS + ROWS)
+
+
 def test_parquet_is_grouped_as_the_same_rows_in_lines_are(tmp_path):
     numbers = pa.table({"image_id": [7, 8, 7], "caption": ["a", "b", "c"], "json": ['{"n": 1}'] * 3})
     names = pa.table({"image": pa.array(["7.jpg", "8.jpg", "7.jpg"]).dictionary_encode(), "caption": ["a", "b", "c"]})

@@ -1,6 +1,7 @@
 """Text that is a table: quotation marks, encodings, delimiters, arrays; a broken row costs itself."""
 
 import csv
+import gzip
 import io
 import json
 import time
@@ -114,6 +115,15 @@ def test_a_long_run_of_digits_is_judged_in_linear_time(tmp_path):
     (tmp_path / "t.csv").write_text(f'{HEADER}0.jpg,"two\n{"1" * 20_000} a,lines"\n')
     started = time.process_time()
     assert len(rows(tmp_path / "t.csv")) == 1 and time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("name, written", [("t.jsonl", str.encode), ("t.jsonl", lambda text: text.encode("utf-16")), ("t.csv", str.encode),
+                                           ("t.jsonl.gz", lambda text: gzip.compress(text.encode()))])
+def test_a_line_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypatch, name, written):
+    monkeypatch.setattr(text_tables, "LARGEST_ELEMENT", 1000)
+    (tmp_path / name).write_bytes(written('{"text": "short"}\n{"text": "' + "x" * 100_000))
+    with pytest.raises(ValueError, match=f"{name}: a line of more than 1,000 bytes, which begins with "):
+        rows(tmp_path / name)
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------------
