@@ -218,6 +218,7 @@ def _names_files(column: str) -> bool:
 def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | ValueError]], pictures: dict[str, tuple[tuple[str, ...], dict]],
                   same: Mapping[str, str], folder: str) -> Iterator[FolderRow]:
     """Adds what one metadata file says to the pictures that it names; a row that names none is a row of its own."""
+    said = {name: texts for name, (texts, _) in pictures.items()}  # by other files, which may be this one in another format
     for number, row in rows:
         row = row if isinstance(row, ValueError) else dict(row)
         named = "" if isinstance(row, ValueError) else next(filter(_names_files, sorted(row, key=lambda name: name != "file_name")), "")
@@ -232,4 +233,5 @@ def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | Value
         name = same.get(_composed(name), name)
         with_lists(row, CAPTION_COLUMNS)
         before, meta = pictures.get(name, ((), {}))
-        pictures[name] = (before + take_captions(row), meta | row)
+        texts = tuple(text for text in take_captions(row) if text not in said.get(name, ()))
+        pictures[name] = (before + texts, meta | row)

@@ -158,23 +158,35 @@ def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need
     """
     kind = _kind(path)
     if kind in COMPRESSIONS:
-        first = (_row(readable(line), Layout(0)) for line in _unpacked_lines(path)) if columns else ()
-        return [CompressedRows(path, columns and reading_of(path, _good(first), columns, needs))]
+        rows = (_row(readable(line), Layout(0)) for line in _unpacked_lines(path))
+        return [CompressedRows(path, columns and reading_of(path, _first_rows(rows, columns), columns, needs))]
     with open_file(path) as file:
         if kind == ".parquet":
             return _parquet_pieces(path, file, columns, needs, groups_of)
         layout = read_layout(path, file, kind, (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())))
         _check_names(path, layout.header)
         file.seek(layout.start)
-        first = (_row(record, layout) for _, record in records(path, file, layout)) if columns else ()
+        rows = (_row(record, layout) for _, record in records(path, file, layout))
         header = layout.header if kind in (".csv", ".tsv") else None
-        reading = columns and reading_of(path, _good(first), columns, needs, header=header)
+        reading = columns and reading_of(path, _first_rows(rows, Columns() if header else columns), columns, needs, header=header)
         return _text_pieces(path, file, layout, reading)
 
 
 def _good(rows: Iterable[Row | ValueError]) -> list[Row]:
-    """The first rows but bad ones."""
-    return [row for row in islice(rows, LOOKED_AT) if not isinstance(row, ValueError)]
+    return [row for row in rows if not isinstance(row, ValueError)]
+
+
+def _first_rows(rows: Iterable[Row | ValueError], columns: Columns) -> list[Row]:
+    """The first rows but bad ones, and later ones that have columns that are named and that no row before them has."""
+    rows = iter(rows)
+    found = _good(islice(rows, LOOKED_AT))
+    names, keys = {name for row in found for name in row}, {*columns.keys}
+    lacking = {*filter(None, (columns.image, *columns.captions)), *(keys if keys.isdisjoint(names) else ())} - names
+    while lacking and (row := next(rows, None)) is not None:
+        if not isinstance(row, ValueError) and (new := lacking & row.keys()):
+            found.append(row)
+            lacking -= new | keys if new & keys else new
+    return found
 
 
 def _kind(path: str) -> str:

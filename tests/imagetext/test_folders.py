@@ -172,6 +172,14 @@ def test_metadata_of_every_kind(folder, picture, suffix):
     assert gone.captions == ("of gone.jpg",) and "missing picture file" in gone.error
 
 
+def test_metadata_that_says_the_same_in_two_formats_says_it_once(folder, picture):
+    put(folder, "a.jpg", picture())
+    put(folder, "metadata.jsonl", b'{"file_name": "a.jpg", "text": "one"}\n{"file_name": "a.jpg", "text": "three"}\n')
+    put(folder, "metadata.csv", b"file_name,text\na.jpg,one\na.jpg,two\na.jpg,two\n")
+    (sample,) = read(folder)
+    assert sample.captions == ("one", "two", "two", "three")
+
+
 def test_a_table_called_metadata_that_names_no_files_is_left_out(folder, picture, caplog):
     put(folder, "a.jpg", picture())
     put(folder, "a.txt", b"one")

@@ -57,6 +57,31 @@ def test_columns_that_are_named(table, picture):
     assert sample.meta["text"] == "other" and not {"foto", "alt", "also"} & set(sample.meta)
 
 
+def test_captions_in_place_of_which_others_are_named_stay(table):
+    (sample,) = read(table("t.jsonl", '{"image": "0.jpg", "alt": "one", "captions": ["two"]}\n'), Columns(captions=("alt",)))
+    assert sample.captions == ("one",) and sample.meta["other_captions"] == ["two"]
+
+
+@pytest.mark.parametrize("rows, columns, expected", [
+    ([{"photo": "0.jpg", "text": "a"}, {"path": "1.jpg", "text": "b"}], Columns("photo"), [0, None]),  # no other picture stands in
+    ([{"image": "0.jpg", "text": "a"}, {"Image": "1.jpg", "text": "b"}, {"File Name": "2.jpg", "text": "c"}], Columns(), [0, 1, 2]),
+])
+def test_a_row_that_lacks_the_column_of_pictures(table, picture, rows, columns, expected):
+    found = read(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), columns)
+    assert [sample.image for sample in found] == [None if number is None else picture(number) for number in expected]
+    assert ["no picture given" in sample.error for sample in found] == [number is None for number in expected]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_named_column_may_be_first_seen_in_a_late_row(table, pack):
+    lines = '{"image": "0.jpg"}\n' * 300 + '{"image": "0.jpg", "alt": "a", "id2": "x"}\n'
+    path = table("t.jsonl.gz" if pack is not bytes else "t.jsonl", pack(lines.encode()))
+    last = read(path, Columns("image", ("alt",), ("id1", "id2")))[-1]
+    assert last.captions == ("a",) and last.key == "x"
+    with pytest.raises(ValueError, match="--caption-column al: there is no such column"):
+        read(path, Columns(captions=("al",)))
+
+
 def test_a_key_that_is_a_pictures_path_loses_its_suffix_as_in_a_folder(table):
     assert [sample.key for sample in read(table("t.csv", "image,text\n0.jpg,a\n"), Columns(keys=("image",)))] == ["0"]
 
@@ -97,7 +122,8 @@ def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, need
 
 @pytest.mark.parametrize("cell, texts", [
     ('["a dog", "it\'s"]', ["a dog", "it's"]), ("['a dog', \"it's\"]", ["a dog", "it's"]), ("['a dog'\n 'a cat']", ["a dog", "a cat"]),
-    (r"['a \'big\' dog']", ["a 'big' dog"]), ("[a dog]", None), ("[1, 2]", None), ("[]", None), ("['a' + 'b']", None),
+    (r"['a \'big\' dog']", ["a 'big' dog"]), ("[a dog]", None), ("[1, 2]", None), ("[]", []), ("['a' + 'b']", None),
+ ("[None]", []), ("[null, NaN]", []), ("['a', nan]", ["a"]), ("['None' None]", ["None"]),
     ("[" * 9000, None), ("['" + "\\" * 90_001, None), ("[__import__('os')]", None), ("['a', 3]", None),
 ])
 def test_a_list_in_a_cell(cell, texts):
@@ -106,7 +132,8 @@ def test_a_list_in_a_cell(cell, texts):
 
 def test_lists_are_read_wherever_captions_stand(table):
     rows = [{"image": "0.jpg", "caption": "['a', 'b']"}, {"image": "1.jpg", "caption": "[sign] a dog"}]
-    assert captions(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))) == [("a", "b"), ("[sign] a dog",)]
+    rows += [{"image": "2.jpg", "caption": "[]"}]
+    assert captions(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))) == [("a", "b"), ("[sign] a dog",), ()]
 
 
 def chat(*turns):
