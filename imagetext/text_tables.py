@@ -63,7 +63,7 @@ def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> L
     usual: names of columns that tell the delimiter. Raises ValueError where the file is no such text.
     """
     head = file.read(4)
-    mark, encoding = next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", "utf-8"))
+    mark, encoding = encoding_of(head)
     file.seek(len(mark))
     if kind in (".json", ".jsonl"):
         start = file.read(4096).decode(encoding, "replace").lstrip()
@@ -73,6 +73,11 @@ def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> L
             raise ValueError(f"{path}: is {encoding[:6].upper()}; save it as UTF-8")
         return Layout(len(mark), encoding, array)
     return _separated(path, file, Layout(len(mark), encoding), "\t" if kind == ".tsv" else ",", usual)
+
+
+def encoding_of(head: bytes) -> tuple[bytes, str]:
+    """The mark that a file begins with, and the encoding that it stands for; UTF-8 without one."""
+    return next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", "utf-8"))
 
 
 def _separated(path: str, file: BinaryIO, layout: Layout, expected: str, usual: Iterable[str]) -> Layout:
@@ -298,13 +303,13 @@ def _array_records(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[
         opens = False
         try:
             _, end = decode(window, at)
-        except RecursionError as error:
-            raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
         except json.JSONDecodeError as error:
             here = line + error.lineno - 1
             if len(window) - at < LARGEST_ELEMENT and more():
                 continue
             raise ValueError(f"{path}: line {here:,}: not JSON: {error.msg}") from error
+        except (RecursionError, ValueError) as error:  # a number of too many digits
+            raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
         if end == len(window) and more():
             continue  # it may go on: a number, say
         yield position + end, readable(window[at:end].encode("latin-1"))

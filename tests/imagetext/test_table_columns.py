@@ -284,3 +284,10 @@ def test_rows_are_put_side_by_side_on_disk():
     assert [(number, place) for number, place, _ in found] == [(n, 10 * n) for n in expected]
     begins = [n == 0 or names[b] is None or names[a] != names[b] for n, (a, b) in enumerate(zip([0, *expected], expected))]
     assert [begin for _, _, begin in found] == begins
+
+
+def test_names_of_any_length_take_little_room_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rows = side_by_side((str(number % 2) * 200_000, number, number) for number in range(20))
+    next(rows)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.sqlite")) < 100_000

@@ -129,6 +129,13 @@ def test_a_line_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypat
 # ---- arrays ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_list_of_another_encoding_says_so(tmp_path, encoding):
+    (tmp_path / "t.json").write_bytes('[{"text": "a"}]'.encode(encoding))
+    with pytest.raises(ValueError, match=f"t.json: is {encoding.upper()}; save it as UTF-8"):
+        read_samples(str(tmp_path / "t.json"))
+
+
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_is_read_a_window_at_a_time(tmp_path, monkeypatch, name, indent):
@@ -158,6 +165,7 @@ def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, 
 
 
 @pytest.mark.parametrize("text, message", [
+    ('[\n{"text": "a"},\n' + "9" * 5000 + "]", "line 3: Exceeds the limit"),
     ('[{"text": "a"}]\n garbage', "line 2: not JSON"), ('[{"text": "a"}]\n[{"text": "b"}', "is cut"),
     ('[\n{"text": "a"},\n{"text": b}\n]', "line 3: not JSON"), ('[\n{"text": "a"},\n', "is cut"), ('[\n{"text": "a"},\n{"te', "line 3: not JSON"),
 ])
