@@ -23,7 +23,9 @@ from imagetext.stores import StoreError, open_file
 from imagetext.table_columns import (
     CAPTIONS, LOOKED_AT, PICTURES, Columns, Need, Reading, grouped, picture_named, reading_of, usual_row,
 )
-from imagetext.text_tables import Found, Layout, lines_of, read_layout, readable, records, settle_quotes, tell_of_strange_lines
+from imagetext.text_tables import (
+    NEARBY, WINDOW, Found, Layout, lines_of, read_layout, readable, records, settle_quotes, tell_of_strange_lines,
+)
 from imagetext.tars import TAR_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class TableRows:
         return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading))
 
     def _text_rows(self, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
-        with nullcontext(opened) if opened else open_file(self.path) as file:
+        with nullcontext(opened) if opened else open_file(self.path, WINDOW if self.places is None else NEARBY) as file:
             if self.places is None:
                 file.seek(self.offset)
                 found = islice(records(self.path, file, self.layout), self.rows)
@@ -76,7 +78,7 @@ class TableRows:
                 return
             for at in range(0, len(self.places), 2):
                 file.seek(self.places[at + 1])
-                _, record = next(records(self.path, file, self.layout))
+                _, record = next(records(self.path, file, self.layout, few=True))
                 yield self.places[at], _row(record, self.layout)
 
 

@@ -17,6 +17,7 @@ MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs
          (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # at the start of a file
 DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 WINDOW = 1 << 20           # bytes of an array that are read at a time
+NEARBY = 1 << 16           # bytes that are read at a time where rows stand apart
 LARGEST_ELEMENT = 1 << 26  # bytes of one of its elements, and of a line
 
 Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
@@ -147,13 +148,13 @@ def _header_is_quoted(file: BinaryIO, layout: Layout) -> bool:
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
-def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None) -> Iterator[tuple[int, Record]]:
+def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None, *, few: bool = False) -> Iterator[tuple[int, Record]]:
     """Offset in bytes behind, and what is in, each record that is not blank, from where the file stands.
 
-    found: counts what is strange. Raises ValueError, with the line, where an array cannot be read on.
+    found: counts what is strange. few: whether only one or a few are wanted. Raises ValueError, with the line, where an array cannot be read on.
     """
     if layout.array:
-        return _array_records(path, file, layout)
+        return _array_records(path, file, layout, NEARBY if few else WINDOW)
     lines = _lines(path, file, layout, found)
     if layout.delimiter:
         return _cell_records(lines, layout, found or Found())
@@ -273,8 +274,8 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
 _BETWEEN = re.compile(r"[\s,]*")
 
 
-def _array_records(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[int, str]]:
-    """The elements of arrays, or values, one after another, a window of the file at a time.
+def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iterator[tuple[int, str]]:
+    """The elements of arrays, or values, one after another, a window of the file at a time, of so many bytes at first.
 
     The window is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
     """
@@ -284,7 +285,7 @@ def _array_records(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[
 
     def more() -> bool:
         nonlocal window, position, at, line
-        block = file.read(max(WINDOW, len(window) - at))
+        block = file.read(max(size, len(window) - at))
         position, line = position + at, line + window.count("\n", 0, at)
         window, at = window[at:] + block.decode("latin-1"), 0
         return bool(block)

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import random
 
@@ -284,6 +285,23 @@ def test_rows_are_put_side_by_side_on_disk():
     assert [(number, place) for number, place, _ in found] == [(n, 10 * n) for n in expected]
     begins = [n == 0 or names[b] is None or names[a] != names[b] for n, (a, b) in enumerate(zip([0, *expected], expected))]
     assert [begin for _, _, begin in found] == begins
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_rows_that_stand_apart_are_read_without_what_stands_between_them(tmp_path, monkeypatch, name):
+    rows = [{"image": f"{number % 20}.jpg", "text": "x" * 50_000} for number in range(40)]
+    (tmp_path / name).write_text(json.dumps(rows) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in rows))
+    read_bytes = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            read_bytes.append(super().readinto(buffer))
+            return read_bytes[-1]
+
+    (piece,) = tables.split_table(str(tmp_path / name))
+    monkeypatch.setattr(tables, "open_file", lambda path, block: io.BufferedReader(Counted(path), block))
+    assert [len(row["text"]) for _, row in piece.numbered()] == [2] * 20
+    assert sum(read_bytes) < 40 * 200_000
 
 
 def test_names_of_any_length_take_little_room_on_disk(tmp_path, monkeypatch):
