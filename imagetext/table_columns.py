@@ -243,7 +243,7 @@ def picture_named(row: Row | ValueError, reading: Reading) -> str | None:
 
 def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading,
             kept: Collection[str] = ()) -> Iterator[tuple[int, Row | ValueError]]:
-    """Rows next to each other that are one picture's as one, the first with the captions of all; kept: more columns of captions."""
+    """Rows next to each other that are one picture's as one, the first with the captions of all; kept: more such columns."""
     for same, several in groupby(rows, lambda row: picture_named(row[1], reading)):
         if same is None:
             yield from several

@@ -113,8 +113,8 @@ class CompressedRows:
             size += len(line)
             repeats.is_new(_name_in(readable(line), layout, self.reading))
         if (scattered := repeats.come_again()) and size > UNPACKED:
-            raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the {UNPACKED:,} that "
-                             "are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
+            raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the "
+                             f"{UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
         return scattered
 
 
@@ -170,7 +170,8 @@ def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need
         file.seek(layout.start)
         rows = (_row(record, layout) for _, record in records(path, file, layout))
         header = layout.header if kind in (".csv", ".tsv") else None
-        reading = columns and reading_of(path, _first_rows(rows, Columns() if header else columns), columns, needs, header=header)
+        reading = columns and reading_of(path, _first_rows(rows, Columns() if header else columns), columns, needs,
+                                         header=header)
         return _text_pieces(path, file, layout, reading)
 
 
@@ -325,7 +326,8 @@ def _parquet_pieces(path: str, file: BinaryIO, columns: Columns | None, needs: C
                            " or ".join(map(repr, pictures)), pictures[0])
         looked_at = Wanted(None, keys=(*KEY_COLUMNS, "image_id"))
         kept = Reading(columns.image, (*columns.captions, *columns.keys), "", None, ())
-        reading = reading_of(path, _good(parquet_rows(path, 0, min(count, LOOKED_AT), looked_at, kept)), columns, needs, header=names)
+        first = _good(parquet_rows(path, 0, min(count, LOOKED_AT), looked_at, kept))
+        reading = reading_of(path, first, columns, needs, header=names)
     if reading and reading.same:
         def rows() -> Iterator[tuple[int, int, str | None]]:
             found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading)

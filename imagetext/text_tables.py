@@ -148,10 +148,12 @@ def _header_is_quoted(file: BinaryIO, layout: Layout) -> bool:
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
-def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None, *, few: bool = False) -> Iterator[tuple[int, Record]]:
+def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None, *,
+            few: bool = False) -> Iterator[tuple[int, Record]]:
     """Offset in bytes behind, and what is in, each record that is not blank, from where the file stands.
 
-    found: counts what is strange. few: whether only one or a few are wanted. Raises ValueError, with the line, where an array cannot be read on.
+    found: counts what is strange. few: whether only one or a few are wanted.
+    Raises ValueError, with the line, where an array cannot be read on.
     """
     if layout.array:
         return _array_records(path, file, layout, NEARBY if few else WINDOW)

@@ -234,7 +234,7 @@ def test_headers_of_any_size_take_no_memory(tmp_path, write_tar, kind, pack):
     data = Path(write_tar(tmp_path / "x.tar", [("a.txt", b"a")])).read_bytes()[:1024]
     (tmp_path / "x.tar").write_bytes(pack(data + header.tobuf() + bytes(33 << 20)))
     tracemalloc.start()
-    with pytest.raises(ValueError, match="x.tar: cut or damaged near byte 1024: the headers of a file are more than 1,048,576 bytes"):
+    with pytest.raises(ValueError, match="x.tar: cut or damaged near byte 1024: the headers of a file are more than 1,048,576"):
         read(tmp_path / "x.tar")
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()

@@ -117,8 +117,10 @@ def test_a_long_run_of_digits_is_judged_in_linear_time(tmp_path):
     assert len(rows(tmp_path / "t.csv")) == 1 and time.process_time() - started < 2
 
 
-@pytest.mark.parametrize("name, written", [("t.jsonl", str.encode), ("t.jsonl", lambda text: text.encode("utf-16")), ("t.csv", str.encode),
-                                           ("t.jsonl.gz", lambda text: gzip.compress(text.encode()))])
+@pytest.mark.parametrize("name, written", [
+    ("t.jsonl", str.encode), ("t.jsonl", lambda text: text.encode("utf-16")), ("t.csv", str.encode),
+    ("t.jsonl.gz", lambda text: gzip.compress(text.encode())),
+])
 def test_a_line_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypatch, name, written):
     monkeypatch.setattr(text_tables, "LARGEST_ELEMENT", 1000)
     (tmp_path / name).write_bytes(written('{"text": "short"}\n{"text": "' + "x" * 100_000))
@@ -154,7 +156,7 @@ def test_objects_printed_over_several_lines(tmp_path):
 
 
 @pytest.mark.parametrize("lines, expected", [
-    (['[{"n": 0}, {"n": 1}]', '[{"n": 2}]', "[]", '[{"n": 3}, [4], 5]'], [0, 1, 2, 3, "list", "int"]),  # an array a line, a file behind a file
+    (['[{"n": 0}, {"n": 1}]', '[{"n": 2}]', "[]", '[{"n": 3}, [4], 5]'], [0, 1, 2, 3, "list", "int"]),  # an array a line
     (['[{"n": 0}]', '{"n": 1}', "]"], [0, 1]),
 ])
 def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, expected):
