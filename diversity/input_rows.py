@@ -122,9 +122,10 @@ def _document_rows(path: str, column: str, columns: Sequence[str] | None, images
         document = json.loads(read_bytes(path).decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
-    rows = document.get("annotations") if isinstance(document, dict) and "annotations" in document else document
+    annotated = isinstance(document, dict) and "annotations" in document
+    rows = document["annotations"] if annotated else document
     if isinstance(rows, list) and any(_is_result(row) for row in rows):
-        yield from _result_rows(without_canned(rows, path), path, column)
+        yield from _result_rows(without_canned(rows, path) if annotated else rows, path, column)  # a model's own words stay
     elif isinstance(rows, dict) and rows and all(map(_is_texts, rows.values())):
         yield from (Record(well_formed(key), None, columns={column: loose_texts(value)}) for key, value in rows.items())
     else:

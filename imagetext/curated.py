@@ -213,7 +213,14 @@ def _gbc_name(path: str | None, url: str | None) -> str:
     """The name of the picture's file: of its path, or of the URL that it was fetched from."""
     if not path and not url:
         raise ValueError("no img_path and no img_url")
-    return os.path.basename(path or urlparse(url).path)
+    return os.path.basename(path or _path_in(url))
+
+
+def _path_in(url: str) -> str:
+    try:
+        return urlparse(url).path
+    except ValueError as error:
+        raise ValueError(f"{url}: no URL: {error}") from error
 
 
 def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int]:
@@ -225,7 +232,11 @@ def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int
                 continue
             path, url = row.get("img_path"), row.get("img_url")
             if isinstance(path or url, str):
-                names.append(name_hash(_gbc_name(path, url)))
+                try:
+                    name = _gbc_name(path, url)
+                except ValueError:  # its record says so
+                    continue
+                names.append(name_hash(name))
                 places.append(name_hash(path or url))
     pairs = np.unique(np.array([names, places], np.uint64), axis=1)
     found, counts = np.unique(pairs[0], return_counts=True)
@@ -241,7 +252,7 @@ def _localized_narratives_row(row: Row, split: str) -> Row:
 
 def _recap_coco_row(row: Row, split: str) -> Row:
     picture = next((row[name] for name in ("image_binary", "image") if row.get(name) is not None), None)
-    name = os.path.basename(urlparse(row["coco_url"]).path)
+    name = os.path.basename(_path_in(row["coco_url"]))
     return {"key": str(row["image_id"]), "image": name if picture is None else picture, "captions": [row["recaption"]],
             "caption_coco": row["caption"]}
 

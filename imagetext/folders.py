@@ -97,9 +97,14 @@ def _record(row: FolderRow, picture: bool) -> Record:
 
 
 def _read(path: str) -> bytes:
-    """The file, if there is one; a link may lead nowhere."""
+    """The file, if there is one, no more than LARGEST bytes even where it has grown; a link may lead nowhere."""
+    if not path:
+        return b""
     try:
-        return read_bytes(path) if path else b""
+        if is_remote(path):
+            return read_bytes(path)
+        with open(path, "rb") as file:
+            return file.read(LARGEST)
     except FileNotFoundError:
         return b""
 
@@ -111,14 +116,16 @@ def list_folder(folder: str) -> list[FolderRow]:
     pictures differ in nothing else. Of what is neither a picture nor belongs to one, a warning says what it is.
     """
     files = {one.path: one.stamp for one in files_below(folder)}
-    metadata = {path: rows for path in files if os.path.basename(path) in METADATA and (rows := _metadata_rows(path)) is not None}
+    metadata = {path: rows for path in files if os.path.basename(path) in METADATA and _is_file(path)
+                and (rows := _metadata_rows(path)) is not None}
     pictures = {path: ((), {}) for path in _pictures(folder, {path: files[path] for path in files if path not in metadata})}
     same = {_composed(path): path for path in files}
     broken = [row for path, rows in metadata.items() for row in _add_metadata(path, rows, pictures, same, folder)]
     files |= {path: there.stamp for path, there in entries(path for path in pictures if path not in files).items() if there}
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
-    beside = _beside(path for path in files if path not in pictures and path not in metadata and files[path]["size"] <= LARGEST)
+    beside = _beside(path for path in files if path not in pictures and path not in metadata
+                     and files[path]["size"] <= LARGEST and _is_file(path))
     rows, taken = [], {*pictures, *metadata}
     for path, name in names.items():
         stem, own = os.path.splitext(name)[0], beside.get(_composed(os.path.splitext(path)[0]), {})
@@ -131,6 +138,11 @@ def list_folder(folder: str) -> list[FolderRow]:
         taken.update(own.values())
     _tell_of(folder, [path for path in files if path not in taken])
     return sorted(rows + broken, key=lambda row: _name(row.path, folder))
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is no link to nothing, and no device or pipe, which may have no end."""
+    return is_remote(path) or os.path.isfile(path)
 
 
 def _pictures(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -206,6 +218,7 @@ def _names_files(column: str) -> bool:
 def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | ValueError]], pictures: dict[str, tuple[tuple[str, ...], dict]],
                   same: Mapping[str, str], folder: str) -> Iterator[FolderRow]:
     """Adds what one metadata file says to the pictures that it names; a row that names none is a row of its own."""
+    said = {name: texts for name, (texts, _) in pictures.items()}  # by other files, which may be this one in another format
     for number, row in rows:
         row = row if isinstance(row, ValueError) else dict(row)
         named = "" if isinstance(row, ValueError) else next(filter(_names_files, sorted(row, key=lambda name: name != "file_name")), "")
@@ -220,4 +233,5 @@ def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | Value
         name = same.get(_composed(name), name)
         with_lists(row, CAPTION_COLUMNS)
         before, meta = pictures.get(name, ((), {}))
-        pictures[name] = (before + take_captions(row), meta | row)
+        texts = tuple(text for text in take_captions(row) if text not in said.get(name, ()))
+        pictures[name] = (before + texts, meta | row)

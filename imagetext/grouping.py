@@ -5,6 +5,7 @@ import sqlite3
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from typing import BinaryIO
 
 import numpy as np
@@ -47,6 +48,11 @@ class Repeats:
         return any((part[1:] == part[:-1]).any() for part in (hashes[at:at + HELD + 1] for at in range(0, len(hashes), HELD)))
 
 
+def _hash(name: str) -> bytes:
+    """So many bits that no two names share them, of a name that may be a whole picture in base64."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def side_by_side(rows: Iterable[tuple[str | None, int, int]]) -> Iterator[tuple[int, int, bool]]:
     """Rows (name, number, offset) -> (number, offset, whether it begins a picture): in the order of each picture's first row."""
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +60,7 @@ def side_by_side(rows: Iterable[tuple[str | None, int, int]]) -> Iterator[tuple[
         database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE; BEGIN;"
                                "CREATE TABLE rows (name, number INTEGER, place INTEGER)")
         database.executemany("INSERT INTO rows VALUES (?, ?, ?)", (
-            (number if name is None else name.encode("utf-8", "surrogatepass"), number, place) for name, number, place in rows))
+            (number if name is None else _hash(name), number, place) for name, number, place in rows))
         before = None
         for number, place, first in database.execute("""
                 SELECT number, place, min(number) OVER (PARTITION BY name) AS first FROM rows ORDER BY first, number"""):

@@ -4,8 +4,10 @@ Pictures are bytes, or `datasets`' bytes and path, in a column called as a pictu
 usual columns. Of a file made of webdataset's shards `__key__`, `txt`, `json` and `syn.json` are what they are in a tar.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -75,17 +77,21 @@ def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
                    reading: Reading | None) -> Iterator[Row | ValueError]:
     """The rows of these numbers, in this order, of a table of texts."""
     found: dict[int, Row | ValueError] = {}
+    ordered = sorted(numbers)
     with _opened(path) as parquet:
-        start = 0
-        for group in range(parquet.num_row_groups):
-            size = parquet.metadata.row_group(group).num_rows
-            there = sorted(number for number in numbers if start <= number < start + size)
-            if there:
-                columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
-                rows = parquet.read_row_group(group, columns=list(columns)).take([number - start for number in there])
+        columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        starts = [0, *accumulate(sizes)]
+        groups = [group for group in range(len(sizes))
+                  if bisect_left(ordered, starts[group]) < bisect_left(ordered, starts[group + 1])]
+        for group in groups:
+            at = starts[group]  # the number of the batch's first row
+            for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=list(columns)):
+                there = ordered[bisect_left(ordered, at):bisect_left(ordered, at + batch.num_rows)]
+                rows = batch.take(pa.array([number - at for number in there], pa.int64()))
                 rows = rows.select(list(columns)).rename_columns(list(columns.values()))
-                found |= zip(there, (row for batch in rows.to_batches() for row in _batch_rows(batch, strict=wanted is None)))
-            start += size
+                found |= zip(there, map(_unfolded, _batch_rows(rows, strict=wanted is None)))
+                at += batch.num_rows
     return map(found.__getitem__, numbers)
 
 
@@ -156,6 +162,8 @@ def _readable(column: pa.Array) -> list[Any]:
     """A column's cells, in texts and lists of them a mark for what is no UTF-8."""
     if not _holds_text(column.type):
         return column.to_pylist()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     return _decoded(column.cast(pa.list_(pa.binary()) if pa.types.is_list(column.type) else pa.binary()).to_pylist())
 
 
@@ -165,5 +173,7 @@ def _decoded(value: Any) -> Any:
 
 def _holds_text(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):  # pandas' categories
         kind = kind.value_type
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -22,6 +22,7 @@ from imagetext.table_columns import Need
 from imagetext.table_flags import Columns
 from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
 from imagetext.tars import TAR_SUFFIXES, TarRows
+from imagetext.text_tables import encoding_of
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
@@ -216,7 +217,9 @@ def is_list(path: str) -> bool:
     if os.path.basename(path) == "info.json":
         return False
     with open_file(path) as file:
-        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+        head = file.read(4096)
+    mark, encoding = encoding_of(head)
+    return head[len(mark):].decode(encoding, "replace").lstrip().startswith("[")
 
 
 def _listed_shards(path: str, split: SplitTable) -> list[Shard]:

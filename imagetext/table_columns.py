@@ -33,6 +33,7 @@ class Reading(NamedTuple):
     text: str                   # where captions stand then; "": in different ones
     key: str | None             # the column that becomes `key`
     lists: tuple[str, ...]      # whose cells may hold lists as text
+    asked: bool = False         # whether `image` is asked for, so that no other column stands in where a row lacks it
     same: str = ""              # rows that are equal here are one picture's, of one caption each; "": each row is its own
 
     @property
@@ -74,7 +75,7 @@ def reading_of(path: str, rows: Sequence[Row], asked: Columns, needs: Collection
         raise ValueError(f"{path}: {'; '.join(problems)}; {have}")
     moved = asked.captions or ((text,) if text and text not in CAPTION_COLUMNS else ())
     lists = (*(moved or dict.fromkeys(name for found in captions for name in found)), *filter(_is_synthetic, names))
-    reading = Reading(image, moved, "captions" if moved else text or "", key, lists)
+    reading = Reading(image, moved, "captions" if moved else text or "", key, lists, asked=bool(asked.image))
     return reading._replace(same=_same(rows, reading) if asked.group else "")
 
 
@@ -158,6 +159,8 @@ def usual_row(row: dict[str, Any], reading: Reading, kept: Collection[str] = ())
     if reading.captions:
         texts = [row.get(name) if name in kept else row.pop(name, None) for name in reading.captions]
         texts = [text for text in texts if text not in (None, "")]
+        if "captions" in row and "captions" not in reading.captions:
+            row.setdefault("other_captions", row["captions"])
         row["captions"] = texts[0] if len(texts) == 1 else [
             one for text in texts for one in (text if isinstance(text, list) else [text])]
     if CHATS[0] in row or CHATS[1] in row:
@@ -170,12 +173,18 @@ def usual_row(row: dict[str, Any], reading: Reading, kept: Collection[str] = ())
 
 def _set_picture(row: dict[str, Any], reading: Reading) -> ValueError | None:
     """Sets the row's `image`, or returns what is wrong with it: a list holds one picture."""
-    name = reading.image if reading.image in row else next((name for name in PICTURES if name in row), None)
-    if name is None:
-        return None
+    name = reading.image
+    if name not in row:
+        names = [name for name in row if usual_name(name) in PICTURES]
+        if not names:
+            return None
+        if reading.asked:
+            row["image"] = None
+            return None
+        name = min(names, key=lambda name: PICTURES.index(usual_name(name)))
     picture = row.pop(name)
-    if isinstance(picture, str) and picture.startswith("["):
-        picture = listed(picture) or picture
+    if isinstance(picture, str) and picture.startswith("[") and (texts := listed(picture)) is not None:
+        picture = texts
     if isinstance(picture, list | tuple):
         if len(picture) > 1:
             return ValueError(f"{name}: {len(picture)} pictures in one row, and captions are of one")
@@ -189,16 +198,20 @@ def _set_picture(row: dict[str, Any], reading: Reading) -> ValueError | None:
 def with_lists(row: dict[str, Any], names: Iterable[str]) -> None:
     """Makes lists of the texts in these columns that spell one."""
     for name in names:
-        if (text := row.get(name)).__class__ is str and text[:1] == "[":
-            row[name] = listed(text) or text
+        if (text := row.get(name)).__class__ is str and text[:1] == "[" and (texts := listed(text)) is not None:
+            row[name] = texts or None
 
 
 _TEXT = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""
-_LIST = re.compile(rf"\[[\s,]*+(?:(?:{_TEXT})[\s,]*+)*+\]", re.DOTALL)
+_NOTHING = "None|nan|null"
+_LIST = re.compile(rf"\[[\s,]*+(?:(?:{_TEXT}|{_NOTHING})[\s,]*+)*+\]", re.DOTALL)
 
 
 def listed(cell: str) -> list[str] | None:
-    """The texts in a cell that holds a list of them as JSON, or as Python or NumPy print one; None where it holds none."""
+    """The texts in a cell that holds a list of them as JSON, or as Python or NumPy print one; None where it is no such list.
+
+    What is nothing in the list, None or nan, is no text.
+    """
     try:
         texts = json.loads(cell)
     except (ValueError, RecursionError):
@@ -208,7 +221,10 @@ def listed(cell: str) -> list[str] | None:
             texts = [ast.literal_eval(text) for text in re.findall(_TEXT, cell, re.DOTALL)]
         except (ValueError, SyntaxError):  # of an escape that is none
             return None
-    return texts if texts and isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
+    if not isinstance(texts, list):
+        return None
+    texts = [text for text in texts if text is not None and text == text]  # nan is unlike itself
+    return texts if all(isinstance(text, str) for text in texts) else None
 
 
 # ---- rows that are one picture's -------------------------------------------------------------------------------------
@@ -225,12 +241,23 @@ def picture_named(row: Row | ValueError, reading: Reading) -> str | None:
     return str(picture) if own is None else f"{own}\0{picture}"
 
 
-def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading) -> Iterator[tuple[int, Row | ValueError]]:
-    """Rows next to each other that are one picture's as one, the first with the captions of all."""
+def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading,
+            kept: Collection[str] = ()) -> Iterator[tuple[int, Row | ValueError]]:
+    """Rows next to each other that are one picture's as one, the first with the captions of all; kept: more such columns."""
     for same, several in groupby(rows, lambda row: picture_named(row[1], reading)):
         if same is None:
             yield from several
             continue
         number, first = next(several)
-        texts = [first.get(reading.text), *(row.get(reading.text) for _, row in several)]
-        yield number, {**first, reading.text: [text for text in texts if text]} if len(texts) > 1 else first
+        together = [first, *(row for _, row in several)]
+        if len(together) > 1:
+            texts = {name: [row.get(name) for row in together] for name in kept}
+            # What is the same in all rows is said once of the picture.
+            first |= {name: _texts_in(cells) for name, cells in texts.items() if any(cell != cells[0] for cell in cells)}
+            first[reading.text] = _texts_in([row.get(reading.text) for row in together])
+        yield number, first
+
+
+def _texts_in(cells: Iterable[Any]) -> list[str]:
+    """The texts of cells that hold one or several; empty ones are none."""
+    return [text for cell in cells for text in (cell if isinstance(cell, list) else [cell]) if text and isinstance(text, str)]

@@ -17,18 +17,21 @@ import pyarrow as pa
 
 from imagetext.grouping import Repeats, side_by_side
 from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, scattered_rows
-from imagetext.rows import Row, Wanted, json_object, row_records, with_unique_keys
+from imagetext.rows import KEY_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, open_file
 from imagetext.table_columns import (
     CAPTIONS, LOOKED_AT, PICTURES, Columns, Need, Reading, grouped, picture_named, reading_of, usual_row,
 )
-from imagetext.text_tables import Found, Layout, read_layout, readable, records, settle_quotes, tell_of_strange_lines
-
-logger = logging.getLogger(__name__)
+from imagetext.text_tables import (
+    NEARBY, WINDOW, Found, Layout, lines_of, read_layout, readable, records, settle_quotes, tell_of_strange_lines,
+)
 from imagetext.tars import TAR_SUFFIXES
 
+logger = logging.getLogger(__name__)
+
 ROWS_PER_SHARD = 1000
+UNPACKED = 16 << 30     # bytes of a compressed table that are put on disk
 COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
 TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)    # a list of rows in .json is one, too
 
@@ -67,7 +70,7 @@ class TableRows:
         return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading))
 
     def _text_rows(self, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
-        with nullcontext(opened) if opened else open_file(self.path) as file:
+        with nullcontext(opened) if opened else open_file(self.path, WINDOW if self.places is None else NEARBY) as file:
             if self.places is None:
                 file.seek(self.offset)
                 found = islice(records(self.path, file, self.layout), self.rows)
@@ -75,7 +78,7 @@ class TableRows:
                 return
             for at in range(0, len(self.places), 2):
                 file.seek(self.places[at + 1])
-                _, record = next(records(self.path, file, self.layout))
+                _, record = next(records(self.path, file, self.layout, few=True))
                 yield self.places[at], _row(record, self.layout)
 
 
@@ -93,13 +96,26 @@ class CompressedRows:
     def numbered(self, wanted: Wanted | None = None) -> Iterator[tuple[int, Row | ValueError]]:
         """As `TableRows` does; where rows of a picture do not stand together, they are unpacked on disk."""
         layout = Layout(0)
-        if self.reading is None or not self.reading.same:
+        if not self._is_scattered(layout):
             yield from _as_read(enumerate(_row(readable(line), layout) for line in _unpacked_lines(self.path)), self.reading, wanted)
             return
         with tempfile.TemporaryFile() as file:
             file.writelines(_unpacked_lines(self.path))
             for piece in _text_pieces(self.path, file, layout, self.reading):
                 yield from piece.numbered(wanted, file)
+
+    def _is_scattered(self, layout: Layout) -> bool:
+        """Whether a picture's row comes again behind others; ValueError where there is then more than may be unpacked."""
+        if not (self.reading and self.reading.same):
+            return False
+        repeats, size = Repeats(), 0
+        for line in _unpacked_lines(self.path):
+            size += len(line)
+            repeats.is_new(_name_in(readable(line), layout, self.reading))
+        if (scattered := repeats.come_again()) and size > UNPACKED:
+            raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the "
+                             f"{UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
+        return scattered
 
 
 def _as_read(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | None,
@@ -108,7 +124,7 @@ def _as_read(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | No
         return iter(rows)
     kept = tuple(wanted.columns or ()) if wanted else ()
     usual = ((number, row if isinstance(row, ValueError) else usual_row(row, reading, kept)) for number, row in rows)
-    return grouped(usual, reading) if reading.same else usual
+    return grouped(usual, reading, kept) if reading.same else usual
 
 
 def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None) -> Iterator[Record]:
@@ -144,23 +160,36 @@ def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need
     """
     kind = _kind(path)
     if kind in COMPRESSIONS:
-        first = (_row(readable(line), Layout(0)) for line in _unpacked_lines(path)) if columns else ()
-        return [CompressedRows(path, columns and reading_of(path, _good(first), columns, needs))]
+        rows = (_row(readable(line), Layout(0)) for line in _unpacked_lines(path))
+        return [CompressedRows(path, columns and reading_of(path, _first_rows(rows, columns), columns, needs))]
     with open_file(path) as file:
         if kind == ".parquet":
             return _parquet_pieces(path, file, columns, needs, groups_of)
         layout = read_layout(path, file, kind, (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())))
         _check_names(path, layout.header)
         file.seek(layout.start)
-        first = (_row(record, layout) for _, record in records(path, file, layout)) if columns else ()
+        rows = (_row(record, layout) for _, record in records(path, file, layout))
         header = layout.header if kind in (".csv", ".tsv") else None
-        reading = columns and reading_of(path, _good(first), columns, needs, header=header)
+        reading = columns and reading_of(path, _first_rows(rows, Columns() if header else columns), columns, needs,
+                                         header=header)
         return _text_pieces(path, file, layout, reading)
 
 
 def _good(rows: Iterable[Row | ValueError]) -> list[Row]:
-    """The first rows but bad ones."""
-    return [row for row in islice(rows, LOOKED_AT) if not isinstance(row, ValueError)]
+    return [row for row in rows if not isinstance(row, ValueError)]
+
+
+def _first_rows(rows: Iterable[Row | ValueError], columns: Columns) -> list[Row]:
+    """The first rows but bad ones, and later ones that have columns that are named and that no row before them has."""
+    rows = iter(rows)
+    found = _good(islice(rows, LOOKED_AT))
+    names, keys = {name for row in found for name in row}, {*columns.keys}
+    lacking = {*filter(None, (columns.image, *columns.captions)), *(keys if keys.isdisjoint(names) else ())} - names
+    while lacking and (row := next(rows, None)) is not None:
+        if not isinstance(row, ValueError) and (new := lacking & row.keys()):
+            found.append(row)
+            lacking -= new | keys if new & keys else new
+    return found
 
 
 def _kind(path: str) -> str:
@@ -242,9 +271,9 @@ def _text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | N
 
 def _name_in(record: str | list[str] | ValueError, layout: Layout, reading: Reading) -> str | None:
     """What tells whose caption the row of a record is, as `picture_named` says; of a JSON row that has little in it, quickly."""
-    if record.__class__ is str and reading.image == "image" and reading.same == "image" and not reading.captions:
+    if record.__class__ is str and reading.image == reading.same == "image" and not reading.captions and reading.key is None:
         try:
-            row = json.loads(record)
+            row = json.loads(record.removeprefix("\ufeff"))
         except (ValueError, RecursionError):
             return None
         if row.__class__ is dict and len(row) == 2:
@@ -276,7 +305,7 @@ def _unpacked_lines(path: str) -> Iterator[bytes]:
             raise ValueError(f"{path}: empty, which no {compression} file is")
         try:
             with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
-                yield from filter(bytes.strip, io.BufferedReader(stream, 1 << 20))
+                yield from filter(bytes.strip, lines_of(path, io.BufferedReader(stream, 1 << 20)))
         except StoreError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -295,8 +324,10 @@ def _parquet_pieces(path: str, file: BinaryIO, columns: Columns | None, needs: C
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
             logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", path,
                            " or ".join(map(repr, pictures)), pictures[0])
+        looked_at = Wanted(None, keys=(*KEY_COLUMNS, "image_id"))
         kept = Reading(columns.image, (*columns.captions, *columns.keys), "", None, ())
-        reading = reading_of(path, _good(parquet_rows(path, 0, min(count, LOOKED_AT), Wanted(None), kept)), columns, needs, header=names)
+        first = _good(parquet_rows(path, 0, min(count, LOOKED_AT), looked_at, kept))
+        reading = reading_of(path, first, columns, needs, header=names)
     if reading and reading.same:
         def rows() -> Iterator[tuple[int, int, str | None]]:
             found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading)

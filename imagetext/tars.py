@@ -35,6 +35,7 @@ PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by
 LITTER_IN = re.compile(rf"(^|/)({'|'.join(map(re.escape, LITTER))})(/|$)")
 READ_AHEAD = 8 << 20    # bytes asked of a store at once
 LARGEST = 1 << 30       # bytes of a file of a sample
+LARGEST_HEADER = 1 << 20 # bytes of all headers of one: its name and the like
 HELD = 2 << 30          # bytes of files that wait for the rest of their samples
 
 
@@ -94,8 +95,10 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
     with _opened(path) as (file, size):
         offset = 0
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            headers = _Headers(file)
+            with tarfile.open(fileobj=headers, mode="r:") as archive:
                 while (member := archive.next()) is not None:
+                    headers.left = LARGEST_HEADER
                     archive.members.clear()  # tarfile remembers every header it has seen
                     if archive.offset <= offset or member.size < 0:  # it would go round in circles
                         raise tarfile.ReadError(f"a file of {member.size} bytes")
@@ -111,6 +114,20 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
                 yield None
         except (tarfile.TarError, EOFError, OverflowError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cut or damaged near byte {min(offset, file.tell())}: {error}") from error
+
+
+class _Headers:
+    """A tar as `tarfile` sees it, which reads headers alone, and believes them about their own sizes."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+        self.left = LARGEST_HEADER  # bytes that it may read yet, to the next file's data
+
+    def read(self, count: int) -> bytes:
+        self.left -= count
+        if self.left < 0:
+            raise tarfile.ReadError(f"the headers of a file are more than {LARGEST_HEADER:,} bytes")
+        return self.file.read(count)
 
 
 def _is_closed(file: BinaryIO, offset: int) -> bool:

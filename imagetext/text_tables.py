@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import IO, AnyStr, BinaryIO, NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,8 @@ MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs
          (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # at the start of a file
 DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 WINDOW = 1 << 20           # bytes of an array that are read at a time
-LARGEST_ELEMENT = 1 << 26  # bytes of one of its elements
+NEARBY = 1 << 16           # bytes that are read at a time where rows stand apart
+LARGEST_ELEMENT = 1 << 26  # bytes of one of its elements, and of a line
 
 Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
 
@@ -63,7 +64,7 @@ def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> L
     usual: names of columns that tell the delimiter. Raises ValueError where the file is no such text.
     """
     head = file.read(4)
-    mark, encoding = next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", "utf-8"))
+    mark, encoding = encoding_of(head)
     file.seek(len(mark))
     if kind in (".json", ".jsonl"):
         start = file.read(4096).decode(encoding, "replace").lstrip()
@@ -73,6 +74,11 @@ def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> L
             raise ValueError(f"{path}: is {encoding[:6].upper()}; save it as UTF-8")
         return Layout(len(mark), encoding, array)
     return _separated(path, file, Layout(len(mark), encoding), "\t" if kind == ".tsv" else ",", usual)
+
+
+def encoding_of(head: bytes) -> tuple[bytes, str]:
+    """The mark that a file begins with, and the encoding that it stands for; UTF-8 without one."""
+    return next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", "utf-8"))
 
 
 def _separated(path: str, file: BinaryIO, layout: Layout, expected: str, usual: Iterable[str]) -> Layout:
@@ -142,13 +148,15 @@ def _header_is_quoted(file: BinaryIO, layout: Layout) -> bool:
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
-def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None) -> Iterator[tuple[int, Record]]:
+def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None, *,
+            few: bool = False) -> Iterator[tuple[int, Record]]:
     """Offset in bytes behind, and what is in, each record that is not blank, from where the file stands.
 
-    found: counts what is strange. Raises ValueError, with the line, where an array cannot be read on.
+    found: counts what is strange. few: whether only one or a few are wanted.
+    Raises ValueError, with the line, where an array cannot be read on.
     """
     if layout.array:
-        return _array_records(path, file)
+        return _array_records(path, file, layout, NEARBY if few else WINDOW)
     lines = _lines(path, file, layout, found)
     if layout.delimiter:
         return _cell_records(lines, layout, found or Found())
@@ -163,11 +171,19 @@ def readable(line: bytes) -> str:
         return line.decode("utf-8", "replace")
 
 
+def lines_of(path: str, file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines of a file; ValueError where one is larger than LARGEST_ELEMENT."""
+    while line := file.readline(LARGEST_ELEMENT + 1):
+        if len(line) > LARGEST_ELEMENT:
+            raise ValueError(f"{path}: a line of more than {LARGEST_ELEMENT:,} bytes, which begins with {line[:40]!r}")
+        yield line
+
+
 def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None) -> Iterator[tuple[int, bytes]]:
     """Offset behind each line, and the line in UTF-8, from where the file stands."""
     position = file.tell()
     if layout.encoding == "utf-8":
-        for line in file:
+        for line in lines_of(path, file):
             position += len(line)
             if found and not line.isascii():
                 found.look_at(line, position)
@@ -175,7 +191,7 @@ def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None
         return
     text = io.TextIOWrapper(file, layout.encoding, newline="\n")
     try:
-        for line in text:
+        for line in lines_of(path, text):
             position += len(line.encode(layout.encoding))
             yield position, line.encode("utf-8", "replace")
     except UnicodeError as error:
@@ -250,7 +266,8 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
     alike = 0
     for _, line in islice(taken, 1, None):
         cells = readable(line).rstrip("\r\n").split(layout.delimiter)
-        alike += len(cells) == len(layout.header) and any(re.fullmatch(r'"?[^\s"]*[\d./][^\s"]*"?', cell.strip()) for cell in cells)
+        alike += len(cells) == len(layout.header) and any(
+            re.fullmatch(r'"?[^\s"]*+"?', cell.strip()) and re.search(r"[\d./]", cell) for cell in cells)
     return 2 * alike > len(taken) - 1
 
 
@@ -259,18 +276,18 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
 _BETWEEN = re.compile(r"[\s,]*")
 
 
-def _array_records(path: str, file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """The elements of an array, or values one after another, a window of the file at a time.
+def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iterator[tuple[int, str]]:
+    """The elements of arrays, or values, one after another, a window of the file at a time, of so many bytes at first.
 
     The window is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
     """
     decode = json.JSONDecoder().raw_decode
     position, window, at, line = file.tell(), "", 0, 1  # of the window's first byte; in the window
-    begun = bracket = False
+    opens, bracket = position == layout.start, False    # whether a `[` here opens an array of rows, and whether one is open
 
     def more() -> bool:
         nonlocal window, position, at, line
-        block = file.read(max(WINDOW, len(window) - at))
+        block = file.read(max(size, len(window) - at))
         position, line = position + at, line + window.count("\n", 0, at)
         window, at = window[at:] + block.decode("latin-1"), 0
         return bool(block)
@@ -283,21 +300,19 @@ def _array_records(path: str, file: BinaryIO) -> Iterator[tuple[int, str]]:
             if bracket:
                 raise ValueError(f"{path}: is cut: the array has no end")
             return
-        if window[at] == "[" and not begun and position + at < 4096:
-            begun, bracket, at = True, True, at + 1
+        if window[at] == "]" or window[at] == "[" and opens:
+            opens, bracket, at = window[at] == "]", window[at] == "[", at + 1
             continue
-        if window[at] == "]":
-            return
-        begun = True
+        opens = False
         try:
             _, end = decode(window, at)
-        except RecursionError as error:
-            raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
         except json.JSONDecodeError as error:
             here = line + error.lineno - 1
             if len(window) - at < LARGEST_ELEMENT and more():
                 continue
             raise ValueError(f"{path}: line {here:,}: not JSON: {error.msg}") from error
+        except (RecursionError, ValueError) as error:  # a number of too many digits
+            raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
         if end == len(window) and more():
             continue  # it may go on: a number, say
         yield position + end, readable(window[at:end].encode("latin-1"))

@@ -107,6 +107,8 @@ def test_captions_of_a_form_are_no_captions(tmp_path):
     rows = [{"image_id": 7, "caption": "a"}, {"image_id": 7, "caption": "Quality issues are too severe to recognize visual content."}]
     (tmp_path / "r.json").write_text(json.dumps({"images": [], "annotations": rows}))
     assert captions(read(tmp_path / "r.json"), "r") == [("7", ("a",))]
+    (tmp_path / "r.json").write_text(json.dumps(rows))  # results of a model, which said so itself
+    assert captions(read(tmp_path / "r.json"), "r") == [("7", ("a", rows[1]["caption"]))]
 
 
 def test_an_info_json_lists_shards(tmp_path):

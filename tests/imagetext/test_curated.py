@@ -194,6 +194,12 @@ def test_vizwiz_captions_of_a_form_are_left_out_and_counted(tmp_path, images, wr
     assert "2 captions are left out" in caplog.text
 
 
+def test_a_url_that_is_none_costs_its_own_row(tmp_path, images, write, gbc_graph):
+    path = write(tmp_path / "graphs.jsonl", [{**gbc_graph, "img_url": url} for url in ("http://[x", "http://a.example/cat.jpg")])
+    bad, good = samples(f"gbc-short:{path}", images("cat.jpg"))
+    assert bad.error == "http://[x: no URL: Invalid IPv6 URL" and good.key == "cat" and not good.error
+
+
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_pictures_of_one_file_name_and_several_urls_are_not_mixed_up(tmp_path, images, write, gbc_graph, form):
     urls = ["http://a.example/x/image.jpg", "http://b.example/image.jpg", "http://a.example/cat.jpg", "http://a.example/cat.jpg"]

@@ -141,6 +141,20 @@ def test_files_beside_a_picture(folder, picture, caplog):
     assert ["2 files are neither" in message and "2 .json" in message for message in caplog.messages] == [True]
 
 
+def test_a_device_or_a_pipe_is_no_file_of_captions(folder, picture, monkeypatch):
+    monkeypatch.setattr("imagetext.folders.LARGEST", 9)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        put(folder, name, picture())
+    os.mkfifo(folder / "a.txt")
+    os.mkfifo(folder / "metadata.jsonl")
+    (folder / "a.json").symlink_to("/dev/zero")
+    (folder / "b.txt").symlink_to("/dev/zero")
+    put(folder, "c.txt", b"one")
+    rows = list_folder(str(folder))
+    put(folder, "c.txt", b"one, and it has grown")
+    assert [sample.captions for sample in FolderRows(str(folder), tuple(rows))] == [(), (), ("one, and",)]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_metadata_of_every_kind(folder, picture, suffix):
     rows = [{"file_name": name, "text": f"of {name}", "error": 0.5, "uid": f"u{name}"} for name in ("a.jpg", "sub/b.png", "gone.jpg")]
@@ -156,6 +170,14 @@ def test_metadata_of_every_kind(folder, picture, suffix):
     assert (first.key, first.captions, second.key, second.captions) == ("a", ("of a.jpg",), "sub/b", ("of sub/b.png",))
     assert float(first.meta["source_fields"]["error"]) == 0.5 and first.meta["uid"] == "ua.jpg" and not first.error and first.image
     assert gone.captions == ("of gone.jpg",) and "missing picture file" in gone.error
+
+
+def test_metadata_that_says_the_same_in_two_formats_says_it_once(folder, picture):
+    put(folder, "a.jpg", picture())
+    put(folder, "metadata.jsonl", b'{"file_name": "a.jpg", "text": "one"}\n{"file_name": "a.jpg", "text": "three"}\n')
+    put(folder, "metadata.csv", b"file_name,text\na.jpg,one\na.jpg,two\na.jpg,two\n")
+    (sample,) = read(folder)
+    assert sample.captions == ("one", "two", "two", "three")
 
 
 def test_a_table_called_metadata_that_names_no_files_is_left_out(folder, picture, caplog):

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import random
 
@@ -11,6 +12,8 @@ import pytest
 
 from imagetext import tables
 from imagetext.grouping import Repeats, side_by_side
+from imagetext.parquet import scattered_rows
+from imagetext.rows import Wanted
 from imagetext.sources import read_samples
 from imagetext.table_columns import listed
 from imagetext.table_flags import Columns
@@ -55,6 +58,32 @@ def test_columns_that_are_named(table, picture):
     assert sample.meta["text"] == "other" and not {"foto", "alt", "also"} & set(sample.meta)
 
 
+def test_captions_in_place_of_which_others_are_named_stay(table):
+    (sample,) = read(table("t.jsonl", '{"image": "0.jpg", "alt": "one", "captions": ["two"]}\n'), Columns(captions=("alt",)))
+    assert sample.captions == ("one",) and sample.meta["other_captions"] == ["two"]
+
+
+@pytest.mark.parametrize("rows, columns, expected", [
+    ([{"photo": "0.jpg", "text": "a"}, {"path": "1.jpg", "text": "b"}], Columns("photo"), [0, None]),
+    ([{"image": "0.jpg", "text": "a"}, {"Image": "1.jpg", "text": "b"}, {"File Name": "2.jpg", "text": "c"}], Columns(),
+     [0, 1, 2]),
+])
+def test_a_row_that_lacks_the_column_of_pictures(table, picture, rows, columns, expected):
+    found = read(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), columns)
+    assert [sample.image for sample in found] == [None if number is None else picture(number) for number in expected]
+    assert ["no picture given" in sample.error for sample in found] == [number is None for number in expected]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_named_column_may_be_first_seen_in_a_late_row(table, pack):
+    lines = '{"image": "0.jpg"}\n' * 300 + '{"image": "0.jpg", "alt": "a", "id2": "x"}\n'
+    path = table("t.jsonl.gz" if pack is not bytes else "t.jsonl", pack(lines.encode()))
+    last = read(path, Columns("image", ("alt",), ("id1", "id2")))[-1]
+    assert last.captions == ("a",) and last.key == "x"
+    with pytest.raises(ValueError, match="--caption-column al: there is no such column"):
+        read(path, Columns(captions=("al",)))
+
+
 def test_a_key_that_is_a_pictures_path_loses_its_suffix_as_in_a_folder(table):
     assert [sample.key for sample in read(table("t.csv", "image,text\n0.jpg,a\n"), Columns(keys=("image",)))] == ["0"]
 
@@ -95,7 +124,8 @@ def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, need
 
 @pytest.mark.parametrize("cell, texts", [
     ('["a dog", "it\'s"]', ["a dog", "it's"]), ("['a dog', \"it's\"]", ["a dog", "it's"]), ("['a dog'\n 'a cat']", ["a dog", "a cat"]),
-    (r"['a \'big\' dog']", ["a 'big' dog"]), ("[a dog]", None), ("[1, 2]", None), ("[]", None), ("['a' + 'b']", None),
+    (r"['a \'big\' dog']", ["a 'big' dog"]), ("[a dog]", None), ("[1, 2]", None), ("[]", []), ("['a' + 'b']", None),
+ ("[None]", []), ("[null, NaN]", []), ("['a', nan]", ["a"]), ("['None' None]", ["None"]),
     ("[" * 9000, None), ("['" + "\\" * 90_001, None), ("[__import__('os')]", None), ("['a', 3]", None),
 ])
 def test_a_list_in_a_cell(cell, texts):
@@ -104,7 +134,8 @@ def test_a_list_in_a_cell(cell, texts):
 
 def test_lists_are_read_wherever_captions_stand(table):
     rows = [{"image": "0.jpg", "caption": "['a', 'b']"}, {"image": "1.jpg", "caption": "[sign] a dog"}]
-    assert captions(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))) == [("a", "b"), ("[sign] a dog",)]
+    rows += [{"image": "2.jpg", "caption": "[]"}]
+    assert captions(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))) == [("a", "b"), ("[sign] a dog",), ()]
 
 
 def chat(*turns):
@@ -177,6 +208,56 @@ def test_rows_of_a_picture_are_its_captions(tmp_path, table, monkeypatch, caplog
     assert captions(path, Columns(group=False)) == [(caption,) for _, caption in rows]
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.parquet"])
+def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name):
+    rows = [{"image": f"{at % 2}.jpg", "caption": f"c{at}", "syn": f"s{at}" if at else "", "same": "one"} for at in range(4)]
+    if name == "t.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    (piece,) = tables.split_table(str(tmp_path / name))
+    found = tables.table_records(piece, Wanted(("syn", "same")))
+    assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in found] == [
+        (("c0", "c2"), ("s2",), ("one",)), (("c1", "c3"), ("s1", "s3"), ("one",))]
+
+
+def test_a_compressed_table_is_unpacked_on_disk_only_where_rows_of_a_picture_stand_apart(tmp_path, table, monkeypatch):
+    monkeypatch.setattr(tables, "UNPACKED", 100)
+    for name, rows in (("together.jsonl.gz", ROWS), ("alone.jsonl.gz", ROWS[::3])):
+        assert captions(write(tmp_path / name, rows)) == plainly(rows)
+    with pytest.raises(ValueError, match="apart.jsonl.gz: rows of one picture stand apart.* more than the 100 that are"):
+        captions(write(tmp_path / "apart.jsonl.gz", ROWS + ROWS))
+    monkeypatch.setattr(tables, "UNPACKED", 10_000)
+    assert captions(str(tmp_path / "apart.jsonl.gz")) == plainly(ROWS + ROWS)
+
+
+def test_parquet_is_grouped_as_the_same_rows_in_lines_are(tmp_path):
+    numbers = pa.table({"image_id": [7, 8, 7], "caption": ["a", "b", "c"], "json": ['{"n": 1}'] * 3})
+    names = pa.table({"image": pa.array(["7.jpg", "8.jpg", "7.jpg"]).dictionary_encode(), "caption": ["a", "b", "c"]})
+    nested = pa.table({"image": ["7.jpg", "8.jpg", "7.jpg"], "caption": ["a", "b", "c"], "json": [{"n": 1}] * 3})
+    for table in (numbers, names, nested):
+        pq.write_table(table, tmp_path / "t.parquet")
+        assert captions(str(tmp_path / "t.parquet")) == [("a", "c"), ("b",)]
+    assert [row["n"] for piece in tables.split_table(str(tmp_path / "t.parquet")) for _, row in piece.numbered()] == [1, 1]
+
+
+@pytest.mark.parametrize("wanted", [None, Wanted()])
+def test_scattered_rows_of_parquet_are_those_of_their_numbers(tmp_path, wanted):
+    pq.write_table(pa.table({"text": [str(number) for number in range(400)]}), tmp_path / "t.parquet", row_group_size=150)
+    numbers = [399, 0, 151, 149, 150, 299, 63, 64]
+    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, wanted, None)] == list(map(str, numbers))
+
+
+@pytest.mark.parametrize("rows, columns", [
+    (['{"image": "0.jpg", "text": "a"}', '{"image": "0.jpg", "text": "b", "n": 1}'], Columns(keys=("image",))),
+    (['{"image": "0.jpg", "text": "a"}', '\ufeff{"image": "0.jpg", "text": "b"}'], Columns()),
+])
+def test_rows_of_few_columns_are_grouped_as_others_are(table, rows, columns):
+    shards = read_samples(table("t.jsonl", "\n".join(rows)), columns=columns)
+    assert [sample.captions for shard in shards for sample in shard] == [("a", "b")] and len(shards[0].samples) == 1
+
+
 def test_what_is_no_row_of_one_caption_stays_a_row(table):
     lines = ['{"image": "0.jpg", "text": "a"}', "{broken", '{"image": "0.jpg", "text": "b"}', '{"image": "0.jpg"}',
              '{"image": "0.jpg", "text": "c", "key": "own"}', '{"image": "0.jpg", "text": "d", "key": "own"}']
@@ -206,3 +287,27 @@ def test_rows_are_put_side_by_side_on_disk():
     assert [(number, place) for number, place, _ in found] == [(n, 10 * n) for n in expected]
     begins = [n == 0 or names[b] is None or names[a] != names[b] for n, (a, b) in enumerate(zip([0, *expected], expected))]
     assert [begin for _, _, begin in found] == begins
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_rows_that_stand_apart_are_read_without_what_stands_between_them(tmp_path, monkeypatch, name):
+    rows = [{"image": f"{number % 20}.jpg", "text": "x" * 50_000} for number in range(40)]
+    (tmp_path / name).write_text(json.dumps(rows) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in rows))
+    read_bytes = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            read_bytes.append(super().readinto(buffer))
+            return read_bytes[-1]
+
+    (piece,) = tables.split_table(str(tmp_path / name))
+    monkeypatch.setattr(tables, "open_file", lambda path, block: io.BufferedReader(Counted(path), block))
+    assert [len(row["text"]) for _, row in piece.numbered()] == [2] * 20
+    assert sum(read_bytes) < 40 * 200_000
+
+
+def test_names_of_any_length_take_little_room_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rows = side_by_side((str(number % 2) * 200_000, number, number) for number in range(20))
+    next(rows)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.sqlite")) < 100_000

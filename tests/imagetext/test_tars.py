@@ -3,6 +3,8 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -222,6 +224,20 @@ def test_a_file_that_is_too_large_is_a_row_and_not_unpacked(tmp_path, picture, w
     path = write_tar(tmp_path / "x.tar", [("a.jpg", bytes(3000)), ("b.jpg", picture())])
     first, second = read(path)
     assert first.image is None and first.error == "jpg: 3,000 bytes, more than 2,000" and second.image == picture()
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_headers_of_any_size_take_no_memory(tmp_path, write_tar, kind, pack):
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, 32 << 20
+    data = Path(write_tar(tmp_path / "x.tar", [("a.txt", b"a")])).read_bytes()[:1024]
+    (tmp_path / "x.tar").write_bytes(pack(data + header.tobuf() + bytes(33 << 20)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="x.tar: cut or damaged near byte 1024: the headers of a file are more than 1,048,576"):
+        read(tmp_path / "x.tar")
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
 
 
 def test_files_sorted_by_suffix_find_each_other(tmp_path, picture, write_tar):

@@ -1,8 +1,10 @@
 """Text that is a table: quotation marks, encodings, delimiters, arrays; a broken row costs itself."""
 
 import csv
+import gzip
 import io
 import json
+import time
 
 import pytest
 
@@ -109,7 +111,31 @@ def test_delimiters_other_than_the_suffixs_are_read_and_told(tmp_path, caplog, n
     assert ("is between its cells, and so it is read" in caplog.text) != text.startswith("sep")
 
 
+def test_a_long_run_of_digits_is_judged_in_linear_time(tmp_path):
+    (tmp_path / "t.csv").write_text(f'{HEADER}0.jpg,"two\n{"1" * 20_000} a,lines"\n')
+    started = time.process_time()
+    assert len(rows(tmp_path / "t.csv")) == 1 and time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("name, written", [
+    ("t.jsonl", str.encode), ("t.jsonl", lambda text: text.encode("utf-16")), ("t.csv", str.encode),
+    ("t.jsonl.gz", lambda text: gzip.compress(text.encode())),
+])
+def test_a_line_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypatch, name, written):
+    monkeypatch.setattr(text_tables, "LARGEST_ELEMENT", 1000)
+    (tmp_path / name).write_bytes(written('{"text": "short"}\n{"text": "' + "x" * 100_000))
+    with pytest.raises(ValueError, match=f"{name}: a line of more than 1,000 bytes, which begins with "):
+        rows(tmp_path / name)
+
+
 # ---- arrays ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_list_of_another_encoding_says_so(tmp_path, encoding):
+    (tmp_path / "t.json").write_bytes('[{"text": "a"}]'.encode(encoding))
+    with pytest.raises(ValueError, match=f"t.json: is {encoding.upper()}; save it as UTF-8"):
+        read_samples(str(tmp_path / "t.json"))
 
 
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
@@ -129,7 +155,20 @@ def test_objects_printed_over_several_lines(tmp_path):
     assert rows(tmp_path / "t.jsonl") == values
 
 
+@pytest.mark.parametrize("lines, expected", [
+    (['[{"n": 0}, {"n": 1}]', '[{"n": 2}]', "[]", '[{"n": 3}, [4], 5]'], [0, 1, 2, 3, "list", "int"]),  # an array a line
+    (['[{"n": 0}]', '{"n": 1}', "]"], [0, 1]),
+])
+def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, expected):
+    monkeypatch.setattr("imagetext.tables.ROWS_PER_SHARD", 1)  # each is read from its own place, too
+    for name in ("t.json", "t.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines))
+        assert [row["n"] if isinstance(row, dict) else row.split()[-1] for row in rows(tmp_path / name)] == expected
+
+
 @pytest.mark.parametrize("text, message", [
+    ('[\n{"text": "a"},\n' + "9" * 5000 + "]", "line 3: Exceeds the limit"),
+    ('[{"text": "a"}]\n garbage', "line 2: not JSON"), ('[{"text": "a"}]\n[{"text": "b"}', "is cut"),
     ('[\n{"text": "a"},\n{"text": b}\n]', "line 3: not JSON"), ('[\n{"text": "a"},\n', "is cut"), ('[\n{"text": "a"},\n{"te', "line 3: not JSON"),
 ])
 def test_a_broken_array_is_refused_with_the_line(tmp_path, text, message):
