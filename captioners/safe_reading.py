@@ -2,27 +2,42 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 LARGEST = 2**27         # bytes of a file of a tokenizer; the largest that are known have 35 MB
 LARGEST_CONFIG = 2**23  # bytes of a config or a chat template
 MOST_SAID = 400         # characters of a library's error
-MOST_LAYERS = 1000
-MOST = 10**8            # of any other number in a config: of tokens, positions, widths
+MODEL = {r"layers|depths?$": 1000, "": 10**8}  # the largest numbers in a config by their names: of tokens, positions, widths
+PICTURES = {"patch|merge": 64, "size|edge|height|width|pinpoints|tokens|seq_len": 4096, "": 10**8}  # and in a processor's
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip install", re.I)
 CODE = re.compile(r"(custom|remote) code", re.I)
 
 
+def on_one_line(text: str) -> str:
+    """The text without what a terminal obeys."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
 def reason(error: BaseException) -> str:
     """What a library's error says, in one line; advice to let code run is left out, and what a terminal obeys."""
-    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
+    text = on_one_line(str(error))
+    if not text:
+        return type(error).__name__
     said = " ".join(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text) if not UNSAFE.search(sentence))
     if not said or CODE.search(text):
         return "it asks for code of its own to be run, which is never done"
     return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
+
+
+def attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
+    """What the call returns; libraries raise many kinds of errors: all become ValueErrors that say what was tried."""
+    try:
+        return call(*args, **options)
+    except Exception as error:
+        raise ValueError(f"{otherwise}: {reason(error)}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -38,8 +53,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_numbers(config: Mapping[str, Any], where: str | Path) -> None:
-    """Refuses a model's config by whose numbers building it would take memory or time without end."""
+def check_numbers(config: Mapping[str, Any], where: str | Path, limits: Mapping[str, int] = MODEL) -> None:
+    """Refuses a config by whose numbers building a model, or making its pictures, would take memory or time without end.
+
+    limits: the largest number by a pattern of names, of which the first that fits counts.
+    """
     problems, waiting = [], [("", config)]
     while waiting:
         name, value = waiting.pop()
@@ -48,7 +66,7 @@ def check_numbers(config: Mapping[str, Any], where: str | Path) -> None:
         elif isinstance(value, list):
             waiting += [(name, one) for one in value]
         elif isinstance(value, int | float):
-            most = MOST_LAYERS if re.search(r"layers|depths?$", name) else MOST
+            most = next(most for pattern, most in limits.items() if re.search(pattern, name))
             if not -most <= value <= most:
                 problems.append(f"{name} is {value}, at most {most:,} can be")
     if problems:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from captioners.base import Caption
 from captioners.replies import clean_reply
+from captioners.safe_reading import on_one_line
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
 LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
@@ -167,7 +168,7 @@ def _plain(body: bytes) -> str:
 
 def _shown(text: str, most: int = SHOWN) -> str:
     """The text on a line, without what a terminal obeys, and cut: it may repeat the request, picture and all."""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:LOOKED_AT]).split())
+    text = on_one_line(text[:LOOKED_AT])
     return text[:most] + ("…" if len(text) > most else "")
 
 

@@ -39,6 +39,7 @@ class Journal:
         self._file.write(line)
         self._file.flush()
         self._size += len(line)
+        self._known[request] = choices
 
     def close(self) -> None:
         if self._file is not None:

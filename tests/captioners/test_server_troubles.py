@@ -318,6 +318,7 @@ def test_a_journal_is_bounded_and_believes_nothing_that_is_broken(tmp_path, monk
     path, choices = tmp_path / "a" / "x.jsonl", [journal.Choice("A dog.", -1.5, "stop"), journal.Choice("A cat.", None, "none")]
     kept = journal.Journal(path)
     kept.put("one", choices)
+    assert kept.get("one") == choices
     kept.close()
     with open(path, "ab") as file:
         file.write(b'["two", [["A', )

@@ -158,7 +158,7 @@ def test_an_adapter_that_lacks_weights_is_refused(folder_of, tmp_path):
     assert f"missing {gone}" in str(caught.value) and "unexpected extra.lora_A.weight" in str(caught.value)
 
 
-def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path):
+def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path, monkeypatch):
     """A stranger's adapter may name any folder of this machine: what lies there is not loaded for it."""
     base = copy_of("git")
     captioner = load_vlm(base)
@@ -169,7 +169,10 @@ def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path)
     (strangers / "capsmith.json").unlink()
     with pytest.raises(ValueError, match=f"base_model_name_or_path is {base}, a folder here.*say --base {base}"):
         load_vlm(strangers)
-    taken = load_vlm(strangers, base=str(base))
+    monkeypatch.chdir(tmp_path)
+    for name in (str(base), base.name, f"local-dir:{base}"):
+        taken = load_vlm(strangers, base=name)
+        assert taken.adapter.peft_config["default"].base_model_name_or_path == str(base)
     assert taken.weights_sha256 == load_vlm(tmp_path / "ours").weights_sha256
     edit(base / "config.json", lambda config: config.update(note="another"))
     with pytest.raises(ValueError, match="not as it was when the adapter was trained"):
@@ -183,6 +186,11 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
     "code": ("config.json", {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}, "which is never done"),
     "kinds": ("config.json", {"text_config": {"hidden_size": "many"}}, "no config that can be read"),
     "template": ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "makes no prompt"),
+    "vocabulary": ("config.json", {"text_config": {"vocab_size": 10**6}}, "its config asks for 64,039,488 weights"),
+    "crop": ("processor_config.json", {"image_processor": {"crop_size": {"height": 16000, "width": 16000}}},
+             "image_processor.crop_size.width is 16000, at most 4,096"),
+    "tokens": ("processor_config.json", {"num_additional_image_tokens": 10**6}, "num_additional_image_tokens is 1000000"),
+    "raises": ("chat_template.jinja", "{{ raise_exception('\x1b[2J\n' ~ 'x' * 5000) }}", "makes no prompt of"),
     "large": ("tokenizer_config.json", " " * (2**23 + 1), "tokenizer_config.json has 8,388,609 bytes"),
 }
 
@@ -197,7 +205,7 @@ def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy
         (folder / name).write_text(content)
     with pytest.raises(ValueError) as caught:
         load_vlm(folder)
-    assert str(folder) in str(caught.value) and told in str(caught.value) and "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value) and told in str(caught.value) and str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000 and not any(word in str(caught.value) for word in ("trust_remote_code=True", "pip install"))
 
 
@@ -252,6 +260,13 @@ def test_a_processor_that_keeps_the_shapes_of_pictures_is_refused(copy_of):
     folder = copy_of("llava")
     edit(folder / "processor_config.json", lambda config: config["image_processor"].update(do_center_crop=False))
     with pytest.raises(ValueError, match=r"keeps the shapes of pictures, and makes \(32, 64\) and \(64, 32\)"):
+        load_vlm(folder)
+
+
+def test_a_processor_that_fails_at_pictures_is_named(copy_of):
+    folder = copy_of("git")
+    edit(folder / "processor_config.json", lambda config: config["image_processor"].update(image_mean="grey"))
+    with pytest.raises(ValueError, match=f"{folder}: its processor makes nothing of a picture: "):
         load_vlm(folder)
 
 
