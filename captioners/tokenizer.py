@@ -83,7 +83,7 @@ class CaptionTokenizer:
             if value is None
         ]
         if not problems:
-            ids = self.encode("a")
+            ids = attempt(f"{where} does not read a text", self.encode, "a")
             if ids[:1] != [self.start_id] or ids[-1:] != [self.end_id]:
                 problems.append("it does not put the start and end tokens round a text")
             for key, pad in (("text_cfg.pad_id", text_cfg.get("pad_id", 0)), ("pad_id", model_cfg.get("pad_id", 0))):

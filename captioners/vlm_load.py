@@ -4,6 +4,7 @@ No code that comes with a model is run, and weights come from safetensors files 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,21 @@ import torch
 from huggingface_hub import snapshot_download
 from peft import PeftModel, get_peft_model_state_dict, prepare_model_for_kbit_training
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available
 
 from captioners.names import check_name, column_name
 from captioners.resolve import SMALL_FILES
-from captioners.safe_reading import PICTURES, attempt, check_folder, check_numbers, read_object
+from captioners.safe_reading import PICTURES, attempt, check_folder, check_numbers, check_size, read_object
 from captioners.vlm import ADAPTER, OURS, VLMCaptioner
 from captioners.vlm_families import FAMILIES, QwenVL
 from captioners.weights import DTYPES, differences, folder_sha256, state_sha256
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = ("model.safetensors", "model-*.safetensors")
+MOST_PATCHES = 2**16  # of a picture; LLaVA-OneVision has 26,896
 
 
 def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = "cpu", dtype: str | None = "fp32",
@@ -43,7 +46,7 @@ def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = 
     if problems:
         raise ValueError("; ".join(problems))
     name, base = _whole_name(os.fspath(name)), base and _whole_name(base)
-    folder = _folder(name)
+    folder = _folder(name, *SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS)
     ours = _read_ours(folder)
     adapter_config = _read_object(folder / ADAPTER)
     if adapter_config is None and base is not None:
@@ -70,13 +73,13 @@ def _whole_name(name: str) -> str:
     return str(Path(name).resolve()) if os.path.isdir(name) else name
 
 
-def _folder(name: str) -> Path:
-    """Where a model's small files lie, and its adapter, in a folder or the hub's cache; ValueError where one is too large."""
+def _folder(name: str, *patterns: str) -> Path:
+    """Where a model's files lie, in a folder or the hub's cache, those fetched there; ValueError where a small one is too large."""
     if os.path.isdir(name):
         folder = Path(name)
     else:
         folder = Path(attempt(f"hub repository {name!r} cannot be had", snapshot_download, name,
-                              allow_patterns=[*SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS], ignore_patterns=["*/*"]))
+                              allow_patterns=list(patterns), ignore_patterns=["*/*"]))
     check_folder(folder)
     return folder
 
@@ -93,8 +96,9 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
         raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
     if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
         raise ValueError(f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is")
-    if os.path.isdir(name):
-        _check_size(config, Path(name))
+    with torch.device("meta"):  # weights without memory: they would be made before one is read
+        shapes = attempt(f"{name}: no model that can be built", AutoModelForImageTextToText.from_config, config)
+    check_size(shapes, _folder(name, *WEIGHTS).glob("*.safetensors"), name)
     options: dict[str, Any] = {}
     if four_bit:
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
@@ -111,22 +115,24 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
     return model
 
 
-def _check_size(config: PretrainedConfig, folder: Path) -> None:
-    """Refuses a config of more weights than the folder's files can hold, in four bits each: they would be made before one is read."""
-    with torch.device("meta"):  # which takes no memory
-        model = attempt(f"{folder}: no model that can be built", AutoModelForImageTextToText.from_config, config)
-    asked = sum(parameter.numel() for parameter in model.parameters())
-    held = 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if 0 < held < asked:
-        raise ValueError(f"{folder}: its config asks for {asked:,} weights, and its files can hold no more than {held:,}")
-
-
 def _check_processor(processor: ProcessorMixin, model: PreTrainedModel, where: str | Path) -> None:
     """Refuses a processor whose pictures or prompts would take memory without end."""
     images = processor.image_processor.to_dict()
     if issubclass(FAMILIES[model.config.model_type], QwenVL):
         images.pop("size", None)  # counts the pixels of a picture, which the family bounds
-    check_numbers({**processor.to_dict(), "image_processor": images, "video_processor": {}}, where, PICTURES)
+    whole = {**processor.to_dict(), "image_processor": images, "video_processor": {}}
+    check_numbers(whole, where, PICTURES)
+    side = max(_numbers([images.get(name) for name in ("size", "crop_size", "image_grid_pinpoints")]), default=1)
+    patch = max(1, min(_numbers([whole.get("patch_size"), images.get("patch_size")]), default=side))
+    if side > MOST_PATCHES**0.5 * patch:
+        raise ValueError(f"{where}: its processor makes {(side / patch)**2:,.0f} patches of a picture, at most {MOST_PATCHES:,} can be")
+
+
+def _numbers(value: Any) -> list[int]:
+    """All numbers in a part of a config."""
+    if isinstance(value, Mapping | list | tuple):
+        return [number for one in (value.values() if isinstance(value, Mapping) else value) for number in _numbers(one)]
+    return [value] if isinstance(value, int) else []
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:

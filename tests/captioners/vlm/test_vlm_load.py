@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
+from captioners import safe_reading
 from captioners.base import SamplingConfig
 from captioners.vlm_load import load_vlm
 
@@ -191,12 +192,21 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
              "image_processor.crop_size.width is 16000, at most 4,096"),
     "tokens": ("processor_config.json", {"num_additional_image_tokens": 10**6}, "num_additional_image_tokens is 1000000"),
     "raises": ("chat_template.jinja", "{{ raise_exception('\x1b[2J\n' ~ 'x' * 5000) }}", "makes no prompt of"),
+    "loops": ("chat_template.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 1 sec"),
+    "memory": ("chat_template.jinja", "{{ ('x' * 10**10)|length }}", "512 MiB of memory"),
+    "text": ("chat_template.jinja", "{{ 'x' * 10**5 }}", "64 KiB of text"),
+    "pictures": ("chat_template.jinja", "{{ '<image>' * 1000 }}", "its chat template makes 1000 pictures of one"),
+    "patches": ("processor_config.json", {"patch_size": 1, "image_processor": {"size": {"shortest_edge": 4000}}},
+                "makes 16,000,000 patches of a picture"),
+    "pinpoints": ("processor_config.json", {"image_processor": {"image_grid_pinpoints": [[32, 32]] * 1001}},
+                  "image_grid_pinpoints has 1,001 entries"),
     "large": ("tokenizer_config.json", " " * (2**23 + 1), "tokenizer_config.json has 8,388,609 bytes"),
 }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy_of, what):
+def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy_of, monkeypatch, what):
+    monkeypatch.setattr(safe_reading, "SECONDS", 1)
     folder, (name, content, told) = copy_of("llava"), HOSTILE[what]
     if isinstance(content, dict):
         edit(folder / name, lambda config: [config[key].update(value) if isinstance(config.get(key), dict) else config.update({key: value})
@@ -244,7 +254,7 @@ def test_a_hub_repository_is_read_from_the_cache(copy_of, tmp_path, monkeypatch,
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", True, raising=False)
-    fill_hub_cache(tmp_path / "hub", "some/Tiny-VLM", copy_of("git"))
+    fill_hub_cache(tmp_path / "hub", "some/Tiny-VLM", folder := copy_of("git"))
     captioner = load_vlm("some/Tiny-VLM")
     assert captioner.name == "tiny_vlm"
     captioner.add_lora(r=2)
@@ -254,6 +264,10 @@ def test_a_hub_repository_is_read_from_the_cache(copy_of, tmp_path, monkeypatch,
     loaded = load_vlm("some/Adapters")
     assert loaded.name == "tuned"
     assert loaded.weights_sha256 == load_vlm(tmp_path / "tuned").weights_sha256 != captioner.weights_sha256
+    edit(folder / "config.json", lambda config: config.update(vocab_size=10**6))
+    fill_hub_cache(tmp_path / "hub", "some/Large-VLM", folder)
+    with pytest.raises(ValueError, match="some/Large-VLM: its config asks for "):
+        load_vlm("some/Large-VLM")
 
 
 def test_a_processor_that_keeps_the_shapes_of_pictures_is_refused(copy_of):
