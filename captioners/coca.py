@@ -54,8 +54,8 @@ class CoCaCaptioner:
         self.weights_sha256 = weights_sha256
         self.model_cfg = source.model_cfg
         self.preprocess_cfg, self._mean_and_std, self.preprocess = attempt(
-            f"{source.config_from}: open_clip cannot prepare pictures by its preprocess_cfg", _preprocessing, source.preprocess_cfg,
-            model.visual.image_size)
+            f"{source.config_from}: open_clip cannot prepare pictures by its preprocess_cfg", _preprocessing,
+            source.preprocess_cfg, model.visual.image_size)
         self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
         self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
         self.pad_id = self.tokenizer.pad_id
@@ -187,7 +187,9 @@ class CoCaCaptioner:
         ))
 
 
-def _preprocessing(given: Mapping[str, Any], size: tuple[int, int]) -> tuple[dict[str, Any], Tensor, Callable[[Image.Image], Tensor]]:
+def _preprocessing(
+    given: Mapping[str, Any], size: tuple[int, int]
+) -> tuple[dict[str, Any], Tensor, Callable[[Image.Image], Tensor]]:
     """open_clip's config of preprocessing, its mean and std (2, 3, 1, 1), and its transform up to the pixels.
 
     That is of a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes of floats on the way to the model; it holds no

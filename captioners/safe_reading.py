@@ -1,4 +1,4 @@
-"""What a stranger's model folder may do here: files, numbers and programs that have bounds, paths inside, errors without advice."""
+"""What a stranger's model folder may do here: bounded files, numbers and programs, paths inside, errors without advice."""
 
 import json
 import os
@@ -15,7 +15,7 @@ LONGEST_LIST = 1000     # of numbers in a config
 MOST_SAID = 400         # characters of a library's error
 SECONDS, MEMORY, LONGEST_TEXT = 20, 2**29, 2**16  # that a program may take, in seconds and bytes, and bytes of what it says
 MEMORY_NOW = Path("/proc/self/statm")             # of this process, in pages, where the system tells it
-MODEL = {r"layers|depths?$": 1000, "image_size": 4096, "": 10**8}  # the largest numbers in a config: of tokens, positions, widths
+MODEL = {r"layers|depths?$": 1000, "image_size": 4096, "": 10**8}  # the largest numbers in a config, by their names
 PICTURES = {"patch|merge": 64, "size|edge|height|width|pinpoints|tokens|seq_len": 4096, "": 10**8}  # and in a processor's
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip install", re.I)
@@ -67,15 +67,15 @@ def in_bounds(call: Callable[[], Any]) -> Any:
     try:
         found, error = json.loads(said)
     except ValueError:
-        raise ValueError(f"it takes more than {SECONDS} seconds, {MEMORY >> 20} MiB of memory or {LONGEST_TEXT >> 10} KiB of text")\
-            from None
+        most = f"{SECONDS} seconds, {MEMORY >> 20} MiB of memory or {LONGEST_TEXT >> 10} KiB of text"
+        raise ValueError(f"it takes more than {most}") from None
     if error:
         raise ValueError(error)
     return found
 
 
 def _say(call: Callable[[], Any], writes: int) -> None:
-    """The whole life of the process within bounds: it writes what the call returns, and its error; nothing where it breaks one."""
+    """The life of the process within bounds: it writes what the call returns, and its error; nothing where it breaks one."""
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(SECONDS)
@@ -130,7 +130,7 @@ def check_numbers(config: Mapping[str, Any], where: str | Path, limits: Mapping[
 
 
 def check_size(model: Any, weights: Iterable[Path], where: str | Path) -> None:
-    """Refuses a torch model of more weights than the files hold, in four bits each; so it is asked of a model that takes no memory."""
+    """Refuses a torch model, made without memory, of more weights than the files hold in four bits each."""
     asked = sum(parameter.numel() for parameter in model.parameters())
     held = 2 * sum(path.stat().st_size for path in weights)
     if 0 < held < asked:

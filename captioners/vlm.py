@@ -49,7 +49,8 @@ class VLMCaptioner:
                  prompt: str | None = None, adapter: PeftModel | None = None):
         self.model, self.processor, self.adapter, self.merges = model, processor, adapter, False
         self.batch_size, self.name, self.weights_sha256 = 16, name, weights_sha256
-        self.family = attempt(f"{source}: its processor does not fit its model", FAMILIES[model.config.model_type], model, processor)
+        self.family = attempt(f"{source}: its processor does not fit its model",
+                              FAMILIES[model.config.model_type], model, processor)
         self.tokenizer = processor.tokenizer
         self.prompt = self.family.instruction if prompt is None else prompt
         self.prompt_ids, self.lead = attempt(f"{source}: its processor makes no prompt of {self.prompt!r}",
@@ -67,8 +68,8 @@ class VLMCaptioner:
         problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
         problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
-        wide, high = (attempt(f"{source}: its processor makes nothing of a picture", self.preprocess, Image.new("RGB", size)).shape[1:]
-                      for size in ((64, 32), (32, 64)))
+        wide, high = (attempt(f"{source}: its processor makes nothing of a picture",
+                              self.preprocess, Image.new("RGB", size)).shape[1:] for size in ((64, 32), (32, 64)))
         if wide != high and not isinstance(self.family, OwnAspect):
             problems.append(f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two")
         if room < 2:

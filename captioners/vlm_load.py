@@ -74,7 +74,7 @@ def _whole_name(name: str) -> str:
 
 
 def _folder(name: str, *patterns: str) -> Path:
-    """Where a model's files lie, in a folder or the hub's cache, those fetched there; ValueError where a small one is too large."""
+    """Where a model's files lie, in a folder, or fetched in the hub's cache; ValueError where a small one is too large."""
     if os.path.isdir(name):
         folder = Path(name)
     else:
@@ -124,8 +124,8 @@ def _check_processor(processor: ProcessorMixin, model: PreTrainedModel, where: s
     check_numbers(whole, where, PICTURES)
     side = max(_numbers([images.get(name) for name in ("size", "crop_size", "image_grid_pinpoints")]), default=1)
     patch = max(1, min(_numbers([whole.get("patch_size"), images.get("patch_size")]), default=side))
-    if side > MOST_PATCHES**0.5 * patch:
-        raise ValueError(f"{where}: its processor makes {(side / patch)**2:,.0f} patches of a picture, at most {MOST_PATCHES:,} can be")
+    if (patches := (side / patch)**2) > MOST_PATCHES:
+        raise ValueError(f"{where}: its processor makes {patches:,.0f} patches of a picture, at most {MOST_PATCHES:,} can be")
 
 
 def _numbers(value: Any) -> list[int]:

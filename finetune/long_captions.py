@@ -20,8 +20,8 @@ class CaptionFitter:
 
     sentence: a run of whole consecutive sentences, from a sentence that the draw chooses on, as many as fit; where not one
     fits, as `word`. word: the first words that fit, without an end token, because nothing ends there. token: the first tokens,
-    and an end token, as open_clip has it. No mode cuts inside a character: of a word that is too long, whole characters stay, and
-    tokens that would be a part of a character's go.
+    and an end token, as open_clip has it. No mode cuts inside a character: of a word that is too long, whole characters
+    stay, and tokens that would be a part of a character's go.
     """
 
     def __init__(self, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str], limit: int, mode: str):

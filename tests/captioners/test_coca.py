@@ -360,7 +360,8 @@ def test_preprocessing_is_open_clips(saved, size, preprocess):
     assert captioner.preprocess(image).shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize("preprocess", [{"mode": "CMYK"}, {"mean": ["a", "b", "c"]}, {"mean": 3}, {"interpolation": ["a"]}], ids=str)
+@pytest.mark.parametrize("preprocess", [{"mode": "CMYK"}, {"mean": ["a", "b", "c"]}, {"mean": 3}, {"interpolation": ["a"]}],
+                         ids=str)
 def test_a_preprocessing_that_will_not_do_is_named(saved, preprocess):
     path = saved / "open_clip_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": preprocess}))

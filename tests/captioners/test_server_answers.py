@@ -235,7 +235,8 @@ def test_our_key_is_sent_where_no_other_is_given(monkeypatch, header, key, sent,
 
 
 @pytest.mark.parametrize("location, there", [
-    ("https://other.example/v1", "https://other.example,"), ("/api/v1/", "http://host,"), ("http://[bad", "an address that cannot be read"),
+    ("https://other.example/v1", "https://other.example,"), ("/api/v1/", "http://host,"),
+    ("http://[bad", "an address that cannot be read"),
 ])
 def test_where_a_server_sends_requests_on_to(location, there):
     reply = Reply(307, {"Location": location}, b"")

@@ -101,7 +101,8 @@ def test_tokens_of_words_are_cut_as_open_clip_cuts_them(tokenizer):
     text = "Antidisestablishmentarianism and a zygomorphic pareidolia of cats and dogs " * 4
     whole = tokenizer.encode(text)
     for limit in range(4, 30):
-        assert CaptionFitter(tokenizer.encode, tokenizer.decode, limit, "token")(text, 0) == [*whole[:limit - 1], tokenizer.end_id]
+        fit = CaptionFitter(tokenizer.encode, tokenizer.decode, limit, "token")
+        assert fit(text, 0) == [*whole[:limit - 1], tokenizer.end_id]
 
 
 def test_each_sentence_is_tokenised_once():
