@@ -12,7 +12,7 @@ import numpy as np
 
 from diversity.pairs import Groups
 from diversity.references import CiderD, NoSynonyms, Words, bleu_4, meteor, rouge_l
-from diversity.signs import Language, copying
+from diversity.signs import Language, alike, copying
 from diversity.tokens import words
 
 SAME = 1e-6  # cosines that float32 cannot tell apart
@@ -40,8 +40,9 @@ class Agreement:
         counts = [len(group) for group in groups]
         owners = np.repeat(np.arange(len(groups)), counts)
         by_picture = {name: means(values, owners, len(groups)) for name, values in zip(_EACH, found.T, strict=True)}
+        signs = by_picture | ({"alike": alike(self._texts)} if themselves else {})
         return AgreementScores(np.split(found[:, 0], np.cumsum(counts)[:-1]),
-                               {name: by_picture.pop(name) for name in ("cider_d", "found_words")}, by_picture)
+                               {name: signs.pop(name) for name in ("cider_d", "found_words")}, signs)
 
     def overlap(self, groups: Groups, themselves: bool = False) -> tuple[dict[str, np.ndarray], float | None]:
         """ROUGE-L and METEOR by picture (P,), and BLEU-4 of all captions together."""
@@ -63,11 +64,12 @@ class Agreement:
     def _of_caption(self, caption: Words, own: Sequence[Words], picture: int, themselves: bool) -> tuple[float, ...]:
         before = self._search.share_behind(caption, picture, themselves)
         return (self._cider.score(caption, own), before, float(strange(before)), *self._language.order(caption, picture),
-                *self._language.grounded_thirds(caption, picture, own), self._language.known(caption), *copying(caption, own))
+                *self._language.grounded_thirds(caption, picture, own), self._language.known(caption),
+                *self._language.strangers(caption, picture), float(caption in own) if len(own) > 1 else np.nan, *copying(caption, own))
 
 
 _EACH = ("cider_d", "found_words", "strange_words", "order", "any_order", "first_third", "last_third", "whole", "known_words",
-         "copies", "nearer_to_one")  # what `_of_caption` gives
+         "common_pairs", "strangers", "same", "copies", "nearer_to_one")  # what `_of_caption` gives
 
 
 class WordSearch:
