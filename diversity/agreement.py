@@ -35,7 +35,7 @@ class Agreement:
 
     def of(self, groups: Groups, themselves: bool = False) -> AgreementScores:
         """Scores the captions of each picture; `themselves`: they are human ones, each held against the picture's others."""
-        found = np.array([self._of_caption(caption, own, picture, themselves) if own else [np.nan] * len(_EACH)
+        found = np.array([self._of_caption(caption, own, picture, themselves) if own else self._alone(caption, picture, themselves)
                           for caption, own, picture in self._against(groups, themselves)]).reshape(-1, len(_EACH))  # (N, scores)
         counts = [len(group) for group in groups]
         owners = np.repeat(np.arange(len(groups)), counts)
@@ -61,6 +61,11 @@ class Agreement:
                     own.remove(caption)
                 yield caption, own, picture
 
+    def _alone(self, caption: Words, picture: int, itself: bool) -> tuple[float, ...]:
+        """Of a caption without another to hold it against: nothing, but how a human one's words are grounded in `itself`."""
+        grounded = self._language.grounded_thirds(caption, picture, [caption]) if itself else ()
+        return tuple((dict.fromkeys(_EACH, np.nan) | dict(zip(_THIRDS, grounded))).values())
+
     def _of_caption(self, caption: Words, own: Sequence[Words], picture: int, themselves: bool) -> tuple[float, ...]:
         before = self._search.share_behind(caption, picture, themselves)
         return (self._cider.score(caption, own), before, float(strange(before)), *self._language.order(caption, picture),
@@ -68,7 +73,8 @@ class Agreement:
                 *self._language.strangers(caption, picture), float(caption in own) if len(own) > 1 else np.nan, *copying(caption, own))
 
 
-_EACH = ("cider_d", "found_words", "strange_words", "order", "any_order", "first_third", "last_third", "whole", "known_words",
+_THIRDS = ("first_third", "last_third", "whole")
+_EACH = ("cider_d", "found_words", "strange_words", "order", "any_order", *_THIRDS, "known_words",
          "common_pairs", "strangers", "same", "copies", "nearer_to_one")  # what `_of_caption` gives
 
 
