@@ -35,7 +35,7 @@ class Agreement:
 
     def of(self, groups: Groups, themselves: bool = False) -> AgreementScores:
         """Scores the captions of each picture; `themselves`: they are human ones, each held against the picture's others."""
-        found = np.array([self._of_caption(caption, own, picture, themselves) if own else self._alone(caption, picture, themselves)
+        found = np.array([(self._of_caption if own else self._alone)(caption, own, picture, themselves)
                           for caption, own, picture in self._against(groups, themselves)]).reshape(-1, len(_EACH))  # (N, scores)
         counts = [len(group) for group in groups]
         owners = np.repeat(np.arange(len(groups)), counts)
@@ -61,16 +61,17 @@ class Agreement:
                     own.remove(caption)
                 yield caption, own, picture
 
-    def _alone(self, caption: Words, picture: int, itself: bool) -> tuple[float, ...]:
-        """Of a caption without another to hold it against: nothing, but how a human one's words are grounded in `itself`."""
-        grounded = self._language.grounded_thirds(caption, picture, [caption]) if itself else ()
+    def _alone(self, caption: Words, _: Sequence[Words], picture: int, themselves: bool) -> tuple[float, ...]:
+        """Of a caption without another to hold it against: nothing, but how a human one's words are grounded in itself."""
+        grounded = self._language.grounded_thirds(caption, picture, [caption]) if themselves else ()
         return tuple((dict.fromkeys(_EACH, np.nan) | dict(zip(_THIRDS, grounded))).values())
 
     def _of_caption(self, caption: Words, own: Sequence[Words], picture: int, themselves: bool) -> tuple[float, ...]:
         before = self._search.share_behind(caption, picture, themselves)
         return (self._cider.score(caption, own), before, float(strange(before)), *self._language.order(caption, picture),
                 *self._language.grounded_thirds(caption, picture, own), self._language.known(caption),
-                *self._language.strangers(caption, picture), float(caption in own) if len(own) > 1 else np.nan, *copying(caption, own))
+                *self._language.strangers(caption, picture), float(caption in own) if len(own) > 1 else np.nan,
+                *copying(caption, own))
 
 
 _THIRDS = ("first_third", "last_third", "whole")

@@ -57,7 +57,8 @@ def suspect_columns(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mappi
         tested = estimates({name: values for name, values in by_picture.items() if (~np.isnan(values)).sum() >= FEW}, seed)
         on_average = {name: Estimate(*[estimate.mean] * 3) for name, estimate in tested.items()}
         for by, sure in zip(found, (tested, on_average)):
-            reasons = [*_strange(sure), *_order(sure), *(_replaced(sure, people) if free else ()), *_filler(sure, people, captions[column], captions.get(human)),
+            reasons = [*_strange(sure), *_order(sure), *(_replaced(sure, people) if free else ()),
+                       *_filler(sure, people, captions[column], captions.get(human)),
                        *_repeated(sure, people, rows[column], rows.get(human)), *(_copied(sure, free) if by_agreement else ()),
                        *_broken(sure, people)]
             if reasons and column not in found[0]:
@@ -120,8 +121,8 @@ def _replaced(tested: Mapping[str, Estimate], people: Mapping[str, float]) -> li
     replaced = tested.get("replaced")
     share = _strangers({name: tested[name].mean for name in ("strangers", "common_pairs") if name in tested})
     if replaced and replaced.low > 0 and HUMAN_TIMES * _strangers(people) < share:
-        return [Suspicion("word_order", f"{_percent(share)} of its neighbouring common words never stand together in human captions, "
-                          "as if some words were replaced by others")]
+        return [Suspicion("word_order", f"{_percent(share)} of its neighbouring common words never stand together in human "
+                          "captions of other pictures, as if some words were replaced by others")]
     return []
 
 
