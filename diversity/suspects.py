@@ -23,7 +23,7 @@ from diversity.tokens import LONG_CHUNK, Tokens
 _TRAITS = tuple((bit, re.compile(pattern)) for bit, pattern in (
     (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"), (_STARTS_WRONG, r"\A(?:(?:and|or|at|on|in)\Z|(?:of|with|is|are|was|from)\b)"),
     (_ENDS_DIGIT, r"\d\Z"), (_IS_NUMBER, r"\A\d+\Z"), (_STARTS_DIGIT, r"\A\d"), (_IS_FAULT, r"\d{7}"), (_IS_FAULT, UNDECODED)))
-_RECURRING_PAIRS = 0.08  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
+_RECURRING_PAIRS = 0.02  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
 
 
 def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
