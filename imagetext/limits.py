@@ -25,4 +25,5 @@ VALUES = 1 << 22        # in a JSON row of more than a MiB, and in a column of l
 PARQUET_ROWS = 64       # for each byte of a file of Parquet
 PIXELS = 200_000_000    # of a picture: the most that a telephone makes
 IN_FLIGHT = 2 * PIXELS  # of all pictures that the workers of a process decode at once
+CHUNKS = 100_000        # of a PNG
 SCANS = 100             # of a progressive JPEG, as libjpeg-turbo's tools advise; encoders write about ten
