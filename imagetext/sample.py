@@ -247,11 +247,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _to_8bit(image)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    opaque = Image.new("RGB", image.size)
+    return in_bands(image, _over_white)
+
+
+def _over_white(band: Image.Image) -> Image.Image:
+    band = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+
+
+def in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture in RGB, to which `convert` brings one part after the other, so that nothing between is held whole."""
+    converted = Image.new("RGB", image.size)
     for top, bottom in _bands(image):
-        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
-        opaque.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
-    return opaque
+        converted.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
+    return converted
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:

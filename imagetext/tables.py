@@ -1,7 +1,6 @@
 """Reading tables of pictures and captions: JSON, CSV, TSV and Parquet in shards of rows, compressed JSONL in one each."""
 
 import io
-import json
 import logging
 import os
 import tempfile
@@ -15,6 +14,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from imagetext import limits
+from imagetext.fields import json_value
 from imagetext.grouping import Repeats, side_by_side
 from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, scattered_rows
 from imagetext.rows import KEY_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
@@ -31,7 +32,6 @@ from imagetext.tars import TAR_SUFFIXES
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 1000
-UNPACKED = 16 << 30     # bytes of a compressed table that are put on disk
 COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
 TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)    # a list of rows in .json is one, too
 
@@ -112,9 +112,9 @@ class CompressedRows:
         for line in _unpacked_lines(self.path):
             size += len(line)
             repeats.is_new(_name_in(readable(line), layout, self.reading))
-        if (scattered := repeats.come_again()) and size > UNPACKED:
+        if (scattered := repeats.come_again()) and size > limits.UNPACKED:
             raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the "
-                             f"{UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
+                             f"{limits.UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
         return scattered
 
 
@@ -273,8 +273,8 @@ def _name_in(record: str | list[str] | ValueError, layout: Layout, reading: Read
     """What tells whose caption the row of a record is, as `picture_named` says; of a JSON row that has little in it, quickly."""
     if record.__class__ is str and reading.image == reading.same == "image" and not reading.captions and reading.key is None:
         try:
-            row = json.loads(record.removeprefix("\ufeff"))
-        except (ValueError, RecursionError):
+            row = json_value(record.removeprefix("\ufeff"))
+        except ValueError:
             return None
         if row.__class__ is dict and len(row) == 2:
             image, text = row.get("image"), row.get(reading.text)
