@@ -36,7 +36,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table or a `.json` list of rows, an
     `info.json` that lists such files, a published caption set (`docci:FILE`, see
     `imagetext.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.hub`), or `scenes:...`. Files may be
-    in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.jsonl.zst`);
+    in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`);
     folders and other tables are split into shards of 1,000 rows.
 
     images: the folder that the paths in tables and caption sets start from; unless given, that of the file.

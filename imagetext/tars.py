@@ -165,7 +165,7 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, int | None]]:
     with open_file(path, READ_AHEAD) as file:
         if packing := _packing(file):
             with pa.CompressedInputStream(pa.PythonFile(file, "r"), packing) as stream:
-                yield io.BufferedReader(_Unpacked(stream), 1 << 20), None
+                yield io.BufferedReader(Unpacked(stream), 1 << 20), None
             return
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -184,7 +184,7 @@ def is_packed(path: str) -> bool:
         return _packing(file) is not None
 
 
-class _Unpacked(io.RawIOBase):
+class Unpacked(io.RawIOBase):
     """What a packed stream holds, to be read forwards."""
 
     def __init__(self, stream: pa.NativeFile):
