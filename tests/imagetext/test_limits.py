@@ -25,7 +25,7 @@ from imagetext.sources import read_samples
 
 MEMORY = 1 << 28  # bytes of addresses that all these readers get beside what their libraries take; limits are smaller here, too
 SMALLER = {"LINE": 1 << 20, "VALUES": 1 << 16, "DOCUMENT": 1 << 20, "DOCUMENT_VALUES": 1 << 18, "FILE": 1 << 24, "PAGE": 1 << 25,
-           "PADDING": 1 << 22, "UNPACKED": 1 << 26}
+           "PADDING": 1 << 22, "BATCH": 1 << 24, "UNPACKED": 1 << 26}
 SECONDS = 60      # of processor time
 
 
