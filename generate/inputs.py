@@ -216,18 +216,32 @@ PASSING = ("missing picture file", "the server ")  # in the reasons of records t
 
 @dataclass
 class Failures:
-    """How many records of a shard failed, and how many of these for a passing reason."""
+    """How many records of a shard failed, how many of these had failed before, and how many may be whole when tried again."""
 
     failed: int = 0
+    failed_before: int = 0
     passing: int = 0
 
-    def update(self, error: str, passing: bool = False) -> None:
-        """Counts a record with its reason, if it has one; passing: something of it failed for a passing reason in any case."""
+    def update(self, error: str, passing: bool = False, before: bool = False) -> None:
+        """Counts a record with its reason, if it has one.
+
+        passing: something of it failed for a passing reason in any case; before: it came as a failure, which trying does not change.
+        """
         self.failed += bool(error)
-        self.passing += passing or any(reason in error for reason in PASSING)
+        self.failed_before += before
+        self.passing += passing or not before and any(reason in error for reason in PASSING)
 
     def in_marker(self, before: Mapping[str, Any] | None) -> dict[str, int]:
         """What the shard's marker says of them. Raises: ValueError where more failed than by the marker `before`."""
         if before and self.failed > before["failed"]:
             raise ValueError(f"{self.failed:,} records failed, {before['failed']:,} in the earlier shard, which stays")
-        return {"passing": self.passing}
+        return {"passing": self.passing, "failed_before": self.failed_before}
+
+
+def share_failed(markers: Sequence[Mapping[str, Any]]) -> float:
+    """The share of failed records by the shards' markers, without those that came as failures; of these is told how many there are."""
+    before = sum(marker.get("failed_before", 0) for marker in markers)
+    if before:
+        print(f"{before:,} rows of the input had failed before, in the run that wrote it, and are carried as they are")
+    rows, failed = (sum(marker[name] for marker in markers) - before for name in ("rows", "failed"))
+    return failed / max(rows, 1)

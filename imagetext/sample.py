@@ -39,6 +39,7 @@ class Record:
     label: str | None = None                    # its class, where it was asked for
     meta: Mapping[str, Any] = field(default_factory=dict)       # uid, sha256, license, ...
     error: str = ""                             # why it cannot be used; a failure is a row, never a gap
+    failed_before: bool = field(default=False, compare=False)  # the error came with the record, from the run that wrote it
     path: str = field(default="", compare=False, repr=False)  # the file that is the picture, where it is one of its own
 
     @property
