@@ -102,7 +102,9 @@ def prepare() -> None:
 
 
 def train(config, state) -> None:
-    """In the place of a training: each process says which it is of those that have found each other."""
+    """In the place of a training: each process says which it is of those that have found each other; what is called so is a mistake."""
+    if config.output.name == "mistake":
+        raise ValueError("found by a rank")
     from accelerate.utils import gather_object
     found = gather_object([state.process_index])
     note(state.process_index, len(found))

@@ -93,6 +93,18 @@ def test_a_launch_forms_one_world_of_its_size(before, line, programs, tmp_path):
     if (output := re.search(r"capsmith (?:generate|reinforce) .*--output (\S+)", script)) and "--dry-run" not in line:
         assert sorted(path.name for path in (tmp_path / output[1]).glob("*.tar")) == ["00000.tar", "00001.tar"]
         assert len(list(read_records(str(tmp_path / output[1])))) == 4
+        assert "reinforce" in line or (tmp_path / output[1] / "README.md").exists()  # whoever came last found the set whole
+
+
+@pytest.mark.parametrize("command, told", [
+    ("finetune --input pictures/ --model runs/docci --output mistake", "found by a rank"),
+    ("generate --input 'shards/*.tar' --model a --output captioned --column syn_text_a", "syn_text_a")])
+def test_a_mistake_that_a_rank_finds_is_told_once_and_ends_all(programs, tmp_path, command, told):
+    make_shards(tmp_path / "shards")
+    done = subprocess.run(["bash", "-c", f"capsmith {command} --num-processes 2"], cwd=tmp_path, text=True, capture_output=True,
+                          env={**programs, WORLDS: str(tmp_path / "worlds")})
+    assert done.returncode == 2 and told in done.stderr, done
+    assert not (tmp_path / "captioned").exists() and (command.startswith("finetune") or done.stderr.count("error:") == 1)
 
 
 def test_every_form_is_among_them():
