@@ -232,7 +232,7 @@ class Pieces:
 
 
 def with_new_rows(shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
-    """The shards, those of tables of text with as many records as they had when they were done, so that new rows are in new ones."""
+    """The shards, those of tables of text with the records that they had when they were done: new rows are in new shards."""
     tables = groupby(shards, lambda shard: shard.path if _is_text_table(shard) else None)
     return [shard for path, pieces in tables for shard in (pieces if path is None else _as_done(list(pieces), markers))]
 
@@ -282,7 +282,7 @@ class Failures:
     def update(self, error: str, passing: bool = False, before: bool = False) -> None:
         """Counts a record with its reason, if it has one.
 
-        passing: something of it failed for a passing reason in any case; before: it came as a failure, which trying does not change.
+        passing: something of it failed for a passing reason in any case; before: it came as a failure, and trying changes nothing.
         """
         self.failed += bool(error)
         self.failed_before += before
@@ -296,7 +296,7 @@ class Failures:
 
 
 def share_failed(markers: Sequence[Mapping[str, Any]]) -> float:
-    """The share of failed records by the shards' markers, without those that came as failures; of these is told how many there are."""
+    """The share of failed records by the shards' markers, without those that came as failures, whose number is printed."""
     before = sum(marker.get("failed_before", 0) for marker in markers)
     if before:
         print(f"{before:,} rows of the input had failed before, in the run that wrote it, and are carried as they are")

@@ -119,8 +119,8 @@ def open_image(data: bytes | None) -> Image.Image:
     if not data:
         raise ValueError("empty picture file")
     if _is_heic(data):
-        raise ValueError("HEIC picture, which is not read, because few readers of sets could; convert it to JPEG, PNG, WebP or AVIF, "
-                         "as pillow-heif lets Pillow do")
+        raise ValueError("HEIC picture, which is not read, because few readers of sets could; convert it to JPEG, PNG, WebP or "
+                         "AVIF, as pillow-heif lets Pillow do")
     for name in FORMATS:
         # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
         factory, accept = Image.OPEN[name]

@@ -1,8 +1,8 @@
 """Launchers without their cost: programs of many names on PATH, each run by a fork of one process that has imported everything.
 
-`make_programs(FOLDER)` writes the programs; `python -m tests.launchers FOLDER` serves them. torchrun, accelerate and capsmith are
-themselves, but what they train is stubbed: every process of a run leaves its number and their count in the file WORLDS. srun and
-mpirun set the environment as they do, and start as many processes as they are told to; of a Ray cluster only flags are read.
+`make_programs(FOLDER)` writes the programs, `python -m tests.launchers SOCKET` serves them. torchrun, accelerate and capsmith are
+themselves, but what they train and load is stubbed: each process of a run notes its number and their count in a file, WORLDS. srun
+and mpirun set the environment as the real ones do, and start as many processes as they are told to; of Ray only flags are read.
 """
 
 import json
@@ -21,12 +21,13 @@ CLIENT = f"""#!{sys.executable} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(os.environ["{SOCKET}"])
-    socket.send_fds(server, [json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], dict(os.environ), os.getcwd()]).encode()], [1, 2])
+    asked = [os.path.basename(sys.argv[0]), sys.argv[1:], dict(os.environ), os.getcwd()]
+    socket.send_fds(server, [json.dumps(asked).encode()], [1, 2])
     sys.exit(int(server.recv(8) or 1))
 """
 RANKS = {  # what a launcher says of process `number` of `count`
-    "srun": {"SLURM_PROCID": "{number}", "SLURM_LOCALID": "{number}", "SLURM_NTASKS": "{count}", "SLURM_STEP_NUM_TASKS": "{count}",
-             "SLURM_STEP_TASKS_PER_NODE": "{count}"},
+    "srun": {"SLURM_PROCID": "{number}", "SLURM_LOCALID": "{number}", "SLURM_NTASKS": "{count}",
+             "SLURM_STEP_NUM_TASKS": "{count}", "SLURM_STEP_TASKS_PER_NODE": "{count}"},
     "mpirun": {"OMPI_COMM_WORLD_RANK": "{number}", "OMPI_COMM_WORLD_LOCAL_RANK": "{number}", "OMPI_COMM_WORLD_SIZE": "{count}",
                "OMPI_COMM_WORLD_LOCAL_SIZE": "{count}"}}
 VALUES = {"srun": {"--ntasks", "-n"}, "mpirun": {"-n", "-x"}}  # the options that take one
@@ -102,7 +103,7 @@ def prepare() -> None:
 
 
 def train(config, state) -> None:
-    """In the place of a training: each process says which it is of those that have found each other; what is called so is a mistake."""
+    """In the place of a training: each process notes which it is of those that have found each other; `mistake` is one."""
     if config.output.name == "mistake":
         raise ValueError("found by a rank")
     from accelerate.utils import gather_object

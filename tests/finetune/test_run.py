@@ -277,7 +277,8 @@ def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path, mon
     (tmp_path / "above.py").write_text("import json, psutil; print(json.dumps(psutil.Process().parent().cmdline()))")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(tmp_path / "above.py")]
     above = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    monkeypatch.setattr("finetune.launch.psutil.Process", lambda: SimpleNamespace(parent=lambda: SimpleNamespace(cmdline=lambda: above)))
+    parent = SimpleNamespace(cmdline=lambda: above)
+    monkeypatch.setattr("finetune.launch.psutil.Process", lambda: SimpleNamespace(parent=lambda: parent))
     with pytest.raises(ValueError, match="accelerate launch started one process, not 2"):
         run(settings(tmp_path / "run"))
 
