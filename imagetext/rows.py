@@ -106,7 +106,8 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
     if _is_null(meta["uid"]):
         meta["uid"] = key
     error = well_formed("; ".join(errors) or failed)
-    record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error)
+    record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error,
+                    failed_before=bool(failed) and not errors)
     if wanted and path:  # its captions are as good without a picture
         return replace(record, image=with_picture(record, path, found).image), "", ""
     return record, path, found

@@ -43,6 +43,7 @@ class Record:
     label: str | None = None                    # its class, where it was asked for
     meta: Mapping[str, Any] = field(default_factory=dict)       # uid, sha256, license, ...
     error: str = ""                             # why it cannot be used; a failure is a row, never a gap
+    failed_before: bool = field(default=False, compare=False)  # the error came with the record, from the run that wrote it
     path: str = field(default="", compare=False, repr=False)  # the file that is the picture, where it is one of its own
 
     @property
@@ -105,7 +106,7 @@ def is_picture(head: bytes) -> bool:
     """Whether a file is a picture by its first 32 bytes, HEIC included, which is then refused with a word on what to do."""
     if head.startswith((b"BM", b"P")):  # so may a text
         return bool(re.match(rb"BM....\0{4}....[\x0c-\x7c]\0{3}|P[1-6]\s+[#0-9]", head, re.DOTALL))
-    return _is_heic(head) or any(Image.OPEN[name][1](head[:16]) is True for name in FORMATS)
+    return _is_heic(head) or any(Image.OPEN[name][1](head[:16]) for name in FORMATS)
 
 
 def _is_heic(data: bytes) -> bool:
@@ -122,11 +123,14 @@ def open_image(data: bytes | None) -> Image.Image:
     if not data:
         raise ValueError("empty picture file")
     if _is_heic(data):
-        raise ValueError("HEIC picture, which is not read; convert it to JPEG, PNG, WebP or AVIF")
+        raise ValueError("HEIC picture, which is not read, because few readers of sets could; convert it to JPEG, PNG, WebP or "
+                         "AVIF, as pillow-heif lets Pillow do")
     for name in FORMATS:
         # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
         factory, accept = Image.OPEN[name]
-        if accept(data[:16]) is not True:
+        if isinstance(found := accept(data[:16]), str):  # Pillow was built without what the format needs, and says so
+            raise ValueError(f"{name} picture, which this Pillow does not read: {found}")
+        if not found:
             continue
         try:
             image = factory(io.BytesIO(_without_texts(data) if name == "PNG" else data), "")

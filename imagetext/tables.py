@@ -52,6 +52,7 @@ class TableRows:
     reading: Reading | None = None  # None: rows stay as they stand
     images: str | None = None       # the folder that pictures' paths start from; None: the table's own
     places: array | None = field(default=None, compare=False)  # number and offset of each row, where they do not stand together
+    skipped: int | None = None      # records at the front that are not of these `count`; None: these rows have no others
 
     def __iter__(self) -> Iterator[Record]:
         return with_unique_keys(table_records(self), self.path)
@@ -64,7 +65,8 @@ class TableRows:
 
         file: the table, where it is open.
         """
-        return _as_read(self._text_rows(file) if self.layout else self._parquet_rows(wanted), self.reading, wanted)
+        rows = _as_read(self._text_rows(file) if self.layout else self._parquet_rows(wanted), self.reading, wanted)
+        return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
 
     def _parquet_rows(self, wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
         if self.places is None:

@@ -329,7 +329,7 @@ def _record(path: str, name: str, key: str, files: Files) -> Record:
     source = f"{os.path.basename(path)}/{name}.{picture or 'json'}"
     meta = {"uid": decode_key(name) if uid in (None, "") else uid, "source": source, **rest}
     error = well_formed("; ".join(errors) or failed)
-    return Record(key, image, captions, columns, scores, found, meta=meta, error=error)
+    return Record(key, image, captions, columns, scores, found, meta=meta, error=error, failed_before=bool(failed) and not errors)
 
 
 def _picture_suffix(found: dict[str, bytes], errors: list[str]) -> str | None:
