@@ -13,6 +13,7 @@ from imagetext.curated import KINDS, curated_pieces, kinds_like
 from imagetext.folders import FolderRows, list_folder
 from imagetext.hub import HubRows, hub_pieces
 from imagetext.labels import Labels
+from imagetext.picture_files import named_folders
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
@@ -25,8 +26,8 @@ from imagetext.tars import TAR_SUFFIXES, TarRows
 from imagetext.text_tables import encoding_of
 
 
-def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
-                 labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
+def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence[str | os.PathLike] | None = None, *,
+                 distinct: bool = True, labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
@@ -36,7 +37,8 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.jsonl.zst`);
     folders and other tables are split into shards of 1,000 rows.
 
-    images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
+    images: the folders in which the pictures of tables and caption sets lie, and from which paths start; unless given, that of
+    the file. Where a path, or a link in a folder, leads elsewhere, that is a problem; see `imagetext.picture_files`.
     distinct: two shards of one name are an error, for a run writes them under it.
     columns: where tables have pictures, captions and keys, and whether rows of one picture are one record.
     needs: what tables must have, "pictures", "captions" or "either".
@@ -47,7 +49,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     attempts; a row that is bad is a Record with an `error`.
     """
     problems, shards = [], []
-    split = partial(split_table, images=None if images is None else plain_path(images), columns=columns, needs=needs)
+    split = partial(split_table, images=named_folders(images), columns=columns, needs=needs)
     for one in [spec] if isinstance(spec, str) else spec:
         try:
             found = _shards_of(one, split, problems)
@@ -101,7 +103,8 @@ def _shards_of(spec: str, split: SplitTable, problems: list[str]) -> list[Shard]
     if kind == "scenes":
         return scene_shards(spec)
     if kind == "datasets":
-        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec, split.keywords["columns"])]
+        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows)
+                for rows in hub_pieces(spec, split.keywords["columns"], split.keywords["images"])]
     if kind in KINDS:
         return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
                 for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))]
@@ -190,7 +193,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]:
     if there and there.is_folder:
-        return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"))
+        return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"), split.keywords["images"])
     stem, suffix = split_suffix(path)
     if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
         known = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
@@ -256,13 +259,14 @@ def _stamp(path: str) -> Mapping[str, Any]:
             for name in (stamps[0] if stamps else ())}
 
 
-def _folder_shards(folder: str) -> list[Shard]:
-    rows = list_folder(folder)
+def _folder_shards(folder: str, images: tuple[str, ...]) -> list[Shard]:
+    rows = list_folder(folder, images)
     if not rows:
         others = sorted({suffix for one in listing(folder)
                          if (suffix := split_suffix(one.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)})
         hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)
         raise ValueError(f"{folder}: no pictures in this folder{hint}")
     stem = os.path.basename(os.path.abspath(folder))
-    parts = [FolderRows(folder, tuple(rows[first:first + ROWS_PER_SHARD])) for first in range(0, len(rows), ROWS_PER_SHARD)]
+    parts = [FolderRows(folder, tuple(rows[first:first + ROWS_PER_SHARD]), images)
+             for first in range(0, len(rows), ROWS_PER_SHARD)]
     return [Shard(f"{stem}-{number:05d}", folder, part.stamp(), part) for number, part in enumerate(parts)]

@@ -72,8 +72,9 @@ def plain_path(path: str | os.PathLike) -> str:
 
 def join(folder: str, name: str) -> str:
     """The path of a name in a folder; a URL or an absolute path stays what it is."""
+    name = name.removeprefix("file://")
     if "://" in name:
-        return name.removeprefix("file://")
+        return name
     if not is_remote(folder) or os.path.isabs(name):
         return os.path.join(folder, name)
     scheme, _, place = folder.partition("://")
@@ -131,13 +132,13 @@ def open_file(path: str, block: int = 1 << 20) -> BinaryIO:
     return io.BufferedReader(StoreFile(path), block)
 
 
-def read_bytes(path: str) -> bytes:
-    """A whole file; FileNotFoundError where there is none."""
+def read_bytes(path: str, *lasting: type[Exception]) -> bytes:
+    """A whole file; FileNotFoundError where there is none, and what else is lasting is not tried again."""
     if not is_remote(path):
         with open(path, "rb") as file:
             return file.read()
     whole = partial(filesystem(path).cat_file, path)
-    return asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError))
+    return asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError, *lasting))
 
 
 def read_head(path: str, count: int) -> bytes:
@@ -264,8 +265,8 @@ def listing(folder: str) -> list[Entry]:
         return []
 
 
-def files_below(folder: str) -> list[Entry]:
-    """All files of a folder and its subfolders but hidden ones and LITTER, links to folders followed once."""
+def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) -> list[Entry]:
+    """All files of a folder and its subfolders but hidden ones and LITTER; links to folders are followed once, those that `enters`."""
     if is_remote(folder):
         prefix = f"{folder.rstrip('/')}/"
         found = [one for one in _remote(folder, "find") if not one.is_folder and one.path.startswith(prefix)]
@@ -276,7 +277,8 @@ def files_below(folder: str) -> list[Entry]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name) and (
+            not os.path.islink(path := os.path.join(parent, name)) or enters(path)))
         for name in sorted(names):
             if not _is_hidden(name):
                 path = os.path.join(parent, name)
