@@ -1,6 +1,5 @@
 """`capsmith join`: captions that were written apart, or with other copies of the pictures, into the pictures' own shards."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -28,7 +27,6 @@ class JoinConfig(TableFlags):
     captions: list[str] = Field([], description="the captions: a folder that capsmith generate wrote, or records; repeatable")
     on: On = Field("uid", description="what names a picture: its uid, its key, the hash of its bytes, or its URL")
     output: Folder = Field(description="folder for the records, one file per input shard")
-    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     format: Format = Field("webdataset", description="of the records")
     text_from: Annotated[str, AfterValidator(_check_text_from)] | None = Field(
         None, description="COLUMN:p: `txt` is a caption of this column with probability p, else the first original")
@@ -56,7 +54,7 @@ def run(config: JoinConfig) -> int:
         found = join(shards, config.captions, config.output, on=config.on, format=config.format,
                      overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
                      text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
-                     begin=lambda: write_run(config.output, fingerprint, names))
+                     images=config.images, begin=lambda: write_run(config.output, fingerprint, names))
     print(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
           f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
     return 1 if config.captions and not found.matched else 0

@@ -39,6 +39,7 @@ class VerifyConfig(BaseModel):
 
     folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, reinforce or join wrote")
     decode: bool = Field(False, description="decode every picture, too")
+    images: list[str] = Field([], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable")
     most_repeated: float = Field(0.05, gt=0, le=1, description="share of the pictures; a caption that stands for it is a problem")
 
 
@@ -55,7 +56,8 @@ def run(config: VerifyConfig) -> int:
     for name in tqdm(markers, desc="verifying", unit="shard", disable=None):
         try:
             marker = json.loads(read_bytes(join(config.folder, name)))
-            found = read_shard(join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode)
+            found = read_shard(join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode,
+                               images=config.images)
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"{name}: {error}")
             continue
@@ -137,7 +139,8 @@ class Found(NamedTuple):
     problems: list[str]
 
 
-def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcement | None, *, decode: bool) -> Found:
+def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcement | None, *, decode: bool,
+               images: Sequence[str] = ()) -> Found:
     """Reads a shard whole and holds it against its marker; OSError where its file cannot be read."""
     name, problems = os.path.basename(path), []
     with open_file(path) as file:
@@ -149,7 +152,7 @@ def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcemen
         problems.append(f"{name}: its bytes are not those that its marker vouches for")
     keys, embedded, repeats, counted = [], 0, {}, Counter()
     try:
-        for record in read_records(path):
+        for record in read_records(path, images):
             keys.append(name_hash(record.key))
             if record.error:
                 counted["failed"] += 1

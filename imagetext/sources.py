@@ -27,7 +27,8 @@ from imagetext.text_tables import encoding_of
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence[str | os.PathLike] | None = None, *,
-                 distinct: bool = True, labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
+                 distinct: bool = True, labels: Labels | None = None, columns: Columns = Columns(),
+                 needs: Collection[Need] = ("either",), check: bool = True) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
@@ -39,6 +40,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
 
     images: the folders in which the pictures of tables and caption sets lie, and from which paths start; unless given, that of
     the file. Where a path, or a link in a folder, leads elsewhere, that is a problem; see `imagetext.picture_files`.
+    check: look for such paths in tables before any work; else each is its row's error.
     distinct: two shards of one name are an error, for a run writes them under it.
     columns: where tables have pictures, captions and keys, and whether rows of one picture are one record.
     needs: what tables must have, "pictures", "captions" or "either".
@@ -49,7 +51,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
     attempts; a row that is bad is a Record with an `error`.
     """
     problems, shards = [], []
-    split = partial(split_table, images=named_folders(images), columns=columns, needs=needs)
+    split = partial(split_table, images=named_folders(images), columns=columns, needs=needs, check=check)
     for one in [spec] if isinstance(spec, str) else spec:
         try:
             found = _shards_of(one, split, problems)
@@ -84,12 +86,12 @@ def _real(path: str) -> str:
     return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
-def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
-    """The records that a SPEC names, whichever format they were written in, in order.
+def read_records(spec: str | Sequence[str], images: Sequence[str] = (), *, check: bool = True) -> Iterator[Record]:
+    """The records that a SPEC names, whichever format they were written in, in order; images, check: as `read_samples` has them.
 
     Raises ValueError as `read_samples` and its shards do.
     """
-    return itertools.chain.from_iterable(read_samples(spec, distinct=False))
+    return itertools.chain.from_iterable(read_samples(spec, images, distinct=False, check=check))
 
 
 SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all but the path

@@ -143,14 +143,15 @@ def split_suffix(path: str) -> tuple[str, str]:
 
 
 def split_table(path: str, images: tuple[str, ...] = (), columns: Columns = Columns(),
-                needs: Collection[Need] = ("either",)) -> list[TableRows | CompressedRows]:
+                needs: Collection[Need] = ("either",), check: bool = True) -> list[TableRows | CompressedRows]:
     """The rows of a table in pieces of ROWS_PER_SHARD records, read by the usual names of columns.
 
-    Raises ValueError where the file is no table of pictures or captions, lacks what it needs, or names pictures outside `images`.
-    A compressed table is one piece.
+    Raises ValueError where the file is no table of pictures or captions, lacks what it needs, or names pictures outside `images`,
+    which without `check` are errors of their rows. A compressed table is one piece.
     """
     parts = split_rows(path, columns, needs)
-    check_pictures(path, parts, images)
+    if check:
+        check_pictures(path, parts, images)
     return [replace(part, images=images) for part in parts]
 
 

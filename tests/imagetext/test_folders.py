@@ -21,7 +21,7 @@ def put(folder, name, data):
     path.write_bytes(data)
 
 
-def read(folder) -> list:
+def read(folder, *images) -> list:
     images = tuple(map(str, images))
     return list(FolderRows(str(folder), tuple(list_folder(str(folder), images)), images))
 
