@@ -42,7 +42,8 @@ class Counted:
 
 
 def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references: str | None = None,
-                  images: str | Sequence[str] | None = None, *, table: Columns = Columns(), workers: int = 1, seed: int = 0, size: int = 10_000, keep_images: int = 48) -> Counted:
+                  images: str | Sequence[str] | None = None, *, table: Columns = Columns(), workers: int = 1, seed: int = 0,
+                  size: int = 10_000, keep_images: int = 48) -> Counted:
     """Counts caption columns of inputs that are joined by key, on the pictures all have, equally many captions of each.
 
     Human captions are as many where a picture has so many, else all that it has: they never limit the others.

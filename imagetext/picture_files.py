@@ -13,7 +13,7 @@ import shlex
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from imagetext.fields import well_formed
@@ -100,10 +100,13 @@ def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], fol
 
     pictures: each with the number of its row from 0, if it has one. what: of which there are so many. No file is opened.
     """
-    real_folder = lru_cache(1 << 12)(os.path.realpath)
+    known = lru_cache(1 << 12)(partial(_folder_inside, folders))
     count, first, others_inside = 0, (None, Picture("")), False
     for number, picture in pictures:
-        if any(folders.hold(_target(path, real_folder), picture.ours) for path in folders.paths(picture)):
+        at = picture.name.rfind("/") + 1
+        folder, name = known(picture.name[:at], picture.ours), picture.name[at:]
+        if folder and name not in ("", ".", "..") and (is_remote(folder) or not os.path.islink(folder + name)) or any(
+                folders.hold(_real_or_none(path), picture.ours) for path in folders.paths(picture)):
             others_inside |= not picture.ours
         elif _can_be(picture):
             first = first if count else (number, picture)
@@ -113,21 +116,24 @@ def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], fol
     number, picture = first
     paths = folders.paths(picture)
     real = real_path(next(filter(os.path.lexists, paths), paths[0]))
-    flags = [folders.own or "."] * (others_inside and not folders.named and not folders.is_input) + [os.path.dirname(real)]
+    flags = [folders.own or "."] * (others_inside and not folders.named and not folders.is_input) + [
+        real if os.path.isdir(real) else os.path.dirname(real)]
     raise ValueError(
         f"{place}: {count:,} of its {what} lead outside {folders}; the first{'' if number is None else f', row {number + 1:,},'} "
         f"names {short(picture.name)}{'' if real == picture.name else f', which is {short(real)}'}; where such files are meant to be "
         "read, add " + " ".join(f"--images {shlex.quote(flag)}" for flag in flags) + ", or a folder above it")
 
 
-def _target(path: str, real_folder: Any) -> str:
-    """Where a path leads; `real_folder` remembers the same of folders."""
+def _folder_inside(folders: PictureFolders, folder: str, ours: bool) -> str:
+    """The first place where a folder of a row may be, as a path that ends with /; "" where that is not inside."""
+    path = next((path or "." for path in folders.paths(Picture(folder, ours))), "")
+    return os.path.join(path, "") if folders.hold(_real_or_none(path), ours) else ""
+
+
+def _real_or_none(path: str) -> str:
     try:
-        folder, name = os.path.split(path)
-        if is_remote(path) or name in ("", ".", "..") or os.path.islink(path):
-            return real_path(path)
-        return os.path.join(real_folder(folder), name)
-    except ValueError:
+        return real_path(path)
+    except ValueError:  # it can be none
         return ""
 
 

@@ -78,9 +78,9 @@ def picture_of(row: Row | ValueError | None) -> Picture | None:
     """Where a row says that its picture is; None where it names no file."""
     if row is None or isinstance(row, ValueError):
         return None
-    column, _ = _picture_column(row, is_ours(row))
+    column, _ = _picture_column(row, ours := is_ours(row))
     try:
-        return _image_of(column, row[column], is_ours(row))[1] if column else None
+        return _image_of(column, row[column], ours)[1] if column else None
     except ValueError:  # its record says so
         return None
 
