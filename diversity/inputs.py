@@ -26,7 +26,7 @@ from diversity.columns import HUMAN
 from diversity.input_rows import KEYS, Piece, captions_of, document_pieces, is_list_of_rows, shard_rows, table_pieces, text_pieces
 from imagetext.curated import KINDS
 from imagetext.fields import CAPTION_COLUMNS
-from imagetext.picture_files import named_folders
+from imagetext.picture_files import all_told, named_folders
 from imagetext.rows import IMAGE_COLUMNS
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
@@ -58,24 +58,24 @@ def open_sources(inputs: Sequence[str], references: str | None,
     pictures are read. table: what columns of tables are. asked: columns of captions that are asked for.
     Raises ValueError with every problem of every SPEC.
     """
-    problems: list[str] = []
+    problems: list[str | Exception] = []
     images = [images] if isinstance(images, str) else list(images or ())
     folders = None if images == [NO_IMAGES] else _folders_in(images, problems)
     sources, files = open_inputs(inputs, problems, table, asked, folders)
     for role, spec in (("references", references), *(("images", one) for one in images if folders is not None)):
         if spec is None or role == "references" and not re.search(r"[./:*?{]", spec):
             continue
-        own: list[str] = []
+        own: list[str | Exception] = []
         found, columns = open_inputs([spec], own, table, asked, folders if role == "images" else None)
         problems += [f"--{role} {problem}" for problem in own]
         rows = partial(_references, spec, (*columns, HUMAN)) if role == "references" else _pictures
         sources += [Source(spec, [piece._replace(read=partial(rows, piece)) for piece in source.pieces], role) for source in found]
     if problems:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
+        raise all_told(problems)
     return sources, files, references
 
 
-def _folders_in(images: Sequence[str], problems: list[str]) -> tuple[str, ...]:
+def _folders_in(images: Sequence[str], problems: list[str | Exception]) -> tuple[str, ...]:
     """Those SPECs of pictures that are folders."""
     try:
         return tuple(folder for folder in named_folders(images) if (there := entry(folder)) and there.is_folder)
@@ -119,7 +119,7 @@ def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Col
                       meta={field: value for field, value in row.meta.items() if field not in CAPTION_COLUMNS})
 
 
-def open_inputs(specs: Sequence[str], problems: list[str], table: Columns = Columns(), asked: Sequence[str] = (),
+def open_inputs(specs: Sequence[str], problems: list[str | Exception], table: Columns = Columns(), asked: Sequence[str] = (),
                 folders: tuple[str, ...] | None = ()) -> tuple[list[Source], tuple[str, ...]]:
     """A source of each SPEC, and the columns that it or its files name; what is wrong is added to `problems`.
 
@@ -134,7 +134,7 @@ def open_inputs(specs: Sequence[str], problems: list[str], table: Columns = Colu
         try:
             files[spec] = {spec: None} if _is_set(spec) else named_files(plain_path(spec))
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error)
     columns = _columns_of([path for spec, named in files.items() for path in named
                            if spec not in names and not _is_set(spec) and _is_document(path)])
     sources = []
@@ -145,7 +145,7 @@ def open_inputs(specs: Sequence[str], problems: list[str], table: Columns = Colu
             try:
                 pieces = open_file(path, there, name or columns.get(path, ""), table, asked, folders)
             except (ValueError, OSError) as error:
-                problems.append(str(error))
+                problems.append(error)
                 continue
             renames = name and not _is_document(path)
             sources[-1].pieces.extend(piece._replace(read=partial(_renamed, name, piece)) if renames else piece for piece in pieces)

@@ -20,6 +20,7 @@ from imagetext.fields import well_formed
 from imagetext.stores import LIBRARIES, StoreError, filesystem, is_remote, join, plain_path, read_bytes
 
 LONGEST = 4096  # bytes of a path
+FLAGS = 8       # that one message names
 OF_ROWS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/.*)?")  # in the Hub's cache
 _URL = re.compile(rf"(?!({'|'.join(LIBRARIES)}|file)://)[a-zA-Z][a-zA-Z0-9+.-]*://")         # of a kind that is not read
@@ -27,6 +28,19 @@ _URL = re.compile(rf"(?!({'|'.join(LIBRARIES)}|file)://)[a-zA-Z][a-zA-Z0-9+.-]*:
 
 class Outside(ValueError):
     """A path that leads out of the folders of a set's pictures."""
+
+
+class LeadsOutside(ValueError):
+    """Pictures of one input, or of several, that lead out: what the first says, how many they are, and the folders where they lie."""
+
+    def __init__(self, first: str, count: int, folders: Sequence[str], inputs: int = 1):
+        super().__init__(first, count, folders, inputs)
+        self.first, self.count, self.folders, self.inputs = first, count, dict.fromkeys(folders), inputs
+
+    def __str__(self) -> str:
+        others = f"; together with {self.inputs - 1:,} other inputs, {self.count:,} do" if self.inputs > 1 else ""
+        flags = " ".join(f"--images {shlex.quote(folder)}" for folder in [*self.folders][:FLAGS])
+        return f"{self.first}{others}; where such files are meant to be read, add {flags}, or a folder above"
 
 
 class NotAFile(ValueError):
@@ -96,7 +110,7 @@ def _with_blobs(folder: str) -> tuple[str, ...]:
 
 
 def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], folders: PictureFolders, what: str = "rows") -> None:
-    """Raises ValueError where pictures lead outside: how many do, the first, and the flag that lets them be read.
+    """Raises LeadsOutside where pictures do, with the number of them, the first, and the flag that lets them be read.
 
     pictures: each with the number of its row from 0, if it has one. what: of which there are so many. No file is opened.
     """
@@ -116,12 +130,23 @@ def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], fol
     number, picture = first
     paths = folders.paths(picture)
     real = real_path(next(filter(os.path.lexists, paths), paths[0]))
-    flags = [folders.own or "."] * (others_inside and not folders.named and not folders.is_input) + [
+    places = [folders.own or "."] * (others_inside and not folders.named and not folders.is_input) + [
         real if os.path.isdir(real) else os.path.dirname(real)]
-    raise ValueError(
-        f"{place}: {count:,} of its {what} lead outside {folders}; the first{'' if number is None else f', row {number + 1:,},'} "
-        f"names {short(picture.name)}{'' if real == picture.name else f', which is {short(real)}'}; where such files are meant to be "
-        "read, add " + " ".join(f"--images {shlex.quote(flag)}" for flag in flags) + ", or a folder above it")
+    row, leads = "" if number is None else f", row {number + 1:,},", "" if real == picture.name else f", which is {short(real)}"
+    raise LeadsOutside(f"{place}: {count:,} of its {what} lead outside {folders}; the first{row} names {short(picture.name)}{leads}",
+                       count, places)
+
+
+def all_told(problems: Iterable[str | Exception]) -> ValueError:
+    """One error that tells all problems, each once; all pictures that lead outside are one of them."""
+    problems = list(problems)
+    outside = [one for one in problems if isinstance(one, LeadsOutside)]
+    others = dict.fromkeys(str(one) for one in problems if not isinstance(one, LeadsOutside))
+    if not outside:
+        return ValueError("\n".join(others))
+    together = LeadsOutside(outside[0].first, sum(one.count for one in outside), [place for one in outside for place in one.folders],
+                            sum(one.inputs for one in outside))
+    return ValueError("\n".join([*others, str(together)])) if others else together
 
 
 def _folder_inside(folders: PictureFolders, folder: str, ours: bool) -> str:

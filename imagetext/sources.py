@@ -13,7 +13,7 @@ from imagetext.curated import KINDS, curated_pieces, kinds_like
 from imagetext.folders import FolderRows, list_folder
 from imagetext.hub import HubRows, hub_pieces
 from imagetext.labels import Labels
-from imagetext.picture_files import named_folders
+from imagetext.picture_files import all_told, named_folders
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
@@ -57,7 +57,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
             found = _shards_of(one, split, problems)
             shards += _labelled(found, labels) if labels else found
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error)
     first_of = {}
     for shard in shards:
         other = first_of.setdefault(shard.name, shard)
@@ -66,7 +66,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
     if not shards and not problems:
         problems.append("no input given")
     if problems:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
+        raise all_told(problems)
     return shards
 
 
@@ -100,7 +100,7 @@ SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all
 # ---- specs -------------------------------------------------------------------------------------------------------
 
 
-def _shards_of(spec: str, split: SplitTable, problems: list[str]) -> list[Shard]:
+def _shards_of(spec: str, split: SplitTable, problems: list[str | Exception]) -> list[Shard]:
     kind, _, rest = spec.partition(":")
     if kind == "scenes":
         return scene_shards(spec)
@@ -115,7 +115,7 @@ def _shards_of(spec: str, split: SplitTable, problems: list[str]) -> list[Shard]
         try:
             shards += _shards_at(path, there, split)
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error)
     return shards
 
 

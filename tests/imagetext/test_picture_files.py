@@ -117,6 +117,15 @@ def test_folders_that_flags_name(place, picture, monkeypatch):
     assert [record.image for record in read_samples("set/t.jsonl", ["out", "set"])[0]][0] == picture()
 
 
+def test_all_tables_are_told_of_in_one_error(place):
+    paths = [table(place / f"set/{at}.jsonl", [f"{place}/{at}/{row}.jpg" for row in range(3)], "jsonl") for at in range(9)]
+    with pytest.raises(ValueError) as caught:
+        read_samples([*paths, str(place / "gone.csv")])
+    gone, outside = str(caught.value).splitlines()
+    assert "no such file" in gone and outside.startswith(f"{paths[0]}: 3 of its rows lead outside")
+    assert "together with 8 other inputs, 27 do" in outside and outside.count("--images") == picture_files.FLAGS
+
+
 def test_a_folder_whose_name_begins_alike_is_another(place):
     assert not PictureFolders("/a/set").hold("/a/set-2/x.jpg") and PictureFolders("/").hold("/a/x.jpg")
     store = PictureFolders("s3://b/set")
