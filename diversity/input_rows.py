@@ -15,7 +15,7 @@ from imagetext.sample import Record, Shard
 from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
 from imagetext.table_flags import Columns
-from imagetext.tables import CompressedRows, TableRows, check_pictures, split_rows, split_suffix, table_records
+from imagetext.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records, with_folders
 from imagetext.text_tables import read_layout, records
 
 ROWS = 10_000  # of a piece, about, where a file can be split
@@ -72,10 +72,8 @@ def table_pieces(path: str, table: Columns = Columns(), asked: Sequence[str] = (
     asked: columns of captions. folders: where the pictures lie, (): beside the table; None: none is read. Raises ValueError
     where the table is not readable, or names pictures elsewhere.
     """
-    parts = split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS)
-    if folders is not None:
-        check_pictures(path, parts, folders)
-    return [Piece(path, partial(_table_rows, replace(part, images=folders or ())), by_path=bool(folders)) for part in parts]
+    parts = with_folders(path, split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS), folders or (), folders is not None)
+    return [Piece(path, partial(_table_rows, part), by_path=bool(folders)) for part in parts]
 
 
 def _table_rows(part: TableRows | CompressedRows, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:

@@ -87,7 +87,7 @@ def _records_at(folder: str, markers: Iterable[Mapping[str, Any]], places: Seque
         of_shard = {place - first for place in places if first <= place < first + marker["rows"]}
         first += marker["rows"]
         if of_shard:
-            records = enumerate(read_records(join(folder, marker["file"]), images, check=False))
+            records = enumerate(read_records(join(folder, marker["file"]), images))
             yield from (record for at, record in records if at in of_shard)
 
 

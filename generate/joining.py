@@ -54,7 +54,7 @@ def run(config: JoinConfig) -> int:
         found = join(shards, config.captions, config.output, on=config.on, format=config.format,
                      overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
                      text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
-                     images=config.images, begin=lambda: write_run(config.output, fingerprint, names))
+                     begin=lambda: write_run(config.output, fingerprint, names))
     print(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
           f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
     return 1 if config.captions and not found.matched else 0

@@ -33,8 +33,7 @@ class Joined:
 
 def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os.PathLike, *, on: On = "uid",
          format: Format = "webdataset", overwrite: bool = False, drop_text_embeddings: bool = False,
-         text_from: tuple[str, float] | None = None, seed: int = 0, images: Sequence[str] = (),
-         begin: Callable[[], None] = lambda: None) -> Joined:
+         text_from: tuple[str, float] | None = None, seed: int = 0, begin: Callable[[], None] = lambda: None) -> Joined:
     """Writes the shards anew with the columns that other records have for their pictures, never by order.
 
     A record that is left without any captions becomes a failed one, with the reason. Shards that are done are not done again.
@@ -45,7 +44,6 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
         name that differ are taken for none, save on `sha256`, where all are the same picture's: those of the least key are.
     overwrite, drop_text_embeddings: see `imagetext.columns.room_for`.
     text_from: (column, p): `txt` is a caption of this column with probability p, else the first original (webdataset).
-    images: the folders in which the pictures lie that those records name, as in `read_samples`.
     begin: is called before anything is written, once the arguments are found good.
 
     Raises ValueError for bad arguments and shards, ColumnClash as `room_for` does, StoreError where a store fails.
@@ -53,7 +51,7 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
     output, specs = plain_path(output), [columns] if isinstance(columns, str) else list(columns)
     if text_from and (format != "webdataset" or not 0 <= text_from[1] <= 1):
         raise ValueError(f"text_from: {text_from}: a probability, and only webdataset has a `txt`")
-    sources = read_samples(specs, images, distinct=False) if specs else []
+    sources = read_samples(specs, distinct=False, check=False) if specs else []
     check_apart(output, [*shards, *sources])
     stamps = hashlib.sha256(json.dumps([[one.name, dict(one.stamp)] for one in sources], sort_keys=True).encode()).hexdigest()
     settings = {"columns": stamps, "on": on, "format": format, "overwrite": overwrite,

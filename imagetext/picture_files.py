@@ -61,6 +61,7 @@ class PictureFolders:
     own: str                        # of the file
     named: tuple[str, ...] = ()     # by `--images`
     is_input: bool = False          # whether `own` itself was named as an input: then pictures may always lie there
+    strict: bool = True             # whether a picture outside is an error; else its record has none
     real_own: tuple[str, ...] = field(init=False, repr=False, compare=False)  # with links followed
     real: tuple[str, ...] = field(init=False, repr=False, compare=False)
 

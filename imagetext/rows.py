@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
 from imagetext.keys import SeenKeys
-from imagetext.picture_files import Picture, PictureFolders, PictureReader, short
+from imagetext.picture_files import Outside, Picture, PictureFolders, PictureReader, short
 from imagetext.sample import Record, is_caption_column
 from imagetext.stores import StoreError, in_order, is_remote
 
@@ -71,6 +71,8 @@ def with_picture(record: Record, picture: Picture | None, told: str, reader: Pic
     except StoreError:
         raise
     except ValueError as problem:
+        if isinstance(problem, Outside) and not reader.folders.strict:
+            return record
         return replace(record, error="; ".join(filter(None, (record.error, str(problem)))))
 
 

@@ -40,7 +40,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
 
     images: the folders in which the pictures of tables and caption sets lie, and from which paths start; unless given, that of
     the file. Where a path, or a link in a folder, leads elsewhere, that is a problem; see `imagetext.picture_files`.
-    check: look for such paths in tables before any work; else each is its row's error.
+    check: whether such a path in a table is a problem; else its record has no picture.
     distinct: two shards of one name are an error, for a run writes them under it.
     columns: where tables have pictures, captions and keys, and whether rows of one picture are one record.
     needs: what tables must have, "pictures", "captions" or "either".
