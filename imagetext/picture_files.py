@@ -1,11 +1,13 @@
 """Which files the pictures of a set may be, and their bytes: the one place that opens what a table, metadata or a link names.
 
 Whoever made a set chose the paths in it. With all links followed, each has to lie in a folder that the user named: in those of
-`--images`, or else in that of the file; a record that we wrote may lie beside its table in any case. Only regular files are
-opened, and where each leads is looked up anew then, for a link may have taken its place.
+`--images`, or else in that of the file. The picture of a record that we wrote may lie beside its table in any case, and anywhere on this
+machine if it has the SHA-256 in the record: who can tell that has the picture. Only regular files are opened, and where each leads is looked
+up anew then, for a link may have taken its place.
 """
 
 import errno
+import hashlib
 import os
 import posixpath
 import re
@@ -21,6 +23,7 @@ from imagetext.stores import LIBRARIES, StoreError, filesystem, is_remote, join,
 
 LONGEST = 4096  # bytes of a path
 FLAGS = 8       # that one message names
+KNOWN = 1 << 30 # bytes of a file that is read to see whether it is the one that a record of ours knows
 OF_ROWS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/.*)?")  # in the Hub's cache
 _URL = re.compile(rf"(?!({'|'.join(LIBRARIES)}|file)://)[a-zA-Z][a-zA-Z0-9+.-]*://")         # of a kind that is not read
@@ -50,8 +53,12 @@ class NotAFile(ValueError):
 class Picture(NamedTuple):
     """Where a row says that its picture is."""
 
-    name: str           # as the row has it
-    ours: bool = False  # whether the row is a record that we wrote: its path starts from its table
+    name: str                   # as the row has it
+    sha256: str | None = None   # of the picture, in a record that we wrote, whose path starts from its table; None in all others
+
+    @property
+    def ours(self) -> bool:
+        return self.sha256 is not None
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], fol
         at = picture.name.rfind("/") + 1
         folder, name = known(picture.name[:at], picture.ours), picture.name[at:]
         if folder and name not in ("", ".", "..") and (is_remote(folder) or not os.path.islink(folder + name)) or any(
-                folders.hold(_real_or_none(path), picture.ours) for path in folders.paths(picture)):
+                folders.hold(_real_or_none(path), picture.ours) or picture.sha256 and not is_remote(path) for path in folders.paths(picture)):
             others_inside |= not picture.ours
         elif _can_be(picture):
             first = first if count else (number, picture)
@@ -152,7 +159,7 @@ def all_told(problems: Iterable[str | Exception]) -> ValueError:
 
 def _folder_inside(folders: PictureFolders, folder: str, ours: bool) -> str:
     """The first place where a folder of a row may be, as a path that ends with /; "" where that is not inside."""
-    path = next((path or "." for path in folders.paths(Picture(folder, ours))), "")
+    path = next((path or "." for path in folders.paths(Picture(folder, "" if ours else None))), "")
     return os.path.join(path, "") if folders.hold(_real_or_none(path), ours) else ""
 
 
@@ -187,7 +194,7 @@ class PictureReader:
         for path in self.folders.paths(picture):
             store = path.partition("://")[0] if is_remote(path) else ""
             try:
-                data = read_picture(path, told or picture.name, self.folders, picture.ours, patient=store not in self.denied)
+                data = read_picture(path, told or picture.name, self.folders, picture.sha256, patient=store not in self.denied)
             except StoreError:
                 raise
             except ValueError as problem:
@@ -214,17 +221,20 @@ class PictureReader:
                 raise StoreError(f"{reason}, and {self.given[store]}, which was read before, is refused now: {error}") from error
 
 
-def read_picture(path: str, told: str = "", folders: PictureFolders | None = None, ours: bool = False, *,
+def read_picture(path: str, told: str = "", folders: PictureFolders | None = None, sha256: str | None = None, *,
                  patient: bool = True) -> bytes:
     """The bytes of a picture file; ValueError where there is none to be read; other trouble with the store stays an OSError.
 
     told: the path as the error is to have it, which stands in a record and is the same wherever the input lies. folders: where it
-    must lie; unless given, there may be no link in the path. patient: whether a store that refuses it is asked again.
+    must lie; unless given, there may be no link in the path. sha256: of a record that we wrote: where the file has it, it may be
+    read wherever it is on this machine, for whoever wrote the record knew it. patient: whether a store that refuses it is asked again.
     """
     name = short(told or path)
     try:
         real = real_path(path)
-        if not (folders.hold(real, ours) if folders else is_remote(path) or real == path):
+        if not (folders.hold(real, sha256 is not None) if folders else is_remote(path) or real == path):
+            if sha256 and not is_remote(path) and hashlib.sha256(data := read_regular(real, KNOWN)).hexdigest() == sha256:
+                return data
             raise Outside(f"a picture outside the set, in no folder of --images: {name}")
         if not is_remote(path):
             return read_regular(real)

@@ -82,7 +82,7 @@ def picture_of(row: Row | ValueError | None) -> Picture | None:
         return None
     column, _ = _picture_column(row, ours := is_ours(row))
     try:
-        return _image_of(column, row[column], ours)[1] if column else None
+        return _image_of(column, row[column], row["sha256"] if ours else None)[1] if column else None
     except ValueError:  # its record says so
         return None
 
@@ -116,7 +116,7 @@ def _parse(row: Row | ValueError, row_key: str, source: str, wanted: Wanted | No
     cell = row.pop(next((name for name in IMAGE_COLUMNS if name in row), None), None)
     try:
         if with_image and column:
-            image, picture = _image_of(column, cell, ours)
+            image, picture = _image_of(column, cell, row["sha256"] if ours else None)
     except ValueError as error:
         errors += [] if wanted else [str(error)]
     members = _members_of(row) if "members" in row else {}
@@ -176,8 +176,8 @@ def _listed(name: str, value: Any) -> list[str]:
     return [text if text.isascii() else well_formed(text) for text in value]
 
 
-def _image_of(name: str, value: Any, ours: bool) -> tuple[bytes | None, Picture | None]:
-    """The picture's bytes as found, or where it is; raises ValueError naming what is wrong with the cell."""
+def _image_of(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, Picture | None]:
+    """The picture's bytes as found, or where it is, with its hash in a record of ours; ValueError naming what is wrong with the cell."""
     if isinstance(value, dict):  # a picture of `datasets`
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, bytes):
@@ -187,7 +187,7 @@ def _image_of(name: str, value: Any, ours: bool) -> tuple[bytes | None, Picture 
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a path or the bytes of a picture, got {short(value)}")
     data = _base64_picture(value)
-    return (None, Picture(value, ours)) if data is None else (data, None)
+    return (None, Picture(value, sha256)) if data is None else (data, None)
 
 
 def _base64_picture(text: str) -> bytes | None:

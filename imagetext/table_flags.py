@@ -21,8 +21,8 @@ class Columns(NamedTuple):
 
 
 def _listed(images: Any) -> Any:
-    """One folder is a list of one."""
-    images = [images] if isinstance(images, str | os.PathLike) else images
+    """One folder is a list of one, and none an empty one."""
+    images = [] if images is None else [images] if isinstance(images, str | os.PathLike) else images
     return [os.fspath(one) if isinstance(one, os.PathLike) else one for one in images] if isinstance(images, list | tuple) else images
 
 

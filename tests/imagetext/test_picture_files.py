@@ -231,12 +231,29 @@ def test_our_own_jsonl_is_read_again(place, picture):
         for record in records:
             writer.write(record)
         writer.write(replace(records[0], key="stored", image=picture(3), path=""))
-    with pytest.raises(ValueError, match=f"2 of its rows .*--images {place}/set, or"):  # the flag that the message names
-        read_samples(writer.path)
-    back = list(read_samples(writer.path, [place / "set", place / "out"])[0])
+    back = list(read_samples(writer.path)[0])  # and away from them: the record has the hash of each
     assert [record.image for record in back] == [picture(), picture(), picture(3)]
-    left = list(read_samples(writer.path, check=False)[0])
-    assert [(record.image, record.error) for record in left] == [(None, ""), (None, ""), (picture(3), "")]
+    (place / "set/a.jpg").write_bytes(picture(7))
+    back = list(read_samples(writer.path)[0])
+    assert ["outside the set" in record.error for record in back] == [True, False, False] and back[0].image is None
+    assert [(one.image, one.error) for one in read_samples(writer.path, check=False)[0]][0] == (None, "")
+    back = list(read_samples(writer.path, [place / "set"])[0])  # with the flag it is read as it is now
+    assert [record.image for record in back] == [picture(7), picture(), picture(3)]
+
+
+def test_a_record_that_only_looks_like_ours_opens_nothing_new(place):
+    row = {"key": "a", "uid": "a", "captions": [], "width": 1, "height": 1, "error": "", "source": "", "caption_scores": {}}
+    for sha256, refused in (("", True), ("0" * 64, False)):
+        (place / "set/t.jsonl").write_text(json.dumps({**row, "image": "../out/secret", "sha256": sha256}))
+        if refused:
+            with pytest.raises(ValueError, match="1 of its rows"):
+                read_samples(str(place / "set/t.jsonl"))
+        else:
+            (record,) = read_samples(str(place / "set/t.jsonl"))[0]
+            assert record.image is None and "outside the set" in record.error and "ssh" not in record.error
+    (place / "set/t.jsonl").write_text(json.dumps({**row, "image": "s3://bucket/a.jpg", "sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="1 of its rows"):
+        read_samples(str(place / "set/t.jsonl"))
 
 
 # ---- stores --------------------------------------------------------------------------------------------------------------
