@@ -17,7 +17,8 @@ class DiversityConfig(TableFlags):
     column: list[str] = Field(default=[], description="caption columns to compare; default: every syn_text_* column found")
     references: str | None = Field(default=None, description="human captions, measured beside the others: a column of the input, "
                                    "an input of their own, joined by key, or none; default: captions, where records have any")
-    images: str | None = Field(default=None, description="pictures of captions that come without, joined by key")
+    images: list[str] = Field(default=[], description="pictures of captions that come without, joined by key; a folder may also "
+                              "hold those that tables name; repeatable; none: no pictures are read")
     embedder: str = Field(default="auto", description="sentence embeddings for meaning: minilm, a sentence-transformers name, an "
                           "open_clip model or a captioner; auto: minilm where it is installed; none")
     clip: str | None = Field(default=None, description="CLIP model for CLIPScore and self-retrieval: ViT-L-14:openai, a "

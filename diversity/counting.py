@@ -41,8 +41,9 @@ class Counted:
     notes: tuple[str, ...]                               # what the columns did not have in common, with counts
 
 
-def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references: str | None = None, images: str | None = None, *,
-                  table: Columns = Columns(), workers: int = 1, seed: int = 0, size: int = 10_000, keep_images: int = 48) -> Counted:
+def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references: str | None = None,
+                  images: str | Sequence[str] | None = None, *, table: Columns = Columns(), workers: int = 1, seed: int = 0,
+                  size: int = 10_000, keep_images: int = 48) -> Counted:
     """Counts caption columns of inputs that are joined by key, on the pictures all have, equally many captions of each.
 
     Human captions are as many where a picture has so many, else all that it has: they never limit the others.
@@ -126,7 +127,7 @@ def _tasks(sources: Sequence[Source], rows: Sequence[int], found: Common, size: 
     separate = any(source.role == "images" for source in sources)
     for (source, piece), count in zip(((source, piece) for source in sources for piece in source.pieces), rows, strict=True):
         at, start = slice(start, start + count), start + count
-        wanted = pictured[at] & (source.role == "images" or not separate)
+        wanted = pictured[at] & (source.role == "images" or not separate or piece.by_path)
         if joined.take[:, at].any() or wanted.any():
             tasks.append(Task(piece, joined.take[:, at], joined.again[at], sampled[at], wanted))
     return tasks
@@ -186,5 +187,5 @@ def _missing_images(sources: Sequence[Source], sample: PictureSample) -> list[st
     specs = [source.spec for source in sources if source.role == "images"]
     looked_for = sample.pictures[:sample.images]
     missing = [picture.key for picture in looked_for if picture.image is None]
-    return [f"Pictures that are not in {spec}: {len(missing):,} of the {len(looked_for):,} that were looked for, as "
-            f"{missing[0]!r}." for spec in specs if missing]
+    return [f"Pictures that are not in {' or '.join(specs)}: {len(missing):,} of the {len(looked_for):,} that were looked for, as "
+            f"{missing[0]!r}."] if specs and missing else []

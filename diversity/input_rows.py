@@ -17,7 +17,7 @@ from imagetext.sample import Record, Shard
 from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
 from imagetext.table_flags import Columns
-from imagetext.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records
+from imagetext.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records, with_folders
 from imagetext.text_tables import lines_of, read_layout, records
 
 ROWS = 10_000  # of a piece, about, where a file can be split
@@ -57,6 +57,7 @@ class Piece(NamedTuple):
     path: str
     read: Callable[[Sequence[str] | None, Collection[int]], Iterator[Record]]
     lines: bool = False     # whether the keys are numbers of lines, which are no ids
+    by_path: bool = False   # whether its pictures lie in folders of `--images`
 
 
 def shard_rows(shard: Shard, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
@@ -66,9 +67,15 @@ def shard_rows(shard: Shard, columns: Sequence[str] | None, images: Collection[i
     return (record if at in images else replace(record, image=None) for at, record in enumerate(shard))
 
 
-def table_pieces(path: str, table: Columns = Columns(), asked: Sequence[str] = ()) -> list[Piece]:
-    """JSON, CSV and TSV in the pieces that `imagetext` makes of them, Parquet by its row groups; asked: columns of captions."""
-    return [Piece(path, partial(_table_rows, part)) for part in split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS)]
+def table_pieces(path: str, table: Columns = Columns(), asked: Sequence[str] = (),
+                 folders: tuple[str, ...] | None = ()) -> list[Piece]:
+    """JSON, CSV and TSV in the pieces that `imagetext` makes of them, Parquet by its row groups.
+
+    asked: columns of captions. folders: where the pictures lie, (): beside the table; None: none is read. Raises ValueError
+    where the table is not readable, or names pictures elsewhere.
+    """
+    parts = with_folders(path, split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS), folders or (), folders is not None)
+    return [Piece(path, partial(_table_rows, part), by_path=bool(folders)) for part in parts]
 
 
 def _table_rows(part: TableRows | CompressedRows, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:

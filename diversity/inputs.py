@@ -26,15 +26,17 @@ from diversity.columns import HUMAN
 from diversity.input_rows import KEYS, Piece, captions_of, document_pieces, is_list_of_rows, shard_rows, table_pieces, text_pieces
 from imagetext.curated import KINDS
 from imagetext.fields import CAPTION_COLUMNS
+from imagetext.picture_files import all_told, named_folders
 from imagetext.rows import IMAGE_COLUMNS
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
-from imagetext.stores import Entry, plain_path
+from imagetext.stores import Entry, entry, plain_path
 from imagetext.table_flags import Columns
 from imagetext.tables import TABLE_SUFFIXES, split_suffix
 
 DOCUMENTS = (".txt", ".json")
 NO_CAPTIONS = (*KEYS, *IMAGE_COLUMNS, "sha256", "error", "source", "json")  # texts in records that are none
+NO_IMAGES = "none"
 SUFFIXES = (".tar", *TABLE_SUFFIXES, *DOCUMENTS)
 
 
@@ -47,27 +49,39 @@ class Source(NamedTuple):
 
 
 def open_sources(inputs: Sequence[str], references: str | None,
-                 images: str | None, table: Columns = Columns(),
+                 images: str | Sequence[str] | None, table: Columns = Columns(),
                  asked: Sequence[str] = ()) -> tuple[list[Source], tuple[str, ...], str | None]:
     """The sources in order, the columns of inputs that are named after files, and the references' column.
 
     References that are no column but a SPEC, which has one of ./:*?{ in it, become a column of that name.
-    table: what columns of tables are. asked: columns of captions that are asked for.
+    images: SPECs of pictures that are joined by key; folders among them may also hold those that tables name. (`none`,): no
+    pictures are read. table: what columns of tables are. asked: columns of captions that are asked for.
     Raises ValueError with every problem of every SPEC.
     """
-    problems: list[str] = []
-    sources, files = open_inputs(inputs, problems, table, asked)
-    for role, spec in (("references", references), ("images", images)):
+    problems: list[str | Exception] = []
+    images = [images] if isinstance(images, str) else list(images or ())
+    folders = None if images == [NO_IMAGES] else _folders_in(images, problems)
+    sources, files = open_inputs(inputs, problems, table, asked, folders)
+    for role, spec in (("references", references), *(("images", one) for one in images if folders is not None)):
         if spec is None or role == "references" and not re.search(r"[./:*?{]", spec):
             continue
-        own: list[str] = []
-        found, columns = open_inputs([spec], own, table, asked)
+        own: list[str | Exception] = []
+        found, columns = open_inputs([spec], own, table, asked, folders if role == "images" else None)
         problems += [f"--{role} {problem}" for problem in own]
         rows = partial(_references, spec, (*columns, HUMAN)) if role == "references" else _pictures
         sources += [Source(spec, [piece._replace(read=partial(rows, piece)) for piece in source.pieces], role) for source in found]
     if problems:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
+        raise all_told(problems)
     return sources, files, references
+
+
+def _folders_in(images: Sequence[str], problems: list[str | Exception]) -> tuple[str, ...]:
+    """Those SPECs of pictures that are folders."""
+    try:
+        return tuple(folder for folder in named_folders(images) if (there := entry(folder)) and there.is_folder)
+    except ValueError as error:
+        problems.append(f"--images {error}")
+        return ()
 
 
 def _references(name: str, own: Sequence[str], piece: Piece, columns: Sequence[str] | None,
@@ -105,9 +119,12 @@ def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Col
                       meta={field: value for field, value in row.meta.items() if field not in CAPTION_COLUMNS})
 
 
-def open_inputs(specs: Sequence[str], problems: list[str], table: Columns = Columns(),
-                asked: Sequence[str] = ()) -> tuple[list[Source], tuple[str, ...]]:
-    """A source of each SPEC, and the columns that it or its files name; what is wrong is added to `problems`."""
+def open_inputs(specs: Sequence[str], problems: list[str | Exception], table: Columns = Columns(), asked: Sequence[str] = (),
+                folders: tuple[str, ...] | None = ()) -> tuple[list[Source], tuple[str, ...]]:
+    """A source of each SPEC, and the columns that it or its files name; what is wrong is added to `problems`.
+
+    folders: where the pictures lie that tables name, (): beside these; None: no pictures are read of them.
+    """
     given = {spec: re.fullmatch(r"([A-Za-z_][\w.-]*)=(.+)", spec) for spec in specs if not os.path.exists(spec)}
     names = {found[2]: found[1] for found in given.values() if found}
     problems += [f"--input {found[0]}: the same input has the name {names[found[2]]}, too" for found in given.values()
@@ -117,7 +134,7 @@ def open_inputs(specs: Sequence[str], problems: list[str], table: Columns = Colu
         try:
             files[spec] = {spec: None} if _is_set(spec) else named_files(plain_path(spec))
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error)
     columns = _columns_of([path for spec, named in files.items() for path in named
                            if spec not in names and not _is_set(spec) and _is_document(path)])
     sources = []
@@ -126,20 +143,22 @@ def open_inputs(specs: Sequence[str], problems: list[str], table: Columns = Colu
         sources.append(Source(spec, []))
         for path, there in named.items():
             try:
-                pieces = open_file(path, there, name or columns.get(path, ""), table, asked)
+                pieces = open_file(path, there, name or columns.get(path, ""), table, asked, folders)
             except (ValueError, OSError) as error:
-                problems.append(str(error))
+                problems.append(error)
                 continue
             renames = name and not _is_document(path)
             sources[-1].pieces.extend(piece._replace(read=partial(_renamed, name, piece)) if renames else piece for piece in pieces)
     return sources, tuple(dict.fromkeys((*columns.values(), *names.values())))
 
 
-def open_file(path: str, there: Entry | None, column: str, table: Columns, asked: Sequence[str]) -> list[Piece]:
+def open_file(path: str, there: Entry | None, column: str, table: Columns, asked: Sequence[str],
+              folders: tuple[str, ...] | None) -> list[Piece]:
     """The pieces of one file, folder or set; captions of a text file or COCO file become `column`."""
     suffix = split_suffix(path)[1]
     if _is_set(path) or there and there.is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):
-        return [Piece(shard.path, partial(shard_rows, shard)) for shard in read_samples(path, columns=table)]
+        shards = read_samples(path, folders, columns=table, check=folders is not None)
+        return [Piece(shard.path, partial(shard_rows, shard)) for shard in shards]
     if suffix not in SUFFIXES:
         known = f"not a {', '.join(SUFFIXES)} file or a folder of pictures"
         raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
@@ -150,7 +169,7 @@ def open_file(path: str, there: Entry | None, column: str, table: Columns, asked
     elif suffix == ".json" and not is_list_of_rows(path):
         pieces = document_pieces(path, column)
     else:
-        pieces = table_pieces(path, table, asked)
+        pieces = table_pieces(path, table, asked, folders)
     if not pieces:
         raise ValueError(f"{path}: no rows")
     return pieces

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diversity.config import DiversityConfig
 from diversity.counting import count_columns
+from diversity.inputs import NO_IMAGES
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
 from imagetext.outputs import write_file
@@ -17,7 +18,7 @@ def run(config: DiversityConfig) -> int:
         _check_output(config.output)
         device = _device(config)
         counted = count_columns(config.input, config.column, config.references, config.images, table=config.table, workers=config.workers,
-                                seed=config.seed, keep_images=max(48, config.semantic_pictures if config.clip else 0))
+                                seed=config.seed, keep_images=_pictures_kept(config))
         found = report(counted, embedder=config.embedder, clip=config.clip, device=device,
                        semantic_pictures=config.semantic_pictures, seed=config.seed)
     except (ValueError, OSError) as error:
@@ -30,6 +31,13 @@ def run(config: DiversityConfig) -> int:
     write_file(config.output / "report.json", found.to_json())
     _print(found, config.output)
     return 0
+
+
+def _pictures_kept(config: DiversityConfig) -> int:
+    """How many pictures of the sample are read."""
+    if config.images == [NO_IMAGES]:
+        return 0
+    return max(48, config.semantic_pictures if config.clip else 0)
 
 
 def _check_output(folder: Path) -> None:

@@ -25,7 +25,7 @@ from captioners.ranks import processes_here
 from finetune.identity import Identity, InputHashes, doubles, picture_hash
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
-from imagetext.rows import read_picture
+from imagetext.picture_files import read_picture, real_path
 from imagetext.sample import Record, Shard, decode_image
 
 CACHE_BYTES = 2**28  # of preprocessed pictures, in each process that decodes
@@ -159,7 +159,7 @@ def _light(sample: Record, places: Places | None) -> Record:
     if places:
         return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})
     is_file = os.path.isfile(sample.path) and os.path.getsize(sample.path) == len(sample.image)
-    return dataclasses.replace(sample, image=None) if is_file else sample
+    return dataclasses.replace(sample, image=None, path=real_path(sample.path)) if is_file else sample  # with no link left
 
 
 class BatchOrder(Sampler):

@@ -47,7 +47,6 @@ class FinetuneConfig(TableFlags):
     weights: list[Annotated[float, Field(gt=0)]] = Field(
         [], description="of a mix, one for each input: how often its pictures come in a pass, where those of weight 1 come once")
     eval_input: list[str] = Field([], description="held-out pictures to validate on; a few of the input unless given")
-    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     model: str = Field(description="captioner to start from: coca_tiny, an open_clip architecture, a folder or file, org/name")
     output: Path = Field(description="folder for the fine-tuned captioner, its log and its checkpoint")
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")

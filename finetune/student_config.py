@@ -21,7 +21,6 @@ class StudentConfig(TableFlags):
     shard: ClassVar[bool] = False
 
     input: list[str] = Field(min_length=1, description="reinforced records: shards, JSONL, Parquet; repeatable")
-    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     student: str = Field(description="model to train: an open_clip architecture, or a folder with open_clip_config.json")
     output: Path = Field(description="folder for the student, its log and its checkpoint")
     pretrained: str | None = Field(

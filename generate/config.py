@@ -128,7 +128,6 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     recipe: Annotated[str, AfterValidator(_check_recipe)] | None = Field(
         None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions")
     input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
-    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     columns: CliSuppress[list[ColumnConfig]] = Field([], validate_default=True, description="several columns, as said above")
     label: str | None = Field(None, min_length=1, description="write each picture's class, too: folder, the folder that it lies in; "
                               "cls, webdataset's; or the field or column where it stands")

@@ -34,6 +34,7 @@ class GalleryConfig(BaseModel):
     folder: CliPositionalArg[Folder] = Field(description="what capsmith generate or join wrote")
     pictures: int = Field(60, gt=0, description="how many are drawn; about 30 kB of page each")
     seed: int = Field(0, ge=0, description="of the draw")
+    images: list[str] = Field([], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable")
     output: Path | None = Field(None, description=f"the page; {GALLERY} in the folder unless given")
 
 
@@ -57,13 +58,16 @@ class Card(NamedTuple):
 def run(config: GalleryConfig) -> int:
     """Write the page; exit code 0. Raises: ValueError where the folder holds no run of ours, or no finished shard."""
     path = config.output or join(config.folder, GALLERY)
-    write_set_gallery(config.folder, path, config.pictures, config.seed)
+    write_set_gallery(config.folder, path, config.pictures, config.seed, config.images)
     print(f"written: {path}")
     return 0
 
 
-def write_set_gallery(folder: str, path: str | Path, pictures: int = 60, seed: int = 0) -> None:
-    """Write a page of `pictures` records of a set, drawn by the seed from all of its finished shards."""
+def write_set_gallery(folder: str, path: str | Path, pictures: int = 60, seed: int = 0, images: Sequence[str] = ()) -> None:
+    """Write a page of `pictures` records of a set, drawn by the seed from all of its finished shards.
+
+    images: folders in which pictures lie that a JSONL set names.
+    """
     expect_run(folder)
     markers = list(read_markers(folder).values())
     rows = sum(marker["rows"] for marker in markers)
@@ -71,18 +75,19 @@ def write_set_gallery(folder: str, path: str | Path, pictures: int = 60, seed: i
         raise ValueError(f"{folder}: holds no finished shard with records")
     drawn = sorted(random.Random(seed).sample(range(rows), min(pictures, rows)))
     columns = ", ".join(dict.fromkeys(column for marker in markers for column in marker["captions"]))
-    write_gallery(path, map(card_of, _records_at(folder, markers, drawn)), title=f"Captions in {columns}",
+    write_gallery(path, map(card_of, _records_at(folder, markers, drawn, images)), title=f"Captions in {columns}",
                   subtitle=f"{len(drawn):,} of {rows:,} pictures, drawn at random with seed {seed}")
 
 
-def _records_at(folder: str, markers: Iterable[Mapping[str, Any]], places: Sequence[int]) -> Iterator[Record]:
+def _records_at(folder: str, markers: Iterable[Mapping[str, Any]], places: Sequence[int],
+                images: Sequence[str]) -> Iterator[Record]:
     """The records at these places of the set, in rising order; shards without any are not read."""
     first = 0
     for marker in markers:
         of_shard = {place - first for place in places if first <= place < first + marker["rows"]}
         first += marker["rows"]
         if of_shard:
-            records = enumerate(read_records(join(folder, marker["file"])))
+            records = enumerate(read_records(join(folder, marker["file"]), images))
             yield from (record for at, record in records if at in of_shard)
 
 

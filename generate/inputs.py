@@ -212,7 +212,7 @@ def as_kept(kept: Mapping[str, Sequence[str]], shards: Sequence[Shard]) -> tuple
             parts[f"{stem}-{number:05d}"] = new[first:first + ROWS_PER_SHARD]
             number += 1
         for name, of_part in parts.items():
-            samples = FolderRows(folder, tuple(of_part))
+            samples = replace(pieces[0].samples, rows=tuple(of_part))
             if of_part:
                 found.append(replace(pieces[0], name=name, samples=samples, stamp=samples.stamp()))
     return found, gone

@@ -1,6 +1,5 @@
 """`capsmith join`: captions that were written apart, or with other copies of the pictures, into the pictures' own shards."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -28,7 +27,6 @@ class JoinConfig(TableFlags):
     captions: list[str] = Field([], description="the captions: a folder that capsmith generate wrote, or records; repeatable")
     on: On = Field("uid", description="what names a picture: its uid, its key, the hash of its bytes, or its URL")
     output: Folder = Field(description="folder for the records, one file per input shard")
-    images: Path | None = Field(None, description="folder that the pictures' paths in tables and caption sets start from")
     format: Format = Field("webdataset", description="of the records")
     text_from: Annotated[str, AfterValidator(_check_text_from)] | None = Field(
         None, description="COLUMN:p: `txt` is a caption of this column with probability p, else the first original")

@@ -1,6 +1,5 @@
 """The configuration of `capsmith reinforce`; imports no torch, so that --help is quick."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -16,7 +15,6 @@ class ReinforceConfig(RunConfig, TableFlags):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: list[str] = Field(min_length=1, description="records with synthetic captions: shards, JSONL, Parquet; repeatable")
-    images: Path | None = Field(None, description="folder that the pictures' paths in tables start from")
     teacher: list[str] = Field([], description="a CLIP model: coca_tiny, open_clip's ARCHITECTURE:TAG or ARCHITECTURE:FILE, "
                                "a folder, org/name; repeatable, embeddings are joined in this order")
     views: int = Field(30, gt=0, description="augmented views of each picture")

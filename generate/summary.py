@@ -1,5 +1,6 @@
 """The end of a run: what its records hold, by their markers, and what goes with a set that is whole."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,8 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     if None not in markers.values():
         write_card(folder, config.input, list(markers.values()))
         if config.limit:
-            write_set_gallery(folder, join(folder, GALLERY))
+            places = dict.fromkeys(place for shard in shards for place in (shard.path, os.path.dirname(shard.path)))
+            write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *places])
     if missing:
         print(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
         return 1

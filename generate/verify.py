@@ -20,6 +20,7 @@ from generate.config import Folder
 from generate.manifest import RUN, expect_run, read_run
 from generate.repeats import Repeats
 from imagetext.hashes import name_hash
+from imagetext.picture_files import LeadsOutside
 from imagetext.rows import json_object
 from imagetext.sample import Record, decode_image
 from imagetext.shards import MARKER, SUFFIXES, read_shards
@@ -39,13 +40,15 @@ class VerifyConfig(BaseModel):
 
     folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, reinforce or join wrote")
     decode: bool = Field(False, description="decode every picture, too")
+    images: list[str] = Field([], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; "
+                              "repeatable")
     most_repeated: float = Field(0.05, gt=0, le=1, description="share of the pictures; a caption that stands for it is a problem")
 
 
 def run(config: VerifyConfig) -> int:
     """Print what the set holds and what is wrong with it or not there; 0 where nothing is, 1 where something is.
 
-    Raises: ValueError where the folder holds no run.
+    Raises: ValueError where the folder holds no run, or its rows name pictures outside that no flag names.
     """
     expect_run(config.folder)
     names = sorted(os.path.basename(one.path) for one in listing(config.folder) if not one.is_folder)
@@ -55,7 +58,10 @@ def run(config: VerifyConfig) -> int:
     for name in tqdm(markers, desc="verifying", unit="shard", disable=None):
         try:
             marker = json.loads(read_bytes(join(config.folder, name)))
-            found = read_shard(join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode)
+            found = read_shard(join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode,
+                               images=config.images)
+        except LeadsOutside:  # the flag that it names is missing, in all shards likewise
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"{name}: {error}")
             continue
@@ -137,8 +143,9 @@ class Found(NamedTuple):
     problems: list[str]
 
 
-def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcement | None, *, decode: bool) -> Found:
-    """Reads a shard whole and holds it against its marker; OSError where its file cannot be read."""
+def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcement | None, *, decode: bool,
+               images: Sequence[str] = ()) -> Found:
+    """Reads a shard whole and holds it against its marker; OSError where its file cannot be read, LeadsOutside as `read_samples`."""
     name, problems = os.path.basename(path), []
     with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -149,7 +156,7 @@ def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcemen
         problems.append(f"{name}: its bytes are not those that its marker vouches for")
     keys, embedded, repeats, counted = [], 0, {}, Counter()
     try:
-        for record in read_records(path):
+        for record in read_records(path, images, check=decode):
             keys.append(name_hash(record.key))
             if record.error:
                 counted["failed"] += 1
@@ -162,6 +169,8 @@ def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcemen
             if reinforcement:
                 problems += [f"{name}: {record.key}: {reason}" for reason in why_not_reinforced(record, reinforcement)]
                 embedded += reinforcement.member in record.members
+    except LeadsOutside:
+        raise
     except ValueError as error:
         problems.append(f"{name}: after {len(keys)} records: {error}")
     wanted = {"records": marker["rows"], "failed": marker["failed"],

@@ -33,7 +33,8 @@ import numpy as np
 from imagetext import limits
 from imagetext.fields import json_value
 from imagetext.hashes import name_hash
-from imagetext.rows import Row, Wanted, row_records, with_unique_keys
+from imagetext.picture_files import Picture, PictureFolders, check_inside
+from imagetext.rows import Row, Wanted, picture_of, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, entry, listing, open_file, read_bytes
 from imagetext.table_flags import Columns
@@ -45,6 +46,10 @@ PERMISSIVE = re.compile(r"creativecommons\.org/licenses/(by|by-sa|by-nd)/")
 CANNED = re.compile(r"quality issues are too severe to recogni[sz]e (the )?visual content", re.IGNORECASE)  # VizWiz
 SPLITS = {"docci": ("train", "test", "qual_dev", "qual_test"), "karpathy": ("train", "val", "test")}  # where a file has several
 
+# What the names of pictures are made of in tables; not the column `image`, which holds the pictures themselves.
+NAMES = Wanted(("split", "example_id", "image_file", "description", "vertices", "img_path", "img_url", "image/key", "IIW",
+                "image_id", "dataset_id", "caption", "coco_url", "recaption"))
+
 
 @dataclass(frozen=True)
 class CuratedRows:
@@ -53,7 +58,7 @@ class CuratedRows:
     kind: str
     path: str
     split: str
-    images: str  # the folder that pictures' names start from
+    folders: PictureFolders  # in which pictures lie, and which their names start from
     rows: Sequence[Row] | TableRows | CompressedRows
     first: int = 0  # the number, in the whole file, of the first of a sequence of rows
     shared: frozenset[int] = frozenset()  # hashes of the names of files that are several pictures'
@@ -62,7 +67,12 @@ class CuratedRows:
         stem = split_suffix(self.path)[0]
         rows = enumerate(self.rows, self.first) if isinstance(self.rows, Sequence) else self.rows.numbered()
         converted = ((self._convert(row), f"{stem}-{number:09d}", f"{self.path}:{number + 1}") for number, row in rows)
-        return with_unique_keys(row_records((row for row in converted if row[0] is not None), self.images), self.path)
+        return with_unique_keys(row_records((row for row in converted if row[0] is not None), self.folders), self.path)
+
+    def pictures(self) -> Iterator[tuple[int, Picture]]:
+        """The numbers of the rows that name files, and these."""
+        rows = enumerate(self.rows, self.first) if isinstance(self.rows, Sequence) else self.rows.numbered(NAMES)
+        return ((number, picture) for number, row in rows if (picture := picture_of(self._convert(row))))
 
     def _convert(self, row: Row | ValueError) -> Row | ValueError | None:
         """The row with the columns of `imagetext.rows`, or what is wrong with it; None where it belongs to another split."""
@@ -80,11 +90,11 @@ class CuratedRows:
             return error
 
 
-def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
+def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]:
     """The rows of the file that a SPEC of this module names, in pieces of 1,000 at most.
 
-    images: the folder of the pictures; unless given, that of the file. Raises ValueError where the file or split is none
-    of that kind's.
+    images: the folders of the pictures; unless given, that of the file. Raises ValueError where the file or split is none
+    of that kind's, or names pictures outside; what one of DCI's annotations names is looked at with its row alone.
     """
     kind, _, rest = spec.partition(":")
     path, _, split = rest.partition("#")
@@ -92,12 +102,12 @@ def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
         raise ValueError(f"{spec}: split {split!r} is none of {', '.join(SPLITS.get(kind, ())) or 'this file, which is one split'}")
     if (there := entry(path)) is None:
         raise ValueError(f"{spec}: no such file or folder: {path}")
-    folder = images or (path if there.is_folder else os.path.dirname(path))
-    pieces = partial(CuratedRows, kind, path, split or "train", folder)
+    folders = PictureFolders(path if there.is_folder else os.path.dirname(path), images)
+    pieces = partial(CuratedRows, kind, path, split or "train", folders)
     if kind in CONVERTED and kind not in LOADED:
         tables = split_rows(path, Columns(keys=("image_id",)) if kind == "localized-narratives" else None)
         shared = _shared_names(tables) if kind.startswith("gbc-") else frozenset()
-        return [pieces(rows, shared=shared) for rows in tables]
+        return _inside([pieces(rows, shared=shared) for rows in tables])
     try:
         rows = LOADED[kind](path, split or "train", kind)
     except StoreError:
@@ -106,7 +116,17 @@ def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
         raise ValueError(f"{spec}: not a file of this set: {type(error).__name__} {error}") from error
     if not rows:
         raise ValueError(f"{spec}: no picture of the split {split or 'train'!r} in {path}")
-    return [pieces(rows[first:first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
+    if kind.startswith("dci-"):
+        check_inside(path, ((None, Picture(os.path.basename(row["annotation"]))) for row in rows), PictureFolders(path), "annotations")
+    found = [pieces(rows[first:first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
+    return found if kind.startswith("dci-") else _inside(found)
+
+
+def _inside(pieces: list[CuratedRows]) -> list[CuratedRows]:
+    """The pieces; ValueError where their pictures lead outside."""
+    for piece in pieces[:1]:
+        check_inside(piece.path, (picture for one in pieces for picture in one.pictures()), piece.folders)
+    return pieces
 
 
 # ---- files that are one JSON document, or a folder of them, -> all rows ---------------------------------------------

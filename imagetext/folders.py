@@ -22,6 +22,9 @@ from typing import Any
 
 from imagetext import limits
 from imagetext.fields import CAPTION_COLUMNS, json_fields, known_fields, readable, take_captions, well_formed
+from imagetext.picture_files import (
+    NotAFile, Outside, Picture, PictureFolders, PictureReader, check_inside, read_regular, real_path,
+)
 from imagetext.rows import with_picture, with_unique_keys
 from imagetext.sample import Record, is_picture
 from imagetext.stores import StoreError, entries, files_below, in_order, is_remote, join, read_bytes, read_head
@@ -58,14 +61,19 @@ class FolderRows:
 
     folder: str
     rows: tuple[FolderRow, ...]
+    images: tuple[str, ...] = ()    # other folders in which pictures may lie
 
     def __iter__(self) -> Iterator[Record]:
         return self.records(range(len(self.rows)))
 
     def records(self, pictures: Collection[int]) -> Iterator[Record]:
         """All of them, with the pictures of those of these numbers."""
-        read = in_order((is_remote(row.path), partial(_record, row, at in pictures)) for at, row in enumerate(self.rows))
-        return with_unique_keys(read, self.folder)
+        reader = PictureReader(PictureFolders(self.folder, self.images, is_input=True))
+        return with_unique_keys(self._read(pictures, reader), self.folder)
+
+    def _read(self, pictures: Collection[int], reader: PictureReader) -> Iterator[Record]:
+        yield from in_order((is_remote(row.path), partial(_record, row, reader, at in pictures)) for at, row in enumerate(self.rows))
+        reader.check()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,45 +91,65 @@ class FolderRows:
                 "listing": listing.hexdigest()[:16]}
 
 
-def _record(row: FolderRow, picture: bool) -> Record:
+def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
     if row.error:
         return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(row.error))
-    fields = {**json_fields(_read(row.fields) or b"{}"), **row.meta}
-    lines = readable(_read(row.text), row.text).splitlines()
+    try:
+        fields = {**json_fields(_read(row.fields, reader.folders) or b"{}"), **row.meta}
+        lines = readable(_read(row.text, reader.folders), row.text).splitlines()
+    except Outside as problem:
+        return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(str(problem)))
     texts = row.captions or tuple(filter(None, map(str.strip, lines)))
     captions, scores, failed, rest = known_fields(fields, texts, picture=True)
     if rest.get("uid") in (None, ""):
         rest["uid"] = row.key
     record = Record(row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed)
-    return with_picture(record, row.path, row.source) if picture else record
+    return with_picture(record, _picture(row.path), row.source, reader) if picture else record
 
 
-def _read(path: str) -> bytes:
-    """The file, if there is one, no more than limits.TEXT bytes even where it has grown; a link may lead nowhere."""
+def _picture(path: str) -> Picture:
+    return Picture(path if "://" in path else os.path.abspath(path))
+
+
+def _read(path: str, folders: PictureFolders) -> bytes:
+    """The file, if there is one inside, of limits.TEXT bytes at most; a link may lead nowhere."""
     if not path:
         return b""
     try:
         if is_remote(path):
             return read_bytes(path, limits.TEXT)
-        with open(path, "rb") as file:
-            return file.read(limits.TEXT)
-    except FileNotFoundError:
+        if not folders.hold(real := real_path(path)):
+            raise Outside(f"a file outside the set, in no folder of --images: {os.path.basename(path)!r}")
+        return read_regular(real, limits.TEXT)
+    except (FileNotFoundError, NotAFile):
         return b""
 
 
-def list_folder(folder: str) -> list[FolderRow]:
+def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
     """All pictures in a folder and its subfolders, and all that its metadata files name, sorted by path.
 
     Hidden files and folders are left out; the key is the path in the folder without suffix, or with it where two
     pictures differ in nothing else. Of what is neither a picture nor belongs to one, a warning says what it is.
+    Raises ValueError where links, or names in metadata, lead out of the folder and of `images`.
     """
-    files = {one.path: one.stamp for one in files_below(folder)}
+    folders = PictureFolders(folder, images, is_input=True)
+    links: list[str] = []
+
+    def enters(link: str) -> bool:
+        links.append(link)
+        return folders.hold(real_path(link))
+
+    files = {one.path: one.stamp for one in files_below(folder, enters)}
+    links += [path for path in files if os.path.islink(path) and os.path.isfile(path)]  # devices are not opened
+    check_inside(folder, ((None, _picture(path)) for path in links), folders, "links")
     metadata = {path: rows for path in files if os.path.basename(path) in METADATA and _is_file(path)
                 and (rows := _metadata_rows(path)) is not None}
     pictures = {path: ((), {}) for path in _pictures(folder, {path: files[path] for path in files if path not in metadata})}
     same = {_composed(path): path for path in files}
     broken = [row for path, rows in metadata.items() for row in _add_metadata(path, rows, pictures, same, folder)]
-    files |= {path: there.stamp for path, there in entries(path for path in pictures if path not in files).items() if there}
+    others = [path for path in pictures if path not in files]
+    check_inside(folder, ((None, _picture(path)) for path in others), folders, "pictures in metadata")
+    files |= {path: there.stamp for path, there in entries(others).items() if there}
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
     beside = _beside(path for path in files if path not in pictures and path not in metadata

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from imagetext.picture_files import PictureFolders
 from imagetext.rows import Row, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError
@@ -36,6 +37,7 @@ class HubRows:
     part: int
     stamp: Mapping[str, Any]
     reading: Reading
+    images: tuple[str, ...] = ()    # folders in which pictures may lie beside the set's own
 
     @property
     def stem(self) -> str:
@@ -44,7 +46,9 @@ class HubRows:
     def __iter__(self) -> Iterator[Record]:
         place, stem = f"{self.name}#{self.split}:{self.part}", f"{self.stem}-{self.part:05d}"
         rows = ((row, f"{stem}-{number:09d}", f"{place}:{number + 1}") for number, row in enumerate(self._rows(place)))
-        return with_unique_keys(row_records(rows, ""), place)
+        folder = self.name if os.path.isdir(self.name) else f"hf://datasets/{self.name}"
+        own = f"{folder}@{self.revision}" if self.revision else folder
+        return with_unique_keys(row_records(rows, PictureFolders(own, self.images, is_input=True)), place)
 
     def class_names(self, column: str) -> dict[str, str] | None:
         """The names of the classes in a column, by their numbers; None where that is no column of classes."""
@@ -61,7 +65,7 @@ class HubRows:
             raise StoreError(f"{place}: {type(error).__name__}: {error}") from error
 
 
-def hub_pieces(spec: str, columns: Columns = Columns()) -> list[HubRows]:
+def hub_pieces(spec: str, columns: Columns = Columns(), images: tuple[str, ...] = ()) -> list[HubRows]:
     """The files of the data set that a SPEC names; ValueError where it cannot be loaded, is one of tars, or lacks a named column."""
     match = re.fullmatch(r"datasets:([^:#]+)(?::([^#]+))?(?:#(.+))?", spec)
     if not match:
@@ -84,7 +88,7 @@ def hub_pieces(spec: str, columns: Columns = Columns()) -> list[HubRows]:
                        " or ".join(map(repr, pictures)), pictures[0])
     asked = columns._replace(image=columns.image or next(iter(pictures), None), group=False)
     reading = reading_of(spec, [], asked, header=list(features) or None)
-    return [HubRows(name, config, split, revision, rows.num_shards, part, {"revision": builder.hash}, reading)
+    return [HubRows(name, config, split, revision, rows.num_shards, part, {"revision": builder.hash}, reading, images)
             for part in range(rows.num_shards)]
 
 

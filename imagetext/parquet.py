@@ -16,13 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagetext import limits
+from imagetext.chats import CHATS
 from imagetext.fields import CAPTION_COLUMNS, FIELDS
 from imagetext.parquet_pages import check_pages, check_rows
 from imagetext.rows import IMAGE_COLUMNS, Row, Wanted
 from imagetext.sample import is_caption_column
 from imagetext.stores import StoreError, open_file
-from imagetext.table_columns import Reading
+from imagetext.table_columns import PICTURES, Reading
 from imagetext.tars import PICTURE_SUFFIXES
+from imagetext.text_tables import usual_name
 
 OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
 BOUNDED = {"buffer_size": 1 << 20, "pre_buffer": False, "thrift_string_size_limit": limits.PARQUET_TEXT}
@@ -77,6 +79,39 @@ def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None,
             start += size
     if at < end:
         raise ValueError(f"{path}: damaged Parquet file: {end - at} rows fewer than it says")
+
+
+def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row | ValueError]]:
+    """The numbers and rows of the row groups in which pictures may be paths, with what tells of these.
+
+    Bytes of pictures are read where paths stand in the same group, and some rows have none.
+    """
+    with _opened(path) as parquet:
+        schema, number = parquet.schema_arrow, 0  # of the batch's first row
+        names = dict(zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ())))
+        places = [name for name, usual in names.items() if not pa.types.is_binary(schema.field(name).type) and (
+            usual_name(usual) in PICTURES or usual in CHATS or reading and name == reading.image)]
+        for at in range(parquet.num_row_groups):
+            group = parquet.metadata.row_group(at)
+            start, number = number, number + group.num_rows
+            found = [name for name in places if _may_be_path(group, name)]
+            if not found:
+                continue
+            columns = [name for name, usual in names.items() if name in found or usual in FIELDS]
+            for batch in parquet.iter_batches(batch_size=64, row_groups=[at], columns=columns):
+                batch = batch.select(columns).rename_columns([names[name] for name in columns])
+                yield from enumerate(_batch_rows(batch, strict=True), start)
+                start += batch.num_rows
+
+
+def _may_be_path(group: pq.RowGroupMetaData, name: str) -> bool:
+    """Whether pictures in a column may be paths: not where all have bytes, or none a path, as far as the file tells."""
+    for leaf in map(group.column, range(group.num_columns)):
+        place, told = leaf.path_in_schema, leaf.statistics
+        if place.startswith(f"{name}.") and told is not None and told.has_null_count:
+            if place.endswith(".bytes") and told.null_count == 0 or place.endswith(".path") and told.null_count == leaf.num_values:
+                return False
+    return True
 
 
 def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,

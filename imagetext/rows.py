@@ -2,21 +2,19 @@
 
 import base64
 import binascii
-import errno
 import math
 import os
 import re
-import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from imagetext import limits
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
 from imagetext.keys import SeenKeys
+from imagetext.picture_files import Outside, Picture, PictureFolders, PictureReader, short
 from imagetext.sample import Record, is_caption_column
-from imagetext.stores import StoreError, in_order, is_remote, join, read_bytes
+from imagetext.stores import StoreError, in_order, is_remote
 
 KEY_COLUMNS = ("key", "uid", "id")
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "path")
@@ -35,17 +33,26 @@ class Wanted(NamedTuple):
     keys: Sequence[str] = KEY_COLUMNS       # the columns of keys, the first that a row has
 
 
-def row_records(rows: Iterable[tuple[Row | ValueError, str, str]], folder: str,
+def row_records(rows: Iterable[tuple[Row | ValueError, str, str]], folders: PictureFolders,
                 wanted: Wanted | None = None) -> Iterator[Record]:
     """A Record for each (row, key where it has none, source), by the keys that rows have, so that one may come twice.
 
-    folder: where the paths of pictures start from. wanted: None for all that a row has, its picture included.
+    folders: where pictures may lie. wanted: None for all that a row has, its picture included.
     Raises StoreError where a store fails; what is wrong with a cell stands in `error`.
     """
+    reader = PictureReader(folders)
     if wanted is None:
-        parsed = (_parse(*row, folder) for row in rows)
-        return in_order((is_remote(path), partial(with_picture, record, path, told=told)) for record, path, told in parsed)
-    return (_parse(*row, folder, wanted, at in wanted.pictures)[0] for at, row in enumerate(rows))
+        return with_pictures((_parse(*row) for row in rows), reader)
+    parsed = (_parse(*row, wanted, at in wanted.pictures) for at, row in enumerate(rows))
+    # Its captions are as good without a picture.
+    return (replace(record, image=with_picture(record, picture, told, reader).image) for record, picture, told in parsed)
+
+
+def with_pictures(records: Iterable[tuple[Record, Picture | None, str]], reader: PictureReader) -> Iterator[Record]:
+    """The records, each with its picture, those in stores several at once; StoreError where a store fails, at the end, too."""
+    yield from in_order((picture is not None and any(map(is_remote, reader.folders.paths(picture))),
+                         partial(with_picture, record, picture, told, reader)) for record, picture, told in records)
+    reader.check()
 
 
 def with_unique_keys(records: Iterable[Record], place: str) -> Iterator[Record]:
@@ -54,29 +61,50 @@ def with_unique_keys(records: Iterable[Record], place: str) -> Iterator[Record]:
     return (replace(record, key=keys.unique(record.key)) for record in records)
 
 
-def with_picture(record: Record, path: str, told: str = "") -> Record:
-    """The record with the picture at the path, if there is one; what is wrong stands in `error`, the path as it was told."""
-    if not path:
+def with_picture(record: Record, picture: Picture | None, told: str, reader: PictureReader) -> Record:
+    """The record with its picture, if it names one; what is wrong stands in `error`, the path as it was told."""
+    if picture is None:
         return record
     try:
-        return replace(record, image=read_picture(path, told), path=path)
+        image, path = reader.read(picture, told)
+        return replace(record, image=image, path=path)
     except StoreError:
         raise
     except ValueError as problem:
+        if isinstance(problem, Outside) and not reader.folders.strict:
+            return record
         return replace(record, error="; ".join(filter(None, (record.error, str(problem)))))
 
 
-def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted: Wanted | None = None,
-           with_image: bool = True) -> tuple[Record, str, str]:
-    """What the row says, and the path of its picture where that is still to be read, in full and as the row has it."""
+def picture_of(row: Row | ValueError | None) -> Picture | None:
+    """Where a row says that its picture is; None where it names no file."""
+    if row is None or isinstance(row, ValueError):
+        return None
+    column, _ = _picture_column(row, ours := is_ours(row))
+    try:
+        return _image_of(column, row[column], row["sha256"] if ours else None)[1] if column else None
+    except ValueError:  # its record says so
+        return None
+
+
+def _picture_column(row: Row, ours: bool) -> tuple[str | None, str]:
+    """The column of the row's picture, None where it is to have none, and why it failed before."""
+    # A record of ours has no picture where it failed; so has one of which only some columns are left, or that names no picture.
+    has_error = isinstance(row.get("error"), str)
+    failed = row["error"] if ours or has_error and (
+        any(map(is_caption_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS)) else ""
+    column = next((name for name in IMAGE_COLUMNS if name in row), None)
+    return None if column is None or failed or has_error and _is_null(row[column]) else column, failed  # or is captions alone
+
+
+def _parse(row: Row | ValueError, row_key: str, source: str, wanted: Wanted | None = None,
+           with_image: bool = True) -> tuple[Record, Picture | None, str]:
+    """What the row says, where its picture is if that is still to be read, and how a reason is to name it."""
     if isinstance(row, ValueError):
         error = f"{source}: {row}" if wanted else str(row)
-        return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), "", ""
+        return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), None, ""
     row, ours = dict(row), is_ours(row)
-    errors, image, path = [], None, ""
-    # A record of ours has no picture where it failed; so has one of which only some columns are left, or that names no picture.
-    failed = row["error"] if ours or isinstance(row.get("error"), str) and (
-        any(map(is_caption_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS)) else ""
+    errors, image, picture = [], None, None
     key = row_key
     for name in wanted.keys if wanted else KEY_COLUMNS:
         if not _is_null(row.get(name)):
@@ -84,11 +112,11 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
             break
     row.pop("key", None)
     columns = {name: texts for name in _asked(wanted) if name in row and (texts := loose_texts(row[name]))} if wanted else {}
-    column = next((name for name in IMAGE_COLUMNS if name in row), None)
-    cell = row.pop(column, None)
+    column, failed = _picture_column(row, ours)
+    cell = row.pop(next((name for name in IMAGE_COLUMNS if name in row), None), None)
     try:
-        if with_image and column and not (failed or isinstance(row.get("error"), str) and _is_null(cell)):  # or is captions alone
-            image, path = _image_of(column, cell, folder)
+        if with_image and column:
+            image, picture = _image_of(column, cell, row["sha256"] if ours else None)
     except ValueError as error:
         errors += [] if wanted else [str(error)]
     members = _members_of(row) if "members" in row else {}
@@ -99,18 +127,16 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
         columns |= _columns_of(row)
     except ValueError as error:
         errors.append(str(error))
-    captions, scores, _, rest = known_fields(row, picture=image is not None or bool(path))
+    captions, scores, _, rest = known_fields(row, picture=image is not None or picture is not None)
     # Of where a picture or row was found, what no other place of the input changes.
-    found = cell if path and isinstance(cell, str) else source.rpartition("/")[2]
+    found = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
     meta = {"uid": key, "source": found, **rest}
     if _is_null(meta["uid"]):
         meta["uid"] = key
     error = well_formed("; ".join(errors) or failed)
     record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error,
                     failed_before=bool(failed) and not errors)
-    if wanted and path:  # its captions are as good without a picture
-        return replace(record, image=with_picture(record, path, found).image), "", ""
-    return record, path, found
+    return record, picture, found
 
 
 def _asked(wanted: Wanted) -> Collection[str]:
@@ -147,44 +173,22 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 def _listed(name: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not {*map(type, value)} <= {str}:
-        raise ValueError(f"{name}: expected a text or a list of texts, got {_short(value)}")
+        raise ValueError(f"{name}: expected a text or a list of texts, got {short(value)}")
     return [text if text.isascii() else well_formed(text) for text in value]
 
 
-def _image_of(name: str, value: Any, folder: str) -> tuple[bytes | None, str]:
-    """The picture's bytes as found, or its path; raises ValueError naming what is wrong with the cell."""
+def _image_of(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, Picture | None]:
+    """The picture's bytes as found, or where it is, with its hash in a record of ours; ValueError naming what is wrong with the cell."""
     if isinstance(value, dict):  # a picture of `datasets`
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, bytes):
-        return value, ""
+        return value, None
     if _is_null(value):
         raise ValueError(f"{name}: no picture given")
     if not isinstance(value, str):
-        raise ValueError(f"{name}: expected a path or the bytes of a picture, got {_short(value)}")
+        raise ValueError(f"{name}: expected a path or the bytes of a picture, got {short(value)}")
     data = _base64_picture(value)
-    return (None, join(folder, value)) if data is None else (data, "")
-
-
-def read_picture(path: str, told: str = "") -> bytes:
-    """The bytes of a picture file; ValueError where there is none; other trouble with the store stays an OSError.
-
-    told: the path as the error is to have it, which stands in a record and is the same wherever the input lies.
-    """
-    name = _short(told or path)
-    try:
-        if is_remote(path):
-            if "\0" in path or well_formed(path) != path or len(path.encode()) > 1024:
-                raise ValueError(f"neither a path nor a picture in base64: {name}")
-            return read_bytes(path, limits.FILE, name)
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"not a file: {name}")
-        return read_bytes(path, limits.FILE, name)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise ValueError(f"missing picture file: {name} ({error.strerror or os.strerror(errno.ENOENT)})") from error
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise ValueError(f"neither a path nor a picture in base64: {name}") from error
+    return (None, Picture(value, sha256)) if data is None else (data, None)
 
 
 def _base64_picture(text: str) -> bytes | None:
@@ -200,7 +204,9 @@ def _base64_picture(text: str) -> bytes | None:
         return None
     try:
         return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error:
+    except binascii.Error as error:
+        if text.startswith("/9j/"):  # else it would be the path of a file
+            raise ValueError(f"a picture in base64 that is cut or damaged: {error}") from error
         return None
 
 
@@ -235,8 +241,3 @@ def is_member_name(name: str) -> bool:
 
 def _is_null(value: Any) -> bool:
     return value is None or value == "" or isinstance(value, float) and math.isnan(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."

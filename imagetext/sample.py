@@ -85,7 +85,7 @@ def decode_image(data: bytes | None) -> Image.Image:
     except MemoryError:  # the machine's fault, not the picture's
         raise
     except Exception as error:
-        raise ValueError(f"{image.format} picture does not decode: {error or type(error).__name__}") from error
+        raise ValueError(f"{image.format} picture does not decode: {_reason(image.format, error)}") from error
 
 
 def image_size(data: bytes | None) -> tuple[int, int]:
@@ -137,7 +137,7 @@ def open_image(data: bytes | None) -> Image.Image:
         except MemoryError:
             raise
         except Exception as error:
-            raise ValueError(f"{name} picture with a broken header: {error or type(error).__name__}") from error
+            raise ValueError(f"{name} picture with a broken header: {_reason(name, error)}") from error
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{name} picture of {width} x {height} pixels: {width * height:,} is more than {MAX_PIXELS:,}")
@@ -147,7 +147,12 @@ def open_image(data: bytes | None) -> Image.Image:
             raise ValueError(f"{name} picture of {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
         _check_whole(name, data)
         return image
-    raise ValueError(f"not a picture: starts with {data[:12]!r}")
+    raise ValueError(f"not a picture: {len(data):,} bytes that begin as none of {', '.join(FORMATS)}")  # which ones is not told
+
+
+def _reason(name: str, error: Exception) -> str:
+    """What Pillow says is wrong; not where a text may begin as the format does, for Pillow quotes what it finds."""
+    return type(error).__name__ if name in ("PPM", "BMP") else str(error) or type(error).__name__
 
 
 def _check_whole(name: str, data: bytes) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from glob import has_magic
@@ -14,6 +14,7 @@ from imagetext.curated import KINDS, curated_pieces, kinds_like
 from imagetext.folders import FolderRows, list_folder
 from imagetext.hub import HubRows, hub_pieces
 from imagetext.labels import Labels
+from imagetext.picture_files import all_told, named_folders
 from imagetext.rows import json_object
 from imagetext.sample import Record, Shard
 from imagetext.scenes import scene_shards
@@ -25,11 +26,10 @@ from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, Compr
 from imagetext.tars import TAR_SUFFIXES, TarRows
 from imagetext.text_tables import encoding_of
 
-PROBLEMS = 100  # that are told, one a line
 
-
-def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
-                 labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
+def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence[str | os.PathLike] | None = None, *,
+                 distinct: bool = True, labels: Labels | None = None, columns: Columns = Columns(),
+                 needs: Collection[Need] = ("either",), check: bool = True) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
@@ -39,7 +39,9 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`);
     folders and other tables are split into shards of 1,000 rows.
 
-    images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
+    images: the folders in which the pictures of tables and caption sets lie, and from which paths start; unless given, that of
+    the file. Where a path, or a link in a folder, leads elsewhere, that is a problem; see `imagetext.picture_files`.
+    check: whether such a path in a table is a problem; else its record has no picture.
     distinct: two shards of one name are an error, for a run writes them under it.
     columns: where tables have pictures, captions and keys, and whether rows of one picture are one record.
     needs: what tables must have, "pictures", "captions" or "either".
@@ -50,13 +52,13 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     attempts; a row that is bad is a Record with an `error`.
     """
     problems, shards = [], []
-    split = partial(split_table, images=None if images is None else plain_path(images), columns=columns, needs=needs)
+    split = partial(split_table, images=named_folders(images), columns=columns, needs=needs, check=check)
     for one in [spec] if isinstance(spec, str) else spec:
         try:
             found = _shards_of(one, split, problems)
             shards += _labelled(found, labels) if labels else found
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error)
     first_of = {}
     for shard in shards:
         other = first_of.setdefault(shard.name, shard)
@@ -65,15 +67,8 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     if not shards and not problems:
         problems.append("no input given")
     if problems:
-        raise ValueError(_all_told(problems))
+        raise all_told(problems)
     return shards
-
-
-def _all_told(problems: Iterable[str]) -> str:
-    """A line for each problem, up to PROBLEMS."""
-    different = list(dict.fromkeys(problems))
-    more = [f"and {len(different) - PROBLEMS:,} more problems"] if len(different) > PROBLEMS else []
-    return "\n".join(different[:PROBLEMS] + more)
 
 
 def check_apart(output: str | os.PathLike, shards: Sequence[Shard]) -> None:
@@ -92,12 +87,12 @@ def _real(path: str) -> str:
     return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
-def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
-    """The records that a SPEC names, whichever format they were written in, in order.
+def read_records(spec: str | Sequence[str], images: Sequence[str] = (), *, check: bool = True) -> Iterator[Record]:
+    """The records that a SPEC names, whichever format they were written in, in order; images, check: as `read_samples` has them.
 
     Raises ValueError as `read_samples` and its shards do.
     """
-    return itertools.chain.from_iterable(read_samples(spec, distinct=False))
+    return itertools.chain.from_iterable(read_samples(spec, images, distinct=False, check=check))
 
 
 SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all but the path
@@ -106,12 +101,13 @@ SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all
 # ---- specs -------------------------------------------------------------------------------------------------------
 
 
-def _shards_of(spec: str, split: SplitTable, problems: list[str]) -> list[Shard]:
+def _shards_of(spec: str, split: SplitTable, problems: list[str | Exception]) -> list[Shard]:
     kind, _, rest = spec.partition(":")
     if kind == "scenes":
         return scene_shards(spec)
     if kind == "datasets":
-        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows) for rows in hub_pieces(spec, split.keywords["columns"])]
+        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows)
+                for rows in hub_pieces(spec, split.keywords["columns"], split.keywords["images"])]
     if kind in KINDS:
         return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
                 for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))]
@@ -120,7 +116,7 @@ def _shards_of(spec: str, split: SplitTable, problems: list[str]) -> list[Shard]
         try:
             shards += _shards_at(path, there, split)
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error)
     return shards
 
 
@@ -200,7 +196,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]:
     if there and there.is_folder:
-        return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"))
+        return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"), split.keywords["images"])
     stem, suffix = split_suffix(path)
     if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
         known = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
@@ -252,7 +248,7 @@ def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
         except (ValueError, OSError) as error:
             problems.append(f"{path}: lists {error}")
     if problems:
-        raise ValueError(_all_told(problems))
+        raise all_told(problems)
     return shards
 
 
@@ -266,13 +262,14 @@ def _stamp(path: str) -> Mapping[str, Any]:
             for name in (stamps[0] if stamps else ())}
 
 
-def _folder_shards(folder: str) -> list[Shard]:
-    rows = list_folder(folder)
+def _folder_shards(folder: str, images: tuple[str, ...]) -> list[Shard]:
+    rows = list_folder(folder, images)
     if not rows:
         others = sorted({suffix for one in listing(folder)
                          if (suffix := split_suffix(one.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)})
         hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)
         raise ValueError(f"{folder}: no pictures in this folder{hint}")
     stem = os.path.basename(os.path.abspath(folder))
-    parts = [FolderRows(folder, tuple(rows[first:first + ROWS_PER_SHARD])) for first in range(0, len(rows), ROWS_PER_SHARD)]
+    parts = [FolderRows(folder, tuple(rows[first:first + ROWS_PER_SHARD]), images)
+             for first in range(0, len(rows), ROWS_PER_SHARD)]
     return [Shard(f"{stem}-{number:05d}", folder, part.stamp(), part) for number, part in enumerate(parts)]

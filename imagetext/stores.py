@@ -72,8 +72,9 @@ def plain_path(path: str | os.PathLike) -> str:
 
 def join(folder: str, name: str) -> str:
     """The path of a name in a folder; a URL or an absolute path stays what it is."""
+    name = name.removeprefix("file://")
     if "://" in name:
-        return name.removeprefix("file://")
+        return name
     if not is_remote(folder) or os.path.isabs(name):
         return os.path.join(folder, name)
     scheme, _, place = folder.partition("://")
@@ -131,17 +132,17 @@ def open_file(path: str, block: int = 1 << 20) -> BinaryIO:
     return io.BufferedReader(StoreFile(path), block)
 
 
-def read_bytes(path: str, most: int | None = None, told: str = "") -> bytes:
+def read_bytes(path: str, most: int | None = None, told: str = "", *, lasting: tuple[type[Exception], ...] = ()) -> bytes:
     """A whole file; FileNotFoundError where there is none, ValueError where it has more than `most` bytes.
 
-    told: the path as that error is to have it.
+    told: the path as that error is to have it. lasting: what else is not tried again.
     """
     if not is_remote(path):
         with open(path, "rb") as file:
             data = file.read(-1 if most is None else most + 1)
     else:
         whole = partial(filesystem(path).cat_file, path, **({} if most is None else {"end": most + 1}))
-        data = asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError))
+        data = asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError, *lasting))
     if most is not None and len(data) > most:
         raise ValueError(f"{told or path}: has more than the {most:,} bytes that are read of such a file")
     return data
@@ -271,8 +272,8 @@ def listing(folder: str) -> list[Entry]:
         return []
 
 
-def files_below(folder: str) -> list[Entry]:
-    """All files of a folder and its subfolders but hidden ones and LITTER, links to folders followed once."""
+def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) -> list[Entry]:
+    """All files of a folder and its subfolders but hidden ones and LITTER; links to folders are followed once, those that `enters`."""
     if is_remote(folder):
         prefix = f"{folder.rstrip('/')}/"
         found = [one for one in _remote(folder, "find") if not one.is_folder and one.path.startswith(prefix)]
@@ -283,7 +284,8 @@ def files_below(folder: str) -> list[Entry]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name) and (
+            not os.path.islink(path := os.path.join(parent, name)) or enters(path)))
         for name in sorted(names):
             if not _is_hidden(name):
                 path = os.path.join(parent, name)

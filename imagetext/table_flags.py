@@ -1,8 +1,9 @@
 """The flags that say how tables are read, the same in every command."""
 
-from typing import NamedTuple
+import os
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 
 class Columns(NamedTuple):
@@ -19,9 +20,18 @@ class Columns(NamedTuple):
         return tuple(filter(None, (self.image, *self.captions, *self.keys)))
 
 
+def _listed(images: Any) -> Any:
+    """One folder is a list of one, and none an empty one."""
+    images = [] if images is None else [images] if isinstance(images, str | os.PathLike) else images
+    return [os.fspath(one) if isinstance(one, os.PathLike) else one for one in images] if isinstance(images, list | tuple) else images
+
+
 class TableFlags(BaseModel):
     """Where tables have their pictures, captions and keys."""
 
+    images: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        [], description="folder, or s3://…, in which the pictures of tables, caption sets and metadata lie and from which their paths "
+        "start; repeatable; the file's own folder unless given")
     image_column: str | None = Field(None, description="column of tables that holds the picture or its path; a usual name unless given")
     caption_column: list[str] = Field([], description="column of tables that holds captions, or several; a usual name unless given")
     key: list[str] = Field([], description="column of tables that names each picture; of several the one that a table has; key, uid or "

@@ -19,8 +19,9 @@ import pyarrow as pa
 from imagetext import limits
 from imagetext.fields import json_value
 from imagetext.grouping import Repeats, side_by_side
-from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, scattered_rows
-from imagetext.rows import KEY_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
+from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, rows_of_paths, scattered_rows
+from imagetext.picture_files import Picture, PictureFolders, check_inside
+from imagetext.rows import KEY_COLUMNS, Row, Wanted, json_object, picture_of, row_records, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import StoreError, open_file
 from imagetext.table_columns import (
@@ -50,7 +51,7 @@ class TableRows:
     offset: int = 0                 # bytes, where the first row starts (text)
     layout: Layout | None = None    # of text
     reading: Reading | None = None  # None: rows stay as they stand
-    images: str | None = None       # the folder that pictures' paths start from; None: the table's own
+    folders: PictureFolders | None = None   # that pictures may lie in; None: the table's own
     places: array | None = field(default=None, compare=False)  # number and offset of each row, where they do not stand together
     skipped: int | None = None      # records at the front that are not of these `count`; None: these rows have no others
 
@@ -94,7 +95,7 @@ class CompressedRows:
     path: str
     layout: Layout
     reading: Reading | None = None
-    images: str | None = None
+    folders: PictureFolders | None = None
 
     def __iter__(self) -> Iterator[Record]:
         return with_unique_keys(table_records(self), self.path)
@@ -139,7 +140,7 @@ def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None
     """The rows as Records, by the keys that they have, so that one may come twice; all that they have unless less is wanted."""
     stem = split_suffix(rows.path)[0]
     named = ((row, f"{stem}-{number:09d}", f"{rows.path}:{number + 1}") for number, row in rows.numbered(wanted))
-    return row_records(named, os.path.dirname(rows.path) if rows.images is None else rows.images, wanted)
+    return row_records(named, rows.folders or PictureFolders(os.path.dirname(rows.path)), wanted)
 
 
 def split_suffix(path: str) -> tuple[str, str]:
@@ -149,13 +150,35 @@ def split_suffix(path: str) -> tuple[str, str]:
     return (name[:-len(double)], double) if double else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
 
 
-def split_table(path: str, images: str | None = None, columns: Columns = Columns(),
-                needs: Collection[Need] = ("either",)) -> list[TableRows | CompressedRows]:
+def split_table(path: str, images: tuple[str, ...] = (), columns: Columns = Columns(),
+                needs: Collection[Need] = ("either",), check: bool = True) -> list[TableRows | CompressedRows]:
     """The rows of a table in pieces of ROWS_PER_SHARD records, read by the usual names of columns.
 
-    Raises ValueError where the file is no table of pictures or captions, or lacks what it needs. A compressed table is one piece.
+    Raises ValueError where the file is no table of pictures or captions, lacks what it needs, or names pictures outside `images`,
+    which without `check` are left out. A compressed table is one piece.
     """
-    return [replace(part, images=images) for part in split_rows(path, columns, needs)]
+    return with_folders(path, split_rows(path, columns, needs), images, check)
+
+
+def with_folders(path: str, parts: Sequence[TableRows | CompressedRows], images: tuple[str, ...],
+                 check: bool = True) -> list[TableRows | CompressedRows]:
+    """The parts of a table, with the folders that pictures may lie in; ValueError where the table names others, as `split_table` says."""
+    folders = PictureFolders(os.path.dirname(path), images, strict=check)
+    if check and parts:
+        check_inside(path, _pictures(path, parts), folders)
+    return [replace(part, folders=folders) for part in parts]
+
+
+def _pictures(path: str, parts: Sequence[TableRows | CompressedRows]) -> Iterator[tuple[int, Picture]]:
+    """The numbers of all rows that name a picture, and these."""
+    whole = replace(parts[0], reading=parts[0].reading and parts[0].reading._replace(same=""))
+    if isinstance(whole, CompressedRows):
+        rows = whole.numbered()
+    elif whole.layout:
+        rows = replace(whole, first=0, rows=sum(part.rows for part in parts), offset=whole.layout.start, places=None).numbered()
+    else:
+        rows = _as_read(rows_of_paths(path, whole.reading), whole.reading, None)
+    return ((number, picture) for number, row in rows if (picture := picture_of(row)))
 
 
 def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need] = (), *, usual: Collection[str] = (),

@@ -168,6 +168,23 @@ def test_pictures_of_the_inputs_and_of_their_own(write, tmp_path):
     assert images(keep_images=0) == {"1": None, "2": None}
 
 
+def test_pictures_that_tables_name_lie_beside_them_or_in_folders_that_are_named(write, tmp_path):
+    for name in ("set", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "out/1.png").write_bytes(picture(1))
+    path = write("set/r.jsonl", [{"key": key, "image": "../out/1.png", "syn_text_x": ["a"]} for key in ("a", "1")])
+
+    def images(given):
+        return {each.key: each.image for each in count_columns([path], images=given).sample.pictures}
+
+    with pytest.raises(ValueError, match=f"2 of its rows lead outside {tmp_path}/set; .*--images {tmp_path}/out"):
+        images([])
+    assert images([f"{tmp_path}/out"]) == {"a": picture(1), "1": picture(1)}  # by its path, and by its key too
+    assert images(["none"]) == {"a": None, "1": None}
+    references = write("set/h.jsonl", [{"key": "a", "image": "../out/1.png", "caption": "human"}])  # their pictures are not read
+    assert count_columns([write("in.jsonl", [{"key": "a", "syn_text_x": ["a"]}])], references=references).pictures == 1
+
+
 def test_pictures_are_kept_of_the_first_of_the_sample_only(tmp_path):
     pq.write_table(pa.table({"key": [str(number) for number in range(40)], "syn_text_x": [["a"]] * 40,
                              "image": [picture(number) for number in range(40)]}), tmp_path / "r.parquet", row_group_size=7)

@@ -101,7 +101,7 @@ def test_the_measured_records_are_some_of_three_shards(captioner, make_tar, pict
     for number in range(5):
         make_tar(f"{number:05d}", pictures(4))
     read = []
-    monkeypatch.setattr("generate.card.read_records", lambda path: read.append(path) or read_records(path))
+    monkeypatch.setattr("generate.card.read_records", lambda path, **options: read.append(path) or read_records(path))
     monkeypatch.setattr("generate.card.MEASURED_RECORDS", 3)
     run(configure())
     assert [path[-9:] for path in read] == ["00000.tar", "00002.tar", "00004.tar"]
