@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.batching import NO_CAPTION
 from finetune.folder import REJECTS, Config
 from imagetext.outputs import write_file
+from imagetext.shown import masked, say
 
 SHOWN = 3  # rejects in an error
 
@@ -25,6 +26,6 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Confi
 def tell_of_rejects(rejects: Sequence[tuple[str, str]], output: Path) -> None:
     """Names the samples that were left out, each with its reason."""
     if rejects:
-        lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in rejects]
+        lines = [json.dumps({"key": key, "error": masked(error)}) + "\n" for key, error in rejects]
         write_file(output / REJECTS, "".join(lines))
-        print(f"{len(rejects)} samples left out, see {output / REJECTS}")
+        say(f"{len(rejects)} samples left out, see {output / REJECTS}")

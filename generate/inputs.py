@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tqdm import tqdm
 
 from imagetext.folders import FolderRows
 from imagetext.outputs import write_file
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
+from imagetext.shown import Progress
 from imagetext.stores import is_remote, join, listing, open_file, read_bytes
 from imagetext.tables import ROWS_PER_SHARD
 
@@ -99,7 +99,7 @@ def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Map
         else:
             (unsure if shard.stamp and _lasting(then) == _lasting(now) else changed).append(shard)
     if not trust:
-        compared = tqdm(unsure, desc="comparing inputs of another time", unit="shard", disable=not unsure)
+        compared = Progress(unsure, desc="comparing inputs of another time", unit="shard", disable=not unsure)
         changed += [shard for shard in compared if _read(shard) != markers[shard.name].get("input_sha256")]
     if changed:
         told = (_difference(shard, markers[shard.name]) for shard in changed)
