@@ -1,4 +1,4 @@
-"""What a stranger's model folder may do here: small files of bounded size, paths that stay inside, errors that advise nothing."""
+"""What a stranger's model folder may do here: small files of bounded size, paths that stay inside."""
 
 import json
 import re
@@ -6,23 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imagetext.shown import reason
+
 LARGEST = 2**27         # bytes of a file of a tokenizer; the largest that are known have 35 MB
 LARGEST_CONFIG = 2**23  # bytes of a config or a chat template
-MOST_SAID = 400         # characters of a library's error
 MOST_LAYERS = 1000
 MOST = 10**8            # of any other number in a config: of tokens, positions, widths
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip install", re.I)
-CODE = re.compile(r"(custom|remote) code", re.I)
-
-
-def reason(error: BaseException) -> str:
-    """What a library's error says, in one line; advice to let code run is left out, and what a terminal obeys."""
-    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
-    said = " ".join(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text) if not UNSAFE.search(sentence))
-    if not said or CODE.search(text):
-        return "it asks for code of its own to be run, which is never done"
-    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
 
 
 def read_object(path: Path) -> dict[str, Any]:

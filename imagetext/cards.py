@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from imagetext.outputs import write_file
-from imagetext.shown import in_markdown, on_line
+from imagetext.shown import in_markdown, masked, neutral
 from imagetext.stores import join, plain_path
 
 CARD = "README.md"
@@ -62,9 +62,9 @@ def _markdown(value: Any) -> str:
 
 
 def _told(value: Any) -> Any:
-    """A value as others may read it: each text on one line, without secrets, and of absolute paths the last part alone."""
+    """A value as others may read it: without secrets, and of absolute paths the last part alone."""
     if isinstance(value, str):
-        return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "…/", on_line(value))
+        return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "…/", masked(neutral(value)))
     if isinstance(value, Mapping):
         return {_told(name): _told(of) for name, of in value.items()}
     return list(map(_told, value)) if isinstance(value, list | tuple) else value

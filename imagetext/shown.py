@@ -22,11 +22,10 @@ MOST = 10_000       # characters of a line
 MOST_SAID = 400     # of what a library says
 SECRET_LENGTH = 8   # a shorter word is no secret
 
-# What a terminal or a page would obey: control characters, halves of characters, and marks that turn the direction of writing.
-OBEYED = dict.fromkeys([*range(9), *range(14, 32), *range(127, 133), *range(134, 160), *range(0xD800, 0xE000),
-                        *range(0xFFF9, 0xFFFC)], "\N{REPLACEMENT CHARACTER}") | dict.fromkeys(
-                            [*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+TURNS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # marks that turn the direction of writing
 BREAKS = dict.fromkeys([*range(9, 14), 0x85, 0x2028, 0x2029], " ")
+CONTROLS = {*range(32), *range(127, 160), *range(0xD800, 0xE000), *range(0xFFF9, 0xFFFC)} - {*BREAKS}  # and halves of characters
+OBEYED = dict.fromkeys(CONTROLS, " ") | dict.fromkeys(TURNS)  # what a terminal or a page would obey
 SECRETS = (  # pattern, and what stands in its place
     (r"(?i:\bbearer)\s+(?:(?=\S*\d)[^\s\"',;]{6,}|[\w.~+/-]{20,}=*)", "***"),
     (r"(?<![\w/.-])(?:sk|xai|pplx|nvapi)-(?:(?:[a-z]{1,10}\d{0,2}-){0,3}(?!\d{1,8}\b)(?:(?=[\w*]*[\d*])[\w*]{8,}|[\w*]{16,})[\w*-]*"
@@ -35,10 +34,10 @@ SECRETS = (  # pattern, and what stands in its place
      "***"),
     (r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|ya29\.[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)", "***"),
     (r"(?<=://)[^\s/?#]{1,500}@", "***"),
-    (r"(?i)([?&;](?:[\w.-]{0,40}(?:signature|credential|token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key|auth)[\w.-]{0,40}"
-     r"|sig|key)=)[^&\s\"'<>]+", r"\1***"),
+    (r"(?i)([?&;](?:[\w.-]{0,40}(?:signature|credential|token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)[\w.-]{0,40}"
+     r"|sig|key|auth)=)[^&\s\"'<>]+", r"\1***"),
     (r"(?i)((?:\bauthorization|api[ _-]?key(?: provided)?|secret[_-]?(?:access[_-]?)?key|access[_-]?key[_-]?id|session[_-]?token|"
-     r"access[_-]?token|auth[_-]?token|client[_-]?secret|passw(?:or)?d)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:basic\s+|token\s+)?)"
+     r"access[_-]?token|auth[_-]?token|client[_-]?secret|passw(?:or)?d)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:(?:basic|bearer|token)\s+)?+)"
      r"(?=[^\s\"',;&}]*[^*\s\"',;&}])[^\s\"',;&}]{4,}", r"\1***"),
 )
 ITS_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)  # of a variable that holds a secret
@@ -75,13 +74,13 @@ def on_line(text: str) -> str:
     return text if len(text) <= MOST else f"{text[:MOST]}…"
 
 
-def reason(error: object) -> str:
-    """What a library says, in one short line; advice to let code run is left out."""
-    text = " ".join(on_line(str(error)).split()) or type(error).__name__
+def reason(error: object, most: int = MOST_SAID) -> str:
+    """What a library or a server says, in one short line; advice to let code run is left out."""
+    text = " ".join(on_line(str(error)).split()) or isinstance(error, BaseException) * type(error).__name__
     said = _without(UNSAFE, text)
-    if not said or CODE.search(text):
+    if text and not said or CODE.search(text):
         return REFUSED
-    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
+    return said if len(said) <= most else f"{said[:most]}…"
 
 
 def _without(pattern: re.Pattern, text: str) -> str:

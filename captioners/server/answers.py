@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 from captioners.base import Caption
 from captioners.replies import clean_reply
+from imagetext.shown import SECRET_LENGTH, masked, on_line, reason
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
-SECRET_LENGTH = 8
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
-LOOKS_SECRET = re.compile(
-    r"(?i:bearer)\s+(?=\S*\d)[^\s\"',;]{6,}|\b(?:sk|gsk|xai|hf|pplx|nvapi)[-_][\w*.-]{6,}|\bAIza[\w-]{20,}|(?<=://)[^\s/@]+@")
 PATIENCE = re.compile(
     r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b", re.IGNORECASE)
 
@@ -109,7 +107,7 @@ class Error(NamedTuple):
     code: str = ""
 
     def __str__(self) -> str:
-        return f"{self.status} {_shown(self.words)}".strip()
+        return f"{self.status} {reason(self.words[:LOOKED_AT], SHOWN)}".strip()  # it may repeat the request, picture and all
 
 
 def error_of(status: int, body: bytes) -> Error:
@@ -161,9 +159,9 @@ def _plain(body: bytes) -> str:
     return text or "nothing came"
 
 
-def _shown(text: str, most: int = SHOWN) -> str:
-    """The text on a line, without what a terminal obeys, and cut: it may repeat the request, picture and all."""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:LOOKED_AT]).split())
+def _shown(text: str, most: int) -> str:
+    """The text on a line, cut."""
+    text = " ".join(on_line(text[:LOOKED_AT]).split())
     return text[:most] + ("…" if len(text) > most else "")
 
 
@@ -177,7 +175,7 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 def hide_all(text: str, secrets: Iterable[str]) -> str:
     """An error's text without the secrets, and without what looks like one of somebody else's."""
-    return LOOKS_SECRET.sub("***", hide(text, secrets))
+    return masked(hide(text, secrets))
 
 
 # time
