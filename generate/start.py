@@ -71,7 +71,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     to_do = shards_to_do(folder, rank.share(shards), held.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed)
     if not rank.number:
         for line in [*models, *_told(held, shards, gone)]:
-            say(line)
+            say(*line.split("\n"))
     named = [shard.name for shard in shards]
     lost = {name for name in gone if name not in {*named, *held.markers}}  # all their pictures are gone: they cannot be made
     names = dict.fromkeys(name for name in [*held.names, *named] if name not in lost)
