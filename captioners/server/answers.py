@@ -1,7 +1,6 @@
 """What servers answer, in the forms in which they do: choices, log-probabilities, errors, times to wait."""
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from captioners.replies import clean_reply
 from imagetext.shown import SECRET_LENGTH, masked, on_line, reason
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
+LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
 PATIENCE = re.compile(
@@ -26,8 +26,12 @@ class Choice(NamedTuple):
     logprob: float | None
     reason: str
 
+    @property
+    def is_cut(self) -> bool:
+        return self.reason.lower() in CUT_BY_LENGTH
+
     def caption(self) -> Caption:
-        return Caption(self.text, self.logprob, self.reason.lower() in CUT_BY_LENGTH)
+        return Caption(self.text, self.logprob, self.is_cut)
 
 
 def read_json(body: bytes) -> Any:
@@ -78,7 +82,7 @@ def _logprob(logprobs: Any) -> float | None:
     if not isinstance(logprobs, list) or not logprobs:
         return None
     values = [token.get("logprob") if isinstance(token, dict) else token for token in logprobs]
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+    if not all(isinstance(value, (int, float)) and abs(value) < LARGEST_LOGPROB for value in values):
         return None
     return float(sum(values))
 
@@ -122,7 +126,7 @@ def error_of(status: int, body: bytes) -> Error:
     of = said[0] if isinstance(said, list) and said else said
     of = of.get("error") if isinstance(of, dict) and isinstance(of.get("error"), dict) else of
     code = of.get("code") or of.get("type") if isinstance(of, dict) else None
-    if status == 200 and str(code).isdecimal() and 400 <= int(code) < 600:
+    if status == 200 and re.fullmatch(r"[45]\d\d", str(code)):
         status = int(code)
     return Error(status, in_words(said) or _plain(body), str(code or ""))
 
