@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from PIL import Image, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
 
 from imagetext.sample import MAX_PIXELS, decode_image, image_size, is_picture
 from imagetext.views import decode_stored
@@ -240,9 +240,18 @@ def test_real_pictures(wiki):
 
 def test_heic_is_named():
     for major, others in ((b"heic", b"mif1heic"), (b"mif1", b"mif1heic"), (b"msf1", b"hevcmsf1")):
-        with pytest.raises(ValueError, match="^HEIC picture, which is not read"):
+        with pytest.raises(ValueError, match="^HEIC picture, which is not read.*pillow-heif"):
             decode_image(b"\0\0\0\x18ftyp" + major + b"\0\0\0\0" + others + bytes(100))
     assert decode_image(encode(Image.new("RGB", (9, 7)), "AVIF")).size == (9, 7)
+
+
+@pytest.mark.parametrize("name, plugin", [("AVIF", AvifImagePlugin), ("WEBP", WebPImagePlugin)])
+def test_a_pillow_without_a_format_is_told(monkeypatch, name, plugin):
+    data = encode(Image.new("RGB", (9, 7)), name)
+    monkeypatch.setattr(plugin, "SUPPORTED", False)
+    assert is_picture(data[:32])
+    with pytest.raises(ValueError, match=f"^{name} picture, which this Pillow does not read: .*{name}.* support not installed"):
+        decode_image(data)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
