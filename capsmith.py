@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from imagetext.shown import at_terminal, say, say_error
+
 Config = TypeVar("Config")
 
 
@@ -14,7 +16,7 @@ def finetune(argv: Sequence[str]) -> int:
     """fine-tune a captioner on captioned pictures"""
     if "--list-recipes" in argv:
         from finetune.recipes import list_recipes
-        print(list_recipes())
+        say(*list_recipes().split("\n"))
         return 0
     from finetune.config import FinetuneConfig
     config = parse("finetune", FinetuneConfig, argv)
@@ -95,34 +97,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     command = argv[0] if argv else ""
     if command in ("-h", "--help"):
-        print(overview())
+        say(*overview())
         return 0
     if command == "--version":
         from importlib.metadata import version
-        print(f"capsmith {version('capsmith')}")
+        say(f"capsmith {version('capsmith')}")
         return 0
     if command not in COMMANDS:
-        print(overview(), f"\ncapsmith: error: {unknown(command, COMMANDS) if command else 'no command given'}",
-              sep="\n", file=sys.stderr)
+        problem = unknown(command, COMMANDS) if command else "no command given"
+        say(*overview(), "", f"capsmith: error: {problem}", file=sys.stderr)
         return 2
+    with at_terminal():
+        return _run(command, argv[1:])
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
     try:
-        return COMMANDS[command](argv[1:])
+        return COMMANDS[command](argv)
     except ValueError as error:  # what the rooms raise on bad input; they name file, field and value
-        print(f"capsmith {command}: error: {error}", file=sys.stderr)
+        say_error(command, error)
         return 2
     except OSError as error:  # a full disk, a store that does not answer
-        print(f"capsmith {command}: error: {error}", file=sys.stderr)
+        say_error(command, error)
         return 1
     except KeyboardInterrupt:
-        print(f"capsmith {command}: interrupted; the same command resumes", file=sys.stderr)
+        say(f"capsmith {command}: interrupted; the same command resumes", file=sys.stderr)
         return 130
 
 
-def overview() -> str:
-    """The text of `capsmith --help`."""
+def overview() -> list[str]:
+    """The lines of `capsmith --help`."""
     lines = [f"  {name:15}{command.__doc__}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: capsmith COMMAND [--help] [flags]", "", "commands:", *lines, "",
-                      "  --version   print the version", "  --help      print this; `capsmith COMMAND --help` its flags"])
+    return ["usage: capsmith COMMAND [--help] [flags]", "", "commands:", *lines, "",
+            "  --version   print the version", "  --help      print this; `capsmith COMMAND --help` its flags"]
 
 
 # --- from flags and a YAML file to a configuration -----------------------------------------------------------------
@@ -153,7 +160,7 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
         raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
     if print_config:
         import yaml
-        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")  # as it is: a file
         raise SystemExit(0)
     return config
 

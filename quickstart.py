@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from imagetext.shown import say
+
 if TYPE_CHECKING:
     from imagetext.sample import Record
 
@@ -56,7 +58,7 @@ def run(config: QuickstartConfig) -> int:
             input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report, device=config.device)),
     )
     for number, (title, command, command_config) in enumerate(steps, 1):
-        print(f"\n[{number}/{len(steps)}] {title}", flush=True)
+        say("", f"[{number}/{len(steps)}] {title}")
         if code := command(command_config):
             return code
     _summarise(config.output, report, records)
@@ -73,20 +75,17 @@ def _summarise(output: Path, report: Path, records_folder: Path) -> None:
              for record in records]
     write_gallery(output / "gallery.html", cards, title="Before and after fine-tuning",
                   subtitle=f"{len(records)} held-out pictures of the built-in set")
-    print("\nHeld-out pictures, a caption each before and after fine-tuning:")
+    say("", "Held-out pictures, a caption each before and after fine-tuning:")
     for record in records[:SHOWN]:
-        print(f"  {record.key}")
+        say(f"  {record.key}")
         for name, captions in _captions(record).items():
-            print(f"    {name:7}{captions[0]}")
+            say(f"    {name:7}{captions[0]}")
     scores = json.loads((report / "report.json").read_text(encoding="utf-8"))["columns"]
-    print("\nFacts that captions state, and are true; main facts of a picture that some caption states:")
+    say("", "Facts that captions state, and are true; main facts of a picture that some caption states:")
     for name, column in columns.items():
-        print(f"    {name:7}{_facts_line(scores[column]['facts'])}")
-    print(f"""
-Captioner   {output / 'captioner'}
-Records     {records_folder}
-Report      {report / 'report.html'}
-Gallery     {output / 'gallery.html'}""")
+        say(f"    {name:7}{_facts_line(scores[column]['facts'])}")
+    say("", f"Captioner   {output / 'captioner'}", f"Records     {records_folder}", f"Report      {report / 'report.html'}",
+        f"Gallery     {output / 'gallery.html'}")
 
 
 def _captions(record: "Record") -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from captioners.names import column_name
 from captioners.resolve import CLIP_CONFIG, find_weights
-from captioners.safe_reading import check_folder, check_inside, check_numbers, check_size, read_object, reason
+from captioners.safe_reading import check_folder, check_inside, check_numbers, check_size, read_object
+from imagetext.shown import reason
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from captioners.names import check_name, column_name
-from captioners.safe_reading import check_folder, check_inside, check_numbers, read_object, reason
+from captioners.safe_reading import check_folder, check_inside, check_numbers, read_object
+from imagetext.shown import reason
 
 SHIPPED = Path(__file__).parent / "models"
 CLIP_CONFIG = "open_clip_config.json"

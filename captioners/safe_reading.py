@@ -1,4 +1,4 @@
-"""What a stranger's model folder may do here: bounded files, numbers and programs, paths inside, errors without advice."""
+"""What a stranger's model folder may do here: bounded files, numbers and programs, paths inside."""
 
 import json
 import os
@@ -9,33 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from imagetext.shown import reason
+
 LARGEST = 2**27         # bytes of a file of a tokenizer; the largest that are known have 35 MB
 LARGEST_CONFIG = 2**23  # bytes of a config or a chat template
 LONGEST_LIST = 1000     # of numbers in a config
-MOST_SAID = 400         # characters of a library's error
 SECONDS, MEMORY, LONGEST_TEXT = 20, 2**29, 2**16  # that a program may take, in seconds and bytes, and bytes of what it says
 MEMORY_NOW = Path("/proc/self/statm")             # of this process, in pages, where the system tells it
 MODEL = {r"layers|depths?$": 1000, "image_size": 4096, "": 10**8}  # the largest numbers in a config, by their names
 PICTURES = {"patch|merge": 64, "size|edge|height|width|pinpoints|tokens|seq_len": 4096, "": 10**8}  # and in a processor's
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip install", re.I)
-CODE = re.compile(r"(custom|remote) code", re.I)
-
-
-def on_one_line(text: str) -> str:
-    """The text without what a terminal obeys."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def reason(error: BaseException) -> str:
-    """What a library's error says, in one line; advice to let code run is left out, and what a terminal obeys."""
-    text = on_one_line(str(error))
-    if not text:
-        return type(error).__name__
-    said = " ".join(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text) if not UNSAFE.search(sentence))
-    if not said or CODE.search(text):
-        return "it asks for code of its own to be run, which is never done"
-    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
 
 
 def attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:

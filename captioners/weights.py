@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from captioners.safe_reading import reason
+from imagetext.shown import reason
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # where trainers put them, averaged first

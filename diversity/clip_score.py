@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from captioners.clip import captioner_name
 from diversity.agreement import SAME, strange
@@ -15,6 +14,7 @@ from diversity.embedders import AT_ONCE, Embedder, OpenClip
 from diversity.report import labels
 from diversity.semantic import Groups, encode_columns, mean, sizes, split_rows
 from imagetext.sample import decode_image
+from imagetext.shown import Progress
 
 POOL = 1000                   # pictures among which captions search theirs, the first that decode
 WEIGHT = 2.5                  # of a cosine, as in the paper
@@ -86,7 +86,7 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
 
     found: dict[int, np.ndarray] = {}
     reasons = []
-    with torch.inference_mode(), tqdm(desc=f"embedding by {clip.name}", total=len(images), unit="picture", delay=2) as progress:
+    with torch.inference_mode(), Progress(desc=f"embedding by {clip.name}", total=len(images), unit="picture", delay=2) as progress:
         for start in range(0, len(images), AT_ONCE):
             pixels = {}
             for at in range(start, min(start + AT_ONCE, len(images))):

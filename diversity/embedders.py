@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from captioners.clip import find_clip, is_open_clip, load_clip, preprocessing
+from imagetext.shown import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class Embedder:
 
         order = sorted(set(texts), key=lambda text: (-len(text), text)) or [""]  # batches of one length, the longest first
         found = []
-        with torch.inference_mode(), tqdm(desc=f"embedding by {self.name}", total=len(order), unit="text", delay=2) as progress:
+        with torch.inference_mode(), Progress(desc=f"embedding by {self.name}", total=len(order), unit="text", delay=2) as progress:
             for start in range(0, len(order), AT_ONCE):
                 batch = order[start:start + AT_ONCE]
                 found.append(torch.nn.functional.normalize(self._embed(_encodable(batch)).float(), dim=1).cpu().numpy())

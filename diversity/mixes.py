@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from diversity.compare import Estimate, estimates
 from diversity.lexical import within_picture
@@ -15,6 +14,7 @@ from diversity.measures import Measure
 from diversity.pairs import Groups
 from diversity.tokens import encode, words
 from imagetext.hashes import name_hash
+from imagetext.shown import Progress
 
 # Words that say nothing of a picture. Numbers and where things are ("two", "behind") are left out: they do.
 _FUNCTION_WORDS = frozenset("""
@@ -87,7 +87,7 @@ def mixes(columns: Mapping[str, Groups], fidelity: Mapping[str, Sequence[np.ndar
     pool = _Pool(columns, fidelity, fidelity_measure, keys, seed, references)
     if len(columns) < 2 or pool.captions < 2:
         return None
-    with tqdm(desc="mixing captioners", total=len(columns) * (len(columns) + 1) // 2, unit="mix", delay=2) as progress:
+    with Progress(desc="mixing captioners", total=len(columns) * (len(columns) + 1) // 2, unit="mix", delay=2) as progress:
         alone = {}
         for column in columns:
             scores = pool.scores((column,))

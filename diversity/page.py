@@ -1,16 +1,12 @@
 """The page of a report: the answer, tables, plots and pictures in one file that asks for nothing outside it."""
 
 import base64
-import hashlib
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from diversity import measures
 from diversity.compare import Difference, Estimate
@@ -19,12 +15,13 @@ from diversity.measures import Measure
 from diversity.mixes import MixStep
 from diversity.plots import Column, columns_of, plots
 from diversity.report import DiversityReport, Example
+from imagetext.pages import render_page
 
 THUMBNAIL = 320     # pixels of the longer side
 SHOWN = ("best", "worst", "random")
 EXAMPLES_SHOWN = 3  # degenerate captions of each reason
 INTERVAL = re.compile(r"(\((?:95 % interval|\d)[^()]*\))")  # in the answer's sentences, where it is set back
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 # The last table. Faults, and what is measured at equal length, have tables of their own.
 GROUPS: Mapping[str, tuple[Measure, ...]] = {
@@ -63,15 +60,11 @@ class Span(NamedTuple):
 
 def render(report: DiversityReport) -> str:
     """The whole page; every text from data is escaped, and the page's own policy forbids it requests and other scripts."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True)
     columns = columns_of(report)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     first = next(iter(report.rows.values()))
-    return environment.get_template("report.html").render(
-        report=report, columns=columns, fidelity=measures.OF_SCORE[report.fidelity], reasons=REASONS,
+    return render_page(
+        TEMPLATE, report=report, columns=columns, fidelity=measures.OF_SCORE[report.fidelity], reasons=REASONS,
         answer=[INTERVAL.split(sentence) for sentence in report.answer],
-        script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         subtitle=f"{measures.PICTURES.text(first)} pictures, {measures.CAPTIONS.text(first)} captions of each column",
         headline=_table(report, columns, report.headline),
         spans=[(kind, len(list(of_kind))) for kind, of_kind in groupby(map(_kind, report.headline))],

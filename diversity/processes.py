@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
 from typing import TypeVar
 
-from tqdm import tqdm
+from imagetext.shown import Progress, at_terminal
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 Run = Callable[[Callable[[Iterable[Task]], Result], Sequence[Task], str], list[Result]]
@@ -24,7 +24,7 @@ def processes(workers: int) -> Iterator[Run]:
     `if __name__ == "__main__"`.
     """
     if workers == 1:
-        yield lambda work, tasks, description: [work(tqdm(tasks, description, unit="piece", delay=2))]
+        yield lambda work, tasks, description: [work(Progress(tasks, description, unit="piece", delay=2))]
         return
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
@@ -32,7 +32,7 @@ def processes(workers: int) -> Iterator[Run]:
         def run(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task], description: str) -> list[Result]:
             done.value = 0
             parts = [pool.submit(_work, work, tasks[first::workers]) for first in range(workers)]
-            with tqdm(desc=description, total=len(tasks), unit="piece", delay=2) as progress:
+            with Progress(desc=description, total=len(tasks), unit="piece", delay=2) as progress:
                 while wait(parts, timeout=0.1).not_done:
                     progress.update(done.value - progress.n)
                 progress.update(len(tasks) - progress.n)
@@ -44,6 +44,7 @@ def processes(workers: int) -> Iterator[Run]:
 def _share(done: Synchronized) -> None:
     global _done
     _done = done
+    at_terminal().__enter__()  # which it leaves when it ends
 
 
 def _work(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task]) -> Result:

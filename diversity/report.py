@@ -10,6 +10,7 @@ from diversity.columns import HUMAN
 from diversity.compare import Difference, Estimate
 from diversity.mixes import Mixes
 from diversity.verdict import Verdict
+from imagetext.shown import in_markdown
 
 KIND = "capsmith diversity report"
 
@@ -86,11 +87,12 @@ class DiversityReport:
     def to_markdown(self) -> str:
         """The answer, the first table and the notes."""
         def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+            return f"| {' | '.join(map(in_markdown, cells))} |"
         lines = [line(["Captions", *(f"{m.label} {m.arrow}".strip() for m in self.headline)]),
-                 line(["---", *("---:" for _ in self.headline)])]
+                 f"| --- |{' ---: |' * len(self.headline)}"]
         lines += [line([self.labels[name], *(m.text(row) for m in self.headline)]) for name, row in self.rows.items()]
-        return "\n".join([*self.answer, "", *lines, "", *(f"- {note}" for note in self.notes)]) + "\n"
+        answer, notes = (list(map(in_markdown, texts)) for texts in (self.answer, self.notes))
+        return "\n".join([*answer, "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def labels(names: Iterable[str], references: str | None = None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from diversity.config import DiversityConfig
@@ -10,6 +11,7 @@ from diversity.inputs import NO_IMAGES
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
 from imagetext.outputs import write_file
+from imagetext.shown import end_unread, on_line, say_error
 
 
 def run(config: DiversityConfig) -> int:
@@ -22,7 +24,7 @@ def run(config: DiversityConfig) -> int:
         found = report(counted, embedder=config.embedder, clip=config.clip, device=device,
                        semantic_pictures=config.semantic_pictures, seed=config.seed)
     except (ValueError, OSError) as error:
-        print(f"capsmith diversity: {error}", file=sys.stderr)
+        say_error("diversity", error)
         return 2
     from diversity.page import render  # late: matplotlib and jinja2 take a second to import
 
@@ -71,13 +73,14 @@ def _print(report: DiversityReport, folder: Path) -> None:
     for measure in report.headline:
         table.add_column(f"{measure.label} {measure.arrow}".strip(), justify="right", min_width=len(measure.label))
     for name, row in report.rows.items():
-        table.add_row(Text(report.labels[name]), *(measure.text(row) for measure in report.headline),
+        table.add_row(Text(on_line(report.labels[name])), *(measure.text(row) for measure in report.headline),
                       style="dim" if name == report.references else "")
     console = Console()
+    console.on_broken_pipe = partial(end_unread, sys.stdout)
     for sentence in report.answer:
-        console.print(Text(sentence))
+        console.print(Text(on_line(sentence)))
     console.print()
     console.print(table)
     for note in report.notes:
-        console.print(Text(f"\n{note}"))
-    console.print(Text(f"\nReport: {folder / 'report.html'}"), soft_wrap=True)
+        console.print(Text("\n" + on_line(note)))
+    console.print(Text("\n" + on_line(f"Report: {folder / 'report.html'}")), soft_wrap=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from diversity.agreement import Agreement
 from diversity.clip_score import clip_scores
@@ -24,6 +23,7 @@ from diversity.self_cider import DocumentFrequency, self_cider
 from diversity.semantic import mean, semantic_scores
 from diversity.signs import Language
 from diversity.tokens import words
+from imagetext.shown import Progress
 
 SAMPLED = ("self_cider", "near_duplicates", "word_coverage", "cider_d", "found_words", "rouge_l", "meteor")  # into the rows
 Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
@@ -60,7 +60,7 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
     signs: dict[str, Scores] = {}
     rows: dict[str, dict[str, Any]] = {}
     of_captions: dict[str, dict[str, list[np.ndarray]]] = {}
-    for column in tqdm(columns, desc="scoring the sample", unit="column", delay=2):
+    for column in Progress(columns, desc="scoring the sample", unit="column", delay=2):
         scores[column] = _lexical(groups[column], world)
         of_captions[column] = {"degenerate": _degenerate(pictures, column)}
         scores[column]["degenerate"] = _means(of_captions[column]["degenerate"], len(pictures))

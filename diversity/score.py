@@ -9,7 +9,6 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from diversity import measures
 from diversity.accumulate import find_caption, novelty
@@ -30,6 +29,7 @@ from diversity.sampled import Sampled, sample_scores
 from diversity.suspicions import suspect_columns
 from diversity.tokens import TOKENIZER
 from diversity.verdict import Verdict, decide, evidence_of
+from imagetext.shown import Progress
 
 SHOWN = 8              # pictures of each kind in the browser
 COLLAPSE = 0.05        # of the pictures under one caption is worth a warning, from
@@ -66,7 +66,7 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
                             semantic_pictures=semantic_pictures, seed=seed)
     rows = {}
     at_equal_length = equal_tokens({name: _groups(pictures, name) for name in counted.accumulators}, seed)
-    for name in tqdm(counted.accumulators, desc="measuring the sample", unit="column", delay=2):
+    for name in Progress(counted.accumulators, desc="measuring the sample", unit="column", delay=2):
         texts = [caption for group in _groups(pictures, name) for caption in group]
         compared = counted.references not in (None, name)
         rows[name] = {

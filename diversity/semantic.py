@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from diversity.agreement import SAME, means, share_behind, strange
 from diversity.embedders import Embedder
 from diversity.pairs import Groups
+from imagetext.shown import Progress
 
 ORDERS = {"0.5": 0.5, "1": 1.0, "2": 2.0, "inf": np.inf}  # of Vendi scores
 NEIGHBOUR = 5        # whose distance is near enough, as in Naeem et al.
@@ -173,7 +173,7 @@ class HumanCaptions:
         """`embeddings` (M, D) of length 1, picture by picture; `counts` (P,), how many a picture has."""
         owners = np.repeat(np.arange(len(counts)), counts)  # (M,)
         enough = np.full(len(owners), -np.inf)              # (M,) cosines; -inf where other pictures have too few captions
-        for start in tqdm(range(0, len(owners), PAIRS_AT_ONCE), desc="nearest human captions", unit="block", delay=2):
+        for start in Progress(range(0, len(owners), PAIRS_AT_ONCE), desc="nearest human captions", unit="block", delay=2):
             rows = slice(start, start + PAIRS_AT_ONCE)
             cosines = np.where(owners[rows, None] == owners, -np.inf, embeddings[rows] @ embeddings.T)  # (rows, M)
             if len(owners) >= NEIGHBOUR:

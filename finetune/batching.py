@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-from tqdm import tqdm
 
 from captioners.base import TrainableCaptioner
 from captioners.ranks import processes_here
@@ -27,6 +26,7 @@ from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.picture_files import read_picture, real_path
 from imagetext.sample import Record, Shard, decode_image
+from imagetext.shown import Progress
 
 CACHE_BYTES = 2**28  # of preprocessed pictures, in each process that decodes
 WIDTHS = 8           # captions come to a GPU in multiples of so many tokens
@@ -53,7 +53,7 @@ class CaptionedPictures(Dataset):
         self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
         hashes = InputHashes()
         everything = ((getattr(shard, "path", ""), *read) for shard in shards for read in with_places(shard))
-        progress = tqdm(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
+        progress = Progress(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode, and are hashed, without Python's lock
             while read := list(itertools.islice(everything, CHECKED)):
                 looked_at = pool.map(_look, (sample for _, sample, _ in read))

@@ -17,6 +17,7 @@ from finetune.trainer import Trainer
 from finetune.training_page import write_training_page
 from finetune.validation import evenly, validate
 from imagetext.sample import Shard
+from imagetext.shown import say
 
 
 def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config: FinetuneConfig) -> CaptionedPictures:
@@ -68,7 +69,7 @@ class HeldOut:
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if found.warning:
-            print(f"\n{found.warning}", flush=True)
+            say("", *found.warning.split("\n"))
         trainer.accelerator.log({f"held_out/{name}": value for name, value in (losses | found.scores).items()}, step)
         shown = {sample.key: index for index, sample in enumerate(self.pictures.samples) if sample.key in found.shown}
         write_training_page(folder, name=self.name,

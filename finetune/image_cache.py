@@ -15,11 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from captioners.coca_forward import encode_images
 from finetune.batching import CaptionedPictures, collate
 from imagetext.outputs import to_disk, write_file
+from imagetext.shown import Progress, say
 
 FOLDER = "image_cache"  # in that of the run, until this ends
 DONE = "done.json"
@@ -63,8 +63,8 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
-    print(f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; "
-          "pictures are not augmented")
+    say(f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; "
+        "pictures are not augmented")
     if total > free:
         raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {free / 1e9:.2f} GB free")
     reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))  # not on every system
@@ -81,7 +81,7 @@ def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: A
     loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers, pin_memory=accelerator.device.type == "cuda",
                         collate_fn=partial(collate, pad_id=captioner.pad_id))
     with accelerator.autocast():
-        for batch in tqdm(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
+        for batch in Progress(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
             left = [(batch.images, batch.pictures)]
             while left:
                 images, numbers = left.pop()

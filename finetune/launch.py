@@ -19,6 +19,7 @@ from captioners.ranks import Rank, processes_here
 from finetune.folder import Config, check_output, is_done
 from finetune.trainer import Trainer, check_processes
 from imagetext.lock import FolderLock
+from imagetext.shown import say
 
 WAIT = timedelta(days=1)  # of the other ranks for the main one, while it validates; those of one that dies are ended
 
@@ -40,7 +41,7 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
         with state.main_process_first():
             check_output(config)
         if is_done(config):
-            state.print(f"{config.output} holds the finished model of this very run")
+            say_once(state, f"{config.output} holds the finished model of this very run")
             return 0
         torch.manual_seed(config.seed)
         train(config, state)
@@ -121,12 +122,18 @@ def launch(config: Config) -> int:
                 return 2  # told by the rank that found it
             first = error.get_first_failure()[1]
             end = f"was ended by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with code {first.exitcode}"
-            print(f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
-                  "the same command goes on from the last checkpoint", file=sys.stderr)
+            say(f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
+                "the same command goes on from the last checkpoint", file=sys.stderr)
             return 1
         except SignalException:
             raise KeyboardInterrupt from None
     return 0
+
+
+def say_once(state: PartialState, *lines: object) -> None:
+    """As `say`, in one of the processes on this machine."""
+    if state.is_local_main_process:
+        say(*lines)
 
 
 def describe(trainer: Trainer) -> str:

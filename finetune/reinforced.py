@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from finetune.batching import CHECKED, Batch
 from finetune.identity import Identity, InputHashes, picture_hash
@@ -26,6 +25,7 @@ from finetune.teachers import Teachers
 from imagetext.embeddings import modern, unpack
 from imagetext.rows import caption_columns, json_object
 from imagetext.sample import Record, Shard
+from imagetext.shown import Progress
 from imagetext.stores import join, read_bytes
 from imagetext.views import View, decode_stored, normalise, read_views, replay
 
@@ -76,7 +76,7 @@ class ReinforcedPictures(Dataset):
         self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
         hashes = InputHashes()
         everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
-        progress = tqdm(desc="reading records", unit="record", mininterval=1, disable=quiet)
+        progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
             while read := list(islice(everything, CHECKED)):
                 looked_at = pool.map(self._look, (record for _, *record in read))

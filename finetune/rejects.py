@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.batching import NO_CAPTION
 from finetune.folder import REJECTS, Config
 from imagetext.outputs import write_file
+from imagetext.shown import masked, say
 
 SHOWN = 3  # rejects in an error
 
@@ -28,10 +29,10 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Confi
 def tell_of_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path) -> None:
     """Names the samples that were left out, each with its reason; of those that the input has as failures, says how many."""
     if rejects or failed_before:
-        lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in [*rejects, *failed_before]]
+        lines = [json.dumps({"key": key, "error": masked(error)}) + "\n" for key, error in [*rejects, *failed_before]]
         write_file(output / REJECTS, "".join(lines))
     if rejects:
-        print(f"{len(rejects):,} samples left out, see {output / REJECTS}")
+        say(f"{len(rejects):,} samples left out, see {output / REJECTS}")
     if failed_before:
-        print(f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are passed over, see "
-              f"{output / REJECTS}")
+        say(f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are passed over, see "
+            f"{output / REJECTS}")

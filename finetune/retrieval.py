@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from captioners.clip import preprocessing
 from captioners.search import evaluating
@@ -20,6 +19,7 @@ from finetune.trainer import Trainer
 from finetune.training_page import write_training_page
 from finetune.validation import CONTRASTIVE_LOSS
 from imagetext.sample import Record, decode_image
+from imagetext.shown import Progress
 
 FIRST = (1, 5)  # of what is found, that count
 BATCH = 64
@@ -72,7 +72,7 @@ def retrieval(student: Student, samples: Sequence[Record]) -> dict[str, float]:
 def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
     """Those that have a caption and a picture that decodes; ValueError where there are none."""
     found = []
-    for sample in tqdm(samples, desc="reading held-out pictures", unit="picture", mininterval=1, disable=quiet):
+    for sample in Progress(samples, desc="reading held-out pictures", unit="picture", mininterval=1, disable=quiet):
         try:
             decode_image(sample.image)
         except ValueError:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from finetune.folder import as_it_lies, begun, read_record, write_finished
 from finetune.forward import training_forward
 from finetune.held_out import HeldOut, eval_pictures, held_out_pictures
 from finetune.hub import check_hub, push
-from finetune.launch import describe, run_in_ranks
+from finetune.launch import describe, run_in_ranks, say_once
 from finetune.long_captions import length_warning
 from finetune.not_finite import check_weights
 from finetune.recipes import read_recipe
@@ -25,6 +26,7 @@ from finetune.rejects import check_rejects, tell_of_rejects
 from finetune.trainer import Trainer
 from finetune.training_page import PAGE, write_training_page
 from imagetext.sample import Shard
+from imagetext.shown import say
 from imagetext.sources import read_samples
 
 
@@ -42,7 +44,7 @@ def run(config: FinetuneConfig) -> int:
             raise ValueError(f"--push-to-hub: an earlier version finished {config.output}, and did not note which files are the "
                              "captioner's; upload them by hand")
         push(config.output, files, config.push_to_hub, public=config.hub_public)
-        print(f"uploaded to {config.push_to_hub}")
+        say(f"uploaded to {config.push_to_hub}")
     return code
 
 
@@ -54,18 +56,18 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     captioner = load(as_it_lies(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
-    state.print(captioner.description)
+    say_once(state, *captioner.description.split("\n"))
     asked = eval_pictures(eval_shards, captioner, config) if eval_shards else None
     pictures = read_pictures(shards, captioner, config, quiet=not state.is_main_process)
     check_rejects(pictures.rejects, len(pictures), config)
-    held_out = held_out_pictures(config, captioner, pictures, asked, tell=state.print)
+    held_out = held_out_pictures(config, captioner, pictures, asked, tell=partial(say_once, state))
     with begun(config, pictures.read | (asked.read if asked else {}), state):
         if state.is_main_process:
             tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
             tell_of_lengths(pictures, config)
         forward = training_forward(captioner, config)
         trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)
-        state.print(describe(trainer))
+        say_once(state, describe(trainer))
         scores = trainer.fit()
         if state.is_main_process:
             finish(trainer, name, forward.library, held_out, scores)
@@ -108,7 +110,7 @@ def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPicture
                recipe=config.model_dump(mode="json"), scores=scores, library=library)
     with trainer.trained() as written:
         write_finished(config, written, name)
-    print(f"captioner {name} written to {config.output}; how it went: {config.output / PAGE}")
+    say(f"captioner {name} written to {config.output}; how it went: {config.output / PAGE}")
 
 
 def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
@@ -137,4 +139,4 @@ def read_pictures(shards: Mapping[float, Sequence[Shard]], captioner: TrainableC
 def tell_of_lengths(pictures: CaptionedPictures, config: FinetuneConfig) -> None:
     """Says so where many captions are over the context."""
     if warning := length_warning(pictures.caption_lengths(), pictures.captioner.context_length):
-        print(f"{warning}\n--long-captions {config.long_captions} cuts them")
+        say(*warning.split("\n"), f"--long-captions {config.long_captions} cuts them")

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from finetune.card import write_student_card
 from finetune.folder import as_it_lies, begun, write_finished
 from finetune.identity import Held, doubles
-from finetune.launch import describe, run_in_ranks
+from finetune.launch import describe, run_in_ranks, say_once
 from finetune.not_finite import check_weights
 from finetune.reinforced import ReinforcedPictures, check_texts
 from finetune.rejects import check_rejects, tell_of_rejects
@@ -18,6 +18,7 @@ from finetune.student_config import StudentConfig
 from finetune.teachers import Teachers, read_teachers
 from finetune.trainer import Trainer
 from finetune.training_page import PAGE
+from imagetext.shown import say
 from imagetext.sources import read_samples
 
 
@@ -41,14 +42,14 @@ def train(config: StudentConfig, state: PartialState) -> None:
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
     check_rejects(pictures.rejects, len(pictures), config)
     if both := doubles(pictures, Held(held_out), range(len(held_out))):
-        state.print(f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")
+        say_once(state, f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")
         pictures.leave_out(both)
     with begun(config, pictures.read, state):
         if state.is_main_process:
             tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
         trainer = Trainer(config, StudentForward(student, config, teachers), pictures,
                           HeldOutRetrieval(held_out) if held_out else None)
-        state.print(describe(trainer))
+        say_once(state, describe(trainer))
         found = trainer.fit()
         if state.is_main_process:
             finish(trainer, teachers, found)
@@ -74,4 +75,4 @@ def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]
                        scores=scores, recipe=config.model_dump(mode="json"))
     with trainer.trained() as written:
         write_finished(config, written)
-    print(f"student written to {config.output}; how it went: {config.output / PAGE}")
+    say(f"student written to {config.output}; how it went: {config.output / PAGE}")

@@ -19,7 +19,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from captioners.device import check_device
 from finetune.batching import Batch, BatchOrder, batches, decoders
@@ -30,6 +29,7 @@ from finetune.losses import Losses, caption_loss
 from finetune.not_finite import cause
 from finetune.optimizer import learning_rate, parameter_groups
 from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWeights, shard
+from imagetext.shown import Progress, say
 
 VALIDATE_EVERY, VALIDATIONS = 1_000_000, 8  # samples between validations, and how many there are at least, unless told otherwise
 LISTS = {"input", "eval_input", "weights", "report_to", "logit_scale", "teacher_dimension"}  # settings that trackers do not take
@@ -117,7 +117,7 @@ class Trainer:
         if main:
             self.checkpoints.cut_logs(first)
             if first:
-                print(f"resumed from step {first:,} of {self.steps:,}")
+                say(f"resumed from step {first:,} of {self.steps:,}")
         if config.report_to:
             self.accelerator.init_trackers("capsmith", json.loads(config.model_dump_json(exclude=LISTS)))
         self.forward.prepare(self.pictures, self.accelerator, config)
@@ -129,7 +129,7 @@ class Trainer:
         with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log, \
                 Interrupts(alone=world == 1) as interrupts:  # the log is written line by line
             self._validate(first, interrupts)
-            progress = tqdm(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1,
+            progress = Progress(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1,
                             disable=not main)
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * world + rank)  # of dropout

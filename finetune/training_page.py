@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
@@ -18,8 +17,10 @@ from diversity.plots import COLOURS, REFERENCE_COLOUR, plot, svg
 from finetune.checkpoints import LOG, VALIDATION_LOG
 from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES, evenly
 from imagetext.outputs import write_file
+from imagetext.pages import render_page
 
 PAGE = "training.html"
+TEMPLATE = Path(__file__).parent / "templates" / PAGE
 TRAINING_COLOUR, HELD_OUT_COLOUR = COLOURS[0], COLOURS[1]
 POINTS = 300     # of a training curve: means of as many steps as that takes
 SMOOTHED = 0.05  # of the curve's length is averaged for the bold line
@@ -48,14 +49,12 @@ def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes
     `pictures` (encoded) and `references`, by key, stand beside the captions. Raises `ValueError` for a line that is no such row.
     """
     training, validations = _read(folder / LOG), _read(folder / VALIDATION_LOG)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     colours = {"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR}
     colours |= {"human": REFERENCE_COLOUR} if seen == "captions" else {}
     curves = [curve for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)
               for curve in _curves(measure, training, validations, seen)]
-    page = environment.get_template("training.html").render(
-        title=f"{title} {name}", seen=seen, subtitle=_subtitle(training, validations, seen),
+    page = render_page(
+        TEMPLATE, title=f"{title} {name}", seen=seen, subtitle=_subtitle(training, validations, seen),
         warning=validations[-1].get("warning", "") if validations else "",
         curves=curves, measures=list(dict.fromkeys(measure for measure, *_ in curves)), shortened=_shortened,
         table=_table(validations, measures), colours=colours,

@@ -36,6 +36,7 @@ from imagetext.labels import Labels, read_class_names
 from imagetext.lock import FolderLock
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, check_column, read_marker
+from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
@@ -74,14 +75,14 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
         code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job)  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config)
     if not rank.number and (told := told_of_drawn_shapes(config, shards)):
-        print(told)
+        say(told)
     work = Captioning(config)
     with engine_of(config, rank) as engine:
         prepared = prepare(work, engine, shards, rank, begun)
         if config.dry_run:
-            print(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written")
+            say(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written")
             for cost in work.costs(count_pictures(prepared.to_do).pictures):
-                print(cost)
+                say(cost)
             return 0
         if config.overwrite:
             forget_answers(config.output)
@@ -89,7 +90,7 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
         pace = engine.do(work, prepared.to_do)
     code = finish(config, rank, prepared.shards)
     if config.limit:
-        print(outlook(whole, config, pace.pictures_per_second))
+        say(outlook(whole, config, pace.pictures_per_second))
     return code
 
 

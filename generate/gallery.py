@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
@@ -16,13 +15,16 @@ from pydantic_settings import CliPositionalArg
 from generate.config import Folder
 from generate.manifest import GALLERY, expect_run
 from imagetext.outputs import write_file
+from imagetext.pages import render_page
 from imagetext.sample import Record, decode_image
 from imagetext.shards import read_markers
+from imagetext.shown import say
 from imagetext.sources import read_records
 from imagetext.stores import join
 
 THUMBNAIL = 480  # pixels of the longer side: twice the size shown, for dense screens
 ORIGINAL = "original"
+TEMPLATE = Path(__file__).parent / "templates" / "gallery.html"
 SCORES = (("logprob", "log-probability {:.1f}"), ("similarity", "similarity {:.2f}"))
 
 
@@ -59,7 +61,7 @@ def run(config: GalleryConfig) -> int:
     """Write the page; exit code 0. Raises: ValueError where the folder holds no run of ours, or no finished shard."""
     path = config.output or join(config.folder, GALLERY)
     write_set_gallery(config.folder, path, config.pictures, config.seed, config.images)
-    print(f"written: {path}")
+    say(f"written: {path}")
     return 0
 
 
@@ -111,10 +113,7 @@ def write_gallery(path: str | Path, cards: Iterable[Card], *, title: str = "Capt
     """
     shown = list(map(_shown, cards))
     columns = list(dict.fromkeys(name for card in shown for name, _ in card["columns"]))
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("generate"), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True)
-    page = environment.get_template("gallery.html").render(title=title, subtitle=subtitle, cards=shown, columns=columns)
-    write_file(path, page)
+    write_file(path, render_page(TEMPLATE, title=title, subtitle=subtitle, cards=shown, columns=columns))
 
 
 def _shown(card: Card) -> dict[str, Any]:

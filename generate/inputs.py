@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Any
 
-from tqdm import tqdm
 
 from imagetext.folders import FolderRows
 from imagetext.outputs import write_file
 from imagetext.rows import with_unique_keys
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
+from imagetext.shown import Progress, say
 from imagetext.stores import is_remote, join, listing, open_file, read_bytes
 from imagetext.tables import ROWS_PER_SHARD, TableRows
 
@@ -102,7 +102,7 @@ def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Map
         else:
             (unsure if shard.stamp and (_lasting(then) == _lasting(now) or _grown(shard, then)) else changed).append(shard)
     if not trust:
-        compared = tqdm(unsure, desc="comparing inputs of another time", unit="shard", disable=not unsure)
+        compared = Progress(unsure, desc="comparing inputs of another time", unit="shard", disable=not unsure)
         changed += [shard for shard in compared if _read(shard) != markers[shard.name].get("input_sha256")]
     if changed:
         told = (_difference(shard, markers[shard.name]) for shard in changed)
@@ -299,6 +299,6 @@ def share_failed(markers: Sequence[Mapping[str, Any]]) -> float:
     """The share of failed records by the shards' markers, without those that came as failures, whose number is printed."""
     before = sum(marker.get("failed_before", 0) for marker in markers)
     if before:
-        print(f"{before:,} rows of the input had failed before, in the run that wrote it, and are carried as they are")
+        say(f"{before:,} rows of the input had failed before, in the run that wrote it, and are carried as they are")
     rows, failed = (sum(marker[name] for marker in markers) - before for name in ("rows", "failed"))
     return failed / max(rows, 1)

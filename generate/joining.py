@@ -9,6 +9,7 @@ from generate.manifest import RULES, read_run, write_run
 from imagetext.join import On, join, parse_text_from
 from imagetext.lock import FolderLock
 from imagetext.shards import Format, read_shards
+from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.table_flags import TableFlags
 
@@ -55,6 +56,6 @@ def run(config: JoinConfig) -> int:
                      overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
                      text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
                      begin=lambda: write_run(config.output, fingerprint, names))
-    print(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
-          f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
+    say(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
+        f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
     return 1 if config.captions and not found.matched else 0

@@ -12,6 +12,7 @@ from types import FrameType
 from captioners.ranks import Rank
 from generate.config import RunConfig
 from imagetext.lock import JOB
+from imagetext.shown import at_terminal, say_error
 
 INTERRUPTED = 130
 RUNS = {"generate": "generate.engine", "reinforce": "generate.reinforce"}  # by name: a process comes to them on its own
@@ -72,12 +73,13 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, 
     signal.signal(signal.SIGINT, _interrupt_once)
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        sys.exit(importlib.import_module(RUNS[command]).run(config, rank, begun))
+        with at_terminal():
+            sys.exit(importlib.import_module(RUNS[command]).run(config, rank, begun))
     except ValueError as error:
-        print(f"capsmith {command}: error: {error}", file=sys.stderr)
+        say_error(command, error)
         sys.exit(2)
     except OSError as error:  # a full disk, a lock that is lost
-        print(f"capsmith {command}: {error}", file=sys.stderr)
+        say_error(command, error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -27,6 +27,7 @@ from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, read_marker, read_markers, read_shards
+from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import join
 
@@ -164,16 +165,16 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
     missing = [name for name in own if markers[name] is None]
     done = [markers[name] for name in own if markers[name] is not None]
     records, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
-    print(f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
-          f"in {len(done):,} {config.format} shards")
+    say(f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
+        f"in {len(done):,} {config.format} shards")
     rate = share_failed(done)
     if config.report and None not in markers.values():
         write_report(config.output, list(read_run(config.output)["teachers"].values()))
     if missing:
-        print(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
+        say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
         return 1
     if rate > config.max_error_rate:
-        print(f"{rate:.1%} of the records failed, more than --max-error-rate {config.max_error_rate:.1%}; "
-              "the records say why, under `error`")
+        say(f"{rate:.1%} of the records failed, more than --max-error-rate {config.max_error_rate:.1%}; "
+            "the records say why, under `error`")
         return 3
     return 0

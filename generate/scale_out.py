@@ -22,7 +22,6 @@ import ray
 import ray.data
 from filelock import FileLock
 from ray import cloudpickle
-from tqdm import tqdm
 
 from captioners.device import choose_device
 from generate.config import RunConfig
@@ -33,6 +32,7 @@ from generate.work import Loaded, Pace, Work
 from imagetext.columns import ColumnClash
 from imagetext.lock import FolderLock, job_of
 from imagetext.shards import read_marker
+from imagetext.shown import Progress, at_terminal, say
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Cluster:
         feeder = threading.Thread(target=self._feed, args=(work, shards, tally, ends), daemon=True)
         feeder.start()
         try:
-            with tqdm(desc=work.doing, unit="shard", total=len(shards), mininterval=1) as progress:
+            with Progress(desc=work.doing, unit="shard", total=len(shards), mininterval=1) as progress:
                 for end in _until_none(ends):
                     if end:
                         _tell(end)
@@ -108,7 +108,7 @@ class Cluster:
             ray.get(tally.stop.remote())
             feeder.join(PATIENCE)
             raise
-        print(pace)
+        say(pace)
         return pace
 
     def _feed(self, work: Work, shards: Sequence[Shard], tally: "ray.actor.ActorHandle[Tally]", ends: queue.SimpleQueue) -> None:
@@ -161,7 +161,7 @@ def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple["Place"
         instead = f"say --concurrency {room}" if room else "say --gpus-per-worker 0" if gpus and cpus else "add nodes to it"
         raise ValueError(f"--concurrency: {least} workers, each with {CPUS} CPU and {gpus:g} GPUs, would wait for ever: the cluster "
                          f"has {cluster}, room for {room}; {instead}")
-    print(f"cluster: {cluster}; {least if least == most else f'{least} to {most}'} workers, each with {CPUS} CPU and {gpus:g} GPUs")
+    say(f"cluster: {cluster}; {least if least == most else f'{least} to {most}'} workers, each with {CPUS} CPU and {gpus:g} GPUs")
     return Place(gpus, os.getcwd(), job_of(config.output)), least, most
 
 
@@ -195,6 +195,7 @@ class Worker:
         self.work, self.place, self.tally = work, place, tally
         self.name = f"process {os.getpid()} on {socket.gethostname()}"
         self.loaded, self.told = False, 0.0
+        at_terminal().__enter__()  # which it leaves when it ends
         self.warnings = _Warnings()
         logging.getLogger().addHandler(self.warnings)
 
@@ -299,10 +300,14 @@ def _until_none(ends: queue.SimpleQueue) -> Iterator[Mapping[str, str] | None]:
 def _tell(end: Mapping[str, str]) -> None:
     """Log how a shard ended, as if it had been done here; raise what ends the run."""
     if end["warnings"]:
-        logger.warning("%s", end["warnings"])
+        for line in end["warnings"].split("\n"):
+            logger.warning("%s", line)
     if end["how"] == "refused":
         raise ValueError(end["why"])
     if end["how"] == "clash":
         raise ColumnClash(end["why"])
     if end["how"] == "failed":
-        logger.error("shard %s of %s failed: %s", end["shard"], end["path"], end["why"])
+        first, *others = end["why"].split("\n")
+        logger.error("shard %s of %s failed: %s", end["shard"], end["path"], first)
+        for line in others:  # of a traceback
+            logger.error("  %s", line)

@@ -12,6 +12,7 @@ from generate.work import Engine, Work
 from imagetext.outputs import remove
 from imagetext.sample import Shard
 from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
+from imagetext.shown import say
 from imagetext.sources import check_apart
 from imagetext.stores import join, listing
 
@@ -69,8 +70,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     check_places(folder, [shard.name + SUFFIXES[config.format] for shard in shards], earlier)
     to_do = shards_to_do(folder, rank.share(shards), held.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed)
     if not rank.number:
-        for line in [*models, *_told(held, shards, gone)]:
-            print(line)
+        say(*(line for model in models for line in model.split("\n")), *_told(held, shards, gone))
     named = [shard.name for shard in shards]
     lost = {name for name in gone if name not in {*named, *held.markers}}  # all their pictures are gone: they cannot be made
     names = dict.fromkeys(name for name in [*held.names, *named] if name not in lost)

@@ -13,6 +13,7 @@ from generate.manifest import GALLERY, read_run
 from generate.overlap import Overlap
 from generate.repeats import Repeats
 from imagetext.shards import read_markers, read_shards
+from imagetext.shown import say
 from imagetext.sources import Shard
 from imagetext.stores import join, plain_path
 
@@ -31,29 +32,29 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
     captions = ", ".join(f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
                          for column in read_run(folder)["columns"])
-    print(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
-          f"in {len(done):,} {config.format} shards")
+    say(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
+        f"in {len(done):,} {config.format} shards")
     rate = share_failed(done)
     overlap = Overlap()
     for marker in done:
         overlap.add(marker.get("overlap", ()))
     for line in [*repeated(done), *overlap.lines()]:
-        print(line)
+        say(line)
     if None not in markers.values():
         write_card(folder, config.input, list(markers.values()))
         if config.limit:
             places = dict.fromkeys(place for shard in shards for place in (shard.path, os.path.dirname(shard.path)))
             write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *places])
     if missing:
-        print(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
+        say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
         return 1
     if rate > config.max_error_rate:
-        print(f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
-              "the records say why, under `error`")
+        say(f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
+            "the records say why, under `error`")
         return 3
     if config.push_to_hub and None not in markers.values():
         push(folder, config.push_to_hub)
-        print(f"uploaded to the data set {config.push_to_hub}")
+        say(f"uploaded to the data set {config.push_to_hub}")
     return 0
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from imagetext.embeddings import unpack
 from imagetext.outputs import write_file
 from imagetext.sample import Record
 from imagetext.shards import read_markers
+from imagetext.shown import Progress, say
 from imagetext.sources import read_records
 from imagetext.stores import join, plain_path
 
@@ -39,7 +39,7 @@ def write_report(folder: str | os.PathLike, teachers: Sequence[Mapping[str, Any]
     report = {"records": len(pictures), "captions": {name: measure(pictures, texts, rows, teachers)
                                                      for name, (texts, rows) in captions.items()}}
     write_file(join(plain_path(folder), REPORT), json.dumps(report, indent=1).encode())
-    print(table(report))
+    say(*table(report))
     return report
 
 
@@ -75,7 +75,7 @@ def evenly(folder: str | os.PathLike) -> Iterator[Record]:
     """About COMPARED records of the finished shards: the first few of each, or of every so-manieth shard."""
     markers = list(read_markers(folder).values())
     markers = markers[::-(-len(markers) // COMPARED) or 1]
-    for marker in tqdm(markers, desc="reading embeddings", unit="shard", disable=None):
+    for marker in Progress(markers, desc="reading embeddings", unit="shard", disable=None):
         yield from islice(read_records(join(plain_path(folder), marker["file"]), check=False), -(-COMPARED // len(markers)))
 
 
@@ -139,8 +139,8 @@ def sweep(cosines: Tensor, wanted: Tensor, own: float) -> dict[str, Any]:
     return {"own": own, "best": min(rows, key=lambda row: row["nats"])["logit_scale"], "sweep": rows}
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """The report as text."""
+def table(report: Mapping[str, Any]) -> list[str]:
+    """The report as lines of text."""
     lines = [f"{report['records']:,} records compared"]
     for name, found in report["captions"].items():
         lines += ["", f"{name}: {found['pictures']:,} pictures, {found['answers']:,} captions; found among the first 1 and 5",
@@ -151,4 +151,4 @@ def table(report: Mapping[str, Any]) -> str:
             lines.append(f"  {teacher[-40:]:40}{shares}" + (f"{scale['own']:11.4g}{scale['best']:12.4g}" if scale else ""))
         lines += [f"  {' and '.join(pair['teachers'])}: the same caption first for {pair['same_top1']:.1%} of the pictures, "
                   f"Jensen-Shannon divergence {pair['js_divergence']:.3f} nats" for pair in found["agreement"]]
-    return "\n".join(lines)
+    return lines

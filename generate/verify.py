@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
-from tqdm import tqdm
 
 from generate.config import Folder
 from generate.manifest import RUN, expect_run, read_run
@@ -24,6 +23,7 @@ from imagetext.picture_files import LeadsOutside
 from imagetext.rows import json_object
 from imagetext.sample import Record, decode_image
 from imagetext.shards import MARKER, SUFFIXES, read_shards
+from imagetext.shown import Progress, say
 from imagetext.sources import read_records
 from imagetext.stores import join, listing, open_file, read_bytes
 
@@ -55,7 +55,7 @@ def run(config: VerifyConfig) -> int:
     markers = [name for name in names if name.endswith(MARKER)]
     reinforcement, problems = read_reinforcement(config.folder)
     keys, rows, embedded, repeats = [], 0, 0, {}
-    for name in tqdm(markers, desc="verifying", unit="shard", disable=None):
+    for name in Progress(markers, desc="verifying", unit="shard", disable=None):
         try:
             marker = json.loads(read_bytes(join(config.folder, name)))
             found = read_shard(join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode,
@@ -82,15 +82,15 @@ def run(config: VerifyConfig) -> int:
             if count > 2 and count >= config.most_repeated * of_column.pictures:
                 problems.append(told)
             elif count > 1:
-                print(told)
+                say(told)
     if reinforcement and reinforcement.member:
-        print(f"{embedded:,} of {rows:,} records ({embedded / max(rows, 1):.1%}) have embeddings in {reinforcement.member}")
+        say(f"{embedded:,} of {rows:,} records ({embedded / max(rows, 1):.1%}) have embeddings in {reinforcement.member}")
     for problem in problems[:SHOWN]:
-        print(f"problem: {problem}")
+        say(f"problem: {problem}")
     if len(problems) > SHOWN:
-        print(f"and {len(problems) - SHOWN:,} more")
-    print(f"{config.folder}: {rows:,} records in {len(markers):,} shards; "
-          + (f"{len(problems):,} problems" if problems else "all as the markers say"))
+        say(f"and {len(problems) - SHOWN:,} more")
+    say(f"{config.folder}: {rows:,} records in {len(markers):,} shards; "
+        + (f"{len(problems):,} problems" if problems else "all as the markers say"))
     return 1 if problems else 0
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from tqdm import tqdm
 
 from captioners.device import choose_device
 from captioners.ranks import Rank, processes_here
@@ -20,6 +19,7 @@ from generate.config import RunConfig
 from generate.inputs import hashed
 from imagetext.columns import ColumnClash
 from imagetext.lock import LockLost
+from imagetext.shown import Progress, say
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Embedded:
         return work.load(choose_device(work.config.device, self.rank.local), settled)
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
-        with (tqdm(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress,
+        with (Progress(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress,
               closing(work)):
             def tell() -> None:
                 progress.set_postfix_str(str(pace), refresh=False)
@@ -137,7 +137,7 @@ class Embedded:
                     if isinstance(error, OSError) and error.errno in FULL:  # the other shards would fail as well
                         raise
         if pace.pictures:
-            print(pace)
+            say(pace)
         return pace
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from imagetext.outputs import write_file
+from imagetext.shown import in_markdown, masked, neutral
 from imagetext.stores import join, plain_path
 
 CARD = "README.md"
@@ -22,11 +23,12 @@ def write_card(folder: str | os.PathLike, template: Path, *, front: Mapping[str,
     """Writes `README.md` into a folder, here or in a store, from a template of Markdown.
 
     The template gets `front` as the YAML of its header, `settings` as YAML in a block of code, `version`, and the values, each
-    as text on one line. Of this machine's paths only the last part is written.
+    as text on one line; `value|python` is a value in Python, for a block of code. Of this machine's paths only the last part is
+    written.
     """
     environment = Environment(loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)
-    environment.filters["code"] = _code
+    environment.filters["python"] = _python
     card = environment.get_template(template.name).render(values, front=_yaml(front), settings=_indented(_yaml(settings)),
                                                           version=_version())
     write_file(join(plain_path(folder), CARD), card)
@@ -41,7 +43,7 @@ def _version() -> str:
 
 def _yaml(values: Mapping[str, Any]) -> Markup:
     """YAML as it is, no Markdown: of front matter, or of a block of code."""
-    return Markup(_without_paths(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1000)))
+    return Markup(yaml.safe_dump(_told(values), sort_keys=False, allow_unicode=True, width=1000))
 
 
 def _indented(text: str) -> Markup:
@@ -49,18 +51,20 @@ def _indented(text: str) -> Markup:
     return Markup("".join(f"    {line}\n" for line in text.splitlines()))
 
 
-def _code(value: Any) -> Markup:
-    """A value within a block of code, on one line."""
-    return Markup(" ".join(str(value).split()))
+def _python(value: Any) -> Markup:
+    """A value as Python writes it, on one line."""
+    return Markup(repr(_told(value)))
 
 
 def _markdown(value: Any) -> str:
-    """A value as Markdown that shows just that, on one line, so that in a table it stays in its cell."""
-    if isinstance(value, Markup):
-        return value
-    return re.sub(r"([\\`*_\[\]<>#|~$&@])", r"\\\1", " ".join(_without_paths(str(value)).split()))
+    """A value as Markdown that shows just that."""
+    return value if isinstance(value, Markup) else in_markdown(_told(str(value)))
 
 
-def _without_paths(text: str) -> str:
-    """Absolute paths cut to their last part: a card is for others."""
-    return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "…/", text)
+def _told(value: Any) -> Any:
+    """A value as others may read it: without secrets, and of absolute paths the last part alone."""
+    if isinstance(value, str):
+        return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "…/", masked(neutral(value)))
+    if isinstance(value, Mapping):
+        return {_told(name): _told(of) for name, of in value.items()}
+    return list(map(_told, value)) if isinstance(value, list | tuple) else value

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tqdm import tqdm
 
 from imagetext.columns import room_for
 from imagetext.rows import well_formed
 from imagetext.sample import Record, Shard
 from imagetext.shards import Format, ShardWriter, check_column, read_marker
+from imagetext.shown import Progress
 from imagetext.sources import check_apart, read_samples
 from imagetext.stores import plain_path
 
@@ -69,7 +69,7 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
         index = _Index(os.path.join(folder, "columns.sqlite"), on)
         if to_do:
             index.add(sources)
-        for shard in tqdm(to_do, desc="joining", unit="shard", disable=not to_do):
+        for shard in Progress(to_do, desc="joining", unit="shard", disable=not to_do):
             with ShardWriter(output, shard.name, format=format, columns=index.names, input=_input(shard, settings)) as writer:
                 found: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
                 for apart in shard:
@@ -129,7 +129,7 @@ class _Index:
     def add(self, shards: Sequence[Shard]) -> None:
         """Adds the columns of records; one that failed is a column without a name, whose text is the reason."""
         self.database.execute("BEGIN")
-        for shard in tqdm(shards, desc="reading captions", unit="shard"):
+        for shard in Progress(shards, desc="reading captions", unit="shard"):
             for record in shard:
                 if (picture := name_of(record, self.on)) is None:
                     continue

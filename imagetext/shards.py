@@ -15,6 +15,7 @@ from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
 from imagetext.sample import Record
+from imagetext.shown import masked
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
 
@@ -76,7 +77,7 @@ class ShardWriter:
         if not record.key:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
-        record = replace(record, columns=record_columns(record))
+        record = replace(record, columns=record_columns(record), error=masked(record.error))
         own = {name: texts for name, texts in record.syn_text.items() if not record.error and (not self._columns or name in self._columns)}
         if not self._images:
             record, text = _columns_alone(record, own), None

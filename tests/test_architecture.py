@@ -21,7 +21,7 @@ BELOW = {  # what each room may import of ours, itself aside
     "finetune": {"diversity", "captioners", "imagetext"},
 }
 ONLY = {  # and of some rooms, only these files
-    ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes"},
+    ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes", "imagetext.shown"},
     ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.replies"},
 }
 OURS = {*BELOW, "capsmith", "quickstart"}

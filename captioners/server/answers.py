@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 
 from captioners.base import Caption
 from captioners.replies import clean_reply
-from captioners.safe_reading import on_one_line
+from imagetext.shown import SECRET_LENGTH, masked, on_line, reason
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
 LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
-SECRET_LENGTH = 8
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
-LOOKS_SECRET = re.compile(
-    r"(?i:bearer)\s+(?=\S*\d)[^\s\"',;]{6,}|\b(?:sk|gsk|xai|hf|pplx|nvapi)[-_][\w*.-]{6,}|\bAIza[\w-]{20,}|(?<=://)[^\s/@]+@")
 PATIENCE = re.compile(
     r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b", re.IGNORECASE)
 
@@ -114,7 +111,7 @@ class Error(NamedTuple):
     code: str = ""
 
     def __str__(self) -> str:
-        return f"{self.status} {_shown(self.words)}".strip()
+        return f"{self.status} {reason(self.words[:LOOKED_AT], SHOWN)}".strip()  # it may repeat the request, picture and all
 
 
 def error_of(status: int, body: bytes) -> Error:
@@ -166,9 +163,9 @@ def _plain(body: bytes) -> str:
     return text or "nothing came"
 
 
-def _shown(text: str, most: int = SHOWN) -> str:
-    """The text on a line, without what a terminal obeys, and cut: it may repeat the request, picture and all."""
-    text = on_one_line(text[:LOOKED_AT])
+def _shown(text: str, most: int) -> str:
+    """The text on a line, cut."""
+    text = " ".join(on_line(text[:LOOKED_AT]).split())
     return text[:most] + ("…" if len(text) > most else "")
 
 
@@ -182,7 +179,7 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 def hide_all(text: str, secrets: Iterable[str]) -> str:
     """An error's text without the secrets, and without what looks like one of somebody else's."""
-    return LOOKS_SECRET.sub("***", hide(text, secrets))
+    return masked(hide(text, secrets))
 
 
 # time
