@@ -2,10 +2,15 @@
 
 import argparse
 import difflib
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
+
+from imagetext.stops import end_in_order, exit_code, open_standard_files
 
 Config = TypeVar("Config")
 
@@ -91,7 +96,11 @@ COMMANDS = {command.__name__.replace("_", "-"): command for command in (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 shards failed or missing, 2 usage, 3 above the error rate."""
+    """Run one command and return its exit code.
+
+    0 done, 1 shards failed or missing, 2 usage, 3 above the error rate; 128 and its number where a signal ended it, 141 where nobody
+    reads what it prints.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     command = argv[0] if argv else ""
     if command in ("-h", "--help"):
@@ -105,17 +114,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(overview(), f"\ncapsmith: error: {unknown(command, COMMANDS) if command else 'no command given'}",
               sep="\n", file=sys.stderr)
         return 2
+    open_standard_files()
+    end_in_order()
     try:
-        return COMMANDS[command](argv[1:])
+        code = COMMANDS[command](argv[1:])
+        print(end="", flush=True)  # or nobody would hear that nobody reads it
+        return code
     except ValueError as error:  # what the rooms raise on bad input; they name file, field and value
         print(f"capsmith {command}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return _nobody_reads(command)
     except OSError as error:  # a full disk, a store that does not answer
         print(f"capsmith {command}: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"capsmith {command}: interrupted; the same command resumes", file=sys.stderr)
-        return 130
+        return exit_code(stop)
+
+
+def _nobody_reads(command: str) -> int:
+    """Says, if anybody reads that, that what is printed goes nowhere, as in `capsmith ... | head`; the exit code of SIGPIPE."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())  # or Python fails once more when it ends
+    with suppress(OSError):
+        print(f"capsmith {command}: stopped, for nobody reads what it prints; the same command resumes", file=sys.stderr, flush=True)
+        return 128 + signal.SIGPIPE
+    os.dup2(nothing, sys.stderr.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def overview() -> str:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from captioners.base import TrainableCaptioner
 from captioners.ranks import processes_here
 from finetune.identity import Identity, InputHashes, doubles, picture_hash
+from finetune.interrupts import SIGNALS
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.rows import read_picture
@@ -278,5 +279,5 @@ def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) ->
 
 
 def _go_on(_: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
