@@ -31,11 +31,11 @@ def train(config: StudentConfig, state: PartialState) -> None:
     """Train in this process, of those that `state` tells of."""
     quiet = not state.is_main_process
     shards = read_samples(config.input, config.images, columns=config.table)
+    eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
+    check_apart(config.output, [shard.path for shard in (*shards, *eval_shards)])
     teachers = read_teachers(shards, config)
     if config.text_weight and teachers:
         check_texts(shards)
-    eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
-    check_apart(config.output, [shard.path for shard in (*shards, *eval_shards)])
     where = as_it_lies(config)
     student = load_student(where.student, where.pretrained)
     check_weights(student.model, f"--student {config.student}")

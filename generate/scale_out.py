@@ -33,7 +33,7 @@ from generate.manifest import differences, read_run
 from generate.tally import Tally
 from generate.work import Loaded, Pace, Work, is_full
 from imagetext.columns import ColumnClash
-from imagetext.lock import FolderLock, job_of
+from imagetext.lock import FolderLock, LockLost, job_of
 from imagetext.shards import read_marker
 from imagetext.sources import Shard
 
