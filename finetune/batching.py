@@ -274,6 +274,7 @@ def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) ->
 
     What ends the run is told to all its processes: those that decode go on until it has written its checkpoint.
     """
+    torch.multiprocessing.set_sharing_strategy("file_system")  # or each tensor that waits holds an open file
     return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=pin_memory,
                       collate_fn=order.pictures.collate, worker_init_fn=_go_on)
 
