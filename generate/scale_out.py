@@ -44,6 +44,7 @@ BUSY = 0.75           # share of the workers from which on more come, while shar
 CPUS = 1              # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
 PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped, and a head to be there again
+ANSWER = 5            # seconds that the tally has to answer
 HOW_TO_CONNECT = """\
   A cluster begins with `ray start --head --port 6379` on one node and `ray start --address HOST:6379` on each other.
   If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first node to them
@@ -103,8 +104,9 @@ class Cluster:
                     if end:
                         _tell(end)
                         progress.update()
-                    if total := ray.get(tally.total.remote()):
-                        *pace.counts, pace.waited, pace.busy = total
+                    with suppress(ray.exceptions.GetTimeoutError):  # then the head is looked at again
+                        if total := ray.get(tally.total.remote(), timeout=ANSWER):
+                            *pace.counts, pace.waited, pace.busy = total
                     if not pace.pictures:  # the workers are on their way
                         pace.start = time.monotonic()
                     progress.set_postfix_str(f"{pace.pictures:,} {work.unit}s, {pace}")
