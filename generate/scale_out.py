@@ -110,8 +110,10 @@ class Cluster:
                     if not pace.pictures:  # the workers are on their way
                         pace.start = time.monotonic()
                     progress.set_postfix_str(f"{pace.pictures:,} {work.unit}s, {pace}")
+        except ConnectionError:  # the head has gone, and with it whoever could stop a worker
+            raise
         except BaseException:  # interrupted, or the run cannot go on: no shard is left half written
-            with suppress(ray.exceptions.RayError):  # where the head is gone, so are they
+            with suppress(ray.exceptions.RayError):  # some may have died
                 ray.get(tally.stop.remote(), timeout=PATIENCE)
                 feeder.join(PATIENCE)
             raise
