@@ -244,10 +244,17 @@ def read_flags(parser: argparse.ArgumentParser, known: Sequence[str],
 def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     """The fields of a YAML file, and what is wrong with the file."""
     import yaml
+    from imagetext import limits
+    from imagetext.stores import read_bytes
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_bytes(path, limits.TEXT))
+        waiting, count = [content], 0  # aliases may stand for more than any memory holds, or for themselves
+        while waiting and (count := count + 1) <= limits.YAML_VALUES:
+            one = waiting.pop()
+            waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        if waiting:
+            raise ValueError(f"holds more than {limits.YAML_VALUES:,} values, those that aliases repeat included")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return {}, [f"--config {path}: {error}"]
     if content is None:
         return {}, []

@@ -8,7 +8,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from diversity.columns import HUMAN
+from imagetext import limits
 from imagetext.curated import without_canned
+from imagetext.fields import json_value
 from imagetext.folders import FolderRows
 from imagetext.rows import KEY_COLUMNS, Wanted, loose_texts, well_formed
 from imagetext.sample import Record, Shard
@@ -16,7 +18,7 @@ from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
 from imagetext.table_flags import Columns
 from imagetext.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records
-from imagetext.text_tables import read_layout, records
+from imagetext.text_tables import lines_of, read_layout, records
 
 ROWS = 10_000  # of a piece, about, where a file can be split
 KEYS = (*KEY_COLUMNS, "image_id", "_id")
@@ -81,7 +83,7 @@ def _wanted(columns: Sequence[str] | None, images: Collection[int]) -> Wanted:
 def text_pieces(path: str, column: str) -> list[Piece]:
     starts, offset, count = [], 0, 0
     with open_file(path) as file:
-        for line in file:
+        for line in lines_of(path, file):
             if count % ROWS == 0:
                 starts.append(offset)
             offset, count = offset + len(line), count + 1
@@ -93,7 +95,7 @@ def _text_rows(path: str, column: str, first: int, count: int, offset: int, colu
                images: Collection[int]) -> Iterator[Record]:
     with open_file(path) as file:
         file.seek(offset)
-        for number, line in zip(range(first, first + count), file):
+        for number, line in zip(range(first, first + count), lines_of(path, file)):
             text = line.decode("utf-8" if number else "utf-8-sig", "replace").rstrip("\r\n")
             yield Record(f"{number:09d}", None, columns={column: (well_formed(text),)})
 
@@ -119,8 +121,8 @@ def document_pieces(path: str, column: str) -> list[Piece]:
 def _document_rows(path: str, column: str, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
     """Captions of a JSON document, which is read whole."""
     try:
-        document = json.loads(read_bytes(path).decode("utf-8-sig", "replace"))
-    except (ValueError, RecursionError) as error:
+        document = json_value(read_bytes(path, limits.DOCUMENT).decode("utf-8-sig", "replace"), limits.DOCUMENT_VALUES)
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     annotated = isinstance(document, dict) and "annotations" in document
     rows = document["annotations"] if annotated else document

@@ -36,7 +36,7 @@ NO_CAPTION = "no caption"
 
 
 class CaptionedPictures(Dataset):
-    """Pictures that decode and have a caption; `rejects` lists the others as (key, reason).
+    """Pictures that decode and have a caption; `rejects` lists the others as (key, reason), `failed_before` known failures.
 
     `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
     Pictures that are files, or lie in tars on this machine, are read when they come, those of stores and tables are held in
@@ -47,10 +47,11 @@ class CaptionedPictures(Dataset):
     def __init__(self, shards: Sequence[Shard], captioner: TrainableCaptioner, *, captions_per_image: int = 1,
                  long_captions: str = "sentence", weight: float = 1.0, quiet: bool = False):
         self.captioner, self.captions_per_image = captioner, captions_per_image
-        self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)
+        self.fit = CaptionFitter(captioner.encode_text_ids, captioner.decode, captioner.context_length, long_captions)
         self.samples: list[Record] = []
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
+        self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
         hashes = InputHashes()
         everything = ((getattr(shard, "path", ""), *read) for shard in shards for read in with_places(shard))
         progress = tqdm(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
@@ -59,7 +60,7 @@ class CaptionedPictures(Dataset):
                 looked_at = pool.map(_look, (sample for _, sample, _ in read))
                 for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
                     if error:
-                        self.rejects.append((sample.key, error))
+                        (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
                     else:
                         self.samples.append(_light(sample, places))
                         self.identities.append(Identity(sample.key, picture))
@@ -69,7 +70,8 @@ class CaptionedPictures(Dataset):
         progress.close()
         self.read = hashes.hexdigests()
         if not self.samples:
-            raise ValueError(f"no usable captioned picture; the first of {len(self.rejects)} rejected: {self.rejects[:3]}")
+            rejects = self.rejects + self.failed_before
+            raise ValueError(f"no usable captioned picture; the first of {len(rejects)} rejected: {rejects[:3]}")
         self.weights = np.full(len(self.samples), weight)
         self.image: Callable[[int], Any] = self._pixels
         if len(self.samples) * self._pixels(0).nbytes <= CACHE_BYTES:
@@ -82,6 +84,7 @@ class CaptionedPictures(Dataset):
         """Adds the pictures of another set, with their weights."""
         self.samples, self.identities = self.samples + other.samples, self.identities + other.identities
         self.rejects, self.read = self.rejects + other.rejects, self.read | other.read
+        self.failed_before = self.failed_before + other.failed_before
         self.weights = np.concatenate([self.weights, other.weights])
         self.image = self._pixels  # together they may be too many to hold
 

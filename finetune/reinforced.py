@@ -57,7 +57,7 @@ class Contents(NamedTuple):
 
 
 class ReinforcedPictures(Dataset):
-    """Records that a student can be shown; `rejects` lists the others as (key, reason).
+    """Records that a student can be shown; `rejects` lists the others as (key, reason), `failed_before` known failures.
 
     `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
     Records of tars on this machine are read when they come; those of stores, JSONL and Parquet are held in memory. All are read
@@ -73,6 +73,7 @@ class ReinforcedPictures(Dataset):
         self.records: list[tuple[Record, Places | None]] = []
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
+        self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
         hashes = InputHashes()
         everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
         progress = tqdm(desc="reading records", unit="record", mininterval=1, disable=quiet)
@@ -81,7 +82,7 @@ class ReinforcedPictures(Dataset):
                 looked_at = pool.map(self._look, (record for _, *record in read))
                 for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
                     if error:
-                        self.rejects.append((sample.key, error))
+                        (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
                     else:
                         light = Record(sample.key, None, sample.captions) if places else sample
                         self.records.append((light, places))
@@ -91,8 +92,8 @@ class ReinforcedPictures(Dataset):
         progress.close()
         self.read = hashes.hexdigests()
         if not self.records:
-            raise ValueError(f"no record that a student can be shown; the first of {len(self.rejects)} rejected: "
-                             f"{self.rejects[:3]}")
+            rejects = self.rejects + self.failed_before
+            raise ValueError(f"no record that a student can be shown; the first of {len(rejects)} rejected: {rejects[:3]}")
         self.weights = np.ones(len(self.records))
 
     def __len__(self) -> int:

@@ -12,7 +12,10 @@ SHOWN = 3  # rejects in an error
 
 
 def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Config) -> None:
-    """Raises ValueError where more of the captioned pictures are broken or missing than `--max-error-rate` allows."""
+    """Raises ValueError where more of the captioned pictures are broken or missing than `--max-error-rate` allows.
+
+    rejects: without those that had failed before the input was written, which say nothing of how it lies here.
+    """
     failed = [f"{key}: {error}" for key, error in rejects if error != NO_CAPTION]
     rate = len(failed) / (len(failed) + usable)
     if rate > config.max_error_rate:
@@ -22,9 +25,13 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Confi
             f"{config.max_error_rate:.1%}:", *failed[:SHOWN], more])))
 
 
-def tell_of_rejects(rejects: Sequence[tuple[str, str]], output: Path) -> None:
-    """Names the samples that were left out, each with its reason."""
-    if rejects:
-        lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in rejects]
+def tell_of_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path) -> None:
+    """Names the samples that were left out, each with its reason; of those that the input has as failures, says how many."""
+    if rejects or failed_before:
+        lines = [json.dumps({"key": key, "error": error}) + "\n" for key, error in [*rejects, *failed_before]]
         write_file(output / REJECTS, "".join(lines))
-        print(f"{len(rejects)} samples left out, see {output / REJECTS}")
+    if rejects:
+        print(f"{len(rejects):,} samples left out, see {output / REJECTS}")
+    if failed_before:
+        print(f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are passed over, see "
+              f"{output / REJECTS}")

@@ -63,7 +63,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     held_out = held_out_pictures(config, captioner, pictures, asked, tell=state.print)
     with begun(config, pictures.read | (asked.read if asked else {}), state):
         if state.is_main_process:
-            tell_of_rejects(pictures.rejects, config.output)
+            tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
             tell_of_lengths(pictures, config)
         forward = training_forward(captioner, config)
         trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)

@@ -47,7 +47,7 @@ def train(config: StudentConfig, state: PartialState) -> None:
         pictures.leave_out(both)
     with begun(config, pictures.read, state):
         if state.is_main_process:
-            tell_of_rejects(pictures.rejects, config.output)
+            tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
         trainer = Trainer(config, StudentForward(student, config, teachers), pictures,
                           HeldOutRetrieval(held_out) if held_out else None)
         state.print(describe(trainer))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from captioners.base import Captioned, Captioner, SamplingConfig
 from generate.quality import Gate, Judged, judge_all, replace_failing
-from generate.workers import Background, Workers
+from generate.workers import Background, Workers, decoding
 from imagetext.columns import room_for
 from imagetext.sample import Record, decode_image
 
@@ -104,8 +104,10 @@ def _prepare(preprocess: Sequence[Callable[[Image.Image], Tensor]], asked: tuple
     if error:
         return [], error
     try:
-        image = decode_image(encoded)
-        pixels = {one: one(image) for one in dict.fromkeys(preprocess)}
+        with decoding(encoded):
+            image = decode_image(encoded)
+            pixels = {one: one(image) for one in dict.fromkeys(preprocess)}
+            del image
     except ValueError as undecodable:
         return [], str(undecodable)
     return [pixels[one] for one in preprocess], ""

@@ -222,7 +222,7 @@ def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig,
                 of_column.update(captions[name])
             overlap.update(captions)
             licences.update([str(record.meta.get("license") or "")])
-            failures.update(record.error, passing=bool(picture.refused))
+            failures.update(record.error, passing=bool(picture.refused), before=record.failed_before)
             return bool(record.error), sum(map(len, captions.values()))
 
         pictures = caption_pictures(shard, columns, workers, clerk, pace, following)

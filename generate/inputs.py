@@ -5,16 +5,18 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Any
 
 from tqdm import tqdm
 
 from imagetext.folders import FolderRows
 from imagetext.outputs import write_file
+from imagetext.rows import with_unique_keys
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
 from imagetext.stores import is_remote, join, listing, open_file, read_bytes
-from imagetext.tables import ROWS_PER_SHARD
+from imagetext.tables import ROWS_PER_SHARD, TableRows
 
 PICTURES = "pictures.json"
 SAMPLE = 1 << 16  # bytes, three times of a file
@@ -82,7 +84,8 @@ def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Map
     """The shards without a done-marker, and to `retry` also those in which records failed for a passing reason.
 
     gone: the shards that have lost pictures since; what is done of them stays. Of another one that is done the input is what it
-    was where size and time are, and a sample of the bytes; where only its time is another, the hashes of what is read decide.
+    was where size and time are, and a sample of the bytes; where only its time is another, or it is a table that has grown, the
+    hashes of what is read decide.
     trust: then size and time decide, or the size alone.
 
     Raises: ValueError, naming each shard whose input has changed since it was done.
@@ -97,7 +100,7 @@ def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Map
             if sample and sample_hash(shard) not in ("", sample):
                 changed.append(shard)
         else:
-            (unsure if shard.stamp and _lasting(then) == _lasting(now) else changed).append(shard)
+            (unsure if shard.stamp and (_lasting(then) == _lasting(now) or _grown(shard, then)) else changed).append(shard)
     if not trust:
         compared = tqdm(unsure, desc="comparing inputs of another time", unit="shard", disable=not unsure)
         changed += [shard for shard in compared if _read(shard) != markers[shard.name].get("input_sha256")]
@@ -111,7 +114,8 @@ def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Map
 def _difference(shard: Shard, marker: Mapping[str, Any]) -> str:
     if _identity(marker["input"]) == _identity(input_of(shard)):
         return f"{shard.path}: other bytes of the same size and time than when {marker['file']} was written"
-    return f"{shard.path}: {marker['input']} when {marker['file']} was written, {input_of(shard)} now"
+    told = f"{shard.path}: {marker['input']} when {marker['file']} was written, {input_of(shard)} now"
+    return told + ("; new rows go to the end of a table, or into another file beside it" if _is_text_table(shard) else "")
 
 
 def _read(shard: Shard) -> str:
@@ -133,6 +137,16 @@ def _identity(input: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lasting(input: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in input.items() if name not in ("path", *VERSIONS)}
+
+
+def _grown(shard: Shard, then: Mapping[str, Any]) -> bool:
+    """Whether the shard is of a table of text that is larger now and else read as it was: the rows it had may be the same."""
+    before, now = _lasting(then), _lasting(input_of(shard))
+    return _is_text_table(shard) and now.pop("size", 0) > before.pop("size", 0) and before == now
+
+
+def _is_text_table(shard: Shard) -> bool:
+    return isinstance(shard.samples, Pieces) or isinstance(shard.samples, TableRows) and shard.samples.layout is not None
 
 
 def disbelieved(folder: str | os.PathLike, markers: Mapping[str, Mapping[str, Any]], everything: bool = False) -> list[str]:
@@ -204,6 +218,49 @@ def as_kept(kept: Mapping[str, Sequence[str]], shards: Sequence[Shard]) -> tuple
     return found, gone
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Records that stand in several pieces of a table, one after the other."""
+
+    pieces: Sequence[TableRows]
+
+    def __iter__(self) -> Iterator[Record]:
+        return with_unique_keys(chain.from_iterable(self.pieces), self.pieces[0].path)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+
+def with_new_rows(shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
+    """The shards, those of tables of text with the records that they had when they were done: new rows are in new shards."""
+    tables = groupby(shards, lambda shard: shard.path if _is_text_table(shard) else None)
+    return [shard for path, pieces in tables for shard in (pieces if path is None else _as_done(list(pieces), markers))]
+
+
+def _as_done(pieces: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
+    """The shards of a table in the sizes that they have by their markers."""
+    stem, left = pieces[0].name.rpartition("-")[0], sum(len(piece.samples) for piece in pieces)
+    sizes: dict[str, int] = {}
+    while left:
+        name = f"{stem}-{len(sizes):05d}"
+        sizes[name] = min(left, markers.get(name, {}).get("rows") or ROWS_PER_SHARD)
+        left -= sizes[name]
+    if [*sizes.values()] == [len(piece.samples) for piece in pieces]:
+        return [*pieces]
+    rest, found = [replace(piece.samples, skipped=0) for piece in pieces], []
+    for name, size in sizes.items():
+        parts: list[TableRows] = []
+        while size:
+            part = replace(rest[0], count=min(size, rest[0].count))
+            rest[0] = replace(rest[0], skipped=part.skipped + part.count, count=rest[0].count - part.count)
+            size -= part.count
+            parts.append(part)
+            if not rest[0].count:
+                del rest[0]
+        found.append(replace(pieces[0], name=name, samples=Pieces(parts)))
+    return found
+
+
 def _names(rows: FolderRows) -> list[str]:
     """The pictures' paths in their folder."""
     return [os.path.relpath(row.path, rows.folder).replace(os.sep, "/") for row in rows.rows]
@@ -216,18 +273,32 @@ PASSING = ("missing picture file", "the server ")  # in the reasons of records t
 
 @dataclass
 class Failures:
-    """How many records of a shard failed, and how many of these for a passing reason."""
+    """How many records of a shard failed, how many of these had failed before, and how many may be whole when tried again."""
 
     failed: int = 0
+    failed_before: int = 0
     passing: int = 0
 
-    def update(self, error: str, passing: bool = False) -> None:
-        """Counts a record with its reason, if it has one; passing: something of it failed for a passing reason in any case."""
+    def update(self, error: str, passing: bool = False, before: bool = False) -> None:
+        """Counts a record with its reason, if it has one.
+
+        passing: something of it failed for a passing reason in any case; before: it came as a failure, and trying changes nothing.
+        """
         self.failed += bool(error)
-        self.passing += passing or any(reason in error for reason in PASSING)
+        self.failed_before += before
+        self.passing += passing or not before and any(reason in error for reason in PASSING)
 
     def in_marker(self, before: Mapping[str, Any] | None) -> dict[str, int]:
         """What the shard's marker says of them. Raises: ValueError where more failed than by the marker `before`."""
         if before and self.failed > before["failed"]:
             raise ValueError(f"{self.failed:,} records failed, {before['failed']:,} in the earlier shard, which stays")
-        return {"passing": self.passing}
+        return {"passing": self.passing, "failed_before": self.failed_before}
+
+
+def share_failed(markers: Sequence[Mapping[str, Any]]) -> float:
+    """The share of failed records by the shards' markers, without those that came as failures, whose number is printed."""
+    before = sum(marker.get("failed_before", 0) for marker in markers)
+    if before:
+        print(f"{before:,} rows of the input had failed before, in the run that wrote it, and are carried as they are")
+    rows, failed = (sum(marker[name] for marker in markers) - before for name in ("rows", "failed"))
+    return failed / max(rows, 1)

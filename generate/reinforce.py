@@ -12,7 +12,7 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from captioners.device import check_device
 from captioners.ranks import Rank
 from generate.engines import engine_of
-from generate.inputs import Failures, hash_of, input_of
+from generate.inputs import Failures, hash_of, input_of, share_failed
 from generate.manifest import RULES, check_own, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.ranks import launch, own_rank
@@ -119,7 +119,7 @@ def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConf
                              else reinforce_samples(shard, teachers, config, settled, workers, following)):
             writer.write(record, text)
             pace.count(bool(record.error))
-            failures.update(record.error)
+            failures.update(record.error, before=record.failed_before)
         writer.info |= {**info, **hash_of(shard), **failures.in_marker(before)}
 
 
@@ -166,8 +166,9 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
     missing = [name for name in own if markers[name] is None]
     done = [markers[name] for name in own if markers[name] is not None]
     records, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
-    rate = failed / max(records, 1)
-    print(f"{config.output}: {records:,} records, {failed:,} without views ({rate:.1%}), in {len(done):,} {config.format} shards")
+    print(f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
+          f"in {len(done):,} {config.format} shards")
+    rate = share_failed(done)
     if config.report and None not in markers.values():
         write_report(config.output, list(read_run(config.output)["teachers"].values()))
     if missing:

@@ -18,7 +18,7 @@ from torch import Tensor
 from generate.augment import draw_views
 from generate.reinforce_config import ReinforceConfig
 from generate.teachers import Teacher
-from generate.workers import Workers
+from generate.workers import Workers, decoding
 from imagetext.embeddings import modern, named_texts, pack, unpack
 from imagetext.rows import well_formed
 from imagetext.sample import Record, image_size
@@ -95,13 +95,14 @@ def _make_views(config: ReinforceConfig, size: int,
     if error:
         return [], None, error
     try:
-        image = decode_stored(encoded)
+        with decoding(encoded):
+            image = decode_stored(encoded)
+            views = draw_views(config.seed, key, config.views, image.size, size, config.crop_area)
+            if config.embeddings == "none":  # no teacher sees them
+                return views, None, ""
+            return views, torch.stack([replay(view, image, size) for view in views]), ""
     except ValueError as undecodable:
         return [], None, str(undecodable)
-    views = draw_views(config.seed, key, config.views, image.size, size, config.crop_area)
-    if config.embeddings == "none":  # no teacher sees them
-        return views, None, ""
-    return views, torch.stack([replay(view, image, size) for view in views]), ""
 
 
 def read_texts(record: Record, config: ReinforceConfig) -> tuple[Texts, str]:

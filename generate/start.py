@@ -6,7 +6,7 @@ from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
 
 from captioners.ranks import Rank
-from generate.inputs import as_kept, disbelieved, pictures_in, read_pictures, shards_to_do, write_pictures
+from generate.inputs import as_kept, disbelieved, pictures_in, read_pictures, shards_to_do, with_new_rows, write_pictures
 from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, write_run
 from generate.work import Engine, Work
 from imagetext.apart import check_apart
@@ -65,7 +65,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     if settled:
         check_same(folder, settled, now)
     held = Held() if anew else held_by(folder, config.verify_done)
-    shards, gone = as_kept(held.pictures, shards)
+    shards, gone = as_kept(held.pictures, with_new_rows(shards, held.markers))
     check_places(folder, [shard.name + SUFFIXES[config.format] for shard in shards], earlier)
     to_do = shards_to_do(folder, rank.share(shards), held.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed)
     if not rank.number:

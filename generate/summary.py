@@ -7,6 +7,7 @@ from captioners.ranks import Rank
 from generate.card import push, write_card
 from generate.config import GenerateConfig
 from generate.gallery import write_set_gallery
+from generate.inputs import share_failed
 from generate.manifest import GALLERY, read_run
 from generate.overlap import Overlap
 from generate.repeats import Repeats
@@ -27,11 +28,11 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     missing = [name for name in own if markers[name] is None]
     done = [markers[name] for name in own if markers[name] is not None]
     pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
-    rate = failed / max(pictures, 1)
     captions = ", ".join(f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
                          for column in read_run(folder)["columns"])
-    print(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({rate:.1%}), "
+    print(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
           f"in {len(done):,} {config.format} shards")
+    rate = share_failed(done)
     overlap = Overlap()
     for marker in done:
         overlap.add(marker.get("overlap", ()))

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from queue import Empty, SimpleQueue
@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from generate.pixels import Pixels
 from imagetext.sample import Record
 from imagetext.stops import become_worker
 
@@ -115,7 +116,7 @@ class Workers(Generic[Kept, Asked, Made]):
 
     def _start(self) -> None:
         if self.count:
-            self._processes = ProcessPoolExecutor(self.count, initializer=_begin_worker, initargs=(self.prepare,))
+            self._processes = ProcessPoolExecutor(self.count, initializer=_begin_worker, initargs=(self.prepare, Pixels()))
             self._processes.submit(abs, 0)  # starts all of them
 
     def _ask(self, asked: list[Asked]) -> Callable[[], list[Made]]:
@@ -157,10 +158,18 @@ class _Ahead(Generic[Kept, Made]):
             message.cancel()
 
 
-def _begin_worker(prepare: Callable) -> None:
+_pixels: Pixels | None = None  # of a worker: what it shares with the others
+
+
+def decoding(encoded: bytes | None) -> AbstractContextManager[None]:
+    """A block in which a picture is decoded, in a worker or not; ValueError as of `decode_image`."""
+    return _pixels.held(encoded) if _pixels else nullcontext()
+
+
+def _begin_worker(prepare: Callable, pixels: Pixels) -> None:
     """What a worker does first; it has what it needs of this process by then, without a copy."""
-    global _of_this_worker
-    _of_this_worker = prepare
+    global _of_this_worker, _pixels
+    _of_this_worker, _pixels = prepare, pixels
     torch.set_num_threads(1)  # workers are as many as there are cores
     ForkingPickler.register(Tensor, _as_array)
     become_worker()

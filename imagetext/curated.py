@@ -18,7 +18,6 @@ Other sets are tables as they stand: Flickr30k's results.csv, BLIP's files of th
 Licences of the sets: COCO's annotations CC BY 4.0, DOCCI and Recap-COCO and ImageInWords CC BY 4.0, DCI and GBC CC BY-NC.
 """
 
-import json
 import logging
 import os
 import re
@@ -31,6 +30,8 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+from imagetext import limits
+from imagetext.fields import json_value
 from imagetext.hashes import name_hash
 from imagetext.rows import Row, Wanted, row_records, with_unique_keys
 from imagetext.sample import Record
@@ -112,7 +113,7 @@ def curated_pieces(spec: str, images: str | None) -> list[CuratedRows]:
 
 
 def _load(path: str) -> Any:
-    return json.loads(read_bytes(path))
+    return json_value(read_bytes(path, limits.DOCUMENT), limits.DOCUMENT_VALUES)
 
 
 def _coco(path: str, split: str, kind: str) -> list[Row]:
@@ -157,7 +158,7 @@ def _textcaps(path: str, split: str, kind: str) -> list[Row]:
 
 def _flickr(path: str, split: str, kind: str) -> list[Row]:
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(read_bytes(path).decode("utf-8-sig", "replace").splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, limits.DOCUMENT).decode("utf-8-sig", "replace").splitlines(), 1):
         found = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line.strip())
         if line.strip() and not found:
             raise ValueError(f"line {number}: expected NAME#NUMBER, a tab and a caption")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST = 2**28  # bytes of a record's embeddings in float32: 40,000 rows of 1,536 numbers
+from imagetext import limits
 
 
 def pack(embeddings: Mapping[str, Tensor], kind: str) -> bytes:
@@ -32,8 +32,8 @@ def pack(embeddings: Mapping[str, Tensor], kind: str) -> bytes:
 def unpack(members: Mapping[str, bytes]) -> dict[str, Tensor]:
     """A record's embeddings by name, float32, of `npz` or else `pth.gz`; nothing in them can run code. {} where there are none.
 
-    Raises: ValueError where the member is not readable, would take more than LARGEST bytes, or holds anything but tables of
-    finite numbers.
+    Raises: ValueError where the member is not readable, would take more than limits.EMBEDDINGS bytes, or holds anything but
+    tables of finite numbers.
     """
     kind = next((kind for kind in ("npz", "pth.gz") if kind in members), None)
     if kind is None:
@@ -71,7 +71,7 @@ def _arrays(data: bytes) -> dict[str, Tensor]:
 def _tensors(data: bytes) -> dict[str, Tensor]:
     """The tensors of a gzipped torch file; few bytes can become many in gzip, in torch's own archive, and by strides."""
     with gzip.open(io.BytesIO(data)) as zipped:
-        file = io.BytesIO(zipped.read(LARGEST + 1))
+        file = io.BytesIO(zipped.read(limits.EMBEDDINGS + 1))
     _check_size(file.getbuffer().nbytes)
     with zipfile.ZipFile(file) as archive:
         _check_size(sum(info.file_size for info in archive.infolist()))
@@ -88,8 +88,8 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
 
 
 def _check_size(size: int) -> None:
-    if size > LARGEST:
-        raise ValueError(f"{size:,} bytes once unpacked, more than {LARGEST:,}")
+    if size > limits.EMBEDDINGS:
+        raise ValueError(f"{size:,} bytes once unpacked, more than {limits.EMBEDDINGS:,}")
 
 
 def named_texts(text: str | None, captions: Sequence[str], columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:

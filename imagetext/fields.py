@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+from imagetext import limits
+
 logger = logging.getLogger(__name__)
 
 # Every record of ours has these, with these types: `datasets` takes its columns from the first five records only.
@@ -19,7 +21,6 @@ CAPTION_COLUMNS = ("captions", "caption", "text", "texts", "title")
 TEXT_FIELDS = ("text", "caption", "captions", "raw", "sentence", "description")  # where an object in a list of captions has its own
 LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-DEEPEST = 100  # objects and lists in each other, in JSON that we read
 
 
 class Known(NamedTuple):
@@ -66,7 +67,7 @@ def own_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
     clash = {name: fields[name] for name in RESERVED
              if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))}
     # Within `source_fields` they are nested deeper by one, and are to be read again.
-    clash = {name: json.dumps(value, default=str) if _deep(value, DEEPEST - 2) else value for name, value in clash.items()}
+    clash = {name: json.dumps(value, default=str) if _deep(value, limits.DEPTH - 2) else value for name, value in clash.items()}
     return {**{name: value for name, value in fields.items() if name not in clash}, **({"source_fields": clash} if clash else {})}
 
 
@@ -77,27 +78,36 @@ def json_fields(data: bytes) -> dict[str, Any]:
     except ValueError:
         text = data.decode("utf-8-sig", "replace")
     try:
-        value = json.loads(text)
+        value = json_value(text)
         return {"json": text if _deep(value) else value}
-    except (ValueError, RecursionError):
+    except ValueError:
         return {"json": text}
 
 
-def json_object(data: bytes | str) -> dict[str, Any]:
-    """The JSON object that the text is; ValueError for anything else, and for one that is nested more than DEEPEST."""
+def json_value(data: bytes | str, most: int | None = None) -> Any:
+    """The value that a JSON text is; ValueError where it is none, or has more than `most` values, limits.VALUES unless given."""
+    most = limits.VALUES if most is None else most
+    marks = (b",", b"[", b"{") if isinstance(data, bytes) else (",", "[", "{")
+    if len(data) > most and sum(map(data.count, marks)) > most:  # each takes 30 times its text in memory
+        raise ValueError(f"JSON of more than {most:,} values")
     try:
-        value = json.loads(data)
+        return json.loads(data)
     except RecursionError as error:
         raise ValueError(str(error)) from error
+
+
+def json_object(data: bytes | str) -> dict[str, Any]:
+    """The JSON object that the text is; ValueError for anything else, and for one that is nested more than limits.DEPTH."""
+    value = json_value(data)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     opening = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
-    if opening > DEEPEST and _deep(value):  # counted first, which is quick
-        raise ValueError(f"objects and lists nested more than {DEEPEST} deep")
+    if opening > limits.DEPTH and _deep(value):  # counted first, which is quick
+        raise ValueError(f"objects and lists nested more than {limits.DEPTH} deep")
     return value
 
 
-def _deep(value: Any, most: int = DEEPEST) -> bool:
+def _deep(value: Any, most: int = limits.DEPTH) -> bool:
     """Whether objects and lists are nested deeper than that."""
     level, depth = [value], 0
     while level := [item for one in level if isinstance(one, dict | list)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from imagetext import limits
 from imagetext.fields import CAPTION_COLUMNS, json_fields, known_fields, readable, take_captions, well_formed
 from imagetext.rows import with_picture, with_unique_keys
 from imagetext.sample import Record, is_picture
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TEXTS = (".txt", ".caption")    # in order of preference
 RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")  # of cameras: TIFF by their bytes, with a small preview
-LARGEST = 1 << 20               # bytes of a file of captions or fields
 NAMED = 20                      # suffixes of files that are not taken
 
 
@@ -97,14 +97,14 @@ def _record(row: FolderRow, picture: bool) -> Record:
 
 
 def _read(path: str) -> bytes:
-    """The file, if there is one, no more than LARGEST bytes even where it has grown; a link may lead nowhere."""
+    """The file, if there is one, no more than limits.TEXT bytes even where it has grown; a link may lead nowhere."""
     if not path:
         return b""
     try:
         if is_remote(path):
-            return read_bytes(path)
+            return read_bytes(path, limits.TEXT)
         with open(path, "rb") as file:
-            return file.read(LARGEST)
+            return file.read(limits.TEXT)
     except FileNotFoundError:
         return b""
 
@@ -125,7 +125,7 @@ def list_folder(folder: str) -> list[FolderRow]:
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
     beside = _beside(path for path in files if path not in pictures and path not in metadata
-                     and files[path]["size"] <= LARGEST and _is_file(path))
+                     and files[path]["size"] <= limits.TEXT and _is_file(path))
     rows, taken = [], {*pictures, *metadata}
     for path, name in names.items():
         stem, own = os.path.splitext(name)[0], beside.get(_composed(os.path.splitext(path)[0]), {})

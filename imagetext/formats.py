@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from imagetext.outputs import UNFINISHED, Output, to_disk, write_file
 from imagetext.rows import is_member_name
 from imagetext.sample import Record, image_size, is_caption_column
 from imagetext.stores import entry, is_remote, join, read_bytes
+from imagetext.waiting import Waiting
 
 
 def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
@@ -64,6 +66,22 @@ def _picture_fields(record: Record) -> dict[str, Any]:
             raise ValueError(f"{record.key}: no picture, and no error that says so: {error}") from error
         width, height = 0, 0
     return {"sha256": hashlib.sha256(image).hexdigest(), "width": width, "height": height}
+
+
+def keep(waiting: Waiting, key: str, record: Record) -> None:
+    """Puts a record aside, with all that the writers make anything of."""
+    fields = {"captions": record.captions, "columns": record.columns, "scores": record.scores, "label": record.label,
+              "meta": record.meta, "error": record.error}
+    waiting.append([_plain([key, record.key, fields]), record.image is not None, [*record.members]],
+                   [record.image or b"", *record.members.values()])
+
+
+def kept(waiting: Waiting) -> Iterator[tuple[str, Record]]:
+    """The keys and records that were put aside."""
+    for ([key, own, fields], has_image, names), (image, *contents) in waiting:
+        fields["captions"] = tuple(fields["captions"])
+        fields["columns"] = {name: tuple(texts) for name, texts in fields["columns"].items()}
+        yield key, Record(own, image if has_image else None, members=dict(zip(names, contents, strict=True)), **fields)
 
 
 def record_members(record: Record) -> dict[str, bytes]:
@@ -263,36 +281,42 @@ def _suffix(data: bytes) -> str:
 
 class ParquetShard(_Alone):
     """Parquet: the picture as a column that `datasets` reads as Image; `json` holds the rest, so that all shards of a
-    run have the same columns. A shard is held in memory until it is closed, since its columns are known only then."""
+    run have the same columns. Rows wait on disk until the shard is closed, since its columns are known only then."""
 
     ROW_GROUP = 100
 
     def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
-        self.file, self.columns, self.rows = file, dict.fromkeys(columns), []
+        self.file, self.columns, self.rows = file, dict.fromkeys(columns), Waiting(file.path)
+        self.scores: dict[str, Any] = {}  # of each kind that there is, an example
 
     def write(self, key: str, record: Record, text: str | None) -> None:
         columns, fields = record.syn_text, record_fields(record) | _caption_fields(record)
         self.columns |= dict.fromkeys(columns)
-        row = {"key": well_formed(key), "image": None, **columns, **{name: fields.pop(name) for name in FIELDS}}
-        if not record.error and record.image is not None:
-            row["image"] = {"bytes": record.image, "path": None}
-        row["members"] = [{"name": name, "data": data} for name, data in record_members(record).items()]
-        self.rows.append(row | {"json": _dumps(fields)})
+        row = {"key": well_formed(key), **columns, **{name: fields.pop(name) for name in FIELDS}, "json": _dumps(fields)}
+        image, members = None if record.error else record.image, record_members(record)
+        example = _example(row["caption_scores"])
+        self.scores[_dumps(example)] = example
+        self.rows.append([row, image is not None, [*members]], [image or b"", *members.values()])
 
     def close(self) -> None:
         schema = self._schema()
+        scores, rows = schema.field("caption_scores").type, iter(self.rows)
         with pq.ParquetWriter(self.file, schema) as writer:
-            for first in range(0, len(self.rows), self.ROW_GROUP):
-                rows = self.rows[first:first + self.ROW_GROUP]
-                for row in rows:
-                    row |= {name: row.get(name, ()) for name in self.columns}
-                    row["caption_scores"] = _of_type(row["caption_scores"] or None, schema.field("caption_scores").type)
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                self.rows[first:first + self.ROW_GROUP] = [None] * len(rows)
+            while group := list(islice(rows, self.ROW_GROUP)):
+                writer.write_table(pa.Table.from_pylist([self._row(*row, scores) for row in group], schema))
+
+    def _row(self, kept: tuple[dict[str, Any], bool, list[str]], files: list[bytes], scores: pa.DataType) -> dict[str, Any]:
+        (row, has_image, members), (image, *contents) = kept, files
+        return {**dict.fromkeys(self.columns, ()), **row, "image": {"bytes": image, "path": None} if has_image else None,
+                "members": [{"name": name, "data": data} for name, data in zip(members, contents, strict=True)],
+                "caption_scores": _of_type(row["caption_scores"] or None, scores)}
+
+    def discard(self) -> None:
+        self.rows.close()
 
     def _schema(self) -> pa.Schema:
         usual = {name: {"logprob": [0.0], "truncated": [False], "flags": [""], "similarity": [0.0]} for name in self.columns}
-        scores = _arrow_type([usual, *(row["caption_scores"] for row in self.rows)])
+        scores = _arrow_type([usual, *self.scores.values()])
         texts = pa.list_(pa.string())
         return pa.schema([
             ("key", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("captions", texts),
@@ -323,6 +347,15 @@ def _arrow_type(values: list[Any]) -> pa.DataType:
         if all(isinstance(value, kind) for value in values) and values:
             return arrow
     return pa.string() if values else pa.float64()
+
+
+def _example(value: Any) -> Any:
+    """The value as `_arrow_type` sees it: one of each kind in a list, and of numbers and texts their kind."""
+    if isinstance(value, dict):
+        return {name: _example(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [*{_dumps(example): example for example in map(_example, value)}.values()]
+    return None if value is None else type(value)()
 
 
 def _of_type(value: Any, arrow: pa.DataType) -> Any:

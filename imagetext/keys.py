@@ -21,19 +21,26 @@ def decode_key(name: str) -> str:
 
 
 class SeenKeys:
-    """The keys of one shard so far: a key seen twice becomes `KEY~2`, and a warning says so."""
+    """The keys of one shard so far: a key seen twice becomes `KEY~2`, and a warning says so of the first TOLD."""
+
+    TOLD = 10
 
     def __init__(self, shard: str):
-        self.shard, self.seen = shard, set()
+        self.shard, self.told = shard, 0
+        self.seen: dict[str, int] = {}  # by key, the last number that was tried
 
     def unique(self, key: str) -> str:
         """The key, or the first of `KEY~2`, `KEY~3`, ... that is new."""
         key = key.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are no text
-        unique, number = key, 1
+        unique, number = key, self.seen.get(key, 1)
         while unique in self.seen:
             number += 1
             unique = f"{key}~{number}"
-        if number > 1:
-            logger.warning("%s: key %r seen twice, the later one becomes %r", self.shard, key, unique)
-        self.seen.add(unique)
+        if unique != key:
+            self.seen[key], self.told = number, self.told + 1
+            if self.told <= self.TOLD:
+                logger.warning("%s: key %r seen twice, the later one becomes %r", self.shard, key, unique)
+            if self.told == self.TOLD + 1:
+                logger.warning("%s: more keys are seen twice", self.shard)
+        self.seen[unique] = 1
         return unique

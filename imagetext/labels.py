@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from imagetext import limits
 from imagetext.sample import Record, Shard
 from imagetext.stores import plain_path, read_bytes
 
@@ -71,8 +72,8 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
         return {str(number): name for number, name in enumerate(IMAGENET_CLASSNAMES)}
     path = plain_path(names)
     try:
-        lines = [line for line in read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line for line in read_bytes(path, limits.DOCUMENT).decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
         raise ValueError(f"--class-names {path}: cannot be read: {error}") from error
     pairs = [tuple(part.strip() for part in line.split("\t")) for line in lines]
     if lines and all(len(pair) == 1 for pair in pairs):

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from imagetext import limits
 from imagetext.fields import CAPTION_COLUMNS, FIELDS
+from imagetext.parquet_pages import check_pages, check_rows
 from imagetext.rows import IMAGE_COLUMNS, Row, Wanted
 from imagetext.sample import is_caption_column
 from imagetext.stores import StoreError, open_file
@@ -21,13 +25,15 @@ from imagetext.table_columns import Reading
 from imagetext.tars import PICTURE_SUFFIXES
 
 OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
+BOUNDED = {"buffer_size": 1 << 20, "pre_buffer": False, "thrift_string_size_limit": limits.PARQUET_TEXT}
 OF_BYTES = (*PICTURE_SUFFIXES, "img", "image_bytes", "img_bytes", "image_data")  # names of columns of pictures
 
 
 def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
     """The columns, and the number of rows of each row group."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, **BOUNDED) as parquet:
+            check_rows(parquet, file)
             return parquet.schema_arrow, [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     except StoreError:
         raise
@@ -59,13 +65,13 @@ def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None,
                  reading: Reading | None = None) -> Iterator[Row | ValueError]:
     """Rows `first` to `first + count`, or what is wrong with one as a whole; with their pictures where these are wanted."""
     at, end = first, first + count
-    with _opened(path) as parquet:
+    with _opened(path) as (parquet, file):
         start = 0
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
             if start + size > at and start < end:
                 pictures = wanted is None or any(start <= first + number < start + size for number in wanted.pictures)
-                for row in _group_rows(parquet, group, wanted, reading, pictures, at - start, end - start):
+                for row in _group_rows(parquet, file, group, wanted, reading, pictures, at - start, end - start):
                     at += 1
                     yield row
             start += size
@@ -78,7 +84,7 @@ def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
     """The rows of these numbers, in this order, of a table of texts."""
     found: dict[int, Row | ValueError] = {}
     ordered = sorted(numbers)
-    with _opened(path) as parquet:
+    with _opened(path) as (parquet, file):
         columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         starts = [0, *accumulate(sizes)]
@@ -86,7 +92,7 @@ def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
                   if bisect_left(ordered, starts[group]) < bisect_left(ordered, starts[group + 1])]
         for group in groups:
             at = starts[group]  # the number of the batch's first row
-            for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=list(columns)):
+            for batch in _batches(parquet, file, group, list(columns), 64):
                 there = ordered[bisect_left(ordered, at):bisect_left(ordered, at + batch.num_rows)]
                 rows = batch.take(pa.array([number - at for number in there], pa.int64()))
                 rows = rows.select(list(columns)).rename_columns(list(columns.values()))
@@ -96,14 +102,27 @@ def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[pq.ParquetFile]:
+def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, BinaryIO]]:
     try:
-        with open_file(path) as file, pq.ParquetFile(file) as parquet:
-            yield parquet
+        with open_file(path) as file, pq.ParquetFile(file, **BOUNDED) as parquet:
+            yield parquet, file
     except StoreError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: damaged Parquet file: {error}") from error
+
+
+def _batches(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """So many rows of a row group together; texts that its dictionaries hold once are held once."""
+    try:
+        check_pages(parquet, file, group, columns)
+    except (IndexError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"a header of a page cannot be read: {error}") from error
+    said = parquet.metadata.row_group(group)
+    held = [chunk.path_in_schema for chunk in map(said.column, range(said.num_columns))
+            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=held, **BOUNDED) as reader:
+        yield from reader.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
 
 
 def _columns_of(schema: pa.Schema, wanted: Wanted | None, reading: Reading | None, *, pictures: bool) -> dict[str, str]:
@@ -117,12 +136,12 @@ def _columns_of(schema: pa.Schema, wanted: Wanted | None, reading: Reading | Non
             if _is_wanted(name, field.type, wanted) or name in told_by or name in of_pictures}
 
 
-def _group_rows(parquet: pq.ParquetFile, group: int, wanted: Wanted | None, reading: Reading | None, pictures: bool,
+def _group_rows(parquet: pq.ParquetFile, file: BinaryIO, group: int, wanted: Wanted | None, reading: Reading | None, pictures: bool,
                 first: int, end: int) -> Iterator[Row | ValueError]:
     """Rows `first` to `end` of a row group, or to its own end; with what is wanted of them, and pictures where these are."""
     columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=pictures)
     number = 0  # of the batch's first row
-    for batch in parquet.iter_batches(batch_size=64 if pictures else 1000, row_groups=[group], columns=list(columns)):
+    for batch in _batches(parquet, file, group, list(columns), 64 if pictures else 1000):
         within = batch.slice(max(0, first - number), max(0, end - max(first, number)))
         number += batch.num_rows
         if within.num_rows:
@@ -145,8 +164,35 @@ def _is_wanted(name: str, kind: pa.DataType, wanted: Wanted) -> bool:
     return usual or (_holds_text(kind) if wanted.columns is None else name in wanted.columns)
 
 
-def _batch_rows(batch: pa.RecordBatch, *, strict: bool) -> list[Row | ValueError]:
-    """The batch's rows; a text that is no UTF-8 is its row's error where this is strict, and else as readable as it can be."""
+def _batch_rows(batch: pa.RecordBatch, *, strict: bool) -> Iterator[Row | ValueError]:
+    """The batch's rows, as many together as limits.BATCH allows; one that is larger than limits.FILE is an error."""
+    sizes = sum(map(_sizes, batch.columns), np.zeros(batch.num_rows, np.int64))
+    step = max(1, limits.BATCH // max(1, int(sizes.max(initial=0))))
+    for first in range(0, batch.num_rows, step):
+        if sizes[first] > limits.FILE:  # then it stands alone
+            yield ValueError(f"a row of {sizes[first]:,} bytes, more than {limits.FILE:,}")
+        else:
+            yield from _plain_rows(batch.slice(first, step), strict=strict)
+
+
+def _sizes(column: pa.Array) -> np.ndarray:
+    """The bytes of texts and pictures in each cell (R,), without making any of them."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return np.take(np.append(_sizes(column.dictionary), 0), column.indices.fill_null(len(column.dictionary)).to_numpy())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        ends = np.concatenate([[0], np.cumsum(_sizes(column.flatten()))])
+        lengths = column.value_lengths().fill_null(0).to_numpy().cumsum()
+        return np.diff(ends[lengths], prepend=0)
+    if pa.types.is_struct(kind):
+        return sum(map(_sizes, column.flatten()), np.zeros(len(column), np.int64))
+    if any(of_kind(kind) for of_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)):
+        return pc.binary_length(column).fill_null(0).to_numpy().astype(np.int64)
+    return np.zeros(len(column), np.int64)
+
+
+def _plain_rows(batch: pa.RecordBatch, *, strict: bool) -> list[Row | ValueError]:
+    """The rows; a text that is no UTF-8 is its row's error where this is strict, and else as readable as it can be."""
     try:
         return batch.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:  # text that is not UTF-8, a time out of range: some row's
@@ -155,7 +201,7 @@ def _batch_rows(batch: pa.RecordBatch, *, strict: bool) -> list[Row | ValueError
             return [dict(zip(batch.schema.names, cells)) for cells in zip(*columns)]
         if batch.num_rows == 1:
             return [ValueError(f"a cell that cannot be read: {error}")]
-    return [row for number in range(batch.num_rows) for row in _batch_rows(batch.slice(number, 1), strict=strict)]
+    return [row for number in range(batch.num_rows) for row in _plain_rows(batch.slice(number, 1), strict=strict)]
 
 
 def _readable(column: pa.Array) -> list[Any]:

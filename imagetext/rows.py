@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from imagetext import limits
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
 from imagetext.keys import SeenKeys
 from imagetext.sample import Record, is_caption_column
@@ -105,7 +106,8 @@ def _parse(row: Row | ValueError, row_key: str, source: str, folder: str, wanted
     if _is_null(meta["uid"]):
         meta["uid"] = key
     error = well_formed("; ".join(errors) or failed)
-    record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error)
+    record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error,
+                    failed_before=bool(failed) and not errors)
     if wanted and path:  # its captions are as good without a picture
         return replace(record, image=with_picture(record, path, found).image), "", ""
     return record, path, found
@@ -173,11 +175,10 @@ def read_picture(path: str, told: str = "") -> bytes:
         if is_remote(path):
             if "\0" in path or well_formed(path) != path or len(path.encode()) > 1024:
                 raise ValueError(f"neither a path nor a picture in base64: {name}")
-            return read_bytes(path)
+            return read_bytes(path, limits.FILE, name)
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError(f"not a file: {name}")
-        with open(path, "rb") as file:
-            return file.read()
+        return read_bytes(path, limits.FILE, name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise ValueError(f"missing picture file: {name} ({error.strerror or os.strerror(errno.ENOENT)})") from error
     except OSError as error:

@@ -15,8 +15,12 @@ from PIL import (
     PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin,  # noqa: F401
 )
 
-MAX_PIXELS = 200_000_000
+from imagetext import limits
+
+MAX_PIXELS = limits.PIXELS
+MAX_ASPECT = limits.ASPECT
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+BAND = 1 << 23  # pixels that are converted at once, so that no second picture is held
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # brands of ISO/IEC 23008-12
 
 
@@ -39,6 +43,7 @@ class Record:
     label: str | None = None                    # its class, where it was asked for
     meta: Mapping[str, Any] = field(default_factory=dict)       # uid, sha256, license, ...
     error: str = ""                             # why it cannot be used; a failure is a row, never a gap
+    failed_before: bool = field(default=False, compare=False)  # the error came with the record, from the run that wrote it
     path: str = field(default="", compare=False, repr=False)  # the file that is the picture, where it is one of its own
 
     @property
@@ -101,7 +106,7 @@ def is_picture(head: bytes) -> bool:
     """Whether a file is a picture by its first 32 bytes, HEIC included, which is then refused with a word on what to do."""
     if head.startswith((b"BM", b"P")):  # so may a text
         return bool(re.match(rb"BM....\0{4}....[\x0c-\x7c]\0{3}|P[1-6]\s+[#0-9]", head, re.DOTALL))
-    return _is_heic(head) or any(Image.OPEN[name][1](head[:16]) is True for name in FORMATS)
+    return _is_heic(head) or any(Image.OPEN[name][1](head[:16]) for name in FORMATS)
 
 
 def _is_heic(data: bytes) -> bool:
@@ -118,11 +123,14 @@ def open_image(data: bytes | None) -> Image.Image:
     if not data:
         raise ValueError("empty picture file")
     if _is_heic(data):
-        raise ValueError("HEIC picture, which is not read; convert it to JPEG, PNG, WebP or AVIF")
+        raise ValueError("HEIC picture, which is not read, because few readers of sets could; convert it to JPEG, PNG, WebP or "
+                         "AVIF, as pillow-heif lets Pillow do")
     for name in FORMATS:
         # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
         factory, accept = Image.OPEN[name]
-        if accept(data[:16]) is not True:
+        if isinstance(found := accept(data[:16]), str):  # Pillow was built without what the format needs, and says so
+            raise ValueError(f"{name} picture, which this Pillow does not read: {found}")
+        if not found:
             continue
         try:
             image = factory(io.BytesIO(_without_texts(data) if name == "PNG" else data), "")
@@ -135,15 +143,21 @@ def open_image(data: bytes | None) -> Image.Image:
             raise ValueError(f"{name} picture of {width} x {height} pixels: {width * height:,} is more than {MAX_PIXELS:,}")
         if width * height == 0:
             raise ValueError(f"{name} picture of {width} x {height} pixels")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise ValueError(f"{name} picture of {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
         _check_whole(name, data)
         return image
     raise ValueError(f"not a picture: starts with {data[:12]!r}")
 
 
 def _check_whole(name: str, data: bytes) -> None:
-    """Find the truncation that Pillow forgives, because the first frame's pixels are there."""
+    """Find the truncation that Pillow forgives, because the first frame's pixels are there, and what would take too long."""
     try:
-        if name == "PNG":
+        if name == "JPEG":
+            whole = True
+            if data.count(b"\xff\xda") > limits.SCANS and (scans := _jpeg_scans(data)) > limits.SCANS:
+                raise ValueError(f"JPEG picture of {scans:,} scans, more than {limits.SCANS}, which take their time each")
+        elif name == "PNG":
             whole = _png_end(data) <= len(data)
         elif name == "GIF":
             whole = _gif_end(data) <= len(data)
@@ -155,10 +169,21 @@ def _check_whole(name: str, data: bytes) -> None:
         raise ValueError(f"{name} picture is truncated: no end mark in {len(data)} bytes")
 
 
+def _jpeg_scans(data: bytes) -> int:
+    """How many scans there are before the first picture's end (ITU-T T.81, B.1.1)."""
+    scans, at = 0, 2
+    while (marker := re.compile(rb"\xff[^\0\xff\xd0-\xd7]").search(data, at)) and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(data[marker.end():marker.end() + 2], "big")
+    return scans
+
+
 def _png_chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Start, end and kind of each chunk up to IEND; struct.error where the data end before (PNG specification, 5.3)."""
-    start, kind = 8, b""
+    start, kind, count = 8, b"", 0
     while kind != b"IEND":
+        if (count := count + 1) > limits.CHUNKS:
+            raise ValueError(f"PNG picture of more than {limits.CHUNKS:,} chunks")
         (length,), kind = struct.unpack_from(">I", data, start), data[start + 4:start + 8]
         yield start, (start := start + 12 + length), kind
 
@@ -227,28 +252,46 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    return in_bands(image, _over_white)
+
+
+def _over_white(band: Image.Image) -> Image.Image:
+    band = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+
+
+def in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture in RGB, to which `convert` brings one part after the other, so that nothing between is held whole."""
+    converted = Image.new("RGB", image.size)
+    for top, bottom in _bands(image):
+        converted.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
+    return converted
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
+    """The first row of each part of the picture, and the row behind its last."""
+    rows = max(1, BAND // image.width)
+    return ((top, min(top + rows, image.height)) for top in range(0, image.height, rows))
 
 
 def _to_8bit(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits to `L`, or `LA` where one value stands for transparent.
+    """Grey of more than 8 bits to `L`, white where one value stands for transparent.
 
     16 and 32-bit integers are taken as 0..65535 and floats as 0..1; a picture that leaves this range is stretched
     from its own least to its own greatest finite value. NaN is black.
     """
-    values = np.asarray(image)  # (H, W)
-    clear = values == image.info["transparency"] if isinstance(image.info.get("transparency"), int) else None
-    values = values.astype(np.float32)
-    finite = values[np.isfinite(values)]
+    values, clear = np.asarray(image), image.info.get("transparency")  # (H, W)
+    parts = [values[top:bottom] for top, bottom in _bands(image)]
     low, high = 0.0, (1.0 if image.mode == "F" else 65535.0)
-    if finite.size and (finite.min() < low or finite.max() > high):
-        low, high = float(finite.min()), float(finite.max())
-    values = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
-    grey = Image.fromarray(np.rint((values - low) / ((high - low) or 1.0) * 255).astype(np.uint8))
-    if clear is None:
-        return grey
-    return Image.merge("LA", (grey, Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))))
+    finite = [(found.min(), found.max()) for part in parts if (found := part[np.isfinite(part)].astype(np.float32)).size]
+    if finite and (min(least for least, _ in finite) < low or max(most for _, most in finite) > high):
+        low, high = float(min(least for least, _ in finite)), float(max(most for _, most in finite))
+    grey = np.empty(values.shape, np.uint8)
+    for (top, bottom), part in zip(_bands(image), parts):
+        numbers = np.clip(np.nan_to_num(part.astype(np.float32), nan=low, posinf=high, neginf=low), low, high)
+        grey[top:bottom] = np.rint((numbers - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
+        if isinstance(clear, int):
+            grey[top:bottom][part == clear] = 255
+    return Image.fromarray(grey)

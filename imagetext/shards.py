@@ -10,12 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from imagetext.fields import json_object
-from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, record_columns, record_fields
+from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, keep, kept, record_columns, record_fields
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
 from imagetext.sample import Record
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
+from imagetext.waiting import Waiting
 
 if TYPE_CHECKING:
     import datasets
@@ -57,7 +58,7 @@ class ShardWriter:
         self.info: dict[str, Any] = {}
         self._columns = tuple(columns)
         self._images, self._text_from_synthetic, self._input = images, text_from_synthetic, dict(input or {})
-        self._keys, self._failed, self._good = SeenKeys(name), [], 0
+        self._keys, self._failed, self._good = SeenKeys(name), Waiting(self.path), 0
         self._captions = Counter({column: 0 for column in columns})
 
     def __enter__(self) -> "ShardWriter":
@@ -80,7 +81,7 @@ class ShardWriter:
         if not self._images:
             record, text = _columns_alone(record, own), None
         if record.error:
-            self._failed.append((key, record))
+            keep(self._failed, key, record)
             return
         if self._images and not text:
             first = (*own.values(), record.captions) if self._text_from_synthetic else (record.captions,)
@@ -92,7 +93,7 @@ class ShardWriter:
     def __exit__(self, kind: type | None, *_: Any) -> None:
         try:
             if kind is None:
-                for key, record in self._failed:
+                for key, record in kept(self._failed):
                     self._shard.write(key, record, None)
                 self._shard.close()
                 self._file.finish()
@@ -103,6 +104,7 @@ class ShardWriter:
                 check_lock(self.folder)
                 self._write_marker()
         finally:
+            self._failed.close()
             self._shard.discard()
             self._file.discard()
 

@@ -3,12 +3,13 @@
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from glob import has_magic
 from typing import Any
 
+from imagetext import limits
 from imagetext.curated import KINDS, curated_pieces, kinds_like
 from imagetext.folders import FolderRows, list_folder
 from imagetext.hub import HubRows, hub_pieces
@@ -24,6 +25,8 @@ from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, Compr
 from imagetext.tars import TAR_SUFFIXES, TarRows
 from imagetext.text_tables import encoding_of
 
+PROBLEMS = 100  # that are told, one a line
+
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = None, *, distinct: bool = True,
                  labels: Labels | None = None, columns: Columns = Columns(), needs: Collection[Need] = ("either",)) -> list[Shard]:
@@ -33,7 +36,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table or a `.json` list of rows, an
     `info.json` that lists such files, a published caption set (`docci:FILE`, see
     `imagetext.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.hub`), or `scenes:...`. Files may be
-    in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.jsonl.zst`);
+    in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`);
     folders and other tables are split into shards of 1,000 rows.
 
     images: the folder that the paths in tables and caption sets start from; unless given, that of the file.
@@ -62,8 +65,15 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | None = N
     if not shards and not problems:
         problems.append("no input given")
     if problems:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
+        raise ValueError(_all_told(problems))
     return shards
+
+
+def _all_told(problems: Iterable[str]) -> str:
+    """A line for each problem, up to PROBLEMS."""
+    different = list(dict.fromkeys(problems))
+    more = [f"and {len(different) - PROBLEMS:,} more problems"] if len(different) > PROBLEMS else []
+    return "\n".join(different[:PROBLEMS] + more)
 
 
 def read_records(spec: str | Sequence[str]) -> Iterator[Record]:
@@ -212,7 +222,7 @@ def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
     The numbers are not relied on: the tool that writes such files leaves them 0, or counts good rows only.
     """
     try:
-        lengths = json_object(read_bytes(path)).get("lengths")
+        lengths = json_object(read_bytes(path, limits.DOCUMENT)).get("lengths")
         if not isinstance(lengths, dict) or not lengths:
             raise ValueError('"lengths" is no object of shards')
     except ValueError as error:
@@ -226,7 +236,7 @@ def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
         except (ValueError, OSError) as error:
             problems.append(f"{path}: lists {error}")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError(_all_told(problems))
     return shards
 
 

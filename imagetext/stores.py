@@ -131,13 +131,20 @@ def open_file(path: str, block: int = 1 << 20) -> BinaryIO:
     return io.BufferedReader(StoreFile(path), block)
 
 
-def read_bytes(path: str) -> bytes:
-    """A whole file; FileNotFoundError where there is none."""
+def read_bytes(path: str, most: int | None = None, told: str = "") -> bytes:
+    """A whole file; FileNotFoundError where there is none, ValueError where it has more than `most` bytes.
+
+    told: the path as that error is to have it.
+    """
     if not is_remote(path):
         with open(path, "rb") as file:
-            return file.read()
-    whole = partial(filesystem(path).cat_file, path)
-    return asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError))
+            data = file.read(-1 if most is None else most + 1)
+    else:
+        whole = partial(filesystem(path).cat_file, path, **({} if most is None else {"end": most + 1}))
+        data = asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError))
+    if most is not None and len(data) > most:
+        raise ValueError(f"{told or path}: has more than the {most:,} bytes that are read of such a file")
+    return data
 
 
 def read_head(path: str, count: int) -> bytes:

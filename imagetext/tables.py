@@ -1,13 +1,14 @@
-"""Reading tables of pictures and captions: JSON, CSV, TSV and Parquet in shards of rows, compressed JSONL in one each."""
+"""Reading tables of pictures and captions: JSON, CSV, TSV and Parquet in shards of rows, compressed ones in one each."""
 
 import io
-import json
 import logging
 import os
+import shutil
+import tarfile
 import tempfile
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -15,6 +16,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from imagetext import limits
+from imagetext.fields import json_value
 from imagetext.grouping import Repeats, side_by_side
 from imagetext.parquet import column_names, open_parquet, parquet_rows, picture_columns, scattered_rows
 from imagetext.rows import KEY_COLUMNS, Row, Wanted, json_object, row_records, with_unique_keys
@@ -24,15 +27,15 @@ from imagetext.table_columns import (
     CAPTIONS, LOOKED_AT, PICTURES, Columns, Need, Reading, grouped, picture_named, reading_of, usual_row,
 )
 from imagetext.text_tables import (
-    NEARBY, WINDOW, Found, Layout, lines_of, read_layout, readable, records, settle_quotes, tell_of_strange_lines,
+    NEARBY, WINDOW, Found, Layout, read_layout, records, settle_quotes, tell_of_strange_lines,
 )
-from imagetext.tars import TAR_SUFFIXES
+from imagetext.tars import TAR_SUFFIXES, Unpacked
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 1000
-UNPACKED = 16 << 30     # bytes of a compressed table that are put on disk
-COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.zstd": "zstd"}
+COMPRESSIONS = {kind + end: codec for kind in (".jsonl", ".csv", ".tsv")
+                for end, codec in ((".gz", "gzip"), (".zst", "zstd"), (".zstd", "zstd"))}
 TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)    # a list of rows in .json is one, too
 
 
@@ -49,6 +52,7 @@ class TableRows:
     reading: Reading | None = None  # None: rows stay as they stand
     images: str | None = None       # the folder that pictures' paths start from; None: the table's own
     places: array | None = field(default=None, compare=False)  # number and offset of each row, where they do not stand together
+    skipped: int | None = None      # records at the front that are not of these `count`; None: these rows have no others
 
     def __iter__(self) -> Iterator[Record]:
         return with_unique_keys(table_records(self), self.path)
@@ -61,7 +65,8 @@ class TableRows:
 
         file: the table, where it is open.
         """
-        return _as_read(self._text_rows(file) if self.layout else self._parquet_rows(wanted), self.reading, wanted)
+        rows = _as_read(self._text_rows(file) if self.layout else self._parquet_rows(wanted), self.reading, wanted)
+        return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
 
     def _parquet_rows(self, wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
         if self.places is None:
@@ -87,6 +92,7 @@ class CompressedRows:
     """All rows of a compressed table, which cannot be entered in its midst and tells no length."""
 
     path: str
+    layout: Layout
     reading: Reading | None = None
     images: str | None = None
 
@@ -95,26 +101,28 @@ class CompressedRows:
 
     def numbered(self, wanted: Wanted | None = None) -> Iterator[tuple[int, Row | ValueError]]:
         """As `TableRows` does; where rows of a picture do not stand together, they are unpacked on disk."""
-        layout = Layout(0)
-        if not self._is_scattered(layout):
-            yield from _as_read(enumerate(_row(readable(line), layout) for line in _unpacked_lines(self.path)), self.reading, wanted)
+        if not self._is_scattered():
+            rows = (_row(record, self.layout) for record in _unpacked_records(self.path, self.layout))
+            yield from _as_read(enumerate(rows), self.reading, wanted)
             return
         with tempfile.TemporaryFile() as file:
-            file.writelines(_unpacked_lines(self.path))
-            for piece in _text_pieces(self.path, file, layout, self.reading):
+            with _unpacked(self.path) as packed:
+                shutil.copyfileobj(packed, file)
+            for piece in _text_pieces(self.path, file, self.layout, self.reading):
                 yield from piece.numbered(wanted, file)
 
-    def _is_scattered(self, layout: Layout) -> bool:
+    def _is_scattered(self) -> bool:
         """Whether a picture's row comes again behind others; ValueError where there is then more than may be unpacked."""
         if not (self.reading and self.reading.same):
             return False
         repeats, size = Repeats(), 0
-        for line in _unpacked_lines(self.path):
-            size += len(line)
-            repeats.is_new(_name_in(readable(line), layout, self.reading))
-        if (scattered := repeats.come_again()) and size > UNPACKED:
+        with _unpacked(self.path) as file:
+            file.seek(self.layout.start)
+            for size, record in records(self.path, file, self.layout):
+                repeats.is_new(_name_in(record, self.layout, self.reading))
+        if (scattered := repeats.come_again()) and size > limits.UNPACKED:
             raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the "
-                             f"{UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
+                             f"{limits.UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
         return scattered
 
 
@@ -159,20 +167,21 @@ def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need
     alike, or lacks what it needs.
     """
     kind = _kind(path)
-    if kind in COMPRESSIONS:
-        rows = (_row(readable(line), Layout(0)) for line in _unpacked_lines(path))
-        return [CompressedRows(path, columns and reading_of(path, _first_rows(rows, columns), columns, needs))]
-    with open_file(path) as file:
+    packed = kind in COMPRESSIONS
+    with _unpacked(path) if packed else open_file(path) as file:
         if kind == ".parquet":
             return _parquet_pieces(path, file, columns, needs, groups_of)
-        layout = read_layout(path, file, kind, (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())))
+        layout = read_layout(path, file, os.path.splitext(kind)[0] if packed else kind,
+                             (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())))
         _check_names(path, layout.header)
         file.seek(layout.start)
         rows = (_row(record, layout) for _, record in records(path, file, layout))
-        header = layout.header if kind in (".csv", ".tsv") else None
+        header = layout.header if layout.delimiter else None
         reading = columns and reading_of(path, _first_rows(rows, Columns() if header else columns), columns, needs,
                                          header=header)
-        return _text_pieces(path, file, layout, reading)
+        if not packed:
+            return _text_pieces(path, file, layout, reading)
+    return [CompressedRows(path, _settled(path, layout), reading)]
 
 
 def _good(rows: Iterable[Row | ValueError]) -> list[Row]:
@@ -273,8 +282,8 @@ def _name_in(record: str | list[str] | ValueError, layout: Layout, reading: Read
     """What tells whose caption the row of a record is, as `picture_named` says; of a JSON row that has little in it, quickly."""
     if record.__class__ is str and reading.image == reading.same == "image" and not reading.captions and reading.key is None:
         try:
-            row = json.loads(record.removeprefix("\ufeff"))
-        except (ValueError, RecursionError):
+            row = json_value(record.removeprefix("\ufeff"))
+        except ValueError:
             return None
         if row.__class__ is dict and len(row) == 2:
             image, text = row.get("image"), row.get(reading.text)
@@ -298,18 +307,39 @@ def _row(record: str | list[str] | ValueError, layout: Layout) -> Row | ValueErr
     return dict(zip(layout.header, record))
 
 
-def _unpacked_lines(path: str) -> Iterator[bytes]:
+@contextmanager
+def _unpacked(path: str) -> Iterator[BinaryIO]:
+    """What a compressed table holds, to be read forwards."""
     compression = COMPRESSIONS[_kind(path)]
     with open_file(path) as file:
         if not file.peek(1):
             raise ValueError(f"{path}: empty, which no {compression} file is")
         try:
             with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
-                yield from filter(bytes.strip, lines_of(path, io.BufferedReader(stream, 1 << 20)))
+                yield io.BufferedReader(Unpacked(stream), WINDOW)
         except StoreError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, tarfile.ReadError) as error:
             raise ValueError(f"{path}: cut or damaged: {error}") from error
+
+
+def _unpacked_records(path: str, layout: Layout) -> Iterator[str | list[str] | ValueError]:
+    with _unpacked(path) as file:
+        file.seek(layout.start)
+        yield from (record for _, record in records(path, file, layout))
+
+
+def _settled(path: str, layout: Layout) -> Layout:
+    """The layout of a compressed table as all of it shows: only quotation marks need a look."""
+    if not layout.delimiter:
+        return layout
+    found = Found()
+    with _unpacked(path) as file:
+        file.seek(layout.start)
+        for _ in records(path, file, layout, found):
+            pass
+    with _unpacked(path) as file:
+        return settle_quotes(path, file, layout, found)
 
 
 # ---- Parquet ---------------------------------------------------------------------------------------------------------

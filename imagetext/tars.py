@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from imagetext import limits
 from imagetext.fields import is_ours, json_fields, known_fields, loose_texts, readable, well_formed
 from imagetext.keys import SeenKeys, decode_key
 from imagetext.rows import caption_columns
@@ -33,10 +34,7 @@ PICTURES = frozenset(PICTURE_SUFFIXES)
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".tzst", ".tar.gz", ".tar.bz2", ".tar.zst")
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by their first bytes
 LITTER_IN = re.compile(rf"(^|/)({'|'.join(map(re.escape, LITTER))})(/|$)")
-READ_AHEAD = 8 << 20    # bytes asked of a store at once
-LARGEST = 1 << 30       # bytes of a file of a sample
-LARGEST_HEADER = 1 << 20 # bytes of all headers of one: its name and the like
-HELD = 2 << 30          # bytes of files that wait for the rest of their samples
+READ_AHEAD = 8 << 20  # bytes asked of a store at once
 
 
 class Member(NamedTuple):
@@ -65,7 +63,7 @@ class TarRows:
     def with_files(self) -> Iterator[tuple[Record, Files]]:
         """The records, and the files that each is made of."""
         keys, pictures = SeenKeys(self.path), False
-        for name, files in _told_apart(_samples(self.path)):
+        for name, files in _told_apart(self.path, _samples(self.path)):
             key = keys.unique(original := decode_key(name))
             record = _record(self.path, name, key, files)
             pictures = pictures or record.image is not None
@@ -98,10 +96,13 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
             headers = _Headers(file)
             with tarfile.open(fileobj=headers, mode="r:") as archive:
                 while (member := archive.next()) is not None:
-                    headers.left = LARGEST_HEADER
-                    archive.members.clear()  # tarfile remembers every header it has seen
+                    headers.left = limits.TAR_HEADERS
+                    archive.members.clear()  # tarfile remembers every header it has seen,
+                    archive.pax_headers.clear()  # and copies what is said of all files into each
                     if archive.offset <= offset or member.size < 0:  # it would go round in circles
                         raise tarfile.ReadError(f"a file of {member.size} bytes")
+                    if len(member.name) > limits.NAME:
+                        raise tarfile.ReadError(f"a name of {len(member.name):,} characters, more than {limits.NAME:,}")
                     offset = archive.offset
                     key, suffix = split_name(member.name)
                     if not suffix or not key or key[-1] == "/" or member.isdir() or LITTER_IN.search(member.name) or (
@@ -121,12 +122,12 @@ class _Headers:
 
     def __init__(self, file: BinaryIO):
         self.file, self.seek, self.tell = file, file.seek, file.tell
-        self.left = LARGEST_HEADER  # bytes that it may read yet, to the next file's data
+        self.left = limits.TAR_HEADERS  # bytes that it may read yet, to the next file's data
 
     def read(self, count: int) -> bytes:
         self.left -= count
         if self.left < 0:
-            raise tarfile.ReadError(f"the headers of a file are more than {LARGEST_HEADER:,} bytes")
+            raise tarfile.ReadError(f"the headers of a file are more than {limits.TAR_HEADERS:,} bytes")
         return self.file.read(count)
 
 
@@ -135,8 +136,8 @@ def _is_closed(file: BinaryIO, offset: int) -> bool:
     mark = file.read(tarfile.BLOCKSIZE)
     if mark and mark != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no end-of-archive mark at byte {offset}")
-    while block := file.read(1 << 20):
-        if block.strip(b"\0"):
+    for _ in range(limits.PADDING >> 20):
+        if file.read(1 << 20).strip(b"\0"):
             raise tarfile.ReadError(f"there is data behind the end-of-archive mark at byte {offset}")
     return bool(mark)
 
@@ -146,10 +147,14 @@ def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo, key: str,
     start, length = member.offset_data, member.size
     if not member.isreg() or member.issparse():
         return Member(key, suffix, None, start, length, "no regular file of a tar")
-    if length > LARGEST:
-        return Member(key, suffix, None, start, length, f"{length:,} bytes, more than {LARGEST:,}")
+    if size is not None and start + length > size:
+        raise tarfile.ReadError("unexpected end of data")
+    if length > limits.FILE:
+        if size is None and length > limits.UNPACKED:
+            raise tarfile.ReadError(f"a file of {length:,} bytes, more than the {limits.UNPACKED:,} that are unpacked to pass it over")
+        return Member(key, suffix, None, start, length, f"{length:,} bytes, more than {limits.FILE:,}")
     file.seek(start)
-    if size is not None and start + length > size or len(data := file.read(length)) < length:
+    if len(data := file.read(length)) < length:
         raise tarfile.ReadError("unexpected end of data")
     return Member(key, suffix, data, start, length)
 
@@ -160,7 +165,7 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, int | None]]:
     with open_file(path, READ_AHEAD) as file:
         if packing := _packing(file):
             with pa.CompressedInputStream(pa.PythonFile(file, "r"), packing) as stream:
-                yield io.BufferedReader(_Unpacked(stream), 1 << 20), None
+                yield io.BufferedReader(Unpacked(stream), 1 << 20), None
             return
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -179,7 +184,7 @@ def is_packed(path: str) -> bool:
         return _packing(file) is not None
 
 
-class _Unpacked(io.RawIOBase):
+class Unpacked(io.RawIOBase):
     """What a packed stream holds, to be read forwards."""
 
     def __init__(self, stream: pa.NativeFile):
@@ -236,10 +241,10 @@ def _samples(path: str) -> Iterator[tuple[str, Files]]:
             yield name, files | held.pop(name, {}) if held else files
             usual = files.keys() if usual is None else usual & files.keys()
             files, size = {}, 0  # a new one: the sample keeps the old
-        name, files[member.suffix], size = member.key, member, size + member.size
-        if size > HELD:
-            raise ValueError(f"{path}: the {len(files):,} files of the one key {name!r} are more than {HELD:,} bytes: a key ends at "
-                             "the first dot of a name")
+        name, files[member.suffix], size = member.key, member, size + len(member.data or b"")
+        if size > limits.SAMPLE:
+            raise ValueError(f"{path}: the {len(files):,} files of the one key {name!r} are more than {limits.SAMPLE:,} bytes: a key "
+                             "ends at the first dot of a name")
     if files:
         yield name, files | held.pop(name, {})
     yield from held.items()
@@ -264,10 +269,10 @@ def _texts_apart(path: str) -> dict[str, Files]:
     for member in filter(None, read_members(path, skip=_is_picture_name)):
         if member.suffix in held.setdefault(member.key, {}):
             return {}
-        held[member.key][member.suffix], size = member, size + member.size
-        if size > HELD:
+        held[member.key][member.suffix], size = member, size + len(member.data or b"")
+        if size > limits.SAMPLE:
             raise ValueError(f"{path}: the files of a sample do not stand side by side, and texts and the like are more than "
-                             f"{HELD:,} bytes; write it anew by `tar --sort=name`")
+                             f"{limits.SAMPLE:,} bytes; write it anew by `tar --sort=name`")
     return held
 
 
@@ -279,7 +284,7 @@ def _is_no_picture(suffix: str) -> bool:
     return not _is_picture_name(suffix)
 
 
-def _told_apart(samples: Iterable[tuple[str, Files]]) -> Iterator[tuple[str, Files]]:
+def _told_apart(path: str, samples: Iterable[tuple[str, Files]]) -> Iterator[tuple[str, Files]]:
     """The samples, those of one key told apart where several of its files are pictures, and none by its mere suffix.
 
     Then keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and what is of none is of each.
@@ -295,6 +300,9 @@ def _told_apart(samples: Iterable[tuple[str, Files]]) -> Iterator[tuple[str, Fil
             while stem and stem not in own:
                 stem = stem.rpartition(".")[0]
             (own[stem] if stem else shared)[suffix[len(stem) + 1:] if stem else suffix] = member
+        if len(own) * (len(shared) + sum(len(member.data or b"") for member in shared.values())) > limits.SAMPLE:
+            raise ValueError(f"{path}: {len(shared):,} files of the key {name!r} are of each of its {len(own):,} pictures, together more "
+                             f"than {limits.SAMPLE:,} bytes: a key ends at the first dot of a name")
         for stem, found in own.items():
             yield f"{name}.{stem}", shared | found
 
@@ -321,7 +329,7 @@ def _record(path: str, name: str, key: str, files: Files) -> Record:
     source = f"{os.path.basename(path)}/{name}.{picture or 'json'}"
     meta = {"uid": decode_key(name) if uid in (None, "") else uid, "source": source, **rest}
     error = well_formed("; ".join(errors) or failed)
-    return Record(key, image, captions, columns, scores, found, meta=meta, error=error)
+    return Record(key, image, captions, columns, scores, found, meta=meta, error=error, failed_before=bool(failed) and not errors)
 
 
 def _picture_suffix(found: dict[str, bytes], errors: list[str]) -> str | None:

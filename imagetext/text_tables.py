@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, AnyStr, BinaryIO, NamedTuple
 
+from imagetext import limits
+
 logger = logging.getLogger(__name__)
 
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -18,7 +20,6 @@ MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs
 DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 WINDOW = 1 << 20           # bytes of an array that are read at a time
 NEARBY = 1 << 16           # bytes that are read at a time where rows stand apart
-LARGEST_ELEMENT = 1 << 26  # bytes of one of its elements, and of a line
 
 Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
 
@@ -172,10 +173,10 @@ def readable(line: bytes) -> str:
 
 
 def lines_of(path: str, file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """The lines of a file; ValueError where one is larger than LARGEST_ELEMENT."""
-    while line := file.readline(LARGEST_ELEMENT + 1):
-        if len(line) > LARGEST_ELEMENT:
-            raise ValueError(f"{path}: a line of more than {LARGEST_ELEMENT:,} bytes, which begins with {line[:40]!r}")
+    """The lines of a file; ValueError where one is larger than limits.LINE."""
+    while line := file.readline(limits.LINE + 1):
+        if len(line) > limits.LINE:
+            raise ValueError(f"{path}: a line of more than {limits.LINE:,} bytes, which begins with {line[:40]!r}")
         yield line
 
 
@@ -276,7 +277,7 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
 _BETWEEN = re.compile(r"[\s,]*")
 
 
-def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iterator[tuple[int, str]]:
+def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iterator[tuple[int, str | ValueError]]:
     """The elements of arrays, or values, one after another, a window of the file at a time, of so many bytes at first.
 
     The window is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
@@ -305,15 +306,18 @@ def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iter
             continue
         opens = False
         try:
+            if len(window) - at > limits.VALUES and sum(window.count(mark, at) for mark in ",[{") > limits.VALUES:
+                raise ValueError(f"JSON of more than {limits.VALUES:,} values")
             _, end = decode(window, at)
         except json.JSONDecodeError as error:
             here = line + error.lineno - 1
-            if len(window) - at < LARGEST_ELEMENT and more():
+            if len(window) - at < limits.LINE and more():
                 continue
             raise ValueError(f"{path}: line {here:,}: not JSON: {error.msg}") from error
         except (RecursionError, ValueError) as error:  # a number of too many digits
             raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
         if end == len(window) and more():
             continue  # it may go on: a number, say
-        yield position + end, readable(window[at:end].encode("latin-1"))
+        yield position + end, readable(window[at:end].encode("latin-1")) if end - at <= limits.LINE else ValueError(
+            f"{end - at:,} bytes, more than {limits.LINE:,}")
         at = end

@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from imagetext.rows import json_object
-from imagetext.sample import MAX_PIXELS, open_image
+from imagetext.sample import MAX_PIXELS, in_bands, open_image
 
 View = list[list]
 
@@ -39,7 +39,10 @@ def decode_stored(data: bytes | None) -> Image.Image:
     """
     image = open_image(data)
     try:
-        return image.convert("RGB") if image.mode in ("RGB", "L") else image.convert("RGBA").convert("RGB")
+        image.load()
+        if image.mode in ("RGB", "L"):
+            return image if image.mode == "RGB" else image.convert("RGB")
+        return in_bands(image, lambda band: band.convert("RGBA").convert("RGB"))
     except MemoryError:  # the machine's fault, not the picture's
         raise
     except Exception as error:

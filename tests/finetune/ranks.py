@@ -1,13 +1,17 @@
-"""What tests do in several processes and in one: `-m tests.finetune.ranks FILE JSON`, started by a launcher.
+"""What tests do in two processes and in one: `-m tests.finetune.ranks FILE JSON` imports once, and forks the two.
 
 JSON: `gradients` of captioners and of `students`, lists of settings, of each of which FILE gets a step's gradients; `runs`, a
-list of (settings, steps or none).
+list of (settings, steps or none); `student_runs`, a list of settings.
 """
 
 import json
 import os
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from unittest import mock
 
@@ -23,6 +27,7 @@ from finetune.reinforced import ReinforcedPictures
 from finetune.run import run
 from finetune.student import StudentForward, load_student
 from finetune.student_config import StudentConfig
+from finetune.student_run import run as run_student
 from finetune.teachers import read_teachers
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
@@ -128,13 +133,46 @@ def train(settings: dict, steps: int | None = None) -> None:
             assert steps is not None
 
 
-if __name__ == "__main__":
-    todo = json.loads(sys.argv[2])
+def in_two_processes(file: Path, **todo) -> None:
+    """Does this in two processes, which ends when both have."""
+    subprocess.run([sys.executable, "-m", "tests.finetune.ranks", file, json.dumps(todo)], check=True,
+                   cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def work(file: Path, todo: dict) -> None:
+    """In each of the processes: what is to be done."""
     found = [gradients_of_a_step(**settings) for settings in todo.get("gradients", [])]
     found += [gradients_of_a_student(**settings) for settings in todo.get("students", [])]
     if os.environ["RANK"] == "0":
-        torch.save(found, Path(sys.argv[1]))
+        torch.save(found, file)
     for settings, steps in todo.get("runs", []):
         train(settings, steps)
+    for settings in todo.get("student_runs", []):
+        run_student(StudentConfig(**settings))
     if torch.distributed.is_initialized():  # a run that ends leaves none
         torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = []
+    for rank in ("0", "1"):
+        if (child := os.fork()) == 0:
+            os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+            try:
+                work(Path(sys.argv[1]), json.loads(sys.argv[2]))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            sys.stdout.flush()
+            os._exit(0)
+        ranks.append(child)
+    while ranks:
+        ended, status = os.wait()
+        ranks.remove(ended)
+        if status:
+            for rank in ranks:
+                os.kill(rank, signal.SIGKILL)
+            sys.exit(1)

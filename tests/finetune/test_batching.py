@@ -1,6 +1,7 @@
 """Which picture and caption come when: each picture once a pass, a function of the seed alone, whatever was resumed."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 
 from captioners.coca import load_captioner
 from finetune.batching import BatchOrder, CaptionedPictures, batches, collate, decoders, few_widths
+from finetune.rejects import tell_of_rejects
 from imagetext.sample import Record, decode_image
 from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
 
 from .sets import write_tar
@@ -117,6 +120,21 @@ def test_rejects_are_named_and_the_rest_is_kept(captioner):
     assert rejects["missing"] == "a.jpg: no such file" and rejects["mute"] == "no caption" and "broken" in rejects
     with pytest.raises(ValueError, match="no usable captioned picture"):
         CaptionedPictures([[broken]], captioner)
+
+
+def test_failures_that_the_input_already_had_are_passed_over_and_told_once(captioner, tmp_path, capsys):
+    good = samples(9)
+    with ShardWriter(tmp_path, "set", columns=["syn_text_a"]) as writer:
+        for sample in good:
+            writer.write(replace(sample, columns={"syn_text_a": ("one",)}))
+        writer.write(Record("failed", b"text", ("one",), error="not a picture"))
+    read = read_samples(str(tmp_path / "set.tar"))
+    pictures = CaptionedPictures(read, captioner)
+    pictures.mixed_with(CaptionedPictures(read, captioner))
+    assert len(pictures) == 18 and pictures.rejects == [] and pictures.failed_before == [("failed", "not a picture")] * 2
+    tell_of_rejects(pictures.rejects, pictures.failed_before, tmp_path)
+    assert "2 rows of the input had failed before" in (told := capsys.readouterr().out) and "left out" not in told
+    assert (tmp_path / "rejects.jsonl").read_text().count('"failed"') == 2
 
 
 def test_pictures_that_are_files_are_not_held_in_memory(captioner, tmp_path):

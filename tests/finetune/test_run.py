@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -282,21 +283,19 @@ def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, mon
     assert seen == list(range(0, 129, 16))
 
 
-def test_a_mistake_that_the_ranks_find_is_the_commands(tmp_path):
-    command = [sys.executable, "-m", "capsmith", "finetune", "--input", SCENES, "--model", str(tmp_path),
-               "--output", str(tmp_path / "run"), "--num-processes", "2", "--device", "cpu"]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 2 and f"{tmp_path}: neither open_clip_config.json nor config.json in it" in process.stderr
-    with pytest.raises(ValueError, match="--batch-size 7 is not a multiple of 2 processes"):  # no rank is asked
+def test_a_batch_that_processes_cannot_share_is_told_before_any_starts(tmp_path):
+    with pytest.raises(ValueError, match="--batch-size 7 is not a multiple of 2 processes"):
         run(settings(tmp_path / "other", batch_size=7, num_processes=2))
 
 
-def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "capsmith", "finetune",
-               "--input", SCENES, "--model", "coca_tiny", "--output", str(tmp_path / "run"), "--samples-seen", "8",
-               "--device", "cpu"]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode != 0 and "accelerate launch started one process, not 2" in process.stderr
+def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path, monkeypatch):
+    (tmp_path / "above.py").write_text("import json, psutil; print(json.dumps(psutil.Process().parent().cmdline()))")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(tmp_path / "above.py")]
+    above = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    parent = SimpleNamespace(cmdline=lambda: above)
+    monkeypatch.setattr("finetune.launch.psutil.Process", lambda: SimpleNamespace(parent=lambda: parent))
+    with pytest.raises(ValueError, match="accelerate launch started one process, not 2"):
+        run(settings(tmp_path / "run"))
 
 
 # Vision-language models

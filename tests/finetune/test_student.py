@@ -1,10 +1,6 @@
 """A student's losses, against slow formulas in float64, its gradients however the batch is parted, and its folder."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -17,7 +13,7 @@ from finetune.student_config import StudentConfig
 from finetune.teachers import Teachers
 from finetune.trainer import Trainer
 
-from .ranks import check_equal, gradients_of_a_student
+from .ranks import check_equal, gradients_of_a_student, in_two_processes
 from .sets import RESNET, STUDENT, write_student
 
 DIMENSIONS, SCALES = (6, 3), (70.0, 40.0)
@@ -122,9 +118,7 @@ IN_TWO = [("distillation", None), ("all", 2), ("CLIP alone", 1)]
 def found_in_two(tmp_path_factory):
     """What two processes find, of each of IN_TWO."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
-    todo = {"students": [WAYS[which] | {"device_batch_size": size} for which, size in IN_TWO]}
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-                    "tests.finetune.ranks", file, json.dumps(todo)], check=True, cwd=Path(__file__).parents[2])
+    in_two_processes(file, students=[WAYS[which] | {"device_batch_size": size} for which, size in IN_TWO])
     return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
 
 

@@ -1,8 +1,6 @@
 """`capsmith train-student` as a whole: from reinforced records to a folder that open_clip loads, stops included."""
 
 import json
-import subprocess
-import sys
 
 import open_clip
 import pytest
@@ -20,6 +18,7 @@ from generate.reinforce import run as reinforce
 from generate.reinforce_config import ReinforceConfig
 
 from .cards import code_of
+from .ranks import in_two_processes
 from .sets import RESNET, STUDENT, members, picture, write_set, write_student, write_tar
 
 
@@ -126,9 +125,7 @@ def test_the_seed_decides_weights_and_draws(settings):
 def test_two_processes_train_as_one(settings):
     one, two = (settings(name, STUDENT) for name in ("one", "two"))
     run(one)
-    command = ["train-student", "--input", two.input[0], "--student", two.student, "--output", str(two.output), "--samples-seen",
-               "96", "--batch-size", "8", "--num-workers", "0", "--device", "cpu", "--num-processes", "2"]
-    subprocess.run([sys.executable, "-m", "capsmith", *command], check=True)
+    in_two_processes(two.output.parent / "found.pt", student_runs=[two.model_dump(mode="json")])
     ours, theirs = rows(two.output / "train.jsonl"), rows(one.output / "train.jsonl")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
 

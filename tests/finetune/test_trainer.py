@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import open_clip
 import pytest
 import torch
 
+import capsmith
 import finetune.run
 import finetune.trainer
 from captioners.coca import load_captioner
@@ -26,9 +26,8 @@ from finetune.run import run
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
 
-from .ranks import check_equal, gradients_of_a_step
+from .ranks import check_equal, gradients_of_a_step, in_two_processes
 
-RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 SCENES = "scenes:train,n=24,size=48"
 
@@ -194,8 +193,7 @@ IN_TWO = [("both", None), ("both", 2), ("caption", 2), ("contrastive", 1), ("thr
 def found_in_two(tmp_path_factory):
     """What two processes find, of each of IN_TWO."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
-    todo = {"gradients": [LOSSES[which] | {"device_batch_size": size} for which, size in IN_TWO]}
-    subprocess.run([*RANKS, "-m", "tests.finetune.ranks", file, json.dumps(todo)], check=True, cwd=Path(__file__).parents[2])
+    in_two_processes(file, gradients=[LOSSES[which] | {"device_batch_size": size} for which, size in IN_TWO])
     return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
 
 
@@ -238,11 +236,11 @@ def command(folder, *more, samples=96):
             "--learning-rate", "1e-3", "--hold-out", "0", *more]
 
 
-@pytest.mark.parametrize("start", [[sys.executable], RANKS], ids=["--num-processes", "torchrun"])
-def test_two_processes_train_as_one(tmp_path, start):
+def test_two_processes_train_as_one(tmp_path):
+    """Other ways to start them are in tests/test_launch_forms.py."""
     run(settings(tmp_path / "one", name=None, hold_out=0))
-    more = ["--num-processes", "2"] if len(start) == 1 else []
-    subprocess.run([*start, *command(tmp_path / "two", *more)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    two = [sys.executable, *command(tmp_path / "two", "--num-processes", "2")]
+    subprocess.run(two, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ours, theirs = log(tmp_path / "two"), log(tmp_path / "one")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
     assert len(ours) == 12 and newest(tmp_path / "two") == 12  # from which more samples would go on
@@ -258,9 +256,9 @@ def newest(folder):
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     """Killed at random points, again and again, until it ends by itself: weights, optimizer's and all, as if never stopped."""
     more = ["--checkpoint-every", "7", "--ema", "0.9"]
-    subprocess.run([sys.executable, *command(tmp_path / "whole", *more, samples=480)], check=True, capture_output=True)
+    assert capsmith.main(command(tmp_path / "whole", *more, samples=480)[2:]) == 0
     random.seed(0)
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen([sys.executable, *command(tmp_path / "killed", *more, samples=480)])
         seen = newest(tmp_path / "killed")
         while process.poll() is None and newest(tmp_path / "killed") == seen:  # it has begun to train

@@ -1,10 +1,6 @@
 """Weights in parts over two processes: the same gradients, captioner, validation and checkpoints as whole in one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +10,8 @@ from captioners.coca import load_captioner
 from finetune.config import FinetuneConfig
 from finetune.weights import AveragedWeights, TrainedWeights
 
-from .ranks import check_equal, gradients_of_a_step, train
+from .ranks import check_equal, gradients_of_a_step, in_two_processes, train
 
-RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "tests.finetune.ranks"]
 STEPS = {"accumulated": {"device_batch_size": 2, "captions_per_image": 3},
          "checkpointed": {"grad_checkpointing": True, "clip_grad_norm": 1.0},
          "adapters": {"lora_rank": 4, "freeze_image": True}, "a number that stays whole": {"scaled": True}}
@@ -34,9 +28,7 @@ def folder(tmp_path_factory):
     train(of("whole"))
     train(of("then"), steps=8)
     runs = [(of("first", shard=True), 8), (of("then", shard=True), None)]
-    todo = {"gradients": [settings | {"shard": True} for settings in STEPS.values()], "runs": runs}
-    subprocess.run([*RANKS, folder / "found.pt", json.dumps(todo)], check=True, cwd=Path(__file__).parents[2],
-                   env=os.environ | {"OMP_NUM_THREADS": "1"})
+    in_two_processes(folder / "found.pt", gradients=[settings | {"shard": True} for settings in STEPS.values()], runs=runs)
     train(of("first"))
     return folder
 

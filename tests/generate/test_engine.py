@@ -116,6 +116,22 @@ def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(captioner, 
 # --- exit codes and errors ---------------------------------------------------------------------------------------------
 
 
+def test_rows_that_came_as_failures_do_not_count(captioner, make_tar, pictures, configure, tmp_path, capsys):
+    """In whatever format; a picture that cannot be read now does."""
+    make_tar("00000", [*pictures(3), b"no picture", None])
+    for format in ("webdataset", "jsonl", "parquet"):
+        assert run(configure(format=format, output=tmp_path / format)) == 3
+        capsys.readouterr()
+        again = configure(input=[str(tmp_path / format)], column="syn_text_y", max_error_rate=0, output=tmp_path / f"{format}2")
+        assert run(again) == 0
+        told = capsys.readouterr().out
+        assert "of 5 pictures, 2 without (40.0%)" in told and told.count("2 rows of the input had failed before") == 1
+    make_tar("00001", [*pictures(3), None])
+    assert run(configure(input=[str(tmp_path / "webdataset"), str(tmp_path / "in" / "00001.tar")], column="syn_text_y",
+                         max_error_rate=0.1, output=tmp_path / "more")) == 3
+    assert "14.3% of the pictures failed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("limit, code", [(0.25, 0), (0.24, 3), (0.0, 3), (1.0, 0)])
 def test_exit_code_3_above_the_error_rate(captioner, make_tar, pictures, configure, limit, code):
     make_tar("00000", [*pictures(3), BROKEN])

@@ -117,6 +117,41 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
     assert [keys(number) for number in range(5)] == [["b", "c"], ["d"], ["a", "e"], ["f"], ["z"]]
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.json"])
+def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tmp_path, pictures, monkeypatch, name):
+    """Whether or not rows repeat a picture; what is done stays, and is the same as it would be of the shorter table."""
+    for module in ("imagetext.tables", "generate.inputs"):
+        monkeypatch.setattr(f"{module}.ROWS_PER_SHARD", 3)
+    for number, data in enumerate(pictures(12)):
+        (tmp_path / f"{number}.jpg").write_bytes(data)
+    table, out = tmp_path / name, tmp_path / "out"
+
+    def write(count, first="a"):
+        rows = [{"image": f"{number}.jpg", "caption": text} for number in range(count) for text in (first, "b")[:1 + number % 2]]
+        if name == "t.json":
+            table.write_text(json.dumps(rows))
+        elif name == "t.csv":
+            table.write_text("image,caption\n" + "".join(f"{row['image']},{row['caption']}\n" for row in rows))
+        else:
+            table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def keys():
+        return [[int(record.meta["source"][:-4]) for record in read_records(str(path))] for path in sorted(out.glob("*.tar"))]
+    write(5)
+    assert run(configure(input=[str(table)])) == 0 and keys() == [[0, 1, 2], [3, 4]]
+    for count, expected in ((9, [[5, 6, 7], [8]]), (10, [[9]])):
+        before, made = {path.name: path.read_bytes() for path in out.glob("*.tar")}, keys()
+        write(count)
+        captioner.batches.clear()
+        assert run(configure(input=[str(table)])) == 0 and sum(captioner.batches) == sum(map(len, expected))
+        assert keys() == made + expected and all((out / one).read_bytes() == data for one, data in before.items())
+        captioner.batches.clear()
+        assert run(configure(input=[str(table)])) == 0 and captioner.batches == []
+    write(11, first="another")
+    with pytest.raises(ValueError, match="new rows go to the end of a table, or into another file beside it"):
+        run(configure(input=[str(table)]))
+
+
 def test_shards_of_inputs_that_are_not_named_stay_and_are_told(captioner, make_tar, pictures, configure, tmp_path, capsys):
     paths = [make_tar(name, pictures(1, int(name))) for name in ("00000", "00001", "00002")]
     assert run(configure(input=paths[:2])) == run(configure(input=paths[2:])) == 0

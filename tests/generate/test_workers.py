@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from generate.config import GenerateConfig
+from generate.pixels import Pixels
 from generate.work import workers_wanted
 from generate.workers import Background, Workers
 
@@ -163,3 +164,25 @@ def test_workers_are_as_many_as_a_process_has_cores_less_one(monkeypatch, cores,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert workers_wanted(GenerateConfig(input=["x.tar"], model="fake", output="out", **asked)) == wanted
+
+
+def test_large_pictures_wait_for_each_other_and_small_ones_do_not(monkeypatch, picture):
+    monkeypatch.setattr(Pixels, "SHARE", 1000)
+    monkeypatch.setattr("imagetext.limits.IN_FLIGHT", 3000)
+    pixels, begun = Pixels(), threading.Event()
+
+    def decode():
+        with pixels.held(picture(size=(40, 50))):
+            begun.set()
+
+    with pixels.held(picture(size=(40, 50))):
+        thread = threading.Thread(target=decode)
+        thread.start()
+        with pixels.held(picture(size=(9, 7))):
+            assert not begun.wait(0.2)
+    thread.join(10)
+    assert begun.is_set()
+    with pixels.held(picture(size=(90, 90))):  # more than all shares: alone
+        pass
+    with pytest.raises(ValueError, match="not a picture"), pixels.held(b"none"):
+        pass

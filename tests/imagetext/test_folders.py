@@ -142,7 +142,7 @@ def test_files_beside_a_picture(folder, picture, caplog):
 
 
 def test_a_device_or_a_pipe_is_no_file_of_captions(folder, picture, monkeypatch):
-    monkeypatch.setattr("imagetext.folders.LARGEST", 9)
+    monkeypatch.setattr("imagetext.limits.TEXT", 9)
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         put(folder, name, picture())
     os.mkfifo(folder / "a.txt")

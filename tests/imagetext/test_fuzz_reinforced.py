@@ -20,9 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
-import imagetext.embeddings
 from generate.reinforce import run
 from generate.reinforce_config import ReinforceConfig
+from imagetext import limits
 from imagetext.embeddings import modern, named_texts, pack, unpack
 from imagetext.shards import ShardWriter
 from imagetext.sample import Record
@@ -222,7 +222,7 @@ def limits(monkeypatch):
     def late(*_):
         raise TimeoutError("the case hangs")
 
-    monkeypatch.setattr(imagetext.embeddings, "LARGEST", LARGEST)
+    monkeypatch.setattr(limits, "EMBEDDINGS", LARGEST)
     handler = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
     before = resource.getrlimit(resource.RLIMIT_AS)

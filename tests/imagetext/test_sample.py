@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from PIL import Image, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
 
 from imagetext.sample import MAX_PIXELS, decode_image, image_size, is_picture
 from imagetext.views import decode_stored
@@ -195,6 +195,14 @@ def test_pixels_are_counted_from_the_header():
     assert MAX_PIXELS == 200_000_000
 
 
+def test_a_picture_that_is_a_line_is_refused_from_its_header():
+    """The models resize the shorter side: of 60,000 x 3 pixels they would make 224 x 4,480,000."""
+    for size in ((60_000, 299), (2, 401)):
+        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels: one side is more than 200 times the other"):
+            decode_image(png(*size, 8, 2, b""))
+    assert image_size(png(60_000, 300, 8, 2, b"")) == (60_000, 300) and image_size(png(1, 200, 8, 2, b"")) == (1, 200)
+
+
 def test_pillow_keeps_its_settings_and_does_not_decide(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)
@@ -232,9 +240,18 @@ def test_real_pictures(wiki):
 
 def test_heic_is_named():
     for major, others in ((b"heic", b"mif1heic"), (b"mif1", b"mif1heic"), (b"msf1", b"hevcmsf1")):
-        with pytest.raises(ValueError, match="^HEIC picture, which is not read"):
+        with pytest.raises(ValueError, match="^HEIC picture, which is not read.*pillow-heif"):
             decode_image(b"\0\0\0\x18ftyp" + major + b"\0\0\0\0" + others + bytes(100))
     assert decode_image(encode(Image.new("RGB", (9, 7)), "AVIF")).size == (9, 7)
+
+
+@pytest.mark.parametrize("name, plugin", [("AVIF", AvifImagePlugin), ("WEBP", WebPImagePlugin)])
+def test_a_pillow_without_a_format_is_told(monkeypatch, name, plugin):
+    data = encode(Image.new("RGB", (9, 7)), name)
+    monkeypatch.setattr(plugin, "SUPPORTED", False)
+    assert is_picture(data[:32])
+    with pytest.raises(ValueError, match=f"^{name} picture, which this Pillow does not read: .*{name}.* support not installed"):
+        decode_image(data)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

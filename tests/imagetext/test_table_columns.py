@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagetext import tables
+from imagetext import limits, tables
 from imagetext.grouping import Repeats, side_by_side
 from imagetext.parquet import scattered_rows
 from imagetext.rows import Wanted
@@ -223,12 +223,12 @@ def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name
 
 
 def test_a_compressed_table_is_unpacked_on_disk_only_where_rows_of_a_picture_stand_apart(tmp_path, table, monkeypatch):
-    monkeypatch.setattr(tables, "UNPACKED", 100)
+    monkeypatch.setattr(limits, "UNPACKED", 100)
     for name, rows in (("together.jsonl.gz", ROWS), ("alone.jsonl.gz", ROWS[::3])):
         assert captions(write(tmp_path / name, rows)) == plainly(rows)
     with pytest.raises(ValueError, match="apart.jsonl.gz: rows of one picture stand apart.* more than the 100 that are"):
         captions(write(tmp_path / "apart.jsonl.gz", ROWS + ROWS))
-    monkeypatch.setattr(tables, "UNPACKED", 10_000)
+    monkeypatch.setattr(limits, "UNPACKED", 10_000)
     assert captions(str(tmp_path / "apart.jsonl.gz")) == plainly(ROWS + ROWS)
 
 

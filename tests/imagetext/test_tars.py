@@ -220,7 +220,7 @@ def test_a_packed_tar_is_read_as_it_is_unpacked(tmp_path, picture, write_tar, na
 
 
 def test_a_file_that_is_too_large_is_a_row_and_not_unpacked(tmp_path, picture, write_tar, monkeypatch):
-    monkeypatch.setattr("imagetext.tars.LARGEST", 2000)
+    monkeypatch.setattr("imagetext.limits.FILE", 2000)
     path = write_tar(tmp_path / "x.tar", [("a.jpg", bytes(3000)), ("b.jpg", picture())])
     first, second = read(path)
     assert first.image is None and first.error == "jpg: 3,000 bytes, more than 2,000" and second.image == picture()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from imagetext import text_tables
+from imagetext import limits, text_tables
 from imagetext.sources import read_samples
 from imagetext.tables import split_rows
 
@@ -122,7 +122,7 @@ def test_a_long_run_of_digits_is_judged_in_linear_time(tmp_path):
     ("t.jsonl.gz", lambda text: gzip.compress(text.encode())),
 ])
 def test_a_line_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypatch, name, written):
-    monkeypatch.setattr(text_tables, "LARGEST_ELEMENT", 1000)
+    monkeypatch.setattr(limits, "LINE", 1000)
     (tmp_path / name).write_bytes(written('{"text": "short"}\n{"text": "' + "x" * 100_000))
     with pytest.raises(ValueError, match=f"{name}: a line of more than 1,000 bytes, which begins with "):
         rows(tmp_path / name)
@@ -179,7 +179,7 @@ def test_a_broken_array_is_refused_with_the_line(tmp_path, text, message):
 
 def test_an_element_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypatch):
     monkeypatch.setattr(text_tables, "WINDOW", 64)
-    monkeypatch.setattr(text_tables, "LARGEST_ELEMENT", 1000)
+    monkeypatch.setattr(limits, "LINE", 1000)
     (tmp_path / "t.json").write_text('[{"text": "' + "x" * 100_000)
     with pytest.raises(ValueError, match="t.json: line 1: not JSON"):
         split_rows(str(tmp_path / "t.json"))
