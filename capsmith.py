@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from imagetext.shown import at_terminal, say, say_error
+from imagetext.shown import at_terminal, end_unread, say, say_error
+from imagetext.stops import end_in_order, exit_code, open_standard_files
 
 Config = TypeVar("Config")
 
@@ -93,7 +94,11 @@ COMMANDS = {command.__name__.replace("_", "-"): command for command in (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 shards failed or missing, 2 usage, 3 above the error rate."""
+    """Run one command and return its exit code.
+
+    0 done, 1 shards failed or missing, 2 usage, 3 above the error rate; 128 and its number where a signal ended it, 141 where nobody
+    reads what it prints.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     command = argv[0] if argv else ""
     if command in ("-h", "--help"):
@@ -107,22 +112,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem = unknown(command, COMMANDS) if command else "no command given"
         say(*overview(), "", f"capsmith: error: {problem}", file=sys.stderr)
         return 2
+    open_standard_files()
+    end_in_order()
     with at_terminal():
         return _run(command, argv[1:])
 
 
 def _run(command: str, argv: Sequence[str]) -> int:
     try:
-        return COMMANDS[command](argv)
+        code = COMMANDS[command](argv)
+        say()  # or nobody would hear that nobody reads it
+        return code
     except ValueError as error:  # what the rooms raise on bad input; they name file, field and value
         say_error(command, error)
         return 2
+    except BrokenPipeError:
+        end_unread(sys.stdout)
     except OSError as error:  # a full disk, a store that does not answer
         say_error(command, error)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say(f"capsmith {command}: interrupted; the same command resumes", file=sys.stderr)
-        return 130
+        return exit_code(stop)
 
 
 def overview() -> list[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MODEL, NAME = "coca_tiny", "coca_tiny_curated"
 BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions"
 SHOWN = 5
+CAPTIONER = "captioner"  # its folder
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 
 
@@ -32,7 +33,20 @@ class QuickstartConfig(BaseModel):
 
 
 def run(config: QuickstartConfig) -> int:
-    """Run the steps, each of which resumes by itself, and print where everything is; the exit code of the first to fail."""
+    """Run the steps, each of which resumes by itself, and print where everything is; the exit code of the first to fail.
+
+    Raises: ValueError where the folder holds something else than a quickstart, or another process writes there.
+    """
+    from imagetext.lock import LOCK, FolderLock
+
+    there = {one.name for one in config.output.iterdir()} if config.output.exists() else set()
+    if there - {LOCK, CAPTIONER} and not (config.output / CAPTIONER / "finetune.json").exists():
+        raise ValueError(f"--output {config.output}: the folder is not empty, and holds no quickstart; give another folder")
+    with FolderLock(config.output):
+        return _run(config)
+
+
+def _run(config: QuickstartConfig) -> int:
     from diversity.config import DiversityConfig
     from diversity.run import run as score
     from finetune.config import FinetuneConfig
@@ -40,7 +54,7 @@ def run(config: QuickstartConfig) -> int:
     from generate.config import GenerateConfig
     from generate.engine import run as generate
 
-    captioner, records, report = (config.output / name for name in ("captioner", "records", "report"))
+    captioner, records, report = (config.output / name for name in (CAPTIONER, "records", "report"))
     pretrained_records = config.output / "records_pretrained"
     train = f"scenes:train,n={config.train_pictures},level=2,seed={config.seed}"
     held_out = f"scenes:test,n={config.held_out_pictures},level=2,seed={config.seed}"
@@ -84,7 +98,7 @@ def _summarise(output: Path, report: Path, records_folder: Path) -> None:
     say("", "Facts that captions state, and are true; main facts of a picture that some caption states:")
     for name, column in columns.items():
         say(f"    {name:7}{_facts_line(scores[column]['facts'])}")
-    say("", f"Captioner   {output / 'captioner'}", f"Records     {records_folder}", f"Report      {report / 'report.html'}",
+    say("", f"Captioner   {output / CAPTIONER}", f"Records     {records_folder}", f"Report      {report / 'report.html'}",
         f"Gallery     {output / 'gallery.html'}")
 
 

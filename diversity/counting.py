@@ -3,6 +3,7 @@
 N: rows of all inputs   R: rows of one piece   C: columns, the references last
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from diversity.inputs import Source, open_sources
 from diversity.joining import number_of
 from diversity.picture_sample import PictureSample, place
 from diversity.processes import processes
+from imagetext.apart import check_apart
 from imagetext.hashes import name_hash
 from imagetext.rows import well_formed
 from imagetext.sample import Record
@@ -43,7 +45,7 @@ class Counted:
 
 def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references: str | None = None,
                   images: str | Sequence[str] | None = None, *, table: Columns = Columns(), workers: int = 1, seed: int = 0,
-                  size: int = 10_000, keep_images: int = 48) -> Counted:
+                  size: int = 10_000, keep_images: int = 48, output: str | os.PathLike | None = None) -> Counted:
     """Counts caption columns of inputs that are joined by key, on the pictures all have, equally many captions of each.
 
     Human captions are as many where a picture has so many, else all that it has: they never limit the others.
@@ -52,9 +54,13 @@ def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references
     after files. references: a column, a SPEC of its own, or "none"; default: the originals, where records have any.
     table: what columns of tables are. size: pictures of the sample, of whose first `keep_images` the encoded pictures are kept.
 
+    output: where something is to be written; no input may stand there.
+
     Raises ValueError with every problem: inputs that cannot be read, columns that no record has, nothing in common.
     """
     sources, files, references = open_sources(inputs, references, images, table, columns)
+    if output is not None:
+        check_apart(output, [piece.path for source in sources for piece in source.pieces])
     return _count(sources, Asked(tuple(columns), files, references), workers, seed, size, keep_images)
 
 

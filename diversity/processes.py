@@ -8,6 +8,7 @@ from multiprocessing.sharedctypes import Synchronized
 from typing import TypeVar
 
 from imagetext.shown import Progress, at_terminal
+from imagetext.stops import become_worker
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 Run = Callable[[Callable[[Iterable[Task]], Result], Sequence[Task], str], list[Result]]
@@ -26,7 +27,7 @@ def processes(workers: int) -> Iterator[Run]:
     if workers == 1:
         yield lambda work, tasks, description: [work(Progress(tasks, description, unit="piece", delay=2))]
         return
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     done = context.Value("q", 0)
     with ProcessPoolExecutor(workers, context, _share, (done,)) as pool:
         def run(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task], description: str) -> list[Result]:
@@ -38,12 +39,18 @@ def processes(workers: int) -> Iterator[Run]:
                 progress.update(len(tasks) - progress.n)
             return [part.result() for part in parts]
 
-        yield run
+        try:
+            yield run
+        except BaseException:  # interrupted, or a mistake in one part: what the others still do is in vain
+            for process in set(multiprocessing.active_children()).difference(others):
+                process.terminate()
+            raise
 
 
 def _share(done: Synchronized) -> None:
     global _done
     _done = done
+    become_worker()
     at_terminal().__enter__()  # which it leaves when it ends
 
 

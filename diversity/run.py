@@ -10,29 +10,39 @@ from diversity.counting import count_columns
 from diversity.inputs import NO_IMAGES
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
-from imagetext.outputs import write_file
+from imagetext.lock import LOCK, FolderLock, check_lock
+from imagetext.outputs import UNFINISHED, write_file
 from imagetext.shown import end_unread, on_line, say_error
+
+REPORT = "report.json"
 
 
 def run(config: DiversityConfig) -> int:
     """Prints the first table, writes report.json, report.md and report.html, and returns the exit code."""
     try:
-        _check_output(config.output)
-        device = _device(config)
-        counted = count_columns(config.input, config.column, config.references, config.images, table=config.table, workers=config.workers,
-                                seed=config.seed, keep_images=_pictures_kept(config))
-        found = report(counted, embedder=config.embedder, clip=config.clip, device=device,
-                       semantic_pictures=config.semantic_pictures, seed=config.seed)
-    except (ValueError, OSError) as error:
+        _check_output(config.output)  # then not even a lock is written there
+        with FolderLock(config.output):
+            found = _measured(config)
+            _write(found, config.output)
+    except ValueError as error:
         say_error("diversity", error)
         return 2
-    from diversity.page import render  # late: matplotlib and jinja2 take a second to import
-
-    write_file(config.output / "report.html", render(found))
-    write_file(config.output / "report.md", found.to_markdown())
-    write_file(config.output / "report.json", found.to_json())
     _print(found, config.output)
     return 0
+
+
+def _measured(config: DiversityConfig) -> DiversityReport:
+    """The report; ValueError where an input cannot be read."""
+    device = _device(config)
+    try:
+        counted = count_columns(config.input, config.column, config.references, config.images, table=config.table,
+                                workers=config.workers, seed=config.seed, keep_images=_pictures_kept(config), output=config.output)
+        return report(counted, embedder=config.embedder, clip=config.clip, device=device,
+                      semantic_pictures=config.semantic_pictures, seed=config.seed)
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
 def _pictures_kept(config: DiversityConfig) -> int:
@@ -42,12 +52,22 @@ def _pictures_kept(config: DiversityConfig) -> int:
     return max(48, config.semantic_pictures if config.clip else 0)
 
 
+def _write(found: DiversityReport, folder: Path) -> None:
+    """Writes the three files, report.json first: it says whose folder this is."""
+    from diversity.page import render  # late: matplotlib and jinja2 take a second to import
+
+    files = {REPORT: found.to_json(), "report.md": found.to_markdown(), "report.html": render(found)}
+    for name, text in files.items():
+        check_lock(str(folder))
+        write_file(folder / name, text)
+
+
 def _check_output(folder: Path) -> None:
     """Raises `ValueError` unless the folder is empty, new, or holds an earlier report."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and {one.name for one in folder.iterdir()} <= {LOCK, REPORT + UNFINISHED}):
         return
     try:
-        ours = json.loads((folder / "report.json").read_text(encoding="utf-8"))["kind"] == KIND
+        ours = json.loads((folder / REPORT).read_text(encoding="utf-8"))["kind"] == KIND
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from captioners.base import TrainableCaptioner
 from captioners.ranks import processes_here
 from finetune.identity import Identity, InputHashes, doubles, picture_hash
+from finetune.interrupts import SIGNALS
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.picture_files import read_picture, real_path
@@ -276,10 +277,11 @@ def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) ->
 
     What ends the run is told to all its processes: those that decode go on until it has written its checkpoint.
     """
+    torch.multiprocessing.set_sharing_strategy("file_system")  # or each tensor that waits holds an open file
     return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=pin_memory,
                       collate_fn=order.pictures.collate, worker_init_fn=_go_on)
 
 
 def _go_on(_: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -125,8 +125,8 @@ def launch(config: Config) -> int:
             say(f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
                 "the same command goes on from the last checkpoint", file=sys.stderr)
             return 1
-        except SignalException:
-            raise KeyboardInterrupt from None
+        except SignalException as stop:
+            raise KeyboardInterrupt(stop.sigval) from None
     return 0
 
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from finetune.config import FinetuneConfig
 from finetune.run import run
+from imagetext.lock import FolderLock
 from imagetext.outputs import whole_file, write_file
 from imagetext.scene_captions import alt_text, long_caption, short_captions
 from imagetext.scenes import SceneSpec, draw_scene
@@ -72,17 +73,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder of the training run, to resume it after a stop")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the captioner goes")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    if not (args.folder / "tokenizer.json").exists():
-        write_tokenizer(args.folder)
-    write_config(args.folder)
-    work = args.work or Path(tempfile.mkdtemp())
-    pictures = [f"scenes:train,n={args.pictures * thirds // 3},level={level},captions=alt" for level, thirds in ((1, 1), (2, 2))]
-    run(FinetuneConfig(input=pictures, model=str(args.folder), output=work,
-                       from_scratch=True, samples_seen=32 * args.steps, batch_size=32, learning_rate=5e-4, weight_decay=0.05,
+    with FolderLock(args.folder):
+        pretrain(args.folder, args.work or Path(tempfile.mkdtemp()), args.pictures, args.steps)
+
+
+def pretrain(folder: Path, work: Path, pictures: int, steps: int) -> None:
+    """Write the captioner into its folder, after a training run in the folder `work`."""
+    if not (folder / "tokenizer.json").exists():
+        write_tokenizer(folder)
+    write_config(folder)
+    inputs = [f"scenes:train,n={pictures * thirds // 3},level={level},captions=alt" for level, thirds in ((1, 1), (2, 2))]
+    run(FinetuneConfig(input=inputs, model=str(folder), output=work,
+                       from_scratch=True, samples_seen=32 * steps, batch_size=32, learning_rate=5e-4, weight_decay=0.05,
                        warmup=0.03))
     weights = {name: weight.half() for name, weight in load_file(work / "open_clip_model.safetensors").items()}
-    with whole_file(args.folder / "open_clip_model.safetensors") as temporary:
+    with whole_file(folder / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)
 
 

@@ -25,6 +25,7 @@ from finetune.recipes import read_recipe
 from finetune.rejects import check_rejects, tell_of_rejects
 from finetune.trainer import Trainer
 from finetune.training_page import PAGE, write_training_page
+from imagetext.apart import check_apart
 from imagetext.sample import Shard
 from imagetext.shown import say
 from imagetext.sources import read_samples
@@ -53,6 +54,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     shards = input_shards(config)
     eval_shards = read_samples(config.eval_input, config.images, columns=config.table,
                                needs=("pictures", "captions")) if config.eval_input else []
+    check_apart(config.output, [shard.path for of in (*shards.values(), eval_shards) for shard in of])
     captioner = load(as_it_lies(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name

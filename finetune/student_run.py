@@ -18,6 +18,7 @@ from finetune.student_config import StudentConfig
 from finetune.teachers import Teachers, read_teachers
 from finetune.trainer import Trainer
 from finetune.training_page import PAGE
+from imagetext.apart import check_apart
 from imagetext.shown import say
 from imagetext.sources import read_samples
 
@@ -31,10 +32,11 @@ def train(config: StudentConfig, state: PartialState) -> None:
     """Train in this process, of those that `state` tells of."""
     quiet = not state.is_main_process
     shards = read_samples(config.input, config.images, columns=config.table)
+    eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
+    check_apart(config.output, [shard.path for shard in (*shards, *eval_shards)])
     teachers = read_teachers(shards, config)
     if config.text_weight and teachers:
         check_texts(shards)
-    eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
     where = as_it_lies(config)
     student = load_student(where.student, where.pretrained)
     check_weights(student.model, f"--student {config.student}")

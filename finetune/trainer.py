@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -138,13 +139,13 @@ class Trainer:
                 log.write(json.dumps({"step": step, "samples": step * self.samples_per_step, **losses}) + "\n")
                 self.accelerator.log(losses, step)
                 progress.set_postfix({name: f"{losses[name]:.3f}" for name in self.forward.weights}, refresh=False)
-                stops = self._in_any_process(interrupts.asked)
+                stops = self._in_any_process(bool(interrupts.asked))
                 if stops or step == self.steps or step % config.checkpoint_every == 0 or (self.validate and self._is_due(step)):
                     self.checkpoints.save(step, self.state, write=main)
                     if main:
                         let_go_of_earlier(config)
                 if stops:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(interrupts.asked or signal.SIGINT)
                 self._validate(step, interrupts)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()

@@ -22,7 +22,7 @@ from generate.config import GenerateConfig
 from generate.engines import engine_of
 from generate.limit import count_pictures, first_pictures, outlook
 from generate.inputs import Failures, hash_of, input_of
-from generate.manifest import fingerprint, read_run, wait_for_run
+from generate.manifest import check_own, fingerprint, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.overlap import Overlap
 from generate.quality import Gate
@@ -32,6 +32,7 @@ from generate.start import begin, prepare
 from generate.summary import finish
 from generate.work import Loaded, Pace, processes_wanted, workers_wanted
 from generate.workers import Background, Workers
+from imagetext.apart import ANOTHER
 from imagetext.labels import Labels, read_class_names
 from imagetext.lock import FolderLock
 from imagetext.sample import Shard
@@ -55,7 +56,7 @@ def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = 
     rank = rank or own_rank(config)
     if config.dry_run:
         return _run(config, rank, begun)
-    read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    check_own(config.output, "generate")  # then not even a lock is written there
     with FolderLock(config.output) as lock:
         return _run(config, rank, begun, lock.job)
 
@@ -103,6 +104,7 @@ class Captioning:
     workers: Workers | None = None  # from the first shard on
     doing = "captioning"
     unit = "picture"
+    instead = f"{ANOTHER}: all that the input holds goes there, too, and new captions in a column of their own (--column)"
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
         self.columns = load_columns(self.config, list(settled.get("columns", {}).values()), device)

@@ -20,7 +20,7 @@ from imagetext.sample import Record, decode_image
 from imagetext.shards import read_markers
 from imagetext.shown import say
 from imagetext.sources import read_records
-from imagetext.stores import join
+from imagetext.stores import join, read_head
 
 THUMBNAIL = 480  # pixels of the longer side: twice the size shown, for dense screens
 ORIGINAL = "original"
@@ -58,8 +58,11 @@ class Card(NamedTuple):
 
 
 def run(config: GalleryConfig) -> int:
-    """Write the page; exit code 0. Raises: ValueError where the folder holds no run of ours, or no finished shard."""
+    """Write the page; exit code 0. Raises: ValueError where the folder holds no run of ours, no finished shard,
+    or something else stands where the page is to go."""
     path = config.output or join(config.folder, GALLERY)
+    if config.output and config.output.exists() and not read_head(str(config.output), 15).startswith(b"<!doctype html"):
+        raise ValueError(f"--output {config.output}: is there, and is no page; give another name")
     write_set_gallery(config.folder, path, config.pictures, config.seed, config.images)
     say(f"written: {path}")
     return 0

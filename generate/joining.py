@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field
 
 from generate.config import Folder
-from generate.manifest import RULES, read_run, write_run
+from generate.manifest import RULES, check_own, write_run
 from imagetext.join import On, join, parse_text_from
 from imagetext.lock import FolderLock
 from imagetext.shards import Format, read_shards
@@ -45,9 +45,7 @@ def run(config: JoinConfig) -> int:
     """
     if not config.captions and not config.text_from:
         raise ValueError("--captions: required, unless --text-from draws texts from columns that are there")
-    there = read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
-    if there is not None and "join" not in there:
-        raise ValueError(f"output {config.output}: holds a run that capsmith join did not begin; give another folder")
+    check_own(config.output, "join")  # then not even a lock is written there
     shards = read_samples(config.input, config.images, columns=config.table)
     names = list(dict.fromkeys([*(read_shards(config.output) or []), *(shard.name for shard in shards)]))
     fingerprint = {"rules": RULES, "columns": {}, "join": config.model_dump(mode="json", exclude={"input", "output", "images"})}

@@ -67,8 +67,18 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
     others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED, LOCK})
     if others:
-        raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours")
+        raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours; give another "
+                         "folder")
     return None
+
+
+def check_own(folder: str | os.PathLike, command: str) -> None:
+    """Raises ValueError where the folder holds something that is not a run of this command: `--overwrite` would remove it."""
+    if (run := read_run(folder)) is None:
+        return
+    began = "join" if "join" in run else "reinforce" if "embedded_columns" in run else "generate"
+    if began != command:
+        raise ValueError(f"output {folder}: holds a run that capsmith {command} did not begin, but capsmith {began}; give another folder")
 
 
 def expect_run(folder: str | os.PathLike) -> None:

@@ -7,14 +7,14 @@ import signal
 import sys
 import threading
 from multiprocessing.synchronize import Event
-from types import FrameType
 
 from captioners.ranks import Rank
 from generate.config import RunConfig
 from imagetext.lock import JOB
 from imagetext.shown import at_terminal, say_error
+from imagetext.stops import STOPPED, end_with_parent, exit_code, interrupt_once
 
-INTERRUPTED = 130
+STOPPED_CODES = [128 + number for number in (signal.SIGINT, *STOPPED)]  # of a rank that was asked to end
 RUNS = {"generate": "generate.engine", "reinforce": "generate.reinforce"}  # by name: a process comes to them on its own
 
 
@@ -60,8 +60,8 @@ def launch(command: str, config: RunConfig, count: int, job: str) -> int:
             rank.join()
         raise
     codes = [rank.exitcode for rank in started]
-    if INTERRUPTED in codes:
-        raise KeyboardInterrupt
+    if stopped := [code - 128 for code in codes if code in STOPPED_CODES]:
+        raise KeyboardInterrupt(signal.Signals(stopped[0]))
     return 2 if 2 in codes else int(any(codes))
 
 
@@ -70,7 +70,8 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, 
     os.environ[JOB] = job
     os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # as torchrun says how many processes share a machine
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count)))  # before torch comes
-    signal.signal(signal.SIGINT, _interrupt_once)
+    for number in (signal.SIGINT, *STOPPED):
+        signal.signal(number, interrupt_once)  # a terminal's Ctrl-C comes twice: from the terminal and from `launch`
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         with at_terminal():
@@ -81,17 +82,5 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, 
     except OSError as error:  # a full disk, a lock that is lost
         say_error(command, error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-
-
-def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """A terminal's Ctrl-C comes twice: from the terminal and from `launch`. The second must not disturb the clean stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def end_with_parent() -> None:
-    """Wait for the process that started this one, and end with it: killed, it must leave none that works on."""
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    except KeyboardInterrupt as stop:
+        sys.exit(exit_code(stop))

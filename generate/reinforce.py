@@ -13,7 +13,7 @@ from captioners.device import check_device
 from captioners.ranks import Rank
 from generate.engines import engine_of
 from generate.inputs import Failures, hash_of, input_of, share_failed
-from generate.manifest import RULES, read_run, wait_for_run
+from generate.manifest import RULES, check_own, read_run, wait_for_run
 from generate.out_of_memory import with_halved_batches
 from generate.ranks import launch, own_rank
 from generate.reinforce_config import ReinforceConfig
@@ -23,6 +23,7 @@ from generate.teacher_report import REPORT, write_report
 from generate.teachers import Teacher, load_teachers
 from generate.work import Loaded, Pace, processes_wanted, workers_wanted
 from generate.workers import Workers
+from imagetext.apart import ANOTHER
 from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
@@ -43,7 +44,7 @@ def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None =
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
     rank = rank or own_rank(config)
-    read_run(config.output)  # raises where the folder is not ours: then not even a lock is written there
+    check_own(config.output, "reinforce")  # then not even a lock is written there
     with FolderLock(config.output) as lock:
         return _run(config, rank, begun, lock.job)
 
@@ -81,6 +82,7 @@ class Reinforcing:
     workers: Workers | None = None  # from the first shard on
     doing = "reinforcing"
     unit = "record"
+    instead = f"{ANOTHER}: all that the input holds goes there, too"
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
         dtype = self.config.dtype or settled.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")

@@ -8,6 +8,7 @@ Ray replaces a worker that dies and has its shard tried again, for ever; after `
 import logging
 import os
 import queue
+import signal
 import socket
 import tempfile
 import threading
@@ -24,13 +25,14 @@ from filelock import FileLock
 from ray import cloudpickle
 
 from captioners.device import choose_device
+from captioners.server.load import Spent
 from generate.config import RunConfig
 from generate.inputs import hashed
 from generate.manifest import differences, read_run
 from generate.tally import Tally
-from generate.work import Loaded, Pace, Work
+from generate.work import Loaded, Pace, Work, is_full
 from imagetext.columns import ColumnClash
-from imagetext.lock import FolderLock, job_of
+from imagetext.lock import FolderLock, LockLost, job_of
 from imagetext.shards import read_marker
 from imagetext.shown import Progress, at_terminal, say
 from imagetext.sources import Shard
@@ -41,7 +43,8 @@ DEATHS = 3            # of workers, on one shard
 BUSY = 0.75           # share of the workers from which on more come, while shards wait and there is room
 CPUS = 1              # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
-PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped
+PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped, and a head to be there again
+ANSWER = 5            # seconds that the tally has to answer
 HOW_TO_CONNECT = """\
   A cluster begins with `ray start --head --port 6379` on one node and `ray start --address HOST:6379` on each other.
   If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first node to them
@@ -85,28 +88,34 @@ class Cluster:
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
         """Write the shards; one that fails, or kills its workers, is logged and left for the next run.
 
-        Raises: ColumnClash; ValueError where a worker has other weights or versions than the run, or does not see its folder.
+        Raises: ColumnClash; ValueError where a worker has other weights or versions than the run, or does not see its folder;
+        OSError where no other shard could be written either, or the cluster's head is gone.
         """
         pace = Pace(busy=0.0)
         if not shards:
             return pace
-        tally, ends = Tally.on_this_node(), queue.SimpleQueue()
+        tally, ends, head = Tally.on_this_node(), queue.SimpleQueue(), Head()
         feeder = threading.Thread(target=self._feed, args=(work, shards, tally, ends), daemon=True)
         feeder.start()
         try:
             with Progress(desc=work.doing, unit="shard", total=len(shards), mininterval=1) as progress:
                 for end in _until_none(ends):
+                    head.check()
                     if end:
                         _tell(end)
                         progress.update()
-                    if total := ray.get(tally.total.remote()):
-                        *pace.counts, pace.waited, pace.busy = total
+                    with suppress(ray.exceptions.GetTimeoutError):  # then the head is looked at again
+                        if total := ray.get(tally.total.remote(), timeout=ANSWER):
+                            *pace.counts, pace.waited, pace.busy = total
                     if not pace.pictures:  # the workers are on their way
                         pace.start = time.monotonic()
                     progress.set_postfix_str(f"{pace.pictures:,} {work.unit}s, {pace}")
+        except ConnectionError:  # the head has gone, and with it whoever could stop a worker
+            raise
         except BaseException:  # interrupted, or the run cannot go on: no shard is left half written
-            ray.get(tally.stop.remote())
-            feeder.join(PATIENCE)
+            with suppress(ray.exceptions.RayError):  # some may have died
+                ray.get(tally.stop.remote(), timeout=PATIENCE)
+                feeder.join(PATIENCE)
             raise
         say(pace)
         return pace
@@ -138,7 +147,10 @@ def connect(address: str | None) -> None:
         if address not in (None, "auto"):  # Ray itself tries for many minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process, and say nothing
     except (OSError, ray.exceptions.RayError) as error:
         raise ValueError(f"--ray-address: {address}: {error}\n{HOW_TO_CONNECT}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -171,6 +183,24 @@ def _room(resources: Mapping[str, float], gpus: float) -> int:
     if not gpus:
         return by_cpus
     return min(by_cpus, held * int(round(1 / gpus, 6)) if gpus < 1 else int(held // gpus))  # the shares of one GPU lie on it
+
+
+class Head:
+    """The head of the cluster: 60 seconds after it has gone, Ray ends this process without a word."""
+
+    def __init__(self) -> None:
+        self.address, self.seen = ray.get_runtime_context().gcs_address, time.monotonic()
+
+    def check(self) -> None:
+        """Raises ConnectionError once it has not been there for PATIENCE seconds; it may be one that is begun again."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            self.seen = time.monotonic()
+        except OSError as error:
+            if time.monotonic() - self.seen >= PATIENCE:
+                raise ConnectionError(f"the head of the Ray cluster, {self.address}, has gone: {error}; what is done stays, and "
+                                      "the same command goes on once a cluster is there") from error
 
 
 class Place(NamedTuple):
@@ -226,7 +256,8 @@ class Worker:
         except ColumnClash as error:
             return "clash", str(error)
         except Exception as error:
-            return "failed", f"{error}" if isinstance(error, (OSError, ValueError)) else f"{error}\n{traceback.format_exc()}"
+            how = "over" if isinstance(error, (LockLost, Spent)) or is_full(error) else "failed"
+            return how, f"{error}" if isinstance(error, (OSError, ValueError)) else f"{error}\n{traceback.format_exc()}"
         finally:
             ray.get(self.tally.end.remote(shard.name, _counts(pace)))
 
@@ -306,8 +337,10 @@ def _tell(end: Mapping[str, str]) -> None:
         raise ValueError(end["why"])
     if end["how"] == "clash":
         raise ColumnClash(end["why"])
-    if end["how"] == "failed":
+    if end["how"] in ("failed", "over"):
         first, *others = end["why"].split("\n")
         logger.error("shard %s of %s failed: %s", end["shard"], end["path"], first)
         for line in others:  # of a traceback
             logger.error("  %s", line)
+    if end["how"] == "over":
+        raise OSError(end["why"])

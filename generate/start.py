@@ -9,11 +9,11 @@ from captioners.ranks import Rank
 from generate.inputs import as_kept, disbelieved, pictures_in, read_pictures, shards_to_do, with_new_rows, write_pictures
 from generate.manifest import any_done, check_rules, check_same, clear_run, read_run, write_run
 from generate.work import Engine, Work
+from imagetext.apart import check_apart
 from imagetext.outputs import remove
 from imagetext.sample import Shard
 from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
 from imagetext.shown import say
-from imagetext.sources import check_apart
 from imagetext.stores import join, listing
 
 SHOWN = 10  # names in a line
@@ -55,7 +55,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     themselves, where inputs have changed, and as `load` does.
     """
     config, folder = work.config, work.config.output
-    check_apart(folder, shards)
+    check_apart(folder, [shard.path for shard in shards], work.instead)
     earlier = read_run(folder)
     # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
     anew = (rank.count == 1 or begun is not None) and (config.overwrite or not any_done(folder))

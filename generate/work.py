@@ -81,6 +81,7 @@ class Work(Protocol):
     config: RunConfig
     doing: str  # in the progress bar
     unit: str   # one of a shard's samples
+    instead: str  # of an output that is the input: the way that works
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
         """Load the models; what the run has `settled` in its fingerprint stays as it is.
@@ -89,7 +90,7 @@ class Work(Protocol):
         """
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
-        """Write one shard, counting its samples; ColumnClash and Spent end the run, any other exception fails the shard.
+        """Write one shard, counting its samples; ColumnClash, LockLost and Spent end the run, any other exception fails the shard.
 
         following: the next shard, of which the first samples may be read once this one is read to its end.
         """
@@ -129,16 +130,21 @@ class Embedded:
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
                     work.write(shard, pace, following)
-                except (ColumnClash, LockLost, Spent):
+                except (ColumnClash, LockLost, Spent, BrokenPipeError):  # of the terminal's: nobody reads on
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
                     logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,
                                  exc_info=not isinstance(error, (OSError, ValueError)))
-                    if isinstance(error, OSError) and error.errno in FULL:  # the other shards would fail as well
+                    if is_full(error):  # the other shards would fail as well
                         raise
         if pace.pictures:
             say(pace)
         return pace
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk, or the user's part of it, is full."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def processes_wanted(config: RunConfig) -> int:

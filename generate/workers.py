@@ -3,7 +3,6 @@
 samples -> read (a thread) -> messages of several pictures -> prepared (processes) -> the same samples, in their order
 """
 
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 
 from generate.pixels import Pixels
-from generate.ranks import end_with_parent
 from imagetext.sample import Record
+from imagetext.stops import become_worker
 
 MESSAGE = 16  # pictures that travel to a process and back together, so that what a message costs is shared
 PATIENCE = 5  # seconds that the end of a run waits for a thread that waits for a store
@@ -172,9 +171,8 @@ def _begin_worker(prepare: Callable, pixels: Pixels) -> None:
     global _of_this_worker, _pixels
     _of_this_worker, _pixels = prepare, pixels
     torch.set_num_threads(1)  # workers are as many as there are cores
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all; the run ends its workers itself
     ForkingPickler.register(Tensor, _as_array)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    become_worker()
 
 
 def _prepare(asked: list) -> list:

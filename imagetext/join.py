@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 
+from imagetext.apart import ANOTHER, check_apart
 from imagetext.columns import room_for
 from imagetext.rows import well_formed
 from imagetext.sample import Record, Shard
 from imagetext.shards import Format, ShardWriter, check_column, read_marker
 from imagetext.shown import Progress
-from imagetext.sources import check_apart, read_samples
+from imagetext.sources import read_samples
 from imagetext.stores import plain_path
 
 On = Literal["key", "uid", "sha256", "url"]
@@ -52,7 +53,7 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
     if text_from and (format != "webdataset" or not 0 <= text_from[1] <= 1):
         raise ValueError(f"text_from: {text_from}: a probability, and only webdataset has a `txt`")
     sources = read_samples(specs, distinct=False, check=False) if specs else []
-    check_apart(output, [*shards, *sources])
+    check_apart(output, [shard.path for shard in (*shards, *sources)], f"{ANOTHER}: all that the pictures' shards hold goes there, too")
     stamps = hashlib.sha256(json.dumps([[one.name, dict(one.stamp)] for one in sources], sort_keys=True).encode()).hexdigest()
     settings = {"columns": stamps, "on": on, "format": format, "overwrite": overwrite,
                 "drop_text_embeddings": drop_text_embeddings, "text_from": list(text_from or ()), "seed": seed}

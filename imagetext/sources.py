@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from glob import has_magic
 from typing import Any
 
@@ -69,22 +69,6 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
     if problems:
         raise all_told(problems)
     return shards
-
-
-def check_apart(output: str | os.PathLike, shards: Sequence[Shard]) -> None:
-    """Raises ValueError where the output is the folder of an input, which might be written over."""
-    real = lru_cache(None)(_real)  # of many shards of few folders
-    for path, shard in {shard.path: shard for shard in shards if "size" in shard.stamp}.items():
-        whole = is_remote(path) or os.path.islink(path) or isinstance(shard.samples, FolderRows)
-        if real(plain_path(output)) in ((real(path), os.path.dirname(real(path))) if whole else (real(os.path.dirname(path)),)):
-            what = "pictures" if isinstance(shard.samples, FolderRows) else "shards"
-            raise ValueError(f"output {output}: the {what} stand there that are the input ({shard.path}); give another folder: all "
-                             "that the input holds goes there, too, and new captions in a column of their own (--column)")
-
-
-def _real(path: str) -> str:
-    """The path with all links followed."""
-    return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
 def read_records(spec: str | Sequence[str], images: Sequence[str] = (), *, check: bool = True) -> Iterator[Record]:

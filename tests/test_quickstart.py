@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from imagetext.lock import FolderLock
 from imagetext.sources import read_records
 from quickstart import AFTER, BEFORE, HUMAN, QuickstartConfig, run
 
@@ -32,6 +33,15 @@ def test_all_three_jobs_and_what_they_leave(short, capsys, monkeypatch):
     for promised in ("captioner", "records", "report/report.html", "gallery.html"):
         assert str(short.output / promised) in printed and (short.output / promised).exists()
     assert len(re.findall(r"^    (?:human|before|after) ", printed, re.MULTILINE)) == 5 * 3 + 3
+
+
+def test_a_folder_of_something_else_and_a_second_one_at_once_are_refused(tmp_path):
+    (tmp_path / "gallery.html").write_text("mine")
+    with pytest.raises(ValueError, match="not empty, and holds no quickstart; give another folder"):
+        run(QuickstartConfig(output=tmp_path))
+    with FolderLock(tmp_path / "runs"), pytest.raises(ValueError, match="writes here"):
+        run(QuickstartConfig(output=tmp_path / "runs"))
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery.html"]
 
 
 def test_running_it_again_does_nothing_anew(short, capsys):

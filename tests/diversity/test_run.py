@@ -1,7 +1,10 @@
 """`capsmith diversity`: what it writes, what it leaves alone, what it says of bad input."""
 
+import errno
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ from pydantic import ValidationError
 from diversity import DiversityReport
 from diversity.config import DiversityConfig
 from diversity.run import run
+from imagetext.lock import FolderLock
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -66,6 +70,46 @@ def test_a_folder_of_something_else_is_left_alone(records, tmp_path, capsys):
     assert run(DiversityConfig(input=[str(records)], output=out)) == 2
     assert "not empty" in capsys.readouterr().err
     assert (out / "report.json").read_text() == '{"kind": "a thesis"}'
+
+
+def test_a_report_goes_on_where_a_killed_one_stopped_and_leaves_foreign_files(records, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for left in (".lock", "report.json.tmp"):
+        (out / left).write_text("half")
+    assert run(DiversityConfig(input=[str(records)], output=out)) == 0
+    (out / "report.html").unlink()
+    (out / "notes.txt").write_text("mine")
+    assert run(DiversityConfig(input=[str(records)], output=out)) == 0
+    assert {file.name for file in out.iterdir()} == {"report.json", "report.md", "report.html", "notes.txt"}
+
+
+def test_two_reports_at_once_and_an_output_that_is_the_input_are_refused(records, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/report.json").write_text(json.dumps({"kind": "capsmith diversity report"}))
+    with FolderLock(tmp_path / "out"):
+        assert run(DiversityConfig(input=[str(records)], output=tmp_path / "out")) == 2
+    assert "writes here; wait for it to end" in capsys.readouterr().err
+    shutil.copy(records, tmp_path / "out")
+    (tmp_path / "link").symlink_to("out")
+    for input in ("out/*.jsonl", "x=link/records.jsonl"):
+        assert run(DiversityConfig(input=[input.replace("out", f"{tmp_path}/out").replace("link", f"{tmp_path}/link")],
+                                   output=tmp_path / "out")) == 2
+        assert "stand there that are the input" in capsys.readouterr().err
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "records.jsonl"}
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(records, tmp_path, monkeypatch):
+    def full(self, data):
+        if self.name.startswith("report.md"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return Path.open(self, "wb").write(data)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device: .*report.md"):
+        run(DiversityConfig(input=[str(records)], output=tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == ["report.json"]
+    monkeypatch.undo()
+    assert run(DiversityConfig(input=[str(records)], output=tmp_path / "out")) == 0
 
 
 @pytest.mark.parametrize(("change", "message"), [({"column": ["syn_text_none"]}, "syn_text_none"),

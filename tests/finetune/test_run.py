@@ -25,6 +25,8 @@ from finetune.forward import training_forward
 from finetune.held_out import losses_on
 from finetune.rejects import check_rejects
 from finetune.run import run
+from finetune.student_config import StudentConfig
+from finetune.student_run import run as train_student
 from finetune.trainer import Trainer
 from generate.config import GenerateConfig
 from generate.engine import run as generate
@@ -212,6 +214,19 @@ def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(ch
     with pytest.raises(ValueError, match=message):
         run(settings(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_is_the_input_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.run.load_captioner", None)
+    monkeypatch.setattr("finetune.student_run.load_student", None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("black")
+    asked = {"input": [str(tmp_path)], "output": tmp_path / "run", "batch_size": 8, "samples_seen": 8}
+    for command, config in ((run, FinetuneConfig(**asked, model="coca_tiny")),
+                            (train_student, StudentConfig(**asked, student="ViT-B-32", distill_weight=0, contrastive_weight=1))):
+        with pytest.raises(ValueError, match="run: lies in a folder that is the input .*; give another folder"):
+            command(config)
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "a.txt"]
 
 
 def test_weights_that_are_not_finite_are_told_before_any_picture_is_read(tmp_path, monkeypatch):

@@ -142,3 +142,5 @@ def test_the_command_draws_pictures_of_all_shards_by_its_seed(captioner, make_ta
     assert len(keys(folder / "gallery.html")) == 21
     with pytest.raises(ValueError, match="no run of ours"):
         run(GalleryConfig(folder=tmp_path / "in"))
+    with pytest.raises(ValueError, match="00000.tar: is there, and is no page; give another name"):
+        run(GalleryConfig(folder=folder, output=folder / "00000.tar"))

@@ -11,6 +11,8 @@ from generate.engine import run
 from generate.inputs import Failures, Hashed
 from generate.joining import JoinConfig
 from generate.joining import run as join
+from generate.reinforce import run as reinforce
+from generate.reinforce_config import ReinforceConfig
 from imagetext.sample import Record
 from imagetext.shards import read_marker
 from imagetext.sources import read_records
@@ -279,6 +281,18 @@ def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, c
     with pytest.raises(ValueError, match="the pictures stand there"):
         run(configure(input=[str(folder)], output=folder, overwrite=True))
     assert files(tmp_path / "out") == before and len(files(folder)) == 4
+
+
+def test_a_set_of_another_command_is_not_begun_anew(captioner, make_tar, pictures, configure, tmp_path, files):
+    make_tar("00000", pictures(2))
+    assert run(configure()) == 0
+    before = files(tmp_path / "out")
+    shards = [str(tmp_path / "in" / "*.tar")]
+    for other in (lambda: reinforce(ReinforceConfig(input=shards, teacher=["coca_tiny"], output=tmp_path / "out", overwrite=True)),
+                  lambda: join(JoinConfig(input=shards, captions=shards, output=tmp_path / "out"))):
+        with pytest.raises(ValueError, match="did not begin, but capsmith generate; give another folder"):
+            other()
+    assert files(tmp_path / "out") == before
 
 
 def test_a_second_run_is_refused_and_a_full_disk_ends_the_run_at_once(captioner, make_tar, pictures, configure, tmp_path, files):

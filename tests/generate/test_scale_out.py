@@ -1,5 +1,6 @@
 """The Ray engine: real clusters on this machine, whose workers and nodes are killed; and what needs no cluster, without one."""
 
+import errno
 import json
 import os
 import re
@@ -10,8 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -21,6 +24,7 @@ from ray.cluster_utils import Cluster
 import capsmith
 import generate.engine
 import generate.reinforce
+from captioners.server.load import Spent
 from generate import scale_out
 from generate.config import GenerateConfig
 from generate.engine import Captioning
@@ -28,8 +32,9 @@ from generate.engine import run as caption
 from generate.manifest import RUN, write_run
 from generate.reinforce import run as reinforce
 from generate.reinforce_config import ReinforceConfig
-from generate.scale_out import Place, Worker, connect, plan
+from generate.scale_out import Head, Place, Worker, _tell, connect, plan
 from generate.tally import Tally
+from imagetext.lock import LockLost
 from imagetext.sources import read_samples
 
 ROOT = Path(capsmith.__file__).parent
@@ -275,6 +280,45 @@ def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp
     worker = Worker(Captioning(GenerateConfig(**ASKED, output=tmp_path / "elsewhere")), Place(0, os.getcwd()), None)
     with pytest.raises(ValueError, match="finds no run in .*elsewhere, which all nodes must see"):
         worker.load()
+
+
+@pytest.mark.parametrize("error, how", [
+    (OSError(errno.ENOSPC, "No space left on device", "x.tar.tmp"), "over"), (OSError(errno.EDQUOT, "Disk quota exceeded"), "over"),
+    (LockLost("another writes here"), "over"), (Spent("--max-requests 5 are made"), "over"), (OSError(errno.EIO, "damaged"), "failed")])
+def test_what_no_other_shard_would_escape_ends_the_run(monkeypatch, caplog, error, how):
+    class Work:
+        config = GenerateConfig(**ASKED, output="out")
+
+        def write(self, shard, pace):
+            raise error
+    monkeypatch.setattr(scale_out.ray, "get", lambda answer: answer)
+    tally = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(Tally(), name)) for name in ("begin", "end")})
+    worker = Worker(Work(), Place(0, os.getcwd()), tally)
+    worker.loaded = True
+    shard = read_samples("scenes:val,n=1")[0]
+    assert worker.take(shard) == (how, str(error))
+    end = {"shard": shard.name, "path": shard.path, "how": how, "why": str(error), "warnings": ""}
+    with pytest.raises(OSError, match=re.escape(str(error))) if how == "over" else nullcontext():
+        _tell(end)
+    assert f"shard scenes-val2-00000 of scenes:val,n=1 failed: {error}" in caplog.text
+
+
+def test_a_head_that_has_gone_is_told_before_ray_ends_the_process(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(scale_out.time, "monotonic", lambda: now[0])
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        monkeypatch.setattr(scale_out.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
+        found = Head()
+        now[0] = 100.0
+        found.check()
+    now[0] = 129.0
+    found.check()  # it may be begun again
+    now[0] = 130.0
+    with pytest.raises(ConnectionError, match=f"the head of the Ray cluster, {address}, has gone: .*refused.*; what is done stays"):
+        found.check()
 
 
 def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
