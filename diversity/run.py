@@ -8,7 +8,9 @@ from diversity.config import DiversityConfig
 from diversity.counting import count_columns
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
-from imagetext.outputs import write_file
+from imagetext.outputs import UNFINISHED, write_file
+
+REPORT = "report.json"
 
 
 def run(config: DiversityConfig) -> int:
@@ -25,19 +27,19 @@ def run(config: DiversityConfig) -> int:
         return 2
     from diversity.page import render  # late: matplotlib and jinja2 take a second to import
 
+    write_file(config.output / REPORT, found.to_json())  # first: by it a run that was killed here knows its folder again
     write_file(config.output / "report.html", render(found))
     write_file(config.output / "report.md", found.to_markdown())
-    write_file(config.output / "report.json", found.to_json())
     _print(found, config.output)
     return 0
 
 
 def _check_output(folder: Path) -> None:
     """Raises `ValueError` unless the folder is empty, new, or holds an earlier report."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not {path.name for path in folder.iterdir()} - {REPORT + UNFINISHED}):
         return
     try:
-        ours = json.loads((folder / "report.json").read_text(encoding="utf-8"))["kind"] == KIND
+        ours = json.loads((folder / REPORT).read_text(encoding="utf-8"))["kind"] == KIND
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
