@@ -175,10 +175,11 @@ def same_record(one: Any, two: Any) -> bool:
 
 if __name__ == "__main__":
     folder, seed, counts = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    campaign = Campaign(folder)
-    for name, count in counts.items():
-        names = campaign.faults_of(name)
-        random.Random(f"{seed} {name}").shuffle(names)
-        for number in range(count):
-            draw = random.Random(f"{seed} {name} {number}")
-            print(json.dumps({"number": number} | campaign.disturb(name, names[number % len(names)], draw)), flush=True)
+    campaign, names = Campaign(folder), {}
+    for name in counts:
+        names[name] = campaign.faults_of(name)
+        random.Random(f"{seed} {name}").shuffle(names[name])
+    draws = sorted((number / count, name, number) for name, count in counts.items() for number in range(count))
+    for _, name, number in draws:  # so that what is cut short has something of all
+        fault = names[name][number % len(names[name])]
+        print(json.dumps({"number": number} | campaign.disturb(name, fault, random.Random(f"{seed} {name} {number}"))), flush=True)
