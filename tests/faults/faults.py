@@ -154,7 +154,8 @@ def nobody_reads(trial: Trial) -> bool:
 def cut_afterwards(trial: Trial) -> bool:
     """A shard, a marker or the last checkpoint is shorter than it was."""
     if trial.command.trains:
-        trial.run(when=Moment("batch", trial.draw.randint(3, trial.units["batch"]), signalling(signal.SIGKILL)))
+        if not trial.run(when=Moment("batch", trial.draw.randint(3, trial.units["batch"]), signalling(signal.SIGKILL))):
+            return True  # it was done before
         path = max(trial.output.glob("checkpoints/*.pt"))
     else:
         trial.run()

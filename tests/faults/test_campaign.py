@@ -1,6 +1,6 @@
 """Whatever disturbs a command, the same command again gives the bytes of a run that was left alone: faults drawn from a seed.
 
-`CAPSMITH_FAULTS` says how many there are of all commands together; `make soak` has 1,000.
+`CAPSMITH_FAULTS` says how many there are of all commands together; `make soak` has 1,000, and a tenth as many in a bucket.
 """
 
 import json
@@ -20,11 +20,25 @@ COUNTS = {name: int(os.environ["CAPSMITH_FAULTS"]) * share // 100 for name, shar
     if "CAPSMITH_FAULTS" in os.environ else FEW
 
 
-def test_disturbed_runs_are_resumed_to_the_bytes_of_an_undisturbed_one(tmp_path):
-    command = [sys.executable, str(Path(__file__).with_name("campaign.py")), str(tmp_path), str(SEED), json.dumps(COUNTS)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+FOR_BUCKETS = max(2, sum(COUNTS.values()) // 10)
+
+
+def run(script: str, *arguments: object) -> list[dict]:
+    """What a script of this folder prints, a result in each line."""
+    done = subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)], text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(arguments[0])},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert done.returncode == 0, done.stderr
-    results = list(map(json.loads, done.stdout.splitlines()))
+    return list(map(json.loads, done.stdout.splitlines()))
+
+
+def test_disturbed_runs_are_resumed_to_the_bytes_of_an_undisturbed_one(tmp_path):
+    results = run("campaign.py", tmp_path, SEED, json.dumps(COUNTS))
     assert Counter(result["command"] for result in results) == COUNTS
+    assert [result for result in results if result["problems"]] == []
+
+
+def test_in_a_bucket_too(tmp_path):
+    results = run("buckets.py", tmp_path, SEED, FOR_BUCKETS)
+    assert len(results) == FOR_BUCKETS
     assert [result for result in results if result["problems"]] == []
