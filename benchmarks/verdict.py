@@ -6,8 +6,8 @@ Each set is 20 to 500 pictures of COCO (CAPSMITH_DATA), with 1 to 4 captions of 
 captions to judge by. The good columns are other human captions of the pictures and, where there is one caption a
 picture, those of a machine; the bad ones are made of one of them, the base, in the ways of `bad_columns`. Fields that are
 judged: the base with each bad column (`pair`), with the other good column too (`three`), a bad column made of the
-better good one with the weaker good one alone (`crossed`), and the two good ones alone (`good`), which shows from how
-many pictures the better is named.
+better good one, if it is less true, with the weaker good one alone (`crossed`), and the two good ones alone (`good`),
+which shows from how many pictures the better is named.
 """
 
 import argparse
@@ -38,6 +38,7 @@ SYNONYMS = dict(pair.split(":") for pair in (
     "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated standing:upright large:huge "
     "small:tiny photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad girl:lass bike:bicycle "
     "next:close front:foreground holding:grasping playing:enjoying field:meadow water:liquid food:meal").split())
+AS_TRUE = ("synonyms",)  # as true as their base, and no worse than another captioner's
 TAILS = ("in a nice picture", "on a sunny day", "as anyone can see", "taken by somebody", "which is rather nice",
          "for all to see", "in this photo here", "with a good camera", "that was sold online", "of the highest quality")
 HEADS = ("in this picture we can see", "here is a nice view of", "the photo that was taken shows", "what we have here is",
@@ -182,7 +183,7 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
         found.append(outcome("pair", kind, base, kind))
         if len(good) > 1:
             found.append(outcome("three", kind, *good, kind))
-            if base == "people":
+            if base == "people" and kind not in AS_TRUE:
                 found.append(outcome("crossed", kind, "machine", kind))
     return [*found, *([outcome("good", "people or machine", *good)] if len(good) > 1 else [])]
 

@@ -161,5 +161,8 @@ class TrainableCaptioner(Captioner, Protocol):
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a caption, from start to end token, never cut."""
 
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of a caption's token ids up to the first end token, without special tokens and outer blanks."""
+
     def save(self, folder: str | os.PathLike, name: str) -> None:
         """Writes what `load_captioner` loads from the folder, its config last; ValueError for a name that names no column."""

@@ -3,17 +3,19 @@
 H, W: height and width of the pixels
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from PIL import Image
+
 from captioners.names import column_name
 from captioners.resolve import CLIP_CONFIG, find_weights
-from captioners.safe_reading import check_folder, check_inside, check_numbers, read_object, reason
+from captioners.safe_reading import check_folder, check_inside, check_numbers, check_size, read_object, reason
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor, nn
 
 
@@ -46,18 +48,34 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
     """
     import open_clip  # late: it imports torch
 
-    weights = {"require_pretrained": True}
-    if random:
-        folder = source.name.removeprefix("local-dir:")
-        weights = {"load_weights": folder == source.name or find_weights(Path(folder)) is not None, "pretrained_text": False}
+    folder = source.name.removeprefix("local-dir:")
+    file = None if folder == source.name else find_weights(Path(folder))
+    options = {"load_weights": folder == source.name or file is not None, "pretrained_text": False} if random else {
+        "require_pretrained": True}
     try:
-        model = open_clip.create_model(source.name, source.pretrained, device=device, **weights)
+        if file is not None:
+            check_size(_without_memory(source.name), [file], folder)
+        model = open_clip.create_model(source.name, source.pretrained, device=device, **options)
+        preprocessing(model.visual.preprocess_cfg)(Image.new("RGB", (32, 32)))
         return model, open_clip.get_tokenizer(source.name)
     except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
         raise ValueError(reason(error)) from error
 
 
-def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[["Image"], "Tensor"]:
+def _without_memory(name: str) -> "nn.Module":
+    """The model as its config has it, whose weights have shapes alone."""
+    import open_clip
+    import torch
+
+    logging.disable(logging.WARNING)  # that there are no weights
+    try:
+        with torch.device("meta"):
+            return open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[[Image.Image], "Tensor"]:
     """What makes (3, H, W) of a decoded picture, as the model takes it."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 

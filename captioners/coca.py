@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.coca_model import CoCa
@@ -27,7 +28,7 @@ from captioners.linear import fast_products
 from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, Source, is_transformers, resolve
 from captioners.rows import Begin, DecodedPicture, Rules
-from captioners.safe_reading import check_numbers, reason
+from captioners.safe_reading import attempt, check_numbers
 from captioners.search import evaluating, search, spoken
 from captioners.server.config import ServerConfig
 from captioners.slots import SlotDrawing, Slots, send, stack
@@ -52,20 +53,15 @@ class CoCaCaptioner:
         self.name = source.name
         self.weights_sha256 = weights_sha256
         self.model_cfg = source.model_cfg
-        cfg = merge_preprocess_dict(PreprocessCfg(), source.preprocess_cfg)
-        cfg["size"] = model.visual.image_size  # open_clip's factory, too, lets the tower decide
-        self.preprocess_cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
-        self._mean_and_std = torch.tensor([self.preprocess_cfg["mean"], self.preprocess_cfg["std"]])[..., None, None]  # (2, 3, 1, 1)
+        self.preprocess_cfg, self._mean_and_std, self.preprocess = attempt(
+            f"{source.config_from}: open_clip cannot prepare pictures by its preprocess_cfg", _preprocessing,
+            source.preprocess_cfg, model.visual.image_size)
         self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
         self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
         self.pad_id = self.tokenizer.pad_id
         self.context_length = min(model.text.context_length, model.text_decoder.context_length)
         self.description = self._describe(source)
         self._free_slots: list[Slots] = []  # on a GPU: of earlier calls, with all that was made ready for them
-        # open_clip's own inference transform up to the pixels: a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes
-        # of floats on the way to the model; holds no model, so workers can have it
-        *to_size, _, _ = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False).transforms
-        self.preprocess: Callable[[Image.Image], Tensor] = Compose([*to_size, PILToTensor()])
 
     def caption(
         self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
@@ -191,6 +187,20 @@ class CoCaCaptioner:
         ))
 
 
+def _preprocessing(
+    given: Mapping[str, Any], size: tuple[int, int]
+) -> tuple[dict[str, Any], Tensor, Callable[[Image.Image], Tensor]]:
+    """open_clip's config of preprocessing, its mean and std (2, 3, 1, 1), and its transform up to the pixels.
+
+    That is of a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes of floats on the way to the model; it holds no
+    model, so workers can have it. size: open_clip's factory, too, lets the tower decide.
+    """
+    cfg = merge_preprocess_dict(PreprocessCfg(), given) | {"size": size}
+    cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
+    *to_size, _, _ = image_transform_v2(PreprocessCfg(**cfg), is_train=False).transforms
+    return cfg, torch.tensor([cfg["mean"], cfg["std"]])[..., None, None], Compose([*to_size, PILToTensor()])
+
+
 class _SlotRows:
     """A CoCa's rows that stay where they are (see `captioners.slots.SlotRows`)."""
 
@@ -270,10 +280,7 @@ def build_model(source: Source) -> CoCa:
     """open_clip's CoCa from a config, with random weights, the decoder's included."""
     model_cfg = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
     check_numbers(model_cfg, source.config_from)
-    try:
-        model = CoCa(**model_cfg)
-    except Exception as error:  # a config may be wrong in many ways
-        raise ValueError(f"{source.config_from}: open_clip cannot build a CoCa of this config: {reason(error)}") from error
+    model = attempt(f"{source.config_from}: open_clip cannot build a CoCa of this config", CoCa, **model_cfg)
     initialise_decoder(model)
     return model
 

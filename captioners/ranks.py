@@ -26,7 +26,7 @@ class Rank(NamedTuple):
     def of_this_process(cls) -> Self:
         """As the launcher says that started it; the only one where none did."""
         for names in LAUNCHERS:
-            if all(name in os.environ for name in names):
+            if all(os.environ.get(name) for name in names):
                 return cls(*(int(os.environ[name]) for name in names))
         return cls()
 

@@ -3,10 +3,14 @@
 import json
 import re
 
-# Tokens of chat templates, tokenizers and old captioners, and tags, as text: <|im_start|>, </s>, <0x0A>, <br/>, [UNK].
+# Tokens of chat templates, tokenizers and old captioners, and tags, as text: <|im_start|>, </s>, <0x0A>, <br/>, [UNK]. No
+# addresses (<me@example.org>), and after a letter (List<string>) only those that models have.
 SPECIAL_TOKEN = re.compile(
-    r"<{1,2}[/\\|｜]?[a-z0][^<>\s]{0,60}>{1,2}|\[/?(?:unk|pad|bos|eos|sos|cls|sep|mask|inst|think|image|img)\]"
-    r"|(?:start|end)(?-i:seq|SEQ|Seq)\b|(?<!\w)[▁Ġ]+(?=\w)", re.IGNORECASE)
+    r"<[/\\|｜][a-z0][^<>\s]{0,60}>|<</?sys>>|(?<![a-z0-9_<])<(?:[a-z]|0x)[^<>\s@:.]{0,60}>(?!>)"
+    r"|<(?:s|[be]os|pad|unk|mask|sep|cls|br/?|eo[dt]|start|end|unused\d+|0x\w\w|[a-z][a-z0-9-]{0,20}_\w{0,40})>"
+    r"|\[/?(?:unk|pad|bos|eos|sos|cls|sep|mask|inst|think|image|img)\]"
+    r"|(?<![a-z])(?:start|end)(?-i:seq|SEQ|Seq)\b|(?<![\w▁])▁+(?=\w)", re.IGNORECASE)
+_SPACES = re.compile(r"(?<=[a-z])Ġ|(?<!\w)Ġ\w+(?:\s+Ġ\w+){2}")  # of GPT-2's tokenizer; one alone is a letter: Ġgantija
 
 _MARKS = ("<", "[", "seq", "SEQ", "Seq", "▁", "Ġ")  # one of which each of them has
 _THINK = "(?:think|thinking|thought|reasoning)"
@@ -17,20 +21,46 @@ _END = re.compile(r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sente
                   re.IGNORECASE)
 _ROLE = re.compile(r"\s*(?:assistant\s*(?::|\n)|model\s*\n)", re.IGNORECASE)
 _LINE_START = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|[-*+•>][ \t]+)", re.MULTILINE)
-_EMPHASIS = re.compile(r"(\*\*|__|`)(?=\S)([^*_`\n]+)\1|(?<![\w*])\*(?=\S)([^*\n]+)\*(?![\w*])")
+_JOINED = r"[^\W\u3040-\u9fff\uac00-\ud7a3]"  # a letter or digit of a language that puts blanks between words: f**k, 2**3
+_EMPHASIS = re.compile(rf"(?<![*`])(?<!{_JOINED})(\*{{1,3}}|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![*`])(?!{_JOINED})"
+                       rf"|(?<!{_JOINED})__(?=\S)([^_ \n]+ [^_\n]+)(?<=\S)__(?!{_JOINED})")
 
-_CAPTION = ("captions?|descriptions?|sentences?|beschreibung|bildunterschrift|satz|légende|phrase|descripción|leyenda|frase"
-            "|didascalia|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись|描述|说明|說明|标题|標題"
-            "|キャプション|説明|विवरण|कैप्शन")
-_HERE = ("here(?:['’]s| is| are)|below is|the following is|this is|hier ist|voici|aquí (?:tienes|está|hay)|ecco|aqui está"
-         "|tady je|zde je|вот|以下是|这是|這是|以下は|こちらが|यहाँ|यह")
+_CAPTION = (r"(?:captions?|descriptions?|sentences?|(?:bild)?beschreibung|bildunterschrift|satz|légende|phrase|descripción"
+            r"|leyenda|frase|didascalia|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись"
+            r"|विवरण|कैप्शन)\b")
+_PICTURE = (r"\b(?:images?|pictures?|photos?|photographs?|bild(?:e?s)?|fotos?|imagen|imagem|immagine|obráz(?:ek|ku)|fotografie"
+            r"|изображени[ея]|картинк[аи]|фото(?:графии)?|चित्र|छवि|तस्वीर)\b")
+# What may stand between "here is" and "caption", by which it is the caption of this picture, and no sign's in it.
+_ARTICLE = "an?|the|your|my|eine?n?|die|das|une?|la|le|una|uno?|el|il|uma?|o|एक|इस"
+_KIND = ("one|two|three|some|few|short|brief|possible|potential|detailed|concise|simple|single|suitable|suggested|clear|vivid"
+         "|descriptive|good|better|accurate|revised|final|english|alt|sentence|kurze|mögliche|passende|detaillierte|prägnante"
+         "|brève|courte|détaillée|breve|corta|posible|detallada|concisa|possibile|dettagliata|curta|possível|detalhada"
+         "|krátký|stručný|možný|краткое|короткое|возможное|подробное|का|संक्षिप्त|छोटा")
+_OF = (r"(?:of|for|in|about|describing|(?:that|which) describes|based on|für|von|zum|zu|der|des|dieses|de|du|pour|décrivant"
+       r"|que describe|para|d[ao]|della?|dell['’]|per|pro|k)\b")
+_OF_PICTURE = (rf"(?: (?:{_OF}[^.:：!?\n]{{0,40}}?)?{_PICTURE}"
+               rf"(?: (?:you|that|provided|shown|above)\b[^.:：!?\n]{{0,30}})?)")
+_END_OF_LEAD = r"(?:\s*[:：](?!\d)\s*|[ \t]*\n\s*)"
+_HERE = (r"(?:here(?:['’]s| is| are)|below is|the following is|hier ist|voici|aquí (?:tienes|está|hay)|ecco|aqui está|tady je"
+         r"|zde je|вот|यहाँ)(?!\w)")
+_IN_CHINESE = (r"(?:(?:以下是|这是|這是)(?:(?:对|對|为|為)?(?:这张|這張|该|該|此)?(?:图片|圖片|图像|圖像|照片)的)?"
+               r"(?:简短|簡短|简洁|簡潔|详细|詳細)?的?(?:一句话)?|(?:图片|圖片|图像|圖像|照片)?的?)(?:描述|说明|說明|标题|標題)")
+_IN_JAPANESE = r"(?:(?:以下は|こちらが)(?:この)?)?(?:(?:画像|写真)の)?(?:短い|簡潔な)?(?:キャプション|説明)文?(?:です)?"
+_PREAMBLE = re.compile(
+    rf"(?:{_HERE} (?:(?:{_ARTICLE}|{_KIND}|{_PICTURE})(?:-|,? )(?:and (?!an? |the ))?){{0,6}}{_CAPTION}"
+    rf"(?: (?:{_KIND}))?{_OF_PICTURE}?"
+    rf"|this is (?:an?|the) {_CAPTION}{_OF_PICTURE}"
+    rf"|(?:(?:{_KIND}|{_PICTURE})[- ]){{0,3}}{_CAPTION}(?: \d)?{_OF_PICTURE}?"
+    rf"|{_IN_CHINESE}|{_IN_JAPANESE}){_END_OF_LEAD}", re.IGNORECASE)
 _YES = ("sure|certainly|of course|absolutely|okay|ok|great|yes|natürlich|gerne|bien sûr|claro|por supuesto|certo|jistě|конечно"
         "|当然|好的|はい")
-_GREETING = re.compile(rf"(?:{_YES})(?: thing)?\s*[,.!，。！、]\s*", re.IGNORECASE)
-_PREAMBLE = re.compile(rf"(?:(?:{_HERE})[^.:：!?\n]{{0,80}}?(?:{_CAPTION})|(?:[^\W\d_]+ ){{0,2}}(?:{_CAPTION}))"
-                       r"(?:[^.:：!?\n]{0,60}[:：]\s*|[ \t]*\n\s*)", re.IGNORECASE)
-_OFFER = re.compile(r"(?:let me know|feel free|i hope (?:this|that)|would you like|if you(?:['’]d| would| need| want)"
-                    r"|is there anything)[^.!?\n]*[.!?]?", re.IGNORECASE)
+_GREETING = re.compile(rf"(?:{_YES})(?: thing)?\s*[,.!，。！、](?:[ \t]*\n\s*|\s*(?={_HERE}|{_PREAMBLE.pattern}))"
+                       r"|(?:certainly|of course|natürlich|bien sûr|por supuesto|jistě|конечно|当然)\s*[!！]\s*", re.IGNORECASE)
+_OFFER = re.compile(
+    r"i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b[^.!?\n]{0,200}[.!?]?"
+    r"|(?:let me know|feel free|would you like|if you(?:['’]d| would| need| want)|is there anything)[^.!?\n]{0,200}?"
+    r"\b(?:another one|anything else|captions?|descriptions?|images?|pictures?|photos?|versions?|adjust\w*|revis\w+|changes"
+    r"|(?:short|long)er|more details?)\b[^.!?\n]{0,200}[.!?]?", re.IGNORECASE)
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "'": "'", "‘": "’"}
 
 
@@ -47,6 +77,7 @@ def clean_reply(text: str) -> str:
     elif _THINKING.match(text):
         return ""
     text = SPECIAL_TOKEN.sub(lambda token: token[0] if _UNKNOWN.fullmatch(token[0]) else " ", _first_turn(text))
+    text = text.replace("Ġ", " ") if _SPACES.search(text) else text
     text = _ROLE.sub("", text, count=1) if _ROLE.match(text) else text
     text = _of_json(_unfenced(text)).strip()
     text = _EMPHASIS.sub(lambda found: found[2] or found[3], _LINE_START.sub("", text)).strip()
@@ -58,7 +89,7 @@ def clean_reply(text: str) -> str:
 
 def holds_token(text: str) -> bool:
     """Whether the text holds a special token, or a tag."""
-    return any(mark in text for mark in _MARKS) and SPECIAL_TOKEN.search(text) is not None
+    return any(mark in text for mark in _MARKS) and bool(SPECIAL_TOKEN.search(text) or _SPACES.search(text))
 
 
 def _first_turn(text: str) -> str:

@@ -1,28 +1,97 @@
-"""What a stranger's model folder may do here: small files of bounded size, paths that stay inside, errors that advise nothing."""
+"""What a stranger's model folder may do here: bounded files, numbers and programs, paths inside, errors without advice."""
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import resource
+import signal
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 LARGEST = 2**27         # bytes of a file of a tokenizer; the largest that are known have 35 MB
 LARGEST_CONFIG = 2**23  # bytes of a config or a chat template
+LONGEST_LIST = 1000     # of numbers in a config
 MOST_SAID = 400         # characters of a library's error
-MOST_LAYERS = 1000
-MOST = 10**8            # of any other number in a config: of tokens, positions, widths
+SECONDS, MEMORY, LONGEST_TEXT = 20, 2**29, 2**16  # that a program may take, in seconds and bytes, and bytes of what it says
+MEMORY_NOW = Path("/proc/self/statm")             # of this process, in pages, where the system tells it
+MODEL = {r"layers|depths?$": 1000, "image_size": 4096, "": 10**8}  # the largest numbers in a config, by their names
+PICTURES = {"patch|merge": 64, "size|edge|height|width|pinpoints|tokens|seq_len": 4096, "": 10**8}  # and in a processor's
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip install", re.I)
 CODE = re.compile(r"(custom|remote) code", re.I)
 
 
+def on_one_line(text: str) -> str:
+    """The text without what a terminal obeys."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
 def reason(error: BaseException) -> str:
     """What a library's error says, in one line; advice to let code run is left out, and what a terminal obeys."""
-    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
+    text = on_one_line(str(error))
+    if not text:
+        return type(error).__name__
     said = " ".join(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text) if not UNSAFE.search(sentence))
     if not said or CODE.search(text):
         return "it asks for code of its own to be run, which is never done"
     return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
+
+
+def attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
+    """What the call returns; libraries raise many kinds of errors: all become ValueErrors that say what was tried."""
+    try:
+        return call(*args, **options)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # those of libraries in Rust are no Exceptions
+        raise ValueError(f"{otherwise}: {reason(error)}") from error
+
+
+def in_bounds(call: Callable[[], Any]) -> Any:
+    """What the call returns, as JSON has it; a process of its own makes the call, within bounds of time, memory and length.
+
+    It runs nothing but Python: threads of libraries are not there. Raises ValueError with its error, or where it breaks a bound.
+    """
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        _say(call, writes)
+    os.close(writes)
+    try:
+        with open(reads, "rb") as pipe:
+            said = pipe.read(LONGEST_TEXT)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    try:
+        found, error = json.loads(said)
+    except ValueError:
+        most = f"{SECONDS} seconds, {MEMORY >> 20} MiB of memory or {LONGEST_TEXT >> 10} KiB of text"
+        raise ValueError(f"it takes more than {most}") from None
+    if error:
+        raise ValueError(error)
+    return found
+
+
+def _say(call: Callable[[], Any], writes: int) -> None:
+    """The life of the process within bounds: it writes what the call returns, and its error; nothing where it breaks one."""
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS)
+        if MEMORY_NOW.exists():
+            most = int(MEMORY_NOW.read_text().split()[0]) * resource.getpagesize() + MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        try:
+            said = [call(), None]
+        except MemoryError:
+            raise
+        except Exception as error:
+            said = [None, reason(error)]
+        with open(writes, "wb") as pipe:
+            pipe.write(json.dumps(said).encode())
+    finally:
+        os._exit(0)  # nothing of the parent's is tidied up here
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -38,21 +107,34 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_numbers(config: Mapping[str, Any], where: str | Path) -> None:
-    """Refuses a model's config by whose numbers building it would take memory or time without end."""
+def check_numbers(config: Mapping[str, Any], where: str | Path, limits: Mapping[str, int] = MODEL) -> None:
+    """Refuses a config by whose numbers building a model, or making its pictures, would take memory or time without end.
+
+    limits: the largest number by a pattern of names, of which the first that fits counts.
+    """
     problems, waiting = [], [("", config)]
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, Mapping):
             waiting += [(f"{name}.{key}".lstrip("."), one) for key, one in value.items()]
         elif isinstance(value, list):
+            if len(value) > LONGEST_LIST and not isinstance(value[0], str):
+                problems.append(f"{name} has {len(value):,} entries, at most {LONGEST_LIST:,} can be")
             waiting += [(name, one) for one in value]
         elif isinstance(value, int | float):
-            most = MOST_LAYERS if re.search(r"layers|depths?$", name) else MOST
+            most = next(most for pattern, most in limits.items() if re.search(pattern, name))
             if not -most <= value <= most:
                 problems.append(f"{name} is {value}, at most {most:,} can be")
     if problems:
         raise ValueError(f"{where}: " + "; ".join(problems[:5]))
+
+
+def check_size(model: Any, weights: Iterable[Path], where: str | Path) -> None:
+    """Refuses a torch model, made without memory, of more weights than the files hold in four bits each."""
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    held = 2 * sum(path.stat().st_size for path in weights)
+    if 0 < held < asked:
+        raise ValueError(f"{where}: its config asks for {asked:,} weights, and its files can hold no more than {held:,}")
 
 
 def check_folder(folder: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
+from captioners.safe_reading import attempt
+
 FILES = (  # kept as they are: another release of transformers may write them so that older ones cannot read them
     "tokenizer.json",
     "tokenizer_config.json",
@@ -39,7 +41,7 @@ class CaptionTokenizer:
             self.end_id = own.eos_token_id if own.eos_token_id is not None else own.sep_token_id
             self.pad_id, self.special_ids, self.size = own.pad_token_id, set(own.all_special_ids), len(own)
         else:
-            self._tokenizer, self._own = SimpleTokenizer(**options), None
+            self._tokenizer, self._own = attempt("CLIP's tokenizer cannot be made", SimpleTokenizer, **options), None
             self.start_id, self.end_id = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
             self.special_ids, self.size = set(self._tokenizer.all_special_ids), self._tokenizer.vocab_size
             self.pad_id = 0  # open_clip pads with zeros; CLIP's vocabulary has no pad token, 0 is a "!" in it
@@ -81,7 +83,7 @@ class CaptionTokenizer:
             if value is None
         ]
         if not problems:
-            ids = self.encode("a")
+            ids = attempt(f"{where} does not read a text", self.encode, "a")
             if ids[:1] != [self.start_id] or ids[-1:] != [self.end_id]:
                 problems.append("it does not put the start and end tokens round a text")
             for key, pad in (("text_cfg.pad_id", text_cfg.get("pad_id", 0)), ("pad_id", model_cfg.get("pad_id", 0))):
@@ -96,13 +98,7 @@ class CaptionTokenizer:
 def _from_folder(folder: Path | None, text_cfg: Mapping[str, Any], options: Mapping[str, Any]) -> HFTokenizer:
     if folder is None or not any((folder / name).is_file() for name in FILES):
         raise ValueError(f"text_cfg.hf_tokenizer_name is set, but no tokenizer's files are in {folder or 'open_clip'}")
-    try:
-        return HFTokenizer(
-            str(folder),
-            tokenizer_mode=text_cfg.get("tokenizer_mode"),
-            local_files_only=True,
-            trust_remote_code=False,  # a user's file never runs code
-            **options,
-        )
-    except (OSError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {error}") from error
+    return attempt(f"{folder}: the tokenizer cannot be read", HFTokenizer, str(folder),
+                   tokenizer_mode=text_cfg.get("tokenizer_mode"), local_files_only=True,
+                   trust_remote_code=False,  # a user's file never runs code
+                   **options)

@@ -23,6 +23,7 @@ from transformers.processing_utils import ProcessorMixin
 from captioners.base import Captioned, SamplingConfig
 from captioners.names import check_name
 from captioners.rows import Begin, Rules
+from captioners.safe_reading import attempt
 from captioners.search import evaluating, search, spoken
 from captioners.vlm_decode import Continuing
 from captioners.vlm_families import FAMILIES, OwnAspect
@@ -48,12 +49,12 @@ class VLMCaptioner:
                  prompt: str | None = None, adapter: PeftModel | None = None):
         self.model, self.processor, self.adapter, self.merges = model, processor, adapter, False
         self.batch_size, self.name, self.weights_sha256 = 16, name, weights_sha256
-        self.family, self.tokenizer = FAMILIES[model.config.model_type](model, processor), processor.tokenizer
+        self.family = attempt(f"{source}: its processor does not fit its model",
+                              FAMILIES[model.config.model_type], model, processor)
+        self.tokenizer = processor.tokenizer
         self.prompt = self.family.instruction if prompt is None else prompt
-        try:
-            self.prompt_ids, self.lead = self.family.prompt(self.prompt)
-        except Exception as error:  # chat templates are programs, and fail in many ways
-            raise ValueError(f"{source}: its processor makes no prompt of {self.prompt!r}: {error}") from error
+        self.prompt_ids, self.lead = attempt(f"{source}: its processor makes no prompt of {self.prompt!r}",
+                                             self.family.prompt, self.prompt)
         self.end_ids = self.family.end_ids()
         self.special_ids = {*self.tokenizer.all_special_ids, *self.end_ids,
                             *(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special)}
@@ -67,7 +68,8 @@ class VLMCaptioner:
         problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
         problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
-        wide, high = (self.preprocess(Image.new("RGB", size)).shape[1:] for size in ((64, 32), (32, 64)))
+        wide, high = (attempt(f"{source}: its processor makes nothing of a picture",
+                              self.preprocess, Image.new("RGB", size)).shape[1:] for size in ((64, 32), (32, 64)))
         if wide != high and not isinstance(self.family, OwnAspect):
             problems.append(f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two")
         if room < 2:

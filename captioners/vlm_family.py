@@ -16,6 +16,7 @@ from transformers import OPTForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.processing_utils import ProcessorMixin
 
+from captioners.safe_reading import in_bounds
 from captioners.vlm_pictures import Preprocess
 
 INSTRUCTION = "Describe this picture in one sentence."
@@ -53,8 +54,11 @@ class Llava:
         content = [{"type": "image"}, {"type": "text", "text": instruction}][:2 if instruction else 1]
         question = {"role": "user", "content": content}
         answer = {"role": "assistant", "content": [{"type": "text", "text": "\0"}]}
-        text = self.processor.apply_chat_template([question], add_generation_prompt=True)
-        whole = self.processor.apply_chat_template([question, answer]).partition("\0")[0]
+        render = self.processor.apply_chat_template  # a program of the folder's
+        text, whole = in_bounds(lambda: [render([question], add_generation_prompt=True), render([question, answer])])
+        whole = whole.partition("\0")[0]
+        if (pictures := text.count(self.processor.image_token)) > 1:
+            raise ValueError(f"its chat template makes {pictures} pictures of one")
         begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
         inputs = self.processor(text=[text], images=[self.blank()], images_kwargs=self.options,
                                 text_kwargs={"add_special_tokens": not begun})

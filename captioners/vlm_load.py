@@ -4,7 +4,7 @@ No code that comes with a model is run, and weights come from safetensors files 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel, get_peft_model_state_dict, prepare_model_for_kbit_training
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available
 
 from captioners.names import check_name, column_name
 from captioners.resolve import SMALL_FILES
-from captioners.safe_reading import check_folder, check_numbers, read_object, reason
+from captioners.safe_reading import PICTURES, attempt, check_folder, check_numbers, check_size, read_object
 from captioners.vlm import ADAPTER, OURS, VLMCaptioner
-from captioners.vlm_families import FAMILIES
-from captioners.weights import DTYPES, folder_sha256, state_sha256
+from captioners.vlm_families import FAMILIES, QwenVL
+from captioners.weights import DTYPES, differences, folder_sha256, state_sha256
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = ("model.safetensors", "model-*.safetensors")
+MOST_PATCHES = 2**16  # of a picture; LLaVA-OneVision has 26,896
 
 
 def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = "cpu", dtype: str | None = "fp32",
@@ -42,10 +45,8 @@ def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = 
         problems.append("four_bit needs bitsandbytes, which is not installed")
     if problems:
         raise ValueError("; ".join(problems))
-    name = os.fspath(name).removeprefix("local-dir:").removeprefix("hf-hub:")
-    folder = _folder(name)
-    if os.path.isdir(name):
-        name = str(folder)  # adapters are saved with the name of their base
+    name, base = _whole_name(os.fspath(name)), base and _whole_name(base)
+    folder = _folder(name, *SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS)
     ours = _read_ours(folder)
     adapter_config = _read_object(folder / ADAPTER)
     if adapter_config is None and base is not None:
@@ -53,7 +54,8 @@ def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = 
     beneath = name if adapter_config is None else base or _base_name(adapter_config, folder / ADAPTER, ours)
     model = _load_model(beneath, device, DTYPES[dtype or "fp32"], four_bit)
     home = folder if adapter_config is not None and any((folder / file).is_file() for file in PROCESSOR_FILES) else beneath
-    processor = _attempt(f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False)
+    processor = attempt(f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False)
+    _check_processor(processor, model, home)
     adapter = None if adapter_config is None else _load_adapter(model, folder, beneath)
     sha256 = state_sha256(model.state_dict())
     if not four_bit:
@@ -65,13 +67,19 @@ def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = 
                         source=name, prompt=ours.get("prompt") if prompt is None else prompt, adapter=adapter)
 
 
-def _folder(name: str) -> Path:
-    """Where a model's small files lie, and its adapter, in a folder or the hub's cache; ValueError where one is too large."""
+def _whole_name(name: str) -> str:
+    """A model's name without the prefix of its kind, of a folder its whole path: adapters are saved with that of their base."""
+    name = name.removeprefix("local-dir:").removeprefix("hf-hub:")
+    return str(Path(name).resolve()) if os.path.isdir(name) else name
+
+
+def _folder(name: str, *patterns: str) -> Path:
+    """Where a model's files lie, in a folder, or fetched in the hub's cache; ValueError where a small one is too large."""
     if os.path.isdir(name):
-        folder = Path(name).resolve()
+        folder = Path(name)
     else:
-        folder = Path(_attempt(f"hub repository {name!r} cannot be had", snapshot_download, name,
-                               allow_patterns=[*SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS], ignore_patterns=["*/*"]))
+        folder = Path(attempt(f"hub repository {name!r} cannot be had", snapshot_download, name,
+                              allow_patterns=list(patterns), ignore_patterns=["*/*"]))
     check_folder(folder)
     return folder
 
@@ -82,21 +90,24 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
         check_folder(Path(name))
     if (raw := _read_object(Path(name) / "config.json")) is not None:
         check_numbers(raw, Path(name) / "config.json")
-    config = _attempt(f"{name}: no config that can be read", AutoConfig.from_pretrained, name, trust_remote_code=False)
+    config = attempt(f"{name}: no config that can be read", AutoConfig.from_pretrained, name, trust_remote_code=False)
     check_numbers(config.to_dict(), name)
     if config.model_type not in FAMILIES:
         raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
     if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
         raise ValueError(f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is")
+    with torch.device("meta"):  # weights without memory: they would be made before one is read
+        shapes = attempt(f"{name}: no model that can be built", AutoModelForImageTextToText.from_config, config)
+    check_size(shapes, _folder(name, *WEIGHTS).glob("*.safetensors"), name)
     options: dict[str, Any] = {}
     if four_bit:
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                                                             bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
         options["device_map"] = {"": device}
-    model, report = _attempt(f"{name}: no weights that can be loaded", AutoModelForImageTextToText.from_pretrained, name,
-                             dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options)
+    model, report = attempt(f"{name}: no weights that can be loaded", AutoModelForImageTextToText.from_pretrained, name,
+                            dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{name}: these weights are missing:\n  " + "\n  ".join(missing))
+        raise ValueError(f"{name}: these weights are missing:\n  " + "\n  ".join(differences({}, dict.fromkeys(missing))))
     if four_bit:
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         for layer in model.modules():  # bitsandbytes' would pack their weights anew to caption on a CPU, and train no more
@@ -104,16 +115,34 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
     return model
 
 
+def _check_processor(processor: ProcessorMixin, model: PreTrainedModel, where: str | Path) -> None:
+    """Refuses a processor whose pictures or prompts would take memory without end."""
+    images = processor.image_processor.to_dict()
+    if issubclass(FAMILIES[model.config.model_type], QwenVL):
+        images.pop("size", None)  # counts the pixels of a picture, which the family bounds
+    whole = {**processor.to_dict(), "image_processor": images, "video_processor": {}}
+    check_numbers(whole, where, PICTURES)
+    side = max(_numbers([images.get(name) for name in ("size", "crop_size", "image_grid_pinpoints")]), default=1)
+    patch = max(1, min(_numbers([whole.get("patch_size"), images.get("patch_size")]), default=side))
+    if (patches := (side / patch)**2) > MOST_PATCHES:
+        raise ValueError(f"{where}: its processor makes {patches:,.0f} patches of a picture, at most {MOST_PATCHES:,} can be")
+
+
+def _numbers(value: Any) -> list[int]:
+    """All numbers in a part of a config."""
+    if isinstance(value, Mapping | list | tuple):
+        return [number for one in (value.values() if isinstance(value, Mapping) else value) for number in _numbers(one)]
+    return [value] if isinstance(value, int) else []
+
+
 def _load_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
     """Puts the adapter of a folder into the model; all of its weights, and no others."""
     path = folder / ADAPTER_WEIGHTS
-    weights = _attempt(f"{path}: no adapter that can be read", load_file, path)
-    adapter = _attempt(f"{folder}: an adapter that does not fit its model", PeftModel.from_pretrained, model, folder,
+    weights = attempt(f"{path}: no adapter that can be read", load_file, path)
+    adapter = attempt(f"{folder}: an adapter that does not fit its model", PeftModel.from_pretrained, model, folder,
                        is_trainable=True, torch_device="cpu")
-    expected = set(get_peft_model_state_dict(adapter, save_embedding_layers=False))
-    if different := sorted(expected ^ set(weights)):
-        lines = [f"{'missing' if key in expected else 'unexpected'} {key}" for key in different]
-        raise ValueError(f"{path}: these weights are not this adapter's:\n  " + "\n  ".join(lines))
+    if different := differences(weights, get_peft_model_state_dict(adapter, save_embedding_layers=False)):
+        raise ValueError(f"{path}: these weights are not this adapter's:\n  " + "\n  ".join(different))
     adapter.peft_config["default"].base_model_name_or_path = base
     return adapter
 
@@ -140,18 +169,10 @@ def _read_ours(folder: Path) -> dict[str, Any]:
     problems = [f"{key} is {ours.get(key)!r}, no text" for key in ("name", "prompt") if not isinstance(ours.get(key), str)]
     if problems:
         raise ValueError(f"{folder / OURS}: " + "; ".join(problems))
-    _attempt(folder / OURS, check_name, ours["name"])
+    attempt(folder / OURS, check_name, ours["name"])
     return ours
 
 
 def _read_object(path: Path) -> dict | None:
     """A JSON object in a file, None where there is no file."""
     return read_object(path) if path.is_file() else None
-
-
-def _attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
-    """What the call returns; transformers and peft raise many kinds of errors: all become ValueErrors that say what was tried."""
-    try:
-        return call(*args, **options)
-    except Exception as error:
-        raise ValueError(f"{otherwise}: {reason(error)}") from error

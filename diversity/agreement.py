@@ -12,7 +12,7 @@ import numpy as np
 
 from diversity.pairs import Groups
 from diversity.references import CiderD, NoSynonyms, Words, bleu_4, meteor, rouge_l
-from diversity.signs import Language, copying
+from diversity.signs import Language, alike, copying
 from diversity.tokens import words
 
 SAME = 1e-6  # cosines that float32 cannot tell apart
@@ -35,13 +35,14 @@ class Agreement:
 
     def of(self, groups: Groups, themselves: bool = False) -> AgreementScores:
         """Scores the captions of each picture; `themselves`: they are human ones, each held against the picture's others."""
-        found = np.array([self._of_caption(caption, own, picture, themselves) if own else [np.nan] * len(_EACH)
+        found = np.array([(self._of_caption if own else self._alone)(caption, own, picture, themselves)
                           for caption, own, picture in self._against(groups, themselves)]).reshape(-1, len(_EACH))  # (N, scores)
         counts = [len(group) for group in groups]
         owners = np.repeat(np.arange(len(groups)), counts)
         by_picture = {name: means(values, owners, len(groups)) for name, values in zip(_EACH, found.T, strict=True)}
+        signs = by_picture | ({"alike": alike(self._texts)} if themselves else {})
         return AgreementScores(np.split(found[:, 0], np.cumsum(counts)[:-1]),
-                               {name: by_picture.pop(name) for name in ("cider_d", "found_words")}, by_picture)
+                               {name: signs.pop(name) for name in ("cider_d", "found_words")}, signs)
 
     def overlap(self, groups: Groups, themselves: bool = False) -> tuple[dict[str, np.ndarray], float | None]:
         """ROUGE-L and METEOR by picture (P,), and BLEU-4 of all captions together."""
@@ -60,14 +61,22 @@ class Agreement:
                     own.remove(caption)
                 yield caption, own, picture
 
+    def _alone(self, caption: Words, _: Sequence[Words], picture: int, themselves: bool) -> tuple[float, ...]:
+        """Of a caption without another to hold it against: nothing, but how a human one's words are grounded in itself."""
+        grounded = self._language.grounded_thirds(caption, picture, [caption]) if themselves else ()
+        return tuple((dict.fromkeys(_EACH, np.nan) | dict(zip(_THIRDS, grounded))).values())
+
     def _of_caption(self, caption: Words, own: Sequence[Words], picture: int, themselves: bool) -> tuple[float, ...]:
         before = self._search.share_behind(caption, picture, themselves)
         return (self._cider.score(caption, own), before, float(strange(before)), *self._language.order(caption, picture),
-                *self._language.grounded_thirds(caption, picture, own), self._language.known(caption), *copying(caption, own))
+                *self._language.grounded_thirds(caption, picture, own), self._language.known(caption),
+                *self._language.strangers(caption, picture), float(caption in own) if len(own) > 1 else np.nan,
+                *copying(caption, own))
 
 
-_EACH = ("cider_d", "found_words", "strange_words", "order", "any_order", "first_third", "last_third", "whole", "known_words",
-         "copies", "nearer_to_one")  # what `_of_caption` gives
+_THIRDS = ("first_third", "last_third", "whole")
+_EACH = ("cider_d", "found_words", "strange_words", "order", "any_order", *_THIRDS, "known_words",
+         "common_pairs", "strangers", "same", "copies", "nearer_to_one")  # what `_of_caption` gives
 
 
 class WordSearch:

@@ -140,8 +140,8 @@ def _best(evidence: _Evidence) -> str:
         return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect."
     leader = verdict.ranking[0]
     if leader in verdict.doubts and not verdict.not_behind:
-        return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} is ahead, but these pictures leave it in "
-                f"doubt whether {verdict.doubts[leader][0].words}.")
+        return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} is ahead, but these "
+                f"pictures leave it in doubt whether {verdict.doubts[leader][0].words}.")
     names = [f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind]
     of = " of those that are not suspect" if verdict.suspects else ""
     return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest "
@@ -217,8 +217,9 @@ def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measur
     if adding:
         return (f"Mixing {evidence.names(step.columns)}, {alone.captions} captions a picture in turn, adds to as many of "
                 f"{evidence.labels[mixes.best]} alone at no clear loss of fidelity: {gain}, {change}.")
-    return (f"No mix clearly adds {judged.label} to {alone.captions} captions a picture of {evidence.labels[mixes.best]} alone "
-            f"at no clear loss of fidelity; the one that adds most, {evidence.names(step.columns)}, has {gain}, {change}.")
+    return (f"No mix clearly adds {judged.label} without a clear loss of fidelity, compared with {alone.captions} captions "
+            f"a picture of {evidence.labels[mixes.best]} alone; the one that adds most, {evidence.names(step.columns)}, "
+            f"has {gain}, {change}.")
 
 
 def _human(evidence: _Evidence, references: str | None) -> str:
@@ -228,7 +229,8 @@ def _human(evidence: _Evidence, references: str | None) -> str:
     changes = {column: " and ".join(filter(None, (evidence.change(measure, column, references) for measure in evidence.axes)))
                for column in evidence.first}
     figures = "; ".join(f"{evidence.labels[column]} {change}" for column, change in changes.items() if change)
-    return f"Against the human captions: {figures}." if figures else "No picture tells how far these are from the human captions."
+    return f"Against the human captions: {figures}." if figures else (
+        "No picture tells how far these are from the human captions: that takes two human captions or more of a picture.")
 
 
 def _unknown(evidence: _Evidence, pictures: int) -> str:

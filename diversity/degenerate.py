@@ -3,17 +3,22 @@
 The rules look at form alone; a fluent caption of another picture has no reason here. Which words cannot end a sentence is known
 of the languages of `endings.LANGUAGES`, what a refusal is of those of `refusals`; "broken" is for English, all other rules for
 whatever is written. Each takes time in proportion to the caption's length.
+
+A paragraph that somebody wrote has slips, so a loop, an article that stands wrong or a number counts where it and its like hold
+at least `SLIP` of the caption's words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from captioners.replies import holds_token
-from diversity.endings import MIN_WORDS, ends_hanging, is_broken, is_short
-from diversity.loops import has_loop, recurs
-from diversity.nonwords import LONGEST_NUMBER, has_digits, has_nonwords, is_misread
+from diversity.endings import MIN_WORDS, broken, ends_hanging, is_short
+from diversity.loops import looping, recurs
+from diversity.nonwords import LONGEST_NUMBER, has_nonwords, is_misread, senseless_numbers
 from diversity.refusals import refuses
 from diversity.tokens import words
+
+SLIP = 0.05  # of a caption's words; in captions of up to 20 words each fault counts
 
 
 class Reason(NamedTuple):
@@ -54,11 +59,16 @@ def degenerate_reasons(caption: str, truncated: bool = False, found: list[str] |
     if not found:
         return ("empty",)
     tests = {"short": is_short(found),
-             "loop": has_loop(caption, found) or recurs(caption),
+             "loop": _counts(looping(caption, found), found) or recurs(caption),
              "cut": truncated or ends_hanging(caption, found),
-             "broken": is_broken(caption, found),
-             "digits": has_digits(caption),
+             "broken": _counts(broken(caption, found), found),
+             "digits": _counts(senseless_numbers(caption), found),
              "nonwords": has_nonwords(caption.lower(), found) or is_misread(caption),
              "markup": holds_token(caption),
              "refusal": refuses(caption)}
     return tuple(reason for reason, holds in tests.items() if holds)
+
+
+def _counts(faulty: int, found: Sequence[str]) -> bool:
+    """Whether so many words of those found are more than a slip."""
+    return faulty > 0 and faulty >= SLIP * len(found)

@@ -83,9 +83,10 @@ _BROKEN = re.compile(r"\b(?:an?|[Tt]he)\s++(?:(?:and|or)\s++(\w++)|(?:of|with|is
                      r"|(?:at|on|in)\s++(?:an?|the|his|her|its|their|top|front)\b)")
 
 
-def is_broken(caption: str, found: Sequence[str]) -> bool:
-    """Whether an article stands before what it cannot stand before: not in "vitamin a and vitamin c", "the on button"."""
-    return any(not _is_name(caption, fault) for fault in _BROKEN.finditer(caption)) and "en" in languages_of(found)
+def broken(caption: str, found: Sequence[str]) -> int:
+    """The words in places where an article stands before what it cannot: none in "vitamin a and vitamin c", "the on button"."""
+    faults = sum(len(fault[0].split()) for fault in _BROKEN.finditer(caption) if not _is_name(caption, fault))
+    return faults if faults and "en" in languages_of(found) else 0
 
 
 def _is_name(caption: str, fault: re.Match[str]) -> bool:

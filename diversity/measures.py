@@ -138,11 +138,11 @@ IMAGE_COVERAGE = Measure(("clip", "image_coverage"), "Pictures covered", "Pictur
                          "image_coverage")
 _FOUND = ("Other pictures {what} a caption than its own picture ÷ other pictures, mean over a picture's captions, then pictures. "
           "50 % for captions of other pictures, 100 % where each caption says most of its own.")
-FOUND_WORDS = Measure(("found_words",), "Own picture first, by words", _FOUND.format(
+FOUND_WORDS = Measure(("found_words",), "Own picture found by words", _FOUND.format(
     what="whose human captions have less in common (tf-idf of words) with"), "percent", "higher", "found_words")
-FOUND_MEANING = Measure(("semantic", "found_meaning"), "Own picture first, by meaning", _FOUND.format(
+FOUND_MEANING = Measure(("semantic", "found_meaning"), "Own picture found by meaning", _FOUND.format(
     what="whose human captions are less like (cosine of embeddings)"), "percent", "higher", "found_meaning")
-FOUND_CLIP = Measure(("clip", "found_clip"), "Own picture first, by CLIP", _FOUND.format(what="that CLIP finds less near to"),
+FOUND_CLIP = Measure(("clip", "found_clip"), "Own picture found by CLIP", _FOUND.format(what="that CLIP finds less near to"),
                      "percent", "higher", "found_clip")
 BLEU = Measure(("bleu_4",), "BLEU-4", "1- to 4-grams of the captions that human captions of their picture have ÷ those of the "
                "captions, geometric mean, lowered where captions are too short; of all captions together. 0 to 1. Papineni et al. 2002.",

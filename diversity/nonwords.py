@@ -12,16 +12,16 @@ LONGEST_NUMBER = 13  # digits: telephone numbers, article numbers
 
 _DIGIT = re.compile(r"\d")
 _NUMBERS = re.compile(r"(?<!\d)\d++(?:\s++\d++){2,}+")
-_LONG_NUMBER = re.compile(rf"\d{{{LONGEST_NUMBER + 1}}}")
+_LONG_NUMBER = re.compile(rf"\d{{{LONGEST_NUMBER + 1}}}\d*+")
+_QUOTED = re.compile(r"[\"“”„«»‘’'][\d\s.,:/-]++[\"“”«»‘’']")  # what stands on a thing
 
 
-def has_digits(caption: str) -> bool:
-    """Whether numbers stand in a row that neither count nor are a telephone number, or one is too long for any."""
+def senseless_numbers(caption: str) -> int:
+    """How many numbers stand in rows that neither count nor are a telephone number, or are too long for any."""
     if not _DIGIT.search(caption):
-        return False
-    if _LONG_NUMBER.search(caption):
-        return True
-    return not all(_is_sensible(run[0].split()) for run in _NUMBERS.finditer(caption))
+        return 0
+    rows = [run[0].split() for run in _NUMBERS.finditer(_QUOTED.sub("", caption))]
+    return len(_LONG_NUMBER.findall(caption)) + sum(len(row) for row in rows if not _is_sensible(row))
 
 
 def _is_sensible(numbers: Sequence[str]) -> bool:

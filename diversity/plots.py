@@ -102,13 +102,14 @@ def _fit(axes: Axes, name: str, measure: Measure) -> None:
 
 def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     measure = measures.OF_SCORE[report.spread or report.fidelity]
-    known = {column: np.multiply(_factor(measure), report.distributions[column.name][measure.score]) for column in columns
-             if measure.score in report.distributions[column.name]}
+    most = 100 if measure.unit == "percent" else np.inf
+    known = {column: np.clip(np.multiply(_factor(measure), report.distributions[column.name][measure.score]), 0, most)
+             for column in columns if measure.score in report.distributions[column.name]}
     if not known:
         return None
     low, high = min(map(min, known.values())), max(map(max, known.values()))
     width = (high - low or 1) / 40
-    at = np.linspace(low - 3 * width, high + 3 * width, GRID)
+    at = np.linspace(max(low - 3 * width, 0), min(high + 3 * width, most), GRID)
     figure, axes = plot(4.2, max(2.9, 0.7 + 0.36 * len(known)))
     for row, (column, quantiles) in enumerate(known.items()):
         levels = np.linspace(0, 1, len(quantiles))

@@ -8,16 +8,21 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from diversity.sentences import sentences
 from diversity.tokens import LONG_CHUNK, folded
 
+ENDS = 3  # sentences at either end of a text, where an assistant speaks of itself
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
+_WHOLE = "".join(f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split())  # not "the back of the image"
 _GIVEN = "(?:provided|attached|uploaded|available|visible|load|displayed|found|processed|opened)"
 _NOT = "(?:can ?not|can't|could ?n[o']t|won't|will not|do not|don't|did ?n[o']t)"
 _VERBS = ("(?:assist|help|describe|identify|see|view|access|provide|comply|generate|create|fulfill?|process|analy[sz]e"
           "|recogni[sz]e|caption|determine|comment|discuss|engage|answer|do (?:that|this)|have (?:access|the|enough|any)"
           r"|support|interpret|open|display|read|continue|complete|produce|respond|share|tell|make out|look at|reveal"
           r"|be able)\b")
-_START = r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|that|and|so|because|however|ai) )"  # not "something I can't see"
+# Not "a text that I can't read".
+_START = (r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|and|so|because|however|ai"
+          r"|(?:regret|means?|afraid|unfortunate|say|note|know|fact|you|is|seems|appears) that) )")
 _ASK = "(?:provide|upload|share|attach|send)"
 
 _RULES = {
@@ -33,10 +38,11 @@ _RULES = {
               r"|\b(?:i'm|i am) (?:just |only )?an? (?:text-based |large )?(?:ai|language model)\b"),
     "no picture": (r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing"
                    r"|violat|policy|policies|quality",
-                   rf"\b(?:an|the|this|your|no) {_PICTURE} (?:\w+ ){{0,3}}"
+                   rf"{_WHOLE}\b(?:an|the|this|your|no) {_PICTURE} (?:\w+ ){{0,3}}"
                    rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
-                   rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b|\b{_PICTURE} did ?n[o']t load"
-                   rf"|\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?(?:not (?:available|found)|unavailable|missing)\b"
+                   rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b(?! (?:on|in|at|by)\b)|\b{_PICTURE} did ?n[o']t load"
+                   rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?"
+                   r"(?:not (?:available|found)|unavailable|missing)\b"
                    rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
                    r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe"),
     "asks": (r"please|kindly|\byou\b|\byour\b",
@@ -76,11 +82,12 @@ _HINT = re.compile("|".join(hint for hint, _ in _RULES.values()))
 
 
 def refuses(text: str) -> bool:
-    """Whether the text is an assistant's answer in place of a caption."""
+    """Whether the text is an assistant's answer in place of a caption; of many sentences the first and last ones are looked at."""
     chunks = text.split()
     if not any(map(_may_refuse_short if max(map(len, chunks), default=0) <= LONG_CHUNK else may_refuse, chunks)):
         return False
-    text = folded(" ".join(chunks))
+    parts = sentences(" ".join(chunks))
+    text = folded(" ".join(parts if len(parts) <= 2 * ENDS else (*parts[:ENDS], *parts[-ENDS:])))
     return any(hint.search(text) and pattern.search(text) for hint, pattern in _COMPILED)
 
 

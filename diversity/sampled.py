@@ -79,7 +79,8 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
         rows[column] = {score: mean(scores[column][score]) for score in SAMPLED if score in scores[column]}
         rows[column] |= {"bleu_4": bleu_4} if agreement else {}
     dear = _Dear(pictures[:semantic_pictures], columns, references)
-    notes = [] if name else [f"What captions mean is not measured: {'' if embedder == 'none' else 'there is no embedder; '}{HOW_TO_GET}."]
+    missing = "no embedder was asked for" if embedder == "none" else "there is no embedder"
+    notes = [] if name else [f"What captions mean is not measured: {missing}; {HOW_TO_GET}."]
     if meaning:
         dear.meaning(meaning, rows)
     if model:

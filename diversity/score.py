@@ -77,7 +77,7 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
     scores = {name: sampled.scores[name] for name in rows}
     of_scores = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
     shifts = {(name, score): _shift(estimate, score, rows[name]) for (name, score), estimate in of_scores.items()}
-    intervals = {name: {score: of_scores[name, score].shifted(shifts[name, score])
+    intervals = {name: {score: _possible(of_scores[name, score].shifted(shifts[name, score]), score)
                         for score in found if (name, score) in of_scores} for name, found in scores.items()}
     evidence, decisive = evidence_of(counted.names, intervals)
     fidelity, spread = decisive[0], _spread(rows, counted.names)
@@ -142,6 +142,13 @@ def _shift(estimate: Estimate, score: str, row: Mapping[str, Any]) -> float:
     """How far a sample's mean is from the row's number, which is of all pictures where that is counted of all."""
     number = measures.OF_SCORE[score].value(row)
     return 0.0 if number is None else number - estimate.mean
+
+
+def _possible(estimate: Estimate, score: str) -> Estimate:
+    """The estimate, its interval ended at 0 and 100 % where the score is a share; that of a ratio may reach beyond."""
+    if measures.OF_SCORE[score].unit != "percent":
+        return estimate
+    return estimate._replace(low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
 
 
 def _spread(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> measures.Measure | None:

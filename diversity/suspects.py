@@ -23,7 +23,7 @@ from diversity.tokens import LONG_CHUNK, Tokens
 _TRAITS = tuple((bit, re.compile(pattern)) for bit, pattern in (
     (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"), (_STARTS_WRONG, r"\A(?:(?:and|or|at|on|in)\Z|(?:of|with|is|are|was|from)\b)"),
     (_ENDS_DIGIT, r"\d\Z"), (_IS_NUMBER, r"\A\d+\Z"), (_STARTS_DIGIT, r"\A\d"), (_IS_FAULT, r"\d{7}"), (_IS_FAULT, UNDECODED)))
-_RECURRING_PAIRS = 0.08  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
+_RECURRING_PAIRS = 0.02  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
 
 
 def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
@@ -95,7 +95,7 @@ def _traits(chunk: str) -> int:
     found = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
     if chunk.endswith(HANGING_MARKS):
         found |= _ENDS_OPEN
-    if holds_token(chunk) or may_refuse(chunk) or is_misread(chunk):
+    if holds_token(chunk) or "Ġ" in chunk or may_refuse(chunk) or is_misread(chunk):
         found |= _IS_FAULT
     if is_nonsense(chunk.lower()):
         found |= _IS_NONSENSE

@@ -17,12 +17,15 @@ from diversity.tokens import words
 # What is suspect. Human captions lie far from all of these, and so do those of weak captioners (`benchmarks.verdict`).
 STRANGE = 1 / 3       # of the captions may as well be of other pictures
 ORDER = 0.3           # of the known pairs of neighbouring words are no more than what any order would give
+STRANGERS = 0.08      # of the neighbours that are common words stand together under no other picture
 GROUNDED = 0.4        # as well grounded in the picture as the whole caption are its first or last words; people's half more
 REPEATED = 1 / 2      # of the captions of a picture that can repeat another do so nearly
 FOR_MANY = 0.2        # of the pictures have the same caption
 DEGENERATE = 0.2      # of the captions
 COPIED = 1.5          # times as near to one human caption alone as human captions are
 COPIES = 1 / 3        # of the captions may be copies, where pictures have too few human captions for the former
+ALIKE = 1 / 2         # of the human captions are much like those of other pictures, as if they followed templates
+SAME = 0.8            # of the captions are human ones word for word, where these follow templates and pictures have several
 PHRASE, PHRASE_SHARE, PHRASE_WORDS = 3, 1 / 2, 0.1  # words at an end of half of the captions, a tenth of all words
 FEW = 10              # pictures; fewer show nothing
 HUMAN_TIMES = 3       # as many as human captions have of what people do, too
@@ -43,17 +46,20 @@ def suspect_columns(scores: Mapping[str, Mapping[str, np.ndarray]], signs: Mappi
 
     `scores` and `signs` are those of each column by picture (P,). A sign counts where the 95 % interval of its mean
     lies beyond the line, and people do not do the same; where the mean alone does, the column is in doubt. Copies of
-    human captions are suspect only where columns are judged by their agreement with these: true ones are true, too.
+    human captions are suspect only where columns are judged by their agreement with these: true ones are true, too. And where
+    these are not free but follow templates, as of drawn shapes, an honest captioner often says just what they say.
     """
     found: tuple[dict, dict] = {}, {}
     people = _means(_tested(scores[human], signs[human], captions[human])) if human else {}
+    free = people.get("alike", 0) < ALIKE
     for column in columns:
         by_picture = _tested(scores[column], signs[column], captions[column], signs.get(human))
         tested = estimates({name: values for name, values in by_picture.items() if (~np.isnan(values)).sum() >= FEW}, seed)
         on_average = {name: Estimate(*[estimate.mean] * 3) for name, estimate in tested.items()}
         for by, sure in zip(found, (tested, on_average)):
-            reasons = [*_strange(sure), *_order(sure), *_filler(sure, people, captions[column], captions.get(human)),
-                       *_repeated(sure, people, rows[column], rows.get(human)), *(_copied(sure) if by_agreement else ()),
+            reasons = [*_strange(sure), *_order(sure), *(_replaced(sure, people) if free else ()),
+                       *_filler(sure, people, captions[column], captions.get(human)),
+                       *_repeated(sure, people, rows[column], rows.get(human)), *(_copied(sure, free) if by_agreement else ()),
                        *_broken(sure, people)]
             if reasons and column not in found[0]:
                 by[column] = tuple(reasons)
@@ -65,12 +71,15 @@ def _tested(scores: Mapping[str, np.ndarray], signs: Mapping[str, np.ndarray], g
     """What is tested of a column, by picture (P,)."""
     can_repeat = 1 - 1 / np.maximum(1, [len(group) for group in groups])
     found = {name: signs[name] for name in ("strange_words", "strange_meaning", "strange_clip", "known_words", "copies",
-                                            "nearer_to_one") if name in signs}
+                                            "nearer_to_one", "alike", "same") if name in signs}
     found |= {name: scores[name] for name in ("duplicates", "near_duplicates", "degenerate") if name in scores}
     with np.errstate(invalid="ignore"):
         found["repeats"] = scores["near_duplicates"] / can_repeat
     if "order" in signs:
         found["ordered"] = (1 - ORDER) * signs["order"] - signs["any_order"]
+    if "strangers" in signs:
+        found |= {name: signs[name] for name in ("strangers", "common_pairs")}
+        found["replaced"] = signs["strangers"] - STRANGERS * signs["common_pairs"]
     if "whole" in signs:
         found["whole"] = signs["whole"]
         found |= {third: signs[third] - GROUNDED * signs["whole"] for third in ("first_third", "last_third")}
@@ -105,6 +114,21 @@ def _order(tested: Mapping[str, Estimate]) -> list[Suspicion]:
     if ordered and ordered.high < 0:
         return [Suspicion("word_order", "its words stand in no order that is known of other captions, as if they were shuffled")]
     return []
+
+
+def _replaced(tested: Mapping[str, Estimate], people: Mapping[str, float]) -> list[Suspicion]:
+    """Words where they cannot stand: common ones that are neighbours here alone."""
+    replaced = tested.get("replaced")
+    share = _strangers({name: tested[name].mean for name in ("strangers", "common_pairs") if name in tested})
+    if replaced and replaced.low > 0 and HUMAN_TIMES * _strangers(people) < share:
+        return [Suspicion("word_order", f"{_percent(share)} of its neighbouring common words never stand together in human "
+                          "captions of other pictures, as if some words were replaced by others")]
+    return []
+
+
+def _strangers(means: Mapping[str, float]) -> float:
+    """The share of pairs of common words that stand together under no other picture."""
+    return means["strangers"] / means["common_pairs"] if means.get("common_pairs") else 0.0
 
 
 def _filler(tested: Mapping[str, Estimate], people: Mapping[str, float], groups: Groups,
@@ -159,9 +183,9 @@ def _repeated(tested: Mapping[str, Estimate], people: Mapping[str, float], row: 
     return found
 
 
-def _copied(tested: Mapping[str, Estimate]) -> list[Suspicion]:
-    copied, copies = tested.get("copied"), tested.get("copies")
-    if copied and copied.low > 0 or copies and copies.low > COPIES:
+def _copied(tested: Mapping[str, Estimate], free: bool) -> list[Suspicion]:
+    lines = {"copied": 0.0, "copies": COPIES} if free else {"same": SAME}
+    if any(name in tested and tested[name].low > line for name, line in lines.items()):
         return [Suspicion("copied", "its captions are as near to single human captions of their pictures as copies would be, so "
                           "agreement with these shows nothing")]
     return []

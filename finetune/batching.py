@@ -46,7 +46,7 @@ class CaptionedPictures(Dataset):
     def __init__(self, shards: Sequence[Shard], captioner: TrainableCaptioner, *, captions_per_image: int = 1,
                  long_captions: str = "sentence", weight: float = 1.0, quiet: bool = False):
         self.captioner, self.captions_per_image = captioner, captions_per_image
-        self.fit = CaptionFitter(captioner.encode_text_ids, captioner.context_length, long_captions)
+        self.fit = CaptionFitter(captioner.encode_text_ids, captioner.decode, captioner.context_length, long_captions)
         self.samples: list[Record] = []
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []

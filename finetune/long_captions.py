@@ -1,4 +1,4 @@
-"""Captions of more tokens than the context: whole sentences that fit, whole words, or tokens as open_clip cuts them."""
+"""Captions of more tokens than the context: whole sentences that fit, whole words, or tokens, nearly as open_clip cuts them."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -20,11 +20,12 @@ class CaptionFitter:
 
     sentence: a run of whole consecutive sentences, from a sentence that the draw chooses on, as many as fit; where not one
     fits, as `word`. word: the first words that fit, without an end token, because nothing ends there. token: the first tokens,
-    and an end token, as open_clip has it, a part of a character's among them. Of a word that is too long, whole characters stay.
+    and an end token, as open_clip has it. No mode cuts inside a character: of a word that is too long, whole characters
+    stay, and tokens that would be a part of a character's go.
     """
 
-    def __init__(self, encode: Callable[[str], list[int]], limit: int, mode: str):
-        self.encode, self.limit, self.mode = encode, limit, mode
+    def __init__(self, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str], limit: int, mode: str):
+        self.encode, self.decode, self.limit, self.mode = encode, decode, limit, mode
         self._runs = lru_cache(2**14)(self._all_runs)
 
     def __call__(self, caption: str, draw: int) -> list[int]:
@@ -33,7 +34,7 @@ class CaptionFitter:
         if len(ids) <= self.limit:
             return ids
         if self.mode == "token":
-            return [*ids[:self.limit - 1], ids[-1]]
+            return [*self._first_tokens(ids), ids[-1]]
         if self.mode == "sentence" and (runs := self._runs(caption)):
             run = runs[draw % len(runs)]
             while run:
@@ -54,10 +55,22 @@ class CaptionFitter:
             last = max(last, first + 1)
         return runs
 
+    def _first_tokens(self, ids: list[int]) -> list[int]:
+        """The first tokens that leave room for an end token, up to the last one that ends where a character does."""
+        text = self.decode(ids)
+        characters = {*accumulate(map(len, regex.findall(r"\X", text)))}
+        for ends in (characters, range(1, len(text))):  # a character of many marks may itself be too long
+            for count in range(self.limit - 1, 1, -1):
+                part = self.decode(ids[:count])  # of a part of a character it is another text
+                if len(part) in ends and text.startswith(part):
+                    return ids[:count]
+        return ids[:1]
+
     def _first_words(self, caption: str) -> list[int]:
-        """The first words, of the first word the first characters, and of a character that is too long its first tokens."""
-        return (self._longest(units(caption)) or self._longest(regex.findall(r"\X", caption[:8 * self.limit]))
-                or self.encode(caption)[:self.limit])
+        """The first words, of the first word the first characters, and of a character of many marks the first ones."""
+        characters = regex.findall(r"\X", caption[:8 * self.limit])
+        return (self._longest(units(caption)) or self._longest(characters) or self._longest(caption[:self.limit])
+                or self.encode(caption)[:1])
 
     def _longest(self, parts: Sequence[str]) -> list[int]:
         """The ids of as many first parts as fit, without the end token; none where the first does not."""

@@ -16,6 +16,7 @@ from PIL import (
 )
 
 MAX_PIXELS = 200_000_000
+MAX_ASPECT = 200  # of the longer side to the shorter: models that resize the shorter one would make gigabytes of a line
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # brands of ISO/IEC 23008-12
 
@@ -135,6 +136,8 @@ def open_image(data: bytes | None) -> Image.Image:
             raise ValueError(f"{name} picture of {width} x {height} pixels: {width * height:,} is more than {MAX_PIXELS:,}")
         if width * height == 0:
             raise ValueError(f"{name} picture of {width} x {height} pixels")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise ValueError(f"{name} picture of {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
         _check_whole(name, data)
         return image
     raise ValueError(f"not a picture: starts with {data[:12]!r}")

@@ -1,7 +1,6 @@
 """What servers answer, in the forms in which they do: choices, log-probabilities, errors, times to wait."""
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -10,8 +9,10 @@ from typing import Any, NamedTuple
 
 from captioners.base import Caption
 from captioners.replies import clean_reply
+from captioners.safe_reading import on_one_line
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
+LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
 SECRET_LENGTH = 8
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
@@ -28,8 +29,12 @@ class Choice(NamedTuple):
     logprob: float | None
     reason: str
 
+    @property
+    def is_cut(self) -> bool:
+        return self.reason.lower() in CUT_BY_LENGTH
+
     def caption(self) -> Caption:
-        return Caption(self.text, self.logprob, self.reason.lower() in CUT_BY_LENGTH)
+        return Caption(self.text, self.logprob, self.is_cut)
 
 
 def read_json(body: bytes) -> Any:
@@ -80,7 +85,7 @@ def _logprob(logprobs: Any) -> float | None:
     if not isinstance(logprobs, list) or not logprobs:
         return None
     values = [token.get("logprob") if isinstance(token, dict) else token for token in logprobs]
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+    if not all(isinstance(value, (int, float)) and abs(value) < LARGEST_LOGPROB for value in values):
         return None
     return float(sum(values))
 
@@ -124,7 +129,7 @@ def error_of(status: int, body: bytes) -> Error:
     of = said[0] if isinstance(said, list) and said else said
     of = of.get("error") if isinstance(of, dict) and isinstance(of.get("error"), dict) else of
     code = of.get("code") or of.get("type") if isinstance(of, dict) else None
-    if status == 200 and str(code).isdecimal() and 400 <= int(code) < 600:
+    if status == 200 and re.fullmatch(r"[45]\d\d", str(code)):
         status = int(code)
     return Error(status, in_words(said) or _plain(body), str(code or ""))
 
@@ -163,7 +168,7 @@ def _plain(body: bytes) -> str:
 
 def _shown(text: str, most: int = SHOWN) -> str:
     """The text on a line, without what a terminal obeys, and cut: it may repeat the request, picture and all."""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:LOOKED_AT]).split())
+    text = on_one_line(text[:LOOKED_AT])
     return text[:most] + ("…" if len(text) > most else "")
 
 

@@ -20,7 +20,7 @@ from captioners.base import Captioned, SamplingConfig
 from captioners.names import column_name
 from captioners.sampling import name_digest
 from captioners.server.address import PREFIX, Address, read_address
-from captioners.server.answers import CUT_BY_LENGTH, Choice
+from captioners.server.answers import Choice
 from captioners.server.client import FEW_RETRIES, Connection, Refusal
 from captioners.server.config import ServerConfig
 from captioners.server.fields import LOST, Dialect, request_of
@@ -60,6 +60,7 @@ class ServerCaptioner:
         self._dialects: dict[SamplingConfig, Dialect] = {}
         self._tokens: dict[SamplingConfig, tuple[int, int]] = {}  # of a request for a blank picture, and of its answer
         self._alike: Counter[bool] = Counter()  # pictures, by whether their captions are all the same
+        self._told_alike = False
         self._sound_at = float("-inf")  # when a blank picture was sent that got a caption
 
     def caption(
@@ -106,7 +107,7 @@ class ServerCaptioner:
                         raise ValueError(self._with_models(told)) from None
                 except ConnectionError as error:
                     raise ValueError(self._with_models(str(error))) from None
-        if choices[0].reason in CUT_BY_LENGTH and not any(choice.text for choice in choices):
+        if choices[0].is_cut and not any(choice.text for choice in choices):
             why = f"no text came for a blank picture, finish_reason {choices[0].reason!r}; {STILL_THINKING}"
             raise ValueError(self._with_models(why))
         for name in dialect.instead.keys() & LOST:
@@ -149,23 +150,23 @@ class ServerCaptioner:
         choices: list[Choice] = []
         try:
             while len(choices) < sampling.num_captions:
-                seed = request_seed(sampling.seed, key, first_index + len(choices), column)
-                choices += await self._answer(spoken(self._request(sampling, picture, seed)))
+                index = first_index + len(choices)
+                request = spoken(self._request(sampling, picture, request_seed(sampling.seed, key, index, column)))
+                choices += await self._answer(request, (column, key, index, sampling.seed))
             if not any(choice.text for choice in choices):
-                reason = choices[0].reason
-                hint = f"; {STILL_THINKING}" if reason in CUT_BY_LENGTH else ""
-                raise Refusal(f"no text came, finish_reason {reason!r}{hint}", 200)
+                hint = f"; {STILL_THINKING}" if choices[0].is_cut else ""
+                raise Refusal(f"no text came, finish_reason {choices[0].reason!r}{hint}", 200)
         except Refusal as refusal:
             await self._check_server(sampling, asyncio.get_running_loop().time(), refusal)
             return Captioned(key, (), error=f"the server refuses the picture: {refusal}")
         self._watch_seeds(sampling, choices)
         return Captioned(key, tuple(choice.caption() for choice in choices))
 
-    async def _answer(self, request: dict) -> list[Choice]:
-        """What the server says, or has said when the shard was tried before."""
+    async def _answer(self, request: dict, draw: tuple) -> list[Choice]:
+        """What the server says, or has said when the shard was tried before, for this draw (column, key, number, seed)."""
         if self.journal is None:
             return await self._server.complete(request)
-        journal, name = self.journal, request_key(request)
+        journal, name = self.journal, request_key(request, draw)
         if (known := journal.get(name)) is None:
             known = await self._server.complete(request)
             if any(choice.text for choice in known):
@@ -192,7 +193,8 @@ class ServerCaptioner:
         """Says once that captions of a picture that should differ do not: the gate would drop them as duplicates."""
         if sampling.strategy == "sample" and len(choices) > 1:
             self._alike[len({choice.text for choice in choices}) == 1] += 1
-            if self._alike[True] == max(ALIKE_TOLD, self._alike[False]):
+            if not self._told_alike and self._alike[True] >= max(ALIKE_TOLD, self._alike[False]):
+                self._told_alike = True
                 logger.warning("%s: the %d captions of a picture are all the same, for %d of %d pictures: the server ignores "
                                "seeds, or does not sample; the gate drops duplicates", self.address.base, len(choices),
                                self._alike[True], self._alike.total())
@@ -210,10 +212,12 @@ class ServerCaptioner:
         requests = pictures * (1 if several else sampling.num_captions)
         most = requests * (1 + redraws * (sampling.strategy == "sample"))
         taken, _ = self._tokens[sampling]
-        longest = self._request(sampling, BLANK, 0).get("max_tokens", 0) * sampling.num_captions
+        request = self._dialects[sampling].spoken(self._request(sampling, BLANK, 0))
+        limits = [request[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(request.get(name), int)]
+        out = f"at most {pictures * max(limits) * sampling.num_captions:,} out" if limits else "no limit to those out"
         tokens = f"about {requests * taken:,} tokens in" if taken else "the server does not count tokens"
         return (f"{self.address.base}: about {requests:,} requests, at most {most:,} with redraws; {tokens}, "
-                f"at most {pictures * longest:,} out, without redraws")
+                f"{out}, without redraws")
 
 
 def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCaptioner:

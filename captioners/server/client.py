@@ -4,11 +4,12 @@ import asyncio
 import atexit
 import json
 import os
+import re
 import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -21,6 +22,7 @@ from captioners.server.answers import (
 from captioners.server.config import ServerConfig
 
 KEY = "OPENAI_API_KEY"
+HAS_KEY = re.compile("authorization|(.*-)?api-key", re.IGNORECASE)  # headers in whose place ours would go
 CONNECT = 30  # seconds
 LONGEST_ANSWER = 8 << 20  # bytes; a hundred captions with the log-probabilities of their tokens
 BUSY = (425, 429, 503, 529)     # never a picture's fault
@@ -64,11 +66,11 @@ class Connection:
         self.address, self.config = address, config
         self.load = load.Load(address.base, config.requests_per_minute)
         self.made, self.usage, self._users = 0, (0, 0), 0
-        key = os.environ.get(KEY, "").strip()
+        key, given = os.environ.get(KEY, "").strip(), config.headers
+        self.sends_key = bool(key) and not any(HAS_KEY.fullmatch(name) for name in given)
         self.headers = {"Content-Type": "application/json", "Accept-Encoding": "identity",
-                        **({"Authorization": f"Bearer {key}"} if key else {}), **config.headers}
-        given = list(config.headers.values())
-        self.secrets = sorted({key, *given, *(value.rpartition(" ")[2] for value in given)} - {""}, key=len, reverse=True)
+                        **({"Authorization": f"Bearer {key}"} if self.sends_key else {}), **given}
+        self.secrets = sorted({key, *config.secrets} - {""}, key=len, reverse=True)
 
     def __enter__(self) -> "Connection":
         if not self._users:
@@ -141,7 +143,7 @@ class Connection:
 
     def about_the_key(self, error: object) -> str:
         """What is wrong with the key, where the server says 401 or 403."""
-        ours = "the headers given" if self.config.header else f"the key in {KEY}"
+        ours = f"the key in {KEY}" if self.sends_key else "the headers given"
         if not self.secrets:
             return f"the server at {self.address.base} asks for a key, and there is none: set {KEY}, or give a --header: {error}"
         return f"the server at {self.address.base} does not take {ours}: {error}"
@@ -258,8 +260,11 @@ class Connection:
         return hide_all(text, self.secrets)
 
     def _redirected(self, reply: Reply) -> str:
-        to = urlsplit(reply.headers.get("Location", ""))
-        there = f"{to.scheme}://{to.hostname}"
+        try:
+            to = urlsplit(urljoin(self.address.base, reply.headers.get("Location", "")))
+            there = f"{to.scheme}://{to.hostname}"
+        except ValueError:
+            return f"{self.address.base} sends requests on to an address that cannot be read"
         return f"{self.address.base} sends requests on to {there}, where no key goes by itself: give that address"
 
 

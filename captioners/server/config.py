@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 OURS = ("messages", "model", "n", "stream")  # fields of a request that answers are read by
 HEADER = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\x00-\x1f\x7f]*\S)\s*")
 OUR_HEADERS = ("accept-encoding", "content-length", "content-type", "host", "transfer-encoding")
+FOR_KEYS = re.compile("authorization|cookie|key|token|secret", re.IGNORECASE)
 VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -62,6 +63,14 @@ class ServerConfig(BaseModel):
             raise ValueError(f"header: the environment has no {', '.join(missing)}")
         return {name: VARIABLE.sub(lambda found: os.environ[found[1] or found[2]].strip(), value)
                 for name, value in (HEADER.fullmatch(text).groups() for text in self.header)}
+
+    @property
+    def secrets(self) -> set[str]:
+        """What is never to be shown: all that `headers` take from the environment, and the values of those that hold keys."""
+        found = {os.environ[name].strip() for text in self.header for name in map("".join, VARIABLE.findall(text))}
+        for value in (value for name, value in self.headers.items() if FOR_KEYS.search(name)):
+            found |= {value, *re.split(r"[\s;,]+", value), *re.findall(r"=([^\s;,]+)", value)}  # also without Bearer, session=
+        return found - {""}
 
     @property
     def more_fields(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Journal:
         self._file.write(line)
         self._file.flush()
         self._size += len(line)
+        self._known[request] = choices
 
     def close(self) -> None:
         if self._file is not None:
@@ -55,9 +56,9 @@ class Journal:
             pass
 
 
-def request_key(request: dict) -> str:
-    """What names a request, whatever server it goes to."""
-    return hashlib.blake2b(json.dumps(request, sort_keys=True).encode(), digest_size=16).hexdigest()
+def request_key(request: dict, draw: tuple) -> str:
+    """What names a request for a draw, whatever server it goes to: a server that takes no seed gets the same one for many."""
+    return hashlib.blake2b(json.dumps([request, draw], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _lines(path: Path) -> Iterator[tuple[str, list[Choice]]]:

@@ -57,6 +57,23 @@ def test_what_has_no_weights_has_random_ones_only_where_that_is_allowed(tmp_path
     assert not torch.equal(model.visual.conv1.weight, load_clip(find_clip(str(COCA_TINY)))[0].visual.conv1.weight)
 
 
+@pytest.mark.parametrize("change, told", [
+    ({"model_cfg": {"text_cfg": {"vocab_size": 10**7}}}, "its config asks for 2,562,454,913 weights"),
+    ({"model_cfg": {"vision_cfg": {"image_size": 10**5}}}, "vision_cfg.image_size is 100000, at most 4,096"),
+    ({"preprocess_cfg": {"mean": "grey"}}, ""), ({"preprocess_cfg": {"interpolation": "\x1b[2J"}}, ""),
+])
+def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, told):
+    folder = shutil.copytree(COCA_TINY, tmp_path / "theirs")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    for section, values in change.items():
+        for name, value in values.items():
+            config[section][name] = config[section][name] | value if isinstance(value, dict) else value
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError) as caught:
+        load_clip(find_clip(str(folder)))
+    assert told in str(caught.value) and str(caught.value).isprintable()
+
+
 def test_a_config_that_asks_for_code_to_be_run_is_refused_before_anything_is_loaded(tmp_path):
     config = json.loads((COCA_TINY / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}

@@ -360,6 +360,15 @@ def test_preprocessing_is_open_clips(saved, size, preprocess):
     assert captioner.preprocess(image).shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize("preprocess", [{"mode": "CMYK"}, {"mean": ["a", "b", "c"]}, {"mean": 3}, {"interpolation": ["a"]}],
+                         ids=str)
+def test_a_preprocessing_that_will_not_do_is_named(saved, preprocess):
+    path = saved / "open_clip_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": preprocess}))
+    with pytest.raises(ValueError, match=f"{path}: open_clip cannot prepare pictures by its preprocess_cfg: "):
+        load_captioner(str(saved))
+
+
 def test_the_description_says_what_comes_from_where(saved):
     lines = load_captioner(str(saved)).description.splitlines()
     config = saved / "open_clip_config.json"

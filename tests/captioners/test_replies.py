@@ -19,6 +19,12 @@ DOG = "A dog on grass."
     f"Sure! Here's a caption for the image:\n\n**\"{DOG}\"**\n\nLet me know if you'd like another one!", f"Certainly! {DOG}",
     f"Okay, here is a one-sentence description of the picture: {DOG}", f"Hier ist eine kurze Beschreibung des Bildes: {DOG}",
     f"Voici une légende : {DOG}", f"以下是图片的描述：{DOG}", f"Image description: {DOG}", f"{DOG} I hope this helps!",
+    f"Sure, here's a short, descriptive caption for the image you provided: {DOG}", f"Okay.\n{DOG}", f"Of course! {DOG}",
+    f"Here are three possible captions:\n\n{DOG}", f"This is a description of the image: {DOG}", f"Caption 1: {DOG}",
+    f"Voici une description courte de l'image : {DOG}", f"Aquí tienes una breve descripción de la imagen: {DOG}",
+    f"Вот краткое описание изображения: {DOG}", f"好的，这是图片的描述：{DOG}", f"以下は画像の説明です：{DOG}", f"Popis obrázku: {DOG}",
+    f"***{DOG}***", f"__{DOG}__", "ĠA Ġdog Ġon Ġgrass.", "▁A ▁dog ▁on ▁grass.", f"startseq {DOG} endseq", f"{DOG}<extra_id_0>",
+    f"{DOG}\n\nWould you like a shorter version?", f"<<SYS>>{DOG}",
 ])
 def test_the_caption_is_what_is_left(reply):
     assert clean_reply(reply) == DOG
@@ -27,6 +33,14 @@ def test_the_caption_is_what_is_left(reply):
 @pytest.mark.parametrize("caption", [
     "Here is a grandmother walking home from a shop.", "Here are three men: one sits.", 'A sign with the caption: "hello".',
     '"Stop" and "go" on two signs', "snake_case_name on a page", "2*3*4 on a board", "Great Danes run.", "a <unk> dog",
+    "Legendary band on stage at 10:30 pm", "Un legendario jugador: Messi", "This is a clock and a sentence that reads 10:30",
+    "This is a sign with the phrase: hello", "Here is a picture and a caption: hello", "Job description: a paper on a desk",
+    "Voici un panneau avec la phrase: défense de fumer", "Hier ist ein Schild mit dem Satz: Stopp", "这是一块说明牌：禁止吸烟",
+    "这是一本书，标题是：红楼梦", "f**k and sh**t painted on a wall", "2**3 and 4**5", "def __init__(self)", "int *p, *q on a screen",
+    "Yes, we can! banner hung on a wall", "Great, sweeping views of a canyon", "OK! magazine cover",
+    "Sure! deodorant on a shelf",
+    "A card that reads Happy birthday! I hope this year is the best.", "A sign on books: All free! Feel free to take one.",
+    "In Ġgantija temple", "Ġorġ fil-Ġnien", "weekendSeq", "a man <john@example.com>", "List<string>", "a sign, <<Bonjour>>",
     "I'm sorry, but I can't help with that.", '{"a": 1}', "[a dog", "'A dog's ball'", "Let me know",
 ])
 def test_what_the_caption_says_stays(caption):
@@ -38,11 +52,17 @@ def test_a_reply_without_a_caption_is_empty(reply):
     assert clean_reply(reply) == ""
 
 
+def test_a_line_break_in_a_caption_is_no_heading():
+    assert clean_reply("A whiteboard with a sentence\nwritten on it") == "A whiteboard with a sentence written on it"
+    assert clean_reply("This is a wall with a phrase\non it") == "This is a wall with a phrase on it"
+
+
 def test_lines_become_one():
     assert clean_reply("A dog runs.\n\n- It is brown.\n- It  is wet.") == "A dog runs. It is brown. It is wet."
 
 
-@pytest.mark.parametrize("part", ["<think>", "</think>", "**a", "<|im_end|>", "here is ", "```", "{", "_", "<|", "# ", "Ġ", "caption "])
+@pytest.mark.parametrize("part", ["<think>", "</think>", "**a", "<|im_end|>", "here is ", "```", "{", "_", "<|", "# ", "Ġ", "caption ",
+                                  "▁", "Ġa ", "__a ", "`a ", "*a ", "here is a ", "let me know caption "])
 def test_no_reply_takes_long(part):
     start = time.process_time()
     clean_reply(part * 20_000)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from captioners.resolve import check_coca, find_weights, is_transformers, resolve, shipped_models
+from captioners.safe_reading import attempt, reason
 
 
 @pytest.fixture
@@ -77,6 +78,23 @@ def test_a_broken_config_is_named(folder, text, message):
     (folder / "open_clip_config.json").write_text(text)
     with pytest.raises(ValueError, match=f"open_clip_config.json.*{message}"):
         resolve(str(folder))
+
+
+def test_an_error_without_words_is_its_kind():
+    assert reason(AssertionError()) == reason(AssertionError("\x1b")) == "AssertionError"
+    assert reason(ValueError("set trust_remote_code=True")) == "it asks for code of its own to be run, which is never done"
+
+
+def test_whatever_a_library_raises_is_one_line():
+    class Panic(BaseException):
+        """As PyO3's, of libraries in Rust."""
+
+    def fail(error):
+        raise error
+    with pytest.raises(ValueError, match="^here: at 3$"):
+        attempt("here", fail, Panic("at\n3"))
+    with pytest.raises(KeyboardInterrupt):
+        attempt("here", fail, KeyboardInterrupt())
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from captioners.base import SamplingConfig
 from captioners.server.address import read_address
 from captioners.server.answers import choices_of, error_of, hide, hide_all, models_of, read_json, seconds_to_wait
+from captioners.server.client import Connection, Reply
 from captioners.server.config import ServerConfig
 from captioners.server.fields import Dialect
 
@@ -51,6 +52,7 @@ def test_the_text_of_a_choice(content, text):
     ({"content": [{"token": "a"}]}, None), ({"token_logprobs": [None, -1]}, None),
     ({"content": [{"logprob": float("nan")}]}, None),
     ({"content": [{"logprob": float("-inf")}]}, None), ({"content": "ab"}, None), ({"content": [3]}, 3.0),
+    ({"content": [-10**400]}, None), ([10**400, -10**400], None),
 ])
 def test_log_probabilities_in_all_forms(logprobs, expected):
     choice, = choices_of(read_json(json.dumps(said(message("a", logprobs=logprobs))).encode()))
@@ -124,7 +126,7 @@ def test_the_words_of_an_error_that_is_no_json(body, shown):
 @pytest.mark.parametrize("body, status", [
     ({"error": {"code": 429, "message": "slow"}}, 429), ({"error": {"code": "503"}}, 503), ({"code": 502, "message": "x"}, 502),
     ({"error": {"code": "content_filter"}}, 200), ({"error": "Unexpected endpoint or method"}, 200),
-    ({"error": {"code": 9}}, 200),
+    ({"error": {"code": 9}}, 200), ({"error": {"code": "9" * 5000}}, 200),
 ])
 def test_an_error_under_200_has_the_status_that_it_names(body, status):
     assert error_of(200, json.dumps(body).encode()).status == status
@@ -200,6 +202,45 @@ def test_what_is_said_of_a_server_is_checked(monkeypatch):
                   {"extra_body": {"stream": True}}, {"max_requests": 0}, {"requests_per_minute": 0}):
         with pytest.raises(ValueError):
             ServerConfig(**wrong)
+
+
+SECRETS = {"TOK": "s3cret-token", "OPENAI_API_KEY": "our-own-key"}
+
+
+@pytest.mark.parametrize("header, hidden, shown", [
+    ("X-Title: photograph captions", [], "photograph captions"),
+    ("X-Title: a shop of $TOK", ["s3cret-token"], "a shop of"),
+    ("Cookie: session=$TOK; lang=photograph-en", ["s3cret-token", "photograph-en"], "session="),
+    ("Authorization: Bearer literal-key", ["literal-key", "our-own-key"], "Bearer"),
+    ("X-Goog-Api-Key: literal-key", ["literal-key"], "X-Goog-Api-Key"),
+])
+def test_secrets_are_keys_and_what_the_environment_gives(monkeypatch, header, hidden, shown):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    connection = Connection(read_address("openai:http://host:1#m"), ServerConfig(header=[header]))
+    text = hide(f"a sign of {shown} and {' and '.join(hidden)}", connection.secrets)
+    assert shown in text and not [secret for secret in hidden if secret in text]
+
+
+@pytest.mark.parametrize("header, key, sent, told", [
+    ("authorization: Basic abcdefgh", "our-own-key", None, "does not take the headers given"),
+    ("API-KEY: abcdefgh", "our-own-key", None, "does not take the headers given"),
+    ("X-Title: a shop", "our-own-key", "Bearer our-own-key", "does not take the key in OPENAI_API_KEY"),
+    ("X-Title: a shop", "", None, "set OPENAI_API_KEY"),
+])
+def test_our_key_is_sent_where_no_other_is_given(monkeypatch, header, key, sent, told):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    connection = Connection(read_address("openai:http://host:1#m"), ServerConfig(header=[header]))
+    assert connection.headers.get("Authorization") == sent and told in connection.about_the_key("401")
+
+
+@pytest.mark.parametrize("location, there", [
+    ("https://other.example/v1", "https://other.example,"), ("/api/v1/", "http://host,"),
+    ("http://[bad", "an address that cannot be read"),
+])
+def test_where_a_server_sends_requests_on_to(location, there):
+    reply = Reply(307, {"Location": location}, b"")
+    assert f"sends requests on to {there}" in Connection(read_address("openai:http://host:1#m"))._redirected(reply)
 
 
 REQUEST = {"model": "m", "messages": [], "max_tokens": 9, "temperature": 1.0, "logprobs": True, "n": 2, "top_p": 0.9, "seed": 1}

@@ -3,6 +3,7 @@
 import builtins
 import time
 from collections import Counter
+from itertools import count
 
 import pytest
 
@@ -137,11 +138,16 @@ def test_a_server_that_ignores_seeds_is_told_of(serve, caplog):
     assert len(said) == 1 and "the 2 captions of a picture are all the same, for 4 of 4 pictures" in said[0]
     captions(serve().model, of=pictures(8))
     assert len([record for record in caplog.records if "ignores seeds" in record.getMessage()]) == 1
+    captioner = load_captioner(server.model)
+    for pair in [*["aa"] * 4, *["ab"] * 5, "aa"]:  # half of all again
+        captioner._watch_seeds(TWO, [client.Choice(text, None, "stop") for text in pair])
+    assert len([record for record in caplog.records if "ignores seeds" in record.getMessage()]) == 2
 
 
-def test_a_model_that_only_thinks_is_refused_before_any_picture(server):
-    server.spoil = lambda request, picture: (200, one("<think>Hm", finish_reason="length"))
-    with pytest.raises(ValueError, match="no text came for a blank picture, finish_reason 'length'; the model may think"):
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS"])
+def test_a_model_that_only_thinks_is_refused_before_any_picture(server, reason):
+    server.spoil = lambda request, picture: (200, one("<think>Hm", finish_reason=reason))
+    with pytest.raises(ValueError, match=f"no text came for a blank picture, finish_reason '{reason}'; the model may think"):
         captions(server.model)
 
 
@@ -268,6 +274,26 @@ def test_what_is_under_way_when_a_shard_fails_is_kept_too(server, tmp_path):
     assert len((tmp_path / "x.jsonl").read_bytes().splitlines()) == 3
 
 
+def test_without_seeds_each_draw_is_kept_for_itself(serve, tmp_path):
+    """All draws of a picture are one request then; in either try each gets its own answer."""
+    server, numbers = serve(takes_n=False), count()
+
+    def spoil(request, picture):
+        if request and "seed" in request:
+            return 422, {"detail": "Extra inputs are not permitted (body.seed)"}
+        return 200, {"choices": [{"message": {"content": f"number {next(numbers)}"}}]}
+    server.spoil = spoil
+    captioner = load_captioner(server.model)
+
+    def draws():
+        captioner.journal = journal.Journal(tmp_path / "x.jsonl")
+        return [texts(captioner.caption(pictures(2), TWO, column=column, first_index=first))
+                for column in ("syn_text_a", "syn_text_b") for first in (0, 2)]
+    found, asked = draws(), len(server.requests)
+    assert len({text for of in found for both in of.values() for text in both}) == 16
+    assert draws() == found and len(server.requests) == asked
+
+
 def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):
     """Two columns of one captioner: what waits in the first does not outlive the shard."""
     server, config, states = serve(), tmp_path / "two.yaml", ["good", "broken"]
@@ -292,6 +318,7 @@ def test_a_journal_is_bounded_and_believes_nothing_that_is_broken(tmp_path, monk
     path, choices = tmp_path / "a" / "x.jsonl", [journal.Choice("A dog.", -1.5, "stop"), journal.Choice("A cat.", None, "none")]
     kept = journal.Journal(path)
     kept.put("one", choices)
+    assert kept.get("one") == choices
     kept.close()
     with open(path, "ab") as file:
         file.write(b'["two", [["A', )
@@ -329,6 +356,10 @@ def test_a_dry_run_says_what_the_run_takes(serve, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "/v1: about 12 requests, at most 36 with redraws; about 12,000 tokens in, at most 480 out, without redraws" in out
     assert len(server.requests) == 1 and not (tmp_path / "out").exists()
+    for body, said in (('{"max_tokens": null, "max_completion_tokens": 50}', "at most 1,200 out"),
+                       ('{"max_tokens": null}', "no limit to those out")):
+        assert generate(server, tmp_path / "out", "--dry-run", "--extra-body", body) == 0
+        assert said in capsys.readouterr().out
 
 
 def test_what_is_for_servers_is_refused_for_others(tmp_path, capsys):

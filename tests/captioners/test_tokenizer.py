@@ -119,6 +119,20 @@ def test_missing_tokenizer_files_are_an_error(tiny_config, tmp_path):
         CaptionTokenizer(tiny_config, tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{}", '{"version": "1.0", "model": "\\u001b[2J"}', "\x00"])
+def test_a_broken_tokenizer_is_one_line(tokenizer_files, tiny_config, tmp_path, content):
+    tokenizer_files(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}: the tokenizer cannot be read: ") as caught:
+        CaptionTokenizer(tiny_config, tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_unknown_options_of_clips_tokenizer_are_named():
+    with pytest.raises(ValueError, match="CLIP's tokenizer cannot be made: .*'wrong'"):
+        CaptionTokenizer({"text_cfg": {"tokenizer_kwargs": {"wrong": 1}}}, None)
+
+
 def test_a_tokenizers_own_code_is_never_run(tokenizer_files, tiny_config, tmp_path):
     tokenizer_files(tmp_path)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")

@@ -141,6 +141,7 @@ Muž a žena se na sebe dívají. | vlk na kopci | Un uomo mano nella mano nella
 孩子们高高兴兴地玩耍 | 一步一步走上楼梯 | 一排排整整齐齐的椅子 | 哈哈哈笑的孩子 | 电话是13800138000 | 很多人在办公室办公室里工作
 キラキラ光る星 | ゆっくりゆっくり歩く亀 | 人々が一人一人並んでいる | छोटे छोटे बच्चे खेल रहे हैं | एक लड़की एक लड़की से बात कर रही है
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
+Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen | a weekendSeq logo
 """
 BAD = {
     "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut | a sign that says stop stop stop stop stop stop
@@ -153,7 +154,7 @@ BAD = {
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
                 " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
     "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | a dog <｜end▁of▁sentence｜>"
-              " | startseq a dog runs endseq | ▁a ▁dog ▁runs | a <0x0A> dog",
+              " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog",
     "refusal": """I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures. | Sorry, I can't do that.
         Please upload the image you would like me to caption. | No image was provided. | The image could not be displayed.
         This image appears to violate our content policies. | I am not able to determine who is in this photo. | Images are missing
@@ -179,6 +180,57 @@ def test_what_no_one_writes_is_refused_for_its_reason(reason):
     assert suspects(captions, encode([captions])).all()
 
 
+PARAGRAPHS = """
+On the left side of the image there is a tree. On the right side of the image there is a car. In the background are hills.
+A lamp is on the first shelf of the old case. A lamp is on the second shelf of the old case. Between them hangs a rusty bell.
+The man on the left is wearing a blue shirt and black shorts. The man on the right is wearing a white shirt and black shorts.
+At the top of the picture there is the sky with clouds. At the bottom of the picture there is grass. A horse grazes in it.
+The front of the bus is lit in orange. Rain runs down its windows, so that the inside of the picture is not visible behind them.
+A close shot of a wooden board with rows of text that I cannot read. A lamp hangs above. No image is displayed on the screen.
+A row of wagons stands on the track. The letters “TB OX” are painted on the last of them, and “63 88 05” below these in black.
+""".strip().splitlines()
+SLIPS = {"loop": "tracks that are placed are placed side by side", "broken": "a mask is tucked behind the and into the handle",
+         "digits": "the numbers 63 8 05 below them"}
+LONG = ("A wide view shows a yard behind an old mill on a grey morning, with wet stones and a cart that has lost one wheel. "
+        "Two sacks lean against the door, whose paint comes off in strips, and a broom has fallen across the steps below it. "
+        "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other. "
+        "The light is even, and nothing but one bright window tells that somebody may be at home.")
+
+
+@pytest.mark.parametrize("text", PARAGRAPHS, ids=lambda text: text[:20])
+def test_paragraphs_that_people_write_are_not_refused(text):
+    assert degenerate_reasons(text) == ()
+
+
+@pytest.mark.parametrize("reason", SLIPS)
+def test_a_slip_in_a_paragraph_is_none_of_its_faults_but_a_part_of_it_is(reason):
+    assert reason in degenerate_reasons(SLIPS[reason])
+    assert degenerate_reasons(f"{LONG} Beside it are {SLIPS[reason]}.") == ()
+    assert reason in degenerate_reasons(f"{LONG} {f'Beside it are {SLIPS[reason]}, or {SLIPS[reason]} there. ' * 3}")
+
+
+@pytest.mark.parametrize("again", [
+    "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other.",
+    "Farther back some poplars lose all leaves, while smoke drifts over a roof where pigeons sit close to each other again.",
+])
+def test_a_sentence_that_recurs_in_a_paragraph_is_a_fault_however_long_the_rest(again):
+    assert degenerate_reasons(f"{LONG} {' '.join(f'Some {at} geese come by.' for at in range(25))} {again}") == ("loop",)
+
+
+def test_a_sentence_that_shares_its_words_with_several_earlier_ones_recurs():
+    """Each pair of its words but one stands in an earlier sentence before the one that it repeats."""
+    text = ("A red fire hydrant. The hydrant sprays water. Much water onto the street. "
+            "A red fire hydrant sprays water onto the street. A red fire hydrant sprays some water onto the street.")
+    assert degenerate_reasons(text) == ("loop",)
+    assert suspects([text], encode([[text]])).all()
+
+
+def test_an_assistant_speaks_of_itself_at_the_ends_of_a_long_text():
+    for text in (f"I'm unable to say who this is. {LONG}", f"{LONG} I cannot identify the people."):
+        assert degenerate_reasons(text) == ("refusal",)
+    assert degenerate_reasons(f"{LONG} On a board it says, I cannot see you. {LONG.replace('a', 'o')}") == ()
+
+
 def test_a_language_is_that_of_most_words():
     assert languages_of("ein mann steht in the".split()) == ["de"]
     assert languages_of("a man of the sea".split()) == ["en"]
@@ -200,6 +252,15 @@ def test_people_hardly_ever_write_degenerate_captions():
     machine = [caption for picture in pictures for caption in picture["candidates"]]
     assert {caption for caption in machine if degenerate_reasons(caption)} == {
         caption for caption in machine if caption.startswith("close up of a close up of")}
+
+
+def test_people_hardly_ever_write_degenerate_descriptions():
+    files = [DATA / "imageinwords" / name / "data.jsonl" for name in ("IIW-400", "DCI_Test", "DOCCI_Test")]
+    if not all(file.exists() for file in files):
+        pytest.skip(f"no real test data at {DATA} (see CAPSMITH_DATA)")
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    human = [row[name] for row in rows for name in ("IIW", "DOCCI") if row.get(name)]
+    assert len(human) > 700 and [text for text in human if degenerate_reasons(text)] == []
 
 
 @settings(max_examples=300, deadline=None)

@@ -111,6 +111,9 @@ def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
     assert report.verdict.winner == "good" and report.verdict.evidence == "facts"
     assert any("good" in sentence for sentence in report.answer)
     assert report.mixes.best == "good" and not report.mixes.steps[1].adds
+    nearly = score_captions({"nearly": wrong[:1] + human[1:]}, scenes=[sample.meta["scene"] for sample in samples])
+    precision = nearly.intervals["nearly"]["precision"]
+    assert 0 < precision.low < precision.mean < precision.high <= 1  # a share is never more than 100 %
 
 
 def test_captions_as_people_write_them_are_suspect_where_agreement_with_people_is_all_that_is_known():

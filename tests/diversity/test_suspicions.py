@@ -7,7 +7,9 @@ import pytest
 
 from benchmarks.verdict import World, bad_columns
 from diversity import score_captions
-from diversity.signs import Language, copying
+from diversity.signs import Language, alike, copying
+from imagetext.scene_captions import short_captions
+from imagetext.scenes import SceneSpec, draw_scene
 
 from .made_up_captions import made_up_pictures
 
@@ -15,7 +17,7 @@ PICTURES = made_up_pictures(80)
 SEVERAL = {"one said again": "repeated"}
 ONE = {"other pictures": "other_pictures", "shuffled": "word_order", "sorted": "word_order", "reversed": "word_order",
        "another language": "other_words", "tail": "filler", "varied tails": "filler", "head": "filler", "template": "filler",
-       "one for all": "repeated", "copied": "copied"}
+       "one for all": "repeated", "copied": "copied", "one word changed": "word_order"}
 
 
 def report(columns, human, **others):
@@ -54,6 +56,20 @@ def test_copies_are_seen_with_one_reference_too():
                                              human)["copy"]] == ["copied"]
 
 
+def test_an_honest_captioner_of_templated_captions_is_no_copier():
+    """Drawn shapes are described by few kinds of sentences, so what a captioner says of them is often said by the references."""
+    scenes = [draw_scene(SceneSpec("train"), at) for at in range(40)]
+    human, honest, other = ([list(short_captions(scene, random.Random(f"{at}/{seed}"))) for at, scene in enumerate(scenes)]
+                            for seed in ("human", "honest", "other"))
+    human, columns = [group[:2] for group in human], {"honest": [group[:1] for group in honest],
+                                                      "wrong": [group[:1] for group in other[1:] + other[:1]]}
+    found = report({**columns, "copy": [group[1:2] for group in human]}, human)
+    assert {name: [reason.kind for reason in reasons] for name, reasons in found.items()} == {
+        "copy": ["copied"], "wrong": ["other_pictures"]}
+    one = [[f"there is a {scene['objects'][0]['colour']} {scene['objects'][0]['shape']} in the picture"] for scene in scenes]
+    assert report({"honest": one, "wrong": columns["wrong"]}, one).keys() == {"wrong"}
+
+
 def test_a_habit_that_people_have_too_is_not_suspect():
     """All human captions end alike, and so do the column's."""
     def ended(captions):
@@ -86,6 +102,22 @@ def test_order_counts_pairs_of_other_pictures():
     assert language.order("a red dog".split(), 0) == (1 / 2, 2 / 6)
     assert np.isnan(language.order(["a", "dog"], 0)).all()
     assert language.known("a red bird".split()) == pytest.approx(2 / 3)
+
+
+def test_strangers_are_common_words_that_stand_together_here_alone():
+    """Of 9 times "a", 9 times "b" and 27 "c" in 45 words, chance alone has "a b" 81 / 45 times, too few, and "c a" 243 / 45 times."""
+    language = Language([["a c".split(), "b c".split(), "c".split()]] * 9)
+    assert language.strangers("a c b".split(), 0) == (2, 1)      # "a c" stands under others, "c b" under none
+    assert language.strangers("a b".split(), 0) == (0, 0)
+    assert np.isnan(language.strangers([], 0)).all()
+    once = Language([["a c".split(), "c a".split()], ["a".split(), "c".split()] * 2])
+    assert once.strangers("c a".split(), 1) == (1, 0) and once.strangers("c a".split(), 0) == (1, 1)  # the own picture tells nothing
+
+
+def test_captions_are_alike_that_have_half_of_their_words_in_common():
+    texts = [["a red dog".split()], ["a dog that runs".split(), "a blue cat".split()], [], ["no other word".split()]]
+    assert alike(texts).tolist()[:2] == [0, 0] and np.isnan(alike(texts)[2]) and alike(texts)[3] == 0
+    assert alike([["a red dog".split()], ["a dog".split()], ["red".split()]]).tolist() == [1, 1, 0]
 
 
 def test_grounding_is_what_a_picture_s_captions_have_and_others_lack():

@@ -1,8 +1,12 @@
 """Captions over the context: what is kept, and that an end token stands only where a sentence ends."""
 
+from itertools import accumulate
+
 import pytest
+import regex
 
 from captioners.coca import load_captioner
+from captioners.tokenizer import CaptionTokenizer
 from finetune.long_captions import CaptionFitter, length_warning
 
 TEXT = "Two cats sit. One is red! It looks up? The other, which is much larger and older than the red one, sleeps on."
@@ -13,30 +17,35 @@ def encode(text):
     return [1, *(len(word) + 10 for word in text.split()), 2]
 
 
+def decode(ids):
+    """As many words of the text as there are tokens of words."""
+    return " ".join(TEXT.split()[:words(ids)])
+
+
 def words(ids):
     return len([token for token in ids if token > 2])
 
 
 def test_what_fits_is_left_as_it_is():
     for mode in ("sentence", "word", "token"):
-        assert CaptionFitter(encode, 99, mode)(TEXT, 5) == encode(TEXT)
+        assert CaptionFitter(encode, decode, 99, mode)(TEXT, 5) == encode(TEXT)
 
 
 def test_runs_of_whole_sentences_are_drawn():
-    fit = CaptionFitter(encode, 9, "sentence")  # seven words
+    fit = CaptionFitter(encode, decode, 9, "sentence")  # seven words
     drawn = [fit(TEXT, draw) for draw in range(4)]
     assert drawn[0] == drawn[3] == encode("Two cats sit. One is red!")
     assert drawn[1] == encode("One is red! It looks up?") and drawn[2] == encode("It looks up?")  # the last fits nowhere
 
 
 def test_where_no_sentence_fits_words_do_and_nothing_ends():
-    fit = CaptionFitter(encode, 3, "sentence")
+    fit = CaptionFitter(encode, decode, 3, "sentence")
     assert fit(TEXT, 0) == encode("Two cats")[:-1]
 
 
 def test_words_have_no_end_token_and_tokens_have_one():
-    assert CaptionFitter(encode, 7, "word")(TEXT, 0) == encode("Two cats sit. One is red!")[:-1]
-    assert CaptionFitter(encode, 7, "token")(TEXT, 0) == [*encode("Two cats sit. One is")[:6], 2]
+    assert CaptionFitter(encode, decode, 7, "word")(TEXT, 0) == encode("Two cats sit. One is red!")[:-1]
+    assert CaptionFitter(encode, decode, 7, "token")(TEXT, 0) == [*encode("Two cats sit. One is")[:6], 2]
 
 
 @pytest.mark.parametrize("mode", ["sentence", "word", "token"])
@@ -44,7 +53,7 @@ def test_words_have_no_end_token_and_tokens_have_one():
 def test_nothing_is_over_the_limit_with_a_real_tokenizer(mode, limit):
     captioner = load_captioner("coca_tiny", from_scratch=True)
     text = "A red circle and a blue square on a plain grey background. The zygomorphic pareidolia is small. Antidisestablishment."
-    fit = CaptionFitter(captioner.encode_text_ids, limit, mode)
+    fit = CaptionFitter(captioner.encode_text_ids, captioner.decode, limit, mode)
     for draw in range(3):
         ids = fit(text, draw)
         assert 1 < len(ids) <= limit and ids[0] == captioner.start_id
@@ -53,30 +62,60 @@ def test_nothing_is_over_the_limit_with_a_real_tokenizer(mode, limit):
 
 
 def test_a_word_longer_than_the_context_is_cut_within():
-    assert CaptionFitter(lambda text: [1, *text.encode(), 2], 4, "word")("abcdefgh", 0) == [1, 97, 98, 99]
+    assert CaptionFitter(lambda text: [1, *text.encode(), 2], decode, 4, "word")("abcdefgh", 0) == [1, 97, 98, 99]
 
 
 def test_a_text_without_blanks_is_cut_at_sentences_and_never_inside_a_character():
     def encode(text):
         return [1, *text.encode(), 2]  # three tokens a Chinese character
     text = "红色的圆。蓝色的圆！一个很大很大的绿色的方块"
-    fit = CaptionFitter(encode, 35, "sentence")
+    fit = CaptionFitter(encode, decode, 35, "sentence")
     assert [bytes(fit(text, draw)[1:-1]).decode() for draw in range(2)] == ["红色的圆。蓝色的圆！", "蓝色的圆！"]
-    assert bytes(CaptionFitter(encode, 12, "sentence")(text, 0)[1:]).decode() == "红色的"
-    assert bytes(CaptionFitter(encode, 9, "word")("लड़की", 0)[1:]).decode() == "ल"  # the next has a mark
+    assert bytes(CaptionFitter(encode, decode, 12, "sentence")(text, 0)[1:]).decode() == "红色的"
+    assert bytes(CaptionFitter(encode, decode, 9, "word")("लड़की", 0)[1:]).decode() == "ल"  # the next has a mark
+
+
+@pytest.fixture(scope="module", params=["of bytes", "CLIP's"])
+def tokenizer(request):
+    """Two in which a character may be several tokens."""
+    if request.param == "CLIP's":
+        return CaptionTokenizer({"text_cfg": {}}, None)
+    return load_captioner("coca_tiny", from_scratch=True).tokenizer
+
+
+@pytest.mark.parametrize("mode", ["sentence", "word", "token"])
+@pytest.mark.parametrize("text", ["红色的圆形在浅色背景上" * 9, "👩🏽\u200d🚀🇨🇿👨\u200d👩\u200d👧" * 9, "लड़की खड़ी है " * 9, "a dog 🐕" * 30,
+                                  "e" + "\u0301" * 300, "a cafe\u0301 in town " * 20])
+def test_no_mode_cuts_inside_a_character(tokenizer, mode, text):
+    text = tokenizer.decode(tokenizer.encode(text))  # as the tokenizer has it
+    ends = {len(text[:end].strip()) for end in accumulate(map(len, regex.findall(r"\X", text)))}
+    for limit in range(20, 45):
+        ids = CaptionFitter(tokenizer.encode, tokenizer.decode, limit, mode)(text, 0)
+        kept = tokenizer.decode(ids)
+        assert len(ids) <= limit and kept and text.startswith(kept)
+        assert len(kept) in ends if len(ends) > 1 else "\ufffd" not in kept
+        assert (ids[-1] == tokenizer.end_id) is (mode == "token")
+
+
+def test_tokens_of_words_are_cut_as_open_clip_cuts_them(tokenizer):
+    text = "Antidisestablishmentarianism and a zygomorphic pareidolia of cats and dogs " * 4
+    whole = tokenizer.encode(text)
+    for limit in range(4, 30):
+        fit = CaptionFitter(tokenizer.encode, tokenizer.decode, limit, "token")
+        assert fit(text, 0) == [*whole[:limit - 1], tokenizer.end_id]
 
 
 def test_each_sentence_is_tokenised_once():
     seen = []
     text = " ".join(f"Dog {at} runs." for at in range(1_000))
-    fit = CaptionFitter(lambda text: seen.append(text) or encode(text), 20, "sentence")
+    fit = CaptionFitter(lambda text: seen.append(text) or encode(text), decode, 20, "sentence")
     for draw in range(3):
         assert fit(text, draw) == encode(" ".join(f"Dog {at} runs." for at in range(draw, draw + 6)))
     assert len(seen) == 3 + 1_000 + 3  # the caption and the run of each draw, and the sentences
 
 
 def test_a_run_that_needs_more_tokens_than_its_sentences_is_made_shorter():
-    fit = CaptionFitter(lambda text: encode(text + " x" * text.count(". ")), 9, "sentence")
+    fit = CaptionFitter(lambda text: encode(text + " x" * text.count(". ")), decode, 9, "sentence")
     assert fit(TEXT, 0) == encode("Two cats sit. One is red! x")
 
 

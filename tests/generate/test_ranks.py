@@ -101,6 +101,7 @@ def test_a_mistake_is_told_once_and_ends_all(tmp_path, alone):
 
 @pytest.mark.parametrize("environment, rank", [
     ({}, Rank(0, 1, 0)), ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank(5, 8, 1)), ({"RANK": "5"}, Rank()),
+    ({"RANK": "", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank()),
     ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_NTASKS": "4"}, Rank(3, 4, 3)),
     ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, Rank(1, 2, 0)),
     ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Rank(1, 2, 1)),

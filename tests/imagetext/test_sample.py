@@ -195,6 +195,14 @@ def test_pixels_are_counted_from_the_header():
     assert MAX_PIXELS == 200_000_000
 
 
+def test_a_picture_that_is_a_line_is_refused_from_its_header():
+    """The models resize the shorter side: of 60,000 x 3 pixels they would make 224 x 4,480,000."""
+    for size in ((60_000, 299), (2, 401)):
+        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels: one side is more than 200 times the other"):
+            decode_image(png(*size, 8, 2, b""))
+    assert image_size(png(60_000, 300, 8, 2, b"")) == (60_000, 300) and image_size(png(1, 200, 8, 2, b"")) == (1, 200)
+
+
 def test_pillow_keeps_its_settings_and_does_not_decide(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)

@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
+from captioners import safe_reading
 from captioners.base import SamplingConfig
 from captioners.vlm_load import load_vlm
 
@@ -158,7 +159,7 @@ def test_an_adapter_that_lacks_weights_is_refused(folder_of, tmp_path):
     assert f"missing {gone}" in str(caught.value) and "unexpected extra.lora_A.weight" in str(caught.value)
 
 
-def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path):
+def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path, monkeypatch):
     """A stranger's adapter may name any folder of this machine: what lies there is not loaded for it."""
     base = copy_of("git")
     captioner = load_vlm(base)
@@ -169,7 +170,10 @@ def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path)
     (strangers / "capsmith.json").unlink()
     with pytest.raises(ValueError, match=f"base_model_name_or_path is {base}, a folder here.*say --base {base}"):
         load_vlm(strangers)
-    taken = load_vlm(strangers, base=str(base))
+    monkeypatch.chdir(tmp_path)
+    for name in (str(base), base.name, f"local-dir:{base}"):
+        taken = load_vlm(strangers, base=name)
+        assert taken.adapter.peft_config["default"].base_model_name_or_path == str(base)
     assert taken.weights_sha256 == load_vlm(tmp_path / "ours").weights_sha256
     edit(base / "config.json", lambda config: config.update(note="another"))
     with pytest.raises(ValueError, match="not as it was when the adapter was trained"):
@@ -183,12 +187,27 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
     "code": ("config.json", {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}, "which is never done"),
     "kinds": ("config.json", {"text_config": {"hidden_size": "many"}}, "no config that can be read"),
     "template": ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "makes no prompt"),
+    "vocabulary": ("config.json", {"text_config": {"vocab_size": 10**6}}, "its config asks for 64,039,488 weights"),
+    "crop": ("processor_config.json", {"image_processor": {"crop_size": {"height": 16000, "width": 16000}}},
+             "image_processor.crop_size.width is 16000, at most 4,096"),
+    "tokens": ("processor_config.json", {"num_additional_image_tokens": 10**6}, "num_additional_image_tokens is 1000000"),
+    "raises": ("chat_template.jinja", "{{ raise_exception('\x1b[2J\n' ~ 'x' * 5000) }}", "makes no prompt of"),
+    "loops": ("chat_template.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+              "more than 1 sec"),
+    "memory": ("chat_template.jinja", "{{ ('x' * 10**10)|length }}", "512 MiB of memory"),
+    "text": ("chat_template.jinja", "{{ 'x' * 10**5 }}", "64 KiB of text"),
+    "pictures": ("chat_template.jinja", "{{ '<image>' * 1000 }}", "its chat template makes 1000 pictures of one"),
+    "patches": ("processor_config.json", {"patch_size": 1, "image_processor": {"size": {"shortest_edge": 4000}}},
+                "makes 16,000,000 patches of a picture"),
+    "pinpoints": ("processor_config.json", {"image_processor": {"image_grid_pinpoints": [[32, 32]] * 1001}},
+                  "image_grid_pinpoints has 1,001 entries"),
     "large": ("tokenizer_config.json", " " * (2**23 + 1), "tokenizer_config.json has 8,388,609 bytes"),
 }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy_of, what):
+def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy_of, monkeypatch, what):
+    monkeypatch.setattr(safe_reading, "SECONDS", 1)
     folder, (name, content, told) = copy_of("llava"), HOSTILE[what]
     if isinstance(content, dict):
         edit(folder / name, lambda config: [config[key].update(value) if isinstance(config.get(key), dict) else config.update({key: value})
@@ -197,7 +216,7 @@ def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy
         (folder / name).write_text(content)
     with pytest.raises(ValueError) as caught:
         load_vlm(folder)
-    assert str(folder) in str(caught.value) and told in str(caught.value) and "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value) and told in str(caught.value) and str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000 and not any(word in str(caught.value) for word in ("trust_remote_code=True", "pip install"))
 
 
@@ -236,7 +255,7 @@ def test_a_hub_repository_is_read_from_the_cache(copy_of, tmp_path, monkeypatch,
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", True, raising=False)
-    fill_hub_cache(tmp_path / "hub", "some/Tiny-VLM", copy_of("git"))
+    fill_hub_cache(tmp_path / "hub", "some/Tiny-VLM", folder := copy_of("git"))
     captioner = load_vlm("some/Tiny-VLM")
     assert captioner.name == "tiny_vlm"
     captioner.add_lora(r=2)
@@ -246,12 +265,23 @@ def test_a_hub_repository_is_read_from_the_cache(copy_of, tmp_path, monkeypatch,
     loaded = load_vlm("some/Adapters")
     assert loaded.name == "tuned"
     assert loaded.weights_sha256 == load_vlm(tmp_path / "tuned").weights_sha256 != captioner.weights_sha256
+    edit(folder / "config.json", lambda config: config.update(vocab_size=10**6))
+    fill_hub_cache(tmp_path / "hub", "some/Large-VLM", folder)
+    with pytest.raises(ValueError, match="some/Large-VLM: its config asks for "):
+        load_vlm("some/Large-VLM")
 
 
 def test_a_processor_that_keeps_the_shapes_of_pictures_is_refused(copy_of):
     folder = copy_of("llava")
     edit(folder / "processor_config.json", lambda config: config["image_processor"].update(do_center_crop=False))
     with pytest.raises(ValueError, match=r"keeps the shapes of pictures, and makes \(32, 64\) and \(64, 32\)"):
+        load_vlm(folder)
+
+
+def test_a_processor_that_fails_at_pictures_is_named(copy_of):
+    folder = copy_of("git")
+    edit(folder / "processor_config.json", lambda config: config["image_processor"].update(image_mean="grey"))
+    with pytest.raises(ValueError, match=f"{folder}: its processor makes nothing of a picture: "):
         load_vlm(folder)
 
 
