@@ -17,8 +17,8 @@ test-oldest: .venv-oldest/installed
 
 # The long forms of what the suite samples: faults in generation, damaged input.
 soak: .venv/installed-test
-	CAPSMITH_FAULTS=200 CAPSMITH_FUZZ=1000 .venv/bin/python -m pytest tests/faults tests/imagetext/test_fuzz.py \
-		tests/imagetext/test_fuzz_reinforced.py $(PYTEST_FLAGS)
+	CAPSMITH_FAULTS=1000 CAPSMITH_FUZZ=10000 .venv/bin/python -m pytest tests/faults tests/captioners/test_fuzz_replies.py \
+		tests/imagetext/test_fuzz.py tests/imagetext/test_fuzz_reinforced.py $(PYTEST_FLAGS)
 
 # The weights shipped in captioners/models/coca_tiny: seeded, at most 90 minutes on 2 cores.
 pretrain-tiny: .venv/installed

@@ -5,9 +5,10 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from imagetext.shown import at_terminal, end_unread, say, say_error
+from imagetext.shown import NOBODY_READS, at_terminal, end_unread, say, say_error
 from imagetext.stops import end_in_order, exit_code, open_standard_files
 
 Config = TypeVar("Config")
@@ -127,13 +128,26 @@ def _run(command: str, argv: Sequence[str]) -> int:
         say_error(command, error)
         return 2
     except BrokenPipeError:
-        end_unread(sys.stdout)
+        with suppress(SystemExit):
+            end_unread(sys.stdout)
+        return _nobody_reads(command)
+    except SystemExit as end:
+        if end.code != NOBODY_READS:
+            raise
+        return _nobody_reads(command)
     except OSError as error:  # a full disk, a store that does not answer
         say_error(command, error)
         return 1
     except KeyboardInterrupt as stop:
         say(f"capsmith {command}: interrupted; the same command resumes", file=sys.stderr)
         return exit_code(stop)
+
+
+def _nobody_reads(command: str) -> int:
+    """Says, if anybody reads that, that what is printed goes nowhere, as in `capsmith ... | head`; the exit code of SIGPIPE."""
+    with suppress(SystemExit):
+        say(f"capsmith {command}: stopped, for nobody reads what it prints; the same command resumes", file=sys.stderr)
+    return NOBODY_READS
 
 
 def overview() -> list[str]:

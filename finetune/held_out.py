@@ -66,15 +66,15 @@ class HeldOut:
                 captioner.save(folder / BEST, self.name)
         line = {"step": step, "samples": samples, **losses, **found.scores, "human": found.human,
                 "samples_shown": found.shown, "warning": found.warning}
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
         if found.warning:
             say("", *found.warning.split("\n"))
         trainer.accelerator.log({f"held_out/{name}": value for name, value in (losses | found.scores).items()}, step)
         shown = {sample.key: index for index, sample in enumerate(self.pictures.samples) if sample.key in found.shown}
-        write_training_page(folder, name=self.name,
+        write_training_page(folder, name=self.name, newest=line,
                             pictures={key: self.pictures.encoded(index) for key, index in shown.items()},
                             references={key: self.pictures.samples[index].captions for key, index in shown.items()})
+        with open(log, "a", encoding="utf-8") as file:  # last: what the log tells of is not done again
+            file.write(json.dumps(line) + "\n")
         return line
 
 

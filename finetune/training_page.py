@@ -40,15 +40,16 @@ Rows = Sequence[Mapping[str, Any]]
 
 def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes] | None = None,
                         references: Mapping[str, Sequence[str]] | None = None, measures: Sequence[Measure] = MEASURES,
-                        title: str = "Fine-tuning", seen: str = "captions") -> None:
+                        newest: Mapping[str, Any] | None = None, title: str = "Fine-tuning", seen: str = "captions") -> None:
     """Writes `training.html` from the `train.jsonl` and `validation.jsonl` in the folder; nothing on it is outside it.
 
     Both hold a row per line with `step` and `samples`, how many captions, or what `seen` says, were seen. Training rows have
     losses and perhaps `learning_rate` and `gradient_norm`; validation rows losses, scores, `human` (the human captions' scores),
     `samples_shown` (key -> captions) and `warning`, as far as there are any. `measures` are the losses and scores that are shown.
-    `pictures` (encoded) and `references`, by key, stand beside the captions. Raises `ValueError` for a line that is no such row.
+    `newest` is a validation that is not in its log yet. `pictures` (encoded) and `references`, by key, stand beside the captions.
+    Raises `ValueError` for a line that is no such row.
     """
-    training, validations = _read(folder / LOG), _read(folder / VALIDATION_LOG)
+    training, validations = _read(folder / LOG), [*_read(folder / VALIDATION_LOG), *([newest] if newest else [])]
     colours = {"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR}
     colours |= {"human": REFERENCE_COLOUR} if seen == "captions" else {}
     curves = [curve for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)

@@ -210,6 +210,9 @@ def _create(path: str, owner: dict[str, Any]) -> bool:
         return False
     try:
         os.write(handle, data)
+    except BaseException:  # a full disk: a lock that names nobody would be waited for
+        os.unlink(path)
+        raise
     finally:
         os.close(handle)
     return True

@@ -191,6 +191,4 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 def end_unread(file: TextIO) -> NoReturn:
     """Ends the program as those end whose reader has gone; no `except Exception` on the way takes that for a fault."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # what is left in its buffer goes there
-    if file is not sys.stderr:
-        say("capsmith: stopped, for nobody reads what it prints; the same command resumes", file=sys.stderr)
     raise SystemExit(NOBODY_READS) from None

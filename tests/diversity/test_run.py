@@ -17,6 +17,7 @@ from diversity import DiversityReport
 from diversity.config import DiversityConfig
 from diversity.run import run
 from imagetext.lock import FolderLock
+from imagetext.outputs import write_file
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -54,6 +55,23 @@ def test_the_command_writes_a_report_and_does_so_again(records, tmp_path, capsys
     assert run(config) == 0
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
     assert "data:image/jpeg" in before["report.html"].decode()
+
+
+@pytest.mark.parametrize("killed_at", ["report.json", "report.html"])
+def test_a_run_that_was_killed_knows_its_folder_again(records, tmp_path, monkeypatch, killed_at):
+    def write(path, text):
+        if path.name == killed_at:
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(path.name + ".tmp").write_text(text[:9])
+            raise KeyboardInterrupt  # and nothing is tidied up
+        write_file(path, text)
+
+    config = DiversityConfig(input=[str(records)], output=tmp_path / "out")
+    with monkeypatch.context() as killing, pytest.raises(KeyboardInterrupt):
+        killing.setattr("diversity.run.write_file", write)
+        run(config)
+    assert run(config) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "report.md", "report.html"}
 
 
 def test_columns_and_references_by_name(records, tmp_path):

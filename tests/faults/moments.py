@@ -11,28 +11,31 @@ from typing import Any
 
 import generate.captioning
 import generate.reinforcing
+from finetune.trainer import Trainer
 from imagetext.shards import ShardWriter
 
 
 class Moment:
-    """The `at`th unit of a kind, at which `strike` is called; `units` are those so far, by kind."""
+    """The `at`th unit of a kind, at which `strike` is called; `units` are those so far, by kind.
 
-    def __init__(self, kind: str = "", at: int = 0, strike: Callable[[], None] = lambda: None):
-        self.kind, self.at, self.strike, self.units = kind, at, strike, Counter()
+    lasting: it strikes at each unit from then on, too, as a full disk does.
+    """
+
+    def __init__(self, kind: str = "", at: int = 0, strike: Callable[[], Any] = lambda: None, lasting: bool = False):
+        self.kind, self.at, self.strike, self.lasting, self.units = kind, at, strike, lasting, Counter()
 
 
 moment, hit = Moment(), Path()  # what a run waits for, and the file that says that it came
 
 
 def reach(kind: str, units: int = 1) -> bool:
-    """Counts units; at the moment, the fault strikes, and where it lets the run go on, the answer is True."""
+    """Counts units; at the moment, the fault strikes; whether reading is to stop short."""
     before = moment.units[kind]
     moment.units[kind] += units
-    if kind != moment.kind or not before < moment.at <= before + units:
+    if kind != moment.kind or before + units < moment.at or before >= moment.at and not moment.lasting:
         return False
     os.close(os.open(hit, os.O_CREAT))
-    moment.strike()
-    return True
+    return bool(moment.strike())
 
 
 def counted(kind: str, function: Callable) -> Callable:
@@ -72,15 +75,16 @@ class CountedFile:
         self._file.close()
 
 
-def count_all(folders: tuple[str, ...]) -> None:
-    """From here on, whatever this process does is counted: to files in the folders, in batches, in pictures decoded."""
+def count_all(folder: Path) -> None:
+    """From here on, whatever this process does is counted: to files in the folder, in batches, in pictures decoded."""
     whole = builtins.open
 
     def opened(file, mode="r", *args, **kwargs):
         found = whole(file, mode, *args, **kwargs)
-        return CountedFile(found) if str(file).startswith(folders) else found
+        return CountedFile(found) if str(file).startswith(str(folder)) else found
     builtins.open = io.open = tarfile.bltn_open = opened
     os.replace, os.fsync = counted("step", os.replace), counted("step", os.fsync)
     ShardWriter.write = counted("step", ShardWriter.write)
+    Trainer._step = counted("batch", Trainer._step)
     generate.captioning.decode_image = counted("picture", generate.captioning.decode_image)
     generate.reinforcing.decode_stored = counted("picture", generate.reinforcing.decode_stored)

@@ -1,6 +1,6 @@
-"""Whatever disturbs a run, resumed it gives the bytes of a run that was left alone: faults drawn from a seed.
+"""Whatever disturbs a command, the same command again gives the bytes of a run that was left alone: faults drawn from a seed.
 
-`CAPSMITH_FAULTS` says how many in `generate`, and two for each five of them in `reinforce`; `make soak` has 200 and 80.
+`CAPSMITH_FAULTS` says how many there are of all commands together; `make soak` has 1,000, and a tenth as many in a bucket.
 """
 
 import json
@@ -10,18 +10,38 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import capsmith
 
 ROOT = Path(capsmith.__file__).parent
-COUNTS = {"generate": (count := int(os.environ.get("CAPSMITH_FAULTS", 20))), "reinforce": count * 2 // 5}
+SHARES = {"generate": 30, "reinforce": 15, "join": 12, "verify": 5, "diversity": 6, "finetune": 16, "train-student": 16}  # %
+FEW = {"generate": 4, "reinforce": 1, "join": 1, "finetune": 1}
 SEED = int(os.environ.get("CAPSMITH_SEED", 0))
+COUNTS = {name: int(os.environ["CAPSMITH_FAULTS"]) * share // 100 for name, share in SHARES.items()} \
+    if "CAPSMITH_FAULTS" in os.environ else FEW
+
+
+FOR_BUCKETS = sum(COUNTS.values()) // 10
+
+
+def run(script: str, *arguments: object) -> list[dict]:
+    """What a script of this folder prints, a result in each line."""
+    done = subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)], text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(arguments[0])},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    return list(map(json.loads, done.stdout.splitlines()))
 
 
 def test_disturbed_runs_are_resumed_to_the_bytes_of_an_undisturbed_one(tmp_path):
-    command = [sys.executable, str(Path(__file__).with_name("campaign.py")), str(tmp_path), str(SEED), *map(str, COUNTS.values())]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'generate'}", "OMP_NUM_THREADS": "1"},
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 0, done.stderr
-    results = list(map(json.loads, done.stdout.splitlines()))
+    results = run("campaign.py", tmp_path, SEED, json.dumps(COUNTS))
     assert Counter(result["command"] for result in results) == COUNTS
+    assert [result for result in results if result["problems"]] == []
+
+
+@pytest.mark.skipif(COUNTS is FEW, reason="takes a minute; CAPSMITH_FAULTS asks for it")
+def test_in_a_bucket_too(tmp_path):
+    results = run("buckets.py", tmp_path, SEED, FOR_BUCKETS)
+    assert len(results) == FOR_BUCKETS
     assert [result for result in results if result["problems"]] == []

@@ -90,6 +90,10 @@ def test_ids_are_unique_and_the_same_logs_are_the_same_page(tmp_path):
     assert page_of(tmp_path) == page
 
 
+def test_a_validation_that_is_not_logged_yet_is_shown_as_if_it_were(tmp_path):
+    assert page_of(tmp_path) == page_of(tmp_path, validations=VALIDATIONS[:-1], newest=VALIDATIONS[-1])
+
+
 def test_it_begins_with_the_model_before_its_first_step(tmp_path):
     rows = [VALIDATIONS[0] | {"step": 0, "samples": 0, "caption": 5.0}, *VALIDATIONS]
     texts = Reader(page_of(tmp_path, validations=rows)).texts

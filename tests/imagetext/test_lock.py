@@ -1,5 +1,6 @@
 """One run a folder: who may write, who takes over from whom, and what is left."""
 
+import errno
 import json
 import os
 import subprocess
@@ -65,6 +66,16 @@ def test_a_second_run_of_the_machine_is_refused_and_a_process_of_the_job_is_not(
             check_lock(str(tmp_path))
         assert owner(tmp_path)["job"] == one.job
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_lock_that_names_nobody(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"), FolderLock(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("changes", [{}, {"process": 1}])

@@ -1,0 +1,164 @@
+"""The commands that are disturbed: with what flags, on which small input, with stand-ins for the models of those that write shards."""
+
+import hashlib
+import importlib
+import io
+import json
+import shutil
+import sys
+import tarfile
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from markupsafe import Markup
+
+import finetune.training_page
+import generate.engine
+import generate.reinforce
+import generate.reinforcing
+from captioners.base import Caption, Captioned
+from captioners.coca import load_captioner
+from captioners.resolve import SHIPPED
+from generate.teachers import Teacher
+from imagetext.shards import SUFFIXES
+from moments import reach
+from tests.finetune.sets import write_set, write_student
+from tests.generate.conftest import FakeCaptioner, jpeg
+
+PICTURES, NONE = 13, 7  # in a shard, and which of them is none
+
+
+class Captioner(FakeCaptioner):
+    """Captions of which about every third draw is cut, so that there is something to draw anew."""
+
+    def caption(self, images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
+        images = iter(images)
+        while batch := list(islice(images, batch_size or self.batch_size)):
+            reach("batch")
+            for key, pixels in batch:
+                digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode()).digest()
+                yield Captioned(key, tuple(Caption(f"picture {digest.hex()[:6]} no. {i}", -i / 3, digest[i] % 3 == 0)
+                                           for i in range(first_index, first_index + sampling.num_captions)))
+
+
+class RandomTeacher(Teacher):
+    """Products with random weights, and the batch's size in the last bits, as rounding puts it there."""
+
+    def _encode_views(self, views):
+        return self._encode(views.flatten(1) / 255)
+
+    def _encode_texts(self, texts):
+        return self._encode(torch.stack([torch.bincount(torch.tensor(list(text.encode())), minlength=256) for text in texts]).float())
+
+    def _encode(self, rows):
+        reach("batch")
+        weights = torch.randn(rows.shape[1], self.dimension, generator=torch.Generator().manual_seed(0))
+        return rows @ weights + 1e-5 * len(rows)
+
+
+def fake_captioner(name, *_, **__):
+    if name != "fake":
+        raise ValueError(f"--model {name}: there is no such model")
+    return Captioner()
+
+
+def random_teachers(names, *_):
+    if names != ["random"]:
+        raise ValueError(f"--teacher {names}: there is no such model")
+    return [RandomTeacher("random", torch.nn.Identity(), None, (16, 16), (0.5,) * 3, (0.5,) * 3, 8, 100.0, None, "0" * 64)]
+
+
+generate.engine.load_captioner, generate.reinforce.load_teachers = fake_captioner, random_teachers
+generate.reinforcing.GROUP = 4  # several in a shard
+finetune.training_page._curve = lambda *_: ("", Markup())  # figures take longer than all the rest
+
+
+@dataclass(frozen=True)
+class Command:
+    """Flags, but for the output; the input that may change, by folder; flags that are mistakes, also in a run that is done."""
+
+    flags: list[str]
+    input: Path
+    mistakes: list[list[str]]
+    formats: list[str] = field(default_factory=lambda: [""])
+    trains: bool = False
+    reads: Path | None = None  # the set that is only read, and copied to where the output of others is
+
+    def argv(self, name: str, format: str, output: Path) -> list[str]:
+        place = [] if self.reads else ["--output", str(output)]
+        return [name, *([str(output)] if self.reads else self.flags), *place, *(["--format", format] if format else [])]
+
+    def prepare(self, output: Path) -> None:
+        if self.reads:
+            shutil.copytree(self.reads, output)
+
+
+def make_commands(folder: Path) -> dict[str, Command]:
+    """All commands by name; `captioned` in the folder is what `generate` has made, where others begin."""
+    pictures, reinforced, model = folder / "in", folder / "reinforced", folder / "model"
+    make_pictures(pictures)
+    write_set(reinforced, count=16)
+    make_model(model)
+    captioned = folder / "captioned"
+    gone, onto = ["--input", str(folder / "gone" / "*.tar")], ["--output", str(pictures)]
+    anew = [["--overwrite", *gone], ["--overwrit"], onto, ["--overwrite", *onto]]
+    training = ["--num-workers", "0", "--device", "cpu", "--checkpoint-every", "1", "--max-error-rate", "1"]
+    shards = ["--max-error-rate", "1", "--device", "cpu", "--num-workers"]
+    return {
+        "generate": Command(["--input", f"{pictures}/*.tar", "--model", "fake", "--batch-size", "2", "--num-captions", "3", "--redraws",
+                             "2", *shards, "0"], pictures,
+                            [*anew, ["--overwrite", "--model", "fkae"], ["--num-captions", "4"], ["--seed", "1"]], list(SUFFIXES)),
+        "reinforce": Command(["--input", f"{captioned}/*.tar", "--teacher", "random", "--batch-size", "8", "--views", "2", *shards, "0"],
+                             captioned, [*anew, ["--overwrite", "--teacher", "x"], ["--views", "3"]], list(SUFFIXES)),
+        "join": Command(["--input", f"{pictures}/*.tar", "--captions", str(captioned), "--on", "key"], pictures, [gone, onto],
+                        list(SUFFIXES)),
+        "verify": Command([], captioned, [], reads=captioned),
+        "diversity": Command(["--input", f"{captioned}/*.tar", "--embedder", "none"], captioned, [gone, onto]),
+        "finetune": Command(["--input", f"{pictures}/*.tar", "--model", str(model), "--samples-seen", "12", "--batch-size", "4", *training,
+                             "--eval-input", "scenes:test,n=4,size=32", "--validate-every", "8", "--name", "mine"], pictures,
+                            [*anew, ["--overwrite", "--model", str(folder / "gone")], ["--seed", "1"]], trains=True),
+        "train-student": Command(["--input", f"{reinforced}/*.tar", "--student", write_student(folder / "student"), "--samples-seen", "32",
+                                  "--batch-size", "8", *training, "--logit-scale", "30", "--logit-scale", "20"], reinforced,
+                                 [*anew, ["--overwrite", "--student", str(folder / "gone")], ["--learning-rate", "1"]], trains=True)}
+
+
+def make_pictures(folder: Path) -> None:
+    """Three tars of twelve pictures and one that is none."""
+    folder.mkdir()
+    for shard in range(3):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
+            for number in range(PICTURES):
+                image = b"this is no picture" if number == NONE else jpeg(PICTURES * shard + number)
+                for suffix, data in {"jpg": image, "txt": b"the picture %d" % number}.items():
+                    member = tarfile.TarInfo(f"{shard}_{number:03d}.{suffix}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+
+
+def make_model(folder: Path) -> None:
+    """A CoCa of the tokenizer that is shipped and of few weights."""
+    shipped = folder.with_name("shipped")
+    shutil.copytree(SHIPPED / "coca_tiny", shipped)
+    (shipped / "open_clip_model.safetensors").unlink()
+    config = json.loads((shipped / "open_clip_config.json").read_text())
+    small = {"width": 32, "layers": 1, "heads": 2, "context_length": 12}
+    config["model_cfg"]["embed_dim"] = 16
+    config["model_cfg"]["vision_cfg"] |= {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    for part in ("text_cfg", "multimodal_cfg"):
+        config["model_cfg"][part] |= small
+    (shipped / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    load_captioner(str(shipped), from_scratch=True).save(folder, "small")
+
+
+def import_all(names: list[str]) -> None:
+    """What a run has imported: here once, instead of in each fork."""
+    for name in names:
+        if name not in sys.modules and name.split(".")[0] in PRELOADED:
+            importlib.import_module(name)
+
+
+PRELOADED = ("accelerate", "captioners", "diversity", "finetune", "generate", "imagetext", "matplotlib", "pandas", "pyarrow", "scipy",
+             "sympy", "torch", "jinja2", "rich")

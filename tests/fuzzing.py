@@ -1,0 +1,54 @@
+"""Many malformed inputs, drawn by number, in a child with little memory and time; what crashes, hangs or grows is told by its number."""
+
+import faulthandler
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import capsmith
+
+SECONDS = 60         # for one input
+MEMORY = 2 * 10**9   # bytes of address space that are added
+
+
+def problems(script: Path, count: int, folder: Path) -> dict[int, str]:
+    """What was wrong with the first so many inputs, by number; after one that ends the child, another takes up."""
+    found: dict[int, str] = {}
+    environment = {**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent), "OMP_NUM_THREADS": "1"}
+    first = 0
+    while first < count:
+        done = subprocess.run([sys.executable, str(script), str(folder), str(first), str(count)], env=environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        found |= {line["number"]: line["problem"] for line in lines if "problem" in line}
+        if not done.returncode:
+            return found
+        last = max((line["number"] for line in lines), default=first)
+        found[last] = f"it ends the process with code {done.returncode}: {done.stderr[-3000:]}"
+        first = last + 1
+    return found
+
+
+def take(check: Callable[[int, Path], None]) -> None:
+    """Calls `check` with the numbers that `problems` asks for, each with an empty folder; what it raises is told."""
+    folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    with open("/proc/self/statm") as file:
+        most = int(file.read().split()[0]) * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    for number in range(first, count):
+        print(json.dumps({"number": number}), flush=True)
+        place = folder / str(number)
+        place.mkdir(parents=True)
+        faulthandler.dump_traceback_later(SECONDS, exit=True)  # also where no line of Python is reached any more
+        try:
+            check(number, place)
+        except BaseException:
+            print(json.dumps({"number": number, "problem": traceback.format_exc()[-3000:]}), flush=True)
+        faulthandler.cancel_dump_traceback_later()
+        shutil.rmtree(place, ignore_errors=True)
