@@ -22,7 +22,7 @@ soak: .venv/installed-test
 
 # The weights shipped in captioners/models/coca_tiny: seeded, at most 90 minutes on 2 cores.
 pretrain-tiny: .venv/installed
-	.venv/bin/python -m finetune.pretrain_tiny
+	.venv/bin/python -m finetune.captioner.pretrain_tiny
 
 # What a GPU machine without a package index needs to run benchmarks/gpu (Python 3.12, x86-64), and the peer's packages beside it.
 WHEELS = .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \

@@ -17,50 +17,50 @@ Config = TypeVar("Config")
 def finetune(argv: Sequence[str]) -> int:
     """fine-tune a captioner on captioned pictures"""
     if "--list-recipes" in argv:
-        from finetune.recipes import list_recipes
+        from finetune.captioner.recipes import list_recipes
         say(*list_recipes().split("\n"))
         return 0
-    from finetune.config import FinetuneConfig
+    from finetune.captioner.config import FinetuneConfig
     config = parse("finetune", FinetuneConfig, argv)
-    from finetune.run import run
+    from finetune.captioner.run import run
     return run(config)
 
 
 def generate(argv: Sequence[str]) -> int:
     """caption pictures, several captions each, into records"""
-    from generate.config import GenerateConfig
+    from generate.captions.config import GenerateConfig
     config = parse("generate", GenerateConfig, argv)
-    from generate.engine import run
+    from generate.captions.run import run
     return run(config)
 
 
 def verify(argv: Sequence[str]) -> int:
     """check a captioned set: files, counts, keys, every record"""
-    from generate.verify import VerifyConfig
+    from generate.sets.verify import VerifyConfig
     config = parse("verify", VerifyConfig, argv)
-    from generate.verify import run
+    from generate.sets.verify import run
     return run(config)
 
 
 def gallery(argv: Sequence[str]) -> int:
     """a page of pictures of a captioned set with their captions"""
-    from generate.gallery import GalleryConfig
+    from generate.sets.gallery import GalleryConfig
     config = parse("gallery", GalleryConfig, argv)
-    from generate.gallery import run
+    from generate.sets.gallery import run
     return run(config)
 
 
 def join(argv: Sequence[str]) -> int:
     """put captions that were written apart into the shards of their pictures"""
-    from generate.joining import JoinConfig
+    from generate.sets.join import JoinConfig
     config = parse("join", JoinConfig, argv)
-    from generate.joining import run
+    from generate.sets.join import run
     return run(config)
 
 
 def reinforce(argv: Sequence[str]) -> int:
     """add views and teachers' embeddings to captioned records"""
-    from generate.reinforce_config import ReinforceConfig
+    from generate.reinforce.config import ReinforceConfig
     config = parse("reinforce", ReinforceConfig, argv)
     from generate.reinforce import run
     return run(config)
@@ -68,9 +68,9 @@ def reinforce(argv: Sequence[str]) -> int:
 
 def train_student(argv: Sequence[str]) -> int:
     """train a CLIP model on reinforced records"""
-    from finetune.student_config import StudentConfig
+    from finetune.student.config import StudentConfig
     config = parse("train-student", StudentConfig, argv)
-    from finetune.student_run import run
+    from finetune.student.run import run
     return run(config)
 
 
@@ -250,6 +250,7 @@ def read_flags(parser: argparse.ArgumentParser, known: Sequence[str],
 def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     """The fields of a YAML file, and what is wrong with the file."""
     import yaml
+
     from imagetext import limits
     from imagetext.stores import read_bytes
     try:

@@ -49,10 +49,10 @@ def run(config: QuickstartConfig) -> int:
 def _run(config: QuickstartConfig) -> int:
     from diversity.config import DiversityConfig
     from diversity.run import run as score
-    from finetune.config import FinetuneConfig
-    from finetune.run import run as finetune
-    from generate.config import GenerateConfig
-    from generate.engine import run as generate
+    from finetune.captioner.config import FinetuneConfig
+    from finetune.captioner.run import run as finetune
+    from generate.captions.config import GenerateConfig
+    from generate.captions.run import run as generate
 
     captioner, records, report = (config.output / name for name in (CAPTIONER, "records", "report"))
     pretrained_records = config.output / "records_pretrained"
@@ -80,7 +80,7 @@ def _run(config: QuickstartConfig) -> int:
 
 
 def _summarise(output: Path, report: Path, records_folder: Path) -> None:
-    from generate.gallery import Card, Line, write_gallery
+    from generate.sets.gallery import Card, Line, write_gallery
     from imagetext.sources import read_records
 
     records = list(read_records(str(records_folder / "*.tar")))

@@ -20,10 +20,11 @@ import torch
 
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, is_card, peer_python, product_rate
-from captioners import draw
 from captioners.base import SamplingConfig
-from captioners.coca import CoCaCaptioner, load_captioner
-from captioners.rows import Rules
+from captioners.coca.captioner import CoCaCaptioner
+from captioners.decoding import batch as draw
+from captioners.decoding.rows import Rules
+from captioners.load import load_captioner
 from captioners.weights import DTYPES
 
 PICTURES, CAPTIONS = 16, 5

@@ -41,9 +41,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from diversity.accumulate import CaptionAccumulator
-from diversity.lexical import within_picture
-from diversity.tokens import encode
+from diversity.measures.accumulate import CaptionAccumulator
+from diversity.measures.lexical import within_picture
+from diversity.words.tokens import encode
 
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 CAPTIONS, SHARD = 5, 10_000  # captions of a picture, pictures of a shard
@@ -226,7 +226,9 @@ def _merged(accumulators: Sequence[CaptionAccumulator]) -> dict[str, Any]:
 
 
 def within_image_10k() -> dict[str, Any]:
-    from benchmarks.within_image import within_image_10k as case  # imports nltk, which the other cases shall not pay for
+    from benchmarks.within_image import (
+        within_image_10k as case,  # imports nltk, which the other cases shall not pay for
+    )
 
     return case()
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, peer_python
-from captioners.coca import load_captioner
-from captioners.coca_forward import encode_images
+from captioners.coca.forward import encode_images
+from captioners.load import load_captioner
 from finetune.batching import Batch, collate
-from finetune.config import FinetuneConfig
-from finetune.forward import training_forward
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.forward import training_forward
 from finetune.optimizer import learning_rate
 from finetune.trainer import Trainer
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from captioners.coca import CoCaCaptioner
+from captioners.coca.captioner import CoCaCaptioner
 
 
 def floor_seconds(captioner: CoCaCaptioner, lengths: torch.Tensor, rate: float, bytes_per_s: float) -> float:

@@ -36,14 +36,15 @@ from PIL import Image, ImageOps
 from benchmarks.decoding import CAPTIONS, DATA, PICTURES, coco_lengths, ending_at
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import Peer, alternate, bandwidth, product_rate
-from captioners import draw
-from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.coca.captioner import CoCaCaptioner
+from captioners.decoding import batch as draw
+from captioners.load import load_captioner
 from captioners.ranks import Rank
 from captioners.weights import DTYPES
-from generate import engine
-from generate.config import GenerateConfig
-from generate.engine import Captioning
-from generate.work import Embedded
+from generate.captions import run as engine
+from generate.captions.config import GenerateConfig
+from generate.captions.run import Captioning
+from generate.runs.protocol import Embedded
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import read_samples
 

@@ -20,10 +20,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.same_tokens import compare, scrambled
 from benchmarks.side_by_side import CLIP_PINS, Peer, peer_python
 from captioners.base import SamplingConfig
-from captioners.beam import BeamSearch
-from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.coca.captioner import CoCaCaptioner
+from captioners.decoding.beam import BeamSearch
+from captioners.decoding.rows import Rules
+from captioners.load import load_captioner
 from captioners.resolve import SHIPPED
-from captioners.rows import Rules
 from captioners.weights import DTYPES
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples

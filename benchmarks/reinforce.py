@@ -34,15 +34,15 @@ from benchmarks.side_by_side import Peer, alternate, cost_of
 from captioners.ranks import Rank
 from finetune.batching import Batch, BatchOrder, batches
 from finetune.optimizer import parameter_groups
-from finetune.reinforced import ReinforcedPictures
-from finetune.student import MAX_LOGIT_SCALE, StudentForward, load_student
-from finetune.student_config import StudentConfig
-from finetune.teachers import read_teachers
+from finetune.student.config import StudentConfig
+from finetune.student.model import MAX_LOGIT_SCALE, StudentForward, load_student
+from finetune.student.records import ReinforcedPictures
+from finetune.student.teachers import read_teachers
 from finetune.trainer import Trainer
-from generate.reinforce import Reinforcing, run
-from generate.reinforce_config import ReinforceConfig
-from generate.work import Embedded
-from imagetext.embeddings import unpack
+from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import Reinforcing, run
+from generate.runs.protocol import Embedded
+from imagetext.reinforced.embeddings import unpack
 from imagetext.sources import read_samples
 
 ARCHITECTURE, TEACHERS = "ViT-B-32", 2

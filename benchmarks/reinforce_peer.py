@@ -10,7 +10,6 @@ import sys
 import gen
 import open_clip
 import torch
-
 from generate_peer import answer, at_home, writing_to
 
 AUGMENTATION = {

@@ -2,7 +2,8 @@
 
 import torch
 
-from captioners.coca import CoCaCaptioner, load_captioner
+from captioners.coca.captioner import CoCaCaptioner
+from captioners.load import load_captioner
 
 
 def scrambled(architecture: str) -> CoCaCaptioner:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from captioners.linear import linear
+from captioners.coca.onednn import linear
 
 PEERS = Path("runs/peers")
 CLIP_PINS = ("open_clip_torch==3.3.0", "transformers==4.49.0")  # with transformers 5 open_clip's `generate` fails

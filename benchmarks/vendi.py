@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diversity.semantic import ORDERS, VendiAccumulator
+from diversity.measures.semantic import ORDERS, VendiAccumulator
 
 ROWS, DIMENSION, CENTRES, REPEATS = 100_000, 384, 500, 7
 SAME = 1e-6
@@ -23,7 +23,11 @@ PINS = ("vendi-score==0.0.3",)
 
 def vendi_100k() -> dict[str, Any]:
     """Our time against the peer's; raises `RuntimeError` if values differ."""
-    from benchmarks.side_by_side import Peer, alternate, peer_python  # imports torch, which the other cases shall not pay for
+    from benchmarks.side_by_side import (  # imports torch, which the other cases shall not pay for
+        Peer,
+        alternate,
+        peer_python,
+    )
 
     rows = drawn_embeddings()
     with tempfile.TemporaryDirectory() as folder:

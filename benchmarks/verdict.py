@@ -21,16 +21,16 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from diversity import measures
-from diversity.accumulate import CaptionAccumulator
-from diversity.agreement import Agreement
 from diversity.columns import HUMAN, Picture
-from diversity.compare import differences, estimates
-from diversity.pairs import Groups
+from diversity.measures import catalogue
+from diversity.measures.accumulate import CaptionAccumulator
+from diversity.measures.agreement import Agreement
+from diversity.measures.pairs import Groups
 from diversity.sampled import Sampled, sample_scores
-from diversity.suspicions import suspect_columns
-from diversity.tokens import words
-from diversity.verdict import decide, evidence_of
+from diversity.verdict.compare import differences, estimates
+from diversity.verdict.suspicions import suspect_columns
+from diversity.verdict.winner import decide, evidence_of
+from diversity.words.tokens import words
 
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 PICTURES = (20, 50, 100, 200, 500)
@@ -146,8 +146,8 @@ def judge(sampled: Sampled, suspected: Sequence[Mapping[str, Any]], names: Seque
     flat = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
     intervals = {name: {score: flat[name, score] for score in scores[name] if (name, score) in flat} for name in names}
     evidence, decisive = evidence_of(names, intervals)
-    spread = measures.SELF_CIDER if all("self_cider" in intervals[name] for name in names) else None
-    compared = [measure.score for measure in (*decisive, spread, measures.LENGTH, measures.DEGENERATE) if measure]
+    spread = catalogue.SELF_CIDER if all("self_cider" in intervals[name] for name in names) else None
+    compared = [measure.score for measure in (*decisive, spread, catalogue.LENGTH, catalogue.DEGENERATE) if measure]
     return decide(evidence, decisive, spread, names, intervals, differences(scores, list(dict.fromkeys(compared)), seed),
                   *({name: reasons for name, reasons in found.items() if name in names} for found in suspected)).winner
 

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from captioners.coca_decode import KeyValueCache
-from captioners.vlm_cache import Grid, SharedCache, sharing
+from captioners.decoding.key_values import KeyValueCache
+from captioners.vlm.cache import Grid, SharedCache, sharing
 
 LAYERS, HEADS, WIDTH = 36, 2, 128  # of keys and values
 

@@ -20,10 +20,10 @@ import numpy as np
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from tqdm import tqdm
 
-from diversity.lexical import within_picture
-from diversity.pairs import Groups, batches
-from diversity.self_cider import DocumentFrequency, self_cider
-from diversity.tokens import words
+from diversity.measures.lexical import within_picture
+from diversity.measures.pairs import Groups, batches
+from diversity.measures.self_cider import DocumentFrequency, self_cider
+from diversity.words.tokens import words
 
 PICTURES, CAPTIONS, REPEATS = 10_000, 5, 3
 SAME = 1e-9
@@ -80,7 +80,7 @@ def plain_mbleu(groups: Groups) -> list[float]:
 
 
 def plain_self_cider(groups: Groups) -> list[float]:
-    """Self-CIDEr as `diversity.self_cider` defines it, over the document frequencies of the same captions."""
+    """Self-CIDEr as `diversity.measures.self_cider` defines it, over the document frequencies of the same captions."""
     texts = [[words(caption) for caption in group] for group in groups]
     pictures_with = Counter(ngram for group in texts for ngram in {ngram for text in group for ngram in ngrams(text)})
     scores = []

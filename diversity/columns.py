@@ -1,6 +1,6 @@
 """Caption columns side by side: pictures with the captions that are compared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,3 +22,13 @@ class Picture:
     scene: Mapping[str, Any] | None = None                                # the description of a built-in picture
     image: bytes | None = None                                            # encoded, as found
     again: int = 0                                                        # pictures of the same key before this one
+
+
+def labels(names: Iterable[str], references: str | None = None) -> dict[str, str]:
+    """The columns' names as people read them: the references are human, others without syn_text_ where they stay apart."""
+    names = list(names)
+    human = references if references in names else HUMAN
+    short = {name: "human" if name == human else name.removeprefix("syn_text_") for name in names}
+    if len(set(short.values())) == len(short):
+        return short
+    return {name: "human captions" if name == references and "human captions" not in names else name for name in names}

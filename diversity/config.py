@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, field_validator
 
-from imagetext.table_flags import TableFlags
+from imagetext.readers.table_flags import TableFlags
 
 
 class DiversityConfig(TableFlags):

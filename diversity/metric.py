@@ -8,10 +8,10 @@ from typing import Any
 import datasets
 import evaluate
 
-from diversity import measures
+from diversity.measures import catalogue
 from diversity.score import score_captions
 
-NAMES = {"_".join(measure.path): measure for measure in measures.ALL}
+NAMES = {"_".join(measure.path): measure for measure in catalogue.ALL}
 AGAINST_REFERENCES = {"novelty_ngrams_4", "novelty_captions", "word_coverage", "cider_d", "bleu_4", "rouge_l", "meteor",
                       "found_words", "semantic_coverage", "semantic_found_meaning", "clip_ref_clip_score"}
 TEXTS = datasets.Sequence(datasets.Value("string"))

@@ -1,15 +1,15 @@
-"""What a report holds, and how it is written: JSON for scripts, Markdown for notes; `diversity.page` makes its page."""
+"""What a report holds, and how it is written: JSON for scripts, Markdown for notes; `diversity.page.page` makes its page."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from diversity import measures
-from diversity.columns import HUMAN
-from diversity.compare import Difference, Estimate
-from diversity.mixes import Mixes
-from diversity.verdict import Verdict
+from diversity.columns import labels
+from diversity.measures import catalogue
+from diversity.verdict.compare import Difference, Estimate
+from diversity.verdict.mixes import Mixes
+from diversity.verdict.winner import Verdict
 from imagetext.shown import in_markdown
 
 KIND = "capsmith diversity report"
@@ -36,7 +36,7 @@ class Example:
 
 @dataclass(frozen=True)
 class DiversityReport:
-    """Measures of each column on the same pictures: `rows[column]`, read by `diversity.measures`."""
+    """Measures of each column on the same pictures: `rows[column]`, read by `diversity.measures.catalogue`."""
 
     rows: Mapping[str, Mapping[str, Any]]
     references: str | None                                         # the row of human captions
@@ -60,14 +60,14 @@ class DiversityReport:
         return labels(self.rows, self.references)
 
     @property
-    def headline(self) -> tuple[measures.Measure, ...]:
+    def headline(self) -> tuple[catalogue.Measure, ...]:
         """The measures of the first table."""
-        return measures.headline(self.rows.values())
+        return catalogue.headline(self.rows.values())
 
     @property
-    def measured(self) -> tuple[measures.Measure, ...]:
+    def measured(self) -> tuple[catalogue.Measure, ...]:
         """Every measure that has a value in some row."""
-        return tuple(measure for measure in measures.ALL if any(measure.value(row) is not None for row in self.rows.values()))
+        return tuple(measure for measure in catalogue.ALL if any(measure.value(row) is not None for row in self.rows.values()))
 
     def to_json(self) -> str:
         """Everything but the example pictures, in full precision."""
@@ -93,16 +93,6 @@ class DiversityReport:
         lines += [line([self.labels[name], *(m.text(row) for m in self.headline)]) for name, row in self.rows.items()]
         answer, notes = (list(map(in_markdown, texts)) for texts in (self.answer, self.notes))
         return "\n".join([*answer, "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
-
-
-def labels(names: Iterable[str], references: str | None = None) -> dict[str, str]:
-    """The columns' names as people read them: the references are human, others without syn_text_ where they stay apart."""
-    names = list(names)
-    human = references if references in names else HUMAN
-    short = {name: "human" if name == human else name.removeprefix("syn_text_") for name in names}
-    if len(set(short.values())) == len(short):
-        return short
-    return {name: "human captions" if name == references and "human captions" not in names else name for name in names}
 
 
 def _plain(step: NamedTuple) -> dict[str, Any]:

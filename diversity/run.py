@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from diversity.config import DiversityConfig
-from diversity.counting import count_columns
-from diversity.inputs import NO_IMAGES
+from diversity.inputs.count import count_columns
+from diversity.inputs.specs import NO_IMAGES
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
 from imagetext.lock import LOCK, FolderLock, check_lock
@@ -54,7 +54,7 @@ def _pictures_kept(config: DiversityConfig) -> int:
 
 def _write(found: DiversityReport, folder: Path) -> None:
     """Writes the three files, report.json first: it says whose folder this is."""
-    from diversity.page import render  # late: matplotlib and jinja2 take a second to import
+    from diversity.page.page import render  # late: matplotlib and jinja2 take a second to import
 
     files = {REPORT: found.to_json(), "report.md": found.to_markdown(), "report.html": render(found)}
     for name, text in files.items():

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from diversity.agreement import Agreement
-from diversity.clip_score import clip_scores
 from diversity.columns import Picture
-from diversity.degenerate import degenerate_reasons
-from diversity.embedders import HOW_TO_GET, Embedder, OpenClip, default_embedder, load_embedder
-from diversity.fidelity import FactCounts, count_true
-from diversity.lexical import within_picture
-from diversity.mixes import word_coverage
-from diversity.near_duplicates import near_duplicates
-from diversity.pairs import batches
-from diversity.self_cider import DocumentFrequency, self_cider
-from diversity.semantic import mean, semantic_scores
-from diversity.signs import Language
-from diversity.tokens import words
+from diversity.measures.agreement import Agreement
+from diversity.measures.clip_score import clip_scores
+from diversity.measures.embedders import HOW_TO_GET, Embedder, OpenClip, default_embedder, load_embedder
+from diversity.measures.fidelity import FactCounts, count_true
+from diversity.measures.lexical import within_picture
+from diversity.measures.near_duplicates import near_duplicates
+from diversity.measures.pairs import batches
+from diversity.measures.self_cider import DocumentFrequency, self_cider
+from diversity.measures.semantic import mean, semantic_scores
+from diversity.measures.signs import Language
+from diversity.verdict.mixes import word_coverage
+from diversity.words.degenerate import degenerate_reasons
+from diversity.words.tokens import words
 from imagetext.shown import Progress
 
 SAMPLED = ("self_cider", "near_duplicates", "word_coverage", "cider_d", "found_words", "rouge_l", "meteor")  # into the rows
@@ -33,7 +33,7 @@ Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
 class Sampled:
     """What is measured on the sample: `scores[column][score]` (P,), of captions a list of arrays, and parts of report rows.
 
-    `signs[column][sign]` (P,) are what `diversity.suspicions` looks at.
+    `signs[column][sign]` (P,) are what `diversity.verdict.suspicions` looks at.
     """
 
     scores: Mapping[str, Scores]

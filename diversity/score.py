@@ -10,25 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from diversity import measures
-from diversity.accumulate import find_caption, novelty
-from diversity.answer import answer
 from diversity.columns import HUMAN, Picture
-from diversity.compare import Estimate, differences, estimates
-from diversity.compression import COMPRESSOR, compression_ratio
-from diversity.counting import Counted, count_captions
-from diversity.degenerate import degenerate_reasons
-from diversity.equal_tokens import equal_tokens
-from diversity.fidelity import count_true
-from diversity.frames import frames
-from diversity.lexical import MBLEU_SMOOTHING
-from diversity.mixes import mixes
-from diversity.pairs import Groups
+from diversity.inputs.count import Counted, count_captions
+from diversity.measures import catalogue
+from diversity.measures.accumulate import find_caption, novelty
+from diversity.measures.compression import COMPRESSOR, compression_ratio
+from diversity.measures.equal_tokens import equal_tokens
+from diversity.measures.fidelity import count_true
+from diversity.measures.frames import frames
+from diversity.measures.lexical import MBLEU_SMOOTHING
+from diversity.measures.pairs import Groups
 from diversity.report import DiversityReport, Example, ExampleCaption, labels
 from diversity.sampled import Sampled, sample_scores
-from diversity.suspicions import suspect_columns
-from diversity.tokens import TOKENIZER
-from diversity.verdict import Verdict, decide, evidence_of
+from diversity.verdict.answer import answer
+from diversity.verdict.compare import Estimate, differences, estimates
+from diversity.verdict.mixes import mixes
+from diversity.verdict.suspicions import suspect_columns
+from diversity.verdict.winner import Verdict, decide, evidence_of
+from diversity.words.degenerate import degenerate_reasons
+from diversity.words.tokens import TOKENIZER
 from imagetext.shown import Progress
 
 SHOWN = 8              # pictures of each kind in the browser
@@ -49,7 +49,7 @@ def score_captions(captions: Mapping[str, Groups], *, references: Groups | None 
     references) have captions, with equally many captions of a picture: its least count, chosen by the seed. `scenes`
     describe built-in pictures, whose facts are then checked; `truncated` marks captions that a length limit cut; `keys` and
     encoded `images` serve the examples, and `clip`, an open_clip model that scores captions against pictures; `embedder`: see
-    `diversity.embedders`. Raises `ValueError` that names every column that does not fit.
+    `diversity.measures.embedders`. Raises `ValueError` that names every column that does not fit.
     """
     columns = {**captions, **({references_name: references} if references is not None else {})}
     _check(columns, captions, references_name, references, truncated or {}, {"scenes": scenes, "keys": keys, "images": images})
@@ -81,7 +81,7 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
                         for score in found if (name, score) in of_scores} for name, found in scores.items()}
     evidence, decisive = evidence_of(counted.names, intervals)
     fidelity, spread = decisive[0], _spread(rows, counted.names)
-    shown = [measure.score for measure in measures.headline(rows.values()) if measure.score]
+    shown = [measure.score for measure in catalogue.headline(rows.values()) if measure.score]
     compared = dict.fromkeys([*(measure.score for measure in decisive), *([spread.score] if spread else []), *shown])
     found = tuple(difference._replace(estimate=difference.estimate.shifted(
         shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]))
@@ -102,7 +102,7 @@ def report(counted: Counted, *, embedder: str = "none", clip: str | None = None,
         found, verdict, fidelity.score, spread and spread.score, mixed,
         answer(labels=labels(rows, counted.references), references=counted.references, pictures=_judged(scores, verdict),
                intervals=intervals, differences=found, verdict=verdict, spread=spread and spread.score, mixes=mixed,
-               measures=measures.OF_SCORE),
+               measures=catalogue.OF_SCORE),
         notes, {name: {reason: found for reason, found in accumulator.examples.items() if found}
                 for name, accumulator in counted.accumulators.items()},
         unscored, _examples(pictures, list(rows), counted.names, sampled, fidelity, seed),
@@ -119,12 +119,12 @@ def _unscored(scores: Mapping[str, np.ndarray], pictures: Sequence[Picture]) -> 
     return found
 
 
-def _no_score(unscored: Mapping[str, Mapping[str, Sequence[str]]], fidelity: measures.Measure,
+def _no_score(unscored: Mapping[str, Mapping[str, Sequence[str]]], fidelity: catalogue.Measure,
               names: Mapping[str, str]) -> list[str]:
     """Which pictures count nothing towards the fidelity, or the words covered, of a column."""
     return [f"{names[column]}: pictures without {measure.label}, which count nothing there: {len(keys):,}, "
             f"as {', '.join(keys[:3])}."
-            for column, scores in unscored.items() for measure in dict.fromkeys((fidelity, measures.WORD_COVERAGE))
+            for column, scores in unscored.items() for measure in dict.fromkeys((fidelity, catalogue.WORD_COVERAGE))
             if (keys := scores.get(measure.score))]
 
 
@@ -140,24 +140,24 @@ def _groups(pictures: Sequence[Picture], name: str) -> list[tuple[str, ...]]:
 
 def _shift(estimate: Estimate, score: str, row: Mapping[str, Any]) -> float:
     """How far a sample's mean is from the row's number, which is of all pictures where that is counted of all."""
-    number = measures.OF_SCORE[score].value(row)
+    number = catalogue.OF_SCORE[score].value(row)
     return 0.0 if number is None else number - estimate.mean
 
 
 def _possible(estimate: Estimate, score: str) -> Estimate:
     """The estimate, its interval ended at 0 and 100 % where the score is a share; that of a ratio may reach beyond."""
-    if measures.OF_SCORE[score].unit != "percent":
+    if catalogue.OF_SCORE[score].unit != "percent":
         return estimate
     return estimate._replace(low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
 
 
-def _spread(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> measures.Measure | None:
+def _spread(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> catalogue.Measure | None:
     """The best measure of spread within a picture that there is, None with one caption a picture."""
-    return next((measure for measure in (measures.SELF_CIDER, measures.DIV[1])
+    return next((measure for measure in (catalogue.SELF_CIDER, catalogue.DIV[1])
                  if all(measure.value(rows[name]) is not None for name in names)), None)
 
 
-def _mixes(pictures: Sequence[Picture], counted: Counted, sampled: Sampled, fidelity: measures.Measure, seed: int):
+def _mixes(pictures: Sequence[Picture], counted: Counted, sampled: Sampled, fidelity: catalogue.Measure, seed: int):
     if len(counted.names) < 2:
         return None
     of_captions = {name: sampled.caption_scores[name][fidelity.score] for name in counted.names}
@@ -172,7 +172,7 @@ def _notes(counted: Counted, rows: Mapping[str, Mapping[str, Any]], pictures: Se
     if counted.references is None:
         notes.append("No human captions to compare with. Noise looks diverse: read spread with care.")
     for name, row in rows.items():
-        share = measures.MOST_SHARED.value(row) or 0
+        share = catalogue.MOST_SHARED.value(row) or 0
         if share >= COLLAPSE and share * row["pictures"] >= COLLAPSE_PICTURES:
             caption = find_caption(_groups(pictures, name), counted.accumulators[name].most_shared_hash())
             notes.append(f"{labels(rows)[name]}: one caption stands for {100 * share:.0f} % of the pictures"
@@ -187,7 +187,7 @@ def _notes(counted: Counted, rows: Mapping[str, Mapping[str, Any]], pictures: Se
 
 
 def _examples(pictures: Sequence[Picture], columns: Sequence[str], captioners: Sequence[str], sampled: Sampled,
-              fidelity: measures.Measure, seed: int) -> tuple[Example, ...]:
+              fidelity: catalogue.Measure, seed: int) -> tuple[Example, ...]:
     """The pictures of the browser: best, worst and random, of those whose image is here if any is."""
     seen = [at for at, picture in enumerate(pictures) if picture.image] or list(range(len(pictures)))
     up = -1 if fidelity.better == "lower" else 1

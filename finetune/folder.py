@@ -15,12 +15,12 @@ from typing import Any
 
 from accelerate import PartialState
 
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.image_cache import FOLDER as IMAGE_CACHE
 from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints, full_disk_told
 from finetune.checkpoints import FOLDER as CHECKPOINTS
-from finetune.config import FinetuneConfig
-from finetune.image_cache import FOLDER as IMAGE_CACHE
-from finetune.student_config import StudentConfig
-from finetune.training_page import PAGE
+from finetune.page import PAGE
+from finetune.student.config import StudentConfig
 from imagetext.cards import CARD
 from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, whole_files, write_file

@@ -6,8 +6,8 @@ from itertools import accumulate
 
 import regex
 
-from diversity.sentences import joined, sentences
-from diversity.tokens import units
+from diversity.words.sentences import joined, sentences
+from diversity.words.tokens import units
 
 CONTEXTS = (77, 128, 256)  # of the paper's captioners, the CLS token included
 OFTEN = 0.2                # from this share of captions over the context on, it is said before the first step

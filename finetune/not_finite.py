@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from captioners.search import evaluating
+from captioners.decoding.search import evaluating
 from finetune.batching import Batch
 from finetune.checkpoints import broken
 

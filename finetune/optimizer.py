@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from finetune.config import FinetuneConfig
+from finetune.captioner.config import FinetuneConfig
 
 
 def parameter_groups(model: nn.Module, config: FinetuneConfig, depth: Callable[[str], int] | None = None) -> list[dict]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from imagetext.readers.tars import Files, TarRows, is_packed
 from imagetext.sample import Record, Shard
 from imagetext.stores import is_remote
-from imagetext.tars import Files, TarRows, is_packed
 
 
 @dataclass(frozen=True)

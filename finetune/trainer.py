@@ -1,6 +1,6 @@
 """Training with the losses of whole batches, on one page: captioners and students of reinforced sets.
 
-What differs between them is in their forward pass: `finetune.forward`, `finetune.student`.
+What differs between them is in their forward pass: `finetune.captioner.forward`, `finetune.student.model`.
 
 B: pictures of a part of a batch, N: of the whole batch, K: captions of each, T: tokens to predict, V: vocabulary, E: embedding
 """

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from captioners.base import Captioner, SamplingConfig
-from diversity import measures
-from diversity.accumulate import CaptionAccumulator
-from diversity.measures import Measure
-from diversity.references import reference_scores
-from diversity.tokens import words
+from diversity.measures import catalogue
+from diversity.measures.accumulate import CaptionAccumulator
+from diversity.measures.catalogue import Measure
+from diversity.measures.references import reference_scores
+from diversity.words.tokens import words
 
 SHOWN = 6              # pictures whose captions are kept, to be seen over time
 SHOWN_SAMPLES = 2      # of each of them, beside the most probable caption
@@ -38,9 +38,9 @@ SCORES = (
     Measure(("similarity",), "CLIP similarity", "Cosine of a picture's and its most probable caption's embedding by the "
             "captioner's own towers, mean. -1 to 1; the captioner judges itself, so compare within a run only. Hessel et al. "
             "2021.", better="higher"),
-    *measures.DISTINCT[:2],
-    measures.MBLEU,
-    measures.DEGENERATE,
+    *catalogue.DISTINCT[:2],
+    catalogue.MBLEU,
+    catalogue.DEGENERATE,
     Measure(("same_caption",), "One same caption", "Pictures that are given the commonest of the most probable captions ÷ "
             "pictures. 0 to 100 %; a high share means that the captioner no longer looks.", "percent", "lower"),
 )

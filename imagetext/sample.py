@@ -8,11 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 # Importing a plugin registers its format. These are all that is ever opened: some of Pillow's other formats start a
 # program (EPS starts Ghostscript) or have no signature.
-from PIL import (
-    AvifImagePlugin, BmpImagePlugin, ExifTags, GifImagePlugin, Image, Jpeg2KImagePlugin, JpegImagePlugin,  # noqa: F401
-    PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin,  # noqa: F401
+from PIL import (  # noqa: F401
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
 )
 
 from imagetext import limits

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from imagetext.fields import json_object
-from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer, keep, kept, record_columns, record_fields
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
@@ -18,6 +17,16 @@ from imagetext.sample import Record
 from imagetext.shown import masked
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
+from imagetext.writers.formats import (
+    JsonlShard,
+    ParquetShard,
+    TarShard,
+    Writer,
+    keep,
+    kept,
+    record_columns,
+    record_fields,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -40,7 +49,7 @@ class ShardWriter:
     has left is aborted first.
     columns: the run's own caption columns, so that shards in which all failed have them too (JSONL, Parquet). They are what
     the marker counts; unless given, all synthetic captions are the run's.
-    images: False writes columns to be joined with their pictures later (`imagetext.join`): of each record the run's own
+    images: False writes columns to be joined with their pictures later (`imagetext.sets.join`): of each record the run's own
     captions and what tells whose they are, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
 

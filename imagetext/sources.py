@@ -10,21 +10,40 @@ from glob import has_magic
 from typing import Any
 
 from imagetext import limits
-from imagetext.curated import KINDS, curated_pieces, kinds_like
-from imagetext.folders import FolderRows, list_folder
-from imagetext.hub import HubRows, hub_pieces
-from imagetext.labels import Labels
 from imagetext.picture_files import all_told, named_folders
-from imagetext.rows import json_object
+from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
+from imagetext.readers.folders import FolderRows, list_folder
+from imagetext.readers.hub import HubRows, hub_pieces
+from imagetext.readers.labels import Labels
+from imagetext.readers.row_records import json_object
+from imagetext.readers.table_columns import Need
+from imagetext.readers.table_flags import Columns
+from imagetext.readers.tables import (
+    COMPRESSIONS,
+    ROWS_PER_SHARD,
+    TABLE_SUFFIXES,
+    CompressedRows,
+    TableRows,
+    split_suffix,
+    split_table,
+)
+from imagetext.readers.tars import TAR_SUFFIXES, TarRows
+from imagetext.readers.text_tables import encoding_of
 from imagetext.sample import Record, Shard
-from imagetext.scenes import scene_shards
+from imagetext.scenes.draw import scene_shards
 from imagetext.shards import MARKER, RUN, read_markers, read_shards
-from imagetext.stores import Entry, entries, entry, is_remote, join, listing, matches, open_file, plain_path, read_bytes
-from imagetext.table_columns import Need
-from imagetext.table_flags import Columns
-from imagetext.tables import COMPRESSIONS, ROWS_PER_SHARD, TABLE_SUFFIXES, CompressedRows, TableRows, split_suffix, split_table
-from imagetext.tars import TAR_SUFFIXES, TarRows
-from imagetext.text_tables import encoding_of
+from imagetext.stores import (
+    Entry,
+    entries,
+    entry,
+    is_remote,
+    join,
+    listing,
+    matches,
+    open_file,
+    plain_path,
+    read_bytes,
+)
 
 
 def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence[str | os.PathLike] | None = None, *,
@@ -35,7 +54,7 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
     that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table or a `.json` list of rows, an
     `info.json` that lists such files, a published caption set (`docci:FILE`, see
-    `imagetext.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.hub`), or `scenes:...`. Files may be
+    `imagetext.readers.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.readers.hub`), or `scenes:...`. Files may be
     in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`);
     folders and other tables are split into shards of 1,000 rows.
 

@@ -71,17 +71,17 @@ def prepare() -> None:
     import ray.scripts.scripts  # noqa: F401
     import torch.distributed.run  # noqa: F401
 
-    import finetune.run
-    import finetune.student_run
+    import finetune.captioner.run
+    import finetune.student.run
     sys.path.insert(0, str(Path(__file__).parent / "generate"))
     import killed_runs  # noqa: F401  (it stubs captioners and teachers)
 
-    import generate.engine
-    import generate.ranks
-    import generate.reinforce
-    from generate.work import Embedded
-    finetune.run.train = finetune.student_run.train = train
-    generate.ranks.multiprocessing = SimpleNamespace(
+    import generate.captions.run
+    import generate.reinforce.run
+    import generate.runs.processes
+    from generate.runs.protocol import Embedded
+    finetune.captioner.run.train = finetune.student.run.train = train
+    generate.runs.processes.multiprocessing = SimpleNamespace(
         get_context=lambda _: multiprocessing.get_context("fork"), parent_process=multiprocessing.parent_process)
 
     class Cluster:
@@ -89,17 +89,17 @@ def prepare() -> None:
             note(config.ray_address, config.concurrency)
 
         def __enter__(self):
-            return Embedded(generate.engine.Rank())
+            return Embedded(generate.captions.run.Rank())
 
         def __exit__(self, *_):
             pass
 
-    def engine_of(config, rank, engine_of=generate.engine.engine_of):
+    def engine_of(config, rank, engine_of=generate.captions.run.engine_of):
         if config.engine == "embedded":
             note(rank.number, rank.count)
         return engine_of(config, rank)
-    sys.modules["generate.scale_out"] = SimpleNamespace(Cluster=Cluster)
-    generate.engine.engine_of = generate.reinforce.engine_of = engine_of
+    sys.modules["generate.runs.ray_engine"] = SimpleNamespace(Cluster=Cluster)
+    generate.captions.run.engine_of = generate.reinforce.run.engine_of = engine_of
 
 
 def train(config, state) -> None:

@@ -24,6 +24,17 @@ ONLY = {  # and of some rooms, only these files
     ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes", "imagetext.shown"},
     ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.replies"},
 }
+FOLDERS = {  # what each folder of a room may import of the room's folders, itself aside; a room's base files import none
+    "imagetext": {"readers": set(), "writers": {"readers"}, "sets": {"readers", "writers"}, "reinforced": {"readers"},
+                  "scenes": {"readers"}},
+    "captioners": {"decoding": set(), "coca": {"decoding"}, "vlm": {"decoding"}, "server": {"decoding"}},
+    "diversity": {"words": set(), "measures": {"words"}, "inputs": {"measures", "words"}, "verdict": {"measures", "words"},
+                  "page": {"measures", "verdict", "words"}},
+    "generate": {"runs": set(), "sets": {"runs"}, "captions": {"runs", "sets"}, "reinforce": {"runs", "captions"}},
+    "finetune": {"captioner": set(), "student": {"captioner"}},
+}
+ENTRIES = {"imagetext": {"sources", "shards"}, "captioners": {"load"}, "diversity": {"run", "score", "sampled", "report", "metric"},
+           "generate": set(), "finetune": {"folder", "optimizer"}}  # the files of a room that may import its folders
 OURS = {*BELOW, "capsmith", "quickstart"}
 NEEDS_TORCH = {"metric", "views", "embeddings"}  # of the rooms below, these may import torch when they are imported
 
@@ -89,6 +100,25 @@ def test_of_some_rooms_only_some_files_are_imported(rooms):
     assert wrong == {}
 
 
+@pytest.mark.parametrize("room", FOLDERS)
+def test_folders_of_a_room_import_down_only_and_base_files_import_none(room):
+    assert {path.parent.name for path in (ROOT / room).glob("*/__init__.py")} == set(FOLDERS[room])
+    wrong = {}
+    for path in files(room):
+        own, *within = path.relative_to(ROOT / room).parts
+        allowed = FOLDERS[room][own] | {own} if within else set(FOLDERS[room]) if path.stem in ENTRIES[room] else set()
+        needed = {name.split(".")[1] for name in modules_imported(path) if name.startswith(f"{room}.")}
+        if needed & set(FOLDERS[room]) - allowed:
+            wrong[str(path.relative_to(ROOT))] = needed & set(FOLDERS[room]) - allowed
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("room", FOLDERS)
+def test_every_folder_says_what_is_in_it(room):
+    for path in (ROOT / room).glob("*/__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
 @pytest.mark.parametrize("room", BELOW)
 def test_no_files_import_one_another(room):
     assert list(cycles(room)) == []
@@ -128,8 +158,8 @@ def test_every_import_is_declared(room):
 
 
 def test_torch_is_not_imported_before_it_is_needed():
-    modules = ["capsmith", "quickstart", "captioners.base", "finetune.config", "finetune.student_config", "generate.config",
-               "generate.reinforce_config"]
+    modules = ["capsmith", "quickstart", "captioners.base", "finetune.captioner.config", "finetune.student.config", "generate.captions.config",
+               "generate.reinforce.config"]
     modules += [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
                 for room in ("imagetext", "diversity") for path in files(room) if path.stem not in NEEDS_TORCH]
     code = ("import importlib, sys\n"

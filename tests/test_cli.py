@@ -235,10 +235,10 @@ def test_each_command_has_help_for_every_flag(command, capsys):
 
 
 @pytest.mark.parametrize("command, config_type", [
-    ("finetune", "finetune.config.FinetuneConfig"), ("generate", "generate.config.GenerateConfig"),
-    ("verify", "generate.verify.VerifyConfig"), ("gallery", "generate.gallery.GalleryConfig"),
-    ("join", "generate.joining.JoinConfig"), ("reinforce", "generate.reinforce_config.ReinforceConfig"),
-    ("train-student", "finetune.student_config.StudentConfig"), ("diversity", "diversity.config.DiversityConfig"),
+    ("finetune", "finetune.captioner.config.FinetuneConfig"), ("generate", "generate.captions.config.GenerateConfig"),
+    ("verify", "generate.sets.verify.VerifyConfig"), ("gallery", "generate.sets.gallery.GalleryConfig"),
+    ("join", "generate.sets.join.JoinConfig"), ("reinforce", "generate.reinforce.config.ReinforceConfig"),
+    ("train-student", "finetune.student.config.StudentConfig"), ("diversity", "diversity.config.DiversityConfig"),
     ("quickstart", "quickstart.QuickstartConfig")])
 def test_each_configuration_is_frozen_forbids_unknown_fields_and_describes_all(command, config_type):
     module, _, name = config_type.rpartition(".")

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import capsmith
-
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.table import HEADINGS
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.scenes.draw import SceneSpec, scene_sample
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
 

@@ -16,7 +16,7 @@ import capsmith
 
 ROOT = Path(capsmith.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
+ROOMS = [pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
 MODULES = PROJECT["tool"]["setuptools"]["py-modules"]
 
 
@@ -32,9 +32,8 @@ def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE", *(f"{module}.py" for module in MODULES)):
         shutil.copy(ROOT / name, folder)
-    for package in PACKAGES:
-        if "." not in package:  # packages within come with it
-            shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     run(sys.executable, "-c", "from setuptools import build_meta; build_meta.build_wheel('.')", cwd=folder)
     return next(folder.glob("*.whl"))
 
@@ -54,8 +53,8 @@ def environment(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {f"{module}.py" for module in MODULES}
-    for package in PACKAGES:
-        expected |= {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*")
+    for room in ROOMS:
+        expected |= {str(path.relative_to(ROOT)) for path in (ROOT / room).rglob("*")
                      if path.is_file() and "__pycache__" not in path.parts}
     assert names == expected
 
@@ -93,7 +92,7 @@ def test_help_comes_from_the_wheel_without_torch(environment, tmp_path, argv):
 
 @pytest.mark.parametrize("target, last", [("quickstart", ".venv/bin/capsmith quickstart --output runs/quickstart"),
                                           ("test", "OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile"),
-                                          ("pretrain-tiny", ".venv/bin/python -m finetune.pretrain_tiny")])
+                                          ("pretrain-tiny", ".venv/bin/python -m finetune.captioner.pretrain_tiny")])
 def test_make_installs_first_and_only_once(tmp_path, target, last):
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -20,9 +20,9 @@ def test_all_are_what_they_stand_for(tmp_path):
     wrong.write_text('''
 from captioners.base import Captioner
 from conftest import FakeCaptioner
-from finetune.forward import CoCaForward
+from finetune.captioner.forward import CoCaForward
 from finetune.trainer import Forward
-from imagetext.formats import TarShard, Writer
+from imagetext.writers.formats import TarShard, Writer
 class Deaf(FakeCaptioner):
     def caption(self, images, sampling): ...
 class Unbounded(CoCaForward):

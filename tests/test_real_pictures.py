@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
-from finetune.config import FinetuneConfig
-from finetune.run import run as finetune
-from generate.config import GenerateConfig
-from generate.engine import run as generate
+from captioners.load import load_captioner
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.run import run as finetune
+from generate.captions.config import GenerateConfig
+from generate.captions.run import run as generate
 from imagetext.sample import decode_image
 from imagetext.sources import read_records, read_samples
 

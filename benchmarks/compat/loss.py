@@ -22,8 +22,8 @@ import torch.nn.functional as F
 
 from benchmarks.compat.sets import RUNS
 from benchmarks.side_by_side import Peer
-from finetune.student import reinforced_losses
-from finetune.teachers import Teachers
+from finetune.student.model import reinforced_losses
+from finetune.student.teachers import Teachers
 
 BATCH, EMBEDDING = 32, 48
 WEIGHTS = {"contrastive": 0.25, "distill": 0.75}

@@ -27,8 +27,8 @@ from rich.table import Table
 
 from benchmarks.compat.sets import COLUMNS, RUNS, Set, make_captioned, make_reinforced, run, write_teachers
 from benchmarks.side_by_side import Peer, peer_python
+from imagetext.reinforced.views import decode_stored
 from imagetext.shards import dataset_features
-from imagetext.views import decode_stored
 
 SCRIPT = "compat/readers_peer.py"
 PILLOW = f"pillow=={version('pillow')}"  # another decoder's pixels may be others

@@ -4,7 +4,7 @@ PATH is an interpreter in whose environment the module can be imported: `raygen.
 default), or `open_clip_train.dr.transforms` of the official trainer's; `readers.py` and `trainer.py` say what those need.
 
 `capsmith reinforce` draws views of drawn scenes, half-transparent PNGs among them, and of photographs, where CAPSMITH_DATA has
-some. Each view's pixels are made by `imagetext/views.py` here and by the reference there, and compared bit by bit, before and
+some. Each view's pixels are made by `imagetext/reinforced/views.py` here and by the reference there, and compared bit by bit, before and
 after they are normalised, over all 14 operations. Exit code 1: some differ, though the versions of Pillow and torchvision are
 the same.
 """
@@ -28,8 +28,8 @@ from tqdm import tqdm
 from benchmarks.compat.replay_peer import sha
 from benchmarks.compat.sets import MEAN, RUNS, STD, Set, as_png, run
 from benchmarks.side_by_side import Peer
+from imagetext.reinforced.views import OPERATIONS, decode_stored, normalise, read_views, replay
 from imagetext.sources import read_samples
-from imagetext.views import OPERATIONS, decode_stored, normalise, read_views, replay
 
 SCENES, SIDE = 16, 224
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data")) / "gbc_wiki" / "images" / "wiki"

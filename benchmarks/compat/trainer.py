@@ -24,11 +24,21 @@ import numpy as np
 import torch
 
 from benchmarks.compat.sets import (
-    COLUMNS, DIMENSIONS, MEAN, RUNS, SIDE, STD, Set, make_captioned, make_reinforced, model_config, write_teachers
+    COLUMNS,
+    DIMENSIONS,
+    MEAN,
+    RUNS,
+    SIDE,
+    STD,
+    Set,
+    make_captioned,
+    make_reinforced,
+    model_config,
+    write_teachers,
 )
-from generate.teachers import load_teachers
-from imagetext.embeddings import unpack
-from imagetext.views import decode_stored, normalise, read_views, replay
+from generate.reinforce.teachers import load_teachers
+from imagetext.reinforced.embeddings import unpack
+from imagetext.reinforced.views import decode_stored, normalise, read_views, replay
 
 STEPS, BATCH = 20, 8
 SCALES = ("70", "60")

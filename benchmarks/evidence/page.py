@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from benchmarks.evidence.sets import BASELINES, FIGURES, OF_ONE, POINTS
 from benchmarks.evidence.students import ARMS, BASE, BOTH, DISTILLED, NONE, SCALED, result_file
 from benchmarks.evidence.tau import Estimate, mean_and_error, paired_difference, tau_with_interval
-from diversity import measures
-from diversity.measures import Measure
+from diversity.measures import catalogue
+from diversity.measures.catalogue import Measure
 
 SCORES = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
 MEANS = ("score", "classification", "retrieval")
@@ -90,8 +90,8 @@ def comparison(runs: Runs, arms: dict[str, str]) -> str:
 
 
 def points_table(rows: dict[str, Any], gains: np.ndarray) -> str:
-    shown = (measures.LENGTH, measures.CIDER, measures.CLIP_SCORE, measures.SELF_CIDER, measures.PRECISION, measures.RECALL,
-             measures.WORD_COVERAGE, measures.DEGENERATE)
+    shown = (catalogue.LENGTH, catalogue.CIDER, catalogue.CLIP_SCORE, catalogue.SELF_CIDER, catalogue.PRECISION, catalogue.RECALL,
+             catalogue.WORD_COVERAGE, catalogue.DEGENERATE)
     best_first = np.argsort(-gains[0].mean(axis=1), kind="stable")
     names = list(POINTS)
     return markdown(["captions", *(f"{one.label} {one.arrow}".strip() for one in shown), "gain"], [
@@ -146,7 +146,7 @@ def arms_figure(runs: Runs) -> Figure:
 def points_figure(rows: dict[str, Any], gains: np.ndarray) -> Figure:
     """The gain of each point, gains (P, S), against four figures."""
     figure = Figure(figsize=(7.2, 5.4))
-    for number, of in enumerate((measures.LENGTH, measures.CLIP_SCORE, measures.SELF_CIDER, measures.RECALL), 1):
+    for number, of in enumerate((catalogue.LENGTH, catalogue.CLIP_SCORE, catalogue.SELF_CIDER, catalogue.RECALL), 1):
         axes = figure.add_subplot(2, 2, number)
         for point, value, gain in zip(POINTS.values(), ranked(of, rows), 100 * gains):
             axes.plot([value] * len(gain), gain, color=GREY, linewidth=1)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captioners.resolve import SHIPPED
-from diversity import measures
+from diversity.measures import catalogue
 from diversity.score import score_captions
-from finetune.config import FinetuneConfig
-from finetune.run import run as finetune
-from generate.config import GenerateConfig
-from generate.engine import run as generate
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.run import run as finetune
+from generate.captions.config import GenerateConfig
+from generate.captions.run import run as generate
 from generate.reinforce import run as reinforce
-from generate.reinforce_config import ReinforceConfig
+from generate.reinforce.config import ReinforceConfig
 from imagetext.sources import read_records, read_samples
 
 LEVEL = 2          # one or two objects
@@ -75,11 +75,11 @@ COLUMNS = {**POINTS, **ALONE}
 
 # The report's figures that are asked whether they rank students, as their own arrows point; fixed before
 # the students that are ranked, but after a few trial ones.
-FIGURES = (measures.VOCABULARY, measures.DISTINCT[1], measures.DIV[1], measures.MBLEU, measures.SELF_CIDER, measures.VENDI[0],
-           measures.WORD_COVERAGE, measures.COVERAGE, measures.PRECISION, measures.RECALL, measures.DEGENERATE)
-BASELINES = (measures.LENGTH, measures.CIDER, measures.CLIP_SCORE)  # longer, and higher, is taken to be better
+FIGURES = (catalogue.VOCABULARY, catalogue.DISTINCT[1], catalogue.DIV[1], catalogue.MBLEU, catalogue.SELF_CIDER, catalogue.VENDI[0],
+           catalogue.WORD_COVERAGE, catalogue.COVERAGE, catalogue.PRECISION, catalogue.RECALL, catalogue.DEGENERATE)
+BASELINES = (catalogue.LENGTH, catalogue.CIDER, catalogue.CLIP_SCORE)  # longer, and higher, is taken to be better
 # Where a picture has one caption, which leaves them undefined: no spread.
-OF_ONE = {measures.SELF_CIDER: 0.0, measures.MBLEU: 1.0, measures.VENDI[0]: 1.0}
+OF_ONE = {catalogue.SELF_CIDER: 0.0, catalogue.MBLEU: 1.0, catalogue.VENDI[0]: 1.0}
 
 
 def captioner_folder(output: Path, name: str) -> str:

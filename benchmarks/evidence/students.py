@@ -15,13 +15,13 @@ import numpy as np
 
 from benchmarks.evidence.sets import LEVEL, POINTS
 from captioners.resolve import SHIPPED
-from diversity.clip_score import embed_images, search
-from diversity.embedders import Embedder, OpenClip
-from finetune.student_config import StudentConfig
-from finetune.student_run import run as train_student
-from imagetext.facts import BACKGROUNDS, COLOURS, PLURALS, SHAPES
+from diversity.measures.clip_score import embed_images, search
+from diversity.measures.embedders import Embedder, OpenClip
+from finetune.student.config import StudentConfig
+from finetune.student.run import run as train_student
 from imagetext.outputs import write_file
 from imagetext.sample import Record
+from imagetext.scenes.facts import BACKGROUNDS, COLOURS, PLURALS, SHAPES
 from imagetext.sources import read_samples
 
 MODEL = Path(__file__).parent / "student"  # its config; its tokenizer is the built-in captioner's

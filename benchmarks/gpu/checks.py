@@ -15,7 +15,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts import PATIENCE
 from benchmarks.same_tokens import compare, scrambled
 from captioners.base import SamplingConfig
-from captioners.coca import CoCaCaptioner
+from captioners.coca.captioner import CoCaCaptioner
 from captioners.resolve import resolve
 from captioners.weights import DTYPES
 

@@ -9,9 +9,9 @@ from benchmarks.decoding import ending_at
 from benchmarks.floor import floor_seconds
 from benchmarks.gpu.bench import Bench, coco_lengths
 from benchmarks.side_by_side import Peer, seconds_of
-from captioners import draw
 from captioners.base import SamplingConfig
-from captioners.coca import CoCaCaptioner
+from captioners.coca.captioner import CoCaCaptioner
+from captioners.decoding import batch as draw
 
 
 def ceilings(bench: Bench) -> Iterator[dict]:

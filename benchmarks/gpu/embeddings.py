@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.bench import Bench
 from benchmarks.side_by_side import seconds_of
 from captioners.weights import DTYPES
-from generate.teachers import Teacher
+from generate.reinforce.teachers import Teacher
 
 ARCHITECTURE, BATCH = "ViT-L-14", 256
 TINY = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},

@@ -12,9 +12,9 @@ from benchmarks.gpu.decoding import decode
 from benchmarks.side_by_side import seconds_of
 from captioners.base import SamplingConfig
 from captioners.ranks import Rank
-from generate import engine
-from generate.config import GenerateConfig
-from generate.work import Embedded
+from generate.captions import run as engine
+from generate.captions.config import GenerateConfig
+from generate.runs.protocol import Embedded
 from imagetext.sources import read_samples
 
 

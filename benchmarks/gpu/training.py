@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.bench import COCO_MEAN, Bench, coco_lengths
 from benchmarks.side_by_side import seconds_of
-from captioners.coca import CoCaCaptioner
+from captioners.coca.captioner import CoCaCaptioner
 from finetune.batching import Batch, collate
-from finetune.config import FinetuneConfig
-from finetune.forward import training_forward
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.forward import training_forward
 from finetune.trainer import Trainer
 
 

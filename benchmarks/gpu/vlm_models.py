@@ -5,8 +5,8 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.gpu.bench import Bench
+from captioners.vlm.captioner import VLMCaptioner
 from captioners.weights import DTYPES
-from captioners.vlm import VLMCaptioner
 
 PAD, START, END, IMAGE, VIDEO = range(5)
 MARKS = ("<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")

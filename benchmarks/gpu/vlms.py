@@ -8,7 +8,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.vlm_models import captioner as build
 from benchmarks.side_by_side import seconds_of
 from captioners.base import SamplingConfig
-from captioners.vlm import VLMCaptioner
+from captioners.vlm.captioner import VLMCaptioner
 
 
 def smolvlm(bench: Bench) -> Iterator[dict]:

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from captioners.base import Captioned, SamplingConfig
+from captioners.decoding.sampling import name_digest
 from captioners.names import column_name
-from captioners.sampling import name_digest
 from captioners.server.address import PREFIX, Address, read_address
 from captioners.server.answers import Choice
 from captioners.server.client import FEW_RETRIES, Connection, Refusal

@@ -17,7 +17,15 @@ import aiohttp
 from captioners.server import load
 from captioners.server.address import Address
 from captioners.server.answers import (
-    Choice, Error, choices_of, error_of, hide, hide_all, models_of, read_json, seconds_to_wait,
+    Choice,
+    Error,
+    choices_of,
+    error_of,
+    hide,
+    hide_all,
+    models_of,
+    read_json,
+    seconds_to_wait,
 )
 from captioners.server.config import ServerConfig
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from captioners.server import load
 
 from .fake_server import FakeServer

@@ -9,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
-
+from captioners.load import load_captioner
 
 TWO = SamplingConfig(num_captions=2, seed=3)
 WORDS = "a red green blue small large dog cat house tree on the grass under sky with two old men near water".split()

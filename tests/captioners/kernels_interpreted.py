@@ -2,10 +2,10 @@
 
 import torch
 
-from captioners.block_kernels import add_norm, attend_cached, attend_images, place
 from captioners.base import SamplingConfig
-from captioners.choice_kernel import choose_by_kernel
-from captioners.sampling import choose, exponentials, race_side, sample_key
+from captioners.coca.block_kernels import add_norm, attend_cached, attend_images, place
+from captioners.decoding.choice_kernel import choose_by_kernel
+from captioners.decoding.sampling import choose, exponentials, race_side, sample_key
 
 PAD, START, END = 0, 1, 2
 

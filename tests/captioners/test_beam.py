@@ -8,8 +8,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from captioners.base import SamplingConfig
-from captioners.beam import BeamSearch
-from captioners.rows import Rules
+from captioners.decoding.beam import BeamSearch
+from captioners.decoding.rows import Rules
 
 PAD, START, END = 0, 1, 2
 PICTURES = [3, 4, 5]  # a picture is a token before the start token, which no caption may hold

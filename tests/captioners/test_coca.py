@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from captioners.weights import state_sha256
 
 
@@ -96,7 +96,7 @@ def test_a_save_that_fails_leaves_what_was_there(saved, monkeypatch):
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("captioners.coca.save_file", full)
+    monkeypatch.setattr("captioners.coca.captioner.save_file", full)
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     with pytest.raises(OSError, match="no space left"):
         again.save(saved, "other")

@@ -5,8 +5,8 @@ import torch
 from open_clip.coca_model import CoCa
 from open_clip.factory import get_model_config
 
-from captioners.coca_decode import Decoding
-from captioners.coca_forward import initialise_decoder
+from captioners.coca.decode import Decoding
+from captioners.coca.forward import initialise_decoder
 
 from .coca_inputs import PAD, images_of, tokens_of
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captioners.coca_forward import _encode_plainly, encode_images, forward_trimmed
+from captioners.coca.forward import _encode_plainly, encode_images, forward_trimmed
 
 from .coca_inputs import PAD, captions_of, images_of
 
@@ -99,7 +99,7 @@ class Looks(TorchDispatchMode):
 @pytest.mark.parametrize("device, inside", [("cpu", True), ("meta", False)])
 def test_products_by_onednn_are_for_a_cpu(monkeypatch, device, inside):
     entered = []
-    monkeypatch.setattr("captioners.coca_forward.fast_products", lambda: nullcontext(entered.append(device)))
+    monkeypatch.setattr("captioners.coca.forward.fast_products", lambda: nullcontext(entered.append(device)))
     tower = SimpleNamespace(visual=torch.nn.Identity(), _encode_image=lambda images: (images, images))
     encode_images(tower, torch.zeros(1, 3, 4, 4, device=device))
     assert bool(entered) == inside

@@ -1,18 +1,18 @@
 """The shipped captioner: small, loads everywhere, looks at the picture, and its tokenizer is its own."""
 
+import open_clip
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-import open_clip
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from captioners.resolve import SHIPPED
-from imagetext.facts import facts_of, true_facts
 from imagetext.sample import decode_image
-from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.scenes.draw import SceneSpec, scene_sample
+from imagetext.scenes.facts import facts_of, true_facts
 
 FOLDER = SHIPPED / "coca_tiny"
 

@@ -10,9 +10,9 @@ from open_clip.coca_model import CoCa
 from safetensors.torch import load_file
 
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
+from captioners.coca.context import extend_context
+from captioners.load import load_captioner
 from captioners.weights import state_sha256
-from captioners.context import extend_context
 
 PAD, START, END, CONTEXT = 0, 1, 2, 17  # the tiny captioner's, its CLS token included
 CONFIGS = {

@@ -10,10 +10,10 @@ import torch
 from capsmith import main
 from captioners.device import check_device, choose_device
 from captioners.ranks import Rank
-from finetune.config import FinetuneConfig
+from finetune.captioner.config import FinetuneConfig
 from finetune.launch import check_devices, run_in_ranks
-from generate.config import GenerateConfig
-from generate.work import Embedded
+from generate.captions.config import GenerateConfig
+from generate.runs.protocol import Embedded
 
 
 @pytest.fixture

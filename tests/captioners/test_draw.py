@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from captioners import draw
 from captioners.base import SamplingConfig
-from captioners.coca_decode import Decoding
-from captioners.draw import Drawing
-from captioners.rows import Rules
-from captioners.sampling import ATTEMPTS, LEVELS, race_side, sample_key
+from captioners.coca.decode import Decoding
+from captioners.decoding import batch as draw
+from captioners.decoding.batch import Drawing
+from captioners.decoding.rows import Rules
+from captioners.decoding.sampling import ATTEMPTS, LEVELS, race_side, sample_key
 
 PAD, START, END = 0, 1, 2
 

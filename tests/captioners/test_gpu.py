@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
-from captioners.coca_decode import Decoding
-from captioners.sampling import exponentials, race_side, sample_key, sample_top_p
-from captioners.slots import stack
+from captioners.coca.decode import Decoding
+from captioners.decoding.sampling import exponentials, race_side, sample_key, sample_top_p
+from captioners.decoding.slots import stack
+from captioners.load import load_captioner
 
-choose_by_kernel = pytest.importorskip("captioners.choice_kernel", reason="needs a CUDA device, and Triton").choose_by_kernel
+choose_by_kernel = pytest.importorskip("captioners.decoding.choice_kernel", reason="needs a CUDA device, and Triton").choose_by_kernel
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 

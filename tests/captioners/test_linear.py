@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from captioners.linear import fast_products, linear
+from captioners.coca.onednn import fast_products, linear
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 1, 4)])
@@ -25,7 +25,7 @@ def test_views_are_as_good_as_tensors_of_their_own():
 @torch.no_grad()
 def test_other_peoples_modules_use_it_and_give_the_same(monkeypatch):
     calls = []
-    monkeypatch.setattr("captioners.linear.linear", lambda *args: calls.append(1) or linear(*args))
+    monkeypatch.setattr("captioners.coca.onednn.linear", lambda *args: calls.append(1) or linear(*args))
     attention = nn.MultiheadAttention(16, 4, batch_first=True).eval()
     mlp = nn.Sequential(nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 16, bias=False)).eval()
     x, queries = torch.randn(2, 6, 16), torch.randn(2, 3, 16)

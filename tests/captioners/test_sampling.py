@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from captioners.base import SamplingConfig
-from captioners.sampling import (
+from captioners.decoding.sampling import (
     LEVELS,
     ban,
     ban_repeated_ngrams,

@@ -18,14 +18,13 @@ from PIL import Image
 
 import capsmith
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from captioners.server import client, load
 from captioners.server.captioner import encode_picture, request_seed
 from imagetext.sample import decode_image
 
 from .fake_server import TWO, captions, pictures, texts
 from .virtual_time import Simulated
-
 
 # order and bounds
 

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from captioners.base import SamplingConfig
 from captioners.server.captioner import load_server
 from captioners.server.config import ServerConfig
 from captioners.server.load import TIMEOUT

@@ -16,20 +16,18 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import capsmith
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from captioners.server.answers import choices_of
 from captioners.server.captioner import encode_picture
-from generate.captioning import Column, caption_samples
-from generate.config import GenerateConfig
-from generate.engine import run
-from generate.quality import Gate
+from generate.captions.config import GenerateConfig
+from generate.captions.gate import Gate
+from generate.captions.run import run
+from generate.captions.stages import Column, caption_samples
 from imagetext.sample import Record, decode_image
 from imagetext.sources import read_records
 
-from .vlm.models import ENDS, make_model_and_processor, photos, scramble
-
 from .fake_server import TWO, texts
-
+from .vlm.models import ENDS, make_model_and_processor, photos, scramble
 
 # records
 

@@ -8,10 +8,11 @@ from itertools import count
 import pytest
 
 import capsmith
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from captioners.server import client, journal
 from captioners.server.address import read_address
 from captioners.server.config import ServerConfig
+
 from .fake_server import TWO, captions, pictures, texts
 
 

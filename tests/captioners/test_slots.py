@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from captioners import coca, slots
 from captioners.base import SamplingConfig
-from captioners.coca_decode import Decoding
-from captioners.draw import Drawing
-from captioners.rows import Rules
-from captioners.slots import SlotDrawing, Slots
+from captioners.coca.captioner import captioner as coca
+from captioners.coca.decode import Decoding
+from captioners.decoding import slots
+from captioners.decoding.batch import Drawing
+from captioners.decoding.rows import Rules
+from captioners.decoding.slots import SlotDrawing, Slots
 
 from .test_draw import END, PAD, START, ending_model, fast_captions, images_of
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from captioners.tokenizer import CaptionTokenizer
+from captioners.coca.tokenizer import CaptionTokenizer
 
 CLIP_CFG = {"text_cfg": {"vocab_size": 49408}}
 TEXTS = ["A dog runs.", "what!? 1990's 'n' cafés", "two  blanks\tand\nlines", "狗 🐕 <b>&amp;amp;</b>", "", "!!!a"]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diversity import measures
-from diversity.compare import differences, estimates
-from diversity.degenerate import REASONS
-from diversity.mixes import Mixes, MixStep
+from diversity.measures import catalogue
 from diversity.report import DiversityReport, Example, ExampleCaption
-from diversity.suspicions import Suspicion
-from diversity.verdict import Verdict
+from diversity.verdict.compare import differences, estimates
+from diversity.verdict.mixes import Mixes, MixStep
+from diversity.verdict.suspicions import Suspicion
+from diversity.verdict.winner import Verdict
+from diversity.words.degenerate import REASONS
 
 HUMAN = "captions (human)"
 
@@ -25,7 +25,7 @@ def made_up_report(columns=("syn_text_one", "syn_text_other", "syn_text_noise"),
     captions = (ExampleCaption(caption, ("loop",), (2, 3), 0.71), ExampleCaption("", ("empty",)))
     rng = np.random.default_rng(0)
     names = [*columns, HUMAN] if human else list(columns)
-    scores = {name: {score: _scores(rng, measure, at / len(names), pictures) for score, measure in measures.OF_SCORE.items()}
+    scores = {name: {score: _scores(rng, measure, at / len(names), pictures) for score, measure in catalogue.OF_SCORE.items()}
               for at, name in enumerate(names)}
     rows = {name: _row(name, scores[name], at, caption, pictures) for at, name in enumerate(names)}
     found = differences(scores, ["clip_score", "div_2", "length"], 0) if len(names) > 1 else ()
@@ -53,13 +53,13 @@ def _verdict(columns):
 
 def _scores(rng, measure, place, pictures):
     """One score of each picture: within the measure's range, higher for spread where `place` is, lower for fidelity."""
-    middle = 0.75 - 0.4 * place if measure in (measures.CLIP_SCORE, *measures.RECALLS, measures.PRECISION) else 0.35 + 0.4 * place
+    middle = 0.75 - 0.4 * place if measure in (catalogue.CLIP_SCORE, *catalogue.RECALLS, catalogue.PRECISION) else 0.35 + 0.4 * place
     return np.clip(rng.normal(middle, 0.1, pictures), 0, 1) * (12 if measure.unit == "words" else 1)
 
 
 def _row(name, scores, at, caption, pictures):
     row = {}
-    for measure in measures.ALL:
+    for measure in catalogue.ALL:
         inner = row
         for part in measure.path[:-1]:
             inner = inner.setdefault(part, {})

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity import accumulate
-from diversity.accumulate import CaptionAccumulator, find_caption, novelty, quantile
-from diversity.degenerate import degenerate_reasons
-from diversity.tokens import words
+from diversity.measures import accumulate
+from diversity.measures.accumulate import CaptionAccumulator, find_caption, novelty, quantile
+from diversity.words.degenerate import degenerate_reasons
+from diversity.words.tokens import words
 
 CAPTION = st.lists(st.sampled_from("a red blue dog cat on 2 the".split()), max_size=7).map(" ".join)
 GROUPS = st.lists(st.lists(CAPTION, max_size=4), min_size=1, max_size=8)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from diversity import score_captions
-from diversity.agreement import Agreement, WordSearch, share_behind, strange
-from diversity.references import CiderD, cider_d
-from diversity.semantic import HumanCaptions
-from diversity.tokens import words
+from diversity.measures.agreement import Agreement, WordSearch, share_behind, strange
+from diversity.measures.references import CiderD, cider_d
+from diversity.measures.semantic import HumanCaptions
+from diversity.words.tokens import words
 
 from .made_up_captions import made_up_pictures
 
@@ -103,7 +103,7 @@ def test_ragged_counts_are_one_mean_over_pictures():
 
 def test_the_interval_of_a_sample_is_about_the_number_of_all(monkeypatch):
     from diversity import score
-    from diversity.counting import count_captions
+    from diversity.inputs.count import count_captions
 
     groups = [["a dog runs"] if at % 3 else ["a 2 2 2 2"] for at in range(90)]
     report = score.report(count_captions({"mine": groups}, size=10))

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from diversity import measures
-from diversity.answer import STUDENT, answer
-from diversity.compare import Difference, Estimate, differences, estimates
-from diversity.measures import OF_SCORE, Measure
-from diversity.mixes import Mixes, MixStep
-from diversity.suspicions import Suspicion
-from diversity.verdict import Verdict, decide
+from diversity.measures import catalogue
+from diversity.measures.catalogue import OF_SCORE, Measure
+from diversity.verdict.answer import STUDENT, answer
+from diversity.verdict.compare import Difference, Estimate, differences, estimates
+from diversity.verdict.mixes import Mixes, MixStep
+from diversity.verdict.suspicions import Suspicion
+from diversity.verdict.winner import Verdict, decide
 
 COVERED = Measure(("word_coverage",), "Human words", "…", "percent", "higher", "word_coverage")
 MEASURES = {**OF_SCORE, "word_coverage": COVERED}
@@ -261,7 +261,7 @@ def test_known_truth_needs_no_warning_and_unknown_truth_has_one(three):
     result = sentences(known, fidelity="precision")
     assert not any("What is true" in sentence for sentence in result)
     assert "has Facts true 72" in result[1]
-    assert measures.PERCENT in result[1]
+    assert catalogue.PERCENT in result[1]
 
 
 def test_labels_are_what_is_printed(three):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from diversity.page import render
+from diversity.page.page import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import captioners
-from diversity import clip_score
-from diversity.clip_score import clip_scores, search
-from diversity.embedders import OpenClip
+from diversity.measures import clip_score
+from diversity.measures.clip_score import clip_scores, search
+from diversity.measures.embedders import OpenClip
 from imagetext.sample import decode_image
-from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.scenes.draw import SceneSpec, scene_sample
 
 COCA_TINY = Path(captioners.__file__).parent / "models" / "coca_tiny"
 PAIRS = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared" / "data")) / "clipscore_pairs"

@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from diversity import compare
-from diversity.compare import Difference, Estimate, differences, estimates, holm
+from diversity.verdict import compare
+from diversity.verdict.compare import Difference, Estimate, differences, estimates, holm
 
 
 def slow_estimate(values, seed, resamples):

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from diversity.compression import compression_ratio
+from diversity.measures.compression import compression_ratio
 
 
 def noise(captions, seed=0):

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diversity import counting, input_rows
-from diversity.counting import choose, count_captions, count_columns
-from imagetext.table_flags import Columns
+from diversity.inputs import count as counting
+from diversity.inputs import records as input_rows
+from diversity.inputs.count import choose, count_captions, count_columns
+from imagetext.readers.table_flags import Columns
 
 WORDS = "a the dog cat runs sits on red blue grass".split()
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diversity import nonwords
-from diversity.degenerate import REASONS, degenerate_reasons
-from diversity.endings import languages_of
-from diversity.suspects import suspects
-from diversity.tokens import encode, words
+from diversity.words import nonwords
+from diversity.words.degenerate import REASONS, degenerate_reasons
+from diversity.words.endings import languages_of
+from diversity.words.suspects import suspects
+from diversity.words.tokens import encode, words
 
 DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared/data"))
 

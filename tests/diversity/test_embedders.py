@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import captioners
-from captioners.coca import load_captioner
-from diversity import embedders
-from diversity.embedders import Embedder, OpenClip, default_embedder, load_embedder
+from captioners.load import load_captioner
+from diversity.measures import embedders
+from diversity.measures.embedders import Embedder, OpenClip, default_embedder, load_embedder
 
 COCA_TINY = Path(captioners.__file__).parent / "models" / "coca_tiny"
 TEXTS = ["a cat on a mat", "", "two red circles, a blue square!", "é 猫 \N{CAT FACE}", "word " * 90, "a cat on a mat"]

@@ -6,9 +6,9 @@ from math import log2
 import numpy as np
 import pytest
 
-from diversity.compression import compression_ratio
-from diversity.equal_tokens import equal_tokens
-from diversity.tokens import words
+from diversity.measures.compression import compression_ratio
+from diversity.measures.equal_tokens import equal_tokens
+from diversity.words.tokens import words
 
 
 def drawn(seed, pictures, captions, longest):

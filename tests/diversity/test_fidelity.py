@@ -1,6 +1,6 @@
 import pytest
 
-from diversity.fidelity import FactCounts, count_true
+from diversity.measures.fidelity import FactCounts, count_true
 
 SCENE = {"background": "sand", "objects": [
     {"shape": "circle", "colour": "red", "size": "small", "texture": "plain", "x": 0.2, "y": 0.5, "radius": 0.1},
@@ -37,7 +37,7 @@ def test_count_true():
 
 
 def test_the_words_of_a_picture_s_own_captions_are_all_true():
-    from imagetext.scenes import SceneSpec, scene_sample
+    from imagetext.scenes.draw import SceneSpec, scene_sample
 
     facts = FactCounts()
     for at in range(50):

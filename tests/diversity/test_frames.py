@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diversity.frames import FUNCTION_WORDS, frames
-from diversity.tokens import words
+from diversity.measures.frames import FUNCTION_WORDS, frames
+from diversity.words.tokens import words
 
 
 @pytest.mark.parametrize(("caption", "template"), [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity.hash_counts import HashCounts
+from diversity.measures.hash_counts import HashCounts
 
 HASHES = st.integers(0, 2**64 - 1) | st.integers(0, 20).map(lambda at: hash_of(at)) | st.integers(0, 9)
 PARTS = st.lists(st.lists(HASHES, max_size=30), min_size=1, max_size=8)

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from diversity import input_rows
-from diversity.input_rows import captions_of, scene_of, truncated_of
-from diversity.inputs import open_inputs, open_sources, text_columns
+from diversity.inputs import records as input_rows
+from diversity.inputs.records import captions_of, scene_of, truncated_of
+from diversity.inputs.specs import open_inputs, open_sources, text_columns
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diversity.joining import join, joined_by_number, number_of
-from diversity.picture_sample import place
+from diversity.inputs.join import join, joined_by_number, number_of
+from diversity.inputs.sample import place
 
 ROWS = st.integers(1, 3).flatmap(lambda columns: st.lists(
     st.tuples(st.integers(0, 4), st.lists(st.integers(0, 3), min_size=columns, max_size=columns)), min_size=1, max_size=12))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from diversity.lexical import caption_hashes, first_in_picture, ngram_hashes, ngram_overlap, within_picture
-from diversity.tokens import encode, words
+from diversity.measures.lexical import caption_hashes, first_in_picture, ngram_hashes, ngram_overlap, within_picture
+from diversity.words.tokens import encode, words
 
 CAPTION = st.lists(st.sampled_from("a red blue dog cat on the left of".split()), max_size=9).map(" ".join)
 GROUPS = st.lists(st.lists(CAPTION, max_size=5), min_size=1, max_size=5)

@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from diversity.compare import estimates
-from diversity.measures import OF_SCORE
-from diversity.mixes import mixes, word_coverage
-from diversity.tokens import words
+from diversity.measures.catalogue import OF_SCORE
+from diversity.verdict.compare import estimates
+from diversity.verdict.mixes import mixes, word_coverage
+from diversity.words.tokens import words
 
 CLIP, DEGENERATE = OF_SCORE["clip_score"], OF_SCORE["degenerate"]
 THINGS = ("dog cat horse bird tree house river boat child ball street lamp clock door window grass cloud hill bridge fence "

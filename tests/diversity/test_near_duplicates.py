@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity import pairs
-from diversity.lexical import first_in_picture
-from diversity.near_duplicates import near_duplicates
-from diversity.tokens import encode, words
+from diversity.measures import pairs
+from diversity.measures.lexical import first_in_picture
+from diversity.measures.near_duplicates import near_duplicates
+from diversity.words.tokens import encode, words
 
 CAPTION = st.lists(st.sampled_from("a b c d e f".split()), max_size=8).map(" ".join)
 GROUPS = st.lists(st.lists(CAPTION, max_size=6), min_size=1, max_size=5)

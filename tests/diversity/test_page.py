@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from diversity import measures
-from diversity import page as page_of
-from diversity.compare import Difference, Estimate
-from diversity.page import EXAMPLES_SHOWN, GROUPS, render, thumbnail
-from diversity.plots import columns_of
+from diversity.measures import catalogue
+from diversity.page import page as page_of
+from diversity.page.page import EXAMPLES_SHOWN, GROUPS, render, thumbnail
+from diversity.page.plots import columns_of
+from diversity.verdict.compare import Difference, Estimate
 
 EVIL = '<script>alert("x")</script>'
 
@@ -69,7 +69,7 @@ def page(html):
 @pytest.fixture
 def no_plots(monkeypatch):
     """Plots take most of the time, and have tests of their own."""
-    monkeypatch.setattr("diversity.page.plots", lambda report, columns: [])
+    monkeypatch.setattr("diversity.page.page.plots", lambda report, columns: [])
 
 
 def text_of(element: str) -> str:
@@ -121,7 +121,7 @@ def test_what_does_not_decode_is_no_picture():
 
 def test_the_answer_opens_the_page_and_the_notes_follow(report, page):
     text = "".join(page.text)
-    places = [text.index(words) for words in (*report.answer, *report.notes, measures.DIV[1].label)]
+    places = [text.index(words) for words in (*report.answer, *report.notes, catalogue.DIV[1].label)]
     assert places == sorted(places)
     assert text.index(report.answer[0]) < text.index("How to read it") < text.index(report.notes[0])
 
@@ -152,13 +152,13 @@ def test_the_first_table_has_each_number_with_its_interval_and_the_human_row_las
             assert measure.text(report.rows[name]) in words
             if measure.score:
                 low, high = (measure.written(end) for end in report.intervals[name][measure.score][1:])
-                assert words.endswith(f"{low.removesuffix(measures.PERCENT)}–{high}")
+                assert words.endswith(f"{low.removesuffix(catalogue.PERCENT)}–{high}")
 
 
 def test_every_measure_has_its_place():
-    elsewhere = (*measures.DEGENERATE_REASONS, measures.EQUAL_WORDS, *measures.EQUAL_TOKENS)
+    elsewhere = (*catalogue.DEGENERATE_REASONS, catalogue.EQUAL_WORDS, *catalogue.EQUAL_TOKENS)
     placed = [measure for group in GROUPS.values() for measure in group]
-    assert sorted((*placed, *elsewhere)) == sorted(measures.ALL)
+    assert sorted((*placed, *elsewhere)) == sorted(catalogue.ALL)
 
 
 def test_what_is_not_measured_has_no_row_and_no_section(made_up_report):
@@ -214,7 +214,7 @@ def test_mixes_are_told_with_what_they_lose(made_up_report, report, no_plots):
         assert [words for words in page.classes["chip"] if words in verdicts] == [verdict]
     unknown = step._replace(coverage=None, alone_coverage=None, coverage_gain=None)
     mixed = report.mixes._replace(steps=(alone, unknown), coverage_measure=None)
-    assert measures.WORD_COVERAGE.label not in Reader(render(made_up_report(mixes=mixed))).classes["mixes"][0]
+    assert catalogue.WORD_COVERAGE.label not in Reader(render(made_up_report(mixes=mixed))).classes["mixes"][0]
 
 
 def test_a_mix_has_one_sign_on_the_page_and_in_words(made_up_report, report):
@@ -241,7 +241,7 @@ def test_each_fault_has_its_share_and_a_few_examples(made_up_report, report, no_
     captions = {name: {"loop": [f"loop number {at} of {name}" for at in range(9)]} for name in report.rows}
     text = "".join(Reader(render(made_up_report(degenerate_examples=captions))).classes["faults"])
     for name in report.rows:
-        assert f"{report.labels[name]} {measures.DEGENERATE.text(report.rows[name])}" in re.sub("[ \n]+", " ", text)
+        assert f"{report.labels[name]} {catalogue.DEGENERATE.text(report.rows[name])}" in re.sub("[ \n]+", " ", text)
         assert [f"loop number {at} of {name}" in text for at in range(9)] == [at < EXAMPLES_SHOWN for at in range(9)]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diversity.columns import Picture
-from diversity.picture_sample import PictureSample, place, places
+from diversity.inputs.sample import PictureSample, place, places
 from imagetext.hashes import name_hash
 
 PLACES = st.lists(st.tuples(st.text(max_size=3), st.integers(0, 2)), unique=True, max_size=30)

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diversity import plots
-from diversity.compare import Estimate
-from diversity.plots import INK, columns_of, plot, svg
+from diversity.page import plots
+from diversity.page.plots import INK, columns_of, plot, svg
+from diversity.verdict.compare import Estimate
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
-from diversity.references import bleu_4, cider_d, reference_scores, rouge_l
+from diversity.measures.references import bleu_4, cider_d, reference_scores, rouge_l
 
 
 def drawn(seed, pictures=30, vocabulary=6, shortest=0):
@@ -100,7 +100,7 @@ def meteor_in_a_process(nltk_data):
     """What a process prints that knows WordNet from this folder alone."""
     code = ("import nltk, sys\n"
             "nltk.data.path[:] = [sys.argv[1]]\n"
-            "from diversity.references import reference_scores\n"
+            "from diversity.measures.references import reference_scores\n"
             "print(reference_scores(['the hounds run home'], [['a bird', 'the dog runs home']]).get('meteor'))\n")
     done = subprocess.run([sys.executable, "-c", code, str(nltk_data)], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -2,8 +2,9 @@
 
 import json
 
-from diversity import measures, score_captions
-from diversity.degenerate import REASONS
+from diversity import score_captions
+from diversity.measures import catalogue
+from diversity.words.degenerate import REASONS
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -43,10 +44,10 @@ def test_the_human_row_has_a_name_and_no_path():
 
 def test_every_measure_says_what_it_is_and_finds_its_number():
     row = score_captions({"one": ONE}).rows["one"]
-    for measure in measures.ALL:
+    for measure in catalogue.ALL:
         assert measure.definition.endswith(".")
         assert measure.text(row)
-    assert all(reason.meaning in measures.DEGENERATE.definition for reason in REASONS.values())
+    assert all(reason.meaning in catalogue.DEGENERATE.definition for reason in REASONS.values())
 
 
 def test_json_has_the_answer_and_every_comparison():
@@ -59,5 +60,5 @@ def test_json_has_the_answer_and_every_comparison():
 
 
 def test_every_score_belongs_to_one_measure():
-    named = [measure.score for measure in measures.ALL if measure.score]
+    named = [measure.score for measure in catalogue.ALL if measure.score]
     assert len(named) == len(set(named))

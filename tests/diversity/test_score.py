@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from diversity import measures, score_captions
-from diversity.page import render
+from diversity import score_captions
+from diversity.measures import catalogue
+from diversity.page.page import render
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -47,8 +48,8 @@ def test_a_headline_has_at_most_eight_columns_and_never_spread_without_the_degen
     everything = dict.fromkeys(("length_mean", "div_2", "self_cider", "mbleu_4", "degenerate", "pictures"), 1)
     everything |= {"semantic": {"vendi": {"1": 2}}, "clip": {"clip_score": 1, "r_at_1": 1}, "facts": {"precision": 1, "recall": 1}}
     for row in (everything, {**everything, "facts": None}, {**everything, "clip": None, "semantic": None}, {"degenerate": 0}):
-        headline = measures.headline([row])
-        assert len(headline) <= 8 and measures.DEGENERATE in headline and headline[0] == measures.PICTURES
+        headline = catalogue.headline([row])
+        assert len(headline) <= 8 and catalogue.DEGENERATE in headline and headline[0] == catalogue.PICTURES
 
 
 def test_one_caption_for_many_pictures_is_said():
@@ -62,7 +63,7 @@ def test_marks_of_cut_captions_count():
 
 
 def test_facts_where_the_truth_is_known():
-    from imagetext.scenes import SceneSpec, scene_sample
+    from imagetext.scenes.draw import SceneSpec, scene_sample
 
     samples = [scene_sample(SceneSpec.parse("scenes:test,n=4"), at) for at in range(4)]
     wrong = [["a black star"] * 5 for _ in samples]
@@ -102,7 +103,7 @@ def test_intervals_are_of_the_scores_by_picture_and_distributions_their_quantile
 
 
 def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
-    from imagetext.scenes import SceneSpec, scene_sample
+    from imagetext.scenes.draw import SceneSpec, scene_sample
 
     samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), at) for at in range(24)]
     human = [sample.captions for sample in samples]
@@ -117,7 +118,7 @@ def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
 
 
 def test_captions_as_people_write_them_are_suspect_where_agreement_with_people_is_all_that_is_known():
-    from imagetext.scenes import SceneSpec, scene_sample
+    from imagetext.scenes.draw import SceneSpec, scene_sample
 
     samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), at) for at in range(24)]
     captions = {"alike": [sample.captions[:2] for sample in samples], "poor": [["a black star", "two black stars"]] * 24}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity import pairs
-from diversity.lexical import ngram_hashes
-from diversity.self_cider import DocumentFrequency, self_cider
-from diversity.tokens import encode, words
+from diversity.measures import pairs
+from diversity.measures.lexical import ngram_hashes
+from diversity.measures.self_cider import DocumentFrequency, self_cider
+from diversity.words.tokens import encode, words
 
 CAPTION = st.lists(st.sampled_from("a red blue dog cat on the left of".split()), max_size=9).map(" ".join)
 GROUPS = st.lists(st.lists(CAPTION, max_size=5), min_size=1, max_size=5)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity import semantic
-from diversity.semantic import ORDERS, HumanCaptions, VendiAccumulator, semantic_scores, within_picture
+from diversity.measures import semantic
+from diversity.measures.semantic import ORDERS, HumanCaptions, VendiAccumulator, semantic_scores, within_picture
 
 Q = list(ORDERS)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diversity.sentences import is_finished, joined, sentences
+from diversity.words.sentences import is_finished, joined, sentences
 
 
 @pytest.mark.parametrize("text, expected", [

@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.verdict import World, bad_columns
 from diversity import score_captions
-from diversity.signs import Language, alike, copying
-from imagetext.scene_captions import short_captions
-from imagetext.scenes import SceneSpec, draw_scene
+from diversity.measures.signs import Language, alike, copying
+from imagetext.scenes.draw import SceneSpec, draw_scene
+from imagetext.scenes.words import short_captions
 
 from .made_up_captions import made_up_pictures
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diversity.tokens import _WORDS, LONG_CHUNK, encode, pieces, units, words
+from diversity.words.tokens import _WORDS, LONG_CHUNK, encode, pieces, units, words
 
 MARKS = st.sampled_from([*"aB'’_-.7İ红Σ", "\0", " ", "\n", "\u00a0", "\x1f", "\u2000", "\u0301", "\u1e9b\u0323", "ड\u093c", "ก็", "\u00ad", "ʼ", "ab'c",
                          "x" * LONG_CHUNK])

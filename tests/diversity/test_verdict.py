@@ -5,10 +5,10 @@ import pytest
 
 from benchmarks import verdict as benchmark
 from diversity import score_captions
-from diversity.compare import Difference, Estimate
-from diversity.measures import CIDER, CLIP_SCORE, DEGENERATE, DIV, FOUND_WORDS
-from diversity.suspicions import Suspicion
-from diversity.verdict import EVIDENCE, decide, evidence_of
+from diversity.measures.catalogue import CIDER, CLIP_SCORE, DEGENERATE, DIV, FOUND_WORDS
+from diversity.verdict.compare import Difference, Estimate
+from diversity.verdict.suspicions import Suspicion
+from diversity.verdict.winner import EVIDENCE, decide, evidence_of
 
 from .made_up_captions import made_up_pictures
 

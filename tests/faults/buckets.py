@@ -21,10 +21,9 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import boto3  # noqa: F401  (here once, instead of in each fork)
-import s3fs
-
 import moments
 import runs
+import s3fs
 from campaign import different, vouched_for
 from commands import make_pictures
 from faults import REFUSED, signalling

@@ -13,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import moments
 import runs
+import torch
 from commands import import_all, make_commands
 from faults import COURSES, FAULTS, applies, courses_of, signalling, strike
-from imagetext.embeddings import unpack
+from moments import Moment
+
+from imagetext.reinforced.embeddings import unpack
 from imagetext.shards import SUFFIXES, read_marker
 from imagetext.sources import read_records
-from moments import Moment
 
 AGAIN = 0.3  # share of the runs that are disturbed once more when they are resumed
 BATCHES = ("batch_sizes", "batch_size")  # in the marker of a shard that was begun anew, out of memory

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch
 from markupsafe import Markup
-
-import finetune.training_page
-import generate.engine
-import generate.reinforce
-import generate.reinforcing
-from captioners.base import Caption, Captioned
-from captioners.coca import load_captioner
-from captioners.resolve import SHIPPED
-from generate.teachers import Teacher
-from imagetext.shards import SUFFIXES
 from moments import reach
+
+import finetune.page
+import generate.captions.run
+import generate.reinforce.run
+import generate.reinforce.stages
+from captioners.base import Caption, Captioned
+from captioners.load import load_captioner
+from captioners.resolve import SHIPPED
+from generate.reinforce.teachers import Teacher
+from imagetext.shards import SUFFIXES
 from tests.finetune.sets import write_set, write_student
 from tests.generate.conftest import FakeCaptioner, jpeg
 
@@ -70,9 +70,9 @@ def random_teachers(names, *_):
     return [RandomTeacher("random", torch.nn.Identity(), None, (16, 16), (0.5,) * 3, (0.5,) * 3, 8, 100.0, None, "0" * 64)]
 
 
-generate.engine.load_captioner, generate.reinforce.load_teachers = fake_captioner, random_teachers
-generate.reinforcing.GROUP = 4  # several in a shard
-finetune.training_page._curve = lambda *_: ("", Markup())  # figures take longer than all the rest
+generate.captions.run.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
+generate.reinforce.stages.GROUP = 4  # several in a shard
+finetune.page._curve = lambda *_: ("", Markup())  # figures take longer than all the rest
 
 
 @dataclass(frozen=True)

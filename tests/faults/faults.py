@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import torch
-
 import moments
 import runs
+import torch
 from commands import Command
+from moments import Moment
+
 from imagetext.lock import LOCK
 from imagetext.shards import MARKER, SUFFIXES
-from moments import Moment
 
 INTERRUPTED, REFUSED = 130, 2
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import generate.captioning
-import generate.reinforcing
+import generate.captions.stages
+import generate.reinforce.stages
 from finetune.trainer import Trainer
 from imagetext.shards import ShardWriter
 
@@ -86,5 +86,5 @@ def count_all(folder: Path) -> None:
     os.replace, os.fsync = counted("step", os.replace), counted("step", os.fsync)
     ShardWriter.write = counted("step", ShardWriter.write)
     Trainer._step = counted("batch", Trainer._step)
-    generate.captioning.decode_image = counted("picture", generate.captioning.decode_image)
-    generate.reinforcing.decode_stored = counted("picture", generate.reinforcing.decode_stored)
+    generate.captions.stages.decode_image = counted("picture", generate.captions.stages.decode_image)
+    generate.reinforce.stages.decode_stored = counted("picture", generate.reinforce.stages.decode_stored)

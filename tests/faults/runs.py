@@ -13,11 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import moments
 import torch
+from moments import Moment, count_all
 
 import capsmith
-import moments
-from moments import Moment, count_all
 
 LATE = 120  # seconds, after which a run hangs
 

@@ -19,16 +19,16 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches
-from finetune.config import FinetuneConfig
-from finetune.forward import CoCaForward, training_forward
-from finetune.reinforced import ReinforcedPictures
-from finetune.run import run
-from finetune.student import StudentForward, load_student
-from finetune.student_config import StudentConfig
-from finetune.student_run import run as run_student
-from finetune.teachers import read_teachers
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.forward import CoCaForward, training_forward
+from finetune.captioner.run import run
+from finetune.student.config import StudentConfig
+from finetune.student.model import StudentForward, load_student
+from finetune.student.records import ReinforcedPictures
+from finetune.student.run import run as run_student
+from finetune.student.teachers import read_teachers
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imagetext.embeddings import pack
-from imagetext.views import write_views
+from imagetext.reinforced.embeddings import pack
+from imagetext.reinforced.views import write_views
 
 DIMENSIONS, SCALES = (3, 2), (50.0, 20.0)
 VIEWS = 4

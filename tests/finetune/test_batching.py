@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from finetune.batching import BatchOrder, CaptionedPictures, batches, collate, decoders, few_widths
 from finetune.rejects import tell_of_rejects
 from imagetext.sample import Record, decode_image
-from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.scenes.draw import SceneSpec, scene_sample
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
 

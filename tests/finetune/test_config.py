@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from finetune.config import FinetuneConfig
+from finetune.captioner.config import FinetuneConfig
 
 GIVEN = {"input": ["x"], "model": "coca_tiny", "output": "out"}
 

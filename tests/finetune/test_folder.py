@@ -7,11 +7,20 @@ from types import SimpleNamespace
 import pytest
 
 import finetune.folder
-from finetune.config import FinetuneConfig
+from finetune.captioner.config import FinetuneConfig
 from finetune.folder import (
-    BEFORE, CARRIED_OUT, DONE, _own, as_it_lies, begun, check_output, is_done, let_go_of_earlier, write_finished
+    BEFORE,
+    CARRIED_OUT,
+    DONE,
+    _own,
+    as_it_lies,
+    begun,
+    check_output,
+    is_done,
+    let_go_of_earlier,
+    write_finished,
 )
-from finetune.student_config import StudentConfig
+from finetune.student.config import StudentConfig
 
 SETTINGS = {"finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
             "train-student": (StudentConfig, {"input": ["reinforced/*.tar"], "student": "ViT-B-32"})}

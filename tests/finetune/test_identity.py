@@ -6,14 +6,14 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from finetune.batching import CaptionedPictures
-from finetune.config import FinetuneConfig
-from finetune.held_out import eval_pictures, held_out_pictures
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.held_out import eval_pictures, held_out_pictures
 from finetune.identity import Held, alike, doubles
-from finetune.student_config import StudentConfig
+from finetune.student.config import StudentConfig
 from imagetext.sample import Record, Shard
-from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.scenes.draw import SceneSpec, scene_sample
 
 
 def scene(index: int, key: str = "") -> Record:

@@ -6,14 +6,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import finetune.image_cache
-from captioners.coca import load_captioner
-from captioners.coca_forward import encode_images
+import finetune.captioner.image_cache
+from captioners.coca.forward import encode_images
+from captioners.load import load_captioner
 from finetune.batching import CaptionedPictures
-from finetune.config import FinetuneConfig
-from finetune.image_cache import cache_images
-from finetune.run import run
-from imagetext.scenes import SceneSpec, scene_sample
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.image_cache import cache_images
+from finetune.captioner.run import run
+from imagetext.scenes.draw import SceneSpec, scene_sample
 from imagetext.sources import read_samples
 
 SCENES = "scenes:train,n=13,size=48"
@@ -38,7 +38,7 @@ def test_they_are_the_image_towers_and_kept(pictures, tmp_path, monkeypatch, cap
         for ours, theirs in zip(image(index), (features[0], tokens[0]), strict=True):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours, theirs, rtol=2**-8, atol=1e-4)  # bfloat16 has 8 bits
-    monkeypatch.setattr(finetune.image_cache, "_encode", None)
+    monkeypatch.setattr(finetune.captioner.image_cache, "_encode", None)
     assert torch.equal(cached(pictures, tmp_path / "cache")(5)[1], image(5)[1])
 
 
@@ -76,7 +76,7 @@ def test_what_memory_does_not_hold_is_encoded_in_halves(pictures, tmp_path, monk
         sizes.append(len(images))
         return encode_images(model, images)
 
-    monkeypatch.setattr(finetune.image_cache, "encode_images", encode)
+    monkeypatch.setattr(finetune.captioner.image_cache, "encode_images", encode)
     image = cache_images(pictures, tmp_path / "halves", Accelerator(cpu=True), batch_size=13, num_workers=0)
     assert max(sizes) <= 3 and sum(sizes) == 1 + 13  # the first is encoded for its shape
     for ours, theirs in zip(image(6), expected, strict=True):

@@ -8,9 +8,9 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from captioners.ranks import LAUNCHERS
-from finetune.config import FinetuneConfig
+from finetune.captioner.config import FinetuneConfig
 from finetune.launch import launch, run_in_ranks
-from finetune.student_config import StudentConfig
+from finetune.student.config import StudentConfig
 
 SETTINGS = {"finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
             "train-student": (StudentConfig, {"input": ["reinforced/*.tar"], "student": "ViT-B-32"})}

@@ -5,8 +5,8 @@ from itertools import accumulate
 import pytest
 import regex
 
-from captioners.coca import load_captioner
-from captioners.tokenizer import CaptionTokenizer
+from captioners.coca.tokenizer import CaptionTokenizer
+from captioners.load import load_captioner
 from finetune.long_captions import CaptionFitter, length_warning
 
 TEXT = "Two cats sit. One is red! It looks up? The other, which is much larger and older than the red one, sleeps on."

@@ -6,9 +6,9 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from captioners.resolve import SHIPPED
-from finetune import pretrain_tiny
+from finetune.captioner import pretrain_tiny
 
 
 def test_the_vocabulary_is_the_same_each_time(tmp_path):

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 import capsmith
-from captioners.coca import load_captioner
-from finetune.config import FinetuneConfig
-from finetune.recipes import FOLDER, RECIPES, list_recipes, read_recipe
-from finetune.run import run
-from imagetext.curated import KINDS, SPLITS
+from captioners.load import load_captioner
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.recipes import FOLDER, RECIPES, list_recipes, read_recipe
+from finetune.captioner.run import run
+from imagetext.readers.curated import KINDS, SPLITS
 
 ROOT = Path(capsmith.__file__).parent
 # the 20 fine-tuned captioners that were released, by the ends of their names, and the set of the paper's that was not

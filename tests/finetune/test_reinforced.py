@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from finetune.reinforced import ReinforcedPictures, check_texts
-from finetune.student_config import StudentConfig
-from finetune.teachers import Teachers, read_teachers
+from finetune.student.config import StudentConfig
+from finetune.student.records import ReinforcedPictures, check_texts
+from finetune.student.teachers import Teachers, read_teachers
+from imagetext.reinforced.views import decode_stored, normalise, replay
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
-from imagetext.views import decode_stored, normalise, replay
 
 from .sets import DIMENSIONS, SCALES, VIEWS, members, picture, row, views, write_config, write_set, write_tar
 

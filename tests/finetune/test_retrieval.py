@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.retrieval import recall, retrieval, usable
-from finetune.student import load_student
+from finetune.student.model import load_student
+from finetune.student.retrieval import recall, retrieval, usable
 from imagetext.sample import Record, decode_image
 from imagetext.sources import read_samples
 

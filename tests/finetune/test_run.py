@@ -17,19 +17,19 @@ from pydantic import ValidationError
 
 import capsmith
 from captioners.base import SamplingConfig
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from finetune.batching import CaptionedPictures, collate
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.forward import training_forward
+from finetune.captioner.held_out import losses_on
+from finetune.captioner.run import run
 from finetune.checkpoints import Checkpoints
-from finetune.config import FinetuneConfig
-from finetune.forward import training_forward
-from finetune.held_out import losses_on
 from finetune.rejects import check_rejects
-from finetune.run import run
-from finetune.student_config import StudentConfig
-from finetune.student_run import run as train_student
+from finetune.student.config import StudentConfig
+from finetune.student.run import run as train_student
 from finetune.trainer import Trainer
-from generate.config import GenerateConfig
-from generate.engine import run as generate
+from generate.captions.config import GenerateConfig
+from generate.captions.run import run as generate
 from imagetext.sources import read_records, read_samples
 
 from ..captioners.vlm.models import make_model_and_processor, scramble
@@ -111,7 +111,7 @@ def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
         from finetune.validation import Validation
         return Validation({}, {}, {}, "")
 
-    monkeypatch.setattr("finetune.held_out.validate", validate)
+    monkeypatch.setattr("finetune.captioner.held_out.validate", validate)
     run(settings(tmp_path / "run", lora_rank=4))
     assert seen["steps"] == 8  # the page that comes of it shows them all
     written = load_captioner(str(tmp_path / "run")).caption(seen["pictures"], SamplingConfig())
@@ -174,7 +174,7 @@ def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
     assert hub.calls == []
     (tmp_path / "run" / "notes.json").write_text("of the user")
     config = config.model_copy(update={"push_to_hub": "lab/mine"})
-    monkeypatch.setattr("finetune.run.load_captioner", None)  # it is not trained again
+    monkeypatch.setattr("finetune.captioner.run.load_captioner", None)  # it is not trained again
     with pytest.raises(OSError, match="(?s)503.*is finished in .*run; the same command tries the upload again"):
         run(config)
     assert run(config) == 0
@@ -191,14 +191,14 @@ def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
     ("me/-mine", "write", "--push-to-hub me/-mine: ")])
 def test_the_hub_is_asked_before_any_work(name, role, message, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub(role=role))
-    monkeypatch.setattr("finetune.run.run_in_ranks", None)
+    monkeypatch.setattr("finetune.captioner.run.run_in_ranks", None)
     with pytest.raises(ValueError, match=message):
         run(settings(tmp_path / "run", push_to_hub=name))
 
 
 def test_no_token_is_told_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
-    monkeypatch.setattr("finetune.run.run_in_ranks", None)
+    monkeypatch.setattr("finetune.captioner.run.run_in_ranks", None)
     with pytest.raises(ValueError, match="--push-to-hub me/mine: there is no token; give one with `hf auth login` or HF_TOKEN"):
         run(settings(tmp_path / "run", push_to_hub="me/mine"))
 
@@ -210,15 +210,15 @@ def test_no_token_is_told_before_any_work(tmp_path, monkeypatch):
     ({"shard": True}, "--shard: there is one process")])
 def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(changes, message, tmp_path, monkeypatch):
     monkeypatch.setattr("finetune.launch.get_available_trackers", list)
-    monkeypatch.setattr("finetune.run.load_captioner", None)
+    monkeypatch.setattr("finetune.captioner.run.load_captioner", None)
     with pytest.raises(ValueError, match=message):
         run(settings(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_output_that_is_the_input_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.run.load_captioner", None)
-    monkeypatch.setattr("finetune.student_run.load_student", None)
+    monkeypatch.setattr("finetune.captioner.run.load_captioner", None)
+    monkeypatch.setattr("finetune.student.run.load_student", None)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("black")
     asked = {"input": [str(tmp_path)], "output": tmp_path / "run", "batch_size": 8, "samples_seen": 8}
@@ -234,7 +234,7 @@ def test_weights_that_are_not_finite_are_told_before_any_picture_is_read(tmp_pat
     with torch.no_grad():
         captioner.model.text.token_embedding.weight[3] = float("nan")
     captioner.save(tmp_path / "model", "mine")
-    monkeypatch.setattr("finetune.run.CaptionedPictures", None)
+    monkeypatch.setattr("finetune.captioner.run.CaptionedPictures", None)
     with pytest.raises(ValueError, match="model: 1 of its weights hold numbers that are not finite: text.token_embedding"):
         run(settings(tmp_path / "run", model=str(tmp_path / "model")))
 
@@ -276,9 +276,9 @@ def test_a_captioner_is_fine_tuned_onto_itself(tmp_path):
 
 def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("finetune.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples))
+    monkeypatch.setattr("finetune.captioner.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples))
     monkeypatch.setattr(Checkpoints, "save", lambda *_, **__: None)
-    monkeypatch.setattr("finetune.run.finish", lambda *_: None)
+    monkeypatch.setattr("finetune.captioner.run.finish", lambda *_: None)
     run(settings(tmp_path / "run", samples_seen=128, batch_size=4, validate_every=None))
     assert seen == list(range(0, 129, 16))
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.student import StudentForward, load_student, reinforced_losses
-from finetune.student_config import StudentConfig
-from finetune.teachers import Teachers
+from finetune.student.config import StudentConfig
+from finetune.student.model import StudentForward, load_student, reinforced_losses
+from finetune.student.teachers import Teachers
 from finetune.trainer import Trainer
 
 from .ranks import check_equal, gradients_of_a_student, in_two_processes

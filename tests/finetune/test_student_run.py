@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 import capsmith
-import finetune.student_run
-from captioners.coca import load_captioner
-from finetune.student_config import StudentConfig
-from finetune.student_run import run
+import finetune.student.run
+from captioners.load import load_captioner
+from finetune.student.config import StudentConfig
+from finetune.student.run import run
 from finetune.trainer import Trainer
 from generate.reinforce import run as reinforce
-from generate.reinforce_config import ReinforceConfig
+from generate.reinforce.config import ReinforceConfig
 
 from .cards import code_of
 from .ranks import in_two_processes
@@ -102,7 +102,7 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
 
 def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, capsys):
     """Nor are those whose bytes stand under another key."""
-    monkeypatch.setattr("finetune.retrieval.write_page", lambda trainer: None)
+    monkeypatch.setattr("finetune.student.retrieval.write_page", lambda trainer: None)
     others = {f"other{record}": {"jpg": picture(record), "txt": b"a picture"} for record in (1, 2)}
     held = write_tar(tmp_path / "held.tar", others)
     run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
@@ -175,7 +175,7 @@ def test_all_problems_of_a_configuration_at_once(capsys):
 
 
 def test_what_is_wrong_is_found_before_anything_is_loaded(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(finetune.student_run, "load_student", None)
+    monkeypatch.setattr(finetune.student.run, "load_student", None)
     with pytest.raises(ValueError, match=r"--logit-scale: 3 \(1, 2, 3\) for 2 teachers"):
         run(settings("run", logit_scale=[1, 2, 3]))
     with pytest.raises(ValueError, match="nowhere: no such"):

@@ -14,20 +14,19 @@ import pytest
 import torch
 
 import capsmith
-import finetune.run
+import finetune.captioner.run
 import finetune.trainer
-from captioners.coca import load_captioner
+from captioners.load import load_captioner
 from finetune.batching import CaptionedPictures
-from finetune.config import FinetuneConfig
-from finetune.forward import training_forward
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.forward import training_forward
+from finetune.captioner.run import run
 from finetune.not_finite import cause
 from finetune.optimizer import coca_depth, learning_rate, parameter_groups
-from finetune.run import run
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
 
 from .ranks import check_equal, gradients_of_a_step, in_two_processes
-
 
 SCENES = "scenes:train,n=24,size=48"
 
@@ -88,7 +87,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch
 
 def test_the_same_command_after_the_end_does_nothing(tmp_path, monkeypatch, capsys):
     run(settings(tmp_path / "run"))
-    monkeypatch.setattr(finetune.run, "load_captioner", None)
+    monkeypatch.setattr(finetune.captioner.run, "load_captioner", None)
     assert run(settings(tmp_path / "run")) == 0
     assert "holds the finished model" in capsys.readouterr().out
 

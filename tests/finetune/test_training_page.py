@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from finetune.training_page import POINTS, TRAINING_COLOUR, _binned, _smoothed, write_training_page
+from finetune.page import POINTS, TRAINING_COLOUR, _binned, _smoothed, write_training_page
 
 EVIL = '<script>alert("x")</script>'
 TRAINING = [{"step": step, "samples": 8 * step, "loss": 9 / step, "caption": 4 / step, "contrastive": 1 / step,

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from captioners.base import Caption, Captioned, SamplingConfig
-from captioners.coca import load_captioner
-from diversity.accumulate import CaptionAccumulator
-from diversity.references import reference_scores
+from captioners.load import load_captioner
+from diversity.measures.accumulate import CaptionAccumulator
+from diversity.measures.references import reference_scores
 from finetune.validation import caption_scores, collapse_warning, evenly, human_scores, validate
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples

@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from captioners.coca import load_captioner
-from finetune.config import FinetuneConfig
+from captioners.load import load_captioner
+from finetune.captioner.config import FinetuneConfig
 from finetune.weights import AveragedWeights, TrainedWeights
 
 from .ranks import check_equal, gradients_of_a_step, in_two_processes, train

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import generate.engine
+import generate.captions.run
 from captioners.base import Caption, Captioned, SamplingConfig
-from generate.config import GenerateConfig
+from generate.captions.config import GenerateConfig
 
 
 class FakeCaptioner:
@@ -55,7 +55,7 @@ def jpeg(number: int) -> bytes:
 def captioner(monkeypatch) -> FakeCaptioner:
     """The fake, loaded whatever captioner is asked for."""
     fake = FakeCaptioner()
-    monkeypatch.setattr(generate.engine, "load_captioner", lambda name, pretrained, **_: fake)
+    monkeypatch.setattr(generate.captions.run, "load_captioner", lambda name, pretrained, **_: fake)
     return fake
 
 
@@ -67,7 +67,7 @@ def loaded(monkeypatch) -> list[FakeCaptioner]:
     def load_captioner(name, pretrained, **options):
         fakes.append(FakeCaptioner(name))
         return fakes[-1]
-    monkeypatch.setattr(generate.engine, "load_captioner", load_captioner)
+    monkeypatch.setattr(generate.captions.run, "load_captioner", load_captioner)
     return fakes
 
 

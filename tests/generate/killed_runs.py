@@ -14,11 +14,11 @@ import pandas  # noqa: F401  (pyarrow imports it at first use: here once, instea
 import torch
 from conftest import FakeCaptioner
 
-import generate.engine
-import generate.reinforce
-from generate.config import GenerateConfig
-from generate.reinforce_config import ReinforceConfig
-from generate.teachers import Teacher
+import generate.captions.run
+import generate.reinforce.run
+from generate.captions.config import GenerateConfig
+from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.teachers import Teacher
 from imagetext.shards import ShardWriter
 
 KILLED, DONE = -signal.SIGKILL, 0
@@ -30,11 +30,11 @@ class FakeTeacher(Teacher):
 
 
 COMMANDS = {
-    "generate": (generate.engine.run, GenerateConfig, {"model": "fake", "batch_size": 2}),
+    "generate": (generate.captions.run.run, GenerateConfig, {"model": "fake", "batch_size": 2}),
     "reinforce": (generate.reinforce.run, ReinforceConfig, {"teacher": ["fake"], "views": 2, "num_workers": 0}),
 }
-generate.engine.load_captioner = lambda *args, **kwargs: FakeCaptioner()
-generate.reinforce.load_teachers = lambda *args, **kwargs: [
+generate.captions.run.load_captioner = lambda *args, **kwargs: FakeCaptioner()
+generate.reinforce.run.load_teachers = lambda *args, **kwargs: [
     FakeTeacher("fake", None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64)]
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from generate.augment import SIGNED, draw_views, magnitude
-from imagetext.views import OPERATIONS, replay
+from generate.reinforce.augment import SIGNED, draw_views, magnitude
+from imagetext.reinforced.views import OPERATIONS, replay
 
 
 def test_a_view_depends_on_seed_key_number_and_picture_alone():

@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-import generate.captioning
+import generate.captions.stages
 from captioners.base import Caption, Captioned, SamplingConfig
-from generate.captioning import Column, caption_samples
-from generate.quality import Gate
-from imagetext.columns import ColumnClash
+from generate.captions.gate import Gate
+from generate.captions.stages import Column, caption_samples
+from imagetext.readers.tars import TarRows
 from imagetext.sample import Record
-from imagetext.tars import TarRows
+from imagetext.sets.room import ColumnClash
 
 SAMPLING = SamplingConfig(num_captions=2)
 KEEP = Gate(redraws=0, on_degenerate="keep")
@@ -73,8 +73,8 @@ import psutil
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(generate.__file__).parents[1])!r}]
 from conftest import FakeCaptioner, jpeg
 from captioners.base import SamplingConfig
-from generate.captioning import Column, caption_samples
-from generate.quality import Gate
+from generate.captions.stages import Column, caption_samples
+from generate.captions.gate import Gate
 from imagetext.sample import Record
 samples = [Record(str(i), jpeg(i)) for i in range(50)]
 for record in caption_samples(samples, [Column("syn_text_fake", FakeCaptioner(), gate=Gate(redraws=0))], num_workers=2):
@@ -203,7 +203,7 @@ def test_greedy_captions_are_not_drawn_anew(captioner, pictures):
 
 def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, pictures, monkeypatch):
     """Every picture of the fake has a failing caption: twelve are drawn by twos, and those of each five, five and two anew by twos."""
-    monkeypatch.setattr("generate.captioning.REDRAWN_AT_ONCE", 5)
+    monkeypatch.setattr("generate.captions.stages.REDRAWN_AT_ONCE", 5)
     images = pictures(12)
     samples = [Record(str(number), image) for number, image in enumerate(images)]
     [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1), batch_size=2)])
@@ -213,8 +213,8 @@ def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, picture
 
 def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_captioner(captioner, make_captioner, pictures, monkeypatch):
     decoded, prepared = [], []
-    whole, prepare = generate.captioning.decode_image, captioner.preprocess
-    monkeypatch.setattr(generate.captioning, "decode_image", lambda data: decoded.append(data) or whole(data))
+    whole, prepare = generate.captions.stages.decode_image, captioner.preprocess
+    monkeypatch.setattr(generate.captions.stages, "decode_image", lambda data: decoded.append(data) or whole(data))
     captioner.preprocess = lambda image: prepared.append("first") or prepare(image)
     other = make_captioner("other")
     other.preprocess = lambda image: prepared.append("other") or prepare(image)

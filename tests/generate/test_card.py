@@ -6,9 +6,9 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-import generate.card
+import generate.sets.card
 from captioners.base import Caption, Captioned
-from generate.engine import run
+from generate.captions.run import run
 from imagetext.sources import read_records
 
 LICENCES = ["CC BY 4.0", "CC BY 4.0", "", "CC BY 4.0"]
@@ -94,15 +94,15 @@ def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(captioner, s
     assert calls == []
     assert run(configure(input=[source], push_to_hub="me/set", max_error_rate=1)) == 0
     assert calls == [("me/set", {"repo_type": "dataset", "exist_ok": True}),
-                     {"repo_id": "me/set", "repo_type": "dataset", "folder_path": str(tmp_path / "out"), "ignore_patterns": generate.card.KEPT_OUT}]
+                     {"repo_id": "me/set", "repo_type": "dataset", "folder_path": str(tmp_path / "out"), "ignore_patterns": generate.sets.card.KEPT_OUT}]
 
 
 def test_the_measured_records_are_some_of_three_shards(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):
     for number in range(5):
         make_tar(f"{number:05d}", pictures(4))
     read = []
-    monkeypatch.setattr("generate.card.read_records", lambda path, **options: read.append(path) or read_records(path))
-    monkeypatch.setattr("generate.card.MEASURED_RECORDS", 3)
+    monkeypatch.setattr("generate.sets.card.read_records", lambda path, **options: read.append(path) or read_records(path))
+    monkeypatch.setattr("generate.sets.card.MEASURED_RECORDS", 3)
     run(configure())
     assert [path[-9:] for path in read] == ["00000.tar", "00002.tar", "00004.tar"]
     assert "| syn\\_text\\_fake | 9 |" in card(tmp_path / "out")[1]

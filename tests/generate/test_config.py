@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from captioners.base import SamplingConfig
-from generate.config import GenerateConfig
-from generate.quality import Gate
+from generate.captions.config import GenerateConfig
+from generate.captions.gate import Gate
 
 NEEDED = {"input": ["a.tar"], "model": "m", "output": "out"}
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from captioners.base import Caption, Captioned
-from generate.engine import fitting_batch_size, run
-from generate.joining import JoinConfig
-from generate.joining import run as join
-from generate.limit import count_pictures
-from generate.manifest import CARD, RUN
+from generate.captions.preview import count_pictures
+from generate.captions.run import fitting_batch_size, run
+from generate.runs.manifest import CARD, RUN
+from generate.sets.join import JoinConfig
+from generate.sets.join import run as join
 from imagetext.shards import read_marker
 from imagetext.sources import read_records, read_samples
 
@@ -445,7 +445,7 @@ def test_what_is_to_be_overwritten_stays_until_the_captioner_is_there(captioner,
 
     def no_captioner(*args, **options):
         raise ValueError("no such model")
-    monkeypatch.setattr("generate.engine.load_captioner", no_captioner)
+    monkeypatch.setattr("generate.captions.run.load_captioner", no_captioner)
     with pytest.raises(ValueError, match="no such model"):
         run(configure(overwrite=True))
     assert files(tmp_path / "out") == before

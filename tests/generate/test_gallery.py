@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from generate.engine import run as generate
-from generate.gallery import THUMBNAIL, Card, GalleryConfig, Line, card_of, run, write_gallery
+from generate.captions.run import run as generate
+from generate.sets.gallery import THUMBNAIL, Card, GalleryConfig, Line, card_of, run, write_gallery
 from imagetext.sample import Record
 
 HOSTILE = '<script>alert("x")</script> & \' {{ 7 * 7 }} "/><img src=x onerror=y>'

@@ -14,11 +14,11 @@ from markdown_it import MarkdownIt
 from captioners.base import Caption, Captioned
 from diversity.config import DiversityConfig
 from diversity.run import run as diversity
-from generate.engine import run as generate
-from generate.gallery import GalleryConfig
-from generate.gallery import run as gallery
-from generate.verify import VerifyConfig
-from generate.verify import run as verify
+from generate.captions.run import run as generate
+from generate.sets.gallery import GalleryConfig
+from generate.sets.gallery import run as gallery
+from generate.sets.verify import VerifyConfig
+from generate.sets.verify import run as verify
 from imagetext.shown import at_terminal
 from imagetext.sources import read_records
 

@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-from generate.engine import run
-from generate.inputs import Failures, Hashed
-from generate.joining import JoinConfig
-from generate.joining import run as join
+from generate.captions.run import run
 from generate.reinforce import run as reinforce
-from generate.reinforce_config import ReinforceConfig
+from generate.reinforce.config import ReinforceConfig
+from generate.runs.inputs import Failures, Hashed
+from generate.sets.join import JoinConfig
+from generate.sets.join import run as join
 from imagetext.sample import Record
 from imagetext.shards import read_marker
 from imagetext.sources import read_records
@@ -85,7 +85,7 @@ def test_a_copied_input_is_the_same_and_another_of_its_size_is_told(captioner, m
 def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_named(captioner, configure, tmp_path, folder, pictures,
                                                                                     monkeypatch, capsys):
     monkeypatch.setattr("imagetext.sources.ROWS_PER_SHARD", 2)
-    monkeypatch.setattr("generate.inputs.ROWS_PER_SHARD", 2)
+    monkeypatch.setattr("generate.runs.inputs.ROWS_PER_SHARD", 2)
     out, asked = tmp_path / "out", {"input": [str(folder)]}
 
     def keys(name):
@@ -120,7 +120,7 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.json"])
 def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tmp_path, pictures, monkeypatch, name):
     """Whether or not rows repeat a picture; what is done stays, and is the same as it would be of the shorter table."""
-    for module in ("imagetext.tables", "generate.inputs"):
+    for module in ("imagetext.readers.tables", "generate.runs.inputs"):
         monkeypatch.setattr(f"{module}.ROWS_PER_SHARD", 3)
     for number, data in enumerate(pictures(12)):
         (tmp_path / f"{number}.jpg").write_bytes(data)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import capsmith
-import generate.manifest
-from generate.engine import run
-from generate.manifest import CARD, RUN
+import generate.runs.manifest
+from generate.captions.run import run
+from generate.runs.manifest import CARD, RUN
 from imagetext.shards import read_marker
 from imagetext.sources import read_records
 
@@ -109,7 +109,7 @@ def test_other_weights_and_other_versions_are_named_together(captioner, make_tar
     make_tar("00000", pictures(1))
     run(configure())
     captioner.weights_sha256 = "1" * 64
-    monkeypatch.setattr(generate.manifest, "version", lambda name: "9.9.9")
+    monkeypatch.setattr(generate.runs.manifest, "version", lambda name: "9.9.9")
     with pytest.raises(ValueError) as caught:
         run(configure())
     fields = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]]

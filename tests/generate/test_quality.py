@@ -3,8 +3,8 @@
 import pytest
 
 from captioners.base import Caption
-from diversity.degenerate import REASONS, degenerate_reasons
-from generate.quality import Gate, cut_sentences, judge, judge_all, replace_failing
+from diversity.words.degenerate import REASONS, degenerate_reasons
+from generate.captions.gate import Gate, cut_sentences, judge, judge_all, replace_failing
 
 
 def caption(text, truncated=False, similarity=None):

@@ -13,8 +13,8 @@ import pytest
 
 import capsmith
 from captioners.ranks import LAUNCHERS, Rank
-from generate.config import GenerateConfig
-from generate.engine import run
+from generate.captions.config import GenerateConfig
+from generate.captions.run import run
 
 ROOT = Path(capsmith.__file__).parent
 ASKED = {"input": ["scenes:val,n=6", "scenes:test,n=45", "scenes:train,n=4"], "model": "coca_tiny", "num_captions": 2, "max_length": 12,

@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import functional as pixels_of
 
-import generate.reinforcing
-from captioners.coca import load_captioner
+import generate.reinforce.stages
+from captioners.load import load_captioner
 from captioners.ranks import Rank
-from generate.augment import draw_views
-from generate.manifest import RUN
-from generate.reinforce import Reinforcing, run
-from generate.reinforce_config import ReinforceConfig
-from generate.teachers import Teacher, load_teacher
-from imagetext.embeddings import pack, unpack
+from generate.reinforce.augment import draw_views
+from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import Reinforcing, run
+from generate.reinforce.teachers import Teacher, load_teacher
+from generate.runs.manifest import RUN
+from imagetext.reinforced.embeddings import pack, unpack
+from imagetext.reinforced.views import decode_stored, read_views, replay
 from imagetext.sources import read_records
-from imagetext.views import decode_stored, read_views, replay
 
 ROOT = Path(__file__).parents[2]
 BROKEN = b"this is text"
@@ -84,7 +84,7 @@ def fake_teachers(monkeypatch):
 
     def load(names, device, dtype):
         return [Fake(name, None, None, (32, 32), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64, device) for name in names]
-    monkeypatch.setattr("generate.reinforce.load_teachers", load)
+    monkeypatch.setattr("generate.reinforce.run.load_teachers", load)
     return asked
 
 
@@ -231,8 +231,8 @@ def test_groups_give_each_record_its_own_and_texts_are_embedded_once(make_record
     assert sorted(texts) == sorted({*ORIGINAL, *SYN["syn_text_a"], *SYN["syn_text_b"]})
     assert [count for count, _ in fake_teachers] == [5 * 3]
     fake_teachers.clear()
-    monkeypatch.setattr(generate.reinforcing, "GROUP", 2)
-    monkeypatch.setattr(generate.reinforcing, "CACHED_TEXTS", 1)
+    monkeypatch.setattr(generate.reinforce.stages, "GROUP", 2)
+    monkeypatch.setattr(generate.reinforce.stages, "CACHED_TEXTS", 1)
     run(configure(max_error_rate=1, output=tmp_path / "two"))
     assert [(count, len(new)) for count, new in fake_teachers] == [(6, 6), (6, 5), (3, 5)]
     assert members_of(tmp_path / "out" / "00000.tar") == members_of(tmp_path / "two" / "00000.tar")
@@ -339,11 +339,11 @@ def test_out_of_memory_halves_the_batch_and_the_marker_says_so(make_records, pic
 
     def reinforce_samples(samples, teachers, config, settled, *rest):
         sizes.append(settled.batch_size)
-        for number, found in enumerate(generate.reinforcing.reinforce_samples(samples, teachers, config, settled, *rest)):
+        for number, found in enumerate(generate.reinforce.stages.reinforce_samples(samples, teachers, config, settled, *rest)):
             if settled.batch_size > 1 and number == 1:
                 raise torch.OutOfMemoryError("no more")
             yield found
-    monkeypatch.setattr("generate.reinforce.reinforce_samples", reinforce_samples)
+    monkeypatch.setattr("generate.reinforce.run.reinforce_samples", reinforce_samples)
     assert run(configure()) == 0
     assert sizes == [4, 2, 1] and len(records(tmp_path / "out")) == 2
     assert json.loads((tmp_path / "out" / "00000.done.json").read_text())["batch_size"] == 1
@@ -425,6 +425,6 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
 def test_teachers_compute_in_bf16_on_a_gpu_unless_told_otherwise(device, settled, asked, expected, monkeypatch):
     """A run goes on in what it began with, wherever that is."""
     seen = []
-    monkeypatch.setattr("generate.reinforce.load_teachers", lambda names, device, dtype: seen.append(dtype) or [])
+    monkeypatch.setattr("generate.reinforce.run.load_teachers", lambda names, device, dtype: seen.append(dtype) or [])
     config = ReinforceConfig(input=["unused"], teacher=["coca_tiny"], output="unused", dtype=asked)
     assert Reinforcing(config).load(device, settled).fingerprint["dtype"] == expected and seen == [expected]

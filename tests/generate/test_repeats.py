@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from generate.repeats import SIZE, Repeats
+from generate.sets.repeats import SIZE, Repeats
 
 
 def skewed(pictures: int, seed: int) -> list[list[str]]:

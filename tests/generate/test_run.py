@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 import capsmith
-from captioners.coca import load_captioner
-from generate.config import GenerateConfig
-from generate.engine import run, told_of_drawn_shapes
+from captioners.load import load_captioner
+from generate.captions.config import GenerateConfig
+from generate.captions.run import run, told_of_drawn_shapes
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
 

@@ -22,18 +22,18 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 import capsmith
-import generate.engine
-import generate.reinforce
+import generate.captions.run
+import generate.reinforce.run
 from captioners.server.load import Spent
-from generate import scale_out
-from generate.config import GenerateConfig
-from generate.engine import Captioning
-from generate.engine import run as caption
-from generate.manifest import RUN, write_run
+from generate.captions.config import GenerateConfig
+from generate.captions.run import Captioning
+from generate.captions.run import run as caption
 from generate.reinforce import run as reinforce
-from generate.reinforce_config import ReinforceConfig
-from generate.scale_out import Head, Place, Worker, _tell, connect, plan
-from generate.tally import Tally
+from generate.reinforce.config import ReinforceConfig
+from generate.runs import ray_engine as scale_out
+from generate.runs.manifest import RUN, write_run
+from generate.runs.ray_engine import Head, Place, Worker, _tell, connect, plan
+from generate.runs.ray_tally import Tally
 from imagetext.lock import LockLost
 from imagetext.sources import read_samples
 
@@ -120,7 +120,7 @@ class Failing:
 
 @pytest.fixture
 def with_samples(monkeypatch):
-    """Make a command read other samples: `with_samples(generate.engine, function of a shard's number and samples)`."""
+    """Make a command read other samples: `with_samples(generate.captions.run, function of a shard's number and samples)`."""
     def patch(command, change):
         def read(*args, **options):
             return [replace(shard, samples=change(number, shard.samples)) for number, shard in enumerate(read_samples(*args, **options))]
@@ -166,7 +166,7 @@ def test_a_dry_run_tells_what_the_cluster_has_and_writes_nothing(cluster, tmp_pa
 def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_resumes(cluster, alone, tmp_path, files, with_samples,
                                                                                      caplog, capsys):
     logs = [tmp_path / "always", tmp_path / "once"]
-    with_samples(generate.engine, lambda number, samples: [Deadly(samples, 99, logs[0]), Deadly(samples, 1, logs[1]), Failing()][number])
+    with_samples(generate.captions.run, lambda number, samples: [Deadly(samples, 99, logs[0]), Deadly(samples, 1, logs[1]), Failing()][number])
     assert caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out")) == 1
     assert [len(log.read_text().splitlines()) for log in logs] == [3, 2]
     assert "shard scenes-val2-00000" in caplog.text and "set aside: 3 workers died on it, killed or out of memory: process " in caplog.text
@@ -174,20 +174,20 @@ def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_r
     assert "2 of 3 shards failed: scenes-val2-00000, scenes-train2-00000; the same command" in capsys.readouterr().out
     done = {name: data for name, data in files(alone).items() if "test2" in name or name == RUN}
     assert {name: data for name, data in files(tmp_path / "out").items() if not name.endswith(".tmp")} == done
-    with_samples(generate.engine, lambda number, samples: samples)
+    with_samples(generate.captions.run, lambda number, samples: samples)
     assert caption(GenerateConfig(**ASKED, output=tmp_path / "out")) == 0
     assert files(tmp_path / "out") == files(alone)
 
 
 def test_the_pool_grows_while_shards_wait_and_shrinks_when_none_are_left(cluster, alone, tmp_path, files, with_samples):
     (tmp_path / "there").mkdir()
-    with_samples(generate.engine, lambda number, samples: Crowded(samples, tmp_path / "there", number == 2))
+    with_samples(generate.captions.run, lambda number, samples: Crowded(samples, tmp_path / "there", number == 2))
     assert caption(GenerateConfig(**ASKED, **{**ON_RAY, "concurrency": "1,2"}, output=tmp_path / "out")) == 0
     assert files(tmp_path / "out") == files(alone)
 
 
 def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, with_samples, monkeypatch):
-    with_samples(generate.engine, lambda number, samples: Slow(samples))
+    with_samples(generate.captions.run, lambda number, samples: Slow(samples))
 
     def interrupted(ends):  # as by Ctrl-C while the driver waits; a real signal might meet the suite instead
         wait_until(lambda: len(list((tmp_path / "out").glob("*.tmp"))) == 2)
@@ -204,7 +204,7 @@ def test_a_worker_with_other_weights_ends_the_run(cluster, tmp_path, files, monk
     def begin(folder, prepared, rank, begun):
         prepared.fingerprint["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
         write_run(folder, prepared.fingerprint)
-    monkeypatch.setattr(generate.engine, "begin", begin)
+    monkeypatch.setattr(generate.captions.run, "begin", begin)
     with pytest.raises(ValueError, match="process [0-9]+ on .* is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there"):
         caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
     assert list(files(tmp_path / "out")) == [RUN]
@@ -214,7 +214,7 @@ def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_pa
     asked = {"input": [str(alone / "*.tar")], "teacher": ["coca_tiny"], "views": 2, "device": "cpu", "num_workers": 0, "batch_size": 4}
     assert reinforce(ReinforceConfig(**asked, output=tmp_path / "undisturbed")) == 0
     begun = tmp_path / "begun"
-    with_samples(generate.reinforce, lambda number, samples: Held(samples, cluster.second.node_id, begun))
+    with_samples(generate.reinforce.run, lambda number, samples: Held(samples, cluster.second.node_id, begun))
 
     def kill() -> None:
         wait_until(begun.exists)
@@ -351,7 +351,7 @@ def test_what_does_not_go_with_an_engine_is_told_at_once(asked, told):
 
 def test_the_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "generate.scale_out", raising=False)
+    monkeypatch.delitem(sys.modules, "generate.runs.ray_engine", raising=False)
     with pytest.raises(ValueError, match=r"--engine ray: pip install 'capsmith\[ray\]'"):
         caption(GenerateConfig(**ASKED, engine="ray", output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()

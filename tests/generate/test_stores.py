@@ -2,11 +2,11 @@
 
 import pytest
 
-from generate.engine import run
-from generate.gallery import GalleryConfig
-from generate.gallery import run as gallery
-from generate.verify import VerifyConfig
-from generate.verify import run as verify
+from generate.captions.run import run
+from generate.sets.gallery import GalleryConfig
+from generate.sets.gallery import run as gallery
+from generate.sets.verify import VerifyConfig
+from generate.sets.verify import run as verify
 from imagetext.stores import files_below, read_bytes
 
 

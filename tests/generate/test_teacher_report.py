@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from generate.teacher_report import agreement, ensemble_retrieval, measure, retrieval, sweep, write_report
-from imagetext.embeddings import pack
+from generate.reinforce.report import agreement, ensemble_retrieval, measure, retrieval, sweep, write_report
+from imagetext.reinforced.embeddings import pack
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import functional as pixels_of
 
-from captioners.coca import load_captioner
-from generate.teachers import load_teacher, load_teachers
+from captioners.load import load_captioner
+from generate.reinforce.teachers import load_teacher, load_teachers
 
 TINY = {
     "embed_dim": 24,

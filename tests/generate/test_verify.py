@@ -11,16 +11,16 @@ import torch
 
 import capsmith
 from captioners.base import Caption, Captioned
-from generate.engine import run as generate
-from generate.gallery import GalleryConfig
-from generate.gallery import run as show
-from generate.joining import JoinConfig
-from generate.joining import run as join
+from generate.captions.run import run as generate
 from generate.reinforce import run as reinforce
-from generate.reinforce_config import ReinforceConfig
-from generate.teachers import Teacher
-from generate.verify import VerifyConfig, run
-from imagetext.embeddings import pack, unpack
+from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.teachers import Teacher
+from generate.sets.gallery import GalleryConfig
+from generate.sets.gallery import run as show
+from generate.sets.join import JoinConfig
+from generate.sets.join import run as join
+from generate.sets.verify import VerifyConfig, run
+from imagetext.reinforced.embeddings import pack, unpack
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
 
@@ -146,7 +146,7 @@ def test_a_caption_of_many_pictures_is_a_problem_from_a_share_on(captioner, make
 def test_a_picture_that_does_not_decode_is_found_where_asked_for(made, capsys, monkeypatch):
     def undecodable(data):
         raise ValueError("broken")
-    monkeypatch.setattr("generate.verify.decode_image", undecodable)
+    monkeypatch.setattr("generate.sets.verify.decode_image", undecodable)
     assert verified(made, capsys)[0] == 0
     code, problems = verified(made, capsys, decode=True)
     assert code == 1 and len(problems) == 6 and all(problem.endswith(": broken") for problem in problems)
@@ -177,7 +177,7 @@ def load_teachers(names, device, dtype):
 @pytest.fixture
 def reinforced(monkeypatch, tmp_path):
     """Reinforce a set: `reinforced(folder, views=4)`; its folder."""
-    monkeypatch.setattr("generate.reinforce.load_teachers", load_teachers)
+    monkeypatch.setattr("generate.reinforce.run.load_teachers", load_teachers)
 
     def make(folder, **changes):
         config = {"input": [str(folder / f"*{shard(folder).suffix}")], "teacher": ["a", "b"], "views": 3, "output": tmp_path / "new",
@@ -280,7 +280,7 @@ def test_a_configuration_of_other_teachers_is_found(made, reinforced, capsys):
 
 @pytest.mark.parametrize("made", ["webdataset"], indirect=True)
 def test_a_set_without_embeddings_is_verified_without_torch(made):
-    code = ("import sys\nfrom generate.verify import VerifyConfig, run\n"
+    code = ("import sys\nfrom generate.sets.verify import VerifyConfig, run\n"
             "sys.exit(run(VerifyConfig(folder=sys.argv[1])) or 'torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, str(made)], env={**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent)},
                           capture_output=True, text=True)

@@ -10,10 +10,10 @@ from contextlib import closing
 import pytest
 import torch
 
-from generate.config import GenerateConfig
+from generate.captions.config import GenerateConfig
 from generate.pixels import Pixels
-from generate.work import workers_wanted
-from generate.workers import Background, Workers
+from generate.runs.protocol import workers_wanted
+from generate.runs.workers import Background, Workers
 
 SHAPES = [((3, 4, 5), torch.uint8), ((3, 2, 2), torch.float32), ((7,), torch.uint8), ((9,), torch.int64)]
 

@@ -4,9 +4,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from imagetext.columns import room_for, text_embeddings
-from imagetext.join import name_of
 from imagetext.sample import Record, decode_image
+from imagetext.sets.join import name_of
+from imagetext.sets.room import room_for, text_embeddings
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_samples
 from tests.fuzzing import take

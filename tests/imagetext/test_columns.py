@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imagetext.columns import ColumnClash, room_for, text_embeddings
 from imagetext.sample import Record
+from imagetext.sets.room import ColumnClash, room_for, text_embeddings
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
 

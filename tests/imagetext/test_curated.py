@@ -114,7 +114,7 @@ def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path, write):
 
 
 def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch, write):
-    monkeypatch.setattr("imagetext.curated.ROWS_PER_SHARD", 2)
+    monkeypatch.setattr("imagetext.readers.curated.ROWS_PER_SHARD", 2)
     for number in range(5):
         write(tmp_path / "annotations" / f"{number}.json", {"image": f"{number}.jpg"})
     shards = read_samples(f"dci-short:{tmp_path / 'annotations'}")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from imagetext.embeddings import pack
+from imagetext.reinforced.embeddings import pack
+from imagetext.reinforced.views import write_views
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter, dataset_features
 from imagetext.sources import read_records
-from imagetext.views import write_views
 
 X = "syn_text_x"
 

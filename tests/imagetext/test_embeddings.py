@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagetext.embeddings import modern, pack, unpack
+from imagetext.reinforced.embeddings import modern, pack, unpack
 
 
 def test_embeddings_are_read_back_as_they_were_written():

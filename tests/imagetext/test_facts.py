@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from imagetext.facts import KINDS, Fact, facts_of, key_facts, true_facts
-from imagetext.scenes import SceneSpec, scene_sample
+from imagetext.scenes.draw import SceneSpec, scene_sample
+from imagetext.scenes.facts import KINDS, Fact, facts_of, key_facts, true_facts
 
 LEFT = {"shape": "circle", "colour": "red", "size": "large", "texture": "striped", "x": 0.2, "y": 0.45, "radius": 0.2}
 RIGHT = {"shape": "square", "colour": "blue", "size": "small", "texture": "plain", "x": 0.8, "y": 0.5, "radius": 0.15}

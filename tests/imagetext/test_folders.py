@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagetext.folders import FolderRows, list_folder
+from imagetext.readers.folders import FolderRows, list_folder
 
 
 @pytest.fixture

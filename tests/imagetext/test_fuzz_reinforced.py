@@ -21,13 +21,12 @@ import torch
 from PIL import Image
 
 from generate.reinforce import run
-from generate.reinforce_config import ReinforceConfig
-from imagetext import limits
-from imagetext.embeddings import modern, named_texts, pack, unpack
-from imagetext.shards import ShardWriter
+from generate.reinforce.config import ReinforceConfig
+from imagetext.reinforced.embeddings import modern, named_texts, pack, unpack
+from imagetext.reinforced.views import read_views, replay, write_views
 from imagetext.sample import Record
+from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
-from imagetext.views import read_views, replay, write_views
 
 CASES = int(os.environ.get("CAPSMITH_FUZZ", 48))
 SECONDS = 60        # no case takes a second
@@ -222,7 +221,7 @@ def limits(monkeypatch):
     def late(*_):
         raise TimeoutError("the case hangs")
 
-    monkeypatch.setattr(limits, "EMBEDDINGS", LARGEST)
+    monkeypatch.setattr("imagetext.limits.EMBEDDINGS", LARGEST)
     handler = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
     before = resource.getrlimit(resource.RLIMIT_AS)

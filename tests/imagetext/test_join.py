@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from imagetext.columns import ColumnClash
-from imagetext.join import Joined, drawn_text, join, name_of, parse_text_from
 from imagetext.sample import Record
+from imagetext.sets.join import Joined, drawn_text, join, name_of, parse_text_from
+from imagetext.sets.room import ColumnClash
 from imagetext.shards import SUFFIXES, ShardWriter, read_marker
 from imagetext.sources import read_records, read_samples
 from imagetext.stores import StoreError
@@ -210,7 +210,7 @@ def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
 
 
 def by_key(path) -> list[dict[str, bytes]]:
-    from imagetext.tars import read_members
+    from imagetext.readers.tars import read_members
     samples: dict[str, dict[str, bytes]] = {}
     for member in read_members(str(path)):
         samples.setdefault(member.key, {})[member.suffix] = member.data

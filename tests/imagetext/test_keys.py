@@ -1,6 +1,7 @@
 import re
 
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from imagetext.keys import SeenKeys, decode_key, encode_key
 

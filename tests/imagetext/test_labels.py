@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from imagetext.labels import Labels, read_class_names
+from imagetext.readers.labels import Labels, read_class_names
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_records, read_samples
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from capsmith import read_config_file
-from diversity.inputs import open_sources
+from diversity.inputs.specs import open_sources
 from imagetext import limits
 from imagetext.keys import SeenKeys
 from imagetext.sample import decode_image

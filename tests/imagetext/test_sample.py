@@ -6,11 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
 
+from imagetext.reinforced.views import decode_stored
 from imagetext.sample import MAX_PIXELS, decode_image, image_size, is_picture
-from imagetext.views import decode_stored
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagetext import scenes
-from imagetext.facts import BACKGROUNDS, COLOURS, SHAPES
-from imagetext.scenes import SceneSpec, draw_picture, draw_scene, scene_sample, scene_shards
+from imagetext.scenes import draw as scenes
+from imagetext.scenes.draw import SceneSpec, draw_picture, draw_scene, scene_sample, scene_shards
+from imagetext.scenes.facts import BACKGROUNDS, COLOURS, SHAPES
 
 
 def test_spec_names_every_wrong_field_at_once():

@@ -9,12 +9,13 @@ from datetime import date
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from imagetext.formats import tar_header
 from imagetext.sample import Record, image_size
 from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
 from imagetext.sources import read_records, read_samples
+from imagetext.writers.formats import tar_header
 
 X = "syn_text_x"
 

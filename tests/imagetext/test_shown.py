@@ -15,7 +15,18 @@ import pytest
 from markdown_it import MarkdownIt
 
 from imagetext.pages import render_page
-from imagetext.shown import MOST, NOBODY_READS, Progress, at_terminal, in_markdown, masked, on_line, reason, say, say_error
+from imagetext.shown import (
+    MOST,
+    NOBODY_READS,
+    Progress,
+    at_terminal,
+    in_markdown,
+    masked,
+    on_line,
+    reason,
+    say,
+    say_error,
+)
 
 HOSTILE = [
     "\x1b[31mred\x1b[0m\x1b[2J", "\x1b]0;title\x07", "\x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\", "\x9b31mred", "a\rb", "a\nb", "a\r\nb",
@@ -114,13 +125,13 @@ def test_errors_bars_logs_and_warnings_are_lines(text, capsys, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])  # pytest's
     with at_terminal():
         say_error("verify", ValueError(f"{text}: wrong"))
-        logging.getLogger("imagetext.tars").warning("%s: %s", "a.tar", text)
+        logging.getLogger("imagetext.readers.tars").warning("%s: %s", "a.tar", text)
         logging.getLogger("transformers").error(text)
         warnings.warn(f"{text}!", stacklevel=1)
         try:
             raise RuntimeError(text)
         except RuntimeError:
-            logging.getLogger("generate.work").exception("failed")
+            logging.getLogger("generate.runs.protocol").exception("failed")
         with Progress(desc=text, total=2, mininterval=0, ascii=True) as progress:
             progress.set_description(text)
             progress.update()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from imagetext.readers.tables import TABLE_SUFFIXES
+from imagetext.readers.tars import TAR_SUFFIXES
 from imagetext.sample import Record
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import Shard, read_records, read_samples
-from imagetext.tables import TABLE_SUFFIXES
-from imagetext.tars import TAR_SUFFIXES
 
 
 def test_every_kind_of_spec(tmp_path, picture, write_tar, monkeypatch):

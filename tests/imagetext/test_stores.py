@@ -12,12 +12,12 @@ from fsspec.registry import _registry, known_implementations
 
 from imagetext import stores
 from imagetext.picture_files import read_picture
+from imagetext.readers.tables import TABLE_SUFFIXES
+from imagetext.readers.tars import TAR_SUFFIXES
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
 from imagetext.stores import ATTEMPTS, LISTED, StoreError, entry, join, open_file, plain_path
-from imagetext.tables import TABLE_SUFFIXES
-from imagetext.tars import TAR_SUFFIXES
 
 
 def fill(folder: Path, picture, write_tar) -> list[str]:

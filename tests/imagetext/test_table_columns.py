@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagetext import limits, tables
-from imagetext.grouping import Repeats, side_by_side
-from imagetext.parquet import scattered_rows
-from imagetext.rows import Wanted
+from imagetext import limits
+from imagetext.readers import tables
+from imagetext.readers.grouping import Repeats, side_by_side
+from imagetext.readers.parquet import scattered_rows
+from imagetext.readers.row_records import Wanted
+from imagetext.readers.table_columns import listed
+from imagetext.readers.table_flags import Columns
 from imagetext.sources import read_samples
-from imagetext.table_columns import listed
-from imagetext.table_flags import Columns
 
 
 @pytest.fixture
@@ -272,7 +273,7 @@ def test_records_of_ours_and_lists_of_captions_are_not_grouped(table):
 
 
 def test_repeats_are_told_in_flat_memory(monkeypatch):
-    monkeypatch.setattr("imagetext.grouping.HELD", 10)
+    monkeypatch.setattr("imagetext.readers.grouping.HELD", 10)
     for names, count, again in (([f"n{n // 3}" for n in range(99)], 33, False), ([f"n{n % 40}" for n in range(99)], 99, True),
                                 ([None] * 30, 30, False), (["a", None, "a"], 3, True), ([], 0, False)):
         repeats = Repeats()

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from imagetext.readers.table_flags import Columns
+from imagetext.readers.tables import ROWS_PER_SHARD, split_table
 from imagetext.sources import read_samples
-from imagetext.table_flags import Columns
-from imagetext.tables import ROWS_PER_SHARD, split_table
 
 
 def read(path) -> list:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from imagetext.readers.tars import TarRows, split_name
 from imagetext.sources import read_samples
-from imagetext.tars import TarRows, split_name
 
 
 def read(path) -> list:

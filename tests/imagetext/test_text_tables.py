@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from imagetext import limits, text_tables
+from imagetext import limits
+from imagetext.readers import text_tables
+from imagetext.readers.tables import split_rows
 from imagetext.sources import read_samples
-from imagetext.tables import split_rows
 
 
 def rows(path):
@@ -72,7 +73,7 @@ def test_what_csv_writes_is_read_as_csv_reads_it(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
 def test_encodings_by_their_marks(tmp_path, monkeypatch, encoding, name):
-    monkeypatch.setattr("imagetext.tables.ROWS_PER_SHARD", 2)
+    monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 2)
     lines = [f"Zoë's 猫 {number} 🐈, \u2028end" for number in range(5)]
     text = HEADER + "".join(f'{n}.jpg,"{line}"\n' for n, line in enumerate(lines)) if name == "t.csv" else "".join(
         json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines)
@@ -142,7 +143,7 @@ def test_a_list_of_another_encoding_says_so(tmp_path, encoding):
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_is_read_a_window_at_a_time(tmp_path, monkeypatch, name, indent):
     monkeypatch.setattr(text_tables, "WINDOW", 64)
-    monkeypatch.setattr("imagetext.tables.ROWS_PER_SHARD", 4)
+    monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 4)
     values = [{"id": number, "text": f"猫 \u2028 ] }} , \\\" {number} {'x' * (7 * number)}", "list": [[1], {}]} for number in range(21)]
     (tmp_path / name).write_text(json.dumps(values, ensure_ascii=False, indent=indent))
     assert rows(tmp_path / name) == values
@@ -160,7 +161,7 @@ def test_objects_printed_over_several_lines(tmp_path):
     (['[{"n": 0}]', '{"n": 1}', "]"], [0, 1]),
 ])
 def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, expected):
-    monkeypatch.setattr("imagetext.tables.ROWS_PER_SHARD", 1)  # each is read from its own place, too
+    monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 1)  # each is read from its own place, too
     for name in ("t.json", "t.jsonl"):
         (tmp_path / name).write_text("\n".join(lines))
         assert [row["n"] if isinstance(row, dict) else row.split()[-1] for row in rows(tmp_path / name)] == expected

@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 
-from generate.augment import SIGNED, draw_views, magnitude
-from imagetext.views import OPERATIONS, decode_stored, normalise, read_views, replay, write_views
+from generate.reinforce.augment import SIGNED, draw_views, magnitude
+from imagetext.reinforced.views import OPERATIONS, decode_stored, normalise, read_views, replay, write_views
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -3,19 +3,19 @@
 import campaign
 import conftest
 
-from captioners import coca
 from captioners.base import Captioner, TrainableCaptioner
-from captioners.coca import CoCaCaptioner
-from captioners.coca_decode import Decoding
+from captioners.coca.captioner import CoCaCaptioner
+from captioners.coca.captioner import captioner as coca
+from captioners.coca.decode import Decoding
+from captioners.decoding.rows import Rows
+from captioners.decoding.slots import SlotRows
 from captioners.server.captioner import ServerCaptioner
-from captioners.rows import Rows
-from captioners.slots import SlotRows
-from captioners.vlm import VLMCaptioner
-from captioners.vlm_decode import Continuing
-from finetune.forward import CoCaForward, VLMForward
-from finetune.student import StudentForward
+from captioners.vlm.captioner import VLMCaptioner
+from captioners.vlm.decode import Continuing
+from finetune.captioner.forward import CoCaForward, VLMForward
+from finetune.student.model import StudentForward
 from finetune.trainer import Forward
-from imagetext.formats import JsonlShard, ParquetShard, TarShard, Writer
+from imagetext.writers.formats import JsonlShard, ParquetShard, TarShard, Writer
 from tests.captioners import test_beam, test_slots
 from tests.finetune.test_validation import Scripted
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from captioners.vlm_load import load_vlm
+from captioners.vlm.load import load_vlm
 
 from .models import END, ENDS, edit, make_model_and_processor, scramble
 

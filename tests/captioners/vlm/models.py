@@ -10,8 +10,8 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from captioners.base import SamplingConfig
-from captioners.vlm import VLMCaptioner
-from captioners.vlm_families import OwnAspect
+from captioners.vlm.captioner import VLMCaptioner
+from captioners.vlm.families import OwnAspect
 
 PAD, START, END, IMAGE = 0, 1, 2, 4
 MARKS = ["<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|video_pad|>"]

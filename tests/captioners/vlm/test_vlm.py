@@ -7,8 +7,8 @@ from packaging.version import Version
 from PIL import Image
 
 from captioners.base import SamplingConfig
-from captioners.vlm import VLMCaptioner
-from captioners.vlm_load import load_vlm
+from captioners.vlm.captioner import VLMCaptioner
+from captioners.vlm.load import load_vlm
 
 from .models import END, FAMILIES, IMAGE, PAD, SMOLVLM, SPECIALS, START, TILED, photos, pictures_for
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from captioners.base import SamplingConfig
-from captioners.draw import Drawing
-from captioners.vlm import VLMCaptioner
+from captioners.decoding.batch import Drawing
+from captioners.vlm.captioner import VLMCaptioner
 
 from ..tape import tapes  # noqa: F401
 from .models import END, ENDS, FAMILIES, PAD, VOCABULARY, pictures_for
@@ -135,7 +135,7 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_of, tapes, monkeypatch):
     """Captured without a wait for the host, replayed, and captured anew for other rows and where captions outgrow it."""
-    monkeypatch.setattr("captioners.vlm_decode.GRAPH_POSITIONS", 6)
+    monkeypatch.setattr("captioners.vlm.decode.GRAPH_POSITIONS", 6)
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
     pictures = [picture for _, picture in pictures_for(captioner)]
     with torch.no_grad():

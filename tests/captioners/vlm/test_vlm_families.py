@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from captioners.vlm_load import load_vlm
-from captioners.vlm_pictures import own_size
+from captioners.vlm.load import load_vlm
+from captioners.vlm.pictures import own_size
 
 from .models import FAMILIES, OWN_ASPECT
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captioners.base import SamplingConfig
-from captioners.vlm_load import load_vlm
+from captioners.vlm.load import load_vlm
 
 from .models import FAMILIES, PAD, pictures_for
 

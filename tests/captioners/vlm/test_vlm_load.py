@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from captioners import safe_reading
 from captioners.base import SamplingConfig
-from captioners.vlm_load import load_vlm
+from captioners.vlm.load import load_vlm
 
 from .models import edit, pictures_for
 
@@ -84,7 +84,7 @@ def test_the_description_says_what_was_loaded(folder_of):
 
 
 def test_all_problems_of_the_arguments_are_told_at_once(folder_of, monkeypatch):
-    monkeypatch.setattr("captioners.vlm_load.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("captioners.vlm.load.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match="dtype 'int8' is none of fp32.*; four_bit needs bitsandbytes"):
         load_vlm(folder_of("llava"), dtype="int8", four_bit=True)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from captioners.vlm import VLMCaptioner
-from captioners.vlm_load import load_vlm
+from captioners.vlm.captioner import VLMCaptioner
+from captioners.vlm.load import load_vlm
 
 from .models import END, FAMILIES, all_captions, pictures_for
 

@@ -1,0 +1,213 @@
+"""CoCa captioners on open_clip: load, preprocess, caption, save.
+
+Dimensions: H, W picture's sides, E embedding.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.transforms import Compose, PILToTensor
+
+from captioners.base import Captioned, SamplingConfig
+from captioners.coca.decode import Decoding
+from captioners.coca.forward import encode_images, encode_text_trimmed
+from captioners.coca.onednn import fast_products
+from captioners.coca.tokenizer import CaptionTokenizer
+from captioners.decoding.rows import Begin, DecodedPicture, Rules
+from captioners.decoding.search import evaluating, search, spoken
+from captioners.decoding.slots import SlotDrawing, Slots, send, stack
+from captioners.names import check_name
+from captioners.resolve import CLIP_CONFIG, Source
+from captioners.safe_reading import attempt
+from captioners.weights import DTYPES
+from imagetext.outputs import whole_files
+
+
+class CoCaCaptioner:
+    """An open_clip CoCa, with the tokenizer and the preprocessing that its source asks for.
+
+    `model` is open_clip's own CoCa, in eval mode; `weights_sha256` is of the weights in float32, whatever the dtype.
+    `context_length` counts tokens with start and end, without the CLS token that open_clip appends.
+    `batch_size`: pictures captioned at a time.
+    """
+
+    def __init__(self, model: CoCa, source: Source, *, weights_sha256: str):
+        self.model = model
+        self.batch_size = 16
+        self.name = source.name
+        self.weights_sha256 = weights_sha256
+        self.model_cfg = source.model_cfg
+        self.preprocess_cfg, self._mean_and_std, self.preprocess = attempt(
+            f"{source.config_from}: open_clip cannot prepare pictures by its preprocess_cfg", _preprocessing,
+            source.preprocess_cfg, model.visual.image_size)
+        self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
+        self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
+        self.pad_id = self.tokenizer.pad_id
+        self.context_length = min(model.text.context_length, model.text_decoder.context_length)
+        self.description = self._describe(source)
+        self._free_slots: list[Slots] = []  # on a GPU: of earlier calls, with all that was made ready for them
+
+    def caption(
+        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
+        similarity: bool = False, batch_size: int | None = None
+    ) -> Iterator[Captioned]:
+        """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
+
+        batch_size: the captioner's own unless given.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with the prompt.
+        similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
+        Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
+        """
+        rules, batch_size = self._rules(sampling), batch_size or self.batch_size
+        if self.on_gpu and sampling.strategy != "beam":
+            found = SlotDrawing(partial(self._take_slots, rules), self._free_slots.append, images, rules, batch_size=batch_size,
+                                column=column, first_index=first_index)
+        else:
+            found = search(self._begin(rules), images, rules, batch_size=batch_size, column=column,
+                           first_index=first_index)
+        return spoken(found, self.model, self.decode, self._similarities if similarity else None, together=64 if self.on_gpu else 1)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.model.logit_scale.is_cuda
+
+    def _take_slots(self, rules: Rules, count: int) -> Slots:
+        """Slots for this sampling: such as are free, with their graph, or new ones."""
+        weights = [weight.data_ptr() for weight in self.model.parameters()]  # a graph knows them by where they are
+        for at, slots in enumerate(self._free_slots):
+            if (slots.count, slots.rules.sampling, slots.rows.weights) == (count, rules.sampling, weights):
+                return self._free_slots.pop(at)
+        try:
+            return Slots(_SlotRows(self, rules, count, weights), rules, count)
+        except torch.OutOfMemoryError:
+            self._free_slots.clear()
+            raise
+
+    @torch.no_grad()
+    def _similarities(self, pictures: Sequence[DecodedPicture]) -> list[list[float]]:
+        """Cosines of each picture's captions' embeddings and its own; a caption over the context keeps its first tokens and its end."""
+        ids = [caption.tokens for picture in pictures for caption in picture.captions]
+        ids = [[*of[:self.context_length - 1], self.end_id] if len(of) > self.context_length else of for of in ids]
+        tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
+        for row, of in zip(tokens, ids, strict=True):
+            row[:len(of)] = torch.tensor(of)
+        with fast_products():
+            features, _, _ = encode_text_trimmed(self.model, tokens)
+        features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (M, C, E)
+        return [(of_captions @ picture.features).tolist() for of_captions, picture in zip(features, pictures, strict=True)]
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """The rest of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32; others are left as they are."""
+        if pictures.dtype != torch.uint8:
+            return pictures
+        if self._mean_and_std.device != pictures.device:
+            self._mean_and_std = send(self._mean_and_std, pictures.device)  # once: a graph remembers where they are
+        mean, std = self._mean_and_std
+        return pictures.float().div_(255).sub_(mean).div_(std)
+
+    def bytes_per_picture(self, sampling: SamplingConfig) -> int:
+        """About how much memory a picture in flight and its captions take at most, in bytes."""
+        rules = self._rules(sampling)
+        captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
+        with evaluating(self.model), torch.no_grad():
+            _, rows = self._begin(rules)([torch.zeros(3, *self.preprocess_cfg["size"])])
+        # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
+        return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.model.text.vocab_size
+
+    def _begin(self, rules: Rules) -> Begin:
+        """How the rows of pictures (3, H, W) begin."""
+        def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Decoding]:
+            features, image_tokens = self._encode(stack(pictures, self.model.logit_scale.device))
+            return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
+
+        return begin
+
+    def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features (N, E) and image tokens (N, S, W) of pictures (N, 3, H, W)."""
+        return encode_images(self.model, self.normalise(pictures).to(self.model.logit_scale.dtype))
+
+    def _rules(self, sampling: SamplingConfig) -> Rules:
+        """What holds for all captions of this sampling; ValueError where it does not fit."""
+        never = self.tokenizer.never_ids(self.model.text.vocab_size)
+        return Rules.of(self, sampling, never, self.model.logit_scale.device)
+
+    def encode_text_ids(self, text: str) -> list[int]:
+        """Token ids of a text, from start to end token, never cut."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids up to the first end token, without special tokens."""
+        return self.tokenizer.decode(ids)
+
+    def save(self, folder: str | os.PathLike, name: str, *, dtype: str = "fp32") -> None:
+        """Writes config, weights and the tokenizer's own files, so that open_clip loads the folder as `local-dir:FOLDER`.
+
+        `name` ([a-z0-9_]+) names the captioner's column in records and is kept in the config under `capsmith`.
+        Each file is written under a temporary name and renamed, the config last. Raises ValueError for a bad name.
+        """
+        check_name(name)
+        state = self.model.state_dict()
+        weights = {key: value.detach().to("cpu", DTYPES[dtype]).contiguous() for key, value in state.items()}
+        config = {
+            "model_cfg": dict(self.model_cfg) | {"custom_text": True},  # without it open_clip builds a CLIP
+            "preprocess_cfg": self.preprocess_cfg,
+            "capsmith": {"name": name},
+        }
+        with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
+            self.tokenizer.copy_files(staging)
+            save_file(weights, staging / "open_clip_model.safetensors", metadata={"format": "pt"})
+            (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def _describe(self, source: Source) -> str:
+        cfg, parameters = self.preprocess_cfg, sum(p.numel() for p in self.model.parameters())
+        numbers = ", ".join(f"{key} ({', '.join(f'{x:.4g}' for x in cfg[key])})" for key in ("mean", "std"))
+        height, width = cfg["size"]
+        return "\n".join((
+            f"architecture: {self.name}, CoCa of {parameters / 1e6:.1f} M parameters ({source.config_from})",
+            f"context: {self.context_length} tokens + CLS (text_cfg and multimodal_cfg of {source.config_from})",
+            f"normalisation: {numbers}; {height} x {width} px, {cfg['interpolation']}, {cfg['resize_mode']}"
+            f" ({source.preprocess_from or 'the default of open_clip, as the source has none'})",
+            f"weights: {source.weights or 'random'}",
+        ))
+
+
+def _preprocessing(
+    given: Mapping[str, Any], size: tuple[int, int]
+) -> tuple[dict[str, Any], Tensor, Callable[[Image.Image], Tensor]]:
+    """open_clip's config of preprocessing, its mean and std (2, 3, 1, 1), and its transform up to the pixels.
+
+    That is of a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes of floats on the way to the model; it holds no
+    model, so workers can have it. size: open_clip's factory, too, lets the tower decide.
+    """
+    cfg = merge_preprocess_dict(PreprocessCfg(), given) | {"size": size}
+    cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
+    *to_size, _, _ = image_transform_v2(PreprocessCfg(**cfg), is_train=False).transforms
+    return cfg, torch.tensor([cfg["mean"], cfg["std"]])[..., None, None], Compose([*to_size, PILToTensor()])
+
+
+class _SlotRows:
+    """A CoCa's rows that stay where they are (see `captioners.decoding.slots.SlotRows`)."""
+
+    def __init__(self, captioner: CoCaCaptioner, rules: Rules, slots: int, weights: Sequence[int]):
+        self.captioner, self.weights = captioner, weights
+        blank = torch.zeros(1, 3, *captioner.preprocess_cfg["size"], device=rules.prefix.device)
+        _, image_tokens = captioner._encode(blank)
+        self.decoding = Decoding(captioner.model, image_tokens.expand(slots, -1, -1), limit=rules.max_length - 2)
+        self.decoding.keep(torch.arange(slots, device=blank.device).repeat_interleave(rules.sampling.num_captions))
+
+    def begin(self, slots: Tensor, pictures: Tensor) -> Tensor:
+        features, image_tokens = self.captioner._encode(pictures)
+        self.decoding.restart(slots, image_tokens)
+        return features
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self.decoding.step(tokens[:, None], self.decoding.limit)[:, 0]

@@ -1,0 +1,121 @@
+"""CoCa's training forward on open_clip's own modules, with less work: trimmed captions, several of a picture at once.
+
+Dimensions: B pictures, K captions of each, L tokens of the longest caption, T tokens to predict in all, S image tokens,
+V vocabulary, W width, E embedding.
+"""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from captioners.coca.blocks import encode_tokens
+from captioners.coca.onednn import fast_products
+from captioners.decoding.search import evaluating
+
+
+def initialise_decoder(model: CoCa) -> None:
+    """Gives a CoCa's decoder its initial weights, with torch's global seed, its vocabulary's stored as a linear layer's are.
+
+    open_clip leaves `text_projection` as torch.empty made it, and the method that would fill it fails (3.3.0).
+    """
+    decoder = model.text_decoder
+    width, layers = decoder.width, decoder.layers
+    for block in (*decoder.resblocks, *decoder.cross_attn):
+        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+    nn.init.normal_(decoder.text_projection, std=width**-0.5)
+    decoder.text_projection.data = decoder.text_projection.data.T.contiguous().T  # (W, V) in the order of (V, W)
+
+
+@torch.no_grad()
+def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised features (B, E) and tokens (B, S, W) of pictures (B, 3, H, W), by the image tower in eval mode, without gradients."""
+    tower = model.visual
+    with evaluating(tower):
+        if images.is_cuda and type(tower) is VisionTransformer and {*map(type, tower.transformer.resblocks)} == {ResidualAttentionBlock}:
+            return _encode_plainly(tower, images)
+        with fast_products() if images.device.type == "cpu" else contextlib.nullcontext():
+            return model._encode_image(images)
+
+
+def _encode_plainly(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What `encode_images` gives, without the copies of torch's multi-head attention: for a GPU, where they take a third of the time."""
+    pooled, tokens = tower._pool(encode_tokens(tower.transformer.resblocks, tower._embeds(images)))
+    return F.normalize(pooled if tower.proj is None else pooled @ tower.proj, dim=-1), tokens
+
+
+def forward_trimmed(model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor, *, trim: bool = True
+                    ) -> dict[str, Tensor]:
+    """open_clip's training forward, of each picture's captions at once: same features, logits and gradients, less work.
+
+    The picture is encoded once, its captions are the queries of one cross-attention, they are cut to the batch's longest,
+    and padding gets no logits. images: pixels (B, 3, H, W), or what `encode_images` gave for them. tokens (B, K, at most the
+    context), padded at the end with the text tower's pad id to any width, which stays where they are not to be cut (`trim`):
+    to look for the longest waits for a GPU.
+    Returns image_features (B, E) and text_features (B, K, E), normalised, and the logits (T, V) and labels (T,) of the tokens
+    that are no padding, caption by caption.
+    """
+    image_features, image_tokens = model._encode_image(images) if isinstance(images, Tensor) else images
+    pictures, captions = tokens.shape[:2]
+    text_features, states, tokens = encode_text_trimmed(model, tokens.flatten(0, 1), trim=trim)
+    hidden = _decode(model.text_decoder, image_tokens, states[:, :-1])  # (B K, L-1, W)
+    labels = tokens[:, 1:]
+    real = (labels != model.text.pad_id).flatten().nonzero()[:, 0]  # the one look that waits for a GPU
+    return {"image_features": image_features, "text_features": text_features.unflatten(0, (pictures, captions)),
+            "logits": hidden.flatten(0, 1)[real] @ model.text_decoder.text_projection, "labels": labels.flatten()[real]}
+
+
+def _decode(decoder: nn.Module, image_tokens: Tensor, x: Tensor) -> Tensor:
+    """The decoder before its vocabulary, on token states (B K, L, W) and their pictures' tokens (B, S, W)."""
+    def run(block: nn.Module, *inputs: Tensor | None) -> Tensor:
+        return checkpoint(block, *inputs, use_reentrant=False) if decoder.grad_checkpointing else block(*inputs)
+
+    rows, length, _ = x.shape
+    for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
+        x = run(block, x, None, None, decoder.attn_mask[:length, :length])
+        x = run(cross, x.reshape(len(image_tokens), -1, x.shape[-1]), image_tokens, image_tokens).view(rows, length, -1)
+    return decoder.ln_final(x)
+
+
+def encode_text_trimmed(model: CoCa, tokens: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """The text tower on captions (B, at most the context) cut to the longest, L tokens; padded as for `forward_trimmed`.
+
+    Without `trim` L is the width that they come in, at most the context. Tokens may be the host's, which then waits for no
+    device.
+    Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
+    """
+    tower = model.text
+    longest = min(tokens.shape[1], tower.context_length)
+    if trim:
+        longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
+    # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
+    width = min(longest + 1, tower.context_length)
+    tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)
+    tokens = tokens.to(tower.cls_emb.device)
+    features, states = _encode_text(tower, tokens)
+    return features, states[:, :longest], tokens[:, :longest]
+
+
+def _encode_text(tower: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The text tower on tokens (B, L) narrower than its context: features (B, E), token states (B, L, W).
+
+    The CLS token keeps the last position, whatever the width.
+    """
+    batch, length = tokens.shape
+    embedded = torch.cat([tower.token_embedding(tokens), tower.cls_emb.expand(batch, 1, -1)], dim=1)  # (B, L+1, W)
+    positions = torch.cat([tower.positional_embedding[:length], tower.positional_embedding[-1:]])
+    padding = tower._build_additive_mask(tokens, length + 1, embedded.dtype)
+    states = tower.transformer(embedded + positions, attn_mask=tower.attn_mask[: length + 1, : length + 1] + padding)
+    pooled = tower.ln_final(states[:, -1])
+    if isinstance(tower.text_projection, nn.Linear):
+        pooled = tower.text_projection(pooled)
+    elif tower.text_projection is not None:
+        pooled = pooled @ tower.text_projection
+    return F.normalize(pooled, dim=-1), states[:, :-1]

@@ -1,0 +1,249 @@
+"""Where transformers' families of image-text-to-text models differ from LLaVA, and the table of them all.
+
+Dimensions: N pictures, H, W their sides, R rows (captions in flight), n new tokens, t positions attended to, V vocabulary,
+S image tokens, T tiles of a picture, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.processing_utils import ProcessorMixin
+
+from captioners.vlm.family import CACHE, Llava
+from captioners.vlm.pictures import PreprocessPatches, PreprocessSizedTiles, PreprocessTiles, own_size
+
+
+class Idefics3(Llava):
+    """Idefics3 and SmolVLM, with the whole picture in one square tile."""
+
+    vision, projector, language = "model.vision_model", "model.connector", "model.text_model"
+    options = {"do_image_splitting": False, "do_resize": False}  # the square comes all the same
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        return super().pixels([picture[None] for picture in pictures])  # (R, tiles, 3, H, W)
+
+
+class OwnAspect(Llava):
+    """Families whose pictures keep their aspect, and take as many tokens as that asks for, together in the prompt."""
+
+    def fit(self, prompt: list[int], picture: Tensor) -> list[int]:
+        token = self.image_token_id()
+        first = prompt.index(token)
+        return [*prompt[:first], *[token] * self.image_tokens(picture), *prompt[first + prompt.count(token):]]
+
+    def image_tokens(self, picture: Tensor) -> int:
+        raise NotImplementedError
+
+
+class LlavaNext(OwnAspect):
+    """LLaVA-NeXT and LLaVA-OneVision: the picture in a square, and in tiles whose padding takes no tokens."""
+
+    def preprocess(self) -> PreprocessSizedTiles:
+        return PreprocessSizedTiles(self.processor.image_processor, self.options)
+
+    def blank(self) -> Image.Image:
+        height, width = max(self.processor.image_processor.image_grid_pinpoints, key=lambda size: self._tokens(*size))
+        return Image.new("RGB", (width, height))
+
+    def size(self, picture: Tensor) -> int:
+        return len(picture) - 1
+
+    def image_tokens(self, picture: Tensor) -> int:
+        return self._tokens(*own_size(picture))
+
+    def _tokens(self, height: int, width: int) -> int:
+        return self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        tiles = pad_sequence([picture[:-1] for picture in pictures], batch_first=True)  # (R, T, 3, H, W)
+        sizes = torch.tensor([own_size(picture) for picture in pictures], device=tiles.device)
+        return {"pixel_values": tiles.to(self.model.dtype), "image_sizes": sizes}
+
+
+class InternVL(OwnAspect):
+    """InternVL: the picture in tiles, and in one square."""
+
+    options = {"crop_to_patches": True}
+
+    def preprocess(self) -> PreprocessTiles:
+        return PreprocessTiles(self.processor.image_processor, self.options)
+
+    def blank(self) -> Image.Image:
+        processor = self.processor.image_processor
+        return Image.new("RGB", (processor.max_patches * processor.size["width"], processor.size["height"]))
+
+    def size(self, picture: Tensor) -> int:
+        return len(picture)
+
+    def image_tokens(self, picture: Tensor) -> int:
+        return len(picture) * self.processor.image_seq_length
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"pixel_values": torch.cat(pictures).to(self.model.dtype)}
+
+
+class QwenVL(OwnAspect):
+    """Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+
+    vision = projector = "model.visual"
+    most = 16  # tokens of a square picture's side
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        super().__init__(model, processor)
+        images = processor.image_processor
+        token = images.patch_size * images.merge_size  # pixels of its side
+        self.side = token * max(1, min(self.most, int(images.size["longest_edge"] ** 0.5) // token))
+        least, most = int(images.size["shortest_edge"]), self.side**2  # which count a picture's pixels, whatever they are called
+        self.options = {"size": {"shortest_edge": min(least, most), "longest_edge": most}}
+
+    def preprocess(self) -> PreprocessPatches:
+        return PreprocessPatches(self.processor.image_processor, self.options)
+
+    def blank(self) -> Image.Image:
+        return Image.new("RGB", (self.side, self.side))
+
+    def size(self, picture: Tensor) -> int:
+        return picture.shape[0] * picture.shape[1]
+
+    def image_tokens(self, picture: Tensor) -> int:
+        return self.size(picture) // self.processor.image_processor.merge_size**2
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return super().inputs(pictures, ids, mask) | {"mm_token_type_ids": (ids == self.image_token_id()).int()}
+
+    def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        patches = torch.cat([picture.flatten(0, 1) for picture in pictures])
+        grids = torch.tensor([(1, *picture.shape[:2]) for picture in pictures], device=patches.device)
+        return {"pixel_values": patches.to(self.model.dtype), "image_grid_thw": grids}
+
+    def next_positions(self, prompts: Tensor) -> Tensor:
+        return prompts + self.model.model.rope_deltas[:, 0]  # a picture takes fewer positions than tokens
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        return super().step(tokens, positions.expand(3, -1, -1), mask, cache)  # of text, the three positions are one
+
+
+class Gemma3(Llava):
+    """Gemma 3: the tokens of the picture, which is one square, see each other."""
+
+    options = {"do_pan_and_scan": False}
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return super().inputs(pictures, ids, mask) | {"token_type_ids": (ids == self.image_token_id()).int()}
+
+
+class PaliGemma(Llava):
+    """PaliGemma: no chat; the tokens of picture and prompt see each other, and positions start at one."""
+
+    instruction = "caption en"
+
+    def prompt(self, instruction: str) -> tuple[list[int], str]:
+        inputs = self.processor(text=[self.processor.image_token + instruction], images=[self.blank()])
+        self.prefix = len(inputs["input_ids"][0])
+        return list(map(int, inputs["input_ids"][0])), ""
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        later = (torch.arange(ids.shape[1], device=ids.device) >= self.prefix).int()
+        return super().inputs(pictures, ids, mask) | {"token_type_ids": later.expand_as(ids)}
+
+    def next_positions(self, prompts: Tensor) -> Tensor:
+        return prompts + 1
+
+
+class Git(Llava):
+    """GIT: no chat; the picture's tokens stand in the cache, before all text, without ids or positions."""
+
+    vision, projector, language = "git.image_encoder", "git.visual_projection", "git.encoder"
+    instruction = ""
+
+    def prompt(self, instruction: str) -> tuple[list[int], str]:
+        return [*self.lead(), *self.tokenizer(instruction, add_special_tokens=False)["input_ids"]], ""
+
+    def lead(self) -> list[int]:
+        return [self.text_config.bos_token_id]
+
+    def image_token_id(self) -> None:
+        return None
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        git = self.model.git  # and not its forward, which before transformers 5.24 takes no such mask
+        states = git.encoder(git.embeddings(input_ids=tokens, position_ids=positions), mask, cache).last_hidden_state
+        return self.model.output(states)
+
+
+class Blip2(Git):
+    """BLIP-2 with a decoder-only language model; the queries' placeholders come before all text."""
+
+    vision, projector = "vision_model", "language_projection"
+    language = decoder = "language_model"
+    step = Llava.step
+
+    def lead(self) -> list[int]:
+        return [self.image_token_id()] * self.config.num_query_tokens + super().lead()
+
+    def image_token_id(self) -> int:
+        return self.config.image_token_id
+
+
+class Blip(Git):
+    """BLIP: the picture comes in by cross-attention, whose keys and values the cache holds too."""
+
+    vision = projector = "vision_model"
+    language = decoder = "text_decoder"
+
+    def end_ids(self) -> list[int]:
+        return [self.text_config.sep_token_id]
+
+    def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
+        pictures = self.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state  # (R, S, D)
+        text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return self.model.text_decoder(**text, encoder_hidden_states=pictures, **options).logits
+
+    def cache(self) -> Cache:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        # the pictures' states only have to be there: their keys and values are in the cache
+        return self.model.text_decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True,
+                                       encoder_hidden_states=mask, **{CACHE: cache}).logits
+
+
+class Florence2(Llava):
+    """Florence-2: an encoder sees picture and prompt, and the captions come of a decoder, whose own prompt is how it begins."""
+
+    instruction = "<CAPTION>"
+
+    def prompt(self, instruction: str) -> tuple[list[int], str]:
+        self.asked = self.processor(text=[instruction], images=[self.blank()], return_tensors="pt")["input_ids"]  # (1, tokens)
+        begun = self.text_config.decoder_start_token_id, self.model.generation_config.forced_bos_token_id
+        return [token for token in begun if token is not None], ""
+
+    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        inputs = super().inputs(pictures, self.asked.to(ids.device).expand(len(ids), -1), None)
+        return inputs | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+
+    def states(self, output: Any) -> Tensor:
+        return output.last_hidden_state.flatten(2).mT  # (N, D, rows, columns) at first
+
+    def cache(self) -> Cache:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        decoder = self.model.model.language_model.decoder  # which takes no positions, and counts those of the cache
+        hook = decoder.embed_positions.register_forward_hook(lambda module, *_: module.weight[positions + module.offset])
+        try:
+            states = decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=mask, **{CACHE: cache})
+        finally:
+            hook.remove()
+        return self.model.lm_head(states.last_hidden_state)
+
+
+FAMILIES = {"blip": Blip, "blip-2": Blip2, "git": Git, "llava": Llava, "llava_next": LlavaNext, "llava_onevision": LlavaNext,
+            "internvl": InternVL, "idefics3": Idefics3, "smolvlm": Idefics3, "qwen2_vl": QwenVL, "qwen2_5_vl": QwenVL,
+            "qwen3_vl": QwenVL, "gemma3": Gemma3, "paligemma": PaliGemma, "florence2": Florence2}  # by the model_type of a config

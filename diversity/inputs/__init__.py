@@ -1,0 +1,1 @@
+"""From specs to the captions that are compared: rows, their pictures, equally many captions of each column."""

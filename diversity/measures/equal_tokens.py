@@ -1,0 +1,56 @@
+"""Measures of the set at equal length: vocabulary, distinct-n, entropy and compression of equally many words of each column."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from diversity.measures.compression import compression_ratio
+from diversity.measures.lexical import ngram_hashes
+from diversity.measures.pairs import Groups
+from diversity.words.tokens import encode, words
+
+
+def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str, Any]]:
+    """Of each column, its captions cut to as many words as the shortest column has: `words`, that number, and measures of them.
+
+    All columns have the same pictures; they are taken in one seeded order until the words are reached, inside a caption if
+    need be. `vocabulary`: different words. `distinct_1` .. `distinct_4`: different n-grams ÷ n-grams, in [0, 1] (Li et al.
+    2016). `entropy_1` .. `entropy_4`: -Σ p log₂ p over the n-grams, in bits, from 0 to log₂ of their number. For these higher is
+    more spread. `compression`: see `compression_ratio`, lower is more spread. None where there is nothing to measure.
+    Raises `ValueError` where columns differ in their number of pictures.
+    """
+    pictures = {name: len(groups) for name, groups in columns.items()}
+    if len(set(pictures.values())) > 1:
+        raise ValueError(f"columns must have the same pictures, not {pictures}")
+    order = np.random.Generator(np.random.Philox(seed)).permutation(max(pictures.values(), default=0)).tolist()
+    captions = {name: [caption for at in order for caption in groups[at]] for name, groups in columns.items()}
+    ends = {name: list(accumulate(len(words(caption)) for caption in found)) for name, found in captions.items()}
+    limit = min((found[-1] if found else 0 for found in ends.values()), default=0)
+    return {name: _measures(_cut(captions[name], ends[name], limit), seed) for name in columns}
+
+
+def _cut(captions: Sequence[str], ends: Sequence[int], limit: int) -> list[str]:
+    """The first `limit` words, as captions; `ends` are the words up to each one's end."""
+    whole = bisect_right(ends, limit)
+    left = limit - (ends[whole - 1] if whole else 0)
+    return [*captions[:whole], *([" ".join(words(captions[whole])[:left])] if left else [])]
+
+
+def _measures(captions: Sequence[str], seed: int) -> dict[str, Any]:
+    tokens = encode([captions])
+    counts = {n: np.unique(ngram_hashes(tokens, n)[0], return_counts=True)[1] for n in (1, 2, 3, 4)}
+    return {"words": int(counts[1].sum()), "vocabulary": len(counts[1]),
+            **{f"distinct_{n}": len(found) / int(found.sum()) if len(found) else None for n, found in counts.items()},
+            **{f"entropy_{n}": _entropy(found) for n, found in counts.items()},
+            "compression": compression_ratio(captions, seed)}
+
+
+def _entropy(counts: np.ndarray) -> float | None:
+    """Bits per n-gram, of the counts of each."""
+    if not len(counts):
+        return None
+    shares = counts / counts.sum()
+    return float(shares @ np.log2(1 / shares))

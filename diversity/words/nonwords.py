@@ -1,0 +1,96 @@
+"""What is no words: numbers that say nothing, file names, letters that cannot be read, characters that were decoded wrongly."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+from diversity.words.tokens import LONG_CHUNK, words
+
+LONGEST_WORD = 40    # letters
+LONGEST_NUMBER = 13  # digits: telephone numbers, article numbers
+
+_DIGIT = re.compile(r"\d")
+_NUMBERS = re.compile(r"(?<!\d)\d++(?:\s++\d++){2,}+")
+_LONG_NUMBER = re.compile(rf"\d{{{LONGEST_NUMBER + 1}}}\d*+")
+_QUOTED = re.compile(r"[\"“”„«»‘’'][\d\s.,:/-]++[\"“”«»‘’']")  # what stands on a thing
+
+
+def senseless_numbers(caption: str) -> int:
+    """How many numbers stand in rows that neither count nor are a telephone number, or are too long for any."""
+    if not _DIGIT.search(caption):
+        return 0
+    rows = [run[0].split() for run in _NUMBERS.finditer(_QUOTED.sub("", caption))]
+    return len(_LONG_NUMBER.findall(caption)) + sum(len(row) for row in rows if not _is_sensible(row))
+
+
+def _is_sensible(numbers: Sequence[str]) -> bool:
+    """Whether numbers in a row count, by one step, or may be a telephone number, of groups of two digits and more."""
+    steps = {int(after) - int(before) for before, after in pairwise(numbers)}
+    if len(steps) == 1 and steps != {0}:
+        return True
+    first, *others = numbers
+    return 7 <= sum(map(len, numbers)) <= 15 and (len(first) > 1 or first in "01") and all(len(number) > 1 for number in others)
+
+
+UNDECODED = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SUSPICIOUS = re.compile(r"[.:\d]\w|://|([a-z])\1\1|[bcdfghjklmnpqrstvwxz]{5}")
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S|\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|pdf|html?)\b"
+                      r"|\b(?:img|dsc[nf]?|pict?|image|photo|screenshot|dcim|mvi|vid|pxl|wp)[_-]?\d{3,}")
+_LETTERS_AND_DIGITS = re.compile(r"[a-z]+\d+[a-z]+\d+|\d+[a-z]+\d+[a-z]+")  # a1b2, not mp3, 4x4 or h2o
+_ONE_LETTER = re.compile(r"([a-z])\1{3}|\b([a-z])\2\2\b")  # zzz; German has "Balletttänzer"
+_NO_VOWEL = re.compile(r"[bcdfghjkmnpqstvwxz]{5}|[bcdfghjklmnpqrstvwxz]{6,}")  # Czech has "zmrzl"
+_ROMAN = re.compile(r"[ivxlcdm]+")
+# UTF-8 that was read as cp1252 or Latin-1, or as cp1251: letters before characters that no letter stands before. Right text has
+# "É »", "MENÜ“" and "MAÇÃ”.
+_TYPE, _AFTER = "\xa0«»‘’“”", "\x80-\x9f¡-ª¬-º¼-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ•–—˜™š›œžŸ"
+_CYRILLIC = bytes(range(0x80, 0xC0)).decode("cp1251", "ignore")
+_MISREAD = re.compile(rf"[ÃÂ][{_AFTER}]|(?<![A-ZÀ-Þ])[ÃÂ][{_TYPE}]|â[\x80€][{_AFTER}{_TYPE}]|(?:[Ä-ß][{_AFTER}{_TYPE}]){{2}}"
+                      rf"|(?:[à-ï][{_AFTER}{_TYPE}]{{2}}){{2}}|ð[\x9fŸ][{_AFTER}{_TYPE}]{{2}}"
+                      rf"|(?:[РС][{_CYRILLIC}]){{3}}")
+_HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff61-\uff9f]{8,}")
+
+
+def is_misread(text: str) -> bool:
+    """Whether UTF-8 was read in another encoding: "cafÃ©", "â€œ", "РџСЂРё", "锟斤拷"."""
+    return not text.isascii() and (_MISREAD.search(text) is not None or any(map(_is_misread_han, _HAN.findall(text))))
+
+
+def _is_misread_han(run: str) -> bool:
+    """Whether the bytes of Chinese or Japanese characters are such characters in UTF-8, nearly all."""
+    for encoding in ("gbk", "shift_jis"):
+        read = run.encode(encoding, "ignore")
+        if 3 * sum(character >= "\u0800" for character in read.decode("utf-8", "ignore")) > 0.7 * len(read) > 0:
+            return True
+    return False
+
+
+def has_nonwords(caption: str, found: Sequence[str]) -> bool:
+    """Whether a third of a caption in lower case is no words, or a character could not be decoded."""
+    if UNDECODED.search(caption):
+        return True
+    chunks = caption.split()
+    if max(map(len, chunks)) <= LONG_CHUNK and not any(map(_is_suspicious, chunks)) and max(map(len, found)) <= LONGEST_WORD:
+        return False  # nearly every caption: nothing below can hold
+    bad = sum(map(is_nonsense, chunks))
+    return bad > 0 and 3 * bad >= len(chunks)
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_suspicious(chunk: str) -> bool:
+    return _SUSPICIOUS.search(chunk) is not None
+
+
+def is_nonsense(chunk: str) -> bool:
+    """Whether a chunk, in lower case, is a file name or an address, or holds a word that is none."""
+    return _ADDRESS.search(chunk) is not None or any(map(_is_nonword, words(chunk)))
+
+
+def _is_nonword(word: str) -> bool:
+    if not word.isascii():
+        return False  # scripts that these rules do not know
+    if len(word) > LONGEST_WORD or _LETTERS_AND_DIGITS.search(word):
+        return True
+    if not word.isalpha() or _ROMAN.fullmatch(word):
+        return False
+    return _NO_VOWEL.fullmatch(word) is not None or _ONE_LETTER.search(word) is not None

@@ -1,0 +1,108 @@
+"""Which of many captions may be degenerate: all others need not be read one by one.
+
+C: captions   K: chunks of all of them, what stands between white space   W: words of all
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from captioners.replies import holds_token
+from diversity.words.endings import HANGING, HANGING_MARKS, LYING, MIN_WORDS
+from diversity.words.loops import MAX_LOOP
+from diversity.words.nonwords import UNDECODED, is_misread, is_nonsense
+from diversity.words.refusals import may_refuse
+from diversity.words.sentences import sentences
+from diversity.words.tokens import LONG_CHUNK, Tokens
+
+# What is asked of a chunk, as bits.
+(_ENDS_OPEN, _ENDS_ARTICLE, _STARTS_WRONG, _ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT, _IS_FAULT, _IS_NONSENSE, _ENDS_SENTENCE,
+ _HAS_SENTENCES, _IS_LAST) = (1 << at for at in range(11))
+_TRAITS = tuple((bit, re.compile(pattern)) for bit, pattern in (
+    (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"), (_STARTS_WRONG, r"\A(?:(?:and|or|at|on|in)\Z|(?:of|with|is|are|was|from)\b)"),
+    (_ENDS_DIGIT, r"\d\Z"), (_IS_NUMBER, r"\A\d+\Z"), (_STARTS_DIGIT, r"\A\d"), (_IS_FAULT, r"\d{7}"), (_IS_FAULT, UNDECODED)))
+_RECURRING_PAIRS = 0.02  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
+
+
+def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
+    """Which captions (C,) may be degenerate, `tokens` being theirs: for all others `degenerate_reasons` finds nothing.
+
+    It marks few others, and reads each chunk once, so that a set is searched in a small part of the time.
+    """
+    traits = np.fromiter((_traits_short(chunk) if len(chunk) <= LONG_CHUNK else _traits(chunk) for chunk in tokens.chunks),
+                         np.uint16, len(tokens.chunks))[tokens.chunk_ids]  # (K,)
+    chunks = np.diff(tokens.chunk_ends)
+    caption = np.repeat(np.arange(len(chunks)), chunks)                   # (K,)
+    found = (tokens.lengths < MIN_WORDS) | _may_loop(tokens)
+    hanging, lying, on = (np.array([word in words for word in tokens.vocabulary], bool) for words in (HANGING, LYING, ("on",)))
+    last = tokens.ids[tokens.caption_ends[1:][~found] - 1]                # of captions with some words
+    found[~found] |= hanging[last] | on[last] & lying[tokens.ids[tokens.caption_ends[1:][~found] - 2]]
+
+    def having(*bits: int) -> np.ndarray:
+        """The captions (C,) that have a chunk of the first bit, the next of the second, and so on."""
+        places = np.flatnonzero(traits & bits[0])
+        places = places[places + len(bits) <= len(traits)]
+        places = places[caption[places] == caption[places + len(bits) - 1]]
+        for at, bit in enumerate(bits[1:], 1):
+            places = places[traits[places + at] & bit > 0]
+        return np.bincount(caption[places], minlength=len(chunks)) > 0
+
+    traits[tokens.chunk_ends[1:][chunks > 0] - 1] |= _IS_LAST
+    traits[traits & (_ENDS_OPEN | _IS_LAST) == _ENDS_OPEN | _IS_LAST] |= _IS_FAULT
+    traits[traits & (_ENDS_SENTENCE | _IS_LAST) == _ENDS_SENTENCE] |= _HAS_SENTENCES
+    found |= having(_IS_FAULT) | having(_ENDS_ARTICLE, _STARTS_WRONG) | having(_ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)
+    bad = np.bincount(caption[np.flatnonzero(traits & _IS_NONSENSE)], minlength=len(chunks))
+    found |= (bad > 0) & (3 * bad >= chunks)
+    found |= _may_recur(tokens, having(_HAS_SENTENCES))
+    text = "".join(captions)
+    for white in "\0\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0":  # undecoded, or wrongly so, where no chunk need hold it
+        if white in text:
+            found |= np.array([white in caption for caption in captions])
+    return found
+
+
+def _may_loop(tokens: Tokens) -> np.ndarray:
+    """Captions (C,) in which some words are followed at once by the same again."""
+    found = np.zeros(len(tokens.lengths), bool)
+    words, captions = tokens.ids, tokens.caption_of_word
+    for lag in range(1, MAX_LOOP + 1):
+        long = tokens.lengths[captions] >= 2 * lag
+        words, captions = words[long], captions[long]
+        if not len(words):
+            break
+        same = (words[lag:] == words[:-lag]) & (captions[lag:] == captions[:-lag])
+        ends = np.concatenate([[0], np.cumsum(same)])
+        found[captions[:len(ends) - lag][ends[lag:] - ends[:-lag] == lag]] = True
+    return found
+
+
+def _may_recur(tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
+    """Captions (C,) among those wanted in which so many pairs of neighbouring words recur as sentences that recur must have."""
+    places = np.flatnonzero(wanted[tokens.caption_of_word])  # (W,)
+    words, captions = tokens.ids[places], tokens.caption_of_word[places]
+    pairs = (words[:-1] * len(tokens.vocabulary) + words[1:])[captions[:-1] == captions[1:]]
+    captions = captions[:-1][captions[:-1] == captions[1:]]
+    order = np.lexsort((pairs, captions))
+    pairs, captions = pairs[order], captions[order]
+    again = (pairs[1:] == pairs[:-1]) & (captions[1:] == captions[:-1])
+    recurring = np.bincount(captions[1:][again], minlength=len(wanted))
+    return (recurring >= 2) & (recurring >= _RECURRING_PAIRS * tokens.lengths)
+
+
+def _traits(chunk: str) -> int:
+    found = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
+    if chunk.endswith(HANGING_MARKS):
+        found |= _ENDS_OPEN
+    if holds_token(chunk) or "Ġ" in chunk or may_refuse(chunk) or is_misread(chunk):
+        found |= _IS_FAULT
+    if is_nonsense(chunk.lower()):
+        found |= _IS_NONSENSE
+    if not chunk.isalnum():  # may have marks
+        found |= _ENDS_SENTENCE if len(sentences(f"{chunk} A")) > 1 else 0
+        found |= _HAS_SENTENCES if len(sentences(f"A {chunk}")) > 1 else 0
+    return found
+
+
+_traits_short = lru_cache(maxsize=1 << 17)(_traits)

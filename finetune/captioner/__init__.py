@@ -1,0 +1,1 @@
+"""`capsmith finetune`: a captioner and captioned pictures in, a better captioner out."""

@@ -1,0 +1,1 @@
+"""`capsmith train-student`: reinforced records in, a CLIP model out."""

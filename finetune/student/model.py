@@ -1,0 +1,136 @@
+"""A student: any CLIP model of open_clip, in training and as a folder, with the losses of reinforced sets.
+
+B: pictures of the whole batch, K: kinds of texts, L: context, E: the student's embedding, D: that of all teachers joined
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from captioners.clip import ClipSource, load_clip, read_clip_config
+from captioners.resolve import CLIP_CONFIG
+from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss, distillation_loss
+from finetune.student.config import StudentConfig
+from finetune.student.teachers import Teachers
+from imagetext.outputs import whole_files
+
+WEIGHTS = "open_clip_model.safetensors"
+
+
+class Student:
+    """A CLIP model of open_clip, its tokenizer, and how it takes pictures: `side` in pixels, `mean` and `std`."""
+
+    def __init__(self, name: str, model: nn.Module, tokenizer: Any, model_cfg: Mapping[str, Any]):
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.model_cfg, self.preprocess_cfg = model_cfg, dict(model.visual.preprocess_cfg)
+        size = self.preprocess_cfg["size"]
+        sides = {size} if isinstance(size, int) else set(size)
+        if len(sides) > 1:
+            raise ValueError(f"--student {name}: takes pictures of {tuple(size)} pixels, and views are square")
+        self.side, = sides
+        self.mean, self.std = self.preprocess_cfg["mean"], self.preprocess_cfg["std"]
+
+    def save(self, folder: Path) -> None:
+        """Writes the folder that open_clip loads as `local-dir:FOLDER`, its config last."""
+        weights = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                   for name, value in self.model.state_dict().items()}
+        config = {"model_cfg": dict(self.model_cfg), "preprocess_cfg": self.preprocess_cfg}
+        with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
+            if isinstance(self.tokenizer, HFTokenizer):
+                self.tokenizer.tokenizer.save_pretrained(staging)
+            save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
+            (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_student(name: str, pretrained: str | None = None) -> Student:
+    """The student of that name: an open_clip architecture, or a folder; without weights it gets random ones, of torch's seed.
+
+    Raises: ValueError where there is none, or what it has cannot be loaded.
+    """
+    architecture, folder = name.replace("/", "-"), Path(name.removeprefix("local-dir:"))
+    built_in = architecture in open_clip.list_models()
+    if not built_in and not folder.is_dir():
+        raise ValueError(f"--student {name}: no architecture of open_clip, and no folder")
+    if pretrained and not built_in:
+        raise ValueError(f"--pretrained {pretrained}: goes with an architecture of open_clip, and {name} is a folder")
+    source = architecture if built_in else f"local-dir:{folder}"
+    try:
+        model_cfg = read_clip_config(source)
+    except ValueError as error:
+        raise ValueError(f"--student {name}: {error}") from error
+    try:
+        model, tokenizer = load_clip(ClipSource(source, pretrained, model_cfg), random=True)
+    except ValueError as error:
+        raise ValueError(f"--student {name}: open_clip cannot load it: {error}") from error
+    return Student(name, model, tokenizer, model_cfg)
+
+
+class StudentForward(nn.Module):
+    """The student in training, a `finetune.trainer.Forward`: features of both towers, the losses of a whole batch."""
+
+    captions, contrasts = False, True
+    pad_id: int | None = None
+    depth: Callable[[str], int] | None = None
+    products: Callable[[], AbstractContextManager] = contextlib.nullcontext
+
+    def __init__(self, student: Student, config: StudentConfig, teachers: Teachers | None):
+        super().__init__()
+        self.student, self.model, self.teachers = student, student.model, teachers
+        weights = {"distill": config.distill_weight, "contrastive": config.contrastive_weight}
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self.text_weights = tuple(config.text_weights.values())
+        if config.grad_checkpointing:
+            self.model.set_grad_checkpointing()
+        self.model.train()
+
+    def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """Features (B, E) and (B, K, E) of pictures (B, 3, S, S) and token ids (B, K, L)."""
+        texts = self.model.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
+        return {"image_features": self.model.encode_image(images, normalize=True), "text_features": texts,
+                "logit_scale": self.model.logit_scale.exp()}
+
+    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
+                     ) -> Losses:
+        """The losses that have a weight; see `reinforced_losses`."""
+        return reinforced_losses(image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings)
+
+    def prepare(self, *_: Any) -> None:
+        """Nothing is done before the first step."""
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keeps weights within their bounds after a step."""
+        self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def written(self) -> Student:
+        """The student, as it is to be written."""
+        return self.student
+
+
+def reinforced_losses(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor,
+                      teachers: Teachers | None, text_weights: Sequence[float],
+                      names: Iterable[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
+                      text_emb: Tensor | None = None) -> Losses:
+    """The losses of a reinforced set of these names: each the sum over the kinds of texts, times their weights.
+
+    Features (B, E) and (B, K, E) are of unit length, logit_scale is not logarithmic. pictures (B,): their numbers. Embeddings
+    (B, D) and (B, K, D) are the teachers', as they are stored (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2025,
+    arXiv 2508.20691).
+    """
+    def of_texts(name: str, kind: int) -> Tensor:
+        if name == "contrastive":
+            return contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
+        return distillation_loss(image_features, text_features[:, kind], logit_scale, image_emb, text_emb[:, kind],
+                                 teachers.dimensions, teachers.logit_scales)
+
+    return {name: torch.stack([weight * of_texts(name, kind) for kind, weight in enumerate(text_weights)]).sum()
+            for name in names}

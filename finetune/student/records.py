@@ -1,0 +1,203 @@
+"""Reinforced records as a student sees them: a view of the picture, texts, and what the teachers say of each of these.
+
+B: records in a batch, K: kinds of texts, L: context, S: picture side, V: views, D: embedding of all teachers joined
+"""
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from finetune.batching import CHECKED, Batch
+from finetune.identity import Identity, InputHashes, picture_hash
+from finetune.places import Places, in_tar_here, with_places
+from finetune.student.config import StudentConfig
+from finetune.student.model import Student
+from finetune.student.teachers import Teachers
+from imagetext.readers.row_records import caption_columns, json_object
+from imagetext.reinforced.embeddings import modern, unpack
+from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
+from imagetext.sample import Record, Shard
+from imagetext.shown import Progress
+from imagetext.stores import join, read_bytes
+
+RUN = "run.json"
+
+
+def check_texts(shards: Sequence[Shard]) -> None:
+    """Raises ValueError for sets whose `txt`, which `text_emb` is of, is a synthetic caption that is not read from them."""
+    wrong = []
+    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not in_tar_here(shard)):
+        try:
+            run = json_object(read_bytes(join(folder, RUN))).get("fingerprint")
+        except (FileNotFoundError, ValueError):  # no run of ours
+            continue
+        if isinstance(run, Mapping) and run.get("text_from_synthetic"):
+            wrong.append(folder)
+    if wrong:
+        raise ValueError(f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine say which "
+                         "caption that was; copy them here, or train with --text-weight 0")
+
+
+class Contents(NamedTuple):
+    """What a student can be shown of a record; texts of each kind as (name of their embeddings, texts)."""
+
+    image: bytes
+    views: list[View]
+    texts: dict[str, list[tuple[str, Sequence[str]]]]
+    embeddings: Mapping[str, Tensor]
+
+
+class ReinforcedPictures(Dataset):
+    """Records that a student can be shown; `rejects` lists the others as (key, reason), `failed_before` known failures.
+
+    `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
+    Records of tars on this machine are read when they come; those of stores, JSONL and Parquet are held in memory. All are read
+    once before training begins. A record whose texts are of one kind only is left out where the other kind has a weight. Of the
+    original captions those are drawn that `text_emb` is of; views are made at the student's own size. `weights`: how often each
+    comes in a pass.
+    """
+
+    def __init__(self, shards: Sequence[Shard], student: Student, config: StudentConfig, teachers: Teachers | None, *,
+                 quiet: bool = False):
+        self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
+        self.kinds, self.columns, self.teachers = tuple(config.text_weights), config.columns, teachers
+        self.records: list[tuple[Record, Places | None]] = []
+        self.identities: list[Identity] = []
+        self.rejects: list[tuple[str, str]] = []
+        self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
+        hashes = InputHashes()
+        everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
+        progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
+        with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
+            while read := list(islice(everything, CHECKED)):
+                looked_at = pool.map(self._look, (record for _, *record in read))
+                for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
+                    if error:
+                        (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
+                    else:
+                        light = Record(sample.key, None, sample.captions) if places else sample
+                        self.records.append((light, places))
+                        self.identities.append(Identity(sample.key, picture))
+                        hashes.add(path, sample, picture)
+                progress.update(len(read))
+        progress.close()
+        self.read = hashes.hexdigests()
+        if not self.records:
+            rejects = self.rejects + self.failed_before
+            raise ValueError(f"no record that a student can be shown; the first of {len(rejects)} rejected: {rejects[:3]}")
+        self.weights = np.ones(len(self.records))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes]:
+        """Why a record cannot be trained on, "" where it can, and its picture's hash."""
+        sample, places = record
+        try:
+            text = places.read("txt") if places else {}
+            decode_stored(self.contents(replace(sample, members={**sample.members, **text})).image)
+        except ValueError as error:
+            return str(error), b""
+        return "", picture_hash(sample.image)
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's bytes."""
+        return self.sample(index).image
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Takes the records of these numbers out of the set; ValueError where none would stay."""
+        kept = [index for index in range(len(self)) if index not in numbers]
+        if not kept:
+            raise ValueError("every record of --input is held out, none is left to train on")
+        self.records, self.weights = [self.records[index] for index in kept], self.weights[kept]
+        self.identities = [self.identities[index] for index in kept]
+
+    def sample(self, index: int) -> Record:
+        """The record with its files; ValueError where its tar is no more what it was."""
+        sample, places = self.records[index]
+        if places is None:
+            return sample
+        files = places.read("picture", "txt", "syn.json", "paug.json", *(("npz", "pth.gz") if self.teachers else ()))
+        columns = caption_columns(files.pop("syn.json", b"{}"))
+        return replace(sample, image=files.pop("picture"), columns=columns, members=files)
+
+    def contents(self, sample: Record) -> Contents:
+        """What there is of a record; ValueError says what is missing, or does not belong together."""
+        if sample.error:
+            raise ValueError(sample.error)
+        views = read_views(sample.members.get("paug.json", b"{}"))
+        columns = {name: texts for name, texts in sample.syn_text.items() if any(map(str.strip, texts))}
+        text = sample.members.get("txt", b"").decode("utf-8", "replace").strip()
+        originals, embeddings = [one for one in (text, *sample.captions) if one.strip()][:1], {}
+        if self.teachers:
+            originals, columns, embeddings = self._embeddings(sample, len(views), originals, columns)
+        found = {"text": [("text_emb", originals)] if originals else [],
+                 "synthetic": [(f"{name}_emb", texts) for name, texts in columns.items() if re.match(self.columns, name)]}
+        if missing := [kind for kind in self.kinds if not found[kind]]:
+            raise ValueError({"text": "no original caption; --text-weight 0 trains without them",
+                              "synthetic": f"no captions in columns like {self.columns!r}"}[missing[0]])
+        if not views:
+            raise ValueError("paug.json: no views")
+        return Contents(sample.image, views, found, embeddings)
+
+    def _embeddings(self, sample: Record, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
+                    ) -> tuple[Sequence[str], Mapping[str, Sequence[str]], Mapping[str, Tensor]]:
+        """The original captions and the columns that have embeddings, and these, from either layout."""
+        embeddings = unpack(sample.members)
+        newer = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
+        synthetic = 0 if newer else sum(map(len, columns.values()))
+        if len(embeddings.get("text_emb", ())) - synthetic == len(sample.captions):
+            originals = sample.captions
+        columns = newer or columns
+        rows = modern(embeddings, views, {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}})
+        widths = {of.shape[1] for of in rows.values()}
+        if widths != {sum(self.teachers.dimensions)}:
+            raise ValueError(f"embeddings of {', '.join(map(str, sorted(widths)))} numbers, and the teachers have "
+                             f"{' + '.join(map(str, self.teachers.dimensions))}")
+        return originals, columns, rows
+
+    def length(self, index: int, draw: int) -> int:
+        """Nothing tells texts apart: each is padded to the whole context."""
+        return 0
+
+    def drawn(self, contents: Contents, draw: int) -> tuple[int, list[tuple[str, int, str]]]:
+        """The view drawn of a record, and of each kind a text: name and row of its embedding, and the text.
+
+        Views are drawn evenly, and so are columns, then the captions of a column that are not empty.
+        """
+        draw, view = divmod(draw, len(contents.views))
+        texts = []
+        for kind in self.kinds:
+            draw, at = divmod(draw, len(contents.texts[kind]))
+            name, of = contents.texts[kind][at]
+            rows = [row for row, text in enumerate(of) if text.strip()]
+            draw, at = divmod(draw, len(rows))
+            texts.append((name, rows[at], of[rows[at]]))
+        return view, texts
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int, str, dict[str, Tensor]]:
+        """What is drawn: pixels (3, S, S), token ids (K, L), number, key, and, with teachers, embeddings (D,) and (K, D)."""
+        index, draw = item
+        sample = self.sample(index)
+        contents = self.contents(sample)
+        view, texts = self.drawn(contents, draw)
+        pixels = normalise(replay(contents.views[view], decode_stored(contents.image), self.side), self.mean, self.std)
+        embeddings = {}
+        if self.teachers:
+            embeddings = {"image_emb": contents.embeddings["image_emb"][view],
+                          "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in texts])}
+        return pixels, self.tokenizer([text for *_, text in texts]), index, sample.key, embeddings
+
+    def collate(self, items: Sequence[tuple[Tensor, Tensor, int, str, dict[str, Tensor]]]) -> Batch:
+        images, tokens, pictures, keys, embeddings = zip(*items)
+        return Batch(torch.stack(images), torch.stack(tokens), torch.tensor(pictures), list(keys),
+                     {name: torch.stack([of[name] for of in embeddings]) for name in embeddings[0]})

@@ -1,0 +1,80 @@
+"""`capsmith train-student`: from reinforced records to a finished CLIP model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accelerate import PartialState
+
+from finetune.card import write_student_card
+from finetune.folder import as_it_lies, begun, write_finished
+from finetune.identity import Held, doubles
+from finetune.launch import describe, run_in_ranks, say_once
+from finetune.not_finite import check_weights
+from finetune.page import PAGE
+from finetune.rejects import check_rejects, tell_of_rejects
+from finetune.student.config import StudentConfig
+from finetune.student.model import StudentForward, load_student
+from finetune.student.records import ReinforcedPictures, check_texts
+from finetune.student.retrieval import SCORES, HeldOutRetrieval, usable, write_page
+from finetune.student.teachers import Teachers, read_teachers
+from finetune.trainer import Trainer
+from imagetext.apart import check_apart
+from imagetext.shown import say
+from imagetext.sources import read_samples
+
+
+def run(config: StudentConfig) -> int:
+    """Train a student; exit code 0, or that of the ranks it starts; ValueError on a wrong configuration, model or data."""
+    return run_in_ranks(config, train)
+
+
+def train(config: StudentConfig, state: PartialState) -> None:
+    """Train in this process, of those that `state` tells of."""
+    quiet = not state.is_main_process
+    shards = read_samples(config.input, config.images, columns=config.table)
+    eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
+    check_apart(config.output, [shard.path for shard in (*shards, *eval_shards)])
+    teachers = read_teachers(shards, config)
+    if config.text_weight and teachers:
+        check_texts(shards)
+    where = as_it_lies(config)
+    student = load_student(where.student, where.pretrained)
+    check_weights(student.model, f"--student {config.student}")
+    held_out = usable((sample for shard in eval_shards for sample in shard), quiet=quiet) if eval_shards else []
+    pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
+    check_rejects(pictures.rejects, len(pictures), config)
+    if both := doubles(pictures, Held(held_out), range(len(held_out))):
+        say_once(state, f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")
+        pictures.leave_out(both)
+    with begun(config, pictures.read, state):
+        if state.is_main_process:
+            tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
+        trainer = Trainer(config, StudentForward(student, config, teachers), pictures,
+                          HeldOutRetrieval(held_out) if held_out else None)
+        say_once(state, describe(trainer))
+        found = trainer.fit()
+        if state.is_main_process:
+            finish(trainer, teachers, found)
+
+
+def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]) -> None:
+    """Writes the page, the model card and the student, whose config comes last."""
+    config = trainer.config
+    write_page(trainer)
+    scores = [(measure.label, measure.text(found), measure.definition) for measure in SCORES if measure.path[0] in found]
+    seen = trainer.steps * config.batch_size
+    data = {"trained on": f"{len(trainer.pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}
+    if found:
+        data["validated on"] = f"{found['pictures']:,} pictures of {', '.join(config.eval_input)}"
+    texts = " and ".join(f"{weight:g} × that of {kind} captions" for kind, weight in
+                         (("original", config.text_weight), ("synthetic", config.synthetic_weight)) if weight)
+    losses = [f"{weight:g} × {what}, of which: {texts}" for what, weight in
+              (("distillation", config.distill_weight), ("CLIP's contrastive loss", config.contrastive_weight)) if weight]
+    names = [f"{name}: {dimension} numbers, logit scale {scale:g}" for name, dimension, scale in
+             zip(teachers.names, teachers.dimensions, teachers.logit_scales, strict=True)] if teachers else []
+    student = f"{config.student}, beginning with {config.pretrained}" if config.pretrained else config.student
+    write_student_card(config.output, name=config.output.name, student=student, data=data, losses=losses, teachers=names,
+                       scores=scores, recipe=config.model_dump(mode="json"))
+    with trainer.trained() as written:
+        write_finished(config, written)
+    say(f"student written to {config.output}; how it went: {config.output / PAGE}")

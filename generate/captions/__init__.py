@@ -1,0 +1,1 @@
+"""`capsmith generate`: pictures in, caption columns out."""

@@ -1,0 +1,154 @@
+"""The configuration of `capsmith generate`; imports no torch, so that --help is quick."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import CliSuppress
+
+from captioners.base import SamplingConfig
+from captioners.server.config import ServerConfig
+from generate.captions.gate import Gate
+from generate.runs.config import RunConfig
+from imagetext.readers.table_flags import TableFlags
+from imagetext.shards import check_column
+
+RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+def _check_recipe(name: str) -> str:
+    if name not in RECIPES:
+        raise ValueError(f"no such recipe; there is {', '.join(RECIPES)}")
+    return name
+
+
+class ColumnConfig(SamplingConfig, Gate, ServerConfig):
+    """One column of captions: by which captioner, how drawn, what becomes of degenerate ones, how a server is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
+                              "a server's: openai:http://host:port#model")
+    pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
+    base: str | None = Field(None, description="the model under a captioner's adapters, where it lies on this machine: its folder")
+    column: Annotated[str, AfterValidator(check_column)] | None = Field(
+        None, description="the captions' column; syn_text_ and the captioner's name unless given")
+    similarity: bool = Field(False, description="score each caption by its CoCa similarity with the picture: one more text pass")
+    batch_size: int | None = Field(None, gt=0, description="pictures in flight at a time; chosen once for a run unless given")
+    dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32")
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How captions are drawn."""
+        return SamplingConfig(**self.model_dump(include=set(SamplingConfig.model_fields)))
+
+    @property
+    def gate(self) -> Gate:
+        """What becomes of a caption once it is drawn."""
+        return Gate(**self.model_dump(include=set(Gate.model_fields)))
+
+    @property
+    def server(self) -> ServerConfig:
+        """How a server is asked, where the captioner is one's."""
+        return ServerConfig(**self.model_dump(include=set(ServerConfig.model_fields)))
+
+
+class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
+    """Caption pictures, several captions each, into records. The same command again resumes.
+
+    Several columns in one run: `columns` in the --config file, a list; each entry has the fields in which its column
+    differs from those beside the list (model, column, temperature, …).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Annotated[str, AfterValidator(_check_recipe)] | None = Field(
+        None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions")
+    input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
+    columns: CliSuppress[list[ColumnConfig]] = Field([], validate_default=True, description="several columns, as said above")
+    label: str | None = Field(None, min_length=1, description="write each picture's class, too: folder, the folder that it lies in; "
+                              "cls, webdataset's; or the field or column where it stands")
+    class_names: str | None = Field(None, description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: "
+                                    "open_clip's, by number")
+    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
+    captions_only: bool = Field(False, description="records without their pictures, for `capsmith join`")
+    replace_columns: bool = Field(False, description="replace captions that a record has in these columns already; else an error")
+    drop_text_embeddings: bool = Field(False, description="leave out a reinforced set's text embeddings, which its readers would "
+                                       "pair with the new column's captions; else an error")
+    text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
+    limit: int | None = Field(None, gt=0, description="caption the first so many pictures only, and say what all would take")
+    dry_run: bool = Field(False, description="list the input, load the captioners, and write nothing")
+    max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")
+    push_to_hub: str | None = Field(
+        None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub data set to upload the finished set to")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_the_recipe(cls, given: Any) -> Any:
+        """The recipe's settings, below all that is given."""
+        name = given.get("recipe") if isinstance(given, dict) else None
+        if name not in RECIPES:
+            return given
+        import yaml  # late: it is not needed where no recipe is
+
+        return yaml.safe_load(RECIPES[name].read_text(encoding="utf-8")) | given
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _build_columns(cls, columns: Any, info: ValidationInfo) -> Any:
+        """Each entry as a whole column: its own fields over those that stand beside the list."""
+        if not isinstance(columns, list) or not all(isinstance(entry, dict | ColumnConfig) for entry in columns):
+            return columns  # pydantic tells what is wrong with it
+        entries = [entry if isinstance(entry, dict) else entry.model_dump(exclude_unset=True) for entry in columns]
+        built, problems = [], []
+        for number, entry in enumerate(entries):
+            try:
+                built.append(_column(info.data, entry))
+                if not built[-1].model:
+                    problems.append(f"columns[{number}]: has no model, nor is one given beside the list")
+            except ValidationError as error:
+                problems += [f"columns[{number}].{'.'.join(map(str, detail['loc']))}: {detail['input']!r}: "
+                             f"{detail['msg'].removeprefix('Value error, ')}" for detail in error.errors()]
+        if not columns and "model" in info.data and not info.data["model"]:
+            problems.append("--model: required")
+        names = Counter(entry["column"] for entry in entries if isinstance(entry.get("column"), str))
+        problems += [f"columns: {name} is named twice" for name, times in names.items() if times > 1]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return built
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = self.engine_problems()
+        if self.engine == "ray" and self.limit:
+            problems.append("--limit: is a look by one process, of --engine embedded; a --dry-run tells what the cluster has")
+        if self.class_names and not self.label:
+            problems.append("--class-names: are of the classes that --label finds, and it is not given")
+        if not any((one.model or "").startswith("openai:") for one in self.column_configs):
+            problems += [f"--{name.replace('_', '-')}: is for a server's model, openai:http://host:port#model"
+                         for name, field in ServerConfig.model_fields.items() if getattr(self, name) != field.default]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def column_configs(self) -> Sequence[ColumnConfig]:
+        """One for each column: those of the list, or the one that the configuration itself is."""
+        return self.columns or [self]
+
+
+def _column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig:
+    given = {name: common[name] for name, field in ColumnConfig.model_fields.items()
+             if name in common and common[name] != field.default}  # a greedy column may then leave num_captions out
+    return ColumnConfig.model_validate(given | entry)

@@ -1,0 +1,69 @@
+"""The end of a run: what its records hold, by their markers, and what goes with a set that is whole."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from captioners.ranks import Rank
+from generate.captions.config import GenerateConfig
+from generate.captions.overlap import Overlap
+from generate.runs.inputs import share_failed
+from generate.runs.manifest import GALLERY, read_run
+from generate.sets.card import push, write_card
+from generate.sets.gallery import write_set_gallery
+from generate.sets.repeats import Repeats
+from imagetext.shards import read_markers, read_shards
+from imagetext.shown import say
+from imagetext.sources import Shard
+from imagetext.stores import join, plain_path
+
+SHARE_TOLD = 0.01  # a caption that stands for this share of the pictures is told of
+MOST_TOLD = 3      # captions of a column
+
+
+def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
+    """Print what the run's shards hold, or of several processes this one's; write the card where all are done; the exit code."""
+    folder = plain_path(config.output)
+    there = read_markers(folder)
+    markers = {name: there.get(name) for name in read_shards(folder)}
+    own = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
+    missing = [name for name in own if markers[name] is None]
+    done = [markers[name] for name in own if markers[name] is not None]
+    pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
+    captions = ", ".join(f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
+                         for column in read_run(folder)["columns"])
+    say(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
+        f"in {len(done):,} {config.format} shards")
+    rate = share_failed(done)
+    overlap = Overlap()
+    for marker in done:
+        overlap.add(marker.get("overlap", ()))
+    for line in [*repeated(done), *overlap.lines()]:
+        say(line)
+    if None not in markers.values():
+        write_card(folder, config.input, list(markers.values()))
+        if config.limit:
+            places = dict.fromkeys(place for shard in shards for place in (shard.path, os.path.dirname(shard.path)))
+            write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *places])
+    if missing:
+        say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
+        return 1
+    if rate > config.max_error_rate:
+        say(f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
+            "the records say why, under `error`")
+        return 3
+    if config.push_to_hub and None not in markers.values():
+        push(folder, config.push_to_hub)
+        say(f"uploaded to the data set {config.push_to_hub}")
+    return 0
+
+
+def repeated(markers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each caption that stands for many pictures of a set, by the shards' markers."""
+    columns: dict[str, Repeats] = {}
+    for marker in markers:
+        for name, state in marker["repeats"].items():
+            columns.setdefault(name, Repeats()).merge(Repeats.of(state))
+    return [f"  {name}: {caption!r} stands for at least {count:,} of {found.pictures:,} pictures ({count / found.pictures:.1%})"
+            for name, found in columns.items() for caption, count in found.most(MOST_TOLD)
+            if count > 2 and count >= SHARE_TOLD * found.pictures]

@@ -1,0 +1,1 @@
+"""`capsmith reinforce`: views of pictures, and teachers' embeddings of them and of their captions."""

@@ -1,0 +1,1 @@
+"""Runs over shards, whatever is made of them: what a run is, what it reads, who works, and on which engine."""

@@ -1,0 +1,1 @@
+"""Finished sets: verified, shown, described by a card, joined."""

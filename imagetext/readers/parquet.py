@@ -1,0 +1,260 @@
+"""The rows of a Parquet file, all of them or what is wanted of some.
+
+Pictures are bytes, or `datasets`' bytes and path, in a column called as a picture is (img2dataset's `jpg`), or paths in one of the
+usual columns. Of a file made of webdataset's shards `__key__`, `txt`, `json` and `syn.json` are what they are in a tar.
+"""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imagetext import limits
+from imagetext.fields import CAPTION_COLUMNS, FIELDS
+from imagetext.parquet_pages import check_pages, check_rows
+from imagetext.readers.chats import CHATS
+from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted
+from imagetext.readers.table_columns import PICTURES, Reading
+from imagetext.readers.tars import PICTURE_SUFFIXES
+from imagetext.readers.text_tables import usual_name
+from imagetext.sample import is_caption_column
+from imagetext.stores import StoreError, open_file
+
+OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
+BOUNDED = {"buffer_size": 1 << 20, "pre_buffer": False, "thrift_string_size_limit": limits.PARQUET_TEXT}
+OF_BYTES = (*PICTURE_SUFFIXES, "img", "image_bytes", "img_bytes", "image_data")  # names of columns of pictures
+
+
+def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
+    """The columns, and the number of rows of each row group."""
+    try:
+        with pq.ParquetFile(file, **BOUNDED) as parquet:
+            check_rows(parquet, file)
+            return parquet.schema_arrow, [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def picture_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold pictures as `datasets` does."""
+    return [field.name for field in schema if pa.types.is_struct(field.type)
+            and sorted(field.type[at].name for at in range(field.type.num_fields)) == ["bytes", "path"]]
+
+
+def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[str]:
+    """The columns' names as `imagetext.readers.row_records` has them; `image` is that of the pictures, unless one is called so anyway.
+
+    kept: names that stay as they are.
+    """
+    structs, names = picture_columns(schema), schema.names
+    of_bytes = {field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)}
+    picture = next((name for name in OF_BYTES if name in of_bytes or name in structs), "")
+    if not picture and not any(name in IMAGE_COLUMNS for name in names):
+        picture = next(iter(structs), "")
+    usual = {old: new for old, new in ((picture, "image"), ("__key__", "key"), ("txt", "text")) if old not in kept}
+    return [name if usual.get(name, name) in names else usual[name] for name in names]
+
+
+def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None,
+                 reading: Reading | None = None) -> Iterator[Row | ValueError]:
+    """Rows `first` to `first + count`, or what is wrong with one as a whole; with their pictures where these are wanted."""
+    at, end = first, first + count
+    with _opened(path) as (parquet, file):
+        start = 0
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if start + size > at and start < end:
+                pictures = wanted is None or any(start <= first + number < start + size for number in wanted.pictures)
+                for row in _group_rows(parquet, file, group, wanted, reading, pictures, at - start, end - start):
+                    at += 1
+                    yield row
+            start += size
+    if at < end:
+        raise ValueError(f"{path}: damaged Parquet file: {end - at} rows fewer than it says")
+
+
+def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row | ValueError]]:
+    """The numbers and rows of the row groups in which pictures may be paths, with what tells of these.
+
+    Bytes of pictures are read where paths stand in the same group, and some rows have none.
+    """
+    with _opened(path) as (parquet, file):
+        schema, number = parquet.schema_arrow, 0  # of the batch's first row
+        names = dict(zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ())))
+        places = [name for name, usual in names.items() if not pa.types.is_binary(schema.field(name).type) and (
+            usual_name(usual) in PICTURES or usual in CHATS or reading and name == reading.image)]
+        for at in range(parquet.num_row_groups):
+            group = parquet.metadata.row_group(at)
+            start, number = number, number + group.num_rows
+            found = [name for name in places if _may_be_path(group, name)]
+            if not found:
+                continue
+            columns = [name for name, usual in names.items() if name in found or usual in FIELDS]
+            for batch in _batches(parquet, file, at, columns, 64):
+                batch = batch.select(columns).rename_columns([names[name] for name in columns])
+                yield from enumerate(_batch_rows(batch, strict=True), start)
+                start += batch.num_rows
+
+
+def _may_be_path(group: pq.RowGroupMetaData, name: str) -> bool:
+    """Whether pictures in a column may be paths: not where all have bytes, or none a path, as far as the file tells."""
+    for leaf in map(group.column, range(group.num_columns)):
+        place, told = leaf.path_in_schema, leaf.statistics
+        if place.startswith(f"{name}.") and told is not None and told.has_null_count:
+            if place.endswith(".bytes") and told.null_count == 0 or place.endswith(".path") and told.null_count == leaf.num_values:
+                return False
+    return True
+
+
+def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
+                   reading: Reading | None) -> Iterator[Row | ValueError]:
+    """The rows of these numbers, in this order, of a table of texts."""
+    found: dict[int, Row | ValueError] = {}
+    ordered = sorted(numbers)
+    with _opened(path) as (parquet, file):
+        columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        starts = [0, *accumulate(sizes)]
+        groups = [group for group in range(len(sizes))
+                  if bisect_left(ordered, starts[group]) < bisect_left(ordered, starts[group + 1])]
+        for group in groups:
+            at = starts[group]  # the number of the batch's first row
+            for batch in _batches(parquet, file, group, list(columns), 64):
+                there = ordered[bisect_left(ordered, at):bisect_left(ordered, at + batch.num_rows)]
+                rows = batch.take(pa.array([number - at for number in there], pa.int64()))
+                rows = rows.select(list(columns)).rename_columns(list(columns.values()))
+                found |= zip(there, map(_unfolded, _batch_rows(rows, strict=wanted is None)))
+                at += batch.num_rows
+    return map(found.__getitem__, numbers)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, BinaryIO]]:
+    try:
+        with open_file(path) as file, pq.ParquetFile(file, **BOUNDED) as parquet:
+            yield parquet, file
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path}: damaged Parquet file: {error}") from error
+
+
+def _batches(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """So many rows of a row group together; texts that its dictionaries hold once are held once."""
+    try:
+        check_pages(parquet, file, group, columns)
+    except (IndexError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"a header of a page cannot be read: {error}") from error
+    said = parquet.metadata.row_group(group)
+    held = [chunk.path_in_schema for chunk in map(said.column, range(said.num_columns))
+            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=held, **BOUNDED) as reader:
+        yield from reader.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
+
+
+def _columns_of(schema: pa.Schema, wanted: Wanted | None, reading: Reading | None, *, pictures: bool) -> dict[str, str]:
+    """The columns that are read, and what they are called: what is wanted, what the rows are told by, and pictures where these are."""
+    names = dict(zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ())))
+    if wanted is None:
+        return names
+    told_by = reading.columns if reading else ()
+    of_pictures = (*IMAGE_COLUMNS, reading and reading.image) if pictures else ()
+    return {field.name: name for field, name in zip(schema, names.values())
+            if _is_wanted(name, field.type, wanted) or name in told_by or name in of_pictures}
+
+
+def _group_rows(parquet: pq.ParquetFile, file: BinaryIO, group: int, wanted: Wanted | None, reading: Reading | None, pictures: bool,
+                first: int, end: int) -> Iterator[Row | ValueError]:
+    """Rows `first` to `end` of a row group, or to its own end; with what is wanted of them, and pictures where these are."""
+    columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=pictures)
+    number = 0  # of the batch's first row
+    for batch in _batches(parquet, file, group, list(columns), 64 if pictures else 1000):
+        within = batch.slice(max(0, first - number), max(0, end - max(first, number)))
+        number += batch.num_rows
+        if within.num_rows:
+            batch = within.select(list(columns)).rename_columns(list(columns.values()))
+            yield from map(_unfolded, _batch_rows(batch, strict=wanted is None))
+        if number >= end:
+            return
+
+
+def _unfolded(row: Row | ValueError) -> Row | ValueError:
+    """The row with the fields of its `json` and the columns of its `syn.json`, where these are objects, as its own."""
+    for name in ("json", "syn.json"):
+        if isinstance(row, dict) and isinstance(row.get(name), dict):
+            row = {**row.pop(name), **row}
+    return row
+
+
+def _is_wanted(name: str, kind: pa.DataType, wanted: Wanted) -> bool:
+    usual = name in (*wanted.keys, *CAPTION_COLUMNS, *OF_CAPTIONS) or is_caption_column(name)
+    return usual or (_holds_text(kind) if wanted.columns is None else name in wanted.columns)
+
+
+def _batch_rows(batch: pa.RecordBatch, *, strict: bool) -> Iterator[Row | ValueError]:
+    """The batch's rows, as many together as limits.BATCH allows; one that is larger than limits.FILE is an error."""
+    sizes = sum(map(_sizes, batch.columns), np.zeros(batch.num_rows, np.int64))
+    step = max(1, limits.BATCH // max(1, int(sizes.max(initial=0))))
+    for first in range(0, batch.num_rows, step):
+        if sizes[first] > limits.FILE:  # then it stands alone
+            yield ValueError(f"a row of {sizes[first]:,} bytes, more than {limits.FILE:,}")
+        else:
+            yield from _plain_rows(batch.slice(first, step), strict=strict)
+
+
+def _sizes(column: pa.Array) -> np.ndarray:
+    """The bytes of texts and pictures in each cell (R,), without making any of them."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return np.take(np.append(_sizes(column.dictionary), 0), column.indices.fill_null(len(column.dictionary)).to_numpy())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        ends = np.concatenate([[0], np.cumsum(_sizes(column.flatten()))])
+        lengths = column.value_lengths().fill_null(0).to_numpy().cumsum()
+        return np.diff(ends[lengths], prepend=0)
+    if pa.types.is_struct(kind):
+        return sum(map(_sizes, column.flatten()), np.zeros(len(column), np.int64))
+    if any(of_kind(kind) for of_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)):
+        return pc.binary_length(column).fill_null(0).to_numpy().astype(np.int64)
+    return np.zeros(len(column), np.int64)
+
+
+def _plain_rows(batch: pa.RecordBatch, *, strict: bool) -> list[Row | ValueError]:
+    """The rows; a text that is no UTF-8 is its row's error where this is strict, and else as readable as it can be."""
+    try:
+        return batch.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # text that is not UTF-8, a time out of range: some row's
+        if isinstance(error, UnicodeDecodeError) and not strict:
+            columns = map(_readable, batch.columns)
+            return [dict(zip(batch.schema.names, cells)) for cells in zip(*columns)]
+        if batch.num_rows == 1:
+            return [ValueError(f"a cell that cannot be read: {error}")]
+    return [row for number in range(batch.num_rows) for row in _plain_rows(batch.slice(number, 1), strict=strict)]
+
+
+def _readable(column: pa.Array) -> list[Any]:
+    """A column's cells, in texts and lists of them a mark for what is no UTF-8."""
+    if not _holds_text(column.type):
+        return column.to_pylist()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return _decoded(column.cast(pa.list_(pa.binary()) if pa.types.is_list(column.type) else pa.binary()).to_pylist())
+
+
+def _decoded(value: Any) -> Any:
+    return list(map(_decoded, value)) if isinstance(value, list) else value and value.decode("utf-8", "replace")
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):  # pandas' categories
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -1,0 +1,344 @@
+"""Reading tar shards in webdataset's layout: the files of one sample share a key and stand side by side.
+
+So are the reinforced sets laid out, of either kind: `url.txt, syn.json, paug.json, npz, json` without a picture, and with
+`jpg`, `txt`, and `pth.gz` in `npz`'s place. What is no picture, text or `json` is carried as bytes and never opened. A `txt` is
+one caption, line breaks and all. A tar may be packed by gzip, bzip2 or zstd, which its first bytes tell, whatever its name.
+"""
+
+import io
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from imagetext import limits
+from imagetext.fields import is_ours, json_fields, known_fields, loose_texts, readable, well_formed
+from imagetext.keys import SeenKeys, decode_key
+from imagetext.readers.row_records import caption_columns
+from imagetext.sample import Record, is_caption_column, is_picture
+from imagetext.stores import LITTER, StoreError, is_remote, open_file
+
+logger = logging.getLogger(__name__)
+
+# In order of preference, where a sample has several. The last are no pictures that we read, but say so.
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k", "jfif", "jpe", "ppm",
+                    "pgm", "pnm", "apng", "heic", "heif")
+PICTURES = frozenset(PICTURE_SUFFIXES)
+TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".tzst", ".tar.gz", ".tar.bz2", ".tar.zst")
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by their first bytes
+LITTER_IN = re.compile(rf"(^|/)({'|'.join(map(re.escape, LITTER))})(/|$)")
+READ_AHEAD = 8 << 20  # bytes asked of a store at once
+
+
+class Member(NamedTuple):
+    """One file of a tar: its sample's key and its suffix, its bytes, or None and the reason, and where they begin in the tar."""
+
+    key: str
+    suffix: str
+    data: bytes | None
+    offset: int
+    size: int
+    problem: str = ""
+
+
+Files = dict[str, Member]  # of one sample, by suffix
+
+
+@dataclass(frozen=True)
+class TarRows:
+    """The records of one tar, read when iterated; a tar that cannot be read to its end is a ValueError naming it."""
+
+    path: str
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for record, _ in self.with_files())
+
+    def with_files(self) -> Iterator[tuple[Record, Files]]:
+        """The records, and the files that each is made of."""
+        keys, pictures = SeenKeys(self.path), False
+        for name, files in _told_apart(self.path, _samples(self.path)):
+            key = keys.unique(original := decode_key(name))
+            record = _record(self.path, name, key, files)
+            pictures = pictures or record.image is not None
+            if pictures and record.image is None and not record.error and key != original:
+                record = replace(record, error=f"{', '.join(files)}: not beside the picture of this key in the tar; the files of a "
+                                               "sample stand side by side, as `tar --sort=name` puts them")
+            yield record, files
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix of a member: webdataset's rule, the key ends at the first dot of the last part of the path."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, well_formed(suffix.lower().replace("\0", "?"))
+
+
+# ---- members -------------------------------------------------------------------------------------------------------
+
+
+def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterator[Member | None]:
+    """Every file of a tar whose name has a key and a suffix that is not skipped; nothing is ever unpacked to disk.
+
+    The bytes of a link, device or sparse file are None. Raises ValueError, naming file and offset, where the tar is cut or
+    damaged: `tarfile` itself takes a damaged header for the end. Where the tar ends behind a whole file, without the mark of its
+    end, None comes last: its writer did not close it, or it is cut there.
+    """
+    with _opened(path) as (file, size):
+        offset = 0
+        try:
+            headers = _Headers(file)
+            with tarfile.open(fileobj=headers, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    headers.left = limits.TAR_HEADERS
+                    archive.members.clear()  # tarfile remembers every header it has seen,
+                    archive.pax_headers.clear()  # and copies what is said of all files into each
+                    if archive.offset <= offset or member.size < 0:  # it would go round in circles
+                        raise tarfile.ReadError(f"a file of {member.size} bytes")
+                    if len(member.name) > limits.NAME:
+                        raise tarfile.ReadError(f"a name of {len(member.name):,} characters, more than {limits.NAME:,}")
+                    offset = archive.offset
+                    key, suffix = split_name(member.name)
+                    if not suffix or not key or key[-1] == "/" or member.isdir() or LITTER_IN.search(member.name) or (
+                            skip and skip(suffix)):
+                        continue
+                    yield _member(file, size, member, key, suffix)
+                offset = archive.offset
+            file.seek(offset)
+            if not _is_closed(file, offset):
+                yield None
+        except (tarfile.TarError, EOFError, OverflowError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: cut or damaged near byte {min(offset, file.tell())}: {error}") from error
+
+
+class _Headers:
+    """A tar as `tarfile` sees it, which reads headers alone, and believes them about their own sizes."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+        self.left = limits.TAR_HEADERS  # bytes that it may read yet, to the next file's data
+
+    def read(self, count: int) -> bytes:
+        self.left -= count
+        if self.left < 0:
+            raise tarfile.ReadError(f"the headers of a file are more than {limits.TAR_HEADERS:,} bytes")
+        return self.file.read(count)
+
+
+def _is_closed(file: BinaryIO, offset: int) -> bool:
+    """Whether the mark of an end is behind the last file of a tar, or nothing; tarfile.ReadError where something else is."""
+    mark = file.read(tarfile.BLOCKSIZE)
+    if mark and mark != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end-of-archive mark at byte {offset}")
+    for _ in range(limits.PADDING >> 20):
+        if file.read(1 << 20).strip(b"\0"):
+            raise tarfile.ReadError(f"there is data behind the end-of-archive mark at byte {offset}")
+    return bool(mark)
+
+
+def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo, key: str, suffix: str) -> Member:
+    """The file, read; size: of the whole tar, None where it is packed."""
+    start, length = member.offset_data, member.size
+    if not member.isreg() or member.issparse():
+        return Member(key, suffix, None, start, length, "no regular file of a tar")
+    if size is not None and start + length > size:
+        raise tarfile.ReadError("unexpected end of data")
+    if length > limits.FILE:
+        if size is None and length > limits.UNPACKED:
+            raise tarfile.ReadError(f"a file of {length:,} bytes, more than the {limits.UNPACKED:,} that are unpacked to pass it over")
+        return Member(key, suffix, None, start, length, f"{length:,} bytes, more than {limits.FILE:,}")
+    file.seek(start)
+    if len(data := file.read(length)) < length:
+        raise tarfile.ReadError("unexpected end of data")
+    return Member(key, suffix, data, start, length)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The tar to read from its beginning on, and its size in bytes, unless it is packed."""
+    with open_file(path, READ_AHEAD) as file:
+        if packing := _packing(file):
+            with pa.CompressedInputStream(pa.PythonFile(file, "r"), packing) as stream:
+                yield io.BufferedReader(Unpacked(stream), 1 << 20), None
+            return
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        yield file, size
+
+
+def _packing(file: BinaryIO) -> str | None:
+    start = file.read(4)
+    file.seek(0)
+    return next((name for mark, name in PACKED.items() if start.startswith(mark)), None)
+
+
+def is_packed(path: str) -> bool:
+    """Whether the places of members in the tar are none of the file itself."""
+    with open_file(path) as file:
+        return _packing(file) is not None
+
+
+class Unpacked(io.RawIOBase):
+    """What a packed stream holds, to be read forwards."""
+
+    def __init__(self, stream: pa.NativeFile):
+        self.stream, self.position = stream, 0
+
+    def readinto(self, buffer: bytearray) -> int:
+        try:
+            data = self.stream.read(len(buffer))
+        except StoreError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise tarfile.ReadError(str(error)) from error
+        buffer[:len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        ahead = offset - (self.position if whence == os.SEEK_SET else 0)
+        while ahead > 0 and (read := self.readinto(bytearray(min(ahead, 1 << 20)))):
+            ahead -= read
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+# ---- samples -------------------------------------------------------------------------------------------------------
+
+
+def _samples(path: str) -> Iterator[tuple[str, Files]]:
+    """Name and files of each sample, which stand side by side; the same suffix again is the next sample of the same name.
+
+    In a tar on this machine whose texts stand behind all pictures, or before them, each picture gets those of its name. A tar that
+    has no mark of its end is cut where its last sample lacks a file that all others have; else that is a warning.
+    """
+    members = read_members(path)
+    first = list(islice(members, 2))
+    members = chain(first, members)
+    held = _texts_apart(path) if _may_be_sorted(first) and not is_remote(path) else {}
+    if held:
+        members = read_members(path, skip=_is_no_picture)
+    name, files, size, usual = "", {}, 0, None
+    for member in members:
+        if member is None:
+            _tell_of_end(path, name, (usual or set()) - files.keys())
+            break
+        if files and (member.key != name or member.suffix in files):
+            yield name, files | held.pop(name, {}) if held else files
+            usual = files.keys() if usual is None else usual & files.keys()
+            files, size = {}, 0  # a new one: the sample keeps the old
+        name, files[member.suffix], size = member.key, member, size + len(member.data or b"")
+        if size > limits.SAMPLE:
+            raise ValueError(f"{path}: the {len(files):,} files of the one key {name!r} are more than {limits.SAMPLE:,} bytes: a key "
+                             "ends at the first dot of a name")
+    if files:
+        yield name, files | held.pop(name, {})
+    yield from held.items()
+
+
+def _tell_of_end(path: str, name: str, lacking: Collection[str]) -> None:
+    """Raises ValueError where files of the last sample are lacking, and warns where the tar just has no mark of its end."""
+    if lacking:
+        raise ValueError(f"{path}: cut: no end-of-archive mark, and its last sample, {name!r}, has no {', '.join(sorted(lacking))}")
+    logger.warning("%s: ends without the mark of an end: its writer did not close it, or it is cut between two samples; what is there "
+                   "is read", path)
+
+
+def _may_be_sorted(first: Sequence[Member | None]) -> bool:
+    """Whether a tar that begins with these two may be sorted by suffix, not by name."""
+    return len(first) == 2 and None not in first and first[0].key != first[1].key and first[0].suffix == first[1].suffix
+
+
+def _texts_apart(path: str) -> dict[str, Files]:
+    """All that is no picture, by key; nothing where one key has two files of one suffix, of which it cannot be told whose they are."""
+    held, size = {}, 0
+    for member in filter(None, read_members(path, skip=_is_picture_name)):
+        if member.suffix in held.setdefault(member.key, {}):
+            return {}
+        held[member.key][member.suffix], size = member, size + len(member.data or b"")
+        if size > limits.SAMPLE:
+            raise ValueError(f"{path}: the files of a sample do not stand side by side, and texts and the like are more than "
+                             f"{limits.SAMPLE:,} bytes; write it anew by `tar --sort=name`")
+    return held
+
+
+def _is_picture_name(suffix: str) -> bool:
+    return suffix.rpartition(".")[2] in PICTURES
+
+
+def _is_no_picture(suffix: str) -> bool:
+    return not _is_picture_name(suffix)
+
+
+def _told_apart(path: str, samples: Iterable[tuple[str, Files]]) -> Iterator[tuple[str, Files]]:
+    """The samples, those of one key told apart where several of its files are pictures, and none by its mere suffix.
+
+    Then keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and what is of none is of each.
+    """
+    for name, files in samples:
+        own = {suffix.rpartition(".")[0]: {} for suffix in files if _is_picture_name(suffix)} if PICTURES.isdisjoint(files) else {}
+        if len(own) < 2:
+            yield name, files
+            continue
+        shared = {}
+        for suffix, member in files.items():
+            stem = suffix
+            while stem and stem not in own:
+                stem = stem.rpartition(".")[0]
+            (own[stem] if stem else shared)[suffix[len(stem) + 1:] if stem else suffix] = member
+        if len(own) * (len(shared) + sum(len(member.data or b"") for member in shared.values())) > limits.SAMPLE:
+            raise ValueError(f"{path}: {len(shared):,} files of the key {name!r} are of each of its {len(own):,} pictures, together more "
+                             f"than {limits.SAMPLE:,} bytes: a key ends at the first dot of a name")
+        for stem, found in own.items():
+            yield f"{name}.{stem}", shared | found
+
+
+def _record(path: str, name: str, key: str, files: Files) -> Record:
+    """One record of the files of a sample; name: its key in the tar."""
+    columns = {}
+    errors = [f"{suffix}: {member.problem}" for suffix, member in files.items() if member.data is None]
+    found = {suffix: member.data for suffix, member in files.items() if member.data is not None}
+    fields = json_fields(found.pop("json", b"{}"))
+    text = readable(found.pop("txt", found.get("caption", b"")), f"{path}: {name}.txt").strip()
+    try:
+        columns = caption_columns(found.pop("syn.json", b"{}"))
+    except ValueError as error:
+        errors.append(str(error))
+    # A record of ours that failed has no picture: whatever else looks like one is carried.
+    picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(found, errors)
+    image = found.pop(picture, None)
+    captions, scores, failed, rest = known_fields(fields, [text] if text else (), picture=image is not None)
+    if failed:  # its captions stand in `json`, where other readers pass them over
+        columns |= {field: texts for field, value in rest.items() if is_caption_column(field) and (texts := loose_texts(value))}
+        rest = {field: value for field, value in rest.items() if field not in columns}
+    uid = rest.pop("uid", None)
+    source = f"{os.path.basename(path)}/{name}.{picture or 'json'}"
+    meta = {"uid": decode_key(name) if uid in (None, "") else uid, "source": source, **rest}
+    error = well_formed("; ".join(errors) or failed)
+    return Record(key, image, captions, columns, scores, found, meta=meta, error=error, failed_before=bool(failed) and not errors)
+
+
+def _picture_suffix(found: dict[str, bytes], errors: list[str]) -> str | None:
+    """The file that is the picture: by its suffix, or else by its bytes."""
+    for suffix in PICTURE_SUFFIXES:
+        if suffix in found:
+            return suffix
+    pictures = list(filter(_is_picture_name, found)) or [one for one, data in found.items() if is_picture(data[:32])]
+    if len(pictures) > 1:
+        errors.append(f"several pictures in one sample, and none has the suffix of one alone: {', '.join(pictures)}")
+        return None
+    return pictures[0] if pictures else None

@@ -1,0 +1,1 @@
+"""What reinforced records hold beside captions: views of the picture, and embeddings."""

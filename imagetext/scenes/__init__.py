@@ -1,0 +1,1 @@
+"""The built-in picture set: scenes that are drawn, what is true of them, and the words for them."""

@@ -1,0 +1,1 @@
+"""What one record looks like in each format that is written."""
