@@ -62,7 +62,7 @@ def reinforce(argv: Sequence[str]) -> int:
     """add views and teachers' embeddings to captioned records"""
     from generate.reinforce.config import ReinforceConfig
     config = parse("reinforce", ReinforceConfig, argv)
-    from generate.reinforce import run
+    from generate.reinforce.run import run
     return run(config)
 
 

@@ -40,5 +40,5 @@ def load_captioner(
         return load_vlm(name, base=base, device=device, dtype=dtype)
     if base is not None:
         raise ValueError(f"{name}: base {base} is for adapters of vision-language models")
-    from captioners.coca.captioner.load import load_coca  # late: it imports open_clip
+    from captioners.coca.load import load_coca  # late: it imports open_clip
     return load_coca(name, pretrained, from_scratch=from_scratch, context=context, image_size=image_size, device=device, dtype=dtype)

@@ -14,8 +14,8 @@ from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.run import run as finetune
 from generate.captions.config import GenerateConfig
 from generate.captions.run import run as generate
-from generate.reinforce import run as reinforce
 from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import run as reinforce
 from imagetext.sources import read_records, read_samples
 
 LEVEL = 2          # one or two objects

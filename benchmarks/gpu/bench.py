@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.side_by_side import bandwidth, is_card, product_rate
-from captioners.coca.captioner import CoCaCaptioner, build_model
+from captioners.coca.captioner import CoCaCaptioner
+from captioners.coca.load import build_model
 from captioners.resolve import resolve
 from captioners.weights import DTYPES
 

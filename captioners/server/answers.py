@@ -179,7 +179,7 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 def hide_all(text: str, secrets: Iterable[str]) -> str:
     """An error's text without the secrets, and without what looks like one of somebody else's."""
-    return masked(hide(text, secrets))
+    return re.sub(r"(?<!\w)sk-[\w*-]{6,}", "***", masked(hide(text, secrets)))  # in its words, any such word may be a key
 
 
 # time

@@ -200,7 +200,7 @@ class Bomb:
 
 def test_what_comes_with_a_model_runs_no_code(tmp_path):
     folder = write_model(tmp_path / "pickled")
-    torch.save({"weight": Bomb()}, folder / "open_clip_pytorch_model.bin")
+    torch.save({"weight": Bomb(), "size": bytes(10**6)}, folder / "open_clip_pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot be loaded: Weights only load failed"):
         OpenClip(str(folder))
     text_cfg = TINY["text_cfg"] | {"hf_tokenizer_name": "theirs", "tokenizer_kwargs": {"trust_remote_code": True}}

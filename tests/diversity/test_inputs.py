@@ -45,7 +45,7 @@ def captions(rows, *columns):
 def problems_of(*specs):
     problems = []
     open_inputs(list(map(str, specs)), problems)
-    return problems
+    return list(map(str, problems))
 
 
 # --- plain text and JSON ------------------------------------------------------------------------------------------------

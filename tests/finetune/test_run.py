@@ -125,7 +125,8 @@ def test_what_is_written_has_the_umasks_rights(finished):
 
 @pytest.mark.parametrize("language", ["capsmith", "python"])
 def test_the_cards_snippets_print_a_caption(language, finished, tmp_path, capsys):
-    blocks = code_of(finished / "README.md", {"THIS_FOLDER": finished, "PICTURE.jpg": picture_in(tmp_path), "PICTURES": tmp_path,
+    (pictures := tmp_path / "pictures").mkdir()
+    blocks = code_of(finished / "README.md", {"THIS_FOLDER": finished, "PICTURE.jpg": picture_in(pictures), "PICTURES": pictures,
                                               "CAPTIONS": tmp_path / "captions"})
     if language == "capsmith":
         assert capsmith.main(blocks[0].split()[1:]) == 0

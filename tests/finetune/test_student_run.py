@@ -14,8 +14,8 @@ from captioners.load import load_captioner
 from finetune.student.config import StudentConfig
 from finetune.student.run import run
 from finetune.trainer import Trainer
-from generate.reinforce import run as reinforce
 from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import run as reinforce
 
 from .cards import code_of
 from .ranks import in_two_processes

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from generate.captions.run import run
-from generate.reinforce import run as reinforce
 from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import run as reinforce
 from generate.runs.inputs import Failures, Hashed
 from generate.sets.join import JoinConfig
 from generate.sets.join import run as join

@@ -28,8 +28,8 @@ from captioners.server.load import Spent
 from generate.captions.config import GenerateConfig
 from generate.captions.run import Captioning
 from generate.captions.run import run as caption
-from generate.reinforce import run as reinforce
 from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import run as reinforce
 from generate.runs import ray_engine as scale_out
 from generate.runs.manifest import RUN, write_run
 from generate.runs.ray_engine import Head, Place, Worker, _tell, connect, plan

@@ -12,8 +12,8 @@ import torch
 import capsmith
 from captioners.base import Caption, Captioned
 from generate.captions.run import run as generate
-from generate.reinforce import run as reinforce
 from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import run as reinforce
 from generate.reinforce.teachers import Teacher
 from generate.sets.gallery import GalleryConfig
 from generate.sets.gallery import run as show

@@ -20,8 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from generate.reinforce import run
 from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import run
 from imagetext.reinforced.embeddings import modern, named_texts, pack, unpack
 from imagetext.reinforced.views import read_views, replay, write_views
 from imagetext.sample import Record
