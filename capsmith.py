@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from imagetext.shown import NOBODY_READS, at_terminal, end_unread, say, say_error
-from imagetext.stops import end_in_order, exit_code, open_standard_files
+from imagetext.stops import ending_in_order, exit_code, open_standard_files
 
 Config = TypeVar("Config")
 
@@ -114,8 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(*overview(), "", f"capsmith: error: {problem}", file=sys.stderr)
         return 2
     open_standard_files()
-    end_in_order()
-    with at_terminal():
+    with ending_in_order(), at_terminal():
         return _run(command, argv[1:])
 
 

@@ -5,20 +5,29 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPED = (signal.SIGTERM, signal.SIGHUP)  # beside SIGINT, which Python makes a KeyboardInterrupt of by itself
 
 
-def end_in_order() -> None:
-    """Makes the signals that end a process a KeyboardInterrupt(number) of its main thread, so that nothing half done is left.
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Within the block, the signals that end a process are a KeyboardInterrupt(number) of its main thread: nothing half done is left.
 
     A signal that is ignored, as `nohup` asks for, or has a handler stays as it is.
     """
-    if threading.current_thread() is threading.main_thread():  # no other thread may do so
-        for number in STOPPED:
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, interrupt_once)
+    is_main = threading.current_thread() is threading.main_thread()  # no other thread may do so
+    ours = [number for number in STOPPED if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, interrupt_once)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is interrupt_once:  # else it came, and the process is about to end
+                signal.signal(number, signal.SIG_DFL)
 
 
 def interrupt_once(number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -220,3 +221,15 @@ def s3(s3_server, monkeypatch):
     s3_server[:] = [bucket]
     yield bucket
     s3_server.clear()
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay_as_they_are():
+    """A test that leaves a handler of signals behind would disturb those that come after it in the same process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    after = [signal.getsignal(number) for number in numbers]
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+    assert after == before

@@ -43,12 +43,17 @@ def test_a_signal_ends_a_command_in_order(monkeypatch, capsys, tmp_path, number,
 def test_what_nohup_ignores_stays_ignored_and_another_thread_sets_nothing():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    thread = threading.Thread(target=stops.end_in_order)
+    seen = []
+
+    def look():
+        with stops.ending_in_order():
+            seen.append((signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)))
+    thread = threading.Thread(target=look)
     thread.start()
     thread.join()
+    look()
+    assert seen == [(signal.SIG_IGN, signal.SIG_DFL), (signal.SIG_IGN, stops.interrupt_once)]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    stops.end_in_order()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and signal.getsignal(signal.SIGTERM) is stops.interrupt_once
 
 
 COMMAND = """
