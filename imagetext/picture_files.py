@@ -254,15 +254,18 @@ def read_picture(path: str, told: str = "", folders: PictureFolders | None = Non
         raise ValueError(f"missing picture file: {name} ({reason})") from cause
 
 
-def read_regular(real: str, most: int, told: str = "") -> bytes:
-    """The bytes of a file by a path without links; NotAFile where it is none, ValueError where it has more than `most` bytes."""
+def read_regular(real: str, most: int, told: str = "", *, cut: bool = False) -> bytes:
+    """The bytes of a file by a path without links; NotAFile where it is none.
+
+    Of more than `most` bytes the first are given if they may be cut, else it is a ValueError.
+    """
     if stat.S_ISREG(os.stat(real).st_mode):
         with open(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 data = file.read(most + 1)
-                if len(data) > most:
+                if len(data) > most and not cut:
                     raise ValueError(f"{told or short(os.path.basename(real))}: has more than the {most:,} bytes that are read of such a file")
-                return data
+                return data[:most]
     raise NotAFile(f"not a file: {short(os.path.basename(real))}")
 
 

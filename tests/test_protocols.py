@@ -19,7 +19,7 @@ def test_all_are_what_they_stand_for(tmp_path):
     wrong = tmp_path / "wrong.py"  # and the check sees what is missing
     wrong.write_text('''
 from captioners.base import Captioner
-from conftest import FakeCaptioner
+from tests.generate.conftest import FakeCaptioner
 from finetune.captioner.forward import CoCaForward
 from finetune.trainer import Forward
 from imagetext.writers.formats import TarShard, Writer

@@ -119,7 +119,7 @@ def _picture(path: str) -> Picture:
 
 
 def _read(path: str, folders: PictureFolders) -> bytes:
-    """The file, if there is one inside, of limits.TEXT bytes at most; a link may lead nowhere."""
+    """The file, if there is one inside, no more than its first limits.TEXT bytes; a link may lead nowhere."""
     if not path:
         return b""
     try:
@@ -127,7 +127,7 @@ def _read(path: str, folders: PictureFolders) -> bytes:
             return read_bytes(path, limits.TEXT)
         if not folders.hold(real := real_path(path)):
             raise Outside(f"a file outside the set, in no folder of --images: {os.path.basename(path)!r}")
-        return read_regular(real, limits.TEXT)
+        return read_regular(real, limits.TEXT, cut=True)
     except (FileNotFoundError, NotAFile):
         return b""
 

@@ -222,12 +222,14 @@ def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need
     """
     kind = _kind(path)
     packed = kind in COMPRESSIONS
-    with _unpacked(path) if packed else open_file(path) as file:
+    opened = partial(_unpacked if packed else open_file, path)
+    with opened() as file:
         if kind == ".parquet":
             return _parquet_pieces(path, file, columns, needs, groups_of)
         layout = read_layout(path, file, os.path.splitext(kind)[0] if packed else kind,
                              (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())))
-        _check_names(path, layout.header)
+    _check_names(path, layout.header)
+    with opened() as file:  # anew: what is packed is read forwards
         file.seek(layout.start)
         rows = (_row(record, layout) for _, record in records(path, file, layout))
         header = layout.header if layout.delimiter else None

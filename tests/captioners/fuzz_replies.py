@@ -5,6 +5,7 @@ import json
 import random
 import socket
 import threading
+import unicodedata
 from pathlib import Path
 
 import aiohttp
@@ -96,6 +97,11 @@ class Server(threading.Thread):
                     pass
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text steers nothing: no control character, no half of a character, no mark that turns the direction of writing."""
+    return not any(unicodedata.category(each) in ("Cc", "Cs") or "\u202a" <= each <= "\u202e" for each in text)
+
+
 def check(number: int, folder: Path) -> None:
     """The reply is captions or a trouble that can be shown, without a secret, and nothing else comes of it."""
     server.reply = Case(number).reply()
@@ -108,9 +114,9 @@ def check(number: int, folder: Path) -> None:
         assert text.encode() is not None and KEY not in text and "\x1b" not in text and "\0" not in text
     if trouble:
         told = str(trouble.error)
-        assert len(told) < 300 and told.isprintable() and KEY not in told and 0 <= trouble.asked <= 600
+        assert len(told) < 300 and is_plain(told) and KEY not in told and 0 <= trouble.asked <= 600
     body = server.reply.partition(b"\r\n\r\n")[2]
-    assert all(name.isprintable() for name in models_of(body)) and 0 <= seconds_to_wait({}, body[:9999].decode("utf-8", "replace")) <= 600
+    assert all(map(is_plain, models_of(body))) and 0 <= seconds_to_wait({}, body[:9999].decode("utf-8", "replace")) <= 600
 
 
 if __name__ == "__main__":

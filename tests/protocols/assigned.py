@@ -1,11 +1,8 @@
 """Each is what it stands for. Nothing runs this file: mypy reads it, for test_protocols.py."""
 
-import campaign
-import conftest
-
 from captioners.base import Captioner, TrainableCaptioner
+from captioners.coca import captioner as coca
 from captioners.coca.captioner import CoCaCaptioner
-from captioners.coca.captioner import captioner as coca
 from captioners.coca.decode import Decoding
 from captioners.decoding.rows import Rows
 from captioners.decoding.slots import SlotRows
@@ -17,7 +14,9 @@ from finetune.student.model import StudentForward
 from finetune.trainer import Forward
 from imagetext.writers.formats import JsonlShard, ParquetShard, TarShard, Writer
 from tests.captioners import test_beam, test_slots
+from tests.faults import commands as campaign
 from tests.finetune.test_validation import Scripted
+from tests.generate import conftest
 
 
 def captioners(server: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted) -> None:
