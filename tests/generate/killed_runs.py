@@ -31,7 +31,7 @@ class FakeTeacher(Teacher):
 
 COMMANDS = {
     "generate": (generate.captions.run.run, GenerateConfig, {"model": "fake", "batch_size": 2}),
-    "reinforce": (generate.reinforce.run, ReinforceConfig, {"teacher": ["fake"], "views": 2, "num_workers": 0}),
+    "reinforce": (generate.reinforce.run.run, ReinforceConfig, {"teacher": ["fake"], "views": 2, "num_workers": 0}),
 }
 generate.captions.run.load_captioner = lambda *args, **kwargs: FakeCaptioner()
 generate.reinforce.run.load_teachers = lambda *args, **kwargs: [
