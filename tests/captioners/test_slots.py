@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captioners.base import SamplingConfig
-from captioners.coca.captioner import captioner as coca
+from captioners.coca import captioner as coca
 from captioners.coca.decode import Decoding
 from captioners.decoding import slots
 from captioners.decoding.batch import Drawing
