@@ -16,6 +16,10 @@ import pytest
 from PIL import Image
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background, and all of that would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def picture(seed: int = 0, format: str = "JPEG", size: tuple[int, int] = (12, 8), **options) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
