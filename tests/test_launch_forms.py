@@ -20,7 +20,7 @@ from imagetext.sources import read_records
 from .launchers import SOCKET, WORLDS, make_programs
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LAUNCHES = r"\b(torchrun|accelerate launch|srun|mpirun|ray) |--num-processes|--engine ray"
 SIZES = r"(?:--num-processes|--num_processes|--nproc-per-node|--nnodes|--ntasks|-n) (\d+)"
 
