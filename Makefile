@@ -1,33 +1,40 @@
-# capsmith: `make quickstart` shows the whole product, `make test` runs the whole suite. Needs Python 3.11+ and PyPI.
+# capsmith: `make quickstart` shows the whole product, `make help` lists what else there is. Needs Python 3.11+ and PyPI.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-oldest soak pretrain-tiny gpu-wheels
+.PHONY: quickstart help check test test-oldest soak pretrain-tiny gpu-wheels
 
-quickstart: .venv/installed
+quickstart: .venv/installed ## Fine-tunes, captions and measures on the built-in pictures, in some minutes.
 	.venv/bin/capsmith quickstart --output runs/quickstart
 
-test: .venv/installed-test
+help: ## Lists these targets.
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+
+check: .venv/installed-test ## Looks for faults in the code without running it, and for lines that stand in two places.
+	.venv/bin/python -m ruff check
+	.venv/bin/python tests/doubles.py
+
+test: .venv/installed-test ## Runs the whole suite on all cores.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
 # The suite with the least versions that pyproject.toml names, in an environment of their own (several GB); for Python 3.11 or 3.12.
-test-oldest: .venv-oldest/installed
+test-oldest: .venv-oldest/installed ## Runs the suite with the oldest versions that are supported.
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
 # The long forms of what the suite samples: faults in generation, damaged input.
-soak: .venv/installed-test
+soak: .venv/installed-test ## Runs the long forms of the tests with faults and damaged input.
 	CAPSMITH_FAULTS=1000 CAPSMITH_FUZZ=10000 .venv/bin/python -m pytest tests/faults tests/captioners/test_fuzz_replies.py \
 		tests/imagetext/test_fuzz.py tests/imagetext/test_fuzz_reinforced.py $(PYTEST_FLAGS)
 
 # The weights shipped in captioners/models/coca_tiny: seeded, at most 90 minutes on 2 cores.
-pretrain-tiny: .venv/installed
+pretrain-tiny: .venv/installed ## Trains the built-in captioner anew.
 	.venv/bin/python -m finetune.captioner.pretrain_tiny
 
 # What a GPU machine without a package index needs to run benchmarks/gpu (Python 3.12, x86-64), and the peer's packages beside it.
 WHEELS = .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 	$(foreach glibc,2_28 2_27 2_17 2_5,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
-gpu-wheels: .venv/installed
+gpu-wheels: .venv/installed ## Collects the packages that benchmarks/gpu needs on a machine without a package index.
 	rm -rf .gpu-wheels
 	$(WHEELS) --dest .gpu-wheels --requirement benchmarks/gpu/wheels.txt
 	$(WHEELS) --dest .gpu-wheels/peer --requirement benchmarks/gpu/peer_wheels.txt

@@ -175,6 +175,7 @@ class BatchOrder(Sampler):
                  rank: int = 0, world: int = 1):
         self.pictures, self.batch_size, self.batches, self.seed, self.first = pictures, batch_size, batches, seed, first
         self.rank, self.world = rank, world
+        self._pass = lru_cache(2)(self._drawn_pass)  # a cache on the class would hold the pictures of an earlier training
 
     def __len__(self) -> int:
         return self.batches - self.first
@@ -189,8 +190,7 @@ class BatchOrder(Sampler):
         order, draws = self._pass(number)
         return int(order[place]), int(draws[place])
 
-    @lru_cache(2)
-    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Pictures in order, each as often as its weight says, with a draw each; of a weight's fraction, pictures by lot."""
         random = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         weights = self.pictures.weights

@@ -71,7 +71,7 @@ class InputHashes:
     """A hash of all records that were read of each input file or folder, in their order."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, "hashlib._Hash"] = {}
+        self._by_path: dict[str, hashlib._Hash] = {}
 
     def add(self, path: str, record: Record, picture: bytes) -> None:
         """Adds a record with the hash of its picture."""

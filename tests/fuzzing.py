@@ -24,7 +24,7 @@ def problems(script: Path, count: int, folder: Path) -> dict[int, str]:
     first = 0
     while first < count:
         done = subprocess.run([sys.executable, str(script), str(folder), str(first), str(count)], env=environment,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                              capture_output=True, text=True)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         found |= {line["number"]: line["problem"] for line in lines if "problem" in line}
         if not done.returncode:

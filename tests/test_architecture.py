@@ -12,6 +12,8 @@ import pytest
 
 import capsmith
 
+from .doubles import doubles
+
 ROOT = Path(capsmith.__file__).parent
 BELOW = {  # what each room may import of ours, itself aside
     "imagetext": set(),
@@ -180,3 +182,13 @@ def test_a_users_own_generate_or_finetune_does_not_disturb_the_rooms_below(tmp_p
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_double_is_found_indented_anew_and_between_imports():
+    lines = [f"value_{number} = {number}" for number in range(12)]
+    imports = [f"import module_{number}" for number in range(12)]
+    files = {"whole.py": "\n".join([*imports, *lines]),
+             "copied.py": "\n".join([*imports, "if True:", *(f"    {line}\n" for line in lines[2:11])]),
+             "eight.py": "\n".join([*imports, *lines[:4], "import late", *lines[4:8], "other = 0", *lines[9:]])}
+    assert doubles(files) == ["whole.py:15 and copied.py:14 share 9 lines"]
+    assert doubles({"twice.py": "\n".join([*lines, "other = 0", *lines])}) == ["twice.py:1 and twice.py:14 share 12 lines"]

@@ -109,6 +109,13 @@ def test_make_installs_first_and_only_once(tmp_path, target, last):
     assert "--editable ." in run(*make, cwd=tmp_path)
 
 
+def test_make_help_says_what_every_target_does():
+    phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY: "))
+    listed = [line.split(maxsplit=1) for line in run("make", "--no-print-directory", "help", cwd=ROOT).splitlines()]
+    assert sorted(name for name, _ in listed) == sorted(phony.split()[1:])
+    assert all(sentence[0].isupper() and sentence.endswith(".") for _, sentence in listed)
+
+
 @pytest.mark.parametrize("said, made, code", [
     ("10 passed", 0, 0),
     ("SKIPPED [2] tests/x.py:3: needs a CUDA device", 0, 0),

@@ -74,7 +74,7 @@ def main() -> int:
               views=str(folder / "views.json")) as peer:
         theirs = peer.ready
     operations, differing = Counter(), Counter()
-    for (key, files), (decoded, *made) in zip(tqdm(records.items(), desc="ours", unit="picture"), theirs["pixels"], strict=True):
+    for files, (decoded, *made) in zip(tqdm(records.values(), desc="ours", unit="picture"), theirs["pixels"], strict=True):
         image = decode_stored(files["jpg"])
         differing["pictures as decoded"] += sha(pil_to_tensor(image)) != decoded
         for view, before, after in zip(read_views(files["paug.json"]), *made, strict=True):

@@ -100,7 +100,6 @@ class VLMCaptioner:
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes."""
-        rules = self._rules(sampling)
         captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
             _, rows = self._begin(sampling)([self.preprocess(self.family.blank())])

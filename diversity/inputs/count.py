@@ -131,7 +131,8 @@ def _tasks(sources: Sequence[Source], rows: Sequence[int], found: Common, size: 
     sampled, pictured = in_sample[joined.picture_of_row], with_image[joined.picture_of_row]
     tasks, start = [], 0
     separate = any(source.role == "images" for source in sources)
-    for (source, piece), count in zip(((source, piece) for source in sources for piece in source.pieces), rows, strict=True):
+    pieces = [(source, piece) for source in sources for piece in source.pieces]
+    for (source, piece), count in zip(pieces, rows, strict=True):
         at, start = slice(start, start + count), start + count
         wanted = pictured[at] & (source.role == "images" or not separate or piece.by_path)
         if joined.take[:, at].any() or wanted.any():

@@ -10,7 +10,8 @@ from typing import TypeVar
 from imagetext.shown import Progress, at_terminal
 from imagetext.stops import become_worker
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 Run = Callable[[Callable[[Iterable[Task]], Result], Sequence[Task], str], list[Result]]
 
 _done: Synchronized  # of a worker: the tasks that all of them have done

@@ -8,7 +8,7 @@ from captioners.ranks import Rank
 from generate.captions.config import GenerateConfig
 from generate.captions.overlap import Overlap
 from generate.runs.inputs import share_failed
-from generate.runs.manifest import GALLERY, read_run
+from generate.runs.manifest import GALLERY, expect_run
 from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery
 from generate.sets.repeats import Repeats
@@ -31,7 +31,7 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     done = [markers[name] for name in own if markers[name] is not None]
     pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
     captions = ", ".join(f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
-                         for column in read_run(folder)["columns"])
+                         for column in expect_run(folder)["columns"])
     say(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
         f"in {len(done):,} {config.format} shards")
     rate = share_failed(done)

@@ -17,7 +17,7 @@ from generate.reinforce.stages import Settled, convert_samples, reinforce_sample
 from generate.reinforce.teachers import Teacher, load_teachers
 from generate.runs.engines import engine_of
 from generate.runs.inputs import Failures, hash_of, input_of, share_failed
-from generate.runs.manifest import RULES, check_own, read_run, wait_for_run
+from generate.runs.manifest import RULES, check_own, expect_run, read_run, wait_for_run
 from generate.runs.out_of_memory import with_halved_batches
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted, workers_wanted
@@ -171,7 +171,7 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
         f"in {len(done):,} {config.format} shards")
     rate = share_failed(done)
     if config.report and None not in markers.values():
-        write_report(config.output, list(read_run(config.output)["teachers"].values()))
+        write_report(config.output, list(expect_run(config.output)["teachers"].values()))
     if missing:
         say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
         return 1

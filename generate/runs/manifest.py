@@ -53,10 +53,12 @@ def check_own(folder: str | os.PathLike, command: str) -> None:
         raise ValueError(f"output {folder}: holds a run that capsmith {command} did not begin, but capsmith {began}; give another folder")
 
 
-def expect_run(folder: str | os.PathLike) -> None:
-    """Raises ValueError where the folder holds no run."""
-    if not entry(join(plain_path(folder), RUN)) or read_run(folder) is None:
+def expect_run(folder: str | os.PathLike) -> dict[str, Any]:
+    """The fingerprint of the run in the folder; raises ValueError where it holds none."""
+    run = read_run(folder) if entry(join(plain_path(folder), RUN)) else None
+    if run is None:
         raise ValueError(f"{folder}: holds no {RUN}, so it is no run of ours")
+    return run
 
 
 def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:

@@ -27,7 +27,8 @@ PATIENCE = 5  # seconds that the end of a run waits for a thread that waits for 
 Kept = TypeVar("Kept")    # what this process keeps of a sample
 Asked = TypeVar("Asked")  # what a worker is told of it
 Made = TypeVar("Made")    # what comes back
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Stopwatch:

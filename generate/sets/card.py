@@ -8,7 +8,7 @@ from typing import Any
 
 from diversity.measures.accumulate import CaptionAccumulator
 from diversity.measures.catalogue import DEGENERATE, DISTINCT, DIV, LENGTH
-from generate.runs.manifest import read_run
+from generate.runs.manifest import expect_run
 from generate.sets.repeats import Repeats
 from imagetext import cards
 from imagetext.sources import read_records
@@ -22,7 +22,7 @@ KEPT_OUT = ["*.tmp", ".*"]  # of an upload
 
 def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str, Any]]) -> None:
     """Write `README.md` of a set whose shards have these markers; of paths on this machine it holds only the last part."""
-    run = read_run(folder)
+    run = expect_run(folder)
     rows, failed = (sum(marker[name] for marker in markers) for name in ("rows", "failed"))
     captions = {name: sum(marker["captions"].get(name, 0) for marker in markers) for name in run["columns"]}
     licences = Repeats()

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from generate.runs.config import Folder
-from generate.runs.manifest import RUN, expect_run, read_run
+from generate.runs.manifest import RUN, expect_run
 from generate.sets.repeats import Repeats
 from imagetext.hashes import name_hash
 from imagetext.picture_files import LeadsOutside
@@ -110,7 +110,7 @@ class Reinforcement(NamedTuple):
 
 def read_reinforcement(folder: str) -> tuple[Reinforcement | None, list[str]]:
     """What a set's records are reinforced with, None in a set that is not; and in what its `config.json` says otherwise."""
-    run = read_run(folder)
+    run = expect_run(folder)
     if "embedded_columns" not in run:
         return None, []
     teachers = list(run["teachers"].values())

@@ -248,8 +248,8 @@ def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading,
         if same is None:
             yield from several
             continue
-        number, first = next(several)
-        together = [first, *(row for _, row in several)]
+        (number, first), *others = several
+        together = [first, *(row for _, row in others)]
         if len(together) > 1:
             texts = {name: [row.get(name) for row in together] for name in kept}
             # What is the same in all rows is said once of the picture.

@@ -150,7 +150,7 @@ class CompressedRows:
         repeats, size = Repeats(), 0
         with _unpacked(self.path) as file:
             file.seek(self.layout.start)
-            for size, record in records(self.path, file, self.layout):
+            for size, record in records(self.path, file, self.layout):  # noqa: B007  (the last size is read below)
                 repeats.is_new(_name_in(record, self.layout, self.reading))
         if (scattered := repeats.come_again()) and size > limits.UNPACKED:
             raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the "

@@ -169,8 +169,8 @@ def test_a_config_is_refused_with_every_reason(tiny_config, edit):
     )
     with pytest.raises(ValueError) as caught:
         check_coca(config, "here")
-    for reason in ("not causal", "embed_cls", "qk_norm", "width 64", "vision_cfg.output_tokens", "have width 48"):
-        assert reason in str(caught.value)
+    for part in ("not causal", "embed_cls", "qk_norm", "width 64", "vision_cfg.output_tokens", "have width 48"):
+        assert part in str(caught.value)
     check_coca(tiny_config, "here")
 
 

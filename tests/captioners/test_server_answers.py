@@ -196,7 +196,7 @@ def test_what_is_said_of_a_server_is_checked(monkeypatch):
     assert config.headers == {"api-key": "s3cret", "X-Title": "s3cret!"} and config.more_fields == {"a": None, "b": 1}
     assert config.extra_body == ServerConfig(extra_body='{"b": 1, "a": null}').extra_body
     with pytest.raises(ValueError, match="the environment has no NOT_SET, NOR_THIS"):
-        ServerConfig(header=["a: $NOT_SET ${NOR_THIS}"]).headers
+        ServerConfig(header=["a: $NOT_SET ${NOR_THIS}"]).headers  # noqa: B018
     for wrong in ({"header": ["Bearer x"]}, {"header": ["a: b\r\nHost: c"]}, {"header": ["Host: c"]}, {"header": ["a:"]},
                   {"extra_body": "x"}, {"extra_body": "[1]"}, {"extra_body": "[" * 100_000}, {"extra_body": {"messages": []}},
                   {"extra_body": {"stream": True}}, {"max_requests": 0}, {"requests_per_minute": 0}):

@@ -97,7 +97,8 @@ def test_a_picture_that_hangs_is_its_rows_while_others_are_served(monkeypatch):
 
 def test_a_picture_that_hangs_is_timed_from_when_its_turn_came(monkeypatch):
     """Not from the last answer that another got: the others are served for long after its time is over."""
-    server, tries, serve = OneAtATime(monkeypatch), [], OneAtATime.serve
+    OneAtATime(monkeypatch)
+    tries, serve = [], OneAtATime.serve
 
     async def hang(self, request):
         if request["messages"][0]["content"][0]["image_url"]["url"].endswith("cGljdHVyZSAw"):

@@ -29,7 +29,7 @@ def run(script: str, *arguments: object) -> list[dict]:
     """What a script of this folder prints, a result in each line."""
     done = subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)], text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(arguments[0])},
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                          capture_output=True)
     assert done.returncode == 0, done.stderr
     return list(map(json.loads, done.stdout.splitlines()))
 

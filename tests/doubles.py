@@ -1,0 +1,53 @@
+"""Lines that stand in two places: `python tests/doubles.py` lists them and fails where there are any.
+
+Two places outside tests share at most eight equal lines in a row. Blank lines, imports and indentation do not count: what is copied
+is usually indented anew.
+"""
+
+import ast
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WHERE = ("imagetext", "captioners", "diversity", "generate", "finetune", "benchmarks", "capsmith.py", "quickstart.py")
+MOST = 8  # equal lines in a row
+
+Line = tuple[int, str]  # its number in the file, and its text without indentation
+
+
+def lines_that_count(text: str) -> list[Line]:
+    imports = {number for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom))
+               for number in range(node.lineno, node.end_lineno + 1)}
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)
+            if line.strip() and number not in imports]
+
+
+def doubles(files: dict[str, str]) -> list[str]:
+    """What stands in two places, as `FILE:LINE and FILE:LINE share N lines`; the longest piece of each pair of places."""
+    lines = {name: lines_that_count(text) for name, text in files.items()}
+    places = defaultdict(list)  # MOST + 1 lines in a row -> (file, index) where they stand
+    for name, counted in lines.items():
+        for start in range(len(counted) - MOST):
+            places[tuple(text for _, text in counted[start:start + MOST + 1])].append((name, start))
+    pairs = {(first, second) for found in places.values() for i, first in enumerate(found) for second in found[i + 1:]}
+    problems = []
+    for (name, start), (other, at) in sorted(pairs):
+        if ((name, start - 1), (other, at - 1)) in pairs:
+            continue  # in the middle of a longer piece
+        length = MOST + 1
+        while ((name, start + length - MOST), (other, at + length - MOST)) in pairs:
+            length += 1
+        problems.append(f"{name}:{lines[name][start][0]} and {other}:{lines[other][at][0]} share {length} lines")
+    return problems
+
+
+def sources() -> dict[str, str]:
+    paths = [path for name in WHERE for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))]
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(paths)}
+
+
+if __name__ == "__main__":
+    problems = doubles(sources())
+    print("\n".join(problems) or f"No two places share more than {MOST} lines.")
+    sys.exit(bool(problems))
