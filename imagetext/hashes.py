@@ -1,6 +1,11 @@
-"""Numbers made of names, the same in every process and on every machine, unlike those of `hash`."""
+"""Hashes: numbers made of names, the same in every process and on every machine, and a sample of a file's bytes."""
 
-from hashlib import blake2b
+import os
+from hashlib import blake2b, sha256
+
+from imagetext.stores import is_remote
+
+SAMPLE = 1 << 16  # bytes, three times of a file
 
 
 def name_hash(name: str, purpose: str = "", *, seed: int = 0, bits: int = 64) -> int:
@@ -8,3 +13,19 @@ def name_hash(name: str, purpose: str = "", *, seed: int = 0, bits: int = 64) ->
     digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=bits // 8, salt=seed.to_bytes(16, "little"),
                      person=purpose.encode())
     return int.from_bytes(digest.digest(), "little")
+
+
+def sample_hash(path: str) -> str:
+    """The hash of the first, the middle and the last bytes of a file on this machine; "" for all else; OSError as of `open`."""
+    if is_remote(path) or not os.path.isfile(path):
+        return ""
+    digest = sha256()
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        for start in (0, end // 2, max(0, end - SAMPLE)):
+            file.seek(start)
+            data = file.read(SAMPLE)
+            if len(data) != min(SAMPLE, end - start):
+                raise OSError(f"{path}: {len(data)} bytes came of the {min(SAMPLE, end - start)} from {start}")
+            digest.update(data)
+    return digest.hexdigest()

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from glob import has_magic
@@ -34,6 +35,7 @@ from imagetext.scenes.draw import scene_shards
 from imagetext.shards import MARKER, RUN, read_markers, read_shards
 from imagetext.stores import (
     Entry,
+    StoreError,
     entries,
     entry,
     is_remote,
@@ -66,18 +68,16 @@ def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence
     needs: what tables must have, "pictures", "captions" or "either".
     labels: where the records' classes stand; the first shard of each SPEC is looked into, and what it has instead is told.
 
-    Raises ValueError with every problem of every SPEC. Iterating a shard raises ValueError, naming the file, where a
+    Raises ValueError with every problem of every SPEC, and StoreError where a store fails. Iterating a shard raises ValueError, naming the file, where a
     file is cut or damaged as a whole, after the rows before that, and StoreError where a store still fails after several
     attempts; a row that is bad is a Record with an `error`.
     """
     problems, shards = [], []
     split = partial(split_table, images=named_folders(images), columns=columns, needs=needs, check=check)
     for one in [spec] if isinstance(spec, str) else spec:
-        try:
+        with _noted(problems):
             found = _shards_of(one, split, problems)
             shards += _labelled(found, labels) if labels else found
-        except (ValueError, OSError) as error:
-            problems.append(error)
     first_of = {}
     for shard in shards:
         other = first_of.setdefault(shard.name, shard)
@@ -116,11 +116,22 @@ def _shards_of(spec: str, split: SplitTable, problems: list[str | Exception]) ->
                 for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))]
     shards = []
     for path, there in named_files(plain_path(spec)).items():
-        try:
+        with _noted(problems):
             shards += _shards_at(path, there, split)
-        except (ValueError, OSError) as error:
-            problems.append(error)
     return shards
+
+
+@contextmanager
+def _noted(problems: list[str | Exception]) -> Iterator[None]:
+    """Notes what is wrong with an input; a store that fails ends the search, for it may do later."""
+    try:
+        yield
+    except ValueError as error:
+        problems.append(error)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        problems.append(error)
 
 
 def named_files(spec: str) -> dict[str, Entry | None]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-ATTEMPTS = 6        # of a read, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
+ATTEMPTS = 6        # of a read or a look, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
 FIRST_WAIT = 1.0    # seconds
 READ_AHEAD = 32     # small files asked of a store at once
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}  # of file managers; their other files are hidden
@@ -40,6 +40,10 @@ class StoreError(OSError):
 
 class LibraryMissing(StoreError, ValueError):
     """A store's library is not installed."""
+
+
+class StoreRefuses(StoreError, ValueError):
+    """A store does not let this user look, or finds no credentials: another attempt would change nothing."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ def entry(path: str) -> Entry | None:
     """What stands at the path, or None."""
     if is_remote(path):
         try:
-            info = asked(path, partial(_info, filesystem(path), path), lasting=(FileNotFoundError,))
+            info = _looked_up(path, partial(_info, filesystem(path), path))
         except FileNotFoundError:
             return None
         return Entry(path, info["type"] == "directory", _stamp_of(info))
@@ -301,12 +305,24 @@ def _remote(place: str, how: str) -> list[Entry]:
     store = filesystem(place)
     store.invalidate_cache()
     try:
-        infos = asked(place, partial(getattr(store, how), place, detail=True), lasting=(FileNotFoundError,))
+        infos = _looked_up(place, partial(getattr(store, how), place, detail=True))
     except FileNotFoundError:
         return []
     infos = infos.values() if isinstance(infos, dict) else infos
     found = [Entry(store.unstrip_protocol(info["name"]), info["type"] == "directory", _stamp_of(info)) for info in infos]
     return sorted((one for one in found if not one.path.endswith("/")), key=lambda one: one.path)
+
+
+def _looked_up(path: str, look: Callable[[], Result]) -> Result:
+    """What is found, tried again as a read is; FileNotFoundError and StoreRefuses at once."""
+    def found() -> Result:
+        try:
+            return look()
+        except Exception as error:  # that credentials are missing, each store's library says with a class of its own
+            if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+                raise StoreRefuses(f"{path}: {type(error).__name__}: {error}") from error
+            raise
+    return asked(path, found, attempts=ATTEMPTS, lasting=(FileNotFoundError,))
 
 
 def _info(store: "AbstractFileSystem", path: str) -> Mapping[str, Any]:

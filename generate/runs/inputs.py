@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Any
 
+from imagetext.hashes import sample_hash
 from imagetext.outputs import write_file
 from imagetext.readers.folders import FolderRows
 from imagetext.readers.row_records import with_unique_keys
@@ -15,10 +16,9 @@ from imagetext.readers.tables import ROWS_PER_SHARD, TableRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
 from imagetext.shown import Progress, say
-from imagetext.stores import is_remote, join, listing, open_file, read_bytes
+from imagetext.stores import join, listing, open_file, read_bytes
 
 PICTURES = "pictures.json"
-SAMPLE = 1 << 16  # bytes, three times of a file
 VERSIONS = ("mtime_ns", "etag", "listing", "revision")  # of an input's stamp: another one, and the bytes may still be the same
 
 
@@ -59,23 +59,7 @@ def hash_of(shard: Shard) -> dict[str, str]:
     """What a marker says of what was read, of a shard that was hashed: its hash, and that of a sample of its file."""
     if not isinstance(shard.samples, Hashed):
         return {}
-    return {"input_sha256": shard.samples.sha256, "input_sample": sample_hash(shard)}
-
-
-def sample_hash(shard: Shard) -> str:
-    """The hash of the first, the middle and the last bytes of a shard's file on this machine; "" for all else; OSError as of `open`."""
-    if is_remote(shard.path) or not os.path.isfile(shard.path):
-        return ""
-    digest = hashlib.sha256()
-    with open(shard.path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        for start in (0, end // 2, max(0, end - SAMPLE)):
-            file.seek(start)
-            data = file.read(SAMPLE)
-            if len(data) != min(SAMPLE, end - start):
-                raise OSError(f"{shard.path}: {len(data)} bytes came of the {min(SAMPLE, end - start)} from {start}")
-            digest.update(data)
-    return digest.hexdigest()
+    return {"input_sha256": shard.samples.sha256, "input_sample": sample_hash(shard.path)}
 
 
 def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]], *, gone: Collection[str] = (),
@@ -96,7 +80,7 @@ def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Map
         then, now = markers[shard.name]["input"], input_of(shard)
         if _identity(then) == _identity(now):
             sample = "" if trust else markers[shard.name].get("input_sample")
-            if sample and sample_hash(shard) not in ("", sample):
+            if sample and sample_hash(shard.path) not in ("", sample):
                 changed.append(shard)
         else:
             (unsure if shard.stamp and (_lasting(then) == _lasting(now) or _grown(shard, then)) else changed).append(shard)

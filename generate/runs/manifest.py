@@ -115,10 +115,13 @@ def clear_run(folder: str | os.PathLike) -> None:
             remove(there[name].path)
     for name in (name + end for name in names for end in (".images", ".images" + UNFINISHED)):
         if name in there and there[name].is_folder:
-            for picture in files_below(there[name].path):
-                remove(picture.path)
-            if not is_remote(folder):
-                shutil.rmtree(there[name].path)
+            if is_remote(folder):
+                for picture in files_below(there[name].path):
+                    remove(picture.path)
+            elif os.path.islink(there[name].path):  # what it leads to may be anybody's
+                os.unlink(there[name].path)
+            else:
+                shutil.rmtree(there[name].path)  # which follows no links
     remove(join(folder, RUN))
 
 

@@ -44,7 +44,7 @@ BUSY = 0.75           # share of the workers from which on more come, while shar
 CPUS = 1              # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
 PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped, and a head to be there again
-ANSWER = 5            # seconds that the tally has to answer
+ANSWER = 5            # seconds that the tally has to answer, or the head
 HOW_TO_CONNECT = """\
   A cluster begins with `ray start --head --port 6379` on one node and `ray start --address HOST:6379` on each other.
   If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first node to them
@@ -195,7 +195,7 @@ class Head:
         """Raises ConnectionError once it has not been there for PATIENCE seconds; it may be one that is begun again."""
         host, _, port = self.address.rpartition(":")
         try:
-            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            socket.create_connection((host, int(port)), timeout=ANSWER).close()
             self.seen = time.monotonic()
         except OSError as error:
             if time.monotonic() - self.seen >= PATIENCE:

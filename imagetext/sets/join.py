@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from imagetext.apart import ANOTHER, check_apart
+from imagetext.hashes import sample_hash
 from imagetext.readers.row_records import well_formed
 from imagetext.sample import Record, Shard
 from imagetext.sets.room import room_for
@@ -53,15 +54,16 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
         raise ValueError(f"text_from: {text_from}: a probability, and only webdataset has a `txt`")
     sources = read_samples(specs, distinct=False, check=False) if specs else []
     check_apart(output, [shard.path for shard in (*shards, *sources)], f"{ANOTHER}: all that the pictures' shards hold goes there, too")
-    stamps = hashlib.sha256(json.dumps([[one.name, dict(one.stamp)] for one in sources], sort_keys=True).encode()).hexdigest()
-    settings = {"columns": stamps, "on": on, "format": format, "overwrite": overwrite,
+    stamps = [[one.name, dict(one.stamp), sample_hash(one.path)] for one in sources]
+    settings = {"columns": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),
+                "on": on, "format": format, "overwrite": overwrite,
                 "drop_text_embeddings": drop_text_embeddings, "text_from": list(text_from or ()), "seed": seed}
     counts: Counter[str] = Counter()
     to_do = []
     begin()
     for shard in shards:
         marker = read_marker(output, shard.name)
-        if marker and marker.get("input") == _input(shard, settings):
+        if marker and marker.get("input") == _input(shard, settings) and marker.get("input_sample") == sample_hash(shard.path):
             counts.update(marker["joined"])
         else:
             to_do.append(shard)
@@ -70,13 +72,14 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
         if to_do:
             index.add(sources)
         for shard in Progress(to_do, desc="joining", unit="shard", disable=not to_do):
+            sample = sample_hash(shard.path)  # before it is read: what comes meanwhile is noticed the next time
             with ShardWriter(output, shard.name, format=format, columns=index.names, input=_input(shard, settings)) as writer:
                 found: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
                 for apart in shard:
                     record, outcome = index.joined(apart, overwrite, drop_text_embeddings, expected=bool(specs))
                     writer.write(record, drawn_text(record, *text_from, seed=seed) if text_from else None)
                     found[outcome] += 1
-                writer.info["joined"] = dict(found)
+                writer.info |= {"joined": dict(found), "input_sample": sample}
             counts.update(found)
         index.close()
     return Joined(counts["matched"], counts["unmatched"], counts["duplicate"])

@@ -26,7 +26,7 @@ import runs
 import s3fs
 from campaign import different, vouched_for
 from commands import make_pictures
-from faults import REFUSED, signalling
+from faults import signalling
 from moments import Moment
 
 from imagetext import stores
@@ -133,7 +133,7 @@ def disturb(bucket: Bucket, known: Path, number: int, units: dict[str, float], d
         else:
             bucket.spoil(fault, draw.randint(1, units["requests"]), draw.choice([1, 3, 8, 30]))
         code = runs.end_of(runs.start(argv, moment, log, before=before))
-        if code not in ((-signal.SIGKILL, -signal.SIGALRM, 0) if "killed" in fault else (0, 1, REFUSED)) or "Traceback" in log.read_text():
+        if code not in ((-signal.SIGKILL, -signal.SIGALRM, 0) if "killed" in fault else (0, 1)) or "Traceback" in log.read_text():
             problems.append(f"{fault}: exit code {code}: {log.read_text()[-2000:]}")
         bucket.spoil("")
         copy = bucket.copy(output)

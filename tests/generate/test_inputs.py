@@ -11,6 +11,7 @@ from generate.captions.run import run
 from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run as reinforce
 from generate.runs.inputs import Failures, Hashed
+from generate.runs.manifest import clear_run, write_run
 from generate.sets.join import JoinConfig
 from generate.sets.join import run as join
 from imagetext.sample import Record
@@ -263,6 +264,18 @@ def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(capti
     with pytest.raises(ValueError, match=f"00007.{suffix}: would be written over, and is no file of this run"):
         run(configure(format=format, seed=1))
     assert files(out) == {**files(tmp_path / "fresh"), **theirs}
+
+
+def test_what_is_removed_with_a_run_is_never_behind_a_link(tmp_path):
+    for folder in ("theirs", "out/0.images", "out/2.images.tmp"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "theirs/a.jpg").write_bytes(b"a")
+    (tmp_path / "out/0.images/own.jpg").write_bytes(b"o")
+    for link in ("0.images/linked", "1.images", "2.images.tmp/linked"):
+        (tmp_path / "out" / link).symlink_to(tmp_path / "theirs")
+    write_run(tmp_path / "out", {"columns": {}, "format": "jsonl"}, ["0", "1", "2"])
+    clear_run(tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == [] and os.listdir(tmp_path / "theirs") == ["a.jpg"]
 
 
 def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, configure, tmp_path, folder, files):

@@ -158,6 +158,21 @@ def test_shards_that_are_done_are_not_done_again(tmp_path, write_tar, picture, m
     assert {name for name, time in times.items() if os.stat(tmp_path / "out" / name).st_mtime_ns == time} == set()
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path, write_tar, picture, which):
+    path = shard(tmp_path, write_tar, picture, range(3))
+    inputs = path, write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
+    join(read_samples(path), inputs[1], tmp_path / "out", on="key")
+    before, times = open(inputs[which], "rb").read(), os.stat(inputs[which])
+    old, new = ((b"alt 0", b"alt 9"), (b"of 0", b"of 9"))[which]
+    assert old in before
+    with open(inputs[which], "wb") as file:
+        file.write(before.replace(old, new))
+    os.utime(inputs[which], ns=(times.st_atime_ns, times.st_mtime_ns))
+    join(read_samples(path), inputs[1], tmp_path / "out", on="key")
+    assert new.decode() in str(list(read_records(f"{tmp_path}/out/00000.tar"))[0])
+
+
 def test_bad_arguments(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(1))
     with pytest.raises(ValueError, match="output .*: the shards stand there"):

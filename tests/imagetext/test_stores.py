@@ -202,6 +202,37 @@ def test_a_picture_that_cannot_be_read_fails_the_shard(s3, picture, kind):
         list(shard)
 
 
+@pytest.mark.parametrize("spec, method, kind", [("x.tar", "HEAD", 500), ("x.tar", "HEAD", 503), ("*.tar", "GET", 503), ("*.tar", "GET", "cut")])
+def test_a_look_that_fails_is_tried_again_and_is_then_no_mistake_of_the_command(s3, shard, spec, method, kind):
+    found, name = read_samples(f"{s3.root}/{spec}"), "x.tar" if method == "HEAD" else s3.bucket
+    s3.fail(method, name, kind, ATTEMPTS - 1)
+    assert read_samples(f"{s3.root}/{spec}") == found
+    s3.fail(method, name, kind)
+    with pytest.raises(StoreError, match=f"{s3.root}.*in {ATTEMPTS} attempts") as caught:
+        read_samples([f"{s3.root}/gone.none", f"{s3.root}/{spec}"])
+    assert not isinstance(caught.value, ValueError)
+
+
+def test_a_look_that_is_refused_is_not_tried_again(s3, shard, monkeypatch):
+    class NoCredentialsError(Exception):
+        pass
+
+    s3.fail("HEAD", "x.tar", 403)
+    s3.requests.clear()
+    with pytest.raises(ValueError, match="x.tar: PermissionError"):
+        read_samples(f"{s3.root}/x.tar")
+    assert s3.count("HEAD", "x.tar") == 1
+
+    def nobody(*_):
+        asked.append(1)
+        raise NoCredentialsError("none")
+    asked = []
+    monkeypatch.setattr(stores, "_info", nobody)
+    with pytest.raises(ValueError, match="x.tar: NoCredentialsError: none"):
+        read_samples(f"{s3.root}/x.tar")
+    assert len(asked) == 1
+
+
 def test_a_picture_that_is_not_there_is_a_row_and_is_asked_for_once(s3, picture):
     s3.put("0.jpg", picture(0))
     for method in ("HEAD", "GET"):  # s3fs begins with the one or the other, by its release
