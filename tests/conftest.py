@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background, and all of that would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the suite in its background, or `nohup`, has these signals ignored, and all that tests start would inherit that.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def picture(seed: int = 0, format: str = "JPEG", size: tuple[int, int] = (12, 8), **options) -> bytes:
