@@ -90,7 +90,7 @@ class PictureFolders:
         return any(f"{real}/".startswith(f"{root.rstrip('/')}/") for root in (*self.real, *self.real_own * ours))
 
     def __str__(self) -> str:
-        return " and ".join(one or "." for one in ((self.own,) * (self.is_input or not self.named) + self.named))
+        return " and ".join(one or "the current folder" for one in ((self.own,) * (self.is_input or not self.named) + self.named))
 
 
 def named_folders(images: str | os.PathLike | Sequence[str | os.PathLike] | None) -> tuple[str, ...]:
