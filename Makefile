@@ -13,6 +13,7 @@ help: ## Lists these targets.
 
 check: .venv/installed-test ## Looks for faults in the code without running it, and for lines that stand in two places.
 	.venv/bin/python -m ruff check
+	.venv/bin/python -m ruff format --check --quiet
 	.venv/bin/python tests/doubles.py
 
 test: .venv/installed-test ## Runs the whole suite on all cores.

@@ -18,80 +18,101 @@ def finetune(argv: Sequence[str]) -> int:
     """fine-tune a captioner on captioned pictures"""
     if "--list-recipes" in argv:
         from finetune.captioner.recipes import list_recipes
+
         say(*list_recipes().split("\n"))
         return 0
     from finetune.captioner.config import FinetuneConfig
+
     config = parse("finetune", FinetuneConfig, argv)
     from finetune.captioner.run import run
+
     return run(config)
 
 
 def generate(argv: Sequence[str]) -> int:
     """caption pictures, several captions each, into records"""
     from generate.captions.config import GenerateConfig
+
     config = parse("generate", GenerateConfig, argv)
     from generate.captions.run import run
+
     return run(config)
 
 
 def verify(argv: Sequence[str]) -> int:
     """check a captioned set: files, counts, keys, every record"""
     from generate.sets.verify import VerifyConfig
+
     config = parse("verify", VerifyConfig, argv)
     from generate.sets.verify import run
+
     return run(config)
 
 
 def gallery(argv: Sequence[str]) -> int:
     """a page of pictures of a captioned set with their captions"""
     from generate.sets.gallery import GalleryConfig
+
     config = parse("gallery", GalleryConfig, argv)
     from generate.sets.gallery import run
+
     return run(config)
 
 
 def join(argv: Sequence[str]) -> int:
     """put captions that were written apart into the shards of their pictures"""
     from generate.sets.join import JoinConfig
+
     config = parse("join", JoinConfig, argv)
     from generate.sets.join import run
+
     return run(config)
 
 
 def reinforce(argv: Sequence[str]) -> int:
     """add views and teachers' embeddings to captioned records"""
     from generate.reinforce.config import ReinforceConfig
+
     config = parse("reinforce", ReinforceConfig, argv)
     from generate.reinforce.run import run
+
     return run(config)
 
 
 def train_student(argv: Sequence[str]) -> int:
     """train a CLIP model on reinforced records"""
     from finetune.student.config import StudentConfig
+
     config = parse("train-student", StudentConfig, argv)
     from finetune.student.run import run
+
     return run(config)
 
 
 def diversity(argv: Sequence[str]) -> int:
     """measure how diverse, long and sound captions are"""
     from diversity.config import DiversityConfig
+
     config = parse("diversity", DiversityConfig, argv)
     from diversity.run import run
+
     return run(config)
 
 
 def quickstart(argv: Sequence[str]) -> int:
     """see the whole product at work in a few minutes, offline"""
     from quickstart import QuickstartConfig
+
     config = parse("quickstart", QuickstartConfig, argv)
     from quickstart import run
+
     return run(config)
 
 
-COMMANDS = {command.__name__.replace("_", "-"): command for command in (
-    finetune, generate, verify, gallery, join, reinforce, train_student, diversity, quickstart)}
+COMMANDS = {
+    command.__name__.replace("_", "-"): command
+    for command in (finetune, generate, verify, gallery, join, reinforce, train_student, diversity, quickstart)
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if command == "--version":
         from importlib.metadata import version
+
         say(f"capsmith {version('capsmith')}")
         return 0
     if command not in COMMANDS:
@@ -152,8 +174,15 @@ def _nobody_reads(command: str) -> int:
 def overview() -> list[str]:
     """The lines of `capsmith --help`."""
     lines = [f"  {name:15}{command.__doc__}" for name, command in COMMANDS.items()]
-    return ["usage: capsmith COMMAND [--help] [flags]", "", "commands:", *lines, "",
-            "  --version   print the version", "  --help      print this; `capsmith COMMAND --help` its flags"]
+    return [
+        "usage: capsmith COMMAND [--help] [flags]",
+        "",
+        "commands:",
+        *lines,
+        "",
+        "  --version   print the version",
+        "  --help      print this; `capsmith COMMAND --help` its flags",
+    ]
 
 
 # --- from flags and a YAML file to a configuration -----------------------------------------------------------------
@@ -184,7 +213,10 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
         raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
     if print_config:
         import yaml
-        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")  # as it is: a file
+
+        print(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end=""
+        )  # as it is: a file
         raise SystemExit(0)
     return config
 
@@ -194,18 +226,32 @@ def argument_names(config_type: type) -> dict[str, str]:
     from pydantic_settings import CliPositionalArg, CliSuppress
 
     (positional,), (hidden,) = CliPositionalArg.__metadata__, CliSuppress.__metadata__
-    return {name: "" if hidden in field.metadata else name.upper() if positional in field.metadata
-            else "--" + name.replace("_", "-") for name, field in config_type.model_fields.items()}
+    return {
+        name: ""
+        if hidden in field.metadata
+        else name.upper()
+        if positional in field.metadata
+        else "--" + name.replace("_", "-")
+        for name, field in config_type.model_fields.items()
+    }
 
 
 def flag_parser(command: str, config_type: type) -> argparse.ArgumentParser:
     """An argument parser with a flag for each field, the required ones first."""
     from pydantic_settings import CliSettingsSource
 
-    usage = [argument if argument.isupper() else f"{argument} {name.upper()}"
-             for name, argument in argument_names(config_type).items() if config_type.model_fields[name].is_required()]
-    parser = argparse.ArgumentParser(usage=" ".join([f"capsmith {command}", *usage, "[options]"]), allow_abbrev=False,
-                                     description=config_type.__doc__, add_help=False, exit_on_error=False)
+    usage = [
+        argument if argument.isupper() else f"{argument} {name.upper()}"
+        for name, argument in argument_names(config_type).items()
+        if config_type.model_fields[name].is_required()
+    ]
+    parser = argparse.ArgumentParser(
+        usage=" ".join([f"capsmith {command}", *usage, "[options]"]),
+        allow_abbrev=False,
+        description=config_type.__doc__,
+        add_help=False,
+        exit_on_error=False,
+    )
     required = parser.add_argument_group("required")
     options = parser.add_argument_group("options")
 
@@ -220,18 +266,31 @@ def flag_parser(command: str, config_type: type) -> argparse.ArgumentParser:
         help = re.sub(r" \((required|default: (None|\(\))?)\)$", "", help)
         group.add_argument(*names, help=help, **settings)
 
-    CliSettingsSource(config_type, root_parser=parser, cli_kebab_case=True, cli_implicit_flags=True,
-                      cli_hide_none_type=True, cli_avoid_json=True, add_argument_method=add_flag)
-    options.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
-                         help="YAML file of these fields; flags override it")
-    options.add_argument("--print-config", action="store_true", default=argparse.SUPPRESS,
-                         help="print the whole configuration as YAML, and stop")
+    CliSettingsSource(
+        config_type,
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        add_argument_method=add_flag,
+    )
+    options.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help="YAML file of these fields; flags override it"
+    )
+    options.add_argument(
+        "--print-config",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print the whole configuration as YAML, and stop",
+    )
     options.add_argument("-h", "--help", action="help", help="print this, and stop")
     return parser
 
 
-def read_flags(parser: argparse.ArgumentParser, known: Sequence[str],
-               argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def read_flags(
+    parser: argparse.ArgumentParser, known: Sequence[str], argv: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
     """The values as given, still text, and what is wrong with the flags themselves."""
     argv, problems = list(argv), []
     while True:
@@ -252,6 +311,7 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
 
     from imagetext import limits
     from imagetext.stores import read_bytes
+
     try:
         content = yaml.safe_load(read_bytes(path, limits.TEXT))
         waiting, count = [content], 0  # aliases may stand for more than any memory holds, or for themselves

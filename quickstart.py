@@ -41,7 +41,9 @@ def run(config: QuickstartConfig) -> int:
 
     there = {one.name for one in config.output.iterdir()} if config.output.exists() else set()
     if there - {LOCK, CAPTIONER} and not (config.output / CAPTIONER / "finetune.json").exists():
-        raise ValueError(f"--output {config.output}: the folder is not empty, and holds no quickstart; give another folder")
+        raise ValueError(
+            f"--output {config.output}: the folder is not empty, and holds no quickstart; give another folder"
+        )
     with FolderLock(config.output):
         return _run(config)
 
@@ -61,15 +63,40 @@ def _run(config: QuickstartConfig) -> int:
     common = {"seed": config.seed, "overwrite": config.overwrite, "device": config.device}
     as_it_is = {"redraws": 0, "on_degenerate": "keep"}  # what the captioner says, not what a set should keep of it
     steps = (
-        (f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures", finetune, FinetuneConfig(
-            input=[train], model=MODEL, name=NAME, output=captioner, samples_seen=config.samples_seen, batch_size=BATCH_SIZE,
-            learning_rate=LEARNING_RATE, hold_out=60, **common)),
-        (f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was", generate, GenerateConfig(
-            input=[held_out], model=MODEL, output=pretrained_records, **as_it_is, **common)),
-        (f"caption them with {NAME}, into records", generate, GenerateConfig(
-            input=[str(pretrained_records / "*.tar")], model=str(captioner), output=records, **as_it_is, **common)),
-        ("score the captions, before and after, beside the human ones", score, DiversityConfig(
-            input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report, device=config.device)),
+        (
+            f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures",
+            finetune,
+            FinetuneConfig(
+                input=[train],
+                model=MODEL,
+                name=NAME,
+                output=captioner,
+                samples_seen=config.samples_seen,
+                batch_size=BATCH_SIZE,
+                learning_rate=LEARNING_RATE,
+                hold_out=60,
+                **common,
+            ),
+        ),
+        (
+            f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was",
+            generate,
+            GenerateConfig(input=[held_out], model=MODEL, output=pretrained_records, **as_it_is, **common),
+        ),
+        (
+            f"caption them with {NAME}, into records",
+            generate,
+            GenerateConfig(
+                input=[str(pretrained_records / "*.tar")], model=str(captioner), output=records, **as_it_is, **common
+            ),
+        ),
+        (
+            "score the captions, before and after, beside the human ones",
+            score,
+            DiversityConfig(
+                input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report, device=config.device
+            ),
+        ),
     )
     for number, (title, command, command_config) in enumerate(steps, 1):
         say("", f"[{number}/{len(steps)}] {title}")
@@ -85,10 +112,16 @@ def _summarise(output: Path, report: Path, records_folder: Path) -> None:
 
     records = list(read_records(str(records_folder / "*.tar")))
     columns = {"human": HUMAN, "before": BEFORE, "after": AFTER}
-    cards = [Card(record.key, record.image, {name: list(map(Line, texts)) for name, texts in _captions(record).items()})
-             for record in records]
-    write_gallery(output / "gallery.html", cards, title="Before and after fine-tuning",
-                  subtitle=f"{len(records)} held-out pictures of the built-in set")
+    cards = [
+        Card(record.key, record.image, {name: list(map(Line, texts)) for name, texts in _captions(record).items()})
+        for record in records
+    ]
+    write_gallery(
+        output / "gallery.html",
+        cards,
+        title="Before and after fine-tuning",
+        subtitle=f"{len(records)} held-out pictures of the built-in set",
+    )
     say("", "Held-out pictures, a caption each before and after fine-tuning:")
     for record in records[:SHOWN]:
         say(f"  {record.key}")
@@ -98,8 +131,13 @@ def _summarise(output: Path, report: Path, records_folder: Path) -> None:
     say("", "Facts that captions state, and are true; main facts of a picture that some caption states:")
     for name, column in columns.items():
         say(f"    {name:7}{_facts_line(scores[column]['facts'])}")
-    say("", f"Captioner   {output / CAPTIONER}", f"Records     {records_folder}", f"Report      {report / 'report.html'}",
-        f"Gallery     {output / 'gallery.html'}")
+    say(
+        "",
+        f"Captioner   {output / CAPTIONER}",
+        f"Records     {records_folder}",
+        f"Report      {report / 'report.html'}",
+        f"Gallery     {output / 'gallery.html'}",
+    )
 
 
 def _captions(record: "Record") -> dict[str, tuple[str, ...]]:
@@ -107,8 +145,11 @@ def _captions(record: "Record") -> dict[str, tuple[str, ...]]:
 
 
 def _facts_line(facts: dict[str, Any]) -> str:
-    kinds = ", ".join(f"{kind} {_percent(facts['kinds'][kind]['precision'])}"
-                      for kind in ("colour", "shape", "count", "relation") if kind in facts["kinds"])
+    kinds = ", ".join(
+        f"{kind} {_percent(facts['kinds'][kind]['precision'])}"
+        for kind in ("colour", "shape", "count", "relation")
+        if kind in facts["kinds"]
+    )
     return f"true {_percent(facts['precision'])} ({kinds}); found {_percent(facts['recall'])}"
 
 

@@ -28,8 +28,12 @@ from captioners.load import load_captioner
 from captioners.weights import DTYPES
 
 PICTURES, CAPTIONS = 16, 5
-CASES = {"b32-t30": ("coca_ViT-B-32", 30), "l14-t30": ("coca_ViT-L-14", 30), "b32-t77": ("coca_ViT-B-32", 77),
-         "b32-coco": ("coca_ViT-B-32", 30)}
+CASES = {
+    "b32-t30": ("coca_ViT-B-32", 30),
+    "l14-t30": ("coca_ViT-L-14", 30),
+    "b32-t77": ("coca_ViT-B-32", 77),
+    "b32-coco": ("coca_ViT-B-32", 30),
+}
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
@@ -50,13 +54,17 @@ def coco_lengths(captioner: CoCaCaptioner, limit: int, count: int = PICTURES) ->
     pictures = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
     captions = [caption for picture in pictures for caption in picture["references"]]
     drawn = random.Random(0).sample(captions, count * CAPTIONS)
-    return torch.tensor([min(len(captioner.encode_text_ids(caption)), limit) for caption in drawn]).view(count, CAPTIONS)
+    return torch.tensor([min(len(captioner.encode_text_ids(caption)), limit) for caption in drawn]).view(
+        count, CAPTIONS
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, required=True)
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of ours; the peer's is the same on a card, fp32 on a CPU")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="of ours; the peer's is the same on a card, fp32 on a CPU"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="of a turn, all in flight")
     parser.add_argument("--repeats", type=int, help="turns; 3, and 1 at 77 tokens")
@@ -86,24 +94,43 @@ def main() -> None:
         torch.save(pictures, folder / "pictures.pt")
         captioner.model.to(DTYPES[args.dtype])
         rate, memory = product_rate(DTYPES[args.dtype], args.device), bandwidth(args.device)
-        print(f"{architecture}, {args.pictures} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens, {args.dtype}; "
-              f"this machine: {rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s", flush=True)
+        print(
+            f"{architecture}, {args.pictures} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens, {args.dtype}; "
+            f"this machine: {rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s",
+            flush=True,
+        )
         if args.no_peer:
             ours()
             return
-        options = {"model": str(folder / "model"), "pictures": str(folder / "pictures.pt"), "tokens": limit, "captions": CAPTIONS,
-                   "device": args.device, "dtype": args.dtype if is_card(args.device) else "fp32"}
+        options = {
+            "model": str(folder / "model"),
+            "pictures": str(folder / "pictures.pt"),
+            "tokens": limit,
+            "captions": CAPTIONS,
+            "device": args.device,
+            "dtype": args.dtype if is_card(args.device) else "fp32",
+        }
         with Peer(peer_python("open_clip", CLIP_PINS), "decoding_peer.py", **options) as peer:
             cost, peer_cost = alternate(ours, peer, repeats, args.device)
     floor = floor_seconds(captioner, lengths, rate, memory)
     captions = args.pictures * CAPTIONS
-    print(json.dumps({
-        "case": args.case, "dtype": args.dtype, "device": args.device, "pictures": args.pictures,
-        "ratio": round(peer_cost.seconds / cost.seconds, 2), "floor_share": round(floor / cost.seconds, 3),
-        "captions_per_s": round(captions / cost.seconds, 2), "peer_captions_per_s": round(captions / peer_cost.seconds, 2),
-        # in flight are all of our captions, and one of each picture of the peer's
-        "mb_per_caption": round(cost.peak / captions / 1e6, 1), "peer_mb_per_caption": round(peer_cost.peak / args.pictures / 1e6, 1),
-    }))
+    print(
+        json.dumps(
+            {
+                "case": args.case,
+                "dtype": args.dtype,
+                "device": args.device,
+                "pictures": args.pictures,
+                "ratio": round(peer_cost.seconds / cost.seconds, 2),
+                "floor_share": round(floor / cost.seconds, 3),
+                "captions_per_s": round(captions / cost.seconds, 2),
+                "peer_captions_per_s": round(captions / peer_cost.seconds, 2),
+                # in flight are all of our captions, and one of each picture of the peer's
+                "mb_per_caption": round(cost.peak / captions / 1e6, 1),
+                "peer_mb_per_caption": round(peer_cost.peak / args.pictures / 1e6, 1),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def load(options: dict, device: str) -> torch.nn.Module:
         return open_clip.create_model(f"local-dir:{options['model']}", require_pretrained=True).eval()
     with torch.device(device):
         model = open_clip.create_model(options["architecture"], device=device).eval()
-        torch.nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)  # it is left unset
+        torch.nn.init.normal_(
+            model.text_decoder.text_projection, std=model.text_decoder.width**-0.5
+        )  # it is left unset
     return model
 
 
@@ -56,7 +58,9 @@ class Cost:
 
 def loop(model: torch.nn.Module, pictures: torch.Tensor, options: dict) -> None:
     for _ in range(options["captions"]):
-        model.generate(pictures, generation_type="top_p", top_p=0.9, seq_len=options["tokens"], fixed_output_length=True)
+        model.generate(
+            pictures, generation_type="top_p", top_p=0.9, seq_len=options["tokens"], fixed_output_length=True
+        )
 
 
 def main() -> None:
@@ -73,7 +77,7 @@ def main() -> None:
         question = json.loads(line) or {}
         asked = DTYPES[question.get("dtype", dtype)]
         model.to(asked)
-        some = pictures[:question.get("pictures")].to(device, asked)
+        some = pictures[: question.get("pictures")].to(device, asked)
         if "greedy" in question:
             found = model.generate(some, generation_type="top_k", top_k=1, seq_len=question["greedy"])
             print(json.dumps({"tokens": found.tolist()}), flush=True)

@@ -49,9 +49,12 @@ DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 CAPTIONS, SHARD = 5, 10_000  # captions of a picture, pictures of a shard
 PROCESSES = 2
 PINS = ("lexicalrichness==0.5.1", "nltk==3.10.4", "sacrebleu==2.6.0", "numpy==2.3.5", "scipy==1.16.3")
-ALONE = ("diversity==0.3.1", "pycocoevalcap==1.2")  # without what they ask for: torch through sentence-transformers, pycocotools
+ALONE = (
+    "diversity==0.3.1",
+    "pycocoevalcap==1.2",
+)  # without what they ask for: torch through sentence-transformers, pycocotools
 FAST_REGEX = re.compile(r"\w+|[^\w\s]")
-CHECKED = 2_000              # pictures on which values are compared and the fastest peer is found
+CHECKED = 2_000  # pictures on which values are compared and the fastest peer is found
 MBLEU_PEERS = ("nltk", "sacrebleu", "pycocoevalcap")
 
 
@@ -59,8 +62,8 @@ class Coco(NamedTuple):
     """The captions of COCO pictures, flat: words W of captions C, V different ones."""
 
     vocabulary: list[str]
-    words: np.ndarray    # (W,) in the vocabulary, as written
-    ends: np.ndarray     # (C + 1,) first word of each caption, then W
+    words: np.ndarray  # (W,) in the vocabulary, as written
+    ends: np.ndarray  # (C + 1,) first word of each caption, then W
     content: np.ndarray  # (V,) which words of the vocabulary are content words
 
 
@@ -78,15 +81,17 @@ def coco() -> Coco:
 def drawn(shard: int) -> list[list[str]]:
     """The captions of a shard's pictures."""
     source, draw = coco(), np.random.default_rng(shard)
-    captions = (draw.integers((len(source.ends) - 1) // CAPTIONS, size=SHARD)[:, None] * CAPTIONS + np.arange(CAPTIONS)).ravel()
+    captions = (
+        draw.integers((len(source.ends) - 1) // CAPTIONS, size=SHARD)[:, None] * CAPTIONS + np.arange(CAPTIONS)
+    ).ravel()
     lengths = np.diff(source.ends)[captions]
     ends = np.cumsum(lengths)
     words = source.words[np.arange(ends[-1]) + np.repeat(source.ends[captions] - (ends - lengths), lengths)]
     swapped = source.content[words] & (draw.random(len(words)) < 1 / 3)
     words[swapped] = draw.choice(source.words[source.content[source.words]], swapped.sum())
     text = [source.vocabulary[word] for word in words.tolist()]
-    flat = [" ".join(text[end - length:end]) for end, length in zip(ends.tolist(), lengths.tolist())]
-    return [flat[at:at + CAPTIONS] for at in range(0, len(flat), CAPTIONS)]
+    flat = [" ".join(text[end - length : end]) for end, length in zip(ends.tolist(), lengths.tolist())]
+    return [flat[at : at + CAPTIONS] for at in range(0, len(flat), CAPTIONS)]
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -107,7 +112,10 @@ def lexical_1m() -> dict[str, Any]:
     from benchmarks.side_by_side import Peer  # imports torch, which the other cases shall not pay for
 
     shards = range(20)
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process,
+    ):
         file = Path(folder) / "captions.txt"
         print("ours", flush=True)
         seconds, peak, result = process.submit(lexical_of_ours, shards, file).result()
@@ -118,8 +126,13 @@ def lexical_1m() -> dict[str, Any]:
             for measure, name in (("distinct", "diversity"), ("vocabulary", "lexicalrichness"), ("mbleu_4", fastest)):
                 print(f"{measure} of all captions by {name}", flush=True)
                 cost[f"{measure}, {name}"] = peer.ask({"measure": measure, "peer": name, "pictures": None})["seconds"]
-    return {"ratio": round(sum(cost.values()) / seconds, 2), "captions": result["captions"], "seconds": round(seconds, 2),
-            "peer_seconds": {name: round(value, 1) for name, value in cost.items()}, "peak_mb": round(peak)}
+    return {
+        "ratio": round(sum(cost.values()) / seconds, 2),
+        "captions": result["captions"],
+        "seconds": round(seconds, 2),
+        "peer_seconds": {name: round(value, 1) for name, value in cost.items()},
+        "peak_mb": round(peak),
+    }
 
 
 def peer_python() -> Path:
@@ -130,7 +143,9 @@ def peer_python() -> Path:
         print(f"making the peers' environment {folder}: {', '.join(wanted)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         for packages in (PINS, ["--no-deps", *ALONE]):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
+            subprocess.run(
+                [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True
+            )
         done.write_text("\n".join(wanted))
     return python
 
@@ -143,6 +158,7 @@ def lexical_of_ours(shards: Sequence[int], file: Path) -> tuple[float, float, di
         accumulator = CaptionAccumulator()
         accumulator.update(groups)
         return accumulator.result()
+
     seconds, result = timed(measure)
     peak = peak_mb()
     file.write_text("".join(" ".join(text) + "\n" for text in split(groups)), encoding="utf-8")
@@ -151,7 +167,9 @@ def lexical_of_ours(shards: Sequence[int], file: Path) -> tuple[float, float, di
 
 def split(groups: Sequence[Sequence[str]]) -> list[list[str]]:
     tokens = encode(groups)
-    return [tokens.words[start:end] for start, end in zip(tokens.caption_ends.tolist(), tokens.caption_ends[1:].tolist())]
+    return [
+        tokens.words[start:end] for start, end in zip(tokens.caption_ends.tolist(), tokens.caption_ends[1:].tolist())
+    ]
 
 
 def check_values(peer: Any, result: dict[str, Any]) -> str:
@@ -169,9 +187,17 @@ def check_values(peer: Any, result: dict[str, Any]) -> str:
     for name in MBLEU_PEERS:
         answer = peer.ask({"measure": "mbleu_4", "peer": name, "pictures": CHECKED})
         where = np.array(answer["comparable"])
-        _equal(f"mbleu_4, {name}, {where.sum()} of {len(where)} pictures", ours[where], np.array(answer["values"])[where], 1e-7)
+        _equal(
+            f"mbleu_4, {name}, {where.sum()} of {len(where)} pictures",
+            ours[where],
+            np.array(answer["values"])[where],
+            1e-7,
+        )
         seconds[name] = answer["seconds"]
-    print(f"mbleu_4 of {CHECKED} pictures: {', '.join(f'{name} {value:.2f} s' for name, value in seconds.items())}", flush=True)
+    print(
+        f"mbleu_4 of {CHECKED} pictures: {', '.join(f'{name} {value:.2f} s' for name, value in seconds.items())}",
+        flush=True,
+    )
     return min(seconds, key=seconds.get)
 
 
@@ -188,8 +214,12 @@ def _equal(what: str, ours: Any, theirs: Any, tolerance: float) -> None:
 def set_10m() -> dict[str, Any]:
     """Half the captions, then all."""
     half, whole = count_set(100), count_set(200)
-    return {"ratio": round(whole["seconds"] / whole["regex_seconds"], 2), "twice": round(whole["seconds"] / half["seconds"], 2),
-            "half_seconds": half["seconds"], **whole}
+    return {
+        "ratio": round(whole["seconds"] / whole["regex_seconds"], 2),
+        "twice": round(whole["seconds"] / half["seconds"], 2),
+        "half_seconds": half["seconds"],
+        **whole,
+    }
 
 
 def count_set(shards: int) -> dict[str, Any]:
@@ -202,16 +232,24 @@ def count_set(shards: int) -> dict[str, Any]:
         sample = drawn(0)
         finish, result = timed(_merged, accumulators)
         self_cider = timed(measure, sample)[0]
-    return {"captions": result["captions"], "seconds": round(max(ours) + finish + self_cider, 1),
-            "regex_seconds": round(max(regex), 1), "merge_seconds": round(finish, 1), "self_cider_seconds": round(self_cider, 1),
-            "peak_mb": round(sum(peaks) + peak_mb()), "distinct_4": round(result["distinct_4"], 4),
-            "sketched": {name: float(f"{error:.1g}") for name, error in result["sketched"].items()}}
+    return {
+        "captions": result["captions"],
+        "seconds": round(max(ours) + finish + self_cider, 1),
+        "regex_seconds": round(max(regex), 1),
+        "merge_seconds": round(finish, 1),
+        "self_cider_seconds": round(self_cider, 1),
+        "peak_mb": round(sum(peaks) + peak_mb()),
+        "distinct_4": round(result["distinct_4"], 4),
+        "sketched": {name: float(f"{error:.1g}") for name, error in result["sketched"].items()},
+    }
 
 
 def count_shards(shards: Sequence[int]) -> tuple[CaptionAccumulator, float, float, float]:
     """What was counted, seconds of the regular expression and of ours, and the peak in MB."""
     accumulator, regex, ours = CaptionAccumulator(), 0.0, 0.0
-    for shard in tqdm(shards, f"shards {shards.start}, {shards.start + shards.step}, …", position=shards.start, mininterval=2):
+    for shard in tqdm(
+        shards, f"shards {shards.start}, {shards.start + shards.step}, …", position=shards.start, mininterval=2
+    ):
         groups = drawn(shard)
         regex += timed(lambda: [FAST_REGEX.findall(caption) for group in groups for caption in group])[0]
         ours += timed(accumulator.update, groups)[0]

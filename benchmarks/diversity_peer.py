@@ -40,15 +40,19 @@ def vocabulary(texts, group):
 def leave_one_out(texts, group):
     """Each caption of each picture with the picture's others."""
     for start in range(0, len(texts), group):
-        captions = texts[start:start + group]
+        captions = texts[start : start + group]
         for at, caption in enumerate(captions):
-            yield caption, captions[:at] + captions[at + 1:]
+            yield caption, captions[:at] + captions[at + 1 :]
 
 
 def mbleu_nltk(texts, group):
     smoothing = SmoothingFunction().method3
-    return [sentence_bleu([other.split() for other in others], caption.split(), smoothing_function=smoothing, auto_reweigh=True)
-            for caption, others in leave_one_out(texts, group)]
+    return [
+        sentence_bleu(
+            [other.split() for other in others], caption.split(), smoothing_function=smoothing, auto_reweigh=True
+        )
+        for caption, others in leave_one_out(texts, group)
+    ]
 
 
 def mbleu_sacrebleu(texts, group):
@@ -63,8 +67,13 @@ def mbleu_pycocoevalcap(texts, group):
     return scorer.compute_score(option="closest", verbose=0)[1][3]
 
 
-MEASURES = {("distinct", "diversity"): distinct, ("vocabulary", "lexicalrichness"): vocabulary, ("mbleu_4", "nltk"): mbleu_nltk,
-            ("mbleu_4", "sacrebleu"): mbleu_sacrebleu, ("mbleu_4", "pycocoevalcap"): mbleu_pycocoevalcap}
+MEASURES = {
+    ("distinct", "diversity"): distinct,
+    ("vocabulary", "lexicalrichness"): vocabulary,
+    ("mbleu_4", "nltk"): mbleu_nltk,
+    ("mbleu_4", "sacrebleu"): mbleu_sacrebleu,
+    ("mbleu_4", "pycocoevalcap"): mbleu_pycocoevalcap,
+}
 
 
 def comparable(texts, group, peer):
@@ -74,10 +83,13 @@ def comparable(texts, group, peer):
 
     def matched(caption, others):
         words = caption.split()
-        grams = {tuple(words[at:at + 4]) for at in range(len(words) - 3)}
-        return any(tuple(split[at:at + 4]) in grams for split in map(str.split, others) for at in range(len(split) - 3))
+        grams = {tuple(words[at : at + 4]) for at in range(len(words) - 3)}
+        return any(
+            tuple(split[at : at + 4]) in grams for split in map(str.split, others) for at in range(len(split) - 3)
+        )
+
     found = [matched(caption, others) for caption, others in leave_one_out(texts, group)]
-    return [all(found[at:at + group]) for at in range(0, len(found), group)]
+    return [all(found[at : at + group]) for at in range(0, len(found), group)]
 
 
 def main() -> None:
@@ -89,14 +101,14 @@ def main() -> None:
     print(json.dumps({name: metadata.version(name) for name in packages}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        some = texts[:asked["pictures"] * group] if asked["pictures"] else texts
+        some = texts[: asked["pictures"] * group] if asked["pictures"] else texts
         start = time.perf_counter()
         values = MEASURES[asked["measure"], asked["peer"]](some, group)
         answer = {"seconds": time.perf_counter() - start}
         if asked["measure"] != "mbleu_4":
             answer["values"] = values
         elif asked["pictures"]:
-            answer["values"] = [sum(values[at:at + group]) / group for at in range(0, len(values), group)]
+            answer["values"] = [sum(values[at : at + group]) / group for at in range(0, len(values), group)]
             answer["comparable"] = comparable(some, group, asked["peer"])
         print(json.dumps(answer), flush=True)
 

@@ -26,8 +26,13 @@ from finetune.optimizer import learning_rate
 from finetune.trainer import Trainer
 
 BATCH, STEPS, CONTEXT = 8, 5, 76
-CASES = {"full-fp32": ("fp32", 1, False), "full-bf16": ("bf16", 1, False), "five-fp32": ("fp32", 5, False),
-         "five-bf16": ("bf16", 5, False), "cached-bf16": ("bf16", 1, True)}  # precision, captions a picture, frozen and cached tower
+CASES = {
+    "full-fp32": ("fp32", 1, False),
+    "full-bf16": ("bf16", 1, False),
+    "five-fp32": ("fp32", 5, False),
+    "five-bf16": ("bf16", 5, False),
+    "cached-bf16": ("bf16", 1, True),
+}  # precision, captions a picture, frozen and cached tower
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
@@ -45,18 +50,36 @@ def main() -> None:
     torch.manual_seed(0)
     captioner = load_captioner(args.architecture, from_scratch=True, device=args.device)
     pixels = torch.randn(steps * args.batch, 3, *captioner.preprocess_cfg["size"])
-    annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))[:len(pixels)]
-    ids = [[captioner.encode_text_ids(caption)[:CONTEXT] for caption in picture["references"][:captions]] for picture in annotated]
-    batches = [collate([(pixels[i], ids[i], i, str(i)) for i in range(at, at + args.batch)], captioner.pad_id)
-               for at in range(0, len(pixels), args.batch)]
+    annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))[: len(pixels)]
+    ids = [
+        [captioner.encode_text_ids(caption)[:CONTEXT] for caption in picture["references"][:captions]]
+        for picture in annotated
+    ]
+    batches = [
+        collate([(pixels[i], ids[i], i, str(i)) for i in range(at, at + args.batch)], captioner.pad_id)
+        for at in range(0, len(pixels), args.batch)
+    ]
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         captioner.save(folder / "model", "peer")
-        config = FinetuneConfig(input=["-"], model="-", output=folder, batch_size=args.batch, captions_per_image=captions, dtype=dtype,
-                                samples_seen=steps * args.batch * captions, learning_rate=1e-4, device=args.device, freeze_image=cached)
+        config = FinetuneConfig(
+            input=["-"],
+            model="-",
+            output=folder,
+            batch_size=args.batch,
+            captions_per_image=captions,
+            dtype=dtype,
+            samples_seen=steps * args.batch * captions,
+            learning_rate=1e-4,
+            device=args.device,
+            freeze_image=cached,
+        )
         initial = {name: weight.clone() for name, weight in captioner.model.state_dict().items()}
-        images = [encode_images(captioner.model, batch.images.to(args.device)) if cached else batch.images for batch in batches]
+        images = [
+            encode_images(captioner.model, batch.images.to(args.device)) if cached else batch.images
+            for batch in batches
+        ]
         losses: list[float] = []
 
         trainer = Trainer(config, training_forward(captioner, config), batches)
@@ -69,25 +92,46 @@ def main() -> None:
             trainer.schedule.last_epoch = -1
             trainer.schedule.step()
             with trainer.forward.products():
-                losses[:] = [trainer._step(Batch(image, *batch[1:]))["loss"] for image, batch in zip(images, batches, strict=True)]
+                losses[:] = [
+                    trainer._step(Batch(image, *batch[1:]))["loss"]
+                    for image, batch in zip(images, batches, strict=True)
+                ]
 
         tokens = torch.zeros(len(ids), captions, CONTEXT, dtype=torch.long)
         for rows, of in zip(tokens, ids, strict=True):
             for row, caption in zip(rows, of, strict=True):
-                row[:len(caption)] = torch.tensor(caption)
+                row[: len(caption)] = torch.tensor(caption)
         torch.save({"pixels": pixels, "tokens": tokens}, folder / "data.pt")
         peer_steps = steps * captions
-        options = {"model": str(folder / "model"), "data": str(folder / "data.pt"), "batch": args.batch, "lock_image": cached,
-                   "precision": "amp_bf16" if dtype == "bf16" else "fp32", "weight_decay": config.weight_decay, "device": args.device,
-                   "rates": [1e-4 * learning_rate(step, peer_steps, config.warmup) for step in range(peer_steps)]}
+        options = {
+            "model": str(folder / "model"),
+            "data": str(folder / "data.pt"),
+            "batch": args.batch,
+            "lock_image": cached,
+            "precision": "amp_bf16" if dtype == "bf16" else "fp32",
+            "weight_decay": config.weight_decay,
+            "device": args.device,
+            "rates": [1e-4 * learning_rate(step, peer_steps, config.warmup) for step in range(peer_steps)],
+        }
         with Peer(peer_python("open_clip", CLIP_PINS), "finetune_peer.py", **options) as peer:
             cost, peer_cost = alternate(ours, peer, args.repeats, args.device)
             theirs = peer.ask("losses")["losses"]
     samples = steps * args.batch * captions
     gap = max(abs(a - b) / b for a, b in zip(losses, theirs, strict=True)) if captions == 1 else None
-    print(json.dumps({"case": args.case, "device": args.device, "ratio": round(peer_cost.seconds / cost.seconds, 2), "samples_per_s": round(samples / cost.seconds, 2),
-                      "peer_samples_per_s": round(samples / peer_cost.seconds, 2), "peak_mb": round(cost.peak / 1e6),
-                      "peer_peak_mb": round(peer_cost.peak / 1e6), "loss_gap": gap and round(gap, 4)}))
+    print(
+        json.dumps(
+            {
+                "case": args.case,
+                "device": args.device,
+                "ratio": round(peer_cost.seconds / cost.seconds, 2),
+                "samples_per_s": round(samples / cost.seconds, 2),
+                "peer_samples_per_s": round(samples / peer_cost.seconds, 2),
+                "peak_mb": round(cost.peak / 1e6),
+                "peer_peak_mb": round(peer_cost.peak / 1e6),
+                "loss_gap": gap and round(gap, 4),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

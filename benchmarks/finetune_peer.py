@@ -35,7 +35,9 @@ def train(model, optimizer, options: dict, data: dict) -> list[float]:
             for group, rate in zip(optimizer.param_groups, [next(rates)] * 2):
                 group["lr"] = rate
             optimizer.zero_grad()
-            with torch.autocast(options["device"].partition(":")[0], torch.bfloat16, enabled=options["precision"] == "amp_bf16"):
+            with torch.autocast(
+                options["device"].partition(":")[0], torch.bfloat16, enabled=options["precision"] == "amp_bf16"
+            ):
                 output = model(data["pixels"][part], data["tokens"][part, caption])
                 found = loss_of(**output, output_dict=True)
                 total = sum(found.values())
@@ -55,10 +57,12 @@ def main() -> None:
         model.visual.lock()  # what --lock-image does to a CLIP; a CoCa has no lock_image_tower, so that it fails there
     card = options["device"].startswith("cuda")
     model.to(options["device"])
-    data = {name: value.to(options["device"]) for name, value in torch.load(options["data"], weights_only=True).items()}
+    data = {
+        name: value.to(options["device"]) for name, value in torch.load(options["data"], weights_only=True).items()
+    }
     optimizer = make_optimizer(model, options["weight_decay"])
     initial = {name: weight.clone() for name, weight in model.state_dict().items()}
-    first = {name: value[:options["batch"]] for name, value in data.items()}
+    first = {name: value[: options["batch"]] for name, value in data.items()}
     print(json.dumps({"open_clip": open_clip.__version__, "torch": torch.__version__}), flush=True)
     losses: list[float] = []
     for line in sys.stdin:

@@ -18,13 +18,21 @@ def floor_seconds(captioner: CoCaCaptioner, lengths: torch.Tensor, rate: float, 
     keys_values = 2 * tokens * width  # numbers of a picture's keys and values in a cross-attention layer
     seconds = count * (counter.get_total_flops() + cross_layers * 2 * width * keys_values) / rate
     blocks = nn.ModuleList([model.text.transformer, decoder.resblocks, decoder.cross_attn])
-    weights = sum(weight.numel() for weight in blocks.parameters()) + decoder.text_projection.numel() - cross_layers * 2 * width**2
+    weights = (
+        sum(weight.numel() for weight in blocks.parameters())
+        + decoder.text_projection.numel()
+        - cross_layers * 2 * width**2
+    )
     for fed in range(1, int(lengths.max()) - 1):  # tokens that a row has been fed after this step; the last is not fed
         alive = lengths > fed + 1
         rows = count if fed == 1 else int(alive.sum())  # one row a picture for the start token
         pictures = int(alive.any(1).sum())
         attention = 4 * width * (self_layers * fed + cross_layers * tokens)
         arithmetic = rows * (2 * weights + attention) / rate
-        memory = size * (weights + pictures * cross_layers * keys_values + rows * self_layers * 2 * fed * width) / bytes_per_s
+        memory = (
+            size
+            * (weights + pictures * cross_layers * keys_values + rows * self_layers * 2 * fed * width)
+            / bytes_per_s
+        )
         seconds += max(arithmetic, memory)
     return seconds

@@ -107,9 +107,21 @@ def quartiles(captioner: CoCaCaptioner, shard: Path, column: str) -> list[float]
 
 def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
     shard = write_shard(folder / "input/pictures.tar", photographs(ROUNDS * PICTURES))
-    config = GenerateConfig(input=[str(shard)], output=folder / "ours", model=str(model), column="syn_text_ours", device=device,
-                            dtype=dtype, num_captions=CAPTIONS, max_length=LIMIT, min_length=0, top_p=TOP_P, batch_size=PICTURES,
-                            redraws=0, on_degenerate="keep")
+    config = GenerateConfig(
+        input=[str(shard)],
+        output=folder / "ours",
+        model=str(model),
+        column="syn_text_ours",
+        device=device,
+        dtype=dtype,
+        num_captions=CAPTIONS,
+        max_length=LIMIT,
+        min_length=0,
+        top_p=TOP_P,
+        batch_size=PICTURES,
+        redraws=0,
+        on_degenerate="keep",
+    )
     work = Captioning(config)
     work.load(device, {})
     captioner = work.columns[0].captioner
@@ -125,19 +137,34 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int,
 
     rate, memory = product_rate(DTYPES[dtype], device), bandwidth(device)
     captions = ROUNDS * PICTURES * CAPTIONS
-    print(f"{ARCHITECTURE}, {ROUNDS * PICTURES} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens; this machine: "
-          f"{rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s", flush=True)
-    options = {"architecture": ARCHITECTURE, "weights": str(model / "open_clip_model.safetensors"), "shard": str(shard),
-               "output": str(folder / "peer"), "captions": CAPTIONS, "batch": PICTURES, "device": device}
+    print(
+        f"{ARCHITECTURE}, {ROUNDS * PICTURES} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens; this machine: "
+        f"{rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s",
+        flush=True,
+    )
+    options = {
+        "architecture": ARCHITECTURE,
+        "weights": str(model / "open_clip_model.safetensors"),
+        "shard": str(shard),
+        "output": str(folder / "peer"),
+        "captions": CAPTIONS,
+        "batch": PICTURES,
+        "device": device,
+    }
     with Peer(peer_python, "generate_peer.py", **options) as peer:
         print(f"the peer: {peer.ready}", flush=True)
         cost, peer_cost = alternate(ours, peer, repeats, device)
     waiting, writing = map(statistics.median, zip(*shares[1::2]))  # the others warmed up
-    return {"ratio": round(peer_cost.seconds / cost.seconds, 2), "waiting": round(waiting, 4), "writing": round(writing, 4),
-            "floor_share": round(ROUNDS * floor_seconds(captioner, lengths, rate, memory) / cost.seconds, 3),
-            "captions_per_s": round(captions / cost.seconds, 2), "peer_captions_per_s": round(captions / peer_cost.seconds, 2),
-            "tokens": quartiles(captioner, folder / "ours/pictures.tar", "syn_text_ours"),
-            "peer_tokens": quartiles(captioner, folder / "peer/pictures.tar", "syn_text_peer")}
+    return {
+        "ratio": round(peer_cost.seconds / cost.seconds, 2),
+        "waiting": round(waiting, 4),
+        "writing": round(writing, 4),
+        "floor_share": round(ROUNDS * floor_seconds(captioner, lengths, rate, memory) / cost.seconds, 3),
+        "captions_per_s": round(captions / cost.seconds, 2),
+        "peer_captions_per_s": round(captions / peer_cost.seconds, 2),
+        "tokens": quartiles(captioner, folder / "ours/pictures.tar", "syn_text_ours"),
+        "peer_tokens": quartiles(captioner, folder / "peer/pictures.tar", "syn_text_peer"),
+    }
 
 
 def two_processes(folder: Path, model: Path, repeats: int) -> dict:
@@ -148,27 +175,51 @@ def two_processes(folder: Path, model: Path, repeats: int) -> dict:
 
     def command(pictures: str, processes: int) -> float:
         output = folder / f"{pictures}-{processes}"
-        arguments = {"model": model, "input": folder / pictures / "*.tar", "output": output, "num-processes": processes,
-                     "num-workers": 0, "max-length": LIMIT, "top-p": TOP_P, "batch-size": PICTURES, "redraws": 0,
-                     "on-degenerate": "keep", "max-error-rate": 1, "device": "cpu"}
+        arguments = {
+            "model": model,
+            "input": folder / pictures / "*.tar",
+            "output": output,
+            "num-processes": processes,
+            "num-workers": 0,
+            "max-length": LIMIT,
+            "top-p": TOP_P,
+            "batch-size": PICTURES,
+            "redraws": 0,
+            "on-degenerate": "keep",
+            "max-error-rate": 1,
+            "device": "cpu",
+        }
         flags = [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "capsmith", "generate", *flags, "--overwrite"], check=True, capture_output=True,
-                       env=os.environ | {"OMP_NUM_THREADS": "1"}, preexec_fn=lambda: os.sched_setaffinity(0, cores[:processes]))
+        subprocess.run(
+            [sys.executable, "-m", "capsmith", "generate", *flags, "--overwrite"],
+            check=True,
+            capture_output=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: os.sched_setaffinity(0, cores[:processes]),
+        )
         return time.perf_counter() - start
 
     times = {run: [] for run in itertools.product(("pictures", "broken"), (1, 2))}
     for turn in range(repeats):
         for run, seconds in times.items():
             seconds.append(command(*run))
-        print(f"turn {turn + 1} of {repeats}: " + ", ".join(f"{name} by {count} {seconds[-1]:.1f} s"
-                                                           for (name, count), seconds in times.items()), flush=True)
+        print(
+            f"turn {turn + 1} of {repeats}: "
+            + ", ".join(f"{name} by {count} {seconds[-1]:.1f} s" for (name, count), seconds in times.items()),
+            flush=True,
+        )
     one, two, start_one, start_two = (statistics.median(seconds) for seconds in times.values())
     hashes = [[marker["sha256"] for marker in read_markers(folder / f"pictures-{count}").values()] for count in (1, 2)]
     captions = SHARDS * ROUNDS * PICTURES * CAPTIONS
-    return {"ratio": round((one - start_one) / (two - start_two), 2), "with_start_up": round(one / two, 2),
-            "captions_per_s": round(captions / (two - start_two), 2), "of_one": round(captions / (one - start_one), 2),
-            "start_up_s": [round(start_one, 1), round(start_two, 1)], "same_bytes": hashes[0] == hashes[1]}
+    return {
+        "ratio": round((one - start_one) / (two - start_two), 2),
+        "with_start_up": round(one / two, 2),
+        "captions_per_s": round(captions / (two - start_two), 2),
+        "of_one": round(captions / (one - start_one), 2),
+        "start_up_s": [round(start_one, 1), round(start_two, 1)],
+        "same_bytes": hashes[0] == hashes[1],
+    }
 
 
 def main() -> None:
@@ -185,8 +236,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         load_captioner(ARCHITECTURE, from_scratch=True).save(folder / "model", "ours")
-        found = (against_the_peer(folder, folder / "model", args.peer_python, args.repeats, args.device, args.dtype) if args.case == "b32-coco"
-                 else two_processes(folder, folder / "model", args.repeats))
+        found = (
+            against_the_peer(folder, folder / "model", args.peer_python, args.repeats, args.device, args.dtype)
+            if args.case == "b32-coco"
+            else two_processes(folder, folder / "model", args.repeats)
+        )
     print(json.dumps({"case": args.case, **found}))
 
 

@@ -35,8 +35,13 @@ def _begin(self, model_name, pretrained, batch_size: int, shard_writer_kwargs: d
 
 def writing_to(folder: str) -> dict:
     """How a stage's writer is asked for."""
-    return {"output_format": "wds", "output_path": folder, "output_shard_name_format": "orig", "bfloat16": False,
-            "counter_actor": MagicMock()}
+    return {
+        "output_format": "wds",
+        "output_path": folder,
+        "output_shard_name_format": "orig",
+        "bfloat16": False,
+        "counter_actor": MagicMock(),
+    }
 
 
 def answer(warm_up: Callable[[], object], work: Callable[[], object]) -> None:
@@ -60,8 +65,14 @@ def memory(field: str) -> int:
 def main() -> None:
     options = json.loads(sys.argv[1])
     at_home(options.get("device", "cpu"))
-    stage = gen.CaptionModel(options["architecture"], options["weights"], batch_size=options["batch"], tag_suffix="_peer",
-                             num_samples=options["captions"], shard_writer_kwargs=writing_to(options["output"]))
+    stage = gen.CaptionModel(
+        options["architecture"],
+        options["weights"],
+        batch_size=options["batch"],
+        tag_suffix="_peer",
+        num_samples=options["captions"],
+        shard_writer_kwargs=writing_to(options["output"]),
+    )
     pictures = torch.randn(options["batch"], 3, 224, 224, device=stage.device)
 
     def warm_up() -> None:

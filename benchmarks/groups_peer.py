@@ -14,11 +14,18 @@ def main() -> None:
         asked = json.loads(line)
         prompt, end = torch.tensor([asked["prefix"]]), asked["end"]
         found = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, num_return_sequences=asked["num_beams"],
-            min_length=5, max_length=asked["max_length"], suppress_tokens=asked["never"], forced_eos_token_id=end,
-            **{name: asked[name] for name in ("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty")})
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            num_return_sequences=asked["num_beams"],
+            min_length=5,
+            max_length=asked["max_length"],
+            suppress_tokens=asked["never"],
+            forced_eos_token_id=end,
+            **{name: asked[name] for name in ("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty")},
+        )
         rows = [[*row, end] for row in found.tolist()]
-        print(json.dumps({"tokens": [row[:row.index(end) + 1] for row in rows]}), flush=True)
+        print(json.dumps({"tokens": [row[: row.index(end) + 1] for row in rows]}), flush=True)
 
 
 if __name__ == "__main__":

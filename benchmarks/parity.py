@@ -53,7 +53,7 @@ def greedy_case(limit: int) -> dict:
             theirs = peer.ask({"greedy": limit})["tokens"]
     ours = greedy(captioner, pictures, limit)
     end = captioner.end_id
-    theirs = [tokens[:tokens.index(end) + 1] if end in tokens else tokens for tokens in theirs]
+    theirs = [tokens[: tokens.index(end) + 1] if end in tokens else tokens for tokens in theirs]
     return {**compare(ours, theirs), "lengths": sorted({len(tokens) for tokens in ours})}
 
 
@@ -70,9 +70,19 @@ def other_numbers(trained: bool, device: str, dtype: str) -> dict:
 
 
 def tokenizer_case() -> dict:
-    shards = [*read_samples("scenes:val,n=300,level=4,size=16"), *read_samples("scenes:val,n=300,level=2,size=16,captions=alt")]
+    shards = [
+        *read_samples("scenes:val,n=300,level=4,size=16"),
+        *read_samples("scenes:val,n=300,level=2,size=16,captions=alt"),
+    ]
     texts = [caption for shard in shards for sample in shard for caption in sample.captions]
-    texts += ["", "  two  blanks\n", "caf\u00e9 \u2014 \u201cna\u00efve\u201d", "\u6f22\u5b57 \U0001f600", "IMG_20413.JPG", "a" * 200]
+    texts += [
+        "",
+        "  two  blanks\n",
+        "caf\u00e9 \u2014 \u201cna\u00efve\u201d",
+        "\u6f22\u5b57 \U0001f600",
+        "IMG_20413.JPG",
+        "a" * 200,
+    ]
     folder = SHIPPED / "coca_tiny"
     with Peer(peer_python("open_clip", CLIP_PINS), "tokenizer_peer.py", model=str(folder)) as peer:
         return compare(open_clip.get_tokenizer(f"local-dir:{folder}")(texts).tolist(), peer.ask(texts)["tokens"])
@@ -80,8 +90,17 @@ def tokenizer_case() -> dict:
 
 def groups_case(runs: int = 40) -> dict:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=60, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3,
-                        bos_token_id=START, eos_token_id=END, pad_token_id=PAD)
+    config = GPT2Config(
+        vocab_size=60,
+        n_positions=32,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.3,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():  # a more probable end token, so that captions end at many lengths
         bias = model.transformer.ln_f.bias.normal_()
@@ -92,10 +111,18 @@ def groups_case(runs: int = 40) -> dict:
         with Peer(peer_python("open_clip", CLIP_PINS), "groups_peer.py", model=folder) as peer:
             for run in range(runs):
                 prefix, groups, beams = [START, 10 + run], (2, 3)[run % 2], (2, 1, 4)[run % 3]
-                settings = {"num_beams": groups * beams, "num_beam_groups": groups, "diversity_penalty": (0.5, 2.0)[run % 2],
-                            "length_penalty": (1.0, 0.0, 2.0)[run % 3]}
-                theirs += peer.ask({"prefix": prefix, "never": NEVER, "end": END, "max_length": 16, **settings})["tokens"]
-                ours += diverse(model, prefix, SamplingConfig(strategy="beam", num_captions=groups * beams, **settings))
+                settings = {
+                    "num_beams": groups * beams,
+                    "num_beam_groups": groups,
+                    "diversity_penalty": (0.5, 2.0)[run % 2],
+                    "length_penalty": (1.0, 0.0, 2.0)[run % 3],
+                }
+                theirs += peer.ask({"prefix": prefix, "never": NEVER, "end": END, "max_length": 16, **settings})[
+                    "tokens"
+                ]
+                ours += diverse(
+                    model, prefix, SamplingConfig(strategy="beam", num_captions=groups * beams, **settings)
+                )
     return {**compare(ours, theirs), "lengths": sorted({len(tokens) for tokens in ours})}
 
 
@@ -107,7 +134,7 @@ class PlainRows:
 
     def extend(self, tokens: torch.Tensor) -> torch.Tensor:
         self.tokens = torch.cat([self.tokens, tokens], dim=1)
-        return self.model(self.tokens).logits[:, -tokens.shape[1]:]
+        return self.model(self.tokens).logits[:, -tokens.shape[1] :]
 
     def keep(self, rows: torch.Tensor) -> None:
         self.tokens = self.tokens[rows]
@@ -115,13 +142,20 @@ class PlainRows:
 
 def diverse(model: GPT2LMHeadModel, prefix: list[int], sampling: SamplingConfig) -> list[list[int]]:
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor(NEVER), END, max_length=16)
-    [found] = BeamSearch(lambda pictures: (torch.zeros(1, 1), PlainRows(model)), [("", torch.zeros(1))], rules, batch_size=1)
+    [found] = BeamSearch(
+        lambda pictures: (torch.zeros(1, 1), PlainRows(model)), [("", torch.zeros(1))], rules, batch_size=1
+    )
     return [caption.tokens for caption in found.captions]
 
 
-CASES = {"greedy-30": lambda _: greedy_case(30), "greedy-77": lambda _: greedy_case(77), "groups": lambda _: groups_case(),
-         "bf16": lambda args: other_numbers(False, args.device, args.dtype),
-         "bf16-trained": lambda args: other_numbers(True, args.device, args.dtype), "tokenizer": lambda _: tokenizer_case()}
+CASES = {
+    "greedy-30": lambda _: greedy_case(30),
+    "greedy-77": lambda _: greedy_case(77),
+    "groups": lambda _: groups_case(),
+    "bf16": lambda args: other_numbers(False, args.device, args.dtype),
+    "bf16-trained": lambda args: other_numbers(True, args.device, args.dtype),
+    "tokenizer": lambda _: tokenizer_case(),
+}
 
 
 def main() -> None:

@@ -27,7 +27,11 @@ def main() -> None:
         columns = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))["columns"]
         scores["before"].append(columns[BEFORE])
         scores["after"].append(columns[AFTER])
-    lines = {f"{name} seed {seed}": summary(column) for name, columns in scores.items() for seed, column in zip(args.seeds, columns)}
+    lines = {
+        f"{name} seed {seed}": summary(column)
+        for name, columns in scores.items()
+        for seed, column in zip(args.seeds, columns)
+    }
     print()
     for name, line in lines.items():
         print(name, ", ".join(f"{key} {value:.3f}" for key, value in line.items()))
@@ -37,10 +41,19 @@ def main() -> None:
 def summary(column: dict) -> dict[str, float]:
     facts = column["facts"]
     kinds = {kind: facts["kinds"][kind] for kind in KINDS if kind in facts["kinds"]}
-    precision = {f"{kind} true": scores["precision"] for kind, scores in kinds.items() if scores["precision"] is not None}
+    precision = {
+        f"{kind} true": scores["precision"] for kind, scores in kinds.items() if scores["precision"] is not None
+    }
     recall = {f"{kind} found": scores["recall"] for kind, scores in kinds.items() if scores["recall"] is not None}
-    return {"facts true": facts["precision"], **precision, "facts found": facts["recall"], **recall,
-            "facts a caption": facts["stated_per_caption"], "degenerate": column["degenerate"], "mBLEU-4": column["mbleu_4"]}
+    return {
+        "facts true": facts["precision"],
+        **precision,
+        "facts found": facts["recall"],
+        **recall,
+        "facts a caption": facts["stated_per_caption"],
+        "degenerate": column["degenerate"],
+        "mBLEU-4": column["mbleu_4"],
+    }
 
 
 if __name__ == "__main__":

@@ -55,8 +55,10 @@ def captioned() -> Iterator[dict[str, bytes]]:
     """The samples: photographs, with captions of COCO's pictures."""
     annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
     for photograph, captions in zip(photographs(RECORDS), annotated):
-        yield photograph | {"txt": captions["candidates"][0].encode(),
-                            "syn.json": json.dumps({COLUMN: captions["references"][:CAPTIONS]}).encode()}
+        yield photograph | {
+            "txt": captions["candidates"][0].encode(),
+            "syn.json": json.dumps({COLUMN: captions["references"][:CAPTIONS]}).encode(),
+        }
 
 
 def text_embeddings(shard: Path) -> Tensor:
@@ -72,8 +74,14 @@ def reinforcement(folder: Path, views: int, device: str, dtype: str) -> Reinforc
     for seed, file in enumerate(files):
         torch.manual_seed(seed)
         save_file(open_clip.create_model(ARCHITECTURE).state_dict(), file)
-    return ReinforceConfig(input=[str(shard)], output=folder / "ours", teacher=[f"{ARCHITECTURE}:{file}" for file in files],
-                           views=views, device=device, dtype=dtype)
+    return ReinforceConfig(
+        input=[str(shard)],
+        output=folder / "ours",
+        teacher=[f"{ARCHITECTURE}:{file}" for file in files],
+        views=views,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def embeddings(folder: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
@@ -84,16 +92,28 @@ def embeddings(folder: Path, peer_python: Path, repeats: int, device: str, dtype
     def ours() -> None:
         Embedded(Rank()).do(work, read_samples(config.input))
 
-    options = {"architecture": ARCHITECTURE, "teachers": [teacher.partition(":")[2] for teacher in config.teacher],
-               "shard": config.input[0], "output": str(folder / "peer"), "views": VIEWS, "batch": RECORDS, "device": device}
+    options = {
+        "architecture": ARCHITECTURE,
+        "teachers": [teacher.partition(":")[2] for teacher in config.teacher],
+        "shard": config.input[0],
+        "output": str(folder / "peer"),
+        "views": VIEWS,
+        "batch": RECORDS,
+        "device": device,
+    }
     with Peer(peer_python, "reinforce_peer.py", **options) as peer:
         print(f"the peer: {peer.ready}", flush=True)
         cost, peer_cost = alternate(ours, peer, repeats, device)
     count = RECORDS * (VIEWS + 1 + CAPTIONS) * TEACHERS
     gap = text_embeddings(folder / "ours/records.tar") - text_embeddings(folder / "peer/records.tar")
-    return {"ratio": round(peer_cost.seconds / cost.seconds, 2), "embeddings_per_s": round(count / cost.seconds, 1),
-            "peer_embeddings_per_s": round(count / peer_cost.seconds, 1), "peak_mb": round(cost.peak / 1e6),
-            "peer_peak_mb": round(peer_cost.peak / 1e6), "text_gap": gap.abs().max().item()}
+    return {
+        "ratio": round(peer_cost.seconds / cost.seconds, 2),
+        "embeddings_per_s": round(count / cost.seconds, 1),
+        "peer_embeddings_per_s": round(count / peer_cost.seconds, 1),
+        "peak_mb": round(cost.peak / 1e6),
+        "peer_peak_mb": round(peer_cost.peak / 1e6),
+        "text_gap": gap.abs().max().item(),
+    }
 
 
 class Plain:
@@ -102,7 +122,9 @@ class Plain:
     def __init__(self, model: nn.Module, config: StudentConfig, pictures: ReinforcedPictures):
         self.model, self.config, self.pictures = model, config, pictures
         self.loss = open_clip.ClipLoss()
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, config, None), betas=(0.9, 0.98), eps=1e-6, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config, None), betas=(0.9, 0.98), eps=1e-6, fused=True
+        )
 
     def train(self) -> None:
         for batch in batches(BatchOrder(self.pictures, BATCH, STEPS, 0, 0), self.config.num_workers):
@@ -126,14 +148,24 @@ class Plain:
 
 def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
     run(reinforcement(folder, 2, device, "fp32"))
-    config = StudentConfig(input=[str(folder / "ours/records.tar")], student=ARCHITECTURE, output=folder / "student",
-                           text_weight=0, samples_seen=2 * repeats * STEPS * BATCH, batch_size=BATCH, device=device, dtype=dtype)
+    config = StudentConfig(
+        input=[str(folder / "ours/records.tar")],
+        student=ARCHITECTURE,
+        output=folder / "student",
+        text_weight=0,
+        samples_seen=2 * repeats * STEPS * BATCH,
+        batch_size=BATCH,
+        device=device,
+        dtype=dtype,
+    )
     config.output.mkdir()
     shards = read_samples(config.input)
     teachers, trained = read_teachers(shards, config), load_student(config.student)
     without = ReinforcedPictures(shards, trained, config, None)
     plain = Plain(copy.deepcopy(trained.model).train().to(device), config, without)
-    trainer = Trainer(config, StudentForward(trained, config, teachers), ReinforcedPictures(shards, trained, config, teachers))
+    trainer = Trainer(
+        config, StudentForward(trained, config, teachers), ReinforcedPictures(shards, trained, config, teachers)
+    )
 
     def ours() -> None:
         for batch in batches(BatchOrder(trainer.pictures, BATCH, STEPS, 0, 0), config.num_workers):
@@ -141,8 +173,11 @@ def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
                 trainer._step(batch)
 
     cost, plain_cost = alternate(ours, plain, repeats, device)
-    return {"cost": round(cost.seconds / plain_cost.seconds, 3), "records_per_s": round(STEPS * BATCH / cost.seconds, 2),
-            "plain_records_per_s": round(STEPS * BATCH / plain_cost.seconds, 2)}
+    return {
+        "cost": round(cost.seconds / plain_cost.seconds, 3),
+        "records_per_s": round(STEPS * BATCH / cost.seconds, 2),
+        "plain_records_per_s": round(STEPS * BATCH / plain_cost.seconds, 2),
+    }
 
 
 def main() -> None:
@@ -151,13 +186,21 @@ def main() -> None:
     parser.add_argument("--peer-python", type=Path, help="of embeddings: the interpreter described above")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the teachers, whose peer's is fp32, or of training")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the teachers, whose peer's is fp32, or of training",
+    )
     args = parser.parse_args()
     if args.case == "embeddings" and not args.peer_python:
         parser.error("--peer-python: embeddings needs an interpreter that has the peer")
     with tempfile.TemporaryDirectory() as folder:
-        found = (embeddings(Path(folder), args.peer_python, args.repeats, args.device, args.dtype) if args.case == "embeddings"
-                 else student(Path(folder), args.repeats, args.device, args.dtype))
+        found = (
+            embeddings(Path(folder), args.peer_python, args.repeats, args.device, args.dtype)
+            if args.case == "embeddings"
+            else student(Path(folder), args.repeats, args.device, args.dtype)
+        )
     print(json.dumps({"case": args.case, **found}))
 
 

@@ -13,8 +13,10 @@ import torch
 from generate_peer import answer, at_home, writing_to
 
 AUGMENTATION = {
-    "random_resized_crop": {"interpolation": "bicubic", "size": 224}, "rand_augment": {"enable": True, "p": 1.0},
-    "to_rgb": {"enable": True}, "to_tensor": {"enable": True},
+    "random_resized_crop": {"interpolation": "bicubic", "size": 224},
+    "rand_augment": {"enable": True, "p": 1.0},
+    "to_rgb": {"enable": True},
+    "to_tensor": {"enable": True},
     "normalize": {"mean": list(open_clip.OPENAI_DATASET_MEAN), "std": list(open_clip.OPENAI_DATASET_STD)},
 }
 
@@ -23,9 +25,16 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     at_home(options.get("device", "cpu"))
     names = ",".join([options["architecture"]] * len(options["teachers"]))
-    stage = gen.EmbeddingModel(names, ",".join(options["teachers"]), batch_size=options["batch"], num_samples=options["views"],
-                               tag_suffix="", syn_text_key_regex="^syn_text", aug_config=AUGMENTATION,
-                               shard_writer_kwargs=writing_to(options["output"]))
+    stage = gen.EmbeddingModel(
+        names,
+        ",".join(options["teachers"]),
+        batch_size=options["batch"],
+        num_samples=options["views"],
+        tag_suffix="",
+        syn_text_key_regex="^syn_text",
+        aug_config=AUGMENTATION,
+        shard_writer_kwargs=writing_to(options["output"]),
+    )
     pictures = torch.randn(options["batch"], 3, 224, 224, device=stage.device)
 
     def warm_up() -> None:

@@ -20,7 +20,14 @@ def scrambled(architecture: str) -> CoCaCaptioner:
 
 def compare(ours: list[list[int]], theirs: list[list[int]]) -> dict:
     """How many token lists are equal, and where those that are not first differ."""
-    differing = [next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-                 for one, other in zip(ours, theirs, strict=True) if one != other]
-    return {"captions": len(ours), "equal": round(1 - len(differing) / len(ours), 4), "first_difference": sorted(differing),
-            "tokens": sum(map(len, ours))}
+    differing = [
+        next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+        for one, other in zip(ours, theirs, strict=True)
+        if one != other
+    ]
+    return {
+        "captions": len(ours),
+        "equal": round(1 - len(differing) / len(ours), 4),
+        "first_difference": sorted(differing),
+        "tokens": sum(map(len, ours)),
+    }

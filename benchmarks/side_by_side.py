@@ -41,8 +41,12 @@ class Peer:
 
     def __init__(self, python: Path, script: str, **options: Any):
         command = [str(python), str(Path(__file__).parent / script), json.dumps(options)]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+            "HF_HUB_OFFLINE": "1"
+        }
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self.ready = self._answer()
 
     def ask(self, question: Any = None) -> Any:
@@ -81,8 +85,11 @@ def alternate(ours: Callable[[], None], peer: Peer, repeats: int, device: str = 
         ours()
         mine.append(cost_of(ours, device))
         theirs.append(Cost(**peer.ask()))
-        print(f"turn {turn + 1} of {repeats}: ours {mine[-1].seconds:.2f} s, peer {theirs[-1].seconds:.2f} s, "
-              f"ratio {theirs[-1].seconds / mine[-1].seconds:.1f}", flush=True)
+        print(
+            f"turn {turn + 1} of {repeats}: ours {mine[-1].seconds:.2f} s, peer {theirs[-1].seconds:.2f} s, "
+            f"ratio {theirs[-1].seconds / mine[-1].seconds:.1f}",
+            flush=True,
+        )
     return tuple(Cost(*map(statistics.median, zip(*costs))) for costs in (mine, theirs))
 
 
@@ -133,7 +140,9 @@ def product_rate(dtype: torch.dtype, device: str = "cpu", size: int | None = Non
         return 2 * size**3 / median_on_card(lambda: a @ b)
     size = size or 1024
     a, b = torch.randn(2, size, size, dtype=dtype)
-    return 2 * size**3 / min(seconds_of(product) for product in (lambda: a @ b, lambda: linear(a, b)) for _ in range(50))
+    return (
+        2 * size**3 / min(seconds_of(product) for product in (lambda: a @ b, lambda: linear(a, b)) for _ in range(50))
+    )
 
 
 def bandwidth(device: str = "cpu", megabytes: int | None = None) -> float:

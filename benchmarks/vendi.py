@@ -42,11 +42,16 @@ def vendi_100k() -> dict[str, Any]:
                     raise RuntimeError(f"ours are {found}, the peer's {expected}")
                 costs[name] = alternate(lambda: scores(rows), peer, REPEATS)
     cost, peer_cost = costs["ratio"]
-    return {**{name: round(theirs.seconds / ours.seconds, 2) for name, (ours, theirs) in costs.items()},
-            "scores": {q: round(score, 4) for q, score in found.items()}, "apart": float(f"{max(apart.values()):.1e}"),
-            "seconds": round(cost.seconds, 3), "peer_seconds": round(peer_cost.seconds, 3),
-            "peer_seconds_orders": round(costs["ratio_orders"][1].seconds, 3),
-            "mb": round(cost.peak / 1e6), "peer_mb": round(peer_cost.peak / 1e6)}
+    return {
+        **{name: round(theirs.seconds / ours.seconds, 2) for name, (ours, theirs) in costs.items()},
+        "scores": {q: round(score, 4) for q, score in found.items()},
+        "apart": float(f"{max(apart.values()):.1e}"),
+        "seconds": round(cost.seconds, 3),
+        "peer_seconds": round(peer_cost.seconds, 3),
+        "peer_seconds_orders": round(costs["ratio_orders"][1].seconds, 3),
+        "mb": round(cost.peak / 1e6),
+        "peer_mb": round(peer_cost.peak / 1e6),
+    }
 
 
 def scores(rows: np.ndarray) -> dict[str, float]:

@@ -21,7 +21,10 @@ def main() -> None:
     rows = np.load(options["rows"], allow_pickle=False)
 
     def scores():
-        return {q: float(vendi.score_dual(rows, q="inf" if q == "inf" else float(q), normalize=True)) for q in options["orders"]}
+        return {
+            q: float(vendi.score_dual(rows, q="inf" if q == "inf" else float(q), normalize=True))
+            for q in options["orders"]
+        }
 
     print(json.dumps({"rows": len(rows)}), flush=True)
     for line in sys.stdin:

@@ -34,15 +34,34 @@ from diversity.words.tokens import words
 
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 PICTURES = (20, 50, 100, 200, 500)
-SYNONYMS = dict(pair.split(":") for pair in (
-    "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated standing:upright large:huge "
-    "small:tiny photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad girl:lass bike:bicycle "
-    "next:close front:foreground holding:grasping playing:enjoying field:meadow water:liquid food:meal").split())
+SYNONYMS = dict(
+    pair.split(":")
+    for pair in (
+        "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated standing:upright large:huge "
+        "small:tiny photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad girl:lass bike:bicycle "
+        "next:close front:foreground holding:grasping playing:enjoying field:meadow water:liquid food:meal"
+    ).split()
+)
 AS_TRUE = ("synonyms",)  # as true as their base, and no worse than another captioner's
-TAILS = ("in a nice picture", "on a sunny day", "as anyone can see", "taken by somebody", "which is rather nice",
-         "for all to see", "in this photo here", "with a good camera", "that was sold online", "of the highest quality")
-HEADS = ("in this picture we can see", "here is a nice view of", "the photo that was taken shows", "what we have here is",
-         "look at")
+TAILS = (
+    "in a nice picture",
+    "on a sunny day",
+    "as anyone can see",
+    "taken by somebody",
+    "which is rather nice",
+    "for all to see",
+    "in this photo here",
+    "with a good camera",
+    "that was sold online",
+    "of the highest quality",
+)
+HEADS = (
+    "in this picture we can see",
+    "here is a nice view of",
+    "the photo that was taken shows",
+    "what we have here is",
+    "look at",
+)
 
 Column = list[list[str]]
 
@@ -50,13 +69,13 @@ Column = list[list[str]]
 class Outcome(NamedTuple):
     """What came of one field of columns."""
 
-    field: str      # pair | three | crossed | good | suspect
-    kind: str       # of the bad column, or the good one that may be suspect
-    base: str       # of which it is made
+    field: str  # pair | three | crossed | good | suspect
+    kind: str  # of the bad column, or the good one that may be suspect
+    base: str  # of which it is made
     pictures: int
-    winner: str     # "": nobody
-    suspect: bool   # whether the column is
-    bad: bool       # whether the winner is bad
+    winner: str  # "": nobody
+    suspect: bool  # whether the column is
+    bad: bool  # whether the winner is bad
 
 
 class World:
@@ -73,7 +92,9 @@ class World:
         return column[step:] + column[:step]
 
     def noisy(self, caption: str, share: float) -> str:
-        return " ".join(self.random.choice(self.vocabulary) if self.random.random() < share else word for word in words(caption))
+        return " ".join(
+            self.random.choice(self.vocabulary) if self.random.random() < share else word for word in words(caption)
+        )
 
     def one_changed(self, caption: str) -> str:
         found = words(caption) or [""]
@@ -82,18 +103,25 @@ class World:
 
     def shuffled(self, caption: str, window: int = 1000) -> str:
         found = words(caption)
-        parts = [found[at:at + window] for at in range(0, len(found), window)]
+        parts = [found[at : at + window] for at in range(0, len(found), window)]
         return " ".join(word for part in parts for word in self.random.sample(part, len(part)))
 
     def copied(self, column: Column, share: float) -> Column:
-        return [[self.noisy(self.random.choice(human), share) for _ in group] for group, human in zip(column, self.references)]
+        return [
+            [self.noisy(self.random.choice(human), share) for _ in group]
+            for group, human in zip(column, self.references)
+        ]
 
     def neighbours(self, column: Column) -> Column:
         """Captions of the other picture whose human captions have most words in common with this one's."""
         own = [{word for caption in group for word in words(caption)} for group in self.references]
+
         def nearest(at: int) -> int:
-            return max((other for other in range(len(own)) if other != at),
-                       key=lambda other: len(own[at] & own[other]) / len(own[at] | own[other]))
+            return max(
+                (other for other in range(len(own)) if other != at),
+                key=lambda other: len(own[at] & own[other]) / len(own[at] | own[other]),
+            )
+
         return [column[nearest(at)] for at in range(len(own))]
 
     def one_word(self, human: Sequence[str]) -> str:
@@ -107,7 +135,9 @@ def bad_columns(column: Column, world: World) -> dict[str, Column]:
     cipher = str.maketrans("aeiounrstlmd", "oiuaebvzkpgf")
     found = {
         "other pictures": world.moved(column),
-        "other pictures, half": [other if at % 2 else own for at, (own, other) in enumerate(zip(column, world.moved(column)))],
+        "other pictures, half": [
+            other if at % 2 else own for at, (own, other) in enumerate(zip(column, world.moved(column)))
+        ],
         "most similar pictures": world.neighbours(column),
         "shuffled": world.each(world.shuffled)(column),
         "shuffled in threes": world.each(lambda text: world.shuffled(text, 3))(column),
@@ -117,39 +147,56 @@ def bad_columns(column: Column, world: World) -> dict[str, Column]:
         "a third noise": world.each(lambda text: world.noisy(text, 1 / 3))(column),
         "synonyms": world.each(lambda text: " ".join(SYNONYMS.get(word, word) for word in words(text)))(column),
         "five words": world.each(lambda text: " ".join(text.split()[:5]))(column),
-        "half cut": world.each(lambda text: text[:len(text) // 2])(column),
+        "half cut": world.each(lambda text: text[: len(text) // 2])(column),
         "another language": world.each(lambda text: text.lower().translate(cipher))(column),
         "tail": world.each(lambda text: text.rstrip(". ") + " in a nice picture that somebody took")(column),
         "short tail": world.each(lambda text: text.rstrip(". ") + " in the picture")(column),
         "varied tails": world.each(lambda text: f"{text.rstrip('. ')} {draw.choice(TAILS)}")(column),
-        "tails of others": world.each(lambda text: f"{text.rstrip('. ')} {' '.join(draw.sample(world.vocabulary, 4))}")(column),
+        "tails of others": world.each(
+            lambda text: f"{text.rstrip('. ')} {' '.join(draw.sample(world.vocabulary, 4))}"
+        )(column),
         "head": world.each(lambda text: f"in this picture we can see {text}")(column),
         "varied heads": world.each(lambda text: f"{draw.choice(HEADS)} {text}")(column),
-        "two captions in one": [[f"{one} {other}" for one, other in zip(own, others)]
-                                for own, others in zip(column, world.moved(column))],
-        "template": [[f"a photo of a {world.one_word(human)}"] * len(group) for group, human in zip(column, world.references)],
+        "two captions in one": [
+            [f"{one} {other}" for one, other in zip(own, others)] for own, others in zip(column, world.moved(column))
+        ],
+        "template": [
+            [f"a photo of a {world.one_word(human)}"] * len(group) for group, human in zip(column, world.references)
+        ],
         "keywords": world.each(lambda text: ", ".join(word for word in words(text) if len(word) > 3) or text)(column),
         "one for all": [[common] * len(group) for group in column],
         "ten for all": [[draw.choice(stock) for _ in group] for group in column],
-        "copied": world.copied(column, 0), "copied, fifth noise": world.copied(column, 0.2),
+        "copied": world.copied(column, 0),
+        "copied, fifth noise": world.copied(column, 0.2),
         "copied, two fifths": world.copied(column, 0.4),
     }
     if len(column[0]) > 1:
         found["one said again"] = [group[:1] * len(group) for group in column]
-        found["one said again, tails"] = [[f"{group[0].rstrip('. ')} {draw.choice(TAILS)}" for _ in group] for group in column]
+        found["one said again, tails"] = [
+            [f"{group[0].rstrip('. ')} {draw.choice(TAILS)}" for _ in group] for group in column
+        ]
     return found
 
 
 def judge(sampled: Sampled, suspected: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int) -> str | None:
     """The winner of a field, as `diversity.score.report` finds it."""
     scores = {name: sampled.scores[name] for name in names}
-    flat = estimates({(name, score): values for name, found in scores.items() for score, values in found.items()}, seed)
+    flat = estimates(
+        {(name, score): values for name, found in scores.items() for score, values in found.items()}, seed
+    )
     intervals = {name: {score: flat[name, score] for score in scores[name] if (name, score) in flat} for name in names}
     evidence, decisive = evidence_of(names, intervals)
     spread = catalogue.SELF_CIDER if all("self_cider" in intervals[name] for name in names) else None
     compared = [measure.score for measure in (*decisive, spread, catalogue.LENGTH, catalogue.DEGENERATE) if measure]
-    return decide(evidence, decisive, spread, names, intervals, differences(scores, list(dict.fromkeys(compared)), seed),
-                  *({name: reasons for name, reasons in found.items() if name in names} for found in suspected)).winner
+    return decide(
+        evidence,
+        decisive,
+        spread,
+        names,
+        intervals,
+        differences(scores, list(dict.fromkeys(compared)), seed),
+        *({name: reasons for name, reasons in found.items() if name in names} for found in suspected),
+    ).winner
 
 
 def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embedder: str) -> list[Outcome]:
@@ -158,7 +205,7 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     chosen = draw.sample(annotated, PICTURES[seed % len(PICTURES)])
     count = 1 if draw.random() < 0.5 else draw.randint(2, 4)
     human = [draw.sample(picture["references"][:5], 5) for picture in chosen]
-    references = [group[count:count + draw.randint(1, 4)] for group in human]
+    references = [group[count : count + draw.randint(1, 4)] for group in human]
     good = {"people": [group[:count] for group in human]}
     if count == 1:
         good["machine"] = [picture["candidates"][:1] for picture in chosen]
@@ -167,17 +214,26 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     made = {kind: made[kind] for kind in draw.sample(sorted(made), kinds)}
     columns = {**good, **made}
     all_columns = {**columns, HUMAN: [group[:count] for group in references]}
-    pictures = [Picture(str(at), {name: tuple(found[at]) for name, found in all_columns.items()}, references=tuple(references[at]))
-                for at in range(len(chosen))]
-    sampled = sample_scores(pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000,
-                            seed=seed)
+    pictures = [
+        Picture(
+            str(at), {name: tuple(found[at]) for name, found in all_columns.items()}, references=tuple(references[at])
+        )
+        for at in range(len(chosen))
+    ]
+    sampled = sample_scores(
+        pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000, seed=seed
+    )
     rows = {name: counted(column) for name, column in all_columns.items()}
-    suspected = suspect_columns(sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed,
-                                by_agreement=True)
+    suspected = suspect_columns(
+        sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed, by_agreement=True
+    )
 
     def outcome(field: str, kind: str, *names: str) -> Outcome:
         winner = judge(sampled, suspected, names, seed)
-        return Outcome(field, kind, base, len(chosen), winner or "", kind in suspected[0], winner in made if winner else False)
+        return Outcome(
+            field, kind, base, len(chosen), winner or "", kind in suspected[0], winner in made if winner else False
+        )
+
     found = [Outcome("suspect", name, base, len(chosen), "", name in suspected[0], False) for name in good]
     for kind in made:
         found.append(outcome("pair", kind, base, kind))
@@ -202,7 +258,10 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first set's seed")
     options = parser.parse_args()
     annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
-    Agreement.overlap = lambda self, groups, themselves: ({}, None)  # no verdict looks at it, and it takes a third of the time
+    Agreement.overlap = lambda self, groups, themselves: (
+        {},
+        None,
+    )  # no verdict looks at it, and it takes a third of the time
     found: list[Outcome] = []
     try:
         for seed in tqdm(range(options.first, options.first + options.sets)):
@@ -219,16 +278,24 @@ def show(found: Sequence[Outcome]) -> None:
         print(f"\n{field}: a bad column won {sum(outcome.bad for outcome in of_field)} of {len(of_field)}")
         for kind in sorted({outcome.kind for outcome in of_field}):
             of_kind = [outcome for outcome in of_field if outcome.kind == kind]
-            bad, good, suspect = (sum(map(bool, values)) for values in zip(*(
-                (outcome.bad, outcome.winner and not outcome.bad, outcome.suspect) for outcome in of_kind)))
+            bad, good, suspect = (
+                sum(map(bool, values))
+                for values in zip(
+                    *((outcome.bad, outcome.winner and not outcome.bad, outcome.suspect) for outcome in of_kind)
+                )
+            )
             print(f"  {kind:24} {len(of_kind):4}   bad won {bad:3}   good won {good:3}   suspect {suspect:3}")
     for name in ("people", "machine"):
         of_name = [outcome for outcome in found if outcome.field == "suspect" and outcome.kind == name]
         print(f"\n{name}: suspect in {sum(outcome.suspect for outcome in of_name)} of {len(of_name)} sets")
     for pictures in PICTURES:
-        of_size = Counter(outcome.winner or "nobody" for outcome in found
-                          if outcome.field == "good" and outcome.pictures == pictures)
-        print(f"people and machine on {pictures} pictures: " + ", ".join(f"{name} {times}" for name, times in of_size.items()))
+        of_size = Counter(
+            outcome.winner or "nobody" for outcome in found if outcome.field == "good" and outcome.pictures == pictures
+        )
+        print(
+            f"people and machine on {pictures} pictures: "
+            + ", ".join(f"{name} {times}" for name, times in of_size.items())
+        )
 
 
 if __name__ == "__main__":

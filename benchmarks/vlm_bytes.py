@@ -53,7 +53,9 @@ class FusedAttention(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        self.counted.moved["attention"] += 2 * args[0].nbytes + sum(each.nbytes for each in (*args[1:], kwargs["attn_mask"]))
+        self.counted.moved["attention"] += 2 * args[0].nbytes + sum(
+            each.nbytes for each in (*args[1:], kwargs["attn_mask"])
+        )
         self.counted.kernels["attention"] += 1
         return args[0]
 
@@ -70,14 +72,23 @@ class EvenCache(SharedCache):
         self.grid = Grid.__new__(Grid)
         self.grid.shape, self.grid.cells = (len(pictures), self.captions), None
         self.pictures = pictures.repeat_interleave(self.captions)
-        self.own = [KeyValueCache(*(each.repeat_interleave(self.captions, 0) for each in (own.keys, own.values)))
-                    for own in self.own]
+        self.own = [
+            KeyValueCache(*(each.repeat_interleave(self.captions, 0) for each in (own.keys, own.values)))
+            for own in self.own
+        ]
 
 
 def shape_of_3b() -> Qwen2_5_VLForConditionalGeneration:
-    text = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": LAYERS, "num_attention_heads": 16,
-            "num_key_value_heads": HEADS, "vocab_size": 151936, "tie_word_embeddings": True,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
+    text = {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 16,
+        "num_key_value_heads": HEADS,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    }
     with torch.device("meta"):
         return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text)).to(torch.bfloat16).eval()
 
@@ -89,7 +100,9 @@ def keys_and_values(rows: int, tokens: int) -> DynamicCache:
     return cache
 
 
-def step(model: Qwen2_5_VLForConditionalGeneration, cache: DynamicCache | SharedCache, rows: int, attended: int) -> Bytes:
+def step(
+    model: Qwen2_5_VLForConditionalGeneration, cache: DynamicCache | SharedCache, rows: int, attended: int
+) -> Bytes:
     """A step of rows (R,), with a mask (R, 1, 1, attended)."""
     tokens = torch.empty(rows, 1, dtype=torch.long, device="meta")
     mask = torch.empty(rows, 1, 1, attended, dtype=torch.bfloat16, device="meta")

@@ -73,9 +73,12 @@ def plain_mbleu(groups: Groups) -> list[float]:
     scores = []
     for group in tqdm(groups, "mBLEU by nltk", mininterval=2):
         texts = [words(caption) for caption in group]
-        scores.append(statistics.fmean(
-            sentence_bleu(texts[:at] + texts[at + 1:], text, smoothing_function=smoothing, auto_reweigh=True)
-            for at, text in enumerate(texts)))
+        scores.append(
+            statistics.fmean(
+                sentence_bleu(texts[:at] + texts[at + 1 :], text, smoothing_function=smoothing, auto_reweigh=True)
+                for at, text in enumerate(texts)
+            )
+        )
     return scores
 
 
@@ -94,7 +97,7 @@ def plain_self_cider(groups: Groups) -> list[float]:
 
 
 def ngrams(text: Sequence[str]) -> list[Words]:
-    return [tuple(text[at:at + n]) for n in (1, 2, 3, 4) for at in range(len(text) - n + 1)]
+    return [tuple(text[at : at + n]) for n in (1, 2, 3, 4) for at in range(len(text) - n + 1)]
 
 
 def unit_vectors(text: Sequence[str], pictures_with: Counter[Words], pictures: int) -> dict[int, dict[Words, float]]:
@@ -103,10 +106,16 @@ def unit_vectors(text: Sequence[str], pictures_with: Counter[Words], pictures: i
     for ngram, count in Counter(ngrams(text)).items():
         orders[len(ngram)][ngram] = count * math.log(pictures / pictures_with[ngram])
     lengths = {n: math.sqrt(sum(weight**2 for weight in weights.values())) for n, weights in orders.items()}
-    return {n: {ngram: weight / lengths[n] for ngram, weight in weights.items()} for n, weights in orders.items() if lengths[n]}
+    return {
+        n: {ngram: weight / lengths[n] for ngram, weight in weights.items()}
+        for n, weights in orders.items()
+        if lengths[n]
+    }
 
 
 def similarity(one: dict[int, dict[Words, float]], other: dict[int, dict[Words, float]]) -> float:
     """CIDEr's of two captions: the cosine of each order, their mean over the orders that both could have."""
-    cosines = (sum(weight * other[n].get(ngram, 0.0) for ngram, weight in one[n].items()) for n in one.keys() & other.keys())
+    cosines = (
+        sum(weight * other[n].get(ngram, 0.0) for ngram, weight in one[n].items()) for n in one.keys() & other.keys()
+    )
     return sum(cosines) / math.sqrt(len(one) * len(other)) if one and other else 0.0

@@ -27,15 +27,21 @@ class SamplingConfig(BaseModel):
         None, ge=3, description="tokens in all, start and end included; none: the captioner's context + 1"
     )
     min_length: int = Field(5, ge=0, description="no end token before this many tokens, start included")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="divides the logits, before top-k and top-p")
+    temperature: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="divides the logits, before top-k and top-p"
+    )
     top_p: float = Field(0.9, gt=0, le=1, description="sample from the most probable tokens that hold this mass")
     top_k: int | None = Field(None, ge=1, description="sample from this many of the most probable tokens")
-    repetition_penalty: float = Field(1.0, gt=0, allow_inf_nan=False, description="above 1, used tokens come less often")
+    repetition_penalty: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="above 1, used tokens come less often"
+    )
     no_repeat_ngram_size: int = Field(0, ge=0, description="no n-gram of this size twice in a caption; 0: off")
     num_beams: int = Field(1, ge=1, description="beams of beam search")
     num_beam_groups: int = Field(1, ge=1, description="groups of beams, kept apart by diversity_penalty")
     diversity_penalty: float = Field(0.0, ge=0, allow_inf_nan=False, description="between groups of beams")
-    length_penalty: float = Field(1.0, allow_inf_nan=False, description="beams rank by log-probability / length ** this")
+    length_penalty: float = Field(
+        1.0, allow_inf_nan=False, description="beams rank by log-probability / length ** this"
+    )
     prompt: str = Field("", description="text that every caption starts with")
     seed: int = Field(0, ge=0, lt=2**64, description="of all draws")
 
@@ -68,7 +74,9 @@ class SamplingConfig(BaseModel):
     def _beams_hold_captions(cls, num_beams: int, info: ValidationInfo) -> int:
         strategy = info.data.get("strategy")
         if strategy == "beam" and info.data.get("num_captions", 1) > num_beams:
-            raise ValueError(f"beam search gives at most num_beams captions, num_captions is {info.data['num_captions']}")
+            raise ValueError(
+                f"beam search gives at most num_beams captions, num_captions is {info.data['num_captions']}"
+            )
         if strategy in ("sample", "greedy") and num_beams > 1:
             raise ValueError(f"is for strategy beam, strategy is {strategy}")
         return num_beams
@@ -124,18 +132,24 @@ class Captioned:
 class Captioner(Protocol):
     """Turns pictures into captions."""
 
-    name: str            # names their column, syn_text_<name>
+    name: str  # names their column, syn_text_<name>
     weights_sha256: str  # of the weights in float32, whatever the dtype
-    description: str     # some lines on the model, to be printed
-    batch_size: int      # pictures in flight, unless `caption` is told otherwise
+    description: str  # some lines on the model, to be printed
+    batch_size: int  # pictures in flight, unless `caption` is told otherwise
 
     @property
     def preprocess(self) -> "Callable[[Image.Image], Tensor]":
         """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
 
     def caption(
-        self, images: Iterable[tuple[str, "Tensor"]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
-        similarity: bool = False, batch_size: int | None = None
+        self,
+        images: Iterable[tuple[str, "Tensor"]],
+        sampling: SamplingConfig,
+        *,
+        column: str = "",
+        first_index: int = 0,
+        similarity: bool = False,
+        batch_size: int | None = None,
     ) -> Iterator[Captioned]:
         """Captions (key, picture) pairs, as many pictures in flight as `batch_size` says; one result for each, in their order.
 
@@ -154,9 +168,9 @@ class Captioner(Protocol):
 class TrainableCaptioner(Captioner, Protocol):
     """A captioner whose model is here, with a vocabulary of its own: it can be fine-tuned and saved."""
 
-    model: "nn.Module"   # whose weights learn
+    model: "nn.Module"  # whose weights learn
     context_length: int  # tokens of a caption at most, start and end included
-    pad_id: int          # what fills token ids up
+    pad_id: int  # what fills token ids up
 
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a caption, from start to end token, never cut."""

@@ -32,8 +32,11 @@ def is_open_clip(name: str) -> bool:
     """Whether a name can only mean a model of open_clip (an org/name may be of another library's); nothing is loaded."""
     import open_clip  # late: it imports torch
 
-    return (name.startswith(("hf-hub:", "local-dir:")) or (Path(name) / CLIP_CONFIG).is_file()
-            or _architecture(name)[0] in open_clip.list_models())
+    return (
+        name.startswith(("hf-hub:", "local-dir:"))
+        or (Path(name) / CLIP_CONFIG).is_file()
+        or _architecture(name)[0] in open_clip.list_models()
+    )
 
 
 def find_clip(name: str) -> ClipSource:
@@ -51,8 +54,11 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
 
     folder = source.name.removeprefix("local-dir:")
     file = None if folder == source.name else find_weights(Path(folder))
-    options = {"load_weights": folder == source.name or file is not None, "pretrained_text": False} if random else {
-        "require_pretrained": True}
+    options = (
+        {"load_weights": folder == source.name or file is not None, "pretrained_text": False}
+        if random
+        else {"require_pretrained": True}
+    )
     try:
         if file is not None:
             check_size(_without_memory(source.name), [file], folder)
@@ -133,8 +139,13 @@ def captioner_name(name: str) -> str:
     if config.is_file() and (own := read_object(config).get("capsmith", {}).get("name")):
         return own
     architecture, _, weights = name.removeprefix("hf-hub:").partition(":")
-    return column_name(folder.resolve().name if folder.is_dir() else f"{architecture}_{Path(weights).stem}" if weights
-                       else architecture.rpartition("/")[2])
+    return column_name(
+        folder.resolve().name
+        if folder.is_dir()
+        else f"{architecture}_{Path(weights).stem}"
+        if weights
+        else architecture.rpartition("/")[2]
+    )
 
 
 def _architecture(name: str) -> tuple[str, str]:

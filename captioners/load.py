@@ -7,9 +7,16 @@ from captioners.weights import DTYPES
 
 
 def load_captioner(
-    name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
-    image_size: int | None = None, base: str | None = None, device: str = "cpu", dtype: str = "fp32",
-    server: ServerConfig = ServerConfig()
+    name: str,
+    pretrained: str | None = None,
+    *,
+    from_scratch: bool = False,
+    context: int | None = None,
+    image_size: int | None = None,
+    base: str | None = None,
+    device: str = "cpu",
+    dtype: str = "fp32",
+    server: ServerConfig = ServerConfig(),
 ) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
@@ -25,20 +32,30 @@ def load_captioner(
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
-    asked = {"pretrained": pretrained, "from_scratch": from_scratch or None, "context": context, "image_size": image_size,
-             "base": base}
+    asked = {
+        "pretrained": pretrained,
+        "from_scratch": from_scratch or None,
+        "context": context,
+        "image_size": image_size,
+        "base": base,
+    }
     given = ", ".join(option for option, value in asked.items() if value is not None)
     if name.startswith("openai:"):
         from captioners.server.captioner import load_server  # late: it imports aiohttp
+
         if given:
             raise ValueError(f"{name}: {given}: a server's model is as it is")
         return load_server(name, server)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.vlm.load import load_vlm  # late: it imports transformers and peft
+
         if context is not None or image_size is not None:
             raise ValueError(f"{name}: {given}: is for CoCa; a vision-language model has its own")
         return load_vlm(name, base=base, device=device, dtype=dtype)
     if base is not None:
         raise ValueError(f"{name}: base {base} is for adapters of vision-language models")
     from captioners.coca.load import load_coca  # late: it imports open_clip
-    return load_coca(name, pretrained, from_scratch=from_scratch, context=context, image_size=image_size, device=device, dtype=dtype)
+
+    return load_coca(
+        name, pretrained, from_scratch=from_scratch, context=context, image_size=image_size, device=device, dtype=dtype
+    )

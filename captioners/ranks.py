@@ -8,7 +8,11 @@ from typing import NamedTuple, Self, TypeVar
 T = TypeVar("T")
 LAUNCHERS = (  # names of: the process's number, how many there are, its number on this machine
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, accelerate launch
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun; not SLURM_NTASKS, which a batch script without a step has, too
+    (
+        "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_LOCALID",
+    ),  # srun; not SLURM_NTASKS, which a batch script without a step has, too
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # mpirun of Open MPI
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # mpirun of MPICH and Intel MPI
 )
@@ -32,7 +36,7 @@ class Rank(NamedTuple):
 
     def share(self, shards: Sequence[T]) -> Sequence[T]:
         """The shards of this process, where each owns every n-th."""
-        return shards[self.number::self.count]
+        return shards[self.number :: self.count]
 
 
 def processes_here() -> int:

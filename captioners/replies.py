@@ -9,58 +9,92 @@ SPECIAL_TOKEN = re.compile(
     r"<[/\\|｜][a-z0][^<>\s]{0,60}>|<</?sys>>|(?<![a-z0-9_<])<(?:[a-z]|0x)[^<>\s@:.]{0,60}>(?!>)"
     r"|<(?:s|[be]os|pad|unk|mask|sep|cls|br/?|eo[dt]|start|end|unused\d+|0x\w\w|[a-z][a-z0-9-]{0,20}_\w{0,40})>"
     r"|\[/?(?:unk|pad|bos|eos|sos|cls|sep|mask|inst|think|image|img)\]"
-    r"|(?<![a-z])(?:start|end)(?-i:seq|SEQ|Seq)\b|(?<![\w▁])▁+(?=\w)", re.IGNORECASE)
+    r"|(?<![a-z])(?:start|end)(?-i:seq|SEQ|Seq)\b|(?<![\w▁])▁+(?=\w)",
+    re.IGNORECASE,
+)
 _SPACES = re.compile(r"(?<=[a-z])Ġ|(?<!\w)Ġ\w+(?:\s+Ġ\w+){2}")  # of GPT-2's tokenizer; one alone is a letter: Ġgantija
 
 _MARKS = ("<", "[", "seq", "SEQ", "Seq", "▁", "Ġ")  # one of which each of them has
 _THINK = "(?:think|thinking|thought|reasoning)"
 _THOUGHT = re.compile(rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 _THINKING = re.compile(rf"\s*(?:<{_THINK}>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)
-_UNKNOWN = re.compile(r"[<\[]unk[>\]]", re.IGNORECASE)  # stands for a word: a caption that lost one is not made to look whole
-_END = re.compile(r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sentence)[|｜]>|</s>|<eos>|<end_of_turn>",
-                  re.IGNORECASE)
+_UNKNOWN = re.compile(
+    r"[<\[]unk[>\]]", re.IGNORECASE
+)  # stands for a word: a caption that lost one is not made to look whole
+_END = re.compile(
+    r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sentence)[|｜]>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
+)
 _ROLE = re.compile(r"\s*(?:assistant\s*(?::|\n)|model\s*\n)", re.IGNORECASE)
 _LINE_START = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|[-*+•>][ \t]+)", re.MULTILINE)
-_JOINED = r"[^\W\u3040-\u9fff\uac00-\ud7a3]"  # a letter or digit of a language that puts blanks between words: f**k, 2**3
-_EMPHASIS = re.compile(rf"(?<![*`])(?<!{_JOINED})(\*{{1,3}}|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![*`])(?!{_JOINED})"
-                       rf"|(?<!{_JOINED})__(?=\S)([^_ \n]+ [^_\n]+)(?<=\S)__(?!{_JOINED})")
+_JOINED = (
+    r"[^\W\u3040-\u9fff\uac00-\ud7a3]"  # a letter or digit of a language that puts blanks between words: f**k, 2**3
+)
+_EMPHASIS = re.compile(
+    rf"(?<![*`])(?<!{_JOINED})(\*{{1,3}}|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![*`])(?!{_JOINED})"
+    rf"|(?<!{_JOINED})__(?=\S)([^_ \n]+ [^_\n]+)(?<=\S)__(?!{_JOINED})"
+)
 
-_CAPTION = (r"(?:captions?|descriptions?|sentences?|(?:bild)?beschreibung|bildunterschrift|satz|légende|phrase|descripción"
-            r"|leyenda|frase|didascalia|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись"
-            r"|विवरण|कैप्शन)\b")
-_PICTURE = (r"\b(?:images?|pictures?|photos?|photographs?|bild(?:e?s)?|fotos?|imagen|imagem|immagine|obráz(?:ek|ku)|fotografie"
-            r"|изображени[ея]|картинк[аи]|фото(?:графии)?|चित्र|छवि|तस्वीर)\b")
+_CAPTION = (
+    r"(?:captions?|descriptions?|sentences?|(?:bild)?beschreibung|bildunterschrift|satz|légende|phrase|descripción"
+    r"|leyenda|frase|didascalia|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись"
+    r"|विवरण|कैप्शन)\b"
+)
+_PICTURE = (
+    r"\b(?:images?|pictures?|photos?|photographs?|bild(?:e?s)?|fotos?|imagen|imagem|immagine|obráz(?:ek|ku)|fotografie"
+    r"|изображени[ея]|картинк[аи]|фото(?:графии)?|चित्र|छवि|तस्वीर)\b"
+)
 # What may stand between "here is" and "caption", by which it is the caption of this picture, and no sign's in it.
 _ARTICLE = "an?|the|your|my|eine?n?|die|das|une?|la|le|una|uno?|el|il|uma?|o|एक|इस"
-_KIND = ("one|two|three|some|few|short|brief|possible|potential|detailed|concise|simple|single|suitable|suggested|clear|vivid"
-         "|descriptive|good|better|accurate|revised|final|english|alt|sentence|kurze|mögliche|passende|detaillierte|prägnante"
-         "|brève|courte|détaillée|breve|corta|posible|detallada|concisa|possibile|dettagliata|curta|possível|detalhada"
-         "|krátký|stručný|možný|краткое|короткое|возможное|подробное|का|संक्षिप्त|छोटा")
-_OF = (r"(?:of|for|in|about|describing|(?:that|which) describes|based on|für|von|zum|zu|der|des|dieses|de|du|pour|décrivant"
-       r"|que describe|para|d[ao]|della?|dell['’]|per|pro|k)\b")
-_OF_PICTURE = (rf"(?: (?:{_OF}[^.:：!?\n]{{0,40}}?)?{_PICTURE}"
-               rf"(?: (?:you|that|provided|shown|above)\b[^.:：!?\n]{{0,30}})?)")
+_KIND = (
+    "one|two|three|some|few|short|brief|possible|potential|detailed|concise|simple|single|suitable|suggested|clear|vivid"
+    "|descriptive|good|better|accurate|revised|final|english|alt|sentence|kurze|mögliche|passende|detaillierte|prägnante"
+    "|brève|courte|détaillée|breve|corta|posible|detallada|concisa|possibile|dettagliata|curta|possível|detalhada"
+    "|krátký|stručný|možný|краткое|короткое|возможное|подробное|का|संक्षिप्त|छोटा"
+)
+_OF = (
+    r"(?:of|for|in|about|describing|(?:that|which) describes|based on|für|von|zum|zu|der|des|dieses|de|du|pour|décrivant"
+    r"|que describe|para|d[ao]|della?|dell['’]|per|pro|k)\b"
+)
+_OF_PICTURE = (
+    rf"(?: (?:{_OF}[^.:：!?\n]{{0,40}}?)?{_PICTURE}"
+    rf"(?: (?:you|that|provided|shown|above)\b[^.:：!?\n]{{0,30}})?)"
+)
 _END_OF_LEAD = r"(?:\s*[:：](?!\d)\s*|[ \t]*\n\s*)"
-_HERE = (r"(?:here(?:['’]s| is| are)|below is|the following is|hier ist|voici|aquí (?:tienes|está|hay)|ecco|aqui está|tady je"
-         r"|zde je|вот|यहाँ)(?!\w)")
-_IN_CHINESE = (r"(?:(?:以下是|这是|這是)(?:(?:对|對|为|為)?(?:这张|這張|该|該|此)?(?:图片|圖片|图像|圖像|照片)的)?"
-               r"(?:简短|簡短|简洁|簡潔|详细|詳細)?的?(?:一句话)?|(?:图片|圖片|图像|圖像|照片)?的?)(?:描述|说明|說明|标题|標題)")
-_IN_JAPANESE = r"(?:(?:以下は|こちらが)(?:この)?)?(?:(?:画像|写真)の)?(?:短い|簡潔な)?(?:キャプション|説明)文?(?:です)?"
+_HERE = (
+    r"(?:here(?:['’]s| is| are)|below is|the following is|hier ist|voici|aquí (?:tienes|está|hay)|ecco|aqui está|tady je"
+    r"|zde je|вот|यहाँ)(?!\w)"
+)
+_IN_CHINESE = (
+    r"(?:(?:以下是|这是|這是)(?:(?:对|對|为|為)?(?:这张|這張|该|該|此)?(?:图片|圖片|图像|圖像|照片)的)?"
+    r"(?:简短|簡短|简洁|簡潔|详细|詳細)?的?(?:一句话)?|(?:图片|圖片|图像|圖像|照片)?的?)(?:描述|说明|說明|标题|標題)"
+)
+_IN_JAPANESE = (
+    r"(?:(?:以下は|こちらが)(?:この)?)?(?:(?:画像|写真)の)?(?:短い|簡潔な)?(?:キャプション|説明)文?(?:です)?"
+)
 _PREAMBLE = re.compile(
     rf"(?:{_HERE} (?:(?:{_ARTICLE}|{_KIND}|{_PICTURE})(?:-|,? )(?:and (?!an? |the ))?){{0,6}}{_CAPTION}"
     rf"(?: (?:{_KIND}))?{_OF_PICTURE}?"
     rf"|this is (?:an?|the) {_CAPTION}{_OF_PICTURE}"
     rf"|(?:(?:{_KIND}|{_PICTURE})[- ]){{0,3}}{_CAPTION}(?: \d)?{_OF_PICTURE}?"
-    rf"|{_IN_CHINESE}|{_IN_JAPANESE}){_END_OF_LEAD}", re.IGNORECASE)
-_YES = ("sure|certainly|of course|absolutely|okay|ok|great|yes|natürlich|gerne|bien sûr|claro|por supuesto|certo|jistě|конечно"
-        "|当然|好的|はい")
-_GREETING = re.compile(rf"(?:{_YES})(?: thing)?\s*[,.!，。！、](?:[ \t]*\n\s*|\s*(?={_HERE}|{_PREAMBLE.pattern}))"
-                       r"|(?:certainly|of course|natürlich|bien sûr|por supuesto|jistě|конечно|当然)\s*[!！]\s*", re.IGNORECASE)
+    rf"|{_IN_CHINESE}|{_IN_JAPANESE}){_END_OF_LEAD}",
+    re.IGNORECASE,
+)
+_YES = (
+    "sure|certainly|of course|absolutely|okay|ok|great|yes|natürlich|gerne|bien sûr|claro|por supuesto|certo|jistě|конечно"
+    "|当然|好的|はい"
+)
+_GREETING = re.compile(
+    rf"(?:{_YES})(?: thing)?\s*[,.!，。！、](?:[ \t]*\n\s*|\s*(?={_HERE}|{_PREAMBLE.pattern}))"
+    r"|(?:certainly|of course|natürlich|bien sûr|por supuesto|jistě|конечно|当然)\s*[!！]\s*",
+    re.IGNORECASE,
+)
 _OFFER = re.compile(
     r"i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b[^.!?\n]{0,200}[.!?]?"
     r"|(?:let me know|feel free|would you like|if you(?:['’]d| would| need| want)|is there anything)[^.!?\n]{0,200}?"
     r"\b(?:another one|anything else|captions?|descriptions?|images?|pictures?|photos?|versions?|adjust\w*|revis\w+|changes"
-    r"|(?:short|long)er|more details?)\b[^.!?\n]{0,200}[.!?]?", re.IGNORECASE)
+    r"|(?:short|long)er|more details?)\b[^.!?\n]{0,200}[.!?]?",
+    re.IGNORECASE,
+)
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "'": "'", "‘": "’"}
 
 
@@ -73,7 +107,7 @@ def clean_reply(text: str) -> str:
     """
     thoughts = list(_THOUGHT.finditer(text))
     if thoughts:
-        text = text[thoughts[-1].end():]
+        text = text[thoughts[-1].end() :]
     elif _THINKING.match(text):
         return ""
     text = SPECIAL_TOKEN.sub(lambda token: token[0] if _UNKNOWN.fullmatch(token[0]) else " ", _first_turn(text))
@@ -82,8 +116,8 @@ def clean_reply(text: str) -> str:
     text = _of_json(_unfenced(text)).strip()
     text = _EMPHASIS.sub(lambda found: found[2] or found[3], _LINE_START.sub("", text)).strip()
     for lead in (_GREETING, _PREAMBLE):
-        if (found := lead.match(text)) and text[found.end():].strip():
-            text = text[found.end():]
+        if (found := lead.match(text)) and text[found.end() :].strip():
+            text = text[found.end() :]
     return _unquoted(" ".join(_without_offer(text).split()))
 
 
@@ -96,8 +130,8 @@ def _first_turn(text: str) -> str:
     """The text up to the first end token that something stands before."""
     start = 0
     for end in _END.finditer(text):
-        if SPECIAL_TOKEN.sub("", text[start:end.start()]).strip():
-            return text[:end.start()]
+        if SPECIAL_TOKEN.sub("", text[start : end.start()]).strip():
+            return text[: end.start()]
         start = end.end()
     return text
 
@@ -127,8 +161,8 @@ def _without_offer(text: str) -> str:
     """The text without a last sentence, or line, that offers to do more."""
     text = text.rstrip()
     last = max(text.rfind(mark, 0, len(text) - 1) for mark in ("\n", ". ", "! ", ".\n"))
-    tail = text[last + 1:].strip() if last >= 0 else ""
-    return text[:last + 1] if tail and _OFFER.fullmatch(tail) else text
+    tail = text[last + 1 :].strip() if last >= 0 else ""
+    return text[: last + 1] if tail and _OFFER.fullmatch(tail) else text
 
 
 def _unquoted(text: str) -> str:

@@ -141,7 +141,11 @@ def _from_hub(repository: str) -> Source:
 def _hub_repository(name: str) -> str | None:
     """The org/name of a hub repository that a name may mean."""
     repository = name.removeprefix("hf-hub:")
-    return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not name.startswith(("local-dir:", ".")) else None
+    return (
+        repository
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not name.startswith(("local-dir:", "."))
+        else None
+    )
 
 
 def _fetch(repository: str, *patterns: str) -> Path:
@@ -158,8 +162,11 @@ def _fetch(repository: str, *patterns: str) -> Path:
 def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> Source:
     model_cfg, rest, config = _read_config(folder, label)
     ours, preprocess_cfg = rest.get("capsmith", {}), rest.get("preprocess_cfg") or {}
-    problems = [f"{key} is no object" for key, value in (("capsmith", ours), ("preprocess_cfg", preprocess_cfg))
-                if not isinstance(value, dict)]
+    problems = [
+        f"{key} is no object"
+        for key, value in (("capsmith", ours), ("preprocess_cfg", preprocess_cfg))
+        if not isinstance(value, dict)
+    ]
     if problems:
         raise ValueError(f"{config}: " + "; ".join(problems))
     if own := ours.get("name"):
@@ -190,7 +197,9 @@ def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
         if not isinstance(model_cfg, dict):
             raise ValueError(f"{path}: model_cfg is no object")
         if path.name == "config.json" and _is_transformers_config(config):
-            raise ValueError(f"{label}: holds a transformers model; those come with weights of their own, and never from scratch")
+            raise ValueError(
+                f"{label}: holds a transformers model; those come with weights of their own, and never from scratch"
+            )
         check_coca(model_cfg, str(path))
         return model_cfg, config if model_cfg is not config else {}, path
     raise ValueError(f"{label}: neither open_clip_config.json nor config.json in it")
@@ -198,14 +207,20 @@ def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
 
 def _is_transformers_config(config: Mapping[str, Any]) -> bool:
     model_cfg = config.get("model_cfg", config)
-    return isinstance(model_cfg, dict) and "embed_dim" not in model_cfg and bool({"model_type", "architectures"} & set(config))
+    return (
+        isinstance(model_cfg, dict)
+        and "embed_dim" not in model_cfg
+        and bool({"model_type", "architectures"} & set(config))
+    )
 
 
 def find_weights(folder: Path) -> Path | None:
     """The one file of weights in a folder, safetensors first; None where there is none, ValueError where it is unclear."""
     for suffixes in ((".safetensors",), PICKLED):
         found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
-        known = sorted((path for path in found if path.name in WEIGHT_NAMES), key=lambda path: WEIGHT_NAMES.index(path.name))
+        known = sorted(
+            (path for path in found if path.name in WEIGHT_NAMES), key=lambda path: WEIGHT_NAMES.index(path.name)
+        )
         if known or len(found) == 1:
             return (known or found)[0]
         if found:
@@ -220,7 +235,9 @@ def check_coca(model_cfg: Mapping[str, Any], where: str) -> None:
     for section in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         sections[section] = model_cfg.get(section)
         if not isinstance(sections[section], Mapping):
-            problems.append(f"{section} is missing: not a CoCa" if sections[section] is None else f"{section} is no object")
+            problems.append(
+                f"{section} is missing: not a CoCa" if sections[section] is None else f"{section} is no object"
+            )
     if "embed_dim" not in model_cfg:
         problems.append("embed_dim is missing")
     if not problems:
@@ -230,12 +247,22 @@ def check_coca(model_cfg: Mapping[str, Any], where: str) -> None:
 
 
 def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, multimodal_cfg: Mapping) -> Sequence[str]:
-    numbers = [("embed_dim", embed_dim), *((f"{section}.{key}", cfg[key])
-                                           for section, cfg in (("vision_cfg", vision_cfg), ("text_cfg", text_cfg),
-                                                                ("multimodal_cfg", multimodal_cfg))
-                                           for key in ("width", "layers", "heads", "vocab_size", "context_length", "patch_size")
-                                           if key in cfg and not isinstance(cfg[key], list))]
-    problems = [f"{name} is {value!r}, no number above 0" for name, value in numbers if type(value) is not int or value < 1]
+    numbers = [
+        ("embed_dim", embed_dim),
+        *(
+            (f"{section}.{key}", cfg[key])
+            for section, cfg in (
+                ("vision_cfg", vision_cfg),
+                ("text_cfg", text_cfg),
+                ("multimodal_cfg", multimodal_cfg),
+            )
+            for key in ("width", "layers", "heads", "vocab_size", "context_length", "patch_size")
+            if key in cfg and not isinstance(cfg[key], list)
+        ),
+    ]
+    problems = [
+        f"{name} is {value!r}, no number above 0" for name, value in numbers if type(value) is not int or value < 1
+    ]
     if problems:
         return problems
     if text_cfg.get("hf_model_name"):

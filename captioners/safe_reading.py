@@ -11,14 +11,30 @@ from typing import Any
 
 from imagetext.shown import reason
 
-LARGEST = 2**27         # bytes of a file of a tokenizer; the largest that are known have 35 MB
+LARGEST = 2**27  # bytes of a file of a tokenizer; the largest that are known have 35 MB
 LARGEST_CONFIG = 2**23  # bytes of a config or a chat template
-LONGEST_LIST = 1000     # of numbers in a config
-SECONDS, MEMORY, LONGEST_TEXT = 20, 2**29, 2**16  # that a program may take, in seconds and bytes, and bytes of what it says
-MEMORY_NOW = Path("/proc/self/statm")             # of this process, in pages, where the system tells it
+LONGEST_LIST = 1000  # of numbers in a config
+SECONDS, MEMORY, LONGEST_TEXT = (
+    20,
+    2**29,
+    2**16,
+)  # that a program may take, in seconds and bytes, and bytes of what it says
+MEMORY_NOW = Path("/proc/self/statm")  # of this process, in pages, where the system tells it
 MODEL = {r"layers|depths?$": 1000, "image_size": 4096, "": 10**8}  # the largest numbers in a config, by their names
-PICTURES = {"patch|merge": 64, "size|edge|height|width|pinpoints|tokens|seq_len": 4096, "": 10**8}  # and in a processor's
-TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+PICTURES = {
+    "patch|merge": 64,
+    "size|edge|height|width|pinpoints|tokens|seq_len": 4096,
+    "": 10**8,
+}  # and in a processor's
+TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "added_tokens.json",
+)
 
 
 def attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
@@ -117,7 +133,9 @@ def check_size(model: Any, weights: Iterable[Path], where: str | Path) -> None:
     asked = sum(parameter.numel() for parameter in model.parameters())
     held = 2 * sum(path.stat().st_size for path in weights)
     if 0 < held < asked:
-        raise ValueError(f"{where}: its config asks for {asked:,} weights, and its files can hold no more than {held:,}")
+        raise ValueError(
+            f"{where}: its config asks for {asked:,} weights, and its files can hold no more than {held:,}"
+        )
 
 
 def check_folder(folder: Path) -> None:
@@ -125,7 +143,10 @@ def check_folder(folder: Path) -> None:
     problems = []
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".jinja", ".txt", ".model") and path.is_file():
-            size, most = path.stat().st_size, LARGEST if path.name in TOKENIZERS or path.suffix == ".txt" else LARGEST_CONFIG
+            size, most = (
+                path.stat().st_size,
+                LARGEST if path.name in TOKENIZERS or path.suffix == ".txt" else LARGEST_CONFIG,
+            )
             problems += [f"{path.name} has {size:,} bytes, at most {most:,} are read"] if size > most else []
     if problems:
         raise ValueError(f"{folder}: " + "; ".join(problems))

@@ -12,7 +12,13 @@ from torch import Tensor
 from imagetext.shown import reason
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # where trainers put them, averaged first
+WITHIN = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+)  # where trainers put them, averaged first
 LISTED = 3  # differences of one kind in one part of a model, of more there is a sum
 ENDS = 2**20  # bytes
 PREFIXES = ("module.", "model.")  # of DistributedDataParallel, and of Lightning and others
@@ -31,7 +37,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; none may pass as another fault
         raise ValueError(f"{path}: not a file of weights that can be read safely: {reason(error)}") from error
-    while isinstance(state, Mapping) and (name := next((name for name in WITHIN if isinstance(state.get(name), Mapping)), None)):
+    while isinstance(state, Mapping) and (
+        name := next((name for name in WITHIN if isinstance(state.get(name), Mapping)), None)
+    ):
         state = state[name]
     names: dict[str, str] = {}
     for key, value in state.items() if isinstance(state, Mapping) else ():
@@ -59,12 +67,17 @@ def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         if key not in state:
             found["missing", _part(key)].append(f"missing {key}")
         elif state[key].shape != value.shape:
-            found["of another shape", _part(key)].append(f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}")
+            found["of another shape", _part(key)].append(
+                f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
+            )
     for key in state:
         if key not in expected:
             found["unexpected", _part(key)].append(f"unexpected {key}")
-    return [line for (kind, part), lines in found.items()
-            for line in (lines if len(lines) <= LISTED else [f"{len(lines):,} of {part} are {kind}, such as: {lines[0]}"])]
+    return [
+        line
+        for (kind, part), lines in found.items()
+        for line in (lines if len(lines) <= LISTED else [f"{len(lines):,} of {part} are {kind}, such as: {lines[0]}"])
+    ]
 
 
 def _part(key: str) -> str:
@@ -75,8 +88,12 @@ def _part(key: str) -> str:
 
 def fit_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, single numbers such as `logit_scale` in the shape that the model has them in: some write (), some (1,)."""
-    return {key: value.reshape(expected[key].shape) if key in expected and value.numel() == expected[key].numel() == 1 else value
-            for key, value in state.items()}
+    return {
+        key: value.reshape(expected[key].shape)
+        if key in expected and value.numel() == expected[key].numel() == 1
+        else value
+        for key, value in state.items()
+    }
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-HUMAN = "captions"   # the originals of a record
+HUMAN = "captions"  # the originals of a record
 
 
 @dataclass
@@ -19,9 +19,9 @@ class Picture:
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     truncated: dict[str, tuple[bool, ...]] = field(default_factory=dict)  # marks of cut captions, where they are known
     references: tuple[str, ...] = ()
-    scene: Mapping[str, Any] | None = None                                # the description of a built-in picture
-    image: bytes | None = None                                            # encoded, as found
-    again: int = 0                                                        # pictures of the same key before this one
+    scene: Mapping[str, Any] | None = None  # the description of a built-in picture
+    image: bytes | None = None  # encoded, as found
+    again: int = 0  # pictures of the same key before this one
 
 
 def labels(names: Iterable[str], references: str | None = None) -> dict[str, str]:

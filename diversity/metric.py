@@ -12,8 +12,19 @@ from diversity.measures import catalogue
 from diversity.score import score_captions
 
 NAMES = {"_".join(measure.path): measure for measure in catalogue.ALL}
-AGAINST_REFERENCES = {"novelty_ngrams_4", "novelty_captions", "word_coverage", "cider_d", "bleu_4", "rouge_l", "meteor",
-                      "found_words", "semantic_coverage", "semantic_found_meaning", "clip_ref_clip_score"}
+AGAINST_REFERENCES = {
+    "novelty_ngrams_4",
+    "novelty_captions",
+    "word_coverage",
+    "cider_d",
+    "bleu_4",
+    "rouge_l",
+    "meteor",
+    "found_words",
+    "semantic_coverage",
+    "semantic_found_meaning",
+    "clip_ref_clip_score",
+}
 TEXTS = datasets.Sequence(datasets.Value("string"))
 
 
@@ -26,22 +37,30 @@ class CaptionDiversity(evaluate.Metric):
         inputs = ["predictions", "references"] if self.config_name in AGAINST_REFERENCES else ["predictions"]
         described = NAMES.get(self.config_name)
         return evaluate.MetricInfo(
-            description=described.definition if described else "All measures of captions that need no references.", citation="",
+            description=described.definition if described else "All measures of captions that need no references.",
+            citation="",
             inputs_description="predictions: the captions of each picture, a list of lists of strings; references: human captions "
             "of the same pictures, where the measure is against them; images, clip, embedder, seed: as score_captions takes them. "
             "The result has left_out, numbers of the pictures that count nothing, where there are any.",
-            features=datasets.Features({name: TEXTS for name in inputs}))
+            features=datasets.Features({name: TEXTS for name in inputs}),
+        )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any]:
         """`evaluate` drops references that a measure does not take without a word: here they are an error."""
         if references is not None and self.config_name not in AGAINST_REFERENCES:
-            raise ValueError(f"references: {self.config_name} takes none; those that do: {', '.join(sorted(AGAINST_REFERENCES))}")
+            raise ValueError(
+                f"references: {self.config_name} takes none; those that do: {', '.join(sorted(AGAINST_REFERENCES))}"
+            )
         return super().compute(predictions=predictions, references=references, **options)
 
-    def _compute(self, predictions: list[list[str]], references: list[list[str]] | None = None, **options: Any) -> dict[str, Any]:
+    def _compute(
+        self, predictions: list[list[str]], references: list[list[str]] | None = None, **options: Any
+    ) -> dict[str, Any]:
         report = score_captions({"predictions": predictions}, references=references, **options)
         row = report.rows["predictions"]
-        left_out = {at for at, group in enumerate(predictions) if not group or references is not None and not references[at]}
+        left_out = {
+            at for at, group in enumerate(predictions) if not group or references is not None and not references[at]
+        }
         if self.config_name == "default":
             found = {name: measure.value(row) for name, measure in NAMES.items() if name not in AGAINST_REFERENCES}
         else:

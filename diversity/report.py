@@ -39,18 +39,20 @@ class DiversityReport:
     """Measures of each column on the same pictures: `rows[column]`, read by `diversity.measures.catalogue`."""
 
     rows: Mapping[str, Mapping[str, Any]]
-    references: str | None                                         # the row of human captions
-    intervals: Mapping[str, Mapping[str, Estimate]]                # column -> scores by picture -> their mean
-    distributions: Mapping[str, Mapping[str, Sequence[float]]]     # column -> scores by picture -> 41 quantiles, 0 to 1
+    references: str | None  # the row of human captions
+    intervals: Mapping[str, Mapping[str, Estimate]]  # column -> scores by picture -> their mean
+    distributions: Mapping[str, Mapping[str, Sequence[float]]]  # column -> scores by picture -> 41 quantiles, 0 to 1
     differences: tuple[Difference, ...]
-    verdict: Verdict                                               # which is best, by what, and which are suspect
-    fidelity: str                                                  # the scores that stand for fidelity, and
-    spread: str | None                                             # for spread; None with one caption a picture
+    verdict: Verdict  # which is best, by what, and which are suspect
+    fidelity: str  # the scores that stand for fidelity, and
+    spread: str | None  # for spread; None with one caption a picture
     mixes: Mixes | None
-    answer: tuple[str, ...]                                        # the sentences that open the page
-    notes: tuple[str, ...]                                         # what a reader must know before the numbers
+    answer: tuple[str, ...]  # the sentences that open the page
+    notes: tuple[str, ...]  # what a reader must know before the numbers
     degenerate_examples: Mapping[str, Mapping[str, Sequence[str]]]  # column -> reason -> captions
-    unscored: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)  # column -> score -> pictures without it
+    unscored: Mapping[str, Mapping[str, Sequence[str]]] = field(
+        default_factory=dict
+    )  # column -> score -> pictures without it
     examples: tuple[Example, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,29 +69,47 @@ class DiversityReport:
     @property
     def measured(self) -> tuple[catalogue.Measure, ...]:
         """Every measure that has a value in some row."""
-        return tuple(measure for measure in catalogue.ALL if any(measure.value(row) is not None for row in self.rows.values()))
+        return tuple(
+            measure for measure in catalogue.ALL if any(measure.value(row) is not None for row in self.rows.values())
+        )
 
     def to_json(self) -> str:
         """Everything but the example pictures, in full precision."""
         content = {
-            "kind": KIND, "settings": self.settings, "answer": self.answer, "notes": self.notes, "references": self.references,
+            "kind": KIND,
+            "settings": self.settings,
+            "answer": self.answer,
+            "notes": self.notes,
+            "references": self.references,
             "columns": self.rows,
-            "intervals": {name: {score: estimate._asdict() for score, estimate in estimates.items()}
-                          for name, estimates in self.intervals.items()},
-            "differences": [{**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in self.differences],
-            "verdict": self.verdict.as_json(), "fidelity": self.fidelity, "spread": self.spread,
+            "intervals": {
+                name: {score: estimate._asdict() for score, estimate in estimates.items()}
+                for name, estimates in self.intervals.items()
+            },
+            "differences": [
+                {**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in self.differences
+            ],
+            "verdict": self.verdict.as_json(),
+            "fidelity": self.fidelity,
+            "spread": self.spread,
             "mixes": self.mixes and {**self.mixes._asdict(), "steps": [_plain(step) for step in self.mixes.steps]},
-            "unscored": {name: {score: len(keys) for score, keys in scores.items()} for name, scores in self.unscored.items()},
+            "unscored": {
+                name: {score: len(keys) for score, keys in scores.items()} for name, scores in self.unscored.items()
+            },
             "degenerate_examples": self.degenerate_examples,
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
         """The answer, the first table and the notes."""
+
         def line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(map(in_markdown, cells))} |"
-        lines = [line(["Captions", *(f"{m.label} {m.arrow}".strip() for m in self.headline)]),
-                 f"| --- |{' ---: |' * len(self.headline)}"]
+
+        lines = [
+            line(["Captions", *(f"{m.label} {m.arrow}".strip() for m in self.headline)]),
+            f"| --- |{' ---: |' * len(self.headline)}",
+        ]
         lines += [line([self.labels[name], *(m.text(row) for m in self.headline)]) for name, row in self.rows.items()]
         answer, notes = (list(map(in_markdown, texts)) for texts in (self.answer, self.notes))
         return "\n".join([*answer, "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"

@@ -35,10 +35,25 @@ def _measured(config: DiversityConfig) -> DiversityReport:
     """The report; ValueError where an input cannot be read."""
     device = _device(config)
     try:
-        counted = count_columns(config.input, config.column, config.references, config.images, table=config.table,
-                                workers=config.workers, seed=config.seed, keep_images=_pictures_kept(config), output=config.output)
-        return report(counted, embedder=config.embedder, clip=config.clip, device=device,
-                      semantic_pictures=config.semantic_pictures, seed=config.seed)
+        counted = count_columns(
+            config.input,
+            config.column,
+            config.references,
+            config.images,
+            table=config.table,
+            workers=config.workers,
+            seed=config.seed,
+            keep_images=_pictures_kept(config),
+            output=config.output,
+        )
+        return report(
+            counted,
+            embedder=config.embedder,
+            clip=config.clip,
+            device=device,
+            semantic_pictures=config.semantic_pictures,
+            seed=config.seed,
+        )
     except BrokenPipeError:  # nobody reads what is printed
         raise
     except OSError as error:
@@ -64,7 +79,9 @@ def _write(found: DiversityReport, folder: Path) -> None:
 
 def _check_output(folder: Path) -> None:
     """Raises `ValueError` unless the folder is empty, new, or holds an earlier report."""
-    if not folder.exists() or (folder.is_dir() and {one.name for one in folder.iterdir()} <= {LOCK, REPORT + UNFINISHED}):
+    if not folder.exists() or (
+        folder.is_dir() and {one.name for one in folder.iterdir()} <= {LOCK, REPORT + UNFINISHED}
+    ):
         return
     try:
         ours = json.loads((folder / REPORT).read_text(encoding="utf-8"))["kind"] == KIND
@@ -93,8 +110,11 @@ def _print(report: DiversityReport, folder: Path) -> None:
     for measure in report.headline:
         table.add_column(f"{measure.label} {measure.arrow}".strip(), justify="right", min_width=len(measure.label))
     for name, row in report.rows.items():
-        table.add_row(Text(on_line(report.labels[name])), *(measure.text(row) for measure in report.headline),
-                      style="dim" if name == report.references else "")
+        table.add_row(
+            Text(on_line(report.labels[name])),
+            *(measure.text(row) for measure in report.headline),
+            style="dim" if name == report.references else "",
+        )
     console = Console()
     console.on_broken_pipe = partial(end_unread, sys.stdout)
     for sentence in report.answer:

@@ -25,7 +25,15 @@ from diversity.words.degenerate import degenerate_reasons
 from diversity.words.tokens import words
 from imagetext.shown import Progress
 
-SAMPLED = ("self_cider", "near_duplicates", "word_coverage", "cider_d", "found_words", "rouge_l", "meteor")  # into the rows
+SAMPLED = (
+    "self_cider",
+    "near_duplicates",
+    "word_coverage",
+    "cider_d",
+    "found_words",
+    "rouge_l",
+    "meteor",
+)  # into the rows
 Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
 
 
@@ -44,16 +52,30 @@ class Sampled:
     settings: Mapping[str, Any]
 
 
-def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references: str | None, *, embedder: str,
-                  clip: str | None, device: str, semantic_pictures: int, seed: int) -> Sampled:
+def sample_scores(
+    pictures: Sequence[Picture],
+    names: Sequence[str],
+    references: str | None,
+    *,
+    embedder: str,
+    clip: str | None,
+    device: str,
+    semantic_pictures: int,
+    seed: int,
+) -> Sampled:
     """Scores the columns `names` and the references' on the sample's pictures; CIDEr-D, CLIP and meaning on its first ones."""
     name = default_embedder() if embedder == "auto" else None if embedder == "none" else embedder
-    meaning = load_embedder(name, device) if name else None  # before the work, which a model that is not there would waste
+    meaning = (
+        load_embedder(name, device) if name else None
+    )  # before the work, which a model that is not there would waste
     model = OpenClip(clip, device) if clip else None
     columns = [*names, *([references] if references else [])]
     groups = {column: [picture.captions[column] for picture in pictures] for column in columns}
-    world = DocumentFrequency([picture.references for picture in pictures] if references else
-                              [[caption for column in columns for caption in groups[column][at]] for at in range(len(pictures))])
+    world = DocumentFrequency(
+        [picture.references for picture in pictures]
+        if references
+        else [[caption for column in columns for caption in groups[column][at]] for at in range(len(pictures))]
+    )
     human = [picture.references for picture in pictures[:semantic_pictures]]
     agreement = Agreement(human) if references else None
     scores: dict[str, Scores] = {}
@@ -68,12 +90,16 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
             of_captions[column]["precision"] = _precision(pictures, column)
             scores[column] |= _facts(pictures, column)
         if references not in (None, column):
-            scores[column]["word_coverage"] = word_coverage(groups[column], [picture.references for picture in pictures])
+            scores[column]["word_coverage"] = word_coverage(
+                groups[column], [picture.references for picture in pictures]
+            )
         if agreement:
             found = agreement.of(groups[column][:semantic_pictures], themselves=column == references)
             of_captions[column]["cider_d"], signs[column] = found.captions, found.signs
             overlap, bleu_4 = agreement.overlap(groups[column][:semantic_pictures], themselves=column == references)
-            scores[column] |= {score: _padded(values, len(pictures)) for score, values in (found.pictures | overlap).items()}
+            scores[column] |= {
+                score: _padded(values, len(pictures)) for score, values in (found.pictures | overlap).items()
+            }
         else:
             signs[column] = _order(groups[column][:semantic_pictures])
         rows[column] = {score: mean(scores[column][score]) for score in SAMPLED if score in scores[column]}
@@ -88,8 +114,14 @@ def sample_scores(pictures: Sequence[Picture], names: Sequence[str], references:
     for column, found in dear.scores.items():
         scores[column] |= {score: _padded(values, len(pictures)) for score, values in found.items()}
         signs[column] |= dear.signs[column]
-    return Sampled(scores, signs, of_captions, rows, tuple(notes),
-                   {"embedder": name, "clip": clip, "semantic_pictures": len(dear.pictures) if name or clip else 0})
+    return Sampled(
+        scores,
+        signs,
+        of_captions,
+        rows,
+        tuple(notes),
+        {"embedder": name, "clip": clip, "semantic_pictures": len(dear.pictures) if name or clip else 0},
+    )
 
 
 class _Dear:
@@ -109,9 +141,13 @@ class _Dear:
             self.signs[name] |= found.signs
             rows[name]["semantic"] = found.row
 
-    def clip(self, model: OpenClip, rows: Mapping[str, dict[str, Any]], of_captions: Mapping[str, dict[str, Any]]) -> Sequence[str]:
+    def clip(
+        self, model: OpenClip, rows: Mapping[str, dict[str, Any]], of_captions: Mapping[str, dict[str, Any]]
+    ) -> Sequence[str]:
         """CLIPScore and self-retrieval, into the scores and the rows; what a reader must know of them."""
-        found, notes = clip_scores(model, [picture.image for picture in self.pictures], self.columns, self.references, self.human)
+        found, notes = clip_scores(
+            model, [picture.image for picture in self.pictures], self.columns, self.references, self.human
+        )
         for name, of_column in found.items():
             self.scores[name] |= of_column.pictures
             of_captions[name]["clip_score"] = of_column.captions
@@ -124,23 +160,39 @@ def _lexical(groups: Sequence[Sequence[str]], world: DocumentFrequency) -> Score
     """Length, and spread within each picture by its words."""
     found: list[Scores] = []
     for tokens in batches(groups):
-        found.append({**within_picture(tokens), "self_cider": self_cider(tokens, world),
-                      "near_duplicates": near_duplicates(tokens)})
+        found.append(
+            {
+                **within_picture(tokens),
+                "self_cider": self_cider(tokens, world),
+                "near_duplicates": near_duplicates(tokens),
+            }
+        )
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 def _degenerate(pictures: Sequence[Picture], name: str) -> list[np.ndarray]:
     """1 for each caption of each picture that is degenerate, else 0."""
-    return [np.array([bool(degenerate_reasons(caption, mark)) for caption, mark in
-                      zip(picture.captions[name], picture.truncated.get(name) or (False,) * len(picture.captions[name]))], float)
-            for picture in pictures]
+    return [
+        np.array(
+            [
+                bool(degenerate_reasons(caption, mark))
+                for caption, mark in zip(
+                    picture.captions[name], picture.truncated.get(name) or (False,) * len(picture.captions[name])
+                )
+            ],
+            float,
+        )
+        for picture in pictures
+    ]
 
 
 def _precision(pictures: Sequence[Picture], name: str) -> list[np.ndarray]:
     """Of each caption the share of its stated facts that is true, NaN where it states none or the truth is not known."""
+
     def of_caption(caption: str, picture: Picture) -> float:
         true, stated = count_true(caption, picture.scene) if picture.scene else (0, 0)
         return true / stated if stated else np.nan
+
     return [np.array([of_caption(caption, picture) for caption in picture.captions[name]]) for picture in pictures]
 
 
@@ -156,7 +208,9 @@ def _facts(pictures: Sequence[Picture], name: str) -> Scores:
             facts.update(picture.captions[name], picture.scene)
             result = facts.result()
             counts[at] = [result[count] for count in ("true", "stated", "found", "key")]
-    return {score: _linear_ratio(*counts[:, columns].T) for score, columns in (("precision", [0, 1]), ("recall", [2, 3]))}
+    return {
+        score: _linear_ratio(*counts[:, columns].T) for score, columns in (("precision", [0, 1]), ("recall", [2, 3]))
+    }
 
 
 def _linear_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
@@ -173,13 +227,17 @@ def _order(groups: Sequence[Sequence[str]]) -> Scores:
     texts = [[words(caption) for caption in group] for group in groups]
     language = Language(texts)
     found = [[language.order(caption, picture) for caption in group] for picture, group in enumerate(texts)]
-    return {sign: _means([np.array([of_caption[at] for of_caption in group]) for group in found], len(groups))
-            for at, sign in enumerate(("order", "any_order"))}
+    return {
+        sign: _means([np.array([of_caption[at] for of_caption in group]) for group in found], len(groups))
+        for at, sign in enumerate(("order", "any_order"))
+    }
 
 
 def _means(of_captions: Sequence[np.ndarray], pictures: int) -> np.ndarray:
     """The mean over each picture's captions (P,), NaN for pictures behind those that were scored."""
-    return _padded(np.array([np.nanmean(values) if not np.isnan(values).all() else np.nan for values in of_captions]), pictures)
+    return _padded(
+        np.array([np.nanmean(values) if not np.isnan(values).all() else np.nan for values in of_captions]), pictures
+    )
 
 
 def _padded(values: np.ndarray, pictures: int) -> np.ndarray:

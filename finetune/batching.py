@@ -30,8 +30,8 @@ from imagetext.sample import Record, Shard, decode_image
 from imagetext.shown import Progress
 
 CACHE_BYTES = 2**28  # of preprocessed pictures, in each process that decodes
-WIDTHS = 8           # captions come to a GPU in multiples of so many tokens
-CHECKED = 64         # pictures decoded side by side when they are first read
+WIDTHS = 8  # captions come to a GPU in multiples of so many tokens
+CHECKED = 64  # pictures decoded side by side when they are first read
 NO_CAPTION = "no caption"
 
 
@@ -44,8 +44,16 @@ class CaptionedPictures(Dataset):
     gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
     """
 
-    def __init__(self, shards: Sequence[Shard], captioner: TrainableCaptioner, *, captions_per_image: int = 1,
-                 long_captions: str = "sentence", weight: float = 1.0, quiet: bool = False):
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        captioner: TrainableCaptioner,
+        *,
+        captions_per_image: int = 1,
+        long_captions: str = "sentence",
+        weight: float = 1.0,
+        quiet: bool = False,
+    ):
         self.captioner, self.captions_per_image = captioner, captions_per_image
         self.fit = CaptionFitter(captioner.encode_text_ids, captioner.decode, captioner.context_length, long_captions)
         self.samples: list[Record] = []
@@ -133,7 +141,12 @@ class CaptionedPictures(Dataset):
     def __getitem__(self, drawn: tuple[int, int]) -> tuple[Any, list[list[int]], int, str]:
         """Picture and captions drawn, as pixels (3, S, S), K lists of token ids, the picture's number and its key."""
         index, draw = drawn
-        return self.image(index), [self.fit(*caption) for caption in self.captions(index, draw)], index, self.samples[index].key
+        return (
+            self.image(index),
+            [self.fit(*caption) for caption in self.captions(index, draw)],
+            index,
+            self.samples[index].key,
+        )
 
     def collate(self, items: Sequence[tuple[Any, list[list[int]], int, str]]) -> "Batch":
         return collate(items, self.captioner.pad_id)
@@ -141,7 +154,7 @@ class CaptionedPictures(Dataset):
     def caption_lengths(self, most: int = 10_000) -> list[int]:
         """Tokens of the captions, start and end included; of at most so many, evenly from the whole set."""
         captions = [caption for sample in self.samples for caption in sample.captions if caption.strip()]
-        return [len(self.captioner.encode_text_ids(caption)) for caption in captions[::-(-len(captions) // most)]]
+        return [len(self.captioner.encode_text_ids(caption)) for caption in captions[:: -(-len(captions) // most)]]
 
 
 def _look(sample: Record) -> tuple[str, bytes]:
@@ -160,7 +173,9 @@ def _light(sample: Record, places: Places | None) -> Record:
     if places:
         return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})
     is_file = os.path.isfile(sample.path) and os.path.getsize(sample.path) == len(sample.image)
-    return dataclasses.replace(sample, image=None, path=real_path(sample.path)) if is_file else sample  # with no link left
+    return (
+        dataclasses.replace(sample, image=None, path=real_path(sample.path)) if is_file else sample
+    )  # with no link left
 
 
 class BatchOrder(Sampler):
@@ -171,11 +186,28 @@ class BatchOrder(Sampler):
     tokens: those of long captions would count less.
     """
 
-    def __init__(self, pictures: CaptionedPictures, batch_size: int, batches: int, seed: int, first: int = 0, *,
-                 rank: int = 0, world: int = 1):
-        self.pictures, self.batch_size, self.batches, self.seed, self.first = pictures, batch_size, batches, seed, first
+    def __init__(
+        self,
+        pictures: CaptionedPictures,
+        batch_size: int,
+        batches: int,
+        seed: int,
+        first: int = 0,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.pictures, self.batch_size, self.batches, self.seed, self.first = (
+            pictures,
+            batch_size,
+            batches,
+            seed,
+            first,
+        )
         self.rank, self.world = rank, world
-        self._pass = lru_cache(2)(self._drawn_pass)  # a cache on the class would hold the pictures of an earlier training
+        self._pass = lru_cache(2)(
+            self._drawn_pass
+        )  # a cache on the class would hold the pictures of an earlier training
 
     def __len__(self) -> int:
         return self.batches - self.first
@@ -183,7 +215,7 @@ class BatchOrder(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first, self.batches):
             drawn = [self._drawn(place) for place in range(batch * self.batch_size, (batch + 1) * self.batch_size)]
-            yield sorted(drawn, key=lambda item: self.pictures.length(*item))[self.rank::self.world]
+            yield sorted(drawn, key=lambda item: self.pictures.length(*item))[self.rank :: self.world]
 
     def _drawn(self, place: int) -> tuple[int, int]:
         number, place = divmod(place, len(self._pass(0)[0]))
@@ -197,7 +229,7 @@ class BatchOrder(Sampler):
         counts = np.floor(weights).astype(int)
         for weight in np.unique(weights):
             with_it = random.permutation(np.flatnonzero(weights == weight))
-            counts[with_it[:round(weight % 1 * len(with_it))]] += 1
+            counts[with_it[: round(weight % 1 * len(with_it))]] += 1
         order = random.permutation(np.repeat(np.arange(len(counts)), counts))
         return order, random.integers(2**31, size=len(order))
 
@@ -217,11 +249,16 @@ class Batch(NamedTuple):
     def parts(self, count: int, device: torch.device, pad_id: int | None = None) -> list[Self]:
         """As so many batches of equal size, on a device; captions padded with `pad_id` come to a GPU in few widths."""
         size = len(self.keys) // count
-        parts = [Batch(*(_move(values, slice(at, at + size), device) for values in self)) for at in range(0, len(self.keys), size)]
+        parts = [
+            Batch(*(_move(values, slice(at, at + size), device) for values in self))
+            for at in range(0, len(self.keys), size)
+        ]
         if pad_id is None or device.type == "cpu":
             return parts
-        return [part._replace(tokens=few_widths(tokens, pad_id).to(device, non_blocking=True))
-                for part, tokens in zip(parts, self.tokens.split(size), strict=True)]
+        return [
+            part._replace(tokens=few_widths(tokens, pad_id).to(device, non_blocking=True))
+            for part, tokens in zip(parts, self.tokens.split(size), strict=True)
+        ]
 
 
 def few_widths(tokens: Tensor, pad_id: int) -> Tensor:
@@ -251,7 +288,7 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
     tokens = torch.full((len(ids), len(ids[0]), longest + 1), pad_id)
     for rows, captions in zip(tokens, ids, strict=True):
         for row, caption in zip(rows, captions, strict=True):
-            row[:len(caption)] = torch.tensor(caption)
+            row[: len(caption)] = torch.tensor(caption)
     return Batch(_together(images), tokens, torch.tensor(pictures), list(keys))
 
 
@@ -278,8 +315,14 @@ def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) ->
     What ends the run is told to all its processes: those that decode go on until it has written its checkpoint.
     """
     torch.multiprocessing.set_sharing_strategy("file_system")  # or each tensor that waits holds an open file
-    return DataLoader(order.pictures, batch_sampler=order, num_workers=num_workers, pin_memory=pin_memory,
-                      collate_fn=order.pictures.collate, worker_init_fn=_go_on)
+    return DataLoader(
+        order.pictures,
+        batch_sampler=order,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=order.pictures.collate,
+        worker_init_fn=_go_on,
+    )
 
 
 def _go_on(_: int) -> None:

@@ -44,9 +44,15 @@ class Checkpoints:
         if not write:
             return
         if names := broken(state["model"]):
-            raise ValueError(f"after step {step} weights are not finite, {names[0]} among them: lower --learning-rate or raise "
-                             "--warmup, and begin anew; no checkpoint is written of such weights")
-        with full_disk_told(self.folder), whole_file(self.folder / f"{step:09}.pt") as temporary, open(temporary, "wb") as file:
+            raise ValueError(
+                f"after step {step} weights are not finite, {names[0]} among them: lower --learning-rate or raise "
+                "--warmup, and begin anew; no checkpoint is written of such weights"
+            )
+        with (
+            full_disk_told(self.folder),
+            whole_file(self.folder / f"{step:09}.pt") as temporary,
+            open(temporary, "wb") as file,
+        ):
             torch.save(state, file)
         self.keep(KEPT)
 
@@ -64,14 +70,24 @@ class Checkpoints:
         for path in reversed(paths):
             try:
                 state = _read(path)
-            except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            except (
+                OSError,
+                EOFError,
+                RuntimeError,
+                ValueError,
+                KeyError,
+                pickle.UnpicklingError,
+                zipfile.BadZipFile,
+            ) as error:
                 logger.warning("%s cannot be read, the checkpoint before it is taken: %s", path, error)
                 continue
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             return state["step"]
         if paths:
-            raise ValueError(f"{self.folder}: none of its {len(paths)} checkpoints can be read; --overwrite starts anew")
+            raise ValueError(
+                f"{self.folder}: none of its {len(paths)} checkpoints can be read; --overwrite starts anew"
+            )
         return 0
 
     def last_validation(self) -> dict[str, Any]:
@@ -101,8 +117,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def broken(weights: Mapping[str, Any]) -> list[str]:
     """The names of the tensors that hold a number that is not finite."""
-    return [name for name, weight in weights.items()
-            if isinstance(weight, Tensor) and weight.is_floating_point() and not bool(torch.isfinite(weight).all())]
+    return [
+        name
+        for name, weight in weights.items()
+        if isinstance(weight, Tensor) and weight.is_floating_point() and not bool(torch.isfinite(weight).all())
+    ]
 
 
 @contextmanager

@@ -31,8 +31,23 @@ REJECTS, TRACKED, BEFORE = "rejects.jsonl", "capsmith", ".before"
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
 VERSION = ".".join(version("capsmith").split(".")[:2])  # what one began, another does not go on with
 # how a run is carried out, not what comes of it
-CARRIED_OUT = {"output", "overwrite", "num_workers", "device", "tf32", "checkpoint_every", "validate_every", "num_processes",
-               "shard", "device_batch_size", "report_to", "grad_checkpointing", "max_error_rate", "push_to_hub", "hub_public"}
+CARRIED_OUT = {
+    "output",
+    "overwrite",
+    "num_workers",
+    "device",
+    "tf32",
+    "checkpoint_every",
+    "validate_every",
+    "num_processes",
+    "shard",
+    "device_batch_size",
+    "report_to",
+    "grad_checkpointing",
+    "max_error_rate",
+    "push_to_hub",
+    "hub_public",
+}
 
 
 def check_output(config: Config) -> None:
@@ -46,8 +61,10 @@ def check_output(config: Config) -> None:
     if not os.access(next(folder for folder in (output, *output.absolute().parents) if folder.exists()), os.W_OK):
         raise ValueError(f"--output {output}: you have no right to write there")
     if config.overwrite and (output / BEFORE).exists() and _lies_within(config):
-        raise ValueError(f"--output {output}: the model that it begins with is kept for the unfinished run there; "
-                         "finish that run, by the same command without --overwrite, or give another --output")
+        raise ValueError(
+            f"--output {output}: the model that it begins with is kept for the unfinished run there; "
+            "finish that run, by the same command without --overwrite, or give another --output"
+        )
     if record.name in there and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
         _check_same(config, read_record(config))
 
@@ -141,30 +158,49 @@ def _check_same(config: Config, earlier: Mapping[str, Any]) -> None:
     """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
     output, settings, began = config.output, _settings(config), earlier.get("capsmith", "0.1")  # 0.1 did not say so
     if began != VERSION and not is_finished(output):
-        raise ValueError(f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
-                         "to start anew")
+        raise ValueError(
+            f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
+            "to start anew"
+        )
     more = config.samples_seen > earlier["samples_seen"]
-    if other := ", ".join(f"{name} was {value!r}, is {settings[name]!r}" for name, value in earlier.items()
-                          if name in settings and settings[name] != value and not (more and name == "samples_seen")):
+    if other := ", ".join(
+        f"{name} was {value!r}, is {settings[name]!r}"
+        for name, value in earlier.items()
+        if name in settings and settings[name] != value and not (more and name == "samples_seen")
+    ):
         raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")
     if more and not Checkpoints(output).paths():
-        raise ValueError(f"--output {output}: the finished run has no checkpoint left to go on from; "
-                         f"--model {output} with another --output trains its model further")
+        raise ValueError(
+            f"--output {output}: the finished run has no checkpoint left to go on from; "
+            f"--model {output} with another --output trains its model further"
+        )
 
 
 def _check_inputs(output: Path, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:
     if changed := [path for path in earlier | now if earlier.get(path) != now.get(path)]:
-        raise ValueError("\n  ".join([f"--output {output}: these inputs have changed since the run began; give another folder, "
-                                      "or --overwrite to start anew:", *changed]))
+        raise ValueError(
+            "\n  ".join(
+                [
+                    f"--output {output}: these inputs have changed since the run began; give another folder, "
+                    "or --overwrite to start anew:",
+                    *changed,
+                ]
+            )
+        )
 
 
 def _lies_within(config: Config) -> dict[str, Path]:
     """The settings that name a model in the run's own folder, with its path there."""
     output = config.output.resolve()
-    named = {name: Path(value).resolve() for name in ("model", "base", "student", "pretrained")
-             if (value := getattr(config, name, None))}
+    named = {
+        name: Path(value).resolve()
+        for name in ("model", "base", "student", "pretrained")
+        if (value := getattr(config, name, None))
+    }
     within = {name: path.relative_to(output) for name, path in named.items() if path.is_relative_to(output)}
-    return {name: path for name, path in within.items() if (output / path).exists() or (output / BEFORE / path).exists()}
+    return {
+        name: path for name, path in within.items() if (output / path).exists() or (output / BEFORE / path).exists()
+    }
 
 
 # --- an earlier run, aside and back --------------------------------------------------------------------------------
@@ -174,8 +210,21 @@ def _own(output: Path, record: Mapping[str, Any]) -> list[str]:
     """The names of all that a run has in its folder, checkpoints first; whatever a record says, none leads out of it."""
     there = set(os.listdir(output))
     files = record.get("files") or [path.name for path in output.glob("*.safetensors*")]  # earlier versions noted none
-    names = dict.fromkeys([CHECKPOINTS, *DONE, *(Path(file).parts[0] for file in files), BEST, IMAGE_CACHE, TRACKED, LOG,
-                           VALIDATION_LOG, REJECTS, PAGE, CARD])
+    names = dict.fromkeys(
+        [
+            CHECKPOINTS,
+            *DONE,
+            *(Path(file).parts[0] for file in files),
+            BEST,
+            IMAGE_CACHE,
+            TRACKED,
+            LOG,
+            VALIDATION_LOG,
+            REJECTS,
+            PAGE,
+            CARD,
+        ]
+    )
     return [name for name in names if name in there]
 
 

@@ -42,5 +42,7 @@ def push(folder: Path, files: Sequence[str], name: str, *, public: bool) -> None
         HfApi().create_repo(name, private=not public, exist_ok=True)
         HfApi().upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*files, CARD])
     except Exception as error:  # the client's own errors, which differ between its versions
-        raise OSError(f"--push-to-hub {name}: {error}\nthe captioner is finished in {folder}; the same command tries the upload "
-                      "again") from error
+        raise OSError(
+            f"--push-to-hub {name}: {error}\nthe captioner is finished in {folder}; the same command tries the upload "
+            "again"
+        ) from error

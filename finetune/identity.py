@@ -10,8 +10,8 @@ from PIL import Image
 
 from imagetext.sample import Record, decode_image
 
-SIDE = 16   # pixels of the small grey pictures that are compared
-ALIKE = 4   # of 255: their mean difference is below; other encodings and sizes of one photograph differ by 0 to 2
+SIDE = 16  # pixels of the small grey pictures that are compared
+ALIKE = 4  # of 255: their mean difference is below; other encodings and sizes of one photograph differ by 0 to 2
 
 
 class Identity(NamedTuple):
@@ -34,7 +34,10 @@ class Held:
     """Records with their pictures' bytes, by number."""
 
     def __init__(self, records: Sequence[Record]):
-        self.records, self.identities = records, [Identity(record.key, picture_hash(record.image)) for record in records]
+        self.records, self.identities = (
+            records,
+            [Identity(record.key, picture_hash(record.image)) for record in records],
+        )
 
     def encoded(self, index: int) -> bytes:
         return self.records[index].image
@@ -53,8 +56,11 @@ def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set
     hashes = {held.identities[number].hash for number in numbers}
     by_key = {held.identities[number].key: number for number in numbers}
     found = {number for number, (_, hash) in enumerate(pictures.identities) if hash in hashes}
-    named = [(number, by_key[key]) for number, (key, _) in enumerate(pictures.identities)
-             if key in by_key and number not in found]
+    named = [
+        (number, by_key[key])
+        for number, (key, _) in enumerate(pictures.identities)
+        if key in by_key and number not in found
+    ]
     with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
         same = pool.map(lambda pair: alike(pictures.encoded(pair[0]), held.encoded(pair[1])), named)
         return found | {number for (number, _), is_same in zip(named, same, strict=True) if is_same}
@@ -62,8 +68,10 @@ def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set
 
 def alike(one: bytes, other: bytes) -> bool:
     """Whether two encoded pictures look the same, whatever their sizes and encodings."""
-    small, of_other = (np.asarray(decode_image(data).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)
-                       for data in (one, other))
+    small, of_other = (
+        np.asarray(decode_image(data).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)
+        for data in (one, other)
+    )
     return float(np.abs(small - of_other).mean()) < ALIKE
 
 

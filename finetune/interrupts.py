@@ -42,6 +42,9 @@ class Interrupts:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         again = self.alone and self._interrupted and number == signal.SIGINT
-        self.asked, self._interrupted = self.asked or signal.Signals(number), self._interrupted or number == signal.SIGINT
+        self.asked, self._interrupted = (
+            self.asked or signal.Signals(number),
+            self._interrupted or number == signal.SIGINT,
+        )
         if self._at_once or again:
             raise KeyboardInterrupt(self.asked)

@@ -36,7 +36,9 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     device = choose_device(config.device, rank.local)
     state = PartialState(cpu=device == "cpu", timeout=WAIT)  # takes the GPU that is the current one
     if state.num_processes != rank.count:
-        raise ValueError(f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other")
+        raise ValueError(
+            f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other"
+        )
     with FolderLock(config.output):
         with state.main_process_first():
             check_output(config)
@@ -55,7 +57,9 @@ def check_devices(config: Config) -> None:
     if not device.startswith("cuda") or processes == 1:
         return
     if config.device not in (None, "cuda"):
-        raise ValueError(f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; say cuda")
+        raise ValueError(
+            f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; say cuda"
+        )
     if processes > torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
@@ -68,14 +72,17 @@ def check_launcher(rank: Rank) -> None:
     """
     if rank.count == 1:
         if (asked := processes_asked_of_accelerate()) > 1:
-            raise ValueError(f"accelerate launch started one process, not {asked}, as it does on a CPU: "
-                             f"use --num-processes {asked} or torchrun")
+            raise ValueError(
+                f"accelerate launch started one process, not {asked}, as it does on a CPU: "
+                f"use --num-processes {asked} or torchrun"
+            )
         return
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ValueError(
             f"a launcher started this process as number {rank.number} of {rank.count}, but {' and '.join(missing)} are not set, by "
             "which they find each other: export the name of the first node and a free port, or let torchrun start them "
-            "(torchrun --nproc-per-node N -m capsmith ...)")
+            "(torchrun --nproc-per-node N -m capsmith ...)"
+        )
     os.environ |= {"RANK": str(rank.number), "WORLD_SIZE": str(rank.count), "LOCAL_RANK": str(rank.local)}
 
 
@@ -110,20 +117,39 @@ def launch(config: Config) -> int:
     with FolderLock(config.output):
         check_output(config)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each rank would advise how DDP may be called
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))  # torchrun's own is 1
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes))
+    )  # torchrun's own is 1
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config.model_dump(mode="json", exclude={"push_to_hub"}), file)  # which this process does
         file.flush()
         try:
-            torchrun(parse_args(["--standalone", "--nproc-per-node", str(config.num_processes), "-m", "capsmith", config.command,
-                                 "--config", file.name]))
+            torchrun(
+                parse_args(
+                    [
+                        "--standalone",
+                        "--nproc-per-node",
+                        str(config.num_processes),
+                        "-m",
+                        "capsmith",
+                        config.command,
+                        "--config",
+                        file.name,
+                    ]
+                )
+            )
         except ChildFailedError as error:
             if any(failure.exitcode == 2 for failure in error.failures.values()):
                 return 2  # told by the rank that found it
             first = error.get_first_failure()[1]
-            end = f"was ended by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with code {first.exitcode}"
-            say(f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
-                "the same command goes on from the last checkpoint", file=sys.stderr)
+            end = (
+                f"was ended by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with code {first.exitcode}"
+            )
+            say(
+                f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
+                "the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
             return 1
         except SignalException as stop:
             raise KeyboardInterrupt(stop.sigval) from None
@@ -141,7 +167,9 @@ def describe(trainer: Trainer) -> str:
     config, processes = trainer.config, trainer.accelerator.num_processes
     size = config.batch_size // processes // trainer.accumulation
     contrastive = f"contrastive batch {config.batch_size}; " if trainer.forward.contrasts else ""
-    return (f"batch {config.batch_size} pictures = {processes} x {size} a device x {trainer.accumulation} accumulated, "
-            f"captions of each: {config.captions_per_image}; {contrastive}{trainer.steps:,} steps, "
-            f"{trainer.steps * config.batch_size / trainer.pictures.weights.sum():.1f} passes over "
-            f"{len(trainer.pictures):,} pictures")
+    return (
+        f"batch {config.batch_size} pictures = {processes} x {size} a device x {trainer.accumulation} accumulated, "
+        f"captions of each: {config.captions_per_image}; {contrastive}{trainer.steps:,} steps, "
+        f"{trainer.steps * config.batch_size / trainer.pictures.weights.sum():.1f} passes over "
+        f"{len(trainer.pictures):,} pictures"
+    )

@@ -10,9 +10,9 @@ from diversity.words.sentences import joined, sentences
 from diversity.words.tokens import units
 
 CONTEXTS = (77, 128, 256)  # of the paper's captioners, the CLS token included
-OFTEN = 0.2                # from this share of captions over the context on, it is said before the first step
-HELD = 0.99                # a context fits a set of which it holds this share
-BAR = 40                   # characters of the histogram's longest bar
+OFTEN = 0.2  # from this share of captions over the context on, it is said before the first step
+HELD = 0.99  # a context fits a set of which it holds this share
+BAR = 40  # characters of the histogram's longest bar
 
 
 class CaptionFitter:
@@ -46,7 +46,10 @@ class CaptionFitter:
     def _all_runs(self, caption: str) -> list[list[str]]:
         """From each sentence that fits on, as many as fit; each sentence is tokenised once."""
         parts, runs, last = sentences(caption), [], 0
-        ends = [0, *accumulate(len(self.encode(part)) - 2 for part in parts)]  # tokens up to each sentence, start and end aside
+        ends = [
+            0,
+            *accumulate(len(self.encode(part)) - 2 for part in parts),
+        ]  # tokens up to each sentence, start and end aside
         for first in range(len(parts)):
             while last < len(parts) and ends[last + 1] - ends[first] + 2 <= self.limit:
                 last += 1
@@ -68,9 +71,13 @@ class CaptionFitter:
 
     def _first_words(self, caption: str) -> list[int]:
         """The first words, of the first word the first characters, and of a character of many marks the first ones."""
-        characters = regex.findall(r"\X", caption[:8 * self.limit])
-        return (self._longest(units(caption)) or self._longest(characters) or self._longest(caption[:self.limit])
-                or self.encode(caption)[:1])
+        characters = regex.findall(r"\X", caption[: 8 * self.limit])
+        return (
+            self._longest(units(caption))
+            or self._longest(characters)
+            or self._longest(caption[: self.limit])
+            or self.encode(caption)[:1]
+        )
 
     def _longest(self, parts: Sequence[str]) -> list[int]:
         """The ids of as many first parts as fit, without the end token; none where the first does not."""
@@ -97,6 +104,9 @@ def length_warning(lengths: Sequence[int], limit: int) -> str:
         share = sum(low < length <= high for length in lengths) / len(lengths)
         lines.append(f"  {low + 1:4} to {high:4} tokens {share:4.0%} {'█' * round(BAR * share)}")
     fitting = [context for context in CONTEXTS if sum(length < context for length in lengths) >= HELD * len(lengths)]
-    lines.append(f"a context of {fitting[0]} would hold {HELD:.0%} of them" if fitting
-                 else f"no context up to {CONTEXTS[-1]} would hold {HELD:.0%} of them")
+    lines.append(
+        f"a context of {fitting[0]} would hold {HELD:.0%} of them"
+        if fitting
+        else f"no context up to {CONTEXTS[-1]} would hold {HELD:.0%} of them"
+    )
     return "\n".join(lines)

@@ -28,13 +28,23 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale:
     rows = torch.arange(len(pictures), device=pictures.device)
     same = (pictures[:, None] == pictures) & (rows[:, None] != rows)
     logits = logit_scale * (image_features @ text_features.transpose(0, 1).mT)  # (K, B, B)
-    logits = logits.masked_fill(same, float("-inf")).flatten(0, 1), logits.mT.masked_fill(same, float("-inf")).flatten(0, 1)
+    logits = (
+        logits.masked_fill(same, float("-inf")).flatten(0, 1),
+        logits.mT.masked_fill(same, float("-inf")).flatten(0, 1),
+    )
     target = rows.repeat(text_features.shape[1])
     return sum(F.cross_entropy(one, target) for one in logits) / 2
 
 
-def distillation_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, image_emb: Tensor, text_emb: Tensor,
-                      dimensions: Sequence[int], teacher_scales: Sequence[float]) -> Tensor:
+def distillation_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    image_emb: Tensor,
+    text_emb: Tensor,
+    dimensions: Sequence[int],
+    teacher_scales: Sequence[float],
+) -> Tensor:
     """How far the student's probabilities of texts given pictures, and of pictures given texts, are from the teachers'.
 
     Cross-entropy, the mean of both directions; the teachers' probabilities are the mean of each one's, at a scale of its own

@@ -35,7 +35,11 @@ def cause(forward: Any, parts: Sequence[Batch], rate: float, dtype: str) -> str:
     if 0 < len(wrong) < len(ones):
         return f"What the model says of {_some(wrong)} alone is not finite: look at these pictures and their captions."
     overflow = " fp16 holds no number above 65,504: bf16 and fp32 do." if dtype == "fp16" else ""
-    which = "What the model says of every picture is not finite" if wrong else "Weights, and what the model says, are finite"
+    which = (
+        "What the model says of every picture is not finite"
+        if wrong
+        else "Weights, and what the model says, are finite"
+    )
     return f"{which}: {slower}.{overflow}"
 
 

@@ -9,7 +9,9 @@ from torch import nn
 from finetune.captioner.config import FinetuneConfig
 
 
-def parameter_groups(model: nn.Module, config: FinetuneConfig, depth: Callable[[str], int] | None = None) -> list[dict]:
+def parameter_groups(
+    model: nn.Module, config: FinetuneConfig, depth: Callable[[str], int] | None = None
+) -> list[dict]:
     """AdamW's groups of the trained weights: norms, biases and embeddings without decay; each depth at its own rate.
 
     depth: of a weight's name, 0 at the top; one further down learns layer_decay times as fast (Clark et al. 2020,
@@ -20,8 +22,10 @@ def parameter_groups(model: nn.Module, config: FinetuneConfig, depth: Callable[[
         if weight.requires_grad:
             rate = config.learning_rate * config.layer_decay ** (depth(name) if depth else 0)
             groups.setdefault((rate, weight.ndim > 1 and "embedding" not in name), []).append(weight)
-    return [{"params": weights, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
-            for (rate, decays), weights in sorted(groups.items(), key=lambda item: item[0])]
+    return [
+        {"params": weights, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
+        for (rate, decays), weights in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def coca_depth(model: nn.Module) -> Callable[[str], int]:

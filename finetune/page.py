@@ -22,25 +22,36 @@ from imagetext.pages import render_page
 PAGE = "training.html"
 TEMPLATE = Path(__file__).parent / "templates" / PAGE
 TRAINING_COLOUR, HELD_OUT_COLOUR = COLOURS[0], COLOURS[1]
-POINTS = 300     # of a training curve: means of as many steps as that takes
+POINTS = 300  # of a training curve: means of as many steps as that takes
 SMOOTHED = 0.05  # of the curve's length is averaged for the bold line
 TIMES_SHOWN = 8  # validations whose captions are shown
-LETTERS = 400    # of a longer text the beginning is shown, the rest at a click
+LETTERS = 400  # of a longer text the beginning is shown, the rest at a click
 TICKS = 5
-LOG_FROM = 100   # times its least value: from this greatest one on, a gradient norm's axis is logarithmic
+LOG_FROM = 100  # times its least value: from this greatest one on, a gradient norm's axis is logarithmic
 BEFORE = "before training"
 
 LEARNING_RATE = Measure(("learning_rate",), "Learning rate", "Of the optimizer's first group, at each step.")
-GRADIENT_NORM = Measure(("gradient_norm",), "Gradient norm", "Of all weights, before it is clipped. A rise that stays points to "
-                        "a learning rate too high.")
+GRADIENT_NORM = Measure(
+    ("gradient_norm",),
+    "Gradient norm",
+    "Of all weights, before it is clipped. A rise that stays points to a learning rate too high.",
+)
 MEASURES = (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES)  # of captioners
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes] | None = None,
-                        references: Mapping[str, Sequence[str]] | None = None, measures: Sequence[Measure] = MEASURES,
-                        newest: Mapping[str, Any] | None = None, title: str = "Fine-tuning", seen: str = "captions") -> None:
+def write_training_page(
+    folder: Path,
+    *,
+    name: str,
+    pictures: Mapping[str, bytes] | None = None,
+    references: Mapping[str, Sequence[str]] | None = None,
+    measures: Sequence[Measure] = MEASURES,
+    newest: Mapping[str, Any] | None = None,
+    title: str = "Fine-tuning",
+    seen: str = "captions",
+) -> None:
     """Writes `training.html` from the `train.jsonl` and `validation.jsonl` in the folder; nothing on it is outside it.
 
     Both hold a row per line with `step` and `samples`, how many captions, or what `seen` says, were seen. Training rows have
@@ -52,14 +63,25 @@ def write_training_page(folder: Path, *, name: str, pictures: Mapping[str, bytes
     training, validations = _read(folder / LOG), [*_read(folder / VALIDATION_LOG), *([newest] if newest else [])]
     colours = {"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR}
     colours |= {"human": REFERENCE_COLOUR} if seen == "captions" else {}
-    curves = [curve for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)
-              for curve in _curves(measure, training, validations, seen)]
+    curves = [
+        curve
+        for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)
+        for curve in _curves(measure, training, validations, seen)
+    ]
     page = render_page(
-        TEMPLATE, title=f"{title} {name}", seen=seen, subtitle=_subtitle(training, validations, seen),
+        TEMPLATE,
+        title=f"{title} {name}",
+        seen=seen,
+        subtitle=_subtitle(training, validations, seen),
         warning=validations[-1].get("warning", "") if validations else "",
-        curves=curves, measures=list(dict.fromkeys(measure for measure, *_ in curves)), shortened=_shortened,
-        table=_table(validations, measures), colours=colours,
-        gallery=_gallery(validations, pictures or {}, references or {}), reasons=REASONS)
+        curves=curves,
+        measures=list(dict.fromkeys(measure for measure, *_ in curves)),
+        shortened=_shortened,
+        table=_table(validations, measures),
+        colours=colours,
+        gallery=_gallery(validations, pictures or {}, references or {}),
+        reasons=REASONS,
+    )
     write_file(folder / PAGE, page)
 
 
@@ -72,7 +94,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             rows.append(row | {"step": int(row["step"]), "samples": int(row["samples"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: not an object with numbers step and samples: {line[:80]!r}") from error
+            raise ValueError(
+                f"{path}, line {number}: not an object with numbers step and samples: {line[:80]!r}"
+            ) from error
     return rows
 
 
@@ -107,15 +131,19 @@ def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure
 # --- curves --------------------------------------------------------------------------------------------------------
 
 
-def _curves(measure: Measure, training: Rows, validations: Rows, seen_what: str) -> list[tuple[Measure, str, str, Markup]]:
+def _curves(
+    measure: Measure, training: Rows, validations: Rows, seen_what: str
+) -> list[tuple[Measure, str, str, Markup]]:
     """The measure, of which pictures its curve is where that needs telling, its last value, and the curve over what was seen.
 
     A contrastive loss depends on the batch, and held-out pictures come in other ones than those that are trained on: these stand
     apart. None where no row has the measure.
     """
     if measure is CONTRASTIVE_LOSS and _has(measure, training) and _has(measure, validations):
-        return [(measure, of, *_curve(measure, *rows, seen_what, of))
-                for of, rows in ((", training", (training, [])), (", held out", ([], validations)))]
+        return [
+            (measure, of, *_curve(measure, *rows, seen_what, of))
+            for of, rows in ((", training", (training, [])), (", held out", ([], validations)))
+        ]
     if _has(measure, training) or _has(measure, validations):
         return [(measure, "", *_curve(measure, training, validations, seen_what))]
     return []
@@ -188,16 +216,29 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 # --- captions over time --------------------------------------------------------------------------------------------
 
 
-def _gallery(validations: Rows, pictures: Mapping[str, bytes], references: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _gallery(
+    validations: Rows, pictures: Mapping[str, bytes], references: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
     """Of each picture shown at the last validation: thumbnail, human captions, and (captions seen, captions) over time."""
     if not validations:
         return []
     shown = [validations[at] for at in evenly(len(validations), TIMES_SHOWN)]
-    return [{"key": key, "thumbnail": thumbnail(pictures.get(key)), "references": list(references.get(key, ()))[:3],
-             "times": [(_count(row["samples"]) if row["samples"] else "before",
-                        [(caption, degenerate_reasons(caption)) for caption in captions])
-                       for row in shown if (captions := row.get("samples_shown", {}).get(key))]}
-            for key in validations[-1].get("samples_shown", {})]
+    return [
+        {
+            "key": key,
+            "thumbnail": thumbnail(pictures.get(key)),
+            "references": list(references.get(key, ()))[:3],
+            "times": [
+                (
+                    _count(row["samples"]) if row["samples"] else "before",
+                    [(caption, degenerate_reasons(caption)) for caption in captions],
+                )
+                for row in shown
+                if (captions := row.get("samples_shown", {}).get(key))
+            ],
+        }
+        for key in validations[-1].get("samples_shown", {})
+    ]
 
 
 def _shortened(text: str) -> tuple[str, str]:

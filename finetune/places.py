@@ -42,5 +42,13 @@ def with_places(samples: Shard | Iterable[Record]) -> Iterator[tuple[Record, Pla
 
 def _places(path: str, record: Record, files: Files) -> Places:
     """The places of the files by their suffixes, the picture's under its name: it is what is neither text nor carried."""
-    return Places(path, {suffix if suffix in ("txt", "json", "syn.json") or suffix in record.members else "picture":
-                         (member.offset, member.size) for suffix, member in files.items()})
+    return Places(
+        path,
+        {
+            suffix if suffix in ("txt", "json", "syn.json") or suffix in record.members else "picture": (
+                member.offset,
+                member.size,
+            )
+            for suffix, member in files.items()
+        },
+    )

@@ -21,12 +21,24 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Confi
     rate = len(failed) / (len(failed) + usable)
     if rate > config.max_error_rate:
         more = f"and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
-        raise ValueError("\n  ".join(filter(None, [
-            f"{len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and --max-error-rate allows "
-            f"{config.max_error_rate:.1%}:", *failed[:SHOWN], more])))
+        raise ValueError(
+            "\n  ".join(
+                filter(
+                    None,
+                    [
+                        f"{len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and --max-error-rate allows "
+                        f"{config.max_error_rate:.1%}:",
+                        *failed[:SHOWN],
+                        more,
+                    ],
+                )
+            )
+        )
 
 
-def tell_of_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path) -> None:
+def tell_of_rejects(
+    rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path
+) -> None:
     """Names the samples that were left out, each with its reason; of those that the input has as failures, says how many."""
     if rejects or failed_before:
         lines = [json.dumps({"key": key, "error": masked(error)}) + "\n" for key, error in [*rejects, *failed_before]]
@@ -34,5 +46,7 @@ def tell_of_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[
     if rejects:
         say(f"{len(rejects):,} samples left out, see {output / REJECTS}")
     if failed_before:
-        say(f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are passed over, see "
-            f"{output / REJECTS}")
+        say(
+            f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are passed over, see "
+            f"{output / REJECTS}"
+        )

@@ -32,19 +32,29 @@ from finetune.optimizer import learning_rate, parameter_groups
 from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWeights, shard
 from imagetext.shown import Progress, say
 
-VALIDATE_EVERY, VALIDATIONS = 1_000_000, 8  # samples between validations, and how many there are at least, unless told otherwise
-LISTS = {"input", "eval_input", "weights", "report_to", "logit_scale", "teacher_dimension"}  # settings that trackers do not take
+VALIDATE_EVERY, VALIDATIONS = (
+    1_000_000,
+    8,
+)  # samples between validations, and how many there are at least, unless told otherwise
+LISTS = {
+    "input",
+    "eval_input",
+    "weights",
+    "report_to",
+    "logit_scale",
+    "teacher_dimension",
+}  # settings that trackers do not take
 
 
 class Forward(Protocol):
     """A model in training with its losses, an nn.Module: all that the trainer asks of a captioner or a student."""
 
-    captions: bool             # it has a caption loss
-    contrasts: bool            # it has losses that compare the pictures of a whole batch
+    captions: bool  # it has a caption loss
+    contrasts: bool  # it has losses that compare the pictures of a whole batch
     weights: dict[str, float]  # of its losses, by name: "caption", and those of `batch_losses`
-    model: nn.Module           # whose weights learn
-    pad_id: int | None         # what fills token ids up, where it captions
-    depth: Callable[[str], int] | None              # how deep a weight lies, by its name, 0 at the top
+    model: nn.Module  # whose weights learn
+    pad_id: int | None  # what fills token ids up, where it captions
+    depth: Callable[[str], int] | None  # how deep a weight lies, by its name, 0 at the top
     products: Callable[[], AbstractContextManager]  # in which a step is made
 
     def __call__(self, images: Any, tokens: Tensor) -> dict[str, Tensor]:
@@ -54,7 +64,9 @@ class Forward(Protocol):
         (B, E) and `text_features` (B, K, E) of unit length, and `logit_scale`, not logarithmic.
         """
 
-    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor) -> Losses:
+    def batch_losses(
+        self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
+    ) -> Losses:
         """The losses of a whole batch's features (N, E) and (N, K, E), where it contrasts.
 
         pictures (N,): their numbers in the set. embeddings: what the set's batches have beside pictures and tokens.
@@ -80,8 +92,13 @@ class Trainer:
     `config.validate_every` samples and at the end; what it finds, `fit` returns.
     """
 
-    def __init__(self, config: Config, forward: Forward, pictures: Dataset,
-                 validate: "Callable[[Trainer, int, int], dict[str, Any]] | None" = None):
+    def __init__(
+        self,
+        config: Config,
+        forward: Forward,
+        pictures: Dataset,
+        validate: "Callable[[Trainer, int, int], dict[str, Any]] | None" = None,
+    ):
         self.config, self.pictures, self.validate = config, pictures, validate
         self.accelerator = make_accelerator(config)
         self.accumulation = accumulation(config, self.accelerator.num_processes)
@@ -98,12 +115,20 @@ class Trainer:
         self.average = AveragedWeights(self.weights, config.ema) if config.ema else None
         groups = parameter_groups(self.learner.model, config, self.forward.depth)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6, fused=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, self.steps, config.warmup))
-        self.model = self.accelerator.prepare_model(self.learner, evaluation_mode=config.shard)  # of shards, without DDP
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, self.steps, config.warmup)
+        )
+        self.model = self.accelerator.prepare_model(
+            self.learner, evaluation_mode=config.shard
+        )  # of shards, without DDP
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.checkpoints = Checkpoints(config.output)
-        self.state = {"model": self.weights, "buffers": Buffers(self.learner.model), "optimizer": OptimizerState(self.optimizer),
-                      "schedule": self.schedule}
+        self.state = {
+            "model": self.weights,
+            "buffers": Buffers(self.learner.model),
+            "optimizer": OptimizerState(self.optimizer),
+            "schedule": self.schedule,
+        }
         self.state |= {"average": self.average} if self.average else {}
         self.state |= {"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {}
 
@@ -127,11 +152,14 @@ class Trainer:
         order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first, rank=rank, world=world)
         on_gpu = self.accelerator.device.type == "cuda"
         loader = batches(order, decoders(config.num_workers, on_gpu), pin_memory=on_gpu)
-        with open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log, \
-                Interrupts(alone=world == 1) as interrupts:  # the log is written line by line
+        with (
+            open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log,
+            Interrupts(alone=world == 1) as interrupts,
+        ):  # the log is written line by line
             self._validate(first, interrupts)
-            progress = Progress(loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1,
-                            disable=not main)
+            progress = Progress(
+                loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main
+            )
             for step, batch in enumerate(progress, first + 1):
                 torch.manual_seed((config.seed << 32) + step * world + rank)  # of dropout
                 with self.forward.products():
@@ -140,7 +168,12 @@ class Trainer:
                 self.accelerator.log(losses, step)
                 progress.set_postfix({name: f"{losses[name]:.3f}" for name in self.forward.weights}, refresh=False)
                 stops = self._in_any_process(bool(interrupts.asked))
-                if stops or step == self.steps or step % config.checkpoint_every == 0 or (self.validate and self._is_due(step)):
+                if (
+                    stops
+                    or step == self.steps
+                    or step % config.checkpoint_every == 0
+                    or (self.validate and self._is_due(step))
+                ):
                     self.checkpoints.save(step, self.state, write=main)
                     if main:
                         let_go_of_earlier(config)
@@ -161,7 +194,11 @@ class Trainer:
         if step < self.steps and not (self.validate and self._is_due(step)):
             return
         self._gather()
-        if self.validate and self.accelerator.is_main_process and self.checkpoints.last_validation().get("step") != step:
+        if (
+            self.validate
+            and self.accelerator.is_main_process
+            and self.checkpoints.last_validation().get("step") != step
+        ):
             with interrupts.at_once():  # there is a checkpoint
                 self.validate(self, step, step * self.samples_per_step)
 
@@ -222,7 +259,9 @@ class Trainer:
                         found, *gradients = self._batch_losses([output], parts)
                         losses |= found
                     image, text, scale = (gradient[number] for gradient in gradients)
-                    through = ((output["image_features"] * image).sum() + (output["text_features"] * text).sum()) * world
+                    through = (
+                        (output["image_features"] * image).sum() + (output["text_features"] * text).sum()
+                    ) * world
                     loss = loss + through + output["logit_scale"] * scale
                 self.accelerator.backward(loss)
         for number in self.numbers:
@@ -232,8 +271,12 @@ class Trainer:
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
         told = dict(zip(losses, values, strict=True))
-        told = {"loss": sum(learner.weights[name] * loss for name, loss in told.items()), **told, "gradient_norm": norm,
-                "learning_rate": self.schedule.get_last_lr()[-1]}
+        told = {
+            "loss": sum(learner.weights[name] * loss for name, loss in told.items()),
+            **told,
+            "gradient_norm": norm,
+            "learning_rate": self.schedule.get_last_lr()[-1],
+        }
         self._check_finite(told, parts, batch.keys)
         self.optimizer.step()
         self.schedule.step()
@@ -245,44 +288,58 @@ class Trainer:
 
     def _check_finite(self, told: Mapping[str, float], parts: Sequence[Batch], keys: Sequence[str]) -> None:
         """Raises ValueError for a step whose loss, or gradient, is not finite, with the cause as far as it can be told."""
-        names = ["loss"] if self.config.dtype == "fp16" else ["loss", "gradient_norm"]  # fp16 leaves out steps that overflow
+        names = (
+            ["loss"] if self.config.dtype == "fp16" else ["loss", "gradient_norm"]
+        )  # fp16 leaves out steps that overflow
         if not (wrong := [name for name in names if not math.isfinite(told[name])]):
             return
         why = ""
         if not self.config.shard:
             with self.accelerator.autocast():
                 why = cause(self.learner, parts, told["learning_rate"], self.config.dtype)
-        raise ValueError(f"the {wrong[0].replace('_', ' ')} is {told[wrong[0]]} at step {self.schedule.last_epoch + 1}, "
-                         f"pictures {', '.join(keys)}\n{why}")
+        raise ValueError(
+            f"the {wrong[0].replace('_', ' ')} is {told[wrong[0]]} at step {self.schedule.last_epoch + 1}, "
+            f"pictures {', '.join(keys)}\n{why}"
+        )
 
-    def _batch_losses(self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
-                      ) -> tuple[Losses, list[Tensor], list[Tensor], list[Tensor]]:
+    def _batch_losses(
+        self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
+    ) -> tuple[Losses, list[Tensor], list[Tensor], list[Tensor]]:
         """The losses of the whole batch's features, and gradients of their sum by the parts' features here and the logit scale.
 
         The features of every part and rank are held as they are, so that each part's graph can be built by itself
         (Gao et al. 2021, arXiv 2101.06983).
         """
-        held = [torch.cat([output[name].detach().float() for output in outputs]) for name in ("image_features", "text_features")]
+        held = [
+            torch.cat([output[name].detach().float() for output in outputs])
+            for name in ("image_features", "text_features")
+        ]
         count, first = len(held[0]), self.accelerator.process_index * len(held[0])
         image, text = (self.accelerator.gather(features).requires_grad_() for features in held)  # of all ranks
         scale = outputs[0]["logit_scale"].detach().float().requires_grad_()
-        pictures, embeddings = self.accelerator.gather((
-            torch.cat([part.pictures for part in parts]),
-            {name: torch.cat([part.embeddings[name] for part in parts]) for name in parts[0].embeddings}))
+        pictures, embeddings = self.accelerator.gather(
+            (
+                torch.cat([part.pictures for part in parts]),
+                {name: torch.cat([part.embeddings[name] for part in parts]) for name in parts[0].embeddings},
+            )
+        )
         with torch.enable_grad():
             losses = self.learner.batch_losses(image, text, scale, pictures, **embeddings)
             loss = sum(self.learner.weights[name] * loss for name, loss in losses.items())
         by_image, by_text, by_scale = torch.autograd.grad(loss, (image, text, scale))
-        own = [gradient[first:first + count].chunk(len(parts)) for gradient in (by_image, by_text)]
+        own = [gradient[first : first + count].chunk(len(parts)) for gradient in (by_image, by_text)]
         return {name: loss.detach() for name, loss in losses.items()}, *own, [by_scale / len(parts)] * len(parts)
 
 
 def make_accelerator(config: Config) -> Accelerator:
     """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
     accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype), cpu=check_device(config.device) == "cpu",
-        project_dir=config.output, log_with=config.report_to or None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype),
+        cpu=check_device(config.device) == "cpu",
+        project_dir=config.output,
+        log_with=config.report_to or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
@@ -303,5 +360,7 @@ def accumulation(config: Config, processes: int) -> int:
     """The parts that a device's share of the batch is taken in; raises ValueError where they would be of unequal size."""
     size = config.device_batch_size or config.batch_size // processes
     if config.batch_size % processes or config.batch_size % (processes * size):
-        raise ValueError(f"--batch-size {config.batch_size} is not a multiple of {processes} processes times {size} pictures")
+        raise ValueError(
+            f"--batch-size {config.batch_size} is not a multiple of {processes} processes times {size} pictures"
+        )
     return config.batch_size // (processes * size)

@@ -12,51 +12,97 @@ from diversity.measures.catalogue import Measure
 from diversity.measures.references import reference_scores
 from diversity.words.tokens import words
 
-SHOWN = 6              # pictures whose captions are kept, to be seen over time
-SHOWN_SAMPLES = 2      # of each of them, beside the most probable caption
-COLLAPSE_SHARE = 0.2   # of the pictures given one same caption is a warning, from
-COLLAPSE_TIMES = 3     # times the share that one human caption has
+SHOWN = 6  # pictures whose captions are kept, to be seen over time
+SHOWN_SAMPLES = 2  # of each of them, beside the most probable caption
+COLLAPSE_SHARE = 0.2  # of the pictures given one same caption is a warning, from
+COLLAPSE_TIMES = 3  # times the share that one human caption has
 COLLAPSE_PICTURES = 5  # and from so many pictures
 
 Picture = tuple[str, Tensor, Sequence[str]]  # key, pixels (3, S, S), human captions
 
-CAPTION_LOSS = Measure(("caption",), "Caption loss", "Cross-entropy of a human caption's next token given the picture "
-                       "and the tokens before, mean over tokens, in nats. From 0.", better="lower")
-CONTRASTIVE_LOSS = Measure(("contrastive",), "Contrastive loss", "Cross-entropy of a picture's caption among those of its "
-                           "batch and of a caption's picture, their mean, in nats. From 0; the logarithm of the batch size where "
-                           "the captioner guesses, so compare at one batch size only. Radford et al. 2021.", better="lower")
+CAPTION_LOSS = Measure(
+    ("caption",),
+    "Caption loss",
+    "Cross-entropy of a human caption's next token given the picture "
+    "and the tokens before, mean over tokens, in nats. From 0.",
+    better="lower",
+)
+CONTRASTIVE_LOSS = Measure(
+    ("contrastive",),
+    "Contrastive loss",
+    "Cross-entropy of a picture's caption among those of its "
+    "batch and of a caption's picture, their mean, in nats. From 0; the logarithm of the batch size where "
+    "the captioner guesses, so compare at one batch size only. Radford et al. 2021.",
+    better="lower",
+)
 SCORES = (
-    Measure(("cider_d",), "CIDEr-D", "What the most probable caption shares with the human ones and other pictures' lack, by "
-            "tf-idf of 1- to 4-grams. 0 to 10; papers often give it times 100; compare on the same pictures only. Vedantam "
-            "et al. 2015.", better="higher"),
-    Measure(("bleu_4",), "BLEU-4", "Share of the most probable captions' 1- to 4-grams that the human captions have, geometric "
-            "mean, short ones penalised, over the whole set. 0 to 1. Papineni et al. 2002.", better="higher"),
-    Measure(("rouge_l",), "ROUGE-L", "Words, in order, that the most probable caption has in common with a human one: COCO's "
-            "F-measure of the longest common subsequence. 0 to 1. Lin 2004.", better="higher"),
-    Measure(("meteor",), "METEOR", "Words of the most probable caption that a human one has too, as they are, by stem or as "
-            "synonyms of WordNet. 0 to 1. Lavie and Agarwal 2007.", better="higher"),
-    Measure(("similarity",), "CLIP similarity", "Cosine of a picture's and its most probable caption's embedding by the "
-            "captioner's own towers, mean. -1 to 1; the captioner judges itself, so compare within a run only. Hessel et al. "
-            "2021.", better="higher"),
+    Measure(
+        ("cider_d",),
+        "CIDEr-D",
+        "What the most probable caption shares with the human ones and other pictures' lack, by "
+        "tf-idf of 1- to 4-grams. 0 to 10; papers often give it times 100; compare on the same pictures only. Vedantam "
+        "et al. 2015.",
+        better="higher",
+    ),
+    Measure(
+        ("bleu_4",),
+        "BLEU-4",
+        "Share of the most probable captions' 1- to 4-grams that the human captions have, geometric "
+        "mean, short ones penalised, over the whole set. 0 to 1. Papineni et al. 2002.",
+        better="higher",
+    ),
+    Measure(
+        ("rouge_l",),
+        "ROUGE-L",
+        "Words, in order, that the most probable caption has in common with a human one: COCO's "
+        "F-measure of the longest common subsequence. 0 to 1. Lin 2004.",
+        better="higher",
+    ),
+    Measure(
+        ("meteor",),
+        "METEOR",
+        "Words of the most probable caption that a human one has too, as they are, by stem or as "
+        "synonyms of WordNet. 0 to 1. Lavie and Agarwal 2007.",
+        better="higher",
+    ),
+    Measure(
+        ("similarity",),
+        "CLIP similarity",
+        "Cosine of a picture's and its most probable caption's embedding by the "
+        "captioner's own towers, mean. -1 to 1; the captioner judges itself, so compare within a run only. Hessel et al. "
+        "2021.",
+        better="higher",
+    ),
     *catalogue.DISTINCT[:2],
     catalogue.MBLEU,
     catalogue.DEGENERATE,
-    Measure(("same_caption",), "One same caption", "Pictures that are given the commonest of the most probable captions ÷ "
-            "pictures. 0 to 100 %; a high share means that the captioner no longer looks.", "percent", "lower"),
+    Measure(
+        ("same_caption",),
+        "One same caption",
+        "Pictures that are given the commonest of the most probable captions ÷ "
+        "pictures. 0 to 100 %; a high share means that the captioner no longer looks.",
+        "percent",
+        "lower",
+    ),
 )
 
 
 class Validation(NamedTuple):
     """What a captioner says of held-out pictures, and how good that is; undefined scores are absent."""
 
-    scores: dict[str, float]     # see `SCORES`, and "pictures"
-    human: dict[str, float]      # of the human captions, as far as they need no references
+    scores: dict[str, float]  # see `SCORES`, and "pictures"
+    human: dict[str, float]  # of the human captions, as far as they need no references
     shown: dict[str, list[str]]  # key -> the most probable caption, then samples
-    warning: str                 # "" where all is well
+    warning: str  # "" where all is well
 
 
-def validate(captioner: Captioner, pictures: Sequence[Picture], sampling: SamplingConfig | None = None, *,
-             similarity: bool = True) -> Validation:
+def validate(
+    captioner: Captioner,
+    pictures: Sequence[Picture],
+    sampling: SamplingConfig | None = None,
+    *,
+    similarity: bool = True,
+) -> Validation:
     """Captions held-out pictures twice, with the most probable words and by sampling, and scores both.
 
     The first is compared with the human captions, the spread is measured among the samples (five, top-p 0.9, unless
@@ -66,26 +112,42 @@ def validate(captioner: Captioner, pictures: Sequence[Picture], sampling: Sampli
     if not pictures:
         raise ValueError("no held-out picture to validate on")
     sampling = sampling or SamplingConfig()
-    greedy = SamplingConfig(strategy="greedy", max_length=sampling.max_length, min_length=sampling.min_length,
-                            prompt=sampling.prompt)
-    best = [captioned.captions[0] for captioned in
-            captioner.caption(((key, pixels) for key, pixels, _ in pictures), greedy, similarity=similarity)]
-    samples = [captioned.captions for captioned in
-               captioner.caption(((key, pixels) for key, pixels, _ in pictures), sampling)]
+    greedy = SamplingConfig(
+        strategy="greedy", max_length=sampling.max_length, min_length=sampling.min_length, prompt=sampling.prompt
+    )
+    best = [
+        captioned.captions[0]
+        for captioned in captioner.caption(
+            ((key, pixels) for key, pixels, _ in pictures), greedy, similarity=similarity
+        )
+    ]
+    samples = [
+        captioned.captions for captioned in captioner.caption(((key, pixels) for key, pixels, _ in pictures), sampling)
+    ]
     references = [captions for _, _, captions in pictures]
 
-    scores = caption_scores([caption.text for caption in best], [[caption.text for caption in drawn] for drawn in samples],
-                            references, [[caption.truncated for caption in drawn] for drawn in samples])
+    scores = caption_scores(
+        [caption.text for caption in best],
+        [[caption.text for caption in drawn] for drawn in samples],
+        references,
+        [[caption.truncated for caption in drawn] for drawn in samples],
+    )
     if similarity:
         scores["similarity"] = sum(caption.similarity for caption in best) / len(best)
     human = human_scores(references, sampling.num_captions)
-    shown = {pictures[at][0]: [caption.text for caption in (best[at], *samples[at][:SHOWN_SAMPLES])]
-             for at in evenly(len(pictures), SHOWN)}
+    shown = {
+        pictures[at][0]: [caption.text for caption in (best[at], *samples[at][:SHOWN_SAMPLES])]
+        for at in evenly(len(pictures), SHOWN)
+    }
     return Validation(scores, human, shown, collapse_warning(scores, human))
 
 
-def caption_scores(captions: Sequence[str], samples: Sequence[Sequence[str]], references: Sequence[Sequence[str]],
-                   truncated: Sequence[Sequence[bool]] | None = None) -> dict[str, float]:
+def caption_scores(
+    captions: Sequence[str],
+    samples: Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+    truncated: Sequence[Sequence[bool]] | None = None,
+) -> dict[str, float]:
     """Scores of one caption and several samples per picture, all in one order; `truncated` marks samples that were cut.
 
     Pictures without human captions count for everything but the comparison with those.
@@ -136,7 +198,11 @@ def _spread(groups: Sequence[Sequence[str]], truncated: Sequence[Sequence[bool]]
     accumulator = CaptionAccumulator()
     accumulator.update(groups, truncated)
     result = accumulator.result()
-    return {name: result[name] for name in ("distinct_1", "distinct_2", "mbleu_4", "degenerate") if result[name] is not None}
+    return {
+        name: result[name]
+        for name in ("distinct_1", "distinct_2", "mbleu_4", "degenerate")
+        if result[name] is not None
+    }
 
 
 def _same_caption(captions: Sequence[str]) -> float:

@@ -69,7 +69,9 @@ class AveragedWeights(TrainedWeights):
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(list(self.weights.values()), list(self.trained.weights.values()), 1 - self.decay)  # in few kernels
+        torch._foreach_lerp_(
+            list(self.weights.values()), list(self.trained.weights.values()), 1 - self.decay
+        )  # in few kernels
 
 
 class OptimizerState:
@@ -86,8 +88,10 @@ class OptimizerState:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        parts = {number: {name: _part(value, weights[number]) for name, value in of.items()}
-                 for number, of in state["state"].items()}
+        parts = {
+            number: {name: _part(value, weights[number]) for name, value in of.items()}
+            for number, of in state["state"].items()
+        }
         self.optimizer.load_state_dict(state | {"state": parts})
 
 

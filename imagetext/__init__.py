@@ -3,13 +3,26 @@
 from importlib import import_module
 
 _HOME = {
-    "ColumnClash": "columns", "Record": "sample", "Shard": "sample", "decode_image": "sample", "image_size": "sample",
-    "ShardWriter": "shards", "check_column": "shards", "dataset_features": "shards", "read_marker": "shards", "read_markers": "shards",
-    "read_records": "sources", "read_samples": "sources", "StoreError": "stores"}
+    "ColumnClash": "columns",
+    "Record": "sample",
+    "Shard": "sample",
+    "decode_image": "sample",
+    "image_size": "sample",
+    "ShardWriter": "shards",
+    "check_column": "shards",
+    "dataset_features": "shards",
+    "read_marker": "shards",
+    "read_markers": "shards",
+    "read_records": "sources",
+    "read_samples": "sources",
+    "StoreError": "stores",
+}
 __all__ = list(_HOME)
 
 
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)  # late: the flags of tables alone must import in no time
+    return getattr(
+        import_module(f"{__name__}.{_HOME[name]}"), name
+    )  # late: the flags of tables alone must import in no time

@@ -26,7 +26,9 @@ def check_apart(output: str | os.PathLike, paths: Iterable[str], instead: str = 
             what = "pictures" if os.path.isdir(path) else "shards"
             raise ValueError(f"output {output}: the {what} stand there that are the input ({path}); {instead}")
         if itself in above:
-            raise ValueError(f"output {output}: lies in a folder that is the input ({path}), and would be read with it; {instead}")
+            raise ValueError(
+                f"output {output}: lies in a folder that is the input ({path}), and would be read with it; {instead}"
+            )
 
 
 def _places(path: str) -> list[Hashable]:

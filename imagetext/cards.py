@@ -18,19 +18,27 @@ from imagetext.stores import join, plain_path
 CARD = "README.md"
 
 
-def write_card(folder: str | os.PathLike, template: Path, *, front: Mapping[str, Any], settings: Mapping[str, Any],
-               **values: Any) -> None:
+def write_card(
+    folder: str | os.PathLike, template: Path, *, front: Mapping[str, Any], settings: Mapping[str, Any], **values: Any
+) -> None:
     """Writes `README.md` into a folder, here or in a store, from a template of Markdown.
 
     The template gets `front` as the YAML of its header, `settings` as YAML in a block of code, `version`, and the values, each
     as text on one line; `value|python` is a value in Python, for a block of code. Of this machine's paths only the last part is
     written.
     """
-    environment = Environment(loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown)
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_markdown,
+    )
     environment.filters["python"] = _python
-    card = environment.get_template(template.name).render(values, front=_yaml(front), settings=_indented(_yaml(settings)),
-                                                          version=_version())
+    card = environment.get_template(template.name).render(
+        values, front=_yaml(front), settings=_indented(_yaml(settings)), version=_version()
+    )
     write_file(join(plain_path(folder), CARD), card)
 
 

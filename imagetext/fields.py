@@ -13,12 +13,27 @@ from imagetext import limits
 logger = logging.getLogger(__name__)
 
 # Every record of ours has these, with these types: `datasets` takes its columns from the first five records only.
-FIELDS: Mapping[str, type] = {"uid": str, "sha256": str, "width": int, "height": int, "captions": list, "error": str, "source": str,
-                              "caption_scores": dict}
+FIELDS: Mapping[str, type] = {
+    "uid": str,
+    "sha256": str,
+    "width": int,
+    "height": int,
+    "captions": list,
+    "error": str,
+    "source": str,
+    "caption_scores": dict,
+}
 RESERVED = (*FIELDS, "caption_fields", "source_fields", "members", "json")  # names that mean something in our records
 OF_PICTURE = ("sha256", "width", "height")
 CAPTION_COLUMNS = ("captions", "caption", "text", "texts", "title")
-TEXT_FIELDS = ("text", "caption", "captions", "raw", "sentence", "description")  # where an object in a list of captions has its own
+TEXT_FIELDS = (
+    "text",
+    "caption",
+    "captions",
+    "raw",
+    "sentence",
+    "description",
+)  # where an object in a list of captions has its own
 LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -46,14 +61,17 @@ def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, pictur
     captions = tuple(map(well_formed, texts))
     if captions:
         named = tuple(text for text in named if text not in captions)
-    scores = fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}  # of ours, which lost other fields
+    scores = (
+        fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}
+    )  # of ours, which lost other fields
     return Known(captions + named, known_scores(scores) if scores else {}, "", own_fields(fields, picture=picture))
 
 
 def is_ours(fields: Mapping[str, Any]) -> bool:
     """Whether a record is one that we wrote: it has all of FIELDS, each of its type (Parquet has no empty `caption_scores`)."""
-    return fields.keys() >= FIELDS.keys() and all(isinstance(fields[name], kind) or kind is dict and fields[name] is None
-                                                  for name, kind in FIELDS.items())
+    return fields.keys() >= FIELDS.keys() and all(
+        isinstance(fields[name], kind) or kind is dict and fields[name] is None for name, kind in FIELDS.items()
+    )
 
 
 def own_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
@@ -64,11 +82,20 @@ def own_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
     if fields.keys().isdisjoint(RESERVED):
         return fields
     stay = ("uid",) if picture else ("uid", *OF_PICTURE)
-    clash = {name: fields[name] for name in RESERVED
-             if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))}
+    clash = {
+        name: fields[name]
+        for name in RESERVED
+        if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))
+    }
     # Within `source_fields` they are nested deeper by one, and are to be read again.
-    clash = {name: json.dumps(value, default=str) if _deep(value, limits.DEPTH - 2) else value for name, value in clash.items()}
-    return {**{name: value for name, value in fields.items() if name not in clash}, **({"source_fields": clash} if clash else {})}
+    clash = {
+        name: json.dumps(value, default=str) if _deep(value, limits.DEPTH - 2) else value
+        for name, value in clash.items()
+    }
+    return {
+        **{name: value for name, value in fields.items() if name not in clash},
+        **({"source_fields": clash} if clash else {}),
+    }
 
 
 def json_fields(data: bytes) -> dict[str, Any]:
@@ -110,8 +137,12 @@ def json_object(data: bytes | str) -> dict[str, Any]:
 def _deep(value: Any, most: int = limits.DEPTH) -> bool:
     """Whether objects and lists are nested deeper than that."""
     level, depth = [value], 0
-    while level := [item for one in level if isinstance(one, dict | list)
-                    for item in (one.values() if isinstance(one, dict) else one)]:
+    while level := [
+        item
+        for one in level
+        if isinstance(one, dict | list)
+        for item in (one.values() if isinstance(one, dict) else one)
+    ]:
         depth += 1
         if depth > most:
             return True
@@ -153,7 +184,9 @@ def captions_in(value: Any) -> tuple[str, ...]:
         if named is not None:
             return captions_in(named)
         return _all(value.values()) if all(LANGUAGE.fullmatch(str(name)) for name in value) else ()
-    return _all(item for item in value if not isinstance(item, list | tuple)) if isinstance(value, list | tuple) else ()
+    return (
+        _all(item for item in value if not isinstance(item, list | tuple)) if isinstance(value, list | tuple) else ()
+    )
 
 
 def _all(values: Any) -> tuple[str, ...]:
@@ -163,7 +196,9 @@ def _all(values: Any) -> tuple[str, ...]:
 def _only_texts(value: Any) -> bool:
     """Whether captions are all that the value says: texts, nulls, or nothing."""
     values = value if isinstance(value, list | tuple) else [value]
-    return all(item is None or isinstance(item, str) or item != item for item in values)  # NaN is what tables write for null
+    return all(
+        item is None or isinstance(item, str) or item != item for item in values
+    )  # NaN is what tables write for null
 
 
 def loose_texts(value: Any) -> tuple[str, ...]:
@@ -176,13 +211,18 @@ def loose_texts(value: Any) -> tuple[str, ...]:
 
 
 def _are_scores(value: Any) -> bool:
-    return isinstance(value, dict) and all(name.startswith("syn_text") and isinstance(of, dict) for name, of in value.items())
+    return isinstance(value, dict) and all(
+        name.startswith("syn_text") and isinstance(of, dict) for name, of in value.items()
+    )
 
 
 def known_scores(scores: Any) -> dict[str, dict[str, Any]]:
     """The objects in a `caption_scores` object, without fields that a Parquet struct adds as nulls."""
-    return {column: {name: values for name, values in fields.items() if values is not None}
-            for column, fields in (scores if isinstance(scores, dict) else {}).items() if isinstance(fields, dict)}
+    return {
+        column: {name: values for name, values in fields.items() if values is not None}
+        for column, fields in (scores if isinstance(scores, dict) else {}).items()
+        if isinstance(fields, dict)
+    }
 
 
 def well_formed(text: str) -> str:
@@ -193,7 +233,9 @@ def well_formed(text: str) -> str:
 def readable(data: bytes, place: str) -> str:
     """A text file as its first bytes say, else as UTF-8, with a warning where it is none."""
     try:
-        return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8")
+        return data.decode(
+            "utf-16" if data.startswith(UTF_16) else "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+        )
     except UnicodeDecodeError:
         logger.warning("%s: is no UTF-8; what cannot be read of it becomes \ufffd", place)
         return data.decode("utf-8", "replace")

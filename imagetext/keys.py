@@ -9,6 +9,7 @@ logger = logging.getLogger(__name__)
 
 def encode_key(key: str) -> str:
     """The key as a name in a tar: all but `A-Z a-z 0-9 _ - /` is percent-encoded, and so is a slash at either end."""
+
     def encode(match: re.Match) -> str:
         return "".join(f"%{byte:02X}" for byte in match[0].encode())
 

@@ -21,8 +21,8 @@ from imagetext.stores import ATTEMPTS, asked, entry, filesystem, is_remote, join
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-BEAT = 10.0   # seconds between signs of life
-DEAD = 60.0   # seconds without one, after which the lock may be taken over
+BEAT = 10.0  # seconds between signs of life
+DEAD = 60.0  # seconds without one, after which the lock may be taken over
 JOB = "CAPSMITH_JOB"  # in the environment of processes that share the lock of the one that started them
 LAUNCHERS = {  # how many processes they say that there are, and what they call all of them
     "WORLD_SIZE": ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"),
@@ -64,7 +64,9 @@ class FolderLock:
         try:
             self._take()
         except NotImplementedError:
-            logger.warning("%s: this store cannot lock a folder; see that no two commands write there at once", self.folder)
+            logger.warning(
+                "%s: this store cannot lock a folder; see that no two commands write there at once", self.folder
+            )
             return self
         except BaseException:
             self._tidy()
@@ -89,8 +91,10 @@ class FolderLock:
         if there is None and _create(self.path, self.owner):
             self.own = True
         elif there is not None and there.get("job") != self.job:
-            raise LockLost(f"{self.folder}: {_told(there)} writes here by now; this run stops, and the same command goes on once "
-                           "that one has ended")
+            raise LockLost(
+                f"{self.folder}: {_told(there)} writes here by now; this run stops, and the same command goes on once "
+                "that one has ended"
+            )
 
     def _take(self) -> None:
         seen, since = None, 0.0
@@ -103,7 +107,9 @@ class FolderLock:
                 return
             gone = _is_gone(there)
             if gone is False or seen not in (None, sign):
-                raise ValueError(f"{self.folder}: {_told(there)} writes here; wait for it to end, or give another folder")
+                raise ValueError(
+                    f"{self.folder}: {_told(there)} writes here; wait for it to end, or give another folder"
+                )
             if seen is None:
                 seen, since = sign, time.monotonic()
             if gone or time.monotonic() - since > DEAD:
@@ -112,7 +118,9 @@ class FolderLock:
                 self.check()
                 break
             if time.monotonic() - since < 1:
-                logger.warning("%s: waiting up to %g seconds for a sign of life of %s", self.folder, DEAD, _told(there))
+                logger.warning(
+                    "%s: waiting up to %g seconds for a sign of life of %s", self.folder, DEAD, _told(there)
+                )
             time.sleep(1)
         self.own = True
 
@@ -161,7 +169,12 @@ def _machine() -> str:
 
 
 def _here() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "machine": _machine(), "process": os.getpid(), "began": psutil.Process().create_time()}
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "process": os.getpid(),
+        "began": psutil.Process().create_time(),
+    }
 
 
 def _is_gone(owner: dict[str, Any]) -> bool | None:
@@ -184,7 +197,9 @@ def _job_of_launcher() -> str:
     for count, names in LAUNCHERS.items():
         if os.environ.get(count, "1") != "1":
             alone = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1")
-            return "-".join([*(os.environ.get(name, "") for name in (*names, count)), *([_machine()] if alone else [])])
+            return "-".join(
+                [*(os.environ.get(name, "") for name in (*names, count)), *([_machine()] if alone else [])]
+            )
     return ""
 
 
@@ -197,10 +212,17 @@ def _create(path: str, owner: dict[str, Any]) -> bool:
     data = json.dumps(owner).encode()
     if is_remote(path):
         store = filesystem(path)
-        if path.startswith("hf://") or "mode" not in signature(store._pipe_file).parameters:  # the Hub makes a commit of each file
+        if (
+            path.startswith("hf://") or "mode" not in signature(store._pipe_file).parameters
+        ):  # the Hub makes a commit of each file
             raise NotImplementedError
         try:
-            asked(path, partial(store.pipe_file, path, data, mode="create"), attempts=ATTEMPTS, lasting=(FileExistsError,))
+            asked(
+                path,
+                partial(store.pipe_file, path, data, mode="create"),
+                attempts=ATTEMPTS,
+                lasting=(FileExistsError,),
+            )
             return True
         except FileExistsError:
             return False
@@ -232,7 +254,9 @@ def _read(path: str) -> dict[str, Any] | None:
     """What the lock says, {} where it cannot be read, None where there is none."""
     try:
         if is_remote(path):
-            data = asked(path, partial(filesystem(path).cat_file, path), attempts=ATTEMPTS, lasting=(FileNotFoundError,))
+            data = asked(
+                path, partial(filesystem(path).cat_file, path), attempts=ATTEMPTS, lasting=(FileNotFoundError,)
+            )
         else:
             handle = os.open(path, os.O_RDONLY)
             try:

@@ -168,7 +168,9 @@ class Output:
             asked(self.path, self._complete)
         else:
             if not _is_at(self._handle, self.path + UNFINISHED) or os.fstat(self._handle).st_size != self.size:
-                raise OSError(f"{self.path}{UNFINISHED}: is not what was written there; another process has written it, too")
+                raise OSError(
+                    f"{self.path}{UNFINISHED}: is not what was written there; another process has written it, too"
+                )
             os.replace(self.path + UNFINISHED, self.path)
             to_disk(os.path.dirname(self.path) or ".")
             self._claim.close()

@@ -17,13 +17,21 @@ def render_page(template: Path, **values: Any) -> str:
     The template also gets `script`, the file of its name that ends in `.js` ("" where there is none), and `policy`, which forbids
     the page requests, forms and all other scripts.
     """
-    environment = Environment(loader=FileSystemLoader(template.parent), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
     path = template.with_suffix(".js")
     script = path.read_text(encoding="utf-8") if path.exists() else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-              "form-action 'none'")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'"
+    )
     return environment.get_template(template.name).render(values, script=Markup(script), policy=Markup(policy))
 
 

@@ -28,7 +28,11 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
         chunk = said.column(at)
         if chunk.path_in_schema.split(".")[0] not in columns and chunk.path_in_schema not in columns:
             continue
-        start = chunk.dictionary_page_offset if chunk.has_dictionary_page and chunk.dictionary_page_offset else chunk.data_page_offset
+        start = (
+            chunk.dictionary_page_offset
+            if chunk.has_dictionary_page and chunk.dictionary_page_offset
+            else chunk.data_page_offset
+        )
         end, largest, found = start + chunk.total_compressed_size, 0, 0
         while start < end and found < chunk.num_values:
             file.seek(start)
@@ -41,11 +45,17 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
         size += 2 * largest if chunk.has_dictionary_page else largest  # a dictionary stays beside the pages
         values += found if parquet.schema.column(at).max_repetition_level else 0
         if found > max(chunk.num_values, said.num_rows):
-            raise ValueError(f"pages of {chunk.path_in_schema} have {found:,} values where the footer tells of {chunk.num_values:,}")
+            raise ValueError(
+                f"pages of {chunk.path_in_schema} have {found:,} values where the footer tells of {chunk.num_values:,}"
+            )
     if size > limits.PAGE:
-        raise ValueError(f"pages that are read together take {size:,} bytes, more than {limits.PAGE:,}; write it in smaller pages")
+        raise ValueError(
+            f"pages that are read together take {size:,} bytes, more than {limits.PAGE:,}; write it in smaller pages"
+        )
     if values > limits.DOCUMENT_VALUES:
-        raise ValueError(f"lists of {values:,} values in a row group, more than {limits.DOCUMENT_VALUES:,}; write it in smaller row groups")
+        raise ValueError(
+            f"lists of {values:,} values in a row group, more than {limits.DOCUMENT_VALUES:,}; write it in smaller row groups"
+        )
 
 
 def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:

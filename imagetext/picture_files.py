@@ -23,11 +23,20 @@ from imagetext.fields import well_formed
 from imagetext.stores import LIBRARIES, StoreError, filesystem, is_remote, join, plain_path, read_bytes
 
 LONGEST = 4096  # bytes of a path
-FLAGS = 8       # that one message names
+FLAGS = 8  # that one message names
 PROBLEMS = 100  # that are told, one a line
-OF_ROWS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV)
+OF_ROWS = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.ENODEV,
+)
 _SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/.*)?")  # in the Hub's cache
-_URL = re.compile(rf"(?!({'|'.join(LIBRARIES)}|file)://)[a-zA-Z][a-zA-Z0-9+.-]*://")         # of a kind that is not read
+_URL = re.compile(rf"(?!({'|'.join(LIBRARIES)}|file)://)[a-zA-Z][a-zA-Z0-9+.-]*://")  # of a kind that is not read
 
 
 class Outside(ValueError):
@@ -54,8 +63,10 @@ class NotAFile(ValueError):
 class Picture(NamedTuple):
     """Where a row says that its picture is."""
 
-    name: str                   # as the row has it
-    sha256: str | None = None   # of the picture, in a record that we wrote, whose path starts from its table; None in all others
+    name: str  # as the row has it
+    sha256: str | None = (
+        None  # of the picture, in a record that we wrote, whose path starts from its table; None in all others
+    )
 
     @property
     def ours(self) -> bool:
@@ -66,10 +77,10 @@ class Picture(NamedTuple):
 class PictureFolders:
     """The folders, on this machine or in stores, in which the pictures of one table, caption set or folder may lie."""
 
-    own: str                        # of the file
-    named: tuple[str, ...] = ()     # by `--images`
-    is_input: bool = False          # whether `own` itself was named as an input: then pictures may always lie there
-    strict: bool = True             # whether a picture outside is an error; else its record has none
+    own: str  # of the file
+    named: tuple[str, ...] = ()  # by `--images`
+    is_input: bool = False  # whether `own` itself was named as an input: then pictures may always lie there
+    strict: bool = True  # whether a picture outside is an error; else its record has none
     real_own: tuple[str, ...] = field(init=False, repr=False, compare=False)  # with links followed
     real: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
@@ -90,7 +101,9 @@ class PictureFolders:
         return any(f"{real}/".startswith(f"{root.rstrip('/')}/") for root in (*self.real, *self.real_own * ours))
 
     def __str__(self) -> str:
-        return " and ".join(one or "the current folder" for one in ((self.own,) * (self.is_input or not self.named) + self.named))
+        return " and ".join(
+            one or "the current folder" for one in ((self.own,) * (self.is_input or not self.named) + self.named)
+        )
 
 
 def named_folders(images: str | os.PathLike | Sequence[str | os.PathLike] | None) -> tuple[str, ...]:
@@ -118,7 +131,9 @@ def _with_blobs(folder: str) -> tuple[str, ...]:
 # ---- before any work ------------------------------------------------------------------------------------------------------
 
 
-def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], folders: PictureFolders, what: str = "rows") -> None:
+def check_inside(
+    place: str, pictures: Iterable[tuple[int | None, Picture]], folders: PictureFolders, what: str = "rows"
+) -> None:
     """Raises LeadsOutside where pictures do, with the number of them, the first, and the flag that lets them be read.
 
     pictures: each with the number of its row from 0, if it has one. what: of which there are so many. No file is opened.
@@ -128,8 +143,15 @@ def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], fol
     for number, picture in pictures:
         at = picture.name.rfind("/") + 1
         folder, name = known(picture.name[:at], picture.ours), picture.name[at:]
-        if folder and name not in ("", ".", "..") and (is_remote(folder) or not os.path.islink(folder + name)) or any(
-                folders.hold(_real_or_none(path), picture.ours) or picture.sha256 and not is_remote(path) for path in folders.paths(picture)):
+        if (
+            folder
+            and name not in ("", ".", "..")
+            and (is_remote(folder) or not os.path.islink(folder + name))
+            or any(
+                folders.hold(_real_or_none(path), picture.ours) or picture.sha256 and not is_remote(path)
+                for path in folders.paths(picture)
+            )
+        ):
             others_inside |= not picture.ours
         elif _can_be(picture):
             first = first if count else (number, picture)
@@ -140,10 +162,17 @@ def check_inside(place: str, pictures: Iterable[tuple[int | None, Picture]], fol
     paths = folders.paths(picture)
     real = real_path(next(filter(os.path.lexists, paths), paths[0]))
     places = [folders.own or "."] * (others_inside and not folders.named and not folders.is_input) + [
-        real if os.path.isdir(real) else os.path.dirname(real)]
-    row, leads = "" if number is None else f", row {number + 1:,},", "" if real == picture.name else f", which is {short(real)}"
-    raise LeadsOutside(f"{place}: {count:,} of its {what} lead outside {folders}; the first{row} names {short(picture.name)}{leads}",
-                       count, places)
+        real if os.path.isdir(real) else os.path.dirname(real)
+    ]
+    row, leads = (
+        "" if number is None else f", row {number + 1:,},",
+        "" if real == picture.name else f", which is {short(real)}",
+    )
+    raise LeadsOutside(
+        f"{place}: {count:,} of its {what} lead outside {folders}; the first{row} names {short(picture.name)}{leads}",
+        count,
+        places,
+    )
 
 
 def all_told(problems: Iterable[str | Exception]) -> ValueError:
@@ -155,8 +184,12 @@ def all_told(problems: Iterable[str | Exception]) -> ValueError:
         others[PROBLEMS:] = [f"and {len(others) - PROBLEMS:,} more problems"]
     if not outside:
         return ValueError("\n".join(others))
-    together = LeadsOutside(outside[0].first, sum(one.count for one in outside), [place for one in outside for place in one.folders],
-                            sum(one.inputs for one in outside))
+    together = LeadsOutside(
+        outside[0].first,
+        sum(one.count for one in outside),
+        [place for one in outside for place in one.folders],
+        sum(one.inputs for one in outside),
+    )
     return ValueError("\n".join([*others, str(together)])) if others else together
 
 
@@ -176,7 +209,9 @@ def _real_or_none(path: str) -> str:
 def _can_be(picture: Picture) -> bool:
     """Whether there can be a file of this name; what is none is its row's error."""
     name = picture.name
-    return bool(name) and "\0" not in name and well_formed(name) == name and len(name) <= LONGEST and not _URL.match(name)
+    return (
+        bool(name) and "\0" not in name and well_formed(name) == name and len(name) <= LONGEST and not _URL.match(name)
+    )
 
 
 # ---- opening --------------------------------------------------------------------------------------------------------------
@@ -187,9 +222,11 @@ class PictureReader:
 
     def __init__(self, folders: PictureFolders):
         self.folders = folders
-        self.given: dict[str, str] = {}     # a picture of each kind of store
-        self.refused: dict[str, str] = {}   # why it did not give another one
-        self.denied: set[str] = set()       # the stores that have refused one for lack of rights, and are not asked twice again
+        self.given: dict[str, str] = {}  # a picture of each kind of store
+        self.refused: dict[str, str] = {}  # why it did not give another one
+        self.denied: set[str] = (
+            set()
+        )  # the stores that have refused one for lack of rights, and are not asked twice again
 
     def read(self, picture: Picture, told: str = "") -> tuple[bytes, str]:
         """The bytes of a picture, and its path; raises as `read_picture` does."""
@@ -197,7 +234,9 @@ class PictureReader:
         for path in self.folders.paths(picture):
             store = path.partition("://")[0] if is_remote(path) else ""
             try:
-                data = read_picture(path, told or picture.name, self.folders, picture.sha256, patient=store not in self.denied)
+                data = read_picture(
+                    path, told or picture.name, self.folders, picture.sha256, patient=store not in self.denied
+                )
             except StoreError:
                 raise
             except ValueError as problem:
@@ -210,8 +249,9 @@ class PictureReader:
                 self.given[store] = path
             return data, path
         told = short(told or picture.name)
-        raise next((one for one in problems if not isinstance(one, Outside)), next(iter(problems), None)) or ValueError(
-            f"missing picture file: {told} (pictures are not fetched from URLs)")
+        raise next(
+            (one for one in problems if not isinstance(one, Outside)), next(iter(problems), None)
+        ) or ValueError(f"missing picture file: {told} (pictures are not fetched from URLs)")
 
     def check(self) -> None:
         """Raises StoreError where a store has refused pictures and gives no other one: not the rows are at fault then."""
@@ -221,11 +261,19 @@ class PictureReader:
             try:
                 read_bytes(self.given[store])
             except OSError as error:
-                raise StoreError(f"{reason}, and {self.given[store]}, which was read before, is refused now: {error}") from error
+                raise StoreError(
+                    f"{reason}, and {self.given[store]}, which was read before, is refused now: {error}"
+                ) from error
 
 
-def read_picture(path: str, told: str = "", folders: PictureFolders | None = None, sha256: str | None = None, *,
-                 patient: bool = True) -> bytes:
+def read_picture(
+    path: str,
+    told: str = "",
+    folders: PictureFolders | None = None,
+    sha256: str | None = None,
+    *,
+    patient: bool = True,
+) -> bytes:
     """The bytes of a picture file; ValueError where there is none to be read; other trouble with the store stays an OSError.
 
     told: the path as the error is to have it, which stands in a record and is the same wherever the input lies. folders: where it
@@ -236,7 +284,11 @@ def read_picture(path: str, told: str = "", folders: PictureFolders | None = Non
     try:
         real = real_path(path)
         if not (folders.hold(real, sha256 is not None) if folders else is_remote(path) or real == path):
-            if sha256 and not is_remote(path) and hashlib.sha256(data := read_regular(real, limits.FILE, name)).hexdigest() == sha256:
+            if (
+                sha256
+                and not is_remote(path)
+                and hashlib.sha256(data := read_regular(real, limits.FILE, name)).hexdigest() == sha256
+            ):
                 return data
             raise Outside(f"a picture outside the set, in no folder of --images: {name}")
         if not is_remote(path):
@@ -248,7 +300,10 @@ def read_picture(path: str, told: str = "", folders: PictureFolders | None = Non
         cause = error.__cause__ if isinstance(error, StoreError) else error
         if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:
             raise ValueError(f"neither a path nor a picture in base64: {name}") from error
-        if not isinstance(cause, FileNotFoundError | IsADirectoryError | PermissionError) and getattr(cause, "errno", 0) not in OF_ROWS:
+        if (
+            not isinstance(cause, FileNotFoundError | IsADirectoryError | PermissionError)
+            and getattr(cause, "errno", 0) not in OF_ROWS
+        ):
             raise
         reason = cause.strerror or os.strerror(errno.EACCES if isinstance(cause, PermissionError) else errno.ENOENT)
         raise ValueError(f"missing picture file: {name} ({reason})") from cause
@@ -264,7 +319,9 @@ def read_regular(real: str, most: int, told: str = "", *, cut: bool = False) -> 
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 data = file.read(most + 1)
                 if len(data) > most and not cut:
-                    raise ValueError(f"{told or short(os.path.basename(real))}: has more than the {most:,} bytes that are read of such a file")
+                    raise ValueError(
+                        f"{told or short(os.path.basename(real))}: has more than the {most:,} bytes that are read of such a file"
+                    )
                 return data[:most]
     raise NotAFile(f"not a file: {short(os.path.basename(real))}")
 

@@ -44,17 +44,23 @@ class Record:
     that have names of ours stand in `meta["source_fields"]`.
     """
 
-    key: str                                    # unique within a set
-    image: bytes | None                         # encoded, as found; decoded late
-    captions: tuple[str, ...] = ()              # as found: human, alt text
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # by name, synthetic captions and others
-    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)   # by column
-    members: Mapping[str, bytes] = field(default_factory=dict)  # every other file (npz, paug.json, ...), carried untouched
-    label: str | None = None                    # its class, where it was asked for
-    meta: Mapping[str, Any] = field(default_factory=dict)       # uid, sha256, license, ...
-    error: str = ""                             # why it cannot be used; a failure is a row, never a gap
-    failed_before: bool = field(default=False, compare=False)  # the error came with the record, from the run that wrote it
-    path: str = field(default="", compare=False, repr=False)  # the file that is the picture, where it is one of its own
+    key: str  # unique within a set
+    image: bytes | None  # encoded, as found; decoded late
+    captions: tuple[str, ...] = ()  # as found: human, alt text
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by name, synthetic captions and others
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by column
+    members: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # every other file (npz, paug.json, ...), carried untouched
+    label: str | None = None  # its class, where it was asked for
+    meta: Mapping[str, Any] = field(default_factory=dict)  # uid, sha256, license, ...
+    error: str = ""  # why it cannot be used; a failure is a row, never a gap
+    failed_before: bool = field(
+        default=False, compare=False
+    )  # the error came with the record, from the run that wrote it
+    path: str = field(
+        default="", compare=False, repr=False
+    )  # the file that is the picture, where it is one of its own
 
     @property
     def syn_text(self) -> dict[str, tuple[str, ...]]:
@@ -71,11 +77,13 @@ def is_caption_column(name: str) -> bool:
 class Shard:
     """Records that are read, captioned and written together; iterating reads them, each time anew."""
 
-    name: str                   # the output's name derives from it; unique in a run
-    path: str                   # where the records come from
-    stamp: Mapping[str, Any]    # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
+    name: str  # the output's name derives from it; unique in a run
+    path: str  # where the records come from
+    stamp: Mapping[str, Any]  # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
     samples: Iterable[Record] = field(repr=False, compare=False)
-    labels: Callable[[Record], Record] | None = field(default=None, repr=False, compare=False)  # gives them, where asked for
+    labels: Callable[[Record], Record] | None = field(
+        default=None, repr=False, compare=False
+    )  # gives them, where asked for
 
     def __iter__(self) -> Iterator[Record]:
         return map(self.labels, self.samples) if self.labels else iter(self.samples)
@@ -105,8 +113,11 @@ def image_size(data: bytes | None) -> tuple[int, int]:
     """
     image = open_image(data)
     # A PNG may keep its orientation behind the pixels: then only decoding shows it.
-    if image.format == "TIFF" or image.format == "PNG" and not any(
-            mark in data for mark in (b"eXIf", b"profile type exif", b"tiff:Orientation")):
+    if (
+        image.format == "TIFF"
+        or image.format == "PNG"
+        and not any(mark in data for mark in (b"eXIf", b"profile type exif", b"tiff:Orientation"))
+    ):
         return image.size
     width, height = image.size
     return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
@@ -122,7 +133,7 @@ def is_picture(head: bytes) -> bool:
 def _is_heic(data: bytes) -> bool:
     if data[4:8] != b"ftyp":
         return False
-    brands = {data[at:at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+    brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
     return bool(brands & HEIC) and b"avif" not in brands
 
 
@@ -133,8 +144,10 @@ def open_image(data: bytes | None) -> Image.Image:
     if not data:
         raise ValueError("empty picture file")
     if _is_heic(data):
-        raise ValueError("HEIC picture, which is not read, because few readers of sets could; convert it to JPEG, PNG, WebP or "
-                         "AVIF, as pillow-heif lets Pillow do")
+        raise ValueError(
+            "HEIC picture, which is not read, because few readers of sets could; convert it to JPEG, PNG, WebP or "
+            "AVIF, as pillow-heif lets Pillow do"
+        )
     for name in FORMATS:
         # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
         factory, accept = Image.OPEN[name]
@@ -150,14 +163,20 @@ def open_image(data: bytes | None) -> Image.Image:
             raise ValueError(f"{name} picture with a broken header: {_reason(name, error)}") from error
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ValueError(f"{name} picture of {width} x {height} pixels: {width * height:,} is more than {MAX_PIXELS:,}")
+            raise ValueError(
+                f"{name} picture of {width} x {height} pixels: {width * height:,} is more than {MAX_PIXELS:,}"
+            )
         if width * height == 0:
             raise ValueError(f"{name} picture of {width} x {height} pixels")
         if max(width, height) > MAX_ASPECT * min(width, height):
-            raise ValueError(f"{name} picture of {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+            raise ValueError(
+                f"{name} picture of {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other"
+            )
         _check_whole(name, data)
         return image
-    raise ValueError(f"not a picture: {len(data):,} bytes that begin as none of {', '.join(FORMATS)}")  # which ones is not told
+    raise ValueError(
+        f"not a picture: {len(data):,} bytes that begin as none of {', '.join(FORMATS)}"
+    )  # which ones is not told
 
 
 def _reason(name: str, error: Exception) -> str:
@@ -171,7 +190,9 @@ def _check_whole(name: str, data: bytes) -> None:
         if name == "JPEG":
             whole = True
             if data.count(b"\xff\xda") > limits.SCANS and (scans := _jpeg_scans(data)) > limits.SCANS:
-                raise ValueError(f"JPEG picture of {scans:,} scans, more than {limits.SCANS}, which take their time each")
+                raise ValueError(
+                    f"JPEG picture of {scans:,} scans, more than {limits.SCANS}, which take their time each"
+                )
         elif name == "PNG":
             whole = _png_end(data) <= len(data)
         elif name == "GIF":
@@ -189,7 +210,7 @@ def _jpeg_scans(data: bytes) -> int:
     scans, at = 0, 2
     while (marker := re.compile(rb"\xff[^\0\xff\xd0-\xd7]").search(data, at)) and marker[0] != b"\xff\xd9":
         scans += marker[0] == b"\xff\xda"
-        at = marker.end() + int.from_bytes(data[marker.end():marker.end() + 2], "big")
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     return scans
 
 
@@ -199,7 +220,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     while kind != b"IEND":
         if (count := count + 1) > limits.CHUNKS:
             raise ValueError(f"PNG picture of more than {limits.CHUNKS:,} chunks")
-        (length,), kind = struct.unpack_from(">I", data, start), data[start + 4:start + 8]
+        (length,), kind = struct.unpack_from(">I", data, start), data[start + 4 : start + 8]
         yield start, (start := start + 12 + length), kind
 
 
@@ -214,8 +235,12 @@ def _without_texts(png: bytes) -> bytes:
     Those that may hold the orientation stay.
     """
     try:
-        texts = [(start, end) for start, end, kind in _png_chunks(png) if kind in (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
-                 and not png.startswith((b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"), start + 8)]
+        texts = [
+            (start, end)
+            for start, end, kind in _png_chunks(png)
+            if kind in (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+            and not png.startswith((b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"), start + 8)
+        ]
     except struct.error:  # cut: Pillow says so
         return png
     edges = [0, *(edge for text in texts for edge in text), len(png)]
@@ -224,6 +249,7 @@ def _without_texts(png: bytes) -> bytes:
 
 def _gif_end(data: bytes) -> int:
     """Offset behind the trailer (GIF89a specification, 27)."""
+
     def colours(flags: int) -> int:
         return 6 << (flags & 7) if flags & 128 else 0
 
@@ -245,8 +271,12 @@ def _gif_end(data: bytes) -> int:
 # ---- orientation and colour ------------------------------------------------------------------------------------
 
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
 
@@ -300,7 +330,9 @@ def _to_8bit(image: Image.Image) -> Image.Image:
     values, clear = np.asarray(image), image.info.get("transparency")  # (H, W)
     parts = [values[top:bottom] for top, bottom in _bands(image)]
     low, high = 0.0, (1.0 if image.mode == "F" else 65535.0)
-    finite = [(found.min(), found.max()) for part in parts if (found := part[np.isfinite(part)].astype(np.float32)).size]
+    finite = [
+        (found.min(), found.max()) for part in parts if (found := part[np.isfinite(part)].astype(np.float32)).size
+    ]
     if finite and (min(least for least, _ in finite) < low or max(most for _, most in finite) > high):
         low, high = float(min(least for least, _ in finite)), float(max(most for _, most in finite))
     grey = np.empty(values.shape, np.uint8)

@@ -56,13 +56,23 @@ class ShardWriter:
     `write` raises ValueError for a record that breaks the format's contract, naming its key; StoreError where a store fails.
     """
 
-    def __init__(self, folder: str | os.PathLike, name: str, *, format: Format = "webdataset", columns: Sequence[str] = (),
-                 images: bool = True, text_from_synthetic: bool = False,
-                 input: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        name: str,
+        *,
+        format: Format = "webdataset",
+        columns: Sequence[str] = (),
+        images: bool = True,
+        text_from_synthetic: bool = False,
+        input: Mapping[str, Any] | None = None,
+    ):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
         if wrong := [one for one in columns if not one.startswith("syn_text") or "emb" in one or "_captions" in one]:
-            raise ValueError(f"columns: {', '.join(map(repr, wrong))}: no name for a column of captions (see check_column)")
+            raise ValueError(
+                f"columns: {', '.join(map(repr, wrong))}: no name for a column of captions (see check_column)"
+            )
         self.folder, self.name, self.format = plain_path(folder), name, format
         self.path = join(self.folder, name + SUFFIXES[format])
         self.info: dict[str, Any] = {}
@@ -87,7 +97,11 @@ class ShardWriter:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
         record = replace(record, columns=record_columns(record), error=masked(record.error))
-        own = {name: texts for name, texts in record.syn_text.items() if not record.error and (not self._columns or name in self._columns)}
+        own = {
+            name: texts
+            for name, texts in record.syn_text.items()
+            if not record.error and (not self._columns or name in self._columns)
+        }
         if not self._images:
             record, text = _columns_alone(record, own), None
         if record.error:
@@ -120,9 +134,16 @@ class ShardWriter:
 
     def _write_marker(self) -> None:
         marker = {
-            "name": self.name, "file": os.path.basename(self.path), "format": self.format,
-            "size": self._file.size, "sha256": self._file.sha256, "rows": self._good + len(self._failed),
-            "failed": len(self._failed), "captions": dict(sorted(self._captions.items())), "input": self._input, **self.info,
+            "name": self.name,
+            "file": os.path.basename(self.path),
+            "format": self.format,
+            "size": self._file.size,
+            "sha256": self._file.sha256,
+            "rows": self._good + len(self._failed),
+            "failed": len(self._failed),
+            "captions": dict(sorted(self._captions.items())),
+            "input": self._input,
+            **self.info,
         }
         path = _marker_path(self.folder, self.name)
         try:
@@ -138,7 +159,9 @@ def _columns_alone(record: Record, columns: Mapping[str, tuple[str, ...]]) -> Re
     fields = record_fields(record)
     meta = {**record.meta, **{name: fields[name] for name in ("uid", "sha256", "width", "height", "source")}}
     scores = {name: scores for name, scores in record.scores.items() if name in columns}
-    return replace(record, image=None, columns=columns, scores=scores, members={}, meta=meta | ({"url": url} if url else {}))
+    return replace(
+        record, image=None, columns=columns, scores=scores, members={}, meta=meta | ({"url": url} if url else {})
+    )
 
 
 def read_shards(folder: str | os.PathLike) -> list[str] | None:
@@ -164,7 +187,9 @@ def read_markers(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
     sizes = {os.path.basename(one.path): one.stamp["size"] for one in listing(folder)}
     names = [name.removesuffix(MARKER) for name in sizes if name.endswith(MARKER)]
     read = in_order((is_remote(folder), partial(_marker, folder, name)) for name in names)
-    return {name: marker for name, marker in zip(names, read) if marker and sizes.get(marker["file"]) == marker["size"]}
+    return {
+        name: marker for name, marker in zip(names, read) if marker and sizes.get(marker["file"]) == marker["size"]
+    }
 
 
 def _marker(folder: str, name: str) -> dict[str, Any] | None:
@@ -191,8 +216,9 @@ def check_column(name: str) -> str:
     return name
 
 
-def dataset_features(columns: Sequence[str], *, similarity: bool = False,
-                     embeddings: Literal["npz", "pth.gz"] | None = None) -> "datasets.Features":
+def dataset_features(
+    columns: Sequence[str], *, similarity: bool = False, embeddings: Literal["npz", "pth.gz"] | None = None
+) -> "datasets.Features":
     """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these caption columns.
 
     similarity: the captions were made with `--similarity`.
@@ -204,23 +230,37 @@ def dataset_features(columns: Sequence[str], *, similarity: bool = False,
     reinforced records, for views are lists of mixed depth, which Arrow has no type for.
     """
     from datasets import Features, Image, List, Value
+
     texts = List(Value("string"))
     scores = {"logprob": List(Value("float64")), "truncated": List(Value("bool")), "flags": texts}
     if similarity:
         scores["similarity"] = List(Value("float64"))
-    features = Features({
-        "jpg": Image(), "txt": Value("string"), "syn.json": {column: texts for column in columns},
-        "json": {
-            "uid": Value("string"), "sha256": Value("string"), "width": Value("int64"), "height": Value("int64"),
-            "captions": texts, "error": Value("string"), "source": Value("string"),
-            "caption_scores": {column: scores for column in columns},
-        },
-        "__key__": Value("string"), "__url__": Value("string"),
-    })
+    features = Features(
+        {
+            "jpg": Image(),
+            "txt": Value("string"),
+            "syn.json": {column: texts for column in columns},
+            "json": {
+                "uid": Value("string"),
+                "sha256": Value("string"),
+                "width": Value("int64"),
+                "height": Value("int64"),
+                "captions": texts,
+                "error": Value("string"),
+                "source": Value("string"),
+                "caption_scores": {column: scores for column in columns},
+            },
+            "__key__": Value("string"),
+            "__url__": Value("string"),
+        }
+    )
     if embeddings:
         from datasets import Json
+
         names = ("image", "text", "captions", *columns)
-        features.update({"paug.json": Json(), embeddings: {f"{name}_emb": List(List(Value("float32"))) for name in names}})
+        features.update(
+            {"paug.json": Json(), embeddings: {f"{name}_emb": List(List(Value("float32"))) for name in names}}
+        )
     return features
 
 

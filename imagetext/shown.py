@@ -18,32 +18,51 @@ from tqdm import tqdm
 
 ROOMS = ("__main__", "captioners", "capsmith", "diversity", "finetune", "generate", "imagetext", "quickstart")
 NOBODY_READS = 141  # the exit code of a program whose reader has gone, as of `| head`
-MOST = 10_000       # characters of a line
-MOST_SAID = 400     # of what a library says
-SECRET_LENGTH = 8   # a shorter word is no secret
+MOST = 10_000  # characters of a line
+MOST_SAID = 400  # of what a library says
+SECRET_LENGTH = 8  # a shorter word is no secret
 
 TURNS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # marks that turn the direction of writing
 BREAKS = dict.fromkeys([*range(9, 14), 0x85, 0x2028, 0x2029], " ")
-CONTROLS = {*range(32), *range(127, 160), *range(0xD800, 0xE000), *range(0xFFF9, 0xFFFC)} - {*BREAKS}  # and halves of characters
+CONTROLS = {*range(32), *range(127, 160), *range(0xD800, 0xE000), *range(0xFFF9, 0xFFFC)} - {
+    *BREAKS
+}  # and halves of characters
 OBEYED = dict.fromkeys(CONTROLS, " ") | dict.fromkeys(TURNS)  # what a terminal or a page would obey
 SECRETS = (  # pattern, and what stands in its place
     (r"(?i:\bbearer)\s+(?:(?=\S*\d)[^\s\"',;]{6,}|[\w.~+/-]{20,}=*)", "***"),
-    (r"(?<![\w/.-])(?:sk|xai|pplx|nvapi)-(?:(?:[a-z]{1,10}\d{0,2}-){0,3}(?!\d{1,8}\b)(?:(?=[\w*]*[\d*])[\w*]{8,}|[\w*]{16,})[\w*-]*"
-     r"|(?=[\w*-]*\d)(?=[\w*-]*[A-Z])[\w*-]{20,})", "***"),
-    (r"(?<![\w/.-])(?:hf_[A-Za-z0-9*]{12,}|gsk_[\w*]{8,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,})",
-     "***"),
+    (
+        r"(?<![\w/.-])(?:sk|xai|pplx|nvapi)-(?:(?:[a-z]{1,10}\d{0,2}-){0,3}(?!\d{1,8}\b)(?:(?=[\w*]*[\d*])[\w*]{8,}|[\w*]{16,})[\w*-]*"
+        r"|(?=[\w*-]*\d)(?=[\w*-]*[A-Z])[\w*-]{20,})",
+        "***",
+    ),
+    (
+        r"(?<![\w/.-])(?:hf_[A-Za-z0-9*]{12,}|gsk_[\w*]{8,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,})",
+        "***",
+    ),
     (r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|ya29\.[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)", "***"),
     (r"(?<=://)[^\s/?#]{1,500}@", "***"),
-    (r"(?i)([?&;](?:[\w.-]{0,40}(?:signature|credential|token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)[\w.-]{0,40}"
-     r"|sig|key|auth)=)[^&\s\"'<>]+", r"\1***"),
-    (r"(?i)((?:\bauthorization|api[ _-]?key(?: provided)?|secret[_-]?(?:access[_-]?)?key|access[_-]?key[_-]?id|session[_-]?token|"
-     r"access[_-]?token|auth[_-]?token|client[_-]?secret|passw(?:or)?d)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:(?:basic|bearer|token)\s+)?+)"
-     r"(?=[^\s\"',;&}]*[^*\s\"',;&}])[^\s\"',;&}]{4,}", r"\1***"),
+    (
+        r"(?i)([?&;](?:[\w.-]{0,40}(?:signature|credential|token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)[\w.-]{0,40}"
+        r"|sig|key|auth)=)[^&\s\"'<>]+",
+        r"\1***",
+    ),
+    (
+        r"(?i)((?:\bauthorization|api[ _-]?key(?: provided)?|secret[_-]?(?:access[_-]?)?key|access[_-]?key[_-]?id|session[_-]?token|"
+        r"access[_-]?token|auth[_-]?token|client[_-]?secret|passw(?:or)?d)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:(?:basic|bearer|token)\s+)?+)"
+        r"(?=[^\s\"',;&}]*[^*\s\"',;&}])[^\s\"',;&}]{4,}",
+        r"\1***",
+    ),
 )
 ITS_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)  # of a variable that holds a secret
-ADVICE = re.compile(r"trust_remote_code\W{0,4}(?:=|to|as)\W{0,4}True|weights_only\W{0,4}(?:=|set to|to)\W{0,4}False|"
-                    r"allow_pickle\W{0,4}(?:=|to)\W{0,4}True|use_safetensors\W{0,4}(?:=|to)\W{0,4}False|safe_globals", re.IGNORECASE)
-UNSAFE = re.compile(r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip3? install", re.IGNORECASE)
+ADVICE = re.compile(
+    r"trust_remote_code\W{0,4}(?:=|to|as)\W{0,4}True|weights_only\W{0,4}(?:=|set to|to)\W{0,4}False|"
+    r"allow_pickle\W{0,4}(?:=|to)\W{0,4}True|use_safetensors\W{0,4}(?:=|to)\W{0,4}False|safe_globals",
+    re.IGNORECASE,
+)
+UNSAFE = re.compile(
+    r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip3? install",
+    re.IGNORECASE,
+)
 CODE = re.compile(r"(custom|remote) code", re.IGNORECASE)
 REFUSED = "it asks for code of its own to be run, which is never done"
 
@@ -68,7 +87,7 @@ def masked(text: str) -> str:
 
 def on_line(text: str) -> str:
     """The text as one line of a terminal, a log or a Markdown file: it obeys nothing, holds no secret, and has an end."""
-    text = masked(neutral(text[:2 * MOST])).translate(BREAKS)
+    text = masked(neutral(text[: 2 * MOST])).translate(BREAKS)
     if ADVICE.search(text):
         text = _without(ADVICE, text) or REFUSED
     return text if len(text) <= MOST else f"{text[:MOST]}…"

@@ -48,9 +48,16 @@ from imagetext.stores import (
 )
 
 
-def read_samples(spec: str | Sequence[str], images: str | os.PathLike | Sequence[str | os.PathLike] | None = None, *,
-                 distinct: bool = True, labels: Labels | None = None, columns: Columns = Columns(),
-                 needs: Collection[Need] = ("either",), check: bool = True) -> list[Shard]:
+def read_samples(
+    spec: str | Sequence[str],
+    images: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    *,
+    distinct: bool = True,
+    labels: Labels | None = None,
+    columns: Columns = Columns(),
+    needs: Collection[Need] = ("either",),
+    check: bool = True,
+) -> list[Shard]:
     """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
 
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
@@ -109,11 +116,15 @@ def _shards_of(spec: str, split: SplitTable, problems: list[str | Exception]) ->
     if kind == "scenes":
         return scene_shards(spec)
     if kind == "datasets":
-        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows)
-                for rows in hub_pieces(spec, split.keywords["columns"], split.keywords["images"])]
+        return [
+            Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows)
+            for rows in hub_pieces(spec, split.keywords["columns"], split.keywords["images"])
+        ]
     if kind in KINDS:
-        return [Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
-                for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))]
+        return [
+            Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
+            for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))
+        ]
     shards = []
     for path, there in named_files(plain_path(spec)).items():
         with _noted(problems):
@@ -165,8 +176,10 @@ def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
         wanted = _shards_of_run(path) if there and there.is_folder else []
         whole = read_markers(path) if wanted else {}
         if missing := [name for name in wanted if name not in whole]:
-            raise ValueError(f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with the "
-                             "command that began it, or name the files that are there")
+            raise ValueError(
+                f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with the "
+                "command that began it, or name the files that are there"
+            )
         found |= entries(join(path, whole[name]["file"]) for name in wanted) if wanted else {path: there}
     return found
 
@@ -204,13 +217,18 @@ def _expand_braces(pattern: str) -> list[str]:
         choices = match[1].split(",")
     else:
         raise ValueError(f"{pattern}: {match[0]} is neither {{00000..00009}} nor {{a,b}}")
-    return list(itertools.chain.from_iterable(
-        _expand_braces(pattern[:match.start()] + choice + pattern[match.end():]) for choice in choices))
+    return list(
+        itertools.chain.from_iterable(
+            _expand_braces(pattern[: match.start()] + choice + pattern[match.end() :]) for choice in choices
+        )
+    )
 
 
 def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]:
     if there and there.is_folder:
-        return _folder_shards(os.path.normpath(path) if "://" not in path else path.rstrip("/"), split.keywords["images"])
+        return _folder_shards(
+            os.path.normpath(path) if "://" not in path else path.rstrip("/"), split.keywords["images"]
+        )
     stem, suffix = split_suffix(path)
     if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
         known = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
@@ -225,8 +243,11 @@ def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]
     if not parts:
         raise ValueError(f"{path}: no rows")
     columns = split.keywords["columns"]
-    stamp = there.stamp if columns == Columns() else {
-        **there.stamp, "columns": [columns.image, [*columns.captions], [*columns.keys], columns.group]}
+    stamp = (
+        there.stamp
+        if columns == Columns()
+        else {**there.stamp, "columns": [columns.image, [*columns.captions], [*columns.keys], columns.group]}
+    )
     if suffix in COMPRESSIONS:
         return [Shard(stem, path, stamp, parts[0])]
     return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]
@@ -239,7 +260,7 @@ def is_list(path: str) -> bool:
     with open_file(path) as file:
         head = file.read(4096)
     mark, encoding = encoding_of(head)
-    return head[len(mark):].decode(encoding, "replace").lstrip().startswith("[")
+    return head[len(mark) :].decode(encoding, "replace").lstrip().startswith("[")
 
 
 def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
@@ -272,18 +293,27 @@ def _stamp(path: str) -> Mapping[str, Any]:
     if there is None or not there.is_folder:
         return there.stamp if there else {}
     stamps = [one.stamp for one in listing(path) if not one.is_folder]
-    return {name: sum(stamp[name] for stamp in stamps) if name == "size" else max(stamp[name] for stamp in stamps)
-            for name in (stamps[0] if stamps else ())}
+    return {
+        name: sum(stamp[name] for stamp in stamps) if name == "size" else max(stamp[name] for stamp in stamps)
+        for name in (stamps[0] if stamps else ())
+    }
 
 
 def _folder_shards(folder: str, images: tuple[str, ...]) -> list[Shard]:
     rows = list_folder(folder, images)
     if not rows:
-        others = sorted({suffix for one in listing(folder)
-                         if (suffix := split_suffix(one.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)})
+        others = sorted(
+            {
+                suffix
+                for one in listing(folder)
+                if (suffix := split_suffix(one.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
+            }
+        )
         hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)
         raise ValueError(f"{folder}: no pictures in this folder{hint}")
     stem = os.path.basename(os.path.abspath(folder))
-    parts = [FolderRows(folder, tuple(rows[first:first + ROWS_PER_SHARD]), images)
-             for first in range(0, len(rows), ROWS_PER_SHARD)]
+    parts = [
+        FolderRows(folder, tuple(rows[first : first + ROWS_PER_SHARD]), images)
+        for first in range(0, len(rows), ROWS_PER_SHARD)
+    ]
     return [Shard(f"{stem}-{number:05d}", folder, part.stamp(), part) for number, part in enumerate(parts)]

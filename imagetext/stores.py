@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-ATTEMPTS = 6        # of a read or a look, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
-FIRST_WAIT = 1.0    # seconds
-READ_AHEAD = 32     # small files asked of a store at once
+ATTEMPTS = (
+    6  # of a read or a look, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
+)
+FIRST_WAIT = 1.0  # seconds
+READ_AHEAD = 32  # small files asked of a store at once
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}  # of file managers; their other files are hidden
-LISTED = 16         # more named files of one folder than these are looked up by listing it
+LISTED = 16  # more named files of one folder than these are looked up by listing it
 
 Result = TypeVar("Result")
 
@@ -97,17 +99,22 @@ def filesystem(path: str) -> "AbstractFileSystem":
 def _filesystem(scheme: str, process: int) -> "AbstractFileSystem":
     """One for all threads of a process, which does not remember listings."""
     import fsspec
+
     connect = partial(fsspec.filesystem, scheme, skip_instance_cache=True, use_listings_cache=False)
     try:
         store = asked(f"{scheme}://", connect, lasting=(ImportError,))
     except ImportError as error:
         raise LibraryMissing(f"{scheme}:// needs {LIBRARIES[scheme]}: pip install 'capsmith[remote]'") from error
     if scheme == "s3":
-        store.retries = 1  # botocore makes its own attempts (AWS_MAX_ATTEMPTS), and we do; a third time over would take too long
+        store.retries = (
+            1  # botocore makes its own attempts (AWS_MAX_ATTEMPTS), and we do; a third time over would take too long
+        )
     return store
 
 
-def asked(path: str, action: Callable[[], Result], *, attempts: int = 1, lasting: tuple[type[Exception], ...] = ()) -> Result:
+def asked(
+    path: str, action: Callable[[], Result], *, attempts: int = 1, lasting: tuple[type[Exception], ...] = ()
+) -> Result:
     """What the action returns, tried so many times with waits that double; then StoreError, naming the path.
 
     lasting: errors that another attempt would not change; they are raised as they are.
@@ -136,7 +143,9 @@ def open_file(path: str, block: int = 1 << 20) -> BinaryIO:
     return io.BufferedReader(StoreFile(path), block)
 
 
-def read_bytes(path: str, most: int | None = None, told: str = "", *, lasting: tuple[type[Exception], ...] = ()) -> bytes:
+def read_bytes(
+    path: str, most: int | None = None, told: str = "", *, lasting: tuple[type[Exception], ...] = ()
+) -> bytes:
     """A whole file; FileNotFoundError where there is none, ValueError where it has more than `most` bytes.
 
     told: the path as that error is to have it. lasting: what else is not tried again.
@@ -158,8 +167,12 @@ def read_head(path: str, count: int) -> bytes:
         if not is_remote(path):
             with open(path, "rb") as file:
                 return file.read(count)
-        return asked(path, partial(filesystem(path).cat_file, path, start=0, end=count), attempts=ATTEMPTS,
-                     lasting=(FileNotFoundError, PermissionError))
+        return asked(
+            path,
+            partial(filesystem(path).cat_file, path, start=0, end=count),
+            attempts=ATTEMPTS,
+            lasting=(FileNotFoundError, PermissionError),
+        )
     except StoreError:
         raise
     except OSError:
@@ -193,7 +206,9 @@ class StoreFile(io.RawIOBase):
         except Exception:
             self.file = None
             if (now := _stamp_of(_info(self.store, self.path))) != self.stamp:
-                raise StoreError(f"{self.path}: changed while it was read: {dict(self.stamp)} before, {dict(now)} now") from None
+                raise StoreError(
+                    f"{self.path}: changed while it was read: {dict(self.stamp)} before, {dict(now)} now"
+                ) from None
             raise
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -281,15 +296,18 @@ def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) 
     if is_remote(folder):
         prefix = f"{folder.rstrip('/')}/"
         found = [one for one in _remote(folder, "find") if not one.is_folder and one.path.startswith(prefix)]
-        return [one for one in found if not any(map(_is_hidden, one.path[len(prefix):].split("/")))]
+        return [one for one in found if not any(map(_is_hidden, one.path[len(prefix) :].split("/")))]
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name) and (
-            not os.path.islink(path := os.path.join(parent, name)) or enters(path)))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not _is_hidden(name) and (not os.path.islink(path := os.path.join(parent, name)) or enters(path))
+        )
         for name in sorted(names):
             if not _is_hidden(name):
                 path = os.path.join(parent, name)
@@ -309,12 +327,15 @@ def _remote(place: str, how: str) -> list[Entry]:
     except FileNotFoundError:
         return []
     infos = infos.values() if isinstance(infos, dict) else infos
-    found = [Entry(store.unstrip_protocol(info["name"]), info["type"] == "directory", _stamp_of(info)) for info in infos]
+    found = [
+        Entry(store.unstrip_protocol(info["name"]), info["type"] == "directory", _stamp_of(info)) for info in infos
+    ]
     return sorted((one for one in found if not one.path.endswith("/")), key=lambda one: one.path)
 
 
 def _looked_up(path: str, look: Callable[[], Result]) -> Result:
     """What is found, tried again as a read is; FileNotFoundError and StoreRefuses at once."""
+
     def found() -> Result:
         try:
             return look()
@@ -322,6 +343,7 @@ def _looked_up(path: str, look: Callable[[], Result]) -> Result:
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
                 raise StoreRefuses(f"{path}: {type(error).__name__}: {error}") from error
             raise
+
     return asked(path, found, attempts=ATTEMPTS, lasting=(FileNotFoundError,))
 
 
@@ -331,5 +353,7 @@ def _info(store: "AbstractFileSystem", path: str) -> Mapping[str, Any]:
 
 
 def _stamp_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    version = next((info[name] for name in ("ETag", "etag", "blob_id", "LastModified", "created") if info.get(name)), "")
+    version = next(
+        (info[name] for name in ("ETag", "etag", "blob_id", "LastModified", "created") if info.get(name)), ""
+    )
     return {"size": info["size"] or 0, "etag": str(version).strip('"')}

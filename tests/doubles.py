@@ -1,7 +1,7 @@
 """Lines that stand in two places: `python tests/doubles.py` lists them and fails where there are any.
 
 Two places outside tests share at most eight equal lines in a row. Blank lines, imports and indentation do not count: what is copied
-is usually indented anew.
+is usually indented anew. Nor do the signatures of functions: whoever implements a protocol repeats them.
 """
 
 import ast
@@ -17,10 +17,17 @@ Line = tuple[int, str]  # its number in the file, and its text without indentati
 
 
 def lines_that_count(text: str) -> list[Line]:
-    imports = {number for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom))
-               for number in range(node.lineno, node.end_lineno + 1)}
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)
-            if line.strip() and number not in imports]
+    passed_over = set()  # numbers of lines
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            passed_over.update(range(node.lineno, node.end_lineno + 1))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            passed_over.update(range(node.lineno, node.body[0].lineno))
+    return [
+        (number, line.strip())
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and number not in passed_over
+    ]
 
 
 def doubles(files: dict[str, str]) -> list[str]:
@@ -29,8 +36,10 @@ def doubles(files: dict[str, str]) -> list[str]:
     places = defaultdict(list)  # MOST + 1 lines in a row -> (file, index) where they stand
     for name, counted in lines.items():
         for start in range(len(counted) - MOST):
-            places[tuple(text for _, text in counted[start:start + MOST + 1])].append((name, start))
-    pairs = {(first, second) for found in places.values() for i, first in enumerate(found) for second in found[i + 1:]}
+            places[tuple(text for _, text in counted[start : start + MOST + 1])].append((name, start))
+    pairs = {
+        (first, second) for found in places.values() for i, first in enumerate(found) for second in found[i + 1 :]
+    }
     problems = []
     for (name, start), (other, at) in sorted(pairs):
         if ((name, start - 1), (other, at - 1)) in pairs:
@@ -43,7 +52,9 @@ def doubles(files: dict[str, str]) -> list[str]:
 
 
 def sources() -> dict[str, str]:
-    paths = [path for name in WHERE for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))]
+    paths = [
+        path for name in WHERE for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))
+    ]
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(paths)}
 
 

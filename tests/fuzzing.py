@@ -13,8 +13,8 @@ from pathlib import Path
 
 import capsmith
 
-SECONDS = 60         # for one input
-MEMORY = 2 * 10**9   # bytes of address space that are added
+SECONDS = 60  # for one input
+MEMORY = 2 * 10**9  # bytes of address space that are added
 
 
 def problems(script: Path, count: int, folder: Path) -> dict[int, str]:
@@ -23,8 +23,12 @@ def problems(script: Path, count: int, folder: Path) -> dict[int, str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent), "OMP_NUM_THREADS": "1"}
     first = 0
     while first < count:
-        done = subprocess.run([sys.executable, str(script), str(folder), str(first), str(count)], env=environment,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, str(script), str(folder), str(first), str(count)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         found |= {line["number"]: line["problem"] for line in lines if "problem" in line}
         if not done.returncode:

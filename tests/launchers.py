@@ -26,10 +26,20 @@ with socket.socket(socket.AF_UNIX) as server:
     sys.exit(int(server.recv(8) or 1))
 """
 RANKS = {  # what a launcher says of process `number` of `count`
-    "srun": {"SLURM_PROCID": "{number}", "SLURM_LOCALID": "{number}", "SLURM_NTASKS": "{count}",
-             "SLURM_STEP_NUM_TASKS": "{count}", "SLURM_STEP_TASKS_PER_NODE": "{count}"},
-    "mpirun": {"OMPI_COMM_WORLD_RANK": "{number}", "OMPI_COMM_WORLD_LOCAL_RANK": "{number}", "OMPI_COMM_WORLD_SIZE": "{count}",
-               "OMPI_COMM_WORLD_LOCAL_SIZE": "{count}"}}
+    "srun": {
+        "SLURM_PROCID": "{number}",
+        "SLURM_LOCALID": "{number}",
+        "SLURM_NTASKS": "{count}",
+        "SLURM_STEP_NUM_TASKS": "{count}",
+        "SLURM_STEP_TASKS_PER_NODE": "{count}",
+    },
+    "mpirun": {
+        "OMPI_COMM_WORLD_RANK": "{number}",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "{number}",
+        "OMPI_COMM_WORLD_SIZE": "{count}",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "{count}",
+    },
+}
 VALUES = {"srun": {"--ntasks", "-n"}, "mpirun": {"-n", "-x"}}  # the options that take one
 
 
@@ -39,8 +49,13 @@ def make_programs(folder: Path) -> dict[str, str]:
     for name in PROGRAMS:
         (folder / name).write_text(CLIENT)
         (folder / name).chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", SOCKET: str(folder / "socket"), "PYTHON_EXEC": str(folder / "python"),
-            "CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_NODELIST": "localhost"}
+    return {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        SOCKET: str(folder / "socket"),
+        "PYTHON_EXEC": str(folder / "python"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "SLURM_JOB_NODELIST": "localhost",
+    }
 
 
 def serve(path: str) -> None:
@@ -73,6 +88,7 @@ def prepare() -> None:
 
     import finetune.captioner.run
     import finetune.student.run
+
     sys.path.insert(0, str(Path(__file__).parent / "generate"))
     import killed_runs  # noqa: F401  (it stubs captioners and teachers)
 
@@ -80,9 +96,11 @@ def prepare() -> None:
     import generate.reinforce.run
     import generate.runs.processes
     from generate.runs.protocol import Embedded
+
     finetune.captioner.run.train = finetune.student.run.train = train
     generate.runs.processes.multiprocessing = SimpleNamespace(
-        get_context=lambda _: multiprocessing.get_context("fork"), parent_process=multiprocessing.parent_process)
+        get_context=lambda _: multiprocessing.get_context("fork"), parent_process=multiprocessing.parent_process
+    )
 
     class Cluster:
         def __init__(self, config):
@@ -98,6 +116,7 @@ def prepare() -> None:
         if config.engine == "embedded":
             note(rank.number, rank.count)
         return engine_of(config, rank)
+
     sys.modules["generate.runs.ray_engine"] = SimpleNamespace(Cluster=Cluster)
     generate.captions.run.engine_of = generate.reinforce.run.engine_of = engine_of
 
@@ -107,6 +126,7 @@ def train(config, state) -> None:
     if config.output.name == "mistake":
         raise ValueError("found by a rank")
     from accelerate.utils import gather_object
+
     found = gather_object([state.process_index])
     note(state.process_index, len(found))
     state.destroy_process_group()
@@ -135,6 +155,7 @@ def run(connection: socket.socket) -> int:
 
 def as_capsmith(words: list[str]) -> int:
     import capsmith
+
     return capsmith.main([*words, *(["--num-workers", "0"] if words[0] in ("generate", "reinforce") else [])])
 
 
@@ -145,11 +166,13 @@ def as_python(words: list[str]) -> int:
 
 def as_torchrun(words: list[str]) -> None:
     import torch.distributed.run
+
     torch.distributed.run.main(words)
 
 
 def as_accelerate(words: list[str]) -> None:
     import accelerate.commands.accelerate_cli
+
     accelerate.commands.accelerate_cli.main()
 
 
@@ -161,6 +184,7 @@ def as_scontrol(words: list[str]) -> None:
 def as_ray(words: list[str]) -> None:
     """Reads the flags as Ray does, and begins nothing."""
     from ray.scripts.scripts import cli
+
     name, command, rest = cli.resolve_command(cli.make_context("ray", list(words)), list(words))
     command.make_context(name, rest)
 
@@ -173,9 +197,16 @@ def as_launcher(words: list[str]) -> int:
         assert words[0] in VALUES[launcher], words[0]
         words = words[2:]
     count = next(int(value) for name, value in options if name in ("--ntasks", "-n"))
-    ranks = [subprocess.Popen(words, env={**os.environ, **{name: value.format(number=number, count=count)
-                                                           for name, value in RANKS[launcher].items()}})
-             for number in range(count)]
+    ranks = [
+        subprocess.Popen(
+            words,
+            env={
+                **os.environ,
+                **{name: value.format(number=number, count=count) for name, value in RANKS[launcher].items()},
+            },
+        )
+        for number in range(count)
+    ]
     return max(rank.wait() for rank in ranks)
 
 

@@ -27,16 +27,31 @@ ONLY = {  # and of some rooms, only these files
     ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.replies"},
 }
 FOLDERS = {  # what each folder of a room may import of the room's folders, itself aside; a room's base files import none
-    "imagetext": {"readers": set(), "writers": {"readers"}, "sets": {"readers", "writers"}, "reinforced": {"readers"},
-                  "scenes": {"readers"}},
+    "imagetext": {
+        "readers": set(),
+        "writers": {"readers"},
+        "sets": {"readers", "writers"},
+        "reinforced": {"readers"},
+        "scenes": {"readers"},
+    },
     "captioners": {"decoding": set(), "coca": {"decoding"}, "vlm": {"decoding"}, "server": {"decoding"}},
-    "diversity": {"words": set(), "measures": {"words"}, "inputs": {"measures", "words"}, "verdict": {"measures", "words"},
-                  "page": {"measures", "verdict", "words"}},
+    "diversity": {
+        "words": set(),
+        "measures": {"words"},
+        "inputs": {"measures", "words"},
+        "verdict": {"measures", "words"},
+        "page": {"measures", "verdict", "words"},
+    },
     "generate": {"runs": set(), "sets": {"runs"}, "captions": {"runs", "sets"}, "reinforce": {"runs", "captions"}},
     "finetune": {"captioner": set(), "student": {"captioner"}},
 }
-ENTRIES = {"imagetext": {"sources", "shards"}, "captioners": {"load"}, "diversity": {"run", "score", "sampled", "report", "metric"},
-           "generate": set(), "finetune": {"folder", "optimizer"}}  # the files of a room that may import its folders
+ENTRIES = {
+    "imagetext": {"sources", "shards"},
+    "captioners": {"load"},
+    "diversity": {"run", "score", "sampled", "report", "metric"},
+    "generate": set(),
+    "finetune": {"folder", "optimizer"},
+}  # the files of a room that may import its folders
 OURS = {*BELOW, "capsmith", "quickstart"}
 NEEDS_TORCH = {"metric", "views", "embeddings"}  # of the rooms below, these may import torch when they are imported
 
@@ -48,7 +63,7 @@ def modules_imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = path.relative_to(ROOT).parts[:-node.level] if node.level else ()
+            package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
             module = ".".join([*package, *([node.module] if node.module else [])])
             found = {f"{module}.{alias.name}" for alias in node.names}
             names |= {name if is_module(name) else module for name in found}
@@ -78,8 +93,11 @@ def cycles(room: str) -> set[tuple[str, ...]]:
         for found in reached.values():
             if through in found:
                 found |= reached[through]
-    return {tuple(sorted(other for other in found if name in reached[other]))
-            for name, found in reached.items() if name in found}
+    return {
+        tuple(sorted(other for other in found if name in reached[other]))
+        for name, found in reached.items()
+        if name in found
+    }
 
 
 def files(room: str) -> list[Path]:
@@ -89,8 +107,11 @@ def files(room: str) -> list[Path]:
 @pytest.mark.parametrize("room", BELOW)
 def test_imports_point_down_only(room):
     assert files(room)
-    wrong = {str(path.relative_to(ROOT)): names for path in files(room)
-             if (names := (imported(path) & OURS) - BELOW[room] - {room})}
+    wrong = {
+        str(path.relative_to(ROOT)): names
+        for path in files(room)
+        if (names := (imported(path) & OURS) - BELOW[room] - {room})
+    }
     assert wrong == {}
 
 
@@ -130,10 +151,15 @@ def test_a_cycle_is_found_however_it_is_imported(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     room = tmp_path / "generate"
     (room / "deep").mkdir(parents=True)
-    for name, text in {"__init__": "from generate.a import x\n", "a": "import generate.b\n",
-                       "b": "from generate import c\nimport generate.d\n", "c": "def late():\n    from generate.a import x\n",
-                       "d": "import os\n", "deep/e": "from ..deep.f import x\n",
-                       "deep/f": "if TYPE_CHECKING:\n    from .e import x\n"}.items():
+    for name, text in {
+        "__init__": "from generate.a import x\n",
+        "a": "import generate.b\n",
+        "b": "from generate import c\nimport generate.d\n",
+        "c": "def late():\n    from generate.a import x\n",
+        "d": "import os\n",
+        "deep/e": "from ..deep.f import x\n",
+        "deep/f": "if TYPE_CHECKING:\n    from .e import x\n",
+    }.items():
         (room / f"{name}.py").write_text(text)
     assert cycles("generate") == {("generate.a", "generate.b", "generate.c"), ("generate.deep.e", "generate.deep.f")}
 
@@ -142,7 +168,9 @@ def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "generate").mkdir()
     path = tmp_path / "generate" / "x.py"
-    path.write_text("import a.b as c\nfrom d.e import f\nfrom . import g\nfrom .h import i\ndef j():\n    import finetune.k\n")
+    path.write_text(
+        "import a.b as c\nfrom d.e import f\nfrom . import g\nfrom .h import i\ndef j():\n    import finetune.k\n"
+    )
     assert imported(path) == {"a", "d", "generate", "finetune"}
 
 
@@ -150,24 +178,43 @@ def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch):
 def test_every_import_is_declared(room):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for name, lines in project["optional-dependencies"].items() if name != "test" for line in lines]
-    declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in [*project["dependencies"], *extras]}
+    declared = {
+        re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in [*project["dependencies"], *extras]
+    }
     assert not declared & {"diversity", "finetune"}  # distributions of others, with the import names of our rooms
     distributions = packages_distributions()
     declared.add("triton")  # torch's CUDA builds bring theirs, and where it is not, its kernels are not used
-    undeclared = {name for path in files(room) for name in imported(path) - OURS - set(sys.stdlib_module_names)
-                  if not declared & {each.lower().replace("_", "-") for each in distributions.get(name, [name])}}
+    undeclared = {
+        name
+        for path in files(room)
+        for name in imported(path) - OURS - set(sys.stdlib_module_names)
+        if not declared & {each.lower().replace("_", "-") for each in distributions.get(name, [name])}
+    }
     assert undeclared == set()
 
 
 def test_torch_is_not_imported_before_it_is_needed():
-    modules = ["capsmith", "quickstart", "captioners.base", "finetune.captioner.config", "finetune.student.config", "generate.captions.config",
-               "generate.reinforce.config"]
-    modules += [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-                for room in ("imagetext", "diversity") for path in files(room) if path.stem not in NEEDS_TORCH]
-    code = ("import importlib, sys\n"
-            "for name in sys.argv[1:]:\n"
-            "    importlib.import_module(name)\n"
-            "    if 'torch' in sys.modules: sys.exit(f'{name} imports torch')\n")
+    modules = [
+        "capsmith",
+        "quickstart",
+        "captioners.base",
+        "finetune.captioner.config",
+        "finetune.student.config",
+        "generate.captions.config",
+        "generate.reinforce.config",
+    ]
+    modules += [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for room in ("imagetext", "diversity")
+        for path in files(room)
+        if path.stem not in NEEDS_TORCH
+    ]
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    if 'torch' in sys.modules: sys.exit(f'{name} imports torch')\n"
+    )
     done = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -175,20 +222,28 @@ def test_torch_is_not_imported_before_it_is_needed():
 def test_a_users_own_generate_or_finetune_does_not_disturb_the_rooms_below(tmp_path):
     for name in ("generate", "finetune", "diversity", "capsmith", "quickstart"):
         (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the user has a {name}.py')\n")
-    below = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-             for room in ("imagetext", "captioners") for path in files(room)]
+    below = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for room in ("imagetext", "captioners")
+        for path in files(room)
+    ]
     script = tmp_path / "script.py"
     script.write_text("".join(f"import {name}\n" for name in below))
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_double_is_found_indented_anew_and_between_imports():
     lines = [f"value_{number} = {number}" for number in range(12)]
     imports = [f"import module_{number}" for number in range(12)]
-    files = {"whole.py": "\n".join([*imports, *lines]),
-             "copied.py": "\n".join([*imports, "if True:", *(f"    {line}\n" for line in lines[2:11])]),
-             "eight.py": "\n".join([*imports, *lines[:4], "import late", *lines[4:8], "other = 0", *lines[9:]])}
+    files = {
+        "whole.py": "\n".join([*imports, *lines]),
+        "copied.py": "\n".join([*imports, "if True:", *(f"    {line}\n" for line in lines[2:11])]),
+        "eight.py": "\n".join([*imports, *lines[:4], "import late", *lines[4:8], "other = 0", *lines[9:]]),
+    }
     assert doubles(files) == ["whole.py:15 and copied.py:14 share 9 lines"]
-    assert doubles({"twice.py": "\n".join([*lines, "other = 0", *lines])}) == ["twice.py:1 and twice.py:14 share 12 lines"]
+    assert doubles({"twice.py": "\n".join([*lines, "other = 0", *lines])}) == [
+        "twice.py:1 and twice.py:14 share 12 lines"
+    ]

@@ -57,6 +57,7 @@ def recipe(tmp_path):
         path = tmp_path / "recipe.yaml"
         path.write_text(text, encoding="utf-8")
         return str(path)
+
     return write
 
 
@@ -64,12 +65,29 @@ def recipe(tmp_path):
 
 
 def test_flags_are_flat_kebab_case_and_lists_repeat():
-    config = parse("--input", "a", "--model", "m", "--num-captions", "3", "--input=b", "--overwrite", "--max-length", "30")
+    config = parse(
+        "--input", "a", "--model", "m", "--num-captions", "3", "--input=b", "--overwrite", "--max-length", "30"
+    )
     assert config == Demo(input=["a", "b"], model="m", num_captions=3, overwrite=True, max_length=30)
 
 
-@pytest.mark.parametrize("text", ["scenes:train,n=100,level=2", "{a,b}.tar", "shards/{00..09}.tar", "[1].jpg", 'a "b" c',
-                                  "null", "None", "", " a ", "{", "été %s", "a=b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "scenes:train,n=100,level=2",
+        "{a,b}.tar",
+        "shards/{00..09}.tar",
+        "[1].jpg",
+        'a "b" c',
+        "null",
+        "None",
+        "",
+        " a ",
+        "{",
+        "été %s",
+        "a=b",
+    ],
+)
 def test_a_value_is_what_was_typed(text):
     config = parse("--input", text, "--input", text, "--model", text, f"--prompt={text}")
     assert (config.input, config.model, config.prompt) == ([text, text], text, text)
@@ -132,10 +150,12 @@ def test_a_positional_argument_may_stand_anywhere_and_a_hidden_field_only_in_the
 
 def test_problems_of_positional_arguments_and_hidden_fields_name_them(recipe):
     path = recipe("entries: [{a: 1}, {b: 2}]\n")
-    for argv, expected in ((["--number", "0"], ["FOLDER: required", "--number 0: Input should be greater than 0"]),
-                           (["a", "b", "--folder", "c"], ["b: belongs to no flag", "--folder: unknown", "c: belongs to no flag"]),
-                           (["a", "--entries", "c"], ["--entries: unknown", "c: belongs to no flag"]),
-                           (["a", "--config", path], [f"{path}: entries[1]: is one too many of 2"])):
+    for argv, expected in (
+        (["--number", "0"], ["FOLDER: required", "--number 0: Input should be greater than 0"]),
+        (["a", "b", "--folder", "c"], ["b: belongs to no flag", "--folder: unknown", "c: belongs to no flag"]),
+        (["a", "--entries", "c"], ["--entries: unknown", "c: belongs to no flag"]),
+        (["a", "--config", path], [f"{path}: entries[1]: is one too many of 2"]),
+    ):
         with pytest.raises(ValueError) as caught:
             capsmith.parse("demo", DemoOfFolder, argv)
         assert [line.strip() for line in str(caught.value).splitlines()[1:]] == expected
@@ -145,8 +165,20 @@ def test_problems_of_positional_arguments_and_hidden_fields_name_them(recipe):
 
 
 def test_every_problem_is_in_one_message():
-    found = problems("--zzz", "x", "--num_captions", "3", "--top-p", "7", "--max-length", "long", "--strategy", "best",
-                     "--overwrite=yes", "--model")
+    found = problems(
+        "--zzz",
+        "x",
+        "--num_captions",
+        "3",
+        "--top-p",
+        "7",
+        "--max-length",
+        "long",
+        "--strategy",
+        "best",
+        "--overwrite=yes",
+        "--model",
+    )
     assert found == [
         "--overwrite: ignored explicit argument 'yes'",
         "--model: expected one argument",
@@ -180,9 +212,14 @@ def test_a_rule_over_several_fields_is_a_clean_problem():
     assert problems(*NEEDED, "--strategy", "greedy") == ["num_captions 5: greedy gives one caption"]
 
 
-@pytest.mark.parametrize("text, reason", [
-    ("[1, 2]", "must hold fields and values"), ("a: [", "while parsing"),
-    ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor")])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("[1, 2]", "must hold fields and values"),
+        ("a: [", "while parsing"),
+        ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+    ],
+)
 def test_a_file_that_is_no_configuration_is_a_clean_problem(recipe, text, reason):
     path = recipe(text)
     assert any(line.startswith(f"--config {path}: ") for line in problems("--config", path, *NEEDED))
@@ -205,8 +242,17 @@ def test_help_lists_the_commands(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name, command in capsmith.COMMANDS.items():
         assert f"  {name:15}{command.__doc__}" in lines
-    assert list(capsmith.COMMANDS) == ["finetune", "generate", "verify", "gallery", "join", "reinforce",
-                                       "train-student", "diversity", "quickstart"]
+    assert list(capsmith.COMMANDS) == [
+        "finetune",
+        "generate",
+        "verify",
+        "gallery",
+        "join",
+        "reinforce",
+        "train-student",
+        "diversity",
+        "quickstart",
+    ]
 
 
 def test_version(capsys):
@@ -214,8 +260,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == "capsmith 0.2.0\n"
 
 
-@pytest.mark.parametrize("argv, said", [
-    ([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")])
+@pytest.mark.parametrize(
+    "argv, said", [([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")]
+)
 def test_no_such_command_is_usage(argv, said, capsys):
     assert capsmith.main(argv) == 2
     assert said in capsys.readouterr().err
@@ -234,12 +281,20 @@ def test_each_command_has_help_for_every_flag(command, capsys):
     assert f"usage: capsmith {command}" in text and "--print-config" in text and "--config" in text
 
 
-@pytest.mark.parametrize("command, config_type", [
-    ("finetune", "finetune.captioner.config.FinetuneConfig"), ("generate", "generate.captions.config.GenerateConfig"),
-    ("verify", "generate.sets.verify.VerifyConfig"), ("gallery", "generate.sets.gallery.GalleryConfig"),
-    ("join", "generate.sets.join.JoinConfig"), ("reinforce", "generate.reinforce.config.ReinforceConfig"),
-    ("train-student", "finetune.student.config.StudentConfig"), ("diversity", "diversity.config.DiversityConfig"),
-    ("quickstart", "quickstart.QuickstartConfig")])
+@pytest.mark.parametrize(
+    "command, config_type",
+    [
+        ("finetune", "finetune.captioner.config.FinetuneConfig"),
+        ("generate", "generate.captions.config.GenerateConfig"),
+        ("verify", "generate.sets.verify.VerifyConfig"),
+        ("gallery", "generate.sets.gallery.GalleryConfig"),
+        ("join", "generate.sets.join.JoinConfig"),
+        ("reinforce", "generate.reinforce.config.ReinforceConfig"),
+        ("train-student", "finetune.student.config.StudentConfig"),
+        ("diversity", "diversity.config.DiversityConfig"),
+        ("quickstart", "quickstart.QuickstartConfig"),
+    ],
+)
 def test_each_configuration_is_frozen_forbids_unknown_fields_and_describes_all(command, config_type):
     module, _, name = config_type.rpartition(".")
     config = getattr(__import__(module, fromlist=[name]), name)
@@ -258,7 +313,9 @@ def test_a_rooms_value_error_exits_2_and_others_are_not_hidden(monkeypatch, caps
     def raising(error):
         def command(argv):
             raise error
+
         return command
+
     monkeypatch.setitem(capsmith.COMMANDS, "generate", raising(ValueError("input nowhere.tar: no such file")))
     assert capsmith.main(["generate"]) == 2
     assert capsys.readouterr().err == "capsmith generate: error: input nowhere.tar: no such file\n"
@@ -273,8 +330,18 @@ def test_a_rooms_value_error_exits_2_and_others_are_not_hidden(monkeypatch, caps
 
 
 def test_python_m_capsmith_is_the_same_program_and_reports_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "capsmith", "generate", "--input", str(tmp_path / "nowhere.tar"), "--model", "coca_tiny",
-               "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "capsmith",
+        "generate",
+        "--input",
+        str(tmp_path / "nowhere.tar"),
+        "--model",
+        "coca_tiny",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "nowhere.tar" in done.stderr

@@ -41,14 +41,18 @@ def broken_links(document: Path) -> list[str]:
 def commands_of(document: Path) -> list[list[str]]:
     """The words after `capsmith` of each command in a page's shell blocks, and of each whole one in the running text."""
     text = document.read_text(encoding="utf-8")
-    lines = [line for _, language, block in FENCED.findall(text) if language == "sh"
-             for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line
+        for _, language, block in FENCED.findall(text)
+        if language == "sh"
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     lines += re.findall(r"`(capsmith [a-z-]+ --input [^`]+ --output [^`]+)`", FENCED.sub("", text))
     commands = []
     for line in lines:
         words = shlex.split(line, comments=True)
         if "capsmith" in words:
-            commands.append(words[words.index("capsmith") + 1:])
+            commands.append(words[words.index("capsmith") + 1 :])
     return commands
 
 
@@ -60,7 +64,9 @@ def test_every_relative_link_leads_to_a_file_or_heading(document):
 def test_a_broken_link_is_found(tmp_path):
     (tmp_path / "other.md").write_text("# A heading, `named`\n")
     page = tmp_path / "page.md"
-    page.write_text("# Own\n[a](other.md#a-heading-named) [b](other.md#b) [c](none.md) [d](#own) [e](#other) [f](https://x.org/y)\n")
+    page.write_text(
+        "# Own\n[a](other.md#a-heading-named) [b](other.md#b) [c](none.md) [d](#own) [e](#other) [f](https://x.org/y)\n"
+    )
     assert broken_links(page) == ["other.md#b", "none.md", "#other"]
 
 
@@ -100,7 +106,9 @@ def test_the_examples_of_the_python_page_work(tmp_path, monkeypatch):
     with ShardWriter(tmp_path / "captioned", "00000", columns=["syn_text_a"]) as writer:
         writer.write(replace(record, columns={"syn_text_a": record.captions[:1]}))
     monkeypatch.chdir(tmp_path)
-    examples = [block for _, language, block in FENCED.findall((ROOT / "docs/python.md").read_text()) if language == "python"]
+    examples = [
+        block for _, language, block in FENCED.findall((ROOT / "docs/python.md").read_text()) if language == "python"
+    ]
     assert len(examples) == 5
     for example in examples:
         exec(example, {})
@@ -108,7 +116,9 @@ def test_the_examples_of_the_python_page_work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("title", ["One picture from `--input` to a shard", "One caption from JSONL to a figure"])
 def test_a_walk_goes_through_files_that_import_each_other(title):
-    section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition(f"## {title}\n")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition(f"## {title}\n")[2].partition("\n## ")[0]
+    )
     steps = STEP.findall(section)
     assert 2 < len(steps) == len(re.findall(r"^\d", section, re.MULTILINE)) <= 8
     for number, (file, importer) in enumerate(steps):

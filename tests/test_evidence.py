@@ -60,7 +60,11 @@ def test_seeds_that_rank_points_against_each_other_widen_the_interval_over_no_co
     ranks = np.arange(12.0)
     agreeing, opposed = (np.stack([ranks, ranks * sign, ranks], axis=1) for sign in (1, -1))
     assert tau_with_interval(ranks, agreeing, resamples=100).low == 1
-    assert tau_with_interval(ranks, opposed, resamples=100).low < 0 < tau_with_interval(ranks, opposed, resamples=100).value
+    assert (
+        tau_with_interval(ranks, opposed, resamples=100).low
+        < 0
+        < tau_with_interval(ranks, opposed, resamples=100).value
+    )
 
 
 class OneHot:
@@ -81,8 +85,16 @@ def test_accuracy_is_the_mean_over_classes_and_leaves_out_pictures_without_a_cla
 
 
 def test_a_scene_has_a_class_where_its_objects_agree():
-    scene = {"background": "mint", "objects": [{"colour": "red", "shape": "star"}, {"colour": "red", "shape": "heart"}]}
-    assert [truth(scene, attribute) for attribute in ("colour", "shape", "count", "background")] == ["red", None, "two", "mint"]
+    scene = {
+        "background": "mint",
+        "objects": [{"colour": "red", "shape": "star"}, {"colour": "red", "shape": "heart"}],
+    }
+    assert [truth(scene, attribute) for attribute in ("colour", "shape", "count", "background")] == [
+        "red",
+        None,
+        "two",
+        "mint",
+    ]
 
 
 def test_an_arm_draws_from_its_own_columns_alone():
@@ -102,6 +114,9 @@ def test_every_figure_that_one_caption_leaves_undefined_has_a_value_for_it_and_l
 
 def test_a_comparison_is_paired_with_its_first_arm():
     names = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
-    runs = {arm: [dict.fromkeys(names, score) for score in scores] for arm, scores in {"a": (0.1, 0.3), "b": (0.2, 0.4)}.items()}
+    runs = {
+        arm: [dict.fromkeys(names, score) for score in scores]
+        for arm, scores in {"a": (0.1, 0.3), "b": (0.2, 0.4)}.items()
+    }
     table = comparison(runs, {"a": "first", "b": "second"}).splitlines()
     assert table[2].endswith("| 20.0 ± 10.0 |  |") and table[3].endswith("| 30.0 ± 10.0 | +10.0 [+10.0, +10.0] |")

@@ -14,8 +14,13 @@ ROOT = Path(capsmith.__file__).parent
 
 
 def command(output: Path, *flags: str) -> list[dict]:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--output", str(output), "--rehearse", *flags], cwd=ROOT,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--output", str(output), "--rehearse", *flags],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (output / "parts.jsonl").read_text().splitlines()]
     assert [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")] == lines

@@ -52,8 +52,14 @@ def programs(tmp_path_factory):
     """The environment in which launchers are found, and are served."""
     folder = tmp_path_factory.mktemp("programs") / "bin"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **make_programs(folder)}
-    server = subprocess.Popen([sys.executable, "-m", "tests.launchers", environment[SOCKET]], cwd=ROOT, stdout=subprocess.PIPE,
-                              env=environment, text=True, start_new_session=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.launchers", environment[SOCKET]],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        start_new_session=True,
+    )
     assert server.stdout.readline() == "ready\n"
     yield environment
     os.killpg(server.pid, signal.SIGKILL)
@@ -79,29 +85,52 @@ def test_a_launch_forms_one_world_of_its_size(before, line, programs, tmp_path):
         make_shards(tmp_path / shards[1])
     machines = int(found[1]) if (found := re.search(r"--nnodes (\d+)", line)) else 1
     environment = {**programs, WORLDS: str(tmp_path / "worlds")}
-    runs = [subprocess.Popen(["bash", "-euc", script], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT) for _ in range(machines)]
+    runs = [
+        subprocess.Popen(
+            ["bash", "-euc", script],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(machines)
+    ]
     for run in runs:
         told = run.communicate(timeout=120)[0]
         assert run.returncode == 0, told
-    noted = sorted(map(json.loads, (tmp_path / "worlds").read_text().splitlines())) if (tmp_path / "worlds").exists() else []
+    noted = (
+        sorted(map(json.loads, (tmp_path / "worlds").read_text().splitlines()))
+        if (tmp_path / "worlds").exists()
+        else []
+    )
     if line.startswith("ray"):
         assert noted == []
     elif "--engine ray" in line:
         assert noted == [[*re.search(r"--ray-address (\S+) .*--concurrency (\S+)", line).groups()]]
     else:
-        size = math.prod(map(int, re.findall(SIZES, line.partition("capsmith finetune")[0] if "torchrun" in line else line)))
+        size = math.prod(
+            map(int, re.findall(SIZES, line.partition("capsmith finetune")[0] if "torchrun" in line else line))
+        )
         assert noted == [[number, size] for number in range(size)], told
     if (output := re.search(r"capsmith (?:generate|reinforce) .*--output (\S+)", script)) and "--dry-run" not in line:
         assert sorted(path.name for path in (tmp_path / output[1]).glob("*.tar")) == ["00000.tar", "00001.tar"]
         assert len(list(read_records(str(tmp_path / output[1])))) == 4
-        assert "reinforce" in line or (tmp_path / output[1] / "README.md").exists()  # whoever came last found the set whole
+        assert (
+            "reinforce" in line or (tmp_path / output[1] / "README.md").exists()
+        )  # whoever came last found the set whole
 
 
 def test_a_mistake_that_a_rank_finds_is_the_commands_and_ends_all(programs, tmp_path):
     def run(command):
-        return subprocess.run(["bash", "-c", f"capsmith {command} --num-processes 2"], cwd=tmp_path, text=True,
-                              capture_output=True, env={**programs, WORLDS: str(tmp_path / "worlds")})
+        return subprocess.run(
+            ["bash", "-c", f"capsmith {command} --num-processes 2"],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            env={**programs, WORLDS: str(tmp_path / "worlds")},
+        )
+
     done = run("finetune --input pictures/ --model runs/docci --output mistake")
     assert done.returncode == 2 and "found by a rank" in done.stderr
     make_shards(tmp_path / "shards")

@@ -45,8 +45,18 @@ def environment(wheel, tmp_path_factory) -> Path:
     run(sys.executable, "-m", "venv", "--without-pip", folder)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     (site / "installed.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
-    run(sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--no-deps", "--no-index",
-        "--disable-pip-version-check", wheel)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        folder / "bin" / "python",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+        wheel,
+    )
     return folder
 
 
@@ -54,14 +64,20 @@ def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {f"{module}.py" for module in MODULES}
     for room in ROOMS:
-        expected |= {str(path.relative_to(ROOT)) for path in (ROOT / room).rglob("*")
-                     if path.is_file() and "__pycache__" not in path.parts}
+        expected |= {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / room).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
     assert names == expected
 
 
 def test_the_wheel_holds_the_shipped_captioners(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"captioners/models/coca_tiny/open_clip_config.json", "captioners/models/coca_small/open_clip_config.json"} <= names
+    assert {
+        "captioners/models/coca_tiny/open_clip_config.json",
+        "captioners/models/coca_small/open_clip_config.json",
+    } <= names
     weights = "captioners/models/coca_tiny/open_clip_model.safetensors"
     assert weights in names
     assert zipfile.ZipFile(wheel).getinfo(weights).file_size <= 10_000_000
@@ -78,11 +94,13 @@ def test_the_command_runs_from_the_wheel_in_under_a_second_of_cpu(environment, t
 
 @pytest.mark.parametrize("argv", [["--help"], *([command, "--help"] for command in capsmith.COMMANDS)])
 def test_help_comes_from_the_wheel_without_torch(environment, tmp_path, argv):
-    code = ("import sys, capsmith\n"
-            "try: capsmith.main(sys.argv[1:])\n"
-            "except SystemExit as end: assert end.code == 0\n"
-            "assert 'torch' not in sys.modules\n"
-            "print(capsmith.__file__)")
+    code = (
+        "import sys, capsmith\n"
+        "try: capsmith.main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(capsmith.__file__)"
+    )
     where = run(environment / "bin" / "python", "-c", code, *argv, cwd=tmp_path).splitlines()[-1]
     assert Path(where).is_relative_to(environment)
 
@@ -90,13 +108,23 @@ def test_help_comes_from_the_wheel_without_torch(environment, tmp_path, argv):
 # --- make and CI -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target, last", [("quickstart", ".venv/bin/capsmith quickstart --output runs/quickstart"),
-                                          ("test", "OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile"),
-                                          ("pretrain-tiny", ".venv/bin/python -m finetune.captioner.pretrain_tiny")])
+@pytest.mark.parametrize(
+    "target, last",
+    [
+        ("quickstart", ".venv/bin/capsmith quickstart --output runs/quickstart"),
+        ("test", "OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile"),
+        ("pretrain-tiny", ".venv/bin/python -m finetune.captioner.pretrain_tiny"),
+    ],
+)
 def test_make_installs_first_and_only_once(tmp_path, target, last):
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    make = ("make", "-n", "--no-print-directory", target)  # the suite itself may run under make, whose level and flags are inherited
+    make = (
+        "make",
+        "-n",
+        "--no-print-directory",
+        target,
+    )  # the suite itself may run under make, whose level and flags are inherited
     planned = run(*make, cwd=tmp_path)
     assert "-m venv .venv" in planned and "--editable ." in planned
     assert planned.strip().splitlines()[-1].strip() == last
@@ -116,19 +144,26 @@ def test_make_help_says_what_every_target_does():
     assert all(sentence[0].isupper() and sentence.endswith(".") for _, sentence in listed)
 
 
-@pytest.mark.parametrize("said, made, code", [
-    ("10 passed", 0, 0),
-    ("SKIPPED [2] tests/x.py:3: needs a CUDA device", 0, 0),
-    ("SKIPPED [1] tests/x.py:3: CAPSMITH_DATA: no folder ../shared/data", 0, 0),
-    ("SKIPPED [2] tests/x.py:3: needs a CUDA device\nSKIPPED [1] tests/x.py:9: flaky", 0, 1),
-    ("1 failed", 2, 2),
-])
+@pytest.mark.parametrize(
+    "said, made, code",
+    [
+        ("10 passed", 0, 0),
+        ("SKIPPED [2] tests/x.py:3: needs a CUDA device", 0, 0),
+        ("SKIPPED [1] tests/x.py:3: CAPSMITH_DATA: no folder ../shared/data", 0, 0),
+        ("SKIPPED [2] tests/x.py:3: needs a CUDA device\nSKIPPED [1] tests/x.py:9: flaky", 0, 1),
+        ("1 failed", 2, 2),
+    ],
+)
 def test_ci_fails_on_failures_and_on_skips_that_are_not_listed(tmp_path, said, made, code):
     make = tmp_path / "make"
     make.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {made}\n")
     make.chmod(0o755)
-    done = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [ROOT / ".ci" / "run"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout
     assert ("does not list" in done.stdout) == ("flaky" in said)

@@ -9,7 +9,16 @@ FOLDER = Path(__file__).parent / "protocols"
 
 def check(path: Path, cache: Path) -> str:
     """What mypy says of a file."""
-    command = [sys.executable, "-m", "mypy", "--config-file", str(FOLDER / "mypy.ini"), "--cache-dir", str(cache), str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(FOLDER / "mypy.ini"),
+        "--cache-dir",
+        str(cache),
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout + done.stderr
 
@@ -17,7 +26,7 @@ def check(path: Path, cache: Path) -> str:
 def test_all_are_what_they_stand_for(tmp_path):
     assert check(FOLDER / "assigned.py", tmp_path / "cache") == "Success: no issues found in 1 source file\n"
     wrong = tmp_path / "wrong.py"  # and the check sees what is missing
-    wrong.write_text('''
+    wrong.write_text("""
 from captioners.base import Captioner
 from tests.generate.conftest import FakeCaptioner
 from finetune.captioner.forward import CoCaForward
@@ -33,6 +42,6 @@ captioner: Captioner = Deaf()
 def assign(unbounded: Unbounded, endless: Endless) -> None:
     forward: Forward = unbounded
     writer: Writer = endless
-''')
+""")
     said = check(wrong, tmp_path / "cache")
     assert all(f'variable has type "{name}"' in said for name in ("Captioner", "Forward", "Writer")), said

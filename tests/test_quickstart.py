@@ -12,8 +12,12 @@ from quickstart import AFTER, BEFORE, HUMAN, QuickstartConfig, run
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    return QuickstartConfig(output=tmp_path_factory.mktemp("quickstart") / "runs", samples_seen=3_000, train_pictures=200,
-                            held_out_pictures=12)
+    return QuickstartConfig(
+        output=tmp_path_factory.mktemp("quickstart") / "runs",
+        samples_seen=3_000,
+        train_pictures=200,
+        held_out_pictures=12,
+    )
 
 
 def test_all_three_jobs_and_what_they_leave(short, capsys, monkeypatch):

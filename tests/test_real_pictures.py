@@ -41,8 +41,15 @@ def folder(tmp_path):
 
 def test_generate_keeps_every_row_and_names_every_fault(folder, tmp_path):
     pictures = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png", ".gif"))
-    config = GenerateConfig(input=[str(folder)], model="coca_tiny", output=tmp_path / "out", num_captions=2, max_error_rate=0.2,
-                            redraws=0, on_degenerate="keep")
+    config = GenerateConfig(
+        input=[str(folder)],
+        model="coca_tiny",
+        output=tmp_path / "out",
+        num_captions=2,
+        max_error_rate=0.2,
+        redraws=0,
+        on_degenerate="keep",
+    )
     assert generate(config) == 0
     records = {record.key: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
     assert set(records) == {path.stem for path in pictures} and len(records) == 27
@@ -75,10 +82,26 @@ def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, t
     captions = first_sentences(folder)
     assert len(captions) == 19
     captions = dict(sorted(captions.items())[:6])
-    (tmp_path / "set.jsonl").write_text("".join(
-        json.dumps({"image": str(folder / name), "caption": caption}) + "\n" for name, caption in captions.items()))
-    assert finetune(FinetuneConfig(input=[str(tmp_path / "set.jsonl")], model="coca_small", from_scratch=True, name="wiki",
-                                   output=tmp_path / "run", samples_seen=6 * 90, batch_size=6, learning_rate=1e-3)) == 0
+    (tmp_path / "set.jsonl").write_text(
+        "".join(
+            json.dumps({"image": str(folder / name), "caption": caption}) + "\n" for name, caption in captions.items()
+        )
+    )
+    assert (
+        finetune(
+            FinetuneConfig(
+                input=[str(tmp_path / "set.jsonl")],
+                model="coca_small",
+                from_scratch=True,
+                name="wiki",
+                output=tmp_path / "run",
+                samples_seen=6 * 90,
+                batch_size=6,
+                learning_rate=1e-3,
+            )
+        )
+        == 0
+    )
     captioner = load_captioner(str(tmp_path / "run"))
     samples = [sample for shard in read_samples(str(tmp_path / "set.jsonl")) for sample in shard]
     pictures = [(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]

@@ -31,7 +31,11 @@ def members(folder: Path) -> dict[str, bytes]:
 
 def columns(folder: Path) -> dict[str, dict[str, list[str]]]:
     """The captions in the tars of a folder, by key and column."""
-    return {name.removesuffix(".syn.json"): json.loads(data) for name, data in members(folder).items() if name.endswith(".syn.json")}
+    return {
+        name.removesuffix(".syn.json"): json.loads(data)
+        for name, data in members(folder).items()
+        if name.endswith(".syn.json")
+    }
 
 
 @pytest.mark.parametrize("name", [*CAPTIONED, *REINFORCED, "captions_only"])
@@ -51,25 +55,58 @@ def test_gallery(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["captioned", "captioned_jsonl", "captioned_parquet"])
 def test_join(name, tmp_path, capsys):
-    command = ["join", "--input", spec(name), "--captions", str(SETS / "captions_only"), "--output", str(tmp_path / "out")]
+    command = [
+        "join",
+        "--input",
+        spec(name),
+        "--captions",
+        str(SETS / "captions_only"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert capsmith.main(command) == 0
     assert "6 pictures with captions joined on uid, 1 without any to join" in capsys.readouterr().out
-    before, apart, after = (columns(folder) for folder in (SETS / "captioned", SETS / "captions_only", tmp_path / "out"))
+    before, apart, after = (
+        columns(folder) for folder in (SETS / "captioned", SETS / "captions_only", tmp_path / "out")
+    )
     assert after == {key: of | apart[key] for key, of in before.items()}
 
 
 def test_diversity(tmp_path):
-    inputs = [argument for name in CAPTIONED for argument in ("--input", f"{name}={spec(name)}") if name != "two_columns"]
+    inputs = [
+        argument for name in CAPTIONED for argument in ("--input", f"{name}={spec(name)}") if name != "two_columns"
+    ]
     assert capsmith.main(["diversity", *inputs, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "report.json").read_text())["columns"]
-    assert [found[name]["captions"] for name in CAPTIONED if name != "two_columns"] == [10, 10, 10]  # of pictures with originals
+    assert [found[name]["captions"] for name in CAPTIONED if name != "two_columns"] == [
+        10,
+        10,
+        10,
+    ]  # of pictures with originals
     assert found["captioned"] == found["captioned_jsonl"] == found["captioned_parquet"]
 
 
 def test_generate_with_its_captioner_on_its_set(tmp_path):
     """The columns, scores, pictures and texts of the set stay; the captioner is the one that wrote `two_columns`."""
-    command = ["generate", "--input", spec("captioned"), "--model", str(SETS / "captioner"), "--num-captions", "2", "--redraws", "0",
-               "--on-degenerate", "keep", "--similarity", "--max-error-rate", "1", "--output", str(tmp_path / "out"), *OF_CPU]
+    command = [
+        "generate",
+        "--input",
+        spec("captioned"),
+        "--model",
+        str(SETS / "captioner"),
+        "--num-captions",
+        "2",
+        "--redraws",
+        "0",
+        "--on-degenerate",
+        "keep",
+        "--similarity",
+        "--max-error-rate",
+        "1",
+        "--output",
+        str(tmp_path / "out"),
+        *OF_CPU,
+    ]
     assert capsmith.main(command) == 0
     before, theirs, ours = members(SETS / "captioned"), members(SETS / "two_columns"), members(tmp_path / "out")
     assert list(ours) == list(theirs)
@@ -81,17 +118,35 @@ def test_generate_with_its_captioner_on_its_set(tmp_path):
         elif not json.loads(before[name])["error"]:
             was, now = json.loads(before[name]), json.loads(data)
             scores, new = was.pop("caption_scores"), now.pop("caption_scores")
-            assert now == was | {"source": now["source"]} and set(new) == {*scores, "syn_text_of_0_1"} and {**new, **scores} == new
-    settings = [json.loads((folder / "run.json").read_text())["fingerprint"]["columns"]["syn_text_of_0_1"]
-                for folder in (SETS / "two_columns", tmp_path / "out")]
+            assert (
+                now == was | {"source": now["source"]}
+                and set(new) == {*scores, "syn_text_of_0_1"}
+                and {**new, **scores} == new
+            )
+    settings = [
+        json.loads((folder / "run.json").read_text())["fingerprint"]["columns"]["syn_text_of_0_1"]
+        for folder in (SETS / "two_columns", tmp_path / "out")
+    ]
     assert settings[0]["weights_sha256"] == settings[1]["weights_sha256"]
 
 
 @pytest.mark.parametrize("name", ["captioned", "captioned_jsonl", "captioned_parquet"])
 def test_reinforce(name, tmp_path):
     """From each format come the views and the texts that 0.1 wrote, and its embeddings but for rounding."""
-    command = ["reinforce", "--input", spec(name), "--teacher", "coca_tiny", "--views", "2", "--max-error-rate", "1",
-               "--output", str(tmp_path / "out"), *OF_CPU]
+    command = [
+        "reinforce",
+        "--input",
+        spec(name),
+        "--teacher",
+        "coca_tiny",
+        "--views",
+        "2",
+        "--max-error-rate",
+        "1",
+        "--output",
+        str(tmp_path / "out"),
+        *OF_CPU,
+    ]
     assert capsmith.main(command) == 0
     theirs, ours = members(SETS / "reinforced"), members(tmp_path / "out")
     assert list(ours) == list(theirs)
@@ -107,12 +162,29 @@ def test_reinforce(name, tmp_path):
 
 @pytest.mark.parametrize("name", REINFORCED)
 def test_train_student(name, tmp_path):
-    student = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-               "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    student = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "open_clip_config.json").write_text(json.dumps({"model_cfg": student}))
-    command = ["train-student", "--input", spec(name), "--student", str(tmp_path / "student"), "--output", str(tmp_path / "out"),
-               "--samples-seen", "20", "--batch-size", "4", "--max-error-rate", "0.5", *OF_CPU]
+    command = [
+        "train-student",
+        "--input",
+        spec(name),
+        "--student",
+        str(tmp_path / "student"),
+        "--output",
+        str(tmp_path / "out"),
+        "--samples-seen",
+        "20",
+        "--batch-size",
+        "4",
+        "--max-error-rate",
+        "0.5",
+        *OF_CPU,
+    ]
     assert capsmith.main(command) == 0
     log = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in log] == [4, 8, 12, 16, 20]
@@ -122,8 +194,24 @@ def test_train_student(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["captioned", "captioned_parquet"])
 def test_finetune_from_its_captioner_on_its_set(name, tmp_path):
-    command = ["finetune", "--input", spec(name), "--model", str(SETS / "captioner"), "--output", str(tmp_path / "out"),
-               "--samples-seen", "8", "--batch-size", "4", "--hold-out", "0", "--max-error-rate", "0.5", *OF_CPU]
+    command = [
+        "finetune",
+        "--input",
+        spec(name),
+        "--model",
+        str(SETS / "captioner"),
+        "--output",
+        str(tmp_path / "out"),
+        "--samples-seen",
+        "8",
+        "--batch-size",
+        "4",
+        "--hold-out",
+        "0",
+        "--max-error-rate",
+        "0.5",
+        *OF_CPU,
+    ]
     assert capsmith.main(command) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "5 pictures" in card and (tmp_path / "out" / "open_clip_model.safetensors").exists()

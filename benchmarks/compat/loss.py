@@ -36,12 +36,23 @@ def draw_features(seed: int = 0) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
 
     def rows(size: int, near: torch.Tensor | float = 0.0) -> torch.Tensor:
-        return F.normalize(near + 3 * torch.randn(BATCH, size, generator=random, dtype=torch.float64) / size**0.5, dim=1)
+        return F.normalize(
+            near + 3 * torch.randn(BATCH, size, generator=random, dtype=torch.float64) / size**0.5, dim=1
+        )
+
     image, of_pictures = rows(EMBEDDING), [rows(size) for size in TEACHERS.dimensions]
-    of_texts = [torch.cat([rows(size, near) for size, near in zip(TEACHERS.dimensions, of_pictures)], 1) for _ in range(2)]
-    return {"image_features": image, "text_features": rows(EMBEDDING, image), "syn_text_features": rows(EMBEDDING, image),
-            "dist_image_features": torch.cat(of_pictures, 1), "dist_text_features": of_texts[0],
-            "dist_syn_text_features": of_texts[1], "logit_scale": torch.tensor(1 / 0.07, dtype=torch.float64)}
+    of_texts = [
+        torch.cat([rows(size, near) for size, near in zip(TEACHERS.dimensions, of_pictures)], 1) for _ in range(2)
+    ]
+    return {
+        "image_features": image,
+        "text_features": rows(EMBEDDING, image),
+        "syn_text_features": rows(EMBEDDING, image),
+        "dist_image_features": torch.cat(of_pictures, 1),
+        "dist_text_features": of_texts[0],
+        "dist_syn_text_features": of_texts[1],
+        "logit_scale": torch.tensor(1 / 0.07, dtype=torch.float64),
+    }
 
 
 def ours(features: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -49,22 +60,37 @@ def ours(features: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     names = ("image_features", "text_features", "syn_text_features")
     students = {name: features[name].clone().requires_grad_() for name in names}
     image, *texts = students.values()
-    found = reinforced_losses(image, torch.stack(texts, 1), features["logit_scale"], torch.arange(BATCH), TEACHERS, (1.0, 1.0),
-                              image_emb=features["dist_image_features"],
-                              text_emb=torch.stack([features["dist_text_features"], features["dist_syn_text_features"]], 1))
+    found = reinforced_losses(
+        image,
+        torch.stack(texts, 1),
+        features["logit_scale"],
+        torch.arange(BATCH),
+        TEACHERS,
+        (1.0, 1.0),
+        image_emb=features["dist_image_features"],
+        text_emb=torch.stack([features["dist_text_features"], features["dist_syn_text_features"]], 1),
+    )
     found = {name: WEIGHTS[name] * loss for name, loss in found.items()}
     sum(found.values()).backward()
-    return {"contrastive_loss": found["contrastive"].detach().numpy(), "distill_loss": found["distill"].detach().numpy(),
-            **{f"gradient_{name}": rows.grad.numpy() for name, rows in students.items()}}
+    return {
+        "contrastive_loss": found["contrastive"].detach().numpy(),
+        "distill_loss": found["distill"].detach().numpy(),
+        **{f"gradient_{name}": rows.grad.numpy() for name, rows in students.items()},
+    }
 
 
 def transposed_distillation(features: dict[str, torch.Tensor]) -> float:
     """The distillation loss, times its weight, with the transposed probabilities of texts for those of pictures."""
     total = 0.0
     for kind in ("", "syn_"):
-        image, text = (features[name].split(TEACHERS.dimensions, 1)
-                       for name in ("dist_image_features", f"dist_{kind}text_features"))
-        wanted = sum((scale * one @ other.T).softmax(1) for scale, one, other in zip(TEACHERS.logit_scales, image, text)) / 2
+        image, text = (
+            features[name].split(TEACHERS.dimensions, 1)
+            for name in ("dist_image_features", f"dist_{kind}text_features")
+        )
+        wanted = (
+            sum((scale * one @ other.T).softmax(1) for scale, one, other in zip(TEACHERS.logit_scales, image, text))
+            / 2
+        )
         logits = features["logit_scale"] * features["image_features"] @ features[f"{kind}text_features"].T
         total += (F.cross_entropy(logits, wanted) - (wanted.T * logits.T.log_softmax(1)).sum(1).mean()) / 2
     return WEIGHTS["distill"] * float(total)
@@ -80,22 +106,34 @@ def main() -> int:
     np.savez(folder / "features.npz", **{name: rows.numpy() for name, rows in features.items()})
     mine, worst = ours(features), 0.0
     for processes, local in ((1, False), (2, True), (2, False)):
-        options = {"features": str(folder / "features.npz"), "dimensions": TEACHERS.dimensions, "weights": list(WEIGHTS.values()),
-                   "logit_scales": TEACHERS.logit_scales, "processes": processes, "local_loss": local,
-                   "answer": str(folder / "answer.npz")}
+        options = {
+            "features": str(folder / "features.npz"),
+            "dimensions": TEACHERS.dimensions,
+            "weights": list(WEIGHTS.values()),
+            "logit_scales": TEACHERS.logit_scales,
+            "processes": processes,
+            "local_loss": local,
+            "answer": str(folder / "answer.npz"),
+        }
         with Peer(python, "compat/loss_peer.py", **options) as peer:
             versions = peer.ready
         with np.load(folder / "answer.npz", allow_pickle=False) as arrays:
             theirs = dict(arrays)
-        differing = {name: float(np.abs(mine[name] - theirs[name]).max() / np.abs(theirs[name]).max()) for name in mine}
-        print(f"processes: {processes}{', local loss' if local else ''}: distillation {mine['distill_loss']:.9f} and "
-              f"{theirs['distill_loss']:.9f}, contrastive {mine['contrastive_loss']:.9f} and {theirs['contrastive_loss']:.9f}; "
-              f"differences: {', '.join(f'{name} {value:.1e}' for name, value in differing.items())}")
+        differing = {
+            name: float(np.abs(mine[name] - theirs[name]).max() / np.abs(theirs[name]).max()) for name in mine
+        }
+        print(
+            f"processes: {processes}{', local loss' if local else ''}: distillation {mine['distill_loss']:.9f} and "
+            f"{theirs['distill_loss']:.9f}, contrastive {mine['contrastive_loss']:.9f} and {theirs['contrastive_loss']:.9f}; "
+            f"differences: {', '.join(f'{name} {value:.1e}' for name, value in differing.items())}"
+        )
         if processes == 1 or local:
             worst = max(worst, *differing.values())
         else:
             print(f"  distillation with transposed probabilities: {transposed_distillation(features):.9f}")
-    print(f"torch {torch.__version__} and {versions['torch']}; largest difference, but without local loss: {worst:.1e}")
+    print(
+        f"torch {torch.__version__} and {versions['torch']}; largest difference, but without local loss: {worst:.1e}"
+    )
     return worst > LIMIT
 
 

@@ -28,10 +28,21 @@ def losses(rank, options, folder):
     with np.load(options["features"], allow_pickle=False) as arrays:
         given = {name: torch.from_numpy(array) for name, array in arrays.items()}
     scale = given.pop("logit_scale")
-    mine = {name: rows.chunk(world)[rank].clone().requires_grad_(not name.startswith("dist_")) for name, rows in given.items()}
-    loss = DRClipLoss(local_loss=options["local_loss"], gather_with_grad=True, cache_labels=True, rank=rank, world_size=world,
-                      teacher_dimension=options["dimensions"], distill_loss_weights=options["weights"],
-                      average_after_softmax=True, dist_logit_scale=options["logit_scales"])
+    mine = {
+        name: rows.chunk(world)[rank].clone().requires_grad_(not name.startswith("dist_"))
+        for name, rows in given.items()
+    }
+    loss = DRClipLoss(
+        local_loss=options["local_loss"],
+        gather_with_grad=True,
+        cache_labels=True,
+        rank=rank,
+        world_size=world,
+        teacher_dimension=options["dimensions"],
+        distill_loss_weights=options["weights"],
+        average_after_softmax=True,
+        dist_logit_scale=options["logit_scales"],
+    )
     found = loss(**mine, logit_scale=scale, output_dict=True)
     sum(found.values()).backward()
     gradients = {f"gradient_{name}": rows.grad.numpy() / world for name, rows in mine.items() if rows.requires_grad}
@@ -49,8 +60,15 @@ def main() -> None:
         else:
             torch.multiprocessing.spawn(losses, (options, folder), nprocs=options["processes"])
         shares = [dict(np.load(f"{folder}/{rank}.npz")) for rank in range(options["processes"])]
-    np.savez(options["answer"], **{name: np.concatenate([share[name] for share in shares]) if name.startswith("gradient") else
-                                   np.mean([share[name] for share in shares]) for name in shares[0]})
+    np.savez(
+        options["answer"],
+        **{
+            name: np.concatenate([share[name] for share in shares])
+            if name.startswith("gradient")
+            else np.mean([share[name] for share in shares])
+            for name in shares[0]
+        },
+    )
     print(json.dumps({"torch": torch.__version__}), flush=True)
 
 

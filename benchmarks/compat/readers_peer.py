@@ -22,13 +22,20 @@ def sha(data):
 
 def embeddings(found):
     """Hashes of embeddings by name, those that are there."""
-    return {name: sha(np.asarray(rows, dtype=np.float32).tobytes()) for name, rows in (found or {}).items() if rows is not None}
+    return {
+        name: sha(np.asarray(rows, dtype=np.float32).tobytes())
+        for name, rows in (found or {}).items()
+        if rows is not None
+    }
 
 
 def columns(found):
     """Captions by column, of those that have some."""
-    return {name: list(texts) for name, texts in (found or {}).items()
-            if name.startswith("syn_text") and not name.endswith("_emb") and texts}
+    return {
+        name: list(texts)
+        for name, texts in (found or {}).items()
+        if name.startswith("syn_text") and not name.endswith("_emb") and texts
+    }
 
 
 # ---- webdataset ----------------------------------------------------------------------------------------------------------
@@ -37,6 +44,7 @@ def columns(found):
 def webdataset(shards):
     """Samples as they stand, every file; then decoded as its tutorials do."""
     import webdataset as wds
+
     for sample in wds.WebDataset(shards, shardshuffle=False):
         files = {name: data for name, data in sample.items() if not name.startswith("__")}
         yield sample["__key__"], {"files": {name: sha(data) for name, data in files.items()}}
@@ -45,8 +53,12 @@ def webdataset(shards):
 def webdataset_pairs(shards):
     """Picture and text of those that have both; the others raise in `to_tuple`, and are passed over."""
     import webdataset as wds
-    pipeline = wds.WebDataset(shards, shardshuffle=False).decode("pilrgb").to_tuple(
-        "__key__", "jpg", "txt", "syn.json", handler=wds.ignore_and_continue)
+
+    pipeline = (
+        wds.WebDataset(shards, shardshuffle=False)
+        .decode("pilrgb")
+        .to_tuple("__key__", "jpg", "txt", "syn.json", handler=wds.ignore_and_continue)
+    )
     for key, image, text, syn_text in pipeline:
         yield key, {"pixels": sha(image.tobytes()), "text": text, "columns": columns(syn_text)}
 
@@ -56,8 +68,11 @@ def webdataset_pairs(shards):
 
 def load(builder, files, streaming, features, cache, picture):
     import datasets
+
     given = {} if features is None else {"features": datasets.Features.from_dict(features)}
-    rows = datasets.load_dataset(builder, data_files=files, split="train", streaming=streaming, cache_dir=cache, **given)
+    rows = datasets.load_dataset(
+        builder, data_files=files, split="train", streaming=streaming, cache_dir=cache, **given
+    )
     for row in rows:  # pictures decode, where there are some
         if not isinstance(row[picture], str | None):
             row[picture].load()
@@ -66,17 +81,31 @@ def load(builder, files, streaming, features, cache, picture):
 
 def datasets_webdataset(files, streaming, cache, features=None):
     for row in load("webdataset", files, streaming, features, cache, "jpg"):
-        found = {"picture": row["jpg"] and sha(row["jpg"]["bytes"]), "text": row["txt"], "columns": columns(row["syn.json"]),
-                 "error": row["json"]["error"]}
+        found = {
+            "picture": row["jpg"] and sha(row["jpg"]["bytes"]),
+            "text": row["txt"],
+            "columns": columns(row["syn.json"]),
+            "error": row["json"]["error"],
+        }
         for name in {"npz", "pth.gz"} & row.keys():
-            found |= {"embeddings": embeddings(row[name]), "rounded_views": (row["paug.json"] or {}).get("param_aug", [])}
+            found |= {
+                "embeddings": embeddings(row[name]),
+                "rounded_views": (row["paug.json"] or {}).get("param_aug", []),
+            }
         yield row["__key__"], found
 
 
 def datasets_parquet(files, streaming, cache):
     for row in load("parquet", files, streaming, None, cache, "image"):
-        yield row["key"], {"picture": row["image"] and sha(row["image"]["bytes"]), "captions": row["captions"],
-                           "all_columns": columns(row), "error": row["error"]}
+        yield (
+            row["key"],
+            {
+                "picture": row["image"] and sha(row["image"]["bytes"]),
+                "captions": row["captions"],
+                "all_columns": columns(row),
+                "error": row["error"],
+            },
+        )
 
 
 def datasets_jsonl(files, streaming, cache):
@@ -87,8 +116,10 @@ def datasets_jsonl(files, streaming, cache):
         if row["image"] is not None:
             with open(os.path.join(folder, row["image"]), "rb") as file:
                 picture = file.read()
-        yield row["key"], {"picture": sha(picture), "captions": row["captions"], "all_columns": columns(row),
-                           "error": row["error"]}
+        yield (
+            row["key"],
+            {"picture": sha(picture), "captions": row["captions"], "all_columns": columns(row), "error": row["error"]},
+        )
 
 
 # ---- open_clip -----------------------------------------------------------------------------------------------------------
@@ -98,11 +129,23 @@ def open_clip(shards, pairs, train):
     """What open_clip's own pipeline would train on; it gives no keys."""
     import torch
     from open_clip_train.data import get_wds_dataset
-    args = SimpleNamespace(train_data=shards, val_data=shards, train_num_samples=pairs, val_num_samples=pairs, batch_size=1,
-                           workers=0, world_size=1, seed=0, dataset_resampled=False, train_data_upsampling_factors=None)
+
+    args = SimpleNamespace(
+        train_data=shards,
+        val_data=shards,
+        train_num_samples=pairs,
+        val_num_samples=pairs,
+        batch_size=1,
+        workers=0,
+        world_size=1,
+        seed=0,
+        dataset_resampled=False,
+        train_data_upsampling_factors=None,
+    )
 
     def pixels_hash(image):
         return torch.frombuffer(bytearray(hashlib.sha256(image.tobytes()).digest()), dtype=torch.uint8)
+
     loader = get_wds_dataset(args, pixels_hash, is_train=train, tokenizer=lambda text: [text]).dataloader
     for pictures, texts in loader:
         yield "", {"pixels": bytes(pictures[0].tolist()).hex(), "text": texts[0]}
@@ -113,21 +156,38 @@ def open_clip(shards, pairs, train):
 
 def raygen(shards):
     from raygen.datasetio import get_reader
+
     for path in shards:
         with open(path, "rb") as file:
             for item in get_reader(path).shard_iterator(file):
                 found = {"all_columns": columns(item), "error": item["error"]}
                 if path.endswith(".tar"):
-                    stored = {name: rows.float() if hasattr(rows, "float") else rows for name, rows in item.items()
-                              if name.endswith("_emb")}
-                    found |= {"picture": sha(item.get("image")), "text": item.get("text"), "embeddings": embeddings(stored),
-                              "views": item.get("param_aug", [])}
+                    stored = {
+                        name: rows.float() if hasattr(rows, "float") else rows
+                        for name, rows in item.items()
+                        if name.endswith("_emb")
+                    }
+                    found |= {
+                        "picture": sha(item.get("image")),
+                        "text": item.get("text"),
+                        "embeddings": embeddings(stored),
+                        "views": item.get("param_aug", []),
+                    }
                 yield item["uid"], found
 
 
-READERS = {reader.__name__: (package, reader) for package, reader in (
-    ("webdataset", webdataset), ("webdataset", webdataset_pairs), ("datasets", datasets_webdataset),
-    ("datasets", datasets_parquet), ("datasets", datasets_jsonl), ("open_clip_torch", open_clip), ("ray", raygen))}
+READERS = {
+    reader.__name__: (package, reader)
+    for package, reader in (
+        ("webdataset", webdataset),
+        ("webdataset", webdataset_pairs),
+        ("datasets", datasets_webdataset),
+        ("datasets", datasets_parquet),
+        ("datasets", datasets_jsonl),
+        ("open_clip_torch", open_clip),
+        ("ray", raygen),
+    )
+}
 
 
 def main() -> None:

@@ -62,19 +62,39 @@ def main() -> int:
     folder = (RUNS / "replay").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     write_captioned(folder / "captioned" / "00000.tar", pictures())
-    run("reinforce", "--input", str(folder / "captioned" / "*.tar"), "--output", str(folder / "views"), "--embeddings", "none",
-        "--views", str(args.views), "--size", str(SIDE), "--num-workers", "0")
+    run(
+        "reinforce",
+        "--input",
+        str(folder / "captioned" / "*.tar"),
+        "--output",
+        str(folder / "views"),
+        "--embeddings",
+        "none",
+        "--views",
+        str(args.views),
+        "--size",
+        str(SIDE),
+        "--num-workers",
+        "0",
+    )
     records = {key: files for key, files in Set(folder / "views").records.items() if "paug.json" in files}
     asked = []
     for key, files in records.items():
         (folder / key).write_bytes(files["jpg"])
         asked.append((str(folder / key), json.loads(files["paug.json"])))
     (folder / "views.json").write_text(json.dumps(asked))
-    with Peer(args.peer_python, "compat/replay_peer.py", module=args.module, config=str(folder / "views" / "config.json"),
-              views=str(folder / "views.json")) as peer:
+    with Peer(
+        args.peer_python,
+        "compat/replay_peer.py",
+        module=args.module,
+        config=str(folder / "views" / "config.json"),
+        views=str(folder / "views.json"),
+    ) as peer:
         theirs = peer.ready
     operations, differing = Counter(), Counter()
-    for files, (decoded, *made) in zip(tqdm(records.values(), desc="ours", unit="picture"), theirs["pixels"], strict=True):
+    for files, (decoded, *made) in zip(
+        tqdm(records.values(), desc="ours", unit="picture"), theirs["pixels"], strict=True
+    ):
         image = decode_stored(files["jpg"])
         differing["pictures as decoded"] += sha(pil_to_tensor(image)) != decoded
         for view, before, after in zip(read_views(files["paug.json"]), *made, strict=True):
@@ -82,13 +102,17 @@ def main() -> int:
             operations.update(OPERATIONS[number] for number, _ in view[1])
             differing["views"] += sha(pixels) != before
             differing["views, normalised"] += sha(normalise(pixels, MEAN, STD)) != after
-            differing["views of pictures decoded alike"] += sha(pixels) != before and sha(pil_to_tensor(image)) == decoded
+            differing["views of pictures decoded alike"] += (
+                sha(pixels) != before and sha(pil_to_tensor(image)) == decoded
+            )
     versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": PIL.__version__}
     same = all(theirs[name] == versions[name] for name in ("torchvision", "pillow"))
     print(f"ours {versions}\ntheirs, {args.module}: { {name: theirs[name] for name in versions} }")
     photographs = sum(key.startswith("photograph") for key in records)
-    print(f"{args.views * len(records)} views of {len(records)} pictures, {photographs} of them photographs; "
-          f"operations {dict(operations.most_common())}\ndiffering: {dict(differing)}")
+    print(
+        f"{args.views * len(records)} views of {len(records)} pictures, {photographs} of them photographs; "
+        f"operations {dict(operations.most_common())}\ndiffering: {dict(differing)}"
+    )
     missing = set(OPERATIONS) - operations.keys()
     if missing:
         print(f"operations that were not drawn: {', '.join(sorted(missing))}")

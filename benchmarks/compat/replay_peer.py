@@ -27,7 +27,9 @@ def main() -> None:
     with open(options["config"], encoding="utf-8") as file:
         config = json.load(file)["reinforce"]["image_augmentation"]
     transforms = module.compose_from_config(config)
-    before = module.compose_from_config({name: value for name, value in config.items() if name not in ("to_tensor", "normalize")})
+    before = module.compose_from_config(
+        {name: value for name, value in config.items() if name not in ("to_tensor", "normalize")}
+    )
     with open(options["views"], encoding="utf-8") as file:
         views = json.load(file)
     found = []
@@ -36,9 +38,20 @@ def main() -> None:
             image = opened.convert("RGBA").convert("RGB")  # webdataset's "pilrgba", then as the trainer has it
         parameters = [transforms.decompress(view) for view in stored["param_aug"]]
         plain = [sha(pil_to_tensor(before.reapply(image, one)[0])) for one in parameters]
-        found.append([sha(pil_to_tensor(image)), plain, [sha(transforms.reapply(image, one)[0]) for one in parameters]])
-    print(json.dumps({"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": PIL.__version__,
-                      "pixels": found}), flush=True)
+        found.append(
+            [sha(pil_to_tensor(image)), plain, [sha(transforms.reapply(image, one)[0]) for one in parameters]]
+        )
+    print(
+        json.dumps(
+            {
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "pillow": PIL.__version__,
+                "pixels": found,
+            }
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

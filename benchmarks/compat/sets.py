@@ -75,15 +75,26 @@ class Set:
 def write_source(folder: Path) -> str:
     """Tar shards of drawn scenes, and its SPEC."""
     folder.mkdir(parents=True)
-    samples = [sample for shard in read_samples(f"scenes:train,n={SHARDS * PICTURES},level=2,captions=alt") for sample in shard]
+    samples = [
+        sample
+        for shard in read_samples(f"scenes:train,n={SHARDS * PICTURES},level=2,captions=alt")
+        for sample in shard
+    ]
     for number in range(SHARDS):
         with tarfile.open(folder / f"{number:05d}.tar", "w") as archive:
-            for place, sample in enumerate(samples[number * PICTURES:(number + 1) * PICTURES]):
-                picture = {BROKEN: b"<html>not found</html>", CUT: sample.image[:len(sample.image) // 2], MISSING: None,
-                           PNG: as_png(sample.image)}.get(place, sample.image)
-                files = {"jpg": picture, "txt": None if place == NO_TEXT else sample.captions[0].encode(),
-                         "url.txt": f"https://example.org/{sample.key}.jpg".encode(),
-                         "json": json.dumps({"uid": f"uid {sample.key}", "licence": "CC0"}).encode()}
+            for place, sample in enumerate(samples[number * PICTURES : (number + 1) * PICTURES]):
+                picture = {
+                    BROKEN: b"<html>not found</html>",
+                    CUT: sample.image[: len(sample.image) // 2],
+                    MISSING: None,
+                    PNG: as_png(sample.image),
+                }.get(place, sample.image)
+                files = {
+                    "jpg": picture,
+                    "txt": None if place == NO_TEXT else sample.captions[0].encode(),
+                    "url.txt": f"https://example.org/{sample.key}.jpg".encode(),
+                    "json": json.dumps({"uid": f"uid {sample.key}", "licence": "CC0"}).encode(),
+                }
                 for suffix, data in files.items():
                     if data is not None:
                         member = tarfile.TarInfo(f"{sample.key}.{suffix}")
@@ -109,9 +120,14 @@ def write_teachers(folder: Path) -> list[str]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             weights = open_clip.CLIP(**config).state_dict()
-        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / name / "open_clip_model.safetensors")
+        save_file(
+            {key: tensor.contiguous() for key, tensor in weights.items()},
+            folder / name / "open_clip_model.safetensors",
+        )
         preprocess = {"size": SIDE, "mean": MEAN, "std": STD}
-        (folder / name / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+        (folder / name / "open_clip_config.json").write_text(
+            json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+        )
     return [str(folder / name) for name in DIMENSIONS]
 
 
@@ -131,11 +147,49 @@ def make_captioned(folder: Path, *formats: str) -> Path:
     source = write_source(folder / "source")
     columns = [{"column": COLUMNS[0]}, {"column": COLUMNS[1], "min_similarity": 0.6, "redraws": 0, "seed": 2}]
     (folder / "columns.yaml").write_text(yaml.safe_dump({"columns": columns}))
-    usual = ("--model", "coca_tiny", "--num-captions", "3", "--device", "cpu", "--num-workers", "0", "--max-error-rate", "1")
-    run("generate", "--input", source, "--output", str(folder / "once"), "--config", str(folder / "columns.yaml"), *usual)
+    usual = (
+        "--model",
+        "coca_tiny",
+        "--num-captions",
+        "3",
+        "--device",
+        "cpu",
+        "--num-workers",
+        "0",
+        "--max-error-rate",
+        "1",
+    )
+    run(
+        "generate",
+        "--input",
+        source,
+        "--output",
+        str(folder / "once"),
+        "--config",
+        str(folder / "columns.yaml"),
+        *usual,
+    )
     for format in ("webdataset", *formats):
-        run("generate", "--input", str(folder / "once" / "*.tar"), "--output", str(folder / format), "--column", COLUMNS[2],
-            "--temperature", "1.2", "--seed", "1", "--min-similarity", "0.5", "--redraws", "0", "--format", format, *usual)
+        run(
+            "generate",
+            "--input",
+            str(folder / "once" / "*.tar"),
+            "--output",
+            str(folder / format),
+            "--column",
+            COLUMNS[2],
+            "--temperature",
+            "1.2",
+            "--seed",
+            "1",
+            "--min-similarity",
+            "0.5",
+            "--redraws",
+            "0",
+            "--format",
+            format,
+            *usual,
+        )
     return folder / "webdataset"
 
 
@@ -143,6 +197,21 @@ def make_reinforced(folder: Path, captioned: Path, teachers: Sequence[str], *opt
     """Views and embeddings for the captioned records, from `capsmith reinforce`."""
     shutil.rmtree(folder, ignore_errors=True)
     named = [word for name in teachers for word in ("--teacher", name)]
-    run("reinforce", "--input", str(captioned / "*.tar"), "--output", str(folder), *named, "--views", str(VIEWS), *options,
-        "--device", "cpu", "--num-workers", "0", "--max-error-rate", "1")
+    run(
+        "reinforce",
+        "--input",
+        str(captioned / "*.tar"),
+        "--output",
+        str(folder),
+        *named,
+        "--views",
+        str(VIEWS),
+        *options,
+        "--device",
+        "cpu",
+        "--num-workers",
+        "0",
+        "--max-error-rate",
+        "1",
+    )
     return folder

@@ -51,16 +51,49 @@ class Problem(Exception):
 def training_flags(records: Set, name: str, folder: Path) -> list[str]:
     """Those of the published scripts, for a CPU and a tiny student."""
     shards = f"{records.folder}/{{{records.shards[0].stem}..{records.shards[-1].stem}}}.tar"
-    return ["--train-data", shards, "--dataset-type", "webdataset", "--dataset-resampled",
-            "--train-num-samples", str(STEPS * BATCH), "--batch-size", str(BATCH), "--epochs", "1", "--workers", "1",
-            "--model", "tiny_student", "--precision", "fp32", "--warmup", "5", "--lr", "1e-3", "--seed", "0",
-            "--logs", str(folder / "logs"), "--name", name,
-            "--dataset-reinforcement", "--distill-logit-scale", *SCALES, "--distill-loss-weights", "0.0", "1.0",
-            "--distill-teacher-dimension", *map(str, DIMENSIONS.values()), "--distill-average-after-softmax"]
+    return [
+        "--train-data",
+        shards,
+        "--dataset-type",
+        "webdataset",
+        "--dataset-resampled",
+        "--train-num-samples",
+        str(STEPS * BATCH),
+        "--batch-size",
+        str(BATCH),
+        "--epochs",
+        "1",
+        "--workers",
+        "1",
+        "--model",
+        "tiny_student",
+        "--precision",
+        "fp32",
+        "--warmup",
+        "5",
+        "--lr",
+        "1e-3",
+        "--seed",
+        "0",
+        "--logs",
+        str(folder / "logs"),
+        "--name",
+        name,
+        "--dataset-reinforcement",
+        "--distill-logit-scale",
+        *SCALES,
+        "--distill-loss-weights",
+        "0.0",
+        "1.0",
+        "--distill-teacher-dimension",
+        *map(str, DIMENSIONS.values()),
+        "--distill-average-after-softmax",
+    ]
 
 
-def train(python: Path, name: str, flags: Sequence[str], texts: Sequence[str], folder: Path
-          ) -> tuple[dict[str, np.ndarray], dict]:
+def train(
+    python: Path, name: str, flags: Sequence[str], texts: Sequence[str], folder: Path
+) -> tuple[dict[str, np.ndarray], dict]:
     """What came to the model and the loss, by name, a row for each step, and the environment's versions.
 
     Raises: Problem, with the last lines that it printed, where the trainer ends with an error.
@@ -69,12 +102,21 @@ def train(python: Path, name: str, flags: Sequence[str], texts: Sequence[str], f
     (folder / "texts.json").write_text(json.dumps(texts))
     trace = folder / f"{name}.npz"
     trace.unlink(missing_ok=True)
-    options = {"configs": [str(path) for path in sorted((folder / "configs").glob("*.json"))], "argv": [*flags],
-               "texts": str(folder / "texts.json"), "trace": str(trace)}
+    options = {
+        "configs": [str(path) for path in sorted((folder / "configs").glob("*.json"))],
+        "argv": [*flags],
+        "texts": str(folder / "texts.json"),
+        "trace": str(trace),
+    }
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), str(Path(__file__).with_name("trainer_peer.py")), json.dumps(options)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=environment | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
     (folder / f"{name}.log").write_text(done.stdout)
     lines = done.stdout.splitlines()
     if done.returncode:
@@ -87,10 +129,10 @@ def train(python: Path, name: str, flags: Sequence[str], texts: Sequence[str], f
 class Came(NamedTuple):
     """One picture of a batch: as the model and the loss had it."""
 
-    pixels: np.ndarray       # (3, S, S)
-    text: int                # number of the text, or -1
+    pixels: np.ndarray  # (3, S, S)
+    text: int  # number of the text, or -1
     syn_text: int
-    image_emb: np.ndarray    # (D,)
+    image_emb: np.ndarray  # (D,)
     text_emb: np.ndarray
     syn_text_emb: np.ndarray
 
@@ -102,8 +144,14 @@ def pictures(trace: Mapping[str, np.ndarray]) -> list[Came]:
     losses = trace["distill_loss"]
     if not np.isfinite(losses).all() or len(losses) != STEPS:
         raise Problem(f"losses {losses}")
-    parts = [trace["images"], trace["texts"][:, :BATCH], trace["texts"][:, BATCH:], trace["dist_image_features"],
-             trace["dist_text_features"], trace["dist_syn_text_features"]]
+    parts = [
+        trace["images"],
+        trace["texts"][:, :BATCH],
+        trace["texts"][:, BATCH:],
+        trace["dist_image_features"],
+        trace["dist_text_features"],
+        trace["dist_syn_text_features"],
+    ]
     return [Came(*values) for step in zip(*parts) for values in zip(*step)]
 
 
@@ -120,7 +168,11 @@ class Seen(NamedTuple):
 def check_stored(records: Set, trace: Mapping[str, np.ndarray], texts: Sequence[str]) -> Seen:
     """That each picture came as one view of one record, with its text, one of its captions, and the embeddings of just these."""
     stored = {key: unpack(records.records[key]) for key in records.pairs}
-    whose = {row.numpy().tobytes(): (key, view) for key, rows in stored.items() for view, row in enumerate(rows["image_emb"])}
+    whose = {
+        row.numpy().tobytes(): (key, view)
+        for key, rows in stored.items()
+        for view, row in enumerate(rows["image_emb"])
+    }
     seen, columns = set(), Counter()
     for came in pictures(trace):
         found = whose.get(came.image_emb.tobytes())
@@ -139,12 +191,21 @@ def check_stored(records: Set, trace: Mapping[str, np.ndarray], texts: Sequence[
     return Seen(len(pictures(trace)), len({key for key, _ in seen}), len(seen), columns, 0.0)
 
 
-def column_of(came: Came, key: str, columns: Mapping[str, Sequence[str]], embeddings: Mapping[str, torch.Tensor],
-              texts: Sequence[str]) -> str:
+def column_of(
+    came: Came,
+    key: str,
+    columns: Mapping[str, Sequence[str]],
+    embeddings: Mapping[str, torch.Tensor],
+    texts: Sequence[str],
+) -> str:
     """The column of the record that the synthetic caption came from, whose row is the embedding that came with it."""
     for name, captions in columns.items():
         for caption, row in zip(captions, embeddings[f"{name}_emb"], strict=True):
-            if came.syn_text >= 0 and caption == texts[came.syn_text] and np.array_equal(came.syn_text_emb, row.numpy()):
+            if (
+                came.syn_text >= 0
+                and caption == texts[came.syn_text]
+                and np.array_equal(came.syn_text_emb, row.numpy())
+            ):
                 return name
     raise Problem(f"{key}: not its caption, or not its caption's embedding")
 
@@ -158,7 +219,9 @@ def check_online(records: Set, trace: Mapping[str, np.ndarray], texts: Sequence[
     ours = torch.cat([teacher.embed(no_views, texts, 32)[1] for teacher in loaded], dim=1).numpy()
     images = torch.from_numpy(np.stack([one.pixels for one in came]))
     with torch.inference_mode():
-        of_images = torch.cat([teacher.model.encode_image(images, normalize=True) for teacher in loaded], dim=1).numpy()
+        of_images = torch.cat(
+            [teacher.model.encode_image(images, normalize=True) for teacher in loaded], dim=1
+        ).numpy()
     by_text: dict[str, list[str]] = {}
     for key, text in records.pairs.items():
         by_text.setdefault(text, []).append(key)
@@ -166,11 +229,19 @@ def check_online(records: Set, trace: Mapping[str, np.ndarray], texts: Sequence[
     for one, of_image in zip(came, of_images):
         if min(one.text, one.syn_text) < 0:
             raise Problem("a text that is none of the set's")
-        found = [(key, name) for key in by_text.get(texts[one.text], ())
-                 for name, captions in json.loads(records.records[key]["syn.json"]).items() if texts[one.syn_text] in captions]
+        found = [
+            (key, name)
+            for key in by_text.get(texts[one.text], ())
+            for name, captions in json.loads(records.records[key]["syn.json"]).items()
+            if texts[one.syn_text] in captions
+        ]
         if not found:
             raise Problem(f"{texts[one.syn_text]!r} is no caption of a record whose text is {texts[one.text]!r}")
-        for theirs, mine in ((one.text_emb, ours[one.text]), (one.syn_text_emb, ours[one.syn_text]), (one.image_emb, of_image)):
+        for theirs, mine in (
+            (one.text_emb, ours[one.text]),
+            (one.syn_text_emb, ours[one.syn_text]),
+            (one.image_emb, of_image),
+        ):
             difference = max(difference, float(np.abs(theirs - mine).max()))
         seen.add(found[0][0])
         columns[found[0][1]] += 1
@@ -186,8 +257,12 @@ def set_up(folder: Path) -> tuple[Set, list[str], list[str]]:
     for name, dimension in {"tiny_student": 64, **DIMENSIONS}.items():
         (folder / "configs" / f"{name}.json").write_text(json.dumps(model_config(dimension)))
     captioned = Set(make_captioned(folder / "captioned"))
-    synthetic = {text for files in captioned.records.values() for captions in json.loads(files["syn.json"]).values()
-                 for text in captions}
+    synthetic = {
+        text
+        for files in captioned.records.values()
+        for captions in json.loads(files["syn.json"]).values()
+        for text in captions
+    }
     return captioned, sorted(synthetic | set(captioned.pairs.values())), write_teachers(folder / "teachers")
 
 
@@ -197,38 +272,65 @@ def main() -> int:
     python = parser.parse_args().peer_python
     folder = (RUNS / "trainer").resolve()
     captioned, texts, teachers = set_up(folder)
-    stored = {kind: Set(make_reinforced(folder / kind, captioned.folder, teachers, "--embeddings", kind))
-              for kind in ("npz", "pth.gz")}
+    stored = {
+        kind: Set(make_reinforced(folder / kind, captioned.folder, teachers, "--embeddings", kind))
+        for kind in ("npz", "pth.gz")
+    }
     partly = Set(make_reinforced(folder / "partly", captioned.folder, teachers, "--columns", COLUMNS[0]))
     reasons = Counter(reason.split(":")[0] for reason in captioned.failed.values())
-    print(f"{len(captioned.records)} records, {len(captioned.failed)} failed: {dict(reasons)}; {len(captioned.pairs)} with "
-          "picture and text")
+    print(
+        f"{len(captioned.records)} records, {len(captioned.failed)} failed: {dict(reasons)}; {len(captioned.pairs)} with "
+        "picture and text"
+    )
     config = ["--dataset-reinforcement-config", str(stored["npz"].folder / "config.json")]
     weights = [f"{teacher}/open_clip_model.safetensors" for teacher in teachers]
     online = [*config, "--distill-model", ",".join(DIMENSIONS), "--distill-pretrained", ",".join(weights)]
     only_first = ["--dataset-reinforcement-syn-text-key-regex", f"^{COLUMNS[0]}$"]
     code = 0
-    for name, records, flags in (*((kind, records, config) for kind, records in stored.items()),
-                                 ("one column", partly, [*config, *only_first]), ("online", captioned, online)):
+    for name, records, flags in (
+        *((kind, records, config) for kind, records in stored.items()),
+        ("one column", partly, [*config, *only_first]),
+        ("online", captioned, online),
+    ):
         try:
             trace, versions = train(python, name, [*training_flags(records, name, folder), *flags], texts, folder)
-            seen = (check_online(records, trace, texts, teachers) if name == "online" else check_stored(records, trace, texts))
+            seen = (
+                check_online(records, trace, texts, teachers)
+                if name == "online"
+                else check_stored(records, trace, texts)
+            )
         except Problem as problem:
             print(f"{name}: FAILED: {problem}")
             code = 1
             continue
-        print(f"{name}: {STEPS} steps, {seen.pictures} pictures of {seen.records} records, {seen.views} views, synthetic "
-              f"captions {dict(sorted(seen.columns.items()))}, embeddings differ by at most {seen.difference:.1e}, "
-              f"{trace['loss_class'][0]} {trace['distill_loss'][0]:.3f} -> {trace['distill_loss'][-1]:.3f}\n  {versions}")
+        print(
+            f"{name}: {STEPS} steps, {seen.pictures} pictures of {seen.records} records, {seen.views} views, synthetic "
+            f"captions {dict(sorted(seen.columns.items()))}, embeddings differ by at most {seen.difference:.1e}, "
+            f"{trace['loss_class'][0]} {trace['distill_loss'][0]:.3f} -> {trace['distill_loss'][-1]:.3f}\n  {versions}"
+        )
     print("flags that end the trainer:")
     without_average = [flag for flag in training_flags(stored["npz"], "wrong", folder) if "average" not in flag]
     for what, records, flags in (
-            ("one --distill-logit-scale for two teachers", stored["npz"], [*config, "--distill-logit-scale", "100"]),
-            ("no --distill-average-after-softmax", stored["npz"], config),
-            ("--accum-freq 2", stored["npz"], [*config, "--accum-freq", "2"]),
-            ("a column that has no embeddings", partly, config),
-            ("one online teacher", captioned, [*config, "--distill-model", "tiny_a", "--distill-pretrained", weights[0],
-                                               "--distill-logit-scale", "70", "--distill-teacher-dimension", "32"])):
+        ("one --distill-logit-scale for two teachers", stored["npz"], [*config, "--distill-logit-scale", "100"]),
+        ("no --distill-average-after-softmax", stored["npz"], config),
+        ("--accum-freq 2", stored["npz"], [*config, "--accum-freq", "2"]),
+        ("a column that has no embeddings", partly, config),
+        (
+            "one online teacher",
+            captioned,
+            [
+                *config,
+                "--distill-model",
+                "tiny_a",
+                "--distill-pretrained",
+                weights[0],
+                "--distill-logit-scale",
+                "70",
+                "--distill-teacher-dimension",
+                "32",
+            ],
+        ),
+    ):
         usual = without_average if what.startswith("no ") else training_flags(records, "wrong", folder)
         try:
             train(python, "wrong", [*usual, *flags], texts, folder)

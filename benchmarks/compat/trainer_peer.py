@@ -22,7 +22,9 @@ def main() -> None:
         open_clip.add_model_config(path)
     model_name = options["argv"][options["argv"].index("--model") + 1]
     texts = json.loads(open(options["texts"], encoding="utf-8").read())
-    numbers = {tuple(tokens): number for number, tokens in enumerate(open_clip.get_tokenizer(model_name)(texts).tolist())}
+    numbers = {
+        tuple(tokens): number for number, tokens in enumerate(open_clip.get_tokenizer(model_name)(texts).tolist())
+    }
     trace = defaultdict(list)
 
     def note_inputs(module, inputs):
@@ -48,6 +50,7 @@ def main() -> None:
                 if isinstance(value, torch.Tensor):
                     trace[name].append(value.detach().numpy(force=True).copy())
             return values
+
         return watched
 
     trainer.create_model_and_transforms, trainer.create_loss = create_watched_model, create_watched_loss
@@ -56,8 +59,19 @@ def main() -> None:
     import torchvision
     import webdataset
     from PIL import __version__ as pillow
-    print(json.dumps({"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": pillow,
-                      "webdataset": webdataset.__version__, "open_clip": open_clip.__version__}), flush=True)
+
+    print(
+        json.dumps(
+            {
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "pillow": pillow,
+                "webdataset": webdataset.__version__,
+                "open_clip": open_clip.__version__,
+            }
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process a core is faster than a core's share of each; before torch is imported
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # a process a core is faster than a core's share of each; before torch is imported
 
 from tqdm import tqdm
 

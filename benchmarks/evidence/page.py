@@ -22,13 +22,25 @@ from diversity.measures.catalogue import Measure
 SCORES = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
 MEANS = ("score", "classification", "retrieval")
 TABLES = {  # of a comparison: what its arms are called, the one that the others are compared with first
-    "reinforcement": {NONE: "alt text alone", "much_p09": "and synthetic captions", DISTILLED: "alt text, distilled",
-                      BOTH: "and synthetic captions, distilled"},
-    "captioners": {"pretrained_p09": "captions of the pretrained captioner", "much_p09": "of the fine-tuned one",
-                   NONE: "no captions"},
-    "several": {"one_captioner": "three captions of one captioner", "three_captioners": "one caption of each of three"},
-    "scales": {BOTH: f"{BASE:g} and {BASE:g}",
-               **{name: "{:g} and {:g}".format(*arm.scales) for name, arm in SCALED.items() if name != BOTH}},
+    "reinforcement": {
+        NONE: "alt text alone",
+        "much_p09": "and synthetic captions",
+        DISTILLED: "alt text, distilled",
+        BOTH: "and synthetic captions, distilled",
+    },
+    "captioners": {
+        "pretrained_p09": "captions of the pretrained captioner",
+        "much_p09": "of the fine-tuned one",
+        NONE: "no captions",
+    },
+    "several": {
+        "one_captioner": "three captions of one captioner",
+        "three_captioners": "one caption of each of three",
+    },
+    "scales": {
+        BOTH: f"{BASE:g} and {BASE:g}",
+        **{name: "{:g} and {:g}".format(*arm.scales) for name, arm in SCALED.items() if name != BOTH},
+    },
 }
 BLUE, ORANGE, GREEN, GREY = "#3f7fd6", "#d8722f", "#3d9b78", "#8b9099"
 COLOURS = {"pretrained": GREY, "little": ORANGE, "much": BLUE, "long": GREEN}
@@ -39,12 +51,22 @@ def write_page(page: Path, output: Path) -> None:
     """Writes tables and pictures of the seeds that all arms have; ValueError where there is none, or the page lacks a mark."""
     runs = read_runs(output)
     rows = json.loads((output / "figures.json").read_text(encoding="utf-8"))
-    gains = np.array([[[run[name] - base[name] for run, base in zip(runs[point], runs[NONE])] for point in POINTS]
-                      for name in MEANS])  # (3, P, S)
-    taus = {figure: [tau_with_interval(direction(figure) * ranked(figure, rows), of) for of in gains]
-            for figure in (*BASELINES, *FIGURES)}
+    gains = np.array(
+        [
+            [[run[name] - base[name] for run, base in zip(runs[point], runs[NONE])] for point in POINTS]
+            for name in MEANS
+        ]
+    )  # (3, P, S)
+    taus = {
+        figure: [tau_with_interval(direction(figure) * ranked(figure, rows), of) for of in gains]
+        for figure in (*BASELINES, *FIGURES)
+    }
     tables = {name: comparison(runs, arms) for name, arms in TABLES.items()}
-    tables |= {"points": points_table(rows, gains), "tau": tau_table(taus), "seeds": f"{len(runs[NONE])} seeds of each arm."}
+    tables |= {
+        "points": points_table(rows, gains),
+        "tau": tau_table(taus),
+        "seeds": f"{len(runs[NONE])} seeds of each arm.",
+    }
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -62,7 +84,9 @@ def read_runs(output: Path) -> Runs:
     seeds = [seed for seed in range(100) if all(result_file(output, arm, seed).exists() for arm in ARMS)]
     if not seeds:
         raise ValueError(f"{output}: there is no seed yet that every arm has")
-    return {arm: [json.loads(result_file(output, arm, seed).read_text(encoding="utf-8")) for seed in seeds] for arm in ARMS}
+    return {
+        arm: [json.loads(result_file(output, arm, seed).read_text(encoding="utf-8")) for seed in seeds] for arm in ARMS
+    }
 
 
 def ranked(figure: Measure, rows: dict[str, Any]) -> np.ndarray:
@@ -90,21 +114,44 @@ def comparison(runs: Runs, arms: dict[str, str]) -> str:
 
 
 def points_table(rows: dict[str, Any], gains: np.ndarray) -> str:
-    shown = (catalogue.LENGTH, catalogue.CIDER, catalogue.CLIP_SCORE, catalogue.SELF_CIDER, catalogue.PRECISION, catalogue.RECALL,
-             catalogue.WORD_COVERAGE, catalogue.DEGENERATE)
+    shown = (
+        catalogue.LENGTH,
+        catalogue.CIDER,
+        catalogue.CLIP_SCORE,
+        catalogue.SELF_CIDER,
+        catalogue.PRECISION,
+        catalogue.RECALL,
+        catalogue.WORD_COVERAGE,
+        catalogue.DEGENERATE,
+    )
     best_first = np.argsort(-gains[0].mean(axis=1), kind="stable")
     names = list(POINTS)
-    return markdown(["captions", *(f"{one.label} {one.arrow}".strip() for one in shown), "gain"], [
-        [POINTS[names[at]].words, *(one.text(rows[names[at]]) for one in shown), written(*mean_and_error(gains[0, at]))]
-        for at in best_first])
+    return markdown(
+        ["captions", *(f"{one.label} {one.arrow}".strip() for one in shown), "gain"],
+        [
+            [
+                POINTS[names[at]].words,
+                *(one.text(rows[names[at]]) for one in shown),
+                written(*mean_and_error(gains[0, at])),
+            ]
+            for at in best_first
+        ],
+    )
 
 
 def tau_table(taus: dict[Measure, list[Estimate]]) -> str:
     by_value = sorted(taus, key=lambda figure: -taus[figure][0].value)
-    return markdown(["figure", "", *(f"τ with the gain in {name}" for name in MEANS)], [
-        [f"{figure.label} {figure.arrow}".strip(), "baseline" if figure in BASELINES else "",
-         *(interval(one, 1, 2) for one in taus[figure])]
-        for figure in by_value])
+    return markdown(
+        ["figure", "", *(f"τ with the gain in {name}" for name in MEANS)],
+        [
+            [
+                f"{figure.label} {figure.arrow}".strip(),
+                "baseline" if figure in BASELINES else "",
+                *(interval(one, 1, 2) for one in taus[figure]),
+            ]
+            for figure in by_value
+        ],
+    )
 
 
 def written(mean: float, error: float) -> str:
@@ -150,12 +197,19 @@ def points_figure(rows: dict[str, Any], gains: np.ndarray) -> Figure:
         axes = figure.add_subplot(2, 2, number)
         for point, value, gain in zip(POINTS.values(), ranked(of, rows), 100 * gains):
             axes.plot([value] * len(gain), gain, color=GREY, linewidth=1)
-            axes.plot(value, gain.mean(), "s" if point.num_captions == 1 else "o", markersize=5,
-                      color=COLOURS[point.captioner])
+            axes.plot(
+                value,
+                gain.mean(),
+                "s" if point.num_captions == 1 else "o",
+                markersize=5,
+                color=COLOURS[point.captioner],
+            )
         axes.set_ylabel("gain, points of %" if number % 2 else "")
         finish(axes, of.label)
     marks = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in COLOURS.items()]
-    one = Line2D([], [], marker="s", linestyle="", color="none", markeredgecolor="black", label="one caption of a picture")
+    one = Line2D(
+        [], [], marker="s", linestyle="", color="none", markeredgecolor="black", label="one caption of a picture"
+    )
     figure.tight_layout()
     figure.legend(handles=[*marks, one], ncols=5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.05))
     return figure

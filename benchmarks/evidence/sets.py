@@ -18,11 +18,11 @@ from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run as reinforce
 from imagetext.sources import read_records, read_samples
 
-LEVEL = 2          # one or two objects
-PICTURES = 2_000   # that students see; their original captions are the set's noisy alt text
+LEVEL = 2  # one or two objects
+PICTURES = 2_000  # that students see; their original captions are the set's noisy alt text
 SET = f"scenes:train,n={PICTURES},level={LEVEL},seed=7,captions=alt"
 VIEWS = 10
-CROP_AREA = 0.6    # of the picture's: smaller crops often lack the objects that a caption names
+CROP_AREA = 0.6  # of the picture's: smaller crops often lack the objects that a caption names
 PRETRAINED = "coca_tiny"
 EMBEDDED = "^syn_text_much_p09$"  # the columns that students distil through
 
@@ -35,8 +35,12 @@ class Tuned(NamedTuple):
     seed: int
 
 
-CAPTIONERS = {"little": Tuned("short", 2_000, 0), "much": Tuned("short", 20_000, 0), "other": Tuned("short", 20_000, 1),
-              "long": Tuned("long", 16_000, 0)}
+CAPTIONERS = {
+    "little": Tuned("short", 2_000, 0),
+    "much": Tuned("short", 20_000, 0),
+    "other": Tuned("short", 20_000, 1),
+    "long": Tuned("long", 16_000, 0),
+}
 TEACHERS = ("much", "long")  # CoCas are CLIP models, too
 
 
@@ -58,25 +62,43 @@ class Point(NamedTuple):
 
 GREEDY = {"num_captions": 1, "strategy": "greedy"}
 POINTS = {  # in the order of the tables
-    "pretrained_p09": Point("pretrained"), "pretrained_t05": Point("pretrained", temperature=0.5),
+    "pretrained_p09": Point("pretrained"),
+    "pretrained_t05": Point("pretrained", temperature=0.5),
     "pretrained_greedy": Point("pretrained", **GREEDY),
-    "little_p09": Point("little"), "little_t15": Point("little", temperature=1.5, top_p=1.0),
+    "little_p09": Point("little"),
+    "little_t15": Point("little", temperature=1.5, top_p=1.0),
     "little_greedy": Point("little", **GREEDY),
-    "much_p09": Point("much"), "much_t05": Point("much", temperature=0.5), "much_t15": Point("much", temperature=1.5, top_p=1.0),
-    "much_t25": Point("much", temperature=2.5, top_p=1.0), "much_one": Point("much", num_captions=1),
+    "much_p09": Point("much"),
+    "much_t05": Point("much", temperature=0.5),
+    "much_t15": Point("much", temperature=1.5, top_p=1.0),
+    "much_t25": Point("much", temperature=2.5, top_p=1.0),
+    "much_one": Point("much", num_captions=1),
     "much_greedy": Point("much", **GREEDY),
-    "long_p09": Point("long"), "long_greedy": Point("long", **GREEDY),
+    "long_p09": Point("long"),
+    "long_greedy": Point("long", **GREEDY),
 }
 ALONE = {  # columns of the comparison of one captioner with several, three captions of a picture in all
-    "much_three": Point("much", num_captions=3), "other_one": Point("other", num_captions=1),
+    "much_three": Point("much", num_captions=3),
+    "other_one": Point("other", num_captions=1),
     "long_one": Point("long", num_captions=1),
 }
 COLUMNS = {**POINTS, **ALONE}
 
 # The report's figures that are asked whether they rank students, as their own arrows point; fixed before
 # the students that are ranked, but after a few trial ones.
-FIGURES = (catalogue.VOCABULARY, catalogue.DISTINCT[1], catalogue.DIV[1], catalogue.MBLEU, catalogue.SELF_CIDER, catalogue.VENDI[0],
-           catalogue.WORD_COVERAGE, catalogue.COVERAGE, catalogue.PRECISION, catalogue.RECALL, catalogue.DEGENERATE)
+FIGURES = (
+    catalogue.VOCABULARY,
+    catalogue.DISTINCT[1],
+    catalogue.DIV[1],
+    catalogue.MBLEU,
+    catalogue.SELF_CIDER,
+    catalogue.VENDI[0],
+    catalogue.WORD_COVERAGE,
+    catalogue.COVERAGE,
+    catalogue.PRECISION,
+    catalogue.RECALL,
+    catalogue.DEGENERATE,
+)
 BASELINES = (catalogue.LENGTH, catalogue.CIDER, catalogue.CLIP_SCORE)  # longer, and higher, is taken to be better
 # Where a picture has one caption, which leaves them undefined: no spread.
 OF_ONE = {catalogue.SELF_CIDER: 0.0, catalogue.MBLEU: 1.0, catalogue.VENDI[0]: 1.0}
@@ -90,21 +112,59 @@ def captioner_folder(output: Path, name: str) -> str:
 def make_captioner(output: Path, name: str) -> None:
     """Fine-tunes the built-in captioner on curated captions of pictures that no student sees."""
     tuned = CAPTIONERS[name]
-    _done(finetune(FinetuneConfig(
-        input=[f"scenes:train,n=4000,level={LEVEL},seed={tuned.seed},captions={tuned.captions}"], model=PRETRAINED, name=name,
-        output=captioner_folder(output, name), samples_seen=tuned.samples_seen, batch_size=32, learning_rate=1e-3, hold_out=0,
-        num_workers=0, seed=tuned.seed)), "finetune")
+    _done(
+        finetune(
+            FinetuneConfig(
+                input=[f"scenes:train,n=4000,level={LEVEL},seed={tuned.seed},captions={tuned.captions}"],
+                model=PRETRAINED,
+                name=name,
+                output=captioner_folder(output, name),
+                samples_seen=tuned.samples_seen,
+                batch_size=32,
+                learning_rate=1e-3,
+                hold_out=0,
+                num_workers=0,
+                seed=tuned.seed,
+            )
+        ),
+        "finetune",
+    )
 
 
 def make_set(output: Path) -> None:
     """Captions every column of every picture, ungated, and reinforces the records."""
-    _done(generate(GenerateConfig(
-        input=[SET], output=output / "captioned", redraws=0, on_degenerate="keep", num_workers=0, columns=[
-            {"column": f"syn_text_{name}", "model": captioner_folder(output, point.captioner), **_drawn(point)}
-            for name, point in COLUMNS.items()])), "generate")
-    _done(reinforce(ReinforceConfig(
-        input=[str(output / "captioned" / "*.tar")], output=output / "reinforced", views=VIEWS, size=64, crop_area=CROP_AREA,
-        columns=EMBEDDED, teacher=[captioner_folder(output, name) for name in TEACHERS], num_workers=0, report=True)), "reinforce")
+    _done(
+        generate(
+            GenerateConfig(
+                input=[SET],
+                output=output / "captioned",
+                redraws=0,
+                on_degenerate="keep",
+                num_workers=0,
+                columns=[
+                    {"column": f"syn_text_{name}", "model": captioner_folder(output, point.captioner), **_drawn(point)}
+                    for name, point in COLUMNS.items()
+                ],
+            )
+        ),
+        "generate",
+    )
+    _done(
+        reinforce(
+            ReinforceConfig(
+                input=[str(output / "captioned" / "*.tar")],
+                output=output / "reinforced",
+                views=VIEWS,
+                size=64,
+                crop_area=CROP_AREA,
+                columns=EMBEDDED,
+                teacher=[captioner_folder(output, name) for name in TEACHERS],
+                num_workers=0,
+                report=True,
+            )
+        ),
+        "reinforce",
+    )
 
 
 def _drawn(point: Point) -> dict[str, Any]:
@@ -125,12 +185,19 @@ def write_figures(output: Path) -> None:
     such pictures only.
     """
     records = list(read_records(str(output / "captioned" / "*.tar")))
-    curated = {sample.key: sample.captions for shard in read_samples([SET.replace("captions=alt", "captions=short")])
-               for sample in shard}
-    given = {"references": [curated[record.key] for record in records],
-             "scenes": [record.meta["scene"] for record in records],
-             "images": [record.image for record in records], "keys": [record.key for record in records],
-             "embedder": str(SHIPPED / PRETRAINED), "clip": str(SHIPPED / PRETRAINED)}
+    curated = {
+        sample.key: sample.captions
+        for shard in read_samples([SET.replace("captions=alt", "captions=short")])
+        for sample in shard
+    }
+    given = {
+        "references": [curated[record.key] for record in records],
+        "scenes": [record.meta["scene"] for record in records],
+        "images": [record.image for record in records],
+        "keys": [record.key for record in records],
+        "embedder": str(SHIPPED / PRETRAINED),
+        "clip": str(SHIPPED / PRETRAINED),
+    }
     rows = {}
     for name in POINTS:
         captions = [record.syn_text[f"syn_text_{name}"] for record in records]

@@ -45,13 +45,18 @@ class Arm(NamedTuple):
 
 SCALES = (10.0, 25.0, 60.0)
 BASE = 25.0  # of a teacher while the other's varies; the teachers' own are 25.0 and 24.6
-SCALED = {f"scale_{one:g}_{other:g}": Arm(("much_p09",), (one, other))
-          for one, other in dict.fromkeys([*((scale, BASE) for scale in SCALES), *((BASE, scale) for scale in SCALES)])}
+SCALED = {
+    f"scale_{one:g}_{other:g}": Arm(("much_p09",), (one, other))
+    for one, other in dict.fromkeys([*((scale, BASE) for scale in SCALES), *((BASE, scale) for scale in SCALES)])
+}
 NONE, DISTILLED, BOTH = "none", "distilled", f"scale_{BASE:g}_{BASE:g}"
 ARMS = {
-    NONE: Arm(), DISTILLED: Arm(scales=(BASE, BASE)), **SCALED,
+    NONE: Arm(),
+    DISTILLED: Arm(scales=(BASE, BASE)),
+    **SCALED,
     **{name: Arm((name,)) for name in POINTS},
-    "one_captioner": Arm(("much_three",)), "three_captioners": Arm(("much_one", "other_one", "long_one")),
+    "one_captioner": Arm(("much_three",)),
+    "three_captioners": Arm(("much_one", "other_one", "long_one")),
 }
 
 
@@ -75,8 +80,16 @@ def run_student(output: Path, arm: str, seed: int) -> None:
     if result.exists():
         return
     begun, folder = time.monotonic(), output / "students" / f"{arm}-{seed}"
-    config = StudentConfig(input=[str(output / "reinforced" / "*.tar")], student=str(output / "student"), output=folder,
-                           seed=seed, num_workers=0, device="cpu", **RECIPE, **ARMS[arm].settings)
+    config = StudentConfig(
+        input=[str(output / "reinforced" / "*.tar")],
+        student=str(output / "student"),
+        output=folder,
+        seed=seed,
+        num_workers=0,
+        device="cpu",
+        **RECIPE,
+        **ARMS[arm].settings,
+    )
     if code := train_student(config):
         raise RuntimeError(f"capsmith train-student failed with exit code {code}: {folder}")
     scores = measure(OpenClip(str(folder)), test_pictures())
@@ -95,13 +108,21 @@ def measure(student: OpenClip, samples: Sequence[Record]) -> dict[str, float]:
     """Zero-shot accuracies, and R@1 both ways, 0 to 1; `classification` and `retrieval` are their means, `score` the mean of both."""
     pictures, _ = embed_images(student, [sample.image for sample in samples])  # (P, E)
     texts = Embedder(student.name, student.embed_texts)
-    accuracies = {attribute: accuracy(pictures, texts, prompts, [truth(sample.meta["scene"], attribute) for sample in samples])
-                  for attribute, prompts in PROMPTS.items()}
+    accuracies = {
+        attribute: accuracy(pictures, texts, prompts, [truth(sample.meta["scene"], attribute) for sample in samples])
+        for attribute, prompts in PROMPTS.items()
+    }
     owners = np.repeat(np.arange(len(samples)), [len(sample.captions) for sample in samples])
     captions = texts.encode([caption for sample in samples for caption in sample.captions])  # (T, E)
     found = search(captions, owners, pictures, np.arange(len(samples)))
-    retrieved = {"text_to_image": float(found["r_at_1"].mean()), "image_to_text": float(found["image_coverage"].mean())}
-    means = {"classification": float(np.mean(list(accuracies.values()))), "retrieval": float(np.mean(list(retrieved.values())))}
+    retrieved = {
+        "text_to_image": float(found["r_at_1"].mean()),
+        "image_to_text": float(found["image_coverage"].mean()),
+    }
+    means = {
+        "classification": float(np.mean(list(accuracies.values()))),
+        "retrieval": float(np.mean(list(retrieved.values()))),
+    }
     return {**accuracies, **retrieved, **means, "score": float(np.mean(list(means.values())))}
 
 
@@ -109,10 +130,17 @@ THINGS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
 PROMPTS = {  # of each class of an attribute, whose embeddings are averaged
     "colour": {colour: [f"a {colour} {shape}" for shape in SHAPES] for colour in COLOURS},
     "shape": {shape: [f"a {colour} {shape}" for colour in COLOURS] for shape in SHAPES},
-    "count": {"one": [text for colour, shape in THINGS for text in (f"one {colour} {shape}", f"a single {colour} {shape}")],
-              "two": [text for colour, shape in THINGS
-                      for text in (f"two {colour} {PLURALS[shape]}", f"two shapes: a {colour} {shape}")]},
-    "background": {name: [f"a {colour} {shape} on a {name} background" for colour, shape in THINGS] for name in BACKGROUNDS},
+    "count": {
+        "one": [text for colour, shape in THINGS for text in (f"one {colour} {shape}", f"a single {colour} {shape}")],
+        "two": [
+            text
+            for colour, shape in THINGS
+            for text in (f"two {colour} {PLURALS[shape]}", f"two shapes: a {colour} {shape}")
+        ],
+    },
+    "background": {
+        name: [f"a {colour} {shape} on a {name} background" for colour, shape in THINGS] for name in BACKGROUNDS
+    },
 }
 
 
@@ -127,7 +155,9 @@ def truth(scene: Mapping[str, Any], attribute: str) -> str | None:
     return values.pop() if len(values) == 1 else None
 
 
-def accuracy(pictures: np.ndarray, texts: Embedder, prompts: Mapping[str, Sequence[str]], truths: Sequence[str | None]) -> float:
+def accuracy(
+    pictures: np.ndarray, texts: Embedder, prompts: Mapping[str, Sequence[str]], truths: Sequence[str | None]
+) -> float:
     """Share of pictures (P, E) that are nearest to the mean of their class's prompts, averaged over classes: chance is 1 ÷ C."""
     names = list(prompts)
     classes = np.stack([texts.encode(prompts[name]).mean(axis=0) for name in names])  # (C, E)

@@ -41,7 +41,9 @@ def kendall_tau(one: Sequence[float], other: Sequence[float]) -> float:
     return float((a * b).sum() / untied) if untied else math.nan
 
 
-def tau_with_interval(figure: Sequence[float], gains: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+def tau_with_interval(
+    figure: Sequence[float], gains: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
     """Tau-b of a figure (P,) with gains (P, S), their mean over seeds; percentile bootstrap of points, and of each one's seeds.
 
     A resample in which all points tie tells nothing and is left out.

@@ -27,10 +27,14 @@ LEAST = 8  # seconds for which no part is begun
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results are written")
-    parser.add_argument("--part", choices=PARTS, nargs="+", action="extend", help="these parts alone, in the order of their worth")
+    parser.add_argument(
+        "--part", choices=PARTS, nargs="+", action="extend", help="these parts alone, in the order of their worth"
+    )
     parser.add_argument("--seconds", type=float, default=420, help="in all, for the parts")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU with tiny models")
-    parser.add_argument("--peer-python", type=Path, help="an interpreter with the paper's loop; that of `install` unless given")
+    parser.add_argument(
+        "--peer-python", type=Path, help="an interpreter with the paper's loop; that of `install` unless given"
+    )
     args = parser.parse_args()
     installed = Path(f"{sys.prefix}-peer") / "bin" / "python"
     args.peer_python = args.peer_python or (installed if installed.exists() else None)

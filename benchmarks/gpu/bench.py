@@ -18,7 +18,12 @@ from captioners.coca.load import build_model
 from captioners.resolve import resolve
 from captioners.weights import DTYPES
 
-COCO_MEAN, COCO_SPREAD, COCO_LEAST, COCO_MOST = 12.5, 2.5, 8, 30  # tokens of a caption of COCO's, start and end included
+COCO_MEAN, COCO_SPREAD, COCO_LEAST, COCO_MOST = (
+    12.5,
+    2.5,
+    8,
+    30,
+)  # tokens of a caption of COCO's, start and end included
 DISTINCT = 64  # pictures; more of them are these again, under other keys
 
 
@@ -29,16 +34,16 @@ class Scale:
     large: str = "coca_ViT-L-14"
     small: str = "coca_ViT-B-32"
     captions: int = 5
-    tokens: int = 30                       # of a caption, start and end included
+    tokens: int = 30  # of a caption, start and end included
     flights: tuple[int, ...] = (256, 16, 64, 512)  # pictures in flight, the most worth knowing first
-    warm: int = 192                        # pictures at least of a warm figure
-    product: int = 8192                    # rows of a square matrix
+    warm: int = 192  # pictures at least of a warm figure
+    product: int = 8192  # rows of a square matrix
     copy_mb: int = 4096
-    paper: str = "coca_ViT-L-14"           # of the paper's loop
+    paper: str = "coca_ViT-L-14"  # of the paper's loop
     peer: tuple[tuple[str, int], ...] = (("bf16", 64), ("bf16", 256), ("fp32", 64))
-    parity: int = 32                       # pictures
-    shards: tuple[int, int] = (2, 768)     # tars, pictures in each
-    sides: tuple[int, int] = (640, 480)    # of those pictures
+    parity: int = 32  # pictures
+    shards: tuple[int, int] = (2, 768)  # tars, pictures in each
+    sides: tuple[int, int] = (640, 480)  # of those pictures
     workers: tuple[int, ...] = (15, 8, 2)
     batches: tuple[int, ...] = (32, 64, 128)  # pictures of a training step
     steps: int = 5
@@ -46,9 +51,26 @@ class Scale:
     embedded: tuple[int, int] = (2048, 1024)  # views, texts
 
 
-REHEARSAL = Scale(large="coca_tiny", small="coca_tiny", paper="coca_ViT-B-32", captions=2, tokens=12, flights=(3, 2), warm=4, product=64, copy_mb=1,
-                  peer=(("bf16", 2), ("fp32", 2)), parity=3, shards=(2, 5), sides=(64, 48), workers=(1, 0), batches=(2,), steps=2,
-                  vlm_flights=(2,), embedded=(6, 4))
+REHEARSAL = Scale(
+    large="coca_tiny",
+    small="coca_tiny",
+    paper="coca_ViT-B-32",
+    captions=2,
+    tokens=12,
+    flights=(3, 2),
+    warm=4,
+    product=64,
+    copy_mb=1,
+    peer=(("bf16", 2), ("fp32", 2)),
+    parity=3,
+    shards=(2, 5),
+    sides=(64, 48),
+    workers=(1, 0),
+    batches=(2,),
+    steps=2,
+    vlm_flights=(2,),
+    embedded=(6, 4),
+)
 
 
 class Bench:

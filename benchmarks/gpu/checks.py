@@ -25,24 +25,55 @@ TEST_SECONDS = 85  # less than the part has, so that what failed is still told
 
 def gpu_tests(bench: Bench) -> Iterator[dict]:
     """The tests marked `gpu`: how many passed, and of each that did not, its name and its last lines."""
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")]
+    files = [
+        path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")
+    ]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "gpu",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            *files,
+        ]
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS * (PATIENCE if bench.rehearse else 1))
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=TEST_SECONDS * (PATIENCE if bench.rehearse else 1),
+            )
         except subprocess.TimeoutExpired as late:
             last = (late.stdout or b"").decode(errors="replace").splitlines()[-8:]
-            yield {"case": "gpu tests", "passed": 0, "failed": 1, "last_lines": [f"not done after {TEST_SECONDS} s", *last]}
+            yield {
+                "case": "gpu tests",
+                "passed": 0,
+                "failed": 1,
+                "last_lines": [f"not done after {TEST_SECONDS} s", *last],
+            }
             return
         if not report.exists():
             raise RuntimeError("pytest wrote no report: " + " | ".join((done.stdout + done.stderr).splitlines()[-8:]))
         cases = list(ElementTree.parse(report).iter("testcase"))
-    failed = {f"{case.get('classname')}.{case.get('name')}": (problem.text or problem.get("message") or "").splitlines()[-6:]
-              for case in cases for problem in (*case.findall("failure"), *case.findall("error"))}
+    failed = {
+        f"{case.get('classname')}.{case.get('name')}": (problem.text or problem.get("message") or "").splitlines()[-6:]
+        for case in cases
+        for problem in (*case.findall("failure"), *case.findall("error"))
+    }
     skipped = sum(case.find("skipped") is not None for case in cases)
-    yield {"case": "gpu tests" + (", which a CPU skips" if bench.rehearse else ""), "passed": len(cases) - len(failed) - skipped,
-           "failed": len(failed), "skipped": skipped}
+    yield {
+        "case": "gpu tests" + (", which a CPU skips" if bench.rehearse else ""),
+        "passed": len(cases) - len(failed) - skipped,
+        "failed": len(failed),
+        "skipped": skipped,
+    }
     for name, lines in failed.items():
         yield {"case": name, "last_lines": lines}
 
@@ -58,14 +89,23 @@ def parity(bench: Bench) -> Iterator[dict]:
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # in which the first layer of the image tower would be computed
     try:
-        for dtype, name, sampling in (("fp32", "greedy", greedy), ("fp32", "drawn", drawn), ("fp16", "greedy", greedy),
-                                      ("bf16", "greedy", greedy), ("bf16", "drawn", drawn)):
+        for dtype, name, sampling in (
+            ("fp32", "greedy", greedy),
+            ("fp32", "drawn", drawn),
+            ("fp16", "greedy", greedy),
+            ("bf16", "greedy", greedy),
+            ("bf16", "drawn", drawn),
+        ):
             model = copy.deepcopy(on_cpu.model).to(bench.device, DTYPES[dtype])
             there = CoCaCaptioner(model, resolve(scale.small), weights_sha256=on_cpu.weights_sha256)
             found = compare(tokens_of(there, pictures, sampling), expected[sampling])
             first = found.pop("first_difference")
-            yield {"case": f"{scale.small}, {dtype}, {name}, against the CPU's fp32", **found, "earliest": first[0] if first else None,
-                   "median": first[len(first) // 2] if first else None}
+            yield {
+                "case": f"{scale.small}, {dtype}, {name}, against the CPU's fp32",
+                **found,
+                "earliest": first[0] if first else None,
+                "median": first[len(first) // 2] if first else None,
+            }
     finally:
         torch.backends.cudnn.allow_tf32 = before
 

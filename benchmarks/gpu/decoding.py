@@ -27,14 +27,20 @@ def decoding(bench: Bench) -> Iterator[dict]:
     captioner = bench.captioner(scale.large, "bf16")
     yield from cold_and_warm(bench, captioner, flight)
     ending = bench.captioner(scale.large, "bf16", ending=True)
-    sampling = SamplingConfig(num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=min(8, scale.tokens))
+    sampling = SamplingConfig(
+        num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=min(8, scale.tokens)
+    )
     decode(bench, ending, flight, flight, sampling)  # to warm up
-    yield decode(bench, ending, flight, 3 * flight, sampling) | {"case": f"{scale.large}, bf16, {flight}, captions that end"}
+    yield decode(bench, ending, flight, 3 * flight, sampling) | {
+        "case": f"{scale.large}, bf16, {flight}, captions that end"
+    }
     lengths = torch.tensor(coco_lengths(flight * scale.captions)).view(flight, -1).to(bench.device)
     with patch.object(draw, "choose_next", ending_at(lengths)):
         captioner, sampling = bench.anew(captioner), sampling.model_copy(update={"min_length": 0})
         decode(bench, captioner, flight, flight, sampling)  # to warm up
-        yield decode(bench, captioner, flight, 3 * flight, sampling) | {"case": f"{scale.large}, bf16, {flight}, COCO's lengths"}
+        yield decode(bench, captioner, flight, 3 * flight, sampling) | {
+            "case": f"{scale.large}, bf16, {flight}, COCO's lengths"
+        }
 
 
 def other_flights(bench: Bench) -> Iterator[dict]:
@@ -92,8 +98,14 @@ def decode(bench: Bench, captioner: CoCaCaptioner, flight: int, pictures: int, s
     of_pictures = torch.tensor(lengths).view(pictures, -1)
     rate, bandwidth = bench.rate("bf16"), bench.bandwidth()
     floor = sum(floor_seconds(captioner, together, rate, bandwidth) for together in of_pictures.split(flight))
-    return {"captions_per_s": len(lengths) / seconds, "share_of_ceiling": floor / seconds, "gigabytes": bench.gigabytes(),
-            "tokens": of_pictures.float().mean().item(), "captions": len(lengths), "seconds": seconds}
+    return {
+        "captions_per_s": len(lengths) / seconds,
+        "share_of_ceiling": floor / seconds,
+        "gigabytes": bench.gigabytes(),
+        "tokens": of_pictures.float().mean().item(),
+        "captions": len(lengths),
+        "seconds": seconds,
+    }
 
 
 def paper(bench: Bench) -> Iterator[dict]:
@@ -102,13 +114,24 @@ def paper(bench: Bench) -> Iterator[dict]:
     if bench.peer_python is None:
         yield {"case": "left out", "why": "no environment with the peer: --peer-python"}
         return
-    options = {"architecture": scale.paper, "pictures": max(count for _, count in scale.peer), "tokens": scale.tokens,
-               "captions": scale.captions, "device": bench.device, "dtype": scale.peer[0][0]}
+    options = {
+        "architecture": scale.paper,
+        "pictures": max(count for _, count in scale.peer),
+        "tokens": scale.tokens,
+        "captions": scale.captions,
+        "device": bench.device,
+        "dtype": scale.peer[0][0],
+    }
     bench.forget()
     with Peer(bench.peer_python, "decoding_peer.py", **options) as peer:
         versions = ", ".join(f"{name} {version}" for name, version in peer.ready.items())
         for dtype, count in scale.peer:
             cost = peer.ask({"pictures": count, "dtype": dtype})
             captions = count * scale.captions
-            yield {"case": f"{scale.paper}, {dtype}, {count}: {versions}", "captions_per_s": captions / cost["seconds"],
-                   "gigabytes": round(cost["peak"] / 1e9, 2), "captions": captions, "seconds": cost["seconds"]}
+            yield {
+                "case": f"{scale.paper}, {dtype}, {count}: {versions}",
+                "captions_per_s": captions / cost["seconds"],
+                "gigabytes": round(cost["peak"] / 1e9, 2),
+                "captions": captions,
+                "seconds": cost["seconds"],
+            }

@@ -13,9 +13,27 @@ from captioners.weights import DTYPES
 from generate.reinforce.teachers import Teacher
 
 ARCHITECTURE, BATCH = "ViT-L-14", 256
-TINY = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}}
-WORDS = ("a", "red", "dog", "runs", "over", "the", "green", "grass", "near", "two", "people", "with", "large", "umbrellas")
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+WORDS = (
+    "a",
+    "red",
+    "dog",
+    "runs",
+    "over",
+    "the",
+    "green",
+    "grass",
+    "near",
+    "two",
+    "people",
+    "with",
+    "large",
+    "umbrellas",
+)
 
 
 def embeddings(bench: Bench) -> Iterator[dict]:
@@ -27,12 +45,24 @@ def embeddings(bench: Bench) -> Iterator[dict]:
         model = CLIP(**cfg).eval()
     side = cfg["vision_cfg"]["image_size"]
     pixels = torch.randint(256, (views, 3, side, side), dtype=torch.uint8)
-    captions = [" ".join(WORDS[(number * place + place) % len(WORDS)] for place in range(3, 12)) for number in range(texts)]
+    captions = [
+        " ".join(WORDS[(number * place + place) % len(WORDS)] for place in range(3, 12)) for number in range(texts)
+    ]
     flops = 0.0
     for dtype in ("bf16", "fp32"):
-        teacher = Teacher(ARCHITECTURE, model.to(DTYPES[dtype]), open_clip.get_tokenizer(ARCHITECTURE), (side, side),
-                          open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, cfg["embed_dim"], 100.0, None, "0" * 64,
-                          device=bench.device)
+        teacher = Teacher(
+            ARCHITECTURE,
+            model.to(DTYPES[dtype]),
+            open_clip.get_tokenizer(ARCHITECTURE),
+            (side, side),
+            open_clip.OPENAI_DATASET_MEAN,
+            open_clip.OPENAI_DATASET_STD,
+            cfg["embed_dim"],
+            100.0,
+            None,
+            "0" * 64,
+            device=bench.device,
+        )
         if not flops:
             with FlopCounterMode(display=False) as counter:
                 teacher.embed(pixels[:BATCH], [], BATCH)
@@ -41,6 +71,10 @@ def embeddings(bench: Bench) -> Iterator[dict]:
         bench.forget()
         of_views = seconds_of(lambda: teacher.embed(pixels, [], BATCH), bench.device)
         of_texts = seconds_of(lambda: teacher.embed(pixels[:0], captions, BATCH), bench.device)
-        yield {"case": f"{ARCHITECTURE}, {dtype}, {views} views and {texts} texts", "views_per_s": views / of_views,
-               "texts_per_s": texts / of_texts, "share_of_ceiling": flops * views / of_views / bench.rate(dtype),
-               "gigabytes": bench.gigabytes()}
+        yield {
+            "case": f"{ARCHITECTURE}, {dtype}, {views} views and {texts} texts",
+            "views_per_s": views / of_views,
+            "texts_per_s": texts / of_texts,
+            "share_of_ceiling": flops * views / of_views / bench.rate(dtype),
+            "gigabytes": bench.gigabytes(),
+        }

@@ -21,11 +21,30 @@ def make(folder: Path, wheels: list[Path]) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     # by hand: --system-site-packages would show those of the interpreter below this one, where this one is an environment itself
-    seen = dict.fromkeys([*(path for path in sys.path if path.endswith(("site-packages", "dist-packages"))),
-                          sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    seen = dict.fromkeys(
+        [
+            *(path for path in sys.path if path.endswith(("site-packages", "dist-packages"))),
+            sysconfig.get_path("purelib"),
+            sysconfig.get_path("platlib"),
+        ]
+    )
     (site / "zz_machine.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in seen))
-    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--ignore-installed",
-                    "--no-compile", "--disable-pip-version-check", *wheels], check=True)
+    subprocess.run(
+        [
+            folder / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--ignore-installed",
+            "--no-compile",
+            "--disable-pip-version-check",
+            *wheels,
+        ],
+        check=True,
+    )
     return site
 
 

@@ -42,8 +42,18 @@ class OutOfTime(BaseException):
 
 def run_parts(waiting: list[str], deadline: float, args: argparse.Namespace) -> Iterator[dict]:
     """The lines of the parts that wait, done by one process until it ends; those that it has begun are taken from the list."""
-    command = [sys.executable, "-m", "benchmarks.gpu.parts", "--output", args.output, "--seconds", str(deadline - time.monotonic()),
-               *(["--rehearse"] if args.rehearse else []), *(["--peer-python", args.peer_python] if args.peer_python else []), *waiting]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu.parts",
+        "--output",
+        args.output,
+        "--seconds",
+        str(deadline - time.monotonic()),
+        *(["--rehearse"] if args.rehearse else []),
+        *(["--peer-python", args.peer_python] if args.peer_python else []),
+        *waiting,
+    ]
     with open(args.output / "log.txt", "a", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
         said: queue.Queue[str | None] = queue.Queue()
@@ -69,7 +79,9 @@ def run_parts(waiting: list[str], deadline: float, args: argparse.Namespace) -> 
     if doing:
         yield failure(doing, f"the process ended with {process.returncode}; log.txt says more")
     elif process.returncode not in (0, AGAIN) and waiting:
-        yield failure(waiting.pop(0), f"the process ended with {process.returncode} before it began; log.txt says more")
+        yield failure(
+            waiting.pop(0), f"the process ended with {process.returncode} before it began; log.txt says more"
+        )
 
 
 def failure(part: str, *lines: str) -> dict:
@@ -113,6 +125,7 @@ def main() -> None:
 
 def do(name: str, bench, limit: float, out) -> bool:
     """Does a part and tells its figures; whether the process is as good as before."""
+
     def tell(**line) -> None:
         print(json.dumps({"part": name, **rounded(line)}), file=out, flush=True)
 
@@ -126,7 +139,10 @@ def do(name: str, bench, limit: float, out) -> bool:
                 tell(**line)
         bench.forget()
     except OutOfTime:
-        sound, status = False, {"status": "out of time", "last_lines": traceback.format_exc().splitlines()[-LAST_LINES:-1]}
+        sound, status = (
+            False,
+            {"status": "out of time", "last_lines": traceback.format_exc().splitlines()[-LAST_LINES:-1]},
+        )
     except Exception:
         status = {"status": "failed", "last_lines": traceback.format_exc().splitlines()[-LAST_LINES:]}
         traceback.print_exc()
@@ -149,6 +165,7 @@ def still_works(bench) -> bool:
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
     """Raises OutOfTime in the block after so many seconds."""
+
     def ring(*_) -> None:
         raise OutOfTime(f"{seconds:.0f} s were used up")
 

@@ -52,21 +52,35 @@ def observed(bench: Bench, work: Callable[[], None], file: io.TextIOBase, count:
         if bench.card:
             torch.cuda.synchronize()
     averages = seen.key_averages()
-    kernels = [one for one in averages if one.device_type == DeviceType.CUDA] if bench.card else [
-        one for one in averages if one.key.startswith("aten::")]  # a CPU has operators in the place of kernels
+    kernels = (
+        [one for one in averages if one.device_type == DeviceType.CUDA]
+        if bench.card
+        else [one for one in averages if one.key.startswith("aten::")]
+    )  # a CPU has operators in the place of kernels
     spent = {one.key: (one.self_device_time_total if bench.card else one.self_cpu_time_total) / 1e6 for one in kernels}
-    calls = Counter({one.key: one.count for one in averages if one.key.startswith("cu") and one.device_type == DeviceType.CPU})
+    calls = Counter(
+        {one.key: one.count for one in averages if one.key.startswith("cu") and one.device_type == DeviceType.CPU}
+    )
     copies = [one for one in kernels if one.key.startswith("Memcpy")]
     host = cProfile.Profile()
     host.runcall(work)
     write(file, kernels, spent, calls, waits, host, count)
-    return {"kernels_per_step": sum(one.count for one in kernels) / count, "kernel_seconds": sum(spent.values()),
-            "waits": sum(waits.values()), "wait_calls": sum(calls[name] for name in WAITS),
-            "copies": sum(one.count for one in copies), "captures": calls["cudaStreamBeginCapture"] + calls["cudaStreamBeginCapture_v10000"],
-            "graph_launches": calls["cudaGraphLaunch"], "mallocs": now["segment"] - allocated["segment"],
-            "allocations": now["allocation"] - allocated["allocation"],
-            "top": [[name[:100], round(seconds, 5)] for name, seconds in sorted(spent.items(), key=lambda pair: -pair[1])[:8]],
-            "waited_at": dict(waits.most_common(12)), **({"note": "of a CPU: operators, no waits"} if bench.rehearse else {})}
+    return {
+        "kernels_per_step": sum(one.count for one in kernels) / count,
+        "kernel_seconds": sum(spent.values()),
+        "waits": sum(waits.values()),
+        "wait_calls": sum(calls[name] for name in WAITS),
+        "copies": sum(one.count for one in copies),
+        "captures": calls["cudaStreamBeginCapture"] + calls["cudaStreamBeginCapture_v10000"],
+        "graph_launches": calls["cudaGraphLaunch"],
+        "mallocs": now["segment"] - allocated["segment"],
+        "allocations": now["allocation"] - allocated["allocation"],
+        "top": [
+            [name[:100], round(seconds, 5)] for name, seconds in sorted(spent.items(), key=lambda pair: -pair[1])[:8]
+        ],
+        "waited_at": dict(waits.most_common(12)),
+        **({"note": "of a CPU: operators, no waits"} if bench.rehearse else {}),
+    }
 
 
 def waits_of(bench: Bench, work: Callable[[], None]) -> Counter[str]:
@@ -80,7 +94,9 @@ def waits_of(bench: Bench, work: Callable[[], None]) -> Counter[str]:
             work()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return Counter(f"{one.filename.rpartition('/')[2]}:{one.lineno}" for one in raised if "synchroniz" in str(one.message))
+    return Counter(
+        f"{one.filename.rpartition('/')[2]}:{one.lineno}" for one in raised if "synchroniz" in str(one.message)
+    )
 
 
 def memory_events(bench: Bench) -> dict[str, int]:
@@ -89,12 +105,20 @@ def memory_events(bench: Bench) -> dict[str, int]:
     return {name: stats.get(f"{name}.all.allocated", 0) for name in ("allocation", "segment")}
 
 
-def write(file: io.TextIOBase, kernels: list, spent: dict, calls: Counter, waits: Counter, host: cProfile.Profile, count: int) -> None:
+def write(
+    file: io.TextIOBase, kernels: list, spent: dict, calls: Counter, waits: Counter, host: cProfile.Profile, count: int
+) -> None:
     file.write(f"{'seconds':>9} {'count':>7} {'a step':>7}  kernel\n")
     for one in sorted(kernels, key=lambda one: -spent[one.key])[:SHOWN]:
         file.write(f"{spent[one.key]:9.5f} {one.count:7} {one.count / count:7.1f}  {one.key[:160]}\n")
-    file.write("\ncalls of CUDA: " + (", ".join(f"{name} {times}" for name, times in calls.most_common()) or "none") + "\n")
-    file.write("the host waited at: " + (", ".join(f"{where} {times}" for where, times in waits.most_common()) or "nowhere") + "\n\n")
+    file.write(
+        "\ncalls of CUDA: " + (", ".join(f"{name} {times}" for name, times in calls.most_common()) or "none") + "\n"
+    )
+    file.write(
+        "the host waited at: "
+        + (", ".join(f"{where} {times}" for where, times in waits.most_common()) or "nowhere")
+        + "\n\n"
+    )
     with io.StringIO() as text:
         pstats.Stats(host, stream=text).sort_stats("tottime").print_stats(SHOWN)
         file.write(text.getvalue() + "\n")

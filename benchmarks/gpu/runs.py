@@ -29,23 +29,50 @@ def whole_runs(bench: Bench) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "input").mkdir()
-        subprocess.run([sys.executable, "-m", "benchmarks.gpu.photographs", folder / "input", *map(str, (tars, pictures, *scale.sides))],
-                       check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.gpu.photographs",
+                folder / "input",
+                *map(str, (tars, pictures, *scale.sides)),
+            ],
+            check=True,
+        )
         size = sum(path.stat().st_size for path in (folder / "input").iterdir()) / (tars * pictures)
-        yield {"case": f"{tars} tars of {pictures} JPEGs of {scale.sides[0]} x {scale.sides[1]}", "kb_each": size / 1e3}
+        yield {
+            "case": f"{tars} tars of {pictures} JPEGs of {scale.sides[0]} x {scale.sides[1]}",
+            "kb_each": size / 1e3,
+        }
         for workers, similarity in [*((workers, False) for workers in scale.workers), (scale.workers[0], True)]:
             config = GenerateConfig(
-                input=[str(folder / "input" / "*.tar")], output=folder / f"{workers}-{similarity}", model=scale.large,
-                column="syn_text_ours", device=bench.device, redraws=0, on_degenerate="keep", num_workers=workers,
-                similarity=similarity, batch_size=flight, **sampling.model_dump(exclude_unset=True))
+                input=[str(folder / "input" / "*.tar")],
+                output=folder / f"{workers}-{similarity}",
+                model=scale.large,
+                column="syn_text_ours",
+                device=bench.device,
+                redraws=0,
+                on_degenerate="keep",
+                num_workers=workers,
+                similarity=similarity,
+                batch_size=flight,
+                **sampling.model_dump(exclude_unset=True),
+            )
             work = engine.Captioning(config)
             with patch.object(engine, "load_captioner", lambda *_, **__: captioner):  # it was built on the card
                 work.load(bench.device, {})
             paces = []
             bench.forget()
-            seconds = seconds_of(lambda: paces.append(Embedded(Rank()).do(work, read_samples(config.input))), bench.device)
+            seconds = seconds_of(
+                lambda: paces.append(Embedded(Rank()).do(work, read_samples(config.input))), bench.device
+            )
             if paces[0].captions != tars * pictures * scale.captions:
                 raise RuntimeError(f"{paces[0].captions} captions of {tars * pictures} pictures were written")
-            yield {"case": f"{scale.large}, bf16, {workers} workers{', similarity' if similarity else ''}",
-                   "captions_per_s": paces[0].captions / seconds, "pictures_per_s": paces[0].pictures / seconds,
-                   "waiting": paces[0].waited / seconds, "gigabytes": bench.gigabytes(), "seconds": seconds}
+            yield {
+                "case": f"{scale.large}, bf16, {workers} workers{', similarity' if similarity else ''}",
+                "captions_per_s": paces[0].captions / seconds,
+                "pictures_per_s": paces[0].pictures / seconds,
+                "waiting": paces[0].waited / seconds,
+                "gigabytes": bench.gigabytes(),
+                "seconds": seconds,
+            }

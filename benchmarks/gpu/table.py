@@ -3,10 +3,18 @@
 from typing import Any
 
 HEADINGS = {
-    "ceilings": "Ceilings", "decoding": "Decoding", "paper": "The paper's loop", "gpu_tests": "The tests marked `gpu`",
-    "parity": "The same captions as on a CPU", "whole_runs": "Whole runs", "profile": "A profile of sixteen steps",
-    "other_flights": "Decoding, other numbers of pictures in flight", "small": "Decoding, the smaller model", "training": "Training",
-    "smolvlm": "A model of SmolVLM-500M's shape, against transformers", "qwen": "A model of Qwen2.5-VL-3B's shape, against transformers",
+    "ceilings": "Ceilings",
+    "decoding": "Decoding",
+    "paper": "The paper's loop",
+    "gpu_tests": "The tests marked `gpu`",
+    "parity": "The same captions as on a CPU",
+    "whole_runs": "Whole runs",
+    "profile": "A profile of sixteen steps",
+    "other_flights": "Decoding, other numbers of pictures in flight",
+    "small": "Decoding, the smaller model",
+    "training": "Training",
+    "smolvlm": "A model of SmolVLM-500M's shape, against transformers",
+    "qwen": "A model of Qwen2.5-VL-3B's shape, against transformers",
     "embeddings": "Embeddings of `reinforce`",
 }
 
@@ -32,9 +40,11 @@ def table(lines: list[dict]) -> str:
 def rows_of(rows: list[dict]) -> list[str]:
     """A table with a column for each figure; lists and objects are in parts.jsonl alone."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if plain(name, value)))
-    return ["| " + " | ".join(name.replace("_", " ") for name in ["case", *names]) + " |",
-            "|---|" + "---:|" * len(names),
-            *("| " + " | ".join(shown(row.get(name)) for name in ["case", *names]) + " |" for row in rows)]
+    return [
+        "| " + " | ".join(name.replace("_", " ") for name in ["case", *names]) + " |",
+        "|---|" + "---:|" * len(names),
+        *("| " + " | ".join(shown(row.get(name)) for name in ["case", *names]) + " |" for row in rows),
+    ]
 
 
 def plain(name: str, value: Any) -> bool:
@@ -49,10 +59,20 @@ def shown(value: Any) -> str:
 
 def against_the_paper(lines: list[dict]) -> str:
     """A sentence on how ours compares with the paper's loop; "" where either was not measured."""
-    ours = [line["captions_per_s"] for line in lines if line["part"] == "decoding" and line.get("case", "").endswith("warm")]
-    theirs = {line["case"].partition(":")[0]: line["captions_per_s"] for line in lines
-              if line["part"] == "paper" and "captions_per_s" in line}
+    ours = [
+        line["captions_per_s"]
+        for line in lines
+        if line["part"] == "decoding" and line.get("case", "").endswith("warm")
+    ]
+    theirs = {
+        line["case"].partition(":")[0]: line["captions_per_s"]
+        for line in lines
+        if line["part"] == "paper" and "captions_per_s" in line
+    }
     if not ours or not theirs:
         return ""
-    return "Decoding, warm, against the paper's loop: " + "; ".join(
-        f"{ours[0] / rate:.1f} times {name}" for name, rate in theirs.items()) + "."
+    return (
+        "Decoding, warm, against the paper's loop: "
+        + "; ".join(f"{ours[0] / rate:.1f} times {name}" for name, rate in theirs.items())
+        + "."
+    )

@@ -32,8 +32,15 @@ def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> It
     """Those of one batch size."""
     count = bench.scale.steps
     bench.forget()
-    config = FinetuneConfig(input=["-"], model="-", output=folder, batch_size=size, dtype="bf16", samples_seen=100 * size * count,
-                            device=bench.device)
+    config = FinetuneConfig(
+        input=["-"],
+        model="-",
+        output=folder,
+        batch_size=size,
+        dtype="bf16",
+        samples_seen=100 * size * count,
+        device=bench.device,
+    )
     trainer = Trainer(config, training_forward(captioner, config), [])
     images = [picture for _, picture in bench.pictures(captioner, size)]
 
@@ -44,8 +51,16 @@ def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> It
 
     for drawn in (False, True):
         tokens = iter(coco_lengths(size * count) if drawn else [round(COCO_MEAN)] * size * count)
-        batches = [collate([(image, [[captioner.start_id, *range(3, 1 + next(tokens)), captioner.end_id]], number, str(number))
-                            for number, image in enumerate(images)], captioner.pad_id) for _ in range(count)]
+        batches = [
+            collate(
+                [
+                    (image, [[captioner.start_id, *range(3, 1 + next(tokens)), captioner.end_id]], number, str(number))
+                    for number, image in enumerate(images)
+                ],
+                captioner.pad_id,
+            )
+            for _ in range(count)
+        ]
         if bench.card:
             batches = [batch._replace(images=batch.images.pin_memory()) for batch in batches]
         with FlopCounterMode(display=False) as counter:  # this step also warms up
@@ -53,7 +68,11 @@ def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> It
         train(batches[:1])
         seconds = seconds_of(lambda: train(batches), bench.device)
         flops = counter.get_total_flops()
-        yield {"case": f"{captioner.name}, bf16, {size} pictures, lengths {'drawn' if drawn else 'alike'}",
-               "samples_per_s": size * count / seconds, "gflop_per_sample": flops / size / 1e9,
-               "share_of_ceiling": flops * count / seconds / bench.rate("bf16"), "gigabytes": bench.gigabytes(),
-               "ms_per_step": 1e3 * seconds / count}
+        yield {
+            "case": f"{captioner.name}, bf16, {size} pictures, lengths {'drawn' if drawn else 'alike'}",
+            "samples_per_s": size * count / seconds,
+            "gflop_per_sample": flops / size / 1e9,
+            "share_of_ceiling": flops * count / seconds / bench.rate("bf16"),
+            "gigabytes": bench.gigabytes(),
+            "ms_per_step": 1e3 * seconds / count,
+        }

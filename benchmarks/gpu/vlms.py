@@ -43,7 +43,10 @@ def against_transformers(bench: Bench, family: str) -> Iterator[dict]:
                 for _ in range(rounds):
                     bench.forget()
                     seconds = seconds_of(work, bench.device)
-                row |= {f"{prefix}captions_per_s": flight * scale.captions / seconds, f"{prefix}gigabytes": bench.gigabytes()}
+                row |= {
+                    f"{prefix}captions_per_s": flight * scale.captions / seconds,
+                    f"{prefix}gigabytes": bench.gigabytes(),
+                }
             except torch.OutOfMemoryError:
                 row[f"{prefix}note"] = "out of memory"
         if {"captions_per_s", "peer_captions_per_s"} <= row.keys():
@@ -58,7 +61,14 @@ def generate(captioner: VLMCaptioner, pictures: torch.Tensor, sampling: Sampling
     ids = torch.tensor(captioner.prompt_ids, device=model.device).expand(len(pictures), -1)
     inputs = captioner.family.inputs(pictures.to(model.device, model.dtype), ids, torch.ones_like(ids))
     drawn = sampling.max_length - 2  # the prompt stands for the start token, and the last one is not looked for
-    found = model.generate(**inputs, num_return_sequences=sampling.num_captions, do_sample=True, top_p=sampling.top_p, top_k=0,
-                           max_new_tokens=drawn, min_new_tokens=drawn)
+    found = model.generate(
+        **inputs,
+        num_return_sequences=sampling.num_captions,
+        do_sample=True,
+        top_p=sampling.top_p,
+        top_k=0,
+        max_new_tokens=drawn,
+        min_new_tokens=drawn,
+    )
     if len(found) != len(pictures) * sampling.num_captions:
         raise RuntimeError(f"transformers gave {len(found)} captions of {len(pictures)} pictures")

@@ -13,8 +13,22 @@ TOKENS = 64  # of an image, read at a time
 
 
 @triton.jit
-def _attend(joint, keys, values, positions, mask, out, scale, limit, mask_width, HEADS: tl.constexpr, DEPTH: tl.constexpr,
-            WIDE: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr):
+def _attend(
+    joint,
+    keys,
+    values,
+    positions,
+    mask,
+    out,
+    scale,
+    limit,
+    mask_width,
+    HEADS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    WIDE: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     depth = tl.arange(0, WIDE)  # WIDE >= DEPTH
     inside = depth < DEPTH
@@ -50,7 +64,9 @@ def _attend(joint, keys, values, positions, mask, out, scale, limit, mask_width,
     tl.store(out + (row * HEADS + head) * DEPTH + depth, (found / total).to(out.dtype.element_ty), mask=inside)
 
 
-def attend_cached(joint: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend_cached(
+    joint: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Attention (R, W) of one new token a row over all that its row has cached and itself, which the cache then holds.
 
     A program is a row and a head, and reads no more positions than the row has: one launch, and so one CUDA graph, serves rows of
@@ -61,15 +77,41 @@ def attend_cached(joint: Tensor, keys: Tensor, values: Tensor, positions: Tensor
     """
     rows, heads, limit, depth = keys.shape
     out = joint.new_empty(rows, heads * depth)
-    _attend[(rows, heads)](joint, keys, values, positions, mask if mask is not None else joint, out, depth**-0.5, limit,
-                           mask.stride(0) if mask is not None else 0, HEADS=heads, DEPTH=depth, WIDE=triton.next_power_of_2(depth),
-                           MASKED=mask is not None, BLOCK=POSITIONS, num_warps=1)
+    _attend[(rows, heads)](
+        joint,
+        keys,
+        values,
+        positions,
+        mask if mask is not None else joint,
+        out,
+        depth**-0.5,
+        limit,
+        mask.stride(0) if mask is not None else 0,
+        HEADS=heads,
+        DEPTH=depth,
+        WIDE=triton.next_power_of_2(depth),
+        MASKED=mask is not None,
+        BLOCK=POSITIONS,
+        num_warps=1,
+    )
     return out
 
 
 @triton.jit
-def _attend_images(queries, keys, values, out, scale, tokens, captions, HEADS: tl.constexpr, DEPTH: tl.constexpr, WIDE: tl.constexpr,
-                   ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _attend_images(
+    queries,
+    keys,
+    values,
+    out,
+    scale,
+    tokens,
+    captions,
+    HEADS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     picture, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     depth, row = tl.arange(0, WIDE), tl.arange(0, ROWS)  # WIDE >= DEPTH, ROWS >= captions
     inside = depth < DEPTH
@@ -100,13 +142,28 @@ def attend_images(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     pictures, heads, tokens, depth = keys.shape
     out, captions = torch.empty_like(queries), len(queries) // pictures
     _attend_images[(pictures, heads)](
-        queries, keys, values, out, depth**-0.5, tokens, captions, HEADS=heads, DEPTH=depth, WIDE=max(16, triton.next_power_of_2(depth)),
-        ROWS=max(16, triton.next_power_of_2(captions)), BLOCK=TOKENS, num_warps=4, num_stages=3)
+        queries,
+        keys,
+        values,
+        out,
+        depth**-0.5,
+        tokens,
+        captions,
+        HEADS=heads,
+        DEPTH=depth,
+        WIDE=max(16, triton.next_power_of_2(depth)),
+        ROWS=max(16, triton.next_power_of_2(captions)),
+        BLOCK=TOKENS,
+        num_warps=4,
+        num_stages=3,
+    )
     return out
 
 
 @triton.jit
-def _add_norm(x, added, weight, bias, total, normed, epsilon, WIDTH: tl.constexpr, WIDE: tl.constexpr, ADDS: tl.constexpr):
+def _add_norm(
+    x, added, weight, bias, total, normed, epsilon, WIDTH: tl.constexpr, WIDE: tl.constexpr, ADDS: tl.constexpr
+):
     at = tl.arange(0, WIDE)  # WIDE >= WIDTH
     inside, row = at < WIDTH, tl.program_id(0).to(tl.int64) * WIDTH + at
     value = tl.load(x + row, mask=inside, other=0.0)
@@ -117,7 +174,9 @@ def _add_norm(x, added, weight, bias, total, normed, epsilon, WIDTH: tl.constexp
     mean = tl.sum(value, axis=0) / WIDTH
     away = tl.where(inside, value - mean, 0.0)
     scale = 1 / tl.sqrt(tl.sum(away * away, axis=0) / WIDTH + epsilon)
-    result = away * scale * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32) + tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
+    result = away * scale * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32) + tl.load(
+        bias + at, mask=inside, other=0.0
+    ).to(tl.float32)
     tl.store(normed + row, result.to(normed.dtype.element_ty), mask=inside)
 
 
@@ -126,8 +185,19 @@ def add_norm(x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, epsi
     x = x.contiguous()
     total, normed = x if added is None else torch.empty_like(x), torch.empty_like(x)
     width = x.shape[-1]
-    _add_norm[(x.numel() // width,)](x, x if added is None else added.contiguous(), weight, bias, total, normed, epsilon, WIDTH=width,
-                                     WIDE=triton.next_power_of_2(width), ADDS=added is not None, num_warps=4 if width > 512 else 2)
+    _add_norm[(x.numel() // width,)](
+        x,
+        x if added is None else added.contiguous(),
+        weight,
+        bias,
+        total,
+        normed,
+        epsilon,
+        WIDTH=width,
+        WIDE=triton.next_power_of_2(width),
+        ADDS=added is not None,
+        num_warps=4 if width > 512 else 2,
+    )
     return total, normed
 
 
@@ -145,5 +215,14 @@ def _place(joint, slots, keys, values, tokens, HEADS: tl.constexpr, DEPTH: tl.co
 def place(joint: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
     """Writes the keys and values of M pictures, side by side in joint (M, S, 2 W), into slots (M,) of keys and values (N, H, S, D)."""
     _, heads, tokens, depth = keys.shape
-    _place[(len(slots), tokens)](joint.contiguous(), slots.contiguous(), keys, values, tokens, HEADS=heads, DEPTH=depth,
-                                 WIDE=triton.next_power_of_2(heads * depth), num_warps=2)
+    _place[(len(slots), tokens)](
+        joint.contiguous(),
+        slots.contiguous(),
+        keys,
+        values,
+        tokens,
+        HEADS=heads,
+        DEPTH=depth,
+        WIDE=triton.next_power_of_2(heads * depth),
+        num_warps=2,
+    )

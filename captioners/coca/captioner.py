@@ -47,8 +47,11 @@ class CoCaCaptioner:
         self.weights_sha256 = weights_sha256
         self.model_cfg = source.model_cfg
         self.preprocess_cfg, self._mean_and_std, self.preprocess = attempt(
-            f"{source.config_from}: open_clip cannot prepare pictures by its preprocess_cfg", _preprocessing,
-            source.preprocess_cfg, model.visual.image_size)
+            f"{source.config_from}: open_clip cannot prepare pictures by its preprocess_cfg",
+            _preprocessing,
+            source.preprocess_cfg,
+            model.visual.image_size,
+        )
         self.tokenizer = CaptionTokenizer(source.model_cfg, source.folder)
         self.start_id, self.end_id = self.tokenizer.start_id, self.tokenizer.end_id
         self.pad_id = self.tokenizer.pad_id
@@ -57,8 +60,14 @@ class CoCaCaptioner:
         self._free_slots: list[Slots] = []  # on a GPU: of earlier calls, with all that was made ready for them
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
-        similarity: bool = False, batch_size: int | None = None
+        self,
+        images: Iterable[tuple[str, Tensor]],
+        sampling: SamplingConfig,
+        *,
+        column: str = "",
+        first_index: int = 0,
+        similarity: bool = False,
+        batch_size: int | None = None,
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
@@ -69,12 +78,26 @@ class CoCaCaptioner:
         """
         rules, batch_size = self._rules(sampling), batch_size or self.batch_size
         if self.on_gpu and sampling.strategy != "beam":
-            found = SlotDrawing(partial(self._take_slots, rules), self._free_slots.append, images, rules, batch_size=batch_size,
-                                column=column, first_index=first_index)
+            found = SlotDrawing(
+                partial(self._take_slots, rules),
+                self._free_slots.append,
+                images,
+                rules,
+                batch_size=batch_size,
+                column=column,
+                first_index=first_index,
+            )
         else:
-            found = search(self._begin(rules), images, rules, batch_size=batch_size, column=column,
-                           first_index=first_index)
-        return spoken(found, self.model, self.decode, self._similarities if similarity else None, together=64 if self.on_gpu else 1)
+            found = search(
+                self._begin(rules), images, rules, batch_size=batch_size, column=column, first_index=first_index
+            )
+        return spoken(
+            found,
+            self.model,
+            self.decode,
+            self._similarities if similarity else None,
+            together=64 if self.on_gpu else 1,
+        )
 
     @property
     def on_gpu(self) -> bool:
@@ -96,14 +119,16 @@ class CoCaCaptioner:
     def _similarities(self, pictures: Sequence[DecodedPicture]) -> list[list[float]]:
         """Cosines of each picture's captions' embeddings and its own; a caption over the context keeps its first tokens and its end."""
         ids = [caption.tokens for picture in pictures for caption in picture.captions]
-        ids = [[*of[:self.context_length - 1], self.end_id] if len(of) > self.context_length else of for of in ids]
+        ids = [[*of[: self.context_length - 1], self.end_id] if len(of) > self.context_length else of for of in ids]
         tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
         for row, of in zip(tokens, ids, strict=True):
-            row[:len(of)] = torch.tensor(of)
+            row[: len(of)] = torch.tensor(of)
         with fast_products():
             features, _, _ = encode_text_trimmed(self.model, tokens)
         features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (M, C, E)
-        return [(of_captions @ picture.features).tolist() for of_captions, picture in zip(features, pictures, strict=True)]
+        return [
+            (of_captions @ picture.features).tolist() for of_captions, picture in zip(features, pictures, strict=True)
+        ]
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """The rest of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32; others are left as they are."""
@@ -125,6 +150,7 @@ class CoCaCaptioner:
 
     def _begin(self, rules: Rules) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
+
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Decoding]:
             features, image_tokens = self._encode(stack(pictures, self.model.logit_scale.device))
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
@@ -171,13 +197,15 @@ class CoCaCaptioner:
         cfg, parameters = self.preprocess_cfg, sum(p.numel() for p in self.model.parameters())
         numbers = ", ".join(f"{key} ({', '.join(f'{x:.4g}' for x in cfg[key])})" for key in ("mean", "std"))
         height, width = cfg["size"]
-        return "\n".join((
-            f"architecture: {self.name}, CoCa of {parameters / 1e6:.1f} M parameters ({source.config_from})",
-            f"context: {self.context_length} tokens + CLS (text_cfg and multimodal_cfg of {source.config_from})",
-            f"normalisation: {numbers}; {height} x {width} px, {cfg['interpolation']}, {cfg['resize_mode']}"
-            f" ({source.preprocess_from or 'the default of open_clip, as the source has none'})",
-            f"weights: {source.weights or 'random'}",
-        ))
+        return "\n".join(
+            (
+                f"architecture: {self.name}, CoCa of {parameters / 1e6:.1f} M parameters ({source.config_from})",
+                f"context: {self.context_length} tokens + CLS (text_cfg and multimodal_cfg of {source.config_from})",
+                f"normalisation: {numbers}; {height} x {width} px, {cfg['interpolation']}, {cfg['resize_mode']}"
+                f" ({source.preprocess_from or 'the default of open_clip, as the source has none'})",
+                f"weights: {source.weights or 'random'}",
+            )
+        )
 
 
 def _preprocessing(

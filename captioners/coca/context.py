@@ -27,7 +27,9 @@ def extend_context(
     if POSITIONS in state:
         positions = state[POSITIONS]
         if context < len(positions):
-            raise ValueError(f"--context {context}: the weights have a context of {len(positions)}, which is never made shorter")
+            raise ValueError(
+                f"--context {context}: the weights have a context of {len(positions)}, which is never made shorter"
+            )
         new = positions[-2:-1].expand(context - len(positions), -1)
         state[POSITIONS] = torch.cat([positions[:-1], new, positions[-1:]])
     # the decoder has no positions of its own; both towers make their causal masks of these lengths

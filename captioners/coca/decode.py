@@ -25,12 +25,22 @@ class Decoding:
         self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
         self.cross = [_cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
         self.text_caches, self.decoder_caches = (
-            [KeyValueCache(*image_tokens.new_zeros(2, len(image_tokens), heads, limit, image_tokens.shape[-1] // heads))
-             for heads in (block.attn.num_heads for block in blocks)]
-            for blocks in (self.tower.transformer.resblocks, self.decoder.resblocks))
+            [
+                KeyValueCache(
+                    *image_tokens.new_zeros(2, len(image_tokens), heads, limit, image_tokens.shape[-1] // heads)
+                )
+                for heads in (block.attn.num_heads for block in blocks)
+            ]
+            for blocks in (self.tower.transformer.resblocks, self.decoder.resblocks)
+        )
         pictures = torch.arange(len(image_tokens), device=image_tokens.device)
-        self.lengths, self.longest = torch.zeros_like(pictures), 0  # (R,), tokens fed; and no fewer than the most of them
-        self.pad_mask = image_tokens.new_zeros(len(image_tokens), limit + 1)  # (R, limit + 1), added to the text tower's scores
+        self.lengths, self.longest = (
+            torch.zeros_like(pictures),
+            0,
+        )  # (R,), tokens fed; and no fewer than the most of them
+        self.pad_mask = image_tokens.new_zeros(
+            len(image_tokens), limit + 1
+        )  # (R, limit + 1), added to the text tower's scores
         self._place_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
@@ -45,7 +55,9 @@ class Decoding:
         positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)
         self.lengths.copy_(positions[:, -1] + 1)
         # open_clip's pad mask is shifted by one: the position after a pad token, which is a word piece too, is hidden
-        pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(tokens == self.tower.pad_id, float("-inf"))
+        pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(
+            tokens == self.tower.pad_id, float("-inf")
+        )
         self.pad_mask.scatter_(1, positions + 1, pads)
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
         if kernels and tokens.is_cuda and tokens.shape[1] == 1:
@@ -53,7 +65,10 @@ class Decoding:
         else:
             later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
             causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
-            text, decoder = (positions, causal + self.pad_mask[:, None, None, :length]), (positions, causal)  # (R, 1, n, t)
+            text, decoder = (
+                (positions, causal + self.pad_mask[:, None, None, :length]),
+                (positions, causal),
+            )  # (R, 1, n, t)
         added = None  # to x, by the next norm
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
             x, added = _self_attention(block, x, added, cache, *text)
@@ -77,7 +92,9 @@ class Decoding:
     def join(self, other: "Decoding") -> None:
         """Adds the rows of other pictures, after its own."""
         pictures = len(self.cross[0][0])
-        self.cross = [tuple(map(torch.cat, zip(ours, theirs))) for ours, theirs in zip(self.cross, other.cross, strict=True)]
+        self.cross = [
+            tuple(map(torch.cat, zip(ours, theirs))) for ours, theirs in zip(self.cross, other.cross, strict=True)
+        ]
         for name in ("text_caches", "decoder_caches"):
             for ours, theirs in zip(getattr(self, name), getattr(other, name), strict=True):
                 ours.join(theirs, self.longest, other.longest)
@@ -111,7 +128,9 @@ class Decoding:
         within = torch.arange(len(pictures), device=pictures.device) - (counts.cumsum(0) - counts)[pictures]
         self.cells = None if self.most * len(counts) == len(pictures) else pictures * self.most + within
 
-    def _cross_attention(self, block: nn.Module, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _cross_attention(
+        self, block: nn.Module, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """x (R, n, W) over the image tokens of each row's picture, keys and values (N, H, S, D); and what is to be added to it."""
         _, new, width = x.shape
         x, normed = add_norm(x, added, block.ln_1)
@@ -137,8 +156,9 @@ def _cross_joint(block: nn.Module, image_tokens: Tensor) -> Tensor:
     return project(block.ln_1_kv(image_tokens), block.attn, slice(image_tokens.shape[-1], None))
 
 
-def _self_attention(block: nn.Module, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
-                    ) -> tuple[Tensor, Tensor]:
+def _self_attention(
+    block: nn.Module, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width; and what is to be added.
 
     Where positions are (R,), of one new token each, a kernel looks at no later ones; its mask is (R, t) or None.
@@ -146,8 +166,10 @@ def _self_attention(block: nn.Module, x: Tensor, added: Tensor | None, cache: Ke
     x, normed = add_norm(x, added, block.ln_1)
     joint = project(normed, block.attn)
     if positions.ndim == 1:
-        return after_attention(block, x, kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None])
+        return after_attention(
+            block, x, kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None]
+        )
     queries, keys, values = (heads(part, block.attn) for part in joint.chunk(3, dim=-1))
     cache.put(keys, values, positions)
-    keys, values = (cached[:, :, :mask.shape[-1]] for cached in (cache.keys, cache.values))
+    keys, values = (cached[:, :, : mask.shape[-1]] for cached in (cache.keys, cache.values))
     return after_attention(block, x, attend(queries, keys, values, mask))

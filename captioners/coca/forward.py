@@ -39,7 +39,11 @@ def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised features (B, E) and tokens (B, S, W) of pictures (B, 3, H, W), by the image tower in eval mode, without gradients."""
     tower = model.visual
     with evaluating(tower):
-        if images.is_cuda and type(tower) is VisionTransformer and {*map(type, tower.transformer.resblocks)} == {ResidualAttentionBlock}:
+        if (
+            images.is_cuda
+            and type(tower) is VisionTransformer
+            and {*map(type, tower.transformer.resblocks)} == {ResidualAttentionBlock}
+        ):
             return _encode_plainly(tower, images)
         with fast_products() if images.device.type == "cpu" else contextlib.nullcontext():
             return model._encode_image(images)
@@ -51,8 +55,9 @@ def _encode_plainly(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, T
     return F.normalize(pooled if tower.proj is None else pooled @ tower.proj, dim=-1), tokens
 
 
-def forward_trimmed(model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor, *, trim: bool = True
-                    ) -> dict[str, Tensor]:
+def forward_trimmed(
+    model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor, *, trim: bool = True
+) -> dict[str, Tensor]:
     """open_clip's training forward, of each picture's captions at once: same features, logits and gradients, less work.
 
     The picture is encoded once, its captions are the queries of one cross-attention, they are cut to the batch's longest,
@@ -68,19 +73,26 @@ def forward_trimmed(model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens:
     hidden = _decode(model.text_decoder, image_tokens, states[:, :-1])  # (B K, L-1, W)
     labels = tokens[:, 1:]
     real = (labels != model.text.pad_id).flatten().nonzero()[:, 0]  # the one look that waits for a GPU
-    return {"image_features": image_features, "text_features": text_features.unflatten(0, (pictures, captions)),
-            "logits": hidden.flatten(0, 1)[real] @ model.text_decoder.text_projection, "labels": labels.flatten()[real]}
+    return {
+        "image_features": image_features,
+        "text_features": text_features.unflatten(0, (pictures, captions)),
+        "logits": hidden.flatten(0, 1)[real] @ model.text_decoder.text_projection,
+        "labels": labels.flatten()[real],
+    }
 
 
 def _decode(decoder: nn.Module, image_tokens: Tensor, x: Tensor) -> Tensor:
     """The decoder before its vocabulary, on token states (B K, L, W) and their pictures' tokens (B, S, W)."""
+
     def run(block: nn.Module, *inputs: Tensor | None) -> Tensor:
         return checkpoint(block, *inputs, use_reentrant=False) if decoder.grad_checkpointing else block(*inputs)
 
     rows, length, _ = x.shape
     for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
         x = run(block, x, None, None, decoder.attn_mask[:length, :length])
-        x = run(cross, x.reshape(len(image_tokens), -1, x.shape[-1]), image_tokens, image_tokens).view(rows, length, -1)
+        x = run(cross, x.reshape(len(image_tokens), -1, x.shape[-1]), image_tokens, image_tokens).view(
+            rows, length, -1
+        )
     return decoder.ln_final(x)
 
 

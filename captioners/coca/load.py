@@ -19,8 +19,16 @@ from captioners.weights import DTYPES, differences, fit_shapes, read_weights, st
 PLACES = "visual.positional_embedding"  # of a picture's patches, after the CLS token's
 
 
-def load_coca(name: str, pretrained: str | None = None, *, from_scratch: bool = False, context: int | None = None,
-              image_size: int | None = None, device: str = "cpu", dtype: str = "fp32") -> CoCaCaptioner:
+def load_coca(
+    name: str,
+    pretrained: str | None = None,
+    *,
+    from_scratch: bool = False,
+    context: int | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+    dtype: str = "fp32",
+) -> CoCaCaptioner:
     """Loads a CoCa by name; the arguments are those of `captioners.load.load_captioner`, and so are the errors."""
     source = resolve(name, pretrained)
     if source.weights is None and not from_scratch:
@@ -30,7 +38,9 @@ def load_coca(name: str, pretrained: str | None = None, *, from_scratch: bool = 
     state = {} if from_scratch else read_weights(source.weights)
     if context is not None:
         model_cfg, state = extend_context(source.model_cfg, state, context)
-        source = dataclasses.replace(source, model_cfg=model_cfg, config_from=f"{source.config_from} with context {context}")
+        source = dataclasses.replace(
+            source, model_cfg=model_cfg, config_from=f"{source.config_from} with context {context}"
+        )
     if image_size is not None:
         source = _with_image_size(source, image_size)
     if not from_scratch:
@@ -57,7 +67,9 @@ def _with_image_size(source: Source, size: int) -> Source:
     """The source with pictures of another size; ValueError where its patches do not fill one."""
     patch = source.model_cfg["vision_cfg"].get("patch_size", 16)
     if size < patch or size % patch:
-        raise ValueError(f"image size {size}: is no multiple of {patch} pixels, the side of a patch of {source.config_from}")
+        raise ValueError(
+            f"image size {size}: is no multiple of {patch} pixels, the side of a patch of {source.config_from}"
+        )
     model_cfg = {**source.model_cfg, "vision_cfg": {**source.model_cfg["vision_cfg"], "image_size": size}}
     return dataclasses.replace(source, model_cfg=model_cfg, config_from=f"{source.config_from} with image size {size}")
 
@@ -72,12 +84,16 @@ def _fitting(state: Mapping[str, Tensor], model: CoCa, path: Path, *, interpolat
     problems = differences(state, expected)
     theirs, ours = (len(of[POSITIONS]) if POSITIONS in of else 0 for of in (state, expected))
     if theirs and theirs != ours:
-        problems.append(f"a context of {theirs}, not {ours} as in the config: to train them, say --context {max(theirs, ours)}")
+        problems.append(
+            f"a context of {theirs}, not {ours} as in the config: to train them, say --context {max(theirs, ours)}"
+        )
     theirs, ours = (len(of[PLACES]) if PLACES in of else 0 for of in (state, expected))
     if theirs and theirs != ours:
         size = model.visual.image_size[0]
-        problems.append(f"{theirs - 1} patches of a picture, not {ours - 1} as in the config: to fine-tune them, "
-                        f"say --image-size {size}, and their positions are interpolated")
+        problems.append(
+            f"{theirs - 1} patches of a picture, not {ours - 1} as in the config: to fine-tune them, "
+            f"say --image-size {size}, and their positions are interpolated"
+        )
     if problems:
         raise ValueError(f"{path}: these weights are not this model's:\n  " + "\n  ".join(problems))
     return state

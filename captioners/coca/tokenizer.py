@@ -98,7 +98,12 @@ class CaptionTokenizer:
 def _from_folder(folder: Path | None, text_cfg: Mapping[str, Any], options: Mapping[str, Any]) -> HFTokenizer:
     if folder is None or not any((folder / name).is_file() for name in FILES):
         raise ValueError(f"text_cfg.hf_tokenizer_name is set, but no tokenizer's files are in {folder or 'open_clip'}")
-    return attempt(f"{folder}: the tokenizer cannot be read", HFTokenizer, str(folder),
-                   tokenizer_mode=text_cfg.get("tokenizer_mode"), local_files_only=True,
-                   trust_remote_code=False,  # a user's file never runs code
-                   **options)
+    return attempt(
+        f"{folder}: the tokenizer cannot be read",
+        HFTokenizer,
+        str(folder),
+        tokenizer_mode=text_cfg.get("tokenizer_mode"),
+        local_files_only=True,
+        trust_remote_code=False,  # a user's file never runs code
+        **options,
+    )

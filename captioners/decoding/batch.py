@@ -29,13 +29,13 @@ class Flight(NamedTuple):
 
     picture: Tensor  # number of its picture, in input order
     caption: Tensor  # its place among the picture's captions
-    draw: Tensor     # the number of its draws among those of the picture's key
-    key: Tensor      # (R, 2), the Philox key of the picture's key
-    tokens: Tensor   # (R, max_length), the last at the right; before the first, start tokens
-    length: Tensor   # tokens, start and prompt included
+    draw: Tensor  # the number of its draws among those of the picture's key
+    key: Tensor  # (R, 2), the Philox key of the picture's key
+    tokens: Tensor  # (R, max_length), the last at the right; before the first, start tokens
+    length: Tensor  # tokens, start and prompt included
     logprob: Tensor  # float64
-    alive: Tensor    # bool: its end has not come
-    noted: Tensor    # bool: its end was taken down
+    alive: Tensor  # bool: its end has not come
+    noted: Tensor  # bool: its end was taken down
 
     def keep(self, rows: Tensor) -> Self:
         return Flight(*(field[rows] for field in self))
@@ -51,9 +51,12 @@ def advance(flight: Flight, logits: Tensor, rules: Rules) -> tuple[Flight, Tenso
     moved = torch.cat([flight.tokens[:, 1:], tokens[:, None]], dim=1)
     length = flight.length + flight.alive
     over = (tokens == rules.end_id) | (length == rules.max_length - 1)
-    return flight._replace(tokens=torch.where(flight.alive[:, None], moved, flight.tokens), length=length,
-                           logprob=torch.where(flight.alive, flight.logprob + logprob, flight.logprob),
-                           alive=flight.alive & ~over), tokens
+    return flight._replace(
+        tokens=torch.where(flight.alive[:, None], moved, flight.tokens),
+        length=length,
+        logprob=torch.where(flight.alive, flight.logprob + logprob, flight.logprob),
+        alive=flight.alive & ~over,
+    ), tokens
 
 
 def choose_next(flight: Flight, logits: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
@@ -61,15 +64,33 @@ def choose_next(flight: Flight, logits: Tensor, rules: Rules) -> tuple[Tensor, T
     sampling, vocabulary = rules.sampling, logits.shape[1]
     if choose_by_kernel and logits.is_cuda and sampling.strategy == "sample":
         logits = logits.contiguous()
-        scores = process(logits, flight.tokens, sampling, lengths=flight.length, never=rules.never, end_id=rules.end_id)
-        return choose_by_kernel(logits, scores, sampling, keys=flight.key, draws=flight.draw, lengths=flight.length, never=rules.never,
-                                end_id=rules.end_id)
+        scores = process(
+            logits, flight.tokens, sampling, lengths=flight.length, never=rules.never, end_id=rules.end_id
+        )
+        return choose_by_kernel(
+            logits,
+            scores,
+            sampling,
+            keys=flight.key,
+            draws=flight.draw,
+            lengths=flight.length,
+            never=rules.never,
+            end_id=rules.end_id,
+        )
     side = race_side(vocabulary)
 
     def noise(some: Tensor, attempt: Tensor) -> Tensor:
         return exponentials(flight.key[some], flight.draw[some], flight.length[some], attempt, side)
 
-    return choose(logits.float(), flight.tokens, sampling, lengths=flight.length, never=rules.never, end_id=rules.end_id, noise=noise)
+    return choose(
+        logits.float(),
+        flight.tokens,
+        sampling,
+        lengths=flight.length,
+        never=rules.never,
+        end_id=rules.end_id,
+        noise=noise,
+    )
 
 
 @dataclass
@@ -89,9 +110,24 @@ class Drawing:
     check_every: steps between looks at which captions have ended; a GPU need not wait for the host in between.
     """
 
-    def __init__(self, begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int,
-                 column: str = "", first_index: int = 0, check_every: int = 1):
-        self.begin, self.rules, self.batch_size, self.column, self.first_index = begin, rules, batch_size, column, first_index
+    def __init__(
+        self,
+        begin: Begin,
+        pictures: Iterable[tuple[str, Tensor]],
+        rules: Rules,
+        *,
+        batch_size: int,
+        column: str = "",
+        first_index: int = 0,
+        check_every: int = 1,
+    ):
+        self.begin, self.rules, self.batch_size, self.column, self.first_index = (
+            begin,
+            rules,
+            batch_size,
+            column,
+            first_index,
+        )
         self.check_every = check_every
         self.pictures = iter(pictures)
         self.waiting: deque[_Waiting] = deque()
@@ -129,7 +165,10 @@ class Drawing:
         repeated = torch.arange(len(new), device=logits.device).repeat_interleave(captions)
         rows.keep(repeated)
         begun = self._begin_flight(keys, repeated)
-        self.waiting += [_Waiting(key, feature, [None] * captions) for key, feature in zip(keys, features.float().cpu(), strict=True)]
+        self.waiting += [
+            _Waiting(key, feature, [None] * captions)
+            for key, feature in zip(keys, features.float().cpu(), strict=True)
+        ]
         begun, first = advance(begun, logits[repeated], self.rules)
         if self.rows is None:
             self.flight, self.rows = begun, rows
@@ -143,12 +182,18 @@ class Drawing:
         rules, device = self.rules, repeated.device
         philox_keys = torch.tensor([sample_key(rules.sampling.seed, key, self.column) for key in keys], device=device)
         tokens = rules.prefix[0].repeat(len(repeated), rules.max_length)
-        tokens[:, rules.max_length - len(rules.prefix):] = rules.prefix
-        return Flight(picture=self.given + len(self.waiting) + repeated,
-                      caption=torch.arange(rules.sampling.num_captions, device=device).repeat(len(keys)),
-                      draw=self.first_index + torch.arange(rules.sampling.num_captions, device=device).repeat(len(keys)),
-                      key=philox_keys[repeated], tokens=tokens, length=torch.full_like(repeated, len(rules.prefix)),
-                      logprob=torch.zeros_like(repeated, dtype=torch.float64), alive=repeated >= 0, noted=repeated < 0)
+        tokens[:, rules.max_length - len(rules.prefix) :] = rules.prefix
+        return Flight(
+            picture=self.given + len(self.waiting) + repeated,
+            caption=torch.arange(rules.sampling.num_captions, device=device).repeat(len(keys)),
+            draw=self.first_index + torch.arange(rules.sampling.num_captions, device=device).repeat(len(keys)),
+            key=philox_keys[repeated],
+            tokens=tokens,
+            length=torch.full_like(repeated, len(rules.prefix)),
+            logprob=torch.zeros_like(repeated, dtype=torch.float64),
+            alive=repeated >= 0,
+            noted=repeated < 0,
+        )
 
     def _note(self) -> None:
         """Takes down captions that have ended; to those that the limit ended, the end token is added."""
@@ -160,7 +205,7 @@ class Drawing:
         for picture, caption, tokens, length, logprob in zip(*(field.tolist() for field in fields), strict=True):
             if math.isnan(logprob):
                 raise FloatingPointError("the model's logits are not finite")
-            tokens = tokens[len(tokens) - length:]
+            tokens = tokens[len(tokens) - length :]
             truncated = tokens[-1] != end_id
             if truncated:
                 tokens.append(end_id)

@@ -19,10 +19,10 @@ NEVER = float("-inf")
 class Beams(NamedTuple):
     """Captions of N pictures, by group; all fields are (N, G, K) but `tokens` (N, G, K, max_length), filled from the left."""
 
-    score: Tensor    # what beams rank by: log-probabilities after processors and penalties, finished ones by length
+    score: Tensor  # what beams rank by: log-probabilities after processors and penalties, finished ones by length
     logprob: Tensor  # of the model (see Caption)
-    length: Tensor   # tokens, from start to end
-    forced: Tensor   # bool: the limit ended it
+    length: Tensor  # tokens, from start to end
+    forced: Tensor  # bool: the limit ended it
     tokens: Tensor
 
     def best(self, count: int) -> "Beams":
@@ -91,29 +91,39 @@ class BeamSearch:
         score = torch.zeros(shape, device=rules.prefix.device)
         score[..., 1:] = NEVER
         tokens = torch.full((*shape, rules.max_length), rules.end_id, device=score.device)
-        tokens[..., :len(rules.prefix)] = rules.prefix
+        tokens[..., : len(rules.prefix)] = rules.prefix
         length = torch.full(shape, len(rules.prefix), device=score.device)
         return Beams(score, torch.zeros_like(score), length, torch.zeros_like(score, dtype=torch.bool), tokens)
 
-    def _step(self, logits: Tensor, running: Beams, finished: Beams, going: Tensor, length: int
-              ) -> tuple[Beams, Beams, Tensor, Tensor]:
+    def _step(
+        self, logits: Tensor, running: Beams, finished: Beams, going: Tensor, length: int
+    ) -> tuple[Beams, Beams, Tensor, Tensor]:
         """Beams and finished captions one token on, the best score yet to be had (N, G, 1), and the row (R,) each beam came from."""
         shape = running.score.shape
         logprobs = logits.log_softmax(-1)  # (R, V)
         scores = self._processed(logprobs, running.tokens[..., :length].flatten(0, 2)).view(*shape, -1)  # (N, G, K, V)
         logprobs = logprobs.view(scores.shape)
-        chosen = scores.new_zeros(shape[0], 1, scores.shape[-1])  # (N, 1, V): how many beams of earlier groups chose it
+        chosen = scores.new_zeros(
+            shape[0], 1, scores.shape[-1]
+        )  # (N, 1, V): how many beams of earlier groups chose it
         groups = []
         for group in range(self.groups):
             part = slice(group, group + 1)
             ours = Beams(*(field[:, part] for field in running))
             penalty = self.rules.sampling.diversity_penalty * chosen[:, :, None]
-            ours, ended, hope, came_from = self._continue(scores[:, part] - penalty, logprobs[:, part], ours, going[:, part], length)
+            ours, ended, hope, came_from = self._continue(
+                scores[:, part] - penalty, logprobs[:, part], ours, going[:, part], length
+            )
             chosen.scatter_add_(2, ours.tokens[..., length], going[:, part].expand_as(ours.score).to(scores.dtype))
             groups.append((ours, ended, hope, came_from))
         running, ended, hope, came_from = zip(*groups)
-        running, ended = (Beams(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True))) for parts in (running, ended))
-        hope, came_from = torch.cat(hope, dim=1), torch.cat(came_from, dim=1)  # (N, G, 1); (N, G, K), beams of the group
+        running, ended = (
+            Beams(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True))) for parts in (running, ended)
+        )
+        hope, came_from = (
+            torch.cat(hope, dim=1),
+            torch.cat(came_from, dim=1),
+        )  # (N, G, 1); (N, G, K), beams of the group
         first = torch.arange(shape[0] * shape[1], device=logits.device).view(*shape[:2], 1) * self.beams
         return running, finished.join(ended).best(self.beams), hope, (first + came_from).flatten()
 
@@ -153,13 +163,23 @@ class BeamSearch:
     def _cut(self, running: Beams, going: Tensor) -> Beams:
         """Running beams of groups that the limit stopped, as finished captions: an end token follows, not looked for."""
         rank = (self.rules.max_length - len(self.rules.prefix)) ** self.rules.sampling.length_penalty
-        return running._replace(score=(running.score / rank).masked_fill(~going, NEVER), length=running.length + 1,
-                                forced=torch.ones_like(running.forced))
+        return running._replace(
+            score=(running.score / rank).masked_fill(~going, NEVER),
+            length=running.length + 1,
+            forced=torch.ones_like(running.forced),
+        )
 
     def _collect(self, finished: Beams) -> list[list[Decoded]]:
         """The best captions of each picture, whatever their group."""
-        everything = Beams(*(field.flatten(1, 2)[:, None] for field in finished)).best(self.rules.sampling.num_captions)
+        everything = Beams(*(field.flatten(1, 2)[:, None] for field in finished)).best(
+            self.rules.sampling.num_captions
+        )
         fields = (everything.tokens, everything.length, everything.logprob, everything.forced)
         pictures = zip(*(field[:, 0].tolist() for field in fields), strict=True)
-        return [[Decoded(tokens[:length], logprob, forced) for tokens, length, logprob, forced in zip(*picture, strict=True)]
-                for picture in pictures]
+        return [
+            [
+                Decoded(tokens[:length], logprob, forced)
+                for tokens, length, logprob, forced in zip(*picture, strict=True)
+            ]
+            for picture in pictures
+        ]

@@ -35,7 +35,9 @@ def _pick(sums, level: tl.constexpr, attempt, position, caption, k0, k1, SIDE: t
     lanes = tl.arange(0, LANES)
     word = level * SIDE + lanes
     zero = tl.zeros([LANES], tl.uint64)
-    w0, w1, w2, w3 = _philox((word // 4).to(tl.uint64), zero + attempt.to(tl.uint64), zero + position, zero + caption, zero + k0, zero + k1)
+    w0, w1, w2, w3 = _philox(
+        (word // 4).to(tl.uint64), zero + attempt.to(tl.uint64), zero + position, zero + caption, zero + k0, zero + k1
+    )
     which = word % 4
     words = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
     uniform = ((words >> 11).to(tl.float64) + 0.5) * 1.1102230246251565e-16  # 2**-53
@@ -57,8 +59,25 @@ def _weights(scores, at, inside, most, temperature, end_id, too_short, least, HE
 
 
 @triton.jit
-def _draw(sums, scores, most, temperature, end_id, too_short, least, attempt, position, caption, k0, k1, V,
-          HEATED: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr):
+def _draw(
+    sums,
+    scores,
+    most,
+    temperature,
+    end_id,
+    too_short,
+    least,
+    attempt,
+    position,
+    caption,
+    k0,
+    k1,
+    V,
+    HEATED: tl.constexpr,
+    SIDE: tl.constexpr,
+    LANES: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """One draw: the race of the first level among `sums` (LANES,), then three more within the block that wins."""
     lanes = tl.arange(0, LANES)
     first = _pick(sums, 0, attempt, position, caption, k0, k1, SIDE, LANES)
@@ -66,17 +85,44 @@ def _draw(sums, scores, most, temperature, end_id, too_short, least, attempt, po
     wide = tl.arange(0, WIDE)  # WIDE >= SIDE**2
     at = start + lanes[:, None] * (SIDE * SIDE) + wide[None, :]
     inside = (lanes[:, None] < SIDE) & (wide[None, :] < SIDE * SIDE) & (at < V)
-    second = _pick(tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1), 1,
-                   attempt, position, caption, k0, k1, SIDE, LANES)
+    second = _pick(
+        tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1),
+        1,
+        attempt,
+        position,
+        caption,
+        k0,
+        k1,
+        SIDE,
+        LANES,
+    )
     start += second * (SIDE * SIDE)
     at = start + lanes[:, None] * SIDE + lanes[None, :]
     inside = (lanes[:, None] < SIDE) & (lanes[None, :] < SIDE) & (at < V)
-    third = _pick(tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1), 2,
-                  attempt, position, caption, k0, k1, SIDE, LANES)
+    third = _pick(
+        tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1),
+        2,
+        attempt,
+        position,
+        caption,
+        k0,
+        k1,
+        SIDE,
+        LANES,
+    )
     start += third * SIDE
     inside = (lanes < SIDE) & (start + lanes < V)
-    fourth = _pick(_weights(scores, start + lanes, inside, most, temperature, end_id, too_short, least, HEATED), 3,
-                   attempt, position, caption, k0, k1, SIDE, LANES)
+    fourth = _pick(
+        _weights(scores, start + lanes, inside, most, temperature, end_id, too_short, least, HEATED),
+        3,
+        attempt,
+        position,
+        caption,
+        k0,
+        k1,
+        SIDE,
+        LANES,
+    )
     return tl.minimum(start + fourth, V - 1)
 
 
@@ -126,7 +172,17 @@ def _ban(logits, scores, never, count, LANES: tl.constexpr):
 
 
 @triton.jit
-def _read(scores, temperature, end_id, too_short, V, HEATED: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr):
+def _read(
+    scores,
+    temperature,
+    end_id,
+    too_short,
+    V,
+    HEATED: tl.constexpr,
+    SIDE: tl.constexpr,
+    LANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """In one reading: the masses (LANES,) of the SIDE blocks of the first level, that of all scores, an end that comes too early
     included, and the largest score, which masses are relative to: to the largest so far, until a larger one comes."""
     lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
@@ -144,8 +200,19 @@ def _read(scores, temperature, end_id, too_short, V, HEATED: tl.constexpr, SIDE:
 
 
 @triton.jit
-def _nucleus(scores, most, temperature, end_id, too_short, mass, V, HEATED: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr,
-             BLOCK: tl.constexpr):
+def _nucleus(
+    scores,
+    most,
+    temperature,
+    end_id,
+    too_short,
+    mass,
+    V,
+    HEATED: tl.constexpr,
+    SIDE: tl.constexpr,
+    LANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The least weight of the most probable tokens that hold the mass, found by halving its bits; and their blocks' masses (LANES,)."""
     low, high = 0, 0x3F800000  # of 0 and 1: no weight is more
     while low < high:
@@ -167,9 +234,29 @@ def _nucleus(scores, most, temperature, end_id, too_short, mass, V, HEATED: tl.c
 
 
 @triton.jit
-def _choose(logits, scores, never, keys, draws, positions, tokens, logprobs, never_count, end_id, min_length, temperature, top_p, V,
-            SAME: tl.constexpr, HEATED: tl.constexpr, WHOLE: tl.constexpr, SIDE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
-            BLOCK: tl.constexpr):
+def _choose(
+    logits,
+    scores,
+    never,
+    keys,
+    draws,
+    positions,
+    tokens,
+    logprobs,
+    never_count,
+    end_id,
+    min_length,
+    temperature,
+    top_p,
+    V,
+    SAME: tl.constexpr,
+    HEATED: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SIDE: tl.constexpr,
+    LANES: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Chooses the token of a row: SAME where scores are the logits, HEATED where the temperature is not 1, WHOLE where top_p is 1."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * V
@@ -196,9 +283,28 @@ def _choose(logits, scores, never, keys, draws, positions, tokens, logprobs, nev
         attempt, going, least = 0, 1, tl.zeros([], tl.float32)
         while going == 1:
             if attempt == TRIES:  # rejected as often as that: drawn from the nucleus
-                sums, least = _nucleus(scores, most, temperature, end_id, too_short, top_p * total, V, HEATED, SIDE, LANES, BLOCK)
-            token = _draw(sums, scores, most, temperature, end_id, too_short, least, attempt + tl.zeros([], tl.int32), position,
-                          caption, k0, k1, V, HEATED, SIDE, LANES, WIDE)
+                sums, least = _nucleus(
+                    scores, most, temperature, end_id, too_short, top_p * total, V, HEATED, SIDE, LANES, BLOCK
+                )
+            token = _draw(
+                sums,
+                scores,
+                most,
+                temperature,
+                end_id,
+                too_short,
+                least,
+                attempt + tl.zeros([], tl.int32),
+                position,
+                caption,
+                k0,
+                k1,
+                V,
+                HEATED,
+                SIDE,
+                LANES,
+                WIDE,
+            )
             if WHOLE or attempt == TRIES:
                 going = 0
             else:
@@ -211,8 +317,17 @@ def _choose(logits, scores, never, keys, draws, positions, tokens, logprobs, nev
     tl.store(logprobs + row, chosen - tl.log(whole))
 
 
-def choose_by_kernel(logits: Tensor, scores: Tensor, sampling: SamplingConfig, *, keys: Tensor, draws: Tensor, lengths: Tensor,
-                     never: Tensor, end_id: int) -> tuple[Tensor, Tensor]:
+def choose_by_kernel(
+    logits: Tensor,
+    scores: Tensor,
+    sampling: SamplingConfig,
+    *,
+    keys: Tensor,
+    draws: Tensor,
+    lengths: Tensor,
+    never: Tensor,
+    end_id: int,
+) -> tuple[Tensor, Tensor]:
     """Tokens (R,), and their log-probabilities (R,) under the softmax of the logits: of draws, as `captioners.decoding.sampling.choose` has them.
 
     logits (R, V), of any floating dtype, contiguous; scores (R, V): what the processors made of them, or the logits themselves, before
@@ -222,8 +337,28 @@ def choose_by_kernel(logits: Tensor, scores: Tensor, sampling: SamplingConfig, *
     rows, vocabulary = logits.shape
     tokens, logprobs = torch.empty_like(lengths), logits.new_empty(rows, dtype=torch.float32)
     side = race_side(vocabulary)
-    _choose[(rows,)](logits, scores, never, keys, draws, lengths, tokens, logprobs, len(never), end_id, sampling.min_length,
-                     sampling.temperature, sampling.top_p, vocabulary, SAME=scores is logits, HEATED=sampling.temperature != 1,
-                     WHOLE=sampling.top_p == 1, SIDE=side, LANES=triton.next_power_of_2(side), WIDE=triton.next_power_of_2(side**2),
-                     BLOCK=triton.next_power_of_2(side**3), num_warps=4)
+    _choose[(rows,)](
+        logits,
+        scores,
+        never,
+        keys,
+        draws,
+        lengths,
+        tokens,
+        logprobs,
+        len(never),
+        end_id,
+        sampling.min_length,
+        sampling.temperature,
+        sampling.top_p,
+        vocabulary,
+        SAME=scores is logits,
+        HEATED=sampling.temperature != 1,
+        WHOLE=sampling.top_p == 1,
+        SIDE=side,
+        LANES=triton.next_power_of_2(side),
+        WIDE=triton.next_power_of_2(side**2),
+        BLOCK=triton.next_power_of_2(side**3),
+        num_warps=4,
+    )
     return tokens, logprobs

@@ -32,6 +32,6 @@ class KeyValueCache:
         for name in ("keys", "values"):
             ours, theirs = getattr(self, name), getattr(other, name)
             new = ours.new_zeros(len(ours) + len(theirs), *ours.shape[1:])
-            new[:len(ours), :, :used] = ours[:, :, :used]
-            new[len(ours):, :, :others_used] = theirs[:, :, :others_used]
+            new[: len(ours), :, :used] = ours[:, :, :used]
+            new[len(ours) :, :, :others_used] = theirs[:, :, :others_used]
             setattr(self, name, new)

@@ -22,8 +22,12 @@ LOW32 = 0xFFFFFFFF
 
 def sample_key(seed: int, key: str, column: str = "") -> tuple[int, int]:
     """The 128-bit Philox key of a sample in a column, as two signed 64-bit words: BLAKE2b of its key, keyed by the seed."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, key=seed.to_bytes(8, "little"),
-                             person=name_digest(column)).digest()
+    digest = hashlib.blake2b(
+        key.encode("utf-8", "surrogatepass"),
+        digest_size=16,
+        key=seed.to_bytes(8, "little"),
+        person=name_digest(column),
+    ).digest()
     return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:], "little", signed=True)
 
 
@@ -119,7 +123,9 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
         drawn = race(weights, noise(rows, torch.full_like(rows, attempt)))
         tokens[rows] = drawn
         chosen = weights.gather(1, drawn[:, None])
-        greater = torch.gt(weights, chosen, out=torch.empty_like(weights))  # as floats: three times torch.where's speed
+        greater = torch.gt(
+            weights, chosen, out=torch.empty_like(weights)
+        )  # as floats: three times torch.where's speed
         above = greater.mul_(weights).sum(-1)
         rejected = (above >= mass).nonzero()[:, 0]
         if not len(rejected):
@@ -131,9 +137,14 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
 
 def sample_sorted_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
     """What sample_top_p draws, with every attempt made for every row: for a GPU without Triton, which need not wait here."""
-    rows, attempts = torch.arange(len(weights), device=weights.device), torch.arange(ATTEMPTS + 1, device=weights.device)
+    rows, attempts = (
+        torch.arange(len(weights), device=weights.device),
+        torch.arange(ATTEMPTS + 1, device=weights.device),
+    )
     kept = nucleus(weights, top_p)
-    together = noise(rows.repeat(len(attempts)), attempts.repeat_interleave(len(rows)))  # one long row of kernels, not nine
+    together = noise(
+        rows.repeat(len(attempts)), attempts.repeat_interleave(len(rows))
+    )  # one long row of kernels, not nine
     *tries, last = together.view(len(attempts), len(rows), *together.shape[1:])
     tokens = race(kept, last)
     for variates in reversed(tries):
@@ -152,7 +163,14 @@ def nucleus(weights: Tensor, top_p: float) -> Tensor:
 
 
 def choose(
-    logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int, noise: Noise
+    logits: Tensor,
+    sequences: Tensor,
+    sampling: SamplingConfig,
+    *,
+    lengths: Tensor,
+    never: Tensor,
+    end_id: int,
+    noise: Noise,
 ) -> tuple[Tensor, Tensor]:
     """Next tokens (R,), and their log-probabilities (R,) under the softmax of the logits as they came.
 
@@ -185,7 +203,14 @@ def choose(
 
 
 def ban(
-    scores: Tensor, value: float, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int
+    scores: Tensor,
+    value: float,
+    sequences: Tensor,
+    sampling: SamplingConfig,
+    *,
+    lengths: Tensor,
+    never: Tensor,
+    end_id: int,
 ) -> Tensor:
     """Overwrites in place the scores (R, V) of tokens that may not follow the sequences (R, T)."""
     scores.index_fill_(1, never, value)  # and not by an index: that waits for the device
@@ -193,7 +218,9 @@ def ban(
     return ban_repeated_ngrams(scores, value, sequences, sampling.no_repeat_ngram_size)
 
 
-def process(logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int) -> Tensor:
+def process(
+    logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int
+) -> Tensor:
     """What the processors before temperature, and top-k, make of the logits (R, V) of samples; the logits themselves where none does."""
     scores = logits
     if sampling.repetition_penalty != 1:
@@ -201,7 +228,9 @@ def process(logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, leng
     if sampling.no_repeat_ngram_size:
         scores = ban_repeated_ngrams(scores.float().clone(), float("-inf"), sequences, sampling.no_repeat_ngram_size)
     if sampling.top_k is not None and sampling.top_k < logits.shape[1]:
-        scores = ban(scores.float().clone(), float("-inf"), sequences, sampling, lengths=lengths, never=never, end_id=end_id)
+        scores = ban(
+            scores.float().clone(), float("-inf"), sequences, sampling, lengths=lengths, never=never, end_id=end_id
+        )
         scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], float("-inf"))
     return scores
 

@@ -12,20 +12,40 @@ from captioners.decoding.beam import BeamSearch
 from captioners.decoding.rows import Begin, DecodedPicture, Rules
 
 
-def search(begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int, column: str = "",
-           first_index: int = 0) -> Iterable[DecodedPicture]:
+def search(
+    begin: Begin,
+    pictures: Iterable[tuple[str, Tensor]],
+    rules: Rules,
+    *,
+    batch_size: int,
+    column: str = "",
+    first_index: int = 0,
+) -> Iterable[DecodedPicture]:
     """The captions of (key, picture) pairs, in their order, by the strategy of the rules' sampling.
 
     Caption i of a picture draws as number first_index + i of its key's draws in the column.
     """
     if rules.sampling.strategy == "beam":
         return BeamSearch(begin, pictures, rules, batch_size=batch_size)
-    return Drawing(begin, pictures, rules, batch_size=batch_size, column=column, first_index=first_index,
-                   check_every=8 if rules.prefix.is_cuda else 1)
+    return Drawing(
+        begin,
+        pictures,
+        rules,
+        batch_size=batch_size,
+        column=column,
+        first_index=first_index,
+        check_every=8 if rules.prefix.is_cuda else 1,
+    )
 
 
-def spoken(found: Iterable[DecodedPicture], model: nn.Module, decode: Callable[[list[int]], str],
-           similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None, *, together: int = 1) -> Iterator[Captioned]:
+def spoken(
+    found: Iterable[DecodedPicture],
+    model: nn.Module,
+    decode: Callable[[list[int]], str],
+    similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None,
+    *,
+    together: int = 1,
+) -> Iterator[Captioned]:
     """The pictures' captions as text; the model is in eval mode while it works, and only then.
 
     similarities: the cosines of the captions of pictures, `together` of which are asked for at once.
@@ -38,8 +58,10 @@ def spoken(found: Iterable[DecodedPicture], model: nn.Module, decode: Callable[[
                 return
             cosines = similarities(pictures) if similarities else [[None] * len(pictures[0].captions)]
         for picture, similar in zip(pictures, cosines, strict=True):
-            captions = (Caption(decode(one.tokens), one.logprob, one.truncated, cosine)
-                        for one, cosine in zip(picture.captions, similar, strict=True))
+            captions = (
+                Caption(decode(one.tokens), one.logprob, one.truncated, cosine)
+                for one, cosine in zip(picture.captions, similar, strict=True)
+            )
             yield Captioned(picture.key, tuple(captions), picture.features)
 
 

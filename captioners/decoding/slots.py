@@ -45,25 +45,44 @@ class Slots:
         self.device, self.captions = rules.prefix.device, rules.sampling.num_captions
         number = torch.arange(slots * self.captions, device=self.device)  # (R,)
         self.flight = Flight(
-            picture=number // self.captions, caption=number % self.captions, draw=number % self.captions,
+            picture=number // self.captions,
+            caption=number % self.captions,
+            draw=number % self.captions,
             key=torch.zeros(len(number), 2, dtype=torch.long, device=self.device),
-            tokens=rules.prefix[0].repeat(len(number), rules.max_length), length=torch.ones_like(number),
-            logprob=torch.zeros_like(number, dtype=torch.float64), alive=number < 0, noted=number < 0)
+            tokens=rules.prefix[0].repeat(len(number), rules.max_length),
+            length=torch.ones_like(number),
+            logprob=torch.zeros_like(number, dtype=torch.float64),
+            alive=number < 0,
+            noted=number < 0,
+        )
         self.tokens = rules.prefix[0].repeat(len(number))  # (R,), the last of each row, which it is not fed yet
         self.features: Tensor | None = None  # (N, E)
         self.together = -(-slots // TOGETHER)  # pictures that begin at a time
         self.step, self._begin_all = Graphed(self._step, self.device), Graphed(self._begin, self.device)
 
-    def begin(self, slots: Sequence[int], first_number: int, keys: Sequence[str], pictures: Tensor, first_index: int,
-              column: str = "") -> None:
+    def begin(
+        self,
+        slots: Sequence[int],
+        first_number: int,
+        keys: Sequence[str],
+        pictures: Tensor,
+        first_index: int,
+        column: str = "",
+    ) -> None:
         """Begins slots anew with pictures (M, 3, H, W) of these keys, numbered on.
 
         Caption i draws as number first_index + i of its key's draws in the column.
         """
-        places = torch.tensor([[slot, number, first_index, *sample_key(self.rules.sampling.seed, key, column)]
-                               for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)])  # (M, 5)
+        places = torch.tensor(
+            [
+                [slot, number, first_index, *sample_key(self.rules.sampling.seed, key, column)]
+                for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)
+            ]
+        )  # (M, 5)
         if self.device.type == "cuda" and (missing := self.together - len(pictures)) > 0:
-            places = torch.cat([places, places[-1:].expand(missing, -1)])  # always as many: the last one again, into its own place
+            places = torch.cat(
+                [places, places[-1:].expand(missing, -1)]
+            )  # always as many: the last one again, into its own place
             pictures = torch.cat([pictures, pictures[-1:].expand(missing, -1, -1, -1)])
         self._begin_all(pictures, send(places, self.device))
 
@@ -76,7 +95,9 @@ class Slots:
         rows = (slots[:, None] * self.captions + torch.arange(self.captions, device=self.device)).flatten()
         of_rows = places.repeat_interleave(self.captions, 0)
         flight.picture.index_copy_(0, rows, of_rows[:, 1])
-        flight.draw.index_copy_(0, rows, of_rows[:, 2] + flight.caption[:len(rows)])  # C after C, as of the first slots
+        flight.draw.index_copy_(
+            0, rows, of_rows[:, 2] + flight.caption[: len(rows)]
+        )  # C after C, as of the first slots
         flight.key.index_copy_(0, rows, of_rows[:, 3:])
         flight.tokens.index_copy_(0, rows, start.expand(len(rows), self.rules.max_length))
         flight.length.index_fill_(0, rows, 1)
@@ -91,10 +112,17 @@ class Slots:
             known = before.length < len(rules.prefix)
             tokens = torch.where(known, rules.prefix[before.length.clamp(max=len(rules.prefix) - 1)], tokens)
             after = after._replace(
-                tokens=torch.where(known[:, None], torch.cat([before.tokens[:, 1:], tokens[:, None]], dim=1), after.tokens),
-                logprob=torch.where(known, before.logprob, after.logprob), alive=torch.where(known, before.alive, after.alive))
-        for mine, new in zip((before.tokens, before.length, before.logprob, before.alive, self.tokens),
-                             (after.tokens, after.length, after.logprob, after.alive, tokens), strict=True):
+                tokens=torch.where(
+                    known[:, None], torch.cat([before.tokens[:, 1:], tokens[:, None]], dim=1), after.tokens
+                ),
+                logprob=torch.where(known, before.logprob, after.logprob),
+                alive=torch.where(known, before.alive, after.alive),
+            )
+        for mine, new in zip(
+            (before.tokens, before.length, before.logprob, before.alive, self.tokens),
+            (after.tokens, after.length, after.logprob, after.alive, tokens),
+            strict=True,
+        ):
             mine.copy_(new)
 
     def alive(self) -> "Fetched":
@@ -121,7 +149,9 @@ class Graphed:
         if self.device.type != "cuda":
             return self.function(*given)
         with torch.cuda.device(self.device):  # a graph is captured on a stream of the current device
-            if self.graph is None or any(mine.shape != new.shape or mine.dtype != new.dtype for mine, new in zip(self.given, given)):
+            if self.graph is None or any(
+                mine.shape != new.shape or mine.dtype != new.dtype for mine, new in zip(self.given, given)
+            ):
                 self._capture(given)
                 return
             for mine, new in zip(self.given, given, strict=True):
@@ -147,8 +177,10 @@ class Fetched:
         self.event = None
         self.tensors = tensors
         if tensors[0].is_cuda:
-            self.tensors = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-                            for tensor in tensors]
+            self.tensors = [
+                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+                for tensor in tensors
+            ]
             self.event = torch.cuda.Event()
             self.event.record(torch.cuda.current_stream(tensors[0].device))
 
@@ -170,7 +202,9 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 def stack(pictures: Sequence[Tensor], device: torch.device) -> Tensor:
     """Pictures (3, H, W) as one tensor (M, 3, H, W) on the device, as `send`."""
-    together = torch.empty((len(pictures), *pictures[0].shape), dtype=pictures[0].dtype, pin_memory=device.type == "cuda")
+    together = torch.empty(
+        (len(pictures), *pictures[0].shape), dtype=pictures[0].dtype, pin_memory=device.type == "cuda"
+    )
     torch.stack(list(pictures), out=together)
     return together.to(device, non_blocking=True)
 
@@ -188,8 +222,17 @@ class SlotDrawing:
     take: gives so many slots, new or used before; give_back takes them.
     """
 
-    def __init__(self, take: Callable[[int], Slots], give_back: Callable[[Slots], None], pictures: Iterable[tuple[str, Tensor]],
-                 rules: Rules, *, batch_size: int, column: str = "", first_index: int = 0):
+    def __init__(
+        self,
+        take: Callable[[int], Slots],
+        give_back: Callable[[Slots], None],
+        pictures: Iterable[tuple[str, Tensor]],
+        rules: Rules,
+        *,
+        batch_size: int,
+        column: str = "",
+        first_index: int = 0,
+    ):
         self.take, self.give_back, self.rules = take, give_back, rules
         self.pictures, self.batch_size, self.column, self.first_index = iter(pictures), batch_size, column, first_index
         self.batches: deque[_Batch] = deque()  # ready to begin
@@ -206,7 +249,9 @@ class SlotDrawing:
         if not first:
             return
         self.pictures = chain(first, self.pictures)
-        slots = self.take(min(self.batch_size, 1 << (len(first) - 1).bit_length()))  # few sizes, so that few graphs are captured
+        slots = self.take(
+            min(self.batch_size, 1 << (len(first) - 1).bit_length())
+        )  # few sizes, so that few graphs are captured
         free, found = list(range(slots.count)), None
         while True:
             self._refill(slots, free)
@@ -271,12 +316,14 @@ class SlotDrawing:
             raise FloatingPointError("the model's logits are not finite")
         fields = tokens.numpy(), lengths.tolist(), logprobs.tolist(), features.clone()
         for (number, key), *of_captions, feature in zip(pictures, *fields, strict=True):
-            self.done[number] = DecodedPicture(key, feature, [self._decoded(*caption) for caption in zip(*of_captions, strict=True)])
+            self.done[number] = DecodedPicture(
+                key, feature, [self._decoded(*caption) for caption in zip(*of_captions, strict=True)]
+            )
         while self.given in self.done:
             self.ready.append(self.done.pop(self.given))
             self.given += 1
 
     def _decoded(self, tokens: np.ndarray, length: int, logprob: float) -> Decoded:
-        tokens = tokens[len(tokens) - length:].tolist()
+        tokens = tokens[len(tokens) - length :].tolist()
         truncated = tokens[-1] != self.rules.end_id
         return Decoded([*tokens, self.rules.end_id] if truncated else tokens, logprob, truncated)

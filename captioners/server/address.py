@@ -38,14 +38,21 @@ def read_address(name: str) -> Address:
     url, model = url.strip(), model.strip()
     try:
         parts = urlsplit(url if "://" in url else f"{_usual_scheme(url)}://{url}")
-        right = (parts.scheme in ("http", "https") and re.fullmatch(r"[\w.:-]+", parts.hostname or "") and parts.port != 0
-                 and parts.username is None and {name for name, _ in parse_qsl(parts.query, True)} <= {"api-version"})
+        right = (
+            parts.scheme in ("http", "https")
+            and re.fullmatch(r"[\w.:-]+", parts.hostname or "")
+            and parts.port != 0
+            and parts.username is None
+            and {name for name, _ in parse_qsl(parts.query, True)} <= {"api-version"}
+        )
     except ValueError:
         right = False
     if not right:
         shown = name.rpartition("@")[2].partition("?")[0]
-        raise ValueError(f"model: {shown!r} is not {PREFIX}http://host:port#model; a key comes from OPENAI_API_KEY, or by a "
-                         "--header with '$NAME' in it, not with the address")
+        raise ValueError(
+            f"model: {shown!r} is not {PREFIX}http://host:port#model; a key comes from OPENAI_API_KEY, or by a "
+            "--header with '$NAME' in it, not with the address"
+        )
     path = re.sub("/+", "/", parts.path).rstrip("/")
     whole = path.endswith(WHOLE)
     path = path.removesuffix(WHOLE).removesuffix("/models")

@@ -16,7 +16,9 @@ LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
 PATIENCE = re.compile(
-    r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b", re.IGNORECASE)
+    r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b",
+    re.IGNORECASE,
+)
 
 
 class Choice(NamedTuple):
@@ -111,7 +113,9 @@ class Error(NamedTuple):
     code: str = ""
 
     def __str__(self) -> str:
-        return f"{self.status} {reason(self.words[:LOOKED_AT], SHOWN)}".strip()  # it may repeat the request, picture and all
+        return (
+            f"{self.status} {reason(self.words[:LOOKED_AT], SHOWN)}".strip()
+        )  # it may repeat the request, picture and all
 
 
 def error_of(status: int, body: bytes) -> Error:
@@ -146,8 +150,14 @@ def in_words(said: Any, depth: int = 6) -> str:
         return "; ".join(filter(None, (in_words(one, depth - 1) for one in said[:3])))
     if not isinstance(said, dict):
         return "" if said is None else str(said)[:LOOKED_AT]
-    found = next((words for name in ("error", "message", "detail", "msg", "errors")
-                  if (words := in_words(said.get(name), depth - 1))), "")
+    found = next(
+        (
+            words
+            for name in ("error", "message", "detail", "msg", "errors")
+            if (words := in_words(said.get(name), depth - 1))
+        ),
+        "",
+    )
     where = ".".join(map(str, said["loc"]))[:SHOWN] if isinstance(said.get("loc"), list) else ""
     if isinstance(said.get("metadata"), dict):  # what another server said, behind this one
         where = in_words(said["metadata"].get("raw") or said["metadata"].get("reasons"), depth - 1)
@@ -179,7 +189,9 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 def hide_all(text: str, secrets: Iterable[str]) -> str:
     """An error's text without the secrets, and without what looks like one of somebody else's."""
-    return re.sub(r"(?<!\w)sk-[\w*-]{6,}", "***", masked(hide(text, secrets)))  # in its words, any such word may be a key
+    return re.sub(
+        r"(?<!\w)sk-[\w*-]{6,}", "***", masked(hide(text, secrets))
+    )  # in its words, any such word may be a key
 
 
 # time

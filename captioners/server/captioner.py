@@ -53,8 +53,10 @@ class ServerCaptioner:
         self.batch_size = IN_FLIGHT
         self.preprocess = encode_picture  # holds nothing of the server's, so workers can have it
         clear = ", unencrypted" if address.base.startswith("http:") and not address.is_here else ""
-        self.description = (f"pictures are sent to {address.base}{clear}, as JPEG, longest side at most {LONGEST_SIDE} px\n"
-                            f"model: {address.model}")
+        self.description = (
+            f"pictures are sent to {address.base}{clear}, as JPEG, longest side at most {LONGEST_SIDE} px\n"
+            f"model: {address.model}"
+        )
         self.journal: Journal | None = None
         self._server = server
         self._dialects: dict[SamplingConfig, Dialect] = {}
@@ -64,8 +66,14 @@ class ServerCaptioner:
         self._sound_at = float("-inf")  # when a blank picture was sent that got a caption
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
-        similarity: bool = False, batch_size: int | None = None
+        self,
+        images: Iterable[tuple[str, Tensor]],
+        sampling: SamplingConfig,
+        *,
+        column: str = "",
+        first_index: int = 0,
+        similarity: bool = False,
+        batch_size: int | None = None,
     ) -> Iterator[Captioned]:
         """Captions (key, encoded picture (N,)) pairs, with at most `batch_size` requests under way; results in input order.
 
@@ -79,9 +87,15 @@ class ServerCaptioner:
         Raises ValueError where the server does not do what the sampling asks, before any picture is looked at. Iterating raises
         ConnectionError where the server cannot be had, or does not caption a blank picture either.
         """
-        problems = [] if not similarity else [f"similarity: {self.name} has no embedding that its captions and pictures share"]
+        problems = (
+            []
+            if not similarity
+            else [f"similarity: {self.name} has no embedding that its captions and pictures share"]
+        )
         if sampling.strategy == "beam":
-            problems.append(f"strategy 'beam', num_beams {sampling.num_beams}: servers draw ('sample') or are 'greedy'")
+            problems.append(
+                f"strategy 'beam', num_beams {sampling.num_beams}: servers draw ('sample') or are 'greedy'"
+            )
         if sampling.no_repeat_ngram_size:
             problems.append(f"no_repeat_ngram_size {sampling.no_repeat_ngram_size}: servers have no such rule")
         if problems:
@@ -116,11 +130,21 @@ class ServerCaptioner:
         return dialect
 
     def _with_models(self, problem: str) -> str:
-        known = f"the server names the models {', '.join(self.listed[:20])}" if self.listed else "the server names no models"
+        known = (
+            f"the server names the models {', '.join(self.listed[:20])}"
+            if self.listed
+            else "the server names no models"
+        )
         return f"model {self.address.model!r}: {problem} ({known})"
 
-    def _caption(self, images: Iterator[tuple[str, Tensor]], sampling: SamplingConfig, column: str, first_index: int,
-                 batch_size: int) -> Iterator[Captioned]:
+    def _caption(
+        self,
+        images: Iterator[tuple[str, Tensor]],
+        sampling: SamplingConfig,
+        column: str,
+        first_index: int,
+        batch_size: int,
+    ) -> Iterator[Captioned]:
         first = next(images, None)  # this may fork processes that decode, and should while there is no other thread
         if first is None:
             return
@@ -144,7 +168,9 @@ class ServerCaptioner:
                 for future in waiting:
                     future.cancel()
 
-    async def _ask(self, key: str, picture: Tensor, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
+    async def _ask(
+        self, key: str, picture: Tensor, sampling: SamplingConfig, column: str, first_index: int
+    ) -> Captioned:
         """The captions of a picture (N,), by one request or several, one after the other."""
         spoken = self._dialects[sampling].spoken
         choices: list[Choice] = []
@@ -195,9 +221,14 @@ class ServerCaptioner:
             self._alike[len({choice.text for choice in choices}) == 1] += 1
             if not self._told_alike and self._alike[True] >= max(ALIKE_TOLD, self._alike[False]):
                 self._told_alike = True
-                logger.warning("%s: the %d captions of a picture are all the same, for %d of %d pictures: the server ignores "
-                               "seeds, or does not sample; the gate drops duplicates", self.address.base, len(choices),
-                               self._alike[True], self._alike.total())
+                logger.warning(
+                    "%s: the %d captions of a picture are all the same, for %d of %d pictures: the server ignores "
+                    "seeds, or does not sample; the gate drops duplicates",
+                    self.address.base,
+                    len(choices),
+                    self._alike[True],
+                    self._alike.total(),
+                )
 
     def _request(self, sampling: SamplingConfig, picture: Tensor, seed: int) -> dict:
         return request_of(self.address.model, sampling, picture, seed, self._server.config.more_fields)
@@ -213,11 +244,15 @@ class ServerCaptioner:
         most = requests * (1 + redraws * (sampling.strategy == "sample"))
         taken, _ = self._tokens[sampling]
         request = self._dialects[sampling].spoken(self._request(sampling, BLANK, 0))
-        limits = [request[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(request.get(name), int)]
+        limits = [
+            request[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(request.get(name), int)
+        ]
         out = f"at most {pictures * max(limits) * sampling.num_captions:,} out" if limits else "no limit to those out"
         tokens = f"about {requests * taken:,} tokens in" if taken else "the server does not count tokens"
-        return (f"{self.address.base}: about {requests:,} requests, at most {most:,} with redraws; {tokens}, "
-                f"{out}, without redraws")
+        return (
+            f"{self.address.base}: about {requests:,} requests, at most {most:,} with redraws; {tokens}, "
+            f"{out}, without redraws"
+        )
 
 
 def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCaptioner:
@@ -230,14 +265,21 @@ def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCapti
     with connection as server:
         listed = server.submit(server.models()).result()
     if not address.model:
-        raise ValueError(f"model: {name!r} names no model after '#'; the server names {', '.join(listed[:20]) or 'none'}")
+        raise ValueError(
+            f"model: {name!r} names no model after '#'; the server names {', '.join(listed[:20]) or 'none'}"
+        )
     return ServerCaptioner(address, connection, listed)
 
 
 def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
     """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws in a column."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4, key=seed.to_bytes(8, "little"),
-                             salt=index.to_bytes(16, "little"), person=name_digest(column)).digest()
+    digest = hashlib.blake2b(
+        key.encode("utf-8", "surrogatepass"),
+        digest_size=4,
+        key=seed.to_bytes(8, "little"),
+        salt=index.to_bytes(16, "little"),
+        person=name_digest(column),
+    ).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -250,4 +292,6 @@ def encode_picture(image: Image.Image) -> Tensor:
     return torch.frombuffer(bytearray(encoded.getbuffer()), dtype=torch.uint8)
 
 
-BLANK = encode_picture(Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey"))  # as large as photographs are sent
+BLANK = encode_picture(
+    Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey")
+)  # as large as photographs are sent

@@ -33,12 +33,18 @@ KEY = "OPENAI_API_KEY"
 HAS_KEY = re.compile("authorization|(.*-)?api-key", re.IGNORECASE)  # headers in whose place ours would go
 CONNECT = 30  # seconds
 LONGEST_ANSWER = 8 << 20  # bytes; a hundred captions with the log-probabilities of their tokens
-BUSY = (425, 429, 503, 529)     # never a picture's fault
-LATE = (408, 504, 522, 524)     # as a time-out
+BUSY = (425, 429, 503, 529)  # never a picture's fault
+LATE = (408, 504, 522, 524)  # as a time-out
 SPENT = ("insufficient_quota", "billing_not_active", "billing_hard_limit_reached")  # of a 429 that no waiting ends
 # How often a request is made again: where the server is busy or away, breaks, is not heard of, answers nothing, or refuses.
 RETRIES = {"busy": 8, "broken": 8, "late": 2, "odd": 2, "refused": 0}
-FEW_RETRIES = {"busy": 8, "broken": 2, "late": 0, "odd": 0, "refused": 0}  # of a blank picture, which asks what the server does
+FEW_RETRIES = {
+    "busy": 8,
+    "broken": 2,
+    "late": 0,
+    "odd": 0,
+    "refused": 0,
+}  # of a blank picture, which asks what the server does
 
 
 class Refusal(Exception):
@@ -76,8 +82,12 @@ class Connection:
         self.made, self.usage, self._users = 0, (0, 0), 0
         key, given = os.environ.get(KEY, "").strip(), config.headers
         self.sends_key = bool(key) and not any(HAS_KEY.fullmatch(name) for name in given)
-        self.headers = {"Content-Type": "application/json", "Accept-Encoding": "identity",
-                        **({"Authorization": f"Bearer {key}"} if self.sends_key else {}), **given}
+        self.headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            **({"Authorization": f"Bearer {key}"} if self.sends_key else {}),
+            **given,
+        }
         self.secrets = sorted({key, *config.secrets} - {""}, key=len, reverse=True)
 
     def __enter__(self) -> "Connection":
@@ -86,7 +96,9 @@ class Connection:
             self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
             self._thread.start()
             self.submit(self._open()).result()
-            atexit.register(self._end)  # of iterators that nobody closes: a thread at work while Python ends can abort it
+            atexit.register(
+                self._end
+            )  # of iterators that nobody closes: a thread at work while Python ends can abort it
         self._users += 1
         self.load.fault = None
         return self
@@ -112,8 +124,12 @@ class Connection:
     async def _open(self) -> None:
         self.load.open()
         self.one_check = asyncio.Lock()  # of what a blank picture gets
-        self._session = aiohttp.ClientSession(headers=self.headers, timeout=aiohttp.ClientTimeout(None, sock_connect=CONNECT),
-                                              connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
+        self._session = aiohttp.ClientSession(
+            headers=self.headers,
+            timeout=aiohttp.ClientTimeout(None, sock_connect=CONNECT),
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+        )
 
     async def _close(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -124,8 +140,9 @@ class Connection:
 
     async def send(self, method: str, path: str, data: bytes | None = None) -> Reply:
         """One request, and at most LONGEST_ANSWER bytes of what comes."""
-        async with self._session.request(method, self.address.of(path), data=data, allow_redirects=False,
-                                         proxy=proxy_of(self.address)) as response:
+        async with self._session.request(
+            method, self.address.of(path), data=data, allow_redirects=False, proxy=proxy_of(self.address)
+        ) as response:
             body = bytearray()
             async for piece in response.content.iter_chunked(1 << 16):
                 body += piece
@@ -248,7 +265,9 @@ class Connection:
     def _count(self) -> None:
         most = self.config.max_requests
         if most is not None and self.made >= most:
-            raise self.ended(f"--max-requests {most:,} are made; the same command with more of them goes on", load.Spent)
+            raise self.ended(
+                f"--max-requests {most:,} are made; the same command with more of them goes on", load.Spent
+            )
         self.made += 1
 
     def _note_usage(self, said: Mapping[str, Any]) -> None:

@@ -46,30 +46,46 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     header: list[Annotated[str, AfterValidator(_check_header)]] = Field(
-        [], description="NAME: VALUE, sent to a server with each request; '$NAME' in single quotes is the environment's, so "
-                        "that no key stands in the command")
+        [],
+        description="NAME: VALUE, sent to a server with each request; '$NAME' in single quotes is the environment's, so "
+        "that no key stands in the command",
+    )
     extra_body: Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_body)] = Field(
-        "", description="more fields of each request to a server, as a JSON object; null leaves one of ours out")
-    requests_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False,
-                                              description="requests to a server at most, of each process")
-    max_requests: int | None = Field(None, gt=0, description="requests to a server in all, of each process and model: then the "
-                                     "shards that are left fail, and the same command with more of them goes on")
+        "", description="more fields of each request to a server, as a JSON object; null leaves one of ours out"
+    )
+    requests_per_minute: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="requests to a server at most, of each process"
+    )
+    max_requests: int | None = Field(
+        None,
+        gt=0,
+        description="requests to a server in all, of each process and model: then the "
+        "shards that are left fail, and the same command with more of them goes on",
+    )
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers with the environment's values; ValueError names each variable that is not set."""
-        missing = [name for text in self.header for name in map("".join, VARIABLE.findall(text)) if name not in os.environ]
+        missing = [
+            name for text in self.header for name in map("".join, VARIABLE.findall(text)) if name not in os.environ
+        ]
         if missing:
             raise ValueError(f"header: the environment has no {', '.join(missing)}")
-        return {name: VARIABLE.sub(lambda found: os.environ[found[1] or found[2]].strip(), value)
-                for name, value in (HEADER.fullmatch(text).groups() for text in self.header)}
+        return {
+            name: VARIABLE.sub(lambda found: os.environ[found[1] or found[2]].strip(), value)
+            for name, value in (HEADER.fullmatch(text).groups() for text in self.header)
+        }
 
     @property
     def secrets(self) -> set[str]:
         """What is never to be shown: all that `headers` take from the environment, and the values of those that hold keys."""
         found = {os.environ[name].strip() for text in self.header for name in map("".join, VARIABLE.findall(text))}
         for value in (value for name, value in self.headers.items() if FOR_KEYS.search(name)):
-            found |= {value, *re.split(r"[\s;,]+", value), *re.findall(r"=([^\s;,]+)", value)}  # also without Bearer, session=
+            found |= {
+                value,
+                *re.split(r"[\s;,]+", value),
+                *re.findall(r"=([^\s;,]+)", value),
+            }  # also without Bearer, session=
         return found - {""}
 
     @property

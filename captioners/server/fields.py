@@ -11,13 +11,23 @@ from torch import Tensor
 from captioners.base import SamplingConfig
 
 INSTRUCTION = "Describe this picture in one sentence."
-MAX_LENGTH = 257  # tokens, start and end included, where the sampling names none: as of embedded vision-language models
+MAX_LENGTH = (
+    257  # tokens, start and end included, where the sampling names none: as of embedded vision-language models
+)
 DEFAULTS = SamplingConfig()
 # What is given up where a server does not take it, in this order, and what stands in its place.
 MAY_GO = {"logprobs": "", "n": "", "max_tokens": "max_completion_tokens", "seed": "", "top_p": "", "temperature": ""}
-UNNAMED = ("logprobs", "n", "max_tokens", "seed")  # those that are tried in turn where a server does not say what it refuses
-LOST = {"seed": "the same command may draw other captions", "top_p": "captions are drawn from all tokens",
-        "temperature": "captions are drawn as the model does by itself"}
+UNNAMED = (
+    "logprobs",
+    "n",
+    "max_tokens",
+    "seed",
+)  # those that are tried in turn where a server does not say what it refuses
+LOST = {
+    "seed": "the same command may draw other captions",
+    "top_p": "captions are drawn from all tokens",
+    "temperature": "captions are drawn as the model does by itself",
+}
 
 
 @dataclass
@@ -35,7 +45,9 @@ class Dialect:
 
         What a sampling asks for is never given up.
         """
-        asked = {"temperature"} if sampling.strategy == "greedy" or sampling.temperature != DEFAULTS.temperature else set()
+        asked = (
+            {"temperature"} if sampling.strategy == "greedy" or sampling.temperature != DEFAULTS.temperature else set()
+        )
         asked |= {"top_p"} if sampling.top_p != DEFAULTS.top_p else set()
         left = [name for name in MAY_GO if name in request and name not in self.instead and name not in asked]
         named = [name for name in self.spoken(request) if name not in ("model", "messages") and mentions(words, name)]
@@ -53,15 +65,25 @@ def mentions(words: str, name: str) -> bool:
     return re.search(rf"(?<![\w-]){name}(?![\w-])", words) is not None
 
 
-def request_of(model: str, sampling: SamplingConfig, picture: Tensor, seed: int, more: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(
+    model: str, sampling: SamplingConfig, picture: Tensor, seed: int, more: Mapping[str, Any]
+) -> dict[str, Any]:
     """A request for all captions of a picture (N,); what only some servers know is named only where it is asked for.
 
     `more`: fields that come to it, or go where they are null.
     """
     url = "data:image/jpeg;base64," + base64.b64encode(picture.numpy()).decode("ascii")
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": sampling.prompt or INSTRUCTION}]
-    request = {"model": model, "messages": [{"role": "user", "content": content}],
-               "max_tokens": (sampling.max_length or MAX_LENGTH) - 2, "temperature": 0.0, "logprobs": True}
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": sampling.prompt or INSTRUCTION},
+    ]
+    request = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": (sampling.max_length or MAX_LENGTH) - 2,
+        "temperature": 0.0,
+        "logprobs": True,
+    }
     if sampling.num_captions > 1:
         request["n"] = sampling.num_captions
     if sampling.strategy == "sample":

@@ -68,8 +68,13 @@ def _lines(path: Path) -> Iterator[tuple[str, list[Choice]]]:
             for line in file.read(MOST).splitlines():
                 try:
                     request, choices = json.loads(line)
-                    yield str(request), [Choice(str(text), None if logprob is None else float(logprob), str(reason))
-                                         for text, logprob, reason in choices]
+                    yield (
+                        str(request),
+                        [
+                            Choice(str(text), None if logprob is None else float(logprob), str(reason))
+                            for text, logprob, reason in choices
+                        ],
+                    )
                 except (ValueError, TypeError, RecursionError):
                     pass
     except FileNotFoundError:

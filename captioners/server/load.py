@@ -140,8 +140,13 @@ class Load:
         now = asyncio.get_running_loop().time()
         if wait >= 1 and now >= self._told_at + TOLD_EVERY:
             self._told_at = now
-            logger.warning("%s: %s; asked again in %.0f s, with at most %d requests at a time", self.server, why, wait,
-                           self.allowed)
+            logger.warning(
+                "%s: %s; asked again in %.0f s, with at most %d requests at a time",
+                self.server,
+                why,
+                wait,
+                self.allowed,
+            )
 
 
 def wait_of(level: int) -> float:

@@ -69,17 +69,21 @@ class SharedCache(Cache):
     def __init__(self, prompts: Cache, lengths: Tensor, *, limit: int, parts: bool):
         super().__init__(layers=prompts.layers)
         self.lengths = lengths
-        self.own = [KeyValueCache(*(of.new_zeros(*of.shape[:2], limit, of.shape[-1]) for of in (layer.keys, layer.values)))
-                    for layer in self.layers]
+        self.own = [
+            KeyValueCache(*(of.new_zeros(*of.shape[:2], limit, of.shape[-1]) for of in (layer.keys, layer.values)))
+            for layer in self.layers
+        ]
         self.parts = parts
         keys = self.layers[0].keys
         self._place(torch.arange(len(keys), device=keys.device))
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor] | tuple[Parts, Parts]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__
+    ) -> tuple[Tensor, Tensor] | tuple[Parts, Parts]:
         """Takes in keys and values (R, H, n, D) of a step, and returns all that the rows attend to."""
         prompt, own = self.layers[layer_idx], self.own[layer_idx]
         own.put(keys, values, self.positions)
-        pairs = (prompt.keys, own.keys[:, :, :self.length]), (prompt.values, own.values[:, :, :self.length])
+        pairs = (prompt.keys, own.keys[:, :, : self.length]), (prompt.values, own.values[:, :, : self.length])
         if self.parts:
             return tuple(Parts(*pair, self.grid, self.padding) for pair in pairs)
         return tuple(torch.cat([shared[self.pictures], held], dim=2) for shared, held in pairs)
@@ -146,8 +150,9 @@ def sharing(config: PreTrainedConfig) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def attend(module: nn.Module, query: Tensor, key: Parts, value: Parts, attention_mask: Tensor, scaling: float, **_
-           ) -> tuple[Tensor, None]:
+def attend(
+    module: nn.Module, query: Tensor, key: Parts, value: Parts, attention_mask: Tensor, scaling: float, **_
+) -> tuple[Tensor, None]:
     """Attention (R, n, G * H, D) of queries (R, G * H, n, D) over prompt and caption, as transformers' layers call it.
 
     The captions of a picture, and the queries that share a head of keys, are the query axis of one product with the prompt's

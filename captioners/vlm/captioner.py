@@ -45,19 +45,33 @@ class VLMCaptioner:
     `merges`: it is saved whole, with its adapters merged.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str, weights_sha256: str, source: str,
-                 prompt: str | None = None, adapter: PeftModel | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        name: str,
+        weights_sha256: str,
+        source: str,
+        prompt: str | None = None,
+        adapter: PeftModel | None = None,
+    ):
         self.model, self.processor, self.adapter, self.merges = model, processor, adapter, False
         self.batch_size, self.name, self.weights_sha256 = 16, name, weights_sha256
-        self.family = attempt(f"{source}: its processor does not fit its model",
-                              FAMILIES[model.config.model_type], model, processor)
+        self.family = attempt(
+            f"{source}: its processor does not fit its model", FAMILIES[model.config.model_type], model, processor
+        )
         self.tokenizer = processor.tokenizer
         self.prompt = self.family.instruction if prompt is None else prompt
-        self.prompt_ids, self.lead = attempt(f"{source}: its processor makes no prompt of {self.prompt!r}",
-                                             self.family.prompt, self.prompt)
+        self.prompt_ids, self.lead = attempt(
+            f"{source}: its processor makes no prompt of {self.prompt!r}", self.family.prompt, self.prompt
+        )
         self.end_ids = self.family.end_ids()
-        self.special_ids = {*self.tokenizer.all_special_ids, *self.end_ids,
-                            *(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special)}
+        self.special_ids = {
+            *self.tokenizer.all_special_ids,
+            *self.end_ids,
+            *(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special),
+        }
         text_config = model.config.get_text_config()
         # decoding keeps all tokens in sight, so it ends where a model would let the first ones out of its window
         window = getattr(text_config, "sliding_window", None) or text_config.max_position_embeddings
@@ -68,12 +82,20 @@ class VLMCaptioner:
         problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
         problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
-        wide, high = (attempt(f"{source}: its processor makes nothing of a picture",
-                              self.preprocess, Image.new("RGB", size)).shape[1:] for size in ((64, 32), (32, 64)))
+        wide, high = (
+            attempt(
+                f"{source}: its processor makes nothing of a picture", self.preprocess, Image.new("RGB", size)
+            ).shape[1:]
+            for size in ((64, 32), (32, 64))
+        )
         if wide != high and not isinstance(self.family, OwnAspect):
-            problems.append(f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two")
+            problems.append(
+                f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two"
+            )
         if room < 2:
-            problems.append(f"the prompt leaves {room} of the {positions} positions (max_position_embeddings, sliding_window)")
+            problems.append(
+                f"the prompt leaves {room} of the {positions} positions (max_position_embeddings, sliding_window)"
+            )
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id, self.start_id, self.pad_id = self.end_ids[0], spare[0], spare[0]
@@ -81,8 +103,14 @@ class VLMCaptioner:
         self.description = self._describe(source)
 
     def caption(
-        self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
-        similarity: bool = False, batch_size: int | None = None
+        self,
+        images: Iterable[tuple[str, Tensor]],
+        sampling: SamplingConfig,
+        *,
+        column: str = "",
+        first_index: int = 0,
+        similarity: bool = False,
+        batch_size: int | None = None,
     ) -> Iterator[Captioned]:
         """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
 
@@ -94,8 +122,14 @@ class VLMCaptioner:
         if similarity:
             raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
         rules = self._rules(sampling)
-        found = search(self._begin(sampling), images, rules, batch_size=batch_size or self.batch_size, column=column,
-                       first_index=first_index)
+        found = search(
+            self._begin(sampling),
+            images,
+            rules,
+            batch_size=batch_size or self.batch_size,
+            column=column,
+            first_index=first_index,
+        )
         return spoken(found, self.model, self.decode)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
@@ -108,11 +142,18 @@ class VLMCaptioner:
 
     def _begin(self, sampling: SamplingConfig) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
+
         def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Continuing]:
             prompts = [self.family.fit(self.prompt_ids, picture) for picture in pictures]
             pictures = [picture.to(self.model.device) for picture in pictures]
-            rows = Continuing(self.family, pictures, prompts, ends=self.end_ids, greedy=sampling.strategy == "greedy",
-                              limit=self._rules(sampling).max_length - 2)
+            rows = Continuing(
+                self.family,
+                pictures,
+                prompts,
+                ends=self.end_ids,
+                greedy=sampling.strategy == "greedy",
+                limit=self._rules(sampling).max_length - 2,
+            )
             return rows.features, rows
 
         return begin
@@ -142,7 +183,9 @@ class VLMCaptioner:
         """
         captions = tokens.shape[1] if tokens.ndim == 3 else 1
         prompts = [prompt for picture in pictures for prompt in [self.family.fit(self.prompt_ids, picture)] * captions]
-        fed = [row[1:][row[1:] != self.pad_id] for row in tokens.flatten(0, -2)]  # the prompt stands for the start token
+        fed = [
+            row[1:][row[1:] != self.pad_id] for row in tokens.flatten(0, -2)
+        ]  # the prompt stands for the start token
         rows = [torch.cat([row.new_tensor(prompt), row]) for prompt, row in zip(prompts, fed, strict=True)]
         ids = pad_sequence(rows, batch_first=True, padding_value=self.pad_id)  # (B * K, longest)
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -151,11 +194,17 @@ class VLMCaptioner:
         first = min(map(len, prompts)) - 1
         with self.family.encoding_once(pictures, captions):
             logits = self.family.forward(inputs, logits_to_keep=ids.shape[1] - first, use_cache=False)[:, :-1]
-        real = ((places >= begins) & (places < ends))[:, first + 1:]  # (B * K, longest - first - 1)
-        return logits[real], ids[:, first + 1:][real]
+        real = ((places >= begins) & (places < ends))[:, first + 1 :]  # (B * K, longest - first - 1)
+        return logits[real], ids[:, first + 1 :][real]
 
-    def add_lora(self, *, r: int = 16, alpha: float = 32, dropout: float = 0.05,
-                 target_modules: Sequence[str] | str | None = None) -> None:
+    def add_lora(
+        self,
+        *,
+        r: int = 16,
+        alpha: float = 32,
+        dropout: float = 0.05,
+        target_modules: Sequence[str] | str | None = None,
+    ) -> None:
         """Puts LoRA adapters (Hu et al. 2021, arXiv 2106.09685) into the model, of which they alone are trained from now on.
 
         target_modules as peft has it; None: all linear layers of the language model but the last, as QLoRA does.
@@ -163,7 +212,9 @@ class VLMCaptioner:
         """
         if self.adapter is not None:
             raise ValueError(f"{self.name}: has adapters already")
-        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules or self.language_layers())
+        config = LoraConfig(
+            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules or self.language_layers()
+        )
         self.adapter = get_peft_model(self.model, config)
 
     def _merged(self) -> dict[str, Tensor]:
@@ -171,8 +222,11 @@ class VLMCaptioner:
 
         The model itself stays as it is: adding and subtracting would round what is frozen, more each time.
         """
-        merged = {name.replace(".base_layer.", "."): weight for name, weight in self.model.state_dict().items()
-                  if ".lora_" not in name}
+        merged = {
+            name.replace(".base_layer.", "."): weight
+            for name, weight in self.model.state_dict().items()
+            if ".lora_" not in name
+        }
         for name, layer in self.model.named_modules():
             if isinstance(layer, LoraLayer):
                 weight = layer.get_base_layer().weight
@@ -185,7 +239,9 @@ class VLMCaptioner:
         if not names:
             last = self.model.get_submodule(self.family.decoder).get_output_embeddings()
             language = self.model.get_submodule(self.family.language)
-            linear = {name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last}
+            linear = {
+                name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last
+            }
             names = sorted({name.rpartition(".")[2] for name in linear})  # short enough for a config
         return rf"{re.escape(self.family.language)}\..*\.({'|'.join(map(re.escape, names))})"
 
@@ -213,9 +269,11 @@ class VLMCaptioner:
         four_bit = ", in 4 bits" if self.model.config.to_dict().get("quantization_config") else ""
         shape = " x ".join(map(str, self.preprocess(self.family.blank()).shape[-2:]))
         pictures = "at their own aspect" if isinstance(self.family, OwnAspect) else f"{shape} px"
-        return "\n".join((
-            f"architecture: {self.name}, {type(self.model).__name__} of {self.model.num_parameters() / 1e6:.1f} M parameters",
-            f"context: {self.context_length} tokens after {len(self.prompt_ids)} of picture and prompt, {self.prompt!r}",
-            f"pictures: {pictures}",
-            f"weights: {source}{four_bit}{', LoRA adapters' if self.adapter is not None else ''}",
-        ))
+        return "\n".join(
+            (
+                f"architecture: {self.name}, {type(self.model).__name__} of {self.model.num_parameters() / 1e6:.1f} M parameters",
+                f"context: {self.context_length} tokens after {len(self.prompt_ids)} of picture and prompt, {self.prompt!r}",
+                f"pictures: {pictures}",
+                f"weights: {source}{four_bit}{', LoRA adapters' if self.adapter is not None else ''}",
+            )
+        )

@@ -29,22 +29,34 @@ class Continuing:
     search takes the best token. On a GPU the steps of the same rows are one CUDA graph, launched as a whole.
     """
 
-    def __init__(self, family: Llava, pictures: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, limit: int,
-                 ends: Sequence[int], greedy: bool):
+    def __init__(
+        self,
+        family: Llava,
+        pictures: Sequence[Tensor],
+        prompts: Sequence[Sequence[int]],
+        *,
+        limit: int,
+        ends: Sequence[int],
+        greedy: bool,
+    ):
         device = pictures[0].device
         self.family, self.limit, self.greedy, self.end = family, limit, greedy, ends[0]
         self.ends = torch.tensor(ends, device=device)
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = max(map(len, prompts))
-        ids = torch.tensor([[*prompt, *prompt[-1:] * (longest - len(prompt))] for prompt in prompts], device=device)  # (N, P)
+        ids = torch.tensor(
+            [[*prompt, *prompt[-1:] * (longest - len(prompt))] for prompt in prompts], device=device
+        )  # (N, P)
         mask = torch.arange(ids.shape[1], device=device) < prompt_lengths[:, None]  # (N, P)
         cache, seen = family.cache(), []
         hook = family.model.get_submodule(family.vision).register_forward_hook(
-            lambda module, args, output: seen.append(family.states(output)))
+            lambda module, args, output: seen.append(family.states(output))
+        )
         kept = ids.shape[1] - min(map(len, prompts)) + 1
         try:
-            logits = family.forward(family.inputs(pictures, ids, mask.long()), use_cache=True, logits_to_keep=kept,
-                                    **{CACHE: cache})  # (N, kept, V)
+            logits = family.forward(
+                family.inputs(pictures, ids, mask.long()), use_cache=True, logits_to_keep=kept, **{CACHE: cache}
+            )  # (N, kept, V)
         finally:
             hook.remove()
         last = prompt_lengths - ids.shape[1] - 1  # counted from the end, as a family may give more
@@ -61,7 +73,10 @@ class Continuing:
         pictures_aside = own.get_seq_length() - ids.shape[1]  # of GIT's pictures, the cache holds what has no ids
         self.own = SharedCache(own, prompt_lengths + pictures_aside, limit=limit, parts=self.shares)
         self.cache = self.own if self.cross is None else EncoderDecoderCache(self.own, self.cross)
-        self.lengths, self.longest = torch.zeros_like(ids[:, 0]), 0  # (R,), tokens fed; and no fewer than the most of them
+        self.lengths, self.longest = (
+            torch.zeros_like(ids[:, 0]),
+            0,
+        )  # (R,), tokens fed; and no fewer than the most of them
         self.graphs = ids.is_cuda and family.steps_are_alike()
         self.room, self.warm, self.graph = 0, False, None
 

@@ -35,7 +35,7 @@ class OwnAspect(Llava):
     def fit(self, prompt: list[int], picture: Tensor) -> list[int]:
         token = self.image_token_id()
         first = prompt.index(token)
-        return [*prompt[:first], *[token] * self.image_tokens(picture), *prompt[first + prompt.count(token):]]
+        return [*prompt[:first], *[token] * self.image_tokens(picture), *prompt[first + prompt.count(token) :]]
 
     def image_tokens(self, picture: Tensor) -> int:
         raise NotImplementedError
@@ -99,7 +99,10 @@ class QwenVL(OwnAspect):
         images = processor.image_processor
         token = images.patch_size * images.merge_size  # pixels of its side
         self.side = token * max(1, min(self.most, int(images.size["longest_edge"] ** 0.5) // token))
-        least, most = int(images.size["shortest_edge"]), self.side**2  # which count a picture's pixels, whatever they are called
+        least, most = (
+            int(images.size["shortest_edge"]),
+            self.side**2,
+        )  # which count a picture's pixels, whatever they are called
         self.options = {"size": {"shortest_edge": min(least, most), "longest_edge": most}}
 
     def preprocess(self) -> PreprocessPatches:
@@ -210,8 +213,14 @@ class Blip(Git):
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         # the pictures' states only have to be there: their keys and values are in the cache
-        return self.model.text_decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True,
-                                       encoder_hidden_states=mask, **{CACHE: cache}).logits
+        return self.model.text_decoder(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            encoder_hidden_states=mask,
+            **{CACHE: cache},
+        ).logits
 
 
 class Florence2(Llava):
@@ -220,7 +229,9 @@ class Florence2(Llava):
     instruction = "<CAPTION>"
 
     def prompt(self, instruction: str) -> tuple[list[int], str]:
-        self.asked = self.processor(text=[instruction], images=[self.blank()], return_tensors="pt")["input_ids"]  # (1, tokens)
+        self.asked = self.processor(text=[instruction], images=[self.blank()], return_tensors="pt")[
+            "input_ids"
+        ]  # (1, tokens)
         begun = self.text_config.decoder_start_token_id, self.model.generation_config.forced_bos_token_id
         return [token for token in begun if token is not None], ""
 
@@ -236,7 +247,9 @@ class Florence2(Llava):
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         decoder = self.model.model.language_model.decoder  # which takes no positions, and counts those of the cache
-        hook = decoder.embed_positions.register_forward_hook(lambda module, *_: module.weight[positions + module.offset])
+        hook = decoder.embed_positions.register_forward_hook(
+            lambda module, *_: module.weight[positions + module.offset]
+        )
         try:
             states = decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=mask, **{CACHE: cache})
         finally:
@@ -244,6 +257,20 @@ class Florence2(Llava):
         return self.model.lm_head(states.last_hidden_state)
 
 
-FAMILIES = {"blip": Blip, "blip-2": Blip2, "git": Git, "llava": Llava, "llava_next": LlavaNext, "llava_onevision": LlavaNext,
-            "internvl": InternVL, "idefics3": Idefics3, "smolvlm": Idefics3, "qwen2_vl": QwenVL, "qwen2_5_vl": QwenVL,
-            "qwen3_vl": QwenVL, "gemma3": Gemma3, "paligemma": PaliGemma, "florence2": Florence2}  # by the model_type of a config
+FAMILIES = {
+    "blip": Blip,
+    "blip-2": Blip2,
+    "git": Git,
+    "llava": Llava,
+    "llava_next": LlavaNext,
+    "llava_onevision": LlavaNext,
+    "internvl": InternVL,
+    "idefics3": Idefics3,
+    "smolvlm": Idefics3,
+    "qwen2_vl": QwenVL,
+    "qwen2_5_vl": QwenVL,
+    "qwen3_vl": QwenVL,
+    "gemma3": Gemma3,
+    "paligemma": PaliGemma,
+    "florence2": Florence2,
+}  # by the model_type of a config

@@ -51,7 +51,7 @@ class Llava:
 
     def prompt(self, instruction: str) -> tuple[list[int], str]:
         """The ids of all that comes before a caption, the picture's included, and what the template then sets before its text."""
-        content = [{"type": "image"}, {"type": "text", "text": instruction}][:2 if instruction else 1]
+        content = [{"type": "image"}, {"type": "text", "text": instruction}][: 2 if instruction else 1]
         question = {"role": "user", "content": content}
         answer = {"role": "assistant", "content": [{"type": "text", "text": "\0"}]}
         render = self.processor.apply_chat_template  # a program of the folder's
@@ -60,8 +60,12 @@ class Llava:
         if (pictures := text.count(self.processor.image_token)) > 1:
             raise ValueError(f"its chat template makes {pictures} pictures of one")
         begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        inputs = self.processor(text=[text], images=[self.blank()], images_kwargs=self.options,
-                                text_kwargs={"add_special_tokens": not begun})
+        inputs = self.processor(
+            text=[text],
+            images=[self.blank()],
+            images_kwargs=self.options,
+            text_kwargs={"add_special_tokens": not begun},
+        )
         return list(map(int, inputs["input_ids"][0])), whole.removeprefix(text) if whole.startswith(text) else ""
 
     def blank(self) -> Image.Image:
@@ -116,7 +120,9 @@ class Llava:
         def one_of_each(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            return torch.cat(value.split(spans(len(value), [size for size in sizes for _ in range(captions)]))[::captions])
+            return torch.cat(
+                value.split(spans(len(value), [size for size in sizes for _ in range(captions)]))[::captions]
+            )
 
         def again(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -127,8 +133,10 @@ class Llava:
                 return value
             return [again(one) for one in value]
 
-        hooks = (self.model.get_submodule(self.vision).register_forward_pre_hook(first, with_kwargs=True),
-                 self.model.get_submodule(self.projector).register_forward_hook(lambda module, args, output: again(output)))
+        hooks = (
+            self.model.get_submodule(self.vision).register_forward_pre_hook(first, with_kwargs=True),
+            self.model.get_submodule(self.projector).register_forward_hook(lambda module, args, output: again(output)),
+        )
         try:
             yield
         finally:
@@ -150,4 +158,6 @@ class Llava:
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         """Logits (R, n, V) of what follows tokens (R, n) at positions (R, n); `mask` (R, 1, n, t) is added to the scores."""
         decoder = self.model.get_submodule(self.decoder)
-        return decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: cache}).logits
+        return decoder(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: cache}
+        ).logits

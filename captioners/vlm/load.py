@@ -29,8 +29,15 @@ WEIGHTS = ("model.safetensors", "model-*.safetensors")
 MOST_PATCHES = 2**16  # of a picture; LLaVA-OneVision has 26,896
 
 
-def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = "cpu", dtype: str | None = "fp32",
-             prompt: str | None = None, four_bit: bool = False) -> VLMCaptioner:
+def load_vlm(
+    name: str | os.PathLike,
+    *,
+    base: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = "fp32",
+    prompt: str | None = None,
+    four_bit: bool = False,
+) -> VLMCaptioner:
     """Loads a captioner from a folder with a transformers config, one with peft's adapter, or a hub repository.
 
     base: the model under an adapter, where it is not the one that the adapter's config names, or lies on this machine.
@@ -53,8 +60,14 @@ def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = 
         raise ValueError(f"{name}: base {base} is for adapters, and there are none in it")
     beneath = name if adapter_config is None else base or _base_name(adapter_config, folder / ADAPTER, ours)
     model = _load_model(beneath, device, DTYPES[dtype or "fp32"], four_bit)
-    home = folder if adapter_config is not None and any((folder / file).is_file() for file in PROCESSOR_FILES) else beneath
-    processor = attempt(f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False)
+    home = (
+        folder
+        if adapter_config is not None and any((folder / file).is_file() for file in PROCESSOR_FILES)
+        else beneath
+    )
+    processor = attempt(
+        f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False
+    )
     _check_processor(processor, model, home)
     adapter = None if adapter_config is None else _load_adapter(model, folder, beneath)
     sha256 = state_sha256(model.state_dict())
@@ -63,8 +76,15 @@ def load_vlm(name: str | os.PathLike, *, base: str | None = None, device: str = 
             if parameter.is_floating_point() and dtype is not None:
                 parameter.data = parameter.data.to(DTYPES[dtype])
         model.to(device)
-    return VLMCaptioner(model.eval(), processor, name=ours.get("name") or column_name(Path(name).name), weights_sha256=sha256,
-                        source=name, prompt=ours.get("prompt") if prompt is None else prompt, adapter=adapter)
+    return VLMCaptioner(
+        model.eval(),
+        processor,
+        name=ours.get("name") or column_name(Path(name).name),
+        weights_sha256=sha256,
+        source=name,
+        prompt=ours.get("prompt") if prompt is None else prompt,
+        adapter=adapter,
+    )
 
 
 def _whole_name(name: str) -> str:
@@ -78,8 +98,15 @@ def _folder(name: str, *patterns: str) -> Path:
     if os.path.isdir(name):
         folder = Path(name)
     else:
-        folder = Path(attempt(f"hub repository {name!r} cannot be had", snapshot_download, name,
-                              allow_patterns=list(patterns), ignore_patterns=["*/*"]))
+        folder = Path(
+            attempt(
+                f"hub repository {name!r} cannot be had",
+                snapshot_download,
+                name,
+                allow_patterns=list(patterns),
+                ignore_patterns=["*/*"],
+            )
+        )
     check_folder(folder)
     return folder
 
@@ -95,22 +122,37 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
     if config.model_type not in FAMILIES:
         raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
     if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
-        raise ValueError(f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is")
+        raise ValueError(
+            f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is"
+        )
     with torch.device("meta"):  # weights without memory: they would be made before one is read
         shapes = attempt(f"{name}: no model that can be built", AutoModelForImageTextToText.from_config, config)
     check_size(shapes, _folder(name, *WEIGHTS).glob("*.safetensors"), name)
     options: dict[str, Any] = {}
     if four_bit:
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                                            bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
         options["device_map"] = {"": device}
-    model, report = attempt(f"{name}: no weights that can be loaded", AutoModelForImageTextToText.from_pretrained, name,
-                            dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options)
+    model, report = attempt(
+        f"{name}: no weights that can be loaded",
+        AutoModelForImageTextToText.from_pretrained,
+        name,
+        dtype="auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **options,
+    )
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{name}: these weights are missing:\n  " + "\n  ".join(differences({}, dict.fromkeys(missing))))
+        raise ValueError(
+            f"{name}: these weights are missing:\n  " + "\n  ".join(differences({}, dict.fromkeys(missing)))
+        )
     if four_bit:
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        for layer in model.modules():  # bitsandbytes' would pack their weights anew to caption on a CPU, and train no more
+        for (
+            layer
+        ) in model.modules():  # bitsandbytes' would pack their weights anew to caption on a CPU, and train no more
             layer.support_avx512bf16_for_cpu = False
     return model
 
@@ -124,14 +166,18 @@ def _check_processor(processor: ProcessorMixin, model: PreTrainedModel, where: s
     check_numbers(whole, where, PICTURES)
     side = max(_numbers([images.get(name) for name in ("size", "crop_size", "image_grid_pinpoints")]), default=1)
     patch = max(1, min(_numbers([whole.get("patch_size"), images.get("patch_size")]), default=side))
-    if (patches := (side / patch)**2) > MOST_PATCHES:
-        raise ValueError(f"{where}: its processor makes {patches:,.0f} patches of a picture, at most {MOST_PATCHES:,} can be")
+    if (patches := (side / patch) ** 2) > MOST_PATCHES:
+        raise ValueError(
+            f"{where}: its processor makes {patches:,.0f} patches of a picture, at most {MOST_PATCHES:,} can be"
+        )
 
 
 def _numbers(value: Any) -> list[int]:
     """All numbers in a part of a config."""
     if isinstance(value, Mapping | list | tuple):
-        return [number for one in (value.values() if isinstance(value, Mapping) else value) for number in _numbers(one)]
+        return [
+            number for one in (value.values() if isinstance(value, Mapping) else value) for number in _numbers(one)
+        ]
     return [value] if isinstance(value, int) else []
 
 
@@ -139,8 +185,14 @@ def _load_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
     """Puts the adapter of a folder into the model; all of its weights, and no others."""
     path = folder / ADAPTER_WEIGHTS
     weights = attempt(f"{path}: no adapter that can be read", load_file, path)
-    adapter = attempt(f"{folder}: an adapter that does not fit its model", PeftModel.from_pretrained, model, folder,
-                       is_trainable=True, torch_device="cpu")
+    adapter = attempt(
+        f"{folder}: an adapter that does not fit its model",
+        PeftModel.from_pretrained,
+        model,
+        folder,
+        is_trainable=True,
+        torch_device="cpu",
+    )
     if different := differences(weights, get_peft_model_state_dict(adapter, save_embedding_layers=False)):
         raise ValueError(f"{path}: these weights are not this adapter's:\n  " + "\n  ".join(different))
     adapter.peft_config["default"].base_model_name_or_path = base
@@ -154,8 +206,10 @@ def _base_name(config: dict, path: Path, ours: dict) -> str:
     if not isinstance(base, str) or not base:
         problems.append(f"base_model_name_or_path is {base!r}, no model's name")
     elif os.path.isdir(base) and ours.get("base_sha256") != folder_sha256(Path(base)):
-        problems.append(f"base_model_name_or_path is {base}, a folder here, and not as it was when the adapter was trained; "
-                        f"if it is to be read, say --base {base}")
+        problems.append(
+            f"base_model_name_or_path is {base}, a folder here, and not as it was when the adapter was trained; "
+            f"if it is to be read, say --base {base}"
+        )
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
     return base
@@ -166,7 +220,9 @@ def _read_ours(folder: Path) -> dict[str, Any]:
     ours = _read_object(folder / OURS)
     if ours is None:
         return {}
-    problems = [f"{key} is {ours.get(key)!r}, no text" for key in ("name", "prompt") if not isinstance(ours.get(key), str)]
+    problems = [
+        f"{key} is {ours.get(key)!r}, no text" for key in ("name", "prompt") if not isinstance(ours.get(key), str)
+    ]
     if problems:
         raise ValueError(f"{folder / OURS}: " + "; ".join(problems))
     attempt(folder / OURS, check_name, ours["name"])

@@ -34,18 +34,28 @@ ROWS_AT_ONCE = 1000  # of a piece, so that its memory has a bound
 class Counted:
     """Columns counted on the pictures that all of them have, the references' column among them."""
 
-    names: tuple[str, ...]                               # without the references' column
-    references: str | None                               # its name
-    accumulators: Mapping[str, CaptionAccumulator]       # of every column, in the order of names, references last
+    names: tuple[str, ...]  # without the references' column
+    references: str | None  # its name
+    accumulators: Mapping[str, CaptionAccumulator]  # of every column, in the order of names, references last
     sample: PictureSample
-    pictures: int                                        # compared
-    failed: int                                          # records without captions because they failed
-    notes: tuple[str, ...]                               # what the columns did not have in common, with counts
+    pictures: int  # compared
+    failed: int  # records without captions because they failed
+    notes: tuple[str, ...]  # what the columns did not have in common, with counts
 
 
-def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references: str | None = None,
-                  images: str | Sequence[str] | None = None, *, table: Columns = Columns(), workers: int = 1, seed: int = 0,
-                  size: int = 10_000, keep_images: int = 48, output: str | os.PathLike | None = None) -> Counted:
+def count_columns(
+    inputs: Sequence[str],
+    columns: Sequence[str] = (),
+    references: str | None = None,
+    images: str | Sequence[str] | None = None,
+    *,
+    table: Columns = Columns(),
+    workers: int = 1,
+    seed: int = 0,
+    size: int = 10_000,
+    keep_images: int = 48,
+    output: str | os.PathLike | None = None,
+) -> Counted:
     """Counts caption columns of inputs that are joined by key, on the pictures all have, equally many captions of each.
 
     Human captions are as many where a picture has so many, else all that it has: they never limit the others.
@@ -64,11 +74,18 @@ def count_columns(inputs: Sequence[str], columns: Sequence[str] = (), references
     return _count(sources, Asked(tuple(columns), files, references), workers, seed, size, keep_images)
 
 
-def count_captions(captions: Mapping[str, Sequence[Sequence[str]]], references: str | None = None, *,
-                   truncated: Mapping[str, Sequence[Sequence[bool]]] | None = None,
-                   scenes: Sequence[Mapping[str, Any] | None] | None = None, keys: Sequence[str] | None = None,
-                   images: Sequence[bytes | None] | None = None, seed: int = 0, size: int = 10_000,
-                   keep_images: int = 48) -> Counted:
+def count_captions(
+    captions: Mapping[str, Sequence[Sequence[str]]],
+    references: str | None = None,
+    *,
+    truncated: Mapping[str, Sequence[Sequence[bool]]] | None = None,
+    scenes: Sequence[Mapping[str, Any] | None] | None = None,
+    keys: Sequence[str] | None = None,
+    images: Sequence[bytes | None] | None = None,
+    seed: int = 0,
+    size: int = 10_000,
+    keep_images: int = 48,
+) -> Counted:
     """Counts columns `{"name": [[caption, ...] per picture]}` as `count_columns` does; `references` names one of them.
 
     All sequences are per picture, in one order. Raises ValueError for columns without a caption and where they have no picture
@@ -78,28 +95,41 @@ def count_captions(captions: Mapping[str, Sequence[Sequence[str]]], references: 
         raise ValueError(f"no captions in {', '.join(map(repr, empty))}")
     pictures = len(next(iter(captions.values()), ()))
     rows = partial(_given_rows, captions, truncated or {}, scenes, keys, images)
-    pieces = [Piece("captions", partial(rows, range(first, min(first + ROWS, pictures)))) for first in range(0, pictures, ROWS)]
+    pieces = [
+        Piece("captions", partial(rows, range(first, min(first + ROWS, pictures))))
+        for first in range(0, pictures, ROWS)
+    ]
     asked = Asked(tuple(name for name in captions if name != references), (), references or NO_REFERENCES)
     return _count([Source("captions", pieces)], asked, 1, seed, size, keep_images)
 
 
-def _given_rows(captions: Mapping[str, Sequence[Sequence[str]]], truncated: Mapping[str, Sequence[Sequence[bool]]],
-                scenes: Sequence[Mapping[str, Any] | None] | None, keys: Sequence[str] | None,
-                images: Sequence[bytes | None] | None, pictures: range, columns: Any, wanted: Any) -> Iterator[Record]:
+def _given_rows(
+    captions: Mapping[str, Sequence[Sequence[str]]],
+    truncated: Mapping[str, Sequence[Sequence[bool]]],
+    scenes: Sequence[Mapping[str, Any] | None] | None,
+    keys: Sequence[str] | None,
+    images: Sequence[bytes | None] | None,
+    pictures: range,
+    columns: Any,
+    wanted: Any,
+) -> Iterator[Record]:
     for number, at in enumerate(pictures):
-        yield Record(keys[at] if keys else str(at), images[at] if images and number in wanted else None,
-                     columns={name: tuple(map(well_formed, groups[at])) for name, groups in captions.items()},
-                     scores={name: {"truncated": list(marks[at])} for name, marks in truncated.items()},
-                     meta={"scene": scenes[at]} if scenes else {})
+        yield Record(
+            keys[at] if keys else str(at),
+            images[at] if images and number in wanted else None,
+            columns={name: tuple(map(well_formed, groups[at])) for name, groups in captions.items()},
+            scores={name: {"truncated": list(marks[at])} for name, marks in truncated.items()},
+            meta={"scene": scenes[at]} if scenes else {},
+        )
 
 
 class Task(NamedTuple):
     """A piece, and what of its rows is compared."""
 
     piece: Piece
-    take: np.ndarray      # (C, R) captions
-    again: np.ndarray     # (R,) pictures of the same key before
-    sampled: np.ndarray   # (R,) bool
+    take: np.ndarray  # (C, R) captions
+    again: np.ndarray  # (R,) pictures of the same key before
+    sampled: np.ndarray  # (R,) bool
     pictured: np.ndarray  # (R,) bool, whether the picture is kept
 
 
@@ -111,15 +141,25 @@ def _count(sources: Sequence[Source], asked: Asked, workers: int, seed: int, siz
         index = [parts[at % len(parts)][at // len(parts)] for at in range(len(pieces))]
         found = common(sources, index, asked)
         tasks = _tasks(sources, [len(each.keys) for each in index], found, size, keep_images)
-        states = run(partial(count_pieces, compared=found.compared, seed=seed, size=size, keep_images=keep_images), tasks,
-                     "counting captions")
+        states = run(
+            partial(count_pieces, compared=found.compared, seed=seed, size=size, keep_images=keep_images),
+            tasks,
+            "counting captions",
+        )
     accumulators, sample = states[0]
     for others, other_sample in states[1:]:
         for name, accumulator in accumulators.items():
             accumulator.merge(others[name])
         sample.merge(other_sample)
-    return Counted(found.compared.names, found.compared.references, accumulators, sample, int(found.joined.common.sum()),
-                   found.failed, (*found.notes, *_missing_images(sources, sample)))
+    return Counted(
+        found.compared.names,
+        found.compared.references,
+        accumulators,
+        sample,
+        int(found.joined.common.sum()),
+        found.failed,
+        (*found.notes, *_missing_images(sources, sample)),
+    )
 
 
 def _tasks(sources: Sequence[Source], rows: Sequence[int], found: Common, size: int, keep_images: int) -> list[Task]:
@@ -140,8 +180,9 @@ def _tasks(sources: Sequence[Source], rows: Sequence[int], found: Common, size: 
     return tasks
 
 
-def count_pieces(tasks: Iterable[Task], compared: Compared, seed: int, size: int,
-                 keep_images: int) -> tuple[dict[str, CaptionAccumulator], PictureSample]:
+def count_pieces(
+    tasks: Iterable[Task], compared: Compared, seed: int, size: int, keep_images: int
+) -> tuple[dict[str, CaptionAccumulator], PictureSample]:
     """The captions of each column that are compared, counted, and the sample of their pictures."""
     accumulators = {name: CaptionAccumulator() for name in compared.columns}
     sample = PictureSample(size, seed, keep_images)
@@ -151,7 +192,9 @@ def count_pieces(tasks: Iterable[Task], compared: Compared, seed: int, size: int
             for name, accumulator in accumulators.items():
                 having = [picture for picture, _ in several if name in picture.captions]
                 marks = [picture.truncated.get(name) or (False,) * len(picture.captions[name]) for picture in having]
-                accumulator.update([picture.captions[name] for picture in having], marks, [picture.scene for picture in having])
+                accumulator.update(
+                    [picture.captions[name] for picture in having], marks, [picture.scene for picture in having]
+                )
             sample.update(picture for picture, sampled in several if sampled)
     return accumulators, sample
 
@@ -192,7 +235,13 @@ def choose(captions: int, count: int, at: int, column: str) -> Sequence[int]:
 
 def _missing_images(sources: Sequence[Source], sample: PictureSample) -> list[str]:
     specs = [source.spec for source in sources if source.role == "images"]
-    looked_for = sample.pictures[:sample.images]
+    looked_for = sample.pictures[: sample.images]
     missing = [picture.key for picture in looked_for if picture.image is None]
-    return [f"Pictures that are not in {' or '.join(specs)}: {len(missing):,} of the {len(looked_for):,} that were looked for, as "
-            f"{missing[0]!r}."] if specs and missing else []
+    return (
+        [
+            f"Pictures that are not in {' or '.join(specs)}: {len(missing):,} of the {len(looked_for):,} that were looked for, as "
+            f"{missing[0]!r}."
+        ]
+        if specs and missing
+        else []
+    )

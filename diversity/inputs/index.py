@@ -24,9 +24,9 @@ NO_REFERENCES = "none"
 class Asked(NamedTuple):
     """The columns that are asked for."""
 
-    names: tuple[str, ...]      # (): every syn_text_* column and those in `files`
-    files: tuple[str, ...]      # columns named after files
-    given: str | None           # references; None: the originals, where there are any
+    names: tuple[str, ...]  # (): every syn_text_* column and those in `files`
+    files: tuple[str, ...]  # columns named after files
+    given: str | None  # references; None: the originals, where there are any
 
     @property
     def references(self) -> str | None:
@@ -38,20 +38,23 @@ class Asked(NamedTuple):
     def of(self, row: Record) -> list[str]:
         """The columns of a row, without the references'."""
         references = self.references
-        return [name for name in self.names or (*row.columns, *row.meta)
-                if name != references and (self.names or is_caption_column(name) or name in self.files)]
+        return [
+            name
+            for name in self.names or (*row.columns, *row.meta)
+            if name != references and (self.names or is_caption_column(name) or name in self.files)
+        ]
 
 
 class Index(NamedTuple):
     """The rows of one piece: 16 bytes of each, and 4 for each column."""
 
-    keys: np.ndarray                 # (R,) uint64, hashes
-    numbers: np.ndarray              # (R,) uint64, hashes of the numbers at the end of keys, 0 where there is none
-    digits: bool                     # whether all keys are digits alone
-    counts: dict[str, np.ndarray]    # column -> (R,) uint32 captions
-    failed: int                      # rows without captions because of an error
-    error: str                       # the first of these
-    problem: str                     # why the file could not be read to its end
+    keys: np.ndarray  # (R,) uint64, hashes
+    numbers: np.ndarray  # (R,) uint64, hashes of the numbers at the end of keys, 0 where there is none
+    digits: bool  # whether all keys are digits alone
+    counts: dict[str, np.ndarray]  # column -> (R,) uint32 captions
+    failed: int  # rows without captions because of an error
+    error: str  # the first of these
+    problem: str  # why the file could not be read to its end
 
 
 class Compared(NamedTuple):
@@ -59,7 +62,7 @@ class Compared(NamedTuple):
 
     names: tuple[str, ...]
     references: str | None
-    by_number: bool             # keys are the numbers at their end
+    by_number: bool  # keys are the numbers at their end
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -104,9 +107,15 @@ def _index(piece: Piece, asked: Asked, seed: int) -> Index:
     except (ValueError, OSError) as error:
         problem = str(error)
     rows = len(keys)
-    return Index(np.array(keys, np.uint64), np.array(numbers, np.uint64), digits,
-                 {name: np.pad(np.array(column, np.uint32), (0, rows - len(column))) for name, column in counts.items()},
-                 failed, first_error, problem)
+    return Index(
+        np.array(keys, np.uint64),
+        np.array(numbers, np.uint64),
+        digits,
+        {name: np.pad(np.array(column, np.uint32), (0, rows - len(column))) for name, column in counts.items()},
+        failed,
+        first_error,
+        problem,
+    )
 
 
 def common(sources: Sequence[Source], index: Sequence[Index], asked: Asked) -> Common:
@@ -117,17 +126,25 @@ def common(sources: Sequence[Source], index: Sequence[Index], asked: Asked) -> C
     found = dict.fromkeys(name for each in index for name in each.counts)
     names = asked.names or tuple(name for name in found if name != asked.references)
     failed = sum(each.failed for each in index)
-    notes = [f"Failed records, which have no captions: {failed:,}; the first: {each.error}" for each in index if each.error][:1]
+    notes = [
+        f"Failed records, which have no captions: {failed:,}; the first: {each.error}" for each in index if each.error
+    ][:1]
     _check(sources, found, names, asked, notes)
     parts = _by_source(sources, index)
-    keys, numbers = ([np.concatenate([getattr(each, name) for each in part]) for part in parts] for name in ("keys", "numbers"))
+    keys, numbers = (
+        [np.concatenate([getattr(each, name) for each in part]) for part in parts] for name in ("keys", "numbers")
+    )
     by_number = joined_by_number(keys, numbers, [all(each.digits for each in part) for part in parts])
     compared = Compared(names, asked.references if asked.references in found else None, by_number)
     keys, numbers = np.concatenate(keys), np.concatenate(numbers)
     if by_number:
         keys = np.where(numbers > 0, numbers, keys)
-    counts = np.stack([np.concatenate([each.counts.get(name, np.zeros(len(each.keys), np.uint32)) for each in index])
-                       for name in compared.columns])
+    counts = np.stack(
+        [
+            np.concatenate([each.counts.get(name, np.zeros(len(each.keys), np.uint32)) for each in index])
+            for name in compared.columns
+        ]
+    )
     joined = join(keys, counts, len(names) if compared.references else None)
     if not joined.common.any():
         have = ", ".join(f"{name} has {(counts > 0).sum():,}" for name, counts in zip(compared.columns, joined.counts))
@@ -142,8 +159,9 @@ def _by_source(sources: Sequence[Source], index: Sequence[Index]) -> list[list[I
     return [list(islice(pieces, len(source.pieces))) for source in sources]
 
 
-def _check(sources: Sequence[Source], found: Iterable[str], names: Sequence[str], asked: Asked,
-           failure: Sequence[str]) -> None:
+def _check(
+    sources: Sequence[Source], found: Iterable[str], names: Sequence[str], asked: Asked, failure: Sequence[str]
+) -> None:
     problems = [] if names else ["no syn_text_* column found: name one with --column"]
     problems += [f"--column {name}: no such column" for name in names if name not in found]
     if asked.given not in (None, NO_REFERENCES, *found):
@@ -158,33 +176,53 @@ def _check(sources: Sequence[Source], found: Iterable[str], names: Sequence[str]
 
 def _first_keys(sources: Sequence[Source]) -> str:
     """A key of each source, to see why they are not joined."""
-    keys = [(source.spec, row.key) for source in sources for piece in source.pieces[:1] for row in islice(piece.read((), ()), 1)]
+    keys = [
+        (source.spec, row.key)
+        for source in sources
+        for piece in source.pieces[:1]
+        for row in islice(piece.read((), ()), 1)
+    ]
     lines = any(piece.lines for source in sources for piece in source.pieces[:1])
-    return "first keys: " + ", ".join(f"{key!r} in {spec}" for spec, key in keys) + (
-        "; lines of text are joined with other lines alone, by their order: for others give a table, whose --key names the pictures"
-        if lines else "; --key names the column of a table that names the pictures")
+    return (
+        "first keys: "
+        + ", ".join(f"{key!r} in {spec}" for spec, key in keys)
+        + (
+            "; lines of text are joined with other lines alone, by their order: for others give a table, whose --key names the pictures"
+            if lines
+            else "; --key names the column of a table that names the pictures"
+        )
+    )
 
 
 def _differences(compared: Compared, joined: Joined) -> list[str]:
     """What the columns do not have in common."""
     columns, references = compared.columns, compared.references
-    has, notes = joined.counts > 0, []                                                    # (C, P)
-    known = has[:len(compared.names)].any(axis=0)                                         # (P,) in some column but the references
+    has, notes = joined.counts > 0, []  # (C, P)
+    known = has[: len(compared.names)].any(axis=0)  # (P,) in some column but the references
     if again := int((joined.again_of_picture[known] > 0).sum()):
         notes.append(f"Keys that come again with the same column: {again:,}; each time they count as another picture.")
     if references and (only := int((has[-1] & ~known).sum())):
         notes.append(f"Pictures of {references} that are in no other column: {only:,}.")
     if not joined.common[known].all():
-        lacking = ", ".join(f"{name} lacks {lacks:,}" for name, lacks in zip(columns, (~has[:, known]).sum(axis=1)) if lacks)
-        notes.append(f"Compared on {joined.common.sum():,} of {known.sum():,} pictures, those that have a caption in every "
-                     f"column: {lacking}.")
-    counts = joined.counts[:len(compared.names), joined.common].astype(np.int64)          # (C, pictures compared)
+        lacking = ", ".join(
+            f"{name} lacks {lacks:,}" for name, lacks in zip(columns, (~has[:, known]).sum(axis=1)) if lacks
+        )
+        notes.append(
+            f"Compared on {joined.common.sum():,} of {known.sum():,} pictures, those that have a caption in every "
+            f"column: {lacking}."
+        )
+    counts = joined.counts[: len(compared.names), joined.common].astype(np.int64)  # (C, pictures compared)
     least = counts.min(axis=0)
     more = (counts - least).sum(axis=1)
     if more.any():
-        notes.append("Each picture counts with as many captions as its shortest column has, drawn with the seed: "
-                     + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns, more) if extra) + ".")
+        notes.append(
+            "Each picture counts with as many captions as its shortest column has, drawn with the seed: "
+            + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns, more) if extra)
+            + "."
+        )
     if references and (fewer := int((joined.counts[-1, joined.common] < least).sum())):
-        notes.append(f"Pictures with fewer human captions than captions of a column: {fewer:,}; the human row counts all that it "
-                     "has, so its spread is that of fewer captions.")
+        notes.append(
+            f"Pictures with fewer human captions than captions of a column: {fewer:,}; the human row counts all that it "
+            "has, so its spread is that of fewer captions."
+        )
     return notes

@@ -19,14 +19,16 @@ _NUMBER = re.compile(r"0*([0-9]+)(?:\.[A-Za-z]\w*)?\Z")
 class Joined:
     """Rows as pictures; what is compared are the `common` ones, those with captions in every column."""
 
-    again: np.ndarray          # (N,) pictures of the row's key before its own
+    again: np.ndarray  # (N,) pictures of the row's key before its own
     picture_of_row: np.ndarray  # (N,)
     again_of_picture: np.ndarray  # (P,)
-    places: np.ndarray         # (P,) uint64, ascending
-    counts: np.ndarray         # (C, P) captions of each column
-    common: np.ndarray         # (P,) bool
-    take: np.ndarray           # (C, N) captions of the row that are compared: 0 where another row of the picture has the column;
-                               # equally many of each column, and of the references no more
+    places: np.ndarray  # (P,) uint64, ascending
+    counts: np.ndarray  # (C, P) captions of each column
+    common: np.ndarray  # (P,) bool
+    take: (
+        np.ndarray
+    )  # (C, N) captions of the row that are compared: 0 where another row of the picture has the column;
+    # equally many of each column, and of the references no more
 
 
 def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined:
@@ -85,11 +87,16 @@ def joined_by_number(keys: Sequence[np.ndarray], numbers: Sequence[np.ndarray], 
     They are where an input has no key in common with the others, the keys of one are digits alone (`digits`), and by numbers
     (hashes of them, 0 for none), which are unique in each, every input has one in common with the others.
     """
+
     def alone(each: Sequence[np.ndarray]) -> bool:
-        return any(not np.isin(one, np.concatenate([*each[:at], *each[at + 1:]])).any() for at, one in enumerate(each))
+        return any(
+            not np.isin(one, np.concatenate([*each[:at], *each[at + 1 :]])).any() for at, one in enumerate(each)
+        )
 
     if len(keys) < 2 or not any(digits) or not alone(keys):
         return False
     known = [number[number != 0] for number in numbers]
-    unique = all(len(np.unique(number[number != 0])) == len(np.unique(key[number != 0])) for number, key in zip(numbers, keys))
+    unique = all(
+        len(np.unique(number[number != 0])) == len(np.unique(key[number != 0])) for number, key in zip(numbers, keys)
+    )
     return unique and not alone(known)

@@ -31,6 +31,7 @@ def processes(workers: int) -> Iterator[Run]:
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     done = context.Value("q", 0)
     with ProcessPoolExecutor(workers, context, _share, (done,)) as pool:
+
         def run(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task], description: str) -> list[Result]:
             done.value = 0
             parts = [pool.submit(_work, work, tasks[first::workers]) for first in range(workers)]

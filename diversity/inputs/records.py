@@ -37,7 +37,9 @@ def captions_of(record: Record, column: str) -> tuple[str, ...]:
 def truncated_of(record: Record, column: str) -> tuple[bool, ...]:
     """The marks of captions that a length limit cut, where the record has them for every caption."""
     marks = record.scores.get(column, {}).get("truncated")
-    return tuple(map(bool, marks)) if isinstance(marks, list) and len(marks) == len(captions_of(record, column)) else ()
+    return (
+        tuple(map(bool, marks)) if isinstance(marks, list) and len(marks) == len(captions_of(record, column)) else ()
+    )
 
 
 def scene_of(record: Record) -> Mapping[str, Any] | None:
@@ -56,8 +58,8 @@ class Piece(NamedTuple):
 
     path: str
     read: Callable[[Sequence[str] | None, Collection[int]], Iterator[Record]]
-    lines: bool = False     # whether the keys are numbers of lines, which are no ids
-    by_path: bool = False   # whether its pictures lie in folders of `--images`
+    lines: bool = False  # whether the keys are numbers of lines, which are no ids
+    by_path: bool = False  # whether its pictures lie in folders of `--images`
 
 
 def shard_rows(shard: Shard, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
@@ -67,18 +69,23 @@ def shard_rows(shard: Shard, columns: Sequence[str] | None, images: Collection[i
     return (record if at in images else replace(record, image=None) for at, record in enumerate(shard))
 
 
-def table_pieces(path: str, table: Columns = Columns(), asked: Sequence[str] = (),
-                 folders: tuple[str, ...] | None = ()) -> list[Piece]:
+def table_pieces(
+    path: str, table: Columns = Columns(), asked: Sequence[str] = (), folders: tuple[str, ...] | None = ()
+) -> list[Piece]:
     """JSON, CSV and TSV in the pieces that `imagetext` makes of them, Parquet by its row groups.
 
     asked: columns of captions. folders: where the pictures lie, (): beside the table; None: none is read. Raises ValueError
     where the table is not readable, or names pictures elsewhere.
     """
-    parts = with_folders(path, split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS), folders or (), folders is not None)
+    parts = with_folders(
+        path, split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS), folders or (), folders is not None
+    )
     return [Piece(path, partial(_table_rows, part), by_path=bool(folders)) for part in parts]
 
 
-def _table_rows(part: TableRows | CompressedRows, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
+def _table_rows(
+    part: TableRows | CompressedRows, columns: Sequence[str] | None, images: Collection[int]
+) -> Iterator[Record]:
     return table_records(part, _wanted(columns, images))
 
 
@@ -94,12 +101,17 @@ def text_pieces(path: str, column: str) -> list[Piece]:
             if count % ROWS == 0:
                 starts.append(offset)
             offset, count = offset + len(line), count + 1
-    return [Piece(path, partial(_text_rows, path, column, number * ROWS, min(ROWS, count - number * ROWS), start), lines=True)
-            for number, start in enumerate(starts)]
+    return [
+        Piece(
+            path, partial(_text_rows, path, column, number * ROWS, min(ROWS, count - number * ROWS), start), lines=True
+        )
+        for number, start in enumerate(starts)
+    ]
 
 
-def _text_rows(path: str, column: str, first: int, count: int, offset: int, columns: Sequence[str] | None,
-               images: Collection[int]) -> Iterator[Record]:
+def _text_rows(
+    path: str, column: str, first: int, count: int, offset: int, columns: Sequence[str] | None, images: Collection[int]
+) -> Iterator[Record]:
     with open_file(path) as file:
         file.seek(offset)
         for number, line in zip(range(first, first + count), lines_of(path, file)):
@@ -134,12 +146,18 @@ def _document_rows(path: str, column: str, columns: Sequence[str] | None, images
     annotated = isinstance(document, dict) and "annotations" in document
     rows = document["annotations"] if annotated else document
     if isinstance(rows, list) and any(_is_result(row) for row in rows):
-        yield from _result_rows(without_canned(rows, path) if annotated else rows, path, column)  # a model's own words stay
+        yield from _result_rows(
+            without_canned(rows, path) if annotated else rows, path, column
+        )  # a model's own words stay
     elif isinstance(rows, dict) and rows and all(map(_is_texts, rows.values())):
-        yield from (Record(well_formed(key), None, columns={column: loose_texts(value)}) for key, value in rows.items())
+        yield from (
+            Record(well_formed(key), None, columns={column: loose_texts(value)}) for key, value in rows.items()
+        )
     else:
-        raise ValueError(f'{path}: neither results of COCO [{{"image_id", "caption"}}], annotations {{"images", "annotations"}}, '
-                         f'{{"key": captions}} nor a list of rows; for a published set say which, as in karpathy:{path}')
+        raise ValueError(
+            f'{path}: neither results of COCO [{{"image_id", "caption"}}], annotations {{"images", "annotations"}}, '
+            f'{{"key": captions}} nor a list of rows; for a published set say which, as in karpathy:{path}'
+        )
 
 
 def _is_result(row: Any) -> bool:

@@ -37,7 +37,7 @@ class PictureSample:
             raise ValueError(f"a sample of {size} pictures with {images} images")
         self.size, self.seed, self.images = size, seed, images
         self._found: dict[Place, Picture] = {}
-        self._last: Place = _END                              # what comes behind this is not in the sample, and
+        self._last: Place = _END  # what comes behind this is not in the sample, and
         self._last_image: Place = _END if images else _START  # behind this without its image
         self._with_image = 0
 
@@ -57,8 +57,10 @@ class PictureSample:
     def merge(self, other: "PictureSample") -> None:
         """Adds the pictures of a sample with the same size, seed and images; ValueError if they are not."""
         if (self.size, self.seed, self.images) != (other.size, other.seed, other.images):
-            raise ValueError(f"samples differ in (size, seed, images): {(self.size, self.seed, self.images)} and "
-                             f"{(other.size, other.seed, other.images)}")
+            raise ValueError(
+                f"samples differ in (size, seed, images): {(self.size, self.seed, self.images)} and "
+                f"{(other.size, other.seed, other.images)}"
+            )
         self.update(other.pictures)
 
     @property
@@ -74,16 +76,26 @@ class PictureSample:
             self._last = order[self.size - 1]
         if len(order) >= self.images > 0:
             self._last_image = order[self.images - 1]
-        self._found = {at: self._found[at] if at <= self._last_image else replace(self._found[at], image=None)
-                       for at in order[:self.size]}
+        self._found = {
+            at: self._found[at] if at <= self._last_image else replace(self._found[at], image=None)
+            for at in order[: self.size]
+        }
         self._with_image = sum(picture.image is not None for picture in self._found.values())
 
 
 def _together(one: Picture, other: Picture) -> Picture:
     """One picture of two parts, whichever of them came first."""
-    different = sorted(name for name in one.captions.keys() & other.captions.keys() if one.captions[name] != other.captions[name])
+    different = sorted(
+        name for name in one.captions.keys() & other.captions.keys() if one.captions[name] != other.captions[name]
+    )
     if different:
         raise ValueError(f"picture {one.key!r} came twice with other captions in {', '.join(different)}")
-    return Picture(one.key, one.captions | other.captions, one.truncated | other.truncated, max(one.references, other.references),
-                   max(one.scene, other.scene, key=lambda scene: json.dumps(scene or 0, sort_keys=True)),
-                   max(one.image or b"", other.image or b"") or None, one.again)
+    return Picture(
+        one.key,
+        one.captions | other.captions,
+        one.truncated | other.truncated,
+        max(one.references, other.references),
+        max(one.scene, other.scene, key=lambda scene: json.dumps(scene or 0, sort_keys=True)),
+        max(one.image or b"", other.image or b"") or None,
+        one.again,
+    )

@@ -57,9 +57,13 @@ class Source(NamedTuple):
     role: str = "input"  # input | references | images
 
 
-def open_sources(inputs: Sequence[str], references: str | None,
-                 images: str | Sequence[str] | None, table: Columns = Columns(),
-                 asked: Sequence[str] = ()) -> tuple[list[Source], tuple[str, ...], str | None]:
+def open_sources(
+    inputs: Sequence[str],
+    references: str | None,
+    images: str | Sequence[str] | None,
+    table: Columns = Columns(),
+    asked: Sequence[str] = (),
+) -> tuple[list[Source], tuple[str, ...], str | None]:
     """The sources in order, the columns of inputs that are named after files, and the references' column.
 
     References that are no column but a SPEC, which has one of ./:*?{ in it, become a column of that name.
@@ -78,7 +82,10 @@ def open_sources(inputs: Sequence[str], references: str | None,
         found, columns = open_inputs([spec], own, table, asked, folders if role == "images" else None)
         problems += [f"--{role} {problem}" for problem in own]
         rows = partial(_references, spec, (*columns, HUMAN)) if role == "references" else _pictures
-        sources += [Source(spec, [piece._replace(read=partial(rows, piece)) for piece in source.pieces], role) for source in found]
+        sources += [
+            Source(spec, [piece._replace(read=partial(rows, piece)) for piece in source.pieces], role)
+            for source in found
+        ]
     if problems:
         raise all_told(problems)
     return sources, files, references
@@ -93,8 +100,9 @@ def _folders_in(images: Sequence[str], problems: list[str | Exception]) -> tuple
         return ()
 
 
-def _references(name: str, own: Sequence[str], piece: Piece, columns: Sequence[str] | None,
-                images: Collection[int]) -> Iterator[Record]:
+def _references(
+    name: str, own: Sequence[str], piece: Piece, columns: Sequence[str] | None, images: Collection[int]
+) -> Iterator[Record]:
     """The references of each row under one name."""
     for row in piece.read((), ()):
         found = next((found for column in own if (found := captions_of(row, column))), ())
@@ -108,10 +116,21 @@ def _pictures(piece: Piece, columns: Sequence[str] | None, images: Collection[in
 
 def text_columns(sources: Sequence[Source]) -> list[str]:
     """The columns with captions in the first rows of each source, to say what there is instead."""
-    rows = [row for source in sources if source.role == "input"
-            for piece in source.pieces[:1] for row in islice(piece.read(None, ()), 100)]
-    return sorted({name for row in rows for name in (HUMAN, *row.columns, *row.meta)
-                   if name not in NO_CAPTIONS and captions_of(row, name)})
+    rows = [
+        row
+        for source in sources
+        if source.role == "input"
+        for piece in source.pieces[:1]
+        for row in islice(piece.read(None, ()), 100)
+    ]
+    return sorted(
+        {
+            name
+            for row in rows
+            for name in (HUMAN, *row.columns, *row.meta)
+            if name not in NO_CAPTIONS and captions_of(row, name)
+        }
+    )
 
 
 def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
@@ -119,33 +138,53 @@ def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Col
     for row in piece.read(columns, images):
         synthetic = [column for column, texts in row.syn_text.items() if texts]
         if len(synthetic) > 1:
-            raise ValueError(f"--input {name}=…: {piece.path} has several columns, {', '.join(synthetic)}, and one has to be "
-                             "meant: leave the name out, and choose with --column")
+            raise ValueError(
+                f"--input {name}=…: {piece.path} has several columns, {', '.join(synthetic)}, and one has to be "
+                "meant: leave the name out, and choose with --column"
+            )
         own = (*synthetic, HUMAN)[0]
         kept = {column: texts for column, texts in row.columns.items() if column not in (own, *CAPTION_COLUMNS)}
-        yield replace(row, captions=() if own == HUMAN else row.captions, columns={**kept, name: captions_of(row, own)},
-                      scores={name: row.scores[own]} if own in row.scores else {},
-                      meta={field: value for field, value in row.meta.items() if field not in CAPTION_COLUMNS})
+        yield replace(
+            row,
+            captions=() if own == HUMAN else row.captions,
+            columns={**kept, name: captions_of(row, own)},
+            scores={name: row.scores[own]} if own in row.scores else {},
+            meta={field: value for field, value in row.meta.items() if field not in CAPTION_COLUMNS},
+        )
 
 
-def open_inputs(specs: Sequence[str], problems: list[str | Exception], table: Columns = Columns(), asked: Sequence[str] = (),
-                folders: tuple[str, ...] | None = ()) -> tuple[list[Source], tuple[str, ...]]:
+def open_inputs(
+    specs: Sequence[str],
+    problems: list[str | Exception],
+    table: Columns = Columns(),
+    asked: Sequence[str] = (),
+    folders: tuple[str, ...] | None = (),
+) -> tuple[list[Source], tuple[str, ...]]:
     """A source of each SPEC, and the columns that it or its files name; what is wrong is added to `problems`.
 
     folders: where the pictures lie that tables name, (): beside these; None: no pictures are read of them.
     """
     given = {spec: re.fullmatch(r"([A-Za-z_][\w.-]*)=(.+)", spec) for spec in specs if not os.path.exists(spec)}
     names = {found[2]: found[1] for found in given.values() if found}
-    problems += [f"--input {found[0]}: the same input has the name {names[found[2]]}, too" for found in given.values()
-                 if found and names[found[2]] != found[1]]
+    problems += [
+        f"--input {found[0]}: the same input has the name {names[found[2]]}, too"
+        for found in given.values()
+        if found and names[found[2]] != found[1]
+    ]
     files: dict[str, dict[str, Entry | None]] = {}
     for spec in (given[spec][2] if given.get(spec) else spec for spec in specs):
         try:
             files[spec] = {spec: None} if _is_set(spec) else named_files(plain_path(spec))
         except (ValueError, OSError) as error:
             problems.append(error)
-    columns = _columns_of([path for spec, named in files.items() for path in named
-                           if spec not in names and not _is_set(spec) and _is_document(path)])
+    columns = _columns_of(
+        [
+            path
+            for spec, named in files.items()
+            for path in named
+            if spec not in names and not _is_set(spec) and _is_document(path)
+        ]
+    )
     sources = []
     for spec, named in files.items():
         name = names.get(spec, "")
@@ -157,12 +196,15 @@ def open_inputs(specs: Sequence[str], problems: list[str | Exception], table: Co
                 problems.append(error)
                 continue
             renames = name and not _is_document(path)
-            sources[-1].pieces.extend(piece._replace(read=partial(_renamed, name, piece)) if renames else piece for piece in pieces)
+            sources[-1].pieces.extend(
+                piece._replace(read=partial(_renamed, name, piece)) if renames else piece for piece in pieces
+            )
     return sources, tuple(dict.fromkeys((*columns.values(), *names.values())))
 
 
-def open_file(path: str, there: Entry | None, column: str, table: Columns, asked: Sequence[str],
-              folders: tuple[str, ...] | None) -> list[Piece]:
+def open_file(
+    path: str, there: Entry | None, column: str, table: Columns, asked: Sequence[str], folders: tuple[str, ...] | None
+) -> list[Piece]:
     """The pieces of one file, folder or set; captions of a text file or COCO file become `column`."""
     suffix = split_suffix(path)[1]
     if _is_set(path) or there and there.is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):

@@ -22,8 +22,8 @@ from imagetext.hashes import name_hash
 
 CHARACTERS_AT_ONCE = 1 << 20  # bounds the memory of a batch
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-EXAMPLES = 5                  # degenerate captions kept of each reason
-ORDERS = (1, 2, 3, 4)         # of n-grams
+EXAMPLES = 5  # degenerate captions kept of each reason
+ORDERS = (1, 2, 3, 4)  # of n-grams
 MEANS = ("length", "div_1", "div_2", "mbleu_4", "duplicates", "degenerate")  # over pictures
 
 
@@ -35,16 +35,20 @@ class CaptionAccumulator:
 
     def __init__(self, cap: int = CAP) -> None:
         self.pictures = self.captions = self.unique = 0
-        self.lengths = Counter()                                    # words -> captions
+        self.lengths = Counter()  # words -> captions
         self.ngrams = {n: HashCounts(cap) for n in ORDERS}
-        self.stands_for = HashCounts(cap)                           # caption -> pictures it stands for
-        self.within = {name: [0.0, 0] for name in MEANS}            # sum over pictures, pictures where it is defined
-        self.reasons = Counter()                                    # (reason, captions of its picture) -> captions
+        self.stands_for = HashCounts(cap)  # caption -> pictures it stands for
+        self.within = {name: [0.0, 0] for name in MEANS}  # sum over pictures, pictures where it is defined
+        self.reasons = Counter()  # (reason, captions of its picture) -> captions
         self.examples: dict[str, list[str]] = {reason: [] for reason in REASONS}
         self.facts = FactCounts()
 
-    def update(self, captions: Iterable[Sequence[str]], truncated: Iterable[Sequence[bool]] | None = None,
-               scenes: Iterable[Mapping[str, Any] | None] | None = None) -> None:
+    def update(
+        self,
+        captions: Iterable[Sequence[str]],
+        truncated: Iterable[Sequence[bool]] | None = None,
+        scenes: Iterable[Mapping[str, Any] | None] | None = None,
+    ) -> None:
         """Counts the captions of some pictures.
 
         `truncated` marks, in the same nesting, those that a length limit cut; `scenes` holds each picture's description
@@ -85,7 +89,7 @@ class CaptionAccumulator:
     def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], tokens: Tokens) -> None:
         found: dict[str, list[str]] = {reason: [] for reason in REASONS}
         share = 1 / np.maximum(tokens.counts, 1)[tokens.picture_of_caption]  # (C,) of its picture's captions
-        degenerate = np.where(tokens.counts > 0, 0, np.nan)                  # (P,)
+        degenerate = np.where(tokens.counts > 0, 0, np.nan)  # (P,)
         for at in np.flatnonzero(suspects(captions, tokens) | np.array(truncated, bool)).tolist():
             reasons = degenerate_reasons(captions[at], truncated[at])
             degenerate[tokens.picture_of_caption[at]] += share[at] * bool(reasons)
@@ -126,21 +130,30 @@ class CaptionAccumulator:
         words = self.ngrams[1].total
         found = self._counted()
         return {
-            "pictures": self.pictures, "captions": self.captions, "words": words,
+            "pictures": self.pictures,
+            "captions": self.captions,
+            "words": words,
             "length_quantiles": {f"{q:g}": quantile(self.lengths, q) for q in QUANTILES},
             "length_histogram": {length: self.lengths[length] for length in sorted(self.lengths)},
             **{name: estimate and estimate.value for name, estimate in found.items()},
             "vocabulary": round(found["vocabulary"].value),
             "rank_frequency": self.ngrams[1].rank_frequency(),
-            **{"length_mean" if name == "length" else name: _ratio(total, count) for name, (total, count) in self.within.items()},
-            "degenerate_reasons": {reason: _ratio(self._share_with(reason), self.within["degenerate"][1]) for reason in REASONS},
+            **{
+                "length_mean" if name == "length" else name: _ratio(total, count)
+                for name, (total, count) in self.within.items()
+            },
+            "degenerate_reasons": {
+                reason: _ratio(self._share_with(reason), self.within["degenerate"][1]) for reason in REASONS
+            },
             "facts": self.facts.result(),
             "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error},
         }
 
     def _share_with(self, reason: str) -> float:
         """The share of each picture's captions that have the reason, summed over pictures, in one order whatever was merged."""
-        return sum(captions / of_picture for (name, of_picture), captions in sorted(self.reasons.items()) if name == reason)
+        return sum(
+            captions / of_picture for (name, of_picture), captions in sorted(self.reasons.items()) if name == reason
+        )
 
     def _counted(self) -> dict[str, Estimated | None]:
         """Measures of `HashCounts`: exact while there are few different things, else estimates.
@@ -171,16 +184,20 @@ def novelty(mine: CaptionAccumulator, references: CaptionAccumulator) -> dict[st
 
     In [0, 1], None where there is nothing to divide by. `sketched` has the standard errors of those that are estimates.
     """
-    found = {"ngrams_4": _share(mine.ngrams[4].lacking_in(references.ngrams[4]), mine.ngrams[4].total),
-             "captions": _share(mine.stands_for.lacking_in(references.stands_for), mine.unique)}
-    return {**{name: estimate and estimate.value for name, estimate in found.items()},
-            "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error}}
+    found = {
+        "ngrams_4": _share(mine.ngrams[4].lacking_in(references.ngrams[4]), mine.ngrams[4].total),
+        "captions": _share(mine.stands_for.lacking_in(references.stands_for), mine.unique),
+    }
+    return {
+        **{name: estimate and estimate.value for name, estimate in found.items()},
+        "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error},
+    }
 
 
 def find_caption(captions: Iterable[Sequence[str]], wanted: int) -> str | None:
     """The first caption whose hash is `wanted`."""
     for rows in _batches(zip(captions)):
-        batch = [group for group, in rows]
+        batch = [group for (group,) in rows]
         at = np.flatnonzero(caption_hashes(encode(batch)) == np.uint64(wanted))
         if len(at):
             return next(islice((caption for group in batch for caption in group), int(at[0]), None))

@@ -23,7 +23,7 @@ class AgreementScores(NamedTuple):
 
     captions: list[np.ndarray]
     pictures: dict[str, np.ndarray]  # cider_d, found_words
-    signs: dict[str, np.ndarray]     # what `diversity.verdict.suspicions` looks at
+    signs: dict[str, np.ndarray]  # what `diversity.verdict.suspicions` looks at
 
 
 class Agreement:
@@ -35,22 +35,31 @@ class Agreement:
 
     def of(self, groups: Groups, themselves: bool = False) -> AgreementScores:
         """Scores the captions of each picture; `themselves`: they are human ones, each held against the picture's others."""
-        found = np.array([(self._of_caption if own else self._alone)(caption, own, picture, themselves)
-                          for caption, own, picture in self._against(groups, themselves)]).reshape(-1, len(_EACH))  # (N, scores)
+        found = np.array(
+            [
+                (self._of_caption if own else self._alone)(caption, own, picture, themselves)
+                for caption, own, picture in self._against(groups, themselves)
+            ]
+        ).reshape(-1, len(_EACH))  # (N, scores)
         counts = [len(group) for group in groups]
         owners = np.repeat(np.arange(len(groups)), counts)
         by_picture = {name: means(values, owners, len(groups)) for name, values in zip(_EACH, found.T, strict=True)}
         signs = by_picture | ({"alike": alike(self._texts)} if themselves else {})
-        return AgreementScores(np.split(found[:, 0], np.cumsum(counts)[:-1]),
-                               {name: signs.pop(name) for name in ("cider_d", "found_words")}, signs)
+        return AgreementScores(
+            np.split(found[:, 0], np.cumsum(counts)[:-1]),
+            {name: signs.pop(name) for name in ("cider_d", "found_words")},
+            signs,
+        )
 
     def overlap(self, groups: Groups, themselves: bool = False) -> tuple[dict[str, np.ndarray], float | None]:
         """ROUGE-L and METEOR by picture (P,), and BLEU-4 of all captions together."""
         pairs = [(caption, own, picture) for caption, own, picture in self._against(groups, themselves) if own]
         captions, against, owners = map(list, zip(*pairs)) if pairs else ([], [], [])
         scores = {"rouge_l": rouge_l(captions, against), "meteor": meteor(captions, against, NoSynonyms())}
-        return ({name: means(values, owners, len(groups)) for name, values in scores.items()},
-                bleu_4(captions, against) if captions else None)
+        return (
+            {name: means(values, owners, len(groups)) for name, values in scores.items()},
+            bleu_4(captions, against) if captions else None,
+        )
 
     def _against(self, groups: Groups, themselves: bool) -> Iterator[tuple[Words, list[Words], int]]:
         """Each caption, the human captions that it is held against, and its picture."""
@@ -68,15 +77,34 @@ class Agreement:
 
     def _of_caption(self, caption: Words, own: Sequence[Words], picture: int, themselves: bool) -> tuple[float, ...]:
         before = self._search.share_behind(caption, picture, themselves)
-        return (self._cider.score(caption, own), before, float(strange(before)), *self._language.order(caption, picture),
-                *self._language.grounded_thirds(caption, picture, own), self._language.known(caption),
-                *self._language.strangers(caption, picture), float(caption in own) if len(own) > 1 else np.nan,
-                *copying(caption, own))
+        return (
+            self._cider.score(caption, own),
+            before,
+            float(strange(before)),
+            *self._language.order(caption, picture),
+            *self._language.grounded_thirds(caption, picture, own),
+            self._language.known(caption),
+            *self._language.strangers(caption, picture),
+            float(caption in own) if len(own) > 1 else np.nan,
+            *copying(caption, own),
+        )
 
 
 _THIRDS = ("first_third", "last_third", "whole")
-_EACH = ("cider_d", "found_words", "strange_words", "order", "any_order", *_THIRDS, "known_words",
-         "common_pairs", "strangers", "same", "copies", "nearer_to_one")  # what `_of_caption` gives
+_EACH = (
+    "cider_d",
+    "found_words",
+    "strange_words",
+    "order",
+    "any_order",
+    *_THIRDS,
+    "known_words",
+    "common_pairs",
+    "strangers",
+    "same",
+    "copies",
+    "nearer_to_one",
+)  # what `_of_caption` gives
 
 
 class WordSearch:
@@ -88,7 +116,7 @@ class WordSearch:
         self._ids = {word: at for at, word in enumerate(pictures_with)}
         self._weights = np.log(len(texts) / np.array([*pictures_with.values(), 1], np.float32))  # (V + 1,)
         self._sizes = [len(group) for group in texts]
-        self._pictures = np.zeros((len(self._ids), len(texts)), np.float32)                      # (V, P) mean of unit vectors
+        self._pictures = np.zeros((len(self._ids), len(texts)), np.float32)  # (V, P) mean of unit vectors
         for picture, group in enumerate(texts):
             for text in group:
                 ids, weights = self._vector(text)
@@ -108,7 +136,7 @@ class WordSearch:
         with itself. NaN where there is no other picture.
         """
         ids, weights = self._vector(caption)
-        likeness = weights @ self._pictures[ids]                                                 # (P,)
+        likeness = weights @ self._pictures[ids]  # (P,)
         if itself and self._sizes[picture] > 1:
             size = self._sizes[picture]
             likeness[picture] = (size * likeness[picture] - np.linalg.norm(weights)) / (size - 1)

@@ -16,9 +16,9 @@ from diversity.measures.semantic import Groups, encode_columns, mean, sizes, spl
 from imagetext.sample import decode_image
 from imagetext.shown import Progress
 
-POOL = 1000                   # pictures among which captions search theirs, the first that decode
-WEIGHT = 2.5                  # of a cosine, as in the paper
-PROMPT = "A photo depicts "   # before every caption, human ones too, as in the paper
+POOL = 1000  # pictures among which captions search theirs, the first that decode
+WEIGHT = 2.5  # of a cosine, as in the paper
+PROMPT = "A photo depicts "  # before every caption, human ones too, as in the paper
 RECALLS = (1, 5)
 
 
@@ -27,14 +27,21 @@ class ClipScores(NamedTuple):
     undefined; the block `clip` of its row; and `strange_clip` (P,), which `diversity.verdict.suspicions` looks at."""
 
     captions: list[np.ndarray]
-    pictures: dict[str, np.ndarray]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, with references ref_clip_score
+    pictures: dict[
+        str, np.ndarray
+    ]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, with references ref_clip_score
     row: dict[str, Any]
     signs: dict[str, np.ndarray]
 
 
-def clip_scores(clip: OpenClip, images: Sequence[bytes | None], columns: Mapping[str, Groups], references: Groups | None = None,
-                human: str | None = None, captioners: Mapping[str, str] | None = None
-                ) -> tuple[dict[str, ClipScores], tuple[str, ...]]:
+def clip_scores(
+    clip: OpenClip,
+    images: Sequence[bytes | None],
+    columns: Mapping[str, Groups],
+    references: Groups | None = None,
+    human: str | None = None,
+    captioners: Mapping[str, str] | None = None,
+) -> tuple[dict[str, ClipScores], tuple[str, ...]]:
     """Scores each column's captions against encoded pictures; and what a reader must know of it, in sentences.
 
     columns[column][p] are the captions of picture p, references[p] all its human ones. `human` names the column that consists of
@@ -57,26 +64,34 @@ def clip_scores(clip: OpenClip, images: Sequence[bytes | None], columns: Mapping
     image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all that the column has for the
     others, else 0. Higher is better.
     """
-    pictures, reasons = embed_images(clip, images)                                                       # (P, E)
-    pool = np.flatnonzero(np.isfinite(pictures).all(axis=1))[:POOL]                                      # (Q,)
+    pictures, reasons = embed_images(clip, images)  # (P, E)
+    pool = np.flatnonzero(np.isfinite(pictures).all(axis=1))[:POOL]  # (Q,)
     if len(reasons) == len(images):
         return {}, (f"None of the {len(images):,} pictures decodes, so there is no CLIPScore, e.g.: {reasons[0]}",)
-    vectors = encode_columns(Embedder(clip.name, clip.embed_texts),
-                             list(columns.values()) + ([references] if references is not None else []), PROMPT)
+    vectors = encode_columns(
+        Embedder(clip.name, clip.embed_texts),
+        list(columns.values()) + ([references] if references is not None else []),
+        PROMPT,
+    )
     of_references = vectors.pop() if references is not None else None
     found = {}
     for (name, groups), captions in zip(columns.items(), vectors, strict=True):
-        owners = np.repeat(np.arange(len(groups)), sizes(groups))                                        # (N,)
+        owners = np.repeat(np.arange(len(groups)), sizes(groups))  # (N,)
         scores = WEIGHT * np.maximum(np.einsum("ne,ne->n", captions, pictures[owners], dtype=np.float64), 0)
         by_picture = {"clip_score": _means(scores, owners, len(groups)), **search(captions, owners, pictures, pool)}
         signs = {"strange_clip": by_picture.pop("strange_clip")}
         if of_references is not None:
-            nearest = _nearest_reference(captions, sizes(groups), of_references, sizes(references), themselves=name == human)
+            nearest = _nearest_reference(
+                captions, sizes(groups), of_references, sizes(references), themselves=name == human
+            )
             by_picture["ref_clip_score"] = _means(_harmonic(scores, nearest), owners, len(groups))
         cut = clip.cut([PROMPT + caption for group in groups for caption in group])
-        found[name] = ClipScores(split_rows(scores, sizes(groups)), by_picture,
-                                 {**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
-                                 signs)
+        found[name] = ClipScores(
+            split_rows(scores, sizes(groups)),
+            by_picture,
+            {**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
+            signs,
+        )
     return found, _notes(clip, found, columns, len(pool), reasons, captioners or {})
 
 
@@ -86,7 +101,10 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
 
     found: dict[int, np.ndarray] = {}
     reasons = []
-    with torch.inference_mode(), Progress(desc=f"embedding by {clip.name}", total=len(images), unit="picture", delay=2) as progress:
+    with (
+        torch.inference_mode(),
+        Progress(desc=f"embedding by {clip.name}", total=len(images), unit="picture", delay=2) as progress,
+    ):
         for start in range(0, len(images), AT_ONCE):
             pixels = {}
             for at in range(start, min(start + AT_ONCE, len(images))):
@@ -108,24 +126,34 @@ def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool:
     place = np.full(len(pictures), -1)
     place[pool] = np.arange(len(pool))
     searching = place[owners] >= 0
-    captions, owners, place = captions[searching], owners[searching], place[owners[searching]]  # (N,) of captions in the pool
-    cosines = captions @ pictures[pool].T                                                       # (N, Q)
-    own = cosines[np.arange(len(place)), place]                                                 # (N,)
-    as_near = (cosines >= own[:, None] - SAME).sum(axis=1) - 1                                  # (N,) other pictures
-    found = {f"r_at_{n}": _means(as_near < n, owners, len(pictures)) if n < len(pool) else np.full(len(pictures), np.nan)
-             for n in RECALLS}
-    behind = 1 - as_near / (len(pool) - 1) if len(pool) > 1 else np.full(len(place), np.nan)    # (N,)
-    found |= {"found_clip": _means(behind, owners, len(pictures)), "strange_clip": _means(strange(behind), owners, len(pictures))}
-    mine = place[:, None] == np.arange(len(pool))                                               # (N, Q)
-    nearest = np.where(mine, cosines, -np.inf).max(axis=0, initial=-np.inf)                     # (Q,)
+    captions, owners, place = (
+        captions[searching],
+        owners[searching],
+        place[owners[searching]],
+    )  # (N,) of captions in the pool
+    cosines = captions @ pictures[pool].T  # (N, Q)
+    own = cosines[np.arange(len(place)), place]  # (N,)
+    as_near = (cosines >= own[:, None] - SAME).sum(axis=1) - 1  # (N,) other pictures
+    found = {
+        f"r_at_{n}": _means(as_near < n, owners, len(pictures)) if n < len(pool) else np.full(len(pictures), np.nan)
+        for n in RECALLS
+    }
+    behind = 1 - as_near / (len(pool) - 1) if len(pool) > 1 else np.full(len(place), np.nan)  # (N,)
+    found |= {
+        "found_clip": _means(behind, owners, len(pictures)),
+        "strange_clip": _means(strange(behind), owners, len(pictures)),
+    }
+    mine = place[:, None] == np.arange(len(pool))  # (N, Q)
+    nearest = np.where(mine, cosines, -np.inf).max(axis=0, initial=-np.inf)  # (Q,)
     others = np.where(mine, -np.inf, cosines).max(axis=0, initial=-np.inf)
     covered = np.full(len(pictures), np.nan)
     covered[pool[mine.any(axis=0)]] = (nearest > others + SAME)[mine.any(axis=0)]
     return found | {"image_coverage": covered if len(pool) > 1 else np.full(len(pictures), np.nan)}
 
 
-def _nearest_reference(captions: np.ndarray, counts: np.ndarray, references: np.ndarray, reference_counts: np.ndarray,
-                       themselves: bool) -> np.ndarray:
+def _nearest_reference(
+    captions: np.ndarray, counts: np.ndarray, references: np.ndarray, reference_counts: np.ndarray, themselves: bool
+) -> np.ndarray:
     """Each caption's greatest cosine to a human one of its picture (N,), NaN without any; equal ones left out, `themselves`."""
     nearest = []
     for ours, human in zip(split_rows(captions, counts), split_rows(references, reference_counts), strict=True):
@@ -150,8 +178,14 @@ def _means(values: np.ndarray, owners: np.ndarray, pictures: int) -> np.ndarray:
         return np.bincount(owners, values, pictures) / np.bincount(owners, minlength=pictures)
 
 
-def _notes(clip: OpenClip, found: Mapping[str, ClipScores], columns: Mapping[str, Groups], pool: int, reasons: Sequence[str],
-           captioners: Mapping[str, str]) -> tuple[str, ...]:
+def _notes(
+    clip: OpenClip,
+    found: Mapping[str, ClipScores],
+    columns: Mapping[str, Groups],
+    pool: int,
+    reasons: Sequence[str],
+    captioners: Mapping[str, str],
+) -> tuple[str, ...]:
     notes, called = [], labels(columns)
     if reasons:
         notes.append(f"{len(reasons):,} pictures do not decode and have no CLIPScore, e.g.: {reasons[0]}")
@@ -159,8 +193,10 @@ def _notes(clip: OpenClip, found: Mapping[str, ClipScores], columns: Mapping[str
         notes.append(f"Captions search their picture among {pool:,}, not {POOL:,}: it is found more easily.")
     for name, groups in columns.items():
         if cut := found[name].row["cut"]:
-            notes.append(f"{called[name]}: the text tower of {clip.name} reads {clip.context_length} tokens and cut {cut:,} of "
-                         f"{sizes(groups).sum():,} captions.")
+            notes.append(
+                f"{called[name]}: the text tower of {clip.name} reads {clip.context_length} tokens and cut {cut:,} of "
+                f"{sizes(groups).sum():,} captions."
+            )
         if captioners.get(name, name.removeprefix("syn_text_")) == captioner_name(clip.name):
             notes.append(f"{called[name]}: {clip.name} wrote these captions and scores them, which favours them.")
     return tuple(notes)

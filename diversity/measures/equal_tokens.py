@@ -42,10 +42,13 @@ def _cut(captions: Sequence[str], ends: Sequence[int], limit: int) -> list[str]:
 def _measures(captions: Sequence[str], seed: int) -> dict[str, Any]:
     tokens = encode([captions])
     counts = {n: np.unique(ngram_hashes(tokens, n)[0], return_counts=True)[1] for n in (1, 2, 3, 4)}
-    return {"words": int(counts[1].sum()), "vocabulary": len(counts[1]),
-            **{f"distinct_{n}": len(found) / int(found.sum()) if len(found) else None for n, found in counts.items()},
-            **{f"entropy_{n}": _entropy(found) for n, found in counts.items()},
-            "compression": compression_ratio(captions, seed)}
+    return {
+        "words": int(counts[1].sum()),
+        "vocabulary": len(counts[1]),
+        **{f"distinct_{n}": len(found) / int(found.sum()) if len(found) else None for n, found in counts.items()},
+        **{f"entropy_{n}": _entropy(found) for n, found in counts.items()},
+        "compression": compression_ratio(captions, seed),
+    }
 
 
 def _entropy(counts: np.ndarray) -> float | None:

@@ -39,8 +39,11 @@ class FactCounts:
 
     def merge(self, other: "FactCounts") -> None:
         self.captions += other.captions
-        for mine, theirs in zip((self.stated, self.true, self.key, self.found),
-                                (other.stated, other.true, other.key, other.found), strict=True):
+        for mine, theirs in zip(
+            (self.stated, self.true, self.key, self.found),
+            (other.stated, other.true, other.key, other.found),
+            strict=True,
+        ):
             mine.update(theirs)
 
     def result(self) -> dict[str, Any] | None:
@@ -49,12 +52,21 @@ class FactCounts:
             return None
         from imagetext.scenes.facts import KINDS
 
-        kinds = {kind: _scores(self.stated[kind], self.true[kind], self.key[kind], self.found[kind])
-                 for kind in KINDS if self.stated[kind] or self.key[kind]}
+        kinds = {
+            kind: _scores(self.stated[kind], self.true[kind], self.key[kind], self.found[kind])
+            for kind in KINDS
+            if self.stated[kind] or self.key[kind]
+        }
         total = _scores(*(counts.total() for counts in (self.stated, self.true, self.key, self.found)))
         return {**total, "stated_per_caption": total["stated"] / self.captions, "kinds": kinds}
 
 
 def _scores(stated: int, true: int, key: int, found: int) -> dict[str, float | None]:
-    return {"precision": true / stated if stated else None, "recall": found / key if key else None,
-            "stated": stated, "true": true, "key": key, "found": found}
+    return {
+        "precision": true / stated if stated else None,
+        "recall": found / key if key else None,
+        "stated": stated,
+        "true": true,
+        "key": key,
+        "found": found,
+    }

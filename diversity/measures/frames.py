@@ -15,7 +15,8 @@ FUNCTION_WORDS = frozenset(
     "of in on at by for from to into onto with without over under near behind beside between above below across along around "
     "through up down out off against inside outside "
     "next front top "  # next to, in front of, on top of
-    "is are was were be being been has have had having".split())
+    "is are was were be being been has have had having".split()
+)
 
 
 def frames(captions: Iterable[str], most: int = 10) -> dict[str, list[list[Any]]]:
@@ -36,8 +37,10 @@ def frames(captions: Iterable[str], most: int = 10) -> dict[str, list[list[Any]]
             templates[template] += 1
             shuffled = name_hash(caption, "example"), caption  # so that order does not choose the example
             examples[template] = min(shuffled, examples.get(template, shuffled))
-    return {"templates": [[text, count / total, examples[text][1]] for text, count in _commonest(templates, most)],
-            "openings": [[text, count / total] for text, count in _commonest(openings, most)]}
+    return {
+        "templates": [[text, count / total, examples[text][1]] for text, count in _commonest(templates, most)],
+        "openings": [[text, count / total] for text, count in _commonest(openings, most)],
+    }
 
 
 def _template(found: list[str]) -> str:

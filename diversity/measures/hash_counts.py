@@ -16,9 +16,9 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-CAP = 1 << 20        # 16 MB of hashes and counts
-RANKS = 40           # points of a rank-frequency plot
-SURE = 8             # a common thing counts as known where what its count may lack is at most an eighth of it
+CAP = 1 << 20  # 16 MB of hashes and counts
+RANKS = 40  # points of a rank-frequency plot
+SURE = 8  # a common thing counts as known where what its count may lack is at most an eighth of it
 
 
 class Estimated(NamedTuple):
@@ -31,9 +31,9 @@ class Estimated(NamedTuple):
 class Commonest(NamedTuple):
     """Things seen often: the count of each is from `low` to `excess + absent`; any other was seen at most `absent` times."""
 
-    hashes: np.ndarray   # (M,) uint64, rising
-    low: np.ndarray      # (M,) int64
-    excess: np.ndarray   # (M,) int64, Misra and Gries' counters
+    hashes: np.ndarray  # (M,) uint64, rising
+    low: np.ndarray  # (M,) int64
+    excess: np.ndarray  # (M,) int64, Misra and Gries' counters
     absent: int
 
     def merged(self, other: "Commonest", size: int) -> "Commonest":
@@ -53,11 +53,11 @@ class HashCounts:
     def __init__(self, cap: int = CAP) -> None:
         self.cap = cap
         self.level = 0
-        self.total = 0                              # of all counts
+        self.total = 0  # of all counts
         self.hashes, self.counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)  # (K,) hashes rise
-        self.commonest: Commonest | None = None     # where level > 0
+        self.commonest: Commonest | None = None  # where level > 0
         self._waiting: list[np.ndarray] = []
-        self._size = 0                              # of what waits
+        self._size = 0  # of what waits
 
     def add(self, hashes: np.ndarray) -> None:
         """Counts each of the hashes (N,) once more."""
@@ -91,8 +91,10 @@ class HashCounts:
             self.commonest = mine.merged(commonest or Commonest(hashes, counts, counts, 0), self.cap // 16)
         self.level = max(self.level, level)
         mine, theirs = _below(self.level, self.hashes), _below(self.level, hashes)
-        self.hashes, self.counts = _add_up(np.concatenate([self.hashes[:mine], hashes[:theirs]]),
-                                           np.concatenate([self.counts[:mine], counts[:theirs]]))
+        self.hashes, self.counts = _add_up(
+            np.concatenate([self.hashes[:mine], hashes[:theirs]]),
+            np.concatenate([self.counts[:mine], counts[:theirs]]),
+        )
         if len(self.hashes) > self.cap:
             if not self.level:
                 nothing = Commonest(*(np.zeros(0, kind) for kind in (np.uint64, np.int64, np.int64)), 0)
@@ -104,7 +106,7 @@ class HashCounts:
     def distinct(self) -> Estimated:
         """How many different things there are: those of the sample times 2^level."""
         kept = len(self.compact().hashes)
-        return Estimated(kept * 2.0**self.level, (kept * (1 - 0.5**self.level))**0.5 * 2.0**self.level)
+        return Estimated(kept * 2.0**self.level, (kept * (1 - 0.5**self.level)) ** 0.5 * 2.0**self.level)
 
     def sum_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimated:
         """The sum over all different things of a function of their counts.
@@ -114,7 +116,9 @@ class HashCounts:
         low, high, light = self._strata()
         at_low, at_high = function(low), function(high)
         rest = _estimated(function(light), light, self.level, self.total - (low + high).sum() / 2)
-        return Estimated(float((at_low + at_high).sum() / 2) + rest.value, float(np.abs(at_high - at_low).sum() / 2) + rest.error)
+        return Estimated(
+            float((at_low + at_high).sum() / 2) + rest.value, float(np.abs(at_high - at_low).sum() / 2) + rest.error
+        )
 
     def entropy(self) -> Estimated | None:
         """Entropy of the things in bits, -Σ p log₂ p with p = count / total; None of nothing."""
@@ -126,8 +130,8 @@ class HashCounts:
     def lacking_in(self, other: "HashCounts") -> Estimated:
         """How many of all counts are of things that `other` never saw."""
         level = max(self.compact().level, other.compact().level)
-        hashes, theirs = (counts.hashes[:_below(level, counts.hashes)] for counts in (self, other))
-        counts = self.counts[:len(hashes)].astype(float)
+        hashes, theirs = (counts.hashes[: _below(level, counts.hashes)] for counts in (self, other))
+        counts = self.counts[: len(hashes)].astype(float)
         found = _estimated(counts * ~np.isin(hashes, theirs, assume_unique=True), counts, level, self.total)
         return Estimated(min(max(found.value, 0.0), self.total), found.error)
 
@@ -136,8 +140,10 @@ class HashCounts:
         hashes, low, high = self.compact().hashes, self.counts, self.counts
         if self.commonest is not None:
             common = self.commonest
-            hashes, low, high = (np.concatenate(pair) for pair in (
-                (hashes, common.hashes), (low, common.low), (high, common.excess + common.absent)))
+            hashes, low, high = (
+                np.concatenate(pair)
+                for pair in ((hashes, common.hashes), (low, common.low), (high, common.excess + common.absent))
+            )
         if not len(hashes):
             return 0, Estimated(0.0, 0.0)
         at = int((low + high).argmax())
@@ -150,7 +156,9 @@ class HashCounts:
         order = np.argsort(-counts, kind="stable")
         if not len(order):
             return []
-        last = np.cumsum(np.where(order < len(low), 1.0, 2.0**self.level))  # the last rank that each of them stands for
+        last = np.cumsum(
+            np.where(order < len(low), 1.0, 2.0**self.level)
+        )  # the last rank that each of them stands for
         ranks = np.unique(np.geomspace(1, last[-1], RANKS).round())
         return [(int(rank), round(counts[order[at]])) for rank, at in zip(ranks, np.searchsorted(last, ranks))]
 
@@ -190,5 +198,7 @@ def _estimated(values: np.ndarray, counts: np.ndarray, level: int, total: float)
         return Estimated(float(values.sum()), 0.0)
     slope = (values @ counts) / (counts @ counts) if len(counts) else 0.0
     departures = values - slope * counts
-    return Estimated(float(slope * total + departures.sum() * 2.0**level),
-                     float(((1 - 0.5**level) * (departures**2).sum())**0.5 * 2.0**level))
+    return Estimated(
+        float(slope * total + departures.sum() * 2.0**level),
+        float(((1 - 0.5**level) * (departures**2).sum()) ** 0.5 * 2.0**level),
+    )

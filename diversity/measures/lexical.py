@@ -9,8 +9,10 @@ import numpy as np
 
 from diversity.words.tokens import Tokens
 
-MBLEU_SMOOTHING = ("precisions without a match become 1/(2^k n-grams), k = 1, 2, ... (mteval-v13a, sacrebleu's default, "
-                   "nltk's method3); captions of fewer than four words use the orders they have")
+MBLEU_SMOOTHING = (
+    "precisions without a match become 1/(2^k n-grams), k = 1, 2, ... (mteval-v13a, sacrebleu's default, "
+    "nltk's method3); captions of fewer than four words use the orders they have"
+)
 
 # Odd 64-bit constants (Steele et al. 2014, SplitMix64), so that place in the n-gram matters.
 _GOLDEN, _MIX1, _MIX2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -29,11 +31,11 @@ _FACTORS = _scramble(np.arange(4096)) | np.uint64(1)
 
 def ngram_hashes(tokens: Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Every n-gram's hash (G,) and its caption (G,), in order; none crosses from one caption into the next."""
-    first, last = tokens.caption_of_word[:len(tokens.hashes) - n + 1], tokens.caption_of_word[n - 1:]
+    first, last = tokens.caption_of_word[: len(tokens.hashes) - n + 1], tokens.caption_of_word[n - 1 :]
     inside = first == last
     hashes = np.zeros(len(last), np.uint64)
     for place in range(n):
-        hashes += tokens.hashes[place:place + len(last)] * _FACTORS[place]
+        hashes += tokens.hashes[place : place + len(last)] * _FACTORS[place]
     return hashes[inside], last[inside]
 
 
@@ -74,9 +76,9 @@ def ngram_overlap(tokens: Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
     if not len(keys):
         return np.zeros(len(tokens.lengths)), distinct
     run_starts = np.flatnonzero(_changes(keys))
-    counts = np.diff(np.append(run_starts, len(keys)))       # (R,) of one n-gram in one caption
-    ngram_starts = np.flatnonzero(new_ngram[run_starts])     # where in the runs an n-gram begins
-    of_ngram = np.cumsum(new_ngram[run_starts]) - 1          # (R,)
+    counts = np.diff(np.append(run_starts, len(keys)))  # (R,) of one n-gram in one caption
+    ngram_starts = np.flatnonzero(new_ngram[run_starts])  # where in the runs an n-gram begins
+    of_ngram = np.cumsum(new_ngram[run_starts]) - 1  # (R,)
 
     most = np.maximum.reduceat(counts, ngram_starts)[of_ngram]
     is_most = counts == most
@@ -88,7 +90,7 @@ def ngram_overlap(tokens: Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _changes(values: np.ndarray) -> np.ndarray:
     """Which of the values (N,) differ from the one before; the first does."""
-    return np.concatenate([[True], values[1:] != values[:-1]])[:len(values)]
+    return np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
 
 
 def within_picture(tokens: Tokens) -> dict[str, np.ndarray]:
@@ -112,8 +114,10 @@ def within_picture(tokens: Tokens) -> dict[str, np.ndarray]:
         mbleu = np.bincount(tokens.picture_of_caption, bleu, tokens.pictures) / tokens.counts
         duplicates = (tokens.counts - np.bincount(unique, minlength=tokens.pictures)) / tokens.counts
         spread = {"div_1": div_1, "div_2": div_2, "mbleu_4": mbleu, "duplicates": duplicates}
-        return {"length": picture_words / tokens.counts,
-                **{name: np.where(several, found, np.nan) for name, found in spread.items()}}
+        return {
+            "length": picture_words / tokens.counts,
+            **{name: np.where(several, found, np.nan) for name, found in spread.items()},
+        }
 
 
 def _bleu(matched: list[np.ndarray], lengths: np.ndarray, reference_lengths: np.ndarray) -> np.ndarray:
@@ -122,7 +126,7 @@ def _bleu(matched: list[np.ndarray], lengths: np.ndarray, reference_lengths: np.
     for n, hits in enumerate(matched, start=1):
         totals = lengths - n + 1
         empty_orders += hits == 0
-        precision = np.where(hits == 0, 0.5 ** empty_orders, hits) / np.maximum(totals, 1)
+        precision = np.where(hits == 0, 0.5**empty_orders, hits) / np.maximum(totals, 1)
         logs += np.where(totals > 0, np.log(precision), 0)
     orders = np.clip(lengths, 1, 4)
     brevity = np.minimum(0, 1 - reference_lengths / np.maximum(lengths, 1))
@@ -138,8 +142,8 @@ def _closest_lengths(tokens: Tokens) -> np.ndarray:
     lengths, pictures = tokens.lengths[order], tokens.picture_of_caption[order]
     same = pictures[1:] == pictures[:-1]
     none = np.full(1, -1)
-    before = np.concatenate([none, np.where(same, lengths[:-1], -1)])[:len(order)]
-    after = np.concatenate([np.where(same, lengths[1:], -1), none])[:len(order)]
+    before = np.concatenate([none, np.where(same, lengths[:-1], -1)])[: len(order)]
+    after = np.concatenate([np.where(same, lengths[1:], -1), none])[: len(order)]
     nearer = (before < 0) | ((after >= 0) & (after - lengths < lengths - before))
     closest = np.empty(len(order), int)
     closest[order] = np.maximum(np.where(nearer, after, before), 0)

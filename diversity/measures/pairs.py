@@ -19,10 +19,10 @@ CELLS_AT_ONCE = 2**14  # P k², bounds the memory of a batch
 class Runs(NamedTuple):
     """Each n-gram of each caption once, those of one n-gram and one picture side by side, captions in order."""
 
-    ngrams: np.ndarray    # (R,) hashes, nearly sorted
+    ngrams: np.ndarray  # (R,) hashes, nearly sorted
     captions: np.ndarray  # (R,)
     pictures: np.ndarray  # (R,)
-    counts: np.ndarray    # (R,) how often the caption has the n-gram
+    counts: np.ndarray  # (R,) how often the caption has the n-gram
 
     def alike(self, apart: int) -> np.ndarray:
         """The runs that have their n-gram and picture in common with the run so many further on."""
@@ -64,7 +64,7 @@ def _side_by_side(hashes: np.ndarray) -> np.ndarray:
 
 
 def _equal(values: np.ndarray, apart: int) -> np.ndarray:
-    return values[:max(0, len(values) - apart)] == values[apart:]
+    return values[: max(0, len(values) - apart)] == values[apart:]
 
 
 def pair_sums(tokens: Tokens, runs: Runs, values: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def pair_sums(tokens: Tokens, runs: Runs, values: np.ndarray) -> np.ndarray:
     """
     k = int(tokens.counts.max(initial=1))
     places = np.arange(len(tokens.lengths)) - tokens.picture_ends[tokens.picture_of_caption]  # (C,) in its picture
-    rows = (tokens.picture_of_caption * k + places) * k                                       # (C,) first cell of its row
+    rows = (tokens.picture_of_caption * k + places) * k  # (C,) first cell of its row
     sums = np.zeros(tokens.pictures * k * k)
     for apart in range(k):
         first = runs.alike(apart)

@@ -23,8 +23,8 @@ from diversity.words.tokens import words
 Words = Sequence[str]
 References = Sequence[Sequence[Words]]  # of each picture
 
-SIGMA = 6.0   # CIDEr-D's allowance for another length, in words
-BETA = 1.2    # recall's weight in COCO's ROUGE-L
+SIGMA = 6.0  # CIDEr-D's allowance for another length, in words
+BETA = 1.2  # recall's weight in COCO's ROUGE-L
 
 
 def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -33,12 +33,18 @@ def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]
     References without a word are left out; an empty caption scores 0. Raises `ValueError` for a picture without references.
     """
     if not captions or len(captions) != len(references):
-        raise ValueError(f"{len(captions)} captions for {len(references)} pictures' references: needs one of each picture")
+        raise ValueError(
+            f"{len(captions)} captions for {len(references)} pictures' references: needs one of each picture"
+        )
     found = [words(caption) for caption in captions]
     wanted = [[split for text in texts if (split := words(text))] for texts in references]
     if empty := [at for at, of_picture in enumerate(wanted) if not of_picture]:
         raise ValueError(f"pictures {empty[:5]}: no reference with a word")
-    scores = {"cider_d": cider_d(found, wanted).mean(), "bleu_4": bleu_4(found, wanted), "rouge_l": rouge_l(found, wanted).mean()}
+    scores = {
+        "cider_d": cider_d(found, wanted).mean(),
+        "bleu_4": bleu_4(found, wanted),
+        "rouge_l": rouge_l(found, wanted).mean(),
+    }
     if (wordnet := _wordnet()) is not None:
         scores["meteor"] = meteor(found, wanted, wordnet).mean()
     return {name: float(score) for name, score in scores.items()}
@@ -63,17 +69,20 @@ class CiderD:
     def __init__(self, references: References):
         """`references` are those of all pictures; their n-grams are counted once, so a caption's score depends on no other."""
         self.pictures = len(references)
-        self.pictures_with = Counter(ngram for texts in references
-                                     for ngram in {ngram for text in texts for ngram in _ngrams(text)})
+        self.pictures_with = Counter(
+            ngram for texts in references for ngram in {ngram for text in texts for ngram in _ngrams(text)}
+        )
         self._weigh = lru_cache(1 << 14)(self._weigh_ngrams)
 
     def _weigh_ngrams(self, text: tuple[str, ...]) -> tuple[dict[Words, float], list[float]]:
         """The weight of each n-gram, and for each n the length of the vector of weights."""
-        weights = {ngram: count * math.log(self.pictures / max(1, self.pictures_with[ngram]))
-                   for ngram, count in _ngrams(text).items()}
+        weights = {
+            ngram: count * math.log(self.pictures / max(1, self.pictures_with[ngram]))
+            for ngram, count in _ngrams(text).items()
+        }
         squares = [0.0] * 4
         for ngram, weight in weights.items():
-            squares[len(ngram) - 1] += weight ** 2
+            squares[len(ngram) - 1] += weight**2
         return weights, list(map(math.sqrt, squares))
 
     def score(self, caption: Words, texts: Sequence[Words]) -> float:
@@ -87,7 +96,7 @@ class CiderD:
                 shared[len(ngram) - 1] += min(weights[ngram], others[ngram]) * others[ngram]
             cosines = [part / (one * other) for part, one, other in zip(shared, norms, other_norms) if part]
             apart = len(caption) - len(text)
-            score += 10 * sum(cosines) / 4 * math.exp(-apart ** 2 / (2 * SIGMA ** 2))
+            score += 10 * sum(cosines) / 4 * math.exp(-(apart**2) / (2 * SIGMA**2))
         return score / len(texts)
 
 
@@ -124,7 +133,7 @@ def rouge_l(captions: Sequence[Words], references: References) -> np.ndarray:
         common = [common_words(caption, text) for text in texts]
         if any(common):
             precision, recall = max(common) / len(caption), max(n / len(text) for n, text in zip(common, texts))
-            scores[at] = (1 + BETA ** 2) * precision * recall / (recall + BETA ** 2 * precision)
+            scores[at] = (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
     return scores
 
 
@@ -139,8 +148,12 @@ def meteor(captions: Sequence[Words], references: References, wordnet: Any) -> n
 
     stemmer = PorterStemmer()
     stemmer.stem = lru_cache(1 << 14)(stemmer.stem)  # takes most of the time
-    return np.array([meteor_score(texts, caption, stemmer=stemmer, wordnet=wordnet)
-                     for caption, texts in zip(captions, references, strict=True)])
+    return np.array(
+        [
+            meteor_score(texts, caption, stemmer=stemmer, wordnet=wordnet)
+            for caption, texts in zip(captions, references, strict=True)
+        ]
+    )
 
 
 class NoSynonyms:
@@ -168,7 +181,7 @@ def _ngrams(text: Words) -> Counter[Words]:
 
 @lru_cache(1 << 14)
 def _ngrams_of(text: tuple[str, ...]) -> Counter[Words]:
-    return Counter(text[at:at + n] for n in (1, 2, 3, 4) for at in range(len(text) - n + 1))
+    return Counter(text[at : at + n] for n in (1, 2, 3, 4) for at in range(len(text) - n + 1))
 
 
 def common_words(one: Words, other: Words) -> int:

@@ -29,7 +29,9 @@ class DocumentFrequency:
                 found.append(np.delete(runs.ngrams, runs.alike(1)))  # leaves one of each picture
         ngrams, counts = np.unique(np.concatenate(found), return_counts=True)
         self.unseen = np.log(len(groups))
-        self.ngrams = np.append(np.uint64(0), ngrams)  # (D + 1,) sorted; a first one, so that no hash stands before all
+        self.ngrams = np.append(
+            np.uint64(0), ngrams
+        )  # (D + 1,) sorted; a first one, so that no hash stands before all
         self.weights = np.append(self.unseen, np.log(len(groups) / counts))  # (D + 1,)
 
     def weigh(self, ngrams: np.ndarray) -> np.ndarray:
@@ -49,18 +51,22 @@ def self_cider(tokens: Tokens, document_frequency: DocumentFrequency) -> np.ndar
     Wang and Chan 2019, "Describing like Humans: on Diversity in Image Captioning". Their script takes CIDEr-D instead, which
     clips counts and punishes other lengths; its matrix can have negative eigenvalues.
     """
-    cosines = sum(_cosines(tokens, n, document_frequency) for n in ORDERS)              # (P, k, k)
-    orders = np.diagonal(cosines, axis1=1, axis2=2)                                     # (P, k)
+    cosines = sum(_cosines(tokens, n, document_frequency) for n in ORDERS)  # (P, k, k)
+    orders = np.diagonal(cosines, axis1=1, axis2=2)  # (P, k)
     scale = np.divide(1, np.sqrt(orders), out=np.zeros_like(orders), where=orders > 0)  # (P, k)
-    eigenvalues = np.linalg.eigvalsh(cosines * scale[:, :, None] * scale[:, None, :])   # (P, k) rising; of the lower triangle
+    eigenvalues = np.linalg.eigvalsh(
+        cosines * scale[:, :, None] * scale[:, None, :]
+    )  # (P, k) rising; of the lower triangle
     roots = np.sqrt(np.where(eigenvalues > ROUNDING * eigenvalues[:, -1:], eigenvalues, 0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.log(roots.sum(axis=1) / roots[:, -1]) / np.log(tokens.counts)  # 0 / 0 for one caption, and without a weight
+        return np.log(roots.sum(axis=1) / roots[:, -1]) / np.log(
+            tokens.counts
+        )  # 0 / 0 for one caption, and without a weight
 
 
 def _cosines(tokens: Tokens, n: int, document_frequency: DocumentFrequency) -> np.ndarray:
     """Of every two captions of a picture, as `pair_sums` has them, the cosine of their weighed n-grams (P, k, k)."""
     runs = ngram_runs(tokens, n)
-    weights = runs.counts * document_frequency.weigh(runs.ngrams)                                # (R,)
+    weights = runs.counts * document_frequency.weigh(runs.ngrams)  # (R,)
     norms = np.sqrt(np.bincount(runs.captions, weights**2, len(tokens.lengths)))[runs.captions]  # (R,)
     return pair_sums(tokens, runs, np.divide(weights, norms, out=np.zeros_like(weights), where=norms > 0))

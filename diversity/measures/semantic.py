@@ -14,7 +14,7 @@ from diversity.measures.pairs import Groups
 from imagetext.shown import Progress
 
 ORDERS = {"0.5": 0.5, "1": 1.0, "2": 2.0, "inf": np.inf}  # of Vendi scores
-NEIGHBOUR = 5        # whose distance is near enough, as in Naeem et al.
+NEIGHBOUR = 5  # whose distance is near enough, as in Naeem et al.
 ROWS_AT_ONCE = 4096  # bounds the memory of a step
 PAIRS_AT_ONCE = 512  # of these with all other captions
 
@@ -28,15 +28,17 @@ class VendiAccumulator:
 
     def __init__(self, dimension: int):
         self.count = 0
-        self.total = np.zeros(dimension)                 # (D,) sum of the rows
+        self.total = np.zeros(dimension)  # (D,) sum of the rows
         self.moments = np.zeros((dimension, dimension))  # (D, D) sum of their outer products
         self.precision = float(np.finfo(np.float64).eps)  # of the least precise rows
 
     def update(self, embeddings: np.ndarray) -> None:
         """Adds rows (N, D), which are scaled to length 1; ValueError where one has no direction."""
-        embeddings = embeddings.astype(np.result_type(embeddings, np.float32), copy=False)  # so that half precision is not summed
+        embeddings = embeddings.astype(
+            np.result_type(embeddings, np.float32), copy=False
+        )  # so that half precision is not summed
         for start in range(0, len(embeddings), ROWS_AT_ONCE):
-            rows = unit(embeddings[start:start + ROWS_AT_ONCE])
+            rows = unit(embeddings[start : start + ROWS_AT_ONCE])
             self.count += len(rows)
             self.total += rows.sum(axis=0, dtype=np.float64)
             self.moments += rows.T @ rows
@@ -63,8 +65,11 @@ class VendiAccumulator:
         n = self.count
         vendi = vendi_scores(np.linalg.eigvalsh(self.moments), self.precision) if n else dict.fromkeys(ORDERS)
         distance = max(0.0, float(n**2 - self.total @ self.total) / (n * (n - 1))) if n > 1 else None
-        return {"captions": n, "vendi": {q: None if score is None else float(score) for q, score in vendi.items()},
-                "cosine_distance": distance}
+        return {
+            "captions": n,
+            "vendi": {q: None if score is None else float(score) for q, score in vendi.items()},
+            "cosine_distance": distance,
+        }
 
 
 def vendi_scores(eigenvalues: np.ndarray, precision: float) -> dict[str, np.ndarray]:
@@ -98,9 +103,9 @@ def within_picture(embeddings: np.ndarray, counts: np.ndarray) -> dict[str, Any]
     for k in np.unique(counts[counts > 1]).tolist():
         having = np.flatnonzero(counts == k)
         for start in range(0, len(having), ROWS_AT_ONCE):
-            pictures = having[start:start + ROWS_AT_ONCE]
+            pictures = having[start : start + ROWS_AT_ONCE]
             rows = unit(embeddings[firsts[pictures, None] + np.arange(k)].astype(np.float64))  # (P, k, D)
-            cosines = rows @ rows.transpose(0, 2, 1)                                           # (P, k, k)
+            cosines = rows @ rows.transpose(0, 2, 1)  # (P, k, k)
             distance[pictures] = np.maximum(0, (k**2 - cosines.sum(axis=(1, 2))) / (k * (k - 1)))
             for q, scores in vendi_scores(np.linalg.eigvalsh(cosines), np.finfo(np.float64).eps).items():
                 vendi[q][pictures] = scores
@@ -128,8 +133,9 @@ class SemanticScores(NamedTuple):
     signs: dict[str, np.ndarray]
 
 
-def semantic_scores(embedder: Embedder, columns: Mapping[str, Groups], references: Groups | None = None,
-                    human: str | None = None) -> dict[str, SemanticScores]:
+def semantic_scores(
+    embedder: Embedder, columns: Mapping[str, Groups], references: Groups | None = None, human: str | None = None
+) -> dict[str, SemanticScores]:
     """Spread in meaning of each column, within its pictures and over the set, and its coverage of the references, if any.
 
     columns[column][p] are the captions of picture p, references[p] all its human ones. `human` names the column that consists of
@@ -153,11 +159,20 @@ def semantic_scores(embedder: Embedder, columns: Mapping[str, Groups], reference
         sums = VendiAccumulator(embeddings.shape[1])
         sums.update(embeddings.astype(np.float64))
         whole = sums.result()
-        found[name] = SemanticScores(pictures, {
-            "cosine_distance": mean(within["cosine_distance"]), "set_cosine_distance": whole["cosine_distance"],
-            "vendi": {q: mean(scores) for q, scores in within["vendi"].items()}, "set_vendi": whole["vendi"],
-            "captions": whole["captions"], "coverage": None, "found_meaning": None,
-            **{score: mean(pictures[score]) for score in ("coverage", "found_meaning") if score in pictures}}, signs)
+        found[name] = SemanticScores(
+            pictures,
+            {
+                "cosine_distance": mean(within["cosine_distance"]),
+                "set_cosine_distance": whole["cosine_distance"],
+                "vendi": {q: mean(scores) for q, scores in within["vendi"].items()},
+                "set_vendi": whole["vendi"],
+                "captions": whole["captions"],
+                "coverage": None,
+                "found_meaning": None,
+                **{score: mean(pictures[score]) for score in ("coverage", "found_meaning") if score in pictures},
+            },
+            signs,
+        )
     return found
 
 
@@ -172,14 +187,16 @@ class HumanCaptions:
     def __init__(self, embeddings: np.ndarray, counts: np.ndarray):
         """`embeddings` (M, D) of length 1, picture by picture; `counts` (P,), how many a picture has."""
         owners = np.repeat(np.arange(len(counts)), counts)  # (M,)
-        enough = np.full(len(owners), -np.inf)              # (M,) cosines; -inf where other pictures have too few captions
-        for start in Progress(range(0, len(owners), PAIRS_AT_ONCE), desc="nearest human captions", unit="block", delay=2):
+        enough = np.full(len(owners), -np.inf)  # (M,) cosines; -inf where other pictures have too few captions
+        for start in Progress(
+            range(0, len(owners), PAIRS_AT_ONCE), desc="nearest human captions", unit="block", delay=2
+        ):
             rows = slice(start, start + PAIRS_AT_ONCE)
             cosines = np.where(owners[rows, None] == owners, -np.inf, embeddings[rows] @ embeddings.T)  # (rows, M)
             if len(owners) >= NEIGHBOUR:
                 enough[rows] = np.partition(cosines, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR]
         self._of_picture, self._enough = split_rows(embeddings, counts), split_rows(enough, counts)
-        self._means = np.stack([vectors.mean(axis=0) for vectors in self._of_picture])                  # (P, D)
+        self._means = np.stack([vectors.mean(axis=0) for vectors in self._of_picture])  # (P, D)
 
     def covered(self, embeddings: np.ndarray, counts: np.ndarray, themselves: bool = False) -> np.ndarray:
         """The share of each picture's human captions that one of its captions covers (P,), NaN where undefined.
@@ -189,15 +206,14 @@ class HumanCaptions:
         scores = np.full(len(counts), np.nan)
         pictures = zip(self._of_picture, self._enough, split_rows(embeddings, counts), strict=True)
         for at, (human, enough, captions) in enumerate(pictures):
-            cosines = human @ captions.T                                        # (M, k) of the picture
+            cosines = human @ captions.T  # (M, k) of the picture
             if themselves:
                 cosines = np.where(cosines > 1 - SAME, -np.inf, cosines)
-            nearest = cosines.max(axis=1, initial=-np.inf)                      # (M,)
+            nearest = cosines.max(axis=1, initial=-np.inf)  # (M,)
             counted = np.isfinite(nearest) & np.isfinite(enough)
             if counted.any():
                 scores[at] = (nearest >= enough - SAME)[counted].mean()
         return scores
-
 
     def shares_behind(self, embeddings: np.ndarray, counts: np.ndarray, themselves: bool = False) -> np.ndarray:
         """Of each caption (N,) the share of other pictures to whose human captions it is less like than to its own picture's.
@@ -207,8 +223,8 @@ class HumanCaptions:
         shares = np.full(len(embeddings), np.nan)
         owners = np.repeat(np.arange(len(counts)), counts)
         for start in range(0, len(owners), PAIRS_AT_ONCE):
-            likeness = embeddings[start:start + PAIRS_AT_ONCE] @ self._means.T                          # (rows, P)
-            for at, (of_caption, picture) in enumerate(zip(likeness, owners[start:start + PAIRS_AT_ONCE]), start):
+            likeness = embeddings[start : start + PAIRS_AT_ONCE] @ self._means.T  # (rows, P)
+            for at, (of_caption, picture) in enumerate(zip(likeness, owners[start : start + PAIRS_AT_ONCE]), start):
                 human = len(self._of_picture[picture])
                 if themselves and human > 1:
                     of_caption[picture] = (human * of_caption[picture] - 1) / (human - 1)

@@ -12,7 +12,7 @@ import numpy as np
 from diversity.measures.references import Words, common_words
 
 LONGEST = 20  # words of a caption whose order is looked at
-NEAR = 0.6    # of the words of the longer of two captions, where one may be a copy of the other
+NEAR = 0.6  # of the words of the longer of two captions, where one may be a copy of the other
 EXPECTED = 2  # times that two words would be neighbours if any were, so that it says something if they never are
 
 
@@ -37,11 +37,14 @@ class Language:
         caption, own = caption[:LONGEST], self._pairs[picture]
         if len(caption) < 3:
             return np.nan, np.nan
-        known = [[self._pictures_with_pair[one, other] > ((one, other) in own) for other in caption] for one in caption]
+        known = [
+            [self._pictures_with_pair[one, other] > ((one, other) in own) for other in caption] for one in caption
+        ]
         places = range(len(caption))
         neighbours = [known[at][at + 1] for at in places[:-1]]
         return sum(neighbours) / len(neighbours), (sum(map(sum, known)) - sum(known[at][at] for at in places)) / (
-            len(caption) * (len(caption) - 1))
+            len(caption) * (len(caption) - 1)
+        )
 
     def strangers(self, caption: Words, picture: int) -> tuple[float, float]:
         """How many pairs of neighbours are common words, and how many of these stand under no other picture.
@@ -51,7 +54,11 @@ class Language:
         """
         if not caption:
             return np.nan, np.nan
-        common = [pair for pair in pairwise(caption) if self._times[pair[0]] * self._times[pair[1]] >= EXPECTED * self._length]
+        common = [
+            pair
+            for pair in pairwise(caption)
+            if self._times[pair[0]] * self._times[pair[1]] >= EXPECTED * self._length
+        ]
         return len(common), sum(self._pictures_with_pair[pair] <= (pair in self._pairs[picture]) for pair in common)
 
     def known(self, caption: Words) -> float:
@@ -67,7 +74,9 @@ class Language:
         if len(caption) < 3:
             return (np.nan,) * 3
         here, others = {word for text in own for word in text}, max(1, len(self._words) - 1)
-        grounded = [(word in here) - (self._pictures_with[word] - (word in self._words[picture])) / others for word in caption]
+        grounded = [
+            (word in here) - (self._pictures_with[word] - (word in self._words[picture])) / others for word in caption
+        ]
         third = len(caption) // 3
         return sum(grounded[:third]) / third, sum(grounded[-third:]) / third, sum(grounded) / len(grounded)
 
@@ -92,8 +101,8 @@ def alike(texts: Sequence[Sequence[Words]]) -> np.ndarray:
     Much like: at least half of their words are in both (Jaccard). Of people's free descriptions one in four is, in a thousand
     pictures; where nearly all are, they follow templates, and an honest captioner says the same sentence as people do.
     """
-    sets = [set(text) for group in texts for text in group]                       # (H,)
-    owners = np.repeat(np.arange(len(texts)), [len(group) for group in texts])    # (H,)
+    sets = [set(text) for group in texts for text in group]  # (H,)
+    owners = np.repeat(np.arange(len(texts)), [len(group) for group in texts])  # (H,)
     sizes, holders = np.array([len(found) for found in sets]), {}
     for at, found in enumerate(sets):
         for word in found:

@@ -18,10 +18,19 @@ from diversity.measures.accumulate import quantile
 from diversity.measures.catalogue import Measure
 from diversity.report import DiversityReport
 
-COLOURS = ("#3f7fd6", "#d8722f", "#3d9b78", "#a965b8", "#b58a1e", "#cf5763", "#3d97aa", "#8a7d5a")  # on light and on dark
+COLOURS = (
+    "#3f7fd6",
+    "#d8722f",
+    "#3d9b78",
+    "#a965b8",
+    "#b58a1e",
+    "#cf5763",
+    "#3d97aa",
+    "#8a7d5a",
+)  # on light and on dark
 REFERENCE_COLOUR = "#8b9099"
 INK = "#010203"  # stands for the text's colour, which light and dark pages set
-GRID = 200       # points of a drawn density
+GRID = 200  # points of a drawn density
 BADGE, RING = 10.5, 16  # points across
 
 Drawing = tuple[str, str, Figure]  # as a Plot, before it is written
@@ -51,39 +60,72 @@ class Plot(NamedTuple):
 def columns_of(report: DiversityReport) -> list[Column]:
     """The columns in the order of the report's rows; captioners are numbered, the human one is H."""
     marks, colours = itertools.count(1), itertools.cycle(COLOURS)
-    return [Column(name, report.labels[name], "H", REFERENCE_COLOUR, True, False, False) if name == report.references else
-            Column(name, report.labels[name], str(next(marks)), next(colours), False, name == report.verdict.winner,
-                   name in report.verdict.suspects)
-            for name in report.rows]
+    return [
+        Column(name, report.labels[name], "H", REFERENCE_COLOUR, True, False, False)
+        if name == report.references
+        else Column(
+            name,
+            report.labels[name],
+            str(next(marks)),
+            next(colours),
+            False,
+            name == report.verdict.winner,
+            name in report.verdict.suspects,
+        )
+        for name in report.rows
+    ]
 
 
 def plots(report: DiversityReport, columns: Sequence[Column]) -> list[Plot]:
     """Those for which the report has the numbers."""
-    found = (_spread_and_fidelity(report, columns), _distributions(report, columns), _lengths(report, columns),
-             _rank_frequency(report, columns))
+    found = (
+        _spread_and_fidelity(report, columns),
+        _distributions(report, columns),
+        _lengths(report, columns),
+        _rank_frequency(report, columns),
+    )
     return [Plot(title, words, svg(figure, title)) for title, words, figure in filter(None, found)]
 
 
 def _spread_and_fidelity(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     both = [catalogue.OF_SCORE[score] for score in (report.spread, report.fidelity) if score]
-    places = {column: [np.multiply(_factor(measure), report.intervals[column.name][measure.score]) for measure in both]
-              for column in columns if all(measure.score in report.intervals[column.name] for measure in both)}
+    places = {
+        column: [np.multiply(_factor(measure), report.intervals[column.name][measure.score]) for measure in both]
+        for column in columns
+        if all(measure.score in report.intervals[column.name] for measure in both)
+    }
     if len(both) < 2 or not places:
         return None
     figure, axes = plot(4.2, 2.9)
     for column, (x, y) in places.items():
-        axes.plot(x[1:], [y[0]] * 2, [x[0]] * 2, y[1:], color=column.colour, alpha=0.75, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(
+            x[1:], [y[0]] * 2, [x[0]] * 2, y[1:], color=column.colour, alpha=0.75, linewidth=1.6, solid_capstyle="butt"
+        )
         if column.best:
-            axes.plot(x[0], y[0], "o", markersize=RING, markerfacecolor="none", color=column.colour, markeredgewidth=1.2,
-                      clip_on=False)
+            axes.plot(
+                x[0],
+                y[0],
+                "o",
+                markersize=RING,
+                markerfacecolor="none",
+                color=column.colour,
+                markeredgewidth=1.2,
+                clip_on=False,
+            )
         if column.suspect:
             axes.plot(x[0], y[0], "x", markersize=RING + 4, color=column.colour, markeredgewidth=1.2, clip_on=False)
         _badge(axes, x[0], y[0], column)
     axes.margins(0.16)
     _fit(axes, "x", both[0])
     _fit(axes, "y", both[1])
-    return "Spread against fidelity", ("Up is more faithful, right more varied; right alone may be noise. Lines are 95 % "
-                                       "intervals. A ring: the best captioner. Crossed out: suspect."), figure
+    return (
+        "Spread against fidelity",
+        (
+            "Up is more faithful, right more varied; right alone may be noise. Lines are 95 % "
+            "intervals. A ring: the best captioner. Crossed out: suspect."
+        ),
+        figure,
+    )
 
 
 def _factor(measure: Measure) -> int:
@@ -103,8 +145,11 @@ def _fit(axes: Axes, name: str, measure: Measure) -> None:
 def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     measure = catalogue.OF_SCORE[report.spread or report.fidelity]
     most = 100 if measure.unit == "percent" else np.inf
-    known = {column: np.clip(np.multiply(_factor(measure), report.distributions[column.name][measure.score]), 0, most)
-             for column in columns if measure.score in report.distributions[column.name]}
+    known = {
+        column: np.clip(np.multiply(_factor(measure), report.distributions[column.name][measure.score]), 0, most)
+        for column in columns
+        if measure.score in report.distributions[column.name]
+    }
     if not known:
         return None
     low, high = min(map(min, known.values())), max(map(max, known.values()))
@@ -114,11 +159,13 @@ def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawin
     for row, (column, quantiles) in enumerate(known.items()):
         levels = np.linspace(0, 1, len(quantiles))
         values = np.interp(np.linspace(0, 1, 1001), levels, quantiles)
-        heights = np.exp(-((at[:, None] - values) / width) ** 2 / 2).mean(axis=1)
+        heights = np.exp(-(((at[:, None] - values) / width) ** 2) / 2).mean(axis=1)
         top = -row + 0.78 * heights / heights.max()
         first, middle, last = np.interp((0.25, 0.5, 0.75), levels, quantiles)
         axes.fill_between(at, -row, top, color=column.colour, alpha=0.3, linewidth=0)
-        axes.fill_between(at, -row, top, where=(first <= at) & (at <= last), color=column.colour, alpha=0.55, linewidth=0)
+        axes.fill_between(
+            at, -row, top, where=(first <= at) & (at <= last), color=column.colour, alpha=0.55, linewidth=0
+        )
         axes.plot([middle] * 2, [-row, np.interp(middle, at, top)], color=INK, alpha=0.8, linewidth=1.4)
         axes.plot(at, top, color=column.colour, linewidth=1.2)
         _badge(axes, at[0], -row + 0.2, column)
@@ -127,8 +174,14 @@ def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawin
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{measure.label} of a picture{', %' if measure.unit == 'percent' else ''}")
-    return "Picture by picture", (f"How many pictures have which {measure.label}: the line is the median, the middle half is "
-                                  "darker. Each column is drawn to its own height."), figure
+    return (
+        "Picture by picture",
+        (
+            f"How many pictures have which {measure.label}: the line is the median, the middle half is "
+            "darker. Each column is drawn to its own height."
+        ),
+        figure,
+    )
 
 
 def _lengths(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
@@ -169,8 +222,14 @@ def _rank_frequency(report: DiversityReport, columns: Sequence[Column]) -> Drawi
         axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("rank of the word")
     axes.set_ylabel("share of all words")
-    return "Rank and frequency", ("From the commonest word, left, to the rarest. A curve that ends early has few words, and "
-                                  "uses each of them often."), figure
+    return (
+        "Rank and frequency",
+        (
+            "From the commonest word, left, to the rarest. A curve that ends early has few words, and "
+            "uses each of them often."
+        ),
+        figure,
+    )
 
 
 def _draw(axes: Axes, curves: Curves, where: Mapping[Column, np.ndarray]) -> None:
@@ -186,8 +245,17 @@ def _draw(axes: Axes, curves: Curves, where: Mapping[Column, np.ndarray]) -> Non
 
 def _badge(axes: Axes, x: float, y: float, column: Column) -> None:
     axes.plot(x, y, "o", color=column.colour, markersize=BADGE, markeredgewidth=0, clip_on=False, zorder=5)
-    axes.annotate(column.mark, (x, y), color="#ffffff", size=7, weight="bold", ha="center", va="center_baseline", zorder=6,
-                  annotation_clip=False)
+    axes.annotate(
+        column.mark,
+        (x, y),
+        color="#ffffff",
+        size=7,
+        weight="bold",
+        ha="center",
+        va="center_baseline",
+        zorder=6,
+        annotation_clip=False,
+    )
 
 
 def plot(width: float = 4.7, height: float = 2.9) -> tuple[Figure, Axes]:
@@ -213,7 +281,11 @@ def svg(figure: Figure, label: str = "") -> Markup:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", transparent=True)
     drawn = buffer.getvalue()
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg"):], flags=re.DOTALL)
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r"#([\w.]+)", drawn))
-    drawn = re.sub(r'\bid="([^"]*)"', lambda found: found[0] if found[1] in used else "", drawn)  # others are twice on one page
-    return Markup(drawn.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))
+    drawn = re.sub(
+        r'\bid="([^"]*)"', lambda found: found[0] if found[1] in used else "", drawn
+    )  # others are twice on one page
+    return Markup(
+        drawn.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    )

@@ -10,18 +10,30 @@ from diversity.verdict.mixes import Mixes
 from diversity.verdict.winner import Verdict
 
 STUDENT = "No figure here is shown to predict a student's accuracy."
-SHOWN = 3    # captioners or pairs whose figures a sentence gives
+SHOWN = 3  # captioners or pairs whose figures a sentence gives
 REASONS = 2  # why a captioner is suspect
-FEW = 30     # pictures; intervals of fewer are too narrow
+FEW = 30  # pictures; intervals of fewer are too narrow
 
 
-BY = {"facts": "the facts that their captions state", "clip": "CLIP's view of captions and pictures",
-      "references": "agreement with the human captions"}
+BY = {
+    "facts": "the facts that their captions state",
+    "clip": "CLIP's view of captions and pictures",
+    "references": "agreement with the human captions",
+}
 
 
-def answer(*, labels: Mapping[str, str], references: str | None, pictures: int, intervals: Mapping[str, Mapping[str, Estimate]],
-           differences: Sequence[Difference], verdict: Verdict, spread: str | None, mixes: Mixes | None,
-           measures: Mapping[str, Measure]) -> tuple[str, ...]:
+def answer(
+    *,
+    labels: Mapping[str, str],
+    references: str | None,
+    pictures: int,
+    intervals: Mapping[str, Mapping[str, Estimate]],
+    differences: Sequence[Difference],
+    verdict: Verdict,
+    spread: str | None,
+    mixes: Mixes | None,
+    measures: Mapping[str, Measure],
+) -> tuple[str, ...]:
     """Three to eight sentences in plain text, the verdict first.
 
     `labels` has the name to print of each row, human one included; `pictures` are those by which fidelity is known;
@@ -32,9 +44,17 @@ def answer(*, labels: Mapping[str, str], references: str | None, pictures: int, 
     captioners = [name for name in labels if name != references]
     decisive = tuple(measures[score] for score in verdict.measures)
     evidence = _Evidence(labels, captioners, intervals, axes, decisive, _both_ways(differences), verdict)
-    found = (_best(evidence), _suspects(evidence), _figures(evidence, pictures), _noise(evidence),
-             _apart(evidence, len(differences)), _mix(evidence, mixes, measures),
-             _human(evidence, references), _unknown(evidence, pictures), STUDENT)
+    found = (
+        _best(evidence),
+        _suspects(evidence),
+        _figures(evidence, pictures),
+        _noise(evidence),
+        _apart(evidence, len(differences)),
+        _mix(evidence, mixes, measures),
+        _human(evidence, references),
+        _unknown(evidence, pictures),
+        STUDENT,
+    )
     return tuple(sentence for sentence in found if sentence)
 
 
@@ -45,9 +65,9 @@ class _Evidence:
     labels: Mapping[str, str]
     captioners: Sequence[str]
     intervals: Mapping[str, Mapping[str, Estimate]]
-    axes: tuple[Measure, ...]                                  # fidelity, then spread where there is one
-    decisive: tuple[Measure, ...]                              # all measures of fidelity that the verdict goes by
-    differences: Mapping[tuple[str, str, str], Difference]     # (score, first, second), in both orders
+    axes: tuple[Measure, ...]  # fidelity, then spread where there is one
+    decisive: tuple[Measure, ...]  # all measures of fidelity that the verdict goes by
+    differences: Mapping[tuple[str, str, str], Difference]  # (score, first, second), in both orders
     verdict: Verdict
 
     @property
@@ -68,8 +88,10 @@ class _Evidence:
         """The column's fidelity and spread in figures, e.g. "CLIPScore 0.712 (0.702 to 0.722) and Div-2 0.6 (0.5 to 0.7)"."""
         intervals = self.intervals[column]
         found = [(measure, intervals[measure.score]) for measure in self.axes if measure.score in intervals]
-        return " and ".join(f"{measure.label} {measure.written(mean)}{_range(measure.written(low), measure.written(high))}"
-                            for measure, (mean, low, high) in found)
+        return " and ".join(
+            f"{measure.label} {measure.written(mean)}{_range(measure.written(low), measure.written(high))}"
+            for measure, (mean, low, high) in found
+        )
 
     def change(self, measure: Measure, column: str, other: str) -> str:
         """How far the column is from the other, "" where that is not known."""
@@ -93,6 +115,7 @@ def _both_ways(differences: Sequence[Difference]) -> dict[tuple[str, str, str], 
 
 def _change(measure: Measure, estimate: Estimate) -> str:
     """A difference in words, e.g. "0.012 lower (0.030 lower to 0.006 higher)"."""
+
     def amount(value: float) -> str:
         return measure.written(abs(value)).replace(PERCENT, " points")
 
@@ -116,7 +139,10 @@ def _range(low: str, high: str) -> str:
 
 def _ahead_in(evidence: _Evidence, winner: str, behind: Sequence[str]) -> str:
     """The measures in which the winner is ahead of all of these, else those in which it is ahead of some."""
-    ahead = {measure.label: [evidence.better(measure, winner, other) > 0 for other in behind] for measure in evidence.decisive}
+    ahead = {
+        measure.label: [evidence.better(measure, winner, other) > 0 for other in behind]
+        for measure in evidence.decisive
+    }
     of_all = [label for label, of_each in ahead.items() if all(of_each)]
     return _and(of_all) if of_all else " or ".join(label for label, of_each in ahead.items() if any(of_each))
 
@@ -127,8 +153,10 @@ def _best(evidence: _Evidence) -> str:
     if count == 1:
         return ""
     if verdict.evidence == "form":
-        return ("No captioner is named best: nothing here shows whether captions are true of their pictures. Add human captions "
-                "(--references) or a CLIP model that knows such pictures (--clip) to find out which is.")
+        return (
+            "No captioner is named best: nothing here shows whether captions are true of their pictures. Add human captions "
+            "(--references) or a CLIP model that knows such pictures (--clip) to find out which is."
+        )
     if verdict.winner:
         behind = [name for name in evidence.captioners if name not in (verdict.winner, *verdict.only_repeat)]
         others = "the other" if count == 2 else "every other" if len(behind) == count - 1 else "the others"
@@ -140,25 +168,39 @@ def _best(evidence: _Evidence) -> str:
         return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect."
     leader = verdict.ranking[0]
     if leader in verdict.doubts and not verdict.not_behind:
-        return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} is ahead, but these "
-                f"pictures leave it in doubt whether {verdict.doubts[leader][0].words}.")
-    names = [f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind]
+        return (
+            f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} is ahead, but these "
+            f"pictures leave it in doubt whether {verdict.doubts[leader][0].words}."
+        )
+    names = [
+        f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind
+    ]
     of = " of those that are not suspect" if verdict.suspects else ""
-    return (f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest "
-            f"{evidence.axes[0].label}{of}, but is not clearly ahead of {_and(names)}.")
+    return (
+        f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest "
+        f"{evidence.axes[0].label}{of}, but is not clearly ahead of {_and(names)}."
+    )
 
 
 def _suspects(evidence: _Evidence) -> str:
     """Which captioners are suspect, and why."""
-    found = [f"{evidence.labels[column]}, since {', and '.join(reason.words for reason in reasons[:REASONS])}"
-             for column, reasons in evidence.verdict.suspects.items()]
+    found = [
+        f"{evidence.labels[column]}, since {', and '.join(reason.words for reason in reasons[:REASONS])}"
+        for column, reasons in evidence.verdict.suspects.items()
+    ]
     return f"Suspect, and so never named best: {'; '.join(found)}." if found else ""
 
 
 def _figures(evidence: _Evidence, pictures: int) -> str:
     """The figures of the first captioners."""
-    figures = "; ".join(f"{evidence.labels[column]} has {evidence.levels(column) or 'no figures'}" for column in evidence.first)
-    return f"{figures}, over {pictures} pictures; 95 % intervals in brackets." if pictures > 1 else f"{figures}, over 1 picture."
+    figures = "; ".join(
+        f"{evidence.labels[column]} has {evidence.levels(column) or 'no figures'}" for column in evidence.first
+    )
+    return (
+        f"{figures}, over {pictures} pictures; 95 % intervals in brackets."
+        if pictures > 1
+        else f"{figures}, over 1 picture."
+    )
 
 
 def _noise(evidence: _Evidence) -> str:
@@ -169,22 +211,34 @@ def _noise(evidence: _Evidence) -> str:
     up = -1 if fidelity.better == "lower" else 1
     suspects = {}
     for column in evidence.verdict.ranking:
-        others = [other for other in evidence.labels
-                  if evidence.better(spread, column, other) > 0 and evidence.better(fidelity, column, other) < 0]
+        others = [
+            other
+            for other in evidence.labels
+            if evidence.better(spread, column, other) > 0 and evidence.better(fidelity, column, other) < 0
+        ]
         if others:
             suspects[column] = max(others, key=lambda other: up * evidence.intervals[other][fidelity.score].mean)
     if not suspects:
         return ""
-    figures = "; ".join(f"{evidence.labels[column]} against {evidence.labels[other]}: {evidence.change(spread, column, other)}, "
-                        f"but {evidence.change(fidelity, column, other)}" for column, other in list(suspects.items())[:SHOWN])
-    return (f"The spread of {evidence.names(list(suspects))} comes with clearly worse fidelity and can be noise, so read some "
-            f"captions before you use them. {figures}.")
+    figures = "; ".join(
+        f"{evidence.labels[column]} against {evidence.labels[other]}: {evidence.change(spread, column, other)}, "
+        f"but {evidence.change(fidelity, column, other)}"
+        for column, other in list(suspects.items())[:SHOWN]
+    )
+    return (
+        f"The spread of {evidence.names(list(suspects))} comes with clearly worse fidelity and can be noise, so read some "
+        f"captions before you use them. {figures}."
+    )
 
 
 def _apart(evidence: _Evidence, tested: int) -> str:
     """Which captioners cannot be told apart, and in what."""
-    pairs = [(measure, difference) for measure in evidence.axes for first, second in combinations(evidence.captioners, 2)
-             if (difference := evidence.differences.get((measure.score, first, second)))]
+    pairs = [
+        (measure, difference)
+        for measure in evidence.axes
+        for first, second in combinations(evidence.captioners, 2)
+        if (difference := evidence.differences.get((measure.score, first, second)))
+    ]
     if not pairs:
         return ""
     open_ = [(measure, difference) for measure, difference in pairs if not difference.sign]
@@ -196,10 +250,17 @@ def _apart(evidence: _Evidence, tested: int) -> str:
     for measure, difference in open_[:SHOWN]:
         first, second = evidence.labels[difference.first], evidence.labels[difference.second]
         apart = difference.estimate.low > 0 or difference.estimate.high < 0
-        texts.append(f"{first} and {second} in {measure.label}, where that of {first} is {_change(measure, difference.estimate)}"
-                     + (f", which is not enough where {tested} pairs are tested at once" if apart else ""))
+        texts.append(
+            f"{first} and {second} in {measure.label}, where that of {first} is {_change(measure, difference.estimate)}"
+            + (f", which is not enough where {tested} pairs are tested at once" if apart else "")
+        )
     more = len(open_) - len(texts)
-    return "These cannot be told apart: " + "; ".join(texts) + (f"; and {more} more of {len(pairs)} pairs" if more else "") + "."
+    return (
+        "These cannot be told apart: "
+        + "; ".join(texts)
+        + (f"; and {more} more of {len(pairs)} pairs" if more else "")
+        + "."
+    )
 
 
 def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measure]) -> str:
@@ -215,22 +276,33 @@ def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measur
     change = f"{fidelity.label} {_change(fidelity, worth)}"
     gain = f"{judged.label} {_change(judged, step.gain)}"
     if adding:
-        return (f"Mixing {evidence.names(step.columns)}, {alone.captions} captions a picture in turn, adds to as many of "
-                f"{evidence.labels[mixes.best]} alone at no clear loss of fidelity: {gain}, {change}.")
-    return (f"No mix clearly adds {judged.label} without a clear loss of fidelity, compared with {alone.captions} captions "
-            f"a picture of {evidence.labels[mixes.best]} alone; the one that adds most, {evidence.names(step.columns)}, "
-            f"has {gain}, {change}.")
+        return (
+            f"Mixing {evidence.names(step.columns)}, {alone.captions} captions a picture in turn, adds to as many of "
+            f"{evidence.labels[mixes.best]} alone at no clear loss of fidelity: {gain}, {change}."
+        )
+    return (
+        f"No mix clearly adds {judged.label} without a clear loss of fidelity, compared with {alone.captions} captions "
+        f"a picture of {evidence.labels[mixes.best]} alone; the one that adds most, {evidence.names(step.columns)}, "
+        f"has {gain}, {change}."
+    )
 
 
 def _human(evidence: _Evidence, references: str | None) -> str:
     """How far the first captioners are from the human captions."""
     if references is None:
         return "No human captions stand beside these, so how much spread such pictures call for is not known."
-    changes = {column: " and ".join(filter(None, (evidence.change(measure, column, references) for measure in evidence.axes)))
-               for column in evidence.first}
+    changes = {
+        column: " and ".join(filter(None, (evidence.change(measure, column, references) for measure in evidence.axes)))
+        for column in evidence.first
+    }
     figures = "; ".join(f"{evidence.labels[column]} {change}" for column, change in changes.items() if change)
-    return f"Against the human captions: {figures}." if figures else (
-        "No picture tells how far these are from the human captions: that takes two human captions or more of a picture.")
+    return (
+        f"Against the human captions: {figures}."
+        if figures
+        else (
+            "No picture tells how far these are from the human captions: that takes two human captions or more of a picture."
+        )
+    )
 
 
 def _unknown(evidence: _Evidence, pictures: int) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-LEVEL = 0.05     # of the tests; the intervals hold 1 - LEVEL
+LEVEL = 0.05  # of the tests; the intervals hold 1 - LEVEL
 AT_ONCE = 2**22  # numbers of one block of resamples or flips: 32 MiB
 Key = TypeVar("Key", bound=Hashable)
 
@@ -36,7 +36,7 @@ class Difference(NamedTuple):
     first: str
     second: str
     estimate: Estimate
-    p: float       # see `differences`
+    p: float  # see `differences`
     p_holm: float
 
     @property
@@ -60,25 +60,27 @@ def estimates(scores: Mapping[Key, np.ndarray], seed: int, resamples: int = 1000
     scores = {key: values for key, values in scores.items() if not np.isnan(values).all()}
     if not scores:
         return {}
-    values = np.column_stack(list(scores.values()))                            # (P, S)
+    values = np.column_stack(list(scores.values()))  # (P, S)
     pictures, count = values.shape
-    defined = ~np.isnan(values)                                                # (P, S)
-    origin = values[defined.argmax(axis=0), np.arange(count)]                  # (S,) so that a constant's mean is exact
-    parts = np.hstack([np.where(defined, values - origin, 0), defined])        # (P, 2 S): summands, and how many
+    defined = ~np.isnan(values)  # (P, S)
+    origin = values[defined.argmax(axis=0), np.arange(count)]  # (S,) so that a constant's mean is exact
+    parts = np.hstack([np.where(defined, values - origin, 0), defined])  # (P, 2 S): summands, and how many
     rng, means = np.random.default_rng(seed), []
     for block in _blocks(resamples, pictures):
-        draws = rng.integers(pictures, size=(block, pictures))                 # (R, P)
+        draws = rng.integers(pictures, size=(block, pictures))  # (R, P)
         times = np.stack([np.bincount(drawn, minlength=pictures) for drawn in draws]).astype(float)
-        sums = times @ parts                                                   # (R, 2 S)
+        sums = times @ parts  # (R, 2 S)
         with np.errstate(invalid="ignore"):
-            means.append(sums[:, :count] / sums[:, count:])                    # NaN where none of the drawn is defined
+            means.append(sums[:, :count] / sums[:, count:])  # NaN where none of the drawn is defined
     low, high = np.nanquantile(np.concatenate(means), [LEVEL / 2, 1 - LEVEL / 2], axis=0)
     mean = parts[:, :count].sum(axis=0) / defined.sum(axis=0)
-    table = np.stack([mean, low, high], axis=1) + origin[:, None]              # (S, 3)
+    table = np.stack([mean, low, high], axis=1) + origin[:, None]  # (S, 3)
     return {key: Estimate(*row) for key, row in zip(scores, table.tolist(), strict=True)}
 
 
-def differences(scores: Mapping[str, Mapping[str, np.ndarray]], measures: Sequence[str], seed: int) -> tuple[Difference, ...]:
+def differences(
+    scores: Mapping[str, Mapping[str, np.ndarray]], measures: Sequence[str], seed: int
+) -> tuple[Difference, ...]:
     """Every two columns in each of the named scores; scores[column][measure] is (P,), the pictures the same in all.
 
     p is two-sided, of a paired test by sign flips: if it made no difference which of the two columns the captions of a picture
@@ -87,15 +89,20 @@ def differences(scores: Mapping[str, Mapping[str, np.ndarray]], measures: Sequen
     p_holm corrects it for all differences returned (Holm 1979): the chance that any that is not real has a p_holm
     below 0.05 is at most 5 %. Pictures where one of the two is NaN count nothing; pairs without any other are left out.
     """
-    pairs = {(measure, first, second): scores[first][measure] - scores[second][measure]
-             for measure in measures for first, second in combinations(scores, 2)
-             if measure in scores[first] and measure in scores[second]}
+    pairs = {
+        (measure, first, second): scores[first][measure] - scores[second][measure]
+        for measure in measures
+        for first, second in combinations(scores, 2)
+        if measure in scores[first] and measure in scores[second]
+    }
     found = estimates(pairs, seed)
     if not found:
         return ()
     p = _sign_flip_p(np.column_stack([pairs[key] for key in found]), seed)
-    return tuple(Difference(*key, estimate, *of_pair)
-                 for (key, estimate), of_pair in zip(found.items(), zip(p.tolist(), holm(p).tolist()), strict=True))
+    return tuple(
+        Difference(*key, estimate, *of_pair)
+        for (key, estimate), of_pair in zip(found.items(), zip(p.tolist(), holm(p).tolist()), strict=True)
+    )
 
 
 def _sign_flip_p(values: np.ndarray, seed: int) -> np.ndarray:
@@ -103,11 +110,11 @@ def _sign_flip_p(values: np.ndarray, seed: int) -> np.ndarray:
     values = np.where(np.isnan(values), 0, values)
     pictures, count = values.shape
     flips = max(1999, round(2 * count / LEVEL))
-    found = np.abs(values.sum(axis=0)) - 1e-12 * np.abs(values).sum(axis=0)    # (S,) less the rounding of a sum
+    found = np.abs(values.sum(axis=0)) - 1e-12 * np.abs(values).sum(axis=0)  # (S,) less the rounding of a sum
     beyond = np.zeros(count, int)
     rng = np.random.default_rng(seed)
     for block in _blocks(flips, pictures):
-        signs = np.where(rng.random((block, pictures)) < 0.5, -1.0, 1.0)       # (R, P)
+        signs = np.where(rng.random((block, pictures)) < 0.5, -1.0, 1.0)  # (R, P)
         beyond += (np.abs(signs @ values) >= found).sum(axis=0)
     return (beyond + 1) / (flips + 1)
 

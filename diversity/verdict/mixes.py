@@ -17,12 +17,14 @@ from imagetext.hashes import name_hash
 from imagetext.shown import Progress
 
 # Words that say nothing of a picture. Numbers and where things are ("two", "behind") are left out: they do.
-_FUNCTION_WORDS = frozenset("""
+_FUNCTION_WORDS = frozenset(
+    """
 a an the this that these those some any each every other another such it its it's he she they them his him her their theirs we
 our us you your i my me who whom whose which what there here of in on at to from into onto with without by for as and or but nor
 so if while when where than then is are was were be been being am has have had having do does did doing can could will would may
 might must shall should not no very too also just only all both more most few many much several
-""".split())
+""".split()
+)
 
 
 class MixStep(NamedTuple):
@@ -33,7 +35,7 @@ class MixStep(NamedTuple):
     """
 
     columns: tuple[str, ...]  # in the order in which they joined
-    captions: int             # of a picture, the most where pictures differ
+    captions: int  # of a picture, the most where pictures differ
     spread: float
     alone_spread: float
     spread_gain: Estimate
@@ -42,7 +44,7 @@ class MixStep(NamedTuple):
     coverage_gain: Estimate | None
     fidelity: float
     alone_fidelity: float
-    fidelity_gain: Estimate   # positive is better, where lower fidelity scores are better too
+    fidelity_gain: Estimate  # positive is better, where lower fidelity scores are better too
 
     @property
     def gain(self) -> Estimate:
@@ -70,8 +72,14 @@ class Mixes(NamedTuple):
     steps: tuple[MixStep, ...]
 
 
-def mixes(columns: Mapping[str, Groups], fidelity: Mapping[str, Sequence[np.ndarray]], fidelity_measure: Measure,
-          keys: Sequence[str], seed: int, references: Groups | None = None) -> Mixes | None:
+def mixes(
+    columns: Mapping[str, Groups],
+    fidelity: Mapping[str, Sequence[np.ndarray]],
+    fidelity_measure: Measure,
+    keys: Sequence[str],
+    seed: int,
+    references: Groups | None = None,
+) -> Mixes | None:
     """What each captioner adds to those before it; None where there are not two, or one caption a picture only.
 
     columns[column][p] holds the captions of picture keys[p], equally many in each column, and fidelity[column][p] their scores,
@@ -87,7 +95,9 @@ def mixes(columns: Mapping[str, Groups], fidelity: Mapping[str, Sequence[np.ndar
     pool = _Pool(columns, fidelity, fidelity_measure, keys, seed, references)
     if len(columns) < 2 or pool.captions < 2:
         return None
-    with Progress(desc="mixing captioners", total=len(columns) * (len(columns) + 1) // 2, unit="mix", delay=2) as progress:
+    with Progress(
+        desc="mixing captioners", total=len(columns) * (len(columns) + 1) // 2, unit="mix", delay=2
+    ) as progress:
         alone = {}
         for column in columns:
             scores = pool.scores((column,))
@@ -120,8 +130,12 @@ def word_coverage(captions: Groups, references: Groups) -> np.ndarray:
 
 
 def _covered(captions: Groups, wanted: Sequence[frozenset[str]]) -> np.ndarray:
-    return np.array([len(found.intersection(_words(group))) / len(found) if found else np.nan
-                     for found, group in zip(wanted, captions, strict=True)])
+    return np.array(
+        [
+            len(found.intersection(_words(group))) / len(found) if found else np.nan
+            for found, group in zip(wanted, captions, strict=True)
+        ]
+    )
 
 
 def _content(group: Sequence[str]) -> frozenset[str]:
@@ -135,27 +149,38 @@ def _words(group: Sequence[str]) -> list[str]:
 class _Pool:
     """Captions and their scores, from which mixes are drawn; its fidelity is turned so that higher is better."""
 
-    def __init__(self, columns: Mapping[str, Groups], fidelity: Mapping[str, Sequence[np.ndarray]], measure: Measure,
-                 keys: Sequence[str], seed: int, references: Groups | None):
+    def __init__(
+        self,
+        columns: Mapping[str, Groups],
+        fidelity: Mapping[str, Sequence[np.ndarray]],
+        measure: Measure,
+        keys: Sequence[str],
+        seed: int,
+        references: Groups | None,
+    ):
         self.columns, self.seed = columns, seed
         self.up = -1 if measure.better == "lower" else 1
         self.captions = max((len(group) for groups in columns.values() for group in groups), default=0)
         self.fidelity = {column: self.up * _padded(fidelity[column], self.captions) for column in columns}
-        self.starts = np.array([name_hash(f"{seed} {key}", bits=32) for key in keys])            # (P,)
+        self.starts = np.array([name_hash(f"{seed} {key}", bits=32) for key in keys])  # (P,)
         wanted = [_content(group) for group in references or ()]
         self.wanted = wanted if any(wanted) else None
 
     def scores(self, mix: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Spread, coverage and fidelity of the mix in each picture, each (P,), NaN where undefined."""
-        turns = (self.starts[:, None] + np.arange(self.captions)) % len(mix)                     # (P, K) whose caption it is
+        turns = (self.starts[:, None] + np.arange(self.captions)) % len(mix)  # (P, K) whose caption it is
         parts = [self.columns[column] for column in mix]
-        groups = [[parts[turn][picture][i] for i, turn in enumerate(of_picture[:len(parts[0][picture])])]
-                  for picture, of_picture in enumerate(turns.tolist())]
-        fidelity = np.stack([self.fidelity[column] for column in mix])                           # (n, P, K)
-        fidelity = np.take_along_axis(fidelity, turns[None], axis=0)[0]                          # (P, K)
+        groups = [
+            [parts[turn][picture][i] for i, turn in enumerate(of_picture[: len(parts[0][picture])])]
+            for picture, of_picture in enumerate(turns.tolist())
+        ]
+        fidelity = np.stack([self.fidelity[column] for column in mix])  # (n, P, K)
+        fidelity = np.take_along_axis(fidelity, turns[None], axis=0)[0]  # (P, K)
         with np.errstate(invalid="ignore"):
-            scores = {"spread": within_picture(encode(groups))["div_2"],
-                      "fidelity": np.nansum(fidelity, axis=1) / (~np.isnan(fidelity)).sum(axis=1)}
+            scores = {
+                "spread": within_picture(encode(groups))["div_2"],
+                "fidelity": np.nansum(fidelity, axis=1) / (~np.isnan(fidelity)).sum(axis=1),
+            }
         return scores if self.wanted is None else {**scores, "coverage": _covered(groups, self.wanted)}
 
     def step(self, mix: tuple[str, ...], alone: Mapping[str, np.ndarray]) -> MixStep | None:
@@ -175,7 +200,9 @@ class _Pool:
 def _best(alone: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> str:
     """Of the columns whose fidelity is not certainly worse than the highest, the one with most coverage, or else spread."""
     highest = max(alone, key=lambda column: np.nanmean(alone[column]["fidelity"]))
-    behind = estimates({column: scores["fidelity"] - alone[highest]["fidelity"] for column, scores in alone.items()}, seed)
+    behind = estimates(
+        {column: scores["fidelity"] - alone[highest]["fidelity"] for column, scores in alone.items()}, seed
+    )
     equal = [column for column in alone if column in behind and behind[column].high >= 0]
     return max(equal, key=lambda column: np.nanmean(alone[column].get("coverage", alone[column]["spread"])))
 
@@ -186,9 +213,11 @@ def _check(columns: Mapping[str, Groups], fidelity: Mapping[str, Sequence[np.nda
         if not len(keys) == len(groups) == len(fidelity[column]):
             problems.append(f"{column}: {len(groups)} pictures, {len(fidelity[column])} with scores, {len(keys)} keys")
             continue
-        problems += [f"{column}, picture {key}: {len(group)} captions, {len(scores)} scores, {len(others)} in the first column"
-                     for key, group, scores, others in zip(keys, groups, fidelity[column], first)
-                     if not len(group) == len(scores) == len(others)]
+        problems += [
+            f"{column}, picture {key}: {len(group)} captions, {len(scores)} scores, {len(others)} in the first column"
+            for key, group, scores, others in zip(keys, groups, fidelity[column], first)
+            if not len(group) == len(scores) == len(others)
+        ]
     if problems:
         raise ValueError("mixes need equally many captions of a picture in each column: " + "; ".join(problems))
 
@@ -197,5 +226,5 @@ def _padded(scores: Sequence[np.ndarray], length: int) -> np.ndarray:
     """The scores of each picture's captions as rows (P, K), NaN behind them."""
     rows = np.full((len(scores), length), np.nan)
     for row, of_picture in zip(rows, scores):
-        row[:len(of_picture)] = of_picture
+        row[: len(of_picture)] = of_picture
     return rows

@@ -31,21 +31,43 @@ class Reason(NamedTuple):
 REASONS: Mapping[str, Reason] = {
     "empty": Reason("no word at all", ("", "  ", "...")),
     "short": Reason(f"fewer than {MIN_WORDS} words, long ones as German has them aside", ("cat", "a dog.")),
-    "loop": Reason("a word three times in a row, several words and at once the same again, or a sentence that recurs",
-                   ("a 2 2 2 2", "a man on the on the street", "a cat. a cat. a cat.",
-                    "A man rides a horse on the beach. The sky is blue. A man rides his horse on the beach.")),
-    "cut": Reason("stopped by the length limit, or the last word or mark cannot end a sentence",
-                  ("a dog standing next to a", "a plate full of", "two men in hats,", "ein Hund und eine Katze auf einem")),
-    "broken": Reason("in English, an article before a word that it cannot stand before",
-                     ("a zebra standing a and grass a on a round tree", "the of a red circle")),
-    "digits": Reason(f"three numbers in a row that neither count nor may be a telephone number, or over {LONGEST_NUMBER} digits",
-                     ("a 2 2 2 2", "photo 4 17 2019 of a dog", "order number 20190304221530 of the shop")),
-    "nonwords": Reason("at least a third of it is no words: file names, web addresses, letters that cannot be read; "
-                       "or characters that were decoded wrongly",
-                       ("IMG_20413.JPG photo", "a xkqrtz bfghjk", "a caf\ufffd by the sea", "a cafÃ© by the sea")),
-    "markup": Reason("tokens of a model or its template", ("a dog<|im_end|>", "a <UNK> on a table", "[INST] a red dog")),
-    "refusal": Reason("an assistant's answer in place of a caption: it cannot, it will not, it was sent no picture",
-                      ("I'm sorry, but I can't describe this image.", "Please upload the picture again.", "对不起，我无法查看图片。")),
+    "loop": Reason(
+        "a word three times in a row, several words and at once the same again, or a sentence that recurs",
+        (
+            "a 2 2 2 2",
+            "a man on the on the street",
+            "a cat. a cat. a cat.",
+            "A man rides a horse on the beach. The sky is blue. A man rides his horse on the beach.",
+        ),
+    ),
+    "cut": Reason(
+        "stopped by the length limit, or the last word or mark cannot end a sentence",
+        ("a dog standing next to a", "a plate full of", "two men in hats,", "ein Hund und eine Katze auf einem"),
+    ),
+    "broken": Reason(
+        "in English, an article before a word that it cannot stand before",
+        ("a zebra standing a and grass a on a round tree", "the of a red circle"),
+    ),
+    "digits": Reason(
+        f"three numbers in a row that neither count nor may be a telephone number, or over {LONGEST_NUMBER} digits",
+        ("a 2 2 2 2", "photo 4 17 2019 of a dog", "order number 20190304221530 of the shop"),
+    ),
+    "nonwords": Reason(
+        "at least a third of it is no words: file names, web addresses, letters that cannot be read; "
+        "or characters that were decoded wrongly",
+        ("IMG_20413.JPG photo", "a xkqrtz bfghjk", "a caf\ufffd by the sea", "a cafÃ© by the sea"),
+    ),
+    "markup": Reason(
+        "tokens of a model or its template", ("a dog<|im_end|>", "a <UNK> on a table", "[INST] a red dog")
+    ),
+    "refusal": Reason(
+        "an assistant's answer in place of a caption: it cannot, it will not, it was sent no picture",
+        (
+            "I'm sorry, but I can't describe this image.",
+            "Please upload the picture again.",
+            "对不起，我无法查看图片。",
+        ),
+    ),
 }
 
 
@@ -58,14 +80,16 @@ def degenerate_reasons(caption: str, truncated: bool = False, found: list[str] |
     found = words(caption) if found is None else found
     if not found:
         return ("empty",)
-    tests = {"short": is_short(found),
-             "loop": _counts(looping(caption, found), found) or recurs(caption),
-             "cut": truncated or ends_hanging(caption, found),
-             "broken": _counts(broken(caption, found), found),
-             "digits": _counts(senseless_numbers(caption), found),
-             "nonwords": has_nonwords(caption.lower(), found) or is_misread(caption),
-             "markup": holds_token(caption),
-             "refusal": refuses(caption)}
+    tests = {
+        "short": is_short(found),
+        "loop": _counts(looping(caption, found), found) or recurs(caption),
+        "cut": truncated or ends_hanging(caption, found),
+        "broken": _counts(broken(caption, found), found),
+        "digits": _counts(senseless_numbers(caption), found),
+        "nonwords": has_nonwords(caption.lower(), found) or is_misread(caption),
+        "markup": holds_token(caption),
+        "refusal": refuses(caption),
+    }
     return tuple(reason for reason, holds in tests.items() if holds)
 
 

@@ -9,29 +9,49 @@ LONG_ENOUGH = 12  # letters that one or two words may do with, where they are no
 # Of each language, words that cannot end a sentence, then other common ones; a caption is in the languages of most of its words.
 # Left out of the first: "on", "her" and "that", "mit" and "an" ("sieht sich etwas an"), "avec" and "est", since people end so.
 # Where no word tells the language, those count that end sentences in no other.
-LANGUAGES = {name: tuple(frozenset(part.split()) for part in parts) for name, parts in {
-    "en": ("a an the and or but of with at from to into onto than his its their my your our is are was",
-           "in on for by her that which who while near next up down out top front some very has man woman men women people two "
-           "person boy girl child dog cat standing sitting wearing holding white black red blue green photo picture"),
-    "de": ("eine einem einen einer eines der die das dem den des und oder am im beim vom zum zur von neben in während",
-           "ein mit auf an aus vor zu ist sich sind zwei mann frau männer frauen menschen leute kind kinder junge mädchen hund "
-           "steht stehen sitzt sitzen schauen sieht über bei durch nach hat"),
-    "fr": ("un une de des du le la les et ou à au aux en dans sur d'un d'une qui que pour par tandis sa ses",
-           "est sont a ont avec se trois enfants personnes homme femme hommes femmes deux devant chien son dont fille garçon"),
-    "es": ("un una el la los las de del al con en y que su sus por para", "es está están hombre mujer dos sobre se perro lo"),
-    "it": ("un una uno il lo la gli le di del della dei con e che in nel nella sul sulla da al alla per",
-           "è sono uomo donna due si cane"),
-    "pt": ("um uma o os a as de do da dos das com e em no na que ao para", "é está são homem mulher dois duas cão sobre"),
-    "cs": ("na v ve a s z ze do u k po za přes i zatímco který která které",
-           "se si je jsou má mají muž muži žena ženy lidé lidí dítě děti dva dvě tři kteří stojí sedí hraje"),
-    "nl": ("een de van en naar", "het op met in is aan die man vrouw twee mensen hond bij zit staat"),
-    "hi": ("एक और का",
-           "है हैं में के की ने पर से को रहा रही रहे"),
-    "zh": ("", "的 一 个 上 着 是 有 人 在 和"),
-    "ja": ("を", "が は の に て い る た と で す"),
-}.items()}
-_COMMON_IN = {word: [name for name, parts in LANGUAGES.items() if word in parts[0] | parts[1]]
-              for word in frozenset().union(*(part for parts in LANGUAGES.values() for part in parts))}
+LANGUAGES = {
+    name: tuple(frozenset(part.split()) for part in parts)
+    for name, parts in {
+        "en": (
+            "a an the and or but of with at from to into onto than his its their my your our is are was",
+            "in on for by her that which who while near next up down out top front some very has man woman men women people two "
+            "person boy girl child dog cat standing sitting wearing holding white black red blue green photo picture",
+        ),
+        "de": (
+            "eine einem einen einer eines der die das dem den des und oder am im beim vom zum zur von neben in während",
+            "ein mit auf an aus vor zu ist sich sind zwei mann frau männer frauen menschen leute kind kinder junge mädchen hund "
+            "steht stehen sitzt sitzen schauen sieht über bei durch nach hat",
+        ),
+        "fr": (
+            "un une de des du le la les et ou à au aux en dans sur d'un d'une qui que pour par tandis sa ses",
+            "est sont a ont avec se trois enfants personnes homme femme hommes femmes deux devant chien son dont fille garçon",
+        ),
+        "es": (
+            "un una el la los las de del al con en y que su sus por para",
+            "es está están hombre mujer dos sobre se perro lo",
+        ),
+        "it": (
+            "un una uno il lo la gli le di del della dei con e che in nel nella sul sulla da al alla per",
+            "è sono uomo donna due si cane",
+        ),
+        "pt": (
+            "um uma o os a as de do da dos das com e em no na que ao para",
+            "é está são homem mulher dois duas cão sobre",
+        ),
+        "cs": (
+            "na v ve a s z ze do u k po za přes i zatímco který která které",
+            "se si je jsou má mají muž muži žena ženy lidé lidí dítě děti dva dvě tři kteří stojí sedí hraje",
+        ),
+        "nl": ("een de van en naar", "het op met in is aan die man vrouw twee mensen hond bij zit staat"),
+        "hi": ("एक और का", "है हैं में के की ने पर से को रहा रही रहे"),
+        "zh": ("", "的 一 个 上 着 是 有 人 在 和"),
+        "ja": ("を", "が は の に て い る た と で す"),
+    }.items()
+}
+_COMMON_IN = {
+    word: [name for name, parts in LANGUAGES.items() if word in parts[0] | parts[1]]
+    for word in frozenset().union(*(part for parts in LANGUAGES.values() for part in parts))
+}
 _ENGLISH = ("en",)
 
 
@@ -52,12 +72,16 @@ def is_short(found: Sequence[str]) -> bool:
 
 HANGING_MARKS = (*",;:-–—(&/", *"、，：；（「『،؛")
 HANGING = frozenset().union(*(ends for ends, _ in LANGUAGES.values()))
-_ELSEWHERE = frozenset("a an and at but den die e em his in la les my or o su than y".split())  # at: a horse in Turkish
+_ELSEWHERE = frozenset(
+    "a an and at but den die e em his in la les my or o su than y".split()
+)  # at: a horse in Turkish
 LYING = frozenset("sitting standing lying laying leaning".split())
-_OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")    # in English where no stop follows
-_STRANDED = frozenset("of with at from to into is are".split())     # end English sentences with one of the following
+_OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # in English where no stop follows
+_STRANDED = frozenset("of with at from to into is are".split())  # end English sentences with one of the following
 _STRANDING = frozenset("that which who whom what where to being he she they".split())
-A_SENTENCE = 6  # words; people end so many with a comma instead of a full stop, one in a thousand German captions of Multi30k
+A_SENTENCE = (
+    6  # words; people end so many with a comma instead of a full stop, one in a thousand German captions of Multi30k
+)
 
 
 def ends_hanging(caption: str, found: Sequence[str]) -> bool:
@@ -73,14 +97,16 @@ def ends_hanging(caption: str, found: Sequence[str]) -> bool:
         return True
     if not any(last in LANGUAGES[name][0] for name in languages) and (languages or last in _ELSEWHERE):
         return False
-    if len(text) < 2 * len(last) or not text.isupper() and text.rstrip(" .!?\"'”’)")[-len(last):].isupper():
+    if len(text) < 2 * len(last) or not text.isupper() and text.rstrip(" .!?\"'”’)")[-len(last) :].isupper():
         return False  # a name: "gate A", "an OR"
     return not ("en" in languages and last in _STRANDED and text[-1] in ".!?" and not _STRANDING.isdisjoint(before))
 
 
 # English; "A and B" may be names.
-_BROKEN = re.compile(r"\b(?:an?|[Tt]he)\s++(?:(?:and|or)\s++(\w++)|(?:of|with|is|are|was|from)\b(?!-)"
-                     r"|(?:at|on|in)\s++(?:an?|the|his|her|its|their|top|front)\b)")
+_BROKEN = re.compile(
+    r"\b(?:an?|[Tt]he)\s++(?:(?:and|or)\s++(\w++)|(?:of|with|is|are|was|from)\b(?!-)"
+    r"|(?:at|on|in)\s++(?:an?|the|his|her|its|their|top|front)\b)"
+)
 
 
 def broken(caption: str, found: Sequence[str]) -> int:
@@ -94,5 +120,5 @@ def _is_name(caption: str, fault: re.Match[str]) -> bool:
     other = fault[1]
     if not other:
         return False
-    before = caption[max(fault.start() - len(other) - 1, 0):fault.start()].split()
+    before = caption[max(fault.start() - len(other) - 1, 0) : fault.start()].split()
     return other in before or len(other) == 1 and other not in "aAI"

@@ -8,20 +8,27 @@ from itertools import pairwise
 from diversity.words.sentences import sentences
 from diversity.words.tokens import is_written_without_blanks, pieces, words
 
-MAX_LOOP = 64     # pieces; longer units are not looked for, but as sentences
-SAID = 4          # times that a sign may say something
-SAME = 3          # words that a sentence has at least which recurs word for word
-ALMOST = 6        # and one that recurs almost so
-RECURRING, RECURRING_LONG = 0.15, 0.05  # of a caption's words, in sentences that recur and in those of six words and more
-MOST_EARLIER, LIKELY = 8, 3             # sentences that a pair of words is remembered of, and that one is compared with
+MAX_LOOP = 64  # pieces; longer units are not looked for, but as sentences
+SAID = 4  # times that a sign may say something
+SAME = 3  # words that a sentence has at least which recurs word for word
+ALMOST = 6  # and one that recurs almost so
+RECURRING, RECURRING_LONG = (
+    0.15,
+    0.05,
+)  # of a caption's words, in sentences that recur and in those of six words and more
+MOST_EARLIER, LIKELY = 8, 3  # sentences that a pair of words is remembered of, and that one is compared with
 
 # What may well be said twice: "hand in hand in", "side by side by side", "Arm in Arm in", "main dans la main dans la", "a black
 # and white and black and white dog", "एक लड़की एक लड़की से बात".
-_TWICE = re.compile(r"\w{3,}(?<!ing) (?:in|by|to|on|after|upon|for|an|um|für|aan|à|nella|dans la)"
-                    r"|(?:and|und|et)(?: \w+){1,2}|\w+ (?:and|und|et)(?: \w+)?|\w+ \w+ (?:and|und|et)|एक \S+")
-_PLACES = frozenset("left right top bottom upper lower front back foreground background middle center centre first second third "
-                    "fourth last one other another links rechts linken rechten oben unten gauche droite haut bas vlevo vpravo "
-                    "nahoře dole izquierda derecha sinistra destra 左 右 上 下 前 后 後 中 बाईं दाईं बाएं दाएं".split())
+_TWICE = re.compile(
+    r"\w{3,}(?<!ing) (?:in|by|to|on|after|upon|for|an|um|für|aan|à|nella|dans la)"
+    r"|(?:and|und|et)(?: \w+){1,2}|\w+ (?:and|und|et)(?: \w+)?|\w+ \w+ (?:and|und|et)|एक \S+"
+)
+_PLACES = frozenset(
+    "left right top bottom upper lower front back foreground background middle center centre first second third "
+    "fourth last one other another links rechts linken rechten oben unten gauche droite haut bas vlevo vpravo "
+    "nahoře dole izquierda derecha sinistra destra 左 右 上 下 前 后 後 中 बाईं दाईं बाएं दाएं".split()
+)
 _SAYING = frozenset("reads read reading says say saying written spells spelling \" “ „ « ‘ ' 「 『".split())
 
 
@@ -44,9 +51,12 @@ def looping(caption: str, found: Sequence[str]) -> int:
                 continue
             if same >= size:
                 start = at - same - size
-                unit = units[start:start + size]
-                said = (not _SAYING.isdisjoint(units[max(start - 3, 0):start])
-                        or capitals and "".join(written[start:start + size]).isupper())
+                unit = units[start : start + size]
+                said = (
+                    not _SAYING.isdisjoint(units[max(start - 3, 0) : start])
+                    or capitals
+                    and "".join(written[start : start + size]).isupper()
+                )
                 if same // size + 1 >= max(_times(unit), said * (SAID + 1)):
                     places.update(range(start, at))
             same = 0
@@ -69,7 +79,9 @@ def _times(unit: Sequence[str]) -> float:
     inside = [piece for piece in unit if piece[0].isalnum()]
     if not inside:
         return float("inf")
-    by_character = all(map(is_written_without_blanks, inside))  # where twice is a common form: 高高兴兴, ゆっくりゆっくり
+    by_character = all(
+        map(is_written_without_blanks, inside)
+    )  # where twice is a common form: 高高兴兴, ゆっくりゆっくり
     if len(unit) == 1:
         return 4 if by_character else 3
     return 3 if by_character and len(unit) < 5 or _TWICE.fullmatch(" ".join(unit)) else 2
@@ -87,12 +99,14 @@ def recurs(caption: str) -> bool:
     parts = [part for sentence in parts if (part := words(sentence))]
     seen: set[tuple[str, ...]] = set()
     with_pair: dict[tuple[str, str], list[int]] = {}  # the first sentences with each pair
-    short = long = 0                                  # words of those that recur
+    short = long = 0  # words of those that recur
     for at, part in enumerate(parts):
         pairs = list(pairwise(part))
         alike = Counter(earlier for pair in pairs for earlier in with_pair.get(pair, ())).most_common(LIKELY)
-        almost = len(part) >= ALMOST and any(3 * same >= 2 * max(len(part), len(parts[earlier])) - 2
-                                             and not _of_other_places(part, parts[earlier]) for earlier, same in alike)
+        almost = len(part) >= ALMOST and any(
+            3 * same >= 2 * max(len(part), len(parts[earlier])) - 2 and not _of_other_places(part, parts[earlier])
+            for earlier, same in alike
+        )
         if almost:
             long += len(part)
         elif len(part) >= SAME and tuple(part) in seen:

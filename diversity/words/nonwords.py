@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from diversity.words.tokens import LONG_CHUNK, words
 
-LONGEST_WORD = 40    # letters
+LONGEST_WORD = 40  # letters
 LONGEST_NUMBER = 13  # digits: telephone numbers, article numbers
 
 _DIGIT = re.compile(r"\d")
@@ -30,13 +30,19 @@ def _is_sensible(numbers: Sequence[str]) -> bool:
     if len(steps) == 1 and steps != {0}:
         return True
     first, *others = numbers
-    return 7 <= sum(map(len, numbers)) <= 15 and (len(first) > 1 or first in "01") and all(len(number) > 1 for number in others)
+    return (
+        7 <= sum(map(len, numbers)) <= 15
+        and (len(first) > 1 or first in "01")
+        and all(len(number) > 1 for number in others)
+    )
 
 
 UNDECODED = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SUSPICIOUS = re.compile(r"[.:\d]\w|://|([a-z])\1\1|[bcdfghjklmnpqrstvwxz]{5}")
-_ADDRESS = re.compile(r"(?:https?://|www\.)\S|\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|pdf|html?)\b"
-                      r"|\b(?:img|dsc[nf]?|pict?|image|photo|screenshot|dcim|mvi|vid|pxl|wp)[_-]?\d{3,}")
+_ADDRESS = re.compile(
+    r"(?:https?://|www\.)\S|\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|pdf|html?)\b"
+    r"|\b(?:img|dsc[nf]?|pict?|image|photo|screenshot|dcim|mvi|vid|pxl|wp)[_-]?\d{3,}"
+)
 _LETTERS_AND_DIGITS = re.compile(r"[a-z]+\d+[a-z]+\d+|\d+[a-z]+\d+[a-z]+")  # a1b2, not mp3, 4x4 or h2o
 _ONE_LETTER = re.compile(r"([a-z])\1{3}|\b([a-z])\2\2\b")  # zzz; German has "Balletttänzer"
 _NO_VOWEL = re.compile(r"[bcdfghjkmnpqstvwxz]{5}|[bcdfghjklmnpqrstvwxz]{6,}")  # Czech has "zmrzl"
@@ -45,9 +51,11 @@ _ROMAN = re.compile(r"[ivxlcdm]+")
 # "É »", "MENÜ“" and "MAÇÃ”.
 _TYPE, _AFTER = "\xa0«»‘’“”", "\x80-\x9f¡-ª¬-º¼-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ•–—˜™š›œžŸ"
 _CYRILLIC = bytes(range(0x80, 0xC0)).decode("cp1251", "ignore")
-_MISREAD = re.compile(rf"[ÃÂ][{_AFTER}]|(?<![A-ZÀ-Þ])[ÃÂ][{_TYPE}]|â[\x80€][{_AFTER}{_TYPE}]|(?:[Ä-ß][{_AFTER}{_TYPE}]){{2}}"
-                      rf"|(?:[à-ï][{_AFTER}{_TYPE}]{{2}}){{2}}|ð[\x9fŸ][{_AFTER}{_TYPE}]{{2}}"
-                      rf"|(?:[РС][{_CYRILLIC}]){{3}}")
+_MISREAD = re.compile(
+    rf"[ÃÂ][{_AFTER}]|(?<![A-ZÀ-Þ])[ÃÂ][{_TYPE}]|â[\x80€][{_AFTER}{_TYPE}]|(?:[Ä-ß][{_AFTER}{_TYPE}]){{2}}"
+    rf"|(?:[à-ï][{_AFTER}{_TYPE}]{{2}}){{2}}|ð[\x9fŸ][{_AFTER}{_TYPE}]{{2}}"
+    rf"|(?:[РС][{_CYRILLIC}]){{3}}"
+)
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff61-\uff9f]{8,}")
 
 
@@ -70,7 +78,11 @@ def has_nonwords(caption: str, found: Sequence[str]) -> bool:
     if UNDECODED.search(caption):
         return True
     chunks = caption.split()
-    if max(map(len, chunks)) <= LONG_CHUNK and not any(map(_is_suspicious, chunks)) and max(map(len, found)) <= LONGEST_WORD:
+    if (
+        max(map(len, chunks)) <= LONG_CHUNK
+        and not any(map(_is_suspicious, chunks))
+        and max(map(len, found)) <= LONGEST_WORD
+    ):
         return False  # nearly every caption: nothing below can hold
     bad = sum(map(is_nonsense, chunks))
     return bad > 0 and 3 * bad >= len(chunks)

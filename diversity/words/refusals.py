@@ -13,68 +13,105 @@ from diversity.words.tokens import LONG_CHUNK, folded
 
 ENDS = 3  # sentences at either end of a text, where an assistant speaks of itself
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
-_WHOLE = "".join(f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split())  # not "the back of the image"
+_WHOLE = "".join(
+    f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split()
+)  # not "the back of the image"
 _GIVEN = "(?:provided|attached|uploaded|available|visible|load|displayed|found|processed|opened)"
 _NOT = "(?:can ?not|can't|could ?n[o']t|won't|will not|do not|don't|did ?n[o']t)"
-_VERBS = ("(?:assist|help|describe|identify|see|view|access|provide|comply|generate|create|fulfill?|process|analy[sz]e"
-          "|recogni[sz]e|caption|determine|comment|discuss|engage|answer|do (?:that|this)|have (?:access|the|enough|any)"
-          r"|support|interpret|open|display|read|continue|complete|produce|respond|share|tell|make out|look at|reveal"
-          r"|be able)\b")
+_VERBS = (
+    "(?:assist|help|describe|identify|see|view|access|provide|comply|generate|create|fulfill?|process|analy[sz]e"
+    "|recogni[sz]e|caption|determine|comment|discuss|engage|answer|do (?:that|this)|have (?:access|the|enough|any)"
+    r"|support|interpret|open|display|read|continue|complete|produce|respond|share|tell|make out|look at|reveal"
+    r"|be able)\b"
+)
 # Not "a text that I can't read".
-_START = (r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|and|so|because|however|ai"
-          r"|(?:regret|means?|afraid|unfortunate|say|note|know|fact|you|is|seems|appears) that) )")
+_START = (
+    r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|and|so|because|however|ai"
+    r"|(?:regret|means?|afraid|unfortunate|say|note|know|fact|you|is|seems|appears) that) )"
+)
 _ASK = "(?:provide|upload|share|attach|send)"
 
 _RULES = {
-    "sorry": (r"sorry|apolog",
-              r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b|\bsorry[,.]? (?:but|i)\b|\bi apologi[sz]e|\bapologies\b"),
-    "cannot": (r"\b(?:i|we)\b",
-               rf"{_START}i {_NOT}(?: \w+ly)? {_VERBS}"
-               r"|\b(?:i'm|i am|we are) (?:\w+ )?(?:unable|not able|not allowed|afraid (?:i|that))\b"
-               r"|\bwe (?:can ?not|can't) (?:process|assist|help|provide|describe|display)"
-               r"|\bi (?:must|have to|need to|will|would)(?: \w+ly)? (?:decline|prefer not|rather not|refuse)"),
-    "model": (r"\bai\b|\bi\b|assistant",
-              r"\bas an? (?:text-based |virtual |large )?(?:ai|language model|assistant)\b"
-              r"|\b(?:i'm|i am) (?:just |only )?an? (?:text-based |large )?(?:ai|language model)\b"),
-    "no picture": (r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing"
-                   r"|violat|policy|policies|quality",
-                   rf"{_WHOLE}\b(?:an|the|this|your|no) {_PICTURE} (?:\w+ ){{0,3}}"
-                   rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
-                   rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b(?! (?:on|in|at|by)\b)|\b{_PICTURE} did ?n[o']t load"
-                   rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?"
-                   r"(?:not (?:available|found)|unavailable|missing)\b"
-                   rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
-                   r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe"),
-    "asks": (r"please|kindly|\byou\b|\byour\b",
-             rf"\b(?:please|kindly|(?:can|could|would) you)(?: please)? (?:re-?)?{_ASK}\b"
-             rf"|\b(?:you|message)\b.{{0,80}}\bno {_PICTURE}|\bno {_PICTURE}\b.{{0,80}}\byour?\b"
-             r"|\bhow (?:can|may) i (?:help|assist) you|what would you like"),
-    "rules": (r"\bmy\b|\bi\b",
-              r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to"),
-    "german": (r"leid\b|kann\b|darf\b|entschuldig|bitte\b|\bkein|\bki\b|sprachmodell",
-               r"\btut mir (?:sehr )?leid|^entschuldig(?:ung|en sie)\b|\bich (?:kann|darf) [^.]{0,80}\b(?:nicht|kein)"
-               r"|\bleider (?:kann|darf) ich|\bals (?:ki|sprachmodell)\b|\bbitte (?:laden|lade|stell|send|schick)"
-               r"|\bkein bild (?:hochgeladen|angehängt|erhalten)"),
-    "french": (r"désolé|\bje\b|qu'ia|modèle|malheureusement|veuillez|pourriez",
-               r"\bje suis (?:vraiment )?désolé|^désolé|\bje ne (?:peux|suis|vois|parviens|dispose)|\bmalheureusement, je"
-               r"|\ben tant qu(?:'ia|e modèle)|\b(?:veuillez|pourriez-vous) (?:fournir|télécharg|partag|envoy)"),
+    "sorry": (
+        r"sorry|apolog",
+        r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b|\bsorry[,.]? (?:but|i)\b|\bi apologi[sz]e|\bapologies\b",
+    ),
+    "cannot": (
+        r"\b(?:i|we)\b",
+        rf"{_START}i {_NOT}(?: \w+ly)? {_VERBS}"
+        r"|\b(?:i'm|i am|we are) (?:\w+ )?(?:unable|not able|not allowed|afraid (?:i|that))\b"
+        r"|\bwe (?:can ?not|can't) (?:process|assist|help|provide|describe|display)"
+        r"|\bi (?:must|have to|need to|will|would)(?: \w+ly)? (?:decline|prefer not|rather not|refuse)",
+    ),
+    "model": (
+        r"\bai\b|\bi\b|assistant",
+        r"\bas an? (?:text-based |virtual |large )?(?:ai|language model|assistant)\b"
+        r"|\b(?:i'm|i am) (?:just |only )?an? (?:text-based |large )?(?:ai|language model)\b",
+    ),
+    "no picture": (
+        r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing"
+        r"|violat|policy|policies|quality",
+        rf"{_WHOLE}\b(?:an|the|this|your|no) {_PICTURE} (?:\w+ ){{0,3}}"
+        rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
+        rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b(?! (?:on|in|at|by)\b)|\b{_PICTURE} did ?n[o']t load"
+        rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?"
+        r"(?:not (?:available|found)|unavailable|missing)\b"
+        rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
+        r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe",
+    ),
+    "asks": (
+        r"please|kindly|\byou\b|\byour\b",
+        rf"\b(?:please|kindly|(?:can|could|would) you)(?: please)? (?:re-?)?{_ASK}\b"
+        rf"|\b(?:you|message)\b.{{0,80}}\bno {_PICTURE}|\bno {_PICTURE}\b.{{0,80}}\byour?\b"
+        r"|\bhow (?:can|may) i (?:help|assist) you|what would you like",
+    ),
+    "rules": (
+        r"\bmy\b|\bi\b",
+        r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to",
+    ),
+    "german": (
+        r"leid\b|kann\b|darf\b|entschuldig|bitte\b|\bkein|\bki\b|sprachmodell",
+        r"\btut mir (?:sehr )?leid|^entschuldig(?:ung|en sie)\b|\bich (?:kann|darf) [^.]{0,80}\b(?:nicht|kein)"
+        r"|\bleider (?:kann|darf) ich|\bals (?:ki|sprachmodell)\b|\bbitte (?:laden|lade|stell|send|schick)"
+        r"|\bkein bild (?:hochgeladen|angehängt|erhalten)",
+    ),
+    "french": (
+        r"désolé|\bje\b|qu'ia|modèle|malheureusement|veuillez|pourriez",
+        r"\bje suis (?:vraiment )?désolé|^désolé|\bje ne (?:peux|suis|vois|parviens|dispose)|\bmalheureusement, je"
+        r"|\ben tant qu(?:'ia|e modèle)|\b(?:veuillez|pourriez-vous) (?:fournir|télécharg|partag|envoy)",
+    ),
     "spanish, portuguese, italian": (
         r"siento|puedo|modell?o|\bia\b|\bpor\b|desculp|muito|posso|consigo|dispiace|grado",
         r"\blo siento|\bno puedo\b|\b(?:como|come)(?: una?| uma?)? (?:ia|modell?o)\b|\bin quanto ia"
         r"|\bpor favor, (?:sub|proporcion|compart|envi)|\bdesculpe|\bsinto muito|\bnão (?:posso|consigo)\b|\bmi dispiace"
-        r"|\bnon (?:posso|sono in grado)"),
-    "czech": (r"omlouvám|líto|nemohu|\bai\b|jazykový", r"\bomlouvám se|\bje mi líto|\bnemohu\b|\bjako (?:ai|jazykový model)"),
-    "russian": (r"извините|сожалению|могу|вижу|языковая|пожалуйста",
-                r"извините|к сожалению|\bя не (?:могу|вижу)|как языковая модель|пожалуйста, (?:загруз|предостав)"),
-    "chinese": (r"对不起|對不起|抱歉|遗憾|无法|無法|不能|收到|看到|提供|上传|发送|人工智能|语言模型|失败",
-                r"对不起|對不起|抱歉|很遗憾|我(?:无法|無法|不能|看不到|没有看到)|(?:未|没有)(?:收到|提供)|人工智能|语言模型"
-                r"|请(?:重新)?(?:提供|上传|发送)|(?:无法|不能)(?:识别|描述|查看|显示|提供|协助|处理|完成|生成)|图片(?:无法|加载失败|未上传)"),
-    "japanese": (r"申し訳|すみません|ごめん|できません|アップロード|ai[とな]|言語モデル|画像",
-                 r"申し訳|すみません|ごめんなさい|言語モデル|ai(?:として|なので)|画像を(?:提供|アップロード|添付)|画像が(?:見え|表示)"
-                 r"|(?:説明|表示|提供|認識|特定|お答え|お手伝い)(?:することは?が?)?できません"),
-    "hindi": (r"खेद|क्षमा|माफ|मैं|एआई|कृपया", unicodedata.normalize(
-        "NFC", r"मुझे खेद|क्षमा करें|माफ़? करें|मैं .{0,80}(?:नहीं (?:कर|दे|देख|बता)|असमर्थ)|एक एआई"
-        r"|कृपया .{0,80}(?:अपलोड|प्रदान|साझा)")),
+        r"|\bnon (?:posso|sono in grado)",
+    ),
+    "czech": (
+        r"omlouvám|líto|nemohu|\bai\b|jazykový",
+        r"\bomlouvám se|\bje mi líto|\bnemohu\b|\bjako (?:ai|jazykový model)",
+    ),
+    "russian": (
+        r"извините|сожалению|могу|вижу|языковая|пожалуйста",
+        r"извините|к сожалению|\bя не (?:могу|вижу)|как языковая модель|пожалуйста, (?:загруз|предостав)",
+    ),
+    "chinese": (
+        r"对不起|對不起|抱歉|遗憾|无法|無法|不能|收到|看到|提供|上传|发送|人工智能|语言模型|失败",
+        r"对不起|對不起|抱歉|很遗憾|我(?:无法|無法|不能|看不到|没有看到)|(?:未|没有)(?:收到|提供)|人工智能|语言模型"
+        r"|请(?:重新)?(?:提供|上传|发送)|(?:无法|不能)(?:识别|描述|查看|显示|提供|协助|处理|完成|生成)|图片(?:无法|加载失败|未上传)",
+    ),
+    "japanese": (
+        r"申し訳|すみません|ごめん|できません|アップロード|ai[とな]|言語モデル|画像",
+        r"申し訳|すみません|ごめんなさい|言語モデル|ai(?:として|なので)|画像を(?:提供|アップロード|添付)|画像が(?:見え|表示)"
+        r"|(?:説明|表示|提供|認識|特定|お答え|お手伝い)(?:することは?が?)?できません",
+    ),
+    "hindi": (
+        r"खेद|क्षमा|माफ|मैं|एआई|कृपया",
+        unicodedata.normalize(
+            "NFC",
+            r"मुझे खेद|क्षमा करें|माफ़? करें|मैं .{0,80}(?:नहीं (?:कर|दे|देख|बता)|असमर्थ)|एक एआई"
+            r"|कृपया .{0,80}(?:अपलोड|प्रदान|साझा)",
+        ),
+    ),
     "korean": (r"죄송|없|업로드|제공", r"죄송|(?:볼|설명할|제공할|도와드릴) 수 없|이미지를 (?:업로드|제공)"),
 }
 _COMPILED = tuple((re.compile(hint), re.compile(pattern)) for hint, pattern in _RULES.values())

@@ -4,8 +4,10 @@ import re
 from collections.abc import Sequence
 
 # A full stop after these ends no sentence; after the second group it does where a capital follows.
-_TITLES = frozenset("st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd "
-                    "e.g i.e u.s u.k u.s.a nr bzw ca z.b d.h mme č např tzv".split())
+_TITLES = frozenset(
+    "st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd "
+    "e.g i.e u.s u.k u.s.a nr bzw ca z.b d.h mme č např tzv".split()
+)
 _LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d usw".split())
 _LONGEST = max(map(len, _TITLES | _LAST_WORDS))
 _CLOSING = "\"'”’»)]」』）】"
@@ -14,8 +16,10 @@ _CLOSING = "\"'”’»)]」』）】"
 _FULL_WIDTH = "。！？｡"  # which hold the blank that follows
 _ALWAYS = _FULL_WIDTH + "।॥۔؟։።፧។៕။"
 _CLOSED = rf"[{re.escape(_CLOSING)}]*+"
-_STOP = re.compile(rf"(?<![.!?…{_ALWAYS}])(?:[.!?…]*+[{_ALWAYS}][.!?…{_ALWAYS}]*+{_CLOSED}"
-                   rf"|[.!?…]++{_CLOSED}(?=\s|$|(?<![.])[\u3040-\u30ff\u4e00-\u9fff]))")
+_STOP = re.compile(
+    rf"(?<![.!?…{_ALWAYS}])(?:[.!?…]*+[{_ALWAYS}][.!?…{_ALWAYS}]*+{_CLOSED}"
+    rf"|[.!?…]++{_CLOSED}(?=\s|$|(?<![.])[\u3040-\u30ff\u4e00-\u9fff]))"
+)
 _MARK = re.compile(f"[.!?…{_ALWAYS}]")
 _NEXT = re.compile(r"\s*+(\S?)")
 
@@ -28,7 +32,7 @@ def sentences(text: str) -> list[str]:
     for stop in _STOP.finditer(text):
         if stop[0].rstrip(_CLOSING) == "." and _abbreviates(text, start, stop):
             continue
-        found.append(text[start:stop.end()].strip())
+        found.append(text[start : stop.end()].strip())
         start = stop.end()
     return [sentence for sentence in (*found, text[start:].strip()) if sentence]
 
@@ -48,7 +52,7 @@ def _abbreviates(text: str, start: int, stop: re.Match[str]) -> bool:
     following = _NEXT.match(text, stop.end())[1]
     if not following:
         return False  # most captions: the last full stop
-    before = text[max(start, stop.start() - _LONGEST - 4):stop.start()]  # the word, and marks before it
+    before = text[max(start, stop.start() - _LONGEST - 4) : stop.start()]  # the word, and marks before it
     last = before.rsplit(maxsplit=1)[-1].strip("\"'“‘„«’([") if before.strip() else ""
     word = last.lower()
     if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):

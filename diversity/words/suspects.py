@@ -18,11 +18,31 @@ from diversity.words.sentences import sentences
 from diversity.words.tokens import LONG_CHUNK, Tokens
 
 # What is asked of a chunk, as bits.
-(_ENDS_OPEN, _ENDS_ARTICLE, _STARTS_WRONG, _ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT, _IS_FAULT, _IS_NONSENSE, _ENDS_SENTENCE,
- _HAS_SENTENCES, _IS_LAST) = (1 << at for at in range(11))
-_TRAITS = tuple((bit, re.compile(pattern)) for bit, pattern in (
-    (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"), (_STARTS_WRONG, r"\A(?:(?:and|or|at|on|in)\Z|(?:of|with|is|are|was|from)\b)"),
-    (_ENDS_DIGIT, r"\d\Z"), (_IS_NUMBER, r"\A\d+\Z"), (_STARTS_DIGIT, r"\A\d"), (_IS_FAULT, r"\d{7}"), (_IS_FAULT, UNDECODED)))
+(
+    _ENDS_OPEN,
+    _ENDS_ARTICLE,
+    _STARTS_WRONG,
+    _ENDS_DIGIT,
+    _IS_NUMBER,
+    _STARTS_DIGIT,
+    _IS_FAULT,
+    _IS_NONSENSE,
+    _ENDS_SENTENCE,
+    _HAS_SENTENCES,
+    _IS_LAST,
+) = (1 << at for at in range(11))
+_TRAITS = tuple(
+    (bit, re.compile(pattern))
+    for bit, pattern in (
+        (_ENDS_ARTICLE, r"\b(?:an?|[Tt]he)\Z"),
+        (_STARTS_WRONG, r"\A(?:(?:and|or|at|on|in)\Z|(?:of|with|is|are|was|from)\b)"),
+        (_ENDS_DIGIT, r"\d\Z"),
+        (_IS_NUMBER, r"\A\d+\Z"),
+        (_STARTS_DIGIT, r"\A\d"),
+        (_IS_FAULT, r"\d{7}"),
+        (_IS_FAULT, UNDECODED),
+    )
+)
 _RECURRING_PAIRS = 0.02  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
 
 
@@ -31,13 +51,18 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
 
     It marks few others, and reads each chunk once, so that a set is searched in a small part of the time.
     """
-    traits = np.fromiter((_traits_short(chunk) if len(chunk) <= LONG_CHUNK else _traits(chunk) for chunk in tokens.chunks),
-                         np.uint16, len(tokens.chunks))[tokens.chunk_ids]  # (K,)
+    traits = np.fromiter(
+        (_traits_short(chunk) if len(chunk) <= LONG_CHUNK else _traits(chunk) for chunk in tokens.chunks),
+        np.uint16,
+        len(tokens.chunks),
+    )[tokens.chunk_ids]  # (K,)
     chunks = np.diff(tokens.chunk_ends)
-    caption = np.repeat(np.arange(len(chunks)), chunks)                   # (K,)
+    caption = np.repeat(np.arange(len(chunks)), chunks)  # (K,)
     found = (tokens.lengths < MIN_WORDS) | _may_loop(tokens)
-    hanging, lying, on = (np.array([word in words for word in tokens.vocabulary], bool) for words in (HANGING, LYING, ("on",)))
-    last = tokens.ids[tokens.caption_ends[1:][~found] - 1]                # of captions with some words
+    hanging, lying, on = (
+        np.array([word in words for word in tokens.vocabulary], bool) for words in (HANGING, LYING, ("on",))
+    )
+    last = tokens.ids[tokens.caption_ends[1:][~found] - 1]  # of captions with some words
     found[~found] |= hanging[last] | on[last] & lying[tokens.ids[tokens.caption_ends[1:][~found] - 2]]
 
     def having(*bits: int) -> np.ndarray:
@@ -74,7 +99,7 @@ def _may_loop(tokens: Tokens) -> np.ndarray:
             break
         same = (words[lag:] == words[:-lag]) & (captions[lag:] == captions[:-lag])
         ends = np.concatenate([[0], np.cumsum(same)])
-        found[captions[:len(ends) - lag][ends[lag:] - ends[:-lag] == lag]] = True
+        found[captions[: len(ends) - lag][ends[lag:] - ends[:-lag] == lag]] = True
     return found
 
 

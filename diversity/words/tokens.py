@@ -28,14 +28,20 @@ _ONE_CHARACTER = regex.compile(_NO_BLANKS, regex.VERSION1)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # what _WORDS finds in ASCII, in a third of the time
 _ASCII_PIECES = re.compile(rf"{_ASCII_WORDS.pattern}|[^\w\s]", re.IGNORECASE)
 _UNITS = regex.compile(rf"\s*+(?:{_CHARACTER}|(?:(?!{_NO_BLANKS})\S)++)", regex.VERSION1)
-_MANY_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")  # no writing needs more, and putting them in order takes their number squared
-_UNSEEN = regex.compile(r"[[\p{Cf}\ufe00-\ufe0f]--[\u200b-\u200d]]", regex.VERSION1)  # soft hyphens, directions, emoji styles
+_MANY_MARKS = regex.compile(
+    r"(\p{M}{30})\p{M}++"
+)  # no writing needs more, and putting them in order takes their number squared
+_UNSEEN = regex.compile(
+    r"[[\p{Cf}\ufe00-\ufe0f]--[\u200b-\u200d]]", regex.VERSION1
+)  # soft hyphens, directions, emoji styles
 _APOSTROPHES = regex.compile("[’‘ʼ´＇]")
-_END = "\0"        # between captions: neither a letter nor white space
-LONG_CHUNK = 64    # characters; what is longer is read anew each time, so that what is remembered stays small
+_END = "\0"  # between captions: neither a letter nor white space
+LONG_CHUNK = 64  # characters; what is longer is read anew each time, so that what is remembered stays small
 
-TOKENIZER = ("capsmith words 2: NFC, lower case, runs of letters, marks and digits with inner apostrophes, punctuation dropped; "
-             "each character of Chinese, Japanese, Thai, Lao, Khmer and Burmese")
+TOKENIZER = (
+    "capsmith words 2: NFC, lower case, runs of letters, marks and digits with inner apostrophes, punctuation dropped; "
+    "each character of Chinese, Japanese, Thai, Lao, Khmer and Burmese"
+)
 
 
 def words(caption: str) -> list[str]:
@@ -74,14 +80,14 @@ def folded(caption: str) -> str:
 class Tokens:
     """The captions of some pictures, flat: the words of caption c are words[caption_ends[c]:caption_ends[c + 1]]."""
 
-    vocabulary: list[str]       # (V,)
-    ids: np.ndarray             # (W,) each word's place in the vocabulary
-    hashes: np.ndarray          # (W,) uint64
-    caption_ends: np.ndarray    # (C + 1,) first word of each caption, then W
-    picture_ends: np.ndarray    # (P + 1,) first caption of each picture, then C
-    chunks: list[str]           # (U,) as written
-    chunk_ids: np.ndarray       # (K,)
-    chunk_ends: np.ndarray      # (C + 1,) first chunk of each caption, then K
+    vocabulary: list[str]  # (V,)
+    ids: np.ndarray  # (W,) each word's place in the vocabulary
+    hashes: np.ndarray  # (W,) uint64
+    caption_ends: np.ndarray  # (C + 1,) first word of each caption, then W
+    picture_ends: np.ndarray  # (P + 1,) first caption of each picture, then C
+    chunks: list[str]  # (U,) as written
+    chunk_ids: np.ndarray  # (K,)
+    chunk_ends: np.ndarray  # (C + 1,) first chunk of each caption, then K
 
     @property
     def pictures(self) -> int:
@@ -127,12 +133,12 @@ def encode(groups: Iterable[Sequence[str]]) -> Tokens:
     read = [_read_short(chunk) if len(chunk) <= LONG_CHUNK else _read(chunk) for chunk in chunks]
     hash_of = {word: value for found in read for word, value in found}
     id_of = {word: at for at, word in enumerate(hash_of)}
-    sizes = np.fromiter(map(len, read), np.int64, len(read))                    # (U,) words of each chunk
+    sizes = np.fromiter(map(len, read), np.int64, len(read))  # (U,) words of each chunk
     of_chunks = np.array([id_of[word] for found in read for word, _ in found], np.int64)
-    lengths = sizes[chunk_ids]                                                  # (K,)
-    word_ends = np.concatenate([[0], np.cumsum(lengths)])                       # (K + 1,)
+    lengths = sizes[chunk_ids]  # (K,)
+    word_ends = np.concatenate([[0], np.cumsum(lengths)])  # (K + 1,)
     starts = (np.cumsum(sizes) - sizes)[chunk_ids] - word_ends[:-1]
-    ids = of_chunks[np.arange(word_ends[-1]) + np.repeat(starts, lengths)]      # (W,)
+    ids = of_chunks[np.arange(word_ends[-1]) + np.repeat(starts, lengths)]  # (W,)
     hashes = np.fromiter(hash_of.values(), np.uint64, len(hash_of))[ids]
     picture_ends = np.cumsum([0, *map(len, groups)])
     return Tokens(list(hash_of), ids, hashes, word_ends[chunk_ends], picture_ends, chunks, chunk_ids, chunk_ends)

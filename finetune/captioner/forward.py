@@ -63,10 +63,15 @@ class CoCaForward(nn.Module):
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
             if others := sorted(set(config.lora_targets) - {*MLPS}):
-                raise ValueError(f"--lora-targets {', '.join(others)}: CoCa's adapters are in {' and '.join(MLPS)} alone")
-            lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha or 2 * config.lora_rank,
-                              lora_dropout=config.lora_dropout or 0.0,
-                              target_modules=rf"({towers})\..*\.({'|'.join(config.lora_targets or MLPS)})")
+                raise ValueError(
+                    f"--lora-targets {', '.join(others)}: CoCa's adapters are in {' and '.join(MLPS)} alone"
+                )
+            lora = LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+                lora_dropout=config.lora_dropout or 0.0,
+                target_modules=rf"({towers})\..*\.({'|'.join(config.lora_targets or MLPS)})",
+            )
             self.adapter = get_peft_model(self.model, lora).base_model
 
     def written(self) -> CoCaCaptioner:
@@ -79,7 +84,9 @@ class CoCaForward(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         images = self.captioner.normalise(images) if isinstance(images, Tensor) else images
-        output = forward_trimmed(self.model, images, tokens, trim=tokens.device.type == "cpu")  # for a GPU, parts are cut
+        output = forward_trimmed(
+            self.model, images, tokens, trim=tokens.device.type == "cpu"
+        )  # for a GPU, parts are cut
         # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
 
@@ -92,9 +99,13 @@ class CoCaForward(nn.Module):
         if config.freeze_image:
             self.model.to(accelerator.device)
             on_gpu = accelerator.device.type == "cuda"
-            pictures.image = cache_images(pictures, config.output / FOLDER, accelerator,
-                                          batch_size=AT_ONCE if on_gpu else config.device_batch_size or 16,
-                                          num_workers=decoders(config.num_workers, on_gpu))
+            pictures.image = cache_images(
+                pictures,
+                config.output / FOLDER,
+                accelerator,
+                batch_size=AT_ONCE if on_gpu else config.device_batch_size or 16,
+                num_workers=decoders(config.num_workers, on_gpu),
+            )
 
     @torch.no_grad()
     def clamp(self) -> None:
@@ -114,12 +125,17 @@ class VLMForward(nn.Module):
         super().__init__()
         self.captioner, self.pad_id, self.weights = captioner, captioner.pad_id, {"caption": config.caption_weight}
         if config.layer_decay != 1:
-            raise ValueError(f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model")
+            raise ValueError(
+                f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model"
+            )
         if config.lora_rank and captioner.adapter is None:
             try:
-                captioner.add_lora(r=config.lora_rank, alpha=config.lora_alpha or 2 * config.lora_rank,
-                                   target_modules=captioner.language_layers(config.lora_targets),
-                                   dropout=0.05 if config.lora_dropout is None else config.lora_dropout)
+                captioner.add_lora(
+                    r=config.lora_rank,
+                    alpha=config.lora_alpha or 2 * config.lora_rank,
+                    target_modules=captioner.language_layers(config.lora_targets),
+                    dropout=0.05 if config.lora_dropout is None else config.lora_dropout,
+                )
             except ValueError as error:
                 raise ValueError(f"--lora-targets {' '.join(config.lora_targets)}: {error}") from error
         elif config.lora_rank:
@@ -131,7 +147,9 @@ class VLMForward(nn.Module):
         if config.freeze_image:
             self.model.get_submodule(captioner.family.vision).requires_grad_(False)
         if config.grad_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})  # the other kind loses adapters' gradients
+            self.model.gradient_checkpointing_enable(
+                {"use_reentrant": False}
+            )  # the other kind loses adapters' gradients
         self.model.train()
         self.depth, self.products = None, contextlib.nullcontext
         self.library = "transformers" if captioner.adapter is None or captioner.merges else "peft"
@@ -142,7 +160,9 @@ class VLMForward(nn.Module):
 
     def forward(self, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor) -> dict[str, Tensor]:
         if not isinstance(images, Tensor):  # of several shapes: flat and padded, with their shapes
-            images = [flat[:math.prod(shape)].view(shape) for flat, shape in zip(images[0], images[1].tolist(), strict=True)]
+            images = [
+                flat[: math.prod(shape)].view(shape) for flat, shape in zip(images[0], images[1].tolist(), strict=True)
+            ]
         logits, labels = self.caption_logits(images, tokens)
         return {"logits": logits, "labels": labels}
 
@@ -160,9 +180,15 @@ class VLMForward(nn.Module):
 def _check_same_adapters(captioner: "VLMCaptioner", config: FinetuneConfig) -> None:
     """Refuses settings of adapters that are not those of the model's own, which are trained on."""
     theirs = captioner.adapter.peft_config["default"]
-    problems = [f"--{name} {asked}: {captioner.name} has adapters of {what} {has}" for name, asked, what, has in (
-        ("lora-rank", config.lora_rank, "rank", theirs.r), ("lora-alpha", config.lora_alpha, "alpha", theirs.lora_alpha),
-        ("lora-dropout", config.lora_dropout, "dropout", theirs.lora_dropout)) if asked not in (None, has)]
+    problems = [
+        f"--{name} {asked}: {captioner.name} has adapters of {what} {has}"
+        for name, asked, what, has in (
+            ("lora-rank", config.lora_rank, "rank", theirs.r),
+            ("lora-alpha", config.lora_alpha, "alpha", theirs.lora_alpha),
+            ("lora-dropout", config.lora_dropout, "dropout", theirs.lora_dropout),
+        )
+        if asked not in (None, has)
+    ]
     if config.lora_targets:
         problems.append(f"--lora-targets: {captioner.name} has its adapters where they are")
     if problems:

@@ -30,8 +30,13 @@ def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config
     return pictures
 
 
-def held_out_pictures(config: FinetuneConfig, captioner: TrainableCaptioner, pictures: CaptionedPictures,
-                      asked: CaptionedPictures | None, tell: Callable[[str], None]) -> CaptionedPictures | None:
+def held_out_pictures(
+    config: FinetuneConfig,
+    captioner: TrainableCaptioner,
+    pictures: CaptionedPictures,
+    asked: CaptionedPictures | None,
+    tell: Callable[[str], None],
+) -> CaptionedPictures | None:
     """Those asked for, or some of the input, at most a twentieth; none stays in the input. None where there are none."""
     if asked:
         if both := doubles(pictures, asked, range(len(asked))):
@@ -52,7 +57,9 @@ class HeldOut:
 
     def __init__(self, pictures: CaptionedPictures, name: str):
         self.pictures, self.name = pictures, name
-        self.given = [(sample.key, pictures.image(index), sample.captions) for index, sample in enumerate(pictures.samples)]
+        self.given = [
+            (sample.key, pictures.image(index), sample.captions) for index, sample in enumerate(pictures.samples)
+        ]
 
     def __call__(self, trainer: Trainer, step: int, samples: int) -> dict[str, Any]:
         folder = trainer.config.output
@@ -64,15 +71,26 @@ class HeldOut:
             earlier = [row["caption"] for row in rows if row["step"]]  # what it began with is not among what it became
             if step and losses["caption"] < min(earlier, default=float("inf")):
                 captioner.save(folder / BEST, self.name)
-        line = {"step": step, "samples": samples, **losses, **found.scores, "human": found.human,
-                "samples_shown": found.shown, "warning": found.warning}
+        line = {
+            "step": step,
+            "samples": samples,
+            **losses,
+            **found.scores,
+            "human": found.human,
+            "samples_shown": found.shown,
+            "warning": found.warning,
+        }
         if found.warning:
             say("", *found.warning.split("\n"))
         trainer.accelerator.log({f"held_out/{name}": value for name, value in (losses | found.scores).items()}, step)
         shown = {sample.key: index for index, sample in enumerate(self.pictures.samples) if sample.key in found.shown}
-        write_training_page(folder, name=self.name, newest=line,
-                            pictures={key: self.pictures.encoded(index) for key, index in shown.items()},
-                            references={key: self.pictures.samples[index].captions for key, index in shown.items()})
+        write_training_page(
+            folder,
+            name=self.name,
+            newest=line,
+            pictures={key: self.pictures.encoded(index) for key, index in shown.items()},
+            references={key: self.pictures.samples[index].captions for key, index in shown.items()},
+        )
         with open(log, "a", encoding="utf-8") as file:  # last: what the log tells of is not done again
             file.write(json.dumps(line) + "\n")
         return line
@@ -85,13 +103,15 @@ def losses_on(pictures: CaptionedPictures, trainer: Trainer, batch_size: int = 6
     sums: Losses = {name: torch.zeros(()) for name in forward.weights}
     for at in range(0, len(pictures), batch_size):
         items = [pictures[index, 0] for index in range(at, min(at + batch_size, len(pictures)))]
-        part, = pictures.collate(items).parts(1, trainer.accelerator.device, forward.pad_id)
+        (part,) = pictures.collate(items).parts(1, trainer.accelerator.device, forward.pad_id)
         with trainer.accelerator.autocast(), evaluating(forward):
             output = forward(part.images, part.tokens)
         sums["caption"] += caption_loss(output["logits"], output["labels"]).cpu()
         tokens += len(output["labels"])
         if forward.contrasts:
             image, text = (output[name].float() for name in ("image_features", "text_features"))
-            sums["contrastive"] += contrastive_loss(image, text, output["logit_scale"], part.pictures).cpu() * len(items)
+            sums["contrastive"] += contrastive_loss(image, text, output["logit_scale"], part.pictures).cpu() * len(
+                items
+            )
     counts = {"caption": tokens, "contrastive": len(pictures)}
     return {name: loss.item() / counts[name] for name, loss in sums.items()}

@@ -26,8 +26,9 @@ DONE = "done.json"
 DTYPE = torch.bfloat16
 
 
-def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Accelerator, *, batch_size: int, num_workers: int
-                 ) -> Callable[[int], tuple[Tensor, Tensor]]:
+def cache_images(
+    pictures: CaptionedPictures, folder: Path, accelerator: Accelerator, *, batch_size: int, num_workers: int
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Encodes every picture, each rank a part of them; gives features (E,) and tokens (S, W) of picture i, float32 of bfloat16.
 
     Done before with the same weights, and pictures of the same bytes, it is read. Raises ValueError where the disk has no room.
@@ -41,8 +42,12 @@ def cache_images(pictures: CaptionedPictures, folder: Path, accelerator: Acceler
     if accelerator.is_main_process and not _is(done, asked):
         _make_room(folder, {name: count * shape.numel() * DTYPE.itemsize for name, shape in shapes.items()}, count)
     accelerator.wait_for_everyone()
-    maps = {name: torch.from_file(str(folder / f"{name}.bin"), shared=True, size=count * shape.numel(), dtype=DTYPE)
-            .view(count, *shape) for name, shape in shapes.items()}
+    maps = {
+        name: torch.from_file(str(folder / f"{name}.bin"), shared=True, size=count * shape.numel(), dtype=DTYPE).view(
+            count, *shape
+        )
+        for name, shape in shapes.items()
+    }
     if not done.exists():
         _encode(pictures, maps, accelerator, batch_size, num_workers)
         accelerator.wait_for_everyone()
@@ -63,25 +68,39 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
-    say(f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; "
-        "pictures are not augmented")
+    say(
+        f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; "
+        "pictures are not augmented"
+    )
     if total > free:
         raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {free / 1e9:.2f} GB free")
-    reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))  # not on every system
+    reserve = getattr(
+        os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size)
+    )  # not on every system
     for name, size in sizes.items():
         with open(folder / f"{name}.bin", "wb") as file:
-            reserve(file.fileno(), 0, size)  # a disk that is full later would end the process at a write into mapped memory
+            reserve(
+                file.fileno(), 0, size
+            )  # a disk that is full later would end the process at a write into mapped memory
 
 
-def _encode(pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int,
-            num_workers: int) -> None:
+def _encode(
+    pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int, num_workers: int
+) -> None:
     captioner = pictures.captioner
     own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
-    batches = [[(index, 0) for index in own[at:at + batch_size]] for at in range(0, len(own), batch_size)]
-    loader = DataLoader(pictures, batch_sampler=batches, num_workers=num_workers, pin_memory=accelerator.device.type == "cuda",
-                        collate_fn=partial(collate, pad_id=captioner.pad_id))
+    batches = [[(index, 0) for index in own[at : at + batch_size]] for at in range(0, len(own), batch_size)]
+    loader = DataLoader(
+        pictures,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        collate_fn=partial(collate, pad_id=captioner.pad_id),
+    )
     with accelerator.autocast():
-        for batch in Progress(loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process):
+        for batch in Progress(
+            loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process
+        ):
             left = [(batch.images, batch.pictures)]
             while left:
                 images, numbers = left.pop()

@@ -26,16 +26,45 @@ PAD, START, END = "<pad>", "<start>", "<end>"  # ids 0, 1, 2
 MODEL_CONFIG = {
     "embed_dim": WIDTH,
     # no attentional pooling: through 32 pooled queries shapes were not learnt in the steps that suffice without
-    "vision_cfg": {"image_size": 56, "layers": 4, "width": WIDTH, "head_width": 32, "patch_size": 8, "output_tokens": True,
-                   "pos_embed_type": "sin_cos_2d"},
-    "text_cfg": {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": WIDTH, "heads": 4, "layers": 2, "embed_cls": True,
-                 "output_tokens": True, "hf_tokenizer_name": "coca_tiny", "tokenizer_kwargs": {"clean": "lower"}},
-    "multimodal_cfg": {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": WIDTH, "heads": 4, "layers": 3,
-                       "attn_pooler_heads": 4},
+    "vision_cfg": {
+        "image_size": 56,
+        "layers": 4,
+        "width": WIDTH,
+        "head_width": 32,
+        "patch_size": 8,
+        "output_tokens": True,
+        "pos_embed_type": "sin_cos_2d",
+    },
+    "text_cfg": {
+        "context_length": CONTEXT,
+        "vocab_size": VOCABULARY,
+        "width": WIDTH,
+        "heads": 4,
+        "layers": 2,
+        "embed_cls": True,
+        "output_tokens": True,
+        "hf_tokenizer_name": "coca_tiny",
+        "tokenizer_kwargs": {"clean": "lower"},
+    },
+    "multimodal_cfg": {
+        "context_length": CONTEXT,
+        "vocab_size": VOCABULARY,
+        "width": WIDTH,
+        "heads": 4,
+        "layers": 3,
+        "attn_pooler_heads": 4,
+    },
     "custom_text": True,
 }
-PREPROCESS = {"size": [56, 56], "mode": "RGB", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
-              "resize_mode": "shortest", "fill_color": 0}
+PREPROCESS = {
+    "size": [56, 56],
+    "mode": "RGB",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
 
 
 def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
@@ -48,15 +77,28 @@ def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator((text.lower() for text in texts), trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[PAD, START, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+    tokenizer.train_from_iterator(
+        (text.lower() for text in texts),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=[PAD, START, END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)])
+        single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)]
+    )
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END, "pad_token": PAD,
-              "add_prefix_space": True,  # transformers 4 puts its own default over the tokenizer's
-              "clean_up_tokenization_spaces": False, "model_max_length": CONTEXT}  # transformers 4 and 5 know this class
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": START,
+        "eos_token": END,
+        "pad_token": PAD,
+        "add_prefix_space": True,  # transformers 4 puts its own default over the tokenizer's
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": CONTEXT,
+    }  # transformers 4 and 5 know this class
     write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
@@ -82,10 +124,22 @@ def pretrain(folder: Path, work: Path, pictures: int, steps: int) -> None:
     if not (folder / "tokenizer.json").exists():
         write_tokenizer(folder)
     write_config(folder)
-    inputs = [f"scenes:train,n={pictures * thirds // 3},level={level},captions=alt" for level, thirds in ((1, 1), (2, 2))]
-    run(FinetuneConfig(input=inputs, model=str(folder), output=work,
-                       from_scratch=True, samples_seen=32 * steps, batch_size=32, learning_rate=5e-4, weight_decay=0.05,
-                       warmup=0.03))
+    inputs = [
+        f"scenes:train,n={pictures * thirds // 3},level={level},captions=alt" for level, thirds in ((1, 1), (2, 2))
+    ]
+    run(
+        FinetuneConfig(
+            input=inputs,
+            model=str(folder),
+            output=work,
+            from_scratch=True,
+            samples_seen=32 * steps,
+            batch_size=32,
+            learning_rate=5e-4,
+            weight_decay=0.05,
+            warmup=0.03,
+        )
+    )
     weights = {name: weight.half() for name, weight in load_file(work / "open_clip_model.safetensors").items()}
     with whole_file(folder / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)

@@ -42,8 +42,10 @@ def run(config: FinetuneConfig) -> int:
     code = run_in_ranks(config, train)
     if config.push_to_hub and not code and os.environ.get("RANK", "0") == "0":
         if not (files := read_record(config).get("files")):
-            raise ValueError(f"--push-to-hub: an earlier version finished {config.output}, and did not note which files are the "
-                             "captioner's; upload them by hand")
+            raise ValueError(
+                f"--push-to-hub: an earlier version finished {config.output}, and did not note which files are the "
+                "captioner's; upload them by hand"
+            )
         push(config.output, files, config.push_to_hub, public=config.hub_public)
         say(f"uploaded to {config.push_to_hub}")
     return code
@@ -52,8 +54,11 @@ def run(config: FinetuneConfig) -> int:
 def train(config: FinetuneConfig, state: PartialState) -> None:
     """Fine-tune in this process, of those that `state` tells of."""
     shards = input_shards(config)
-    eval_shards = read_samples(config.eval_input, config.images, columns=config.table,
-                               needs=("pictures", "captions")) if config.eval_input else []
+    eval_shards = (
+        read_samples(config.eval_input, config.images, columns=config.table, needs=("pictures", "captions"))
+        if config.eval_input
+        else []
+    )
     check_apart(config.output, [shard.path for of in (*shards.values(), eval_shards) for shard in of])
     captioner = load(as_it_lies(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
@@ -82,12 +87,22 @@ def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
     if config.from_scratch or config.pretrained or not is_transformers(config.model):
         if config.four_bit:
             raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
-        return load_captioner(config.model, config.pretrained, from_scratch=config.from_scratch, context=config.context,
-                              image_size=config.image_size, base=config.base)
-    if problems := [f"--{name} {value}: is for CoCa, and {config.model} is a vision-language model"
-                    for name, value in (("context", config.context), ("image-size", config.image_size)) if value is not None]:
+        return load_captioner(
+            config.model,
+            config.pretrained,
+            from_scratch=config.from_scratch,
+            context=config.context,
+            image_size=config.image_size,
+            base=config.base,
+        )
+    if problems := [
+        f"--{name} {value}: is for CoCa, and {config.model} is a vision-language model"
+        for name, value in (("context", config.context), ("image-size", config.image_size))
+        if value is not None
+    ]:
         raise ValueError("; ".join(problems))
     from captioners.vlm.load import load_vlm  # late: it imports transformers and peft
+
     if config.four_bit:
         return load_vlm(config.model, base=config.base, device=str(device), dtype=config.dtype, four_bit=True)
     captioner = load_vlm(config.model, base=config.base, dtype=None)
@@ -96,7 +111,9 @@ def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
     return captioner
 
 
-def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPictures | None, scores: Mapping[str, Any]) -> None:
+def finish(
+    trainer: Trainer, name: str, library: str, held_out: CaptionedPictures | None, scores: Mapping[str, Any]
+) -> None:
     """Writes the page, the model card and the captioner, whose config comes last."""
     config = trainer.config
     if not held_out:
@@ -108,8 +125,16 @@ def finish(trainer: Trainer, name: str, library: str, held_out: CaptionedPicture
     data = {"trained on": f"{len(trainer.pictures):,} pictures of {', '.join(config.input)}"}
     if held_out:
         data["validated on"] = f"{len(held_out):,} pictures of {', '.join(config.eval_input) or 'the same, held out'}"
-    write_card(config.output, name=name, base_model=config.model, data=data, licences=licences,
-               recipe=config.model_dump(mode="json"), scores=scores, library=library)
+    write_card(
+        config.output,
+        name=name,
+        base_model=config.model,
+        data=data,
+        licences=licences,
+        recipe=config.model_dump(mode="json"),
+        scores=scores,
+        library=library,
+    )
     with trainer.trained() as written:
         write_finished(config, written, name)
     say(f"captioner {name} written to {config.output}; how it went: {config.output / PAGE}")
@@ -127,12 +152,21 @@ def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
     return shards
 
 
-def read_pictures(shards: Mapping[float, Sequence[Shard]], captioner: TrainableCaptioner, config: FinetuneConfig, *, quiet: bool
-                  ) -> CaptionedPictures:
+def read_pictures(
+    shards: Mapping[float, Sequence[Shard]], captioner: TrainableCaptioner, config: FinetuneConfig, *, quiet: bool
+) -> CaptionedPictures:
     """The captioned pictures of all inputs, with their weights."""
-    pictures, *more = (CaptionedPictures(of, captioner, captions_per_image=config.captions_per_image,
-                                         long_captions=config.long_captions, weight=weight, quiet=quiet)
-                       for weight, of in shards.items())
+    pictures, *more = (
+        CaptionedPictures(
+            of,
+            captioner,
+            captions_per_image=config.captions_per_image,
+            long_captions=config.long_captions,
+            weight=weight,
+            quiet=quiet,
+        )
+        for weight, of in shards.items()
+    )
     for other in more:
         pictures.mixed_with(other)
     return pictures

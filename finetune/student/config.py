@@ -29,48 +29,79 @@ class StudentConfig(TableFlags):
     shard: ClassVar[bool] = False
 
     input: list[str] = Field(min_length=1, description="reinforced records: shards, JSONL, Parquet; repeatable")
-    student: str = Field(description="model to train: an open_clip architecture, or a folder with open_clip_config.json")
+    student: str = Field(
+        description="model to train: an open_clip architecture, or a folder with open_clip_config.json"
+    )
     output: Path = Field(description="folder for the student, its log and its checkpoint")
     pretrained: str | None = Field(
-        None, description="weights of an architecture to start from, a tag or a file; else random ones")
-    eval_input: list[str] = Field([], description="pictures with captions to validate on, by retrieval; any input of `finetune`")
+        None, description="weights of an architecture to start from, a tag or a file; else random ones"
+    )
+    eval_input: list[str] = Field(
+        [], description="pictures with captions to validate on, by retrieval; any input of `finetune`"
+    )
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
-        "^syn_text", description="regular expression that the names of the caption columns to draw from start with")
+        "^syn_text", description="regular expression that the names of the caption columns to draw from start with"
+    )
     text_weight: float = Field(1.0, ge=0, description="weight of the losses of original captions")
     synthetic_weight: float = Field(1.0, ge=0, description="weight of the losses of synthetic captions")
-    distill_weight: float = Field(1.0, ge=0, description="weight of the teachers' loss; 0: their embeddings are not read")
+    distill_weight: float = Field(
+        1.0, ge=0, description="weight of the teachers' loss; 0: their embeddings are not read"
+    )
     contrastive_weight: float = Field(0.0, ge=0, description="weight of CLIP's own loss")
     logit_scale: list[Annotated[float, Field(gt=0)]] = Field(
-        [], description="of the teachers, one for each in the order of the embeddings; their own, of config.json, unless given")
+        [],
+        description="of the teachers, one for each in the order of the embeddings; their own, of config.json, unless given",
+    )
     teacher_dimension: list[Annotated[int, Field(gt=0)]] = Field(
-        [], description="numbers of each teacher in an embedding, for sets whose config.json does not name them")
+        [], description="numbers of each teacher in an embedding, for sets whose config.json does not name them"
+    )
     samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
-        12_000_000, gt=0, description="budget in records seen, e.g. 12M; a smaller set is repeated")
+        12_000_000, gt=0, description="budget in records seen, e.g. 12M; a smaller set is repeated"
+    )
     batch_size: int = Field(256, gt=0, description="records a step, over all devices")
     device_batch_size: int | None = Field(
-        None, gt=0, description="records a device takes at a time; a step accumulates, exactly; unless given, its whole share")
+        None,
+        gt=0,
+        description="records a device takes at a time; a step accumulates, exactly; unless given, its whole share",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     weight_decay: float = Field(0.2, ge=0, description="of matrices; norms, biases and embeddings have none")
     clip_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none")
-    grad_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, slower")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none"
+    )
+    grad_checkpointing: bool = Field(
+        False, description="compute activations twice instead of keeping them: less memory, slower"
+    )
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
-        None, gt=0, description="records seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless "
-        "given; there is one before the first step and one at the end, too")
+        None,
+        gt=0,
+        description="records seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless "
+        "given; there is one before the first step and one at the end, too",
+    )
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     tf32: bool = Field(False, description="float32 products by a GPU in TF32: several times as fast, to three digits")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     num_processes: int | None = Field(
-        None, gt=0, description="processes to train in, a device each; those of the launcher unless given")
+        None, gt=0, description="processes to train in, a device each; those of the launcher unless given"
+    )
     num_workers: int | None = Field(
-        None, ge=0, description="processes that make views, for each process that trains; unless given, its share of the cores for "
-        "a GPU, and one for a CPU")
-    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="trackers to send the log to, too")
+        None,
+        ge=0,
+        description="processes that make views, for each process that trains; unless given, its share of the cores for "
+        "a GPU, and one for a CPU",
+    )
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        [], description="trackers to send the log to, too"
+    )
     max_error_rate: float = Field(
-        0.1, ge=0, le=1, description="share of the records that may not be usable; more stop the run before it trains")
+        0.1, ge=0, le=1, description="share of the records that may not be usable; more stop the run before it trains"
+    )
     checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
-    seed: int = Field(0, ge=0, description="of the order of records, the choice of views and texts, and random weights")
+    seed: int = Field(
+        0, ge=0, description="of the order of records, the choice of views and texts, and random weights"
+    )
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 
     @field_validator("eval_input")

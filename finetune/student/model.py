@@ -36,13 +36,15 @@ class Student:
         sides = {size} if isinstance(size, int) else set(size)
         if len(sides) > 1:
             raise ValueError(f"--student {name}: takes pictures of {tuple(size)} pixels, and views are square")
-        self.side, = sides
+        (self.side,) = sides
         self.mean, self.std = self.preprocess_cfg["mean"], self.preprocess_cfg["std"]
 
     def save(self, folder: Path) -> None:
         """Writes the folder that open_clip loads as `local-dir:FOLDER`, its config last."""
-        weights = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                   for name, value in self.model.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in self.model.state_dict().items()
+        }
         config = {"model_cfg": dict(self.model_cfg), "preprocess_cfg": self.preprocess_cfg}
         with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
             if isinstance(self.tokenizer, HFTokenizer):
@@ -95,13 +97,19 @@ class StudentForward(nn.Module):
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Features (B, E) and (B, K, E) of pictures (B, 3, S, S) and token ids (B, K, L)."""
         texts = self.model.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
-        return {"image_features": self.model.encode_image(images, normalize=True), "text_features": texts,
-                "logit_scale": self.model.logit_scale.exp()}
+        return {
+            "image_features": self.model.encode_image(images, normalize=True),
+            "text_features": texts,
+            "logit_scale": self.model.logit_scale.exp(),
+        }
 
-    def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
-                     ) -> Losses:
+    def batch_losses(
+        self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
+    ) -> Losses:
         """The losses that have a weight; see `reinforced_losses`."""
-        return reinforced_losses(image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings)
+        return reinforced_losses(
+            image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings
+        )
 
     def prepare(self, *_: Any) -> None:
         """Nothing is done before the first step."""
@@ -116,21 +124,38 @@ class StudentForward(nn.Module):
         return self.student
 
 
-def reinforced_losses(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor,
-                      teachers: Teachers | None, text_weights: Sequence[float],
-                      names: Iterable[str] = ("distill", "contrastive"), image_emb: Tensor | None = None,
-                      text_emb: Tensor | None = None) -> Losses:
+def reinforced_losses(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    pictures: Tensor,
+    teachers: Teachers | None,
+    text_weights: Sequence[float],
+    names: Iterable[str] = ("distill", "contrastive"),
+    image_emb: Tensor | None = None,
+    text_emb: Tensor | None = None,
+) -> Losses:
     """The losses of a reinforced set of these names: each the sum over the kinds of texts, times their weights.
 
     Features (B, E) and (B, K, E) are of unit length, logit_scale is not logarithmic. pictures (B,): their numbers. Embeddings
     (B, D) and (B, K, D) are the teachers', as they are stored (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2025,
     arXiv 2508.20691).
     """
+
     def of_texts(name: str, kind: int) -> Tensor:
         if name == "contrastive":
             return contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
-        return distillation_loss(image_features, text_features[:, kind], logit_scale, image_emb, text_emb[:, kind],
-                                 teachers.dimensions, teachers.logit_scales)
+        return distillation_loss(
+            image_features,
+            text_features[:, kind],
+            logit_scale,
+            image_emb,
+            text_emb[:, kind],
+            teachers.dimensions,
+            teachers.logit_scales,
+        )
 
-    return {name: torch.stack([weight * of_texts(name, kind) for kind, weight in enumerate(text_weights)]).sum()
-            for name in names}
+    return {
+        name: torch.stack([weight * of_texts(name, kind) for kind, weight in enumerate(text_weights)]).sum()
+        for name in names
+    }

@@ -43,8 +43,10 @@ def check_texts(shards: Sequence[Shard]) -> None:
         if isinstance(run, Mapping) and run.get("text_from_synthetic"):
             wrong.append(folder)
     if wrong:
-        raise ValueError(f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine say which "
-                         "caption that was; copy them here, or train with --text-weight 0")
+        raise ValueError(
+            f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine say which "
+            "caption that was; copy them here, or train with --text-weight 0"
+        )
 
 
 class Contents(NamedTuple):
@@ -66,8 +68,15 @@ class ReinforcedPictures(Dataset):
     comes in a pass.
     """
 
-    def __init__(self, shards: Sequence[Shard], student: Student, config: StudentConfig, teachers: Teachers | None, *,
-                 quiet: bool = False):
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        student: Student,
+        config: StudentConfig,
+        teachers: Teachers | None,
+        *,
+        quiet: bool = False,
+    ):
         self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
         self.kinds, self.columns, self.teachers = tuple(config.text_weights), config.columns, teachers
         self.records: list[tuple[Record, Places | None]] = []
@@ -93,7 +102,9 @@ class ReinforcedPictures(Dataset):
         self.read = hashes.hexdigests()
         if not self.records:
             rejects = self.rejects + self.failed_before
-            raise ValueError(f"no record that a student can be shown; the first of {len(rejects)} rejected: {rejects[:3]}")
+            raise ValueError(
+                f"no record that a student can be shown; the first of {len(rejects)} rejected: {rejects[:3]}"
+            )
         self.weights = np.ones(len(self.records))
 
     def __len__(self) -> int:
@@ -140,17 +151,24 @@ class ReinforcedPictures(Dataset):
         originals, embeddings = [one for one in (text, *sample.captions) if one.strip()][:1], {}
         if self.teachers:
             originals, columns, embeddings = self._embeddings(sample, len(views), originals, columns)
-        found = {"text": [("text_emb", originals)] if originals else [],
-                 "synthetic": [(f"{name}_emb", texts) for name, texts in columns.items() if re.match(self.columns, name)]}
+        found = {
+            "text": [("text_emb", originals)] if originals else [],
+            "synthetic": [(f"{name}_emb", texts) for name, texts in columns.items() if re.match(self.columns, name)],
+        }
         if missing := [kind for kind in self.kinds if not found[kind]]:
-            raise ValueError({"text": "no original caption; --text-weight 0 trains without them",
-                              "synthetic": f"no captions in columns like {self.columns!r}"}[missing[0]])
+            raise ValueError(
+                {
+                    "text": "no original caption; --text-weight 0 trains without them",
+                    "synthetic": f"no captions in columns like {self.columns!r}",
+                }[missing[0]]
+            )
         if not views:
             raise ValueError("paug.json: no views")
         return Contents(sample.image, views, found, embeddings)
 
-    def _embeddings(self, sample: Record, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
-                    ) -> tuple[Sequence[str], Mapping[str, Sequence[str]], Mapping[str, Tensor]]:
+    def _embeddings(
+        self, sample: Record, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
+    ) -> tuple[Sequence[str], Mapping[str, Sequence[str]], Mapping[str, Tensor]]:
         """The original captions and the columns that have embeddings, and these, from either layout."""
         embeddings = unpack(sample.members)
         newer = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
@@ -158,11 +176,15 @@ class ReinforcedPictures(Dataset):
         if len(embeddings.get("text_emb", ())) - synthetic == len(sample.captions):
             originals = sample.captions
         columns = newer or columns
-        rows = modern(embeddings, views, {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}})
+        rows = modern(
+            embeddings, views, {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}}
+        )
         widths = {of.shape[1] for of in rows.values()}
         if widths != {sum(self.teachers.dimensions)}:
-            raise ValueError(f"embeddings of {', '.join(map(str, sorted(widths)))} numbers, and the teachers have "
-                             f"{' + '.join(map(str, self.teachers.dimensions))}")
+            raise ValueError(
+                f"embeddings of {', '.join(map(str, sorted(widths)))} numbers, and the teachers have "
+                f"{' + '.join(map(str, self.teachers.dimensions))}"
+            )
         return originals, columns, rows
 
     def length(self, index: int, draw: int) -> int:
@@ -193,11 +215,18 @@ class ReinforcedPictures(Dataset):
         pixels = normalise(replay(contents.views[view], decode_stored(contents.image), self.side), self.mean, self.std)
         embeddings = {}
         if self.teachers:
-            embeddings = {"image_emb": contents.embeddings["image_emb"][view],
-                          "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in texts])}
+            embeddings = {
+                "image_emb": contents.embeddings["image_emb"][view],
+                "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in texts]),
+            }
         return pixels, self.tokenizer([text for *_, text in texts]), index, sample.key, embeddings
 
     def collate(self, items: Sequence[tuple[Tensor, Tensor, int, str, dict[str, Tensor]]]) -> Batch:
         images, tokens, pictures, keys, embeddings = zip(*items)
-        return Batch(torch.stack(images), torch.stack(tokens), torch.tensor(pictures), list(keys),
-                     {name: torch.stack([of[name] for of in embeddings]) for name in embeddings[0]})
+        return Batch(
+            torch.stack(images),
+            torch.stack(tokens),
+            torch.tensor(pictures),
+            list(keys),
+            {name: torch.stack([of[name] for of in embeddings]) for name in embeddings[0]},
+        )

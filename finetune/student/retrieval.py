@@ -25,16 +25,28 @@ FIRST = (1, 5)  # of what is found, that count
 BATCH = 64
 
 DISTILLATION_LOSS = Measure(
-    ("distill",), "Distillation loss", "Cross-entropy of the teachers' and the student's probabilities of the batch's texts "
+    ("distill",),
+    "Distillation loss",
+    "Cross-entropy of the teachers' and the student's probabilities of the batch's texts "
     "given a picture and of its pictures given a text, their mean, summed over original and synthetic captions with their weights, in "
-    "nats. At best the teachers' own entropy, so compare at one batch size and set of teachers only.", better="lower")
+    "nats. At best the teachers' own entropy, so compare at one batch size and set of teachers only.",
+    better="lower",
+)
 SCORES = tuple(
-    Measure((f"{direction}_r{first}",), f"{label} R@{first}",
-            f"Share of {asked} for which a right one is among the first {first} {found} found. 0 to 100 %; the more held-out "
-            "pictures there are, the harder it is. Captions of the same words are one.", "percent", "higher")
-    for direction, label, asked, found in (("image_to_text", "Picture to caption", "pictures", "captions"),
-                                           ("text_to_image", "Caption to picture", "captions", "pictures"))
-    for first in FIRST)
+    Measure(
+        (f"{direction}_r{first}",),
+        f"{label} R@{first}",
+        f"Share of {asked} for which a right one is among the first {first} {found} found. 0 to 100 %; the more held-out "
+        "pictures there are, the harder it is. Captions of the same words are one.",
+        "percent",
+        "higher",
+    )
+    for direction, label, asked, found in (
+        ("image_to_text", "Picture to caption", "pictures", "captions"),
+        ("text_to_image", "Caption to picture", "captions", "pictures"),
+    )
+    for first in FIRST
+)
 MEASURES = (DISTILLATION_LOSS, CONTRASTIVE_LOSS, *SCORES)
 
 
@@ -42,7 +54,10 @@ def recall(image: Tensor, text: Tensor, right: Tensor) -> dict[str, float]:
     """R@1 and R@5 in both directions of features (P, E) and (T, E); right (P, T): which captions are whose."""
     similarities = image @ text.T
     scores = {}
-    for direction, ranked, answers in (("image_to_text", similarities, right), ("text_to_image", similarities.T, right.T)):
+    for direction, ranked, answers in (
+        ("image_to_text", similarities, right),
+        ("text_to_image", similarities.T, right.T),
+    ):
         best = ranked.topk(min(max(FIRST), ranked.shape[1]), dim=1).indices
         hits = answers.gather(1, best)
         scores |= {f"{direction}_r{first}": hits[:, :first].any(1).double().mean().item() for first in FIRST}
@@ -62,10 +77,12 @@ def retrieval(student: Student, samples: Sequence[Record]) -> dict[str, float]:
     image, text = [], []
     with evaluating(student.model):
         for at in range(0, len(samples), BATCH):
-            pixels = torch.stack([preprocess(decode_image(sample.image)) for sample in samples[at:at + BATCH]])
+            pixels = torch.stack([preprocess(decode_image(sample.image)) for sample in samples[at : at + BATCH]])
             image.append(student.model.encode_image(pixels.to(device), normalize=True).float())
         for at in range(0, len(texts), BATCH):
-            text.append(student.model.encode_text(student.tokenizer(texts[at:at + BATCH]).to(device), normalize=True).float())
+            text.append(
+                student.model.encode_text(student.tokenizer(texts[at : at + BATCH]).to(device), normalize=True).float()
+            )
     return recall(torch.cat(image), torch.cat(text), right)
 
 

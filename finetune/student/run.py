@@ -49,8 +49,12 @@ def train(config: StudentConfig, state: PartialState) -> None:
     with begun(config, pictures.read, state):
         if state.is_main_process:
             tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
-        trainer = Trainer(config, StudentForward(student, config, teachers), pictures,
-                          HeldOutRetrieval(held_out) if held_out else None)
+        trainer = Trainer(
+            config,
+            StudentForward(student, config, teachers),
+            pictures,
+            HeldOutRetrieval(held_out) if held_out else None,
+        )
         say_once(state, describe(trainer))
         found = trainer.fit()
         if state.is_main_process:
@@ -61,20 +65,45 @@ def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]
     """Writes the page, the model card and the student, whose config comes last."""
     config = trainer.config
     write_page(trainer)
-    scores = [(measure.label, measure.text(found), measure.definition) for measure in SCORES if measure.path[0] in found]
+    scores = [
+        (measure.label, measure.text(found), measure.definition) for measure in SCORES if measure.path[0] in found
+    ]
     seen = trainer.steps * config.batch_size
     data = {"trained on": f"{len(trainer.pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}
     if found:
         data["validated on"] = f"{found['pictures']:,} pictures of {', '.join(config.eval_input)}"
-    texts = " and ".join(f"{weight:g} × that of {kind} captions" for kind, weight in
-                         (("original", config.text_weight), ("synthetic", config.synthetic_weight)) if weight)
-    losses = [f"{weight:g} × {what}, of which: {texts}" for what, weight in
-              (("distillation", config.distill_weight), ("CLIP's contrastive loss", config.contrastive_weight)) if weight]
-    names = [f"{name}: {dimension} numbers, logit scale {scale:g}" for name, dimension, scale in
-             zip(teachers.names, teachers.dimensions, teachers.logit_scales, strict=True)] if teachers else []
+    texts = " and ".join(
+        f"{weight:g} × that of {kind} captions"
+        for kind, weight in (("original", config.text_weight), ("synthetic", config.synthetic_weight))
+        if weight
+    )
+    losses = [
+        f"{weight:g} × {what}, of which: {texts}"
+        for what, weight in (
+            ("distillation", config.distill_weight),
+            ("CLIP's contrastive loss", config.contrastive_weight),
+        )
+        if weight
+    ]
+    names = (
+        [
+            f"{name}: {dimension} numbers, logit scale {scale:g}"
+            for name, dimension, scale in zip(teachers.names, teachers.dimensions, teachers.logit_scales, strict=True)
+        ]
+        if teachers
+        else []
+    )
     student = f"{config.student}, beginning with {config.pretrained}" if config.pretrained else config.student
-    write_student_card(config.output, name=config.output.name, student=student, data=data, losses=losses, teachers=names,
-                       scores=scores, recipe=config.model_dump(mode="json"))
+    write_student_card(
+        config.output,
+        name=config.output.name,
+        student=student,
+        data=data,
+        losses=losses,
+        teachers=names,
+        scores=scores,
+        recipe=config.model_dump(mode="json"),
+    )
     with trainer.trained() as written:
         write_finished(config, written)
     say(f"student written to {config.output}; how it went: {config.output / PAGE}")

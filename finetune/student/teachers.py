@@ -46,9 +46,13 @@ def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | 
         raise ValueError(f"--teacher-dimension: {config.teacher_dimension}, and {path} has {dimensions}")
     dimensions = dimensions or config.teacher_dimension
     if not dimensions or not scales:
-        raise ValueError(f"{path} names no teachers: give --teacher-dimension and --logit-scale for each, in the order of the "
-                         "embeddings, or --distill-weight 0")
+        raise ValueError(
+            f"{path} names no teachers: give --teacher-dimension and --logit-scale for each, in the order of the "
+            "embeddings, or --distill-weight 0"
+        )
     if len(scales) != len(dimensions):
-        raise ValueError(f"--logit-scale: {len(scales)} ({', '.join(f'{scale:g}' for scale in scales)}) for {len(dimensions)} "
-                         f"teachers ({', '.join(names) or ', '.join(map(str, dimensions))})")
+        raise ValueError(
+            f"--logit-scale: {len(scales)} ({', '.join(f'{scale:g}' for scale in scales)}) for {len(dimensions)} "
+            f"teachers ({', '.join(names) or ', '.join(map(str, dimensions))})"
+        )
     return Teachers(names or [f"teacher {number}" for number, _ in enumerate(dimensions, 1)], dimensions, scales)

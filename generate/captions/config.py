@@ -37,16 +37,27 @@ class ColumnConfig(SamplingConfig, Gate, ServerConfig):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str | None = Field(None, description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
-                              "a server's: openai:http://host:port#model")
+    model: str | None = Field(
+        None,
+        description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
+        "a server's: openai:http://host:port#model",
+    )
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
-    base: str | None = Field(None, description="the model under a captioner's adapters, where it lies on this machine: its folder")
+    base: str | None = Field(
+        None, description="the model under a captioner's adapters, where it lies on this machine: its folder"
+    )
     column: Annotated[str, AfterValidator(check_column)] | None = Field(
-        None, description="the captions' column; syn_text_ and the captioner's name unless given")
-    similarity: bool = Field(False, description="score each caption by its CoCa similarity with the picture: one more text pass")
-    batch_size: int | None = Field(None, gt=0, description="pictures in flight at a time; chosen once for a run unless given")
+        None, description="the captions' column; syn_text_ and the captioner's name unless given"
+    )
+    similarity: bool = Field(
+        False, description="score each caption by its CoCa similarity with the picture: one more text pass"
+    )
+    batch_size: int | None = Field(
+        None, gt=0, description="pictures in flight at a time; chosen once for a run unless given"
+    )
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32")
+        None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32"
+    )
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -74,24 +85,47 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Annotated[str, AfterValidator(_check_recipe)] | None = Field(
-        None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions")
-    input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…")
-    columns: CliSuppress[list[ColumnConfig]] = Field([], validate_default=True, description="several columns, as said above")
-    label: str | None = Field(None, min_length=1, description="write each picture's class, too: folder, the folder that it lies in; "
-                              "cls, webdataset's; or the field or column where it stands")
-    class_names: str | None = Field(None, description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: "
-                                    "open_clip's, by number")
+        None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions"
+    )
+    input: list[str] = Field(
+        min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…"
+    )
+    columns: CliSuppress[list[ColumnConfig]] = Field(
+        [], validate_default=True, description="several columns, as said above"
+    )
+    label: str | None = Field(
+        None,
+        min_length=1,
+        description="write each picture's class, too: folder, the folder that it lies in; "
+        "cls, webdataset's; or the field or column where it stands",
+    )
+    class_names: str | None = Field(
+        None,
+        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number",
+    )
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     captions_only: bool = Field(False, description="records without their pictures, for `capsmith join`")
-    replace_columns: bool = Field(False, description="replace captions that a record has in these columns already; else an error")
-    drop_text_embeddings: bool = Field(False, description="leave out a reinforced set's text embeddings, which its readers would "
-                                       "pair with the new column's captions; else an error")
-    text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
-    limit: int | None = Field(None, gt=0, description="caption the first so many pictures only, and say what all would take")
+    replace_columns: bool = Field(
+        False, description="replace captions that a record has in these columns already; else an error"
+    )
+    drop_text_embeddings: bool = Field(
+        False,
+        description="leave out a reinforced set's text embeddings, which its readers would "
+        "pair with the new column's captions; else an error",
+    )
+    text_from_synthetic: bool = Field(
+        False, description="the first synthetic caption as `txt`, not the first original"
+    )
+    limit: int | None = Field(
+        None, gt=0, description="caption the first so many pictures only, and say what all would take"
+    )
     dry_run: bool = Field(False, description="list the input, load the captioners, and write nothing")
-    max_error_rate: float = Field(0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3")
+    max_error_rate: float = Field(
+        0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3"
+    )
     push_to_hub: str | None = Field(
-        None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub data set to upload the finished set to")
+        None, pattern=r"[\w.-]+/[\w.-]+", description="org/name of a hub data set to upload the finished set to"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -118,8 +152,11 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
                 if not built[-1].model:
                     problems.append(f"columns[{number}]: has no model, nor is one given beside the list")
             except ValidationError as error:
-                problems += [f"columns[{number}].{'.'.join(map(str, detail['loc']))}: {detail['input']!r}: "
-                             f"{detail['msg'].removeprefix('Value error, ')}" for detail in error.errors()]
+                problems += [
+                    f"columns[{number}].{'.'.join(map(str, detail['loc']))}: {detail['input']!r}: "
+                    f"{detail['msg'].removeprefix('Value error, ')}"
+                    for detail in error.errors()
+                ]
         if not columns and "model" in info.data and not info.data["model"]:
             problems.append("--model: required")
         names = Counter(entry["column"] for entry in entries if isinstance(entry.get("column"), str))
@@ -132,12 +169,17 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     def _fits_together(self) -> Self:
         problems = self.engine_problems()
         if self.engine == "ray" and self.limit:
-            problems.append("--limit: is a look by one process, of --engine embedded; a --dry-run tells what the cluster has")
+            problems.append(
+                "--limit: is a look by one process, of --engine embedded; a --dry-run tells what the cluster has"
+            )
         if self.class_names and not self.label:
             problems.append("--class-names: are of the classes that --label finds, and it is not given")
         if not any((one.model or "").startswith("openai:") for one in self.column_configs):
-            problems += [f"--{name.replace('_', '-')}: is for a server's model, openai:http://host:port#model"
-                         for name, field in ServerConfig.model_fields.items() if getattr(self, name) != field.default]
+            problems += [
+                f"--{name.replace('_', '-')}: is for a server's model, openai:http://host:port#model"
+                for name, field in ServerConfig.model_fields.items()
+                if getattr(self, name) != field.default
+            ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -149,6 +191,9 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
 
 
 def _column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig:
-    given = {name: common[name] for name, field in ColumnConfig.model_fields.items()
-             if name in common and common[name] != field.default}  # a greedy column may then leave num_captions out
+    given = {
+        name: common[name]
+        for name, field in ColumnConfig.model_fields.items()
+        if name in common and common[name] != field.default
+    }  # a greedy column may then leave num_captions out
     return ColumnConfig.model_validate(given | entry)

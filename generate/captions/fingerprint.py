@@ -20,13 +20,25 @@ def fingerprint(columns: Sequence[Column], config: GenerateConfig) -> dict[str, 
     Its `columns` have captioner, weights, sampling, gate, dtype and batch size of each by its name, in the run's order.
     """
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
-    return {"rules": RULES,
-            "columns": {column.name: {"captioner": column.captioner.name, "weights_sha256": column.captioner.weights_sha256,
-                                      "sampling": column.sampling.model_dump(), "gate": column.gate.model_dump(),
-                                      "similarity": column.similarity, "dtype": column.dtype, "batch_size": column.batch_size,
-                                      **({"extra_body": asked.extra_body} if asked.extra_body else {})}
-                        for column, asked in zip(columns, config.column_configs)},
-            **{name: getattr(config, name) for name in ASIDE}, **_labels(config), "versions": versions}
+    return {
+        "rules": RULES,
+        "columns": {
+            column.name: {
+                "captioner": column.captioner.name,
+                "weights_sha256": column.captioner.weights_sha256,
+                "sampling": column.sampling.model_dump(),
+                "gate": column.gate.model_dump(),
+                "similarity": column.similarity,
+                "dtype": column.dtype,
+                "batch_size": column.batch_size,
+                **({"extra_body": asked.extra_body} if asked.extra_body else {}),
+            }
+            for column, asked in zip(columns, config.column_configs)
+        },
+        **{name: getattr(config, name) for name in ASIDE},
+        **_labels(config),
+        "versions": versions,
+    }
 
 
 def _labels(config: GenerateConfig) -> dict[str, Any]:

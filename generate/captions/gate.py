@@ -18,10 +18,16 @@ class Gate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sentences: Literal["all", "first"] = Field(
-        "all", description="keep all whole sentences or the first; an unfinished last one is dropped unless it stands alone")
-    min_similarity: float | None = Field(None, ge=-1, le=1, description="least CoCa similarity with the picture, at one text pass")
+        "all",
+        description="keep all whole sentences or the first; an unfinished last one is dropped unless it stands alone",
+    )
+    min_similarity: float | None = Field(
+        None, ge=-1, le=1, description="least CoCa similarity with the picture, at one text pass"
+    )
     redraws: int = Field(2, ge=0, le=100, description="times that a degenerate caption is drawn anew; sampling only")
-    on_degenerate: Literal["drop", "keep"] = Field("drop", description="captions still degenerate: left out, or kept and flagged")
+    on_degenerate: Literal["drop", "keep"] = Field(
+        "drop", description="captions still degenerate: left out, or kept and flagged"
+    )
 
 
 @dataclass(frozen=True)

@@ -31,5 +31,9 @@ class Overlap:
 
     def lines(self) -> list[str]:
         """In words, a line for each pair that has captions."""
-        return [f"  {one} and {other}: {self.same[one, other] / most:.1%} of a picture's captions in one are in the other, too, "
-                "to the letter" for (one, other), most in self.most.items() if most]
+        return [
+            f"  {one} and {other}: {self.same[one, other] / most:.1%} of a picture's captions in one are in the other, too, "
+            "to the letter"
+            for (one, other), most in self.most.items()
+            if most
+        ]

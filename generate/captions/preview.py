@@ -12,7 +12,7 @@ from imagetext.sample import Record, Shard
 from imagetext.shards import read_markers
 
 LOOKED_AT = 100  # samples of the first shard of unknown length, whose size stands for all
-BLOCK = 512      # bytes, of a tar
+BLOCK = 512  # bytes, of a tar
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Count(NamedTuple):
         if self.pictures is None:
             return f"pictures of unknown number in {self.shards:,} shards"
         about = "" if self.exact else "about "
-        return f"{about}{self.pictures:,} pictures in {self.shards:,} shards" + ("" if self.exact else ", estimated by bytes")
+        return f"{about}{self.pictures:,} pictures in {self.shards:,} shards" + (
+            "" if self.exact else ", estimated by bytes"
+        )
 
 
 def count_pictures(shards: Sequence[Shard]) -> Count:
@@ -80,7 +82,11 @@ def outlook(shards: Sequence[Shard], config: GenerateConfig, pictures_per_second
     whole = count_pictures(shards)
     if not rows or whole.pictures is None:
         return f"the whole input: {whole}"
-    took = f"{_duration(whole.pictures / pictures_per_second)} in one process like this one, " if pictures_per_second else ""
+    took = (
+        f"{_duration(whole.pictures / pictures_per_second)} in one process like this one, "
+        if pictures_per_second
+        else ""
+    )
     written = _bytes(size / rows * whole.pictures)
     return f"the whole input: {whole}; about {took}{written} of shards, estimated from {rows:,} pictures"
 

@@ -42,9 +42,13 @@ from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
-FOR_PHOTOGRAPHS = "coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k, or Salesforce/blip-image-captioning-base"
+FOR_PHOTOGRAPHS = (
+    "coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k, or Salesforce/blip-image-captioning-base"
+)
 SHARDS_LOOKED_AT = 3
-WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE  # pictures at most that wait to be written: so many come at once, and the captioners go on
+WRITTEN_BEHIND = (
+    2 * REDRAWN_AT_ONCE
+)  # pictures at most that wait to be written: so many come at once, and the captioners go on
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
@@ -70,11 +74,15 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
     if rank.number and not config.dry_run:
         wait_for_run(config.output)  # so that a mistake in the command is told once
-    whole = read_samples(config.input, config.images, labels=labels_of(config), columns=config.table, needs=("pictures",))
+    whole = read_samples(
+        config.input, config.images, labels=labels_of(config), columns=config.table, needs=("pictures",)
+    )
     shards = first_pictures(whole, config.limit) if config.limit else whole
     look = config.dry_run or config.limit  # is for one process
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
-        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job)  # once, when all have ended
+        code = launch(
+            "generate", config.model_copy(update={"push_to_hub": None}), processes, job
+        )  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config)
     if not rank.number and (told := told_of_drawn_shapes(config, shards)):
         say(told)
@@ -82,7 +90,9 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
     with engine_of(config, rank) as engine:
         prepared = prepare(work, engine, shards, rank, begun)
         if config.dry_run:
-            say(f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written")
+            say(
+                f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written"
+            )
             for cost in work.costs(count_pictures(prepared.to_do).pictures):
                 say(cost)
             return 0
@@ -105,7 +115,9 @@ class Captioning:
     workers: Workers | None = None  # from the first shard on
     doing = "captioning"
     unit = "picture"
-    instead = f"{ANOTHER}: all that the input holds goes there, too, and new captions in a column of their own (--column)"
+    instead = (
+        f"{ANOTHER}: all that the input holds goes there, too, and new captions in a column of their own (--column)"
+    )
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
         self.columns = load_columns(self.config, list(settled.get("columns", {}).values()), device)
@@ -115,15 +127,26 @@ class Captioning:
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
         if self.workers is None:
-            self.workers = workers_for(self.columns, workers_wanted(self.config), overwrite=self.config.replace_columns,
-                                       drop_text_embeddings=self.config.drop_text_embeddings or self.config.captions_only)
+            self.workers = workers_for(
+                self.columns,
+                workers_wanted(self.config),
+                overwrite=self.config.replace_columns,
+                drop_text_embeddings=self.config.drop_text_embeddings or self.config.captions_only,
+            )
         settled = _batch_sizes(self.columns)
 
         def write(sizes: Sequence[int]) -> None:
             size_of = dict(zip(settled, sizes))
             columns = [replace(column, batch_size=size_of[column.batch_size]) for column in self.columns]
-            write_shard(shard, columns, self.config, self.workers, pace, following,
-                        {} if sizes == settled else {"batch_sizes": sizes})
+            write_shard(
+                shard,
+                columns,
+                self.config,
+                self.workers,
+                pace,
+                following,
+                {} if sizes == settled else {"batch_sizes": sizes},
+            )
 
         servers = [captioner for captioner, _, _ in self.servers]
         with answers_kept(servers, self.config.output, shard.name):
@@ -132,13 +155,19 @@ class Captioning:
     @property
     def servers(self) -> list[tuple[ServerCaptioner, SamplingConfig, Gate]]:
         """The captioners that are servers', with what their columns ask of them."""
-        return [(column.captioner, column.sampling, column.gate) for column in self.columns
-                if isinstance(column.captioner, ServerCaptioner)]
+        return [
+            (column.captioner, column.sampling, column.gate)
+            for column in self.columns
+            if isinstance(column.captioner, ServerCaptioner)
+        ]
 
     def costs(self, pictures: int | None) -> list[str]:
         """What so many pictures cost at each server, in requests and tokens; nothing where their number is not known."""
-        return [] if pictures is None else [captioner.cost(pictures, sampling, gate.redraws)
-                                            for captioner, sampling, gate in self.servers]
+        return (
+            []
+            if pictures is None
+            else [captioner.cost(pictures, sampling, gate.redraws) for captioner, sampling, gate in self.servers]
+        )
 
     def close(self) -> None:
         if self.workers is not None:
@@ -154,14 +183,20 @@ def told_of_drawn_shapes(config: GenerateConfig, shards: Sequence[Shard]) -> str
     for shard in [shard for shard in shards if not shard.path.startswith("scenes:")][:SHARDS_LOOKED_AT]:
         with suppress(OSError, ValueError):  # which its turn tells of
             if (first := next(iter(shard.samples), None)) is not None and "scene" not in first.meta:
-                return (f"{names[0]} knows drawn shapes alone, those of scenes:…, and {first.key} is none: what it says of it "
-                        f"means nothing. For photographs, say --model {FOR_PHOTOGRAPHS}")
+                return (
+                    f"{names[0]} knows drawn shapes alone, those of scenes:…, and {first.key} is none: what it says of it "
+                    f"means nothing. For photographs, say --model {FOR_PHOTOGRAPHS}"
+                )
     return ""
 
 
 def labels_of(config: GenerateConfig) -> Labels | None:
     """Where the pictures' classes stand, if they are asked for; ValueError where their names cannot be read."""
-    return Labels(config.label, read_class_names(config.class_names) if config.class_names else None) if config.label else None
+    return (
+        Labels(config.label, read_class_names(config.class_names) if config.class_names else None)
+        if config.label
+        else None
+    )
 
 
 def _batch_sizes(columns: Sequence[Column]) -> list[int]:
@@ -183,7 +218,9 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         server = {"server": one.server} if one.model.startswith("openai:") else {}
         asked = (one.model, one.pretrained, one.base, dtype, str(server))
         if asked not in loaded:
-            loaded[asked] = load_captioner(one.model, one.pretrained, base=one.base, device=device, dtype=dtype, **server)
+            loaded[asked] = load_captioner(
+                one.model, one.pretrained, base=one.base, device=device, dtype=dtype, **server
+            )
         captioner = loaded[asked]
         name = one.column or check_column(f"syn_text_{captioner.name}")
         columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))
@@ -191,12 +228,22 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
     names = Counter(column.name for column in columns)
     if twice := [name for name, times in names.items() if times > 1]:
         raise ValueError(f"columns: {', '.join(twice)} named twice; give each its own `column`")
-    sizes = [one.batch_size or known.get("batch_size")
-             or (column.captioner.batch_size if one.model.startswith("openai:")  # a server makes its own batches
-                 else fitting_batch_size(len(columns) * column.captioner.bytes_per_picture(one.sampling), device))
-             for one, known, column in zip(configs, before, columns)]
-    return [replace(column, batch_size=min(size for other, size in zip(columns, sizes) if other.captioner is column.captioner))
-            for column in columns]
+    sizes = [
+        one.batch_size
+        or known.get("batch_size")
+        or (
+            column.captioner.batch_size
+            if one.model.startswith("openai:")  # a server makes its own batches
+            else fitting_batch_size(len(columns) * column.captioner.bytes_per_picture(one.sampling), device)
+        )
+        for one, known, column in zip(configs, before, columns)
+    ]
+    return [
+        replace(
+            column, batch_size=min(size for other, size in zip(columns, sizes) if other.captioner is column.captioner)
+        )
+        for column in columns
+    ]
 
 
 def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
@@ -208,14 +255,36 @@ def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
     return max(1, min(most, free // (2 * bytes_per_picture)))
 
 
-def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig, workers: Workers, pace: Pace,
-                following: Shard | None, info: Mapping[str, Any]) -> None:
+def write_shard(
+    shard: Shard,
+    columns: Sequence[Column],
+    config: GenerateConfig,
+    workers: Workers,
+    pace: Pace,
+    following: Shard | None,
+    info: Mapping[str, Any],
+) -> None:
     """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats, overlap and licences."""
-    repeats, overlap, licences, failures = {column.name: Repeats() for column in columns}, Overlap(), Repeats(), Failures()
+    repeats, overlap, licences, failures = (
+        {column.name: Repeats() for column in columns},
+        Overlap(),
+        Repeats(),
+        Failures(),
+    )
     before = read_marker(config.output, shard.name)
-    with ShardWriter(config.output, shard.name, format=config.format, columns=list(repeats), images=not config.captions_only,
-                     input=input_of(shard), text_from_synthetic=config.text_from_synthetic) as writer, \
-            closing(Background()) as clerk:
+    with (
+        ShardWriter(
+            config.output,
+            shard.name,
+            format=config.format,
+            columns=list(repeats),
+            images=not config.captions_only,
+            input=input_of(shard),
+            text_from_synthetic=config.text_from_synthetic,
+        ) as writer,
+        closing(Background()) as clerk,
+    ):
+
         def write(picture: Picture) -> tuple[bool, int]:
             record = record_of(picture, columns)
             writer.write(record)
@@ -230,6 +299,11 @@ def write_shard(shard: Shard, columns: Sequence[Column], config: GenerateConfig,
         pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
         for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):
             pace.count(failed, captions)
-        writer.info |= {**info, **hash_of(shard), **failures.in_marker(before),
-                        "repeats": {name: of_column.state() for name, of_column in repeats.items()},
-                        "overlap": overlap.state(), "licences": licences.state()}
+        writer.info |= {
+            **info,
+            **hash_of(shard),
+            **failures.in_marker(before),
+            "repeats": {name: of_column.state() for name, of_column in repeats.items()},
+            "overlap": overlap.state(),
+            "licences": licences.state(),
+        }

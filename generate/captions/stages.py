@@ -45,10 +45,14 @@ class Column:
 
     def caption(self, images: Iterable[tuple[str, Tensor]], redraw: int = 0) -> Iterator[Captioned]:
         """The captions of (key, picture) pairs; redraw r of caption i draws as number `num_captions * r + i`."""
-        return self.captioner.caption(images, self.sampling, column=self.name,
-                                      first_index=self.sampling.num_captions * redraw,
-                                      similarity=self.similarity or self.gate.min_similarity is not None,
-                                      batch_size=self.batch_size)
+        return self.captioner.caption(
+            images,
+            self.sampling,
+            column=self.name,
+            first_index=self.sampling.num_captions * redraw,
+            similarity=self.similarity or self.gate.min_similarity is not None,
+            batch_size=self.batch_size,
+        )
 
 
 @dataclass
@@ -59,22 +63,26 @@ class Picture:
     pixels: Sequence[Tensor] = ()  # (3, H, W) for each column
     error: str = ""
     captions: dict[str, Future[list[Judged]]] = field(default_factory=dict)  # of each column
-    refused: dict[str, str] = field(default_factory=dict)  # why a column has no captions, where its captioner took no picture
+    refused: dict[str, str] = field(
+        default_factory=dict
+    )  # why a column has no captions, where its captioner took no picture
 
     def failing(self, column: Column) -> bool:
         return column.name in self.captions and any(judged.flags for judged in self.captions[column.name].result())
 
 
-def caption_samples(samples: Iterable[Record], columns: Sequence[Column], *, num_workers: int = 0,
-                    **room: bool) -> Iterator[Record]:
+def caption_samples(
+    samples: Iterable[Record], columns: Sequence[Column], *, num_workers: int = 0, **room: bool
+) -> Iterator[Record]:
     """A record for each sample, in order: as `caption_pictures`, for samples that are no run's; `room` is for `workers_for`."""
     with closing(workers_for(columns, num_workers, **room)) as workers, closing(Background()) as judge:
         for picture in caption_pictures(samples, columns, workers, judge, Stopwatch()):
             yield record_of(picture, columns)
 
 
-def workers_for(columns: Sequence[Column], count: int, *, overwrite: bool = False,
-                drop_text_embeddings: bool = False) -> Workers[Record, tuple[bytes | None, str], tuple[list[Tensor], str]]:
+def workers_for(
+    columns: Sequence[Column], count: int, *, overwrite: bool = False, drop_text_embeddings: bool = False
+) -> Workers[Record, tuple[bytes | None, str], tuple[list[Tensor], str]]:
     """Workers that prepare records' pictures for the columns.
 
     overwrite, drop_text_embeddings: what may go from a record to make room for the columns, as in `imagetext.sets.room.room_for`;
@@ -92,7 +100,9 @@ def workers_for(columns: Sequence[Column], count: int, *, overwrite: bool = Fals
     return Workers(requests, partial(_prepare, [column.captioner.preprocess for column in columns]), count)
 
 
-def _prepare(preprocess: Sequence[Callable[[Image.Image], Tensor]], asked: tuple[bytes | None, str]) -> tuple[list[Tensor], str]:
+def _prepare(
+    preprocess: Sequence[Callable[[Image.Image], Tensor]], asked: tuple[bytes | None, str]
+) -> tuple[list[Tensor], str]:
     """Pixels (3, H, W) for each column, or the reason for none, which may be known; columns of one captioner share theirs."""
     encoded, error = asked
     if error:
@@ -107,8 +117,14 @@ def _prepare(preprocess: Sequence[Callable[[Image.Image], Tensor]], asked: tuple
     return [pixels[one] for one in preprocess], ""
 
 
-def caption_pictures(samples: Iterable[Record], columns: Sequence[Column], workers: Workers, judge: Background,
-                     stopwatch: Stopwatch, following: Iterable[Record] | None = None) -> Iterator[Picture]:
+def caption_pictures(
+    samples: Iterable[Record],
+    columns: Sequence[Column],
+    workers: Workers,
+    judge: Background,
+    stopwatch: Stopwatch,
+    following: Iterable[Record] | None = None,
+) -> Iterator[Picture]:
     """The samples' pictures, in order, with their captions, while about two batches are prepared ahead.
 
     A picture that does not decode has an error. following: samples of which the first are prepared once these all are.
@@ -125,8 +141,13 @@ def caption_pictures(samples: Iterable[Record], columns: Sequence[Column], worke
         yield picture
 
 
-def _prepared(samples: Iterable[Record], columns: Sequence[Column], workers: Workers, stopwatch: Stopwatch,
-              following: Iterable[Record] | None) -> Iterator[Picture]:
+def _prepared(
+    samples: Iterable[Record],
+    columns: Sequence[Column],
+    workers: Workers,
+    stopwatch: Stopwatch,
+    following: Iterable[Record] | None,
+) -> Iterator[Picture]:
     ahead = 2 * max(column.batch_size for column in columns)
     start = time.monotonic()
     for record, (pixels, error) in workers.prepared(samples, ahead, following):
@@ -157,8 +178,9 @@ def _redraw(pictures: Iterable[Picture], column: Column, at: int, judge: Backgro
         yield from together
 
 
-def _captioned(pictures: Iterable[Picture], column: Column, at: int, wanted: Callable[[Picture], bool],
-               redraw: int = 0) -> Iterator[tuple[Picture, Captioned | None]]:
+def _captioned(
+    pictures: Iterable[Picture], column: Column, at: int, wanted: Callable[[Picture], bool], redraw: int = 0
+) -> Iterator[tuple[Picture, Captioned | None]]:
     """Each picture, in order, with what the column's captioner says of it where it is wanted."""
     waiting: deque[tuple[Picture, bool]] = deque()  # those the captioner has taken, and the others between them
 
@@ -176,7 +198,9 @@ def _captioned(pictures: Iterable[Picture], column: Column, at: int, wanted: Cal
         yield from others()
         picture, _ = waiting.popleft()
         if found.key != picture.record.key:
-            raise RuntimeError(f"captioner {column.captioner.name}: captions of {found.key!r} came for {picture.record.key!r}")
+            raise RuntimeError(
+                f"captioner {column.captioner.name}: captions of {found.key!r} came for {picture.record.key!r}"
+            )
         yield picture, found
     yield from others()
     if waiting:
@@ -199,13 +223,18 @@ def record_of(picture: Picture, columns: Sequence[Column]) -> Record:
             refused.append(f"{column.name}: {reason}")
     if not captions:
         return replace(picture.record, error=", ".join(refused))
-    return replace(picture.record, columns={**picture.record.columns, **captions}, scores={**picture.record.scores, **scores})
+    return replace(
+        picture.record, columns={**picture.record.columns, **captions}, scores={**picture.record.scores, **scores}
+    )
 
 
 def _scores(kept: Sequence[Judged]) -> dict[str, list]:
     """What a record says of a column's captions, a list of each with one entry a caption; flags are words with spaces between."""
-    scores = {"logprob": [None if one.drawn.logprob is None else round(one.drawn.logprob, 4) for one in kept],
-              "truncated": [one.truncated for one in kept], "flags": [" ".join(one.flags) for one in kept]}
+    scores = {
+        "logprob": [None if one.drawn.logprob is None else round(one.drawn.logprob, 4) for one in kept],
+        "truncated": [one.truncated for one in kept],
+        "flags": [" ".join(one.flags) for one in kept],
+    }
     if kept[0].drawn.similarity is not None:
         scores["similarity"] = [round(one.drawn.similarity, 4) for one in kept]
     return scores

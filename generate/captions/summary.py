@@ -18,7 +18,7 @@ from imagetext.sources import Shard
 from imagetext.stores import join, plain_path
 
 SHARE_TOLD = 0.01  # a caption that stands for this share of the pictures is told of
-MOST_TOLD = 3      # captions of a column
+MOST_TOLD = 3  # captions of a column
 
 
 def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
@@ -30,10 +30,14 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     missing = [name for name in own if markers[name] is None]
     done = [markers[name] for name in own if markers[name] is not None]
     pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
-    captions = ", ".join(f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
-                         for column in expect_run(folder)["columns"])
-    say(f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
-        f"in {len(done):,} {config.format} shards")
+    captions = ", ".join(
+        f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
+        for column in expect_run(folder)["columns"]
+    )
+    say(
+        f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
+        f"in {len(done):,} {config.format} shards"
+    )
     rate = share_failed(done)
     overlap = Overlap()
     for marker in done:
@@ -49,8 +53,10 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
         say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
         return 1
     if rate > config.max_error_rate:
-        say(f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
-            "the records say why, under `error`")
+        say(
+            f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
+            "the records say why, under `error`"
+        )
         return 3
     if config.push_to_hub and None not in markers.values():
         push(folder, config.push_to_hub)
@@ -64,6 +70,9 @@ def repeated(markers: Iterable[Mapping[str, Any]]) -> list[str]:
     for marker in markers:
         for name, state in marker["repeats"].items():
             columns.setdefault(name, Repeats()).merge(Repeats.of(state))
-    return [f"  {name}: {caption!r} stands for at least {count:,} of {found.pictures:,} pictures ({count / found.pictures:.1%})"
-            for name, found in columns.items() for caption, count in found.most(MOST_TOLD)
-            if count > 2 and count >= SHARE_TOLD * found.pictures]
+    return [
+        f"  {name}: {caption!r} stands for at least {count:,} of {found.pictures:,} pictures ({count / found.pictures:.1%})"
+        for name, found in columns.items()
+        for caption, count in found.most(MOST_TOLD)
+        if count > 2 and count >= SHARE_TOLD * found.pictures
+    ]

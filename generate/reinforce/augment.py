@@ -12,10 +12,10 @@ from captioners.decoding.sampling import sample_key
 from imagetext.reinforced.views import OPERATIONS, View
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a crop
-CROPS = 10              # tries at a crop that fits, before the largest one in the middle is taken
-PER_VIEW = 2            # operations
+CROPS = 10  # tries at a crop that fits, before the largest one in the middle is taken
+PER_VIEW = 2  # operations
 SIGNED = OPERATIONS[1:10]
-DRAW = 1 << 32          # marks the Philox counters of views; those of captions have an attempt there, a small number
+DRAW = 1 << 32  # marks the Philox counters of views; those of captions have an attempt there, a small number
 
 
 def draw_views(seed: int, key: str, count: int, size: tuple[int, int], side: int, crop_area: float) -> list[View]:
@@ -29,7 +29,9 @@ def draw_views(seed: int, key: str, count: int, size: tuple[int, int], side: int
     for number in range(count):
         random = np.random.Philox(key=philox_key, counter=[0, DRAW, 0, number])
         *tries, operations = random.random_raw(4 * CROPS + 2 * PER_VIEW).reshape(-1, 4).tolist()
-        views.append([_draw_crop(tries, *size, crop_area), [_draw_operation(*operations[at:at + 2], side) for at in (0, 2)]])
+        views.append(
+            [_draw_crop(tries, *size, crop_area), [_draw_operation(*operations[at : at + 2], side) for at in (0, 2)]]
+        )
     return views
 
 

@@ -14,27 +14,48 @@ class ReinforceConfig(RunConfig, TableFlags):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: list[str] = Field(min_length=1, description="records with synthetic captions: shards, JSONL, Parquet; repeatable")
-    teacher: list[str] = Field([], description="a CLIP model: coca_tiny, open_clip's ARCHITECTURE:TAG or ARCHITECTURE:FILE, "
-                               "a folder, org/name; repeatable, embeddings are joined in this order")
+    input: list[str] = Field(
+        min_length=1, description="records with synthetic captions: shards, JSONL, Parquet; repeatable"
+    )
+    teacher: list[str] = Field(
+        [],
+        description="a CLIP model: coca_tiny, open_clip's ARCHITECTURE:TAG or ARCHITECTURE:FILE, "
+        "a folder, org/name; repeatable, embeddings are joined in this order",
+    )
     views: int = Field(30, gt=0, description="augmented views of each picture")
     size: int | None = Field(None, gt=0, description="side of a view in pixels; the largest teacher's unless given")
     crop_area: float = Field(0.08, gt=0, le=1, description="least share of a picture's area that a view shows")
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
-        "^syn_text", description="regular expression that the names of the caption columns to embed start with")
+        "^syn_text", description="regular expression that the names of the caption columns to embed start with"
+    )
     embeddings: Literal["npz", "pth.gz", "none"] = Field(
-        "npz", description="npz in float32, pth.gz in bfloat16, or none: only views, for teachers run beside the student")
-    convert: bool = Field(False, description="put records that are reinforced already, in the older layout, into the newer one; "
-                          "no teacher is needed")
+        "npz",
+        description="npz in float32, pth.gz in bfloat16, or none: only views, for teachers run beside the student",
+    )
+    convert: bool = Field(
+        False,
+        description="put records that are reinforced already, in the older layout, into the newer one; "
+        "no teacher is needed",
+    )
     seed: int = Field(0, ge=0, lt=2**64, description="of the views, with each record's key")
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None, description="that the teachers compute in; chosen once for a run unless given: bf16 on a GPU, else fp32")
-    batch_size: int | None = Field(None, gt=0, description="views or texts at a time; chosen once for a run unless given")
-    text_from_synthetic: bool = Field(False, description="the first synthetic caption as `txt`, not the first original")
+        None, description="that the teachers compute in; chosen once for a run unless given: bf16 on a GPU, else fp32"
+    )
+    batch_size: int | None = Field(
+        None, gt=0, description="views or texts at a time; chosen once for a run unless given"
+    )
+    text_from_synthetic: bool = Field(
+        False, description="the first synthetic caption as `txt`, not the first original"
+    )
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
-    max_error_rate: float = Field(0.1, ge=0, le=1, description="share of records that may fail before the exit code is 3")
-    report: bool = Field(False, description="once all is done, how well each teacher and all together find captions and pictures "
-                         "again, and which logit scale fits: a table, and report.json")
+    max_error_rate: float = Field(
+        0.1, ge=0, le=1, description="share of records that may fail before the exit code is 3"
+    )
+    report: bool = Field(
+        False,
+        description="once all is done, how well each teacher and all together find captions and pictures "
+        "again, and which logit scale fits: a table, and report.json",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -26,7 +26,7 @@ from imagetext.stores import join, plain_path
 REPORT = "report.json"
 COMPARED = 2000  # records, about, from all over the set
 SCALES = tuple(map(float, range(10, 101, 10)))
-RANKS = (1, 5)   # at which a caption or picture counts as found
+RANKS = (1, 5)  # at which a caption or picture counts as found
 ENSEMBLE = "ensemble"
 
 
@@ -36,8 +36,10 @@ def write_report(folder: str | os.PathLike, teachers: Sequence[Mapping[str, Any]
     Raises: ValueError where no record has embeddings of all these teachers.
     """
     pictures, captions = read_set(folder, sum(teacher["dimension"] for teacher in teachers))
-    report = {"records": len(pictures), "captions": {name: measure(pictures, texts, rows, teachers)
-                                                     for name, (texts, rows) in captions.items()}}
+    report = {
+        "records": len(pictures),
+        "captions": {name: measure(pictures, texts, rows, teachers) for name, (texts, rows) in captions.items()},
+    }
     write_file(join(plain_path(folder), REPORT), json.dumps(report, indent=1).encode())
     say(*table(report))
     return report
@@ -54,8 +56,10 @@ def read_set(folder: str | os.PathLike, dimension: int) -> tuple[Tensor, dict[st
         if "image_emb" not in embeddings:  # it failed
             continue
         if embeddings["image_emb"].shape[1] != dimension:
-            raise ValueError(f"{folder}: {record.key}: embeddings of {embeddings['image_emb'].shape[1]} dimensions, its "
-                             f"teachers have {dimension}")
+            raise ValueError(
+                f"{folder}: {record.key}: embeddings of {embeddings['image_emb'].shape[1]} dimensions, its "
+                f"teachers have {dimension}"
+            )
         pictures.append(embeddings["image_emb"].mean(0))
         of_columns = {name: (of[0], embeddings.get(f"{name}_emb")) for name, of in record.syn_text.items()}
         original = next((text for text in record.captions if text.strip()), "")
@@ -74,28 +78,42 @@ def read_set(folder: str | os.PathLike, dimension: int) -> tuple[Tensor, dict[st
 def evenly(folder: str | os.PathLike) -> Iterator[Record]:
     """About COMPARED records of the finished shards: the first few of each, or of every so-manieth shard."""
     markers = list(read_markers(folder).values())
-    markers = markers[::-(-len(markers) // COMPARED) or 1]
+    markers = markers[:: -(-len(markers) // COMPARED) or 1]
     for marker in Progress(markers, desc="reading embeddings", unit="shard", disable=None):
-        yield from islice(read_records(join(plain_path(folder), marker["file"]), check=False), -(-COMPARED // len(markers)))
+        yield from islice(
+            read_records(join(plain_path(folder), marker["file"]), check=False), -(-COMPARED // len(markers))
+        )
 
 
-def measure(pictures: Tensor, texts: Sequence[str], rows: Tensor, teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def measure(
+    pictures: Tensor, texts: Sequence[str], rows: Tensor, teachers: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Agreement, retrieval and the sweep of logit scales on pictures (R, D) and a caption of each (R, D)."""
     kept = [number for number, text in enumerate(texts) if text]
     answers = {text: number for number, text in enumerate(dict.fromkeys(texts[at] for at in kept))}
     wanted = torch.tensor([answers[texts[at]] for at in kept])  # (R,), the caption of each picture
     first = [kept[wanted.tolist().index(answer)] for answer in range(len(answers))]
     dimensions = [teacher["dimension"] for teacher in teachers]
-    cosines = {teacher["name"]: F.normalize(of, dim=1) @ F.normalize(to, dim=1).T for teacher, of, to in
-               zip(teachers, pictures[kept].split(dimensions, 1), rows[first].split(dimensions, 1), strict=True)}
+    cosines = {
+        teacher["name"]: F.normalize(of, dim=1) @ F.normalize(to, dim=1).T
+        for teacher, of, to in zip(
+            teachers, pictures[kept].split(dimensions, 1), rows[first].split(dimensions, 1), strict=True
+        )
+    }
     scales = {teacher["name"]: teacher["logit_scale"] for teacher in teachers}
     found = {name: retrieval(cosine, wanted) for name, cosine in cosines.items()}
     if len(teachers) > 1:
         found[ENSEMBLE] = ensemble_retrieval([scales[name] * cosine for name, cosine in cosines.items()], wanted)
-    return {"pictures": len(kept), "answers": len(answers), "retrieval": found,
-            "agreement": [{"teachers": [one, other], **agreement(scales[one] * cosines[one], scales[other] * cosines[other])}
-                          for one, other in combinations(cosines, 2)],
-            "logit_scale": {name: sweep(cosine, wanted, scales[name]) for name, cosine in cosines.items()}}
+    return {
+        "pictures": len(kept),
+        "answers": len(answers),
+        "retrieval": found,
+        "agreement": [
+            {"teachers": [one, other], **agreement(scales[one] * cosines[one], scales[other] * cosines[other])}
+            for one, other in combinations(cosines, 2)
+        ],
+        "logit_scale": {name: sweep(cosine, wanted, scales[name]) for name, cosine in cosines.items()},
+    }
 
 
 def retrieval(scores: Tensor, wanted: Tensor) -> dict[str, float]:
@@ -106,8 +124,10 @@ def retrieval(scores: Tensor, wanted: Tensor) -> dict[str, float]:
     wrong = wanted[:, None] != torch.arange(scores.shape[1])  # (R, A)
     own = scores.gather(1, wanted[:, None])  # (R, 1)
     theirs = scores.masked_fill(wrong, -torch.inf).amax(0)  # (A,), of the best of their pictures
-    before = {way: ((scores > right) & wrong).sum(over) + ((scores == right) & wrong).sum(over) / 2
-              for way, right, over in (("image_to_text", own, 1), ("text_to_image", theirs, 0))}
+    before = {
+        way: ((scores > right) & wrong).sum(over) + ((scores == right) & wrong).sum(over) / 2
+        for way, right, over in (("image_to_text", own, 1), ("text_to_image", theirs, 0))
+    }
     return {f"{way}@{k}": (rank < k).float().mean().item() for way, rank in before.items() for k in RANKS}
 
 
@@ -134,8 +154,13 @@ def sweep(cosines: Tensor, wanted: Tensor, own: float) -> dict[str, Any]:
     rows = []
     for scale in sorted({*SCALES, own}):
         logs = (scale * cosines).log_softmax(1)
-        rows.append({"logit_scale": scale, "nats": -logs.gather(1, wanted[:, None]).mean().item(),
-                     "perplexity": (-(logs.exp() * logs).sum(1)).exp().mean().item()})
+        rows.append(
+            {
+                "logit_scale": scale,
+                "nats": -logs.gather(1, wanted[:, None]).mean().item(),
+                "perplexity": (-(logs.exp() * logs).sum(1)).exp().mean().item(),
+            }
+        )
     return {"own": own, "best": min(rows, key=lambda row: row["nats"])["logit_scale"], "sweep": rows}
 
 
@@ -143,12 +168,20 @@ def table(report: Mapping[str, Any]) -> list[str]:
     """The report as lines of text."""
     lines = [f"{report['records']:,} records compared"]
     for name, found in report["captions"].items():
-        lines += ["", f"{name}: {found['pictures']:,} pictures, {found['answers']:,} captions; found among the first 1 and 5",
-                  f"  {'teacher':40}   text of a picture   picture of a text  own scale  best scale"]
+        lines += [
+            "",
+            f"{name}: {found['pictures']:,} pictures, {found['answers']:,} captions; found among the first 1 and 5",
+            f"  {'teacher':40}   text of a picture   picture of a text  own scale  best scale",
+        ]
         for teacher, of in found["retrieval"].items():
             shares = "".join(f"{share:10.1%}" for share in of.values())
             scale = found["logit_scale"].get(teacher)
-            lines.append(f"  {teacher[-40:]:40}{shares}" + (f"{scale['own']:11.4g}{scale['best']:12.4g}" if scale else ""))
-        lines += [f"  {' and '.join(pair['teachers'])}: the same caption first for {pair['same_top1']:.1%} of the pictures, "
-                  f"Jensen-Shannon divergence {pair['js_divergence']:.3f} nats" for pair in found["agreement"]]
+            lines.append(
+                f"  {teacher[-40:]:40}{shares}" + (f"{scale['own']:11.4g}{scale['best']:12.4g}" if scale else "")
+            )
+        lines += [
+            f"  {' and '.join(pair['teachers'])}: the same caption first for {pair['same_top1']:.1%} of the pictures, "
+            f"Jensen-Shannon divergence {pair['js_divergence']:.3f} nats"
+            for pair in found["agreement"]
+        ]
     return lines

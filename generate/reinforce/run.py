@@ -57,7 +57,9 @@ def _run(config: ReinforceConfig, rank: Rank, begun: Event | None, job: str) -> 
         wait_for_run(config.output)
     shards = read_samples(config.input, config.images, columns=config.table, needs=("pictures",))
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
-        code = launch("reinforce", config.model_copy(update={"report": False}), processes, job)  # once, when all have ended
+        code = launch(
+            "reinforce", config.model_copy(update={"report": False}), processes, job
+        )  # once, when all have ended
         return code if code == 2 or code and read_run(config.output) is None else finish(config)
     work = Reinforcing(config)
     with engine_of(config, rank) as engine:
@@ -67,7 +69,9 @@ def _run(config: ReinforceConfig, rank: Rank, begun: Event | None, job: str) -> 
                 remove(join(config.output, name))
         begin(config.output, prepared, rank, begun)
         if not rank.number:
-            write_file(join(config.output, CONFIG), json.dumps(description(config, prepared.fingerprint), indent=1).encode())
+            write_file(
+                join(config.output, CONFIG), json.dumps(description(config, prepared.fingerprint), indent=1).encode()
+            )
         engine.do(work, prepared.to_do)
     return finish(config, rank, prepared.shards)
 
@@ -89,8 +93,11 @@ class Reinforcing:
         self.config = self.config.model_copy(update={"dtype": dtype})
         self.teachers = load_teachers(self.config.teacher, device, dtype)
         self.settled = settle(self.config, self.teachers, settled)
-        models = [f"teacher {teacher.name}: {teacher.dimension} dimensions, logit scale {teacher.logit_scale:.4g}, "
-                  f"{teacher.size[0]} x {teacher.size[1]} px" for teacher in self.teachers]
+        models = [
+            f"teacher {teacher.name}: {teacher.dimension} dimensions, logit scale {teacher.logit_scale:.4g}, "
+            f"{teacher.size[0]} x {teacher.size[1]} px"
+            for teacher in self.teachers
+        ]
         return Loaded(fingerprint(self.config, self.settled, self.teachers), models)
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
@@ -100,8 +107,16 @@ class Reinforcing:
 
         def write(sizes: Sequence[int]) -> None:
             settled = Settled(self.settled.size, *sizes)
-            write_shard(shard, self.teachers, self.config, settled, self.workers, pace, following,
-                        {} if settled == self.settled else {"batch_size": settled.batch_size})
+            write_shard(
+                shard,
+                self.teachers,
+                self.config,
+                settled,
+                self.workers,
+                pace,
+                following,
+                {} if settled == self.settled else {"batch_size": settled.batch_size},
+            )
 
         with_halved_batches(write, [self.settled.batch_size], "views or texts at a time", shard, pace)
 
@@ -111,13 +126,24 @@ class Reinforcing:
         self.workers = None
 
 
-def write_shard(shard: Shard, teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled, workers: Workers | None,
-                pace: Pace, following: Shard | None, info: Mapping[str, Any]) -> None:
+def write_shard(
+    shard: Shard,
+    teachers: Sequence[Teacher],
+    config: ReinforceConfig,
+    settled: Settled,
+    workers: Workers | None,
+    pace: Pace,
+    following: Shard | None,
+    info: Mapping[str, Any],
+) -> None:
     """Reinforce and write one shard; its marker gets `info`."""
     failures, before = Failures(), read_marker(config.output, shard.name)
     with ShardWriter(config.output, shard.name, format=config.format, input=input_of(shard)) as writer:
-        for record, text in (convert_samples(shard, config) if config.convert
-                             else reinforce_samples(shard, teachers, config, settled, workers, following)):
+        for record, text in (
+            convert_samples(shard, config)
+            if config.convert
+            else reinforce_samples(shard, teachers, config, settled, workers, following)
+        ):
             writer.write(record, text)
             pace.count(bool(record.error))
             failures.update(record.error, before=record.failed_before)
@@ -139,24 +165,41 @@ def settle(config: ReinforceConfig, teachers: Sequence[Teacher], earlier: Mappin
 
 def fingerprint(config: ReinforceConfig, settled: Settled, teachers: Sequence[Teacher]) -> dict[str, Any]:
     """All that, with a shard's records, decides the shard's bytes; not devices, ranks, workers, or teachers in turn."""
-    versions = {name: ".".join(version(name).split(".")[:2])
-                for name in ("torch", "torchvision", "pillow", "open_clip_torch", "capsmith")}
+    versions = {
+        name: ".".join(version(name).split(".")[:2])
+        for name in ("torch", "torchvision", "pillow", "open_clip_torch", "capsmith")
+    }
     fields = ("views", "crop_area", "embeddings", "convert", "seed", "dtype", "text_from_synthetic", "format")
-    return {"rules": RULES, "columns": {}, "embedded_columns": config.columns, **config.model_dump(include=set(fields)),
-            **settled._asdict(), "teachers": {str(number): teacher.describe() for number, teacher in enumerate(teachers)},
-            "versions": versions}
+    return {
+        "rules": RULES,
+        "columns": {},
+        "embedded_columns": config.columns,
+        **config.model_dump(include=set(fields)),
+        **settled._asdict(),
+        "teachers": {str(number): teacher.describe() for number, teacher in enumerate(teachers)},
+        "versions": versions,
+    }
 
 
 def description(config: ReinforceConfig, run: Mapping[str, Any]) -> dict[str, Any]:
     """`config.json`, by the run's fingerprint; also what `--dataset-reinforcement-config` of the official trainer reads."""
     teachers = list(run["teachers"].values())
     mean, std = (teachers[0]["mean"], teachers[0]["std"]) if teachers else (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-    augmentation = {"random_resized_crop": {"size": run["size"], "scale": [run["crop_area"], 1.0], "interpolation": "bicubic"},
-                    "rand_augment": {"enable": True, "p": 1.0}, "to_rgb": {"enable": True}, "to_tensor": {"enable": True},
-                    "normalize": {"mean": list(mean), "std": list(std)}}
-    return {"model_name": ",".join(config.teacher), "num_samples": config.views,
-            "reinforce": {"image_augmentation": augmentation},
-            "teachers": teachers, "columns": config.columns, "embeddings": config.embeddings}
+    augmentation = {
+        "random_resized_crop": {"size": run["size"], "scale": [run["crop_area"], 1.0], "interpolation": "bicubic"},
+        "rand_augment": {"enable": True, "p": 1.0},
+        "to_rgb": {"enable": True},
+        "to_tensor": {"enable": True},
+        "normalize": {"mean": list(mean), "std": list(std)},
+    }
+    return {
+        "model_name": ",".join(config.teacher),
+        "num_samples": config.views,
+        "reinforce": {"image_augmentation": augmentation},
+        "teachers": teachers,
+        "columns": config.columns,
+        "embeddings": config.embeddings,
+    }
 
 
 def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
@@ -167,8 +210,10 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
     missing = [name for name in own if markers[name] is None]
     done = [markers[name] for name in own if markers[name] is not None]
     records, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
-    say(f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
-        f"in {len(done):,} {config.format} shards")
+    say(
+        f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
+        f"in {len(done):,} {config.format} shards"
+    )
     rate = share_failed(done)
     if config.report and None not in markers.values():
         write_report(config.output, list(expect_run(config.output)["teachers"].values()))
@@ -176,7 +221,9 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
         say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
         return 1
     if rate > config.max_error_rate:
-        say(f"{rate:.1%} of the records failed, more than --max-error-rate {config.max_error_rate:.1%}; "
-            "the records say why, under `error`")
+        say(
+            f"{rate:.1%} of the records failed, more than --max-error-rate {config.max_error_rate:.1%}; "
+            "the records say why, under `error`"
+        )
         return 3
     return 0

@@ -24,14 +24,14 @@ from imagetext.reinforced.embeddings import modern, named_texts, pack, unpack
 from imagetext.reinforced.views import View, decode_stored, read_views, replay, write_views
 from imagetext.sample import Record, image_size
 
-GROUP = 64             # pictures whose views are held, and embedded by one teacher before the next
+GROUP = 64  # pictures whose views are held, and embedded by one teacher before the next
 CACHED_TEXTS = 50_000  # of a shard, whose embeddings are held: the last that were new
 
 
 class Settled(NamedTuple):
     """What a run has settled, where its configuration leaves it open."""
 
-    size: int        # side of a view in pixels
+    size: int  # side of a view in pixels
     batch_size: int  # views or texts at a time
 
 
@@ -59,8 +59,14 @@ class Picture(NamedTuple):
     error: str = ""
 
 
-def reinforce_samples(samples: Iterable[Record], teachers: Sequence[Teacher], config: ReinforceConfig, settled: Settled,
-                      workers: Workers, following: Iterable[Record] | None = None) -> Iterator[tuple[Record, str | None]]:
+def reinforce_samples(
+    samples: Iterable[Record],
+    teachers: Sequence[Teacher],
+    config: ReinforceConfig,
+    settled: Settled,
+    workers: Workers,
+    following: Iterable[Record] | None = None,
+) -> Iterator[tuple[Record, str | None]]:
     """Each record reinforced, in order, with its `txt`; texts that repeat are embedded once.
 
     One without a picture that decodes, or without captions to embed, is a record with an error.
@@ -77,9 +83,11 @@ def reinforce_samples(samples: Iterable[Record], teachers: Sequence[Teacher], co
             del known[text]
 
 
-def workers_for(config: ReinforceConfig, size: int,
-                count: int) -> Workers[tuple[Record, Texts], tuple[str, bytes | None, str], tuple]:
+def workers_for(
+    config: ReinforceConfig, size: int, count: int
+) -> Workers[tuple[Record, Texts], tuple[str, bytes | None, str], tuple]:
     """Workers that make views of records' pictures, `size` pixels wide; a picture is decoded once for all of them."""
+
     def requests(samples: Iterable[Record]) -> Iterator[tuple[tuple[Record, Texts], tuple[str, bytes | None, str]]]:
         for record in samples:
             texts, error = read_texts(record, config)
@@ -88,8 +96,9 @@ def workers_for(config: ReinforceConfig, size: int,
     return Workers(requests, partial(_make_views, config, size), count, message=1)  # all views of one are large enough
 
 
-def _make_views(config: ReinforceConfig, size: int,
-                asked: tuple[str, bytes | None, str]) -> tuple[list[View], Tensor | None, str]:
+def _make_views(
+    config: ReinforceConfig, size: int, asked: tuple[str, bytes | None, str]
+) -> tuple[list[View], Tensor | None, str]:
     """Views of a picture and their pixels, by its key, encoded bytes, and why there can be none."""
     key, encoded, error = asked
     if error:
@@ -116,8 +125,9 @@ def read_texts(record: Record, config: ReinforceConfig) -> tuple[Texts, str]:
     return Texts(text, captions, columns, chosen), error
 
 
-def embed_group(group: Sequence[Picture], teachers: Sequence[Teacher], known: dict[str, Tensor],
-                batch_size: int) -> list[dict[str, Tensor]]:
+def embed_group(
+    group: Sequence[Picture], teachers: Sequence[Teacher], known: dict[str, Tensor], batch_size: int
+) -> list[dict[str, Tensor]]:
     """Each picture's embeddings by name, rows (V or T, D) in float32; `known` has those of texts (D,), and gets the new ones."""
     good = [picture for picture in group if not picture.error]
     if not good:
@@ -129,8 +139,10 @@ def embed_group(group: Sequence[Picture], teachers: Sequence[Teacher], known: di
     of_views, of_texts = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))  # (N, D), (T, D)
     known.update(zip(new, of_texts, strict=True))
     rows = iter(of_views.split([len(picture.views) for picture in good]))  # (V, D) each
-    texts = ({name: torch.stack([known[text] for text in some]) if some else of_texts[:0] for name, some in texts.items()}
-             for texts in named)
+    texts = (
+        {name: torch.stack([known[text] for text in some]) if some else of_texts[:0] for name, some in texts.items()}
+        for texts in named
+    )
     return [{} if picture.error else {"image_emb": next(rows), **next(texts)} for picture in group]
 
 
@@ -154,7 +166,9 @@ def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Itera
 
 def reinforced(picture: Picture, embeddings: Mapping[str, Tensor], config: ReinforceConfig) -> Record:
     """The record with `paug.json` and its embeddings in the place of those it may have had."""
-    members = {name: data for name, data in picture.record.members.items() if name not in ("paug.json", "npz", "pth.gz")}
+    members = {
+        name: data for name, data in picture.record.members.items() if name not in ("paug.json", "npz", "pth.gz")
+    }
     if not picture.error:
         members["paug.json"] = write_views(picture.views)
         if embeddings:

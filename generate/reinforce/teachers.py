@@ -49,8 +49,16 @@ class Teacher:
 
     def describe(self) -> dict[str, Any]:
         """What a run's files say of a teacher."""
-        return {"name": self.name, "dimension": self.dimension, "logit_scale": self.logit_scale, "logit_bias": self.logit_bias,
-                "size": list(self.size), "mean": list(self.mean), "std": list(self.std), "weights_sha256": self.weights_sha256}
+        return {
+            "name": self.name,
+            "dimension": self.dimension,
+            "logit_scale": self.logit_scale,
+            "logit_bias": self.logit_bias,
+            "size": list(self.size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "weights_sha256": self.weights_sha256,
+        }
 
     def embed(self, views: Tensor, texts: Sequence[str], batch_size: int) -> tuple[Tensor, Tensor]:
         """Embeddings (N, E) and (T, E) of views (N, 3, S, S), uint8, and texts; float32, each of length 1.
@@ -63,7 +71,7 @@ class Teacher:
             # not inference_mode, in which linear layers come whole to fast_products, and pass it by
             with torch.no_grad(), fast_products() if self.device == "cpu" else nullcontext():
                 of_views = [self._encode_views(batch) for batch in views.split(batch_size) if len(batch)]
-                of_texts = [self._encode_texts(texts[at:at + batch_size]) for at in range(0, len(texts), batch_size)]
+                of_texts = [self._encode_texts(texts[at : at + batch_size]) for at in range(0, len(texts), batch_size)]
         finally:
             if self.in_turn:
                 self.model.to("cpu")
@@ -133,7 +141,19 @@ def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher
     cfg, size = model.visual.preprocess_cfg, model.visual.preprocess_cfg["size"]
     bias = getattr(model, "logit_bias", None)
     with torch.inference_mode():  # of the weights as they are stored: in bf16, a scale of 100 is 98.9
-        known = {"dimension": model.eval().encode_text(tokenizer([""])).shape[-1], "logit_scale": model.logit_scale.exp().item(),
-                 "logit_bias": None if bias is None else bias.item(), "weights_sha256": state_sha256(model.state_dict())}
-    return Teacher(name, model.to(DTYPES[dtype]), tokenizer, (size, size) if isinstance(size, int) else tuple(size),
-                   tuple(cfg["mean"]), tuple(cfg["std"]), **known, device=device)
+        known = {
+            "dimension": model.eval().encode_text(tokenizer([""])).shape[-1],
+            "logit_scale": model.logit_scale.exp().item(),
+            "logit_bias": None if bias is None else bias.item(),
+            "weights_sha256": state_sha256(model.state_dict()),
+        }
+    return Teacher(
+        name,
+        model.to(DTYPES[dtype]),
+        tokenizer,
+        (size, size) if isinstance(size, int) else tuple(size),
+        tuple(cfg["mean"]),
+        tuple(cfg["std"]),
+        **known,
+        device=device,
+    )

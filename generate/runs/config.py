@@ -9,8 +9,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from imagetext.stores import plain_path
 
 # a folder on this machine or in a store; as text, because a Path spoils URLs
-Folder = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
-                   AfterValidator(plain_path)]
+Folder = Annotated[
+    str,
+    BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
+    AfterValidator(plain_path),
+]
 
 
 def _check_concurrency(asked: str) -> str:
@@ -33,32 +36,68 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output: Folder = Field(description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
-                           "of a cluster must all see it")
+    output: Folder = Field(
+        description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
+        "of a cluster must all see it"
+    )
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
-    trust_input: bool = Field(False, description="take inputs of the same size for the same, though their time is another, without "
-                              "reading them again")
-    verify_done: bool = Field(False, description="hash the shards that are done before they are believed; else only those whose file is "
-                              "newer than its marker")
-    retry_failed: bool = Field(False, description="make shards anew in which rows failed for a passing reason: a missing file, a "
-                               "server; the old ones stay until the new are whole")
+    trust_input: bool = Field(
+        False,
+        description="take inputs of the same size for the same, though their time is another, without "
+        "reading them again",
+    )
+    verify_done: bool = Field(
+        False,
+        description="hash the shards that are done before they are believed; else only those whose file is "
+        "newer than its marker",
+    )
+    retry_failed: bool = Field(
+        False,
+        description="make shards anew in which rows failed for a passing reason: a missing file, a "
+        "server; the old ones stay until the new are whole",
+    )
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_processes: int | None = Field(None, gt=0, description="processes, each with shards of its own; one per GPU unless given")
-    num_workers: int | None = Field(None, ge=0, description="processes that prepare pictures, for each process; 0: none; one less "
-                                    "than it has cores unless given, but at least 2, and 2 for a Ray worker")
+    num_processes: int | None = Field(
+        None, gt=0, description="processes, each with shards of its own; one per GPU unless given"
+    )
+    num_workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that prepare pictures, for each process; 0: none; one less "
+        "than it has cores unless given, but at least 2, and 2 for a Ray worker",
+    )
     engine: Literal["embedded", "ray"] = Field(
-        "embedded", description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces those that die")
-    ray_address: str | None = Field(None, pattern=r"^(auto|[\w.-]+:\d+)$", description="auto: the cluster that this machine belongs "
-                                    "to; or host:port of one; without, this machine is one for the time of the run")
-    concurrency: Annotated[str, BeforeValidator(lambda number: str(number) if isinstance(number, int) else number),
-                           AfterValidator(_check_concurrency)] | None = Field(
-        None, description="Ray workers, or MIN,MAX of them; as many as there is room for unless given")
+        "embedded",
+        description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces those that die",
+    )
+    ray_address: str | None = Field(
+        None,
+        pattern=r"^(auto|[\w.-]+:\d+)$",
+        description="auto: the cluster that this machine belongs "
+        "to; or host:port of one; without, this machine is one for the time of the run",
+    )
+    concurrency: (
+        Annotated[
+            str,
+            BeforeValidator(lambda number: str(number) if isinstance(number, int) else number),
+            AfterValidator(_check_concurrency),
+        ]
+        | None
+    ) = Field(None, description="Ray workers, or MIN,MAX of them; as many as there is room for unless given")
     gpus_per_worker: Annotated[float, AfterValidator(_check_gpus)] | None = Field(
-        None, ge=0, description="GPUs of a Ray worker, or the share of one; 1 where the cluster has any unless given, else 0")
+        None,
+        ge=0,
+        description="GPUs of a Ray worker, or the share of one; 1 where the cluster has any unless given, else 0",
+    )
 
     def engine_problems(self) -> list[str]:
         """What does not go with the engine."""
         if self.engine == "ray":
-            return ["--num-processes: is for --engine embedded; --concurrency is for ray"] if self.num_processes else []
-        return [f"--{name.replace('_', '-')}: {value} is for --engine ray" for name in ("ray_address", "concurrency", "gpus_per_worker")
-                if (value := getattr(self, name)) is not None]
+            return (
+                ["--num-processes: is for --engine embedded; --concurrency is for ray"] if self.num_processes else []
+            )
+        return [
+            f"--{name.replace('_', '-')}: {value} is for --engine ray"
+            for name in ("ray_address", "concurrency", "gpus_per_worker")
+            if (value := getattr(self, name)) is not None
+        ]

@@ -19,7 +19,12 @@ from imagetext.shown import Progress, say
 from imagetext.stores import join, listing, open_file, read_bytes
 
 PICTURES = "pictures.json"
-VERSIONS = ("mtime_ns", "etag", "listing", "revision")  # of an input's stamp: another one, and the bytes may still be the same
+VERSIONS = (
+    "mtime_ns",
+    "etag",
+    "listing",
+    "revision",
+)  # of an input's stamp: another one, and the bytes may still be the same
 
 
 # ---- hashes of what is read -----------------------------------------------------------------------------------------------
@@ -36,8 +41,15 @@ class Hashed:
         self.sha256, digest = "", hashlib.sha256()
         for record in self.samples:
             meta = {name: value for name, value in record.meta.items() if name != "source"}
-            said = [record.key, record.captions, dict(record.columns), dict(record.scores), meta, bool(record.error),
-                    [*record.members]]
+            said = [
+                record.key,
+                record.captions,
+                dict(record.columns),
+                dict(record.scores),
+                meta,
+                bool(record.error),
+                [*record.members],
+            ]
             for part in (json.dumps(said, default=str).encode(), record.image or b"", *record.members.values()):
                 digest.update(len(part).to_bytes(8))
                 digest.update(part)
@@ -62,8 +74,15 @@ def hash_of(shard: Shard) -> dict[str, str]:
     return {"input_sha256": shard.samples.sha256, "input_sample": sample_hash(shard.path)}
 
 
-def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]], *, gone: Collection[str] = (),
-                 trust: bool = False, retry: bool = False) -> list[Shard]:
+def shards_to_do(
+    folder: str,
+    shards: Sequence[Shard],
+    markers: Mapping[str, Mapping[str, Any]],
+    *,
+    gone: Collection[str] = (),
+    trust: bool = False,
+    retry: bool = False,
+) -> list[Shard]:
     """The shards without a done-marker, and to `retry` also those in which records failed for a passing reason.
 
     gone: the shards that have lost pictures since; what is done of them stays. Of another one that is done the input is what it
@@ -83,14 +102,22 @@ def shards_to_do(folder: str, shards: Sequence[Shard], markers: Mapping[str, Map
             if sample and sample_hash(shard.path) not in ("", sample):
                 changed.append(shard)
         else:
-            (unsure if shard.stamp and (_lasting(then) == _lasting(now) or _grown(shard, then)) else changed).append(shard)
+            (unsure if shard.stamp and (_lasting(then) == _lasting(now) or _grown(shard, then)) else changed).append(
+                shard
+            )
     if not trust:
         compared = Progress(unsure, desc="comparing inputs of another time", unit="shard", disable=not unsure)
         changed += [shard for shard in compared if _read(shard) != markers[shard.name].get("input_sha256")]
     if changed:
         told = (_difference(shard, markers[shard.name]) for shard in changed)
-        raise ValueError("\n  ".join([f"output {folder}: these inputs have changed; give another folder, or --overwrite to start "
-                                      "anew:", *told]))
+        raise ValueError(
+            "\n  ".join(
+                [
+                    f"output {folder}: these inputs have changed; give another folder, or --overwrite to start anew:",
+                    *told,
+                ]
+            )
+        )
     return [shard for shard in shards if shard.name not in markers or retry and markers[shard.name].get("passing")]
 
 
@@ -98,7 +125,9 @@ def _difference(shard: Shard, marker: Mapping[str, Any]) -> str:
     if _identity(marker["input"]) == _identity(input_of(shard)):
         return f"{shard.path}: other bytes of the same size and time than when {marker['file']} was written"
     told = f"{shard.path}: {marker['input']} when {marker['file']} was written, {input_of(shard)} now"
-    return told + ("; new rows go to the end of a table, or into another file beside it" if _is_text_table(shard) else "")
+    return told + (
+        "; new rows go to the end of a table, or into another file beside it" if _is_text_table(shard) else ""
+    )
 
 
 def _read(shard: Shard) -> str:
@@ -129,10 +158,14 @@ def _grown(shard: Shard, then: Mapping[str, Any]) -> bool:
 
 
 def _is_text_table(shard: Shard) -> bool:
-    return isinstance(shard.samples, Pieces) or isinstance(shard.samples, TableRows) and shard.samples.layout is not None
+    return (
+        isinstance(shard.samples, Pieces) or isinstance(shard.samples, TableRows) and shard.samples.layout is not None
+    )
 
 
-def disbelieved(folder: str | os.PathLike, markers: Mapping[str, Mapping[str, Any]], everything: bool = False) -> list[str]:
+def disbelieved(
+    folder: str | os.PathLike, markers: Mapping[str, Mapping[str, Any]], everything: bool = False
+) -> list[str]:
     """The shards that are done by their size and not by their hash: of those whose file is newer than its marker, or of all."""
     there = {os.path.basename(one.path): one for one in listing(os.fspath(folder))}
     found = []
@@ -181,10 +214,14 @@ def as_kept(kept: Mapping[str, Sequence[str]], shards: Sequence[Shard]) -> tuple
         else:
             found.append(shard)
     for folder, pieces in folders.items():
-        rows = {name: row for piece in pieces for name, row in zip(_names(piece.samples), piece.samples.rows, strict=True)}
+        rows = {
+            name: row for piece in pieces for name, row in zip(_names(piece.samples), piece.samples.rows, strict=True)
+        }
         stem = pieces[0].name.rpartition("-")[0]
         mine = {name: pictures for name, pictures in kept.items() if name.rpartition("-")[0] == stem}
-        parts = {name: [rows.pop(picture) for picture in pictures if picture in rows] for name, pictures in mine.items()}
+        parts = {
+            name: [rows.pop(picture) for picture in pictures if picture in rows] for name, pictures in mine.items()
+        }
         for name, pictures in mine.items():
             if len(parts[name]) < len(pictures):
                 there = set(_names(FolderRows(folder, tuple(parts[name]))))
@@ -192,7 +229,7 @@ def as_kept(kept: Mapping[str, Sequence[str]], shards: Sequence[Shard]) -> tuple
         number = max((int(name.rpartition("-")[2]) + 1 for name in mine), default=0)
         new = list(rows.values())
         for first in range(0, len(new), ROWS_PER_SHARD):
-            parts[f"{stem}-{number:05d}"] = new[first:first + ROWS_PER_SHARD]
+            parts[f"{stem}-{number:05d}"] = new[first : first + ROWS_PER_SHARD]
             number += 1
         for name, of_part in parts.items():
             samples = replace(pieces[0].samples, rows=tuple(of_part))
@@ -217,7 +254,9 @@ class Pieces:
 def with_new_rows(shards: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
     """The shards, those of tables of text with the records that they had when they were done: new rows are in new shards."""
     tables = groupby(shards, lambda shard: shard.path if _is_text_table(shard) else None)
-    return [shard for path, pieces in tables for shard in (pieces if path is None else _as_done(list(pieces), markers))]
+    return [
+        shard for path, pieces in tables for shard in (pieces if path is None else _as_done(list(pieces), markers))
+    ]
 
 
 def _as_done(pieces: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
@@ -251,7 +290,10 @@ def _names(rows: FolderRows) -> list[str]:
 
 # ---- failures that may pass -----------------------------------------------------------------------------------------------
 
-PASSING = ("missing picture file", "the server ")  # in the reasons of records that may be whole when they are tried again
+PASSING = (
+    "missing picture file",
+    "the server ",
+)  # in the reasons of records that may be whole when they are tried again
 
 
 @dataclass

@@ -39,8 +39,10 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
     others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED, LOCK})
     if others:
-        raise ValueError(f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours; give another "
-                         "folder")
+        raise ValueError(
+            f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours; give another "
+            "folder"
+        )
     return None
 
 
@@ -50,7 +52,9 @@ def check_own(folder: str | os.PathLike, command: str) -> None:
         return
     began = "join" if "join" in run else "reinforce" if "embedded_columns" in run else "generate"
     if began != command:
-        raise ValueError(f"output {folder}: holds a run that capsmith {command} did not begin, but capsmith {began}; give another folder")
+        raise ValueError(
+            f"output {folder}: holds a run that capsmith {command} did not begin, but capsmith {began}; give another folder"
+        )
 
 
 def expect_run(folder: str | os.PathLike) -> dict[str, Any]:
@@ -74,15 +78,24 @@ def check_rules(folder: str | os.PathLike, earlier: Mapping[str, Any]) -> None:
     """Raises ValueError where the run that the folder holds was begun by other rules: no set mixes two."""
     if earlier.get("rules") != RULES:
         began = f"capsmith {earlier.get('versions', {}).get('capsmith', '0.1')}"
-        raise ValueError(f"output {folder}: {began} began this run, by other rules; finish it with {began}, or --overwrite to "
-                         "start anew")
+        raise ValueError(
+            f"output {folder}: {began} began this run, by other rules; finish it with {began}, or --overwrite to "
+            "start anew"
+        )
 
 
 def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError, naming each field that differs, where this is not the run that the folder holds."""
     if differing := differences(earlier, now):
-        raise ValueError("\n  ".join([f"output {folder}: holds a run of other settings; give another folder, or --overwrite "
-                                      "to start anew:", *differing]))
+        raise ValueError(
+            "\n  ".join(
+                [
+                    f"output {folder}: holds a run of other settings; give another folder, or --overwrite "
+                    "to start anew:",
+                    *differing,
+                ]
+            )
+        )
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -90,13 +103,18 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if list(earlier["columns"]) != list(now["columns"]):  # then there is nothing to compare within them
         earlier, now = ({**run, "columns": list(run["columns"])} for run in (earlier, now))
     there, here = _flat(earlier), _flat(now)
-    return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} now" for name in sorted(there | here)
-            if there.get(name) != here.get(name)]
+    return [
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
+        for name in sorted(there | here)
+        if there.get(name) != here.get(name)
+    ]
 
 
 def write_run(folder: str | os.PathLike, run: Mapping[str, Any], shards: Sequence[str] = ()) -> None:
     """Write the run's fingerprint and the names of all shards that there are to be, whole or not at all."""
-    write_file(join(plain_path(folder), RUN), json.dumps({"fingerprint": run, "shards": list(shards)}, indent=1).encode())
+    write_file(
+        join(plain_path(folder), RUN), json.dumps({"fingerprint": run, "shards": list(shards)}, indent=1).encode()
+    )
 
 
 def any_done(folder: str | os.PathLike) -> bool:

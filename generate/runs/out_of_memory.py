@@ -11,8 +11,9 @@ from imagetext.sources import Shard
 logger = logging.getLogger(__name__)
 
 
-def with_halved_batches(write: Callable[[Sequence[int]], None], sizes: Sequence[int], unit: str, shard: Shard,
-                        pace: Pace) -> None:
+def with_halved_batches(
+    write: Callable[[Sequence[int]], None], sizes: Sequence[int], unit: str, shard: Shard, pace: Pace
+) -> None:
     """Write a shard with batches of these sizes, of what `unit` says; out of memory, anew with half of each, down to 1."""
     before = pace.counts
     while True:

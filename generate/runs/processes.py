@@ -15,16 +15,25 @@ from imagetext.shown import at_terminal, say_error
 from imagetext.stops import STOPPED, end_with_parent, exit_code, interrupt_once
 
 STOPPED_CODES = [128 + number for number in (signal.SIGINT, *STOPPED)]  # of a rank that was asked to end
-RUNS = {"generate": "generate.captions.run", "reinforce": "generate.reinforce.run"}  # by name: a process comes to them on its own
+RUNS = {
+    "generate": "generate.captions.run",
+    "reinforce": "generate.reinforce.run",
+}  # by name: a process comes to them on its own
 
 
 def own_rank(config: RunConfig) -> Rank:
     """This process's rank; ValueError where a launcher started it, and the command asks for what one of several cannot do."""
     rank = Rank.of_this_process()
-    asked = {"--overwrite": config.overwrite, "--num-processes": config.num_processes, "--engine ray": config.engine == "ray"}
+    asked = {
+        "--overwrite": config.overwrite,
+        "--num-processes": config.num_processes,
+        "--engine ray": config.engine == "ray",
+    }
     if rank.count > 1 and any(asked.values()):
-        raise ValueError(f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
-                         f"{rank.number} of {rank.count}, and none of them can begin anew or start others")
+        raise ValueError(
+            f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
+            f"{rank.number} of {rank.count}, and none of them can begin anew or start others"
+        )
     return rank
 
 
@@ -38,8 +47,10 @@ def launch(command: str, config: RunConfig, count: int, job: str) -> int:
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
     others = config.model_copy(update={"overwrite": False})
-    told = [(command, config, Rank(0, count), begun, job),
-            *((command, others, Rank(number, count, number), None, job) for number in range(1, count))]
+    told = [
+        (command, config, Rank(0, count), begun, job),
+        *((command, others, Rank(number, count, number), None, job) for number in range(1, count)),
+    ]
     ranks = [context.Process(target=_run_rank, args=what) for what in told]
     started = ranks[:1]
     try:
@@ -69,7 +80,9 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, 
     """What a process does that `launch` started."""
     os.environ[JOB] = job
     os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # as torchrun says how many processes share a machine
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count)))  # before torch comes
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count))
+    )  # before torch comes
     for number in (signal.SIGINT, *STOPPED):
         signal.signal(number, interrupt_once)  # a terminal's Ctrl-C comes twice: from the terminal and from `launch`
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -64,8 +64,10 @@ class Pace(Stopwatch):
 
     def __str__(self) -> str:
         captions = f"{self.captions / self.seconds:.1f} captions/s, " if self.captions else ""
-        return (f"{self.pictures_per_second:.1f} pictures/s, {captions}the model waited "
-                f"{self.waited / (self.busy or self.seconds):.0%} of the time; {self.failed:,} failed")
+        return (
+            f"{self.pictures_per_second:.1f} pictures/s, {captions}the model waited "
+            f"{self.waited / (self.busy or self.seconds):.0%} of the time; {self.failed:,} failed"
+        )
 
 
 class Loaded(NamedTuple):
@@ -80,7 +82,7 @@ class Work(Protocol):
 
     config: RunConfig
     doing: str  # in the progress bar
-    unit: str   # one of a shard's samples
+    unit: str  # one of a shard's samples
     instead: str  # of an output that is the input: the way that works
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
@@ -119,8 +121,13 @@ class Embedded:
         return work.load(choose_device(work.config.device, self.rank.local), settled)
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
-        with (Progress(desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local) as progress,
-              closing(work)):
+        with (
+            Progress(
+                desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local
+            ) as progress,
+            closing(work),
+        ):
+
             def tell() -> None:
                 progress.set_postfix_str(str(pace), refresh=False)
                 progress.update(pace.pictures - progress.n)
@@ -133,8 +140,13 @@ class Embedded:
                 except (ColumnClash, LockLost, Spent, BrokenPipeError):  # of the terminal's: nobody reads on
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
-                    logger.error("shard %s of %s failed: %s", shard.name, shard.path, error,
-                                 exc_info=not isinstance(error, (OSError, ValueError)))
+                    logger.error(
+                        "shard %s of %s failed: %s",
+                        shard.name,
+                        shard.path,
+                        error,
+                        exc_info=not isinstance(error, (OSError, ValueError)),
+                    )
                     if is_full(error):  # the other shards would fail as well
                         raise
         if pace.pictures:

@@ -39,12 +39,12 @@ from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
-DEATHS = 3            # of workers, on one shard
-BUSY = 0.75           # share of the workers from which on more come, while shards wait and there is room
-CPUS = 1              # of a worker
+DEATHS = 3  # of workers, on one shard
+BUSY = 0.75  # share of the workers from which on more come, while shards wait and there is room
+CPUS = 1  # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
-PATIENCE = 30         # seconds that workers have to leave their shards where a run is stopped, and a head to be there again
-ANSWER = 5            # seconds that the tally has to answer, or the head
+PATIENCE = 30  # seconds that workers have to leave their shards where a run is stopped, and a head to be there again
+ANSWER = 5  # seconds that the tally has to answer, or the head
 HOW_TO_CONNECT = """\
   A cluster begins with `ray start --head --port 6379` on one node and `ray start --address HOST:6379` on each other.
   If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first node to them
@@ -83,7 +83,9 @@ class Cluster:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise ChildProcessError(f"the worker that was to load the models died, killed or out of memory: {error}") from error
+            raise ChildProcessError(
+                f"the worker that was to load the models died, killed or out of memory: {error}"
+            ) from error
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
         """Write the shards; one that fails, or kills its workers, is logged and left for the next run.
@@ -120,16 +122,29 @@ class Cluster:
         say(pace)
         return pace
 
-    def _feed(self, work: Work, shards: Sequence[Shard], tally: "ray.actor.ActorHandle[Tally]", ends: queue.SimpleQueue) -> None:
+    def _feed(
+        self, work: Work, shards: Sequence[Shard], tally: "ray.actor.ActorHandle[Tally]", ends: queue.SimpleQueue
+    ) -> None:
         """Give the shards to the pool; how each ended goes into the queue, and at last None, or what ended the pool."""
         try:
             # of workers with one shard each at most 100 % are busy, and Ray's own threshold is 175 %; from ours on, a third more come
             ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
-            pool = ray.data.ActorPoolStrategy(min_size=min(self.least, len(shards)), max_size=min(self.most, len(shards)),
-                                              max_tasks_in_flight_per_actor=1)
-            rows = ray.data.from_items([{"shard": cloudpickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
-            for end in rows.map_batches(Worker, fn_constructor_args=(work, self.place, tally), compute=pool, batch_size=1,
-                                        num_cpus=CPUS, num_gpus=self.place.gpus).iter_rows():
+            pool = ray.data.ActorPoolStrategy(
+                min_size=min(self.least, len(shards)),
+                max_size=min(self.most, len(shards)),
+                max_tasks_in_flight_per_actor=1,
+            )
+            rows = ray.data.from_items(
+                [{"shard": cloudpickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
+            )
+            for end in rows.map_batches(
+                Worker,
+                fn_constructor_args=(work, self.place, tally),
+                compute=pool,
+                batch_size=1,
+                num_cpus=CPUS,
+                num_gpus=self.place.gpus,
+            ).iter_rows():
                 ends.put(end)
                 if end["how"] == "stopped" and not ray.get(tally.busy.remote()):
                     break
@@ -141,7 +156,9 @@ class Cluster:
 def connect(address: str | None) -> None:
     """Connect to the cluster, or start one on this machine that ends with this process; ValueError where there is none."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what else is said in this process stays in Ray's own files
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # what else is said in this process stays in Ray's own files
     alone = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
         if address not in (None, "auto"):  # Ray itself tries for many minutes
@@ -170,10 +187,16 @@ def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple["Place"
     least, most = int(least), int(most or least)
     cluster = f"{len(held)} nodes with {cpus:g} CPUs and {all_gpus:g} GPUs"
     if least > room:
-        instead = f"say --concurrency {room}" if room else "say --gpus-per-worker 0" if gpus and cpus else "add nodes to it"
-        raise ValueError(f"--concurrency: {least} workers, each with {CPUS} CPU and {gpus:g} GPUs, would wait for ever: the cluster "
-                         f"has {cluster}, room for {room}; {instead}")
-    say(f"cluster: {cluster}; {least if least == most else f'{least} to {most}'} workers, each with {CPUS} CPU and {gpus:g} GPUs")
+        instead = (
+            f"say --concurrency {room}" if room else "say --gpus-per-worker 0" if gpus and cpus else "add nodes to it"
+        )
+        raise ValueError(
+            f"--concurrency: {least} workers, each with {CPUS} CPU and {gpus:g} GPUs, would wait for ever: the cluster "
+            f"has {cluster}, room for {room}; {instead}"
+        )
+    say(
+        f"cluster: {cluster}; {least if least == most else f'{least} to {most}'} workers, each with {CPUS} CPU and {gpus:g} GPUs"
+    )
     return Place(gpus, os.getcwd(), job_of(config.output)), least, most
 
 
@@ -182,7 +205,9 @@ def _room(resources: Mapping[str, float], gpus: float) -> int:
     by_cpus, held = int(resources.get("CPU", 0) // CPUS), int(resources.get("GPU", 0))
     if not gpus:
         return by_cpus
-    return min(by_cpus, held * int(round(1 / gpus, 6)) if gpus < 1 else int(held // gpus))  # the shares of one GPU lie on it
+    return min(
+        by_cpus, held * int(round(1 / gpus, 6)) if gpus < 1 else int(held // gpus)
+    )  # the shares of one GPU lie on it
 
 
 class Head:
@@ -199,8 +224,10 @@ class Head:
             self.seen = time.monotonic()
         except OSError as error:
             if time.monotonic() - self.seen >= PATIENCE:
-                raise ConnectionError(f"the head of the Ray cluster, {self.address}, has gone: {error}; what is done stays, and "
-                                      "the same command goes on once a cluster is there") from error
+                raise ConnectionError(
+                    f"the head of the Ray cluster, {self.address}, has gone: {error}; what is done stays, and "
+                    "the same command goes on once a cluster is there"
+                ) from error
 
 
 class Place(NamedTuple):
@@ -233,20 +260,33 @@ class Worker:
         """A shard's name and path, how it ended, why, and what was warned of on the way."""
         shard = cloudpickle.loads(batch["shard"][0])
         how, why = self.take(shard)
-        return {"shard": [shard.name], "path": [shard.path], "how": [how], "why": [why], "warnings": ["\n".join(self.warnings.drain())]}
+        return {
+            "shard": [shard.name],
+            "path": [shard.path],
+            "how": [how],
+            "why": [why],
+            "warnings": ["\n".join(self.warnings.drain())],
+        }
 
     def take(self, shard: Shard) -> tuple[str, str]:
         """Write a shard unless it is done: how that ended, and why so."""
         pace = Pace(tell=lambda: self.tell(shard, pace))
-        deaths = ray.get(self.tally.begin.remote(shard.name, self.name))  # counted before anything can kill this process
+        deaths = ray.get(
+            self.tally.begin.remote(shard.name, self.name)
+        )  # counted before anything can kill this process
         if deaths is None:
             return "stopped", ""
         try:
             if len(deaths) >= DEATHS:
-                return "failed", f"set aside: {len(deaths)} workers died on it, killed or out of memory: {', '.join(deaths)}"
+                return (
+                    "failed",
+                    f"set aside: {len(deaths)} workers died on it, killed or out of memory: {', '.join(deaths)}",
+                )
             self.load()
             again = self.work.config.retry_failed
-            if again or read_marker(self.work.config.output, shard.name) is None:  # else it was done by one that died after that
+            if (
+                again or read_marker(self.work.config.output, shard.name) is None
+            ):  # else it was done by one that died after that
                 self.work.write(hashed(shard), pace)
             return "done", ""
         except _Stopped:
@@ -257,7 +297,9 @@ class Worker:
             return "clash", str(error)
         except Exception as error:
             how = "over" if isinstance(error, (LockLost, Spent)) or is_full(error) else "failed"
-            return how, f"{error}" if isinstance(error, (OSError, ValueError)) else f"{error}\n{traceback.format_exc()}"
+            return how, f"{error}" if isinstance(
+                error, (OSError, ValueError)
+            ) else f"{error}\n{traceback.format_exc()}"
         finally:
             ray.get(self.tally.end.remote(shard.name, _counts(pace)))
 

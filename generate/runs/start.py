@@ -31,10 +31,10 @@ class Prepared(NamedTuple):
     """A run whose models are loaded, and of which nothing is written yet."""
 
     fingerprint: dict[str, Any]
-    names: Sequence[str]        # of all shards that there are to be, those of inputs that an earlier command named included
+    names: Sequence[str]  # of all shards that there are to be, those of inputs that an earlier command named included
     pictures: Mapping[str, Sequence[str]]  # in the shards that are made of folders
-    shards: Sequence[Shard]     # of the inputs that are named now
-    to_do: Sequence[Shard]      # by this process
+    shards: Sequence[Shard]  # of the inputs that are named now
+    to_do: Sequence[Shard]  # by this process
     disbelieved: Sequence[str]  # the shards whose bytes are not those of their markers
     anew: bool
 
@@ -43,17 +43,21 @@ class Held(NamedTuple):
     """What a folder holds of a run."""
 
     markers: Mapping[str, Mapping[str, Any]] = {}  # of the shards that are done
-    names: Sequence[str] = ()                      # of all shards that there are to be
-    pictures: Mapping[str, Sequence[str]] = {}     # in the shards that are made of folders
-    disbelieved: Sequence[str] = ()                # the shards whose bytes are not those of their markers
+    names: Sequence[str] = ()  # of all shards that there are to be
+    pictures: Mapping[str, Sequence[str]] = {}  # in the shards that are made of folders
+    disbelieved: Sequence[str] = ()  # the shards whose bytes are not those of their markers
 
 
 def held_by(folder: str, verify_done: bool) -> Held:
     """What the folder holds of a run; shards are done where their bytes may be believed to be those of their markers."""
     markers = read_markers(folder)
     wrong = disbelieved(folder, markers, verify_done)
-    return Held({name: marker for name, marker in markers.items() if name not in wrong}, read_shards(folder) or [],
-                read_pictures(folder), wrong)
+    return Held(
+        {name: marker for name, marker in markers.items() if name not in wrong},
+        read_shards(folder) or [],
+        read_pictures(folder),
+        wrong,
+    )
 
 
 def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
@@ -76,11 +80,15 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     held = Held() if anew else held_by(folder, config.verify_done)
     shards, gone = as_kept(held.pictures, with_new_rows(shards, held.markers))
     check_places(folder, [shard.name + SUFFIXES[config.format] for shard in shards], earlier)
-    to_do = shards_to_do(folder, rank.share(shards), held.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed)
+    to_do = shards_to_do(
+        folder, rank.share(shards), held.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed
+    )
     if not rank.number:
         say(*(line for model in models for line in model.split("\n")), *_told(held, shards, gone))
     named = [shard.name for shard in shards]
-    lost = {name for name in gone if name not in {*named, *held.markers}}  # all their pictures are gone: they cannot be made
+    lost = {
+        name for name in gone if name not in {*named, *held.markers}
+    }  # all their pictures are gone: they cannot be made
     names = dict.fromkeys(name for name in [*held.names, *named] if name not in lost)
     pictures = {name: of for name, of in held.pictures.items() if name in held.markers or name not in named}
     return Prepared(now, list(names), pictures_in(shards) | pictures, shards, to_do, held.disbelieved, anew)
@@ -104,11 +112,16 @@ def check_places(folder: str, files: Sequence[str], earlier: Mapping[str, Any] |
     if earlier is None or (known := read_shards(folder)) is None:  # then there is nothing, or a run of 0.1
         return
     there = {os.path.basename(one.path) for one in listing(folder)}
-    strange = [file for file in files
-               if file in there and (name := os.path.splitext(file)[0]) not in known and name + MARKER not in there]
+    strange = [
+        file
+        for file in files
+        if file in there and (name := os.path.splitext(file)[0]) not in known and name + MARKER not in there
+    ]
     if strange:
-        raise ValueError(f"output {folder}: {_some(strange)}: would be written over, and is no file of this run; move it, or give "
-                         "another folder")
+        raise ValueError(
+            f"output {folder}: {_some(strange)}: would be written over, and is no file of this run; move it, or give "
+            "another folder"
+        )
 
 
 def _told(held: Held, shards: Sequence[Shard], gone: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -24,9 +24,9 @@ from imagetext.stops import become_worker
 MESSAGE = 16  # pictures that travel to a process and back together, so that what a message costs is shared
 PATIENCE = 5  # seconds that the end of a run waits for a thread that waits for a store
 
-Kept = TypeVar("Kept")    # what this process keeps of a sample
+Kept = TypeVar("Kept")  # what this process keeps of a sample
 Asked = TypeVar("Asked")  # what a worker is told of it
-Made = TypeVar("Made")    # what comes back
+Made = TypeVar("Made")  # what comes back
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -87,16 +87,22 @@ class Workers(Generic[Kept, Asked, Made]):
     prepare: what the worker makes of that. Tensors come back as copies, not in shared memory, of which containers have 64 MB.
     """
 
-    def __init__(self, requests: Callable[[Iterable[Record]], Iterator[tuple[Kept, Asked]]], prepare: Callable[[Asked], Made],
-                 count: int, message: int = MESSAGE):
+    def __init__(
+        self,
+        requests: Callable[[Iterable[Record]], Iterator[tuple[Kept, Asked]]],
+        prepare: Callable[[Asked], Made],
+        count: int,
+        message: int = MESSAGE,
+    ):
         self.requests, self.prepare, self.count, self.message = requests, prepare, count, message
         self._processes: ProcessPoolExecutor | None = None
         self._start()  # before there is a thread: a fork of a process that has some may hang
         self._reading = Background(PATIENCE)
         self._next: _Ahead[Kept, Made] | None = None
 
-    def prepared(self, samples: Iterable[Record], ahead: int,
-                 following: Iterable[Record] | None = None) -> Iterator[tuple[Kept, Made]]:
+    def prepared(
+        self, samples: Iterable[Record], ahead: int, following: Iterable[Record] | None = None
+    ) -> Iterator[tuple[Kept, Made]]:
         """What is kept of each sample, with its picture as prepared, in order, while about `ahead` more are read and prepared.
 
         Once all samples are given out, those that are `following` are begun, so that they are ready when they are asked for.
@@ -123,7 +129,9 @@ class Workers(Generic[Kept, Asked, Made]):
 
     def _start(self) -> None:
         if self.count:
-            self._processes = ProcessPoolExecutor(self.count, initializer=_begin_worker, initargs=(self.prepare, Pixels()))
+            self._processes = ProcessPoolExecutor(
+                self.count, initializer=_begin_worker, initargs=(self.prepare, Pixels())
+            )
             self._processes.submit(abs, 0)  # starts all of them
 
     def _ask(self, asked: list[Asked]) -> Callable[[], list[Made]]:
@@ -142,8 +150,15 @@ class Workers(Generic[Kept, Asked, Made]):
 class _Ahead(Generic[Kept, Made]):
     """Samples that are read and prepared in messages of `size`, `count` of them ahead of where they are given out."""
 
-    def __init__(self, samples: Iterable[Record], requests: Iterator[tuple[Kept, Any]],
-                 ask: Callable[[list[Any]], Callable[[], list[Made]]], reading: Background, size: int, count: int):
+    def __init__(
+        self,
+        samples: Iterable[Record],
+        requests: Iterator[tuple[Kept, Any]],
+        ask: Callable[[list[Any]], Callable[[], list[Made]]],
+        reading: Background,
+        size: int,
+        count: int,
+    ):
         self.samples, self.requests, self.ask, self.reading, self.size = samples, requests, ask, reading, size
         self.messages = deque(reading.submit(self._read) for _ in range(count))
 

@@ -16,7 +16,7 @@ from imagetext.stores import join
 
 MEASURES = (LENGTH, DISTINCT[0], DISTINCT[1], DIV[1], DEGENERATE)
 MEASURED_RECORDS = 1000  # of the first shard, of the middle one and of the last
-LICENCES = 20           # the commonest that are named
+LICENCES = 20  # the commonest that are named
 KEPT_OUT = ["*.tmp", ".*"]  # of an upload
 
 
@@ -32,11 +32,24 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
     title = f"Captions of {', '.join(inputs)} by {', '.join(captioners)}"
     with suppress(FileNotFoundError):  # another process has found the set whole, too, and written these very bytes
         cards.write_card(
-            folder, Path(__file__).parent / "templates" / "card.md", front=_front(title, run, rows), settings=run["columns"],
-            title=title, run=run, rows=rows, failed=failed, captions=captions, files=[marker["file"] for marker in markers],
-            licences=licences.most(LICENCES), more_licences=licences.absent > 0 or len(licences.counts) > LICENCES,
-            similarity=any(of["similarity"] or of["gate"]["min_similarity"] is not None for of in run["columns"].values()),
-            spread=_spread(folder, markers, list(run["columns"])), measures=MEASURES)
+            folder,
+            Path(__file__).parent / "templates" / "card.md",
+            front=_front(title, run, rows),
+            settings=run["columns"],
+            title=title,
+            run=run,
+            rows=rows,
+            failed=failed,
+            captions=captions,
+            files=[marker["file"] for marker in markers],
+            licences=licences.most(LICENCES),
+            more_licences=licences.absent > 0 or len(licences.counts) > LICENCES,
+            similarity=any(
+                of["similarity"] or of["gate"]["min_similarity"] is not None for of in run["columns"].values()
+            ),
+            spread=_spread(folder, markers, list(run["columns"])),
+            measures=MEASURES,
+        )
 
 
 def push(folder: str, name: str) -> None:
@@ -48,26 +61,41 @@ def push(folder: str, name: str) -> None:
 
 
 def _front(title: str, run: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    sizes = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7), ("10M<n<100M", 1e8),
-             ("100M<n<1B", 1e9))
+    sizes = (
+        ("n<1K", 1e3),
+        ("1K<n<10K", 1e4),
+        ("10K<n<100K", 1e5),
+        ("100K<n<1M", 1e6),
+        ("1M<n<10M", 1e7),
+        ("10M<n<100M", 1e8),
+        ("100M<n<1B", 1e9),
+    )
     suffix = {"webdataset": "tar"}.get(run["format"], run["format"])
-    return {"pretty_name": title, "task_categories": ["image-to-text"],
-            "tags": ["image-captioning", "synthetic-captions", "capsmith"],
-            "size_categories": [next((name for name, end in sizes if rows < end), "n>1B")],
-            "configs": [{"config_name": "default", "data_files": f"*.{suffix}"}]}
+    return {
+        "pretty_name": title,
+        "task_categories": ["image-to-text"],
+        "tags": ["image-captioning", "synthetic-captions", "capsmith"],
+        "size_categories": [next((name for name, end in sizes if rows < end), "n>1B")],
+        "configs": [{"config_name": "default", "data_files": f"*.{suffix}"}],
+    }
 
 
-def _spread(folder: str, markers: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[tuple[str, int, list[str]]]:
+def _spread(
+    folder: str, markers: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> list[tuple[str, int, list[str]]]:
     """Each column's name, its pictures among some records of some shards, and the measures over these as text."""
     found = {name: CaptionAccumulator() for name in columns}
     for at in sorted({0, len(markers) // 2, len(markers) - 1}):
         records = list(islice(read_records(join(folder, markers[at]["file"]), check=False), MEASURED_RECORDS))
         for name, accumulator in found.items():
-            of_column = [(texts, _cut(record.scores, name, texts)) for record in records
-                         if (texts := record.syn_text.get(name))]
+            of_column = [
+                (texts, _cut(record.scores, name, texts)) for record in records if (texts := record.syn_text.get(name))
+            ]
             accumulator.update([texts for texts, _ in of_column], [cut for _, cut in of_column])
     results = {name: accumulator.result() for name, accumulator in found.items()}
-    return [(name, result["pictures"], [measure.text(result) for measure in MEASURES]) for name, result in results.items()]
+    return [
+        (name, result["pictures"], [measure.text(result) for measure in MEASURES]) for name, result in results.items()
+    ]
 
 
 def _cut(scores: Mapping[str, Mapping[str, Any]], name: str, texts: Sequence[str]) -> list[bool]:

@@ -36,7 +36,9 @@ class GalleryConfig(BaseModel):
     folder: CliPositionalArg[Folder] = Field(description="what capsmith generate or join wrote")
     pictures: int = Field(60, gt=0, description="how many are drawn; about 30 kB of page each")
     seed: int = Field(0, ge=0, description="of the draw")
-    images: list[str] = Field([], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable")
+    images: list[str] = Field(
+        [], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable"
+    )
     output: Path | None = Field(None, description=f"the page; {GALLERY} in the folder unless given")
 
 
@@ -61,14 +63,20 @@ def run(config: GalleryConfig) -> int:
     """Write the page; exit code 0. Raises: ValueError where the folder holds no run of ours, no finished shard,
     or something else stands where the page is to go."""
     path = config.output or join(config.folder, GALLERY)
-    if config.output and config.output.exists() and not read_head(str(config.output), 15).startswith(b"<!doctype html"):
+    if (
+        config.output
+        and config.output.exists()
+        and not read_head(str(config.output), 15).startswith(b"<!doctype html")
+    ):
         raise ValueError(f"--output {config.output}: is there, and is no page; give another name")
     write_set_gallery(config.folder, path, config.pictures, config.seed, config.images)
     say(f"written: {path}")
     return 0
 
 
-def write_set_gallery(folder: str, path: str | Path, pictures: int = 60, seed: int = 0, images: Sequence[str] = ()) -> None:
+def write_set_gallery(
+    folder: str, path: str | Path, pictures: int = 60, seed: int = 0, images: Sequence[str] = ()
+) -> None:
     """Write a page of `pictures` records of a set, drawn by the seed from all of its finished shards.
 
     images: folders in which pictures lie that a JSONL set names.
@@ -80,12 +88,17 @@ def write_set_gallery(folder: str, path: str | Path, pictures: int = 60, seed: i
         raise ValueError(f"{folder}: holds no finished shard with records")
     drawn = sorted(random.Random(seed).sample(range(rows), min(pictures, rows)))
     columns = ", ".join(dict.fromkeys(column for marker in markers for column in marker["captions"]))
-    write_gallery(path, map(card_of, _records_at(folder, markers, drawn, images)), title=f"Captions in {columns}",
-                  subtitle=f"{len(drawn):,} of {rows:,} pictures, drawn at random with seed {seed}")
+    write_gallery(
+        path,
+        map(card_of, _records_at(folder, markers, drawn, images)),
+        title=f"Captions in {columns}",
+        subtitle=f"{len(drawn):,} of {rows:,} pictures, drawn at random with seed {seed}",
+    )
 
 
-def _records_at(folder: str, markers: Iterable[Mapping[str, Any]], places: Sequence[int],
-                images: Sequence[str]) -> Iterator[Record]:
+def _records_at(
+    folder: str, markers: Iterable[Mapping[str, Any]], places: Sequence[int], images: Sequence[str]
+) -> Iterator[Record]:
     """The records at these places of the set, in rising order; shards without any are not read."""
     first = 0
     for marker in markers:
@@ -98,8 +111,10 @@ def _records_at(folder: str, markers: Iterable[Mapping[str, Any]], places: Seque
 
 def card_of(record: Record) -> Card:
     """The original captions, then those of each column with their scores and flags."""
-    lines = {name: [_line(text, at, record.scores.get(name) or {}) for at, text in enumerate(texts)]
-             for name, texts in record.syn_text.items()}
+    lines = {
+        name: [_line(text, at, record.scores.get(name) or {}) for at, text in enumerate(texts)]
+        for name, texts in record.syn_text.items()
+    }
     return Card(record.key, record.image, {ORIGINAL: list(map(Line, record.captions)), **lines}, record.error)
 
 
@@ -122,9 +137,17 @@ def write_gallery(path: str | Path, cards: Iterable[Card], *, title: str = "Capt
 def _shown(card: Card) -> dict[str, Any]:
     times = {name: Counter(line.text for line in lines) for name, lines in card.columns.items()}
     firsts = {name: {line.text: line for line in reversed(lines)} for name, lines in card.columns.items()}
-    columns = [(name, [(firsts[name][text], count) for text, count in of_column.items()]) for name, of_column in times.items()]
-    shown = {"key": card.key, "thumbnail": "", "reason": card.error, "columns": columns, "error": card.error,
-             "flagged": bool(card.error) or any(line.flags for lines in card.columns.values() for line in lines)}
+    columns = [
+        (name, [(firsts[name][text], count) for text, count in of_column.items()]) for name, of_column in times.items()
+    ]
+    shown = {
+        "key": card.key,
+        "thumbnail": "",
+        "reason": card.error,
+        "columns": columns,
+        "error": card.error,
+        "flagged": bool(card.error) or any(line.flags for lines in card.columns.values() for line in lines),
+    }
     try:
         shown["thumbnail"] = _thumbnail(decode_image(card.image))
     except ValueError as error:

@@ -25,15 +25,23 @@ class JoinConfig(TableFlags):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: list[str] = Field(min_length=1, description="the pictures: shards, folder, CSV, JSONL, Parquet; repeatable")
-    captions: list[str] = Field([], description="the captions: a folder that capsmith generate wrote, or records; repeatable")
+    captions: list[str] = Field(
+        [], description="the captions: a folder that capsmith generate wrote, or records; repeatable"
+    )
     on: On = Field("uid", description="what names a picture: its uid, its key, the hash of its bytes, or its URL")
     output: Folder = Field(description="folder for the records, one file per input shard")
     format: Format = Field("webdataset", description="of the records")
     text_from: Annotated[str, AfterValidator(_check_text_from)] | None = Field(
-        None, description="COLUMN:p: `txt` is a caption of this column with probability p, else the first original")
-    replace_columns: bool = Field(False, description="replace captions that a record has in these columns already; else an error")
-    drop_text_embeddings: bool = Field(False, description="leave out a reinforced set's text embeddings, which its readers would "
-                                       "pair with the new column's captions; else an error")
+        None, description="COLUMN:p: `txt` is a caption of this column with probability p, else the first original"
+    )
+    replace_columns: bool = Field(
+        False, description="replace captions that a record has in these columns already; else an error"
+    )
+    drop_text_embeddings: bool = Field(
+        False,
+        description="leave out a reinforced set's text embeddings, which its readers would "
+        "pair with the new column's captions; else an error",
+    )
     seed: int = Field(0, ge=0, description="of the choice of texts")
 
 
@@ -48,12 +56,26 @@ def run(config: JoinConfig) -> int:
     check_own(config.output, "join")  # then not even a lock is written there
     shards = read_samples(config.input, config.images, columns=config.table)
     names = list(dict.fromkeys([*(read_shards(config.output) or []), *(shard.name for shard in shards)]))
-    fingerprint = {"rules": RULES, "columns": {}, "join": config.model_dump(mode="json", exclude={"input", "output", "images"})}
+    fingerprint = {
+        "rules": RULES,
+        "columns": {},
+        "join": config.model_dump(mode="json", exclude={"input", "output", "images"}),
+    }
     with FolderLock(config.output):
-        found = join(shards, config.captions, config.output, on=config.on, format=config.format,
-                     overwrite=config.replace_columns, drop_text_embeddings=config.drop_text_embeddings,
-                     text_from=config.text_from and parse_text_from(config.text_from), seed=config.seed,
-                     begin=lambda: write_run(config.output, fingerprint, names))
-    say(f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
-        f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ")
+        found = join(
+            shards,
+            config.captions,
+            config.output,
+            on=config.on,
+            format=config.format,
+            overwrite=config.replace_columns,
+            drop_text_embeddings=config.drop_text_embeddings,
+            text_from=config.text_from and parse_text_from(config.text_from),
+            seed=config.seed,
+            begin=lambda: write_run(config.output, fingerprint, names),
+        )
+    say(
+        f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
+        f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ"
+    )
     return 1 if config.captions and not found.matched else 0

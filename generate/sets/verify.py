@@ -27,10 +27,12 @@ from imagetext.shown import Progress, say
 from imagetext.sources import read_records
 from imagetext.stores import join, listing, open_file, read_bytes
 
-SHOWN = 50        # problems that are printed
-MOST_COMMON = 3   # captions of a column that are printed
+SHOWN = 50  # problems that are printed
+MOST_COMMON = 3  # captions of a column that are printed
 CONFIG = "config.json"
-ROUNDED = 0.01    # how far from 1 the length of a teacher's part may be: in bfloat16, each number is rounded by up to 0.4 %
+ROUNDED = (
+    0.01  # how far from 1 the length of a teacher's part may be: in bfloat16, each number is rounded by up to 0.4 %
+)
 
 
 class VerifyConfig(BaseModel):
@@ -40,9 +42,12 @@ class VerifyConfig(BaseModel):
 
     folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, reinforce or join wrote")
     decode: bool = Field(False, description="decode every picture, too")
-    images: list[str] = Field([], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; "
-                              "repeatable")
-    most_repeated: float = Field(0.05, gt=0, le=1, description="share of the pictures; a caption that stands for it is a problem")
+    images: list[str] = Field(
+        [], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable"
+    )
+    most_repeated: float = Field(
+        0.05, gt=0, le=1, description="share of the pictures; a caption that stands for it is a problem"
+    )
 
 
 def run(config: VerifyConfig) -> int:
@@ -58,8 +63,9 @@ def run(config: VerifyConfig) -> int:
     for name in Progress(markers, desc="verifying", unit="shard", disable=None):
         try:
             marker = json.loads(read_bytes(join(config.folder, name)))
-            found = read_shard(join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode,
-                               images=config.images)
+            found = read_shard(
+                join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode, images=config.images
+            )
         except LeadsOutside:  # the flag that it names is missing, in all shards likewise
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,10 +78,17 @@ def run(config: VerifyConfig) -> int:
         for name, of_shard in found.repeats.items():
             repeats.setdefault(name, Repeats()).merge(of_shard)
     problems += repeated_keys(keys)
-    unvouched = [name for name in names
-                 if name.endswith(tuple(SUFFIXES.values())) and os.path.splitext(name)[0] + MARKER not in markers]
-    problems += [f"{name}: no marker vouches for it; the command that made the set makes it again" for name in unvouched]
-    problems += missing_shards(read_shards(config.folder), {*markers, *(os.path.splitext(name)[0] + MARKER for name in unvouched)})
+    unvouched = [
+        name
+        for name in names
+        if name.endswith(tuple(SUFFIXES.values())) and os.path.splitext(name)[0] + MARKER not in markers
+    ]
+    problems += [
+        f"{name}: no marker vouches for it; the command that made the set makes it again" for name in unvouched
+    ]
+    problems += missing_shards(
+        read_shards(config.folder), {*markers, *(os.path.splitext(name)[0] + MARKER for name in unvouched)}
+    )
     for name, of_column in repeats.items():
         for caption, count in of_column.most(MOST_COMMON):
             told = f"{name}: {caption!r} stands for at least {count:,} of {of_column.pictures:,} pictures"
@@ -84,13 +97,17 @@ def run(config: VerifyConfig) -> int:
             elif count > 1:
                 say(told)
     if reinforcement and reinforcement.member:
-        say(f"{embedded:,} of {rows:,} records ({embedded / max(rows, 1):.1%}) have embeddings in {reinforcement.member}")
+        say(
+            f"{embedded:,} of {rows:,} records ({embedded / max(rows, 1):.1%}) have embeddings in {reinforcement.member}"
+        )
     for problem in problems[:SHOWN]:
         say(f"problem: {problem}")
     if len(problems) > SHOWN:
         say(f"and {len(problems) - SHOWN:,} more")
-    say(f"{config.folder}: {rows:,} records in {len(markers):,} shards; "
-        + (f"{len(problems):,} problems" if problems else "all as the markers say"))
+    say(
+        f"{config.folder}: {rows:,} records in {len(markers):,} shards; "
+        + (f"{len(problems):,} problems" if problems else "all as the markers say")
+    )
     return 1 if problems else 0
 
 
@@ -114,23 +131,39 @@ def read_reinforcement(folder: str) -> tuple[Reinforcement | None, list[str]]:
     if "embedded_columns" not in run:
         return None, []
     teachers = list(run["teachers"].values())
-    wanted = {"num_samples": run["views"], "columns": run["embedded_columns"], "embeddings": run["embeddings"],
-              "number of teachers": len(teachers), **_by_field(teachers)}
+    wanted = {
+        "num_samples": run["views"],
+        "columns": run["embedded_columns"],
+        "embeddings": run["embeddings"],
+        "number of teachers": len(teachers),
+        **_by_field(teachers),
+    }
     try:
         config = json_object(read_bytes(join(folder, CONFIG)))
         found = {**config, "number of teachers": len(config["teachers"]), **_by_field(config["teachers"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems = [f"{CONFIG}: is none of a reinforced set: {error!r}"]
     else:
-        problems = [f"{CONFIG}: {field}: {found.get(field)!r}, {RUN} says {value!r}" for field, value in wanted.items()
-                    if found.get(field) != value]
-    return Reinforcement(None if run["convert"] else run["views"], "" if run["embeddings"] == "none" else run["embeddings"],
-                         run["embedded_columns"], run["text_from_synthetic"],
-                         [teacher["dimension"] for teacher in teachers]), problems
+        problems = [
+            f"{CONFIG}: {field}: {found.get(field)!r}, {RUN} says {value!r}"
+            for field, value in wanted.items()
+            if found.get(field) != value
+        ]
+    return Reinforcement(
+        None if run["convert"] else run["views"],
+        "" if run["embeddings"] == "none" else run["embeddings"],
+        run["embedded_columns"],
+        run["text_from_synthetic"],
+        [teacher["dimension"] for teacher in teachers],
+    ), problems
 
 
 def _by_field(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"teachers.{number}.{field}": value for number, teacher in enumerate(teachers) for field, value in teacher.items()}
+    return {
+        f"teachers.{number}.{field}": value
+        for number, teacher in enumerate(teachers)
+        for field, value in teacher.items()
+    }
 
 
 class Found(NamedTuple):
@@ -143,8 +176,14 @@ class Found(NamedTuple):
     problems: list[str]
 
 
-def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcement | None, *, decode: bool,
-               images: Sequence[str] = ()) -> Found:
+def read_shard(
+    path: str,
+    marker: Mapping[str, Any],
+    reinforcement: Reinforcement | None,
+    *,
+    decode: bool,
+    images: Sequence[str] = (),
+) -> Found:
     """Reads a shard whole and holds it against its marker; OSError where its file cannot be read, LeadsOutside as `read_samples`."""
     name, problems = os.path.basename(path), []
     with open_file(path) as file:
@@ -173,11 +212,17 @@ def read_shard(path: str, marker: Mapping[str, Any], reinforcement: Reinforcemen
         raise
     except ValueError as error:
         problems.append(f"{name}: after {len(keys)} records: {error}")
-    wanted = {"records": marker["rows"], "failed": marker["failed"],
-              **{f"captions in {column}": count for column, count in marker["captions"].items()}}
+    wanted = {
+        "records": marker["rows"],
+        "failed": marker["failed"],
+        **{f"captions in {column}": count for column, count in marker["captions"].items()},
+    }
     counted["records"] = len(keys)
-    problems += [f"{name}: {counted[what]:,} {what}, its marker says {count:,}" for what, count in wanted.items()
-                 if counted[what] != count]
+    problems += [
+        f"{name}: {counted[what]:,} {what}, its marker says {count:,}"
+        for what, count in wanted.items()
+        if counted[what] != count
+    ]
     return Found(np.array(keys, np.uint64), embedded, repeats, problems)
 
 
@@ -197,6 +242,7 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
         unpack,
     )
     from imagetext.reinforced.views import read_views
+
     views = reinforcement.views
     try:
         count = len(read_views(record.members["paug.json"]))
@@ -217,8 +263,11 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
     text = next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
     try:
         embeddings = unpack({reinforcement.member: record.members[reinforcement.member]})
-        check_counts(embeddings, len(embeddings.get("image_emb", ())) if views is None else views,
-                     named_texts(text, record.captions, columns))
+        check_counts(
+            embeddings,
+            len(embeddings.get("image_emb", ())) if views is None else views,
+            named_texts(text, record.captions, columns),
+        )
     except ValueError as error:
         yield str(error)
         return
@@ -229,14 +278,19 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
             continue
         for number, part in enumerate(rows.split(dimensions, dim=1)):
             if off := [length for length in part.norm(dim=1).tolist() if abs(length - 1) > ROUNDED]:
-                yield (f"{name}: {len(off)} of {len(rows)} rows have no length of 1 in teacher {number}'s part, "
-                       f"the first {off[0]:.4g}")
+                yield (
+                    f"{name}: {len(off)} of {len(rows)} rows have no length of 1 in teacher {number}'s part, "
+                    f"the first {off[0]:.4g}"
+                )
 
 
 def missing_shards(wanted: Sequence[str] | None, there: Collection[str]) -> list[str]:
     """One line for each shard that there was to be and is not; `wanted` is None where an earlier version began the run."""
-    missing = [f"{name}: is not there: it failed, or was not begun; the command that made the set makes it"
-               for name in wanted or () if name + MARKER not in there]
+    missing = [
+        f"{name}: is not there: it failed, or was not begun; the command that made the set makes it"
+        for name in wanted or ()
+        if name + MARKER not in there
+    ]
     return missing or ([] if there else ["no shard is there"])
 
 

@@ -11,8 +11,12 @@ _MARKS = re.compile(r"<image>|<__dj__\w+>|<\|__dj__\w+\|>")  # the last are data
 
 def answer_in(row: Mapping[str, Any]) -> list[str]:
     """The one answer of a conversation, which is a caption; of several none is known to be one."""
-    answers = [text for turn in _turns(row) if (turn.get("from") or turn.get("role")) in ASSISTANTS
-               if (text := without_marks(_text(turn.get("value", turn.get("content")))))]
+    answers = [
+        text
+        for turn in _turns(row)
+        if (turn.get("from") or turn.get("role")) in ASSISTANTS
+        if (text := without_marks(_text(turn.get("value", turn.get("content")))))
+    ]
     return answers if len(answers) == 1 else []
 
 

@@ -44,11 +44,30 @@ logger = logging.getLogger(__name__)
 
 PERMISSIVE = re.compile(r"creativecommons\.org/licenses/(by|by-sa|by-nd)/")
 CANNED = re.compile(r"quality issues are too severe to recogni[sz]e (the )?visual content", re.IGNORECASE)  # VizWiz
-SPLITS = {"docci": ("train", "test", "qual_dev", "qual_test"), "karpathy": ("train", "val", "test")}  # where a file has several
+SPLITS = {
+    "docci": ("train", "test", "qual_dev", "qual_test"),
+    "karpathy": ("train", "val", "test"),
+}  # where a file has several
 
 # What the names of pictures are made of in tables; not the column `image`, which holds the pictures themselves.
-NAMES = Wanted(("split", "example_id", "image_file", "description", "vertices", "img_path", "img_url", "image/key", "IIW",
-                "image_id", "dataset_id", "caption", "coco_url", "recaption"))
+NAMES = Wanted(
+    (
+        "split",
+        "example_id",
+        "image_file",
+        "description",
+        "vertices",
+        "img_path",
+        "img_url",
+        "image/key",
+        "IIW",
+        "image_id",
+        "dataset_id",
+        "caption",
+        "coco_url",
+        "recaption",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +100,10 @@ class CuratedRows:
         try:
             converted = CONVERTED[self.kind](row, self.split)
             if converted and self.shared and name_hash(converted["image"]) in self.shared:
-                raise ValueError(f"{converted['image']}: several rows have a picture of this file name and different places, so whose "
-                                 "the file is cannot be told")
+                raise ValueError(
+                    f"{converted['image']}: several rows have a picture of this file name and different places, so whose "
+                    "the file is cannot be told"
+                )
             return converted
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             return ValueError(f"{self.kind}: not a row of this set: {type(error).__name__} {error}")
@@ -99,7 +120,9 @@ def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]
     kind, _, rest = spec.partition(":")
     path, _, split = rest.partition("#")
     if split and kind not in SPLITS or split not in ("", *SPLITS.get(kind, ())):
-        raise ValueError(f"{spec}: split {split!r} is none of {', '.join(SPLITS.get(kind, ())) or 'this file, which is one split'}")
+        raise ValueError(
+            f"{spec}: split {split!r} is none of {', '.join(SPLITS.get(kind, ())) or 'this file, which is one split'}"
+        )
     if (there := entry(path)) is None:
         raise ValueError(f"{spec}: no such file or folder: {path}")
     folders = PictureFolders(path if there.is_folder else os.path.dirname(path), images)
@@ -117,8 +140,13 @@ def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]
     if not rows:
         raise ValueError(f"{spec}: no picture of the split {split or 'train'!r} in {path}")
     if kind.startswith("dci-"):
-        check_inside(path, ((None, Picture(os.path.basename(row["annotation"]))) for row in rows), PictureFolders(path), "annotations")
-    found = [pieces(rows[first:first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
+        check_inside(
+            path,
+            ((None, Picture(os.path.basename(row["annotation"]))) for row in rows),
+            PictureFolders(path),
+            "annotations",
+        )
+    found = [pieces(rows[first : first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
     return found if kind.startswith("dci-") else _inside(found)
 
 
@@ -146,15 +174,26 @@ def _coco(path: str, split: str, kind: str) -> list[Row]:
     for image in document["images"]:
         licence = licences.get(image.get("license"), "")
         if kind == "coco" or PERMISSIVE.search(licence):
-            rows.append({"key": str(image["id"]), "image": image["file_name"], "captions": captions.get(image["id"], []),
-                         "license": licence})
+            rows.append(
+                {
+                    "key": str(image["id"]),
+                    "image": image["file_name"],
+                    "captions": captions.get(image["id"], []),
+                    "license": licence,
+                }
+            )
     return rows
 
 
 def without_canned(annotations: Sequence[Any], path: str) -> list[Any]:
     """The annotations but those of VizWiz that say of a picture's quality what a form offered; a warning tells how many there were."""
-    kept = [one for one in annotations
-            if not (isinstance(one, Mapping) and isinstance(one.get("caption"), str) and CANNED.match(one["caption"].strip()))]
+    kept = [
+        one
+        for one in annotations
+        if not (
+            isinstance(one, Mapping) and isinstance(one.get("caption"), str) and CANNED.match(one["caption"].strip())
+        )
+    ]
     if left := len(annotations) - len(kept):
         logger.warning("%s: %s captions are left out, which only say that the picture is bad", path, f"{left:,}")
     return kept
@@ -162,9 +201,16 @@ def without_canned(annotations: Sequence[Any], path: str) -> list[Any]:
 
 def _karpathy(path: str, split: str, kind: str) -> list[Row]:
     names = ("train", "restval") if split == "train" else (split,)
-    return [{"key": str(image.get("cocoid", image["imgid"])), "image": os.path.join(image.get("filepath", ""), image["filename"]),
-             "captions": [sentence["raw"].strip() for sentence in image["sentences"]], "split": image["split"]}
-            for image in _load(path)["images"] if image["split"] in names]
+    return [
+        {
+            "key": str(image.get("cocoid", image["imgid"])),
+            "image": os.path.join(image.get("filepath", ""), image["filename"]),
+            "captions": [sentence["raw"].strip() for sentence in image["sentences"]],
+            "split": image["split"],
+        }
+        for image in _load(path)["images"]
+        if image["split"] in names
+    ]
 
 
 def _textcaps(path: str, split: str, kind: str) -> list[Row]:
@@ -172,7 +218,11 @@ def _textcaps(path: str, split: str, kind: str) -> list[Row]:
     rows: dict[str, Row] = {}
     for one in _load(path)["data"]:
         name = os.path.basename(one.get("image_path") or f"{one['image_id']}.jpg")
-        rows[one["image_id"]] = {"key": str(one["image_id"]), "image": name, "captions": list(one.get("reference_strs", ()))}
+        rows[one["image_id"]] = {
+            "key": str(one["image_id"]),
+            "image": name,
+            "captions": list(one.get("reference_strs", ())),
+        }
     return list(rows.values())
 
 
@@ -203,7 +253,11 @@ def _dci_row(row: Row, split: str, *, kind: str) -> Row:
         parts.append(document["extra_caption"])
     if kind == "dci-complete":
         masks = sorted(document["mask_data"].values(), key=lambda mask: mask["idx"])
-        parts += [f"{mask['label']}: {mask['caption']}" if mask["label"] else mask["caption"] for mask in masks if mask["caption"]]
+        parts += [
+            f"{mask['label']}: {mask['caption']}" if mask["label"] else mask["caption"]
+            for mask in masks
+            if mask["caption"]
+        ]
     caption = " ".join(_sentence(part) for part in parts if part and part.strip())
     return {"key": os.path.splitext(document["image"])[0], "image": document["image"], "captions": [caption]}
 
@@ -222,10 +276,17 @@ def _docci_row(row: Row, split: str) -> Row | None:
 def _gbc_row(row: Row, split: str, *, kind: str) -> Row:
     """GBC's toolkit names the picture `img_path`, the published graphs give `img_url`; both hold the vertices."""
     label = "detail" if kind == "gbc-long" else "short"
-    captions = [desc["text"] for vertex in row["vertices"] if vertex["label"] == "image"
-                for desc in vertex["descs"] if desc["label"] == label]
+    captions = [
+        desc["text"]
+        for vertex in row["vertices"]
+        if vertex["label"] == "image"
+        for desc in vertex["descs"]
+        if desc["label"] == label
+    ]
     if kind == "gbc-relation":
-        captions += [desc["text"] for vertex in row["vertices"] for desc in vertex["descs"] if desc["label"] == "relation"]
+        captions += [
+            desc["text"] for vertex in row["vertices"] for desc in vertex["descs"] if desc["label"] == "relation"
+        ]
     name = _gbc_name(row.get("img_path"), row.get("img_url"))
     return {"key": os.path.splitext(name)[0], "image": name, "captions": captions, "url": row.get("img_url")}
 
@@ -274,8 +335,12 @@ def _localized_narratives_row(row: Row, split: str) -> Row:
 def _recap_coco_row(row: Row, split: str) -> Row:
     picture = next((row[name] for name in ("image_binary", "image") if row.get(name) is not None), None)
     name = os.path.basename(_path_in(row["coco_url"]))
-    return {"key": str(row["image_id"]), "image": name if picture is None else picture, "captions": [row["recaption"]],
-            "caption_coco": row["caption"]}
+    return {
+        "key": str(row["image_id"]),
+        "image": name if picture is None else picture,
+        "captions": [row["recaption"]],
+        "caption_coco": row["caption"],
+    }
 
 
 def _iiw_row(row: Row, split: str) -> Row:
@@ -285,12 +350,21 @@ def _iiw_row(row: Row, split: str) -> Row:
 
 
 LOADED: Mapping[str, Callable[[str, str, str], list[Row]]] = {
-    "coco": _coco, "coco-permissive": _coco, "karpathy": _karpathy, "textcaps": _textcaps, "flickr": _flickr,
-    **dict.fromkeys(("dci-short", "dci-extended", "dci-complete"), _dci)}
+    "coco": _coco,
+    "coco-permissive": _coco,
+    "karpathy": _karpathy,
+    "textcaps": _textcaps,
+    "flickr": _flickr,
+    **dict.fromkeys(("dci-short", "dci-extended", "dci-complete"), _dci),
+}
 CONVERTED: Mapping[str, Callable[[Row, str], Row | None]] = {
-    "docci": _docci_row, "recap-coco": _recap_coco_row, "iiw": _iiw_row, "localized-narratives": _localized_narratives_row,
+    "docci": _docci_row,
+    "recap-coco": _recap_coco_row,
+    "iiw": _iiw_row,
+    "localized-narratives": _localized_narratives_row,
     **{kind: partial(_dci_row, kind=kind) for kind in ("dci-short", "dci-extended", "dci-complete")},
-    **{kind: partial(_gbc_row, kind=kind) for kind in ("gbc-short", "gbc-long", "gbc-relation")}}
+    **{kind: partial(_gbc_row, kind=kind) for kind in ("gbc-short", "gbc-long", "gbc-relation")},
+}
 KINDS = tuple({**LOADED, **CONVERTED})
 
 
@@ -298,8 +372,12 @@ def kinds_like(path: str) -> str:
     """What a JSON file that is given without its kind may be, as the end of a message; "" where it looks like none."""
     with open_file(path) as file:
         head = file.read(1 << 20)
-    for kind, marks in (("textcaps", (b'"data"', b'"image_id"')), ("karpathy", (b'"images"', b'"sentences"')),
-                        ("coco", (b'"images"', b'"file_name"')), ("coco", (b'"annotations"', b'"image_id"'))):
+    for kind, marks in (
+        ("textcaps", (b'"data"', b'"image_id"')),
+        ("karpathy", (b'"images"', b'"sentences"')),
+        ("coco", (b'"images"', b'"file_name"')),
+        ("coco", (b'"annotations"', b'"image_id"')),
+    ):
         if all(mark in head for mark in marks):
             return f"; did you mean {kind}:{path}?"
     return ""

@@ -42,9 +42,19 @@ from imagetext.stores import StoreError, entries, files_below, in_order, is_remo
 logger = logging.getLogger(__name__)
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-TEXTS = (".txt", ".caption")    # in order of preference
-RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")  # of cameras: TIFF by their bytes, with a small preview
-NAMED = 20                      # suffixes of files that are not taken
+TEXTS = (".txt", ".caption")  # in order of preference
+RAW = (
+    ".arw",
+    ".cr2",
+    ".dng",
+    ".nef",
+    ".nrw",
+    ".orf",
+    ".pef",
+    ".rw2",
+    ".srw",
+)  # of cameras: TIFF by their bytes, with a small preview
+NAMED = 20  # suffixes of files that are not taken
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,12 @@ class FolderRow:
 
     key: str
     path: str
-    source: str                     # the path in the folder
-    captions: tuple[str, ...]       # of metadata
+    source: str  # the path in the folder
+    captions: tuple[str, ...]  # of metadata
     meta: dict[str, Any]
     error: str = ""
-    text: str = ""                  # the file of captions beside the picture, where there is one
-    fields: str = ""                # the file of its fields
+    text: str = ""  # the file of captions beside the picture, where there is one
+    fields: str = ""  # the file of its fields
     stamps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # size and version of these files, by path
 
 
@@ -68,7 +78,7 @@ class FolderRows:
 
     folder: str
     rows: tuple[FolderRow, ...]
-    images: tuple[str, ...] = ()    # other folders in which pictures may lie
+    images: tuple[str, ...] = ()  # other folders in which pictures may lie
 
     def __iter__(self) -> Iterator[Record]:
         return self.records(range(len(self.rows)))
@@ -79,7 +89,9 @@ class FolderRows:
         return with_unique_keys(self._read(pictures, reader), self.folder)
 
     def _read(self, pictures: Collection[int], reader: PictureReader) -> Iterator[Record]:
-        yield from in_order((is_remote(row.path), partial(_record, row, reader, at in pictures)) for at, row in enumerate(self.rows))
+        yield from in_order(
+            (is_remote(row.path), partial(_record, row, reader, at in pictures)) for at, row in enumerate(self.rows)
+        )
         reader.check()
 
     def __len__(self) -> int:
@@ -91,11 +103,16 @@ class FolderRows:
         for row in self.rows:
             for path, stamp in row.stamps.items():
                 stamps.append(stamp)
-                listing.update(os.fsencode("".join(f"{part}\0" for part in (_name(path, self.folder), *stamp.values()))))
+                listing.update(
+                    os.fsencode("".join(f"{part}\0" for part in (_name(path, self.folder), *stamp.values())))
+                )
             listing.update(json.dumps([row.captions, row.meta, row.error], default=str).encode())
         times = [stamp["mtime_ns"] for stamp in stamps if "mtime_ns" in stamp]
-        return {"size": sum(stamp["size"] for stamp in stamps), **({"mtime_ns": max(times)} if times else {}),
-                "listing": listing.hexdigest()[:16]}
+        return {
+            "size": sum(stamp["size"] for stamp in stamps),
+            **({"mtime_ns": max(times)} if times else {}),
+            "listing": listing.hexdigest()[:16],
+        }
 
 
 def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
@@ -110,7 +127,9 @@ def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
     captions, scores, failed, rest = known_fields(fields, texts, picture=True)
     if rest.get("uid") in (None, ""):
         rest["uid"] = row.key
-    record = Record(row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed)
+    record = Record(
+        row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed
+    )
     return with_picture(record, _picture(row.path), row.source, reader) if picture else record
 
 
@@ -149,9 +168,14 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
     files = {one.path: one.stamp for one in files_below(folder, enters)}
     links += [path for path in files if os.path.islink(path) and os.path.isfile(path)]  # devices are not opened
     check_inside(folder, ((None, _picture(path)) for path in links), folders, "links")
-    metadata = {path: rows for path in files if os.path.basename(path) in METADATA and _is_file(path)
-                and (rows := _metadata_rows(path)) is not None}
-    pictures = {path: ((), {}) for path in _pictures(folder, {path: files[path] for path in files if path not in metadata})}
+    metadata = {
+        path: rows
+        for path in files
+        if os.path.basename(path) in METADATA and _is_file(path) and (rows := _metadata_rows(path)) is not None
+    }
+    pictures = {
+        path: ((), {}) for path in _pictures(folder, {path: files[path] for path in files if path not in metadata})
+    }
     same = {_composed(path): path for path in files}
     broken = [row for path, rows in metadata.items() for row in _add_metadata(path, rows, pictures, same, folder)]
     others = [path for path in pictures if path not in files]
@@ -159,17 +183,31 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
     files |= {path: there.stamp for path, there in entries(others).items() if there}
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
-    beside = _beside(path for path in files if path not in pictures and path not in metadata
-                     and files[path]["size"] <= limits.TEXT and _is_file(path))
+    beside = _beside(
+        path
+        for path in files
+        if path not in pictures and path not in metadata and files[path]["size"] <= limits.TEXT and _is_file(path)
+    )
     rows, taken = [], {*pictures, *metadata}
     for path, name in names.items():
         stem, own = os.path.splitext(name)[0], beside.get(_composed(os.path.splitext(path)[0]), {})
-        longer = {suffix: text for suffix, text in beside.get(_composed(path), {}).items() if suffix in TEXTS}  # a.jpg.txt
+        longer = {
+            suffix: text for suffix, text in beside.get(_composed(path), {}).items() if suffix in TEXTS
+        }  # a.jpg.txt
         own = {**longer, **own}
         text = next((own[suffix] for suffix in TEXTS if suffix in own), "")
         stamps = {one: files[one] for one in (path, text, own.get(".json")) if one in files}
-        rows.append(FolderRow(stem if stems[stem] == 1 else name, path, name, *pictures[path], text=text,
-                              fields=own.get(".json", ""), stamps=stamps))
+        rows.append(
+            FolderRow(
+                stem if stems[stem] == 1 else name,
+                path,
+                name,
+                *pictures[path],
+                text=text,
+                fields=own.get(".json", ""),
+                stamps=stamps,
+            )
+        )
         taken.update(own.values())
     _tell_of(folder, [path for path in files if path not in taken])
     return sorted(rows + broken, key=lambda row: _name(row.path, folder))
@@ -187,7 +225,12 @@ def _pictures(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     heads = dict(zip(unsure, in_order((is_remote(path), partial(read_head, path, 32)) for path in unsure)))
     found = [path for path in files if is_picture(heads.get(path, b"")) or _suffix(path)[1:] in PICTURE_SUFFIXES]
     if odd := [path for path in found if path in heads]:
-        logger.warning("%s: %d files are pictures by their bytes, though not by their names: %s", folder, len(odd), _by_suffix(odd))
+        logger.warning(
+            "%s: %d files are pictures by their bytes, though not by their names: %s",
+            folder,
+            len(odd),
+            _by_suffix(odd),
+        )
     return found
 
 
@@ -196,13 +239,15 @@ def _beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
     beside: dict[str, dict[str, str]] = {}
     for path in paths:
         if (suffix := _suffix(path)) in (*TEXTS, ".json"):
-            beside.setdefault(_composed(path[:-len(suffix)]), {})[suffix] = path
+            beside.setdefault(_composed(path[: -len(suffix)]), {})[suffix] = path
     return beside
 
 
 def _tell_of(folder: str, paths: list[str]) -> None:
     if paths:
-        logger.warning("%s: %d files are neither pictures nor belong to one: %s", folder, len(paths), _by_suffix(paths))
+        logger.warning(
+            "%s: %d files are neither pictures nor belong to one: %s", folder, len(paths), _by_suffix(paths)
+        )
 
 
 def _by_suffix(paths: Iterable[str]) -> str:
@@ -250,13 +295,24 @@ def _names_files(column: str) -> bool:
     return column == "file_name" or column.endswith("_file_name")
 
 
-def _add_metadata(path: str, rows: Iterable[tuple[int, Mapping[str, Any] | ValueError]], pictures: dict[str, tuple[tuple[str, ...], dict]],
-                  same: Mapping[str, str], folder: str) -> Iterator[FolderRow]:
+def _add_metadata(
+    path: str,
+    rows: Iterable[tuple[int, Mapping[str, Any] | ValueError]],
+    pictures: dict[str, tuple[tuple[str, ...], dict]],
+    same: Mapping[str, str],
+    folder: str,
+) -> Iterator[FolderRow]:
     """Adds what one metadata file says to the pictures that it names; a row that names none is a row of its own."""
-    said = {name: texts for name, (texts, _) in pictures.items()}  # by other files, which may be this one in another format
+    said = {
+        name: texts for name, (texts, _) in pictures.items()
+    }  # by other files, which may be this one in another format
     for number, row in rows:
         row = row if isinstance(row, ValueError) else dict(row)
-        named = "" if isinstance(row, ValueError) else next(filter(_names_files, sorted(row, key=lambda name: name != "file_name")), "")
+        named = (
+            ""
+            if isinstance(row, ValueError)
+            else next(filter(_names_files, sorted(row, key=lambda name: name != "file_name")), "")
+        )
         value = row.pop(named) if named else None
         if not isinstance(value, str) or not value:
             place = f"{path}:{number + 1}"

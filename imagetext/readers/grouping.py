@@ -45,7 +45,10 @@ class Repeats:
             return False
         hashes = np.memmap(self.file, np.uint64, "r+")
         hashes.sort()  # in the file
-        return any((part[1:] == part[:-1]).any() for part in (hashes[at:at + HELD + 1] for at in range(0, len(hashes), HELD)))
+        return any(
+            (part[1:] == part[:-1]).any()
+            for part in (hashes[at : at + HELD + 1] for at in range(0, len(hashes), HELD))
+        )
 
 
 def _hash(name: str) -> bytes:
@@ -57,10 +60,14 @@ def side_by_side(rows: Iterable[tuple[str | None, int, int]]) -> Iterator[tuple[
     """Rows (name, number, offset) -> (number, offset, whether it begins a picture): in the order of each picture's first row."""
     with tempfile.TemporaryDirectory() as folder:
         database = sqlite3.connect(os.path.join(folder, "rows.sqlite"), isolation_level=None)
-        database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE; BEGIN;"
-                               "CREATE TABLE rows (name, number INTEGER, place INTEGER)")
-        database.executemany("INSERT INTO rows VALUES (?, ?, ?)", (
-            (number if name is None else _hash(name), number, place) for name, number, place in rows))
+        database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE; BEGIN;"
+            "CREATE TABLE rows (name, number INTEGER, place INTEGER)"
+        )
+        database.executemany(
+            "INSERT INTO rows VALUES (?, ?, ?)",
+            ((number if name is None else _hash(name), number, place) for name, number, place in rows),
+        )
         before = None
         for number, place, first in database.execute("""
                 SELECT number, place, min(number) OVER (PARTITION BY name) AS first FROM rows ORDER BY first, number"""):

@@ -32,12 +32,12 @@ class HubRows:
     name: str
     config: str | None
     split: str
-    revision: str | None    # of a set on the Hub
+    revision: str | None  # of a set on the Hub
     parts: int
     part: int
     stamp: Mapping[str, Any]
     reading: Reading
-    images: tuple[str, ...] = ()    # folders in which pictures may lie beside the set's own
+    images: tuple[str, ...] = ()  # folders in which pictures may lie beside the set's own
 
     @property
     def stem(self) -> str:
@@ -53,6 +53,7 @@ class HubRows:
     def class_names(self, column: str) -> dict[str, str] | None:
         """The names of the classes in a column, by their numbers; None where that is no column of classes."""
         from datasets import ClassLabel
+
         kind = (_streamed(self.name, self.config, self.split, self.revision).features or {}).get(column)
         return {str(number): name for number, name in enumerate(kind.names)} if isinstance(kind, ClassLabel) else None
 
@@ -73,10 +74,13 @@ def hub_pieces(spec: str, columns: Columns = Columns(), images: tuple[str, ...] 
     name, config, split = match[1], match[2], match[3] or "train"
     from datasets import Image, load_dataset_builder
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
     try:
         builder = load_dataset_builder(name, config)
         if isinstance(builder, WebDataset):
-            raise ValueError(f"a set of tars, whose files are carried untouched when they are named: hf://datasets/{name}/*.tar")
+            raise ValueError(
+                f"a set of tars, whose files are carried untouched when they are named: hf://datasets/{name}/*.tar"
+            )
         revision = builder.hash if builder.repo_id else None
         rows = _streamed(name, config, split, revision)
         features = rows.features or {}
@@ -84,16 +88,23 @@ def hub_pieces(spec: str, columns: Columns = Columns(), images: tuple[str, ...] 
     except Exception as error:  # of many kinds, from the Hub to a file's format
         raise ValueError(f"{spec}: {error or type(error).__name__}") from error
     if len(pictures) > 1 and not columns.image:
-        logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", spec,
-                       " or ".join(map(repr, pictures)), pictures[0])
+        logger.warning(
+            "%s: pictures may stand in %s: --image-column names the column; %r is taken",
+            spec,
+            " or ".join(map(repr, pictures)),
+            pictures[0],
+        )
     asked = columns._replace(image=columns.image or next(iter(pictures), None), group=False)
     reading = reading_of(spec, [], asked, header=list(features) or None)
-    return [HubRows(name, config, split, revision, rows.num_shards, part, {"revision": builder.hash}, reading, images)
-            for part in range(rows.num_shards)]
+    return [
+        HubRows(name, config, split, revision, rows.num_shards, part, {"revision": builder.hash}, reading, images)
+        for part in range(rows.num_shards)
+    ]
 
 
 @lru_cache
 def _streamed(name: str, config: str | None, split: str, revision: str | None) -> "IterableDataset":
     """The data set, its pictures as bytes or paths, undecoded."""
     from datasets import load_dataset
+
     return load_dataset(name, config, split=split, revision=revision, streaming=True).decode(False)

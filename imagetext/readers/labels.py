@@ -32,8 +32,11 @@ class Labels:
         if found is None:
             return replace(record, error=f"no label: {self._seen(record)}")
         if self.names is not None and found not in self.names:
-            return replace(record, error=f"no label: {found!r} is none of the {len(self.names):,} classes, which begin with "
-                                         f"{', '.join(map(repr, islice(self.names, 3)))}")
+            return replace(
+                record,
+                error=f"no label: {found!r} is none of the {len(self.names):,} classes, which begin with "
+                f"{', '.join(map(repr, islice(self.names, 3)))}",
+            )
         return replace(record, label=found if self.names is None else self.names[found])
 
     def check(self, shard: Shard) -> None:
@@ -44,7 +47,9 @@ class Labels:
                 return
             reasons.append(record.error)
         if reasons:
-            raise ValueError(f"{shard.path}: --label {self.place}: the first {len(reasons)} records have none; {reasons[0]}")
+            raise ValueError(
+                f"{shard.path}: --label {self.place}: the first {len(reasons)} records have none; {reasons[0]}"
+            )
 
     def _found(self, record: Record) -> str | None:
         """What stands in the place, as text."""
@@ -69,6 +74,7 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
     """
     if str(names) == IMAGENET:
         from open_clip import IMAGENET_CLASSNAMES  # late: it imports torch
+
         return {str(number): name for number, name in enumerate(IMAGENET_CLASSNAMES)}
     path = plain_path(names)
     try:

@@ -36,7 +36,9 @@ def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
     try:
         with pq.ParquetFile(file, **BOUNDED) as parquet:
             check_rows(parquet, file)
-            return parquet.schema_arrow, [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            return parquet.schema_arrow, [
+                parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)
+            ]
     except StoreError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -45,8 +47,12 @@ def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
 
 def picture_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold pictures as `datasets` does."""
-    return [field.name for field in schema if pa.types.is_struct(field.type)
-            and sorted(field.type[at].name for at in range(field.type.num_fields)) == ["bytes", "path"]]
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type)
+        and sorted(field.type[at].name for at in range(field.type.num_fields)) == ["bytes", "path"]
+    ]
 
 
 def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[str]:
@@ -55,7 +61,9 @@ def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[s
     kept: names that stay as they are.
     """
     structs, names = picture_columns(schema), schema.names
-    of_bytes = {field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)}
+    of_bytes = {
+        field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+    }
     picture = next((name for name in OF_BYTES if name in of_bytes or name in structs), "")
     if not picture and not any(name in IMAGE_COLUMNS for name in names):
         picture = next(iter(structs), "")
@@ -63,8 +71,9 @@ def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[s
     return [name if usual.get(name, name) in names else usual[name] for name in names]
 
 
-def parquet_rows(path: str, first: int, count: int, wanted: Wanted | None,
-                 reading: Reading | None = None) -> Iterator[Row | ValueError]:
+def parquet_rows(
+    path: str, first: int, count: int, wanted: Wanted | None, reading: Reading | None = None
+) -> Iterator[Row | ValueError]:
     """Rows `first` to `first + count`, or what is wrong with one as a whole; with their pictures where these are wanted."""
     at, end = first, first + count
     with _opened(path) as (parquet, file):
@@ -88,9 +97,15 @@ def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row
     """
     with _opened(path) as (parquet, file):
         schema, number = parquet.schema_arrow, 0  # of the batch's first row
-        names = dict(zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ())))
-        places = [name for name, usual in names.items() if not pa.types.is_binary(schema.field(name).type) and (
-            usual_name(usual) in PICTURES or usual in CHATS or reading and name == reading.image)]
+        names = dict(
+            zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ()))
+        )
+        places = [
+            name
+            for name, usual in names.items()
+            if not pa.types.is_binary(schema.field(name).type)
+            and (usual_name(usual) in PICTURES or usual in CHATS or reading and name == reading.image)
+        ]
         for at in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(at)
             start, number = number, number + group.num_rows
@@ -109,13 +124,19 @@ def _may_be_path(group: pq.RowGroupMetaData, name: str) -> bool:
     for leaf in map(group.column, range(group.num_columns)):
         place, told = leaf.path_in_schema, leaf.statistics
         if place.startswith(f"{name}.") and told is not None and told.has_null_count:
-            if place.endswith(".bytes") and told.null_count == 0 or place.endswith(".path") and told.null_count == leaf.num_values:
+            if (
+                place.endswith(".bytes")
+                and told.null_count == 0
+                or place.endswith(".path")
+                and told.null_count == leaf.num_values
+            ):
                 return False
     return True
 
 
-def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
-                   reading: Reading | None) -> Iterator[Row | ValueError]:
+def scattered_rows(
+    path: str, numbers: Sequence[int], wanted: Wanted | None, reading: Reading | None
+) -> Iterator[Row | ValueError]:
     """The rows of these numbers, in this order, of a table of texts."""
     found: dict[int, Row | ValueError] = {}
     ordered = sorted(numbers)
@@ -123,12 +144,15 @@ def scattered_rows(path: str, numbers: Sequence[int], wanted: Wanted | None,
         columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         starts = [0, *accumulate(sizes)]
-        groups = [group for group in range(len(sizes))
-                  if bisect_left(ordered, starts[group]) < bisect_left(ordered, starts[group + 1])]
+        groups = [
+            group
+            for group in range(len(sizes))
+            if bisect_left(ordered, starts[group]) < bisect_left(ordered, starts[group + 1])
+        ]
         for group in groups:
             at = starts[group]  # the number of the batch's first row
             for batch in _batches(parquet, file, group, list(columns), 64):
-                there = ordered[bisect_left(ordered, at):bisect_left(ordered, at + batch.num_rows)]
+                there = ordered[bisect_left(ordered, at) : bisect_left(ordered, at + batch.num_rows)]
                 rows = batch.take(pa.array([number - at for number in there], pa.int64()))
                 rows = rows.select(list(columns)).rename_columns(list(columns.values()))
                 found |= zip(there, map(_unfolded, _batch_rows(rows, strict=wanted is None)))
@@ -147,32 +171,52 @@ def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, BinaryIO]]:
         raise ValueError(f"{path}: damaged Parquet file: {error}") from error
 
 
-def _batches(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(
+    parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: list[str], rows: int
+) -> Iterator[pa.RecordBatch]:
     """So many rows of a row group together; texts that its dictionaries hold once are held once."""
     try:
         check_pages(parquet, file, group, columns)
     except (IndexError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"a header of a page cannot be read: {error}") from error
     said = parquet.metadata.row_group(group)
-    held = [chunk.path_in_schema for chunk in map(said.column, range(said.num_columns))
-            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"]
+    held = [
+        chunk.path_in_schema
+        for chunk in map(said.column, range(said.num_columns))
+        if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"
+    ]
     with pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=held, **BOUNDED) as reader:
         yield from reader.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
 
 
-def _columns_of(schema: pa.Schema, wanted: Wanted | None, reading: Reading | None, *, pictures: bool) -> dict[str, str]:
+def _columns_of(
+    schema: pa.Schema, wanted: Wanted | None, reading: Reading | None, *, pictures: bool
+) -> dict[str, str]:
     """The columns that are read, and what they are called: what is wanted, what the rows are told by, and pictures where these are."""
-    names = dict(zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ())))
+    names = dict(
+        zip(schema.names, column_names(schema, (reading.image, *reading.captions, reading.key) if reading else ()))
+    )
     if wanted is None:
         return names
     told_by = reading.columns if reading else ()
     of_pictures = (*IMAGE_COLUMNS, reading and reading.image) if pictures else ()
-    return {field.name: name for field, name in zip(schema, names.values())
-            if _is_wanted(name, field.type, wanted) or name in told_by or name in of_pictures}
+    return {
+        field.name: name
+        for field, name in zip(schema, names.values())
+        if _is_wanted(name, field.type, wanted) or name in told_by or name in of_pictures
+    }
 
 
-def _group_rows(parquet: pq.ParquetFile, file: BinaryIO, group: int, wanted: Wanted | None, reading: Reading | None, pictures: bool,
-                first: int, end: int) -> Iterator[Row | ValueError]:
+def _group_rows(
+    parquet: pq.ParquetFile,
+    file: BinaryIO,
+    group: int,
+    wanted: Wanted | None,
+    reading: Reading | None,
+    pictures: bool,
+    first: int,
+    end: int,
+) -> Iterator[Row | ValueError]:
     """Rows `first` to `end` of a row group, or to its own end; with what is wanted of them, and pictures where these are."""
     columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=pictures)
     number = 0  # of the batch's first row
@@ -214,14 +258,19 @@ def _sizes(column: pa.Array) -> np.ndarray:
     """The bytes of texts and pictures in each cell (R,), without making any of them."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return np.take(np.append(_sizes(column.dictionary), 0), column.indices.fill_null(len(column.dictionary)).to_numpy())
+        return np.take(
+            np.append(_sizes(column.dictionary), 0), column.indices.fill_null(len(column.dictionary)).to_numpy()
+        )
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         ends = np.concatenate([[0], np.cumsum(_sizes(column.flatten()))])
         lengths = column.value_lengths().fill_null(0).to_numpy().cumsum()
         return np.diff(ends[lengths], prepend=0)
     if pa.types.is_struct(kind):
         return sum(map(_sizes, column.flatten()), np.zeros(len(column), np.int64))
-    if any(of_kind(kind) for of_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)):
+    if any(
+        of_kind(kind)
+        for of_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    ):
         return pc.binary_length(column).fill_null(0).to_numpy().astype(np.int64)
     return np.zeros(len(column), np.int64)
 
@@ -230,7 +279,11 @@ def _plain_rows(batch: pa.RecordBatch, *, strict: bool) -> list[Row | ValueError
     """The rows; a text that is no UTF-8 is its row's error where this is strict, and else as readable as it can be."""
     try:
         return batch.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as error:  # text that is not UTF-8, a time out of range: some row's
+    except (
+        pa.ArrowException,
+        ValueError,
+        OverflowError,
+    ) as error:  # text that is not UTF-8, a time out of range: some row's
         if isinstance(error, UnicodeDecodeError) and not strict:
             columns = map(_readable, batch.columns)
             return [dict(zip(batch.schema.names, cells)) for cells in zip(*columns)]

@@ -28,13 +28,14 @@ class Wanted(NamedTuple):
     A picture that cannot be read is no error then, and a text of Parquet that is no UTF-8 is read as well as it can be.
     """
 
-    columns: Collection[str] | None = ()    # of captions, beside the usual ones; None: all columns that hold text
-    pictures: Collection[int] = ()          # the rows whose pictures are read, by their numbers among those that are read
-    keys: Sequence[str] = KEY_COLUMNS       # the columns of keys, the first that a row has
+    columns: Collection[str] | None = ()  # of captions, beside the usual ones; None: all columns that hold text
+    pictures: Collection[int] = ()  # the rows whose pictures are read, by their numbers among those that are read
+    keys: Sequence[str] = KEY_COLUMNS  # the columns of keys, the first that a row has
 
 
-def row_records(rows: Iterable[tuple[Row | ValueError, str, str]], folders: PictureFolders,
-                wanted: Wanted | None = None) -> Iterator[Record]:
+def row_records(
+    rows: Iterable[tuple[Row | ValueError, str, str]], folders: PictureFolders, wanted: Wanted | None = None
+) -> Iterator[Record]:
     """A Record for each (row, key where it has none, source), by the keys that rows have, so that one may come twice.
 
     folders: where pictures may lie. wanted: None for all that a row has, its picture included.
@@ -45,13 +46,20 @@ def row_records(rows: Iterable[tuple[Row | ValueError, str, str]], folders: Pict
         return with_pictures((_parse(*row) for row in rows), reader)
     parsed = (_parse(*row, wanted, at in wanted.pictures) for at, row in enumerate(rows))
     # Its captions are as good without a picture.
-    return (replace(record, image=with_picture(record, picture, told, reader).image) for record, picture, told in parsed)
+    return (
+        replace(record, image=with_picture(record, picture, told, reader).image) for record, picture, told in parsed
+    )
 
 
 def with_pictures(records: Iterable[tuple[Record, Picture | None, str]], reader: PictureReader) -> Iterator[Record]:
     """The records, each with its picture, those in stores several at once; StoreError where a store fails, at the end, too."""
-    yield from in_order((picture is not None and any(map(is_remote, reader.folders.paths(picture))),
-                         partial(with_picture, record, picture, told, reader)) for record, picture, told in records)
+    yield from in_order(
+        (
+            picture is not None and any(map(is_remote, reader.folders.paths(picture))),
+            partial(with_picture, record, picture, told, reader),
+        )
+        for record, picture, told in records
+    )
     reader.check()
 
 
@@ -91,14 +99,20 @@ def _picture_column(row: Row, ours: bool) -> tuple[str | None, str]:
     """The column of the row's picture, None where it is to have none, and why it failed before."""
     # A record of ours has no picture where it failed; so has one of which only some columns are left, or that names no picture.
     has_error = isinstance(row.get("error"), str)
-    failed = row["error"] if ours or has_error and (
-        any(map(is_caption_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS)) else ""
+    failed = (
+        row["error"]
+        if ours or has_error and (any(map(is_caption_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS))
+        else ""
+    )
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
-    return None if column is None or failed or has_error and _is_null(row[column]) else column, failed  # or is captions alone
+    return None if column is None or failed or has_error and _is_null(
+        row[column]
+    ) else column, failed  # or is captions alone
 
 
-def _parse(row: Row | ValueError, row_key: str, source: str, wanted: Wanted | None = None,
-           with_image: bool = True) -> tuple[Record, Picture | None, str]:
+def _parse(
+    row: Row | ValueError, row_key: str, source: str, wanted: Wanted | None = None, with_image: bool = True
+) -> tuple[Record, Picture | None, str]:
     """What the row says, where its picture is if that is still to be read, and how a reason is to name it."""
     if isinstance(row, ValueError):
         error = f"{source}: {row}" if wanted else str(row)
@@ -111,7 +125,9 @@ def _parse(row: Row | ValueError, row_key: str, source: str, wanted: Wanted | No
             key = str(row[name])
             break
     row.pop("key", None)
-    columns = {name: texts for name in _asked(wanted) if name in row and (texts := loose_texts(row[name]))} if wanted else {}
+    columns = (
+        {name: texts for name in _asked(wanted) if name in row and (texts := loose_texts(row[name]))} if wanted else {}
+    )
     column, failed = _picture_column(row, ours)
     cell = row.pop(next((name for name in IMAGE_COLUMNS if name in row), None), None)
     try:
@@ -134,8 +150,17 @@ def _parse(row: Row | ValueError, row_key: str, source: str, wanted: Wanted | No
     if _is_null(meta["uid"]):
         meta["uid"] = key
     error = well_formed("; ".join(errors) or failed)
-    record = Record(well_formed(key) if wanted else key, image, captions, columns, scores, members, meta=meta, error=error,
-                    failed_before=bool(failed) and not errors)
+    record = Record(
+        well_formed(key) if wanted else key,
+        image,
+        captions,
+        columns,
+        scores,
+        members,
+        meta=meta,
+        error=error,
+        failed_before=bool(failed) and not errors,
+    )
     return record, picture, found
 
 
@@ -199,7 +224,17 @@ def _base64_picture(text: str) -> bytes | None:
             return base64.b64decode(text, validate=True)
         except binascii.Error as error:
             raise ValueError(f"data URL is no base64: {error}") from error
-    starts = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A", "AAAA", "UD")  # JPEG, PNG, WebP, GIF, ...
+    starts = (
+        "/9j/",
+        "iVBORw0KGgo",
+        "UklGR",
+        "R0lGOD",
+        "Qk",
+        "SUkq",
+        "TU0A",
+        "AAAA",
+        "UD",
+    )  # JPEG, PNG, WebP, GIF, ...
     if len(text) < 64 or not text.startswith(starts):
         return None
     try:
@@ -236,7 +271,11 @@ def _columns_of(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 def is_member_name(name: str) -> bool:
     """Whether a file of a sample, besides its picture and texts, may have this suffix."""
-    return bool(re.fullmatch(r"[^/\0]+", name)) and name == name.lower() and name not in ("jpg", "txt", "syn.json", "json")
+    return (
+        bool(re.fullmatch(r"[^/\0]+", name))
+        and name == name.lower()
+        and name not in ("jpg", "txt", "syn.json", "json")
+    )
 
 
 def _is_null(value: Any) -> bool:

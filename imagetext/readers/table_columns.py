@@ -19,8 +19,7 @@ logger = logging.getLogger(__name__)
 
 Need = Literal["pictures", "captions", "either"]
 
-PICTURES = (*IMAGE_COLUMNS, "filename", "img", "image_name", "images", "image_file", "img_path",
-            "image_filename")
+PICTURES = (*IMAGE_COLUMNS, "filename", "img", "image_name", "images", "image_file", "img_path", "image_filename")
 CAPTIONS = (*CAPTION_COLUMNS, "comment", "description")
 LOOKED_AT = 200  # rows of a table without a header, to see what columns it has
 
@@ -28,13 +27,13 @@ LOOKED_AT = 200  # rows of a table without a header, to see what columns it has
 class Reading(NamedTuple):
     """How the rows of one table become rows of usual names."""
 
-    image: str | None           # the column that becomes `image`; "": there is none; None: rows have different ones
-    captions: tuple[str, ...]   # those that become `captions`; (): captions stand in a column of a usual name
-    text: str                   # where captions stand then; "": in different ones
-    key: str | None             # the column that becomes `key`
-    lists: tuple[str, ...]      # whose cells may hold lists as text
-    asked: bool = False         # whether `image` is asked for, so that no other column stands in where a row lacks it
-    same: str = ""              # rows that are equal here are one picture's, of one caption each; "": each row is its own
+    image: str | None  # the column that becomes `image`; "": there is none; None: rows have different ones
+    captions: tuple[str, ...]  # those that become `captions`; (): captions stand in a column of a usual name
+    text: str  # where captions stand then; "": in different ones
+    key: str | None  # the column that becomes `key`
+    lists: tuple[str, ...]  # whose cells may hold lists as text
+    asked: bool = False  # whether `image` is asked for, so that no other column stands in where a row lacks it
+    same: str = ""  # rows that are equal here are one picture's, of one caption each; "": each row is its own
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -43,7 +42,14 @@ class Reading(NamedTuple):
         return tuple(filter(None, (*self.captions, self.text, self.key, picture)))
 
 
-def reading_of(path: str, rows: Sequence[Row], asked: Columns, needs: Collection[Need] = (), *, header: Sequence[str] | None = None) -> Reading:
+def reading_of(
+    path: str,
+    rows: Sequence[Row],
+    asked: Columns,
+    needs: Collection[Need] = (),
+    *,
+    header: Sequence[str] | None = None,
+) -> Reading:
     """How a table with these first rows is read; a warning tells which of several columns is taken.
 
     header: all columns, where the table has them in one place.
@@ -51,21 +57,36 @@ def reading_of(path: str, rows: Sequence[Row], asked: Columns, needs: Collection
     """
     names = tuple(header if header is not None else dict.fromkeys(name for row in rows for name in row))
     named = [("--image-column", asked.image), *(("--caption-column", name) for name in asked.captions)]
-    problems = [f"{flag} {name}: there is no such column" for flag, name in named if names and name is not None and name not in names]
+    problems = [
+        f"{flag} {name}: there is no such column"
+        for flag, name in named
+        if names and name is not None and name not in names
+    ]
     key = next((name for name in asked.keys if name in names), None)
     if names and asked.keys and key is None:
         problems.append(f"--key {', '.join(asked.keys)}: there is no such column")
     others = [row for row in ([dict.fromkeys(header, "x")] if header is not None else rows) if not _is_record(row)]
     pictures, captions = _found(others, PICTURES), _found(others, CAPTIONS)
     image = asked.image or _chosen(path, "pictures", "--image-column", pictures, "image", problems)
-    text = None if asked.captions else _chosen(path, "captions", "--caption-column", captions, "captions",
-                                               problems if "captions" in needs else None)
+    text = (
+        None
+        if asked.captions
+        else _chosen(
+            path, "captions", "--caption-column", captions, "captions", problems if "captions" in needs else None
+        )
+    )
     ours = any(_is_record(row) for row in rows) or header is not None and not others
     has_pictures = asked.image or pictures or ours or any(picture_in(row) for row in rows)
     has_captions = asked.captions or captions or ours or any(name in CHATS for name in names)
     if rows or header is not None:
-        if "either" in needs and header is not None and not (has_pictures or has_captions or any(map(_is_synthetic, names))):
-            problems.append(f"no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions ({', '.join(CAPTION_COLUMNS)})")
+        if (
+            "either" in needs
+            and header is not None
+            and not (has_pictures or has_captions or any(map(_is_synthetic, names)))
+        ):
+            problems.append(
+                f"no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions ({', '.join(CAPTION_COLUMNS)})"
+            )
         elif "pictures" in needs and not has_pictures:
             problems.append("no column of pictures, unless --image-column names it")
         if "captions" in needs and not has_captions:
@@ -86,8 +107,9 @@ def _is_synthetic(name: str) -> bool:
 def _same(rows: Sequence[Row], reading: Reading) -> str:
     """The column that names the picture in a table that has one row a caption, or ""."""
     usual = [row for row in (usual_row(dict(row), reading) for row in rows) if not isinstance(row, ValueError)]
-    if not reading.text or any(_is_record(row) or isinstance(row.get(reading.text), list) or any(map(_is_synthetic, row))
-                               for row in usual):
+    if not reading.text or any(
+        _is_record(row) or isinstance(row.get(reading.text), list) or any(map(_is_synthetic, row)) for row in usual
+    ):
         return ""
     places = ("image",) if reading.image else ("key",) if reading.key else ("image_id",)
     return next((place for place in places if any(place in row for row in usual)), "")
@@ -104,8 +126,9 @@ def _found(rows: Sequence[Row], usual: Sequence[str]) -> list[list[str]]:
     return [list(names) for names in found]
 
 
-def _chosen(path: str, what: str, flag: str, found: Sequence[Sequence[str]], own: str,
-            problems: list[str] | None) -> str | None:
+def _chosen(
+    path: str, what: str, flag: str, found: Sequence[Sequence[str]], own: str, problems: list[str] | None
+) -> str | None:
     """The one column of pictures or captions; "" where there is none, None where rows have different ones.
 
     Of several `own` is taken, or, where they are no problem, the most usual: a warning says so.
@@ -151,18 +174,25 @@ def usual_row(row: dict[str, Any], reading: Reading, kept: Collection[str] = ())
     with_lists(row, (*reading.lists, *kept) if kept else reading.lists)
     if reading.key is not None and row.get(reading.key) not in (None, ""):
         key = str(row[reading.key])
-        row["key"] = os.path.splitext(key)[0] if usual_name(reading.key) in PICTURES or reading.key == reading.image else key
+        row["key"] = (
+            os.path.splitext(key)[0] if usual_name(reading.key) in PICTURES or reading.key == reading.image else key
+        )
     if reading.image != "":
         picture = row.get("image")
-        if (picture.__class__ is not str or picture[:1] == "[" or reading.image != "image") and (problem := _set_picture(row, reading)):
+        if (picture.__class__ is not str or picture[:1] == "[" or reading.image != "image") and (
+            problem := _set_picture(row, reading)
+        ):
             return problem
     if reading.captions:
         texts = [row.get(name) if name in kept else row.pop(name, None) for name in reading.captions]
         texts = [text for text in texts if text not in (None, "")]
         if "captions" in row and "captions" not in reading.captions:
             row.setdefault("other_captions", row["captions"])
-        row["captions"] = texts[0] if len(texts) == 1 else [
-            one for text in texts for one in (text if isinstance(text, list) else [text])]
+        row["captions"] = (
+            texts[0]
+            if len(texts) == 1
+            else [one for text in texts for one in (text if isinstance(text, list) else [text])]
+        )
     if CHATS[0] in row or CHATS[1] in row:
         if row.get("image") is None and (picture := picture_in(row)) is not None:
             row["image"] = picture
@@ -241,8 +271,9 @@ def picture_named(row: Row | ValueError, reading: Reading) -> str | None:
     return str(picture) if own is None else f"{own}\0{picture}"
 
 
-def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading,
-            kept: Collection[str] = ()) -> Iterator[tuple[int, Row | ValueError]]:
+def grouped(
+    rows: Iterable[tuple[int, Row | ValueError]], reading: Reading, kept: Collection[str] = ()
+) -> Iterator[tuple[int, Row | ValueError]]:
     """Rows next to each other that are one picture's as one, the first with the captions of all; kept: more such columns."""
     for same, several in groupby(rows, lambda row: picture_named(row[1], reading)):
         if same is None:
@@ -253,11 +284,18 @@ def grouped(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading,
         if len(together) > 1:
             texts = {name: [row.get(name) for row in together] for name in kept}
             # What is the same in all rows is said once of the picture.
-            first |= {name: _texts_in(cells) for name, cells in texts.items() if any(cell != cells[0] for cell in cells)}
+            first |= {
+                name: _texts_in(cells) for name, cells in texts.items() if any(cell != cells[0] for cell in cells)
+            }
             first[reading.text] = _texts_in([row.get(reading.text) for row in together])
         yield number, first
 
 
 def _texts_in(cells: Iterable[Any]) -> list[str]:
     """The texts of cells that hold one or several; empty ones are none."""
-    return [text for cell in cells for text in (cell if isinstance(cell, list) else [cell]) if text and isinstance(text, str)]
+    return [
+        text
+        for cell in cells
+        for text in (cell if isinstance(cell, list) else [cell])
+        if text and isinstance(text, str)
+    ]

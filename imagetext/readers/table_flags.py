@@ -11,8 +11,8 @@ class Columns(NamedTuple):
 
     image: str | None = None
     captions: tuple[str, ...] = ()  # all of a picture's
-    keys: tuple[str, ...] = ()      # of which a table has one
-    group: bool = True      # rows of one picture are one record, where a table has one row a caption
+    keys: tuple[str, ...] = ()  # of which a table has one
+    group: bool = True  # rows of one picture are one record, where a table has one row a caption
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -23,20 +23,35 @@ class Columns(NamedTuple):
 def _listed(images: Any) -> Any:
     """One folder is a list of one, and none an empty one."""
     images = [] if images is None else [images] if isinstance(images, str | os.PathLike) else images
-    return [os.fspath(one) if isinstance(one, os.PathLike) else one for one in images] if isinstance(images, list | tuple) else images
+    return (
+        [os.fspath(one) if isinstance(one, os.PathLike) else one for one in images]
+        if isinstance(images, list | tuple)
+        else images
+    )
 
 
 class TableFlags(BaseModel):
     """Where tables have their pictures, captions and keys."""
 
     images: Annotated[list[str], BeforeValidator(_listed)] = Field(
-        [], description="folder, or s3://…, in which the pictures of tables, caption sets and metadata lie and from which their paths "
-        "start; repeatable; the file's own folder unless given")
-    image_column: str | None = Field(None, description="column of tables that holds the picture or its path; a usual name unless given")
-    caption_column: list[str] = Field([], description="column of tables that holds captions, or several; a usual name unless given")
-    key: list[str] = Field([], description="column of tables that names each picture; of several the one that a table has; key, uid or "
-                           "id unless given")
-    group: bool = Field(True, description="rows of a table that repeat a picture, each with a caption, are one picture")
+        [],
+        description="folder, or s3://…, in which the pictures of tables, caption sets and metadata lie and from which their paths "
+        "start; repeatable; the file's own folder unless given",
+    )
+    image_column: str | None = Field(
+        None, description="column of tables that holds the picture or its path; a usual name unless given"
+    )
+    caption_column: list[str] = Field(
+        [], description="column of tables that holds captions, or several; a usual name unless given"
+    )
+    key: list[str] = Field(
+        [],
+        description="column of tables that names each picture; of several the one that a table has; key, uid or "
+        "id unless given",
+    )
+    group: bool = Field(
+        True, description="rows of a table that repeat a picture, each with a caption, are one picture"
+    )
 
     @property
     def table(self) -> Columns:

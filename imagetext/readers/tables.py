@@ -66,9 +66,19 @@ from imagetext.stores import StoreError, open_file
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 1000
-COMPRESSIONS = {kind + end: codec for kind in (".jsonl", ".csv", ".tsv")
-                for end, codec in ((".gz", "gzip"), (".zst", "zstd"), (".zstd", "zstd"))}
-TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)    # a list of rows in .json is one, too
+COMPRESSIONS = {
+    kind + end: codec
+    for kind in (".jsonl", ".csv", ".tsv")
+    for end, codec in ((".gz", "gzip"), (".zst", "zstd"), (".zstd", "zstd"))
+}
+TABLE_SUFFIXES = (
+    ".jsonl",
+    ".jsonlines",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    *COMPRESSIONS,
+)  # a list of rows in .json is one, too
 
 
 @dataclass(frozen=True)
@@ -76,15 +86,17 @@ class TableRows:
     """Some rows of a table, read when iterated as `count` records; a row that is bad is a Record with its reason."""
 
     path: str
-    first: int                      # the number of the first row, in the whole table from 0
+    first: int  # the number of the first row, in the whole table from 0
     rows: int
-    count: int                      # records: fewer where rows of one picture are one
-    offset: int = 0                 # bytes, where the first row starts (text)
-    layout: Layout | None = None    # of text
+    count: int  # records: fewer where rows of one picture are one
+    offset: int = 0  # bytes, where the first row starts (text)
+    layout: Layout | None = None  # of text
     reading: Reading | None = None  # None: rows stay as they stand
-    folders: PictureFolders | None = None   # that pictures may lie in; None: the table's own
-    places: array | None = field(default=None, compare=False)  # number and offset of each row, where they do not stand together
-    skipped: int | None = None      # records at the front that are not of these `count`; None: these rows have no others
+    folders: PictureFolders | None = None  # that pictures may lie in; None: the table's own
+    places: array | None = field(
+        default=None, compare=False
+    )  # number and offset of each row, where they do not stand together
+    skipped: int | None = None  # records at the front that are not of these `count`; None: these rows have no others
 
     def __iter__(self) -> Iterator[Record]:
         return with_unique_keys(table_records(self), self.path)
@@ -92,7 +104,9 @@ class TableRows:
     def __len__(self) -> int:
         return self.count
 
-    def numbered(self, wanted: Wanted | None = None, file: BinaryIO | None = None) -> Iterator[tuple[int, Row | ValueError]]:
+    def numbered(
+        self, wanted: Wanted | None = None, file: BinaryIO | None = None
+    ) -> Iterator[tuple[int, Row | ValueError]]:
         """Row numbers, from 0 in the whole table, and rows by usual names, or what is wrong with one as a whole.
 
         file: the table, where it is open.
@@ -107,11 +121,15 @@ class TableRows:
         return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading))
 
     def _text_rows(self, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
-        with nullcontext(opened) if opened else open_file(self.path, WINDOW if self.places is None else NEARBY) as file:
+        with (
+            nullcontext(opened) if opened else open_file(self.path, WINDOW if self.places is None else NEARBY) as file
+        ):
             if self.places is None:
                 file.seek(self.offset)
                 found = islice(records(self.path, file, self.layout), self.rows)
-                yield from ((number, _row(record, self.layout)) for number, (_, record) in enumerate(found, self.first))
+                yield from (
+                    (number, _row(record, self.layout)) for number, (_, record) in enumerate(found, self.first)
+                )
                 return
             for at in range(0, len(self.places), 2):
                 file.seek(self.places[at + 1])
@@ -153,13 +171,16 @@ class CompressedRows:
             for size, record in records(self.path, file, self.layout):  # noqa: B007  (the last size is read below)
                 repeats.is_new(_name_in(record, self.layout, self.reading))
         if (scattered := repeats.come_again()) and size > limits.UNPACKED:
-            raise ValueError(f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the "
-                             f"{limits.UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one")
+            raise ValueError(
+                f"{self.path}: rows of one picture stand apart, and all are {size:,} bytes, more than the "
+                f"{limits.UNPACKED:,} that are unpacked to sort them; give the table unpacked, or --no-group makes each row one"
+            )
         return scattered
 
 
-def _as_read(rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | None,
-             wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
+def _as_read(
+    rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | None, wanted: Wanted | None
+) -> Iterator[tuple[int, Row | ValueError]]:
     if reading is None:
         return iter(rows)
     kept = tuple(wanted.columns or ()) if wanted else ()
@@ -178,11 +199,16 @@ def split_suffix(path: str) -> tuple[str, str]:
     """The name of a file without its suffix, and the suffix, `.jsonl.gz` and `.tar.gz` being one."""
     name = os.path.basename(path)
     double = next((suffix for suffix in (*COMPRESSIONS, *TAR_SUFFIXES) if name.lower().endswith(suffix)), None)
-    return (name[:-len(double)], double) if double else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
+    return (name[: -len(double)], double) if double else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
 
 
-def split_table(path: str, images: tuple[str, ...] = (), columns: Columns = Columns(),
-                needs: Collection[Need] = ("either",), check: bool = True) -> list[TableRows | CompressedRows]:
+def split_table(
+    path: str,
+    images: tuple[str, ...] = (),
+    columns: Columns = Columns(),
+    needs: Collection[Need] = ("either",),
+    check: bool = True,
+) -> list[TableRows | CompressedRows]:
     """The rows of a table in pieces of ROWS_PER_SHARD records, read by the usual names of columns.
 
     Raises ValueError where the file is no table of pictures or captions, lacks what it needs, or names pictures outside `images`,
@@ -191,8 +217,9 @@ def split_table(path: str, images: tuple[str, ...] = (), columns: Columns = Colu
     return with_folders(path, split_rows(path, columns, needs), images, check)
 
 
-def with_folders(path: str, parts: Sequence[TableRows | CompressedRows], images: tuple[str, ...],
-                 check: bool = True) -> list[TableRows | CompressedRows]:
+def with_folders(
+    path: str, parts: Sequence[TableRows | CompressedRows], images: tuple[str, ...], check: bool = True
+) -> list[TableRows | CompressedRows]:
     """The parts of a table, with the folders that pictures may lie in; ValueError where the table names others, as `split_table` says."""
     folders = PictureFolders(os.path.dirname(path), images, strict=check)
     if check and parts:
@@ -206,14 +233,22 @@ def _pictures(path: str, parts: Sequence[TableRows | CompressedRows]) -> Iterato
     if isinstance(whole, CompressedRows):
         rows = whole.numbered()
     elif whole.layout:
-        rows = replace(whole, first=0, rows=sum(part.rows for part in parts), offset=whole.layout.start, places=None).numbered()
+        rows = replace(
+            whole, first=0, rows=sum(part.rows for part in parts), offset=whole.layout.start, places=None
+        ).numbered()
     else:
         rows = _as_read(rows_of_paths(path, whole.reading), whole.reading, None)
     return ((number, picture) for number, row in rows if (picture := picture_of(row)))
 
 
-def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need] = (), *, usual: Collection[str] = (),
-               groups_of: int = 0) -> list[TableRows | CompressedRows]:
+def split_rows(
+    path: str,
+    columns: Columns | None = None,
+    needs: Collection[Need] = (),
+    *,
+    usual: Collection[str] = (),
+    groups_of: int = 0,
+) -> list[TableRows | CompressedRows]:
     """The rows of a table in pieces; as they stand, whatever they have, where no columns are asked for.
 
     usual: other names of columns that tell a delimiter. groups_of: pieces of Parquet are not of ROWS_PER_SHARD rows but of row
@@ -226,15 +261,20 @@ def split_rows(path: str, columns: Columns | None = None, needs: Collection[Need
     with opened() as file:
         if kind == ".parquet":
             return _parquet_pieces(path, file, columns, needs, groups_of)
-        layout = read_layout(path, file, os.path.splitext(kind)[0] if packed else kind,
-                             (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())))
+        layout = read_layout(
+            path,
+            file,
+            os.path.splitext(kind)[0] if packed else kind,
+            (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())),
+        )
     _check_names(path, layout.header)
     with opened() as file:  # anew: what is packed is read forwards
         file.seek(layout.start)
         rows = (_row(record, layout) for _, record in records(path, file, layout))
         header = layout.header if layout.delimiter else None
-        reading = columns and reading_of(path, _first_rows(rows, Columns() if header else columns), columns, needs,
-                                         header=header)
+        reading = columns and reading_of(
+            path, _first_rows(rows, Columns() if header else columns), columns, needs, header=header
+        )
         if not packed:
             return _text_pieces(path, file, layout, reading)
     return [CompressedRows(path, _settled(path, layout), reading)]
@@ -268,8 +308,12 @@ def _check_names(path: str, names: Sequence[str]) -> None:
         raise ValueError(f"{path}: columns named twice: {', '.join(repeated)}")
 
 
-def _pieces(rows: Callable[[], Iterable[tuple[int, int, str | None]]], size: int, piece: Callable[..., TableRows],
-            reading: Reading | None) -> list[TableRows]:
+def _pieces(
+    rows: Callable[[], Iterable[tuple[int, int, str | None]]],
+    size: int,
+    piece: Callable[..., TableRows],
+    reading: Reading | None,
+) -> list[TableRows]:
     """Rows (number, place, picture) in pieces of so many pictures; those of a picture that do not stand together are put so."""
     repeats, starts = Repeats(), []
     for number, place, name in rows():
@@ -291,19 +335,27 @@ def _pieces(rows: Callable[[], Iterable[tuple[int, int, str | None]]], size: int
     last = (repeats.count - 1) % size + 1
     if scattered:
         counts = [size] * (len(places) - 1) + [last]
-        return [piece(first=each[0], rows=len(each) // 2, count=count, reading=reading, places=each)
-                for each, count in zip(places, counts)]
+        return [
+            piece(first=each[0], rows=len(each) // 2, count=count, reading=reading, places=each)
+            for each, count in zip(places, counts)
+        ]
     ends = [*(number for number, _ in starts[1:]), repeats.rows]
     counts = [size] * (len(starts) - 1) + [last]
-    return [piece(first=first, rows=end - first, count=count, offset=place, reading=reading)
-            for (first, place), end, count in zip(starts, ends, counts)]
+    return [
+        piece(first=first, rows=end - first, count=count, offset=place, reading=reading)
+        for (first, place), end, count in zip(starts, ends, counts)
+    ]
 
 
 def _tell_of_groups(path: str, pieces: Sequence[TableRows]) -> None:
     rows, pictures = sum(piece.rows for piece in pieces), sum(piece.count for piece in pieces)
     if pictures < rows:
-        logger.warning("%s: %s rows are %s pictures with their captions; --no-group makes each row one", path, f"{rows:,}",
-                       f"{pictures:,}")
+        logger.warning(
+            "%s: %s rows are %s pictures with their captions; --no-group makes each row one",
+            path,
+            f"{rows:,}",
+            f"{pictures:,}",
+        )
 
 
 def _name(row: Row | ValueError, reading: Reading) -> str | None:
@@ -336,7 +388,12 @@ def _text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | N
 
 def _name_in(record: str | list[str] | ValueError, layout: Layout, reading: Reading) -> str | None:
     """What tells whose caption the row of a record is, as `picture_named` says; of a JSON row that has little in it, quickly."""
-    if record.__class__ is str and reading.image == reading.same == "image" and not reading.captions and reading.key is None:
+    if (
+        record.__class__ is str
+        and reading.image == reading.same == "image"
+        and not reading.captions
+        and reading.key is None
+    ):
         try:
             row = json_value(record.removeprefix("\ufeff"))
         except ValueError:
@@ -401,20 +458,27 @@ def _settled(path: str, layout: Layout) -> Layout:
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def _parquet_pieces(path: str, file: BinaryIO, columns: Columns | None, needs: Collection[Need], groups_of: int) -> list[TableRows]:
+def _parquet_pieces(
+    path: str, file: BinaryIO, columns: Columns | None, needs: Collection[Need], groups_of: int
+) -> list[TableRows]:
     schema, sizes = open_parquet(path, file)
     _check_names(path, schema.names)
     count, reading = sum(sizes), None
     if columns is not None:
         names = column_names(schema, columns.names)
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
-            logger.warning("%s: pictures may stand in %s: --image-column names the column; %r is taken", path,
-                           " or ".join(map(repr, pictures)), pictures[0])
+            logger.warning(
+                "%s: pictures may stand in %s: --image-column names the column; %r is taken",
+                path,
+                " or ".join(map(repr, pictures)),
+                pictures[0],
+            )
         looked_at = Wanted(None, keys=(*KEY_COLUMNS, "image_id"))
         kept = Reading(columns.image, (*columns.captions, *columns.keys), "", None, ())
         first = _good(parquet_rows(path, 0, min(count, LOOKED_AT), looked_at, kept))
         reading = reading_of(path, first, columns, needs, header=names)
     if reading and reading.same:
+
         def rows() -> Iterator[tuple[int, int, str | None]]:
             found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading)
             return ((number, 0, _name(row, reading)) for number, row in enumerate(found))

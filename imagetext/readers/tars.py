@@ -28,8 +28,27 @@ from imagetext.stores import LITTER, StoreError, is_remote, open_file
 logger = logging.getLogger(__name__)
 
 # In order of preference, where a sample has several. The last are no pictures that we read, but say so.
-PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k", "jfif", "jpe", "ppm",
-                    "pgm", "pnm", "apng", "heic", "heif")
+PICTURE_SUFFIXES = (
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "avif",
+    "jp2",
+    "j2k",
+    "jfif",
+    "jpe",
+    "ppm",
+    "pgm",
+    "pnm",
+    "apng",
+    "heic",
+    "heif",
+)
 PICTURES = frozenset(PICTURE_SUFFIXES)
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".tzst", ".tar.gz", ".tar.bz2", ".tar.zst")
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by their first bytes
@@ -68,8 +87,11 @@ class TarRows:
             record = _record(self.path, name, key, files)
             pictures = pictures or record.image is not None
             if pictures and record.image is None and not record.error and key != original:
-                record = replace(record, error=f"{', '.join(files)}: not beside the picture of this key in the tar; the files of a "
-                                               "sample stand side by side, as `tar --sort=name` puts them")
+                record = replace(
+                    record,
+                    error=f"{', '.join(files)}: not beside the picture of this key in the tar; the files of a "
+                    "sample stand side by side, as `tar --sort=name` puts them",
+                )
             yield record, files
 
 
@@ -102,11 +124,19 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
                     if archive.offset <= offset or member.size < 0:  # it would go round in circles
                         raise tarfile.ReadError(f"a file of {member.size} bytes")
                     if len(member.name) > limits.NAME:
-                        raise tarfile.ReadError(f"a name of {len(member.name):,} characters, more than {limits.NAME:,}")
+                        raise tarfile.ReadError(
+                            f"a name of {len(member.name):,} characters, more than {limits.NAME:,}"
+                        )
                     offset = archive.offset
                     key, suffix = split_name(member.name)
-                    if not suffix or not key or key[-1] == "/" or member.isdir() or LITTER_IN.search(member.name) or (
-                            skip and skip(suffix)):
+                    if (
+                        not suffix
+                        or not key
+                        or key[-1] == "/"
+                        or member.isdir()
+                        or LITTER_IN.search(member.name)
+                        or (skip and skip(suffix))
+                    ):
                         continue
                     yield _member(file, size, member, key, suffix)
                 offset = archive.offset
@@ -151,7 +181,9 @@ def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo, key: str,
         raise tarfile.ReadError("unexpected end of data")
     if length > limits.FILE:
         if size is None and length > limits.UNPACKED:
-            raise tarfile.ReadError(f"a file of {length:,} bytes, more than the {limits.UNPACKED:,} that are unpacked to pass it over")
+            raise tarfile.ReadError(
+                f"a file of {length:,} bytes, more than the {limits.UNPACKED:,} that are unpacked to pass it over"
+            )
         return Member(key, suffix, None, start, length, f"{length:,} bytes, more than {limits.FILE:,}")
     file.seek(start)
     if len(data := file.read(length)) < length:
@@ -197,7 +229,7 @@ class Unpacked(io.RawIOBase):
             raise
         except (pa.ArrowException, OSError) as error:
             raise tarfile.ReadError(str(error)) from error
-        buffer[:len(data)] = data
+        buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
 
@@ -243,8 +275,10 @@ def _samples(path: str) -> Iterator[tuple[str, Files]]:
             files, size = {}, 0  # a new one: the sample keeps the old
         name, files[member.suffix], size = member.key, member, size + len(member.data or b"")
         if size > limits.SAMPLE:
-            raise ValueError(f"{path}: the {len(files):,} files of the one key {name!r} are more than {limits.SAMPLE:,} bytes: a key "
-                             "ends at the first dot of a name")
+            raise ValueError(
+                f"{path}: the {len(files):,} files of the one key {name!r} are more than {limits.SAMPLE:,} bytes: a key "
+                "ends at the first dot of a name"
+            )
     if files:
         yield name, files | held.pop(name, {})
     yield from held.items()
@@ -253,14 +287,21 @@ def _samples(path: str) -> Iterator[tuple[str, Files]]:
 def _tell_of_end(path: str, name: str, lacking: Collection[str]) -> None:
     """Raises ValueError where files of the last sample are lacking, and warns where the tar just has no mark of its end."""
     if lacking:
-        raise ValueError(f"{path}: cut: no end-of-archive mark, and its last sample, {name!r}, has no {', '.join(sorted(lacking))}")
-    logger.warning("%s: ends without the mark of an end: its writer did not close it, or it is cut between two samples; what is there "
-                   "is read", path)
+        raise ValueError(
+            f"{path}: cut: no end-of-archive mark, and its last sample, {name!r}, has no {', '.join(sorted(lacking))}"
+        )
+    logger.warning(
+        "%s: ends without the mark of an end: its writer did not close it, or it is cut between two samples; what is there "
+        "is read",
+        path,
+    )
 
 
 def _may_be_sorted(first: Sequence[Member | None]) -> bool:
     """Whether a tar that begins with these two may be sorted by suffix, not by name."""
-    return len(first) == 2 and None not in first and first[0].key != first[1].key and first[0].suffix == first[1].suffix
+    return (
+        len(first) == 2 and None not in first and first[0].key != first[1].key and first[0].suffix == first[1].suffix
+    )
 
 
 def _texts_apart(path: str) -> dict[str, Files]:
@@ -271,8 +312,10 @@ def _texts_apart(path: str) -> dict[str, Files]:
             return {}
         held[member.key][member.suffix], size = member, size + len(member.data or b"")
         if size > limits.SAMPLE:
-            raise ValueError(f"{path}: the files of a sample do not stand side by side, and texts and the like are more than "
-                             f"{limits.SAMPLE:,} bytes; write it anew by `tar --sort=name`")
+            raise ValueError(
+                f"{path}: the files of a sample do not stand side by side, and texts and the like are more than "
+                f"{limits.SAMPLE:,} bytes; write it anew by `tar --sort=name`"
+            )
     return held
 
 
@@ -290,7 +333,11 @@ def _told_apart(path: str, samples: Iterable[tuple[str, Files]]) -> Iterator[tup
     Then keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and what is of none is of each.
     """
     for name, files in samples:
-        own = {suffix.rpartition(".")[0]: {} for suffix in files if _is_picture_name(suffix)} if PICTURES.isdisjoint(files) else {}
+        own = (
+            {suffix.rpartition(".")[0]: {} for suffix in files if _is_picture_name(suffix)}
+            if PICTURES.isdisjoint(files)
+            else {}
+        )
         if len(own) < 2:
             yield name, files
             continue
@@ -299,10 +346,12 @@ def _told_apart(path: str, samples: Iterable[tuple[str, Files]]) -> Iterator[tup
             stem = suffix
             while stem and stem not in own:
                 stem = stem.rpartition(".")[0]
-            (own[stem] if stem else shared)[suffix[len(stem) + 1:] if stem else suffix] = member
+            (own[stem] if stem else shared)[suffix[len(stem) + 1 :] if stem else suffix] = member
         if len(own) * (len(shared) + sum(len(member.data or b"") for member in shared.values())) > limits.SAMPLE:
-            raise ValueError(f"{path}: {len(shared):,} files of the key {name!r} are of each of its {len(own):,} pictures, together more "
-                             f"than {limits.SAMPLE:,} bytes: a key ends at the first dot of a name")
+            raise ValueError(
+                f"{path}: {len(shared):,} files of the key {name!r} are of each of its {len(own):,} pictures, together more "
+                f"than {limits.SAMPLE:,} bytes: a key ends at the first dot of a name"
+            )
         for stem, found in own.items():
             yield f"{name}.{stem}", shared | found
 
@@ -323,13 +372,17 @@ def _record(path: str, name: str, key: str, files: Files) -> Record:
     image = found.pop(picture, None)
     captions, scores, failed, rest = known_fields(fields, [text] if text else (), picture=image is not None)
     if failed:  # its captions stand in `json`, where other readers pass them over
-        columns |= {field: texts for field, value in rest.items() if is_caption_column(field) and (texts := loose_texts(value))}
+        columns |= {
+            field: texts for field, value in rest.items() if is_caption_column(field) and (texts := loose_texts(value))
+        }
         rest = {field: value for field, value in rest.items() if field not in columns}
     uid = rest.pop("uid", None)
     source = f"{os.path.basename(path)}/{name}.{picture or 'json'}"
     meta = {"uid": decode_key(name) if uid in (None, "") else uid, "source": source, **rest}
     error = well_formed("; ".join(errors) or failed)
-    return Record(key, image, captions, columns, scores, found, meta=meta, error=error, failed_before=bool(failed) and not errors)
+    return Record(
+        key, image, captions, columns, scores, found, meta=meta, error=error, failed_before=bool(failed) and not errors
+    )
 
 
 def _picture_suffix(found: dict[str, bytes], errors: list[str]) -> str | None:

@@ -15,11 +15,16 @@ from imagetext import limits
 
 logger = logging.getLogger(__name__)
 
-MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
-         (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # at the start of a file
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # at the start of a file
 DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
-WINDOW = 1 << 20           # bytes of an array that are read at a time
-NEARBY = 1 << 16           # bytes that are read at a time where rows stand apart
+WINDOW = 1 << 20  # bytes of an array that are read at a time
+NEARBY = 1 << 16  # bytes that are read at a time where rows stand apart
 
 Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
 
@@ -27,26 +32,26 @@ Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong w
 class Layout(NamedTuple):
     """How a text table is written."""
 
-    start: int                      # bytes before its first record
-    encoding: str = "utf-8"         # UTF-16 and UTF-32 where the file begins with their marks
-    array: bool = False             # JSON values one after another or in an array, whatever the lines
-    delimiter: str = ""             # "": JSON
-    spaced: bool = False            # blanks around cells belong to the delimiter
-    quoted: bool = True             # a cell that begins with a quotation mark ends with one; else marks stand for themselves
-    header: tuple[str, ...] = ()    # of cells
+    start: int  # bytes before its first record
+    encoding: str = "utf-8"  # UTF-16 and UTF-32 where the file begins with their marks
+    array: bool = False  # JSON values one after another or in an array, whatever the lines
+    delimiter: str = ""  # "": JSON
+    spaced: bool = False  # blanks around cells belong to the delimiter
+    quoted: bool = True  # a cell that begins with a quotation mark ends with one; else marks stand for themselves
+    header: tuple[str, ...] = ()  # of cells
 
 
 @dataclass
 class Found:
     """What a pass over a table found."""
 
-    strange: int = 0            # lines that are no UTF-8
-    first_strange: int = 0      # the offset behind the first
-    misread: int = 0            # records with a quotation mark that opens a cell and does not close it
-    first_misread: int = 0      # the row of the first, from 1
-    whole: int = 0              # records with cells in quotation marks
-    odd: int = 0                # of records with quotation marks, those that do not fit the header
-    odd_lines: int = 0          # and of their lines, taken one by one with the marks as they stand
+    strange: int = 0  # lines that are no UTF-8
+    first_strange: int = 0  # the offset behind the first
+    misread: int = 0  # records with a quotation mark that opens a cell and does not close it
+    first_misread: int = 0  # the row of the first, from 1
+    whole: int = 0  # records with cells in quotation marks
+    odd: int = 0  # of records with quotation marks, those that do not fit the header
+    odd_lines: int = 0  # and of their lines, taken one by one with the marks as they stand
 
     def look_at(self, line: bytes, end: int) -> None:
         """Counts a line that is no UTF-8."""
@@ -120,9 +125,16 @@ def tell_of_strange_lines(path: str, file: BinaryIO, found: Found) -> None:
     """A warning of lines that are no UTF-8."""
     if found.strange:
         file.seek(0)
-        line = sum(block.count(b"\n") for block in iter(lambda: file.read(min(WINDOW, found.first_strange - file.tell())), b""))
-        logger.warning("%s: line %s is no UTF-8%s; what cannot be read becomes \ufffd: save the file as UTF-8", path, f"{line:,}",
-                       f", nor are {found.strange - 1:,} more" if found.strange > 1 else "")
+        line = sum(
+            block.count(b"\n")
+            for block in iter(lambda: file.read(min(WINDOW, found.first_strange - file.tell())), b"")
+        )
+        logger.warning(
+            "%s: line %s is no UTF-8%s; what cannot be read becomes \ufffd: save the file as UTF-8",
+            path,
+            f"{line:,}",
+            f", nor are {found.strange - 1:,} more" if found.strange > 1 else "",
+        )
 
 
 def settle_quotes(path: str, file: BinaryIO, layout: Layout, found: Found) -> Layout:
@@ -133,11 +145,19 @@ def settle_quotes(path: str, file: BinaryIO, layout: Layout, found: Found) -> La
     if not found.misread:
         return layout
     where = f"row {found.first_misread:,} begins a cell with a quotation mark that does not end it"
-    if found.odd_lines < found.misread + found.odd and found.whole <= found.misread and not _header_is_quoted(file, layout):
+    if (
+        found.odd_lines < found.misread + found.odd
+        and found.whole <= found.misread
+        and not _header_is_quoted(file, layout)
+    ):
         logger.warning("%s: %s: all quotation marks are read as they stand", path, where)
         return layout._replace(quoted=False)
-    logger.warning("%s: %s; %s", path, where, "it is read as it stands" if found.misread == 1 else
-                   f"such rows, {found.misread:,}, are read as they stand")
+    logger.warning(
+        "%s: %s; %s",
+        path,
+        where,
+        "it is read as it stands" if found.misread == 1 else f"such rows, {found.misread:,}, are read as they stand",
+    )
     return layout
 
 
@@ -149,8 +169,9 @@ def _header_is_quoted(file: BinaryIO, layout: Layout) -> bool:
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
-def records(path: str, file: BinaryIO, layout: Layout, found: Found | None = None, *,
-            few: bool = False) -> Iterator[tuple[int, Record]]:
+def records(
+    path: str, file: BinaryIO, layout: Layout, found: Found | None = None, *, few: bool = False
+) -> Iterator[tuple[int, Record]]:
     """Offset in bytes behind, and what is in, each record that is not blank, from where the file stands.
 
     found: counts what is strange. few: whether only one or a few are wanted.
@@ -202,15 +223,20 @@ def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None
             text.detach()
 
 
-def _cell_records(lines: Iterator[tuple[int, bytes]], layout: Layout, found: Found) -> Iterator[tuple[int, list[str] | ValueError]]:
+def _cell_records(
+    lines: Iterator[tuple[int, bytes]], layout: Layout, found: Found
+) -> Iterator[tuple[int, list[str] | ValueError]]:
     """The cells of each record, by csv's strict rules.
 
     A record whose quotation marks break them, or that would swallow what look like rows, is its first line alone, as it stands.
     """
-    taken: list[tuple[int, bytes]] = []     # lines of this record
+    taken: list[tuple[int, bytes]] = []  # lines of this record
     returned: list[tuple[int, bytes]] = []  # lines to be read anew, the last first
-    form = {"delimiter": layout.delimiter, "skipinitialspace": layout.spaced,
-            **({"strict": True} if layout.quoted else {"quoting": csv.QUOTE_NONE})}
+    form = {
+        "delimiter": layout.delimiter,
+        "skipinitialspace": layout.spaced,
+        **({"strict": True} if layout.quoted else {"quoting": csv.QUOTE_NONE}),
+    }
 
     def texts() -> Iterator[str]:
         while item := returned.pop() if returned else next(lines, None):
@@ -239,8 +265,14 @@ def _cell_records(lines: Iterator[tuple[int, bytes]], layout: Layout, found: Fou
         taken.clear()
 
 
-def _judged(cells: list[str] | ValueError, taken: list[tuple[int, bytes]], returned: list[tuple[int, bytes]], row: int,
-            layout: Layout, found: Found) -> list[str] | ValueError:
+def _judged(
+    cells: list[str] | ValueError,
+    taken: list[tuple[int, bytes]],
+    returned: list[tuple[int, bytes]],
+    row: int,
+    layout: Layout,
+    found: Found,
+) -> list[str] | ValueError:
     """The cells of a record with quotation marks, or of its first line alone, the others given back; what it shows is counted."""
     delimiter, width = layout.delimiter, len(layout.header)
     found.odd_lines += sum(line.count(delimiter.encode()) + 1 != width for _, line in taken)
@@ -252,11 +284,17 @@ def _judged(cells: list[str] | ValueError, taken: list[tuple[int, bytes]], retur
     del taken[1:]
     line = taken[0][1]
     if len(line) > csv.field_size_limit():
-        return cells if isinstance(cells, ValueError) else ValueError("a quotation mark that opens a cell does not close it")
+        return (
+            cells
+            if isinstance(cells, ValueError)
+            else ValueError("a quotation mark that opens a cell does not close it")
+        )
     found.misread += 1
     found.first_misread = found.first_misread or row
-    literal = [cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
-               for cell in readable(line).rstrip("\r\n").split(delimiter)]
+    literal = [
+        cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+        for cell in readable(line).rstrip("\r\n").split(delimiter)
+    ]
     return literal if len(literal) == width or isinstance(cells, list) else cells
 
 
@@ -268,7 +306,8 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
     for _, line in islice(taken, 1, None):
         cells = readable(line).rstrip("\r\n").split(layout.delimiter)
         alike += len(cells) == len(layout.header) and any(
-            re.fullmatch(r'"?[^\s"]*+"?', cell.strip()) and re.search(r"[\d./]", cell) for cell in cells)
+            re.fullmatch(r'"?[^\s"]*+"?', cell.strip()) and re.search(r"[\d./]", cell) for cell in cells
+        )
     return 2 * alike > len(taken) - 1
 
 
@@ -284,7 +323,10 @@ def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iter
     """
     decode = json.JSONDecoder().raw_decode
     position, window, at, line = file.tell(), "", 0, 1  # of the window's first byte; in the window
-    opens, bracket = position == layout.start, False    # whether a `[` here opens an array of rows, and whether one is open
+    opens, bracket = (
+        position == layout.start,
+        False,
+    )  # whether a `[` here opens an array of rows, and whether one is open
 
     def more() -> bool:
         nonlocal window, position, at, line
@@ -318,6 +360,10 @@ def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iter
             raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
         if end == len(window) and more():
             continue  # it may go on: a number, say
-        yield position + end, readable(window[at:end].encode("latin-1")) if end - at <= limits.LINE else ValueError(
-            f"{end - at:,} bytes, more than {limits.LINE:,}")
+        yield (
+            position + end,
+            readable(window[at:end].encode("latin-1"))
+            if end - at <= limits.LINE
+            else ValueError(f"{end - at:,} bytes, more than {limits.LINE:,}"),
+        )
         at = end

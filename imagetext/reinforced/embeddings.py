@@ -80,8 +80,11 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its advice is to load the file unsafely
         raise ValueError("holds more than tensors") from error
-    if bad := [str(name) for name, rows in tensors.items()
-               if not (rows.is_floating_point() and rows.layout is torch.strided and rows.device.type == "cpu")]:
+    if bad := [
+        str(name)
+        for name, rows in tensors.items()
+        if not (rows.is_floating_point() and rows.layout is torch.strided and rows.device.type == "cpu")
+    ]:
         raise ValueError(f"{', '.join(bad)}: no dense tensors of floating-point numbers")
     _check_size(sum(4 * rows.numel() for rows in tensors.values()))
     return {str(name): rows.detach().float().contiguous() for name, rows in tensors.items()}
@@ -92,7 +95,9 @@ def _check_size(size: int) -> None:
         raise ValueError(f"{size:,} bytes once unpacked, more than {limits.EMBEDDINGS:,}")
 
 
-def named_texts(text: str | None, captions: Sequence[str], columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+def named_texts(
+    text: str | None, captions: Sequence[str], columns: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]]:
     """A record's texts by the name of their embeddings in the newer layout: `txt`, several originals, the columns embedded.
 
     `text_emb` has one row at most: from one with more, the official trainer takes synthetic captions' embeddings.
@@ -115,10 +120,10 @@ def modern(embeddings: Mapping[str, Tensor], views: int, texts: Mapping[str, Seq
         rows |= {name: embeddings[name] for name in texts if name in embeddings}
     else:
         synthetic = sum(columns.values())
-        originals = embeddings["text_emb"][:max(0, len(embeddings["text_emb"]) - synthetic)]
-        rows["text_emb"] = originals[:len(texts["text_emb"])]
+        originals = embeddings["text_emb"][: max(0, len(embeddings["text_emb"]) - synthetic)]
+        rows["text_emb"] = originals[: len(texts["text_emb"])]
         rows |= {"captions_emb": originals} if "captions_emb" in texts else {}
-        rows |= dict(zip(columns, embeddings["text_emb"][len(originals):].split(list(columns.values()))))
+        rows |= dict(zip(columns, embeddings["text_emb"][len(originals) :].split(list(columns.values()))))
     check_counts(rows, views, texts)
     return rows
 
@@ -127,8 +132,11 @@ def check_counts(embeddings: Mapping[str, Tensor], views: int, texts: Mapping[st
     """Raises ValueError where embeddings in the newer layout are not as many as views and texts, or differ in length."""
     wanted = {"image_emb": views, **{name: len(of) for name, of in texts.items()}}
     found = {name: len(rows) for name, rows in embeddings.items()}
-    if differing := [f"{name}: {found.get(name, 0)} rows for {wanted.get(name, 0)}" for name in wanted | found
-                     if found.get(name) != wanted.get(name)]:
+    if differing := [
+        f"{name}: {found.get(name, 0)} rows for {wanted.get(name, 0)}"
+        for name in wanted | found
+        if found.get(name) != wanted.get(name)
+    ]:
         raise ValueError(f"embeddings that are not of these views and texts: {', '.join(differing)}")
     if len({rows.shape[1] for rows in embeddings.values()}) > 1:
         lengths = ", ".join(f"{name}: {rows.shape[1]}" for name, rows in embeddings.items())

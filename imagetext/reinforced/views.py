@@ -23,8 +23,22 @@ from imagetext.sample import MAX_PIXELS, in_bands, open_image
 
 View = list[list]
 
-OPERATIONS = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
-              "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize")
+OPERATIONS = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+)
 STRONGEST = 10_000  # any magnitude: translations are in pixels, the largest of the others is 256
 
 
@@ -94,7 +108,9 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """Pixels (..., 3, S, S), uint8, as a model takes them: float32, the same bits on every device as torchvision gives."""
     # The divisor is a tensor on the device: by a plain number a GPU divides inexactly, through its reciprocal.
     values = pixels.to(torch.float32).div_(torch.tensor(255.0, device=pixels.device))
-    mean, std = (torch.tensor(numbers, dtype=torch.float32, device=pixels.device)[:, None, None] for numbers in (mean, std))
+    mean, std = (
+        torch.tensor(numbers, dtype=torch.float32, device=pixels.device)[:, None, None] for numbers in (mean, std)
+    )
     return values.sub_(mean).div_(std)
 
 

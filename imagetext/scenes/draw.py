@@ -24,8 +24,16 @@ from imagetext.sample import Record, Shard
 from imagetext.scenes import facts, words
 
 SPLITS = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}  # per cent of all descriptions
-RGB = {"red": (214, 40, 40), "orange": (245, 140, 22), "yellow": (250, 217, 40), "green": (44, 150, 72),
-       "blue": (38, 92, 205), "purple": (130, 58, 170), "black": (34, 34, 38), "white": (250, 250, 248)}
+RGB = {
+    "red": (214, 40, 40),
+    "orange": (245, 140, 22),
+    "yellow": (250, 217, 40),
+    "green": (44, 150, 72),
+    "blue": (38, 92, 205),
+    "purple": (130, 58, 170),
+    "black": (34, 34, 38),
+    "white": (250, 250, 248),
+}
 BACKGROUND_RGB = {"grey": (150, 154, 160), "sand": (216, 190, 150), "sky": (150, 196, 226), "mint": (160, 206, 178)}
 RADIUS = {"small": (0.16, 0.175), "large": (0.215, 0.235)}  # in shares of the picture's side
 LINE, LINE_RGB = 0.14, (30, 30, 36)  # the line round an object: its width in radii, and its colour
@@ -55,7 +63,9 @@ class SceneSpec:
             elif name in ("n", "level", "size", "seed") and value.isdecimal():
                 values[name] = int(value)
             else:
-                problems.append(f"{option!r} is not n=, level=, size= or seed= with a number, or captions=short|long|alt")
+                problems.append(
+                    f"{option!r} is not n=, level=, size= or seed= with a number, or captions=short|long|alt"
+                )
         if not 1 <= values.get("level", 2) <= 4:
             problems.append(f"level {values['level']} is not 1 to 4")
         if not 16 <= values.get("size", 96) <= 4096:
@@ -79,8 +89,15 @@ def draw_scene(spec: SceneSpec, index: int) -> dict[str, Any]:
 
 
 def _describe(rng: random.Random, level: int) -> dict[str, Any]:
-    objects = [{"shape": rng.choice(facts.SHAPES), "colour": rng.choice(facts.COLOURS), "size": rng.choice(facts.SIZES),
-                "texture": rng.choice(("plain", "plain", "plain", "striped", "dotted"))} for _ in range(rng.randint(1, level))]
+    objects = [
+        {
+            "shape": rng.choice(facts.SHAPES),
+            "colour": rng.choice(facts.COLOURS),
+            "size": rng.choice(facts.SIZES),
+            "texture": rng.choice(("plain", "plain", "plain", "striped", "dotted")),
+        }
+        for _ in range(rng.randint(1, level))
+    ]
     if len(objects) > 1 and rng.random() < 0.2:  # twins, so that counting is worth a caption
         objects[1] = dict(objects[0])
     return {"background": rng.choice(facts.BACKGROUNDS), "objects": objects}
@@ -98,7 +115,9 @@ def _place(rng: random.Random, objects: list[dict[str, Any]], tries: int = 60) -
         for item in objects:
             radius = rng.uniform(*RADIUS[item["size"]]) * scale
             low, high = radius + 0.02, 0.98 - radius
-            item.update(x=round(rng.uniform(low, high), 3), y=round(rng.uniform(low, high), 3), radius=round(radius, 3))
+            item.update(
+                x=round(rng.uniform(low, high), 3), y=round(rng.uniform(low, high), 3), radius=round(radius, 3)
+            )
         if all(_apart(one, other) for i, one in enumerate(objects) for other in objects[:i]):
             return True
     return False
@@ -140,7 +159,9 @@ def _draw_object(picture: Image.Image, item: Mapping[str, Any], size: int, rng: 
     mask, line = Image.new("L", (side, side)), Image.new("L", (side, side))
     points = _outline(item["shape"], radius * SUPERSAMPLING, side / 2, rng.uniform(-0.12, 0.12))
     ImageDraw.Draw(mask).polygon(points, fill=255)
-    ImageDraw.Draw(line).line([*points, *points[:2]], fill=255, width=round(radius * SUPERSAMPLING * LINE), joint="curve")
+    ImageDraw.Draw(line).line(
+        [*points, *points[:2]], fill=255, width=round(radius * SUPERSAMPLING * LINE), joint="curve"
+    )
 
     shadow = mask.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(max(1.0, size / 60)))
     offset = max(1, size // 48)
@@ -204,8 +225,10 @@ def _outline(shape: str, radius: float, centre: float, tilt: float) -> list[tupl
             x = 16 * math.sin(angle) ** 3 / 16
             y = -(13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle) - math.cos(4 * angle)) / 16
             polar.append((1.05 * math.hypot(x, y - 0.12), math.atan2(y - 0.12, x)))
-    return [(centre + radius * reach * math.cos(angle + tilt), centre + radius * reach * math.sin(angle + tilt))
-            for reach, angle in polar]
+    return [
+        (centre + radius * reach * math.cos(angle + tilt), centre + radius * reach * math.sin(angle + tilt))
+        for reach, angle in polar
+    ]
 
 
 # --- samples -------------------------------------------------------------------------------------------------------
@@ -241,6 +264,12 @@ def scene_shards(spec: str) -> list[Shard]:
     """The shards of a `scenes:` spec, 1,000 pictures each; raises ValueError naming what is wrong with the spec."""
     parsed = SceneSpec.parse(spec)
     starts = range(0, parsed.n, ROWS_PER_SHARD)
-    return [Shard(f"scenes-{parsed.split}{parsed.level}-{number:05d}", spec, {},
-                  _SceneRows(parsed, range(start, min(start + ROWS_PER_SHARD, parsed.n))))
-            for number, start in enumerate(starts)]
+    return [
+        Shard(
+            f"scenes-{parsed.split}{parsed.level}-{number:05d}",
+            spec,
+            {},
+            _SceneRows(parsed, range(start, min(start + ROWS_PER_SHARD, parsed.n))),
+        )
+        for number, start in enumerate(starts)
+    ]

@@ -17,13 +17,28 @@ TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = ("grey", "sand", "sky", "mint")
 NUMBERS = {"one": "1", "single": "1", "two": "2", "pair": "2", "three": "3", "four": "4"}
 PLURALS = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHAPES}
-NOUNS = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()},
-         **dict.fromkeys(("shape", "shapes", "object", "objects", "thing", "things"), "object")}
-RELATIONS = {"left of": ("left of", False), "right of": ("left of", True),  # both ways are one fact: (name, swapped)
-             "above": ("above", False), "below": ("above", True)}
-PLACES = {("left", "top"): "upper left", ("centre", "top"): "top", ("right", "top"): "upper right",
-          ("left", "middle"): "left", ("centre", "middle"): "centre", ("right", "middle"): "right",
-          ("left", "bottom"): "lower left", ("centre", "bottom"): "bottom", ("right", "bottom"): "lower right"}
+NOUNS = {
+    **{shape: shape for shape in SHAPES},
+    **{plural: shape for shape, plural in PLURALS.items()},
+    **dict.fromkeys(("shape", "shapes", "object", "objects", "thing", "things"), "object"),
+}
+RELATIONS = {
+    "left of": ("left of", False),
+    "right of": ("left of", True),  # both ways are one fact: (name, swapped)
+    "above": ("above", False),
+    "below": ("above", True),
+}
+PLACES = {
+    ("left", "top"): "upper left",
+    ("centre", "top"): "top",
+    ("right", "top"): "upper right",
+    ("left", "middle"): "left",
+    ("centre", "middle"): "centre",
+    ("right", "middle"): "right",
+    ("left", "bottom"): "lower left",
+    ("centre", "bottom"): "bottom",
+    ("right", "bottom"): "lower right",
+}
 KINDS = ("colour", "shape", "count", "relation", "size", "texture", "background", "place")
 
 
@@ -48,10 +63,16 @@ def true_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
     found = {Fact("background", scene["background"])}
     for item in objects:
         for name in _names(item):
-            found |= {Fact("size", item["size"], name), Fact("texture", item["texture"], name),
-                      Fact("place", place_of(item), name)}
-        found |= {Fact("shape", item["shape"]), Fact("colour", item["colour"], item["shape"]),
-                  Fact("colour", item["colour"], "object")}
+            found |= {
+                Fact("size", item["size"], name),
+                Fact("texture", item["texture"], name),
+                Fact("place", place_of(item), name),
+            }
+        found |= {
+            Fact("shape", item["shape"]),
+            Fact("colour", item["colour"], item["shape"]),
+            Fact("colour", item["colour"], "object"),
+        }
     counts = Counter(name for item in objects for name in _names(item))
     found |= {Fact("count", str(count), name) for name, count in counts.items()}
     for one, other in itertools.permutations(objects, 2):
@@ -85,7 +106,9 @@ def _names(item: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _relations(one: Mapping[str, Any], other: Mapping[str, Any], margin: float = 0.08) -> list[str]:
     """The relations that hold, each by a margin in shares of the picture's side."""
-    return (["left of"] if other["x"] - one["x"] > margin else []) + (["above"] if other["y"] - one["y"] > margin else [])
+    return (["left of"] if other["x"] - one["x"] > margin else []) + (
+        ["above"] if other["y"] - one["y"] > margin else []
+    )
 
 
 def main_relation(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Mapping, Mapping]:
@@ -133,12 +156,14 @@ def facts_of(caption: str) -> frozenset[Fact]:
         for phrase in phrases:
             found |= _phrase_facts(phrase)
         for one, other in itertools.pairwise(phrases):
-            between = sentence[one.end:other.start]
+            between = sentence[one.end : other.start]
             for words, (relation, swapped) in RELATIONS.items():
                 if re.search(rf"\b{words}\b", between):
-                    found.add(Fact("relation", relation, *((other.name, one.name) if swapped else (one.name, other.name))))
+                    found.add(
+                        Fact("relation", relation, *((other.name, one.name) if swapped else (one.name, other.name)))
+                    )
         for one, following in zip(phrases, [*phrases[1:], None]):
-            rest = sentence[one.end:following.start if following else None]
+            rest = sentence[one.end : following.start if following else None]
             found |= {Fact("place", place, one.name) for place in _PLACE.findall(rest)}
             if match := re.match(r" (?:is|are) ((?:[a-z]+ (?:and )?){0,3}[a-z]+)", rest):  # "the red circle is large"
                 found |= _adjective_facts(match[1].split(), one.name)

@@ -49,7 +49,9 @@ def long_caption(scene: Scene, rng: random.Random) -> str:
             sentences.append(f"the {full_name(item)} is {item['size']} and {item['texture']}, at the {place_of(item)}")
     if related_pair(kinds):
         value, one, other = main_relation(*related_pair(kinds))
-        sentences.append(f"the {full_name(one)} is {'to the ' if value == 'left of' else ''}{value} the {full_name(other)}")
+        sentences.append(
+            f"the {full_name(one)} is {'to the ' if value == 'left of' else ''}{value} the {full_name(other)}"
+        )
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
 
@@ -142,16 +144,48 @@ _SEVERAL_KINDS: tuple[Maker, ...] = (
 # --- alt text ------------------------------------------------------------------------------------------------------
 
 _FOREIGN = {  # the same things as shops abroad name them: German, Spanish, French
-    "circle": ("kreis", "círculo", "cercle"), "square": ("quadrat", "cuadrado", "carré"), "star": ("stern", "estrella", "étoile"),
-    "triangle": ("dreieck", "triángulo", "triangle"), "heart": ("herz", "corazón", "cœur"), "cross": ("kreuz", "cruz", "croix"),
-    "red": ("rot", "rojo", "rouge"), "orange": ("orange", "naranja", "orange"), "yellow": ("gelb", "amarillo", "jaune"),
-    "green": ("grün", "verde", "vert"), "blue": ("blau", "azul", "bleu"), "purple": ("lila", "morado", "violet"),
-    "black": ("schwarz", "negro", "noir"), "white": ("weiß", "blanco", "blanc"),
+    "circle": ("kreis", "círculo", "cercle"),
+    "square": ("quadrat", "cuadrado", "carré"),
+    "star": ("stern", "estrella", "étoile"),
+    "triangle": ("dreieck", "triángulo", "triangle"),
+    "heart": ("herz", "corazón", "cœur"),
+    "cross": ("kreuz", "cruz", "croix"),
+    "red": ("rot", "rojo", "rouge"),
+    "orange": ("orange", "naranja", "orange"),
+    "yellow": ("gelb", "amarillo", "jaune"),
+    "green": ("grün", "verde", "vert"),
+    "blue": ("blau", "azul", "bleu"),
+    "purple": ("lila", "morado", "violet"),
+    "black": ("schwarz", "negro", "noir"),
+    "white": ("weiß", "blanco", "blanc"),
 }
 _BEFORE = (*("",) * 14, "buy ", "free ", "new ", "cute ", "stock photo: ", "how to draw a ")
-_AFTER = (*("",) * 14, " clipart", " - free vector", " icon", " | ShapeShop", " wallpaper", " for sale", ", 5 pcs", " (2021)")
-_SPAM = ("click here for more", "free shipping worldwide", "image may contain: indoor", "share on pinterest", "best price online",
-         "no photo available", "thumbnail", "logo", "banner_728x90", "photo by admin", "sale! 50% off", "untitled", "spacer")
+_AFTER = (
+    *("",) * 14,
+    " clipart",
+    " - free vector",
+    " icon",
+    " | ShapeShop",
+    " wallpaper",
+    " for sale",
+    ", 5 pcs",
+    " (2021)",
+)
+_SPAM = (
+    "click here for more",
+    "free shipping worldwide",
+    "image may contain: indoor",
+    "share on pinterest",
+    "best price online",
+    "no photo available",
+    "thumbnail",
+    "logo",
+    "banner_728x90",
+    "photo by admin",
+    "sale! 50% off",
+    "untitled",
+    "spacer",
+)
 
 
 def alt_text(scene: Scene, rng: random.Random) -> str:
@@ -168,7 +202,9 @@ def alt_text(scene: Scene, rng: random.Random) -> str:
     if chance < 0.86:
         return _abroad(rng.choice(scene["objects"]), rng)
     if chance < 0.92:
-        return _product({"colour": rng.choice(COLOURS), "shape": rng.choice(SHAPES), "size": "small", "texture": "plain"}, rng)
+        return _product(
+            {"colour": rng.choice(COLOURS), "shape": rng.choice(SHAPES), "size": "small", "texture": "plain"}, rng
+        )
     return rng.choice(_SPAM) if chance < 0.96 else _file_name(rng.choice(scene["objects"]), rng)
 
 
@@ -178,17 +214,32 @@ def _product(item: Mapping[str, Any], rng: random.Random) -> str:
 
 
 def _tags(item: Mapping[str, Any], scene: Scene, rng: random.Random) -> str:
-    tags = [item["shape"], item["colour"], *_adjectives([item]), rng.choice(BACKGROUNDS + (scene["background"],)), "art", "shape"]
+    tags = [
+        item["shape"],
+        item["colour"],
+        *_adjectives([item]),
+        rng.choice(BACKGROUNDS + (scene["background"],)),
+        "art",
+        "shape",
+    ]
     rng.shuffle(tags)
-    return ", ".join(tags[:rng.randint(3, 5)])
+    return ", ".join(tags[: rng.randint(3, 5)])
 
 
 def _abroad(item: Mapping[str, Any], rng: random.Random) -> str:
     language = rng.randrange(3)
     colour, shape = _FOREIGN[item["colour"]][language], _FOREIGN[item["shape"]][language]
-    return (f"{colour} {shape}" if language == 0 else f"{shape} {colour}") + rng.choice(("", " kaufen", " gratis", " 2 €", " pdf"))
+    return (f"{colour} {shape}" if language == 0 else f"{shape} {colour}") + rng.choice(
+        ("", " kaufen", " gratis", " 2 €", " pdf")
+    )
 
 
 def _file_name(item: Mapping[str, Any], rng: random.Random) -> str:
-    return rng.choice((f"IMG_{rng.randint(1000, 9999)}.JPG", f"DSC{rng.randint(10000, 99999)}.jpg",
-                       f"{item['colour']}-{item['shape']}_{rng.randint(1, 99):02}.png", f"image{rng.randint(1, 20)}.gif"))
+    return rng.choice(
+        (
+            f"IMG_{rng.randint(1000, 9999)}.JPG",
+            f"DSC{rng.randint(10000, 99999)}.jpg",
+            f"{item['colour']}-{item['shape']}_{rng.randint(1, 99):02}.png",
+            f"image{rng.randint(1, 20)}.gif",
+        )
+    )

@@ -32,9 +32,19 @@ class Joined:
     duplicate: int
 
 
-def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os.PathLike, *, on: On = "uid",
-         format: Format = "webdataset", overwrite: bool = False, drop_text_embeddings: bool = False,
-         text_from: tuple[str, float] | None = None, seed: int = 0, begin: Callable[[], None] = lambda: None) -> Joined:
+def join(
+    shards: Sequence[Shard],
+    columns: str | Sequence[str],
+    output: str | os.PathLike,
+    *,
+    on: On = "uid",
+    format: Format = "webdataset",
+    overwrite: bool = False,
+    drop_text_embeddings: bool = False,
+    text_from: tuple[str, float] | None = None,
+    seed: int = 0,
+    begin: Callable[[], None] = lambda: None,
+) -> Joined:
     """Writes the shards anew with the columns that other records have for their pictures, never by order.
 
     A record that is left without any captions becomes a failed one, with the reason. Shards that are done are not done again.
@@ -53,17 +63,31 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
     if text_from and (format != "webdataset" or not 0 <= text_from[1] <= 1):
         raise ValueError(f"text_from: {text_from}: a probability, and only webdataset has a `txt`")
     sources = read_samples(specs, distinct=False, check=False) if specs else []
-    check_apart(output, [shard.path for shard in (*shards, *sources)], f"{ANOTHER}: all that the pictures' shards hold goes there, too")
+    check_apart(
+        output,
+        [shard.path for shard in (*shards, *sources)],
+        f"{ANOTHER}: all that the pictures' shards hold goes there, too",
+    )
     stamps = [[one.name, dict(one.stamp), sample_hash(one.path)] for one in sources]
-    settings = {"columns": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),
-                "on": on, "format": format, "overwrite": overwrite,
-                "drop_text_embeddings": drop_text_embeddings, "text_from": list(text_from or ()), "seed": seed}
+    settings = {
+        "columns": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),
+        "on": on,
+        "format": format,
+        "overwrite": overwrite,
+        "drop_text_embeddings": drop_text_embeddings,
+        "text_from": list(text_from or ()),
+        "seed": seed,
+    }
     counts: Counter[str] = Counter()
     to_do = []
     begin()
     for shard in shards:
         marker = read_marker(output, shard.name)
-        if marker and marker.get("input") == _input(shard, settings) and marker.get("input_sample") == sample_hash(shard.path):
+        if (
+            marker
+            and marker.get("input") == _input(shard, settings)
+            and marker.get("input_sample") == sample_hash(shard.path)
+        ):
             counts.update(marker["joined"])
         else:
             to_do.append(shard)
@@ -73,7 +97,9 @@ def join(shards: Sequence[Shard], columns: str | Sequence[str], output: str | os
             index.add(sources)
         for shard in Progress(to_do, desc="joining", unit="shard", disable=not to_do):
             sample = sample_hash(shard.path)  # before it is read: what comes meanwhile is noticed the next time
-            with ShardWriter(output, shard.name, format=format, columns=index.names, input=_input(shard, settings)) as writer:
+            with ShardWriter(
+                output, shard.name, format=format, columns=index.names, input=_input(shard, settings)
+            ) as writer:
                 found: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
                 for apart in shard:
                     record, outcome = index.joined(apart, overwrite, drop_text_embeddings, expected=bool(specs))
@@ -137,7 +163,9 @@ class _Index:
                 if (picture := name_of(record, self.on)) is None:
                     continue
                 columns = {} if record.error else _columns(record)
-                rows = [(name, json.dumps(texts), json.dumps(record.scores.get(name))) for name, texts in columns.items()]
+                rows = [
+                    (name, json.dumps(texts), json.dumps(record.scores.get(name))) for name, texts in columns.items()
+                ]
                 for row in rows or [("", record.error or "no captions", "null")]:
                     self._insert(picture, record.key, *row)
         self.database.execute("COMMIT")
@@ -145,27 +173,40 @@ class _Index:
         self.names = [name for (name,) in found]
 
     def _insert(self, picture: str, key: str, name: str, texts: str, scores: str) -> None:
-        self.database.execute("""
+        self.database.execute(
+            """
             INSERT INTO captions VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET
                 differ = differ OR texts != excluded.texts,
                 (key, texts, scores) = (SELECT * FROM (VALUES (key, texts, scores), (excluded.key, excluded.texts, excluded.scores))
-                                        ORDER BY 1, 2, 3 LIMIT 1)""", (picture, name, well_formed(key), texts, scores))
+                                        ORDER BY 1, 2, 3 LIMIT 1)""",
+            (picture, name, well_formed(key), texts, scores),
+        )
 
-    def joined(self, record: Record, overwrite: bool, drop_text_embeddings: bool, expected: bool) -> tuple[Record, str]:
+    def joined(
+        self, record: Record, overwrite: bool, drop_text_embeddings: bool, expected: bool
+    ) -> tuple[Record, str]:
         """The record with its captions, and whether it is matched, unmatched or duplicate."""
         if record.error:
             return record, "unmatched"
         picture = name_of(record, self.on)
-        rows = self.database.execute("SELECT name, texts, scores, differ FROM captions WHERE picture = ?", (picture,)).fetchall()
+        rows = self.database.execute(
+            "SELECT name, texts, scores, differ FROM captions WHERE picture = ?", (picture,)
+        ).fetchall()
         usable = [row for row in rows if row[0] and not (row[3] and self.on != "sha256")]
         columns = {name: tuple(json.loads(texts)) for name, texts, _, _ in usable}
         scores = {name: found for name, _, text, _ in usable if (found := json.loads(text))}
-        outcome = "duplicate" if any(row[0] and row not in usable for row in rows) else "matched" if columns else "unmatched"
+        outcome = (
+            "duplicate" if any(row[0] and row not in usable for row in rows) else "matched" if columns else "unmatched"
+        )
         if columns:
             record = room_for(record, columns, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
             return replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores}), outcome
         if not _columns(record):
-            why = next((texts for name, texts, _, _ in rows if not name), "") if outcome == "unmatched" else "several that differ"
+            why = (
+                next((texts for name, texts, _, _ in rows if not name), "")
+                if outcome == "unmatched"
+                else "several that differ"
+            )
             reason = f"no captions of {self.on} {picture!r} to join" if expected else "no captions"
             return replace(record, error=f"{reason}: {why}" if why else reason), outcome
         return record, outcome

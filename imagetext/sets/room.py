@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from imagetext.sample import Record
 
-PICKLED = ("pth.gz", "pth", "pt")   # never opened, so taken to hold text embeddings
+PICKLED = ("pth.gz", "pth", "pt")  # never opened, so taken to hold text embeddings
 
 
 def check_pattern(pattern: str) -> str:
@@ -30,7 +30,9 @@ class ColumnClash(ValueError):
     """A record has captions in a column that is to be written, or embeddings that go with its captions."""
 
 
-def room_for(record: Record, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False) -> Record:
+def room_for(
+    record: Record, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False
+) -> Record:
     """The record as it is to be written with new columns of these names.
 
     overwrite: columns that have these names are taken out, with their scores.
@@ -44,8 +46,10 @@ def room_for(record: Record, names: Collection[str], *, overwrite: bool = False,
         raise ColumnClash(f"{record.key}: has the column {', '.join(clash)} already")
     found = text_embeddings(record)
     if found and not drop_text_embeddings:
-        raise ColumnClash(f"{record.key}: has text embeddings ({', '.join(found)}) and none of the new captions: the reference "
-                          "reader would take others' for theirs, or fail; write captions only, or drop the text embeddings")
+        raise ColumnClash(
+            f"{record.key}: has text embeddings ({', '.join(found)}) and none of the new captions: the reference "
+            "reader would take others' for theirs, or fail; write captions only, or drop the text embeddings"
+        )
     columns = {name: texts for name, texts in record.columns.items() if name not in names}
     scores = {name: values for name, values in record.scores.items() if name not in names}
     record = replace(record, columns=columns, scores=scores)
@@ -72,7 +76,9 @@ def _without_text_embeddings(record: Record) -> Record:
     for name in [name for name in members if _is(name, ("npz",))]:
         if kept := _kept_arrays(members.pop(name)):
             members[name] = kept
-    return replace(record, members=members, meta={name: value for name, value in record.meta.items() if not _embeds_text(name)})
+    return replace(
+        record, members=members, meta={name: value for name, value in record.meta.items() if not _embeds_text(name)}
+    )
 
 
 def _kept_arrays(npz: bytes) -> bytes:

@@ -28,7 +28,9 @@ def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
 
     Raises ValueError where there are no synthetic captions and no error that says why.
     """
-    columns = {name: tuple(map(well_formed, texts)) for name, texts in record.columns.items() if any(map(str.strip, texts))}
+    columns = {
+        name: tuple(map(well_formed, texts)) for name, texts in record.columns.items() if any(map(str.strip, texts))
+    }
     if not record.error and not any(map(is_caption_column, columns)):
         raise ValueError(f"{record.key}: neither captions nor an error")
     return columns
@@ -41,8 +43,13 @@ def record_fields(record: Record) -> dict[str, Any]:
         label = {"label": record.label}
         meta = _aside(meta, {"label": meta["label"]} if meta.get("label", record.label) != record.label else {})
     fields = {
-        "uid": str(meta.get("uid", record.key)), **_picture_fields(record), "captions": record.captions,
-        "error": record.error, "source": str(meta.get("source", "")), "caption_scores": record.scores, **label,
+        "uid": str(meta.get("uid", record.key)),
+        **_picture_fields(record),
+        "captions": record.captions,
+        "error": record.error,
+        "source": str(meta.get("source", "")),
+        "caption_scores": record.scores,
+        **label,
     }
     return _plain({**fields, **{name: value for name, value in meta.items() if name not in fields}})
 
@@ -57,8 +64,10 @@ def _picture_fields(record: Record) -> dict[str, Any]:
     image, meta = record.image, record.meta
     if image is None:
         unknown = {"sha256": "", "width": 0, "height": 0}
-        return {name: meta[name] if type(meta.get(name)) is type(value) and _fits(meta[name]) else value
-                for name, value in unknown.items()}
+        return {
+            name: meta[name] if type(meta.get(name)) is type(value) and _fits(meta[name]) else value
+            for name, value in unknown.items()
+        }
     try:
         width, height = image_size(image)
     except ValueError as error:
@@ -70,10 +79,18 @@ def _picture_fields(record: Record) -> dict[str, Any]:
 
 def keep(waiting: Waiting, key: str, record: Record) -> None:
     """Puts a record aside, with all that the writers make anything of."""
-    fields = {"captions": record.captions, "columns": record.columns, "scores": record.scores, "label": record.label,
-              "meta": record.meta, "error": record.error}
-    waiting.append([_plain([key, record.key, fields]), record.image is not None, [*record.members]],
-                   [record.image or b"", *record.members.values()])
+    fields = {
+        "captions": record.captions,
+        "columns": record.columns,
+        "scores": record.scores,
+        "label": record.label,
+        "meta": record.meta,
+        "error": record.error,
+    }
+    waiting.append(
+        [_plain([key, record.key, fields]), record.image is not None, [*record.members]],
+        [record.image or b"", *record.members.values()],
+    )
 
 
 def kept(waiting: Waiting) -> Iterator[tuple[str, Record]]:
@@ -112,7 +129,7 @@ def _plain(value: Any) -> Any:
 
 def _fits(value: Any) -> bool:
     """Whether the value, if it is an integer, is one of 64 bits."""
-    return not isinstance(value, int) or -2**63 <= value < 2**63
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _dumps(value: Any) -> str:
@@ -174,7 +191,11 @@ class TarShard(_Alone):
         files["json"] = _dumps(fields).encode()
         parts = []
         for suffix, data in (files | record_members(record)).items():
-            parts += [tar_header(f"{encode_key(key)}.{suffix}", len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
+            parts += [
+                tar_header(f"{encode_key(key)}.{suffix}", len(data)),
+                data,
+                bytes(-len(data) % tarfile.BLOCKSIZE),
+            ]
         self.file.write(b"".join(parts))
 
     def close(self) -> None:
@@ -215,8 +236,12 @@ class JsonlShard:
         columns, members = record.syn_text, record_members(record)
         self.columns |= dict.fromkeys(columns)
         fields = record_fields(record) | _caption_fields(record)
-        row = {"key": key, "image": None if record.error else self._image(record), "captions": fields.pop("captions"),
-               **{name: list(columns.get(name, ())) for name in self.columns}}
+        row = {
+            "key": key,
+            "image": None if record.error else self._image(record),
+            "captions": fields.pop("captions"),
+            **{name: list(columns.get(name, ())) for name in self.columns},
+        }
         rest = _aside(fields, {name: value for name, value in fields.items() if name in row or name == "members"})
         rest = {name: value for name, value in rest.items() if name not in row and name != "members"}
         row |= {name: rest.pop(name) for name in ("sha256", "width", "height", "error", "caption_scores")} | rest
@@ -252,8 +277,12 @@ class JsonlShard:
         if is_remote(source):
             there = entry(source)
             return there is not None and there.stamp["size"] == len(data) and read_bytes(source) == data
-        return (not is_remote(self.folder) and os.path.isfile(source) and os.path.getsize(source) == len(data)
-                and read_bytes(source) == data)
+        return (
+            not is_remote(self.folder)
+            and os.path.isfile(source)
+            and os.path.getsize(source) == len(data)
+            and read_bytes(source) == data
+        )
 
     def close(self) -> None:
         if os.path.isdir(images := join(self.folder, self.images + self.aside)):
@@ -272,8 +301,16 @@ class JsonlShard:
 
 
 def _suffix(data: bytes) -> str:
-    for start, suffix in ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
-                          (b"II", ".tif"), (b"MM", ".tif"), (b"P", ".ppm")):
+    for start, suffix in (
+        (b"\xff\xd8", ".jpg"),
+        (b"\x89PNG", ".png"),
+        (b"RIFF", ".webp"),
+        (b"GIF8", ".gif"),
+        (b"BM", ".bmp"),
+        (b"II", ".tif"),
+        (b"MM", ".tif"),
+        (b"P", ".ppm"),
+    ):
         if data.startswith(start):
             return suffix
     return ".avif" if data[4:8] == b"ftyp" else ".jp2"
@@ -292,7 +329,12 @@ class ParquetShard(_Alone):
     def write(self, key: str, record: Record, text: str | None) -> None:
         columns, fields = record.syn_text, record_fields(record) | _caption_fields(record)
         self.columns |= dict.fromkeys(columns)
-        row = {"key": well_formed(key), **columns, **{name: fields.pop(name) for name in FIELDS}, "json": _dumps(fields)}
+        row = {
+            "key": well_formed(key),
+            **columns,
+            **{name: fields.pop(name) for name in FIELDS},
+            "json": _dumps(fields),
+        }
         image, members = None if record.error else record.image, record_members(record)
         example = _example(row["caption_scores"])
         self.scores[_dumps(example)] = example
@@ -305,26 +347,45 @@ class ParquetShard(_Alone):
             while group := list(islice(rows, self.ROW_GROUP)):
                 writer.write_table(pa.Table.from_pylist([self._row(*row, scores) for row in group], schema))
 
-    def _row(self, kept: tuple[dict[str, Any], bool, list[str]], files: list[bytes], scores: pa.DataType) -> dict[str, Any]:
+    def _row(
+        self, kept: tuple[dict[str, Any], bool, list[str]], files: list[bytes], scores: pa.DataType
+    ) -> dict[str, Any]:
         (row, has_image, members), (image, *contents) = kept, files
-        return {**dict.fromkeys(self.columns, ()), **row, "image": {"bytes": image, "path": None} if has_image else None,
-                "members": [{"name": name, "data": data} for name, data in zip(members, contents, strict=True)],
-                "caption_scores": _of_type(row["caption_scores"] or None, scores)}
+        return {
+            **dict.fromkeys(self.columns, ()),
+            **row,
+            "image": {"bytes": image, "path": None} if has_image else None,
+            "members": [{"name": name, "data": data} for name, data in zip(members, contents, strict=True)],
+            "caption_scores": _of_type(row["caption_scores"] or None, scores),
+        }
 
     def discard(self) -> None:
         self.rows.close()
 
     def _schema(self) -> pa.Schema:
-        usual = {name: {"logprob": [0.0], "truncated": [False], "flags": [""], "similarity": [0.0]} for name in self.columns}
+        usual = {
+            name: {"logprob": [0.0], "truncated": [False], "flags": [""], "similarity": [0.0]} for name in self.columns
+        }
         scores = _arrow_type([usual, *self.scores.values()])
         texts = pa.list_(pa.string())
-        return pa.schema([
-            ("key", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("captions", texts),
-            *((name, texts) for name in sorted(self.columns)),
-            ("sha256", pa.string()), ("width", pa.int64()), ("height", pa.int64()), ("error", pa.string()),
-            ("caption_scores", scores), ("uid", pa.string()), ("source", pa.string()), ("json", pa.string()),
-            ("members", pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))),
-        ], metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})})
+        return pa.schema(
+            [
+                ("key", pa.string()),
+                ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+                ("captions", texts),
+                *((name, texts) for name in sorted(self.columns)),
+                ("sha256", pa.string()),
+                ("width", pa.int64()),
+                ("height", pa.int64()),
+                ("error", pa.string()),
+                ("caption_scores", scores),
+                ("uid", pa.string()),
+                ("source", pa.string()),
+                ("json", pa.string()),
+                ("members", pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))),
+            ],
+            metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})},
+        )
 
 
 def _caption_fields(record: Record) -> dict[str, dict[str, list[str]]]:

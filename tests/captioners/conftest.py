@@ -44,7 +44,11 @@ TINY = {
 }
 CONFIGS = {
     "plain": {},
-    "layer scale": {"text_cfg__ls_init_value": 0.5, "multimodal_cfg__ls_init_value": 0.5, "vision_cfg__ls_init_value": 0.5},
+    "layer scale": {
+        "text_cfg__ls_init_value": 0.5,
+        "multimodal_cfg__ls_init_value": 0.5,
+        "vision_cfg__ls_init_value": 0.5,
+    },
     "quick gelu": {"quick_gelu": True},
     "no attentional pool": {"vision_cfg__attentional_pool": None, "vision_cfg__width": 32},
     "a longer decoder context": {"multimodal_cfg__context_length": 20},
@@ -62,7 +66,9 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.train_from_iterator(
         WORDS, trainers.BpeTrainer(vocab_size=290, special_tokens=specials, initial_alphabet=alphabet)
     )
-    tokenizer.post_processor = processors.TemplateProcessing("<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
@@ -177,6 +183,7 @@ def serve():
     def start(**options):
         servers.append(FakeServer(**options))
         return servers[-1]
+
     yield start
     for server in servers:
         server.shutdown()

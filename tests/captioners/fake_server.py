@@ -42,8 +42,11 @@ class FakeServer(ThreadingHTTPServer):
         for index in range(request.get("n", 1) if self.takes_n else 1):
             digest = hashlib.sha256(f"{picture} {request.get('seed')} {index}".encode()).digest()
             words = [WORDS[byte % len(WORDS)] for byte in digest[:8]]
-            choice = {"index": index, "message": {"role": "assistant", "content": f" {' '.join(words)}. "},
-                      "finish_reason": "length" if digest[8] % 4 == 0 else "stop"}
+            choice = {
+                "index": index,
+                "message": {"role": "assistant", "content": f" {' '.join(words)}. "},
+                "finish_reason": "length" if digest[8] % 4 == 0 else "stop",
+            }
             if request.get("logprobs") and self.takes_logprobs:
                 choice["logprobs"] = {"content": [{"token": word, "logprob": -len(word) / 7} for word in words]}
             choices.insert(0, choice)  # `index` says which is which, not their place
@@ -66,7 +69,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         listed = {"data": [{"id": "org/Fake-VLM"}, {"id": "org/other"}]}
-        self.answer(*(self.server.spoil(None, None) or (200, listed)) if self.path == f"{self.server.base}/models" else (404, {}))
+        self.answer(
+            *(self.server.spoil(None, None) or (200, listed))
+            if self.path == f"{self.server.base}/models"
+            else (404, {})
+        )
 
     def do_POST(self):
         server = self.server
@@ -92,8 +99,10 @@ class Handler(BaseHTTPRequestHandler):
 
 def pictures(count, first=0):
     """What stands for encoded pictures: the fake looks at bytes only."""
-    return [(f"key/{number}", torch.frombuffer(bytearray(f"picture {number}".encode()), dtype=torch.uint8))
-            for number in range(first, first + count)]
+    return [
+        (f"key/{number}", torch.frombuffer(bytearray(f"picture {number}".encode()), dtype=torch.uint8))
+        for number in range(first, first + count)
+    ]
 
 
 def captions(model, sampling=TWO, of=None, batch_size=4, **options):

@@ -18,8 +18,24 @@ from tests.fuzzing import take
 
 client.LONGEST_ANSWER = 1 << 20
 KEY = "sk-0123456789abcdef"
-WORDS = ["A dog.", "", " \n", "\0", "\ud83d", "\u2028", "A cat \x1b[2J", f"Bearer {KEY}", "<think>", "x" * 3000, "[[[", "<html><title>a</title>",
-         '{"error": "b"}', "\ufeff", "try again in 9m99999s", "😀"]
+WORDS = [
+    "A dog.",
+    "",
+    " \n",
+    "\0",
+    "\ud83d",
+    "\u2028",
+    "A cat \x1b[2J",
+    f"Bearer {KEY}",
+    "<think>",
+    "x" * 3000,
+    "[[[",
+    "<html><title>a</title>",
+    '{"error": "b"}',
+    "\ufeff",
+    "try again in 9m99999s",
+    "😀",
+]
 
 
 class Case:
@@ -33,13 +49,48 @@ class Case:
         deep: list = []
         for _ in range(self.rng.choice([3, 90, 700])):
             deep = self.rng.choice([[deep], {"error": deep}])
-        scalars = [None, True, 0, -1, 10**400, 1e308, float("nan"), float("-inf"), "stop", "length", *WORDS, [], {}, deep]
+        scalars = [
+            None,
+            True,
+            0,
+            -1,
+            10**400,
+            1e308,
+            float("nan"),
+            float("-inf"),
+            "stop",
+            "length",
+            *WORDS,
+            [],
+            {},
+            deep,
+        ]
         if depth > 3 or self.rng.random() < 0.5:
             return self.rng.choice(scalars)
         if self.rng.random() < 0.3:
             return [self.value(depth + 1) for _ in range(self.rng.randrange(4))]
-        names = ["error", "message", "detail", "code", "choices", "index", "content", "text", "logprobs", "token_logprobs", "logprob",
-                 "finish_reason", "metadata", "raw", "loc", "usage", "completion_tokens", "data", "id", "type"]
+        names = [
+            "error",
+            "message",
+            "detail",
+            "code",
+            "choices",
+            "index",
+            "content",
+            "text",
+            "logprobs",
+            "token_logprobs",
+            "logprob",
+            "finish_reason",
+            "metadata",
+            "raw",
+            "loc",
+            "usage",
+            "completion_tokens",
+            "data",
+            "id",
+            "type",
+        ]
         return {name: self.value(depth + 1) for name in self.rng.sample(names, self.rng.randrange(6))}
 
     def completion(self) -> dict:
@@ -47,7 +98,12 @@ class Case:
         choices = []
         for index in range(self.rng.choice([0, 1, 2, 2, 2, 50])):
             message = {"role": "assistant", "content": self.rng.choice(WORDS)}
-            choice = {"index": index, "message": message, "finish_reason": "stop", "logprobs": {"content": [{"logprob": -1.0}]}}
+            choice = {
+                "index": index,
+                "message": message,
+                "finish_reason": "stop",
+                "logprobs": {"content": [{"logprob": -1.0}]},
+            }
             for one in (choice, message):
                 if self.rng.random() < 0.3:
                     one[self.rng.choice([*one, "error"])] = self.value()
@@ -57,24 +113,56 @@ class Case:
     def body(self) -> bytes:
         said = self.rng.choice([self.completion, self.completion, self.value])()
         text = json.dumps(said).encode("utf-8", "surrogatepass")
-        others = [b"", b"[" * 100_000, b'{"a":' * 100_000, b"3" * 100_000, b"\xff" * 50, text[:-1], text + b"x", gzip.compress(text),
-                  b"data: " + text + b"\n\n", b"<" * 10_000, b" " * (2 << 20), b'{"error": "' + b"\\\\" * 40_000 + b'"}', self.rng.randbytes(99)]
+        others = [
+            b"",
+            b"[" * 100_000,
+            b'{"a":' * 100_000,
+            b"3" * 100_000,
+            b"\xff" * 50,
+            text[:-1],
+            text + b"x",
+            gzip.compress(text),
+            b"data: " + text + b"\n\n",
+            b"<" * 10_000,
+            b" " * (2 << 20),
+            b'{"error": "' + b"\\\\" * 40_000 + b'"}',
+            self.rng.randbytes(99),
+        ]
         return self.rng.choice([text] * 14 + others)
 
     def reply(self) -> bytes:
         """Status, headers and body, or something else."""
         body = self.body()
-        status = self.rng.choice([200, 200, 200, 200, 204, 301, 400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 529, 599])
+        status = self.rng.choice(
+            [200, 200, 200, 200, 204, 301, 400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 529, 599]
+        )
         length = self.rng.choice([len(body)] * 8 + [0, len(body) // 2, len(body) + 9, 10**18])
         headers = [f"Content-Length: {length}"] * self.rng.choice([1, 1, 1, 1, 0, 2])
-        more = ["Transfer-Encoding: chunked", "Content-Encoding: gzip", "Content-Encoding: br", "Content-Type: text/html; charset=utf-16",
-                f"Retry-After: {self.rng.choice(['-1', 'nan', '1e999', 'Fri, 31 Dec 9999 23:59:59 GMT', 'x', '9' * 5000])}",
-                "Location: http://elsewhere.example/" + "a" * 50, "X: " + "y" * 9000, "Connection: close", "\0: 1", "no header"]
+        more = [
+            "Transfer-Encoding: chunked",
+            "Content-Encoding: gzip",
+            "Content-Encoding: br",
+            "Content-Type: text/html; charset=utf-16",
+            f"Retry-After: {self.rng.choice(['-1', 'nan', '1e999', 'Fri, 31 Dec 9999 23:59:59 GMT', 'x', '9' * 5000])}",
+            "Location: http://elsewhere.example/" + "a" * 50,
+            "X: " + "y" * 9000,
+            "Connection: close",
+            "\0: 1",
+            "no header",
+        ]
         headers += self.rng.sample(more, self.rng.choice([0, 0, 1, 3]))
         head = f"HTTP/1.1 {status} {self.rng.choice(['OK', '', 'é' * 20])}\r\n{''.join(line + chr(13) + chr(10) for line in headers)}\r\n"
         whole = head.encode() + body
-        others = [b"", whole[:self.rng.randrange(len(whole))], b"\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", body, self.rng.randbytes(200),
-                  b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc"]
+        others = [
+            b"",
+            whole[: self.rng.randrange(len(whole))],
+            b"\r\n\r\n",
+            b"SSH-2.0-OpenSSH\r\n",
+            body,
+            self.rng.randbytes(200),
+            b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000,
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
+        ]
         return self.rng.choice([whole] * 9 + others)
 
 
@@ -106,7 +194,9 @@ def check(number: int, folder: Path) -> None:
     """The reply is captions or a trouble that can be shown, without a secret, and nothing else comes of it."""
     server.reply = Case(number).reply()
     try:
-        choices, trouble = connection._read(connection.submit(connection.send("POST", "chat/completions", b"{}")).result(30), 2)
+        choices, trouble = connection._read(
+            connection.submit(connection.send("POST", "chat/completions", b"{}")).result(30), 2
+        )
     except (aiohttp.ClientError, OSError) as error:  # as where it is asked again
         choices, trouble = [], Trouble("broken", connection._failure(error))
     assert trouble is not None or len(choices) == 2 and any(choice.text for choice in choices)
@@ -116,7 +206,9 @@ def check(number: int, folder: Path) -> None:
         told = str(trouble.error)
         assert len(told) < 300 and is_plain(told) and KEY not in told and 0 <= trouble.asked <= 600
     body = server.reply.partition(b"\r\n\r\n")[2]
-    assert all(map(is_plain, models_of(body))) and 0 <= seconds_to_wait({}, body[:9999].decode("utf-8", "replace")) <= 600
+    assert (
+        all(map(is_plain, models_of(body))) and 0 <= seconds_to_wait({}, body[:9999].decode("utf-8", "replace")) <= 600
+    )
 
 
 if __name__ == "__main__":

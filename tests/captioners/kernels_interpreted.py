@@ -19,28 +19,40 @@ def choices(vocabulary: int, rows: int, spread: float, sampling: SamplingConfig,
     captions, lengths = torch.arange(rows) % 5, torch.arange(rows) % 9 + 1
     never = torch.tensor([PAD, START, *range(vocabulary - 30, vocabulary)])  # more than are read at a time
     given = logits.clone()
-    ours = choose_by_kernel(given, given, sampling, keys=keys, draws=3 + captions, lengths=lengths, never=never, end_id=END)
+    ours = choose_by_kernel(
+        given, given, sampling, keys=keys, draws=3 + captions, lengths=lengths, never=never, end_id=END
+    )
 
     def noise(some, attempt):
         return exponentials(keys[some], 3 + captions[some], lengths[some], attempt, race_side(vocabulary))
 
-    theirs = choose(logits.float(), torch.full((rows, 1), START), sampling, lengths=lengths, never=never, end_id=END,
-                    noise=noise)
+    theirs = choose(
+        logits.float(), torch.full((rows, 1), START), sampling, lengths=lengths, never=never, end_id=END, noise=noise
+    )
     return ours, theirs
 
 
 def check_choices() -> None:
     for vocabulary, rows, spread, values, dtype in (
-            (300, 40, 2.0, {}, torch.float32), (300, 20, 2.0, {"top_p": 1.0, "temperature": 0.7}, torch.float32),
-            (300, 10, 1.0, {"top_p": 0.02}, torch.float32),  # most rows are rejected eight times
-            (257, 20, 4.0, {"top_p": 0.6, "temperature": 1.7, "min_length": 7}, torch.bfloat16), (49408, 1, 3.0, {}, torch.bfloat16)):
+        (300, 40, 2.0, {}, torch.float32),
+        (300, 20, 2.0, {"top_p": 1.0, "temperature": 0.7}, torch.float32),
+        (300, 10, 1.0, {"top_p": 0.02}, torch.float32),  # most rows are rejected eight times
+        (257, 20, 4.0, {"top_p": 0.6, "temperature": 1.7, "min_length": 7}, torch.bfloat16),
+        (49408, 1, 3.0, {}, torch.bfloat16),
+    ):
         (tokens, logprobs), (expected, wanted) = choices(vocabulary, rows, spread, SamplingConfig(**values), dtype)
         assert torch.equal(tokens, expected), (vocabulary, values, (tokens != expected).sum())
         assert len(tokens.unique()) > rows // 10
         torch.testing.assert_close(logprobs, wanted, atol=1e-4, rtol=1e-5)
     nothing = torch.full((3, 40), float("-inf"))
     nothing[:, PAD] = 0.0  # which is never chosen
-    same = {"never": torch.tensor([PAD]), "end_id": END, "keys": torch.zeros(3, 2, dtype=torch.long), "draws": torch.arange(3), "lengths": torch.full((3,), 9)}
+    same = {
+        "never": torch.tensor([PAD]),
+        "end_id": END,
+        "keys": torch.zeros(3, 2, dtype=torch.long),
+        "draws": torch.arange(3),
+        "lengths": torch.full((3,), 9),
+    }
     tokens, _ = choose_by_kernel(nothing.clone(), nothing, SamplingConfig(), **same)
     assert tokens.tolist() == [END] * 3
     nothing[:, PAD], nothing[1, 5] = 0.0, float("nan")
@@ -56,7 +68,11 @@ def check_attention() -> None:
         return torch.randn(*shape, generator=generator)
 
     for hidden in (False, True):
-        joint, keys, values = random(rows, 3 * heads * depth), random(rows, heads, limit, depth), random(rows, heads, limit, depth)
+        joint, keys, values = (
+            random(rows, 3 * heads * depth),
+            random(rows, heads, limit, depth),
+            random(rows, heads, limit, depth),
+        )
         positions, mask = torch.tensor([0, 1, 31, 32, 33, 39]), torch.zeros(rows, limit + 1)
         mask[3, 5] = mask[4, 33] = float("-inf")  # a cached position, and the new one itself
         mask[0, 7] = float("nan")  # later ones are not looked at
@@ -64,10 +80,17 @@ def check_attention() -> None:
         wanted_keys, wanted_values = keys.clone(), values.clone()
         for row, position in enumerate(positions):
             wanted_keys[row, :, position], wanted_values[row, :, position] = key[row], value[row]
-        expected = torch.stack([
-            torch.nn.functional.scaled_dot_product_attention(
-                query[row, :, None], wanted_keys[row, :, :position + 1], wanted_values[row, :, :position + 1],
-                mask[row, None, None, :position + 1] if hidden else None)[:, 0].flatten() for row, position in enumerate(positions)])
+        expected = torch.stack(
+            [
+                torch.nn.functional.scaled_dot_product_attention(
+                    query[row, :, None],
+                    wanted_keys[row, :, : position + 1],
+                    wanted_values[row, :, : position + 1],
+                    mask[row, None, None, : position + 1] if hidden else None,
+                )[:, 0].flatten()
+                for row, position in enumerate(positions)
+            ]
+        )
         out = attend_cached(joint, keys, values, positions, mask if hidden else None)
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
         assert torch.equal(keys, wanted_keys) and torch.equal(values, wanted_values)
@@ -79,8 +102,13 @@ def check_attention_to_images() -> None:
     for pictures, captions, heads, tokens, depth in ((3, 5, 2, 130, 16), (2, 1, 3, 7, 12), (1, 17, 1, 64, 32)):
         queries = torch.randn(pictures * captions, heads * depth, generator=generator)
         keys, values = torch.randn(2, pictures, heads, tokens, depth, generator=generator)
-        expected = torch.nn.functional.scaled_dot_product_attention(
-            queries.view(pictures, captions, heads, depth).transpose(1, 2), keys, values).transpose(1, 2).reshape(queries.shape)
+        expected = (
+            torch.nn.functional.scaled_dot_product_attention(
+                queries.view(pictures, captions, heads, depth).transpose(1, 2), keys, values
+            )
+            .transpose(1, 2)
+            .reshape(queries.shape)
+        )
         torch.testing.assert_close(attend_images(queries, keys, values), expected, atol=1e-5, rtol=1e-5)
 
 

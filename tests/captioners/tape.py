@@ -7,8 +7,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal", "aten::unique_consecutive",
-         "aten::lift_fresh"}  # the last is what becomes of a Python number that goes to the device as a tensor
+WAITS = {
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::unique_consecutive",
+    "aten::lift_fresh",
+}  # the last is what becomes of a Python number that goes to the device as a tensor
 
 
 class Tape(TorchDispatchMode):
@@ -22,7 +28,9 @@ class Tape(TorchDispatchMode):
         if func._schema.name in WAITS:
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
         if func._schema.is_mutable:
-            writes = [argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments]
+            writes = [
+                argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments
+            ]
             self.changed += [(each, each.clone()) for each, written in zip(args, writes) if written]
         output = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, output))

@@ -59,7 +59,13 @@ def test_values_that_contradict_each_other_are_refused(field, values):
 def test_all_problems_come_at_once():
     with pytest.raises(ValidationError) as caught:
         SamplingConfig(num_captions=0, top_p=2, max_length=6, min_length=7, num_beams=2, typo=1)
-    assert {error["loc"][0] for error in caught.value.errors()} == {"num_captions", "top_p", "min_length", "num_beams", "typo"}
+    assert {error["loc"][0] for error in caught.value.errors()} == {
+        "num_captions",
+        "top_p",
+        "min_length",
+        "num_beams",
+        "typo",
+    }
 
 
 def test_a_config_survives_its_dump():

@@ -19,8 +19,17 @@ NEVER = [PAD, START, *PICTURES]
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=30, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3,
-                        bos_token_id=START, eos_token_id=END, pad_token_id=PAD)
+    config = GPT2Config(
+        vocab_size=30,
+        n_positions=32,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.3,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():  # raises the end token's logit by 5, so that captions end at many lengths
         bias = model.transformer.ln_f.bias.normal_()
@@ -36,7 +45,7 @@ class Plain:
 
     def extend(self, tokens):
         self.tokens = torch.cat([self.tokens, tokens], dim=1)
-        return self.model(self.tokens).logits[:, -tokens.shape[1]:]
+        return self.model(self.tokens).logits[:, -tokens.shape[1] :]
 
     def keep(self, rows):
         self.tokens = self.tokens[rows]
@@ -61,13 +70,22 @@ def transformers_search(model, sampling, max_length, prefix=(START,)):
     """The token lists of transformers' beam search, best first, for each picture."""
     prompts = torch.tensor([[token, *prefix] for token in PICTURES])
     found = model.generate(
-        prompts, attention_mask=torch.ones_like(prompts), do_sample=False, num_beams=sampling.num_beams,
-        num_return_sequences=sampling.num_captions, length_penalty=sampling.length_penalty, max_length=max_length + 1,
-        min_length=sampling.min_length + 1, suppress_tokens=NEVER, forced_eos_token_id=END,
-        repetition_penalty=sampling.repetition_penalty, no_repeat_ngram_size=sampling.no_repeat_ngram_size)
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        do_sample=False,
+        num_beams=sampling.num_beams,
+        num_return_sequences=sampling.num_captions,
+        length_penalty=sampling.length_penalty,
+        max_length=max_length + 1,
+        min_length=sampling.min_length + 1,
+        suppress_tokens=NEVER,
+        forced_eos_token_id=END,
+        repetition_penalty=sampling.repetition_penalty,
+        no_repeat_ngram_size=sampling.no_repeat_ngram_size,
+    )
     ends = [[*row, END].index(END) for row in found.tolist()]
     rows = [row[1:end] + [END] for row, end in zip(found.tolist(), ends, strict=True)]
-    return [rows[first:first + sampling.num_captions] for first in range(0, len(rows), sampling.num_captions)]
+    return [rows[first : first + sampling.num_captions] for first in range(0, len(rows), sampling.num_captions)]
 
 
 def logprob_of(model, picture, decoded, prefix=1):
@@ -83,13 +101,17 @@ def tokens_of(pictures):
 
 
 @pytest.mark.parametrize("max_length", [4, 12, 20])
-@pytest.mark.parametrize("values", [
-    {"num_beams": 4, "num_captions": 4},
-    {"num_beams": 5, "num_captions": 2, "length_penalty": 0.0},
-    {"num_beams": 3, "num_captions": 3, "length_penalty": 2.0, "min_length": 0},
-    {"num_beams": 6, "num_captions": 1, "length_penalty": -1.0},
-    {"num_beams": 4, "num_captions": 4, "repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
-], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_beams": 4, "num_captions": 4},
+        {"num_beams": 5, "num_captions": 2, "length_penalty": 0.0},
+        {"num_beams": 3, "num_captions": 3, "length_penalty": 2.0, "min_length": 0},
+        {"num_beams": 6, "num_captions": 1, "length_penalty": -1.0},
+        {"num_beams": 4, "num_captions": 4, "repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
+    ],
+    ids=str,
+)
 def test_it_is_transformers_beam_search(model, values, max_length):
     sampling = SamplingConfig(strategy="beam", **{"min_length": 3, **values})
     ours, theirs = search(model, sampling, max_length), transformers_search(model, sampling, max_length)
@@ -131,13 +153,15 @@ def slow_diverse(model, picture, sampling, max_length):
                     logprobs = model(torch.tensor([[picture, *tokens]])).logits[0, -1].log_softmax(-1).tolist()
                 for token, logprob in enumerate(logprobs):
                     if token not in NEVER and not (token == END and length < sampling.min_length):
-                        candidates.append((score + logprob - sampling.diversity_penalty * chosen[token], [*tokens, token]))
+                        candidates.append(
+                            (score + logprob - sampling.diversity_penalty * chosen[token], [*tokens, token])
+                        )
             candidates.sort(key=lambda candidate: -candidate[0])
             for score, tokens in candidates[:size]:
                 if tokens[-1] == END and going[group]:
                     finished[group].append((score / length**sampling.length_penalty, tokens))
             finished[group] = sorted(finished[group], key=lambda caption: -caption[0])[:size]
-            running[group] = [candidate for candidate in candidates[:2 * size] if candidate[1][-1] != END][:size]
+            running[group] = [candidate for candidate in candidates[: 2 * size] if candidate[1][-1] != END][:size]
             chosen.update(tokens[-1] for _, tokens in running[group] if going[group])
             worst = finished[group][-1][0] if len(finished[group]) == size else -math.inf
             hope = candidates[0][0] if groups > 1 else running[group][0][0]
@@ -148,15 +172,19 @@ def slow_diverse(model, picture, sampling, max_length):
             finished[group] += [(score / rank, [*tokens, END]) for score, tokens in running[group]]
         finished[group] = sorted(finished[group], key=lambda caption: -caption[0])[:size]
     best = sorted((caption for group in finished for caption in group), key=lambda caption: -caption[0])
-    return [tokens for _, tokens in best[:sampling.num_captions]]
+    return [tokens for _, tokens in best[: sampling.num_captions]]
 
 
-@pytest.mark.parametrize("values", [
-    {"num_beams": 6, "num_beam_groups": 3, "num_captions": 6, "diversity_penalty": 0.7},
-    {"num_beams": 4, "num_beam_groups": 4, "num_captions": 4, "diversity_penalty": 5.0, "length_penalty": 0.5},
-    {"num_beams": 6, "num_beam_groups": 2, "num_captions": 3, "diversity_penalty": 0.2, "min_length": 0},
-    {"num_beams": 4, "num_beam_groups": 1, "num_captions": 4},
-], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_beams": 6, "num_beam_groups": 3, "num_captions": 6, "diversity_penalty": 0.7},
+        {"num_beams": 4, "num_beam_groups": 4, "num_captions": 4, "diversity_penalty": 5.0, "length_penalty": 0.5},
+        {"num_beams": 6, "num_beam_groups": 2, "num_captions": 3, "diversity_penalty": 0.2, "min_length": 0},
+        {"num_beams": 4, "num_beam_groups": 1, "num_captions": 4},
+    ],
+    ids=str,
+)
 def test_groups_are_those_of_a_plain_loop(model, values):
     sampling = SamplingConfig(strategy="beam", **values)
     for picture, captions in zip(PICTURES, search(model, sampling, 9), strict=True):

@@ -15,17 +15,32 @@ COCA_TINY = SHIPPED / "coca_tiny"
 
 
 def test_names_of_open_clip(tmp_path):
-    assert all(map(is_open_clip, ["ViT-B-32:openai", "ViT-B/32", "ViT-B-32", "hf-hub:org/name", "local-dir:x", str(COCA_TINY)]))
-    assert not any(map(is_open_clip, ["minilm", "sentence-transformers/all-mpnet-base-v2", "all-MiniLM-L6-v2", str(tmp_path)]))
+    assert all(
+        map(
+            is_open_clip, ["ViT-B-32:openai", "ViT-B/32", "ViT-B-32", "hf-hub:org/name", "local-dir:x", str(COCA_TINY)]
+        )
+    )
+    assert not any(
+        map(is_open_clip, ["minilm", "sentence-transformers/all-mpnet-base-v2", "all-MiniLM-L6-v2", str(tmp_path)])
+    )
 
 
 def test_names_are_open_clips_own(tmp_path):
-    for name, expected in (("ViT-B-32:openai", ("ViT-B-32", "openai")), ("ViT-B/32:a/b.pt", ("ViT-B-32", "a/b.pt")),
-                           ("hf-hub:org/name", ("hf-hub:org/name", None)), ("org/name", ("hf-hub:org/name", None)),
-                           ("local-dir:x", ("local-dir:x", None)), (str(tmp_path), (f"local-dir:{tmp_path}", None))):
+    for name, expected in (
+        ("ViT-B-32:openai", ("ViT-B-32", "openai")),
+        ("ViT-B/32:a/b.pt", ("ViT-B-32", "a/b.pt")),
+        ("hf-hub:org/name", ("hf-hub:org/name", None)),
+        ("org/name", ("hf-hub:org/name", None)),
+        ("local-dir:x", ("local-dir:x", None)),
+        (str(tmp_path), (f"local-dir:{tmp_path}", None)),
+    ):
         assert clip_source(name) == expected
-    for name, problem in (("ViT-B/32:", r"which weights\? Say ViT-B-32:TAG or ViT-B-32:FILE \(tags: openai"), ("coca", "no folder"),
-                          ("../nothing", "no folder"), ("a:b", "no ARCHITECTURE:TAG")):
+    for name, problem in (
+        ("ViT-B/32:", r"which weights\? Say ViT-B-32:TAG or ViT-B-32:FILE \(tags: openai"),
+        ("coca", "no folder"),
+        ("../nothing", "no folder"),
+        ("a:b", "no ARCHITECTURE:TAG"),
+    ):
         with pytest.raises(ValueError, match=problem):
             clip_source(name)
 
@@ -43,7 +58,9 @@ def test_a_model_comes_with_its_weights_and_its_tokenizer():
     model, tokenizer = load_clip(find_clip(str(COCA_TINY)))
     expected, _, transform = open_clip.create_model_and_transforms(f"local-dir:{COCA_TINY}")
     assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
-    assert torch.equal(tokenizer(["a red circle"]), open_clip.get_tokenizer(f"local-dir:{COCA_TINY}")(["a red circle"]))
+    assert torch.equal(
+        tokenizer(["a red circle"]), open_clip.get_tokenizer(f"local-dir:{COCA_TINY}")(["a red circle"])
+    )
     picture = Image.effect_mandelbrot((90, 70), (-2, -1.5, 1, 1.5), 9).convert("RGB")
     assert torch.equal(preprocessing(model.visual.preprocess_cfg)(picture), transform(picture))
 
@@ -57,11 +74,15 @@ def test_what_has_no_weights_has_random_ones_only_where_that_is_allowed(tmp_path
     assert not torch.equal(model.visual.conv1.weight, load_clip(find_clip(str(COCA_TINY)))[0].visual.conv1.weight)
 
 
-@pytest.mark.parametrize("change, told", [
-    ({"model_cfg": {"text_cfg": {"vocab_size": 10**7}}}, "its config asks for 2,562,454,913 weights"),
-    ({"model_cfg": {"vision_cfg": {"image_size": 10**5}}}, "vision_cfg.image_size is 100000, at most 4,096"),
-    ({"preprocess_cfg": {"mean": "grey"}}, ""), ({"preprocess_cfg": {"interpolation": "\x1b[2J"}}, ""),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"model_cfg": {"text_cfg": {"vocab_size": 10**7}}}, "its config asks for 2,562,454,913 weights"),
+        ({"model_cfg": {"vision_cfg": {"image_size": 10**5}}}, "vision_cfg.image_size is 100000, at most 4,096"),
+        ({"preprocess_cfg": {"mean": "grey"}}, ""),
+        ({"preprocess_cfg": {"interpolation": "\x1b[2J"}}, ""),
+    ],
+)
 def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, told):
     folder = shutil.copytree(COCA_TINY, tmp_path / "theirs")
     config = json.loads((folder / "open_clip_config.json").read_text())

@@ -213,18 +213,27 @@ def test_many_weights_that_do_not_fit_are_summed_up_by_the_part_of_the_model(sav
     path = saved / "open_clip_model.safetensors"
     weights = {name: weight for name, weight in load_file(path).items() if not name.startswith("text_decoder")}
     save_file(weights | {f"head.{number}": torch.zeros(1) for number in range(300)}, path)
-    with pytest.raises(ValueError, match=r"\d+ of text_decoder\.\* are missing, such as: missing text_decoder.*\n"
-                                         r"  300 of head\.\* are unexpected, such as: unexpected head\.0$"):
+    with pytest.raises(
+        ValueError,
+        match=r"\d+ of text_decoder\.\* are missing, such as: missing text_decoder.*\n"
+        r"  300 of head\.\* are unexpected, such as: unexpected head\.0$",
+    ):
         load_captioner(str(saved))
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: {f"_orig_mod.{name}": weight for name, weight in state.items()},
-    lambda state: {"state_dict": {f"module._orig_mod.model.{name}": weight for name, weight in state.items()}, "epoch": 3},
-    lambda state: {"model": {name: weight * 0 for name, weight in state.items()}, "state_dict_ema": state},
-    lambda state: {name.replace("visual.", "visual._orig_mod."): weight for name, weight in state.items()},
-    lambda state: state | {"logit_scale": state["logit_scale"].reshape(1)},
-])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"_orig_mod.{name}": weight for name, weight in state.items()},
+        lambda state: {
+            "state_dict": {f"module._orig_mod.model.{name}": weight for name, weight in state.items()},
+            "epoch": 3,
+        },
+        lambda state: {"model": {name: weight * 0 for name, weight in state.items()}, "state_dict_ema": state},
+        lambda state: {name.replace("visual.", "visual._orig_mod."): weight for name, weight in state.items()},
+        lambda state: state | {"logit_scale": state["logit_scale"].reshape(1)},
+    ],
+)
 def test_what_trainers_put_round_weights_goes(saved, wrap):
     torch.save(wrap(load_file(saved / "open_clip_model.safetensors")), saved / "last.pt")
     assert load_captioner(str(saved / "last.pt")).weights_sha256 == load_captioner(str(saved)).weights_sha256
@@ -244,24 +253,35 @@ def test_another_image_size_is_open_clips_interpolation_where_it_is_asked_for(ca
     assert larger.preprocess(Image.effect_noise((50, 40), 60).convert("RGB")).shape == (3, 48, 48)
     weights = {"visual.positional_embedding": larger.model.visual.positional_embedding.data}
     save_file(load_file(saved / "open_clip_model.safetensors") | weights, saved / "open_clip_model.safetensors")
-    with pytest.raises(ValueError, match="36 patches of a picture, not 16 as in the config: to fine-tune them, say --image-size 32"):
+    with pytest.raises(
+        ValueError, match="36 patches of a picture, not 16 as in the config: to fine-tune them, say --image-size 32"
+    ):
         load_captioner(str(saved))
     assert load_captioner(str(saved), image_size=32).model.visual.positional_embedding.shape == (17, 48)
     with pytest.raises(ValueError, match="image size 30: is no multiple of 8 pixels"):
         load_captioner(str(saved), image_size=30)
 
 
-@pytest.mark.parametrize("change, told", [
-    ({"embed_dim": "wide"}, "embed_dim is 'wide', no number above 0"),
-    ({"vision_cfg": {"layers": 10**9}}, "vision_cfg.layers is 1000000000, at most 1,000 can be"),
-    ({"text_cfg": {"width": 10**7, "heads": 1}, "multimodal_cfg": {"width": 10**7, "heads": 1}}, "image tokens have width"),
-    ({"text_cfg": {"context_length": 10**6}}, "these weights are not this model's|cannot build"),
-    ({"vision_cfg": {"head_width": 0}}, "cannot build a CoCa"),
-    ({"vision_cfg": {"theirs": 1}}, "cannot build a CoCa"),
-    ({"text_cfg": {"tokenizer_kwargs": {"bpe_path": "/etc/passwd"}}}, "bpe_path is '/etc/passwd', which is outside the model's folder"),
-    ({"text_cfg": {"tokenizer_kwargs": {"bpe_path": "../../secret"}}}, "outside the model's folder"),
-    ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "which is never done"),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"embed_dim": "wide"}, "embed_dim is 'wide', no number above 0"),
+        ({"vision_cfg": {"layers": 10**9}}, "vision_cfg.layers is 1000000000, at most 1,000 can be"),
+        (
+            {"text_cfg": {"width": 10**7, "heads": 1}, "multimodal_cfg": {"width": 10**7, "heads": 1}},
+            "image tokens have width",
+        ),
+        ({"text_cfg": {"context_length": 10**6}}, "these weights are not this model's|cannot build"),
+        ({"vision_cfg": {"head_width": 0}}, "cannot build a CoCa"),
+        ({"vision_cfg": {"theirs": 1}}, "cannot build a CoCa"),
+        (
+            {"text_cfg": {"tokenizer_kwargs": {"bpe_path": "/etc/passwd"}}},
+            "bpe_path is '/etc/passwd', which is outside the model's folder",
+        ),
+        ({"text_cfg": {"tokenizer_kwargs": {"bpe_path": "../../secret"}}}, "outside the model's folder"),
+        ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "which is never done"),
+    ],
+)
 def test_a_hostile_or_broken_config_is_told_before_anything_is_built(saved, change, told):
     path = saved / "open_clip_config.json"
     config = json.loads(path.read_text())
@@ -360,8 +380,9 @@ def test_preprocessing_is_open_clips(saved, size, preprocess):
     assert captioner.preprocess(image).shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize("preprocess", [{"mode": "CMYK"}, {"mean": ["a", "b", "c"]}, {"mean": 3}, {"interpolation": ["a"]}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "preprocess", [{"mode": "CMYK"}, {"mean": ["a", "b", "c"]}, {"mean": 3}, {"interpolation": ["a"]}], ids=str
+)
 def test_a_preprocessing_that_will_not_do_is_named(saved, preprocess):
     path = saved / "open_clip_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": preprocess}))
@@ -426,7 +447,9 @@ def test_captions_are_made_as_they_are_asked_for(captioner, pictures, monkeypatc
     taken = []
     stream = captioner.caption((taken.append(key) or (key, picture) for key, picture in pictures), SAMPLING)
     next(stream)
-    assert len(taken) <= 3  # the second's captions may have left, and the third picture joined, before the first's ended
+    assert (
+        len(taken) <= 3
+    )  # the second's captions may have left, and the third picture joined, before the first's ended
     assert list(captioner.caption([], SAMPLING)) == []
 
 

@@ -75,18 +75,22 @@ def test_slots_are_begun_anew_in_place(model):
         decoding = Decoding(model, model._encode_image(images[:3])[1], limit=16)
         decoding.keep(torch.arange(3).repeat_interleave(2))
         for i in range(5):
-            decoding.step(tokens[:, i:i + 1], 16)
+            decoding.step(tokens[:, i : i + 1], 16)
         places = [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values]
         decoding.restart(torch.tensor([1]), model._encode_image(images[3:])[1])
         fed = torch.tensor([5, 5, 0, 0, 5, 5])
-        found = torch.stack([decoding.step(tokens[torch.arange(6), fed + i][:, None], 16)[:, 0] for i in range(9)], dim=1)
+        found = torch.stack(
+            [decoding.step(tokens[torch.arange(6), fed + i][:, None], 16)[:, 0] for i in range(9)], dim=1
+        )
         expected = model(images[[0, 0, 3, 3, 2, 2]], tokens, output_labels=False)["logits"]
     assert [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values] == places
     for row, first in enumerate(fed.tolist()):
-        assert (found[row] - expected[row, first:first + 9]).abs().max() <= 1e-4
+        assert (found[row] - expected[row, first : first + 9]).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("architecture, context", [("coca_ViT-B-32", 76), ("coca_ViT-B-32", 255), ("coca_ViT-L-14", 76)])
+@pytest.mark.parametrize(
+    "architecture, context", [("coca_ViT-B-32", 76), ("coca_ViT-B-32", 255), ("coca_ViT-L-14", 76)]
+)
 def test_cached_logits_of_real_sizes_equal_open_clips_forward(architecture, context, scramble):
     """Two pictures, two captions each, fed in pieces; every parameter scrambled. Two layers of the image tower are enough here."""
     config = get_model_config(architecture)
@@ -102,7 +106,10 @@ def test_cached_logits_of_real_sizes_equal_open_clips_forward(architecture, cont
     tokens[:, 3] = PAD
     with torch.no_grad():
         image_features, image_tokens = model._encode_image(images)
-        repeated = {"image_latent": image_features.repeat_interleave(2, 0), "image_embs": image_tokens.repeat_interleave(2, 0)}
+        repeated = {
+            "image_latent": image_features.repeat_interleave(2, 0),
+            "image_embs": image_tokens.repeat_interleave(2, 0),
+        }
         expected = model(None, tokens, output_labels=False, **repeated)["logits"]
         decoding = Decoding(model, image_tokens, limit=context)
         decoding.keep(torch.arange(2).repeat_interleave(2))

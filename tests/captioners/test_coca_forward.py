@@ -49,7 +49,9 @@ def test_trimmed_forward_has_open_clips_gradients(model, way):
     model.zero_grad()
     theirs = model(images[pictures], full)
     real = theirs["labels"] != PAD
-    loss_of(theirs["image_features"], theirs["text_features"], theirs["logits"][real], theirs["labels"][real]).backward()
+    loss_of(
+        theirs["image_features"], theirs["text_features"], theirs["logits"][real], theirs["labels"][real]
+    ).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     if way == "encoded before":

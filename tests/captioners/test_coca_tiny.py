@@ -40,8 +40,12 @@ def test_open_clip_loads_it_strictly():
 def test_ids_come_from_the_tokenizer(captioner, tokenizer):
     ids = tokenizer(["A red circle"])[0]
     own = tokenizer.tokenizer
-    assert captioner.encode_text_ids("A red circle") == ids[:(ids != own.pad_token_id).sum()].tolist()
-    assert (captioner.start_id, captioner.end_id, captioner.pad_id) == (own.bos_token_id, own.eos_token_id, own.pad_token_id)
+    assert captioner.encode_text_ids("A red circle") == ids[: (ids != own.pad_token_id).sum()].tolist()
+    assert (captioner.start_id, captioner.end_id, captioner.pad_id) == (
+        own.bos_token_id,
+        own.eos_token_id,
+        own.pad_token_id,
+    )
     assert len(ids) == captioner.context_length == 76
 
 
@@ -51,7 +55,9 @@ def test_text_round_trips_up_to_open_clips_cleaning(captioner, tokenizer, text):
 
 
 def test_a_token_a_word(captioner):
-    caption = "there are two objects, a large striped red circle and a small dotted white heart, on a plain grey background"
+    caption = (
+        "there are two objects, a large striped red circle and a small dotted white heart, on a plain grey background"
+    )
     assert len(captioner.encode_text_ids(caption)) == len(caption.replace(",", " ,").split()) + 2
 
 

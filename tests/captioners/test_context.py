@@ -89,7 +89,11 @@ def test_new_positions_are_the_last_tokens_and_the_rest_is_as_it_was(captioner):
     assert torch.equal(positions[16:-1], before[15].expand(12, -1))
     assert all(value is old[key] for key, value in state.items())
     assert all(torch.equal(value, old[key]) for key, value in kept.items())  # what was given is left alone
-    assert captioner.model_cfg["text_cfg"]["context_length"] == captioner.model_cfg["multimodal_cfg"]["context_length"] == 16
+    assert (
+        captioner.model_cfg["text_cfg"]["context_length"]
+        == captioner.model_cfg["multimodal_cfg"]["context_length"]
+        == 16
+    )
     assert model_cfg["text_cfg"] == captioner.model_cfg["text_cfg"] | {"context_length": 28}
     assert model_cfg["multimodal_cfg"] == captioner.model_cfg["multimodal_cfg"] | {"context_length": 28}
 
@@ -151,7 +155,9 @@ def test_another_context_than_the_weights_not_asked_for_is_an_error_that_says_wh
     for section in ("text_cfg", "multimodal_cfg"):
         config["model_cfg"][section]["context_length"] = configured
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"a context of 17, not {configured + 1} as in the config.*--context {advised}"):
+    with pytest.raises(
+        ValueError, match=f"a context of 17, not {configured + 1} as in the config.*--context {advised}"
+    ):
         load_captioner(str(saved))
     assert load_captioner(str(saved), context=advised).context_length == advised - 1
     with pytest.raises(ValueError, match="--context 16"):

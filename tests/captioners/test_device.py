@@ -30,14 +30,21 @@ def gpus(monkeypatch):
 
 def test_what_is_asked_for_is_what_is_given(gpus):
     assert [check_device(asked, 1) for asked in (None, "cuda", "cuda:0", "cuda:1", "cpu")] == [
-        "cuda:1", "cuda:1", "cuda:0", "cuda:1", "cpu"]
+        "cuda:1",
+        "cuda:1",
+        "cuda:0",
+        "cuda:1",
+        "cpu",
+    ]
     assert [check_device("cuda", rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert gpus == []  # to look changes nothing
 
 
 @pytest.mark.parametrize("asked", ["cuda:2", "banana", "meta", "cuda:x", "CPU"])
 def test_what_is_not_there_is_refused_in_a_sentence(gpus, asked):
-    with pytest.raises(ValueError, match=f"^--device '{asked}': there is no such device; torch finds cpu, cuda:0, cuda:1$"):
+    with pytest.raises(
+        ValueError, match=f"^--device '{asked}': there is no such device; torch finds cpu, cuda:0, cuda:1$"
+    ):
         check_device(asked)
 
 
@@ -70,26 +77,40 @@ def test_training_begins_with_its_own_gpu_as_the_current_one(gpus, monkeypatch, 
 
     def state(cpu, timeout):  # of accelerate, which takes the current GPU
         seen.append("cpu" if cpu else gpus[-1])
-        return SimpleNamespace(main_process_first=nullcontext,
-                               num_processes=int(os.environ.get("WORLD_SIZE", 1)))
+        return SimpleNamespace(main_process_first=nullcontext, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
 
     monkeypatch.setattr("finetune.launch.PartialState", state)
     for device in ("cuda:1", None, "cpu"):
         run_in_ranks(settings(tmp_path, device=device), lambda config, state: None)
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
-                        "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     run_in_ranks(settings(tmp_path), lambda config, state: None)
     assert seen == ["cuda:1", "cuda:0", "cpu", "cuda:1"]
 
 
 def settings(folder, **changes):
-    return FinetuneConfig(**{"input": ["x"], "model": "coca_tiny", "output": folder / "run", "device": "cuda"} | changes)
+    return FinetuneConfig(
+        **{"input": ["x"], "model": "coca_tiny", "output": folder / "run", "device": "cuda"} | changes
+    )
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"device": "cuda:1", "num_processes": 2}, "--device 'cuda:1': is one GPU, and each of 2 processes needs its own; say cuda"),
-    ({"num_processes": 3}, "--num-processes 3: each needs a GPU of its own, and torch finds 2")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"device": "cuda:1", "num_processes": 2},
+            "--device 'cuda:1': is one GPU, and each of 2 processes needs its own; say cuda",
+        ),
+        ({"num_processes": 3}, "--num-processes 3: each needs a GPU of its own, and torch finds 2"),
+    ],
+)
 def test_processes_that_train_have_a_gpu_each(gpus, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         check_devices(settings(tmp_path, **changes))
@@ -98,9 +119,13 @@ def test_processes_that_train_have_a_gpu_each(gpus, tmp_path, changes, message):
 
 
 COMMANDS = {
-    "generate": ["--model", "coca_tiny", "--input"], "reinforce": ["--teacher", "coca_tiny", "--input"],
-    "finetune": ["--model", "coca_tiny", "--input"], "train-student": ["--student", "ViT-B-32", "--input"],
-    "diversity": ["--embedder", "none", "--input"], "quickstart": ["--samples-seen"]}
+    "generate": ["--model", "coca_tiny", "--input"],
+    "reinforce": ["--teacher", "coca_tiny", "--input"],
+    "finetune": ["--model", "coca_tiny", "--input"],
+    "train-student": ["--student", "ViT-B-32", "--input"],
+    "diversity": ["--embedder", "none", "--input"],
+    "quickstart": ["--samples-seen"],
+}
 
 
 @pytest.mark.parametrize("asked", ["cuda:1", "cuda", "banana"])

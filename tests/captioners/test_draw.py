@@ -187,9 +187,19 @@ def test_finished_captions_leave_and_decoding_stops_early(captioner, monkeypatch
 def test_the_next_pictures_join_as_soon_as_there_is_room(captioner, monkeypatch):
     """Two captions each, two pictures' worth in flight: the third joins when the first's captions end, and overtakes the second."""
     monkeypatch.setattr(draw, "choose", ending_choices({0: 3, 1: 3, 2: 9, 3: 8, 4: 3, 5: 3, 6: 4, 7: 2}))
-    captions, _, fed = fast_captions(captioner.model, images_of(4), list("abcd"), SamplingConfig(num_captions=2), batch_size=2)
+    captions, _, fed = fast_captions(
+        captioner.model, images_of(4), list("abcd"), SamplingConfig(num_captions=2), batch_size=2
+    )
     assert [[len(decoded.tokens) for decoded in picture] for picture in captions] == [[3, 3], [9, 8], [3, 3], [4, 2]]
-    assert [decoded.tokens[1] for picture in captions for decoded in picture][:7] == [100, 101, 102, 103, 104, 105, 106]
+    assert [decoded.tokens[1] for picture in captions for decoded in picture][:7] == [
+        100,
+        101,
+        102,
+        103,
+        104,
+        105,
+        106,
+    ]
     # a, b begin; 4 rows; a's leave, c begins; 4; c's leave, d begins, and one of d's ends with its first token, which is seen
     # after the next: 4 rows, then 3; d's other leaves: 2, of which one ends before the other
     assert [rows for rows, _ in fed] == [2, 4, 1, 4, 1, 4, 3, 2, 2, 1]
@@ -201,7 +211,8 @@ def test_captions_are_the_same_however_many_are_in_flight(ending_model, batch_si
     expected, features, _ = fast_captions(ending_model, images, keys, sampling)
     captions, others, fed = fast_captions(ending_model, images, keys, sampling, batch_size=batch_size)
     assert [[decoded.tokens for decoded in picture] for picture in captions] == [
-        [decoded.tokens for decoded in picture] for picture in expected]
+        [decoded.tokens for decoded in picture] for picture in expected
+    ]
     torch.testing.assert_close(others, features)
     assert max(rows for rows, _ in fed) <= 3 * batch_size
 
@@ -212,9 +223,12 @@ def test_captions_are_the_same_however_seldom_their_ends_are_looked_for(ending_m
     expected, _, _ = fast_captions(ending_model, images, keys, sampling, batch_size=4)
     captions, _, _ = fast_captions(ending_model, images, keys, sampling, batch_size=4, check_every=check_every)
     assert [[decoded.tokens for decoded in picture] for picture in captions] == [
-        [decoded.tokens for decoded in picture] for picture in expected]
+        [decoded.tokens for decoded in picture] for picture in expected
+    ]
     for ours, theirs in zip(captions, expected, strict=True):
-        assert [decoded.logprob for decoded in ours] == pytest.approx([decoded.logprob for decoded in theirs], abs=1e-4)
+        assert [decoded.logprob for decoded in ours] == pytest.approx(
+            [decoded.logprob for decoded in theirs], abs=1e-4
+        )
 
 
 def test_logits_that_are_not_finite_are_an_error(captioner):
@@ -256,8 +270,16 @@ def decided_within(model, image, sampling, key, caption, tokens, tolerance) -> b
     if len(tokens) < sampling.min_length:
         logits[END] = -math.inf
     generator = torch.Generator().manual_seed(0)
-    drawn = {slow_draw((logits + tolerance * (2 * torch.rand(300, generator=generator) - 1)).softmax(-1).tolist(), sampling.top_p,
-                       key, caption, len(tokens)) for _ in range(60)}
+    drawn = {
+        slow_draw(
+            (logits + tolerance * (2 * torch.rand(300, generator=generator) - 1)).softmax(-1).tolist(),
+            sampling.top_p,
+            key,
+            caption,
+            len(tokens),
+        )
+        for _ in range(60)
+    }
     return len(drawn) > 1
 
 
@@ -270,9 +292,20 @@ def test_captions_differ_only_where_logits_that_close_decide(ending_model, size,
     sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(50), [f"k{i}" for i in range(50)]
     steady, _, _ = fast_captions(ending_model, images, keys, sampling)
     different, compared = [], 0
-    for order, batch_size in (([*range(50)], 4), ([*range(49, -1, -1)], 7), ([*range(0, 50, 2)], 1), ([*range(1, 50, 2)], 16)):
-        again, _, _ = fast_captions(ending_model, images[order], [keys[i] for i in order], sampling,
-                                    batch_size=batch_size, decoding=unsteady(size))
+    for order, batch_size in (
+        ([*range(50)], 4),
+        ([*range(49, -1, -1)], 7),
+        ([*range(0, 50, 2)], 1),
+        ([*range(1, 50, 2)], 16),
+    ):
+        again, _, _ = fast_captions(
+            ending_model,
+            images[order],
+            [keys[i] for i in order],
+            sampling,
+            batch_size=batch_size,
+            decoding=unsteady(size),
+        )
         for i, captions in zip(order, again, strict=True):
             for number, (one, other) in enumerate(zip(steady[i], captions, strict=True)):
                 compared += 1
@@ -283,7 +316,10 @@ def test_captions_differ_only_where_logits_that_close_decide(ending_model, size,
     for i, number, tokens in different:
         decided = decided_within(ending_model, images[i], sampling, keys[i], number, tokens, 2 * size)
         assert decided, f"caption {number} of {keys[i]} after {tokens}"
-    margins = [decided_within(ending_model, images[i], sampling, keys[i], 0, steady[i][0].tokens[:2], 2 * size) for i in range(20)]
+    margins = [
+        decided_within(ending_model, images[i], sampling, keys[i], 0, steady[i][0].tokens[:2], 2 * size)
+        for i in range(20)
+    ]
     assert sum(margins) < 3  # such a margin is rare, so that finding it at each difference says something
 
 

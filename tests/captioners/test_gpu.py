@@ -9,7 +9,9 @@ from captioners.decoding.sampling import exponentials, race_side, sample_key, sa
 from captioners.decoding.slots import stack
 from captioners.load import load_captioner
 
-choose_by_kernel = pytest.importorskip("captioners.decoding.choice_kernel", reason="needs a CUDA device, and Triton").choose_by_kernel
+choose_by_kernel = pytest.importorskip(
+    "captioners.decoding.choice_kernel", reason="needs a CUDA device, and Triton"
+).choose_by_kernel
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
@@ -20,14 +22,24 @@ def both(captioner, tmp_path):
     return load_captioner(str(tmp_path)), load_captioner(str(tmp_path), device="cuda")
 
 
-@pytest.mark.parametrize("sampling", [
-    SamplingConfig(num_captions=3), SamplingConfig(num_captions=3, top_p=0.3, temperature=1.5), SamplingConfig(strategy="greedy"),
-    SamplingConfig(strategy="beam", num_captions=3, num_beams=6, num_beam_groups=3, diversity_penalty=1.0)], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(num_captions=3),
+        SamplingConfig(num_captions=3, top_p=0.3, temperature=1.5),
+        SamplingConfig(strategy="greedy"),
+        SamplingConfig(strategy="beam", num_captions=3, num_beams=6, num_beam_groups=3, diversity_penalty=1.0),
+    ],
+    ids=str,
+)
 def test_captions_on_a_gpu_are_those_of_the_cpu(both, pictures, sampling):
     torch.backends.cuda.matmul.allow_tf32 = False
     on_cpu, on_gpu = (list(captioner.caption(pictures * 8, sampling, similarity=True)) for captioner in both)
-    pairs = [(one, other) for ours, theirs in zip(on_cpu, on_gpu, strict=True)
-             for one, other in zip(ours.captions, theirs.captions, strict=True)]
+    pairs = [
+        (one, other)
+        for ours, theirs in zip(on_cpu, on_gpu, strict=True)
+        for one, other in zip(ours.captions, theirs.captions, strict=True)
+    ]
     assert sum(one.text == other.text for one, other in pairs) >= 0.95 * len(pairs)
     for ours, theirs in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(ours.image_embedding, theirs.image_embedding, atol=1e-4, rtol=0)
@@ -36,11 +48,21 @@ def test_captions_on_a_gpu_are_those_of_the_cpu(both, pictures, sampling):
 def test_a_step_waits_for_nothing(both, pictures):
     """From its launch to the next look at which captions have ended, the host never waits for the device."""
     _, captioner = both
-    list(captioner.caption([(f"{key} {i}", picture) for i in range(4) for key, picture in pictures], SamplingConfig(num_captions=3)))
+    list(
+        captioner.caption(
+            [(f"{key} {i}", picture) for i in range(4) for key, picture in pictures], SamplingConfig(num_captions=3)
+        )
+    )
     [slots] = captioner._free_slots
     torch.cuda.set_sync_debug_mode("error")
     try:
-        slots.begin(list(range(slots.together)), 0, "abcd"[:slots.together], stack([picture for _, picture in pictures[:slots.together]], slots.device), 0)
+        slots.begin(
+            list(range(slots.together)),
+            0,
+            "abcd"[: slots.together],
+            stack([picture for _, picture in pictures[: slots.together]], slots.device),
+            0,
+        )
         for _ in range(8):
             slots.step()
     finally:
@@ -54,7 +76,13 @@ def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
     captioner = both[1]
     captioner.batch_size = 16
     for first in (0, 3):
-        list(captioner.caption([(f"{key} {i}", picture) for i in range(9) for key, picture in pictures], SamplingConfig(), first_index=first))
+        list(
+            captioner.caption(
+                [(f"{key} {i}", picture) for i in range(9) for key, picture in pictures],
+                SamplingConfig(),
+                first_index=first,
+            )
+        )
     assert len(captures) == 2  # how slots begin, and a step
 
 
@@ -89,8 +117,14 @@ def test_the_kernel_chooses_what_the_cpu_chooses():
     draws, side = torch.arange(1000, device="cuda") % 5, race_side(49408)
     for position in range(5, 1005):
         lengths = torch.full_like(draws, position)
-        tokens, logprobs = choose_by_kernel(logits, logits.clone(), sampling, keys=keys, draws=draws, lengths=lengths, never=never, end_id=2)
-        expected = sample_top_p(weights, sampling.top_p, lambda some, attempt: exponentials(keys[some], draws[some], lengths[some], attempt, side))
+        tokens, logprobs = choose_by_kernel(
+            logits, logits.clone(), sampling, keys=keys, draws=draws, lengths=lengths, never=never, end_id=2
+        )
+        expected = sample_top_p(
+            weights,
+            sampling.top_p,
+            lambda some, attempt: exponentials(keys[some], draws[some], lengths[some], attempt, side),
+        )
         same += (tokens == expected).sum().item()
     torch.testing.assert_close(logprobs, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0], atol=1e-4, rtol=1e-4)
     assert same >= 999_900

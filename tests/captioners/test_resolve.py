@@ -72,7 +72,12 @@ def test_a_transformers_model_is_none_of_open_clips(folder):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[]", "not a JSON object"), ("{}", "no model_cfg"), ('{"model_cfg": {}}', "vision_cfg is missing")],
+    [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "no model_cfg"),
+        ('{"model_cfg": {}}', "vision_cfg is missing"),
+    ],
 )
 def test_a_broken_config_is_named(folder, text, message):
     (folder / "open_clip_config.json").write_text(text)
@@ -82,7 +87,10 @@ def test_a_broken_config_is_named(folder, text, message):
 
 def test_an_error_without_words_is_its_kind():
     assert reason(AssertionError()) == reason(AssertionError("\x1b")) == "AssertionError"
-    assert reason(ValueError("set trust_remote_code=True")) == "it asks for code of its own to be run, which is never done"
+    assert (
+        reason(ValueError("set trust_remote_code=True"))
+        == "it asks for code of its own to be run, which is never done"
+    )
 
 
 def test_whatever_a_library_raises_is_one_line():
@@ -91,6 +99,7 @@ def test_whatever_a_library_raises_is_one_line():
 
     def fail(error):
         raise error
+
     with pytest.raises(ValueError, match="^here: at 3$"):
         attempt("here", fail, Panic("at\n3"))
     with pytest.raises(KeyboardInterrupt):

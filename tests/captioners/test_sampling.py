@@ -108,23 +108,31 @@ def test_draws_depend_on_no_other_row():
     captions, positions = torch.tensor([0, 5, 2, 1]), torch.tensor([3, 3, 9, 1])
     together = exponentials(keys, captions, positions, torch.zeros_like(positions), 6)
     order = torch.tensor([2, 0, 3])
-    apart = torch.cat([exponentials(keys[i, None], captions[i, None], positions[i, None], torch.tensor([0]), 6) for i in order])
+    apart = torch.cat(
+        [exponentials(keys[i, None], captions[i, None], positions[i, None], torch.tensor([0]), 6) for i in order]
+    )
     assert torch.equal(together[order], apart)
 
 
 def test_each_name_of_a_draw_changes_it():
     def draw(seed=0, key="a", column="", caption=0, position=0, attempt=0):
         keys = torch.tensor([sample_key(seed, key, column)])
-        return exponentials(keys, torch.tensor([caption]), torch.tensor([position]), torch.tensor([attempt]), 6).flatten()
+        return exponentials(
+            keys, torch.tensor([caption]), torch.tensor([position]), torch.tensor([attempt]), 6
+        ).flatten()
 
-    columns = [draw(column=column) for column in ("syn_text_a", "syn_text_b", "syn_text_" + 50 * "a", "syn_text_" + 51 * "a")]
+    columns = [
+        draw(column=column) for column in ("syn_text_a", "syn_text_b", "syn_text_" + 50 * "a", "syn_text_" + 51 * "a")
+    ]
     draws = [draw(), *columns, draw(seed=1), draw(key="b"), draw(caption=1), draw(position=1), draw(attempt=1)]
     every = torch.cat(draws)
     assert len(every.unique()) == len(every)
 
 
 def test_exponentials_have_mean_and_variance_one():
-    drawn = noise_of(2000, 49408)(torch.arange(2000), torch.zeros(2000).long()).flatten()  # 120,000: 5 standard errors are 0.0145 and 0.041
+    drawn = noise_of(2000, 49408)(
+        torch.arange(2000), torch.zeros(2000).long()
+    ).flatten()  # 120,000: 5 standard errors are 0.0145 and 0.041
     assert drawn.mean().item() == pytest.approx(1, abs=0.0145)
     assert drawn.var().item() == pytest.approx(1, abs=0.041)
     assert drawn.min() > 0
@@ -137,7 +145,9 @@ def test_exponentials_have_mean_and_variance_one():
 def test_race_draws_in_proportion_to_the_weights(vocabulary):
     weights = 10 * logits_of(vocabulary).softmax(-1)
     weights[vocabulary // 2] = 0
-    draws = race(weights.expand(20_000, -1), noise_of(20_000, vocabulary)(torch.arange(20_000), torch.zeros(20_000).long()))
+    draws = race(
+        weights.expand(20_000, -1), noise_of(20_000, vocabulary)(torch.arange(20_000), torch.zeros(20_000).long())
+    )
     assert_drawn_from(draws, weights / weights.sum())
 
 
@@ -190,7 +200,9 @@ def test_equally_probable_tokens_are_kept_together(sample):
 def test_the_gpus_way_draws_the_same_tokens(top_p):
     """At 0.02 most rows are rejected eight times, and the last draw comes from the sorted nucleus."""
     weights = torch.stack([logits_of(300, seed=seed).softmax(-1) for seed in range(500)])
-    assert torch.equal(sample_sorted_top_p(weights, top_p, noise_of(500, 300)), sample_top_p(weights, top_p, noise_of(500, 300)))
+    assert torch.equal(
+        sample_sorted_top_p(weights, top_p, noise_of(500, 300)), sample_top_p(weights, top_p, noise_of(500, 300))
+    )
 
 
 # Processors
@@ -278,7 +290,9 @@ def test_choice_has_the_distribution_of_transformers_processors(values):
     torch.testing.assert_close(logprobs, logits[0].log_softmax(-1)[tokens])  # of the model, whatever the processors
 
 
-@pytest.mark.parametrize("values", [{}, {"no_repeat_ngram_size": 1}, {"no_repeat_ngram_size": 3, "min_length": 4}], ids=str)
+@pytest.mark.parametrize(
+    "values", [{}, {"no_repeat_ngram_size": 1}, {"no_repeat_ngram_size": 3, "min_length": 4}], ids=str
+)
 def test_start_tokens_before_a_shorter_sequence_change_nothing(values):
     sampling = SamplingConfig(repetition_penalty=1.5, **values)
     logits = logits_of(9).repeat(40, 1)
@@ -287,7 +301,9 @@ def test_start_tokens_before_a_shorter_sequence_change_nothing(values):
         filled = torch.nn.functional.pad(plain, (4, 0), value=START)
         lengths = torch.full((40,), len(sequence))
         expected = choose_from(logits, plain, sampling, noise_of(40, 9))
-        for ours, theirs in zip(choose_from(logits, filled, sampling, noise_of(40, 9), lengths), expected, strict=True):
+        for ours, theirs in zip(
+            choose_from(logits, filled, sampling, noise_of(40, 9), lengths), expected, strict=True
+        ):
             assert torch.equal(ours, theirs)
 
 

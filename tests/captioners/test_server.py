@@ -37,6 +37,7 @@ def test_captions_come_in_order_with_a_batch_in_flight_and_pictures_are_taken_as
         if picture in (b"picture 0", b"picture 1", b"picture 2"):
             together.wait(30)
         time.sleep(picture[-1] % 3 / 100)  # later ones may end before earlier ones
+
     found = captioner.caption((taken.append(number) or one for number, one in enumerate(pictures(30))), TWO)
     server.spoil, server.most_in_flight = spoil, 0
     assert taken == []
@@ -60,17 +61,20 @@ def test_those_behind_a_slow_picture_go_on(server):
             third.set()
         if picture == b"picture 0" and not third.wait(10):
             return 404, {"message": "the third did not come"}
+
     server.spoil = spoil
     assert [one.key for one in captioner.caption(pictures(4), TWO)] == [f"key/{number}" for number in range(4)]
 
 
 def test_captions_that_nobody_waits_for_let_the_program_end(server):
-    code = ("import sys, torch\n"
-            "from captioners.base import SamplingConfig\n"
-            "from captioners.server.captioner import load_server\n"
-            "captioner, one = load_server(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
-            "found = captioner.caption(((str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
-            "next(found)\n")
+    code = (
+        "import sys, torch\n"
+        "from captioners.base import SamplingConfig\n"
+        "from captioners.server.captioner import load_server\n"
+        "captioner, one = load_server(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
+        "found = captioner.caption(((str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
+        "next(found)\n"
+    )
     subprocess.run([sys.executable, "-c", code, server.model], timeout=60, check=True)
 
 
@@ -90,7 +94,12 @@ def test_captions_that_nobody_waits_for_leave_no_thread(server):
 
 
 def test_seeds_are_of_31_bits_and_depend_on_run_key_and_number():
-    seeds = [request_seed(seed, key, index) for seed in (0, 2**64 - 1) for key in ("a", "ü", "\udc80") for index in range(2000)]
+    seeds = [
+        request_seed(seed, key, index)
+        for seed in (0, 2**64 - 1)
+        for key in ("a", "ü", "\udc80")
+        for index in range(2000)
+    ]
     assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and 2**30 < max(seeds) < 2**31
     assert request_seed(0, "a", 0) == 1172529220  # on every machine, for ever
     assert len({request_seed(0, "a", 0, column) for column in ("", "syn_text_a", "syn_text_b")}) == 3
@@ -110,37 +119,72 @@ def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
     assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 2)
 
 
-@pytest.mark.parametrize("sampling, sent", [
-    ({"num_captions": 3}, {"n": 3, "temperature": 1.0, "top_p": 0.9, "max_tokens": 255, "seed": request_seed(0, "key/0", 0)}),
-    ({"num_captions": 1, "temperature": 0.5, "top_p": 0.4, "top_k": 7, "repetition_penalty": 1.2, "min_length": 9,
-      "max_length": 22},
-     {"temperature": 0.5, "top_p": 0.4, "top_k": 7, "repetition_penalty": 1.2, "min_tokens": 8, "max_tokens": 20,
-      "seed": request_seed(0, "key/0", 0)}),
-    ({"strategy": "greedy", "max_length": 32}, {"temperature": 0.0, "max_tokens": 30}),
-])
+@pytest.mark.parametrize(
+    "sampling, sent",
+    [
+        (
+            {"num_captions": 3},
+            {"n": 3, "temperature": 1.0, "top_p": 0.9, "max_tokens": 255, "seed": request_seed(0, "key/0", 0)},
+        ),
+        (
+            {
+                "num_captions": 1,
+                "temperature": 0.5,
+                "top_p": 0.4,
+                "top_k": 7,
+                "repetition_penalty": 1.2,
+                "min_length": 9,
+                "max_length": 22,
+            },
+            {
+                "temperature": 0.5,
+                "top_p": 0.4,
+                "top_k": 7,
+                "repetition_penalty": 1.2,
+                "min_tokens": 8,
+                "max_tokens": 20,
+                "seed": request_seed(0, "key/0", 0),
+            },
+        ),
+        ({"strategy": "greedy", "max_length": 32}, {"temperature": 0.0, "max_tokens": 30}),
+    ],
+)
 def test_what_a_request_holds(server, sampling, sent):
     captions(server.model, SamplingConfig(**sampling, prompt="What is it?"), of=pictures(1))
-    request, = server.seen(b"picture 0")
-    content = [{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,cGljdHVyZSAw"}},
-               {"type": "text", "text": "What is it?"}]
-    assert request == {"model": "org/Fake-VLM", "messages": [{"role": "user", "content": content}], "logprobs": True, **sent}
+    (request,) = server.seen(b"picture 0")
+    content = [
+        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,cGljdHVyZSAw"}},
+        {"type": "text", "text": "What is it?"},
+    ]
+    assert request == {
+        "model": "org/Fake-VLM",
+        "messages": [{"role": "user", "content": content}],
+        "logprobs": True,
+        **sent,
+    }
 
 
 def test_without_a_prompt_the_model_is_asked_to_describe_the_picture(server):
     captions(server.model, of=pictures(1))
-    assert server.seen(b"picture 0")[0]["messages"][0]["content"][1]["text"] == "Describe this picture in one sentence."
+    assert (
+        server.seen(b"picture 0")[0]["messages"][0]["content"][1]["text"] == "Describe this picture in one sentence."
+    )
 
 
-@pytest.mark.parametrize("lacks", [{"takes_n": False}, {"takes_logprobs": False}, {"takes_n": False, "takes_logprobs": False}])
+@pytest.mark.parametrize(
+    "lacks", [{"takes_n": False}, {"takes_logprobs": False}, {"takes_n": False, "takes_logprobs": False}]
+)
 @pytest.mark.parametrize("refuses", [False, True])
 def test_servers_without_several_captions_or_log_probabilities(serve, lacks, refuses):
     """Such servers ignore what they do not know, or refuse it; each is looked at once."""
     server, full = serve(**lacks), serve()
     if refuses:
+
         def spoil(request, picture):
             for name in ("n", "logprobs"):
                 if request and name in request and not getattr(server, f"takes_{name}"):
                     return 422, {"detail": f"Unexpected fields in the request: {name}"}
+
         server.spoil = spoil
     captioner = load_captioner(server.model)
     found = [one for _ in range(3) for one in captioner.caption(pictures(2), TWO)]
@@ -153,7 +197,9 @@ def test_servers_without_several_captions_or_log_probabilities(serve, lacks, ref
         assert [request["seed"] for request in asked] == [request_seed(3, "key/1", index) for index in (0, 1)] * 3
         assert all("n" not in request for request in asked) and len(set(texts(found)["key/1"])) == 2
     logprobs = [caption.logprob for one in found for caption in one.captions]
-    expected = [-sum(map(len, caption.text.removesuffix(".").split())) / 7 for one in found for caption in one.captions]
+    expected = [
+        -sum(map(len, caption.text.removesuffix(".").split())) / 7 for one in found for caption in one.captions
+    ]
     assert logprobs == (pytest.approx(expected) if server.takes_logprobs else [None] * 12)
 
 
@@ -161,15 +207,22 @@ def test_captions_of_a_request_stand_as_they_are_numbered(server):
     found = texts(captions(server.model, SamplingConfig(num_captions=9)))
     for number in range(6):
         picture = f"picture {number}".encode()
-        choices = {choice["index"]: choice["message"]["content"].strip()
-                   for choice in server.complete(server.seen(picture)[0], picture)[1]["choices"]}
+        choices = {
+            choice["index"]: choice["message"]["content"].strip()
+            for choice in server.complete(server.seen(picture)[0], picture)[1]["choices"]
+        }
         assert found[f"key/{number}"] == [choices[index] for index in range(9)]
 
 
 def test_a_caption_that_the_limit_ended_is_truncated(server):
     found = [caption.truncated for one in captions(server.model, of=pictures(30)) for caption in one.captions]
-    ends = Counter(choice["finish_reason"] for number in range(30) for choice in server.complete(
-        server.seen(f"picture {number}".encode())[0], f"picture {number}".encode())[1]["choices"])
+    ends = Counter(
+        choice["finish_reason"]
+        for number in range(30)
+        for choice in server.complete(server.seen(f"picture {number}".encode())[0], f"picture {number}".encode())[1][
+            "choices"
+        ]
+    )
     assert 0 < found.count(True) == ends["length"] < 60
 
 
@@ -188,6 +241,7 @@ def test_a_fault_that_passes_changes_nothing(server, at_once, monkeypatch, fault
                 time.sleep(1)
             elif fault != "hang" and tries[picture] <= int(picture[-1:]):  # the last five times
                 return fault if fault == "drop" else (fault, {"error": {"message": "later"}})
+
     server.spoil = spoil
     assert captions(server.model) == whole
     assert sum(tries.values()) == (7 if fault == "hang" else 6 + 15)
@@ -222,9 +276,19 @@ def test_a_server_that_is_down_is_asked_again_after_longer_and_longer_waits(monk
     assert "http://sim:1/v1: 503 no workers; asked again in " in caplog.text  # what is waited for
 
 
-@pytest.mark.parametrize("header, least", [
-    ("7", 7), ("0.5", 0.5), ("in five minutes", 200), ("86400", 600), ("soon", 0), ("-5", 0), ("nan", 0),
-    ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+@pytest.mark.parametrize(
+    "header, least",
+    [
+        ("7", 7),
+        ("0.5", 0.5),
+        ("in five minutes", 200),
+        ("86400", 600),
+        ("soon", 0),
+        ("-5", 0),
+        ("nan", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ],
+)
 def test_a_server_that_names_a_time_is_left_alone_until_then(monkeypatch, header, least):
     if header == "in five minutes":
         header = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
@@ -232,27 +296,46 @@ def test_a_server_that_names_a_time_is_left_alone_until_then(monkeypatch, header
     captioner.caption([], TWO)
     server.answers, server.times = [(429, {"Retry-After": header}, {"error": "too many"})], []
     assert len(list(captioner.caption(pictures(1), TWO))) == 1
-    wait, = server.waits
+    (wait,) = server.waits
     assert least + 0.25 <= wait <= least + 0.5 + (100 if least == 200 else 0) + 1e-6
 
 
 def test_a_picture_that_is_refused_is_that_pictures_fault(server, at_once):
     def spoil(request, picture):
         if picture in (b"picture 1", b"picture 3"):
-            return (400, {"error": {"message": f"cannot\nidentify {'x' * 500}"}}) if picture == b"picture 1" else (500, b"Oops")
+            return (
+                (400, {"error": {"message": f"cannot\nidentify {'x' * 500}"}})
+                if picture == b"picture 1"
+                else (500, b"Oops")
+            )
+
     captioner = load_captioner(server.model)
     whole, server.spoil = texts(captioner.caption(pictures(5), TWO)), spoil
     found = list(captioner.caption(pictures(5), TWO))
     assert [bool(one.error) for one in found] == [False, True, False, True, False]
     assert texts(found) == whole | {"key/1": [], "key/3": []}
-    assert found[1].error.startswith("the server refuses the picture: 400 cannot identify xxx") and len(found[1].error) < 300
+    assert (
+        found[1].error.startswith("the server refuses the picture: 400 cannot identify xxx")
+        and len(found[1].error) < 300
+    )
     assert found[3].error == "the server refuses the picture: 500 Oops"
     assert len(server.seen(b"picture 1")) == 2 and len(server.seen(b"picture 3")) == 1 + 1 + client.RETRIES["broken"]
 
 
-@pytest.mark.parametrize("answer", [(400, {"error": "no"}), (401, {"detail": "no"}), (404, {"message": "no"}), (500, b"no"),
-                                    (418, b"no"), (200, b"no"), (200, {"choices": [{"message": {"content": 3}}]}),
-                                    (200, {"choices": []}), (200, {"error": "no"})])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (400, {"error": "no"}),
+        (401, {"detail": "no"}),
+        (404, {"message": "no"}),
+        (500, b"no"),
+        (418, b"no"),
+        (200, b"no"),
+        (200, {"choices": [{"message": {"content": 3}}]}),
+        (200, {"choices": []}),
+        (200, {"error": "no"}),
+    ],
+)
 def test_what_is_no_pictures_fault_ends_the_shard(server, at_once, answer):
     captioner = load_captioner(server.model)
     captioner.caption([], TWO)
@@ -269,23 +352,41 @@ def test_what_is_no_pictures_fault_ends_the_shard(server, at_once, answer):
 # the start
 
 
-@pytest.mark.parametrize("name", ["openai:", "openai:#m", "openai:ftp://127.0.0.1#m",
-                                  "openai:http://127.0.0.1:x#m", "openai:http://127.0.0.1:99999#m",
-                                  "openai:http://user:pass-word@127.0.0.1#m", "openai:http://127.0.0.1?key=pass-word#m"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai:",
+        "openai:#m",
+        "openai:ftp://127.0.0.1#m",
+        "openai:http://127.0.0.1:x#m",
+        "openai:http://127.0.0.1:99999#m",
+        "openai:http://user:pass-word@127.0.0.1#m",
+        "openai:http://127.0.0.1?key=pass-word#m",
+    ],
+)
 def test_an_address_that_is_none_is_refused_without_its_secrets(name):
-    with pytest.raises(ValueError, match="is not openai:http://host:port#model; a key comes from OPENAI_API_KEY") as raised:
+    with pytest.raises(
+        ValueError, match="is not openai:http://host:port#model; a key comes from OPENAI_API_KEY"
+    ) as raised:
         load_captioner(name)
     assert "pass-word" not in str(raised.value)
 
 
-def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(server, at_once, tmp_path, capsys, monkeypatch):
+def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(
+    server, at_once, tmp_path, capsys, monkeypatch
+):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     def told(model=server.model, *more):
-        assert capsmith.main(["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"),
-                              *more]) == 2
+        assert (
+            capsmith.main(
+                ["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"), *more]
+            )
+            == 2
+        )
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
+
     assert "'org/none': http" in (said := told(server.model.replace("Fake-VLM", "none")))
     assert "404 The model `org/none` does not exist. (the server names the models org/Fake-VLM, org/other)" in said
     assert "names no model after '#'; the server names org/Fake-VLM, org/other" in told(server.model.partition("#")[0])
@@ -316,7 +417,9 @@ def test_the_captioner_is_its_models_name_wherever_that_is_served(serve):
     one, slash, v1 = (load_captioner(serve().model.replace("#", end)) for end in ("#", "/#", "/v1/#"))
     assert one.name == "fake_vlm" and one.weights_sha256 == slash.weights_sha256 == v1.weights_sha256
     assert one.weights_sha256 == hashlib.sha256(b"openai:org/Fake-VLM").hexdigest()
-    assert v1.address.base.endswith("/v1") and slash.address.base.endswith("/v1") and slash.address.base.count("/") == 3
+    assert (
+        v1.address.base.endswith("/v1") and slash.address.base.endswith("/v1") and slash.address.base.count("/") == 3
+    )
 
 
 # pictures
@@ -328,6 +431,11 @@ def test_pictures_are_jpegs_of_bounded_size_close_to_what_they_were():
     assert encoded.dtype == torch.uint8 and encoded.ndim == 1
     again = decode_image(encoded.numpy().tobytes())
     assert again.size == (400, 300) and np.abs(np.asarray(again, float) - np.asarray(noise, float)).mean() < 2
-    for size, expected in (((3000, 2000), (1024, 683)), ((100, 5000), (20, 1024)), ((5000, 1), (1024, 1)), ((900, 9), (900, 9))):
+    for size, expected in (
+        ((3000, 2000), (1024, 683)),
+        ((100, 5000), (20, 1024)),
+        ((5000, 1), (1024, 1)),
+        ((900, 9), (900, 9)),
+    ):
         big = Image.new("RGB", size)
         assert Image.open(io.BytesIO(encode_picture(big).numpy().tobytes())).size == expected and big.size == size

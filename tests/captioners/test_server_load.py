@@ -15,7 +15,9 @@ ADDRESS = "openai:http://sim:1#m"
 
 
 def all_captioned(found, count):
-    return [one.key for one in found] == [f"key/{number}" for number in range(count)] and not any(one.error for one in found)
+    return [one.key for one in found] == [f"key/{number}" for number in range(count)] and not any(
+        one.error for one in found
+    )
 
 
 @pytest.mark.parametrize("patience", [float("inf"), 60])
@@ -58,10 +60,12 @@ class Failing(Simulated):
 
 def test_a_wait_is_everybodys(monkeypatch):
     """One request of many is told to come again later: nobody asks before."""
+
     def fail(server, number):
         if number == 30:
             server.told = server.now
             return 503, {"Retry-After": "100"}, "restarting"
+
     server = Failing(monkeypatch, fail)
     server.told = 0
     assert all_captioned(load_server(ADDRESS).caption(pictures(200), TWO, batch_size=8), 200)
@@ -74,19 +78,24 @@ def test_requests_halve_and_grow_again(monkeypatch):
             allowed.append(captioner._server.load.allowed)
         if number in (20, 21, 22):  # together: one halving
             return 429, {}, "slow down"
+
     allowed = []
     Failing(monkeypatch, fail)
     captioner = load_server(ADDRESS)
     assert all_captioned(captioner.caption(pictures(300), TWO, batch_size=16), 300)
-    assert min(allowed) == 8 and allowed[-1] == 16 and sorted(allowed[allowed.index(8):]) == allowed[allowed.index(8):]
+    assert (
+        min(allowed) == 8 and allowed[-1] == 16 and sorted(allowed[allowed.index(8) :]) == allowed[allowed.index(8) :]
+    )
 
 
 def test_a_picture_that_hangs_is_its_rows_while_others_are_served(monkeypatch):
     """It is timed from when it might be served, tried again, and then a blank picture is shown."""
+
     async def serve(self, request):
         url = request["messages"][0]["content"][0]["image_url"]["url"]
         await asyncio.sleep(1e6 if url.endswith("cGljdHVyZSAz") else 1)
         return self.captions(request)
+
     server = Simulated(monkeypatch)
     monkeypatch.setattr(Simulated, "serve", serve, raising=False)
     found = list(load_server(ADDRESS).caption(pictures(6), TWO))
@@ -105,6 +114,7 @@ def test_a_picture_that_hangs_is_timed_from_when_its_turn_came(monkeypatch):
             tries.append(self.now)
             await asyncio.sleep(1e6)
         return await serve(self, request)
+
     monkeypatch.setattr(OneAtATime, "serve", hang)
     found = list(load_server(ADDRESS).caption(pictures(120), TWO))
     assert [one.key for one in found if one.error] == ["key/0"] and len(tries) == 3
@@ -115,8 +125,11 @@ def test_a_server_that_hangs_ends_the_shard(monkeypatch):
     async def serve(self, request):
         await asyncio.sleep(0 if self.asked == 1 else 1e6)
         return self.captions(request)
+
     server = Simulated(monkeypatch)
     monkeypatch.setattr(Simulated, "serve", serve, raising=False)
-    with pytest.raises(ConnectionError, match="http://sim:1/v1: 0 no answer in 300 s; a blank picture gets no caption either"):
+    with pytest.raises(
+        ConnectionError, match="http://sim:1/v1: 0 no answer in 300 s; a blank picture gets no caption either"
+    ):
         list(load_server(ADDRESS).caption(pictures(40), TWO))
     assert server.ended < 3.2 * TIMEOUT

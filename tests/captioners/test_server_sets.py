@@ -60,41 +60,89 @@ def test_a_refused_picture_is_a_record_with_the_reason(server):
 def test_a_picture_that_one_of_two_servers_refuses_keeps_the_others_captions(serve):
     strict, lax = serve(), serve()
     strict.spoil = refuse_white
-    columns = [Column(f"syn_text_{name}", load_captioner(of.model), TWO, Gate(redraws=1, on_degenerate="keep"))
-               for name, of in (("strict", strict), ("lax", lax))]
+    columns = [
+        Column(f"syn_text_{name}", load_captioner(of.model), TWO, Gate(redraws=1, on_degenerate="keep"))
+        for name, of in (("strict", strict), ("lax", lax))
+    ]
     found = list(caption_samples(samples(3, refused=[1]), columns))
-    assert [sorted(record.syn_text) for record in found] == [["syn_text_lax", "syn_text_strict"], ["syn_text_lax"],
-                                                             ["syn_text_lax", "syn_text_strict"]]
+    assert [sorted(record.syn_text) for record in found] == [
+        ["syn_text_lax", "syn_text_strict"],
+        ["syn_text_lax"],
+        ["syn_text_lax", "syn_text_strict"],
+    ]
     assert not any(record.error for record in found)
 
 
 @pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
 def test_records_without_log_probabilities_are_read_as_they_were_written(serve, tmp_path, format):
     server = serve(takes_logprobs=False)
-    assert run(GenerateConfig(input=["scenes:val,n=3"], model=server.model, output=tmp_path / "out", format=format,
-                              num_captions=2, on_degenerate="keep", num_workers=0)) == 0
-    records = list(read_records(str(next(path for path in (tmp_path / "out").iterdir() if path.name.startswith("scenes")
-                                         and path.suffix in (".tar", ".jsonl", ".parquet")))))
+    assert (
+        run(
+            GenerateConfig(
+                input=["scenes:val,n=3"],
+                model=server.model,
+                output=tmp_path / "out",
+                format=format,
+                num_captions=2,
+                on_degenerate="keep",
+                num_workers=0,
+            )
+        )
+        == 0
+    )
+    records = list(
+        read_records(
+            str(
+                next(
+                    path
+                    for path in (tmp_path / "out").iterdir()
+                    if path.name.startswith("scenes") and path.suffix in (".tar", ".jsonl", ".parquet")
+                )
+            )
+        )
+    )
     scores = [record.scores["syn_text_fake_vlm"] for record in records]
     assert [of["logprob"] for of in scores] == [[None, None]] * 3 and all(len(of["truncated"]) == 2 for of in scores)
     assert capsmith.main(["verify", str(tmp_path / "out"), "--most-repeated", "1"]) == 0
 
 
-def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(serve, tmp_path, at_once, monkeypatch, caplog):
+def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(
+    serve, tmp_path, at_once, monkeypatch, caplog
+):
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
 
     def generate(server, output):
-        return capsmith.main(["generate", "--input", "scenes:val,n=4", "--input", "scenes:train,n=6", "--model", server.model,
-                              "--output", str(tmp_path / output), "--num-captions", "3", "--batch-size", "3"])
+        return capsmith.main(
+            [
+                "generate",
+                "--input",
+                "scenes:val,n=4",
+                "--input",
+                "scenes:train,n=6",
+                "--model",
+                server.model,
+                "--output",
+                str(tmp_path / output),
+                "--num-captions",
+                "3",
+                "--batch-size",
+                "3",
+            ]
+        )
+
     dying, other = serve(), serve()
-    dying.spoil = lambda request, picture: "drop" if list((tmp_path / "out").glob("*.tar")) else None  # after the first shard
+    dying.spoil = lambda request, picture: (
+        "drop" if list((tmp_path / "out").glob("*.tar")) else None
+    )  # after the first shard
     assert generate(dying, "out") == 1 and "Disconnected" in caplog.text
     done = {path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".tar"}
     assert len(done) == 1
     asked = len(other.requests)
     assert generate(other, "out") == 0 and generate(serve(), "undisturbed") == 0
     assert len(other.requests) - asked >= 6  # the shard that was done is not asked for again
-    ours, theirs = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "undisturbed"))
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "undisturbed")
+    )
     assert ours == theirs and sum(name.endswith(".tar") for name in ours) == 2
     written = b"".join(ours.values())
     assert b"127.0.0.1" not in written and b"secret" not in written and b"fake_vlm" in written
@@ -128,10 +176,19 @@ def served(folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("hub")
     (home / "hub").mkdir()
     with open(home / "log", "w") as log:
-        command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder)]
-        process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-                                   stdout=log, stderr=log,
-                                   env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            "-c",
+            "from transformers.cli.transformers import main; main()",
+            "serve",
+            str(folder),
+        ]
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        )
     try:
         for _ in range(600):
             try:
@@ -154,23 +211,57 @@ def in_a_column(reply):
 def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
     """Its greedy captions are those of the same model in this process, of the same JPEGs."""
     model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-    encoded, expected = [(str(number), encode_picture(photo)) for number, photo in enumerate(photos(load_captioner(str(folder)), 6))], {}
+    encoded, expected = (
+        [(str(number), encode_picture(photo)) for number, photo in enumerate(photos(load_captioner(str(folder)), 6))],
+        {},
+    )
     for key, jpeg in encoded:
-        content = [{"type": "image", "image": decode_image(jpeg.numpy().tobytes())}, {"type": "text", "text": "Is it a dog?"}]
-        inputs = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True,
-                                               return_tensors="pt", return_dict=True)
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=14)[0, inputs["input_ids"].shape[1]:]
+        content = [
+            {"type": "image", "image": decode_image(jpeg.numpy().tobytes())},
+            {"type": "text", "text": "Is it a dog?"},
+        ]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=14)[0, inputs["input_ids"].shape[1] :]
         expected[key] = [in_a_column(processor.decode(tokens, skip_special_tokens=True))]
-    captioner, sampling = load_captioner(served), SamplingConfig(strategy="greedy", max_length=16, prompt="Is it a dog?")
+    captioner, sampling = (
+        load_captioner(served),
+        SamplingConfig(strategy="greedy", max_length=16, prompt="Is it a dog?"),
+    )
     assert texts(captioner.caption(encoded, sampling)) == expected and len(set(map(str, expected.values()))) > 3
     assert texts(captioner.caption(encoded, sampling.model_copy(update={"prompt": "A cat?"}))) != expected
 
 
 def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
     def generate(output, *more):  # one at a time: the server has one stream of draws, which each request seeds
-        return capsmith.main(["generate", "--input", "scenes:val,n=8", "--model", served, "--output", str(tmp_path / output),
-                              "--num-captions", "3", "--max-length", "14", "--on-degenerate", "keep",
-                              "--column", "syn_text_served", "--batch-size", "1", *more])
+        return capsmith.main(
+            [
+                "generate",
+                "--input",
+                "scenes:val,n=8",
+                "--model",
+                served,
+                "--output",
+                str(tmp_path / output),
+                "--num-captions",
+                "3",
+                "--max-length",
+                "14",
+                "--on-degenerate",
+                "keep",
+                "--column",
+                "syn_text_served",
+                "--batch-size",
+                "1",
+                *more,
+            ]
+        )
+
     assert generate("one") == 0 and generate("two") == 0
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
@@ -182,4 +273,7 @@ def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
     scores = [record.scores["syn_text_served"] for record in records]
     assert {value for of in scores for value in of["logprob"]} == {None}
     assert {value for of in scores for value in of["truncated"]} == {True, False}
-    assert generate("three", "--top-k", "5") == 2 and "Unexpected fields in the request: {'top_k'}" in capsys.readouterr().err
+    assert (
+        generate("three", "--top-k", "5") == 2
+        and "Unexpected fields in the request: {'top_k'}" in capsys.readouterr().err
+    )

@@ -23,26 +23,33 @@ def one(content="A dog.", **more):
 # a picture's own trouble
 
 
-@pytest.mark.parametrize("answer, reason, tries", [
-    ((200, {"choices": []}), "200 0 captions came for 2", 3),
-    ((200, {"choices": [{"message": {"content": "A dog."}}]}), "200 1 captions came for 2", 3),
-    ((200, {"error": {"message": "flagged", "code": "moderation"}}), "200 flagged", 3),
-    ((200, {"error": {"message": "upstream", "code": 403}}), "403 upstream", 1),
-    ((200, {"error": {"message": "upstream", "code": 502}}), "502 upstream", 9),
-    ((200, b"<html><title>Moment, please</title>"), "200 a web page came: Moment, please", 3),
-    ((200, b"[" * 100_000), "200 [[[", 3),
-    ((200, b"{}"), "200 {}", 3),
-    ((200, one(None, finish_reason="content_filter")), "no text came, finish_reason 'content_filter'", 3),
-    ((200, one("<think>Hm", finish_reason="length")), "no text came, finish_reason 'length'; the model may think before", 3),
-    ((200, one([])), "no text came, finish_reason 'none'", 3),
-    ((403, {"error": {"message": "flagged", "metadata": {"reasons": ["violence"]}}}), "403 flagged (violence)", 1),
-    ((400, {"error": {"code": "content_filter", "message": "filtered"}}), "400 filtered", 1),
-    ((404, "no"), "404 no", 1),
-    ((413, b"too large"), "413 too large", 1),
-    ((502, "a string"), "502 a string", 9),
-    ((502, {"error": {"error": [{"error": "deep"}]}}), "502 deep", 9),
-    ((308, b"", {"Location": "https://other.example/v1"}), "308 http://127.0.0.1", 1),
-])
+@pytest.mark.parametrize(
+    "answer, reason, tries",
+    [
+        ((200, {"choices": []}), "200 0 captions came for 2", 3),
+        ((200, {"choices": [{"message": {"content": "A dog."}}]}), "200 1 captions came for 2", 3),
+        ((200, {"error": {"message": "flagged", "code": "moderation"}}), "200 flagged", 3),
+        ((200, {"error": {"message": "upstream", "code": 403}}), "403 upstream", 1),
+        ((200, {"error": {"message": "upstream", "code": 502}}), "502 upstream", 9),
+        ((200, b"<html><title>Moment, please</title>"), "200 a web page came: Moment, please", 3),
+        ((200, b"[" * 100_000), "200 [[[", 3),
+        ((200, b"{}"), "200 {}", 3),
+        ((200, one(None, finish_reason="content_filter")), "no text came, finish_reason 'content_filter'", 3),
+        (
+            (200, one("<think>Hm", finish_reason="length")),
+            "no text came, finish_reason 'length'; the model may think before",
+            3,
+        ),
+        ((200, one([])), "no text came, finish_reason 'none'", 3),
+        ((403, {"error": {"message": "flagged", "metadata": {"reasons": ["violence"]}}}), "403 flagged (violence)", 1),
+        ((400, {"error": {"code": "content_filter", "message": "filtered"}}), "400 filtered", 1),
+        ((404, "no"), "404 no", 1),
+        ((413, b"too large"), "413 too large", 1),
+        ((502, "a string"), "502 a string", 9),
+        ((502, {"error": {"error": [{"error": "deep"}]}}), "502 deep", 9),
+        ((308, b"", {"Location": "https://other.example/v1"}), "308 http://127.0.0.1", 1),
+    ],
+)
 def test_a_pictures_own_trouble_is_its_rows(server, at_once, answer, reason, tries):
     captioner = load_captioner(server.model)
     whole = texts(captioner.caption(pictures(4), TWO))
@@ -76,7 +83,7 @@ def test_one_caption_without_text_is_left_to_the_gate(server):
     answer = one()
     answer["choices"][1] = {"message": {"content": None}, "finish_reason": "content_filter"}
     server.spoil = lambda request, picture: (200, answer) if picture == b"picture 0" else None
-    found, = captions(server.model, of=pictures(1))
+    (found,) = captions(server.model, of=pictures(1))
     assert [caption.text for caption in found.captions] == ["A dog.", ""] and not found.error
 
 
@@ -104,6 +111,7 @@ def test_answers_are_bounded(server, at_once, monkeypatch):
                 sent.append(handler.wfile.write(b"x" * (1 << 16)))
         except OSError:
             pass
+
     monkeypatch.setattr(server.RequestHandlerClass, "answer", answer)
     server.spoil = lambda request, picture: (200, "endless") if picture == b"picture 1" else None
     found = list(captioner.caption(pictures(3), TWO))
@@ -116,9 +124,11 @@ def test_answers_are_bounded(server, at_once, monkeypatch):
 
 def refusing(server, *names, status=400):
     """The server knows none of the fields."""
+
     def spoil(request, picture):
         if request and (wrong := [name for name in names if name in request]):
             return status, {"error": {"message": f"Unsupported parameter: '{wrong[0]}'", "param": wrong[0]}}
+
     server.spoil = spoil
 
 
@@ -148,7 +158,9 @@ def test_a_server_that_ignores_seeds_is_told_of(serve, caplog):
 @pytest.mark.parametrize("reason", ["length", "MAX_TOKENS"])
 def test_a_model_that_only_thinks_is_refused_before_any_picture(server, reason):
     server.spoil = lambda request, picture: (200, one("<think>Hm", finish_reason=reason))
-    with pytest.raises(ValueError, match=f"no text came for a blank picture, finish_reason '{reason}'; the model may think"):
+    with pytest.raises(
+        ValueError, match=f"no text came for a blank picture, finish_reason '{reason}'; the model may think"
+    ):
         captions(server.model)
 
 
@@ -160,15 +172,26 @@ def test_other_base_paths_headers_and_more_fields(serve, monkeypatch):
     captioner = load_captioner(server.model.replace("#", "/api/v3/#"), server=config)
     assert len(list(captioner.caption(pictures(1), TWO))) == 1
     assert server.headers["api-key"] == "my-secret-key" and server.keys == {None}
-    request, = server.seen(b"picture 0")
+    (request,) = server.seen(b"picture 0")
     assert request["reasoning_effort"] == "none" and "logprobs" not in request
 
 
 def test_a_proxy_of_the_environment_is_used_but_for_this_machine(monkeypatch):
-    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+    for name in (
+        "NO_PROXY",
+        "no_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
+
     def proxy(url):
         return client.proxy_of(read_address(f"openai:{url}#m"))
+
     assert proxy("https://api.example") is None
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "inside.example")
@@ -203,11 +226,14 @@ def test_keys_that_a_server_repeats_are_masked_everywhere(serve, monkeypatch, at
             return 400, b'{"error": {"message": "%s"}}' % words.encode()
         if picture == b"picture 2":
             return 200, one(f"A dog on a sign that says {secret}.")
+
     captioner = load_captioner(server.model)
     captioner.caption([], TWO)
     server.spoil = spoil
     found = list(captioner.caption(pictures(4), TWO))
-    assert [bool(one.error) for one in found] == [True, True, False, False] and "says ***." in found[2].captions[0].text
+    assert [bool(one.error) for one in found] == [True, True, False, False] and "says ***." in found[2].captions[
+        0
+    ].text
     server.spoil = lambda request, picture: (503, words.replace("\\u0073", "s").encode()) if request else None
     with pytest.raises(ConnectionError) as raised:
         list(captioner.caption(pictures(1), TWO))
@@ -224,20 +250,53 @@ def test_where_pictures_go_is_printed_before_they_go(server, tmp_path, monkeypat
     def spoil(request, picture):
         if picture and request.get("seed"):  # of no blank picture
             order.append("picture")
+
     server.spoil = spoil
-    assert capsmith.main(["generate", "--input", "scenes:val,n=2", "--model", server.model, "--output", str(tmp_path / "out"),
-                          "--num-workers", "0"]) in (0, 3)
+    assert capsmith.main(
+        [
+            "generate",
+            "--input",
+            "scenes:val,n=2",
+            "--model",
+            server.model,
+            "--output",
+            str(tmp_path / "out"),
+            "--num-workers",
+            "0",
+        ]
+    ) in (0, 3)
     first = order.index("picture")
-    assert any(f"pictures are sent to http://127.0.0.1:{server.server_port}/v1, as JPEG" in line for line in order[:first])
+    assert any(
+        f"pictures are sent to http://127.0.0.1:{server.server_port}/v1, as JPEG" in line for line in order[:first]
+    )
 
 
 # what was answered is kept
 
 
 def generate(server, output, *more):
-    return capsmith.main(["generate", "--input", "scenes:val,n=12", "--model", server.model, "--output", str(output),
-                          "--num-captions", "2", "--num-workers", "0", "--on-degenerate", "keep", "--redraws", "0",
-                          "--batch-size", "4", *more])
+    return capsmith.main(
+        [
+            "generate",
+            "--input",
+            "scenes:val,n=12",
+            "--model",
+            server.model,
+            "--output",
+            str(output),
+            "--num-captions",
+            "2",
+            "--num-workers",
+            "0",
+            "--on-degenerate",
+            "keep",
+            "--redraws",
+            "0",
+            "--batch-size",
+            "4",
+            *more,
+        ]
+    )
 
 
 def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsys):
@@ -249,10 +308,14 @@ def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsy
     name.write_bytes(name.read_bytes()[:-20])  # as a killed process leaves it
     assert generate(server, tmp_path / "out") == 0
     asked = Counter(picture for _, picture in server.requests)
-    assert sum(asked.values()) == 8 + 1 + 12 - 7 + 1 and len(asked) == 13  # one more blank one, and the answer that was cut
+    assert (
+        sum(asked.values()) == 8 + 1 + 12 - 7 + 1 and len(asked) == 13
+    )  # one more blank one, and the answer that was cut
     assert not (tmp_path / "out" / journal.FOLDER).exists()
     assert generate(whole, tmp_path / "whole") == 0
-    ours, theirs = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "whole"))
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "whole")
+    )
     assert ours == theirs
     assert generate(server, tmp_path / "out", "--overwrite", "--max-requests", "3") == 1
     assert generate(server, tmp_path / "out", "--overwrite") == 0
@@ -269,6 +332,7 @@ def test_what_is_under_way_when_a_shard_fails_is_kept_too(server, tmp_path):
             time.sleep(0.3)
         else:
             return 401, {"error": "expired"}
+
     server.spoil = spoil
     with pytest.raises(ConnectionError, match="expired"):
         list(captioner.caption(pictures(4), TWO, batch_size=5))
@@ -283,13 +347,18 @@ def test_without_seeds_each_draw_is_kept_for_itself(serve, tmp_path):
         if request and "seed" in request:
             return 422, {"detail": "Extra inputs are not permitted (body.seed)"}
         return 200, {"choices": [{"message": {"content": f"number {next(numbers)}"}}]}
+
     server.spoil = spoil
     captioner = load_captioner(server.model)
 
     def draws():
         captioner.journal = journal.Journal(tmp_path / "x.jsonl")
-        return [texts(captioner.caption(pictures(2), TWO, column=column, first_index=first))
-                for column in ("syn_text_a", "syn_text_b") for first in (0, 2)]
+        return [
+            texts(captioner.caption(pictures(2), TWO, column=column, first_index=first))
+            for column in ("syn_text_a", "syn_text_b")
+            for first in (0, 2)
+        ]
+
     found, asked = draws(), len(server.requests)
     assert len({text for of in found for both in of.values() for text in both}) == 16
     assert draws() == found and len(server.requests) == asked
@@ -298,7 +367,9 @@ def test_without_seeds_each_draw_is_kept_for_itself(serve, tmp_path):
 def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):
     """Two columns of one captioner: what waits in the first does not outlive the shard."""
     server, config, states = serve(), tmp_path / "two.yaml", ["good", "broken"]
-    config.write_text('columns: [{prompt: "What is it?", column: syn_text_a}, {prompt: "Who is it?", column: syn_text_b}]')
+    config.write_text(
+        'columns: [{prompt: "What is it?", column: syn_text_a}, {prompt: "Who is it?", column: syn_text_b}]'
+    )
 
     def spoil(request, picture):
         """Broken from the second column's first picture on, until a blank one has seen it."""
@@ -309,6 +380,7 @@ def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):
                 if not request["seed"]:
                     states[0] = "good"
                 return 401, {"error": "expired"}
+
     server.spoil = spoil
     command = (server, tmp_path / "out", "--config", str(config), "--input", "scenes:train,n=5")
     assert generate(*command) == 1 and len(list((tmp_path / "out").glob("*.tar"))) == 1
@@ -316,13 +388,18 @@ def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):
 
 
 def test_a_journal_is_bounded_and_believes_nothing_that_is_broken(tmp_path, monkeypatch):
-    path, choices = tmp_path / "a" / "x.jsonl", [journal.Choice("A dog.", -1.5, "stop"), journal.Choice("A cat.", None, "none")]
+    path, choices = (
+        tmp_path / "a" / "x.jsonl",
+        [journal.Choice("A dog.", -1.5, "stop"), journal.Choice("A cat.", None, "none")],
+    )
     kept = journal.Journal(path)
     kept.put("one", choices)
     assert kept.get("one") == choices
     kept.close()
     with open(path, "ab") as file:
-        file.write(b'["two", [["A', )
+        file.write(
+            b'["two", [["A',
+        )
     kept = journal.Journal(path)
     kept.put("three", choices)
     kept.close()
@@ -352,21 +429,63 @@ def test_answers_of_a_run_in_a_store_are_kept_in_the_cache(monkeypatch, tmp_path
 def test_a_dry_run_says_what_the_run_takes(serve, tmp_path, capsys):
     server = serve()
     complete = server.complete
-    server.complete = lambda request, picture: (200, complete(request, picture)[1] | {"usage": {"prompt_tokens": 1000}})
+    server.complete = lambda request, picture: (
+        200,
+        complete(request, picture)[1] | {"usage": {"prompt_tokens": 1000}},
+    )
     assert generate(server, tmp_path / "out", "--dry-run", "--max-length", "22", "--redraws", "2") == 0
     out = capsys.readouterr().out
-    assert "/v1: about 12 requests, at most 36 with redraws; about 12,000 tokens in, at most 480 out, without redraws" in out
+    assert (
+        "/v1: about 12 requests, at most 36 with redraws; about 12,000 tokens in, at most 480 out, without redraws"
+        in out
+    )
     assert len(server.requests) == 1 and not (tmp_path / "out").exists()
-    for body, said in (('{"max_tokens": null, "max_completion_tokens": 50}', "at most 1,200 out"),
-                       ('{"max_tokens": null}', "no limit to those out")):
+    for body, said in (
+        ('{"max_tokens": null, "max_completion_tokens": 50}', "at most 1,200 out"),
+        ('{"max_tokens": null}', "no limit to those out"),
+    ):
         assert generate(server, tmp_path / "out", "--dry-run", "--extra-body", body) == 0
         assert said in capsys.readouterr().out
 
 
 def test_what_is_for_servers_is_refused_for_others(tmp_path, capsys):
-    assert capsmith.main(["generate", "--input", "scenes:val,n=2", "--model", "coca_tiny", "--output", str(tmp_path / "out"),
-                          "--header", "a: b", "--max-requests", "3", "--extra-body", "{"]) == 2
+    assert (
+        capsmith.main(
+            [
+                "generate",
+                "--input",
+                "scenes:val,n=2",
+                "--model",
+                "coca_tiny",
+                "--output",
+                str(tmp_path / "out"),
+                "--header",
+                "a: b",
+                "--max-requests",
+                "3",
+                "--extra-body",
+                "{",
+            ]
+        )
+        == 2
+    )
     assert "--extra-body {: is no JSON object" in capsys.readouterr().err
-    assert capsmith.main(["generate", "--input", "scenes:val,n=2", "--model", "coca_tiny", "--output", str(tmp_path / "out"),
-                          "--header", "a: b", "--max-requests", "3"]) == 2
+    assert (
+        capsmith.main(
+            [
+                "generate",
+                "--input",
+                "scenes:val,n=2",
+                "--model",
+                "coca_tiny",
+                "--output",
+                str(tmp_path / "out"),
+                "--header",
+                "a: b",
+                "--max-requests",
+                "3",
+            ]
+        )
+        == 2
+    )
     assert "--header: is for a server's model" in (err := capsys.readouterr().err) and "--max-requests: is for" in err

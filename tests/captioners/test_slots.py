@@ -21,7 +21,9 @@ class Rows:
 
     def __init__(self, model, count: int, captions: int, limit: int):
         self.model, self.begun, self.steps = model, [], 0
-        self.decoding = Decoding(model, torch.zeros(count, *model._encode_image(images_of(1))[1].shape[1:]), limit=limit)
+        self.decoding = Decoding(
+            model, torch.zeros(count, *model._encode_image(images_of(1))[1].shape[1:]), limit=limit
+        )
         self.decoding.keep(torch.arange(count).repeat_interleave(captions))
 
     def begin(self, where, pictures):
@@ -35,7 +37,9 @@ class Rows:
         return self.decoding.step(tokens[:, None], self.decoding.limit)[:, 0]
 
 
-def slot_captions(model, images, keys, sampling, max_length=17, batch_size=16, prefix=(START,), first_index=0, column=""):
+def slot_captions(
+    model, images, keys, sampling, max_length=17, batch_size=16, prefix=(START,), first_index=0, column=""
+):
     """Captions of each picture, all features, and the slots they were drawn in."""
     taken, given_back = [], []
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor([PAD, START, *range(290, 300)]), END, max_length)
@@ -45,8 +49,17 @@ def slot_captions(model, images, keys, sampling, max_length=17, batch_size=16, p
             taken.append(Slots(Rows(model, count, sampling.num_captions, max_length - 2), rules, count))
         return taken[-1]
 
-    found = list(SlotDrawing(take, given_back.append, zip(keys, images), rules, batch_size=batch_size, column=column,
-                             first_index=first_index))
+    found = list(
+        SlotDrawing(
+            take,
+            given_back.append,
+            zip(keys, images),
+            rules,
+            batch_size=batch_size,
+            column=column,
+            first_index=first_index,
+        )
+    )
     assert [picture.key for picture in found] == list(keys)
     assert taken == given_back
     return [picture.captions for picture in found], torch.stack([picture.features for picture in found]), taken
@@ -59,20 +72,31 @@ def assert_equal(ours, theirs):
         assert [decoded.logprob for decoded in one] == pytest.approx([decoded.logprob for decoded in other], abs=1e-4)
 
 
-@pytest.mark.parametrize("values", [{}, {"top_p": 0.3, "temperature": 1.5}, {"strategy": "greedy", "num_captions": 1},
-                                    {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2, "top_k": 40}], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"top_p": 0.3, "temperature": 1.5},
+        {"strategy": "greedy", "num_captions": 1},
+        {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2, "top_k": 40},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("batch_size, look_every", [(16, 4), (3, 1), (2, 7)])
 def test_captions_in_slots_are_those_drawn(ending_model, monkeypatch, values, batch_size, look_every):
     monkeypatch.setattr(slots, "LOOK_EVERY", look_every)
     sampling = SamplingConfig(**{"num_captions": 3, "min_length": 0} | values)
     images, keys = images_of(9), list("abcdefghi")
     expected, features, _ = fast_captions(ending_model, images, keys, sampling, first_index=2, column="syn_text_x")
-    captions, others, [used] = slot_captions(ending_model, images, keys, sampling, batch_size=batch_size, first_index=2,
-                                             column="syn_text_x")
+    captions, others, [used] = slot_captions(
+        ending_model, images, keys, sampling, batch_size=batch_size, first_index=2, column="syn_text_x"
+    )
     assert_equal(captions, expected)
     torch.testing.assert_close(others, features)
     assert used.count == min(batch_size, 16)
-    assert sorted(slot for begun in used.rows.begun for slot in begun) != list(range(9)) or batch_size == 16  # some are used again
+    assert (
+        sorted(slot for begun in used.rows.begun for slot in begun) != list(range(9)) or batch_size == 16
+    )  # some are used again
 
 
 def test_a_prompt_is_fed_and_not_chosen(ending_model):
@@ -91,7 +115,9 @@ def test_a_prompt_is_fed_and_not_chosen(ending_model):
 def test_few_pictures_take_few_slots_and_the_last_ones_as_many_as_before(ending_model):
     sampling = SamplingConfig(num_captions=1)
     for pictures, count in ((1, 1), (3, 4), (5, 8), (20, 8)):
-        _, _, [used] = slot_captions(ending_model, images_of(pictures), [str(i) for i in range(pictures)], sampling, batch_size=8)
+        _, _, [used] = slot_captions(
+            ending_model, images_of(pictures), [str(i) for i in range(pictures)], sampling, batch_size=8
+        )
         assert used.count == count
 
 
@@ -106,8 +132,13 @@ def test_logits_that_are_not_finite_are_an_error(ending_model):
             return super().step(tokens) * float("nan")
 
     rules = Rules(SamplingConfig(num_captions=2), torch.tensor([START]), torch.tensor([PAD]), END, 17)
-    drawing = SlotDrawing(lambda count: Slots(Broken(ending_model, count, 2, 15), rules, count), [].append, zip("ab", images_of(2)), rules,
-                          batch_size=2)
+    drawing = SlotDrawing(
+        lambda count: Slots(Broken(ending_model, count, 2, 15), rules, count),
+        [].append,
+        zip("ab", images_of(2)),
+        rules,
+        batch_size=2,
+    )
     with pytest.raises(FloatingPointError, match="not finite"), torch.no_grad():
         list(drawing)
 
@@ -132,7 +163,9 @@ class FakeCuda:
         class Graph:
             def replay(self):
                 cuda.replays += 1
-                assert [tensor.data_ptr() for tensor in Capture.tensors(self.slots)] == self.places  # a graph knows no names
+                assert [
+                    tensor.data_ptr() for tensor in Capture.tensors(self.slots)
+                ] == self.places  # a graph knows no names
                 self.slots.step.function()
 
         class Capture:
@@ -153,8 +186,13 @@ class FakeCuda:
             def tensors(slots):
                 decoding = slots.rows.decoding
                 caches = (*decoding.text_caches, *decoding.decoder_caches)
-                return [*slots.flight, slots.tokens, decoding.lengths, decoding.pad_mask,
-                        *(tensor for cache in caches for tensor in (cache.keys, cache.values))]
+                return [
+                    *slots.flight,
+                    slots.tokens,
+                    decoding.lengths,
+                    decoding.pad_mask,
+                    *(tensor for cache in caches for tensor in (cache.keys, cache.values)),
+                ]
 
         class Stream:
             def wait_stream(self, other):
@@ -221,5 +259,7 @@ def test_a_captioner_on_a_gpu_draws_in_slots(captioner, pictures, monkeypatch):
     found = list(captioner.caption(pictures, sampling, similarity=True))
     for ours, theirs in zip(found, expected, strict=True):
         assert [caption.text for caption in ours.captions] == [caption.text for caption in theirs.captions]
-        assert [caption.similarity for caption in ours.captions] == pytest.approx([caption.similarity for caption in theirs.captions], abs=1e-5)
+        assert [caption.similarity for caption in ours.captions] == pytest.approx(
+            [caption.similarity for caption in theirs.captions], abs=1e-5
+        )
     captioner._free_slots.clear()

@@ -19,6 +19,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if timeout and not events:
                 self.now += timeout
             return events
+
         self._selector.select = select
 
     def time(self):
@@ -53,7 +54,11 @@ class Simulated:
     @staticmethod
     def captions(request):
         text = f"a picture of {request.get('seed')}"
-        return 200, {}, {"choices": [{"message": {"content": f"{text} and {index}"}} for index in range(request.get("n", 1))]}
+        return (
+            200,
+            {},
+            {"choices": [{"message": {"content": f"{text} and {index}"}} for index in range(request.get("n", 1))]},
+        )
 
 
 class OneAtATime(Simulated):

@@ -15,8 +15,12 @@ from diversity.words.tokens import words
 
 CAPTION = st.lists(st.sampled_from("a red blue dog cat on 2 the".split()), max_size=7).map(" ".join)
 GROUPS = st.lists(st.lists(CAPTION, max_size=4), min_size=1, max_size=8)
-SCENE = {"background": "sand", "objects": [{"shape": "circle", "colour": "red", "size": "small", "texture": "plain",
-                                            "x": 0.2, "y": 0.5, "radius": 0.1}]}
+SCENE = {
+    "background": "sand",
+    "objects": [
+        {"shape": "circle", "colour": "red", "size": "small", "texture": "plain", "x": 0.2, "y": 0.5, "radius": 0.1}
+    ],
+}
 
 
 def counted(groups, cap=1 << 20, **others):
@@ -53,12 +57,22 @@ def test_shards_merged_in_any_order_equal_one_pass_above_the_cap(groups, seed, c
     """Samples and what is counted exactly; the commonest things keep to their bounds, see test_hash_counts.py."""
     whole, merged = _whole_and_merged(groups, seed, cap)
     found, expected = merged.result(), whole.result()
-    estimated = {name for name in expected if name.startswith(("entropy", "rank")) or name in (
-        "hapax", "self_repetition", "shared", "most_shared", "sketched")}
-    assert_same(*({name: value for name, value in result.items() if name not in estimated} for result in (found, expected)))
+    estimated = {
+        name
+        for name in expected
+        if name.startswith(("entropy", "rank"))
+        or name in ("hapax", "self_repetition", "shared", "most_shared", "sketched")
+    }
+    assert_same(
+        *({name: value for name, value in result.items() if name not in estimated} for result in (found, expected))
+    )
     for mine, theirs in zip([merged.stands_for, *merged.ngrams.values()], [whole.stands_for, *whole.ngrams.values()]):
         assert (mine.level, mine.total, mine.hashes.tolist(), mine.counts.tolist()) == (
-            theirs.level, theirs.total, theirs.hashes.tolist(), theirs.counts.tolist())
+            theirs.level,
+            theirs.total,
+            theirs.hashes.tolist(),
+            theirs.counts.tolist(),
+        )
 
 
 def _whole_and_merged(groups, seed, cap):
@@ -104,9 +118,13 @@ def test_set_measures_equal_plain_counting(groups):
     assert found["vocabulary"] == len({word for caption in captions for word in caption})
     assert found["length_histogram"] == Counter(map(len, captions))
     for n in (1, 2, 3, 4):
-        grams = [tuple(caption[at:at + n]) for caption in captions for at in range(len(caption) - n + 1)]
+        grams = [tuple(caption[at : at + n]) for caption in captions for at in range(len(caption) - n + 1)]
         assert found[f"distinct_{n}"] == (len(set(grams)) / len(grams) if grams else None)
-        bits = -sum(times / len(grams) * math.log2(times / len(grams)) for times in Counter(grams).values()) if grams else None
+        bits = (
+            -sum(times / len(grams) * math.log2(times / len(grams)) for times in Counter(grams).values())
+            if grams
+            else None
+        )
         assert found[f"entropy_{n}"] == pytest.approx(bits, abs=1e-12)
         if n == 4:
             again = sum(times for times in Counter(grams).values() if times > 1)
@@ -126,18 +144,51 @@ def test_set_measures_equal_plain_counting(groups):
 
 def test_one_caption_for_every_picture():
     found = score([["a red dog runs"] * 5] * 20)
-    assert found | {"distinct_1": 4 / 400, "distinct_2": 3 / 300, "distinct_4": 1 / 100, "mbleu_4": 1, "duplicates": pytest.approx(0.8),
-                    "shared": 1, "most_shared": 1, "degenerate": 0, "length_mean": 4, "vocabulary": 4,
-                    "entropy_1": pytest.approx(2), "entropy_2": pytest.approx(math.log2(3)), "entropy_4": 0, "self_repetition": 1,
-                    "hapax": 0, "rank_frequency": [(1, 100), (2, 100), (3, 100), (4, 100)]} == found
+    assert (
+        found
+        | {
+            "distinct_1": 4 / 400,
+            "distinct_2": 3 / 300,
+            "distinct_4": 1 / 100,
+            "mbleu_4": 1,
+            "duplicates": pytest.approx(0.8),
+            "shared": 1,
+            "most_shared": 1,
+            "degenerate": 0,
+            "length_mean": 4,
+            "vocabulary": 4,
+            "entropy_1": pytest.approx(2),
+            "entropy_2": pytest.approx(math.log2(3)),
+            "entropy_4": 0,
+            "self_repetition": 1,
+            "hapax": 0,
+            "rank_frequency": [(1, 100), (2, 100), (3, 100), (4, 100)],
+        }
+        == found
+    )
     assert found["length_quantiles"] == dict.fromkeys(["0.05", "0.25", "0.5", "0.75", "0.95"], 4)
 
 
 def test_all_captions_different():
     found = score([[f"w{at}a w{at}b w{at}c w{at}d", f"v{at}a v{at}b v{at}c v{at}d"] for at in range(20)])
-    assert found | {"distinct_1": 1, "distinct_4": 1, "mbleu_4": 0, "div_1": 1, "div_2": 0.75, "duplicates": 0, "shared": 0,
-                    "most_shared": 1 / 20, "entropy_1": pytest.approx(math.log2(160)), "entropy_4": pytest.approx(math.log2(40)),
-                    "self_repetition": 0, "hapax": 1} == found
+    assert (
+        found
+        | {
+            "distinct_1": 1,
+            "distinct_4": 1,
+            "mbleu_4": 0,
+            "div_1": 1,
+            "div_2": 0.75,
+            "duplicates": 0,
+            "shared": 0,
+            "most_shared": 1 / 20,
+            "entropy_1": pytest.approx(math.log2(160)),
+            "entropy_4": pytest.approx(math.log2(40)),
+            "self_repetition": 0,
+            "hapax": 1,
+        }
+        == found
+    )
 
 
 def test_doubling_the_set_keeps_what_is_within_pictures_and_halves_distinct():
@@ -153,18 +204,37 @@ def test_doubling_the_set_keeps_what_is_within_pictures_and_halves_distinct():
 
 def test_nothing_at_all():
     found = score([])
-    assert found | {"pictures": 0, "captions": 0, "length_mean": None, "mbleu_4": None, "degenerate": None, "facts": None,
-                    "entropy_1": None, "self_repetition": None, "shared": None, "most_shared": None,
-                    "rank_frequency": []} == found
+    assert (
+        found
+        | {
+            "pictures": 0,
+            "captions": 0,
+            "length_mean": None,
+            "mbleu_4": None,
+            "degenerate": None,
+            "facts": None,
+            "entropy_1": None,
+            "self_repetition": None,
+            "shared": None,
+            "most_shared": None,
+            "rank_frequency": [],
+        }
+        == found
+    )
 
 
 def test_degenerate_captions_are_counted_by_reason_with_examples():
     accumulator = CaptionAccumulator()
-    accumulator.update([["a 2 2 2 2", "a red dog runs"], ["a dog on a", "a cat on the mat"]], [[False, True], [False, False]])
+    accumulator.update(
+        [["a 2 2 2 2", "a red dog runs"], ["a dog on a", "a cat on the mat"]], [[False, True], [False, False]]
+    )
     found = accumulator.result()
     assert found["degenerate"] == 3 / 4
-    assert {name: share for name, share in found["degenerate_reasons"].items() if share} == {"loop": 0.25, "cut": 0.5,
-                                                                                             "digits": 0.25}
+    assert {name: share for name, share in found["degenerate_reasons"].items() if share} == {
+        "loop": 0.25,
+        "cut": 0.5,
+        "digits": 0.25,
+    }
     assert accumulator.examples["loop"] == ["a 2 2 2 2"]
     assert sorted(accumulator.examples["cut"]) == ["a dog on a", "a red dog runs"]
 
@@ -176,19 +246,35 @@ def test_examples_are_few():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.lists(st.sampled_from("a the of dog cat dog. 12 3 zzz a, (".split()), max_size=8).map(" ".join),
-                         max_size=4), max_size=5))
+@given(
+    st.lists(
+        st.lists(
+            st.lists(st.sampled_from("a the of dog cat dog. 12 3 zzz a, (".split()), max_size=8).map(" ".join),
+            max_size=4,
+        ),
+        max_size=5,
+    )
+)
 def test_degenerate_captions_are_those_found_one_by_one(groups):
     reasons = [[degenerate_reasons(caption) for caption in group] for group in groups if group]
     found = score(groups)
-    assert found["degenerate"] == (pytest.approx(np.mean([np.mean([*map(bool, group)]) for group in reasons])) if reasons else None)
+    assert found["degenerate"] == (
+        pytest.approx(np.mean([np.mean([*map(bool, group)]) for group in reasons])) if reasons else None
+    )
     for reason, share in found["degenerate_reasons"].items():
         expected = [np.mean([reason in of_caption for of_caption in group]) for group in reasons]
         assert share == (pytest.approx(np.mean(expected)) if reasons else None)
 
 
-@pytest.mark.parametrize("others", [{"truncated": [[True]]}, {"truncated": []}, {"scenes": [SCENE, SCENE]},
-                                    {"truncated": [[True, False]], "scenes": []}])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"truncated": [[True]]},
+        {"truncated": []},
+        {"scenes": [SCENE, SCENE]},
+        {"truncated": [[True, False]], "scenes": []},
+    ],
+)
 def test_marks_and_scenes_that_do_not_fit_are_an_error(others):
     with pytest.raises(ValueError):
         CaptionAccumulator().update([["a red dog", "a cat"]], **others)
@@ -196,7 +282,10 @@ def test_marks_and_scenes_that_do_not_fit_are_an_error(others):
 
 def test_captions_may_come_one_after_another():
     groups = [["a red dog", "a cat"], ["two dogs run"]]
-    assert_same(score(iter(groups), truncated=iter([[True, False], [False]])), score(groups, truncated=[[True, False], [False]]))
+    assert_same(
+        score(iter(groups), truncated=iter([[True, False], [False]])),
+        score(groups, truncated=[[True, False], [False]]),
+    )
 
 
 def test_the_caption_that_stands_for_most_pictures():
@@ -236,7 +325,14 @@ def test_a_sketched_state_tells_what_is_estimated_and_is_near():
     groups = varied(1_500, 0)
     exact, sketched = score(groups), counted(groups, cap=1 << 10).result()
     assert exact["sketched"] == {}
-    assert sketched["sketched"].keys() >= {"vocabulary", "distinct_1", "distinct_4", "entropy_4", "self_repetition", "hapax"}
+    assert sketched["sketched"].keys() >= {
+        "vocabulary",
+        "distinct_1",
+        "distinct_4",
+        "entropy_4",
+        "self_repetition",
+        "hapax",
+    }
     for name, value in exact.items():
         if name in sketched["sketched"]:
             assert abs(sketched[name] - value) <= 4 * sketched["sketched"][name] < 0.2 * value + 0.1, name

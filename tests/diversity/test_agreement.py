@@ -18,13 +18,19 @@ CAPTIONS = [picture["references"][3:] for picture in made_up_pictures(12)]
 def slow_share(caption, picture, human, left_out=None):
     """Mean cosines of tf-idf vectors, word by word."""
     vocabulary = sorted({word for group in human for text in group for word in words(text)})
-    weight = {word: np.log(len(human) / sum(any(word in words(text) for text in group) for group in human)) for word in vocabulary}
+    weight = {
+        word: np.log(len(human) / sum(any(word in words(text) for text in group) for group in human))
+        for word in vocabulary
+    }
 
     def vector(text):
         found = np.array([words(text).count(word) * weight[word] for word in vocabulary])
         return found / (np.linalg.norm(found) or 1)
-    likeness = [np.mean([vector(caption) @ vector(text) for text in group if (at, text) != (picture, left_out)])
-                for at, group in enumerate(human)]
+
+    likeness = [
+        np.mean([vector(caption) @ vector(text) for text in group if (at, text) != (picture, left_out)])
+        for at, group in enumerate(human)
+    ]
     others = np.delete(likeness, picture)
     return np.mean(others < likeness[picture] - 1e-9) + np.mean(np.abs(others - likeness[picture]) <= 1e-9) / 2
 
@@ -32,11 +38,17 @@ def slow_share(caption, picture, human, left_out=None):
 def test_the_search_for_the_own_picture_equals_a_slow_one():
     human, captions = HUMAN[:5], [group[:1] for group in CAPTIONS[:5]]
     found = Agreement(human).of(captions).pictures["found_words"]
-    np.testing.assert_allclose(found, [np.mean([slow_share(caption, at, human) for caption in group])
-                                       for at, group in enumerate(captions)], atol=1e-6)
+    np.testing.assert_allclose(
+        found,
+        [np.mean([slow_share(caption, at, human) for caption in group]) for at, group in enumerate(captions)],
+        atol=1e-6,
+    )
     themselves = Agreement(human).of(human, themselves=True).pictures["found_words"]
-    np.testing.assert_allclose(themselves, [np.mean([slow_share(caption, at, human, caption) for caption in group])
-                                            for at, group in enumerate(human)], atol=1e-6)
+    np.testing.assert_allclose(
+        themselves,
+        [np.mean([slow_share(caption, at, human, caption) for caption in group]) for at, group in enumerate(human)],
+        atol=1e-6,
+    )
 
 
 def test_captions_without_a_known_word_are_as_near_to_all():
@@ -53,10 +65,10 @@ def test_the_share_that_may_be_of_other_pictures():
 
 def test_a_caption_s_cider_does_not_depend_on_how_many_captions_others_have():
     scores = Agreement(HUMAN).of([group[:2] for group in CAPTIONS]).captions
-    ragged = Agreement(HUMAN).of([group[:1 + at % 2] for at, group in enumerate(CAPTIONS)]).captions
+    ragged = Agreement(HUMAN).of([group[: 1 + at % 2] for at, group in enumerate(CAPTIONS)]).captions
     plain = cider_d([words(group[0]) for group in CAPTIONS], [[words(text) for text in group] for group in HUMAN])
     for at, of_picture in enumerate(ragged):
-        np.testing.assert_array_equal(of_picture, scores[at][:1 + at % 2])
+        np.testing.assert_array_equal(of_picture, scores[at][: 1 + at % 2])
         assert of_picture[0] == pytest.approx(plain[at], rel=1e-12)
 
 
@@ -65,7 +77,9 @@ def test_human_captions_are_held_against_the_others_of_their_picture():
     texts = [[words(text) for text in group] for group in HUMAN]
     world = CiderD(texts)
     np.testing.assert_allclose(found.pictures["cider_d"], [world.score(group[0], group[1:]) for group in texts])
-    assert np.isnan(Agreement([["a cat"], ["a dog"]]).of([["a cat"], ["a dog"]], themselves=True).pictures["cider_d"]).all()
+    assert np.isnan(
+        Agreement([["a cat"], ["a dog"]]).of([["a cat"], ["a dog"]], themselves=True).pictures["cider_d"]
+    ).all()
 
 
 def test_meaning_searches_as_words_do():
@@ -77,7 +91,10 @@ def test_meaning_searches_as_words_do():
     expected = [share_behind(np.array([caption @ of for of in means]), at) for at, caption in enumerate(captions)]
     assert HumanCaptions(vectors, counts).shares_behind(captions, np.ones(3, int)).tolist() == expected
     alone = [share_behind(np.array([captions[0] @ vectors[1], captions[0] @ means[1], captions[0] @ means[2]]), 0)]
-    assert HumanCaptions(vectors, counts).shares_behind(captions[:1], np.array([1, 0, 0]), themselves=True).tolist() == alone
+    assert (
+        HumanCaptions(vectors, counts).shares_behind(captions[:1], np.array([1, 0, 0]), themselves=True).tolist()
+        == alone
+    )
 
 
 def test_a_report_has_every_measure_against_people():
@@ -97,7 +114,9 @@ def test_ragged_counts_are_one_mean_over_pictures():
     row, interval = report.rows["mine"], report.intervals["mine"]
     assert (row["degenerate"], row["degenerate_reasons"]["loop"]) == pytest.approx((0.5, 0.5))
     for name, score in (("degenerate", "degenerate"), ("length_mean", "length"), ("duplicates", "duplicates")):
-        assert interval[score].low <= row[name] <= interval[score].high and interval[score].mean == pytest.approx(row[name])
+        assert interval[score].low <= row[name] <= interval[score].high and interval[score].mean == pytest.approx(
+            row[name]
+        )
     assert any("50.0" in sentence for sentence in report.answer)
 
 

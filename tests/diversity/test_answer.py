@@ -17,25 +17,47 @@ MEASURES = {**OF_SCORE, "word_coverage": COVERED}
 
 def scores(rng, pictures, **levels):
     """CLIPScore and Div-2 of each column, (P,) each, about the given levels."""
-    return {name: {"clip_score": rng.normal(clip, 0.05, pictures), "div_2": rng.normal(spread, 0.05, pictures)}
-            for name, (clip, spread) in levels.items()}
+    return {
+        name: {"clip_score": rng.normal(clip, 0.05, pictures), "div_2": rng.normal(spread, 0.05, pictures)}
+        for name, (clip, spread) in levels.items()
+    }
 
 
 EVIDENCE = {"clip_score": "clip", "precision": "facts", "cider_d": "references", "degenerate": "form"}
 
 
-def sentences(found, *, references=None, fidelity="clip_score", spread="div_2", mixes=None, labels=None, suspects=None):
+def sentences(
+    found, *, references=None, fidelity="clip_score", spread="div_2", mixes=None, labels=None, suspects=None
+):
     """The answer from scores[column][measure], by the real intervals, tests and rule."""
     flat = estimates({(name, score): values for name, of in found.items() for score, values in of.items()}, 0)
-    intervals = {name: {score: flat[name, score] for score in of if (name, score) in flat} for name, of in found.items()}
+    intervals = {
+        name: {score: flat[name, score] for score in of if (name, score) in flat} for name, of in found.items()
+    }
     measured = [score for score in (fidelity, spread) if score]
     pairs = differences(found, measured, 0)
     captioners = [name for name in found if name != references]
-    verdict = decide(EVIDENCE[fidelity], [MEASURES[fidelity]], spread and MEASURES[spread], captioners, intervals, pairs,
-                     suspects or {})
+    verdict = decide(
+        EVIDENCE[fidelity],
+        [MEASURES[fidelity]],
+        spread and MEASURES[spread],
+        captioners,
+        intervals,
+        pairs,
+        suspects or {},
+    )
     pictures = len(next(iter(next(iter(found.values())).values())))
-    result = answer(labels=labels or {name: name for name in found}, references=references, pictures=pictures,
-                    intervals=intervals, differences=pairs, verdict=verdict, spread=spread, mixes=mixes, measures=MEASURES)
+    result = answer(
+        labels=labels or {name: name for name in found},
+        references=references,
+        pictures=pictures,
+        intervals=intervals,
+        differences=pairs,
+        verdict=verdict,
+        spread=spread,
+        mixes=mixes,
+        measures=MEASURES,
+    )
     assert 3 <= len(result) <= 8
     assert result[-1] == STUDENT == "No figure here is shown to predict a student's accuracy."
     assert all(sentence.endswith(".") and "nan" not in sentence for sentence in result)
@@ -44,7 +66,7 @@ def sentences(found, *, references=None, fidelity="clip_score", spread="div_2", 
 
 def of(result, start):
     """The one sentence that begins so."""
-    found, = [sentence for sentence in result if sentence.startswith(start)]
+    (found,) = [sentence for sentence in result if sentence.startswith(start)]
     return found
 
 
@@ -56,8 +78,19 @@ def three():
 
 def step(*columns, gain, fidelity, spread=None, low_high=0.01):
     around = Estimate(gain, gain - low_high, gain + low_high)
-    return MixStep(columns, 5, 0.6, 0.6, spread or around, 0.5 + gain, 0.5, around, 0.7 + fidelity, 0.7,
-                   Estimate(fidelity, fidelity - 0.01, fidelity + 0.01))
+    return MixStep(
+        columns,
+        5,
+        0.6,
+        0.6,
+        spread or around,
+        0.5 + gain,
+        0.5,
+        around,
+        0.7 + fidelity,
+        0.7,
+        Estimate(fidelity, fidelity - 0.01, fidelity + 0.01),
+    )
 
 
 def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
@@ -69,10 +102,17 @@ def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
 
 def test_the_best_is_named_first_and_figures_follow_in_its_order(three):
     result = sentences(three, references="human")
-    assert result[0] == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of " \
-                        "every other in CLIPScore."
+    assert (
+        result[0]
+        == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of "
+        "every other in CLIPScore."
+    )
     mean = three["good"]["clip_score"].mean()
-    assert result[1].startswith(f"good has CLIPScore {mean:.3f} (0.69") and "; poor has" in result[1] and "; wild has" in result[1]
+    assert (
+        result[1].startswith(f"good has CLIPScore {mean:.3f} (0.69")
+        and "; poor has" in result[1]
+        and "; wild has" in result[1]
+    )
     assert "over 200 pictures" in result[1] and "human" not in result[1]
 
 
@@ -80,12 +120,31 @@ def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_
     first, second = MEASURES["cider_d"], MEASURES["found_words"]
 
     def found(**ahead):
-        pairs = [Difference(score, "best", other, Estimate(0.2, 0.1, 0.3), 0.5, 0.001) for other, of in ahead.items() for score in of]
-        verdict = decide("references", [first, second], None, ["best", *ahead],
-                         {name: {"cider_d": Estimate(level, level, level)} for name, level in zip(["best", *ahead], (3, 2, 1))}, pairs, {})
-        return answer(labels={name: name for name in ("best", *ahead)}, references=None, pictures=99, intervals={
-            name: {"cider_d": Estimate(1, 1, 1)} for name in ("best", *ahead)}, differences=pairs, verdict=verdict, spread=None,
-                      mixes=None, measures=MEASURES)[0].rpartition(" in ")[2]
+        pairs = [
+            Difference(score, "best", other, Estimate(0.2, 0.1, 0.3), 0.5, 0.001)
+            for other, of in ahead.items()
+            for score in of
+        ]
+        verdict = decide(
+            "references",
+            [first, second],
+            None,
+            ["best", *ahead],
+            {name: {"cider_d": Estimate(level, level, level)} for name, level in zip(["best", *ahead], (3, 2, 1))},
+            pairs,
+            {},
+        )
+        return answer(
+            labels={name: name for name in ("best", *ahead)},
+            references=None,
+            pictures=99,
+            intervals={name: {"cider_d": Estimate(1, 1, 1)} for name in ("best", *ahead)},
+            differences=pairs,
+            verdict=verdict,
+            spread=None,
+            mixes=None,
+            measures=MEASURES,
+        )[0].rpartition(" in ")[2]
 
     assert found(a=["cider_d", "found_words"], b=["cider_d"]) == f"{first.label}."
     assert found(a=["cider_d", "found_words"], b=["cider_d", "found_words"]) == f"{first.label} and {second.label}."
@@ -105,18 +164,27 @@ def test_nobody_is_best_where_only_form_is_known_and_what_to_add_is_said():
 
 
 def test_suspects_are_named_with_reasons_and_never_best(three):
-    result = sentences(three, references="human", suspects={"good": (Suspicion("filler", "it ends with the same words"),)})
-    assert "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect)" in result[0]
+    result = sentences(
+        three, references="human", suspects={"good": (Suspicion("filler", "it ends with the same words"),)}
+    )
+    assert (
+        "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect)"
+        in result[0]
+    )
     assert result[1] == "Suspect, and so never named best: good, since it ends with the same words."
     everybody = dict.fromkeys(("good", "poor", "wild"), (Suspicion("filler", "it ends with the same words"),))
-    assert sentences(three, references="human", suspects=everybody)[0] == "No captioner is named best: all are suspect."
+    assert (
+        sentences(three, references="human", suspects=everybody)[0] == "No captioner is named best: all are suspect."
+    )
 
 
 def test_one_that_repeats_itself_is_beaten_by_spread():
     found = scores(np.random.default_rng(1), 200, varied=(0.7, 0.7), parrot=(0.7, 0.2))
     first = sentences(found, suspects={"parrot": (Suspicion("repeated", "it says one caption again and again"),)})[0]
-    assert first == ("varied is the best of 2 captioners by CLIP's view of captions and pictures: it is as good as parrot and more "
-                     "varied.")
+    assert first == (
+        "varied is the best of 2 captioners by CLIP's view of captions and pictures: it is as good as parrot and more "
+        "varied."
+    )
 
 
 def test_spread_that_costs_fidelity_is_called_possible_noise(three):
@@ -131,8 +199,10 @@ def test_spread_that_costs_fidelity_is_called_possible_noise(three):
 
 def test_where_lower_is_better_more_degenerate_captions_are_the_noise():
     rng = np.random.default_rng(2)
-    found = {name: {"degenerate": np.clip(rng.normal(share, 0.1, 200), 0, 1), "div_2": rng.normal(spread, 0.05, 200)}
-             for name, share, spread in (("clean", 0.1, 0.6), ("noisy", 0.6, 0.9))}
+    found = {
+        name: {"degenerate": np.clip(rng.normal(share, 0.1, 200), 0, 1), "div_2": rng.normal(spread, 0.05, 200)}
+        for name, share, spread in (("clean", 0.1, 0.6), ("noisy", 0.6, 0.9))
+    }
     result = sentences(found, fidelity="degenerate")
     warning = of(result, "The spread of noisy comes")
     assert "but Degenerate captions 48" in warning
@@ -169,19 +239,33 @@ def test_many_open_pairs_are_counted():
 def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
     pair = Difference("clip_score", "a", "b", Estimate(0.02, 0.001, 0.039), 0.04, 0.4)
     intervals = {name: {"clip_score": Estimate(0.7, 0.69, 0.71)} for name in "ab"}
-    result = answer(labels={"a": "a", "b": "b"}, references=None, pictures=100, intervals=intervals, differences=(pair,) * 10,
-                    verdict=Verdict("clip", ("clip_score",), None, ("a", "b"), ("b",), (), {}), spread=None, mixes=None,
-                    measures=MEASURES)
-    assert "that of a is 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(result, "These cannot")
+    result = answer(
+        labels={"a": "a", "b": "b"},
+        references=None,
+        pictures=100,
+        intervals=intervals,
+        differences=(pair,) * 10,
+        verdict=Verdict("clip", ("clip_score",), None, ("a", "b"), ("b",), (), {}),
+        spread=None,
+        mixes=None,
+        measures=MEASURES,
+    )
+    assert "that of a is 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(
+        result, "These cannot"
+    )
 
 
 # --- mixes ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_smallest_mix_as_good_as_any_is_the_one_to_take(three):
-    found = mixes(step("good", "poor", gain=0.05, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0))
+    found = mixes(
+        step("good", "poor", gain=0.05, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0)
+    )
     assert "Mixing good and poor, 5 captions a picture in turn, adds" in of(sentences(three, mixes=found), "Mixing")
-    found = mixes(step("good", "poor", gain=0.02, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0))
+    found = mixes(
+        step("good", "poor", gain=0.02, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0)
+    )
     mixing = of(sentences(three, mixes=found), "Mixing")
     assert "Mixing good, poor and wild, 5 captions" in mixing
     assert "as many of good alone" in mixing
@@ -190,7 +274,9 @@ def test_the_smallest_mix_as_good_as_any_is_the_one_to_take(three):
 
 
 def test_a_mix_that_loses_fidelity_is_no_gain(three):
-    found = mixes(step("good", "poor", gain=0.03, fidelity=-0.001), step("good", "poor", "wild", gain=0.09, fidelity=-0.2))
+    found = mixes(
+        step("good", "poor", gain=0.03, fidelity=-0.001), step("good", "poor", "wild", gain=0.09, fidelity=-0.2)
+    )
     assert "Mixing good and poor, 5 captions a picture in turn, adds" in of(sentences(three, mixes=found), "Mixing")
     found = mixes(step("good", "wild", gain=0.09, fidelity=-0.2))
     none = of(sentences(three, mixes=found), "No mix clearly adds Human words")
@@ -212,7 +298,9 @@ def test_without_references_a_mix_is_judged_by_spread(three):
 
 def test_a_worse_degenerate_share_is_written_as_higher(three):
     found = mixes(step("good", "wild", gain=0.09, fidelity=-0.2), fidelity="degenerate")
-    assert "Degenerate captions 20.0 points higher (19.0 to 21.0 points)" in of(sentences(three, mixes=found), "No mix clearly adds")
+    assert "Degenerate captions 20.0 points higher (19.0 to 21.0 points)" in of(
+        sentences(three, mixes=found), "No mix clearly adds"
+    )
 
 
 # --- people, and what is not known ---------------------------------------------------------------------------------
@@ -249,15 +337,19 @@ def test_one_picture_decides_nothing():
 
 
 def test_one_caption_a_picture_has_no_spread():
-    found = {name: {"clip_score": of_column["clip_score"]}
-             for name, of_column in scores(np.random.default_rng(8), 100, a=(0.7, 0), b=(0.5, 0)).items()}
+    found = {
+        name: {"clip_score": of_column["clip_score"]}
+        for name, of_column in scores(np.random.default_rng(8), 100, a=(0.7, 0), b=(0.5, 0)).items()
+    }
     result = sentences(found, spread=None)
     assert result[0].startswith("a is the best of 2") and "Div-2" not in " ".join(result)
 
 
 def test_known_truth_needs_no_warning_and_unknown_truth_has_one(three):
     assert any("What is true" in sentence for sentence in sentences(three))
-    known = {name: {"precision": of_column["clip_score"], "div_2": of_column["div_2"]} for name, of_column in three.items()}
+    known = {
+        name: {"precision": of_column["clip_score"], "div_2": of_column["div_2"]} for name, of_column in three.items()
+    }
     result = sentences(known, fidelity="precision")
     assert not any("What is true" in sentence for sentence in result)
     assert "has Facts true 72" in result[1]

@@ -17,9 +17,22 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-ge
 WIDE, NARROW = (1280, 900), (500, 900)  # no window is narrower than 500
 WIDTHS = (320, 390, 600, 800, 1000, 1280)
 LIGHT, DARK = 1, 0
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=2000",
+    "--dump-dom",
+)
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 
 
@@ -33,19 +46,36 @@ class Visit(NamedTuple):
 
 def visit(page: str, folder, size=WIDE, scheme=LIGHT) -> Visit:
     (folder / "page.html").write_text(page, encoding="utf-8")
-    done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}",
-                           f"--blink-settings=preferredColorScheme={scheme}", f"--log-net-log={folder / 'net.json'}",
-                           (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={size[0]},{size[1]}",
+            f"--blink-settings=preferredColorScheme={scheme}",
+            f"--log-net-log={folder / 'net.json'}",
+            (folder / "page.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert "</html>" in done.stdout, done.stderr
-    return Visit(done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line], requests(folder / "net.json"))
+    return Visit(
+        done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line], requests(folder / "net.json")
+    )
 
 
 def requests(path) -> list[str]:
     """Addresses that the page asked for; what the browser asks for itself, such as updates, has no origin."""
     log = json.loads(path.read_text(encoding="utf-8"))
     started = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    return [event["params"]["url"] for event in log["events"]
-            if event["type"] == started and event.get("params", {}).get("initiator", "not an origin") != "not an origin"]
+    return [
+        event["params"]["url"]
+        for event in log["events"]
+        if event["type"] == started and event.get("params", {}).get("initiator", "not an origin") != "not an origin"
+    ]
 
 
 def run_in(page: str, script: str) -> str:
@@ -55,17 +85,26 @@ def run_in(page: str, script: str) -> str:
 
 @pytest.fixture(scope="module")
 def page(made_up_report):
-    columns = ("syn_text_one", "syn_text_a_captioner_of_a_name_much_longer_than_any_telephone_is_wide", "syn_text_three")
+    columns = (
+        "syn_text_one",
+        "syn_text_a_captioner_of_a_name_much_longer_than_any_telephone_is_wide",
+        "syn_text_three",
+    )
     return render(made_up_report(columns, caption="a dog & <b>" + "verylongword" * 12))
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, LIGHT), (WIDE, DARK), (NARROW, LIGHT), (NARROW, DARK)],
-                         ids=["wide-light", "wide-dark", "narrow-light", "narrow-dark"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [(WIDE, LIGHT), (WIDE, DARK), (NARROW, LIGHT), (NARROW, DARK)],
+    ids=["wide-light", "wide-dark", "narrow-light", "narrow-dark"],
+)
 def test_no_error_and_no_request(page, tmp_path, size, scheme):
     found = visit(page, tmp_path, size, scheme)
     assert found.console == []
     assert found.requests == []
-    assert '<div class="filters" role="group" aria-label="What is shown">' in found.dom  # the script took `hidden` away
+    assert (
+        '<div class="filters" role="group" aria-label="What is shown">' in found.dom
+    )  # the script took `hidden` away
 
 
 def test_errors_and_requests_are_seen(page, tmp_path):
@@ -87,7 +126,9 @@ def test_colours_follow_the_scheme(page, tmp_path):
     script = "document.title = getComputedStyle(document.body).backgroundColor"
     brightest = {}
     for scheme in (LIGHT, DARK):
-        title = re.search(r"<title>rgb\((.*)\)</title>", visit(run_in(page, script), tmp_path, WIDE, scheme).dom).group(1)
+        title = re.search(
+            r"<title>rgb\((.*)\)</title>", visit(run_in(page, script), tmp_path, WIDE, scheme).dom
+        ).group(1)
         brightest[scheme] = max(map(int, title.split(", ")))
     assert brightest[LIGHT] > 200 and brightest[DARK] < 60
 
@@ -96,7 +137,9 @@ def test_nothing_is_wider_than_the_screen(page, tmp_path):
     inner = escape(run_in(page, "parent.document.title += ` ${innerWidth}:${document.documentElement.scrollWidth}`"))
     frames = "".join(f'<iframe style="width: {width}px; border: 0" srcdoc="{inner}"></iframe>' for width in WIDTHS)
     dom = visit(f"<!doctype html><html><head><title></title></head><body>{frames}</body></html>", tmp_path).dom
-    found = sorted(tuple(map(int, pair.split(":"))) for pair in re.search(r"<title>(.*)</title>", dom).group(1).split())
+    found = sorted(
+        tuple(map(int, pair.split(":"))) for pair in re.search(r"<title>(.*)</title>", dom).group(1).split()
+    )
     assert found == [(width, width) for width in WIDTHS]
 
 

@@ -71,7 +71,9 @@ def slow_scores(images, groups, references, pool_size, human):
                 nearest = max((max(vector @ text(reference), 0) for reference in others), default=np.nan)
                 with_references.append(2 / (1 / scores[-1] + 1 / nearest) if scores[-1] * nearest else 0)
             if at in pool:
-                ranks.append(sum(vector @ pictures[other] >= vector @ pictures[at] - 1e-6 for other in pool if other != at))
+                ranks.append(
+                    sum(vector @ pictures[other] >= vector @ pictures[at] - 1e-6 for other in pool if other != at)
+                )
         if scores:
             found["clip_score"][at], found["ref_clip_score"][at] = np.mean(scores), np.mean(with_references)
         if ranks:
@@ -89,12 +91,16 @@ def test_scores_equal_loops(monkeypatch, clip, scenes, human):
     monkeypatch.setattr(clip_score, "AT_ONCE", 4)
     images = [sample.image for sample in scenes[:12]]
     images[2], images[7] = b"no picture", None
-    references = [list(sample.captions[:at % 4 + 1]) for at, sample in enumerate(scenes[:12])]
+    references = [list(sample.captions[: at % 4 + 1]) for at, sample in enumerate(scenes[:12])]
     if human:
         groups = [group[:3] for group in references]
     else:  # of the picture, and of another one
-        groups = [[*sample.captions[:at % 3], *scenes[at - 1].captions[:at % 2]] for at, sample in enumerate(scenes[:12])]
-    found, _ = clip_scores(clip, images, {"other": [["a"]] * 12, "column": groups}, references, "column" if human else None)
+        groups = [
+            [*sample.captions[: at % 3], *scenes[at - 1].captions[: at % 2]] for at, sample in enumerate(scenes[:12])
+        ]
+    found, _ = clip_scores(
+        clip, images, {"other": [["a"]] * 12, "column": groups}, references, "column" if human else None
+    )
     expected = slow_scores(images, groups, references, 9, human)
     assert found["column"].pictures.keys() == expected.keys()
     for name, values in expected.items():
@@ -122,11 +128,16 @@ def test_true_captions_beat_those_of_another_picture(clip, scenes):
 @pytest.mark.skipif(not PAIRS.is_dir(), reason=f"CAPSMITH_DATA: no {PAIRS}")
 def test_good_captions_of_photographs_beat_bad_ones():
     """The model is what CAPSMITH_CLIP names, e.g. ViT-B-32:openai."""
-    captions = {name: json.loads((PAIRS / f"{name}.json").read_text()) for name in ("good_captions", "bad_captions", "refs")}
+    captions = {
+        name: json.loads((PAIRS / f"{name}.json").read_text()) for name in ("good_captions", "bad_captions", "refs")
+    }
     keys = sorted(captions["refs"])
-    found, _ = clip_scores(OpenClip(os.environ["CAPSMITH_CLIP"]), [(PAIRS / f"{key}.jpg").read_bytes() for key in keys],
-                           {name: [[captions[name][key]] for key in keys] for name in ("good_captions", "bad_captions")},
-                           [captions["refs"][key] for key in keys])
+    found, _ = clip_scores(
+        OpenClip(os.environ["CAPSMITH_CLIP"]),
+        [(PAIRS / f"{key}.jpg").read_bytes() for key in keys],
+        {name: [[captions[name][key]] for key in keys] for name in ("good_captions", "bad_captions")},
+        [captions["refs"][key] for key in keys],
+    )
     good, bad = found["good_captions"].pictures, found["bad_captions"].pictures
     for score in ("clip_score", "ref_clip_score"):
         assert (good[score] > bad[score]).all()
@@ -181,10 +192,15 @@ def test_closed_forms():
     cosine = 1 / 8**0.5
     np.testing.assert_allclose(found["a"].captions[0], [2.5, 0], atol=1e-6)
     np.testing.assert_allclose(found["a"].pictures["clip_score"], [1.25, 2.5, 0, np.nan, 2.5, 2.5, 2.5], atol=1e-6)
-    np.testing.assert_allclose(found["a"].pictures["ref_clip_score"],  # harmonic means of 2.5 and 1, 0 and 0, 0 and 1, 2.5 and 0
-                               [5 / 3.5 / 2, 5 / 3.5, 0, np.nan, 0, np.nan, 5 * cosine / (2.5 + cosine)], atol=1e-6)
+    np.testing.assert_allclose(
+        found["a"].pictures["ref_clip_score"],  # harmonic means of 2.5 and 1, 0 and 0, 0 and 1, 2.5 and 0
+        [5 / 3.5 / 2, 5 / 3.5, 0, np.nan, 0, np.nan, 5 * cosine / (2.5 + cosine)],
+        atol=1e-6,
+    )
     np.testing.assert_allclose(found["a"].pictures["r_at_1"], [0.5, 1, 0, np.nan, 1, 1, 1])  # "none" is as near to all
-    np.testing.assert_allclose(found["a"].pictures["r_at_5"], [0.5, 1, 0, np.nan, 1, 1, 1])  # "half" to five others at least
+    np.testing.assert_allclose(
+        found["a"].pictures["r_at_5"], [0.5, 1, 0, np.nan, 1, 1, 1]
+    )  # "half" to five others at least
     np.testing.assert_allclose(found["a"].pictures["image_coverage"], [1, 1, 0, np.nan, 1, 1, 1])
 
 
@@ -207,8 +223,12 @@ def test_ties_count_against():
 
 def test_a_pool_that_no_caption_can_miss_gives_no_score():
     clip, images = chosen()
-    for count, defined in ((1, []), (2, ["r_at_1", "image_coverage"]), (5, ["r_at_1", "image_coverage"]),
-                           (6, ["r_at_1", "r_at_5", "image_coverage"])):
+    for count, defined in (
+        (1, []),
+        (2, ["r_at_1", "image_coverage"]),
+        (5, ["r_at_1", "image_coverage"]),
+        (6, ["r_at_1", "r_at_5", "image_coverage"]),
+    ):
         row = clip_scores(clip, images[:count], {"a": [[f"of {at}"] for at in range(count)]})[0]["a"].row
         assert [name for name in ("r_at_1", "r_at_5", "image_coverage") if row[name] is not None] == defined
         assert row["clip_score"] == pytest.approx(2.5) and row["pool"] == count
@@ -220,7 +240,9 @@ def test_a_human_caption_is_no_reference_of_itself():
     alone, _ = clip_scores(clip, images[:2], {"a": groups}, references)
     human, _ = clip_scores(clip, images[:2], {"a": groups}, references, "a")
     np.testing.assert_allclose(alone["a"].pictures["ref_clip_score"], [5 / 3.5] * 2, rtol=1e-6)
-    np.testing.assert_allclose(human["a"].pictures["ref_clip_score"], [5 * HALF[0] / (2.5 + HALF[0]), np.nan], rtol=1e-6)
+    np.testing.assert_allclose(
+        human["a"].pictures["ref_clip_score"], [5 * HALF[0] / (2.5 + HALF[0]), np.nan], rtol=1e-6
+    )
 
 
 # --- what is said of it ----------------------------------------------------------------------------------------------
@@ -235,22 +257,31 @@ def test_pictures_are_embedded_once_for_all_columns_and_those_that_do_not_decode
     for scores in found.values():
         assert np.isnan(scores.pictures["clip_score"]).tolist() == [False, True, True, False, False, False, False]
         assert np.isnan(scores.captions[1]).all() and scores.row["pool"] == 5
-    assert notes == ("2 pictures do not decode and have no CLIPScore, e.g.: empty picture file",
-                     "Captions search their picture among 5, not 1,000: it is found more easily.")
+    assert notes == (
+        "2 pictures do not decode and have no CLIPScore, e.g.: empty picture file",
+        "Captions search their picture among 5, not 1,000: it is found more easily.",
+    )
     assert clip_scores(clip, [None] * 7, columns) == (
-        {}, ("None of the 7 pictures decodes, so there is no CLIPScore, e.g.: missing picture",))
+        {},
+        ("None of the 7 pictures decodes, so there is no CLIPScore, e.g.: missing picture",),
+    )
 
 
 def test_cut_captions_and_ones_own_are_told(monkeypatch):
     monkeypatch.setattr(clip_score, "POOL", 7)
     clip, images = chosen()
     clip.texts["one two three"] = EYE[0]
-    columns = {"syn_text_a": [["one two three"]] * 3 + [["of 1", "of 2"]] * 4, "syn_text_chosen": [["of 1"]] * 7,
-               "b": [["of 1"]] * 7}
+    columns = {
+        "syn_text_a": [["one two three"]] * 3 + [["of 1", "of 2"]] * 4,
+        "syn_text_chosen": [["of 1"]] * 7,
+        "b": [["of 1"]] * 7,
+    }
     found, notes = clip_scores(clip, images, columns, captioners={"b": "chosen"})
     assert [scores.row["cut"] for scores in found.values()] == [3, 0, 0]
-    assert notes == ("a: the text tower of chosen reads 5 tokens and cut 3 of 11 captions.",
-                     "chosen: chosen wrote these captions and scores them, which favours them.",
-                     "b: chosen wrote these captions and scores them, which favours them.")
+    assert notes == (
+        "a: the text tower of chosen reads 5 tokens and cut 3 of 11 captions.",
+        "chosen: chosen wrote these captions and scores them, which favours them.",
+        "b: chosen wrote these captions and scores them, which favours them.",
+    )
     _, notes = clip_scores(clip, images, columns, captioners={"syn_text_chosen": "another"})
     assert len(notes) == 1

@@ -23,8 +23,12 @@ def slow_estimate(values, seed, resamples):
 def test_estimates_equal_a_plain_bootstrap_whatever_the_block(monkeypatch, block):
     monkeypatch.setattr(compare, "AT_ONCE", block)
     rng = np.random.default_rng(1)
-    scores = {"normal": rng.normal(3, 1, 30), "skewed": rng.exponential(1, 30), "gaps": rng.normal(0, 1, 30),
-              "rare": np.full(30, np.nan)}
+    scores = {
+        "normal": rng.normal(3, 1, 30),
+        "skewed": rng.exponential(1, 30),
+        "gaps": rng.normal(0, 1, 30),
+        "rare": np.full(30, np.nan),
+    }
     scores["gaps"][rng.random(30) < 0.4] = np.nan
     scores["rare"][7:9] = 1, 2
     found = estimates(scores, 5, resamples=200)
@@ -45,7 +49,9 @@ def test_a_score_s_interval_does_not_depend_on_its_neighbours():
     np.testing.assert_allclose(beside, alone, rtol=1e-12)
 
 
-@pytest.mark.parametrize("draw", [lambda rng, size: rng.normal(1, 1, size), lambda rng, size: rng.exponential(1, size)])
+@pytest.mark.parametrize(
+    "draw", [lambda rng, size: rng.normal(1, 1, size), lambda rng, size: rng.exponential(1, size)]
+)
 def test_intervals_hold_the_true_mean_as_often_as_they_say(draw):
     """Of 400 intervals 95 % should hold it, of skewed scores some 93 %; at 95 %, a share beyond these has a chance of 0.02 %."""
     rng = np.random.default_rng(3)
@@ -62,23 +68,28 @@ def exact_p(values):
     return np.mean(np.abs(sums) >= abs(np.sum(values)) - 1e-9)
 
 
-@pytest.mark.parametrize("values", [
-    [0.3, 0.1, -0.2, 0.5, 0.4, 0.9, 0.2, -0.1, 0.3],
-    [0.1] * 8,                                        # all one way: 2 of 256 signs
-    [1, 1, -1, 0, 1, 0, 1, 1, -1, 1],                 # ties
-    [0, 0, 0, 0],
-    [2.5],                                            # one picture tells nothing
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.3, 0.1, -0.2, 0.5, 0.4, 0.9, 0.2, -0.1, 0.3],
+        [0.1] * 8,  # all one way: 2 of 256 signs
+        [1, 1, -1, 0, 1, 0, 1, 1, -1, 1],  # ties
+        [0, 0, 0, 0],
+        [2.5],  # one picture tells nothing
+    ],
+)
 def test_p_is_the_share_of_all_signs(values):
-    found, = differences({"a": {"s": np.array(values, float)}, "b": {"s": np.zeros(len(values))}}, ["s"], 0)
+    (found,) = differences({"a": {"s": np.array(values, float)}, "b": {"s": np.zeros(len(values))}}, ["s"], 0)
     exact = exact_p(values)
-    assert found.p == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / 2000) + 1 / 2000)  # 5 sd of 1,999 flips
+    assert found.p == pytest.approx(
+        exact, abs=5 * np.sqrt(exact * (1 - exact) / 2000) + 1 / 2000
+    )  # 5 sd of 1,999 flips
     assert found.p_holm == found.p
 
 
 def test_p_is_never_zero_and_does_not_depend_on_the_block(monkeypatch):
     scores = {"a": {"s": np.ones(60)}, "b": {"s": np.zeros(60)}}
-    found, = differences(scores, ["s"], 0)
+    (found,) = differences(scores, ["s"], 0)
     assert found.p == 1 / 2000
     rng = np.random.default_rng(4)
     scores = {name: {"s": rng.normal(size=50), "t": rng.normal(size=50)} for name in "abc"}
@@ -100,7 +111,9 @@ def test_false_alarms_among_columns_alike_are_rare():
     alarms = 0
     for family in range(100):
         shared = rng.normal(size=(2, 30))  # pictures are hard or easy for all
-        scores = {name: {"s": shared[0] + rng.normal(size=30), "t": shared[1] + rng.normal(size=30)} for name in "abcd"}
+        scores = {
+            name: {"s": shared[0] + rng.normal(size=30), "t": shared[1] + rng.normal(size=30)} for name in "abcd"
+        }
         alarms += any(difference.p_holm < 0.05 for difference in differences(scores, ["s", "t"], family))
     assert alarms <= 12
 
@@ -109,10 +122,10 @@ def test_a_real_difference_is_found_though_pictures_differ_more():
     rng = np.random.default_rng(7)
     pictures = rng.normal(0, 5, 200)
     scores = {"a": {"s": pictures + rng.normal(0.5, 1, 200)}, "b": {"s": pictures + rng.normal(0, 1, 200)}}
-    found, = differences(scores, ["s"], 0)
+    (found,) = differences(scores, ["s"], 0)
     assert found.sign == 1
     assert found.estimate.low < 0.5 < found.estimate.high
-    turned, = differences({"b": scores["b"], "a": scores["a"]}, ["s"], 0)
+    (turned,) = differences({"b": scores["b"], "a": scores["a"]}, ["s"], 0)
     assert turned.sign == -1
     np.testing.assert_allclose(turned.estimate, -found.estimate, rtol=1e-12)
     assert turned.p == found.p
@@ -125,9 +138,11 @@ def test_enough_flips_that_holm_can_be_passed_in_a_large_family():
 
 def test_all_pairs_where_both_are_defined():
     nan = np.nan
-    scores = {"a": {"s": np.array([1, 2, nan]), "t": np.array([1.0, 1, 1])},
-              "b": {"s": np.array([0, nan, 4.0])},
-              "c": {"s": np.array([nan, 1, nan]), "t": np.full(3, nan)}}
+    scores = {
+        "a": {"s": np.array([1, 2, nan]), "t": np.array([1.0, 1, 1])},
+        "b": {"s": np.array([0, nan, 4.0])},
+        "c": {"s": np.array([nan, 1, nan]), "t": np.full(3, nan)},
+    }
     found = differences(scores, ["s", "t"], 0)
     assert [(d.measure, d.first, d.second, d.estimate.mean) for d in found] == [("s", "a", "b", 1), ("s", "a", "c", 1)]
     assert differences({"a": scores["a"]}, ["s"], 0) == ()
@@ -139,7 +154,9 @@ def test_holm_by_hand():
     assert holm(np.array([0.02])).tolist() == [0.02]
 
 
-@pytest.mark.parametrize(("low", "high", "p_holm", "sign"), [
-    (0.1, 0.2, 0.01, 1), (-0.2, -0.1, 0.01, -1), (0.1, 0.2, 0.05, 0), (-0.1, 0.2, 0.01, 0), (0, 0, 1, 0)])
+@pytest.mark.parametrize(
+    ("low", "high", "p_holm", "sign"),
+    [(0.1, 0.2, 0.01, 1), (-0.2, -0.1, 0.01, -1), (0.1, 0.2, 0.05, 0), (-0.1, 0.2, 0.01, 0), (0, 0, 1, 0)],
+)
 def test_a_difference_is_certain_by_test_and_interval(low, high, p_holm, sign):
     assert Difference("s", "a", "b", Estimate((low + high) / 2, low, high), p_holm, p_holm).sign == sign

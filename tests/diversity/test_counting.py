@@ -28,6 +28,7 @@ def picture(shade=0):
 @pytest.fixture
 def write(tmp_path):
     """Files of JSON lines, of JSON or of plain lines, by their suffix."""
+
     def write(name, content):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -38,6 +39,7 @@ def write(tmp_path):
         else:
             path.write_text("".join(f"{line}\n" for line in content))
         return str(path)
+
     return write
 
 
@@ -58,26 +60,47 @@ def assert_same(one, other):
     for name, row in results(one).items():
         for measure, value in row.items():
             expected = results(other)[name][measure]
-            assert value == (pytest.approx(expected, rel=1e-12) if isinstance(expected, float) else expected), (name, measure)
+            assert value == (pytest.approx(expected, rel=1e-12) if isinstance(expected, float) else expected), (
+                name,
+                measure,
+            )
 
 
 # --- which columns, which pictures ----------------------------------------------------------------------------------------
 
 
 def test_all_synthetic_columns_beside_the_originals(write):
-    found = count_columns([write("r.jsonl", [
-        {"key": "1", "captions": ["human"], "syn_text_x": ["a"], "syn_text_y": ["b"], "alt": "no"},
-        {"key": "2", "captions": ["other"], "syn_text_x": ["c"], "syn_text_y": ["d"], "syn_text_x_emb": ["e"]}])])
+    found = count_columns(
+        [
+            write(
+                "r.jsonl",
+                [
+                    {"key": "1", "captions": ["human"], "syn_text_x": ["a"], "syn_text_y": ["b"], "alt": "no"},
+                    {
+                        "key": "2",
+                        "captions": ["other"],
+                        "syn_text_x": ["c"],
+                        "syn_text_y": ["d"],
+                        "syn_text_x_emb": ["e"],
+                    },
+                ],
+            )
+        ]
+    )
     assert found.names == ("syn_text_x", "syn_text_y") and found.references == "captions"
     assert list(found.accumulators) == ["syn_text_x", "syn_text_y", "captions"]
-    assert compared(found) == [("1", {"syn_text_x": ("a",), "syn_text_y": ("b",), "captions": ("human",)}),
-                               ("2", {"syn_text_x": ("c",), "syn_text_y": ("d",), "captions": ("other",)})]
+    assert compared(found) == [
+        ("1", {"syn_text_x": ("a",), "syn_text_y": ("b",), "captions": ("human",)}),
+        ("2", {"syn_text_x": ("c",), "syn_text_y": ("d",), "captions": ("other",)}),
+    ]
     assert (found.pictures, found.failed, found.notes) == (2, 0, ())
     assert results(found)["syn_text_x"]["captions"] == 2
 
 
 def test_columns_and_references_by_name(write):
-    path = write("r.jsonl", [{"key": "1", "captions": ["h"], "alt": "alt text", "long": ["l", "m"], "syn_text_x": ["a"]}])
+    path = write(
+        "r.jsonl", [{"key": "1", "captions": ["h"], "alt": "alt text", "long": ["l", "m"], "syn_text_x": ["a"]}]
+    )
     found = count_columns([path], ["alt"], "long")
     assert (found.names, found.references) == (("alt",), "long")
     (picture,) = found.sample.pictures
@@ -89,66 +112,94 @@ def test_columns_and_references_by_name(write):
 
 
 def test_two_runs_on_the_same_pictures_are_joined_by_key(write):
-    before = [{"key": "1", "captions": ["h1"], "syn_text_a": ["a1"]}, {"key": "2", "captions": ["h2"], "syn_text_a": ["a2"]}]
+    before = [
+        {"key": "1", "captions": ["h1"], "syn_text_a": ["a1"]},
+        {"key": "2", "captions": ["h2"], "syn_text_a": ["a2"]},
+    ]
     after = [{"key": "2", "captions": ["h2"], "syn_text_b": ["b2"]}, {"key": "1", "syn_text_b": ["b1"]}]
     found = count_columns([write("before.jsonl", before), write("after.jsonl", after)])
-    assert compared(found) == [(key, {"captions": (f"h{key}",), "syn_text_a": (f"a{key}",), "syn_text_b": (f"b{key}",)})
-                               for key in "12"]
+    assert compared(found) == [
+        (key, {"captions": (f"h{key}",), "syn_text_a": (f"a{key}",), "syn_text_b": (f"b{key}",)}) for key in "12"
+    ]
     assert found.notes == ()
 
 
 def test_a_key_that_comes_again_with_the_same_column_is_another_picture(write):
     rows = [{"key": "1", name: [f"{name}{number}"]} for name in ("syn_text_x", "syn_text_y") for number in range(2)]
     found = count_columns([write("r.jsonl", rows)])
-    assert compared(found) == [("1", {"syn_text_x": ("syn_text_x0",), "syn_text_y": ("syn_text_y0",)}),
-                               ("1", {"syn_text_x": ("syn_text_x1",), "syn_text_y": ("syn_text_y1",)})]
+    assert compared(found) == [
+        ("1", {"syn_text_x": ("syn_text_x0",), "syn_text_y": ("syn_text_y0",)}),
+        ("1", {"syn_text_x": ("syn_text_x1",), "syn_text_y": ("syn_text_y1",)}),
+    ]
     assert found.notes == ("Keys that come again with the same column: 1; each time they count as another picture.",)
 
 
 def test_only_what_all_have_is_compared_and_the_rest_is_named(write):
-    rows = [{"key": "1", "syn_text_x": ["a", "b", "c"], "syn_text_y": ["d"], "captions": ["h"]},
-            {"key": "2", "syn_text_x": ["a"], "captions": ["h"]}, {"key": "3", "captions": ["h"], "error": "does not decode"},
-            {"key": "4", "syn_text_y": ["a"], "syn_text_x": ["b"], "error": "lost later"}, {"key": "5", "captions": ["h"]}]
+    rows = [
+        {"key": "1", "syn_text_x": ["a", "b", "c"], "syn_text_y": ["d"], "captions": ["h"]},
+        {"key": "2", "syn_text_x": ["a"], "captions": ["h"]},
+        {"key": "3", "captions": ["h"], "error": "does not decode"},
+        {"key": "4", "syn_text_y": ["a"], "syn_text_x": ["b"], "error": "lost later"},
+        {"key": "5", "captions": ["h"]},
+    ]
     found = count_columns([write("r.jsonl", rows)])
     assert (found.pictures, found.failed) == (1, 1)
     assert found.notes == (
         "Failed records, which have no captions: 1; the first: 3: does not decode",
         "Pictures of captions that are in no other column: 2.",
         "Compared on 1 of 3 pictures, those that have a caption in every column: syn_text_y lacks 1, captions lacks 1.",
-        "Each picture counts with as many captions as its shortest column has, drawn with the seed: syn_text_x has 2 more.")
+        "Each picture counts with as many captions as its shortest column has, drawn with the seed: syn_text_x has 2 more.",
+    )
     assert {row["captions"] for row in results(found).values()} == {1}
 
 
 def test_failures_of_several_files_are_one_note(write):
-    found = count_columns([write(f"{name}.jsonl", [{"key": name, "syn_text_x": ["a"]}, {"key": "bad", "error": f"of {name}"}])
-                           for name in "ab"])
+    found = count_columns(
+        [
+            write(f"{name}.jsonl", [{"key": name, "syn_text_x": ["a"]}, {"key": "bad", "error": f"of {name}"}])
+            for name in "ab"
+        ]
+    )
     assert found.notes == ("Failed records, which have no captions: 2; the first: bad: of a",)
 
 
 def test_references_limit_no_column_and_pictures_with_fewer_are_counted(write):
     found = count_columns([write("r.jsonl", [{"key": "1", "captions": ["h"], "syn_text_x": ["a", "b"]}])])
-    picture, = found.sample.pictures
+    (picture,) = found.sample.pictures
     assert picture.captions == {"syn_text_x": ("a", "b"), "captions": ("h",)}
     assert "Pictures with fewer human captions than captions of a column: 1" in found.notes[-1]
 
 
 def test_lines_of_two_files_are_compared_line_by_line(write):
     found = count_columns([write("a.txt", ["a dog", "a cat"]), write("b.txt", ["the dog", "the cat", "more"])])
-    assert compared(found) == [("000000000", {"a": ("a dog",), "b": ("the dog",)}),
-                               ("000000001", {"a": ("a cat",), "b": ("the cat",)})]
+    assert compared(found) == [
+        ("000000000", {"a": ("a dog",), "b": ("the dog",)}),
+        ("000000001", {"a": ("a cat",), "b": ("the cat",)}),
+    ]
 
 
 def test_coco_results_references_and_pictures_are_joined_by_number(write, tmp_path):
-    results = write("mine.json", [{"image_id": number, "caption": text} for number, text in ((42, "a"), (42, "b"), (7, "c"))])
-    annotations = write("captions_val.json", {"images": [], "annotations": [
-        {"image_id": number, "caption": f"human {number} {at}"} for number in (7, 42, 43) for at in range(5)]})
+    results = write(
+        "mine.json", [{"image_id": number, "caption": text} for number, text in ((42, "a"), (42, "b"), (7, "c"))]
+    )
+    annotations = write(
+        "captions_val.json",
+        {
+            "images": [],
+            "annotations": [
+                {"image_id": number, "caption": f"human {number} {at}"} for number in (7, 42, 43) for at in range(5)
+            ],
+        },
+    )
     (tmp_path / "val").mkdir()
     (tmp_path / "val/COCO_val2014_000000000042.png").write_bytes(picture(42))
     found = count_columns([results], references=annotations, images=str(tmp_path / "val"))
     assert (found.names, found.references, found.pictures) == (("mine",), annotations, 2)
     by_key = {picture.key: picture for picture in found.sample.pictures}
     assert by_key["42"].image == picture(42) and by_key["7"].image is None
-    assert by_key["42"].captions["mine"] == ("a", "b") and by_key["42"].references == tuple(f"human 42 {at}" for at in range(5))
+    assert by_key["42"].captions["mine"] == ("a", "b") and by_key["42"].references == tuple(
+        f"human 42 {at}" for at in range(5)
+    )
     assert len(by_key["42"].captions[annotations]) == 2
     assert "joined by the number" in found.notes[0]
     assert found.notes[1] == f"Pictures of {annotations} that are in no other column: 1."
@@ -182,24 +233,53 @@ def test_pictures_that_tables_name_lie_beside_them_or_in_folders_that_are_named(
         images([])
     assert images([f"{tmp_path}/out"]) == {"a": picture(1), "1": picture(1)}  # by its path, and by its key too
     assert images(["none"]) == {"a": None, "1": None}
-    references = write("set/h.jsonl", [{"key": "a", "image": "../out/1.png", "caption": "human"}])  # their pictures are not read
+    references = write(
+        "set/h.jsonl", [{"key": "a", "image": "../out/1.png", "caption": "human"}]
+    )  # their pictures are not read
     assert count_columns([write("in.jsonl", [{"key": "a", "syn_text_x": ["a"]}])], references=references).pictures == 1
 
 
 def test_pictures_are_kept_of_the_first_of_the_sample_only(tmp_path):
-    pq.write_table(pa.table({"key": [str(number) for number in range(40)], "syn_text_x": [["a"]] * 40,
-                             "image": [picture(number) for number in range(40)]}), tmp_path / "r.parquet", row_group_size=7)
+    pq.write_table(
+        pa.table(
+            {
+                "key": [str(number) for number in range(40)],
+                "syn_text_x": [["a"]] * 40,
+                "image": [picture(number) for number in range(40)],
+            }
+        ),
+        tmp_path / "r.parquet",
+        row_group_size=7,
+    )
     found = count_columns([str(tmp_path / "r.parquet")], size=20, keep_images=5, seed=3)
     assert [each.image for each in found.sample.pictures] == [
-        picture(int(each.key)) if number < 5 else None for number, each in enumerate(found.sample.pictures)]
+        picture(int(each.key)) if number < 5 else None for number, each in enumerate(found.sample.pictures)
+    ]
     assert len(found.sample.pictures) == 20 and found.pictures == 40
 
 
 def test_marks_and_scenes_go_with_their_captions(write):
-    scene = {"background": "sand", "objects": [{"shape": "circle", "colour": "red", "size": "small", "texture": "plain",
-                                                "x": 0.2, "y": 0.5, "radius": 0.1}]}
-    row = {"key": "1", "syn_text_x": ["a red circle", "a cut caption"], "syn_text_y": ["a blue circle"], "scene": scene,
-           "caption_scores": {"syn_text_x": {"truncated": [False, True]}, "syn_text_y": {"truncated": []}}}
+    scene = {
+        "background": "sand",
+        "objects": [
+            {
+                "shape": "circle",
+                "colour": "red",
+                "size": "small",
+                "texture": "plain",
+                "x": 0.2,
+                "y": 0.5,
+                "radius": 0.1,
+            }
+        ],
+    }
+    row = {
+        "key": "1",
+        "syn_text_x": ["a red circle", "a cut caption"],
+        "syn_text_y": ["a blue circle"],
+        "scene": scene,
+        "caption_scores": {"syn_text_x": {"truncated": [False, True]}, "syn_text_y": {"truncated": []}},
+    }
     chosen = {}
     for seed in range(20):
         found = count_columns([write("r.jsonl", [row])], seed=seed)
@@ -215,7 +295,9 @@ def test_marks_and_scenes_go_with_their_captions(write):
 
 def test_missing_columns_are_named_all_at_once(write):
     path = write("r.jsonl", [{"key": "1", "captions": ["h"], "syn_text_x": ["a"], "n": 3, "sha256": "abc"}])
-    with pytest.raises(ValueError, match="--column syn_text_a: .*--column n: .*--references who: .*have captions, syn_text_x$"):
+    with pytest.raises(
+        ValueError, match="--column syn_text_a: .*--column n: .*--references who: .*have captions, syn_text_x$"
+    ):
         count_columns([path], ["syn_text_a", "n"], "who")
     with pytest.raises(ValueError, match="--references syn_text_x: named with --column too"):
         count_columns([path], ["syn_text_x"], "syn_text_x")
@@ -234,8 +316,13 @@ def test_files_that_cannot_be_read_are_named_all_at_once(write, tmp_path):
 
 
 def test_nothing_in_common_says_what_each_has(write):
-    one, other = write("a.jsonl", [{"key": "p/1", "syn_text_x": "a"}]), write("b.jsonl", [{"key": "q/2", "syn_text_y": "b"}])
-    with pytest.raises(ValueError, match="_x has 1, syn_text_y has 1; first keys: 'p/1' in .*a.jsonl, 'q/2' in .*b.jsonl"):
+    one, other = (
+        write("a.jsonl", [{"key": "p/1", "syn_text_x": "a"}]),
+        write("b.jsonl", [{"key": "q/2", "syn_text_y": "b"}]),
+    )
+    with pytest.raises(
+        ValueError, match="_x has 1, syn_text_y has 1; first keys: 'p/1' in .*a.jsonl, 'q/2' in .*b.jsonl"
+    ):
         count_columns([one, other])
 
 
@@ -256,9 +343,17 @@ def test_a_file_that_changes_on_the_way_is_an_error(write, monkeypatch):
 
 
 def rows(count, seed=0):
-    return [{"key": f"k{number}", "captions": [f"a {WORDS[number % 7]}", "the cat sits"],
-             "syn_text_x": [f"{WORDS[(number + at) % 10]} {WORDS[number % 3]} {number}" for at in range(1 + number % 3)],
-             "syn_text_y": [f"a red {WORDS[number * at % 10]}" for at in range(number % 4)]} for number in range(count)]
+    return [
+        {
+            "key": f"k{number}",
+            "captions": [f"a {WORDS[number % 7]}", "the cat sits"],
+            "syn_text_x": [
+                f"{WORDS[(number + at) % 10]} {WORDS[number % 3]} {number}" for at in range(1 + number % 3)
+            ],
+            "syn_text_y": [f"a red {WORDS[number * at % 10]}" for at in range(number % 4)],
+        }
+        for number in range(count)
+    ]
 
 
 def test_the_same_whatever_order_the_rows_come_in_and_however_they_are_split(write, monkeypatch):
@@ -270,14 +365,20 @@ def test_the_same_whatever_order_the_rows_come_in_and_however_they_are_split(wri
 
 
 def test_two_processes_count_what_one_does(write, monkeypatch, tmp_path):
-    paths = [write("x.jsonl", [{"key": row["key"], "syn_text_x": row["syn_text_x"]} for row in rows(50)]),
-             write("y.jsonl", [{"key": row["key"], "syn_text_y": row["syn_text_y"]} for row in rows(40)])]
+    paths = [
+        write("x.jsonl", [{"key": row["key"], "syn_text_x": row["syn_text_x"]} for row in rows(50)]),
+        write("y.jsonl", [{"key": row["key"], "syn_text_y": row["syn_text_y"]} for row in rows(40)]),
+    ]
     references = write("refs.jsonl", [{"key": row["key"], "captions": row["captions"]} for row in rows(45)])
     (tmp_path / "p").mkdir()
     for number in range(50):
         (tmp_path / f"p/k{number}.png").write_bytes(picture(number))
-    one, two = (count_columns(paths, references=references, images=str(tmp_path / "p"), workers=workers, size=12, keep_images=4)
-                for workers in (1, 2))
+    one, two = (
+        count_columns(
+            paths, references=references, images=str(tmp_path / "p"), workers=workers, size=12, keep_images=4
+        )
+        for workers in (1, 2)
+    )
     assert_same(two, one)
     assert [each.image == picture(int(each.key[1:])) for each in two.sample.pictures] == [True] * 4 + [False] * 8
 
@@ -292,7 +393,9 @@ def test_chosen_captions_are_some_in_order(captions, count, at, column):
 
 def test_captions_of_any_place_are_chosen_alike():
     drawn = [number for at in range(2000) for number in choose(5, 2, at, "x")]
-    assert all(abs(drawn.count(number) - 800) < 5 * (2000 * 0.4 * 0.6) ** 0.5 for number in range(5))  # standard deviations
+    assert all(
+        abs(drawn.count(number) - 800) < 5 * (2000 * 0.4 * 0.6) ** 0.5 for number in range(5)
+    )  # standard deviations
     assert [*choose(5, 2, 1, "x")] != [*choose(5, 2, 2, "x")] or [*choose(5, 2, 1, "y")] != [*choose(5, 2, 2, "y")]
 
 
@@ -303,8 +406,14 @@ def test_captions_given_as_groups(monkeypatch):
     monkeypatch.setattr(counting, "ROWS", 2)
     captions = {"a": [["x"], ["y", "\ud800"], []], "human": [["h"], ["i", "j", "k"], ["l"]]}
     scene = {"background": "sand", "objects": []}
-    found = count_captions(captions, "human", keys=["1", "1", "2"], images=[b"1", None, b"3"],
-                           truncated={"a": [[True], [False, True], []]}, scenes=[scene, None, None])
+    found = count_captions(
+        captions,
+        "human",
+        keys=["1", "1", "2"],
+        images=[b"1", None, b"3"],
+        truncated={"a": [[True], [False, True], []]},
+        scenes=[scene, None, None],
+    )
     assert (found.names, found.references, found.pictures) == (("a",), "human", 2)
     first, second = sorted(found.sample.pictures, key=lambda picture: picture.again)
     assert (first.key, first.again, first.image, first.truncated) == ("1", 0, b"1", {"a": (True,)})
@@ -347,13 +456,20 @@ def test_lines_of_text_are_never_joined_with_ids_by_number(write):
 
 def test_a_named_column_joins_tables(write):
     mine = write("mine.csv", ["file,n,syn_text_x", "000000000007,1,a", "000000000042,2,b"])
-    human = write("human.csv", ["image_name| comment", "000000000042.jpg| x", "000000000042.jpg| y", "000000000007.jpg| z"])
+    human = write(
+        "human.csv", ["image_name| comment", "000000000042.jpg| x", "000000000042.jpg| y", "000000000007.jpg| z"]
+    )
     with pytest.raises(ValueError, match="no picture has captions in all columns"):
         count_columns([mine], references=human)
-    with pytest.raises(ValueError, match="human.csv: --key n: there is no such column; it has 'image_name', 'comment'"):
+    with pytest.raises(
+        ValueError, match="human.csv: --key n: there is no such column; it has 'image_name', 'comment'"
+    ):
         count_columns([mine], references=human, table=Columns(keys=("n",)))
     found = count_columns([mine], references=human, table=Columns(keys=("file", "image_name")))
-    assert {picture.key: picture.references for picture in found.sample.pictures} == {"000000000007": ("z",), "000000000042": ("x", "y")}
+    assert {picture.key: picture.references for picture in found.sample.pictures} == {
+        "000000000007": ("z",),
+        "000000000042": ("x", "y"),
+    }
 
 
 def test_rows_of_one_picture_are_its_captions(write):

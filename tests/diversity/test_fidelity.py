@@ -2,9 +2,13 @@ import pytest
 
 from diversity.measures.fidelity import FactCounts, count_true
 
-SCENE = {"background": "sand", "objects": [
-    {"shape": "circle", "colour": "red", "size": "small", "texture": "plain", "x": 0.2, "y": 0.5, "radius": 0.1},
-    {"shape": "square", "colour": "blue", "size": "large", "texture": "plain", "x": 0.7, "y": 0.5, "radius": 0.2}]}
+SCENE = {
+    "background": "sand",
+    "objects": [
+        {"shape": "circle", "colour": "red", "size": "small", "texture": "plain", "x": 0.2, "y": 0.5, "radius": 0.1},
+        {"shape": "square", "colour": "blue", "size": "large", "texture": "plain", "x": 0.7, "y": 0.5, "radius": 0.2},
+    ],
+}
 
 
 def test_facts_of_a_known_picture():
@@ -12,7 +16,9 @@ def test_facts_of_a_known_picture():
     facts.update(["a red circle left of a blue square", "a green circle"], SCENE)
     result = facts.result()
     kinds = result["kinds"]
-    assert kinds["shape"] | {"precision": 1, "recall": 1, "stated": 3, "true": 3, "key": 2, "found": 2} == kinds["shape"]
+    assert (
+        kinds["shape"] | {"precision": 1, "recall": 1, "stated": 3, "true": 3, "key": 2, "found": 2} == kinds["shape"]
+    )
     assert kinds["colour"]["precision"] == pytest.approx(2 / 3)
     assert kinds["colour"]["recall"] == 1
     assert kinds["relation"] | {"precision": 1, "recall": 1} == kinds["relation"]

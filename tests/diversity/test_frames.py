@@ -9,20 +9,39 @@ from diversity.measures.frames import FUNCTION_WORDS, frames
 from diversity.words.tokens import words
 
 
-@pytest.mark.parametrize(("caption", "template"), [
-    ("a red cat on the mat", "a … on the …"),
-    ("Two big dogs, running.", "…"),
-    ("A man is riding a horse in front of a house!", "a … is … a … in front of a …"),
-    ("it is on top of the", "it is on top of the"),
-])
+@pytest.mark.parametrize(
+    ("caption", "template"),
+    [
+        ("a red cat on the mat", "a … on the …"),
+        ("Two big dogs, running.", "…"),
+        ("A man is riding a horse in front of a house!", "a … is … a … in front of a …"),
+        ("it is on top of the", "it is on top of the"),
+    ],
+)
 def test_templates_keep_the_function_words(caption, template):
-    assert frames([caption]) == {"templates": [[template, 1, caption]], "openings": [[" ".join(words(caption)[:3]), 1]]}
+    assert frames([caption]) == {
+        "templates": [[template, 1, caption]],
+        "openings": [[" ".join(words(caption)[:3]), 1]],
+    }
 
 
 def test_the_commonest_come_first_then_by_alphabet_and_shares_are_of_all_captions():
-    captions = ["A cat on a mat", "a dog on a rug", "the end", "a cat on a wall", "", "big red cat", "the house ends", "..."]
+    captions = [
+        "A cat on a mat",
+        "a dog on a rug",
+        "the end",
+        "a cat on a wall",
+        "",
+        "big red cat",
+        "the house ends",
+        "...",
+    ]
     found = frames(captions, most=3)
-    assert [[text, share] for text, share, _ in found["templates"]] == [["a … on a …", 3 / 8], ["the …", 2 / 8], ["…", 1 / 8]]
+    assert [[text, share] for text, share, _ in found["templates"]] == [
+        ["a … on a …", 3 / 8],
+        ["the …", 2 / 8],
+        ["…", 1 / 8],
+    ]
     assert found["templates"][0][2] in (captions[0], captions[1], captions[3])
     assert found["openings"] == [["a cat on", 2 / 8], ["a dog on", 1 / 8], ["big red cat", 1 / 8]]
 
@@ -38,7 +57,8 @@ def test_templates_and_openings_are_counted(captions):
     openings = Counter(" ".join(caption.split()[:3]) for caption in captions if caption)
     found = frames(captions, most=1000)
     assert {text: share for text, share, _ in found["templates"]} == {
-        text: count / len(captions) for text, count in Counter(filter(None, templates)).items()}
+        text: count / len(captions) for text, count in Counter(filter(None, templates)).items()
+    }
     assert dict(found["openings"]) == {text: count / len(captions) for text, count in openings.items()}
     assert all((template, example) in zip(templates, captions) for template, _, example in found["templates"])
 

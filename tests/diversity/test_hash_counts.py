@@ -71,9 +71,9 @@ def test_the_sample_is_that_of_one_pass_however_split_and_merged(parts, cap, see
 def test_the_sample_is_all_hashes_below_its_limit_and_could_not_be_larger(parts, cap):
     everything = Counter(value for part in parts for value in part)
     level, _, kept = sample(counted(list(everything.elements()), cap))
-    assert kept == {value: times for value, times in everything.items() if value < 2**(64 - level)}
+    assert kept == {value: times for value, times in everything.items() if value < 2 ** (64 - level)}
     assert len(kept) <= cap
-    assert not level or sum(value < 2**(65 - level) for value in everything) > cap
+    assert not level or sum(value < 2 ** (65 - level) for value in everything) > cap
 
 
 @settings(max_examples=100, deadline=None)
@@ -118,7 +118,7 @@ def test_different_things_are_estimated_within_the_stated_error():
         counts = HashCounts(cap=1 << 8)
         counts.add(np.random.default_rng(seed).integers(0, 2**64 - 1, 20_000, np.uint64))
         found = counts.distinct()
-        assert found.error / found.value == pytest.approx(1 / len(counts.hashes)**0.5, rel=0.02)
+        assert found.error / found.value == pytest.approx(1 / len(counts.hashes) ** 0.5, rel=0.02)
         departures.append((found.value - 20_000) / found.error)
     assert 0.6 < np.std(departures) < 1.5 and abs(np.mean(departures)) < 0.6
 

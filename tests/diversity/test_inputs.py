@@ -56,8 +56,12 @@ def test_a_line_of_text_is_the_caption_of_a_picture_and_a_blank_one_is_empty(tmp
     _, files = opened(tmp_path / "t.txt")
     assert files == ("t",)
     assert captions(read(tmp_path / "t.txt"), "t") == [
-        ("000000000", ("a dog",)), ("000000001", ("",)), ("000000002", ("nul \0 in \u2028it",)), ("000000003", ("caf\ufffd",)),
-        ("000000004", ("last",))]
+        ("000000000", ("a dog",)),
+        ("000000001", ("",)),
+        ("000000002", ("nul \0 in \u2028it",)),
+        ("000000003", ("caf\ufffd",)),
+        ("000000004", ("last",)),
+    ]
 
 
 def test_text_is_read_in_pieces(tmp_path, monkeypatch):
@@ -70,8 +74,13 @@ def test_text_is_read_in_pieces(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wrap", [list, lambda rows: {"images": [{"id": 7, "file_name": "x"}], "annotations": rows}])
 def test_captions_of_one_image_id_are_one_picture(tmp_path, wrap):
-    rows = [{"image_id": 7, "caption": "a"}, {"image_id": "COCO_8.jpg", "caption": "b"}, {"image_id": 7, "caption": "c\ud800"},
-            {"image_id": 9}, "x"]
+    rows = [
+        {"image_id": 7, "caption": "a"},
+        {"image_id": "COCO_8.jpg", "caption": "b"},
+        {"image_id": 7, "caption": "c\ud800"},
+        {"image_id": 9},
+        "x",
+    ]
     (tmp_path / "r.json").write_text(json.dumps(wrap(rows)))
     found = read(tmp_path / "r.json")
     assert captions(found[2:], "r") == [("7", ("a", "c?")), ("COCO_8.jpg", ("b",))]
@@ -79,24 +88,46 @@ def test_captions_of_one_image_id_are_one_picture(tmp_path, wrap):
 
 
 def test_a_json_object_of_keys(tmp_path):
-    (tmp_path / "r.json").write_text(json.dumps({"image1": "a cat", "image2": ["x", "y"], "image3": [], "image4": " "}))
+    (tmp_path / "r.json").write_text(
+        json.dumps({"image1": "a cat", "image2": ["x", "y"], "image3": [], "image4": " "})
+    )
     assert captions(read(tmp_path / "r.json"), "r") == [
-        ("image1", ("a cat",)), ("image2", ("x", "y")), ("image3", ()), ("image4", ())]
+        ("image1", ("a cat",)),
+        ("image2", ("x", "y")),
+        ("image3", ()),
+        ("image4", ()),
+    ]
 
 
 def test_a_json_list_of_rows_is_a_table(tmp_path):
     (tmp_path / "p.png").write_bytes(picture())
-    rows = [{"_id": 4, "candidates": ["a"], "references": ["x", "y"], "image": "p.png"},
-            {"caption": "b", "syn_text_x": ["c", ""]}]
+    rows = [
+        {"_id": 4, "candidates": ["a"], "references": ["x", "y"], "image": "p.png"},
+        {"caption": "b", "syn_text_x": ["c", ""]},
+    ]
     (tmp_path / "v.json").write_text(json.dumps(rows))
     found = read(tmp_path / "v.json", images={0})
     assert captions(found, "candidates", "references", "captions", "syn_text_x") == [
-        ("4", ("a",), ("x", "y"), (), ()), ("v-000000001", (), (), ("b",), ("c", ""))]
+        ("4", ("a",), ("x", "y"), (), ()),
+        ("v-000000001", (), (), ("b",), ("c", "")),
+    ]
     assert [row.image for row in found] == [picture(), None]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[1]", "3", "[" * 10**5, '{"annotations": [{"image_id": 1, "bbox": []}]}',
-                                  '{"images": [{"sentences": []}], "dataset": "coco"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "[1]",
+        "3",
+        "[" * 10**5,
+        '{"annotations": [{"image_id": 1, "bbox": []}]}',
+        '{"images": [{"sentences": []}], "dataset": "coco"}',
+    ],
+)
 def test_other_json_is_an_error_that_names_the_file(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ValueError, match=r"r\.json"):
@@ -104,7 +135,10 @@ def test_other_json_is_an_error_that_names_the_file(tmp_path, text):
 
 
 def test_captions_of_a_form_are_no_captions(tmp_path):
-    rows = [{"image_id": 7, "caption": "a"}, {"image_id": 7, "caption": "Quality issues are too severe to recognize visual content."}]
+    rows = [
+        {"image_id": 7, "caption": "a"},
+        {"image_id": 7, "caption": "Quality issues are too severe to recognize visual content."},
+    ]
     (tmp_path / "r.json").write_text(json.dumps({"images": [], "annotations": rows}))
     assert captions(read(tmp_path / "r.json"), "r") == [("7", ("a",))]
     (tmp_path / "r.json").write_text(json.dumps(rows))  # results of a model, which said so itself
@@ -134,23 +168,38 @@ def test_columns_are_named_after_files_with_as_much_as_tells_them_apart(tmp_path
 
 def test_jsonl_rows_and_lines_that_are_none(tmp_path):
     (tmp_path / "p.png").write_bytes(picture())
-    lines = [b'{"key": "k", "image": "p.png", "text": "human", "syn_text_x": ["a", ""], "alt": "alt\\ud800", "n": 3}', b"",
-             b"{broken", b"\xff", b'{"uid": 5, "syn_text_x": [], "alt": null, "error": "was broken"}',
-             b'{"image": "gone.png", "syn_text_x": "one", "alt": [null, "z"]}']
+    lines = [
+        b'{"key": "k", "image": "p.png", "text": "human", "syn_text_x": ["a", ""], "alt": "alt\\ud800", "n": 3}',
+        b"",
+        b"{broken",
+        b"\xff",
+        b'{"uid": 5, "syn_text_x": [], "alt": null, "error": "was broken"}',
+        b'{"image": "gone.png", "syn_text_x": "one", "alt": [null, "z"]}',
+    ]
     (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
     found = read(tmp_path / "t.jsonl", images={0, 4})
     assert captions(found, "captions", "syn_text_x", "alt", "n") == [
-        ("k", ("human",), ("a", ""), ("alt?",), ()), ("t-000000001", (), (), (), ()), ("t-000000002", (), (), (), ()),
-        ("5", (), (), (), ()), ("t-000000004", (), ("one",), ("z",), ())]
+        ("k", ("human",), ("a", ""), ("alt?",), ()),
+        ("t-000000001", (), (), (), ()),
+        ("t-000000002", (), (), (), ()),
+        ("5", (), (), (), ()),
+        ("t-000000004", (), ("one",), ("z",), ()),
+    ]
     assert [row.image for row in found] == [picture(), None, None, None, None]
-    assert ["t.jsonl:2: not a line of JSON" in found[1].error, found[2].error != "", found[3].error] == [True, True, "was broken"]
+    assert ["t.jsonl:2: not a line of JSON" in found[1].error, found[2].error != "", found[3].error] == [
+        True,
+        True,
+        "was broken",
+    ]
     assert found[4].error == ""  # its captions are as good without a picture
 
 
 def test_csv_cells_hold_a_text_or_a_list(tmp_path):
     (tmp_path / "t.csv").write_text('id,caption,mine,other\n1,human,"[""a"", ""b""]",[not json\n2,,"[1]",\n')
     assert captions(read(tmp_path / "t.csv", ("mine", "other")), "captions", "mine", "other") == [
-        ("1", ("human",), ("a", "b"), ("[not json",)), ("2", (), ("[1]",), ())]
+        ("1", ("human",), ("a", "b"), ("[not json",)),
+        ("2", (), ("[1]",), ()),
+    ]
 
 
 def test_columns_named_twice_are_an_error(tmp_path):
@@ -160,10 +209,23 @@ def test_columns_named_twice_are_an_error(tmp_path):
 
 def parquet(path):
     """Seven rows in groups of two, the last one alone."""
-    pq.write_table(pa.Table.from_pylist([
-        {"key": f"k{number}", "image": {"bytes": picture(number), "path": None}, "caption": f"human {number}",
-         "mine": [f"a{number}", "b"], "syn_text_x": [f"x{number}"] if number else None, "n": number} for number in range(7)
-    ]), path, row_group_size=2)
+    pq.write_table(
+        pa.Table.from_pylist(
+            [
+                {
+                    "key": f"k{number}",
+                    "image": {"bytes": picture(number), "path": None},
+                    "caption": f"human {number}",
+                    "mine": [f"a{number}", "b"],
+                    "syn_text_x": [f"x{number}"] if number else None,
+                    "n": number,
+                }
+                for number in range(7)
+            ]
+        ),
+        path,
+        row_group_size=2,
+    )
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4])
@@ -181,7 +243,11 @@ def test_parquet_rows_with_the_pictures_that_are_asked_for(tmp_path, monkeypatch
 def test_only_columns_of_captions_are_read_from_parquet(tmp_path):
     parquet(tmp_path / "t.parquet")
     first, second = read(tmp_path / "t.parquet")[:2]
-    assert first.captions == ("human 0",) and second.columns == {"syn_text_x": ("x1",)} and set(second.meta) == {"uid", "source"}
+    assert (
+        first.captions == ("human 0",)
+        and second.columns == {"syn_text_x": ("x1",)}
+        and set(second.meta) == {"uid", "source"}
+    )
     assert "mine" in read(tmp_path / "t.parquet", None)[0].meta
 
 
@@ -190,7 +256,9 @@ def test_parquet_text_that_is_not_utf8(tmp_path):
     lists = pa.ListArray.from_arrays([0, 1, 2], bad)
     pq.write_table(pa.table({"caption": bad, "syn_text_x": lists, "n": [1, 2]}), tmp_path / "t.parquet")
     assert captions(read(tmp_path / "t.parquet"), "captions", "syn_text_x") == [
-        ("t-000000000", ("caf\ufffd",), ("caf\ufffd",)), ("t-000000001", ("ok",), ("ok",))]
+        ("t-000000000", ("caf\ufffd",), ("caf\ufffd",)),
+        ("t-000000001", ("ok",), ("ok",)),
+    ]
 
 
 def test_damaged_parquet_is_an_error_that_names_the_file(tmp_path):
@@ -213,7 +281,9 @@ def test_records_are_read_alike_from_every_format(tmp_path, format):
     (path,) = (each for each in tmp_path.iterdir() if each.suffix in (".tar", ".jsonl", ".parquet"))
     first, second = read(path, images={0, 1})
     assert first.key == "a/1" and first.image == picture() and first.error == "" and scene_of(first) == SCENE
-    assert captions([first], "captions", "syn_text_x", "syn_text_y") == [("a/1", ("human", "second"), ("a", ""), ("b", "c"))]
+    assert captions([first], "captions", "syn_text_x", "syn_text_y") == [
+        ("a/1", ("human", "second"), ("a", ""), ("b", "c"))
+    ]
     assert [truncated_of(first, name) for name in ("syn_text_x", "syn_text_y", "captions")] == [(True, False), (), ()]
     assert captions_of(second, "captions") == ("left",) and second.error == "does not decode" and second.image is None
     assert [row.image for row in read(path)] == [None, None]
@@ -234,17 +304,24 @@ def test_a_folder_gives_captions_without_reading_its_pictures(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(picture())
     (tmp_path / "a.txt").write_text("one\ntwo\n")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "c.png", "text": "three"}\n'
-                                             '{"file_name": "gone.png", "text": "four"}\n')
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "c.png", "text": "three"}\n{"file_name": "gone.png", "text": "four"}\n'
+    )
     found = read(tmp_path, images={1, 2})
-    assert captions(found, "captions") == [("a", ("one", "two")), ("c", ("three",)), ("gone", ("four",)), ("sub/b", ())]
+    assert captions(found, "captions") == [
+        ("a", ("one", "two")),
+        ("c", ("three",)),
+        ("gone", ("four",)),
+        ("sub/b", ()),
+    ]
     assert [row.image for row in found] == [None, picture(), None, None]
     assert [bool(row.error) for row in found] == [False, False, True, False]
 
 
 def test_sets_and_drawn_scenes(tmp_path):
-    (tmp_path / "c.json").write_text(json.dumps({"images": [{"id": 7, "file_name": "x.png"}],
-                                                 "annotations": [{"image_id": 7, "caption": "a"}]}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({"images": [{"id": 7, "file_name": "x.png"}], "annotations": [{"image_id": 7, "caption": "a"}]})
+    )
     assert captions(read(f"coco:{tmp_path}/c.json"), "captions") == [("7", ("a",))]
     found = read("scenes:test,n=2", images={1})
     assert [len(captions_of(row, "captions")) for row in found] == [5, 5]
@@ -287,12 +364,19 @@ def test_all_problems_at_once(tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "x.doc").touch()
     with pytest.raises(ValueError) as error:
-        open_sources([f"{tmp_path}/{name}" for name in ("gone.json", "x.doc", "empty.txt", "*.tar")], f"{tmp_path}/r.jsonl",
-                     "gone/")
+        open_sources(
+            [f"{tmp_path}/{name}" for name in ("gone.json", "x.doc", "empty.txt", "*.tar")],
+            f"{tmp_path}/r.jsonl",
+            "gone/",
+        )
     lines = str(error.value).split("\n")
     assert [line.split(": ")[-1] for line in lines[:2]] == [f"nothing matches {tmp_path}/*.tar", "no such file"]
     assert "x.doc: not a .tar" in lines[2] and lines[3].endswith("empty.txt: no rows")
-    assert lines[4].startswith("--references ") and lines[5].startswith("--images gone/: no such folder") and len(lines) == 6
+    assert (
+        lines[4].startswith("--references ")
+        and lines[5].startswith("--images gone/: no such folder")
+        and len(lines) == 6
+    )
 
 
 def test_what_there_is_instead(tmp_path):
@@ -306,9 +390,16 @@ def test_what_there_is_instead(tmp_path):
 
 
 def test_a_name_is_given_to_an_inputs_captions_whatever_they_are_called_there(tmp_path):
-    rows = {"a.jsonl": {"key": "1", "caption": "a dog"}, "b.csv": "key,text\n1,a cat\n",
-            "c.jsonl": {"key": "1", "caption": "alt", "syn_text_x": ["one", "two"],
-                        "caption_scores": {"syn_text_x": {"truncated": [True, False]}}}}
+    rows = {
+        "a.jsonl": {"key": "1", "caption": "a dog"},
+        "b.csv": "key,text\n1,a cat\n",
+        "c.jsonl": {
+            "key": "1",
+            "caption": "alt",
+            "syn_text_x": ["one", "two"],
+            "caption_scores": {"syn_text_x": {"truncated": [True, False]}},
+        },
+    }
     for name, row in rows.items():
         (tmp_path / name).write_text(row if isinstance(row, str) else json.dumps(row) + "\n")
     (tmp_path / "d.txt").write_text("a line\n")
@@ -316,8 +407,16 @@ def test_a_name_is_given_to_an_inputs_captions_whatever_they_are_called_there(tm
     assert names == ("a", "b", "c", "d")
     a, b, c, d = (next(source.pieces[0].read((), ())) for source in sources)
     assert (captions_of(a, "a"), captions_of(b, "b"), captions_of(c, "c"), captions_of(d, "d")) == (
-        ("a dog",), ("a cat",), ("one", "two"), ("a line",))
-    assert captions_of(c, "captions") == ("alt",) and captions_of(c, "syn_text_x") == () and truncated_of(c, "c") == (True, False)
+        ("a dog",),
+        ("a cat",),
+        ("one", "two"),
+        ("a line",),
+    )
+    assert (
+        captions_of(c, "captions") == ("alt",)
+        and captions_of(c, "syn_text_x") == ()
+        and truncated_of(c, "c") == (True, False)
+    )
     assert captions_of(a, "captions") == captions_of(a, "caption") == ()  # else they would be compared with themselves
 
 
@@ -327,7 +426,9 @@ def test_a_name_for_several_columns_or_two_names_for_an_input_are_refused(tmp_pa
     (source,), _ = opened(f"mine={path}")
     with pytest.raises(ValueError, match=r"--input mine=.*a\.jsonl has several columns, syn_text_x, syn_text_y"):
         list(source.pieces[0].read((), ()))
-    assert problems_of(f"mine={path}", f"other={path}") == [f"--input mine={path}: the same input has the name other, too"]
+    assert problems_of(f"mine={path}", f"other={path}") == [
+        f"--input mine={path}: the same input has the name other, too"
+    ]
 
 
 def test_a_spec_with_an_equals_sign_of_its_own_has_no_name(tmp_path, monkeypatch):

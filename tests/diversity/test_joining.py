@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from diversity.inputs.join import join, joined_by_number, number_of
 from diversity.inputs.sample import place
 
-ROWS = st.integers(1, 3).flatmap(lambda columns: st.lists(
-    st.tuples(st.integers(0, 4), st.lists(st.integers(0, 3), min_size=columns, max_size=columns)), min_size=1, max_size=12))
+ROWS = st.integers(1, 3).flatmap(
+    lambda columns: st.lists(
+        st.tuples(st.integers(0, 4), st.lists(st.integers(0, 3), min_size=columns, max_size=columns)),
+        min_size=1,
+        max_size=12,
+    )
+)
 
 
 def plainly(rows, references):
@@ -54,7 +59,11 @@ def test_joining_equals_reading_on_row_by_row(rows, with_references):
 def test_a_key_that_comes_again_with_the_same_column_is_another_picture():
     keys = np.array([7, 7, 7, 7], np.uint64)
     joined = join(keys, np.array([[1, 1, 0, 0], [0, 0, 1, 1]], np.uint32), None)
-    assert joined.again.tolist() == [0, 1, 0, 1] and joined.common.all() and joined.take.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert (
+        joined.again.tolist() == [0, 1, 0, 1]
+        and joined.common.all()
+        and joined.take.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    )
 
 
 def test_references_that_come_again_are_those_of_the_same_picture():
@@ -62,19 +71,39 @@ def test_references_that_come_again_are_those_of_the_same_picture():
     assert joined.again.tolist() == [0, 0] and joined.take.tolist() == [[2, 0], [0, 2], [2, 0]]
 
 
-@pytest.mark.parametrize(("key", "number"), [
-    ("42", "42"), ("000042", "42"), ("COCO_val2014_000000000042", "42"), ("val/COCO_val2014_000000000042.jpg", "42"), ("0", "0"),
-    ("000", "0"), ("a-7", "7"), ("page 3 of", None), ("", None), ("9" * 5000, "9" * 5000), ("v1.5", "5"), ("٤٢", None),
-    ("captions-000000042", None)])  # the last is of a table's row, not of a picture
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        ("42", "42"),
+        ("000042", "42"),
+        ("COCO_val2014_000000000042", "42"),
+        ("val/COCO_val2014_000000000042.jpg", "42"),
+        ("0", "0"),
+        ("000", "0"),
+        ("a-7", "7"),
+        ("page 3 of", None),
+        ("", None),
+        ("9" * 5000, "9" * 5000),
+        ("v1.5", "5"),
+        ("٤٢", None),
+        ("captions-000000042", None),
+    ],
+)  # the last is of a table's row, not of a picture
 def test_the_number_at_the_end_of_a_key(key, number):
     assert number_of(key) == number
 
 
 def by_number(*inputs):
     def hashes(texts):
-        return np.array([0 if text is None else 1 + int.from_bytes(text.encode()) % 2**61 for text in texts], np.uint64)
-    return joined_by_number([hashes(keys) for keys in inputs], [hashes(map(number_of, keys)) for keys in inputs],
-                            [all(key.isdecimal() for key in keys) for keys in inputs])
+        return np.array(
+            [0 if text is None else 1 + int.from_bytes(text.encode()) % 2**61 for text in texts], np.uint64
+        )
+
+    return joined_by_number(
+        [hashes(keys) for keys in inputs],
+        [hashes(map(number_of, keys)) for keys in inputs],
+        [all(key.isdecimal() for key in keys) for keys in inputs],
+    )
 
 
 def test_ids_and_file_names_are_joined_by_number():
@@ -84,13 +113,16 @@ def test_ids_and_file_names_are_joined_by_number():
     assert by_number(["000042"], ["42"], names)
 
 
-@pytest.mark.parametrize("inputs", [
-    [["42", "139"]],                                     # nothing to join
-    [["42", "139"], ["42", "7"]],                        # joined as they are
-    [["a-42"], ["b-42"]],                                # no ids
-    [["a-42", "b-42"], ["42"]],                          # the number is that of two pictures
-    [["a-42"], ["43"]],                                  # nothing in common either way
-    [["000000000", "000000001"], ["000010000"]],         # two shards
-])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [["42", "139"]],  # nothing to join
+        [["42", "139"], ["42", "7"]],  # joined as they are
+        [["a-42"], ["b-42"]],  # no ids
+        [["a-42", "b-42"], ["42"]],  # the number is that of two pictures
+        [["a-42"], ["43"]],  # nothing in common either way
+        [["000000000", "000000001"], ["000010000"]],  # two shards
+    ],
+)
 def test_other_keys_are_joined_as_they_are(inputs):
     assert not by_number(*inputs)

@@ -17,7 +17,7 @@ GROUPS = st.lists(st.lists(CAPTION, max_size=5), min_size=1, max_size=5)
 
 def ngrams(caption, n):
     found = words(caption)
-    return [tuple(found[at:at + n]) for at in range(len(found) - n + 1)]
+    return [tuple(found[at : at + n]) for at in range(len(found) - n + 1)]
 
 
 def slow_mbleu(group):
@@ -25,15 +25,20 @@ def slow_mbleu(group):
         return np.nan
     scores = []
     for at, caption in enumerate(group):
-        others = [words(other) for other in group[:at] + group[at + 1:]]
-        scores.append(sentence_bleu(others, words(caption), smoothing_function=SmoothingFunction().method3,
-                                    auto_reweigh=True) if words(caption) else 0)
+        others = [words(other) for other in group[:at] + group[at + 1 :]]
+        scores.append(
+            sentence_bleu(others, words(caption), smoothing_function=SmoothingFunction().method3, auto_reweigh=True)
+            if words(caption)
+            else 0
+        )
     return np.mean(scores)
 
 
 def slow_div(group, n):
     total = sum(len(words(caption)) for caption in group)
-    return len({gram for caption in group for gram in ngrams(caption, n)}) / total if total and len(group) > 1 else np.nan
+    return (
+        len({gram for caption in group for gram in ngrams(caption, n)}) / total if total and len(group) > 1 else np.nan
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -49,8 +54,11 @@ def test_within_picture_equals_nltk_and_sets(groups):
 @given(GROUPS, st.integers(1, 4))
 def test_ngrams_are_those_of_each_caption(groups, n):
     hashes, captions = ngram_hashes(encode(groups), n)
-    expected = [(gram, at) for at, caption in enumerate(caption for group in groups for caption in group)
-                for gram in ngrams(caption, n)]
+    expected = [
+        (gram, at)
+        for at, caption in enumerate(caption for group in groups for caption in group)
+        for gram in ngrams(caption, n)
+    ]
     assert captions.tolist() == [at for _, at in expected]
     of_gram = {}
     for value, (gram, _) in zip(hashes.tolist(), expected, strict=True):
@@ -65,8 +73,9 @@ def test_caption_hashes_are_equal_where_words_are(groups):
     hashes = caption_hashes(encode(groups)).tolist()
     assert len(set(zip(flat, hashes))) == len(set(flat)) == len(set(hashes))
     unique, pictures = first_in_picture(encode(groups))
-    assert sorted(pictures.tolist()) == [at for at, group in enumerate(groups)
-                                         for _ in {tuple(words(caption)) for caption in group}]
+    assert sorted(pictures.tolist()) == [
+        at for at, group in enumerate(groups) for _ in {tuple(words(caption)) for caption in group}
+    ]
     assert set(unique.tolist()) == set(hashes)
 
 
@@ -81,15 +90,22 @@ def test_words_alike_at_different_places_are_different_bigrams():
     assert hashes[0] != hashes[1]
 
 
-@pytest.mark.parametrize(("captions", "mbleu", "div_1", "div_2"), [
-    (["a red dog runs"] * 5, 1, 4 / 20, 3 / 20),                         # all equal
-    (["a"] * 3, 1, 1 / 3, 0),                                            # shorter than the highest order
-    (["a b c d", "e f g h"], 0, 1, 6 / 8),                               # nothing shared
-    (["a b c d e"], np.nan, np.nan, np.nan),                             # alone: no spread
-    (["", ""], 0, np.nan, np.nan),                                       # no word
-    (["a b c d e f g h", "a b c d"],                                     # brevity in one, precision in the other
-     (np.exp(1 - 8 / 4) + (4 / 8 * 3 / 7 * 2 / 6 * 1 / 5) ** 0.25) / 2, 8 / 12, 7 / 12),
-])
+@pytest.mark.parametrize(
+    ("captions", "mbleu", "div_1", "div_2"),
+    [
+        (["a red dog runs"] * 5, 1, 4 / 20, 3 / 20),  # all equal
+        (["a"] * 3, 1, 1 / 3, 0),  # shorter than the highest order
+        (["a b c d", "e f g h"], 0, 1, 6 / 8),  # nothing shared
+        (["a b c d e"], np.nan, np.nan, np.nan),  # alone: no spread
+        (["", ""], 0, np.nan, np.nan),  # no word
+        (
+            ["a b c d e f g h", "a b c d"],  # brevity in one, precision in the other
+            (np.exp(1 - 8 / 4) + (4 / 8 * 3 / 7 * 2 / 6 * 1 / 5) ** 0.25) / 2,
+            8 / 12,
+            7 / 12,
+        ),
+    ],
+)
 def test_closed_forms(captions, mbleu, div_1, div_2):
     found = within_picture(encode([captions]))
     np.testing.assert_allclose([found["mbleu_4"][0], found["div_1"][0], found["div_2"][0]], [mbleu, div_1, div_2])
@@ -103,8 +119,13 @@ def test_overlap_counts_are_clipped_by_another_caption_not_its_own():
 
 def slow_overlap(group, n):
     counts = [Counter(ngrams(caption, n)) for caption in group]
-    return [sum(min(times, max((other[gram] for at, other in enumerate(counts) if at != of), default=0))
-                for gram, times in found.items()) for of, found in enumerate(counts)], len(set().union(*counts))
+    return [
+        sum(
+            min(times, max((other[gram] for at, other in enumerate(counts) if at != of), default=0))
+            for gram, times in found.items()
+        )
+        for of, found in enumerate(counts)
+    ], len(set().union(*counts))
 
 
 @settings(max_examples=200, deadline=None)

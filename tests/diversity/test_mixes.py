@@ -11,14 +11,18 @@ from diversity.verdict.mixes import mixes, word_coverage
 from diversity.words.tokens import words
 
 CLIP, DEGENERATE = OF_SCORE["clip_score"], OF_SCORE["degenerate"]
-THINGS = ("dog cat horse bird tree house river boat child ball street lamp clock door window grass cloud hill bridge fence "
-          "truck wheel chair table plate fruit bread knife spoon cup").split()
+THINGS = (
+    "dog cat horse bird tree house river boat child ball street lamp clock door window grass cloud hill bridge fence "
+    "truck wheel chair table plate fruit bread knife spoon cup"
+).split()
 
 
 def captioner(rng, pictures, captions, things, fidelity):
     """Captions that name three of some of each picture's things, and their scores."""
-    groups = [[" ".join(["a photo of", *rng.permutation(of_picture[things])[:3]]) for _ in range(captions)]
-              for of_picture in pictures]
+    groups = [
+        [" ".join(["a photo of", *rng.permutation(of_picture[things])[:3]]) for _ in range(captions)]
+        for of_picture in pictures
+    ]
     return groups, [rng.normal(fidelity, 0.05, captions) for _ in pictures]
 
 
@@ -27,11 +31,17 @@ def world():
     """80 pictures of twelve things each, which five people name; `left` knows half of the things, `right` the other half."""
     rng = np.random.default_rng(0)
     pictures = [rng.permutation(THINGS)[:12] for _ in range(80)]
-    references = [[" ".join(["the", *rng.permutation(of_picture)[:5], "in the sun"]) for _ in range(5)]
-                  for of_picture in pictures]
+    references = [
+        [" ".join(["the", *rng.permutation(of_picture)[:5], "in the sun"]) for _ in range(5)]
+        for of_picture in pictures
+    ]
     columns, fidelity = {}, {}
-    for name, things, score in (("left", slice(0, 6), 0.7), ("right", slice(6, 12), 0.7), ("both", slice(2, 9), 0.7),
-                                ("noise", slice(0, 0), 0.2)):
+    for name, things, score in (
+        ("left", slice(0, 6), 0.7),
+        ("right", slice(6, 12), 0.7),
+        ("both", slice(2, 9), 0.7),
+        ("noise", slice(0, 0), 0.2),
+    ):
         columns[name], fidelity[name] = captioner(rng, pictures, 5, things, score)
     letters = [f"x{at}" for at in range(60)]
     columns["noise"] = [[" ".join(["a", *rng.permutation(letters)[:6]]) for _ in range(5)] for _ in pictures]
@@ -40,7 +50,9 @@ def world():
 
 def mix(world, names, *, with_references=True, measure=CLIP, seed=3):
     columns, fidelity, keys, references = world
-    return mixes({name: columns[name] for name in names}, fidelity, measure, keys, seed, references if with_references else None)
+    return mixes(
+        {name: columns[name] for name in names}, fidelity, measure, keys, seed, references if with_references else None
+    )
 
 
 # --- the slow reference --------------------------------------------------------------------------------------------
@@ -53,8 +65,12 @@ def slow_draw(world, names, seed):
     for at, key in enumerate(keys):
         start = int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=4).digest(), "little")
         chosen = [names[(start + i) % len(names)] for i in range(len(columns[names[0]][at]))]
-        drawn.append(([columns[name][at][i] for i, name in enumerate(chosen)],
-                      [fidelity[name][at][i] for i, name in enumerate(chosen)]))
+        drawn.append(
+            (
+                [columns[name][at][i] for i, name in enumerate(chosen)],
+                [fidelity[name][at][i] for i, name in enumerate(chosen)],
+            )
+        )
     return drawn
 
 
@@ -75,7 +91,9 @@ def test_greedy_order_and_figures_equal_the_slow_reference(world):
     best = max(names[:2] + names[3:], key=lambda name: alone[name][0].mean())  # noise is clearly less faithful
     expected, chosen = [], [best]
     while len(chosen) < 4:
-        tried = {name: slow_scores(world, [*chosen, name], seed) for name in names if name not in chosen and name != "noise"}
+        tried = {
+            name: slow_scores(world, [*chosen, name], seed) for name in names if name not in chosen and name != "noise"
+        }
         tried = tried or {"noise": slow_scores(world, [*chosen, "noise"], seed)}  # last, for what it costs
         chosen.append(max(tried, key=lambda name: tried[name][0].mean()))
         expected.append(tried[chosen[-1]])
@@ -113,8 +131,14 @@ def test_coverage_in_a_step_is_that_of_the_drawn_captions(world):
 
 def test_equal_columns_gain_nothing(world):
     columns, fidelity, keys, references = world
-    found = mixes({"one": columns["left"], "same": columns["left"]}, {"one": fidelity["left"], "same": fidelity["left"]}, CLIP,
-                  keys, 0, references)
+    found = mixes(
+        {"one": columns["left"], "same": columns["left"]},
+        {"one": fidelity["left"], "same": fidelity["left"]},
+        CLIP,
+        keys,
+        0,
+        references,
+    )
     assert found.steps[1].spread_gain == found.steps[1].coverage_gain == found.steps[1].fidelity_gain == (0, 0, 0)
     assert not found.steps[1].adds
 
@@ -144,8 +168,14 @@ def test_noise_that_covers_most_does_not_stand_before_a_mix_that_adds(world):
     columns, fidelity, keys, references = world
     rng = np.random.default_rng(2)
     shuffled = [[" ".join(rng.permutation(" ".join(group).split())[:12]) for _ in range(5)] for group in references]
-    found = mixes({"left": columns["left"], "right": columns["right"], "shuffled": shuffled},
-                  {**fidelity, "shuffled": fidelity["noise"]}, CLIP, keys, 0, references)
+    found = mixes(
+        {"left": columns["left"], "right": columns["right"], "shuffled": shuffled},
+        {**fidelity, "shuffled": fidelity["noise"]},
+        CLIP,
+        keys,
+        0,
+        references,
+    )
     assert word_coverage(shuffled, references).mean() > found.steps[1].coverage
     assert [step.adds for step in found.steps] == [False, True, False]
     assert found.steps[2].columns[2] == "shuffled"
@@ -156,9 +186,17 @@ def test_the_best_alone_is_not_the_noise_nor_the_most_faithful_by_chance(world):
     found = mixes({name: columns[name] for name in ("noise", "left")}, fidelity, CLIP, keys, 0)
     assert found.best == "left"
     dull = [[group[0]] * 5 for group in columns["left"]]
-    by_chance = [scores + 0.001 for scores in np.random.default_rng(1).permutation(fidelity["left"])]  # no clear difference
-    found = mixes({"dull": dull, "left": columns["left"]}, {"dull": by_chance, "left": fidelity["left"]}, CLIP, keys, 0,
-                  references)
+    by_chance = [
+        scores + 0.001 for scores in np.random.default_rng(1).permutation(fidelity["left"])
+    ]  # no clear difference
+    found = mixes(
+        {"dull": dull, "left": columns["left"]},
+        {"dull": by_chance, "left": fidelity["left"]},
+        CLIP,
+        keys,
+        0,
+        references,
+    )
     assert found.best == "left"
 
 
@@ -186,9 +224,14 @@ def test_figures_follow_from_seed_and_keys_not_from_order(world):
     columns, fidelity, keys, references = world
     found = mix(world, ["left", "right", "noise"])
     order = np.random.default_rng(1).permutation(80)
-    turned = mixes({name: [columns[name][at] for at in order] for name in ("noise", "right", "left")},
-                   {name: [fidelity[name][at] for at in order] for name in fidelity}, CLIP, [keys[at] for at in order], 3,
-                   [references[at] for at in order])
+    turned = mixes(
+        {name: [columns[name][at] for at in order] for name in ("noise", "right", "left")},
+        {name: [fidelity[name][at] for at in order] for name in fidelity},
+        CLIP,
+        [keys[at] for at in order],
+        3,
+        [references[at] for at in order],
+    )
     assert [step.columns for step in turned.steps] == [step.columns for step in found.steps]
     for one, other in zip(found.steps, turned.steps, strict=True):
         for name in ("spread", "coverage", "fidelity"):
@@ -204,9 +247,14 @@ def test_captioners_alike_seldom_seem_to_add_to_each_other():
     for seed in range(60):
         pictures = [rng.permutation(THINGS)[:12] for _ in range(30)]
         drawn = {name: captioner(rng, pictures, 3, slice(0, 8), 0.7) for name in "abc"}
-        found = mixes({name: groups for name, (groups, _) in drawn.items()},
-                      {name: scores for name, (_, scores) in drawn.items()}, CLIP, [str(at) for at in range(30)], seed,
-                      [[" ".join(of_picture[:10])] for of_picture in pictures])
+        found = mixes(
+            {name: groups for name, (groups, _) in drawn.items()},
+            {name: scores for name, (_, scores) in drawn.items()},
+            CLIP,
+            [str(at) for at in range(30)],
+            seed,
+            [[" ".join(of_picture[:10])] for of_picture in pictures],
+        )
         alarms += any(step.adds for step in found.steps)
     assert alarms < 9
 
@@ -231,17 +279,25 @@ def test_columns_without_fidelity_or_words_take_no_part(world):
 
 def test_unknown_scores_and_uneven_pictures_are_left_out_of_the_means():
     nan = np.nan
-    columns = {"a": [["a dog runs", "a dog sits"], ["a cat"], []], "b": [["the dog runs", "a red dog"], ["one cat"], []]}
-    fidelity = {"a": [np.array([0.5, nan]), np.array([nan]), np.zeros(0)],
-                "b": [np.array([0.7, 0.9]), np.array([0.1]), np.zeros(0)]}
+    columns = {
+        "a": [["a dog runs", "a dog sits"], ["a cat"], []],
+        "b": [["the dog runs", "a red dog"], ["one cat"], []],
+    }
+    fidelity = {
+        "a": [np.array([0.5, nan]), np.array([nan]), np.zeros(0)],
+        "b": [np.array([0.7, 0.9]), np.array([0.1]), np.zeros(0)],
+    }
     found = mixes(columns, fidelity, CLIP, ["k", "l", "m"], 0, [["it is"], [], []])
     assert found.coverage_measure is None  # the references have no content
     step = found.steps[1]
     assert (found.best, step.captions) == ("b", 2)  # clearly more faithful in the one picture that tells
     drawn = slow_draw((columns, fidelity, ["k", "l", "m"], None), step.columns, 0)[:2]
     assert step.spread == pytest.approx(slow_div_2(drawn[0][0]), rel=1e-12)  # one caption has no spread
-    both = [(np.nanmean(scores), alone) for (_, scores), alone in zip(drawn, (0.8, 0.1), strict=True)
-            if not np.isnan(scores).all()]
+    both = [
+        (np.nanmean(scores), alone)
+        for (_, scores), alone in zip(drawn, (0.8, 0.1), strict=True)
+        if not np.isnan(scores).all()
+    ]
     assert (step.fidelity, step.alone_fidelity) == pytest.approx(tuple(np.mean(both, axis=0)), rel=1e-12)
 
 
@@ -249,7 +305,9 @@ def test_a_mix_whose_fidelity_is_nowhere_known_is_no_step():
     steps = []
     for key in "abcdefgh":  # some keys draw a's first and b's second caption, both known, others the unknown ones
         fidelity = {"a": [np.array([0.5, np.nan])], "b": [np.array([np.nan, 0.4])]}
-        found = mixes({"a": [["a dog runs", "a dog sits"]], "b": [["the dog runs", "a red dog"]]}, fidelity, CLIP, [key], 0)
+        found = mixes(
+            {"a": [["a dog runs", "a dog sits"]], "b": [["the dog runs", "a red dog"]]}, fidelity, CLIP, [key], 0
+        )
         assert found.best == "a"
         steps.append(len(found.steps))
     assert set(steps) == {1, 2}
@@ -257,5 +315,10 @@ def test_a_mix_whose_fidelity_is_nowhere_known_is_no_step():
 
 def test_uneven_columns_are_all_named():
     with pytest.raises(ValueError, match="b, picture k: 1 captions.*c: 2 pictures.*1 keys"):
-        mixes({"a": [["x", "y"]], "b": [["x"]], "c": [["x", "y"], ["z"]]},
-              {"a": [np.ones(2)], "b": [np.ones(1)], "c": [np.ones(2), np.ones(1)]}, CLIP, ["k"], 0)
+        mixes(
+            {"a": [["x", "y"]], "b": [["x"]], "c": [["x", "y"], ["z"]]},
+            {"a": [np.ones(2)], "b": [np.ones(1)], "c": [np.ones(2), np.ones(1)]},
+            CLIP,
+            ["k"],
+            0,
+        )

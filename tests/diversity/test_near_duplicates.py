@@ -30,19 +30,22 @@ def test_near_duplicates_equal_sets_and_hold_the_exact_ones(groups):
     assert (found[tokens.counts > 1] * tokens.counts[tokens.counts > 1] >= exact[tokens.counts > 1] - 1e-9).all()
 
 
-@pytest.mark.parametrize(("captions", "expected"), [
-    (["a red dog runs"] * 5, 4 / 5),                                      # all equal
-    (["a b c d", "a b c d e"], 1 / 2),                                    # four of five
-    (["a b c d", "a b c e"], 0),                                          # three of five
-    (["a b c d e f g h i", "a b c d e f g h j"], 1 / 2),                  # one of nine changed: eight of ten
-    (["a b c d e f g h", "a b c d e f g j"], 0),                          # one of eight changed: seven of nine
-    (["a dog on a cat", "a cat on a dog"], 1 / 2),                        # the order is left out
-    (["a b c d", "x", "a b c d e", "a b c d e f"], 2 / 4),                # each by an earlier one, near to the first or not
-    (["a b c d e f", "x", "a b c d"], 0),
-    (["", "...", "a"], 1 / 3),                                            # no words, twice
-    (["a"], np.nan),
-    ([], np.nan),
-])
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (["a red dog runs"] * 5, 4 / 5),  # all equal
+        (["a b c d", "a b c d e"], 1 / 2),  # four of five
+        (["a b c d", "a b c e"], 0),  # three of five
+        (["a b c d e f g h i", "a b c d e f g h j"], 1 / 2),  # one of nine changed: eight of ten
+        (["a b c d e f g h", "a b c d e f g j"], 0),  # one of eight changed: seven of nine
+        (["a dog on a cat", "a cat on a dog"], 1 / 2),  # the order is left out
+        (["a b c d", "x", "a b c d e", "a b c d e f"], 2 / 4),  # each by an earlier one, near to the first or not
+        (["a b c d e f", "x", "a b c d"], 0),
+        (["", "...", "a"], 1 / 3),  # no words, twice
+        (["a"], np.nan),
+        ([], np.nan),
+    ],
+)
 def test_closed_forms(captions, expected):
     np.testing.assert_allclose(near_duplicates(encode([captions])), [expected])
 
@@ -59,8 +62,10 @@ def test_just_enough_is_enough_whatever_the_size():
 @pytest.mark.parametrize("cells", [1, 30, 200])
 def test_batches_and_neighbours_do_not_change_a_share(monkeypatch, cells):
     random = np.random.default_rng(0)
-    groups = [[" ".join(random.choice("a b c d".split(), random.integers(6))) for _ in range(random.integers(7))]
-              for _ in range(40)]
+    groups = [
+        [" ".join(random.choice("a b c d".split(), random.integers(6))) for _ in range(random.integers(7))]
+        for _ in range(40)
+    ]
     monkeypatch.setattr(pairs, "CELLS_AT_ONCE", cells)
     found = np.concatenate([near_duplicates(part) for part in pairs.batches(groups)])
     np.testing.assert_allclose(found, [slow_near_duplicates(group) for group in groups])

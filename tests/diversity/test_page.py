@@ -80,9 +80,14 @@ def text_of(element: str) -> str:
 
 
 def test_text_from_data_is_text(made_up_report, no_plots):
-    evil = made_up_report((f"syn_text_{EVIL}", "syn_text_$x_1", 'syn_text_"a\'b'), caption=f"a dog {EVIL} runs", key=EVIL,
-                          answer=(EVIL, f"x (95 % interval {EVIL} y)"), notes=(EVIL,),
-                          settings={EVIL: EVIL, "versions": {EVIL: EVIL}})
+    evil = made_up_report(
+        (f"syn_text_{EVIL}", "syn_text_$x_1", "syn_text_\"a'b"),
+        caption=f"a dog {EVIL} runs",
+        key=EVIL,
+        answer=(EVIL, f"x (95 % interval {EVIL} y)"),
+        notes=(EVIL,),
+        settings={EVIL: EVIL, "versions": {EVIL: EVIL}},
+    )
     page = render(evil)
     reader = Reader(page)
     assert reader.tags.count("script") == 1 and page.count("<script>") == 1
@@ -166,8 +171,16 @@ def test_what_is_not_measured_has_no_row_and_no_section(made_up_report):
     for row in report.rows.values():
         row |= {"frames": None, "facts": None, "equal_tokens": None, "semantic": None, "rank_frequency": None}
     text = "".join(Reader(render(report)).text)
-    for words in ("Mixes", "Differences", "Pictures and their captions", "Templates", "Facts", "At equal length", "Vendi",
-                  "Rank and frequency"):
+    for words in (
+        "Mixes",
+        "Differences",
+        "Pictures and their captions",
+        "Templates",
+        "Facts",
+        "At equal length",
+        "Vendi",
+        "Rank and frequency",
+    ):
         assert words not in text.split("All measures")[-1] and f"\n{words}" not in text, words
     assert "Degenerate captions" in text and "Self-CIDEr" in text
 
@@ -176,13 +189,22 @@ def test_the_better_column_of_a_difference_is_named(made_up_report, no_plots):
     def difference(score, first_less_second, p):
         ends = sorted((first_less_second * 0.5, first_less_second * 1.5))
         return Difference(score, "syn_text_one", "syn_text_other", Estimate(first_less_second, *ends), p, p)
-    report = made_up_report(differences=(difference("clip_score", 0.1, 0.0001), difference("div_2", 0.1, 0.2),
-                                         difference("degenerate", 0.1, 0.012), difference("length", -1.0, 0.012)))
+
+    report = made_up_report(
+        differences=(
+            difference("clip_score", 0.1, 0.0001),
+            difference("div_2", 0.1, 0.2),
+            difference("degenerate", 0.1, 0.012),
+            difference("length", -1.0, 0.012),
+        )
+    )
     rows = [text_of(row) for row in re.findall(r'<tr class="(?:clear|open)".*?</tr>', render(report), re.DOTALL)]
-    assert rows == ["one 1 − other 2 +0.100 0.050 to 0.150 one 1 better p < 0.001",
-                    "one 1 − other 2 +0.100 0.050 to 0.150 open p = 0.200",
-                    "one 1 − other 2 +10.0 points 5.0 to 15.0 other 2 better p = 0.012",
-                    "one 1 − other 2 −1.0 −1.5 to −0.5 other 2 higher p = 0.012"]
+    assert rows == [
+        "one 1 − other 2 +0.100 0.050 to 0.150 one 1 better p < 0.001",
+        "one 1 − other 2 +0.100 0.050 to 0.150 open p = 0.200",
+        "one 1 − other 2 +10.0 points 5.0 to 15.0 other 2 better p = 0.012",
+        "one 1 − other 2 −1.0 −1.5 to −0.5 other 2 higher p = 0.012",
+    ]
 
 
 def test_an_interval_without_width_is_not_written(made_up_report, no_plots):
@@ -195,9 +217,15 @@ def test_an_interval_without_width_is_not_written(made_up_report, no_plots):
 
 def test_intervals_are_drawn_to_scale(made_up_report, no_plots):
     estimates = [Estimate(0.2, 0.1, 0.4), Estimate(-0.2, -0.3, 0.0)]
-    report = made_up_report(differences=tuple(Difference("div_2", "syn_text_one", other, estimate, 0.5, 0.5) for other, estimate
-                                              in zip(("syn_text_other", "syn_text_noise"), estimates, strict=True)))
-    spans = re.findall(r"--zero: ([\d.]+)%; --low: ([\d.]+)%; --high: ([\d.]+)%; --mean: ([\d.]+)%", render(report))[:2]
+    report = made_up_report(
+        differences=tuple(
+            Difference("div_2", "syn_text_one", other, estimate, 0.5, 0.5)
+            for other, estimate in zip(("syn_text_other", "syn_text_noise"), estimates, strict=True)
+        )
+    )
+    spans = re.findall(r"--zero: ([\d.]+)%; --low: ([\d.]+)%; --high: ([\d.]+)%; --mean: ([\d.]+)%", render(report))[
+        :2
+    ]
     for (zero, *places), (mean, low, high) in zip([map(float, span) for span in spans], estimates, strict=True):
         width = 0.7 * 1.12  # from -0.3 to 0.4, and 6 % of it at each end
         assert places == pytest.approx([zero + 100 * value / width for value in (low, high, mean)], abs=0.02)
@@ -231,7 +259,9 @@ def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plot
     assert "a red dog runs on the grass loop2/30.71" in "".join(page.classes["captions"])
     assert "(empty) empty" in "".join(page.classes["captions"])
     example = made_up_report().examples[0]
-    bare = {name: (shown[0]._replace(facts=None, clip_score=None, reasons=()),) for name, shown in example.captions.items()}
+    bare = {
+        name: (shown[0]._replace(facts=None, clip_score=None, reasons=()),) for name, shown in example.captions.items()
+    }
     page = Reader(render(made_up_report(examples=(replace(example, captions=bare, image=None),))))
     assert page.classes["captions"][0].split()[-7:] == "a red dog runs on the grass".split()
     assert page.classes["none"] == ["no picture to show"]

@@ -15,23 +15,36 @@ PLACES = st.lists(st.tuples(st.text(max_size=3), st.integers(0, 2)), unique=True
 
 
 def picture(key, again=0):
-    return Picture(key, {"a": (f"a of {key}",), "b": (f"b of {key}",)}, {"a": (True,)}, (f"human {key}",),
-                   {"background": "sand"}, f"image {key} {again}".encode(), again)
+    return Picture(
+        key,
+        {"a": (f"a of {key}",), "b": (f"b of {key}",)},
+        {"a": (True,)},
+        (f"human {key}",),
+        {"background": "sand"},
+        f"image {key} {again}".encode(),
+        again,
+    )
 
 
 def parts(whole):
     """The same picture as three inputs tell of it."""
-    return [Picture(whole.key, {"a": whole.captions["a"]}, {}, (), whole.scene, None, whole.again),
-            Picture(whole.key, {"b": whole.captions["b"]}, whole.truncated, (), None, whole.image, whole.again),
-            Picture(whole.key, {}, {}, whole.references, None, None, whole.again)]
+    return [
+        Picture(whole.key, {"a": whole.captions["a"]}, {}, (), whole.scene, None, whole.again),
+        Picture(whole.key, {"b": whole.captions["b"]}, whole.truncated, (), None, whole.image, whole.again),
+        Picture(whole.key, {}, {}, whole.references, None, None, whole.again),
+    ]
 
 
 def plainly(pictures, size, seed, images):
     """All pictures sorted, then cut."""
+
     def at(picture):
         return place(name_hash(picture.key, seed=seed), picture.again), picture.key, picture.again
-    return [picture if number < images else replace(picture, image=None)
-            for number, picture in enumerate(sorted(pictures, key=at)[:size])]
+
+    return [
+        picture if number < images else replace(picture, image=None)
+        for number, picture in enumerate(sorted(pictures, key=at)[:size])
+    ]
 
 
 @given(PLACES, st.integers(1, 12), st.integers(0, 5), st.integers(0, 9), st.randoms(use_true_random=False))

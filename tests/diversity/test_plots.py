@@ -12,9 +12,11 @@ from diversity.verdict.compare import Estimate
 @pytest.fixture
 def drawn(monkeypatch):
     """Of a report its figures by title, before they are written."""
+
     def draw(report):
         monkeypatch.setattr(plots, "svg", lambda figure, label: figure)
         return {found.title: found.svg.axes[0] for found in plots.plots(report, columns_of(report))}
+
     return draw
 
 
@@ -44,7 +46,9 @@ def test_a_point_is_the_two_means_and_its_cross_their_intervals(made_up_report, 
 def test_the_best_has_a_ring_and_a_suspect_a_cross(made_up_report, drawn):
     report = made_up_report()
     axes = drawn(replace(report, verdict=report.verdict._replace(winner="syn_text_other")))["Spread against fidelity"]
-    rings = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o" and line.get_markersize() == plots.RING]
+    rings = [
+        line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o" and line.get_markersize() == plots.RING
+    ]
     crosses = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "x"]
     assert np.allclose(rings, [marks(axes)["2"]]) and np.allclose(crosses, [marks(axes)["3"]])
 
@@ -72,8 +76,8 @@ def test_one_caption_a_picture_has_no_spread_to_draw(made_up_report, drawn):
 
 def test_a_distribution_is_high_where_its_pictures_are(made_up_report, drawn):
     report = made_up_report(("a", "b"), human=False)
-    report.distributions["a"]["div_2"] = np.linspace(0.2, 0.4, 41)          # as many pictures at any value between
-    report.distributions["b"]["div_2"] = np.full(41, 0.7)                   # all at one
+    report.distributions["a"]["div_2"] = np.linspace(0.2, 0.4, 41)  # as many pictures at any value between
+    report.distributions["b"]["div_2"] = np.full(41, 0.7)  # all at one
     even, single = [line for line in drawn(report)["Picture by picture"].lines if len(line.get_xdata()) == plots.GRID]
     x, y = even.get_data()
     inside, outside = y[(x > 0.25) & (x < 0.35)], y[(x < 0.15) | (x > 0.45)]

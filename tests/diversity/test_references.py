@@ -21,13 +21,17 @@ def drawn(seed, pictures=30, vocabulary=6, shortest=0):
     def text(shortest):
         return [f"w{number}" for number in random.integers(vocabulary, size=random.integers(shortest, 14))]
 
-    return [text(shortest) for _ in range(pictures)], [[text(1) for _ in range(random.integers(1, 6))] for _ in range(pictures)]
+    return [text(shortest) for _ in range(pictures)], [
+        [text(1) for _ in range(random.integers(1, 6))] for _ in range(pictures)
+    ]
 
 
 def peer_form(captions, references):
     """As pycocoevalcap wants them: {picture: [text]}."""
-    return ({at: [" ".join(text) for text in texts] for at, texts in enumerate(references)},
-            {at: [" ".join(text)] for at, text in enumerate(captions)})
+    return (
+        {at: [" ".join(text) for text in texts] for at, texts in enumerate(references)},
+        {at: [" ".join(text)] for at, text in enumerate(captions)},
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -60,7 +64,11 @@ def test_rouge_l_is_pycocoevalcaps(seed):
 def test_a_reference_as_caption_scores_best_and_another_pictures_worse():
     texts = ["a red cat sleeps on a mat", "two dogs run over wet sand", "one man rides his old bike"]
     best = reference_scores(texts, [[text] for text in texts])
-    assert best["cider_d"] == pytest.approx(10) and best["bleu_4"] == pytest.approx(1) and best["rouge_l"] == pytest.approx(1)
+    assert (
+        best["cider_d"] == pytest.approx(10)
+        and best["bleu_4"] == pytest.approx(1)
+        and best["rouge_l"] == pytest.approx(1)
+    )
     assert reference_scores(texts, [[text] for text in texts[1:] + texts[:1]])["cider_d"] < 1
 
 
@@ -74,12 +82,18 @@ def test_cider_d_in_closed_form():
 
 def test_words_not_marks_or_case_are_compared():
     references = [["A cat on the mat."], ["two dogs, running over sand"]]
-    assert reference_scores(["a cat on the MAT", "Two dogs running over sand!"], references)["bleu_4"] == pytest.approx(1)
+    assert reference_scores(["a cat on the MAT", "Two dogs running over sand!"], references)[
+        "bleu_4"
+    ] == pytest.approx(1)
 
 
 def test_one_picture_has_no_cider():
     assert reference_scores(["a cat on a mat"], [["a cat on a mat"]]) | {"meteor": 0} == {
-        "cider_d": 0, "bleu_4": pytest.approx(1), "rouge_l": pytest.approx(1), "meteor": 0}
+        "cider_d": 0,
+        "bleu_4": pytest.approx(1),
+        "rouge_l": pytest.approx(1),
+        "meteor": 0,
+    }
 
 
 def test_empty_captions_score_nothing():
@@ -98,12 +112,18 @@ def test_a_picture_without_references_is_named():
 
 def meteor_in_a_process(nltk_data):
     """What a process prints that knows WordNet from this folder alone."""
-    code = ("import nltk, sys\n"
-            "nltk.data.path[:] = [sys.argv[1]]\n"
-            "from diversity.measures.references import reference_scores\n"
-            "print(reference_scores(['the hounds run home'], [['a bird', 'the dog runs home']]).get('meteor'))\n")
-    done = subprocess.run([sys.executable, "-c", code, str(nltk_data)], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    code = (
+        "import nltk, sys\n"
+        "nltk.data.path[:] = [sys.argv[1]]\n"
+        "from diversity.measures.references import reference_scores\n"
+        "print(reference_scores(['the hounds run home'], [['a bird', 'the dog runs home']]).get('meteor'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(nltk_data)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -112,11 +132,15 @@ def test_meteor_is_there_with_wordnet_only(tmp_path):
     assert meteor_in_a_process(tmp_path) == "None"
     folder = tmp_path / "corpora" / "wordnet"
     folder.mkdir(parents=True)
-    for name in ("cntlist.rev", "index.sense", *(f"{part}.{of}" for part in ("index", "data") for of in ("adj", "adv", "verb")),
-                 *(f"{of}.exc" for of in ("adj", "adv", "noun", "verb"))):
+    for name in (
+        "cntlist.rev",
+        "index.sense",
+        *(f"{part}.{of}" for part in ("index", "data") for of in ("adj", "adv", "verb")),
+        *(f"{of}.exc" for of in ("adj", "adv", "noun", "verb")),
+    ):
         (folder / name).write_text("")
     (folder / "lexnames").write_text("00\tnoun.animal\t1\n")
     (folder / "data.noun").write_text("00000000 00 n 02 dog 0 hound 0 000 | barks\n")
     (folder / "index.noun").write_text("dog n 1 0 1 0 00000000\nhound n 1 0 1 0 00000000\n")
     # the, home exactly; run = runs by stem; hounds ~ dog as synonyms: four matches in one chunk
-    assert float(meteor_in_a_process(tmp_path)) == pytest.approx(1 - 0.5 / 4 ** 3)
+    assert float(meteor_in_a_process(tmp_path)) == pytest.approx(1 - 0.5 / 4**3)

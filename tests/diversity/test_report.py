@@ -55,8 +55,10 @@ def test_json_has_the_answer_and_every_comparison():
     assert content["answer"] and content["fidelity"] == "cider_d" and content["spread"] == "self_cider"
     assert set(content["intervals"]["one"]["div_2"]) == {"mean", "low", "high"}
     assert set(content["differences"][0]) == {"measure", "first", "second", "estimate", "p", "p_holm"}
-    assert [step["columns"] for step in content["mixes"]["steps"]] == [[content["mixes"]["best"]], ["one", "other"]] or \
-        content["mixes"]["steps"][1]["columns"] == ["other", "one"]
+    assert [step["columns"] for step in content["mixes"]["steps"]] == [
+        [content["mixes"]["best"]],
+        ["one", "other"],
+    ] or content["mixes"]["steps"][1]["columns"] == ["other", "one"]
 
 
 def test_every_score_belongs_to_one_measure():

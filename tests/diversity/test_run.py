@@ -35,8 +35,17 @@ def records(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "p.png").write_bytes(picture())
-    lines = [{"key": f"k{at}", "image": "p.png", "captions": HUMAN[at], "syn_text_one": ONE[at], "syn_text_other": OTHER[at],
-              "error": ""} for at in range(2)]
+    lines = [
+        {
+            "key": f"k{at}",
+            "image": "p.png",
+            "captions": HUMAN[at],
+            "syn_text_one": ONE[at],
+            "syn_text_other": OTHER[at],
+            "error": "",
+        }
+        for at in range(2)
+    ]
     file = folder / "records.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
@@ -75,7 +84,9 @@ def test_a_run_that_was_killed_knows_its_folder_again(records, tmp_path, monkeyp
 
 
 def test_columns_and_references_by_name(records, tmp_path):
-    config = DiversityConfig(input=[str(records)], column=["syn_text_other"], references="syn_text_one", output=tmp_path / "out")
+    config = DiversityConfig(
+        input=[str(records)], column=["syn_text_other"], references="syn_text_one", output=tmp_path / "out"
+    )
     assert run(config) == 0
     content = json.loads((tmp_path / "out/report.json").read_text())
     assert list(content["columns"]) == ["syn_text_other", "syn_text_one"]
@@ -111,8 +122,15 @@ def test_two_reports_at_once_and_an_output_that_is_the_input_are_refused(records
     shutil.copy(records, tmp_path / "out")
     (tmp_path / "link").symlink_to("out")
     for input in ("out/*.jsonl", "x=link/records.jsonl"):
-        assert run(DiversityConfig(input=[input.replace("out", f"{tmp_path}/out").replace("link", f"{tmp_path}/link")],
-                                   output=tmp_path / "out")) == 2
+        assert (
+            run(
+                DiversityConfig(
+                    input=[input.replace("out", f"{tmp_path}/out").replace("link", f"{tmp_path}/link")],
+                    output=tmp_path / "out",
+                )
+            )
+            == 2
+        )
         assert "stand there that are the input" in capsys.readouterr().err
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "records.jsonl"}
 
@@ -122,6 +140,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(records, tmp_path, 
         if self.name.startswith("report.md"):
             raise OSError(errno.ENOSPC, "No space left on device", str(self))
         return Path.open(self, "wb").write(data)
+
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left on device: .*report.md"):
         run(DiversityConfig(input=[str(records)], output=tmp_path / "out"))
@@ -130,9 +149,14 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(records, tmp_path, 
     assert run(DiversityConfig(input=[str(records)], output=tmp_path / "out")) == 0
 
 
-@pytest.mark.parametrize(("change", "message"), [({"column": ["syn_text_none"]}, "syn_text_none"),
-                                                 ({"references": "who"}, "--references who"),
-                                                 ({"input": ["nowhere.jsonl"]}, "nowhere.jsonl")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"column": ["syn_text_none"]}, "syn_text_none"),
+        ({"references": "who"}, "--references who"),
+        ({"input": ["nowhere.jsonl"]}, "nowhere.jsonl"),
+    ],
+)
 def test_bad_input_is_a_message_and_two(records, tmp_path, capsys, change, message):
     assert run(DiversityConfig(**{"input": [str(records)], "output": tmp_path / "out", **change})) == 2
     assert message in capsys.readouterr().err
@@ -147,8 +171,10 @@ def test_configuration_problems_come_all_at_once():
 
 
 def test_no_torch_and_a_light_config():
-    code = ("import sys, diversity.config; assert 'numpy' not in sys.modules; from diversity import score_captions; "
-            "score_captions({'a': [['a dog runs']]}); assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)")
+    code = (
+        "import sys, diversity.config; assert 'numpy' not in sys.modules; from diversity import score_captions; "
+        "score_captions({'a': [['a dog runs']]}); assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 

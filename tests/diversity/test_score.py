@@ -24,7 +24,9 @@ def test_a_row_for_each_column_and_the_human_one_last():
 def test_columns_are_compared_on_the_pictures_all_have_with_equal_counts():
     one = [["a dog runs by"] * 3, ["a cat sits here"] * 2, ["a cow sits here"]]
     other = [["the dog runs by"], ["the cat sits by", "a cat here too"], []]
-    report = score_captions({"one": one, "other": other}, references=[["a dog on a mat"] * 5, ["a cat on a mat"] * 5, ["a cow"]])
+    report = score_captions(
+        {"one": one, "other": other}, references=[["a dog on a mat"] * 5, ["a cat on a mat"] * 5, ["a cow"]]
+    )
     assert {(row["pictures"], row["captions"]) for row in report.rows.values()} == {(2, 3)}
     assert any("2 of 3 pictures" in note for note in report.notes)
 
@@ -46,8 +48,17 @@ def test_a_headline_has_at_most_eight_columns_and_never_spread_without_the_degen
     report = score_captions({"one": ONE}, references=HUMAN)
     assert len(report.headline) <= 8
     everything = dict.fromkeys(("length_mean", "div_2", "self_cider", "mbleu_4", "degenerate", "pictures"), 1)
-    everything |= {"semantic": {"vendi": {"1": 2}}, "clip": {"clip_score": 1, "r_at_1": 1}, "facts": {"precision": 1, "recall": 1}}
-    for row in (everything, {**everything, "facts": None}, {**everything, "clip": None, "semantic": None}, {"degenerate": 0}):
+    everything |= {
+        "semantic": {"vendi": {"1": 2}},
+        "clip": {"clip_score": 1, "r_at_1": 1},
+        "facts": {"precision": 1, "recall": 1},
+    }
+    for row in (
+        everything,
+        {**everything, "facts": None},
+        {**everything, "clip": None, "semantic": None},
+        {"degenerate": 0},
+    ):
         headline = catalogue.headline([row])
         assert len(headline) <= 8 and catalogue.DEGENERATE in headline and headline[0] == catalogue.PICTURES
 
@@ -67,8 +78,12 @@ def test_facts_where_the_truth_is_known():
 
     samples = [scene_sample(SceneSpec.parse("scenes:test,n=4"), at) for at in range(4)]
     wrong = [["a black star"] * 5 for _ in samples]
-    report = score_captions({"wrong": wrong}, references=[sample.captions for sample in samples],
-                            scenes=[sample.meta["scene"] for sample in samples], images=[sample.image for sample in samples])
+    report = score_captions(
+        {"wrong": wrong},
+        references=[sample.captions for sample in samples],
+        scenes=[sample.meta["scene"] for sample in samples],
+        images=[sample.image for sample in samples],
+    )
     assert report.rows["captions"]["facts"]["precision"] == 1
     assert report.rows["wrong"]["facts"]["precision"] < 1
     assert report.fidelity == "precision"
@@ -78,16 +93,25 @@ def test_facts_where_the_truth_is_known():
     assert render(report).count("data:image/jpeg;base64,") == 4
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"captions": {}}, "no column of captions"),
-    ({"captions": {"a": ONE, "b": ONE[:1]}}, "unequal numbers of pictures: column 'a' 2, column 'b' 1"),
-    ({"captions": {"a": ["a string"]}}, "column 'a', picture 0: 'a string' is not a list of strings"),
-    ({"captions": {"a": [["fine"], [None]]}}, r"column 'a', picture 1: \[None\]"),
-    ({"captions": {"a": ONE}, "keys": ["x"]}, "column 'a' 2, keys 1"),
-    ({"captions": {"a": ONE}, "truncated": {"a": [[True]], "b": []}}, "truncated 'a': not one mark.*truncated 'b': no such"),
-    ({"captions": {"a": [["x"], []], "b": [[], ["y"]]}}, "no picture"),
-    ({"captions": {"a": ONE}, "references": ONE, "references_name": "a"}, "'a' is a column and the references' name"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"captions": {}}, "no column of captions"),
+        ({"captions": {"a": ONE, "b": ONE[:1]}}, "unequal numbers of pictures: column 'a' 2, column 'b' 1"),
+        ({"captions": {"a": ["a string"]}}, "column 'a', picture 0: 'a string' is not a list of strings"),
+        ({"captions": {"a": [["fine"], [None]]}}, r"column 'a', picture 1: \[None\]"),
+        ({"captions": {"a": ONE}, "keys": ["x"]}, "column 'a' 2, keys 1"),
+        (
+            {"captions": {"a": ONE}, "truncated": {"a": [[True]], "b": []}},
+            "truncated 'a': not one mark.*truncated 'b': no such",
+        ),
+        ({"captions": {"a": [["x"], []], "b": [[], ["y"]]}}, "no picture"),
+        (
+            {"captions": {"a": ONE}, "references": ONE, "references_name": "a"},
+            "'a' is a column and the references' name",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         score_captions(**arguments)
@@ -95,7 +119,11 @@ def test_what_does_not_fit_is_named(arguments, message):
 
 def test_intervals_are_of_the_scores_by_picture_and_distributions_their_quantiles():
     report = score_captions({"one": ONE * 20, "other": OTHER * 20}, references=HUMAN * 20)
-    low, middle, high = report.intervals["one"]["div_2"].low, report.rows["one"]["div_2"], report.intervals["one"]["div_2"].high
+    low, middle, high = (
+        report.intervals["one"]["div_2"].low,
+        report.rows["one"]["div_2"],
+        report.intervals["one"]["div_2"].high,
+    )
     assert low < middle < high
     assert len(report.distributions["one"]["div_2"]) == 41
     assert np.isclose(report.distributions["one"]["length"][0], 3)  # words of "a red dog runs" and "a dog"
@@ -121,18 +149,24 @@ def test_captions_as_people_write_them_are_suspect_where_agreement_with_people_i
     from imagetext.scenes.draw import SceneSpec, scene_sample
 
     samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), at) for at in range(24)]
-    captions = {"alike": [sample.captions[:2] for sample in samples], "poor": [["a black star", "two black stars"]] * 24}
+    captions = {
+        "alike": [sample.captions[:2] for sample in samples],
+        "poor": [["a black star", "two black stars"]] * 24,
+    }
     human = [sample.captions for sample in samples]
     known = score_captions(captions, references=human, scenes=[sample.meta["scene"] for sample in samples])
-    assert known.verdict.evidence == "facts" and known.verdict.winner == "alike" and "alike" not in known.verdict.suspects
+    assert (
+        known.verdict.evidence == "facts" and known.verdict.winner == "alike" and "alike" not in known.verdict.suspects
+    )
     unknown = score_captions(captions, references=human)
     assert unknown.verdict.evidence == "references" and unknown.verdict.winner is None
     assert [reason.kind for reason in unknown.verdict.suspects["alike"]] == ["copied"]
 
 
 def test_novelty_and_words_covered_are_against_the_references():
-    rows = score_captions({"same": HUMAN, "new": [["purple trains", "a quiet lake"], ["seven moons", "rain at night"]]},
-                          references=HUMAN).rows
+    rows = score_captions(
+        {"same": HUMAN, "new": [["purple trains", "a quiet lake"], ["seven moons", "rain at night"]]}, references=HUMAN
+    ).rows
     assert (rows["same"]["novelty"]["captions"], rows["new"]["novelty"]["captions"]) == (0, 1)
     assert (rows["same"]["word_coverage"], rows["new"]["word_coverage"]) == (1, 0)
     assert rows["captions"]["novelty"] is None and rows["captions"]["cider_d"] > 0  # each against the picture's others

@@ -18,7 +18,7 @@ GROUPS = st.lists(st.lists(CAPTION, max_size=5), min_size=1, max_size=5)
 
 def ngrams(caption, n):
     found = words(caption)
-    return [tuple(found[at:at + n]) for at in range(len(found) - n + 1)]
+    return [tuple(found[at : at + n]) for at in range(len(found) - n + 1)]
 
 
 def slow_self_cider(group, documents):
@@ -28,9 +28,14 @@ def slow_self_cider(group, documents):
         parts = []
         for n in (1, 2, 3, 4):
             counts = Counter(ngrams(caption, n))
-            vector = {gram: count * np.log(len(documents) / max(1, sum(any(gram in ngrams(text, n) for text in document)
-                                                                       for document in documents)))
-                      for gram, count in counts.items()}
+            vector = {
+                gram: count
+                * np.log(
+                    len(documents)
+                    / max(1, sum(any(gram in ngrams(text, n) for text in document) for document in documents))
+                )
+                for gram, count in counts.items()
+            }
             length = np.sqrt(sum(weight**2 for weight in vector.values()))
             if length > 0:
                 parts.append({gram: weight / length for gram, weight in vector.items()})
@@ -45,26 +50,32 @@ def slow_self_cider(group, documents):
 @settings(max_examples=200, deadline=None)
 @given(GROUPS, GROUPS)
 def test_self_cider_equals_singular_values_of_whole_vectors(groups, documents):
-    np.testing.assert_allclose(self_cider(encode(groups), DocumentFrequency(documents)),
-                               [slow_self_cider(group, documents) for group in groups], atol=1e-9)
+    np.testing.assert_allclose(
+        self_cider(encode(groups), DocumentFrequency(documents)),
+        [slow_self_cider(group, documents) for group in groups],
+        atol=1e-9,
+    )
 
 
 WORLD = DocumentFrequency([["a dog"], ["a cat"], ["a bird sings"]])
 
 
-@pytest.mark.parametrize(("captions", "expected"), [
-    (["a red dog runs"] * 5, 0),                                              # all equal
-    (["a red dog runs", "A red dog, runs!"], 0),                              # but for case and marks
-    (["one two three four", "five six seven eight"], 1),                      # nothing in common
-    (["one", "two three", "four five six seven"], 1),                         # whatever their lengths
-    (["one two three four"] * 2 + ["five six seven eight"] * 2, 0.5),         # two directions of four
-    (["one two three four"] * 3 + [""], 0),                                   # a caption without a word adds none
-    (["one two three four", "five six seven eight", "", ""], 0.5),
-    (["one two three four"], np.nan),                                         # alone
-    ([], np.nan),
-    (["", "..."], np.nan),                                                    # no word
-    (["a", "A."], np.nan),                                                    # a word of every picture
-])
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (["a red dog runs"] * 5, 0),  # all equal
+        (["a red dog runs", "A red dog, runs!"], 0),  # but for case and marks
+        (["one two three four", "five six seven eight"], 1),  # nothing in common
+        (["one", "two three", "four five six seven"], 1),  # whatever their lengths
+        (["one two three four"] * 2 + ["five six seven eight"] * 2, 0.5),  # two directions of four
+        (["one two three four"] * 3 + [""], 0),  # a caption without a word adds none
+        (["one two three four", "five six seven eight", "", ""], 0.5),
+        (["one two three four"], np.nan),  # alone
+        ([], np.nan),
+        (["", "..."], np.nan),  # no word
+        (["a", "A."], np.nan),  # a word of every picture
+    ],
+)
 def test_closed_forms(captions, expected):
     np.testing.assert_allclose(self_cider(encode([captions]), WORLD), [expected], atol=1e-12)
 
@@ -98,13 +109,19 @@ def test_one_picture_gives_no_weight_to_its_own_words():
 @pytest.mark.parametrize("cells", [1, 30, 200])
 def test_batches_and_neighbours_do_not_change_a_score(monkeypatch, cells):
     random = np.random.default_rng(0)
-    groups = [[" ".join(random.choice("a red blue dog cat".split(), random.integers(6))) for _ in range(random.integers(7))]
-              for _ in range(40)]
+    groups = [
+        [" ".join(random.choice("a red blue dog cat".split(), random.integers(6))) for _ in range(random.integers(7))]
+        for _ in range(40)
+    ]
     whole = self_cider(encode(groups), DocumentFrequency(groups))
     monkeypatch.setattr(pairs, "CELLS_AT_ONCE", cells)
     world, parts = DocumentFrequency(groups), list(pairs.batches(groups))
-    np.testing.assert_allclose(np.concatenate([self_cider(part, world) for part in parts]), whole, rtol=1e-9, atol=1e-12)
-    assert len(parts) > 1 and all(part.pictures == 1 or part.pictures * part.counts.max() ** 2 <= cells for part in parts)
+    np.testing.assert_allclose(
+        np.concatenate([self_cider(part, world) for part in parts]), whole, rtol=1e-9, atol=1e-12
+    )
+    assert len(parts) > 1 and all(
+        part.pictures == 1 or part.pictures * part.counts.max() ** 2 <= cells for part in parts
+    )
     assert 0 < np.nanmin(whole[whole > 0]) and np.nanmax(whole) <= 1 and len(whole) == 40
 
 

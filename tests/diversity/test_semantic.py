@@ -62,11 +62,16 @@ def test_covariance_gives_what_all_cosines_give(count, q):
 def test_closed_forms_of_the_vendi_score(q, dtype):
     one = clusters(1, 384).astype(dtype)
     assert accumulated(np.repeat(one, 1000, axis=0)).result()["vendi"][q] == pytest.approx(1, abs=1e-12)  # all equal
-    assert accumulated(-one, one).result()["vendi"][q] == pytest.approx(1, abs=1e-12)                    # of one direction
-    assert accumulated(np.eye(50, 384, dtype=dtype)).result()["vendi"][q] == pytest.approx(50)            # nothing in common
+    assert accumulated(-one, one).result()["vendi"][q] == pytest.approx(1, abs=1e-12)  # of one direction
+    assert accumulated(np.eye(50, 384, dtype=dtype)).result()["vendi"][q] == pytest.approx(50)  # nothing in common
     assert accumulated(one).result()["vendi"][q] == pytest.approx(1)
     three_and_one = accumulated(np.eye(4, dtype=dtype)[[0, 0, 0, 1]]).result()["vendi"][q]
-    expected = {"0.5": (np.sqrt(0.75) + np.sqrt(0.25))**2, "1": 4 / 3**0.75, "2": 1 / (0.75**2 + 0.25**2), "inf": 4 / 3}
+    expected = {
+        "0.5": (np.sqrt(0.75) + np.sqrt(0.25)) ** 2,
+        "1": 4 / 3**0.75,
+        "2": 1 / (0.75**2 + 0.25**2),
+        "inf": 4 / 3,
+    }
     assert three_and_one == pytest.approx(expected[q], rel=1e-6)
 
 
@@ -172,7 +177,9 @@ def slow_coverage(human, captions):
     scores = []
     for at, (of_picture, ours) in enumerate(zip(human, captions, strict=True)):
         others = np.concatenate([rows for picture, rows in enumerate(human) if picture != at])
-        reached = [max(row @ caption for caption in ours) >= sorted(others @ row)[-5] for row in of_picture if len(ours)]
+        reached = [
+            max(row @ caption for caption in ours) >= sorted(others @ row)[-5] for row in of_picture if len(ours)
+        ]
         scores.append(np.mean(reached) if reached else np.nan)
     return scores
 
@@ -182,8 +189,9 @@ def test_coverage_equals_loops(monkeypatch):
     random = np.random.default_rng(0)
     human_counts, counts = random.integers(0, 5, size=30), random.integers(0, 4, size=30)
     centres = clusters(30, 6)
-    human, ours = (unit(np.repeat(centres, of, axis=0) + 0.3 * random.normal(size=(of.sum(), 6)))
-                   for of in (human_counts, counts))
+    human, ours = (
+        unit(np.repeat(centres, of, axis=0) + 0.3 * random.normal(size=(of.sum(), 6))) for of in (human_counts, counts)
+    )
     found = HumanCaptions(human, human_counts).covered(ours, counts)
     expected = slow_coverage(np.split(human, np.cumsum(human_counts))[:-1], np.split(ours, np.cumsum(counts))[:-1])
     np.testing.assert_allclose(found, expected)
@@ -193,9 +201,9 @@ def test_coverage_equals_loops(monkeypatch):
 def test_only_captions_of_the_picture_itself_cover():
     human = clusters(60, 32)
     reached = HumanCaptions(human, np.full(20, 3))
-    assert reached.covered(human, np.full(20, 3)).tolist() == [1] * 20                 # the same ones
-    assert reached.covered(human[::3], np.full(20, 1)).min() >= 1 / 3                  # one of three
-    assert reached.covered(np.roll(human, 3, axis=0), np.full(20, 3)).mean() < 0.3     # those of another picture
+    assert reached.covered(human, np.full(20, 3)).tolist() == [1] * 20  # the same ones
+    assert reached.covered(human[::3], np.full(20, 1)).min() >= 1 / 3  # one of three
+    assert reached.covered(np.roll(human, 3, axis=0), np.full(20, 3)).mean() < 0.3  # those of another picture
 
 
 def test_human_captions_do_not_cover_themselves():
@@ -238,8 +246,11 @@ class Letters:
 
 
 def test_a_column_is_scored_within_pictures_and_over_the_set():
-    columns = {"varied": [["a", "b"], ["c", "d"], ["a", "c"]], "same": [["a", "aa"], ["c", "c"], ["d", "d"]],
-               "near": [["a", "ab"]] * 3}
+    columns = {
+        "varied": [["a", "b"], ["c", "d"], ["a", "c"]],
+        "same": [["a", "aa"], ["c", "c"], ["d", "d"]],
+        "near": [["a", "ab"]] * 3,
+    }
     found = semantic_scores(Letters(), columns)
     np.testing.assert_allclose(found["varied"].pictures["vendi"], [2, 2, 2])
     np.testing.assert_allclose(found["same"].pictures["cosine_distance"], [0, 0, 0], atol=1e-12)
@@ -256,8 +267,11 @@ def test_a_column_is_scored_within_pictures_and_over_the_set():
 def test_a_column_is_held_against_the_references():
     """The five captions of the last picture are as near to each of the others: cosine 1 / √8, which letters of another lack."""
     references = [["a", "b"], ["c", "d"], ["e", "f"], ["abcdefgh"] * 5]
-    columns = {"right": [["a", "b"], ["c", "d"], ["e"], ["a"]], "wrong": [["c", "d"], ["e", "f"], ["a", "b"], ["a"]],
-               "human": references}
+    columns = {
+        "right": [["a", "b"], ["c", "d"], ["e"], ["a"]],
+        "wrong": [["c", "d"], ["e", "f"], ["a", "b"], ["a"]],
+        "human": references,
+    }
     found = semantic_scores(Letters(), columns, references, "human")
     assert found["right"].pictures["coverage"][:3].tolist() == [1, 1, 1 / 2]
     assert found["wrong"].pictures["coverage"][:3].tolist() == [0] * 3

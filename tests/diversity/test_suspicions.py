@@ -15,9 +15,20 @@ from .made_up_captions import made_up_pictures
 
 PICTURES = made_up_pictures(80)
 SEVERAL = {"one said again": "repeated"}
-ONE = {"other pictures": "other_pictures", "shuffled": "word_order", "sorted": "word_order", "reversed": "word_order",
-       "another language": "other_words", "tail": "filler", "varied tails": "filler", "head": "filler", "template": "filler",
-       "one for all": "repeated", "copied": "copied", "one word changed": "word_order"}
+ONE = {
+    "other pictures": "other_pictures",
+    "shuffled": "word_order",
+    "sorted": "word_order",
+    "reversed": "word_order",
+    "another language": "other_words",
+    "tail": "filler",
+    "varied tails": "filler",
+    "head": "filler",
+    "template": "filler",
+    "one for all": "repeated",
+    "copied": "copied",
+    "one word changed": "word_order",
+}
 
 
 def report(columns, human, **others):
@@ -52,28 +63,43 @@ def test_neither_people_nor_an_honest_machine_are_suspect(found, name):
 
 def test_copies_are_seen_with_one_reference_too():
     human = [picture["references"][:1] for picture in PICTURES]
-    assert [reason.kind for reason in report({"copy": human, "other": [picture["references"][1:2] for picture in PICTURES]},
-                                             human)["copy"]] == ["copied"]
+    assert [
+        reason.kind
+        for reason in report({"copy": human, "other": [picture["references"][1:2] for picture in PICTURES]}, human)[
+            "copy"
+        ]
+    ] == ["copied"]
 
 
 def test_an_honest_captioner_of_templated_captions_is_no_copier():
     """Drawn shapes are described by few kinds of sentences, so what a captioner says of them is often said by the references."""
     scenes = [draw_scene(SceneSpec("train"), at) for at in range(40)]
-    human, honest, other = ([list(short_captions(scene, random.Random(f"{at}/{seed}"))) for at, scene in enumerate(scenes)]
-                            for seed in ("human", "honest", "other"))
-    human, columns = [group[:2] for group in human], {"honest": [group[:1] for group in honest],
-                                                      "wrong": [group[:1] for group in other[1:] + other[:1]]}
+    human, honest, other = (
+        [list(short_captions(scene, random.Random(f"{at}/{seed}"))) for at, scene in enumerate(scenes)]
+        for seed in ("human", "honest", "other")
+    )
+    human, columns = (
+        [group[:2] for group in human],
+        {"honest": [group[:1] for group in honest], "wrong": [group[:1] for group in other[1:] + other[:1]]},
+    )
     found = report({**columns, "copy": [group[1:2] for group in human]}, human)
     assert {name: [reason.kind for reason in reasons] for name, reasons in found.items()} == {
-        "copy": ["copied"], "wrong": ["other_pictures"]}
-    one = [[f"there is a {scene['objects'][0]['colour']} {scene['objects'][0]['shape']} in the picture"] for scene in scenes]
+        "copy": ["copied"],
+        "wrong": ["other_pictures"],
+    }
+    one = [
+        [f"there is a {scene['objects'][0]['colour']} {scene['objects'][0]['shape']} in the picture"]
+        for scene in scenes
+    ]
     assert report({"honest": one, "wrong": columns["wrong"]}, one).keys() == {"wrong"}
 
 
 def test_a_habit_that_people_have_too_is_not_suspect():
     """All human captions end alike, and so do the column's."""
+
     def ended(captions):
         return [f"{caption.rstrip('.')} in this old photo" for caption in captions]
+
     human = [ended(picture["references"][:3]) for picture in PICTURES]
     assert report({"same": [ended(picture["references"][3:4]) for picture in PICTURES]}, human) == {}
 
@@ -107,11 +133,14 @@ def test_order_counts_pairs_of_other_pictures():
 def test_strangers_are_common_words_that_stand_together_here_alone():
     """Of 9 times "a", 9 times "b" and 27 "c" in 45 words, chance alone has "a b" 81 / 45 times, too few, and "c a" 243 / 45 times."""
     language = Language([["a c".split(), "b c".split(), "c".split()]] * 9)
-    assert language.strangers("a c b".split(), 0) == (2, 1)      # "a c" stands under others, "c b" under none
+    assert language.strangers("a c b".split(), 0) == (2, 1)  # "a c" stands under others, "c b" under none
     assert language.strangers("a b".split(), 0) == (0, 0)
     assert np.isnan(language.strangers([], 0)).all()
     once = Language([["a c".split(), "c a".split()], ["a".split(), "c".split()] * 2])
-    assert once.strangers("c a".split(), 1) == (1, 0) and once.strangers("c a".split(), 0) == (1, 1)  # the own picture tells nothing
+    assert once.strangers("c a".split(), 1) == (1, 0) and once.strangers("c a".split(), 0) == (
+        1,
+        1,
+    )  # the own picture tells nothing
 
 
 def test_captions_are_alike_that_have_half_of_their_words_in_common():
@@ -124,7 +153,9 @@ def test_grounding_is_what_a_picture_s_captions_have_and_others_lack():
     language = Language(TEXTS)
     first, last, whole = language.grounded_thirds("cat dog zebra".split(), 1, TEXTS[1])
     assert (first, last, whole) == (1 - 0, 0, pytest.approx((1 + (1 - 2 / 2) + 0) / 3))
-    assert language.grounded_thirds("the bird sits".split(), 0, TEXTS[0])[0] == -1 / 2  # "the" stands under one of two others
+    assert (
+        language.grounded_thirds("the bird sits".split(), 0, TEXTS[0])[0] == -1 / 2
+    )  # "the" stands under one of two others
 
 
 def test_copying_is_nearness_to_one_alone():

@@ -7,30 +7,50 @@ from hypothesis import strategies as st
 
 from diversity.words.tokens import _WORDS, LONG_CHUNK, encode, pieces, units, words
 
-MARKS = st.sampled_from([*"aB'’_-.7İ红Σ", "\0", " ", "\n", "\u00a0", "\x1f", "\u2000", "\u0301", "\u1e9b\u0323", "ड\u093c", "ก็", "\u00ad", "ʼ", "ab'c",
-                         "x" * LONG_CHUNK])
+MARKS = st.sampled_from(
+    [
+        *"aB'’_-.7İ红Σ",
+        "\0",
+        " ",
+        "\n",
+        "\u00a0",
+        "\x1f",
+        "\u2000",
+        "\u0301",
+        "\u1e9b\u0323",
+        "ड\u093c",
+        "ก็",
+        "\u00ad",
+        "ʼ",
+        "ab'c",
+        "x" * LONG_CHUNK,
+    ]
+)
 TEXT = st.lists(MARKS | st.characters(), max_size=12).map("".join)
 
 
-@pytest.mark.parametrize(("caption", "expected"), [
-    ("A dog's ball, red.", ["a", "dog's", "ball", "red"]),
-    ("St. Louis at night", ["st", "louis", "at", "night"]),
-    ("IMG_2041.JPG", ["img", "2041", "jpg"]),
-    ("  \n", []),
-    ("...", []),
-    ("un café à Zürich", ["un", "café", "à", "zürich"]),
-    ("cafe\u0301", ["caf\u00e9"]),
-    ("红色的圆", ["红", "色", "的", "圆"]),
-    ("t-shirt 4x4", ["t", "shirt", "4x4"]),
-    ("लड़का और लड़की", ["लड\u093cका", "और", "लड\u093cकी"]),  # marks are parts of words
-    ("ছেলে பெண் שָׁלוֹם شَمْس", ["ছেলে", "பெண்", "שָׁלוֹם", "شَمْس"]),
-    ("น้ำส้ม ๑๒๓", ["น้ำ", "ส้", "ม", "๑๒๓"]),
-    ("犬と人々ABC", ["犬", "と", "人", "々", "abc"]),
-    ("می‌خواهم", ["می\u200cخواهم"]),
-    ("İstanbul istanbul i\u0307stanbul", ["istanbul"] * 3),
-    ("the dog’s dog's dogʼs", ["the", "dog's", "dog's", "dog's"]),
-    ("soft\u00adware ❤\ufe0f", ["software"]),
-])
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A dog's ball, red.", ["a", "dog's", "ball", "red"]),
+        ("St. Louis at night", ["st", "louis", "at", "night"]),
+        ("IMG_2041.JPG", ["img", "2041", "jpg"]),
+        ("  \n", []),
+        ("...", []),
+        ("un café à Zürich", ["un", "café", "à", "zürich"]),
+        ("cafe\u0301", ["caf\u00e9"]),
+        ("红色的圆", ["红", "色", "的", "圆"]),
+        ("t-shirt 4x4", ["t", "shirt", "4x4"]),
+        ("लड़का और लड़की", ["लड\u093cका", "और", "लड\u093cकी"]),  # marks are parts of words
+        ("ছেলে பெண் שָׁלוֹם شَمْس", ["ছেলে", "பெண்", "שָׁלוֹם", "شَمْس"]),
+        ("น้ำส้ม ๑๒๓", ["น้ำ", "ส้", "ม", "๑๒๓"]),
+        ("犬と人々ABC", ["犬", "と", "人", "々", "abc"]),
+        ("می‌خواهم", ["می\u200cخواهم"]),
+        ("İstanbul istanbul i\u0307stanbul", ["istanbul"] * 3),
+        ("the dog’s dog's dogʼs", ["the", "dog's", "dog's", "dog's"]),
+        ("soft\u00adware ❤\ufe0f", ["software"]),
+    ],
+)
 def test_words(caption, expected):
     assert words(caption) == expected
 
@@ -43,15 +63,23 @@ def test_pieces_as_they_are_written():
     assert pieces("A STOP, é!", fold=False) == ["A", "STOP", ",", "é", "!"]
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("a  red dog", ["a", "  red", " dog"]), ("一只 狗b c", ["一", "只", " 狗", "b", " c"]), ("लड़की है", ["लड़की", " है"]), (" ", []),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a  red dog", ["a", "  red", " dog"]),
+        ("一只 狗b c", ["一", "只", " 狗", "b", " c"]),
+        ("लड़की है", ["लड़की", " है"]),
+        (" ", []),
+    ],
+)
 def test_units_are_what_a_text_may_be_cut_between(text, expected):
     assert units(text) == expected
     assert "".join(units(text)) == text.rstrip()
 
 
-@pytest.mark.parametrize("text", ["é" * 30_000, "a" + "\u0301\u0323" * 30_000, "é" + "'a" * 20_000, "红" * 20_000, "🇩" * 20_000])
+@pytest.mark.parametrize(
+    "text", ["é" * 30_000, "a" + "\u0301\u0323" * 30_000, "é" + "'a" * 20_000, "红" * 20_000, "🇩" * 20_000]
+)
 def test_no_text_takes_long(text):
     start = time.process_time()
     words(text), pieces(text), units(text)
@@ -89,7 +117,9 @@ def test_a_batch_is_read_as_its_captions_are_one_by_one(groups):
     assert len(set(tokens.vocabulary)) == len(tokens.vocabulary) == len(set(tokens.words))
     chunks = [tokens.chunks[at] for at in tokens.chunk_ids]
     assert [chunks[start:end] for start, end in zip(tokens.chunk_ends, tokens.chunk_ends[1:])] in (
-        [caption.split() for caption in captions], [caption.replace("\0", " ").split() for caption in captions])
+        [caption.split() for caption in captions],
+        [caption.replace("\0", " ").split() for caption in captions],
+    )
 
 
 def test_a_caption_that_holds_the_end_mark():

@@ -16,7 +16,9 @@ REPEATS, FILLER = (Suspicion("repeated", "…"),), (Suspicion("filler", "…"),)
 
 
 def difference(measure, first, second, mean, certain=True):
-    return Difference(measure.score, first, second, Estimate(mean, mean - 0.05, mean + 0.05), 0.5, 0.001 if certain else 0.5)
+    return Difference(
+        measure.score, first, second, Estimate(mean, mean - 0.05, mean + 0.05), 0.5, 0.001 if certain else 0.5
+    )
 
 
 def verdict(levels, *differences, suspects=None, decisive=(CIDER, FOUND_WORDS), evidence="references", spread=DIV[1]):
@@ -24,17 +26,20 @@ def verdict(levels, *differences, suspects=None, decisive=(CIDER, FOUND_WORDS), 
     return decide(evidence, decisive, spread, list(levels), intervals, differences, suspects or {})
 
 
-@pytest.mark.parametrize(("differences", "winner"), [
-    ([difference(CIDER, "a", "b", 0.2)], "a"),
-    ([difference(CIDER, "b", "a", -0.2)], "a"),                                             # whichever comes first
-    ([difference(CIDER, "a", "b", 0.2, certain=False)], None),                              # chance
-    ([difference(CIDER, "a", "b", 0.01)], None),                                            # its interval holds 0
-    ([difference(CIDER, "a", "b", 0.01), difference(FOUND_WORDS, "a", "b", 0.1)], "a"),     # better in one
-    ([difference(CIDER, "a", "b", 0.2), difference(FOUND_WORDS, "a", "b", -0.1)], None),    # the measures disagree
-    ([difference(CIDER, "a", "b", 0.2), difference(FOUND_WORDS, "a", "b", -0.1, certain=False)], None),
-    ([difference(DIV[1], "a", "b", 0.4)], None),                                            # spread alone
-    ([], None),
-])
+@pytest.mark.parametrize(
+    ("differences", "winner"),
+    [
+        ([difference(CIDER, "a", "b", 0.2)], "a"),
+        ([difference(CIDER, "b", "a", -0.2)], "a"),  # whichever comes first
+        ([difference(CIDER, "a", "b", 0.2, certain=False)], None),  # chance
+        ([difference(CIDER, "a", "b", 0.01)], None),  # its interval holds 0
+        ([difference(CIDER, "a", "b", 0.01), difference(FOUND_WORDS, "a", "b", 0.1)], "a"),  # better in one
+        ([difference(CIDER, "a", "b", 0.2), difference(FOUND_WORDS, "a", "b", -0.1)], None),  # the measures disagree
+        ([difference(CIDER, "a", "b", 0.2), difference(FOUND_WORDS, "a", "b", -0.1, certain=False)], None),
+        ([difference(DIV[1], "a", "b", 0.4)], None),  # spread alone
+        ([], None),
+    ],
+)
 def test_the_best_is_clearly_better_in_one_measure_and_worse_in_none(differences, winner):
     assert verdict({"a": 0.9, "b": 0.7}, *differences).winner == winner
 
@@ -44,8 +49,16 @@ def test_the_best_must_be_ahead_of_every_other_suspects_included():
     assert verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead).winner == "a"
     assert verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead[:1]).not_behind == ("c",)
     assert verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead[:1], suspects={"c": FILLER}).winner is None
-    in_doubt = decide("references", [CIDER], None, ["a", "b"], {name: {"cider_d": Estimate(1, 1, 1)} for name in "ab"}, ahead, {},
-                      {"a": FILLER})
+    in_doubt = decide(
+        "references",
+        [CIDER],
+        None,
+        ["a", "b"],
+        {name: {"cider_d": Estimate(1, 1, 1)} for name in "ab"},
+        ahead,
+        {},
+        {"a": FILLER},
+    )
     assert in_doubt.winner is None and in_doubt.not_behind == ()
     found = verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead, suspects={"a": FILLER})
     assert found.winner is None and found.ranking == ("b", "c") and found.not_behind == ("a", "c")
@@ -70,7 +83,10 @@ def test_form_names_nobody_and_one_column_is_no_contest():
 def test_the_best_evidence_decides_and_a_clip_model_that_sees_nothing_is_none():
     def evidence(found_clip, **scores):
         intervals = {"a": {name: Estimate(value, value - 0.01, value + 0.01) for name, value in scores.items()}}
-        return evidence_of(["a"], {"a": intervals["a"] | {"found_clip": Estimate(found_clip, found_clip - 0.01, found_clip + 0.01)}})[0]
+        return evidence_of(
+            ["a"], {"a": intervals["a"] | {"found_clip": Estimate(found_clip, found_clip - 0.01, found_clip + 0.01)}}
+        )[0]
+
     everything = {"precision": 0.9, "clip_score": 0.7, "cider_d": 1, "degenerate": 0}
     assert evidence(0.9, **everything) == "facts"
     del everything["precision"]
@@ -98,12 +114,17 @@ def test_bad_columns_do_not_win_and_people_are_not_suspect(outcomes):
     assert len(judged) > 35
     assert [outcome for outcome in judged if outcome.bad] == []
     assert not any(outcome.suspect for outcome in outcomes if outcome.kind == "people")
-    assert np.mean([bool(outcome.winner) for outcome in judged if outcome.pictures == 60]) > 0.5  # the rule names somebody
+    assert (
+        np.mean([bool(outcome.winner) for outcome in judged if outcome.pictures == 60]) > 0.5
+    )  # the rule names somebody
 
 
 def test_without_human_captions_and_a_model_nobody_wins():
     annotated = made_up_pictures(40)
-    good, bad = [picture["references"][:2] for picture in annotated], [["a 2 2 2 2", "xkqrtz bfghjk"] for _ in annotated]
+    good, bad = (
+        [picture["references"][:2] for picture in annotated],
+        [["a 2 2 2 2", "xkqrtz bfghjk"] for _ in annotated],
+    )
     report = score_captions({"good": good, "bad": bad})
     assert report.verdict.winner is None and report.verdict.evidence == "form"
     assert report.answer[0].startswith("No captioner is named best")
@@ -113,11 +134,15 @@ def test_the_answer_and_the_json_name_the_best_and_the_suspect():
     annotated = made_up_pictures(60)
     references = [picture["references"][:3] for picture in annotated]
     right = [picture["references"][3:4] for picture in annotated]
-    tail = [[f"{caption.rstrip('.')} in a very nice picture that somebody took" for caption in group] for group in right]
+    tail = [
+        [f"{caption.rstrip('.')} in a very nice picture that somebody took" for caption in group] for group in right
+    ]
     report = score_captions({"right": right, "wrong": right[1:] + right[:1], "tail": tail}, references=references)
     assert report.answer[0].startswith("right is the best of 3 captioners by agreement with the human captions")
     assert {name: [reason.kind for reason in reasons] for name, reasons in report.verdict.suspects.items()} == {
-        "wrong": ["other_pictures"], "tail": ["filler"]}
+        "wrong": ["other_pictures"],
+        "tail": ["filler"],
+    }
     assert '"winner": "right"' in report.to_json() and '"kind": "other_pictures"' in report.to_json()
     row, interval = report.rows["right"]["cider_d"], report.intervals["right"]["cider_d"]
     assert interval.low <= row <= interval.high and f"{row:.3f}" in report.answer[2]

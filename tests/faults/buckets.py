@@ -34,14 +34,29 @@ from imagetext import stores
 KIND, FIRST, COUNT, SEEN = range(4)
 KINDS = ("", "500", "503", "slow", "reset", "cut")
 FAULTS = (*KINDS[1:], "killed", "killed by the clock")
-FLAGS = ["--model", "fake", "--batch-size", "2", "--num-captions", "3", "--redraws", "2", "--max-error-rate", "1", "--device", "cpu",
-         "--num-workers", "0"]
+FLAGS = [
+    "--model",
+    "fake",
+    "--batch-size",
+    "2",
+    "--num-captions",
+    "3",
+    "--redraws",
+    "2",
+    "--max-error-rate",
+    "1",
+    "--device",
+    "cpu",
+    "--num-workers",
+    "0",
+]
 
 
 def serve(control: Any, listening: socket.socket) -> None:
     """Answers for ever; COUNT requests from the FIRST on go wrong."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
+
     server = DomainDispatcherApplication(create_backend_app)
     logging.disable()
 
@@ -74,9 +89,14 @@ class Bucket:
 
     def __init__(self, folder: Path):
         self.folder, self.control, listening = folder, RawArray("i", 4), socket.create_server(("127.0.0.1", 0))
-        os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "AWS_ACCESS_KEY_ID": "mine",
-                       "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",
-                       "AWS_EC2_METADATA_DISABLED": "true"}
+        os.environ |= {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{listening.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "mine",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
         stores.FIRST_WAIT, s3fs.S3FileSystem.read_timeout = 0.01, 3
         self.process = os.fork()
         if not self.process:
@@ -114,6 +134,7 @@ class Bucket:
         def get(store):
             for path in store.find(f"bucket/{name}"):
                 (place / path.removeprefix(f"bucket/{name}/")).write_bytes(store.cat_file(path))
+
         self.asked(get)
         return place
 
@@ -133,7 +154,10 @@ def disturb(bucket: Bucket, known: Path, number: int, units: dict[str, float], d
         else:
             bucket.spoil(fault, draw.randint(1, units["requests"]), draw.choice([1, 3, 8, 30]))
         code = runs.end_of(runs.start(argv, moment, log, before=before))
-        if code not in ((-signal.SIGKILL, -signal.SIGALRM, 0) if "killed" in fault else (0, 1)) or "Traceback" in log.read_text():
+        if (
+            code not in ((-signal.SIGKILL, -signal.SIGALRM, 0) if "killed" in fault else (0, 1))
+            or "Traceback" in log.read_text()
+        ):
             problems.append(f"{fault}: exit code {code}: {log.read_text()[-2000:]}")
         bucket.spoil("")
         copy = bucket.copy(output)
@@ -153,10 +177,12 @@ if __name__ == "__main__":
     report = folder / "report.json"
     bucket = Bucket(folder)
     try:
+
         def put(store):
             store.mkdir("bucket")
             for path in (folder / "in").iterdir():
                 store.pipe_file(f"bucket/in/{path.name}", path.read_bytes())
+
         bucket.asked(put)
         bucket.spoil("")
         start = time.monotonic()
@@ -164,7 +190,10 @@ if __name__ == "__main__":
         if runs.end_of(runs.start(argv, Moment(), folder / "log", report=report)):
             raise SystemExit(f"the undisturbed run failed: {(folder / 'log').read_text()}")
         known = bucket.copy("first/out")
-        units = json.loads(report.read_text())["units"] | {"seconds": time.monotonic() - start, "requests": bucket.control[SEEN]}
+        units = json.loads(report.read_text())["units"] | {
+            "seconds": time.monotonic() - start,
+            "requests": bucket.control[SEEN],
+        }
         for number in range(count):
             print(json.dumps(disturb(bucket, known, number, units, random.Random(f"{seed} {number}"))), flush=True)
     finally:

@@ -44,12 +44,20 @@ class Campaign:
                 self.undisturbed("generate", "webdataset")
             self.commands[name].prepare(output)
             start, report = time.monotonic(), self.folder / "report.json"
-            if runs.end_of(runs.start(self.commands[name].argv(name, format, output), Moment(), self.log, report=report)):
+            if runs.end_of(
+                runs.start(self.commands[name].argv(name, format, output), Moment(), self.log, report=report)
+            ):
                 raise SystemExit(f"the undisturbed run failed: {self.log.read_text()}")
             seconds, told = time.monotonic() - start, json.loads(report.read_text())
             import_all(told["modules"])
-            shards = [path for path in output.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES.get(format, ""))]
-            self.units[name, format] = {**told["units"], "largest": max(path.stat().st_size for path in shards), "seconds": seconds}
+            shards = [
+                path for path in output.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES.get(format, ""))
+            ]
+            self.units[name, format] = {
+                **told["units"],
+                "largest": max(path.stat().st_size for path in shards),
+                "seconds": seconds,
+            }
             if (name, format) == ("generate", "webdataset"):
                 shutil.copytree(output, self.folder / "captioned")
         return output
@@ -96,7 +104,9 @@ class Trial:
         return struck
 
     def start(self, *flags: str, when: Moment = Moment(), before: Callable[[], None] = lambda: None) -> int:
-        return runs.start([*self.command.argv(self.name, self.format, self.output), *flags], when, self.campaign.log, before=before)
+        return runs.start(
+            [*self.command.argv(self.name, self.format, self.output), *flags], when, self.campaign.log, before=before
+        )
 
     def run(self, *flags: str, when: Moment = Moment(), before: Callable[[], None] = lambda: None) -> int:
         return runs.end_of(self.start(*flags, when=when, before=before))
@@ -118,7 +128,10 @@ class Trial:
         return {name: (self.output / name).read_bytes() for name in files(self.output) if name != ".lock"}
 
     def snapshot(self) -> dict[str, bytes]:
-        return {**self.files(), **{path.name: path.read_bytes() for path in self.command.input.iterdir() if path.is_file()}}
+        return {
+            **self.files(),
+            **{path.name: path.read_bytes() for path in self.command.input.iterdir() if path.is_file()},
+        }
 
 
 # --- what is the same -------------------------------------------------------------------------------------------------------
@@ -135,7 +148,11 @@ def vouched_for(folder: Path) -> set[str]:
 
 def different(names: set[str], folder: Path, other: Path) -> list[str]:
     """Which of the files are not the same in both folders."""
-    return [name for name in sorted(names) if not ((folder / name).exists() and (other / name).exists() and same(name, folder, other))]
+    return [
+        name
+        for name in sorted(names)
+        if not ((folder / name).exists() and (other / name).exists() and same(name, folder, other))
+    ]
 
 
 def same(name: str, folder: Path, other: Path) -> bool:
@@ -153,8 +170,14 @@ def same(name: str, folder: Path, other: Path) -> bool:
             return equal(*(torch.load(path / name, weights_only=True) for path in (folder, other)))
         except RuntimeError:  # it is none
             return False
-    return "batch_size" in smaller and name == marker["file"] and all(
-        same_record(*pair) for pair in zip(*(read_records(str(path / name)) for path in (folder, other)), strict=True))
+    return (
+        "batch_size" in smaller
+        and name == marker["file"]
+        and all(
+            same_record(*pair)
+            for pair in zip(*(read_records(str(path / name)) for path in (folder, other)), strict=True)
+        )
+    )
 
 
 def equal(one: Any, two: Any) -> bool:
@@ -167,13 +190,21 @@ def equal(one: Any, two: Any) -> bool:
 
 def same_record(one: Any, two: Any) -> bool:
     """Whether records are equal, but embeddings to 1e-5, and where they are written."""
+
     def plain(record):
         members = {name: data for name, data in record.members.items() if name != "npz"}
         meta = {name: value for name, value in record.meta.items() if name != "source"}
         return record.key, record.image, record.captions, members, meta, record.columns, record.scores, record.error
+
     first, second = (unpack(record.members) for record in (one, two))
-    return plain(one) == plain(two) and first.keys() == second.keys() and all(
-        rows.shape == second[name].shape and torch.allclose(rows, second[name], rtol=0, atol=1e-5) for name, rows in first.items())
+    return (
+        plain(one) == plain(two)
+        and first.keys() == second.keys()
+        and all(
+            rows.shape == second[name].shape and torch.allclose(rows, second[name], rtol=0, atol=1e-5)
+            for name, rows in first.items()
+        )
+    )
 
 
 if __name__ == "__main__":
@@ -185,4 +216,7 @@ if __name__ == "__main__":
     draws = sorted((number / count, name, number) for name, count in counts.items() for number in range(count))
     for _, name, number in draws:  # so that what is cut short has something of all
         fault = names[name][number % len(names[name])]
-        print(json.dumps({"number": number} | campaign.disturb(name, fault, random.Random(f"{seed} {name} {number}"))), flush=True)
+        print(
+            json.dumps({"number": number} | campaign.disturb(name, fault, random.Random(f"{seed} {name} {number}"))),
+            flush=True,
+        )

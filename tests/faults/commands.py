@@ -39,8 +39,13 @@ class Captioner(FakeCaptioner):
             reach("batch")
             for key, pixels in batch:
                 digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode()).digest()
-                yield Captioned(key, tuple(Caption(f"picture {digest.hex()[:6]} no. {i}", -i / 3, digest[i] % 3 == 0)
-                                           for i in range(first_index, first_index + sampling.num_captions)))
+                yield Captioned(
+                    key,
+                    tuple(
+                        Caption(f"picture {digest.hex()[:6]} no. {i}", -i / 3, digest[i] % 3 == 0)
+                        for i in range(first_index, first_index + sampling.num_captions)
+                    ),
+                )
 
 
 class RandomTeacher(Teacher):
@@ -50,7 +55,9 @@ class RandomTeacher(Teacher):
         return self._encode(views.flatten(1) / 255)
 
     def _encode_texts(self, texts):
-        return self._encode(torch.stack([torch.bincount(torch.tensor(list(text.encode())), minlength=256) for text in texts]).float())
+        return self._encode(
+            torch.stack([torch.bincount(torch.tensor(list(text.encode())), minlength=256) for text in texts]).float()
+        )
 
     def _encode(self, rows):
         reach("batch")
@@ -67,7 +74,9 @@ def fake_captioner(name, *_, **__):
 def random_teachers(names, *_):
     if names != ["random"]:
         raise ValueError(f"--teacher {names}: there is no such model")
-    return [RandomTeacher("random", torch.nn.Identity(), None, (16, 16), (0.5,) * 3, (0.5,) * 3, 8, 100.0, None, "0" * 64)]
+    return [
+        RandomTeacher("random", torch.nn.Identity(), None, (16, 16), (0.5,) * 3, (0.5,) * 3, 8, 100.0, None, "0" * 64)
+    ]
 
 
 generate.captions.run.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
@@ -88,7 +97,12 @@ class Command:
 
     def argv(self, name: str, format: str, output: Path) -> list[str]:
         place = [] if self.reads else ["--output", str(output)]
-        return [name, *([str(output)] if self.reads else self.flags), *place, *(["--format", format] if format else [])]
+        return [
+            name,
+            *([str(output)] if self.reads else self.flags),
+            *place,
+            *(["--format", format] if format else []),
+        ]
 
     def prepare(self, output: Path) -> None:
         if self.reads:
@@ -107,21 +121,93 @@ def make_commands(folder: Path) -> dict[str, Command]:
     training = ["--num-workers", "0", "--device", "cpu", "--checkpoint-every", "1", "--max-error-rate", "1"]
     shards = ["--max-error-rate", "1", "--device", "cpu", "--num-workers"]
     return {
-        "generate": Command(["--input", f"{pictures}/*.tar", "--model", "fake", "--batch-size", "2", "--num-captions", "3", "--redraws",
-                             "2", *shards, "0"], pictures,
-                            [*anew, ["--overwrite", "--model", "fkae"], ["--num-captions", "4"], ["--seed", "1"]], list(SUFFIXES)),
-        "reinforce": Command(["--input", f"{captioned}/*.tar", "--teacher", "random", "--batch-size", "8", "--views", "2", *shards, "0"],
-                             captioned, [*anew, ["--overwrite", "--teacher", "x"], ["--views", "3"]], list(SUFFIXES)),
-        "join": Command(["--input", f"{pictures}/*.tar", "--captions", str(captioned), "--on", "key"], pictures, [gone, onto],
-                        list(SUFFIXES)),
+        "generate": Command(
+            [
+                "--input",
+                f"{pictures}/*.tar",
+                "--model",
+                "fake",
+                "--batch-size",
+                "2",
+                "--num-captions",
+                "3",
+                "--redraws",
+                "2",
+                *shards,
+                "0",
+            ],
+            pictures,
+            [*anew, ["--overwrite", "--model", "fkae"], ["--num-captions", "4"], ["--seed", "1"]],
+            list(SUFFIXES),
+        ),
+        "reinforce": Command(
+            [
+                "--input",
+                f"{captioned}/*.tar",
+                "--teacher",
+                "random",
+                "--batch-size",
+                "8",
+                "--views",
+                "2",
+                *shards,
+                "0",
+            ],
+            captioned,
+            [*anew, ["--overwrite", "--teacher", "x"], ["--views", "3"]],
+            list(SUFFIXES),
+        ),
+        "join": Command(
+            ["--input", f"{pictures}/*.tar", "--captions", str(captioned), "--on", "key"],
+            pictures,
+            [gone, onto],
+            list(SUFFIXES),
+        ),
         "verify": Command([], captioned, [], reads=captioned),
         "diversity": Command(["--input", f"{captioned}/*.tar", "--embedder", "none"], captioned, [gone, onto]),
-        "finetune": Command(["--input", f"{pictures}/*.tar", "--model", str(model), "--samples-seen", "12", "--batch-size", "4", *training,
-                             "--eval-input", "scenes:test,n=4,size=32", "--validate-every", "8", "--name", "mine"], pictures,
-                            [*anew, ["--overwrite", "--model", str(folder / "gone")], ["--seed", "1"]], trains=True),
-        "train-student": Command(["--input", f"{reinforced}/*.tar", "--student", write_student(folder / "student"), "--samples-seen", "32",
-                                  "--batch-size", "8", *training, "--logit-scale", "30", "--logit-scale", "20"], reinforced,
-                                 [*anew, ["--overwrite", "--student", str(folder / "gone")], ["--learning-rate", "1"]], trains=True)}
+        "finetune": Command(
+            [
+                "--input",
+                f"{pictures}/*.tar",
+                "--model",
+                str(model),
+                "--samples-seen",
+                "12",
+                "--batch-size",
+                "4",
+                *training,
+                "--eval-input",
+                "scenes:test,n=4,size=32",
+                "--validate-every",
+                "8",
+                "--name",
+                "mine",
+            ],
+            pictures,
+            [*anew, ["--overwrite", "--model", str(folder / "gone")], ["--seed", "1"]],
+            trains=True,
+        ),
+        "train-student": Command(
+            [
+                "--input",
+                f"{reinforced}/*.tar",
+                "--student",
+                write_student(folder / "student"),
+                "--samples-seen",
+                "32",
+                "--batch-size",
+                "8",
+                *training,
+                "--logit-scale",
+                "30",
+                "--logit-scale",
+                "20",
+            ],
+            reinforced,
+            [*anew, ["--overwrite", "--student", str(folder / "gone")], ["--learning-rate", "1"]],
+            trains=True,
+        ),
+    }
 
 
 def make_pictures(folder: Path) -> None:
@@ -145,7 +231,13 @@ def make_model(folder: Path) -> None:
     config = json.loads((shipped / "open_clip_config.json").read_text())
     small = {"width": 32, "layers": 1, "heads": 2, "context_length": 12}
     config["model_cfg"]["embed_dim"] = 16
-    config["model_cfg"]["vision_cfg"] |= {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    config["model_cfg"]["vision_cfg"] |= {
+        "image_size": 32,
+        "patch_size": 16,
+        "width": 32,
+        "layers": 1,
+        "head_width": 16,
+    }
     for part in ("text_cfg", "multimodal_cfg"):
         config["model_cfg"][part] |= small
     (shipped / "open_clip_config.json").write_text(json.dumps(config))
@@ -160,5 +252,19 @@ def import_all(names: list[str]) -> None:
             importlib.import_module(name)
 
 
-PRELOADED = ("accelerate", "captioners", "diversity", "finetune", "generate", "imagetext", "matplotlib", "pandas", "pyarrow", "scipy",
-             "sympy", "torch", "jinja2", "rich")
+PRELOADED = (
+    "accelerate",
+    "captioners",
+    "diversity",
+    "finetune",
+    "generate",
+    "imagetext",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sympy",
+    "torch",
+    "jinja2",
+    "rich",
+)

@@ -50,6 +50,7 @@ class Trial(Protocol):
 def raising(error: BaseException) -> Callable[[], None]:
     def strike():
         raise error
+
     return strike
 
 
@@ -89,11 +90,19 @@ ANYWHERE = ("step", "batch", "picture", "read", "written")
 FAULTS = {
     "killed": Fault(signalling(signal.SIGKILL), ANYWHERE, (-signal.SIGKILL,)),
     "interrupted": Fault(signalling(signal.SIGINT), ANYWHERE, (INTERRUPTED, 0), clean=True),
-    "terminated": Fault(signalling(signal.SIGTERM), ANYWHERE, (-signal.SIGTERM, 128 + signal.SIGTERM, INTERRUPTED, 0), clean=True),
-    "a worker killed": Fault(kill_worker, ("batch",), (1, 0), flags=("--num-workers", "2")),  # 0: it had handed on all it was asked for
-    "no space left": Fault(raising(OSError(errno.ENOSPC, "No space left on device")), ("written", "step"), (1,), True, lasting=True),
+    "terminated": Fault(
+        signalling(signal.SIGTERM), ANYWHERE, (-signal.SIGTERM, 128 + signal.SIGTERM, INTERRUPTED, 0), clean=True
+    ),
+    "a worker killed": Fault(
+        kill_worker, ("batch",), (1, 0), flags=("--num-workers", "2")
+    ),  # 0: it had handed on all it was asked for
+    "no space left": Fault(
+        raising(OSError(errno.ENOSPC, "No space left on device")), ("written", "step"), (1,), True, lasting=True
+    ),
     "writing fails": Fault(raising(OSError(errno.EIO, "Input/output error")), ("written", "step"), (1,), True),
-    "reading fails": Fault(raising(OSError(errno.EIO, "Input/output error")), ("read",), (1, 0, REFUSED)),  # 0: a second try may do
+    "reading fails": Fault(
+        raising(OSError(errno.EIO, "Input/output error")), ("read",), (1, 0, REFUSED)
+    ),  # 0: a second try may do
     "reading hangs": Fault(hang, ("read",), (1, 0, REFUSED)),
     "reading stops short": Fault(lambda: True, ("read",), (1, 0, REFUSED), keeps_on=True),
     "the model raises": Fault(raising(RuntimeError("an illegal instruction")), ("batch",), (1,)),
@@ -117,8 +126,11 @@ def strike(trial: Trial, name: str) -> bool:
 def applies(name: str, command: Command, units: dict[str, float]) -> bool:
     """Whether a fault can strike such a command."""
     fault = FAULTS[name]
-    return (any(units.get(kind) for kind in fault.kinds) and (not fault.flags or "--teacher" in command.flags or "fake" in command.flags)
-            and not (fault.keeps_on and not command.formats[0]))
+    return (
+        any(units.get(kind) for kind in fault.kinds)
+        and (not fault.flags or "--teacher" in command.flags or "fake" in command.flags)
+        and not (fault.keeps_on and not command.formats[0])
+    )
 
 
 # --- faults that come from outside, or have a course of their own: each says whether it struck ------------------------------------
@@ -154,7 +166,9 @@ def nobody_reads(trial: Trial) -> bool:
 def cut_afterwards(trial: Trial) -> bool:
     """A shard, a marker or the last checkpoint is shorter than it was."""
     if trial.command.trains:
-        if not trial.run(when=Moment("batch", trial.draw.randint(3, trial.units["batch"]), signalling(signal.SIGKILL))):
+        if not trial.run(
+            when=Moment("batch", trial.draw.randint(3, trial.units["batch"]), signalling(signal.SIGKILL))
+        ):
             return True  # it was done before
         path = max(trial.output.glob("checkpoints/*.pt"))
     else:
@@ -209,11 +223,17 @@ def mistaken_command(trial: Trial) -> bool:
     """A command with a mistake in it, where a run was killed or is done."""
     done = trial.draw.random() < 0.5
     trial.run(when=Moment() if done else trial.moment(signal.SIGKILL))
-    flags = trial.draw.choice([flags for flags in trial.command.mistakes if done or "--output" in flags or "--overwrit" in flags[0]])
+    flags = trial.draw.choice(
+        [flags for flags in trial.command.mistakes if done or "--output" in flags or "--overwrit" in flags[0]]
+    )
     before = trial.snapshot()
     code = trial.run(*flags)
     trial.expect(code == REFUSED, f"{' '.join(flags)}: exit code {code}")
-    changed = [name for name, data in (before | trial.snapshot()).items() if data != before.get(name) or data != trial.snapshot().get(name)]
+    changed = [
+        name
+        for name, data in (before | trial.snapshot()).items()
+        if data != before.get(name) or data != trial.snapshot().get(name)
+    ]
     trial.expect(not changed, f"{' '.join(flags)}: changed {changed}")
     return True
 
@@ -232,11 +252,13 @@ def changed_input(trial: Trial) -> bool:
             path.unlink()
         else:
             at = data.index(b"\xff\xd8\xff") + 30 if b"\xff\xd8\xff" in data else data.index(b"\x89PNG") + 40
-            path.write_bytes(data[:at] + b"!" + data[at + 1:] if how == "other" else grown(data))
+            path.write_bytes(data[:at] + b"!" + data[at + 1 :] if how == "other" else grown(data))
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         code = trial.run()
         told = path.name in trial.said or path.stem in trial.said
-        trial.expect(told and code in ((0, REFUSED) if how == "gone" else (REFUSED,)), f"{how}: exit code {code}, told: {told}")
+        trial.expect(
+            told and code in ((0, REFUSED) if how == "gone" else (REFUSED,)), f"{how}: exit code {code}, told: {told}"
+        )
         changed = [name for name, now in trial.files().items() if output.get(name) != now]
         trial.expect(how == "gone" or not changed, f"{how}: changed {changed}")
     finally:
@@ -258,9 +280,17 @@ def grown(archive: bytes) -> bytes:
     return file.getvalue()
 
 
-COURSES = {"killed by the clock": killed_by_the_clock, "a limit on the file's size": limited_file_size, "few descriptors": few_descriptors,
-           "nobody reads what it prints": nobody_reads, "a file cut afterwards": cut_afterwards, "another run at once": another_at_once,
-           "taken over by another machine": taken_over, "a mistake in the command": mistaken_command, "input that changes": changed_input}
+COURSES = {
+    "killed by the clock": killed_by_the_clock,
+    "a limit on the file's size": limited_file_size,
+    "few descriptors": few_descriptors,
+    "nobody reads what it prints": nobody_reads,
+    "a file cut afterwards": cut_afterwards,
+    "another run at once": another_at_once,
+    "taken over by another machine": taken_over,
+    "a mistake in the command": mistaken_command,
+    "input that changes": changed_input,
+}
 LOCKED = ("generate", "reinforce", "join", "finetune", "train-student")
 
 
@@ -268,7 +298,12 @@ def courses_of(name: str, command: Command) -> list[str]:
     """Those of the COURSES that a command can take."""
     without = set()
     if command.reads:
-        without = {"a limit on the file's size", "a file cut afterwards", "a mistake in the command", "input that changes"}
+        without = {
+            "a limit on the file's size",
+            "a file cut afterwards",
+            "a mistake in the command",
+            "input that changes",
+        }
     elif name == "diversity":
         without = {"a file cut afterwards", "input that changes"}
     elif name == "join":

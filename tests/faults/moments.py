@@ -42,6 +42,7 @@ def counted(kind: str, function: Callable) -> Callable:
     def call(*args, **kwargs):
         reach(kind)
         return function(*args, **kwargs)
+
     return call
 
 
@@ -55,7 +56,7 @@ class CountedFile:
         data = self._file.read(size)
         if not self._short and data and reach("read", len(data)):
             self._short = True
-            return data[:len(data) // 2]
+            return data[: len(data) // 2]
         return data[:0] if self._short else data
 
     def write(self, data):
@@ -82,6 +83,7 @@ def count_all(folder: Path) -> None:
     def opened(file, mode="r", *args, **kwargs):
         found = whole(file, mode, *args, **kwargs)
         return CountedFile(found) if str(file).startswith(str(folder)) else found
+
     builtins.open = io.open = tarfile.bltn_open = opened
     os.replace, os.fsync = counted("step", os.replace), counted("step", os.fsync)
     ShardWriter.write = counted("step", ShardWriter.write)

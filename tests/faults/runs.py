@@ -22,7 +22,9 @@ import capsmith
 LATE = 120  # seconds, after which a run hangs
 
 
-def start(argv: list[str], when: Moment, log: Path, *, before: Callable[[], None] = lambda: None, report: Path | None = None) -> int:
+def start(
+    argv: list[str], when: Moment, log: Path, *, before: Callable[[], None] = lambda: None, report: Path | None = None
+) -> int:
     """The process of a run, which is disturbed at the moment; `before` is called in it first.
 
     report: the file that says afterwards how many units there were of each kind, and which modules were imported.
@@ -90,6 +92,7 @@ def nobody_reads() -> None:
 def elsewhere() -> None:
     """This is another machine, which takes a lock over after a third of a second."""
     from imagetext import lock
+
     lock._machine, lock.DEAD = lambda: "another machine", 0.3
 
 

@@ -15,11 +15,22 @@ import pytest
 import capsmith
 
 ROOT = Path(capsmith.__file__).parent
-SHARES = {"generate": 30, "reinforce": 15, "join": 12, "verify": 5, "diversity": 6, "finetune": 16, "train-student": 16}  # %
+SHARES = {
+    "generate": 30,
+    "reinforce": 15,
+    "join": 12,
+    "verify": 5,
+    "diversity": 6,
+    "finetune": 16,
+    "train-student": 16,
+}  # %
 FEW = {"generate": 4, "reinforce": 1, "join": 1, "finetune": 1}
 SEED = int(os.environ.get("CAPSMITH_SEED", 0))
-COUNTS = {name: int(os.environ["CAPSMITH_FAULTS"]) * share // 100 for name, share in SHARES.items()} \
-    if "CAPSMITH_FAULTS" in os.environ else FEW
+COUNTS = (
+    {name: int(os.environ["CAPSMITH_FAULTS"]) * share // 100 for name, share in SHARES.items()}
+    if "CAPSMITH_FAULTS" in os.environ
+    else FEW
+)
 
 
 FOR_BUCKETS = sum(COUNTS.values()) // 10
@@ -27,9 +38,12 @@ FOR_BUCKETS = sum(COUNTS.values()) // 10
 
 def run(script: str, *arguments: object) -> list[dict]:
     """What a script of this folder prints, a result in each line."""
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)], text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(arguments[0])},
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(arguments[0])},
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     return list(map(json.loads, done.stdout.splitlines()))
 

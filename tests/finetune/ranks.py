@@ -40,14 +40,28 @@ def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
 
     scaled: tokens' logits are CoCa's times its logit scale, whose gradient then is of each process's own captions, too.
     """
-    config = FinetuneConfig(**{"input": ["scenes:train,n=10,size=32"], "model": "coca_tiny", "output": "unused", "device": "cpu",
-                               "batch_size": 8, "samples_seen": 8, "clip_grad_norm": 1e9} | settings)
+    config = FinetuneConfig(
+        **{
+            "input": ["scenes:train,n=10,size=32"],
+            "model": "coca_tiny",
+            "output": "unused",
+            "device": "cpu",
+            "batch_size": 8,
+            "samples_seen": 8,
+            "clip_grad_norm": 1e9,
+        }
+        | settings
+    )
     captioner = load_captioner(config.model)
-    pictures = CaptionedPictures(read_samples(config.input), captioner, captions_per_image=config.captions_per_image, quiet=True)
+    pictures = CaptionedPictures(
+        read_samples(config.input), captioner, captions_per_image=config.captions_per_image, quiet=True
+    )
     pictures.samples[3] = pictures.samples[2]
     torch.manual_seed(0)  # of adapters
     trainer = Trainer(config, training_forward(captioner, config), pictures)
-    order = BatchOrder(pictures, 8, 1, 0, rank=trainer.accelerator.process_index, world=trainer.accelerator.num_processes)
+    order = BatchOrder(
+        pictures, 8, 1, 0, rank=trainer.accelerator.process_index, world=trainer.accelerator.num_processes
+    )
     batch, forward = next(iter(batches(order, 0))), CoCaForward.forward
 
     def scaling(self, images, tokens):
@@ -66,8 +80,18 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
     """
     with tempfile.TemporaryDirectory() as folder:
         spec, name = write_set(Path(folder) / "set", count=8), write_student(Path(folder) / "student", model_cfg)
-        config = StudentConfig(**{"input": [spec], "student": name, "output": "unused", "device": "cpu", "batch_size": 8,
-                                  "samples_seen": 8, "clip_grad_norm": 1e9} | settings)
+        config = StudentConfig(
+            **{
+                "input": [spec],
+                "student": name,
+                "output": "unused",
+                "device": "cpu",
+                "batch_size": 8,
+                "samples_seen": 8,
+                "clip_grad_norm": 1e9,
+            }
+            | settings
+        )
         torch.manual_seed(0)
         student, shards = load_student(name), read_samples(spec)
         teachers = read_teachers(shards, config)
@@ -83,15 +107,24 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
             found, losses = _noting(trainer, pictures.collate([pictures[item] for item in of_all[rank::world]]))
             return {"gradients": found, "losses": losses}
         batch = pictures.collate([pictures[item] for item in of_all])
-        outputs = [forward(part.images, part.tokens) for part in batch.parts(trainer.accumulation, torch.device("cpu"))]
+        outputs = [
+            forward(part.images, part.tokens) for part in batch.parts(trainer.accumulation, torch.device("cpu"))
+        ]
         image, text = (torch.cat([output[name] for output in outputs]) for name in ("image_features", "text_features"))
         losses = forward.batch_losses(image, text, outputs[0]["logit_scale"], batch.pictures, **batch.embeddings)
         loss = sum(forward.weights[name] * of for name, of in losses.items())
         loss.backward()
         gradients = {name: weight.grad for name, weight in student.model.named_parameters() if weight.grad is not None}
         norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm().item()
-        return {"gradients": gradients, "losses": {"loss": loss.item(), **{name: of.item() for name, of in losses.items()},
-                                                   "gradient_norm": norm, "learning_rate": config.learning_rate}}
+        return {
+            "gradients": gradients,
+            "losses": {
+                "loss": loss.item(),
+                **{name: of.item() for name, of in losses.items()},
+                "gradient_norm": norm,
+                "learning_rate": config.learning_rate,
+            },
+        }
 
 
 def _noting(trainer: Trainer, batch: Batch) -> tuple[dict, dict]:
@@ -100,7 +133,9 @@ def _noting(trainer: Trainer, batch: Batch) -> tuple[dict, dict]:
 
     def noting() -> None:
         gradients = {name: weight.grad for name, weight in trainer.weights.weights.items() if weight.grad is not None}
-        found.update({name: (of.full_tensor() if isinstance(of, DTensor) else of).clone() for name, of in gradients.items()})
+        found.update(
+            {name: (of.full_tensor() if isinstance(of, DTensor) else of).clone() for name, of in gradients.items()}
+        )
         step()
 
     trainer.optimizer.step = noting
@@ -135,8 +170,12 @@ def train(settings: dict, steps: int | None = None) -> None:
 
 def in_two_processes(file: Path, **todo) -> None:
     """Does this in two processes, which ends when both have."""
-    subprocess.run([sys.executable, "-m", "tests.finetune.ranks", file, json.dumps(todo)], check=True,
-                   cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, "-m", "tests.finetune.ranks", file, json.dumps(todo)],
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def work(file: Path, todo: dict) -> None:

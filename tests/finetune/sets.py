@@ -16,9 +16,11 @@ from imagetext.reinforced.views import write_views
 DIMENSIONS, SCALES = (3, 2), (50.0, 20.0)
 VIEWS = 4
 COLUMNS = {"syn_text_a": 2, "syn_text_b": 3}
-STUDENT = {"embed_dim": 16,
-           "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-           "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+STUDENT = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 RESNET = STUDENT | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64}}
 
 
@@ -38,13 +40,17 @@ def row(*numbers: int) -> list[float]:
     return [*map(float, numbers), 1.0, 2.0]
 
 
-def members(record: int, *, layout: str = "newer", kind: str = "npz", originals: Tensor | None = None) -> dict[str, bytes | None]:
+def members(
+    record: int, *, layout: str = "newer", kind: str = "npz", originals: Tensor | None = None
+) -> dict[str, bytes | None]:
     """The files of a record: text `0 RECORD 0` is the original caption, `COLUMN RECORD ROW` the others, and so are embeddings.
 
     originals: those of the original captions, if others.
     """
-    columns = {name: [f"{number} {record} {at}" for at in range(count)]
-               for number, (name, count) in enumerate(COLUMNS.items(), 1)}
+    columns = {
+        name: [f"{number} {record} {at}" for at in range(count)]
+        for number, (name, count) in enumerate(COLUMNS.items(), 1)
+    }
     rows = {name: torch.tensor([row(*map(int, text.split())) for text in texts]) for name, texts in columns.items()}
     originals = torch.tensor([row(0, record, 0)]) if originals is None else originals
     embeddings = {"image_emb": torch.tensor([row(9, record, view) for view in range(VIEWS)]), "text_emb": originals}
@@ -53,9 +59,16 @@ def members(record: int, *, layout: str = "newer", kind: str = "npz", originals:
     else:
         embeddings["text_emb"] = torch.cat([embeddings["text_emb"], *rows.values()])
     text = f"0 {record} 0"
-    return {"jpg": picture(record), "txt": text.encode(), "syn.json": json.dumps(columns).encode(),
-            "json": json.dumps({"uid": f"r{record}", "captions": [text], "error": "", "source": "elsewhere/x.png"}).encode(),
-            "paug.json": write_views(views(record)), kind: pack(embeddings, kind)}
+    return {
+        "jpg": picture(record),
+        "txt": text.encode(),
+        "syn.json": json.dumps(columns).encode(),
+        "json": json.dumps(
+            {"uid": f"r{record}", "captions": [text], "error": "", "source": "elsewhere/x.png"}
+        ).encode(),
+        "paug.json": write_views(views(record)),
+        kind: pack(embeddings, kind),
+    }
 
 
 def write_tar(path: Path, records: dict[str, dict[str, bytes | None]]) -> str:
@@ -72,8 +85,10 @@ def write_tar(path: Path, records: dict[str, dict[str, bytes | None]]) -> str:
 
 
 def write_config(folder: Path, dimensions=DIMENSIONS, scales=SCALES) -> None:
-    teachers = [{"name": f"teacher_{number}", "dimension": dimension, "logit_scale": scale}
-                for number, (dimension, scale) in enumerate(zip(dimensions, scales, strict=True), 1)]
+    teachers = [
+        {"name": f"teacher_{number}", "dimension": dimension, "logit_scale": scale}
+        for number, (dimension, scale) in enumerate(zip(dimensions, scales, strict=True), 1)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"teachers": teachers}))
 
@@ -82,7 +97,9 @@ def write_set(folder: Path, count: int = 6, **how) -> str:
     """A set of two shards; the SPEC that names it."""
     write_config(folder)
     for shard in range(2):
-        write_tar(folder / f"{shard:05}.tar", {f"r{record:03}": members(record, **how) for record in range(shard, count, 2)})
+        write_tar(
+            folder / f"{shard:05}.tar", {f"r{record:03}": members(record, **how) for record in range(shard, count, 2)}
+        )
     return str(folder / "*.tar")
 
 

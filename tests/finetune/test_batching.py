@@ -131,7 +131,9 @@ def test_failures_that_the_input_already_had_are_passed_over_and_told_once(capti
     read = read_samples(str(tmp_path / "set.tar"))
     pictures = CaptionedPictures(read, captioner)
     pictures.mixed_with(CaptionedPictures(read, captioner))
-    assert len(pictures) == 18 and pictures.rejects == [] and pictures.failed_before == [("failed", "not a picture")] * 2
+    assert (
+        len(pictures) == 18 and pictures.rejects == [] and pictures.failed_before == [("failed", "not a picture")] * 2
+    )
     tell_of_rejects(pictures.rejects, pictures.failed_before, tmp_path)
     assert "2 rows of the input had failed before" in (told := capsys.readouterr().out) and "left out" not in told
     assert (tmp_path / "rejects.jsonl").read_text().count('"failed"') == 2
@@ -161,7 +163,9 @@ def test_pictures_of_tars_are_not_held_in_memory(captioner, tmp_path):
     assert [pictures.encoded(index) for index in range(5)] == [sample.image for sample in drawn]
     held = pictures.hold_out(2, seed=0)
     assert {one.key: one.image for one in held}.items() <= {one.key: one.image for one in drawn}.items()
-    assert [pictures.encoded(at) for at in range(3)] == [one.image for one in drawn if one.key not in {of.key for of in held}]
+    assert [pictures.encoded(at) for at in range(3)] == [
+        one.image for one in drawn if one.key not in {of.key for of in held}
+    ]
 
 
 def test_batches_are_trimmed_and_long_captions_cut(captioner):
@@ -173,7 +177,9 @@ def test_batches_are_trimmed_and_long_captions_cut(captioner):
     assert [pictures.samples[number].key for number in batch.pictures] == batch.keys
     tokens = batch.tokens[:, 0]
     row = tokens[batch.keys.index("long")]
-    assert (row != captioner.pad_id).sum() == captioner.context_length and row[captioner.context_length - 1] == captioner.end_id
+    assert (row != captioner.pad_id).sum() == captioner.context_length and row[
+        captioner.context_length - 1
+    ] == captioner.end_id
     assert tokens.shape[1] == captioner.context_length + 1
 
 
@@ -197,8 +203,10 @@ def test_collate_pads_to_the_longest_and_one():
 
 def test_captions_come_to_a_gpu_in_few_widths():
     """Each part's a multiple of eight that holds its longest caption and a pad; what the padding says stays."""
-    items = [(torch.zeros(3, 2, 2), [[1, *range(3, 1 + length), 2]], number, str(number))
-             for number, length in enumerate((3, 7, 8, 20))]
+    items = [
+        (torch.zeros(3, 2, 2), [[1, *range(3, 1 + length), 2]], number, str(number))
+        for number, length in enumerate((3, 7, 8, 20))
+    ]
     batch = collate(items, pad_id=0)
     parts = batch.parts(4, torch.device("meta"), pad_id=0)
     assert [part.tokens.shape for part in parts] == [(1, 1, 8), (1, 1, 8), (1, 1, 16), (1, 1, 24)]

@@ -34,13 +34,13 @@ def taken(checkpoints):
 
 
 def truncated(data):
-    return data[:len(data) // 2]
+    return data[: len(data) // 2]
 
 
 def flipped(data):
     """A bit of the weights is another one."""
     at = data.index(torch.full((2,), 10.0).numpy().tobytes())
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def test_the_last_one_is_taken_and_two_are_kept(checkpoints):
@@ -49,8 +49,11 @@ def test_the_last_one_is_taken_and_two_are_kept(checkpoints):
     assert [path.name for path in checkpoints.paths()] == ["000000010.pt", "000000015.pt"]
 
 
-@pytest.mark.parametrize("damage", [truncated, flipped, lambda data: b"", lambda data: bytes(len(data))],
-                         ids=["truncated", "a bit flipped", "empty", "zeros"])
+@pytest.mark.parametrize(
+    "damage",
+    [truncated, flipped, lambda data: b"", lambda data: bytes(len(data))],
+    ids=["truncated", "a bit flipped", "empty", "zeros"],
+)
 def test_of_an_unreadable_one_it_warns_and_takes_the_one_before(damage, checkpoints, caplog):
     last = checkpoints.paths()[-1]
     last.write_bytes(damage(last.read_bytes()))
@@ -62,7 +65,9 @@ def test_of_an_unreadable_one_it_warns_and_takes_the_one_before(damage, checkpoi
 
 
 def test_weights_that_are_not_finite_are_no_checkpoint(checkpoints, caplog):
-    with pytest.raises(ValueError, match="after step 15 weights are not finite, weight among them: lower --learning-rate"):
+    with pytest.raises(
+        ValueError, match="after step 15 weights are not finite, weight among them: lower --learning-rate"
+    ):
         checkpoints.save(15, {"model": Part(float("nan"))})
     assert taken(checkpoints) == (10, 10)
     torch.save({"step": 15, "model": Part(float("inf")).state_dict()}, checkpoints.folder / "000000015.pt")  # of 0.1

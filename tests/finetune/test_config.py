@@ -6,7 +6,9 @@ from finetune.captioner.config import FinetuneConfig
 GIVEN = {"input": ["x"], "model": "coca_tiny", "output": "out"}
 
 
-@pytest.mark.parametrize("text, number", [("12M", 12_000_000), ("1.5k", 1500), ("2B", 2_000_000_000), ("640", 640), (7, 7)])
+@pytest.mark.parametrize(
+    "text, number", [("12M", 12_000_000), ("1.5k", 1500), ("2B", 2_000_000_000), ("640", 640), (7, 7)]
+)
 def test_samples_seen_reads_suffixes(text, number):
     assert FinetuneConfig(**GIVEN, samples_seen=text).samples_seen == number
 

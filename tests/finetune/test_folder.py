@@ -22,8 +22,10 @@ from finetune.folder import (
 )
 from finetune.student.config import StudentConfig
 
-SETTINGS = {"finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
-            "train-student": (StudentConfig, {"input": ["reinforced/*.tar"], "student": "ViT-B-32"})}
+SETTINGS = {
+    "finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
+    "train-student": (StudentConfig, {"input": ["reinforced/*.tar"], "student": "ViT-B-32"}),
+}
 STATE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
 
 
@@ -89,7 +91,9 @@ def files(config):
 @pytest.mark.parametrize("changes", [{}, {"learning_rate": 1.0}])
 def test_what_an_earlier_version_began_is_refused_and_stays_as_it_is(configure, changes):
     before = begun_by_0_1(configure())
-    with pytest.raises(ValueError, match="run: capsmith 0.1 began this run; finish it with capsmith 0.1, or --overwrite"):
+    with pytest.raises(
+        ValueError, match="run: capsmith 0.1 began this run; finish it with capsmith 0.1, or --overwrite"
+    ):
         check_output(configure(**changes))
     assert files(configure()) == before
 

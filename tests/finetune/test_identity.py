@@ -35,8 +35,14 @@ def captioner():
 
 def test_the_same_bytes_and_the_same_key_and_look_are_the_same_picture():
     held = Held([scene(0), scene(1), scene(2, "000001"), scene(3)])
-    pictures = Held([scene(0, "other"), again(scene(1)), scene(4, "000001"), again(scene(3), "other"), scene(5), scene(3)])
-    assert doubles(pictures, held, range(4)) == {0, 1, 5}  # a key of another picture is a number, and other bytes no proof
+    pictures = Held(
+        [scene(0, "other"), again(scene(1)), scene(4, "000001"), again(scene(3), "other"), scene(5), scene(3)]
+    )
+    assert doubles(pictures, held, range(4)) == {
+        0,
+        1,
+        5,
+    }  # a key of another picture is a number, and other bytes no proof
     assert doubles(pictures, held, [3]) == {5}
 
 
@@ -58,7 +64,9 @@ def test_what_is_held_out_of_the_input_stays_nowhere_in_it(captioner):
 def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     pictures = CaptionedPictures([[scene(index) for index in range(9)]], captioner, quiet=True)
     config, told = FinetuneConfig(input=["x"], eval_input=["y"], model="coca_tiny", output="run"), []
-    asked = eval_pictures([Shard("y", "y.tar", {}, [again(scene(index)) for index in range(7, 12)])], captioner, config)
+    asked = eval_pictures(
+        [Shard("y", "y.tar", {}, [again(scene(index)) for index in range(7, 12)])], captioner, config
+    )
     assert held_out_pictures(config, captioner, pictures, asked, told.append) is asked and len(asked) == 5
     assert [sample.key for sample in pictures.samples] == [scene(index).key for index in range(7)]
     assert told == ["2 pictures of --input are held out by --eval-input, and so are not trained on"]
@@ -69,9 +77,13 @@ def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
         held_out_pictures(config, captioner, pictures, everything, told.append)
 
 
-@pytest.mark.parametrize("config", [
-    lambda **given: FinetuneConfig(model="coca_tiny", output="run", **given),
-    lambda **given: StudentConfig(student="ViT-B-32", output="run", **given)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda **given: FinetuneConfig(model="coca_tiny", output="run", **given),
+        lambda **given: StudentConfig(student="ViT-B-32", output="run", **given),
+    ],
+)
 def test_held_out_input_that_is_the_input_is_told(config):
     with pytest.raises(ValidationError, match="b is --input, too, and held-out pictures are not trained on"):
         config(input=["a", "b"], eval_input=["c", "b"])
@@ -83,6 +95,10 @@ def test_a_hash_tells_what_was_read_of_an_input(captioner):
 
     first = read(scene(0), scene(1))
     assert first == read(scene(0), scene(1)) and list(first) == ["a.tar"]
-    others = [read(scene(1), scene(0)), read(scene(0)), read(scene(0), again(scene(1))),
-              read(scene(0), Record(scene(1).key, scene(1).image, ("a square",)))]
+    others = [
+        read(scene(1), scene(0)),
+        read(scene(0)),
+        read(scene(0), again(scene(1))),
+        read(scene(0), Record(scene(1).key, scene(1).image, ("a square",))),
+    ]
     assert len({first["a.tar"], *(one["a.tar"] for one in others)}) == 5

@@ -84,8 +84,20 @@ def test_what_memory_does_not_hold_is_encoded_in_halves(pictures, tmp_path, monk
 
 
 def test_what_is_frozen_stays_and_the_rest_learns(tmp_path):
-    run(FinetuneConfig(input=[SCENES], model="coca_tiny", output=tmp_path / "run", samples_seen=64, batch_size=8,
-                       learning_rate=1e-3, num_workers=0, device="cpu", freeze_image=True, hold_out=0))
+    run(
+        FinetuneConfig(
+            input=[SCENES],
+            model="coca_tiny",
+            output=tmp_path / "run",
+            samples_seen=64,
+            batch_size=8,
+            learning_rate=1e-3,
+            num_workers=0,
+            device="cpu",
+            freeze_image=True,
+            hold_out=0,
+        )
+    )
     before, after = (load_captioner(name).model.state_dict() for name in ("coca_tiny", str(tmp_path / "run")))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any(name.startswith("visual.") for name in changed)

@@ -12,8 +12,10 @@ from finetune.captioner.config import FinetuneConfig
 from finetune.launch import launch, run_in_ranks
 from finetune.student.config import StudentConfig
 
-SETTINGS = {"finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
-            "train-student": (StudentConfig, {"input": ["reinforced/*.tar"], "student": "ViT-B-32"})}
+SETTINGS = {
+    "finetune": (FinetuneConfig, {"input": ["scenes:train,n=2"], "model": "coca_tiny"}),
+    "train-student": (StudentConfig, {"input": ["reinforced/*.tar"], "student": "ViT-B-32"}),
+}
 
 
 @pytest.fixture(params=SETTINGS)
@@ -34,6 +36,7 @@ def started(monkeypatch):
             monkeypatch.setenv(name, value)
         for name, value in more.items():
             monkeypatch.setenv(name, value)
+
     return start
 
 
@@ -78,8 +81,13 @@ def test_a_world_that_slurm_started_is_the_one_that_torch_sees(configure, starte
 
 def test_a_rank_that_dies_is_named_with_the_way_on(configure, monkeypatch, capsys):
     failure = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="")
+
     def die(_):
         raise ChildFailedError("capsmith", {1: failure})
+
     monkeypatch.setattr("torch.distributed.run.run", die)
     assert launch(configure(num_processes=2, batch_size=8)) == 1
-    assert "process 1 of 2 was ended by signal 9" in (told := capsys.readouterr().err) and "the same command goes on" in told
+    assert (
+        "process 1 of 2 was ended by signal 9" in (told := capsys.readouterr().err)
+        and "the same command goes on" in told
+    )

@@ -19,7 +19,7 @@ def encode(text):
 
 def decode(ids):
     """As many words of the text as there are tokens of words."""
-    return " ".join(TEXT.split()[:words(ids)])
+    return " ".join(TEXT.split()[: words(ids)])
 
 
 def words(ids):
@@ -35,7 +35,9 @@ def test_runs_of_whole_sentences_are_drawn():
     fit = CaptionFitter(encode, decode, 9, "sentence")  # seven words
     drawn = [fit(TEXT, draw) for draw in range(4)]
     assert drawn[0] == drawn[3] == encode("Two cats sit. One is red!")
-    assert drawn[1] == encode("One is red! It looks up?") and drawn[2] == encode("It looks up?")  # the last fits nowhere
+    assert drawn[1] == encode("One is red! It looks up?") and drawn[2] == encode(
+        "It looks up?"
+    )  # the last fits nowhere
 
 
 def test_where_no_sentence_fits_words_do_and_nothing_ends():
@@ -68,6 +70,7 @@ def test_a_word_longer_than_the_context_is_cut_within():
 def test_a_text_without_blanks_is_cut_at_sentences_and_never_inside_a_character():
     def encode(text):
         return [1, *text.encode(), 2]  # three tokens a Chinese character
+
     text = "红色的圆。蓝色的圆！一个很大很大的绿色的方块"
     fit = CaptionFitter(encode, decode, 35, "sentence")
     assert [bytes(fit(text, draw)[1:-1]).decode() for draw in range(2)] == ["红色的圆。蓝色的圆！", "蓝色的圆！"]
@@ -84,8 +87,17 @@ def tokenizer(request):
 
 
 @pytest.mark.parametrize("mode", ["sentence", "word", "token"])
-@pytest.mark.parametrize("text", ["红色的圆形在浅色背景上" * 9, "👩🏽\u200d🚀🇨🇿👨\u200d👩\u200d👧" * 9, "लड़की खड़ी है " * 9, "a dog 🐕" * 30,
-                                  "e" + "\u0301" * 300, "a cafe\u0301 in town " * 20])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "红色的圆形在浅色背景上" * 9,
+        "👩🏽\u200d🚀🇨🇿👨\u200d👩\u200d👧" * 9,
+        "लड़की खड़ी है " * 9,
+        "a dog 🐕" * 30,
+        "e" + "\u0301" * 300,
+        "a cafe\u0301 in town " * 20,
+    ],
+)
 def test_no_mode_cuts_inside_a_character(tokenizer, mode, text):
     text = tokenizer.decode(tokenizer.encode(text))  # as the tokenizer has it
     ends = {len(text[:end].strip()) for end in accumulate(map(len, regex.findall(r"\X", text)))}
@@ -102,7 +114,7 @@ def test_tokens_of_words_are_cut_as_open_clip_cuts_them(tokenizer):
     whole = tokenizer.encode(text)
     for limit in range(4, 30):
         fit = CaptionFitter(tokenizer.encode, tokenizer.decode, limit, "token")
-        assert fit(text, 0) == [*whole[:limit - 1], tokenizer.end_id]
+        assert fit(text, 0) == [*whole[: limit - 1], tokenizer.end_id]
 
 
 def test_each_sentence_is_tokenised_once():

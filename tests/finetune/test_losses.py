@@ -26,11 +26,15 @@ def packed(logits, labels):
 
 def test_equal_to_open_clips(outputs):
     image, text, logits, labels, scale = outputs
-    contrastive, caption = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(image, text, logits, labels, scale)
+    contrastive, caption = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(
+        image, text, logits, labels, scale
+    )
     ours = contrastive_loss(image, text[:, None], scale, torch.arange(6))
     torch.testing.assert_close(ours, contrastive, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours, ClipLoss()(image, text, scale), rtol=0, atol=1e-6)
-    torch.testing.assert_close(2 * caption_loss(*packed(logits, labels)) / (labels != 0).sum(), caption, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        2 * caption_loss(*packed(logits, labels)) / (labels != 0).sum(), caption, rtol=0, atol=1e-6
+    )
 
 
 def test_closed_forms():

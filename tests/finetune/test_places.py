@@ -22,11 +22,24 @@ def write(path, files):
 
 def test_places_hold_the_files_of_their_sample(tmp_path, picture):
     pictures = [picture(seed) for seed in range(5)]
-    write(tmp_path / "0.tar", [
-        ("a.jpg", pictures[0]), ("a.txt", b"one"), ("a.npz", b"first"), ("README", b"no suffix"),
-        ("a.jpg", pictures[1]), ("a.txt", b"two"),  # the same key again
-        ("folder/b.PNG", pictures[2]), ("folder/b.json", b'{"source": "x"}'), ("folder/b.seg.npz", b"second"),
-        ("c.input.jpg", pictures[3]), ("c.syn.json", b"{}"), ("long" * 60 + ".jpg", pictures[4]), ("d.txt", b"no picture")])
+    write(
+        tmp_path / "0.tar",
+        [
+            ("a.jpg", pictures[0]),
+            ("a.txt", b"one"),
+            ("a.npz", b"first"),
+            ("README", b"no suffix"),
+            ("a.jpg", pictures[1]),
+            ("a.txt", b"two"),  # the same key again
+            ("folder/b.PNG", pictures[2]),
+            ("folder/b.json", b'{"source": "x"}'),
+            ("folder/b.seg.npz", b"second"),
+            ("c.input.jpg", pictures[3]),
+            ("c.syn.json", b"{}"),
+            ("long" * 60 + ".jpg", pictures[4]),
+            ("d.txt", b"no picture"),
+        ],
+    )
     found = list(with_places(read_samples(str(tmp_path / "0.tar"))[0]))
     assert [sample.image for sample, _ in found] == [*pictures, None]
     for sample, places in found:
@@ -38,7 +51,10 @@ def test_places_hold_the_files_of_their_sample(tmp_path, picture):
 def test_links_are_of_samples_with_an_error(tmp_path, picture):
     write(tmp_path / "0.tar", [("a.jpg", None), ("a.txt", b"one"), ("b.jpg", picture(1)), ("b.txt", b"two")])
     (first, _), (second, places) = with_places(read_samples(str(tmp_path / "0.tar"))[0])
-    assert "no regular file" in first.error and places.read("picture", "txt") == {"picture": second.image, "txt": b"two"}
+    assert "no regular file" in first.error and places.read("picture", "txt") == {
+        "picture": second.image,
+        "txt": b"two",
+    }
 
 
 def test_what_is_no_tar_has_no_places(tmp_path):

@@ -29,10 +29,25 @@ def test_it_pretrains_on_alt_text_and_ships_half_precision(tmp_path, monkeypatch
     monkeypatch.setattr(pretrain_tiny, "run", lambda config, run=pretrain_tiny.run: seen.append(config) or run(config))
     (tmp_path / "tiny").mkdir()
     pretrain_tiny.write_tokenizer(tmp_path / "tiny", scenes=200)
-    monkeypatch.setattr(sys, "argv", ["pretrain_tiny", "--steps", "2", "--pictures", "60", "--folder", str(tmp_path / "tiny"),
-                                      "--work", str(tmp_path / "work")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "pretrain_tiny",
+            "--steps",
+            "2",
+            "--pictures",
+            "60",
+            "--folder",
+            str(tmp_path / "tiny"),
+            "--work",
+            str(tmp_path / "work"),
+        ],
+    )
     pretrain_tiny.main()
     assert seen[0].input == ["scenes:train,n=20,level=1,captions=alt", "scenes:train,n=40,level=2,captions=alt"]
     assert seen[0].from_scratch
-    assert {weight.dtype for weight in load_file(tmp_path / "tiny" / "open_clip_model.safetensors").values()} == {torch.float16}
+    assert {weight.dtype for weight in load_file(tmp_path / "tiny" / "open_clip_model.safetensors").values()} == {
+        torch.float16
+    }
     assert load_captioner(str(tmp_path / "tiny")).name == "coca_tiny"

@@ -18,11 +18,17 @@ from imagetext.readers.curated import KINDS, SPLITS
 ROOT = Path(capsmith.__file__).parent
 # the 20 fine-tuned captioners that were released, by the ends of their names, and the set of the paper's that was not
 RELEASED = {
-    **{f"{part}_s12m_context{context}": f"{part}-{context}" for context in (77, 128, 256)
-       for part in ("dci-short", "dci-extended", "dci-complete", "docci", "recap-coco-30k")},
+    **{
+        f"{part}_s12m_context{context}": f"{part}-{context}"
+        for context in (77, 128, 256)
+        for part in ("dci-short", "dci-extended", "dci-complete", "docci", "recap-coco-30k")
+    },
     "mscoco38k_s12m_context77": "mscoco38k-77",
-    "gbc1m-short_context77": "gbc1m-short-77", "gbc1m-long_context256": "gbc1m-long-256",
-    "gbc10m-long_context256": "gbc10m-long-256", "gbc10m-short-relation_context256": "gbc10m-short-relation-256"}
+    "gbc1m-short_context77": "gbc1m-short-77",
+    "gbc1m-long_context256": "gbc1m-long-256",
+    "gbc10m-long_context256": "gbc10m-long-256",
+    "gbc10m-short-relation_context256": "gbc10m-short-relation-256",
+}
 
 
 def test_there_is_one_for_each_captioner_of_the_paper():
@@ -47,6 +53,7 @@ def test_it_gives_a_configuration_of_the_papers_settings(name, tmp_path):
 @pytest.fixture
 def miniature(coco, docci, dci, gbc_graph, recap_coco, images, write, tmp_path):
     """An input of this kind, and its folder of pictures."""
+
     def make(kind):
         if kind in ("coco", "coco-permissive"):
             return f"{kind}:{coco}", images(*(f"{number:012d}.jpg" for number in range(1, 9)))
@@ -57,6 +64,7 @@ def miniature(coco, docci, dci, gbc_graph, recap_coco, images, write, tmp_path):
         if kind.startswith("gbc-"):
             return f"{kind}:{write(tmp_path / 'graphs.jsonl', [gbc_graph])}", images("b%20c.jpg")
         return f"{kind}:{recap_coco()}", None
+
     return make
 
 
@@ -64,12 +72,24 @@ def miniature(coco, docci, dci, gbc_graph, recap_coco, images, write, tmp_path):
 def test_it_starts_on_a_miniature_of_its_set(name, tmp_path, miniature):
     recipe = read_recipe(name)
     spec, images = miniature(recipe.kind)
-    config = FinetuneConfig(recipe=name, input=[spec], images=images, output=tmp_path / "run", model="coca_tiny", samples_seen=4,
-                            batch_size=2, hold_out=0, num_workers=0, device="cpu")
+    config = FinetuneConfig(
+        recipe=name,
+        input=[spec],
+        images=images,
+        output=tmp_path / "run",
+        model="coca_tiny",
+        samples_seen=4,
+        batch_size=2,
+        hold_out=0,
+        num_workers=0,
+        device="cpu",
+    )
     assert run(config) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "train.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and not (tmp_path / "run" / "rejects.jsonl").exists()
-    assert "research only" not in (tmp_path / "run" / "README.md").read_text()  # which the weights it begins with are not
+    assert (
+        "research only" not in (tmp_path / "run" / "README.md").read_text()
+    )  # which the weights it begins with are not
     captioner = load_captioner(str(tmp_path / "run"))
     assert captioner.name == config.name and captioner.context_length == recipe.settings["context"] - 1
 
@@ -113,18 +133,25 @@ def test_the_printed_configuration_says_it_all_and_is_the_same(tmp_path, capsys)
 def test_an_unknown_name_is_told_with_those_near_it():
     [problem, _] = problems("--recipe", "mobileclip2-doci-77", "--input", "x", "--output", "out")
     assert problem.startswith("--recipe mobileclip2-doci-77: no such recipe; near it: mobileclip2-docci-77, ")
-    assert "--recipe zzz: no such recipe; finetune --list-recipes lists them" in problems("--recipe", "zzz", *DOCCI[2:])
+    assert "--recipe zzz: no such recipe; finetune --list-recipes lists them" in problems(
+        "--recipe", "zzz", *DOCCI[2:]
+    )
 
 
 @pytest.mark.parametrize("spec", ["coco:x", "pictures/", "shards/{0..9}.tar", "docci:x#test"])
 def test_another_input_is_refused_beside_all_other_problems(spec):
     found = problems(*DOCCI[:2], "--input", "docci:a#train", "--input", spec, "--output", "out", "--batch-size", "0")
-    assert found == [f"--input ['docci:a#train', '{spec}']: recipe mobileclip2-docci-128 takes docci:FILE (DOCCI-9k, train), "
-                     f"not {spec}", "--batch-size 0: Input should be greater than 0"]
+    assert found == [
+        f"--input ['docci:a#train', '{spec}']: recipe mobileclip2-docci-128 takes docci:FILE (DOCCI-9k, train), "
+        f"not {spec}",
+        "--batch-size 0: Input should be greater than 0",
+    ]
 
 
 def test_the_whole_of_coco_is_no_input_of_the_recipe_for_its_permissive_part():
-    [problem] = problems("--recipe", "mobileclip2-mscoco38k-77", "--input", "coco:captions_train2017.json", "--output", "out")
+    [problem] = problems(
+        "--recipe", "mobileclip2-mscoco38k-77", "--input", "coco:captions_train2017.json", "--output", "out"
+    )
     assert "takes coco-permissive:FILE" in problem
 
 

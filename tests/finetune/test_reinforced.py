@@ -17,8 +17,12 @@ from imagetext.sources import read_samples
 from .sets import DIMENSIONS, SCALES, VIEWS, members, picture, row, views, write_config, write_set, write_tar
 
 TEACHERS = Teachers(("one", "two"), DIMENSIONS, SCALES)
-STUDENT = SimpleNamespace(side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4),
-                          tokenizer=lambda texts: torch.tensor([[int(word) for word in text.split()] for text in texts]))
+STUDENT = SimpleNamespace(
+    side=16,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+    tokenizer=lambda texts: torch.tensor([[int(word) for word in text.split()] for text in texts]),
+)
 LAYOUTS = [("newer", "npz"), ("newer", "pth.gz"), ("older", "npz"), ("older", "pth.gz")]
 
 
@@ -41,7 +45,9 @@ def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
         pixels, tokens, number, key, embeddings = pictures[draw % 6, draw * 7919]
         record, view = int(key[1:]), int(embeddings["image_emb"][2])
         assert number == draw % 6 and embeddings["image_emb"].tolist() == [9, record, view, 1, 2]
-        expected = normalise(replay(views(record)[view], decode_stored(picture(record)), 16), STUDENT.mean, STUDENT.std)
+        expected = normalise(
+            replay(views(record)[view], decode_stored(picture(record)), 16), STUDENT.mean, STUDENT.std
+        )
         assert torch.equal(pixels, expected)
         assert tokens[:, 1].tolist() == [record, record]
         assert embeddings["text_emb"].tolist() == [[*text, 1, 2] for text in tokens.tolist()]
@@ -73,11 +79,19 @@ def test_empty_captions_are_not_drawn_and_the_rows_of_the_others_stay(tmp_path):
     spec = write_tar(tmp_path / "0.tar", {"r003": files | {"syn.json": json.dumps(columns).encode()}})
     pictures = pictures_of(spec, columns="syn_text_b")
     for draw in range(40):
-        assert pictures[0, draw][1][1].tolist() == [2, 3, 1] and pictures[0, draw][4]["text_emb"][1].tolist() == [2, 3, 1, 1, 2]
+        assert pictures[0, draw][1][1].tolist() == [2, 3, 1] and pictures[0, draw][4]["text_emb"][1].tolist() == [
+            2,
+            3,
+            1,
+            1,
+            2,
+        ]
 
 
-@pytest.mark.parametrize("weights, kinds", [({"text_weight": 0}, [{1, 2}]), ({"synthetic_weight": 0}, [{0}]),
-                                            ({"columns": ".*_b$"}, [{0}, {2}])])
+@pytest.mark.parametrize(
+    "weights, kinds",
+    [({"text_weight": 0}, [{1, 2}]), ({"synthetic_weight": 0}, [{0}]), ({"columns": ".*_b$"}, [{0}, {2}])],
+)
 def test_only_texts_that_have_a_weight_and_match_are_drawn(weights, kinds, tmp_path):
     pictures = pictures_of(write_set(tmp_path), **weights)
     drawn = [pictures[0, draw][1][:, 0].tolist() for draw in range(100)]
@@ -150,18 +164,35 @@ def test_records_of_tars_are_not_held_in_memory(tmp_path):
     assert whole[3] == "r005"
 
 
-FAILED = {"uid": "failed", "sha256": "", "width": 0, "height": 0, "captions": [], "error": "no picture, said the captioner",
-          "source": "", "caption_scores": {}}
+FAILED = {
+    "uid": "failed",
+    "sha256": "",
+    "width": 0,
+    "height": 0,
+    "captions": [],
+    "error": "no picture, said the captioner",
+    "source": "",
+    "caption_scores": {},
+}
 REJECTED = {
-    "failed": ({"json": json.dumps(FAILED).encode(), "jpg": None, "paug.json": None, "npz": None}, "no picture, said the captioner"),
+    "failed": (
+        {"json": json.dumps(FAILED).encode(), "jpg": None, "paug.json": None, "npz": None},
+        "no picture, said the captioner",
+    ),
     "views": ({"paug.json": None}, "paug.json: no list under param_aug"),
     "none": ({"paug.json": b'{"param_aug": []}'}, "embeddings that are not of these views"),
     "picture": ({"jpg": picture(0)[:60]}, "PNG picture is truncated"),
     "embeddings": ({"npz": None}, "no embeddings to convert"),
     "pickle": ({"npz": b"\x80\x04."}, "npz: no embeddings that can be read safely"),
     "columns": ({"syn.json": b"{}"}, "no captions in columns like '^syn_text'"),
-    "text": ({"txt": None, "json": b'{"error": ""}'}, "embeddings that are not of these views and texts: text_emb: 1 rows for 0"),
-    "count": ({"syn.json": b'{"syn_text_a": ["1 0 0"], "syn_text_b": ["2", "2", "2"]}'}, "syn_text_a_emb: 2 rows for 1"),
+    "text": (
+        {"txt": None, "json": b'{"error": ""}'},
+        "embeddings that are not of these views and texts: text_emb: 1 rows for 0",
+    ),
+    "count": (
+        {"syn.json": b'{"syn_text_a": ["1 0 0"], "syn_text_b": ["2", "2", "2"]}'},
+        "syn_text_a_emb: 2 rows for 1",
+    ),
 }
 
 
@@ -225,7 +256,9 @@ def test_a_published_set_needs_to_be_told_its_teachers(tmp_path):
         (tmp_path / "config.json").unlink(missing_ok=True)
         if config:
             (tmp_path / "config.json").write_text(config)
-        with pytest.raises(ValueError, match="config.json names no teachers: give --teacher-dimension and --logit-scale"):
+        with pytest.raises(
+            ValueError, match="config.json names no teachers: give --teacher-dimension and --logit-scale"
+        ):
             teachers_of(spec, logit_scale=[70, 60])
         assert teachers_of(spec, logit_scale=[70, 60], teacher_dimension=[3, 2]).dimensions == [3, 2]
     (tmp_path / "config.json").write_text('{"teachers": [{"name": "x"}]}')

@@ -41,8 +41,10 @@ def test_all_is_found_where_features_are_alike_and_nothing_where_they_are_shifte
 
 
 def test_captions_of_the_same_words_are_one(tmp_path):
-    samples = [Record(name, picture(number), captions) for number, (name, captions) in
-               enumerate({"a": ("a dog", "a cat"), "b": ("a dog",), "c": ("a bird",)}.items())]
+    samples = [
+        Record(name, picture(number), captions)
+        for number, (name, captions) in enumerate({"a": ("a dog", "a cat"), "b": ("a dog",), "c": ("a bird",)}.items())
+    ]
     student, asked = load_student(write_student(tmp_path)), []
     tokenizer = student.tokenizer
     student.tokenizer = lambda texts: asked.extend(texts) or tokenizer(texts)
@@ -59,6 +61,7 @@ def test_pictures_are_seen_as_open_clip_shows_them(tmp_path):
     student.model.encode_image = lambda images, normalize: seen.append(images) or encode(images, normalize=normalize)
     retrieval(student, samples)
     import open_clip
+
     *_, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}", load_weights=False)
     assert torch.equal(seen[0], torch.stack([preprocess(decode_image(sample.image)) for sample in samples]))
 

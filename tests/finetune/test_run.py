@@ -40,9 +40,22 @@ SCENES = "scenes:train,n=40,size=48"
 
 
 def settings(folder, **changes):
-    return FinetuneConfig(**{"input": [SCENES], "model": "coca_tiny", "output": folder, "samples_seen": 64, "batch_size": 8,
-                             "learning_rate": 1e-3, "num_workers": 0, "name": "mine", "device": "cpu", "hold_out": 2,
-                             "validate_every": 10**6} | changes)
+    return FinetuneConfig(
+        **{
+            "input": [SCENES],
+            "model": "coca_tiny",
+            "output": folder,
+            "samples_seen": 64,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "num_workers": 0,
+            "name": "mine",
+            "device": "cpu",
+            "hold_out": 2,
+            "validate_every": 10**6,
+        }
+        | changes
+    )
 
 
 def rows(path: Path) -> list[dict]:
@@ -71,8 +84,13 @@ def test_page_and_card_tell_of_it(finished):
 
 def test_the_best_weights_are_kept(finished):
     best = min(rows(finished / "validation.jsonl")[1:], key=lambda row: row["caption"])
-    same = all(torch.equal(a, b) for a, b in zip(*(load_captioner(str(folder)).model.state_dict().values()
-                                                  for folder in (finished, finished / "best")), strict=True))
+    same = all(
+        torch.equal(a, b)
+        for a, b in zip(
+            *(load_captioner(str(folder)).model.state_dict().values() for folder in (finished, finished / "best")),
+            strict=True,
+        )
+    )
     assert same == (best["samples"] == 64)
 
 
@@ -94,8 +112,9 @@ def test_adapters_train_alone_and_are_merged(tmp_path):
     run(settings(tmp_path / "run", lora_rank=4, ema=0.5, freeze_image=True))
     before, after = (load_captioner(name).model.state_dict() for name in ("coca_tiny", str(tmp_path / "run")))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before
-                       if name.endswith(("c_fc.weight", "c_proj.weight")) and not name.startswith("visual.")}
+    assert changed == {
+        name for name in before if name.endswith(("c_fc.weight", "c_proj.weight")) and not name.startswith("visual.")
+    }
     open_clip.create_model(f"local-dir:{tmp_path / 'run'}", require_pretrained=True)
     best = load_captioner(str(tmp_path / "run" / "best")).model.state_dict()
     assert all(torch.equal(best[name], after[name]) for name in after)  # the only validation is the last
@@ -109,6 +128,7 @@ def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
         seen["captions"] = [one.captions[0].logprob for one in captioner.caption(seen["pictures"], SamplingConfig())]
         seen["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
         from finetune.validation import Validation
+
         return Validation({}, {}, {}, "")
 
     monkeypatch.setattr("finetune.captioner.held_out.validate", validate)
@@ -120,14 +140,23 @@ def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
 
 def test_what_is_written_has_the_umasks_rights(finished):
     os.umask(umask := os.umask(0))
-    assert {oct(path.stat().st_mode & 0o777) for path in finished.rglob("*") if path.is_file()} == {oct(0o666 & ~umask)}
+    assert {oct(path.stat().st_mode & 0o777) for path in finished.rglob("*") if path.is_file()} == {
+        oct(0o666 & ~umask)
+    }
 
 
 @pytest.mark.parametrize("language", ["capsmith", "python"])
 def test_the_cards_snippets_print_a_caption(language, finished, tmp_path, capsys):
     (pictures := tmp_path / "pictures").mkdir()
-    blocks = code_of(finished / "README.md", {"THIS_FOLDER": finished, "PICTURE.jpg": picture_in(pictures), "PICTURES": pictures,
-                                              "CAPTIONS": tmp_path / "captions"})
+    blocks = code_of(
+        finished / "README.md",
+        {
+            "THIS_FOLDER": finished,
+            "PICTURE.jpg": picture_in(pictures),
+            "PICTURES": pictures,
+            "CAPTIONS": tmp_path / "captions",
+        },
+    )
     if language == "capsmith":
         assert capsmith.main(blocks[0].split()[1:]) == 0
         (record,) = read_records(str(tmp_path / "captions" / "*.tar"))
@@ -180,16 +209,26 @@ def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
         run(config)
     assert run(config) == 0
     assert hub.calls[-2] == ("lab/mine", {"private": True, "exist_ok": True})
-    own = {"README.md", "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    own = {
+        "README.md",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert hub.calls[-1]["folder_path"] == tmp_path / "run" and set(hub.calls[-1]["allow_patterns"]) == own
     run(config.model_copy(update={"hub_public": True}))
     assert hub.calls[-2] == ("lab/mine", {"private": False, "exist_ok": True})
 
 
-@pytest.mark.parametrize("name, role, message", [
-    ("other/mine", "write", "--push-to-hub other/mine: the token may write to me, lab"),
-    ("me/mine", "read", "--push-to-hub me/mine: the token may only read"),
-    ("me/-mine", "write", "--push-to-hub me/-mine: ")])
+@pytest.mark.parametrize(
+    "name, role, message",
+    [
+        ("other/mine", "write", "--push-to-hub other/mine: the token may write to me, lab"),
+        ("me/mine", "read", "--push-to-hub me/mine: the token may only read"),
+        ("me/-mine", "write", "--push-to-hub me/-mine: "),
+    ],
+)
 def test_the_hub_is_asked_before_any_work(name, role, message, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub(role=role))
     monkeypatch.setattr("finetune.captioner.run.run_in_ranks", None)
@@ -200,15 +239,22 @@ def test_the_hub_is_asked_before_any_work(name, role, message, tmp_path, monkeyp
 def test_no_token_is_told_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
     monkeypatch.setattr("finetune.captioner.run.run_in_ranks", None)
-    with pytest.raises(ValueError, match="--push-to-hub me/mine: there is no token; give one with `hf auth login` or HF_TOKEN"):
+    with pytest.raises(
+        ValueError, match="--push-to-hub me/mine: there is no token; give one with `hf auth login` or HF_TOKEN"
+    ):
         run(settings(tmp_path / "run", push_to_hub="me/mine"))
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"report_to": ["tensorboard"]}, "--report-to tensorboard: not installed; pip install tensorboard"),
-    ({"eval_input": ["nowhere.tar"]}, "nowhere.tar: no such file"), ({"weights": [1, 2]}, "--weights: 2 for 1 inputs"),
-    ({"device_batch_size": 3}, "--batch-size 8 is not a multiple of 1 processes times 3"),
-    ({"shard": True}, "--shard: there is one process")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"report_to": ["tensorboard"]}, "--report-to tensorboard: not installed; pip install tensorboard"),
+        ({"eval_input": ["nowhere.tar"]}, "nowhere.tar: no such file"),
+        ({"weights": [1, 2]}, "--weights: 2 for 1 inputs"),
+        ({"device_batch_size": 3}, "--batch-size 8 is not a multiple of 1 processes times 3"),
+        ({"shard": True}, "--shard: there is one process"),
+    ],
+)
 def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(changes, message, tmp_path, monkeypatch):
     monkeypatch.setattr("finetune.launch.get_available_trackers", list)
     monkeypatch.setattr("finetune.captioner.run.load_captioner", None)
@@ -223,8 +269,10 @@ def test_an_output_that_is_the_input_is_refused_before_a_model_is_loaded(tmp_pat
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("black")
     asked = {"input": [str(tmp_path)], "output": tmp_path / "run", "batch_size": 8, "samples_seen": 8}
-    for command, config in ((run, FinetuneConfig(**asked, model="coca_tiny")),
-                            (train_student, StudentConfig(**asked, student="ViT-B-32", distill_weight=0, contrastive_weight=1))):
+    for command, config in (
+        (run, FinetuneConfig(**asked, model="coca_tiny")),
+        (train_student, StudentConfig(**asked, student="ViT-B-32", distill_weight=0, contrastive_weight=1)),
+    ):
         with pytest.raises(ValueError, match="run: lies in a folder that is the input .*; give another folder"):
             command(config)
     assert sorted(os.listdir(tmp_path)) == ["a.png", "a.txt"]
@@ -236,7 +284,9 @@ def test_weights_that_are_not_finite_are_told_before_any_picture_is_read(tmp_pat
         captioner.model.text.token_embedding.weight[3] = float("nan")
     captioner.save(tmp_path / "model", "mine")
     monkeypatch.setattr("finetune.captioner.run.CaptionedPictures", None)
-    with pytest.raises(ValueError, match="model: 1 of its weights hold numbers that are not finite: text.token_embedding"):
+    with pytest.raises(
+        ValueError, match="model: 1 of its weights hold numbers that are not finite: text.token_embedding"
+    ):
         run(settings(tmp_path / "run", model=str(tmp_path / "model")))
 
 
@@ -247,8 +297,11 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path):
         (folder / f"{number}.jpg").write_text("not a picture")
         (folder / f"{number}.txt").write_text("a red circle")
         (folder / f"mute{number}.png").write_bytes(picture_in(tmp_path).read_bytes())  # without a caption: no fault
-    with pytest.raises(ValueError, match=r"(?s)6 of 46 samples cannot be used, 13.0%, and --max-error-rate allows 10.0%:\n  0: "
-                                         r".*and 3 more"):
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)6 of 46 samples cannot be used, 13.0%, and --max-error-rate allows 10.0%:\n  0: "
+        r".*and 3 more",
+    ):
         run(settings(tmp_path / "run", input=[SCENES, str(folder)]))
     assert not (tmp_path / "run").exists()
     check_rejects([("key", "broken")] * 6, 40, settings(tmp_path / "run", max_error_rate=0.2))
@@ -277,7 +330,9 @@ def test_a_captioner_is_fine_tuned_onto_itself(tmp_path):
 
 def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("finetune.captioner.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples))
+    monkeypatch.setattr(
+        "finetune.captioner.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples)
+    )
     monkeypatch.setattr(Checkpoints, "save", lambda *_, **__: None)
     monkeypatch.setattr("finetune.captioner.run.finish", lambda *_: None)
     run(settings(tmp_path / "run", samples_seen=128, batch_size=4, validate_every=None))
@@ -291,7 +346,15 @@ def test_a_batch_that_processes_cannot_share_is_told_before_any_starts(tmp_path)
 
 def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path, monkeypatch):
     (tmp_path / "above.py").write_text("import json, psutil; print(json.dumps(psutil.Process().parent().cmdline()))")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(tmp_path / "above.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        str(tmp_path / "above.py"),
+    ]
     above = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     parent = SimpleNamespace(cmdline=lambda: above)
     monkeypatch.setattr("finetune.launch.psutil.Process", lambda: SimpleNamespace(parent=lambda: parent))
@@ -314,8 +377,13 @@ def vlm(tmp_path_factory):
     return folder
 
 
-FOUR_BIT = pytest.param({"lora_rank": 4, "four_bit": True}, id="QLoRA", marks=pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="weights in 4 bits need bitsandbytes"))
+FOUR_BIT = pytest.param(
+    {"lora_rank": 4, "four_bit": True},
+    id="QLoRA",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("bitsandbytes") is None, reason="weights in 4 bits need bitsandbytes"
+    ),
+)
 
 
 @pytest.mark.parametrize("how", [pytest.param({}, id="full"), pytest.param({"lora_rank": 4}, id="LoRA"), FOUR_BIT])
@@ -326,9 +394,19 @@ def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, how, tmp_path):
     for folder in (tmp_path / "run", tmp_path / "run" / "best"):
         assert (folder / ("adapter_config.json" if how else "config.json")).exists()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert f"library_name: {'peft' if how else 'transformers'}" in card and "# mine" in card and "open_clip" not in card
-    generate(GenerateConfig(input=["scenes:test,n=3,size=48"], model=str(tmp_path / "run"), output=tmp_path / "records",
-                            num_workers=0, redraws=0, on_degenerate="keep"))
+    assert (
+        f"library_name: {'peft' if how else 'transformers'}" in card and "# mine" in card and "open_clip" not in card
+    )
+    generate(
+        GenerateConfig(
+            input=["scenes:test,n=3,size=48"],
+            model=str(tmp_path / "run"),
+            output=tmp_path / "records",
+            num_workers=0,
+            redraws=0,
+            on_degenerate="keep",
+        )
+    )
     records = list(read_records(str(tmp_path / "records" / "*.tar")))
     assert len(records) == 3 and all(len(record.syn_text["syn_text_mine"]) == 5 for record in records)
 
@@ -340,7 +418,9 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
     adapter = captioner.adapter.peft_config["default"]
     assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (4, 2, 0.25) and forward.library == "transformers"
     adapted = {name for name, _ in captioner.model.named_parameters() if "lora_A" in name}
-    assert adapted and all(name.startswith("text_decoder") and (".query." in name or ".value." in name) for name in adapted)
+    assert adapted and all(
+        name.startswith("text_decoder") and (".query." in name or ".value." in name) for name in adapted
+    )
     captioner.save(tmp_path / "whole", "mine")
     assert (tmp_path / "whole" / "config.json").exists() and not (tmp_path / "whole" / "adapter_config.json").exists()
     forward = training_forward(load_captioner("coca_tiny"), settings(tmp_path, **asked | {"lora_targets": ["c_fc"]}))
@@ -348,21 +428,31 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
     assert layer.c_fc.scaling["default"] == 0.5 and not hasattr(layer.c_proj, "scaling")
 
 
-@pytest.mark.parametrize("model, asked, told", [
-    ("coca_tiny", {"lora_rank": 2, "lora_targets": ["q_proj"]}, "--lora-targets q_proj: CoCa's adapters are in c_fc and c_proj alone"),
-    ("vlm", {"lora_rank": 2, "lora_targets": ["nowhere"]}, "--lora-targets nowhere: "),
-    ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),
-])
+@pytest.mark.parametrize(
+    "model, asked, told",
+    [
+        (
+            "coca_tiny",
+            {"lora_rank": 2, "lora_targets": ["q_proj"]},
+            "--lora-targets q_proj: CoCa's adapters are in c_fc and c_proj alone",
+        ),
+        ("vlm", {"lora_rank": 2, "lora_targets": ["nowhere"]}, "--lora-targets nowhere: "),
+        ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),
+    ],
+)
 def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, asked, told):
     name = str(vlm) if model == "vlm" else model
     with pytest.raises(ValueError, match=told):
         training_forward(load_captioner(name), settings(tmp_path, model=name, **asked))
 
 
-@pytest.mark.parametrize("asked, told", [
-    ({"lora_alpha": 2}, "is of adapters: say --lora-rank, too"),
-    ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "weights in 4 bits are not merged"),
-])
+@pytest.mark.parametrize(
+    "asked, told",
+    [
+        ({"lora_alpha": 2}, "is of adapters: say --lora-rank, too"),
+        ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "weights in 4 bits are not merged"),
+    ],
+)
 def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, asked, told):
     with pytest.raises(ValidationError, match=told):
         settings(tmp_path, **asked)
@@ -377,9 +467,17 @@ def test_pictures_of_several_shapes_are_one_batch(tmp_path):
     processor.save_pretrained(tmp_path / "model")
     captioner = load_captioner(str(tmp_path / "model"))
     forward = training_forward(captioner, settings(tmp_path / "run", model=str(tmp_path / "model")))
-    captions = [[captioner.encode_text_ids(text)] for text in ("a red circle", "two green stars", "a star", "a blue square")]
-    pictures = [captioner.preprocess(Image.effect_noise(size, 60).convert("RGB")) for size in ((32, 32), (64, 32), (40, 90), (32, 32))]
-    batch = collate([(picture, ids, number, str(number)) for number, (picture, ids) in enumerate(zip(pictures, captions))], captioner.pad_id)
+    captions = [
+        [captioner.encode_text_ids(text)] for text in ("a red circle", "two green stars", "a star", "a blue square")
+    ]
+    pictures = [
+        captioner.preprocess(Image.effect_noise(size, 60).convert("RGB"))
+        for size in ((32, 32), (64, 32), (40, 90), (32, 32))
+    ]
+    batch = collate(
+        [(picture, ids, number, str(number)) for number, (picture, ids) in enumerate(zip(pictures, captions))],
+        captioner.pad_id,
+    )
     with torch.no_grad():
         alone = [captioner.caption_logits([picture], torch.tensor(ids))[0] for picture, ids in zip(pictures, captions)]
         for count in (1, 2):
@@ -402,14 +500,18 @@ def test_held_out_losses_are_without_dropout(vlm, tmp_path):
 def test_activations_may_be_computed_twice(vlm):
     """Under adapters, too, where what comes into the layers needs no gradients."""
     for lora_rank in (0, 4):
-        twice, once = (gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=of) for of in (True, False))
+        twice, once = (
+            gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=of) for of in (True, False)
+        )
         check_equal(twice, once)
 
 
 def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
     with pytest.raises(ValueError, match="--layer-decay 0.5"):
         run(settings(tmp_path / "one", model=str(vlm), layer_decay=0.5))
-    with pytest.raises(ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is none"):
+    with pytest.raises(
+        ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is none"
+    ):
         run(settings(tmp_path / "two", lora_rank=4, four_bit=True))
     captioner = load_captioner(str(vlm))
     captioner.add_lora(r=2)

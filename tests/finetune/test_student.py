@@ -41,7 +41,10 @@ def softmax(values):
 def slow_distillation(image, text, scale, image_emb, text_emb) -> float:
     """Picture by picture and text by text: the teachers' mean probabilities against the student's logarithms."""
     total, count = 0.0, len(image)
-    for ours, theirs, our_others, their_others in ((image, image_emb, text, text_emb), (text, text_emb, image, image_emb)):
+    for ours, theirs, our_others, their_others in (
+        (image, image_emb, text, text_emb),
+        (text, text_emb, image, image_emb),
+    ):
         for row in range(count):
             wanted, at = np.zeros(count), 0
             for size, teacher_scale in zip(DIMENSIONS, SCALES):
@@ -63,8 +66,9 @@ def slow_contrastive(image, text, scale) -> float:
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 2.0), (3.0,)])
 def test_losses_are_the_slow_formulas(weights):
     image, text, image_emb, text_emb = features(9, len(weights))
-    found = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(9), TEACHERS, weights,
-                              image_emb=image_emb, text_emb=text_emb)
+    found = reinforced_losses(
+        image, text, torch.tensor(20.0), torch.arange(9), TEACHERS, weights, image_emb=image_emb, text_emb=text_emb
+    )
     distill = contrastive = 0.0
     for kind, weight in enumerate(weights):
         ours, theirs = (image.numpy(), text[:, kind].numpy()), (image_emb.numpy(), text_emb[:, kind].numpy())
@@ -72,8 +76,16 @@ def test_losses_are_the_slow_formulas(weights):
         contrastive += weight * slow_contrastive(*ours, 20.0)
     assert found["distill"].item() == pytest.approx(distill, abs=1e-10)
     assert found["contrastive"].item() == pytest.approx(contrastive, abs=1e-10)
-    singles = reinforced_losses(image.float(), text.float(), torch.tensor(20.0), torch.arange(9), TEACHERS, weights,
-                                image_emb=image_emb.float(), text_emb=text_emb.float())
+    singles = reinforced_losses(
+        image.float(),
+        text.float(),
+        torch.tensor(20.0),
+        torch.arange(9),
+        TEACHERS,
+        weights,
+        image_emb=image_emb.float(),
+        text_emb=text_emb.float(),
+    )
     assert singles["distill"].item() == pytest.approx(distill, abs=1e-5)
 
 
@@ -87,8 +99,12 @@ def test_a_student_that_says_what_one_teacher_says_has_its_entropy_for_a_loss():
     *_, image_emb, text_emb = features(8, 1)
     one = Teachers(("one",), DIMENSIONS[:1], (30.0,))
     image, text = image_emb[:, :6], text_emb[..., :6]
-    losses = {scale: reinforced_losses(image, text, torch.tensor(scale), torch.arange(8), one, (1.0,), ("distill",), image, text)
-              for scale in (30.0, 20.0)}
+    losses = {
+        scale: reinforced_losses(
+            image, text, torch.tensor(scale), torch.arange(8), one, (1.0,), ("distill",), image, text
+        )
+        for scale in (30.0, 20.0)
+    }
     logits = 30 * image @ text[:, 0].T
     entropies = [torch.distributions.Categorical(logits=of).entropy().mean().item() for of in (logits, logits.T)]
     assert losses[30.0]["distill"].item() == pytest.approx(sum(entropies) / 2)
@@ -98,8 +114,12 @@ def test_a_student_that_says_what_one_teacher_says_has_its_entropy_for_a_loss():
 # However the batch is parted
 
 
-WAYS = {"distillation": {}, "all": {"contrastive_weight": 0.5, "text_weight": 0.5, "synthetic_weight": 2.0},
-        "synthetic alone": {"text_weight": 0.0}, "CLIP alone": {"distill_weight": 0.0, "contrastive_weight": 1.0}}
+WAYS = {
+    "distillation": {},
+    "all": {"contrastive_weight": 0.5, "text_weight": 0.5, "synthetic_weight": 2.0},
+    "synthetic alone": {"text_weight": 0.0},
+    "CLIP alone": {"distill_weight": 0.0, "contrastive_weight": 1.0},
+}
 
 
 @pytest.mark.parametrize("which", WAYS)
@@ -138,7 +158,9 @@ def test_parts_drop_the_same_in_both_passes():
 
 
 def settings(**changes) -> StudentConfig:
-    return StudentConfig(**{"input": ["x"], "student": "x", "output": "unused", "device": "cpu", "batch_size": 8} | changes)
+    return StudentConfig(
+        **{"input": ["x"], "student": "x", "output": "unused", "device": "cpu", "batch_size": 8} | changes
+    )
 
 
 @pytest.mark.parametrize("model_cfg", [STUDENT, RESNET], ids=["transformer", "convolutions"])
@@ -147,11 +169,16 @@ def test_what_is_saved_loads_in_open_clip(model_cfg, tmp_path):
     student = load_student(write_student(tmp_path / "a", model_cfg))
     (tmp_path / "b").mkdir()
     student.save(tmp_path / "b")
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'b'}", require_pretrained=True)
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        f"local-dir:{tmp_path / 'b'}", require_pretrained=True
+    )
     state = student.model.state_dict()
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(of, state[name]) for name, of in model.state_dict().items())
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
     again = load_student(str(tmp_path / "b"))
     assert all(torch.equal(of, state[name]) for name, of in again.model.state_dict().items())
     assert (again.side, list(again.mean)) == (32, list(student.mean))
@@ -168,7 +195,9 @@ def test_random_weights_are_the_seeds(tmp_path):
 
 def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, monkeypatch):
     done, named = [], os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+    )
     monkeypatch.setattr(os, "replace", lambda old, new: (done.append(f"-> {os.path.basename(new)}"), named(old, new)))
     load_student(write_student(tmp_path / "a")).save(tmp_path / "b")
     weights, config = "open_clip_model.safetensors", "open_clip_config.json"
@@ -178,6 +207,7 @@ def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, mo
 
 def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
     from captioners.resolve import SHIPPED
+
     student = load_student(str(SHIPPED / "coca_tiny"))
     student.save(tmp_path)
     again = load_student(str(tmp_path))
@@ -187,19 +217,27 @@ def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
     assert output["image_features"].shape == (2, 128) and output["text_features"].shape == (2, 3, 128)
 
 
-@pytest.mark.parametrize("name, more, why", [
-    ("nowhere", {}, "--student nowhere: no architecture of open_clip, and no folder"),
-    ("ViT-B-32", {"pretrained": "nobody"}, "--student ViT-B-32: open_clip cannot load it: .*nobody"),
-    ("{folder}", {"pretrained": "openai"}, "--pretrained openai: goes with an architecture"),
-    ("{empty}", {}, "no open_clip_config.json of a CLIP model"),
-    ("{code}", {}, "its tokenizer_kwargs ask for code to be run"),
-    ("{oblong}", {}, r"takes pictures of \(32, 48\) pixels, and views are square")])
+@pytest.mark.parametrize(
+    "name, more, why",
+    [
+        ("nowhere", {}, "--student nowhere: no architecture of open_clip, and no folder"),
+        ("ViT-B-32", {"pretrained": "nobody"}, "--student ViT-B-32: open_clip cannot load it: .*nobody"),
+        ("{folder}", {"pretrained": "openai"}, "--pretrained openai: goes with an architecture"),
+        ("{empty}", {}, "no open_clip_config.json of a CLIP model"),
+        ("{code}", {}, "its tokenizer_kwargs ask for code to be run"),
+        ("{oblong}", {}, r"takes pictures of \(32, 48\) pixels, and views are square"),
+    ],
+)
 def test_what_is_no_student_is_refused(name, more, why, tmp_path):
     code = STUDENT | {"text_cfg": STUDENT["text_cfg"] | {"tokenizer_kwargs": {"trust_remote_code": True}}}
     oblong = STUDENT | {"vision_cfg": STUDENT["vision_cfg"] | {"image_size": [32, 48]}}
     (tmp_path / "empty").mkdir()
-    places = {"folder": write_student(tmp_path / "folder"), "empty": tmp_path / "empty",
-              "code": write_student(tmp_path / "code", code), "oblong": write_student(tmp_path / "oblong", oblong)}
+    places = {
+        "folder": write_student(tmp_path / "folder"),
+        "empty": tmp_path / "empty",
+        "code": write_student(tmp_path / "code", code),
+        "oblong": write_student(tmp_path / "oblong", oblong),
+    }
     with pytest.raises(ValueError, match=why):
         load_student(name.format(**places), **more)
 

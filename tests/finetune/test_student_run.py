@@ -28,8 +28,19 @@ def settings(tmp_path):
 
     def make(folder, model_cfg=RESNET, **changes) -> StudentConfig:
         student = write_student(tmp_path / "student", model_cfg)
-        return StudentConfig(**{"input": [spec], "student": student, "output": tmp_path / folder, "samples_seen": 96,
-                                "batch_size": 8, "num_workers": 0, "device": "cpu"} | changes)
+        return StudentConfig(
+            **{
+                "input": [spec],
+                "student": student,
+                "output": tmp_path / folder,
+                "samples_seen": 96,
+                "batch_size": 8,
+                "num_workers": 0,
+                "device": "cpu",
+            }
+            | changes
+        )
+
     return make
 
 
@@ -49,12 +60,41 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         load_captioner("coca_tiny", from_scratch=True).save(tmp_path / "teacher", "other")
-    reinforce(ReinforceConfig(input=[str(tmp_path / "captioned" / "*.tar")], teacher=["coca_tiny", str(tmp_path / "teacher")],
-                              views=2, output=str(tmp_path / "set"), device="cpu", num_workers=0))
-    command = ["train-student", "--input", str(tmp_path / "set" / "*.tar"), "--student", write_student(tmp_path / "student"),
-               "--output", str(tmp_path / "run"), "--samples-seen", "160", "--batch-size", "8", "--num-workers", "1", "--device",
-               "cpu", "--eval-input", "scenes:test,n=6,size=48", "--validate-every", "80", "--logit-scale", "30",
-               "--logit-scale", "20"]
+    reinforce(
+        ReinforceConfig(
+            input=[str(tmp_path / "captioned" / "*.tar")],
+            teacher=["coca_tiny", str(tmp_path / "teacher")],
+            views=2,
+            output=str(tmp_path / "set"),
+            device="cpu",
+            num_workers=0,
+        )
+    )
+    command = [
+        "train-student",
+        "--input",
+        str(tmp_path / "set" / "*.tar"),
+        "--student",
+        write_student(tmp_path / "student"),
+        "--output",
+        str(tmp_path / "run"),
+        "--samples-seen",
+        "160",
+        "--batch-size",
+        "8",
+        "--num-workers",
+        "1",
+        "--device",
+        "cpu",
+        "--eval-input",
+        "scenes:test,n=6,size=48",
+        "--validate-every",
+        "80",
+        "--logit-scale",
+        "30",
+        "--logit-scale",
+        "20",
+    ]
     assert capsmith.main(command) == 0
     log, held_out = rows(tmp_path / "run" / "train.jsonl"), rows(tmp_path / "run" / "validation.jsonl")
     assert [line["samples"] for line in log] == list(range(8, 161, 8))
@@ -67,8 +107,17 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
     exec(code_of(tmp_path / "run" / "README.md", names)[0], {})
     assert "a photo of a" in capsys.readouterr().out.splitlines()[-1]
     card, page = (tmp_path / "run" / "README.md").read_text(), (tmp_path / "run" / "training.html").read_text()
-    assert "12 records of" in card and "coca\\_tiny: 128 numbers, logit scale 30" in card and "6 pictures of scenes" in card
-    assert "Training run" in page and "Distillation loss" in page and "records seen" in page and "Caption to picture R@5" in page
+    assert (
+        "12 records of" in card
+        and "coca\\_tiny: 128 numbers, logit scale 30" in card
+        and "6 pictures of scenes" in card
+    )
+    assert (
+        "Training run" in page
+        and "Distillation loss" in page
+        and "records seen" in page
+        and "Caption to picture R@5" in page
+    )
     capsys.readouterr()
     assert capsmith.main(command) == 0
     assert "holds the finished model of this very run" in capsys.readouterr().out
@@ -79,7 +128,13 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
     """With statistics of batches, an average of the weights, and parts."""
-    how = {"checkpoint_every": 5, "ema": 0.9, "num_workers": workers, "contrastive_weight": 0.5, "device_batch_size": 4}
+    how = {
+        "checkpoint_every": 5,
+        "ema": 0.9,
+        "num_workers": workers,
+        "contrastive_weight": 0.5,
+        "device_batch_size": 4,
+    }
     run(settings("whole", **how))
 
     def stops(self, *args, step=Trainer._step, count=[0]):
@@ -107,7 +162,10 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
     held = write_tar(tmp_path / "held.tar", others)
     run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
     told = capsys.readouterr().out
-    assert "2 pictures of --input are held out by --eval-input, and so are not trained on" in told and "over 14 pictures" in told
+    assert (
+        "2 pictures of --input are held out by --eval-input, and so are not trained on" in told
+        and "over 14 pictures" in told
+    )
     with pytest.raises(ValueError, match="1 of 17 samples cannot be used, 5.9%, and --max-error-rate allows 5.0%"):
         broken = write_tar(tmp_path / "set" / "broken.tar", {"broken": members(3) | {"jpg": b"no picture"}})
         run(settings("other", STUDENT, input=[*settings("run").input], max_error_rate=0.05))
@@ -130,10 +188,16 @@ def test_two_processes_train_as_one(settings):
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
 
 
-@pytest.mark.parametrize("arm, drawn, logged", [
-    ({"distill_weight": 0, "contrastive_weight": 1, "synthetic_weight": 0}, 1, {"contrastive"}),
-    ({"distill_weight": 0, "contrastive_weight": 1}, 2, {"contrastive"}), ({"synthetic_weight": 0}, 1, {"distill"}),
-    ({}, 2, {"distill"}), ({"contrastive_weight": 0.25}, 2, {"distill", "contrastive"})])
+@pytest.mark.parametrize(
+    "arm, drawn, logged",
+    [
+        ({"distill_weight": 0, "contrastive_weight": 1, "synthetic_weight": 0}, 1, {"contrastive"}),
+        ({"distill_weight": 0, "contrastive_weight": 1}, 2, {"contrastive"}),
+        ({"synthetic_weight": 0}, 1, {"distill"}),
+        ({}, 2, {"distill"}),
+        ({"contrastive_weight": 0.25}, 2, {"distill", "contrastive"}),
+    ],
+)
 def test_each_arm_of_an_ablation(arm, drawn, logged, settings, monkeypatch):
     """Which texts reach the losses, and which losses there are."""
     shapes, step = [], Trainer._step

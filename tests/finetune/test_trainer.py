@@ -32,9 +32,22 @@ SCENES = "scenes:train,n=24,size=48"
 
 
 def settings(folder, **changes):
-    return FinetuneConfig(**{"input": [SCENES], "model": "coca_tiny", "output": folder, "from_scratch": True, "samples_seen": 96,
-                             "batch_size": 8, "learning_rate": 1e-3, "num_workers": 0, "name": "mine", "device": "cpu",
-                             "validate_every": 10**6} | changes)
+    return FinetuneConfig(
+        **{
+            "input": [SCENES],
+            "model": "coca_tiny",
+            "output": folder,
+            "from_scratch": True,
+            "samples_seen": 96,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "num_workers": 0,
+            "name": "mine",
+            "device": "cpu",
+            "validate_every": 10**6,
+        }
+        | changes
+    )
 
 
 def weights(folder):
@@ -53,7 +66,9 @@ def test_learns_its_captions(tmp_path):
 
 def test_output_loads_in_open_clip_strictly(tmp_path):
     run(settings(tmp_path / "run"))
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'run'}", require_pretrained=True)
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        f"local-dir:{tmp_path / 'run'}", require_pretrained=True
+    )
     for name, weight in weights(tmp_path / "run").items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
     assert load_captioner(str(tmp_path / "run")).name == "mine"
@@ -61,11 +76,13 @@ def test_output_loads_in_open_clip_strictly(tmp_path):
 
 def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch, capsys):
     """Dead in its eighth step, and asked to end in it: then it leaves a checkpoint of that step."""
+
     def die(*_):
         raise KeyboardInterrupt
 
     run(settings(tmp_path / "whole", checkpoint_every=5))
     for name, stop, kept in (("dead", die, 5), ("SIGTERM", os.kill, 8)):
+
         def stops(self, *args, step=Trainer._step, count=[0]):
             count[0] += 1
             if count[0] == 8:
@@ -109,16 +126,28 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures(tmp_path, monkeypatch
         run(settings(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("changes, spoil, why", [
-    ({"learning_rate": 1e30}, lambda pictures: None, "step 2, .*\nWhat the model says of every picture is not finite: lower "
-                                                     "--learning-rate .it was 1e.30 at this step"),
-    ({}, lambda pictures: pictures.update({"train2-000003": float("nan")}), "step 1, .*\nWhat the model says of train2-000003 "
-                                                                           "alone is not finite: look at these pictures")])
+@pytest.mark.parametrize(
+    "changes, spoil, why",
+    [
+        (
+            {"learning_rate": 1e30},
+            lambda pictures: None,
+            "step 2, .*\nWhat the model says of every picture is not finite: lower "
+            "--learning-rate .it was 1e.30 at this step",
+        ),
+        (
+            {},
+            lambda pictures: pictures.update({"train2-000003": float("nan")}),
+            "step 1, .*\nWhat the model says of train2-000003 alone is not finite: look at these pictures",
+        ),
+    ],
+)
 def test_a_loss_that_is_not_finite_names_its_cause(changes, spoil, why, tmp_path, monkeypatch):
     pixels, spoilt = CaptionedPictures._pixels, {}
     spoil(spoilt)
-    monkeypatch.setattr(CaptionedPictures, "_pixels", lambda self, index: pixels(self, index) * spoilt.get(
-        self.samples[index].key, 1))
+    monkeypatch.setattr(
+        CaptionedPictures, "_pixels", lambda self, index: pixels(self, index) * spoilt.get(self.samples[index].key, 1)
+    )
     with pytest.raises(ValueError, match=f"(?s)is nan at {why}"):
         run(settings(tmp_path / "run", batch_size=24, hold_out=0, warmup=0, **changes))
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -128,8 +157,10 @@ def test_weights_that_a_step_broke_are_the_cause(tmp_path):
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.weight, float("inf"))
     told = cause(SimpleNamespace(model=model), [], 1e-3, "fp32")
-    assert told == ("The steps before have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
-                    "this step) or raise --warmup, and begin anew.")
+    assert told == (
+        "The steps before have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
+        "this step) or raise --warmup, and begin anew."
+    )
 
 
 def test_rejects_are_written(tmp_path):
@@ -138,7 +169,9 @@ def test_rejects_are_written(tmp_path):
     (folder / "bad.jpg").write_text("not a picture")
     (folder / "bad.txt").write_text("a red circle")
     run(settings(tmp_path / "run", input=[SCENES, str(folder)]))
-    assert [json.loads(line)["key"] for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()] == ["bad"]
+    assert [json.loads(line)["key"] for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()] == [
+        "bad"
+    ]
 
 
 def test_weight_decay_is_for_matrices_only(tmp_path):
@@ -152,16 +185,27 @@ def test_weight_decay_is_for_matrices_only(tmp_path):
 
 
 def test_lower_blocks_learn_slower(tmp_path):
-    model = load_captioner("coca_tiny", from_scratch=True).model  # 4 blocks of the image tower, 2 of the text's, 3 of the decoder
+    model = load_captioner(
+        "coca_tiny", from_scratch=True
+    ).model  # 4 blocks of the image tower, 2 of the text's, 3 of the decoder
     names = {id(weight): name for name, weight in model.named_parameters()}
     groups = parameter_groups(model, settings(tmp_path, layer_decay=0.5, learning_rate=1.0), coca_depth(model))
     rates = {names[id(weight)]: group["lr"] for group in groups for weight in group["params"]}
     assert rates["logit_scale"] == rates["text_decoder.text_projection"] == rates["text_decoder.ln_final.weight"] == 1
     assert rates["text_decoder.resblocks.2.ln_1.weight"] == rates["text_decoder.cross_attn.2.ln_1.weight"] == 0.5
     assert rates["text_decoder.resblocks.0.ln_1.weight"] == 0.5**3
-    assert rates["visual.transformer.resblocks.3.ln_1.weight"] == rates["text.transformer.resblocks.1.ln_1.weight"] == 0.5**4
+    assert (
+        rates["visual.transformer.resblocks.3.ln_1.weight"]
+        == rates["text.transformer.resblocks.1.ln_1.weight"]
+        == 0.5**4
+    )
     assert rates["visual.transformer.resblocks.0.ln_1.weight"] == 0.5**7
-    assert rates["text.token_embedding.weight"] == rates["visual.conv1.weight"] == rates["visual.class_embedding"] == 0.5**8
+    assert (
+        rates["text.token_embedding.weight"]
+        == rates["visual.conv1.weight"]
+        == rates["visual.class_embedding"]
+        == 0.5**8
+    )
 
 
 def test_learning_rate_rises_then_falls_to_nothing():
@@ -173,8 +217,12 @@ def test_learning_rate_rises_then_falls_to_nothing():
 # However the batch is parted
 
 
-LOSSES = {"both": {}, "caption": {"contrastive_weight": 0}, "contrastive": {"caption_weight": 0},
-          "three captions": {"captions_per_image": 3}}
+LOSSES = {
+    "both": {},
+    "caption": {"contrastive_weight": 0},
+    "contrastive": {"caption_weight": 0},
+    "three captions": {"captions_per_image": 3},
+}
 
 
 @pytest.mark.parametrize("which", LOSSES)
@@ -204,6 +252,7 @@ def test_two_processes_are_exact(case, found_in_two):
 def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
     """Without accumulation, against open_clip's own forward and loss on captions padded to the context."""
     from finetune.batching import BatchOrder, batches
+
     captioner = load_captioner("coca_tiny", from_scratch=True)
     pictures = CaptionedPictures(read_samples(["scenes:train,n=8,size=32"]), captioner, quiet=True)
     trainer = Trainer(config := settings(tmp_path), training_forward(captioner, config), pictures)
@@ -211,7 +260,9 @@ def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
     tokens = torch.nn.functional.pad(batch.tokens[:, 0], (0, 76 - batch.tokens.shape[-1]))
     with torch.no_grad():
         output = captioner.model(captioner.normalise(batch.images), tokens)
-        theirs = open_clip.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(**output, output_dict=True)
+        theirs = open_clip.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(
+            **output, output_dict=True
+        )
     ours = trainer._step(batch)
     assert ours["caption"] == pytest.approx(theirs["caption_loss"].item() / 2, abs=1e-5)
     assert ours["contrastive"] == pytest.approx(theirs["contrastive_loss"].item(), abs=1e-6)
@@ -225,14 +276,36 @@ def test_a_batch_that_cannot_be_parted_is_refused(tmp_path):
 
 def test_tf32_is_for_those_who_allow_it(tmp_path):
     for allowed in (True, False):
-        Trainer(config := settings(tmp_path, tf32=allowed), training_forward(load_captioner("coca_tiny"), config), range(8))
+        Trainer(
+            config := settings(tmp_path, tf32=allowed), training_forward(load_captioner("coca_tiny"), config), range(8)
+        )
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
 
 
 def command(folder, *more, samples=96):
-    return ["-m", "capsmith", "finetune", "--input", SCENES, "--model", "coca_tiny", "--output", str(folder), "--from-scratch",
-            "--samples-seen", str(samples), "--batch-size", "8", "--num-workers", "0",
-            "--learning-rate", "1e-3", "--hold-out", "0", *more]
+    return [
+        "-m",
+        "capsmith",
+        "finetune",
+        "--input",
+        SCENES,
+        "--model",
+        "coca_tiny",
+        "--output",
+        str(folder),
+        "--from-scratch",
+        "--samples-seen",
+        str(samples),
+        "--batch-size",
+        "8",
+        "--num-workers",
+        "0",
+        "--learning-rate",
+        "1e-3",
+        "--hold-out",
+        "0",
+        *more,
+    ]
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -267,7 +340,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
         process.wait()
     stopped_at = newest(tmp_path / "killed")
     assert 0 < stopped_at < 60
-    subprocess.run([sys.executable, *command(tmp_path / "killed", *more, samples=480)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, *command(tmp_path / "killed", *more, samples=480)], check=True, capture_output=True
+    )
     assert log(tmp_path / "killed") == log(tmp_path / "whole")
     one, other = weights(tmp_path / "killed"), weights(tmp_path / "whole")
     assert all(torch.equal(one[name], other[name]) for name in one)

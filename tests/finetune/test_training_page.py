@@ -10,12 +10,33 @@ import pytest
 from finetune.page import POINTS, TRAINING_COLOUR, _binned, _smoothed, write_training_page
 
 EVIL = '<script>alert("x")</script>'
-TRAINING = [{"step": step, "samples": 8 * step, "loss": 9 / step, "caption": 4 / step, "contrastive": 1 / step,
-             "learning_rate": 1e-5 * step, "gradient_norm": 2.0} for step in range(1, 1001)]
-VALIDATIONS = [{"step": step, "samples": 8 * step, "caption": 3.25, "contrastive": 0.5, "pictures": 60, "cider_d": step / 1000,
-                "degenerate": 0.125, "human": {"degenerate": 0.0625}, "warning": "",
-                "samples_shown": {EVIL: [f"a dog {EVIL} at {step}", ""], "other": [f"a cat at {step}"]}}
-               for step in range(100, 1001, 100)]
+TRAINING = [
+    {
+        "step": step,
+        "samples": 8 * step,
+        "loss": 9 / step,
+        "caption": 4 / step,
+        "contrastive": 1 / step,
+        "learning_rate": 1e-5 * step,
+        "gradient_norm": 2.0,
+    }
+    for step in range(1, 1001)
+]
+VALIDATIONS = [
+    {
+        "step": step,
+        "samples": 8 * step,
+        "caption": 3.25,
+        "contrastive": 0.5,
+        "pictures": 60,
+        "cider_d": step / 1000,
+        "degenerate": 0.125,
+        "human": {"degenerate": 0.0625},
+        "warning": "",
+        "samples_shown": {EVIL: [f"a dog {EVIL} at {step}", ""], "other": [f"a cat at {step}"]},
+    }
+    for step in range(100, 1001, 100)
+]
 
 
 class Reader(HTMLParser):
@@ -56,14 +77,38 @@ def page_of(folder, training=TRAINING, validations=VALIDATIONS, **more):
 
 
 def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
-    page = page_of(tmp_path, pictures={"other": picture(1), EVIL: b"no picture"}, references={"other": ["the cat", "one cat"]})
+    page = page_of(
+        tmp_path, pictures={"other": picture(1), EVIL: b"no picture"}, references={"other": ["the cat", "one cat"]}
+    )
     texts = Reader(page).texts
-    labels = ["Caption loss ↓", "Contrastive loss, training ↓", "Contrastive loss, held out ↓", "CIDEr-D ↑", "Degenerate captions ↓",
-              "Learning rate", "Gradient norm"]  # what depends on the batch has no axis in common
+    labels = [
+        "Caption loss ↓",
+        "Contrastive loss, training ↓",
+        "Contrastive loss, held out ↓",
+        "CIDEr-D ↑",
+        "Degenerate captions ↓",
+        "Learning rate",
+        "Gradient norm",
+    ]  # what depends on the batch has no axis in common
     assert [text for text in texts if text in labels][:7] == labels and page.count("<svg") == len(labels)
-    table = texts[texts.index("800 seen"):texts.index("Curves")]
-    assert table == ["800 seen", "3.250", "0.500", "0.100", "12.5\u202f%", "8\u202f000 seen", "3.250", "0.500", "1.000", "12.5\u202f%",
-                     "Human captions", "–", "–", "–", "6.2\u202f%"]
+    table = texts[texts.index("800 seen") : texts.index("Curves")]
+    assert table == [
+        "800 seen",
+        "3.250",
+        "0.500",
+        "0.100",
+        "12.5\u202f%",
+        "8\u202f000 seen",
+        "3.250",
+        "0.500",
+        "1.000",
+        "12.5\u202f%",
+        "Human captions",
+        "–",
+        "–",
+        "–",
+        "6.2\u202f%",
+    ]
     assert "8\u202f000 captions seen in 1\u202f000 steps, 10 validations on 60 held-out pictures" in texts
     assert texts[texts.index("Learning rate") + 1] == "0.01" and texts[texts.index("Gradient norm") + 1] == "2.000"
     assert page.count(f"stroke: {TRAINING_COLOUR}") == 2 * 3 + 1  # the learning rate is not smoothed
@@ -73,10 +118,16 @@ def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
 
 
 def test_text_from_data_is_text_and_nothing_is_fetched(tmp_path):
-    page = page_of(tmp_path, name=EVIL, references={EVIL: [EVIL]}, validations=[VALIDATIONS[0] | {"warning": f"same {EVIL}"}])
+    page = page_of(
+        tmp_path, name=EVIL, references={EVIL: [EVIL]}, validations=[VALIDATIONS[0] | {"warning": f"same {EVIL}"}]
+    )
     reader = Reader(page)
     assert "script" not in reader.tags and not any(name.startswith("on") for name, _ in reader.attributes)
-    assert f"Fine-tuning {EVIL}" in reader.texts and f"a dog {EVIL} at 100" in reader.texts and f"same {EVIL}" in reader.texts
+    assert (
+        f"Fine-tuning {EVIL}" in reader.texts
+        and f"a dog {EVIL} at 100" in reader.texts
+        and f"same {EVIL}" in reader.texts
+    )
     for name, value in reader.attributes:
         if name in ("src", "href", "xlink:href", "srcset", "action"):
             assert value.startswith(("data:", "#")), (name, value)
@@ -97,7 +148,7 @@ def test_a_validation_that_is_not_logged_yet_is_shown_as_if_it_were(tmp_path):
 def test_it_begins_with_the_model_before_its_first_step(tmp_path):
     rows = [VALIDATIONS[0] | {"step": 0, "samples": 0, "caption": 5.0}, *VALIDATIONS]
     texts = Reader(page_of(tmp_path, validations=rows)).texts
-    assert texts[texts.index("before training"):][:2] == ["before training", "5.000"] and "before" in texts
+    assert texts[texts.index("before training") :][:2] == ["before training", "5.000"] and "before" in texts
 
 
 def test_of_long_texts_the_beginning_is_shown_and_nothing_is_lost(tmp_path):
@@ -114,7 +165,7 @@ def test_degenerate_captions_are_marked(tmp_path):
     row = VALIDATIONS[0] | {"samples_shown": {"a": ["a dog runs home", "a 2 2 2", ""]}}
     texts = Reader(page_of(tmp_path, validations=[row])).texts
     at = texts.index("a dog runs home")
-    assert texts[at:at + 5] == ["a dog runs home", "a 2 2 2", "loop", "digits", "(empty)"]
+    assert texts[at : at + 5] == ["a dog runs home", "a 2 2 2", "loop", "digits", "(empty)"]
 
 
 def test_the_last_validations_warning_is_shown(tmp_path):
@@ -123,8 +174,10 @@ def test_the_last_validations_warning_is_shown(tmp_path):
     assert "One same caption for many" in Reader(page_of(tmp_path, validations=warned[:1])).texts
 
 
-@pytest.mark.parametrize("training, validations, curves", [
-    (None, None, 0), (TRAINING[:1], None, 4), (None, VALIDATIONS[:1], 4), ([], [], 0)])
+@pytest.mark.parametrize(
+    "training, validations, curves",
+    [(None, None, 0), (TRAINING[:1], None, 4), (None, VALIDATIONS[:1], 4), ([], [], 0)],
+)
 def test_a_run_that_has_just_begun(tmp_path, training, validations, curves):
     page = page_of(tmp_path, training, validations)
     Reader(page)
@@ -152,6 +205,6 @@ def test_a_long_runs_curve_is_means_of_few_points():
 
 def test_smoothing_averages_what_there_is_around():
     values = np.random.default_rng(0).normal(size=100)  # 5 % reach two to either side
-    expected = [values[max(at - 2, 0):at + 3].mean() for at in range(100)]
+    expected = [values[max(at - 2, 0) : at + 3].mean() for at in range(100)]
     np.testing.assert_allclose(_smoothed(values), expected)
     np.testing.assert_allclose(_smoothed(values[:10]), values[:10])

@@ -12,8 +12,11 @@ from finetune.validation import caption_scores, collapse_warning, evenly, human_
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
-HUMAN = [["a red cat sleeps on a mat", "a cat on a mat"], ["two dogs run over wet sand", "dogs run"],
-         ["one man rides his old bike", "a man rides"]]
+HUMAN = [
+    ["a red cat sleeps on a mat", "a cat on a mat"],
+    ["two dogs run over wet sand", "dogs run"],
+    ["one man rides his old bike", "a man rides"],
+]
 
 
 class Scripted:
@@ -33,9 +36,11 @@ class Scripted:
     def caption(self, images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
         self.asked.append((sampling, similarity))
         for key, pixels in images:
-            said = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][:sampling.num_captions]
-            yield Captioned(key, tuple(Caption(text, -1.0, text.endswith("…"), float(pixels) if similarity else None)
-                                       for text in said))
+            said = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][: sampling.num_captions]
+            yield Captioned(
+                key,
+                tuple(Caption(text, -1.0, text.endswith("…"), float(pixels) if similarity else None) for text in said),
+            )
 
 
 def pictures(human=HUMAN):
@@ -48,13 +53,24 @@ def scripted(greedy, samples):
 
 def test_the_most_probable_caption_is_compared_and_samples_measured():
     greedy = [texts[0] for texts in HUMAN]
-    samples = [["a cat is here", "a cat is here"], ["two dogs run on", "two dogs run…"], ["one man rides on", "a man and a"]]
+    samples = [
+        ["a cat is here", "a cat is here"],
+        ["two dogs run on", "two dogs run…"],
+        ["one man rides on", "a man and a"],
+    ]
     captioner = scripted(greedy, samples)
     found = validate(captioner, pictures(), SamplingConfig(num_captions=2, max_length=20, min_length=3, prompt="a"))
     assert found.scores | {"meteor": 0} == {
-        "pictures": 3, **reference_scores(greedy, HUMAN), "meteor": 0, "similarity": pytest.approx(0.1),
-        "distinct_1": pytest.approx(12 / 23), "distinct_2": pytest.approx(12 / 17), "degenerate": pytest.approx(2 / 6),
-        "mbleu_4": pytest.approx(mbleu(samples)), "same_caption": pytest.approx(1 / 3)}
+        "pictures": 3,
+        **reference_scores(greedy, HUMAN),
+        "meteor": 0,
+        "similarity": pytest.approx(0.1),
+        "distinct_1": pytest.approx(12 / 23),
+        "distinct_2": pytest.approx(12 / 17),
+        "degenerate": pytest.approx(2 / 6),
+        "mbleu_4": pytest.approx(mbleu(samples)),
+        "same_caption": pytest.approx(1 / 3),
+    }
     (best, similar), (drawn, _) = captioner.asked
     assert similar and (best.strategy, best.max_length, best.min_length, best.prompt) == ("greedy", 20, 3, "a")
     assert drawn.strategy == "sample"
@@ -82,11 +98,18 @@ def test_a_captioner_without_a_common_embedding_is_not_asked_for_similarity():
 
 def test_pictures_without_human_captions_are_not_compared():
     described = caption_scores(["a cat on a mat", "two dogs run on"], [["a", "b"]] * 2, [HUMAN[0], HUMAN[1]])
-    with_another = caption_scores(["a cat on a mat", "x", "two dogs run on"], [["a", "b"]] * 3, [HUMAN[0], ["", "..."], HUMAN[1]])
+    with_another = caption_scores(
+        ["a cat on a mat", "x", "two dogs run on"], [["a", "b"]] * 3, [HUMAN[0], ["", "..."], HUMAN[1]]
+    )
     assert with_another["cider_d"] == described["cider_d"] > 0
     assert with_another["pictures"] == 3
     none = caption_scores(["a cat", "b"], [["a"], ["b"]], [[], []])
-    assert set(none) == {"pictures", "distinct_1", "degenerate", "same_caption"}  # one sample: no mBLEU; one word: no 2-gram
+    assert set(none) == {
+        "pictures",
+        "distinct_1",
+        "degenerate",
+        "same_caption",
+    }  # one sample: no mBLEU; one word: no 2-gram
     assert human_scores([[], ["!"]], 2) == {}
 
 
@@ -94,12 +117,23 @@ def test_human_captions_are_measured_alike():
     assert human_scores(HUMAN, 3).keys() == {"degenerate", "same_caption"}
     human = human_scores([[*texts, "one more"] for texts in HUMAN], 2)
     assert human["mbleu_4"] == pytest.approx(mbleu(HUMAN)) and human["same_caption"] == pytest.approx(1 / 3)
-    assert human_scores([["A cat.", "x"], ["a cat", "y"], ["a dog", "a cat"]], 2)["same_caption"] == pytest.approx(2 / 3)
+    assert human_scores([["A cat.", "x"], ["a cat", "y"], ["a dog", "a cat"]], 2)["same_caption"] == pytest.approx(
+        2 / 3
+    )
 
 
-@pytest.mark.parametrize("share, pictures, human, warns", [
-    (0.2, 100, 0.01, True), (0.19, 100, 0.01, False), (0.2, 100, 0.07, False), (0.31, 100, 0.1, True), (0.8, 5, 0.2, False),
-    (1.0, 5, 0.2, True), (1.0, 4, 0.2, False)])
+@pytest.mark.parametrize(
+    "share, pictures, human, warns",
+    [
+        (0.2, 100, 0.01, True),
+        (0.19, 100, 0.01, False),
+        (0.2, 100, 0.07, False),
+        (0.31, 100, 0.1, True),
+        (0.8, 5, 0.2, False),
+        (1.0, 5, 0.2, True),
+        (1.0, 4, 0.2, False),
+    ],
+)
 def test_collapse_is_a_share_far_above_the_human_one(share, pictures, human, warns):
     warning = collapse_warning({"same_caption": share, "pictures": pictures}, {"same_caption": human})
     assert bool(warning) == warns
@@ -134,12 +168,17 @@ def test_a_real_captioner_in_training_is_left_as_it_was():
     captioner.model.train()
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    held_out = [(sample.key, captioner.preprocess(decode_image(sample.image)), sample.captions)
-                for shard in read_samples(["scenes:val,n=12,size=56"], None) for sample in shard]
+    held_out = [
+        (sample.key, captioner.preprocess(decode_image(sample.image)), sample.captions)
+        for shard in read_samples(["scenes:val,n=12,size=56"], None)
+        for sample in shard
+    ]
     found = validate(captioner, held_out)
     assert captioner.model.training and torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in captioner.model.parameters())
     assert found == validate(captioner, held_out)
-    assert 0 < found.scores["similarity"] < 1 and 0 < found.scores["distinct_2"] < 1 and 0 < found.scores["mbleu_4"] < 1
+    assert (
+        0 < found.scores["similarity"] < 1 and 0 < found.scores["distinct_2"] < 1 and 0 < found.scores["mbleu_4"] < 1
+    )
     assert list(found.shown) == [held_out[at][0] for at in (0, 2, 4, 7, 9, 11)]
     assert all(len(captions) == 3 for captions in found.shown.values())

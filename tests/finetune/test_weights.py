@@ -12,12 +12,26 @@ from finetune.weights import AveragedWeights, TrainedWeights
 
 from .ranks import check_equal, gradients_of_a_step, in_two_processes, train
 
-STEPS = {"accumulated": {"device_batch_size": 2, "captions_per_image": 3},
-         "checkpointed": {"grad_checkpointing": True, "clip_grad_norm": 1.0},
-         "adapters": {"lora_rank": 4, "freeze_image": True}, "a number that stays whole": {"scaled": True}}
-RUN = {"input": ["scenes:train,n=24,size=48"], "model": "coca_tiny", "samples_seen": 96, "batch_size": 8, "num_workers": 0,
-       "name": "mine", "device": "cpu", "checkpoint_every": 5, "ema": 0.5, "validate_every": 48, "freeze_image": True,
-       "eval_input": ["scenes:test,n=2,size=48"]}
+STEPS = {
+    "accumulated": {"device_batch_size": 2, "captions_per_image": 3},
+    "checkpointed": {"grad_checkpointing": True, "clip_grad_norm": 1.0},
+    "adapters": {"lora_rank": 4, "freeze_image": True},
+    "a number that stays whole": {"scaled": True},
+}
+RUN = {
+    "input": ["scenes:train,n=24,size=48"],
+    "model": "coca_tiny",
+    "samples_seen": 96,
+    "batch_size": 8,
+    "num_workers": 0,
+    "name": "mine",
+    "device": "cpu",
+    "checkpoint_every": 5,
+    "ema": 0.5,
+    "validate_every": 48,
+    "freeze_image": True,
+    "eval_input": ["scenes:test,n=2,size=48"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +42,9 @@ def folder(tmp_path_factory):
     train(of("whole"))
     train(of("then"), steps=8)
     runs = [(of("first", shard=True), 8), (of("then", shard=True), None)]
-    in_two_processes(folder / "found.pt", gradients=[settings | {"shard": True} for settings in STEPS.values()], runs=runs)
+    in_two_processes(
+        folder / "found.pt", gradients=[settings | {"shard": True} for settings in STEPS.values()], runs=runs
+    )
     train(of("first"))
     return folder
 
@@ -50,7 +66,9 @@ def test_a_stopped_run_goes_on_with_and_without_shards(which, folder):
     for log in ("train.jsonl", "validation.jsonl"):
         for ours, theirs in zip(rows(stopped / log), rows(whole / log), strict=True):
             numbers = [key for key, value in theirs.items() if isinstance(value, float)]
-            assert {key: ours[key] for key in numbers} == pytest.approx({key: theirs[key] for key in numbers}, rel=1e-4, abs=1e-6)
+            assert {key: ours[key] for key in numbers} == pytest.approx(
+                {key: theirs[key] for key in numbers}, rel=1e-4, abs=1e-6
+            )
     for where in (".", "best"):
         ours, theirs = (load_captioner(str(path / where)).model.state_dict() for path in (stopped, whole))
         for name, weight in theirs.items():

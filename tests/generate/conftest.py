@@ -32,16 +32,30 @@ class FakeCaptioner:
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         return 1000
 
-    def caption(self, images: Iterable[tuple[str, Tensor]], sampling: SamplingConfig, *, column: str = "", first_index: int = 0,
-                similarity: bool = False, batch_size: int | None = None) -> Iterator[Captioned]:
+    def caption(
+        self,
+        images: Iterable[tuple[str, Tensor]],
+        sampling: SamplingConfig,
+        *,
+        column: str = "",
+        first_index: int = 0,
+        similarity: bool = False,
+        batch_size: int | None = None,
+    ) -> Iterator[Captioned]:
         images = iter(images)
         while batch := list(itertools.islice(images, batch_size or self.batch_size)):
             self.batches.append(len(batch))
             for key, pixels in batch:
                 digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode() + bytes([sampling.seed])).hexdigest()
-                texts = [f"{sampling.prompt}picture {digest[:6]} no. {first_index + i}" for i in range(sampling.num_captions)]
+                texts = [
+                    f"{sampling.prompt}picture {digest[:6]} no. {first_index + i}"
+                    for i in range(sampling.num_captions)
+                ]
                 similarities = (i / 7 if similarity else None for i in range(sampling.num_captions))
-                yield Captioned(key, tuple(Caption(text, -i / 3, i == 1, s) for i, (text, s) in enumerate(zip(texts, similarities))))
+                yield Captioned(
+                    key,
+                    tuple(Caption(text, -i / 3, i == 1, s) for i, (text, s) in enumerate(zip(texts, similarities))),
+                )
 
 
 def jpeg(number: int) -> bytes:
@@ -67,6 +81,7 @@ def loaded(monkeypatch) -> list[FakeCaptioner]:
     def load_captioner(name, pretrained, **options):
         fakes.append(FakeCaptioner(name))
         return fakes[-1]
+
     monkeypatch.setattr(generate.captions.run, "load_captioner", load_captioner)
     return fakes
 
@@ -86,6 +101,7 @@ def pictures():
 @pytest.fixture
 def make_tar(tmp_path):
     """Write tar shards: `make_tar("00000", [jpeg, None, b"no picture"])`; None leaves the picture out."""
+
     def make(name: str, images: list[bytes | None], **members: bytes) -> str:
         path = tmp_path / "in" / f"{name}.tar"
         path.parent.mkdir(exist_ok=True)
@@ -97,20 +113,34 @@ def make_tar(tmp_path):
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
         return str(path)
+
     return make
 
 
 @pytest.fixture
 def configure(tmp_path):
     """A configuration for the tar shards in `in`, changed as asked."""
+
     def make(**changes) -> GenerateConfig:
-        return GenerateConfig(**{"input": [str(tmp_path / "in" / "*.tar")], "model": "fake", "output": tmp_path / "out",
-                                 "device": "cpu", "batch_size": 2, "redraws": 0, "on_degenerate": "keep", **changes})
+        return GenerateConfig(
+            **{
+                "input": [str(tmp_path / "in" / "*.tar")],
+                "model": "fake",
+                "output": tmp_path / "out",
+                "device": "cpu",
+                "batch_size": 2,
+                "redraws": 0,
+                "on_degenerate": "keep",
+                **changes,
+            }
+        )
+
     return make
 
 
 @pytest.fixture
 def files():
     """Name and bytes of every file below a folder."""
-    return lambda folder: {str(path.relative_to(folder)): path.read_bytes()
-                           for path in sorted(folder.rglob("*")) if path.is_file()}
+    return lambda folder: {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }

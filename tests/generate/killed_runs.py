@@ -26,7 +26,9 @@ KILLED, DONE = -signal.SIGKILL, 0
 
 class FakeTeacher(Teacher):
     def embed(self, views, texts, batch_size):
-        return views.float().mean((2, 3)), torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3)
+        return views.float().mean((2, 3)), torch.tensor(
+            [[len(text), sum(text.encode()), 1.0] for text in texts]
+        ).reshape(-1, 3)
 
 
 COMMANDS = {
@@ -35,7 +37,8 @@ COMMANDS = {
 }
 generate.captions.run.load_captioner = lambda *args, **kwargs: FakeCaptioner()
 generate.reinforce.run.load_teachers = lambda *args, **kwargs: [
-    FakeTeacher("fake", None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64)]
+    FakeTeacher("fake", None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64)
+]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -54,7 +57,9 @@ def run(command: str, asked: dict, output: Path, kill_at: int = 0) -> int:
                 if steps == kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return function(*args, **kwargs)
+
             return call
+
         os.replace, ShardWriter.write = counted(os.replace), counted(ShardWriter.write)
         run, config, _ = COMMANDS[command]
         os._exit(run(config(**asked, output=output)))

@@ -31,8 +31,12 @@ def test_magnitudes_are_those_of_torchvision():
 
 def test_operations_and_signs_are_drawn_evenly():
     """Each share within 5 standard deviations of what is meant: a fair draw fails once in 70,000 seeds (24 shares, 6e-7 each)."""
-    drawn = [operation for number in range(1000) for _, operations in draw_views(0, str(number), 10, (50, 50), 32, 0.08)
-             for operation in operations]
+    drawn = [
+        operation
+        for number in range(1000)
+        for _, operations in draw_views(0, str(number), 10, (50, 50), 32, 0.08)
+        for operation in operations
+    ]
     for number, name in enumerate(OPERATIONS):
         strengths = [strength for of, strength in drawn if of == number]
         assert share_fits(len(strengths), len(drawn), 1 / 14), name
@@ -40,7 +44,9 @@ def test_operations_and_signs_are_drawn_evenly():
         if name in SIGNED:
             assert share_fits(sum(strength < 0 for strength in strengths), len(strengths), 1 / 2), name
     pairs = [(a[0], b[0]) for a, b in zip(drawn[::2], drawn[1::2])]
-    assert share_fits(sum(a == b for a, b in pairs), len(pairs), 1 / 14)  # the two of a view know nothing of each other
+    assert share_fits(
+        sum(a == b for a, b in pairs), len(pairs), 1 / 14
+    )  # the two of a view know nothing of each other
 
 
 def share_fits(count: int, of: int, share: float) -> bool:
@@ -54,13 +60,21 @@ def test_crops_are_distributed_as_torchvisions(size, crop_area):
     image, count = Image.new("RGB", size), 3000
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        theirs = [transforms.RandomResizedCrop.get_params(image, (crop_area, 1.0), (3 / 4, 4 / 3)) for _ in range(count)]
-    ours = [crop for number in range(count // 10) for crop, _ in draw_views(0, f"crop {number}", 10, size, 32, crop_area)]
+        theirs = [
+            transforms.RandomResizedCrop.get_params(image, (crop_area, 1.0), (3 / 4, 4 / 3)) for _ in range(count)
+        ]
+    ours = [
+        crop for number in range(count // 10) for crop, _ in draw_views(0, f"crop {number}", 10, size, 32, crop_area)
+    ]
     limit = math.sqrt(math.log(2 / 1e-6) / 2) * math.sqrt(2 / count)
-    for figure in (lambda top, left, height, width: height * width, lambda top, left, height, width: width / height,
-                   lambda top, left, height, width: top, lambda top, left, height, width: left,
-                   lambda top, left, height, width: top / max(1, size[1] - height),
-                   lambda top, left, height, width: left / max(1, size[0] - width)):
+    for figure in (
+        lambda top, left, height, width: height * width,
+        lambda top, left, height, width: width / height,
+        lambda top, left, height, width: top,
+        lambda top, left, height, width: left,
+        lambda top, left, height, width: top / max(1, size[1] - height),
+        lambda top, left, height, width: left / max(1, size[0] - width),
+    ):
         assert ks_distance([figure(*crop) for crop in ours], [figure(*crop) for crop in theirs]) < limit
     for top, left, height, width in ours:
         assert 0 <= top <= size[1] - height and 0 <= left <= size[0] - width and height > 0 and width > 0

@@ -36,6 +36,7 @@ def test_order_is_kept_and_no_more_than_two_batches_are_read_ahead(captioner, pi
     def preprocess(image):
         time.sleep(random.random() / 100)
         return prepare(image)
+
     captioner.preprocess = preprocess
     samples = (read.append(number) or Record(str(number), image) for number, image in enumerate(images))
     for taken, record in enumerate(caption(samples, captioner, num_workers=workers)):
@@ -59,6 +60,7 @@ def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
         for found in whole(images, sampling):
             assert third.wait(30)
             yield found
+
     captioner.preprocess, captioner.caption = preprocess, wait_and_caption
     samples = [Record(str(number), image) for number, image in enumerate(pictures(4))]
     assert [record.key for record in caption(samples, captioner, num_workers=1)] == ["0", "1", "2", "3"]
@@ -87,7 +89,9 @@ for record in caption_samples(samples, [Column("syn_text_fake", FakeCaptioner(),
     process.kill()
     process.wait()
     deadline = time.monotonic() + 60
-    while any(psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE for worker in workers):
+    while any(
+        psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE for worker in workers
+    ):
         assert time.monotonic() < deadline, f"{workers} live on"
         time.sleep(0.1)
 
@@ -111,7 +115,9 @@ def test_earlier_scores_are_kept_beside_the_new_ones(captioner, pictures):
     earlier = {"syn_text_first": {"logprob": [-1.0]}}
     [record] = caption([Record("a", pictures(1)[0], scores=earlier, meta={"uid": "u"})], captioner)
     assert record.meta == {"uid": "u"} and record.scores == {
-        **earlier, "syn_text_fake": {"logprob": [0, -0.3333], "truncated": [False, True], "flags": ["", "cut"]}}
+        **earlier,
+        "syn_text_fake": {"logprob": [0, -0.3333], "truncated": [False, True], "flags": ["", "cut"]},
+    }
 
 
 def test_a_clash_of_columns_is_raised_and_so_is_what_the_source_raises(captioner, pictures):
@@ -121,6 +127,7 @@ def test_a_clash_of_columns_is_raised_and_so_is_what_the_source_raises(captioner
     def samples():
         yield Record("a", pictures(1)[0])
         raise OSError("the store is gone")
+
     with pytest.raises(OSError, match="the store is gone"):
         list(caption(samples(), captioner))
 
@@ -135,7 +142,8 @@ def test_batches_are_full_whatever_fails_between(captioner, pictures):
     images = [None, *pictures(3), None, None, None, *pictures(2, 3), None]
     samples = [Record(str(number), image) for number, image in enumerate(images)]
     assert [(record.key, bool(record.error)) for record in caption(samples, captioner)] == [
-        (str(number), image is None) for number, image in enumerate(images)]
+        (str(number), image is None) for number, image in enumerate(images)
+    ]
     assert captioner.batches == [2, 2, 1]
 
 
@@ -159,7 +167,14 @@ def drawing(texts):
         for key, _ in images:
             indices = range(first_index, first_index + sampling.num_captions)
             calls.append((key, *indices))
-            yield Captioned(key, tuple(Caption(texts.get(key, {}).get(i, f"picture {key} as drawn in {i} words"), -i, False) for i in indices))
+            yield Captioned(
+                key,
+                tuple(
+                    Caption(texts.get(key, {}).get(i, f"picture {key} as drawn in {i} words"), -i, False)
+                    for i in indices
+                ),
+            )
+
     return caption, calls
 
 
@@ -175,8 +190,13 @@ def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captione
     assert records[1].scores["syn_text_fake"]["logprob"] == [0, -5]
 
 
-@pytest.mark.parametrize("gate, kept, flags", [(Gate(redraws=1), ("picture a as drawn in 0 words",), [""]),
-                                               (Gate(redraws=1, on_degenerate="keep"), ("picture a as drawn in 0 words", "of the"), ["", "short cut"])])
+@pytest.mark.parametrize(
+    "gate, kept, flags",
+    [
+        (Gate(redraws=1), ("picture a as drawn in 0 words",), [""]),
+        (Gate(redraws=1, on_degenerate="keep"), ("picture a as drawn in 0 words", "of the"), ["", "short cut"]),
+    ],
+)
 def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, pictures, gate, kept, flags):
     captioner.caption, calls = drawing({"a": {1: "of the", 3: "and"}})
     [record] = caption_samples([Record("a", pictures(1)[0])], [Column("syn_text_fake", captioner, SAMPLING, gate)])
@@ -211,21 +231,28 @@ def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, picture
     assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
 
 
-def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_captioner(captioner, make_captioner, pictures, monkeypatch):
+def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_captioner(
+    captioner, make_captioner, pictures, monkeypatch
+):
     decoded, prepared = [], []
     whole, prepare = generate.captions.stages.decode_image, captioner.preprocess
     monkeypatch.setattr(generate.captions.stages, "decode_image", lambda data: decoded.append(data) or whole(data))
     captioner.preprocess = lambda image: prepared.append("first") or prepare(image)
     other = make_captioner("other")
     other.preprocess = lambda image: prepared.append("other") or prepare(image)
-    columns = [Column("syn_text_a", captioner, SAMPLING, KEEP), Column("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
-               Column("syn_text_c", other, SAMPLING, KEEP)]
+    columns = [
+        Column("syn_text_a", captioner, SAMPLING, KEEP),
+        Column("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
+        Column("syn_text_c", other, SAMPLING, KEEP),
+    ]
     samples = [Record(str(number), image) for number, image in enumerate([*pictures(3), b"no picture"])]
     records = list(caption_samples(samples, columns))
     assert len(decoded) == 4 and prepared == ["first", "other"] * 3
     for column in columns:  # as if each were alone
         alone = list(caption_samples(samples, [column]))
-        assert [record.syn_text[column.name] for record in records[:3]] == [record.syn_text[column.name] for record in alone[:3]]
+        assert [record.syn_text[column.name] for record in records[:3]] == [
+            record.syn_text[column.name] for record in alone[:3]
+        ]
     assert records[0].syn_text["syn_text_a"] != records[0].syn_text["syn_text_b"] and records[3].error
     assert list(records[0].scores) == ["syn_text_a", "syn_text_b", "syn_text_c"]
 

@@ -20,8 +20,17 @@ def source(pictures, tmp_path):
     for number, image in enumerate([*pictures(3), b"no picture"]):
         (tmp_path / f"{number}.jpg").write_bytes(image)
     path = tmp_path / "pictures.jsonl"
-    path.write_text("".join(json.dumps({"key": f"k{number}", "image": f"{number}.jpg", "license": licence} if licence else
-                                       {"key": f"k{number}", "image": f"{number}.jpg"}) + "\n" for number, licence in enumerate(LICENCES)))
+    path.write_text(
+        "".join(
+            json.dumps(
+                {"key": f"k{number}", "image": f"{number}.jpg", "license": licence}
+                if licence
+                else {"key": f"k{number}", "image": f"{number}.jpg"}
+            )
+            + "\n"
+            for number, licence in enumerate(LICENCES)
+        )
+    )
     return str(path)
 
 
@@ -32,7 +41,9 @@ def card(folder) -> tuple[dict, str]:
 
 
 @pytest.mark.parametrize("format, pattern", [("webdataset", "*.tar"), ("jsonl", "*.jsonl"), ("parquet", "*.parquet")])
-def test_a_finished_set_has_a_card_with_header_counts_licences_and_settings(captioner, source, configure, tmp_path, format, pattern):
+def test_a_finished_set_has_a_card_with_header_counts_licences_and_settings(
+    captioner, source, configure, tmp_path, format, pattern
+):
     assert run(configure(input=[source], format=format, max_error_rate=1, num_captions=2)) == 0
     front, body = card(tmp_path / "out")
     assert front["configs"] == [{"config_name": "default", "data_files": pattern}]
@@ -40,7 +51,11 @@ def test_a_finished_set_has_a_card_with_header_counts_licences_and_settings(capt
     assert f"4 pictures in 1 {format} shards" in body and "1 of them have no" in body
     for row in (f"| syn\\_text\\_fake | fake | 6 | 0 | {'0' * 64} |", "| CC BY 4.0 | 3 |", "| none stated | 1 |"):
         assert row in body.splitlines()
-    [settings] = [token.content for token in MarkdownIt().parse(body) if token.type == "code_block" and "sampling" in token.content]
+    [settings] = [
+        token.content
+        for token in MarkdownIt().parse(body)
+        if token.type == "code_block" and "sampling" in token.content
+    ]
     written = json.loads((tmp_path / "out" / "run.json").read_text())["fingerprint"]["columns"]
     assert yaml.safe_load(settings) == written
     assert str(tmp_path) not in body and "pictures.jsonl" in body
@@ -49,7 +64,14 @@ def test_a_finished_set_has_a_card_with_header_counts_licences_and_settings(capt
 def test_its_measures_are_those_of_diversity(captioner, source, configure, tmp_path):
     def caption(images, sampling, **options):
         for key, _ in images:
-            yield Captioned(key, tuple(Caption(text, 0.0, False) for text in ("red dog", "red cat", "two red dogs")[:sampling.num_captions]))
+            yield Captioned(
+                key,
+                tuple(
+                    Caption(text, 0.0, False)
+                    for text in ("red dog", "red cat", "two red dogs")[: sampling.num_captions]
+                ),
+            )
+
     captioner.caption = caption
     assert run(configure(input=[source], max_error_rate=1, num_captions=3)) == 0
     _, body = card(tmp_path / "out")
@@ -80,7 +102,9 @@ def test_what_records_say_cannot_break_the_page(captioner, source, configure, tm
     assert "<td>x | y # &lt;script&gt;alert(1)&lt;/script&gt; [a](b)</td>" in page
 
 
-def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(captioner, source, configure, tmp_path, monkeypatch):
+def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(
+    captioner, source, configure, tmp_path, monkeypatch
+):
     calls = []
 
     class Api:
@@ -89,19 +113,31 @@ def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(captioner, s
 
         def upload_folder(self, **options):
             calls.append(options)
+
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert run(configure(input=[source])) == 3 and run(configure(input=[source], push_to_hub="me/set")) == 3
     assert calls == []
     assert run(configure(input=[source], push_to_hub="me/set", max_error_rate=1)) == 0
-    assert calls == [("me/set", {"repo_type": "dataset", "exist_ok": True}),
-                     {"repo_id": "me/set", "repo_type": "dataset", "folder_path": str(tmp_path / "out"), "ignore_patterns": generate.sets.card.KEPT_OUT}]
+    assert calls == [
+        ("me/set", {"repo_type": "dataset", "exist_ok": True}),
+        {
+            "repo_id": "me/set",
+            "repo_type": "dataset",
+            "folder_path": str(tmp_path / "out"),
+            "ignore_patterns": generate.sets.card.KEPT_OUT,
+        },
+    ]
 
 
-def test_the_measured_records_are_some_of_three_shards(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):
+def test_the_measured_records_are_some_of_three_shards(
+    captioner, make_tar, pictures, configure, tmp_path, monkeypatch
+):
     for number in range(5):
         make_tar(f"{number:05d}", pictures(4))
     read = []
-    monkeypatch.setattr("generate.sets.card.read_records", lambda path, **options: read.append(path) or read_records(path))
+    monkeypatch.setattr(
+        "generate.sets.card.read_records", lambda path, **options: read.append(path) or read_records(path)
+    )
     monkeypatch.setattr("generate.sets.card.MEASURED_RECORDS", 3)
     run(configure())
     assert [path[-9:] for path in read] == ["00000.tar", "00002.tar", "00004.tar"]

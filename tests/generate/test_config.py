@@ -12,14 +12,28 @@ NEEDED = {"input": ["a.tar"], "model": "m", "output": "out"}
 
 def test_defaults_are_those_of_the_command():
     config = GenerateConfig(**NEEDED)
-    assert (config.num_captions, config.top_p, config.temperature, config.seed, config.format, config.max_error_rate) == (
-        5, 0.9, 1.0, 0, "webdataset", 0.1)
+    assert (
+        config.num_captions,
+        config.top_p,
+        config.temperature,
+        config.seed,
+        config.format,
+        config.max_error_rate,
+    ) == (5, 0.9, 1.0, 0, "webdataset", 0.1)
     assert config.sampling == SamplingConfig()
 
 
 def test_sampling_is_what_was_asked_for():
-    asked = {"num_captions": 3, "top_p": 0.5, "temperature": 0.7, "max_length": 30, "min_length": 4, "top_k": 9, "seed": 8,
-             "prompt": "a "}
+    asked = {
+        "num_captions": 3,
+        "top_p": 0.5,
+        "temperature": 0.7,
+        "max_length": 30,
+        "min_length": 4,
+        "top_k": 9,
+        "seed": 8,
+        "prompt": "a ",
+    }
     assert GenerateConfig(**NEEDED, **asked).sampling == SamplingConfig(**asked)
     assert GenerateConfig(**NEEDED, strategy="greedy").sampling == SamplingConfig(strategy="greedy", num_captions=1)
 
@@ -29,10 +43,23 @@ def test_a_column_that_names_caption_lists_is_taken(column):
     assert GenerateConfig(**NEEDED, column=column).column == column
 
 
-@pytest.mark.parametrize("wrong", [
-    {"column": "captions"}, {"column": "syn_text_"}, {"column": "syn_text_emb"}, {"column": "syn_text_x_captions"},
-    {"column": "syn_text_X"}, {"input": []}, {"batch_size": 0}, {"max_error_rate": 1.5}, {"format": "csv"}, {"dtype": "int8"},
-    {"top_p": 0}, {"nonsense": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"column": "captions"},
+        {"column": "syn_text_"},
+        {"column": "syn_text_emb"},
+        {"column": "syn_text_x_captions"},
+        {"column": "syn_text_X"},
+        {"input": []},
+        {"batch_size": 0},
+        {"max_error_rate": 1.5},
+        {"format": "csv"},
+        {"dtype": "int8"},
+        {"top_p": 0},
+        {"nonsense": 1},
+    ],
+)
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(ValidationError) as caught:
         GenerateConfig(**{**NEEDED, **wrong})
@@ -55,11 +82,24 @@ def test_a_model_is_required_beside_all_other_problems():
 
 
 def test_columns_differ_from_what_stands_beside_the_list():
-    config = GenerateConfig(**NEEDED, top_p=0.5, redraws=1, columns=[
-        {}, {"model": "other", "column": "syn_text_b", "top_p": 0.7, "on_degenerate": "keep"}, {"column": "syn_text_c", "strategy": "greedy"}])
+    config = GenerateConfig(
+        **NEEDED,
+        top_p=0.5,
+        redraws=1,
+        columns=[
+            {},
+            {"model": "other", "column": "syn_text_b", "top_p": 0.7, "on_degenerate": "keep"},
+            {"column": "syn_text_c", "strategy": "greedy"},
+        ],
+    )
     first, second, third = config.column_configs
     assert (first.model, first.column, first.top_p, first.gate) == ("m", None, 0.5, Gate(redraws=1))
-    assert (second.model, second.column, second.sampling.top_p, second.gate) == ("other", "syn_text_b", 0.7, Gate(redraws=1, on_degenerate="keep"))
+    assert (second.model, second.column, second.sampling.top_p, second.gate) == (
+        "other",
+        "syn_text_b",
+        0.7,
+        Gate(redraws=1, on_degenerate="keep"),
+    )
     assert third.sampling == SamplingConfig(strategy="greedy", num_captions=1, top_p=0.5)
     [alone] = GenerateConfig(**NEEDED, seed=3).column_configs
     assert (alone.model, alone.sampling) == ("m", SamplingConfig(seed=3))
@@ -67,10 +107,22 @@ def test_columns_differ_from_what_stands_beside_the_list():
 
 def test_every_problem_of_the_columns_is_told_with_its_place():
     with pytest.raises(ValidationError) as caught:
-        GenerateConfig(input=["a"], output="out", columns=[
-            {"model": "m", "column": "syn_text_a", "temperature": -1, "nonsense": 2}, {"column": "syn_text_a"}, {"model": "m", "column": "captions"}])
+        GenerateConfig(
+            input=["a"],
+            output="out",
+            columns=[
+                {"model": "m", "column": "syn_text_a", "temperature": -1, "nonsense": 2},
+                {"column": "syn_text_a"},
+                {"model": "m", "column": "captions"},
+            ],
+        )
     [error] = caught.value.errors()
     problems = error["msg"].removeprefix("Value error, ").split("; ")
     assert [problem.partition(": ")[0] for problem in problems] == [
-        "columns[0].temperature", "columns[0].nonsense", "columns[1]", "columns[2].column", "columns"]
+        "columns[0].temperature",
+        "columns[0].nonsense",
+        "columns[1]",
+        "columns[2].column",
+        "columns",
+    ]
     assert "has no model" in problems[2] and "syn_text_a is named twice" in problems[4]

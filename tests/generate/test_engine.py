@@ -38,13 +38,24 @@ def records(folder, suffix="tar"):
 
 
 @pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
-def test_rows_in_are_rows_out_in_order_with_failures_last(captioner, make_tar, pictures, configure, tmp_path, format, suffix):
+def test_rows_in_are_rows_out_in_order_with_failures_last(
+    captioner, make_tar, pictures, configure, tmp_path, format, suffix
+):
     make_tar("00000", [*pictures(3), BROKEN, *pictures(2, 3)])
     make_tar("00001", [b"", None, *pictures(1, 5)])
     assert run(configure(format=format, max_error_rate=0.5)) == 0
     found = records(tmp_path / "out", suffix)
     assert [record.key for record in found] == [
-        "00000_000", "00000_001", "00000_002", "00000_004", "00000_005", "00000_003", "00001_002", "00001_000", "00001_001"]
+        "00000_000",
+        "00000_001",
+        "00000_002",
+        "00000_004",
+        "00000_005",
+        "00000_003",
+        "00001_002",
+        "00001_000",
+        "00001_001",
+    ]
     for record in found:
         if record.key in ("00000_003", "00001_000", "00001_001"):
             assert record.error and not record.syn_text
@@ -72,7 +83,9 @@ def test_batches_are_of_the_batch_size_and_do_not_cross_shards(captioner, make_t
     assert captioner.batches == [2, 2, 1, 2, 1]
 
 
-def test_the_bytes_depend_on_neither_workers_nor_other_shards(captioner, make_tar, pictures, configure, tmp_path, files):
+def test_the_bytes_depend_on_neither_workers_nor_other_shards(
+    captioner, make_tar, pictures, configure, tmp_path, files
+):
     make_tar("00000", pictures(5))
     make_tar("00001", [*pictures(3), BROKEN])
     run(configure(num_workers=1))
@@ -80,7 +93,9 @@ def test_the_bytes_depend_on_neither_workers_nor_other_shards(captioner, make_ta
     alone = tmp_path / "in" / "00001.tar"
     run(configure(input=[str(alone)], output=tmp_path / "alone"))
     assert files(tmp_path / "out") == files(tmp_path / "four")
-    assert {name: data for name, data in files(tmp_path / "alone").items() if name not in (CARD, RUN)}.items() <= files(tmp_path / "out").items()
+    assert {
+        name: data for name, data in files(tmp_path / "alone").items() if name not in (CARD, RUN)
+    }.items() <= files(tmp_path / "out").items()
 
 
 def test_column_prompt_and_text_from_synthetic(captioner, make_tar, pictures, configure, tmp_path):
@@ -93,20 +108,25 @@ def test_column_prompt_and_text_from_synthetic(captioner, make_tar, pictures, co
 
 
 def test_members_and_an_earlier_column_are_carried(captioner, make_tar, pictures, configure, tmp_path):
-    make_tar("00000", pictures(2), npz=npz("image_emb"), paug__json=b"{}", syn__json=b'{"syn_text_first": ["one", "two"]}')
+    make_tar(
+        "00000", pictures(2), npz=npz("image_emb"), paug__json=b"{}", syn__json=b'{"syn_text_first": ["one", "two"]}'
+    )
     assert run(configure()) == 0
     for record in records(tmp_path / "out"):
         assert record.members == {"npz": npz("image_emb"), "paug.json": b"{}"}
         assert record.syn_text["syn_text_first"] == ("one", "two") and len(record.syn_text["syn_text_fake"]) == 5
 
 
-def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(captioner, make_tar, pictures, configure, tmp_path):
+def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(
+    captioner, make_tar, pictures, configure, tmp_path
+):
     make_tar("00000", pictures(4))
     whole = captioner.caption
 
     def caption(images, sampling, **options):
         for found in whole(images, sampling):
             yield Captioned(found.key, (Caption(" ", 0.0, False),) * 5) if found.key == "00000_001" else found
+
     captioner.caption = caption
     assert run(configure(max_error_rate=0.3)) == 0
     last = records(tmp_path / "out")[-1]
@@ -122,13 +142,24 @@ def test_rows_that_came_as_failures_do_not_count(captioner, make_tar, pictures, 
     for format in ("webdataset", "jsonl", "parquet"):
         assert run(configure(format=format, output=tmp_path / format)) == 3
         capsys.readouterr()
-        again = configure(input=[str(tmp_path / format)], column="syn_text_y", max_error_rate=0, output=tmp_path / f"{format}2")
+        again = configure(
+            input=[str(tmp_path / format)], column="syn_text_y", max_error_rate=0, output=tmp_path / f"{format}2"
+        )
         assert run(again) == 0
         told = capsys.readouterr().out
         assert "of 5 pictures, 2 without (40.0%)" in told and told.count("2 rows of the input had failed before") == 1
     make_tar("00001", [*pictures(3), None])
-    assert run(configure(input=[str(tmp_path / "webdataset"), str(tmp_path / "in" / "00001.tar")], column="syn_text_y",
-                         max_error_rate=0.1, output=tmp_path / "more")) == 3
+    assert (
+        run(
+            configure(
+                input=[str(tmp_path / "webdataset"), str(tmp_path / "in" / "00001.tar")],
+                column="syn_text_y",
+                max_error_rate=0.1,
+                output=tmp_path / "more",
+            )
+        )
+        == 3
+    )
     assert "14.3% of the pictures failed" in capsys.readouterr().out
 
 
@@ -139,8 +170,9 @@ def test_exit_code_3_above_the_error_rate(captioner, make_tar, pictures, configu
     assert run(configure(max_error_rate=limit)) == code  # also when there is nothing left to do
 
 
-def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(captioner, make_tar, pictures, configure, tmp_path, files,
-                                                              caplog):
+def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(
+    captioner, make_tar, pictures, configure, tmp_path, files, caplog
+):
     for name in ("00000", "00001", "00002"):
         path = make_tar(name, pictures(3))
     whole = open(path, "rb").read()
@@ -163,6 +195,7 @@ def test_a_model_that_raises_fails_the_shard_and_not_its_pictures(captioner, mak
 
     def caption(images, sampling, **options):
         yield next(iter(images)) and 1 / 0
+
     captioner.caption = caption
     assert run(configure()) == 1
     assert not (tmp_path / "out" / "00000.tar").exists()
@@ -171,13 +204,16 @@ def test_a_model_that_raises_fails_the_shard_and_not_its_pictures(captioner, mak
 def test_the_batch_fits_into_half_of_the_free_memory(monkeypatch):
     class Memory:
         available = 10_000
+
     monkeypatch.setattr("psutil.virtual_memory", Memory)
     assert [fitting_batch_size(size, "cpu") for size in (100, 400, 2500, 6000)] == [16, 12, 2, 1]
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (4_000_000, 9_000_000))
     assert [fitting_batch_size(size, "cuda:0") for size in (100, 10_000)] == [256, 200]
 
 
-def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(captioner, make_tar, pictures, configure, tmp_path, files):
+def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(
+    captioner, make_tar, pictures, configure, tmp_path, files
+):
     """Out of memory with more than two pictures in flight, after the first captions are out; only for the second shard."""
     for name in ("00000", "00001", "00002"):
         make_tar(name, pictures(9))
@@ -192,15 +228,21 @@ def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(captioner, make
         if first.key.startswith("00001") and options["batch_size"] > 2:
             raise torch.OutOfMemoryError("injected")
         yield from found
+
     captioner.caption = caption
     assert run(configure(batch_size=8)) == 0
     assert tried == [8, 4, 2] and captioner.batch_size == 2  # the captioner's own stays as it is
     markers = [json.loads((tmp_path / "out" / f"0000{number}.done.json").read_text()) for number in range(3)]
     assert [marker.get("batch_sizes") for marker in markers] == [None, [2], None]
-    assert json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]["batch_size"] == 8
+    assert (
+        json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]["batch_size"] == 8
+    )
     captioner.caption = whole
     run(configure(batch_size=8, output=tmp_path / "undisturbed"))
-    tars = [{name: data for name, data in files(tmp_path / folder).items() if name.endswith(".tar")} for folder in ("out", "undisturbed")]
+    tars = [
+        {name: data for name, data in files(tmp_path / folder).items() if name.endswith(".tar")}
+        for folder in ("out", "undisturbed")
+    ]
     assert tars[0] == tars[1]
 
 
@@ -210,8 +252,11 @@ def test_out_of_memory_with_one_picture_in_flight_fails_the_shard(captioner, mak
     def caption(images, sampling, **options):
         raise torch.OutOfMemoryError("injected")
         yield
+
     calls, captioner.caption = captioner.caption, caption
-    captioner.caption = lambda images, sampling, **options: calls((), sampling) if images == () else caption(images, sampling)
+    captioner.caption = lambda images, sampling, **options: (
+        calls((), sampling) if images == () else caption(images, sampling)
+    )
     assert run(configure()) == 1
     assert not (tmp_path / "out" / "00000.done.json").exists()
 
@@ -226,7 +271,9 @@ def test_similarity_is_recorded_where_asked_for(captioner, make_tar, pictures, c
 def test_the_pace_is_told(captioner, make_tar, pictures, configure, capsys):
     make_tar("00000", pictures(3))
     run(configure())
-    assert re.search(r"[\d.]+ pictures/s, [\d.]+ captions/s, the model waited \d+% of the time; 0 failed", capsys.readouterr().out)
+    assert re.search(
+        r"[\d.]+ pictures/s, [\d.]+ captions/s, the model waited \d+% of the time; 0 failed", capsys.readouterr().out
+    )
 
 
 def test_a_column_that_is_there_already_is_an_error(captioner, make_tar, pictures, configure):
@@ -243,17 +290,23 @@ def test_a_column_that_is_there_is_replaced_where_asked_for(captioner, make_tar,
         assert len(record.syn_text["syn_text_fake"]) == 5 and record.syn_text["syn_text_first"] == ("two",)
 
 
-def test_text_embeddings_of_other_captions_are_an_error_unless_they_may_go(captioner, make_tar, pictures, configure, tmp_path):
+def test_text_embeddings_of_other_captions_are_an_error_unless_they_may_go(
+    captioner, make_tar, pictures, configure, tmp_path
+):
     make_tar("00000", pictures(2), npz=npz("image_emb", "text_emb"))
     with pytest.raises(ValueError, match="00000_000: has text embeddings .npz: text_emb."):
         run(configure())
     assert run(configure(drop_text_embeddings=True)) == 0
-    assert all(np.load(io.BytesIO(record.members["npz"])).files == ["image_emb"] for record in records(tmp_path / "out"))
+    assert all(
+        np.load(io.BytesIO(record.members["npz"])).files == ["image_emb"] for record in records(tmp_path / "out")
+    )
     assert run(configure(captions_only=True, output=tmp_path / "apart")) == 0
 
 
 @pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
-def test_captions_only_are_joined_with_their_pictures_later(captioner, make_tar, pictures, configure, tmp_path, capsys, format, suffix):
+def test_captions_only_are_joined_with_their_pictures_later(
+    captioner, make_tar, pictures, configure, tmp_path, capsys, format, suffix
+):
     """As if they had been written together, save for the embeddings and the scores' place."""
     for name in ("00000", "00001"):
         make_tar(name, [*pictures(3, 3 * int(name)), BROKEN], npz=npz("image_emb"))
@@ -261,15 +314,25 @@ def test_captions_only_are_joined_with_their_pictures_later(captioner, make_tar,
     assert all(record.image is None and not record.members for record in records(tmp_path / "apart", suffix))
     assert run(configure(max_error_rate=1)) == 0
     for on in ("uid", "sha256"):
-        asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")], "on": on, "output": tmp_path / on}
+        asked = {
+            "input": [str(tmp_path / "in" / "*.tar")],
+            "captions": [str(tmp_path / "apart")],
+            "on": on,
+            "output": tmp_path / on,
+        }
         assert join(JoinConfig(**asked)) == 0
         found = {record.key: record for record in records(tmp_path / on)}
         for record in records(tmp_path / "out"):
-            assert found[record.key].syn_text == record.syn_text and bool(found[record.key].error) == bool(record.error)
+            assert found[record.key].syn_text == record.syn_text and bool(found[record.key].error) == bool(
+                record.error
+            )
             assert found[record.key].image == record.image
             assert found[record.key].members == record.members
         assert len(found) == 8
-    assert "uid: 6 pictures with captions joined on uid, 2 without any to join, 0 with several that differ" in capsys.readouterr().out
+    assert (
+        "uid: 6 pictures with captions joined on uid, 2 without any to join, 0 with several that differ"
+        in capsys.readouterr().out
+    )
 
 
 def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pictures, configure, tmp_path):
@@ -289,7 +352,9 @@ def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pi
 
 
 @pytest.mark.parametrize("name", ["embedder", "Fake-1", "x_captions"])
-def test_a_captioners_name_that_cannot_name_a_column_is_an_error(captioner, make_tar, pictures, configure, name, tmp_path):
+def test_a_captioners_name_that_cannot_name_a_column_is_an_error(
+    captioner, make_tar, pictures, configure, name, tmp_path
+):
     make_tar("00000", pictures(1))
     captioner.name = name
     with pytest.raises(ValueError, match="syn_text_"):
@@ -309,6 +374,7 @@ def test_interrupting_leaves_no_half_shard(captioner, make_tar, pictures, config
     def caption(images, sampling, **options):
         yield next(whole(images, sampling))
         raise KeyboardInterrupt
+
     whole, captioner.caption = captioner.caption, caption
     with pytest.raises(KeyboardInterrupt):
         run(configure())
@@ -321,7 +387,9 @@ def test_interrupting_leaves_no_half_shard(captioner, make_tar, pictures, config
 COLUMNS = [{"column": "syn_text_a"}, {"column": "syn_text_b", "seed": 7, "batch_size": 3}, {"model": "other"}]
 
 
-def test_columns_of_one_model_share_its_captioner_and_the_least_of_their_batch_sizes(loaded, make_tar, pictures, configure, tmp_path):
+def test_columns_of_one_model_share_its_captioner_and_the_least_of_their_batch_sizes(
+    loaded, make_tar, pictures, configure, tmp_path
+):
     make_tar("00000", [*pictures(4), BROKEN])
     assert run(configure(columns=COLUMNS, num_captions=2, max_error_rate=0.2)) == 0
     assert [(fake.name, fake.batch_size) for fake in loaded] == [("fake", 2), ("other", 2)]
@@ -331,8 +399,12 @@ def test_columns_of_one_model_share_its_captioner_and_the_least_of_their_batch_s
     assert [column["batch_size"] for column in written.values()] == [2, 2, 2]
     found = records(tmp_path / "out")
     for record in found[:4]:
-        assert list(record.syn_text) == list(written) and record.syn_text["syn_text_a"] != record.syn_text["syn_text_b"]
-    assert found[4].error and json.loads((tmp_path / "out" / "00000.done.json").read_text())["captions"] == dict.fromkeys(written, 8)
+        assert (
+            list(record.syn_text) == list(written) and record.syn_text["syn_text_a"] != record.syn_text["syn_text_b"]
+        )
+    assert found[4].error and json.loads((tmp_path / "out" / "00000.done.json").read_text())[
+        "captions"
+    ] == dict.fromkeys(written, 8)
 
 
 def test_each_column_is_what_a_run_of_its_own_gives(loaded, make_tar, pictures, configure, tmp_path):
@@ -343,7 +415,9 @@ def test_each_column_is_what_a_run_of_its_own_gives(loaded, make_tar, pictures, 
     assert all(one.syn_text["syn_text_b"] == other.syn_text["syn_text_b"] for one, other in both)
 
 
-def test_columns_draw_by_their_names_and_what_they_share_is_told(captioner, make_tar, pictures, configure, tmp_path, capsys):
+def test_columns_draw_by_their_names_and_what_they_share_is_told(
+    captioner, make_tar, pictures, configure, tmp_path, capsys
+):
     for name in ("00000", "00001"):
         make_tar(name, pictures(2, int(name)))
     whole, columns = captioner.caption, []
@@ -351,8 +425,14 @@ def test_columns_draw_by_their_names_and_what_they_share_is_told(captioner, make
     def caption(images, sampling, *, column, **options):
         columns.append(column)
         for found in whole(images, sampling, **options):  # the third of column b is another one
-            yield Captioned(found.key, tuple(Caption(f"{one.text} {column if i == 2 else ''}", 0.0, False)
-                                             for i, one in enumerate(found.captions)))
+            yield Captioned(
+                found.key,
+                tuple(
+                    Caption(f"{one.text} {column if i == 2 else ''}", 0.0, False)
+                    for i, one in enumerate(found.captions)
+                ),
+            )
+
     captioner.caption = caption
     assert run(configure(columns=COLUMNS[:1] + [{"column": "syn_text_b"}], num_captions=3)) == 0
     assert {*columns} == {"syn_text_a", "syn_text_b"}
@@ -376,20 +456,33 @@ def test_captions_that_stand_for_many_pictures_are_told_of(captioner, make_tar, 
     def caption(images, sampling, **options):
         for found in whole(images, sampling, **options):
             common = [Caption("a photo of a dog", 0.0, False)] * (int(found.key[-1]) % 2)
-            yield Captioned(found.key, (*common, *found.captions[len(common):]))
+            yield Captioned(found.key, (*common, *found.captions[len(common) :]))
+
     captioner.caption = caption
     run(configure(redraws=1))
     assert "syn_text_fake: 'a photo of a dog' stands for at least 4 of 10 pictures (40.0%)" in capsys.readouterr().out
 
 
-def test_limit_captions_the_first_records_and_says_what_all_would_take(captioner, make_tar, pictures, configure, tmp_path, capsys):
+def test_limit_captions_the_first_records_and_says_what_all_would_take(
+    captioner, make_tar, pictures, configure, tmp_path, capsys
+):
     for name in ("00000", "00001", "00002"):
         make_tar(name, [*pictures(3), BROKEN])
     assert run(configure(limit=6, max_error_rate=0.5)) == 0
     assert [record.key for record in records(tmp_path / "out")] == [
-        "00000_000", "00000_001", "00000_002", "00000_003", "00001_000", "00001_001"]
+        "00000_000",
+        "00000_001",
+        "00000_002",
+        "00000_003",
+        "00001_000",
+        "00001_001",
+    ]
     printed = capsys.readouterr().out
-    assert "the whole input: about " in printed and "estimated by bytes; about" in printed and "estimated from 6 pictures" in printed
+    assert (
+        "the whole input: about " in printed
+        and "estimated by bytes; about" in printed
+        and "estimated from 6 pictures" in printed
+    )
     assert (tmp_path / "out" / "gallery.html").read_text().count("<article") == 6
     with pytest.raises(ValueError, match="limit: 6 there, None now"):
         run(configure(max_error_rate=0.5))
@@ -414,7 +507,9 @@ def test_classes_are_written_where_they_are_asked_for(captioner, make_tar, pictu
     with pytest.raises(ValueError, match="label: None there, 'cls' now"):
         run(configure(label="cls"))
     named = {"label": "cls", "class_names": str(tmp_path / "names.txt")}
-    assert run(configure(output=tmp_path / "named", **named)) == run(configure(output=tmp_path / "named", **named)) == 0
+    assert (
+        run(configure(output=tmp_path / "named", **named)) == run(configure(output=tmp_path / "named", **named)) == 0
+    )
     assert [record.meta["label"] for record in records(tmp_path / "named")] == ["dog", "dog"]
     (tmp_path / "names.txt").write_text("Katze\nHund\n")
     with pytest.raises(ValueError, match="class_names_sha256"):
@@ -438,13 +533,16 @@ def test_dry_run_writes_nothing_and_finds_mistakes(captioner, make_tar, pictures
         run(configure(dry_run=True, top_p=0.5))
 
 
-def test_what_is_to_be_overwritten_stays_until_the_captioner_is_there(captioner, make_tar, pictures, configure, tmp_path, files, monkeypatch):
+def test_what_is_to_be_overwritten_stays_until_the_captioner_is_there(
+    captioner, make_tar, pictures, configure, tmp_path, files, monkeypatch
+):
     make_tar("00000", pictures(3))
     run(configure())
     before = files(tmp_path / "out")
 
     def no_captioner(*args, **options):
         raise ValueError("no such model")
+
     monkeypatch.setattr("generate.captions.run.load_captioner", no_captioner)
     with pytest.raises(ValueError, match="no such model"):
         run(configure(overwrite=True))

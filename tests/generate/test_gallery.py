@@ -44,13 +44,20 @@ def lines(*texts: str) -> list[Line]:
 def shown(page: Page) -> list[str]:
     """The texts below the filters, in order."""
     texts = [text for text in page.texts if text]
-    return texts[texts.index("flagged only") + 1:-1]
+    return texts[texts.index("flagged only") + 1 : -1]
 
 
 def test_pictures_columns_and_captions_stand_in_order_and_repeats_are_counted(tmp_path):
     path = tmp_path / "gallery.html"
-    write_gallery(path, [Card("a", picture(8, 6), {"original": lines("one"), "before": lines("x", "y", "x"), "after": []}),
-                         Card("b", picture(6, 8), {"original": lines("two")})], title="Ours", subtitle="two of them")
+    write_gallery(
+        path,
+        [
+            Card("a", picture(8, 6), {"original": lines("one"), "before": lines("x", "y", "x"), "after": []}),
+            Card("b", picture(6, 8), {"original": lines("two")}),
+        ],
+        title="Ours",
+        subtitle="two of them",
+    )
     page = Page(path.read_text(encoding="utf-8"))
     assert shown(page) == ["a", "original", "one", "before", "x", "×2", "y", "after", "none", "b", "original", "two"]
     assert page.tags.count("img") == 2 and {"Ours", "two of them"} <= set(page.texts)
@@ -60,39 +67,82 @@ def test_pictures_columns_and_captions_stand_in_order_and_repeats_are_counted(tm
 def test_scores_and_flags_stand_by_their_captions_and_failed_pictures_say_why(tmp_path):
     path = tmp_path / "gallery.html"
     scores = {"syn_text_x": {"logprob": [-3.25, -1.0], "similarity": [0.314, 0.1], "flags": ["", "loop cut"]}}
-    good = Record("a", picture(8, 6), ("theirs",), scores=scores, columns={"syn_text_x": ("a dog", "a dog a dog a"), "syn_text_y": ("z",)})
+    good = Record(
+        "a",
+        picture(8, 6),
+        ("theirs",),
+        scores=scores,
+        columns={"syn_text_x": ("a dog", "a dog a dog a"), "syn_text_y": ("z",)},
+    )
     failed = Record("b", picture(8, 6), error="syn_text_x: no caption passed")
     write_gallery(path, map(card_of, [good, failed]))
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert shown(page) == ["a", "original", "theirs", "syn_text_x", "a dog", "log-probability -3.2, similarity 0.31", "a dog a dog a",
-                           "loop", "cut", "log-probability -1.0, similarity 0.10", "syn_text_y", "z",
-                           "b", "syn_text_x: no caption passed", "original", "none"]
-    assert [value for tag, name, value in page.attributes if (tag, name) == ("article", "class")] == ["flagged", "flagged"]
+    assert shown(page) == [
+        "a",
+        "original",
+        "theirs",
+        "syn_text_x",
+        "a dog",
+        "log-probability -3.2, similarity 0.31",
+        "a dog a dog a",
+        "loop",
+        "cut",
+        "log-probability -1.0, similarity 0.10",
+        "syn_text_y",
+        "z",
+        "b",
+        "syn_text_x: no caption passed",
+        "original",
+        "none",
+    ]
+    assert [value for tag, name, value in page.attributes if (tag, name) == ("article", "class")] == [
+        "flagged",
+        "flagged",
+    ]
 
 
 def test_each_column_and_the_flagged_have_a_filter_that_needs_no_script(tmp_path):
     path = tmp_path / "gallery.html"
-    write_gallery(path, [Card("a", None, {"original": lines("one"), "x": lines("two")}), Card("b", None, {"y": [Line("three", ("cut",))]})])
+    write_gallery(
+        path,
+        [
+            Card("a", None, {"original": lines("one"), "x": lines("two")}),
+            Card("b", None, {"y": [Line("three", ("cut",))]}),
+        ],
+    )
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     boxes = {value for tag, name, value in page.attributes if (tag, name) == ("input", "id")}
     assert boxes == {"column-1", "column-2", "column-3", "flagged"}
     assert all(f"#{box}" in text for box in boxes)
-    assert [value for tag, name, value in page.attributes if (tag, name) == ("section", "class")] == ["column-1", "column-2", "column-3"]
+    assert [value for tag, name, value in page.attributes if (tag, name) == ("section", "class")] == [
+        "column-1",
+        "column-2",
+        "column-3",
+    ]
     assert [value for tag, name, value in page.attributes if (tag, name) == ("article", "class")] == ["flagged"]
 
 
 def test_all_text_is_escaped(tmp_path):
     path = tmp_path / "gallery.html"
-    write_gallery(path, [Card(HOSTILE, picture(4, 4), {HOSTILE: [Line(HOSTILE, (HOSTILE,), HOSTILE)]}, HOSTILE),
-                         Card(HOSTILE, HOSTILE.encode(), {})], title=HOSTILE, subtitle=HOSTILE)
+    write_gallery(
+        path,
+        [
+            Card(HOSTILE, picture(4, 4), {HOSTILE: [Line(HOSTILE, (HOSTILE,), HOSTILE)]}, HOSTILE),
+            Card(HOSTILE, HOSTILE.encode(), {}),
+        ],
+        title=HOSTILE,
+        subtitle=HOSTILE,
+    )
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert page.tags.count("script") == 1 and page.tags.count("img") == 1
-    assert HOSTILE not in text and HOSTILE not in text[text.index("<script>"):]
+    assert HOSTILE not in text and HOSTILE not in text[text.index("<script>") :]
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
-    assert page.texts.count(HOSTILE) == 11  # title twice, subtitle, filter, two keys, column, caption, flag, scores, and the error
+    assert (
+        page.texts.count(HOSTILE) == 11
+    )  # title twice, subtitle, filter, two keys, column, caption, flag, scores, and the error
     assert ("img", "alt", HOSTILE) in page.attributes
 
 

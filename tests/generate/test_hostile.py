@@ -62,11 +62,24 @@ def plain_tags(tmp_path_factory):
 
 def report_of(folder, one: str, other: str, key: str, text: str) -> set[str]:
     """Reports on two columns of two pictures; the tags of the page."""
-    rows = [{"key": f"{key}{number}", "captions": [f"{text} {number}", "two cats"], one: [f"{text} a", "dogs"], other: [f"b {text}", "dogs sit"]}
-            for number in range(2)]
+    rows = [
+        {
+            "key": f"{key}{number}",
+            "captions": [f"{text} {number}", "two cats"],
+            one: [f"{text} a", "dogs"],
+            other: [f"b {text}", "dogs sit"],
+        }
+        for number in range(2)
+    ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert diversity(DiversityConfig(input=[str(folder / "rows.jsonl")], column=[one, other], embedder="none",
-                                     output=folder / "report")) == 0
+    assert (
+        diversity(
+            DiversityConfig(
+                input=[str(folder / "rows.jsonl")], column=[one, other], embedder="none", output=folder / "report"
+            )
+        )
+        == 0
+    )
     return Tags((folder / "report" / "report.html").read_text()).found
 
 
@@ -89,6 +102,7 @@ def test_a_hostile_set_is_captioned_shown_and_verified(captioner, pictures, conf
     def caption(images, sampling, **_):
         for key, _ in images:
             yield Captioned(key, tuple(Caption(TEXT, -1.0, False) for _ in range(sampling.num_captions)))
+
     captioner.caption = caption
     captioner.name = "fake"
     monkeypatch.setattr(logging.root, "handlers", [])  # pytest's
@@ -109,7 +123,11 @@ def test_a_hostile_set_is_captioned_shown_and_verified(captioner, pictures, conf
     _, front, body = card.split("---\n", 2)
     assert set(yaml.safe_load(front)) == {"pretty_name", "task_categories", "tags", "size_categories", "configs"}
     assert not OBEYED.search(card) and "<script" not in body.replace("\\<script", "")
-    [code] = [token.content for token in MarkdownIt().parse(body) if token.type == "code_block" and "webdataset.WebDataset" in token.content]
+    [code] = [
+        token.content
+        for token in MarkdownIt().parse(body)
+        if token.type == "code_block" and "webdataset.WebDataset" in token.content
+    ]
     call = re.search(r"webdataset\.WebDataset\((.*)\):", code)[1]
     assert isinstance(eval(call, {"__builtins__": {}}), str)  # a text, and nothing that runs
 

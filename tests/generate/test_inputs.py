@@ -18,8 +18,15 @@ from imagetext.sample import Record
 from imagetext.shards import read_marker
 from imagetext.sources import read_records
 
-RECORD = Record("a", b"picture", ("one",), {"syn_text_x": ("two",)}, {"syn_text_x": {"logprob": [1.0]}}, {"npz": b"n"},
-                meta={"uid": "u", "source": "here", "licence": None, "size": float("nan")})
+RECORD = Record(
+    "a",
+    b"picture",
+    ("one",),
+    {"syn_text_x": ("two",)},
+    {"syn_text_x": {"logprob": [1.0]}},
+    {"npz": b"n"},
+    meta={"uid": "u", "source": "here", "licence": None, "size": float("nan")},
+)
 
 
 def hash_of(*records: Record) -> str:
@@ -28,12 +35,28 @@ def hash_of(*records: Record) -> str:
     return samples.sha256
 
 
-@pytest.mark.parametrize("changes", [
-    {"key": "b"}, {"image": b"Picture"}, {"image": None}, {"captions": ("One",)}, {"columns": {}}, {"scores": {}}, {"members": {"npz": b"N"}},
-    {"members": {"n": b"pz"}}, {"meta": {"uid": "v"}}, {"error": "broken"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": "b"},
+        {"image": b"Picture"},
+        {"image": None},
+        {"captions": ("One",)},
+        {"columns": {}},
+        {"scores": {}},
+        {"members": {"npz": b"N"}},
+        {"members": {"n": b"pz"}},
+        {"meta": {"uid": "v"}},
+        {"error": "broken"},
+    ],
+)
 def test_the_hash_is_of_all_that_a_record_holds_but_of_where_it_lies(changes):
     moved = {**RECORD.meta, "source": "there"}
-    assert hash_of(RECORD) == hash_of(Record(**{**vars(RECORD), "meta": moved})) != hash_of(Record(**{**vars(RECORD), **changes}))
+    assert (
+        hash_of(RECORD)
+        == hash_of(Record(**{**vars(RECORD), "meta": moved}))
+        != hash_of(Record(**{**vars(RECORD), **changes}))
+    )
 
 
 def test_the_hash_is_of_the_order_and_there_once_all_is_read():
@@ -58,7 +81,9 @@ def touch(path) -> None:
     os.utime(path, ns=(1, 1))
 
 
-def test_a_copied_input_is_the_same_and_another_of_its_size_is_told(captioner, make_tar, pictures, configure, tmp_path, folder, capsys):
+def test_a_copied_input_is_the_same_and_another_of_its_size_is_told(
+    captioner, make_tar, pictures, configure, tmp_path, folder, capsys
+):
     paths = [make_tar(name, pictures(2, int(name))) for name in ("00000", "00001")]
     table = tmp_path / "t.jsonl"
     table.write_text("".join(json.dumps({"image": f"p/{name}.jpg", "caption": name}) + "\n" for name in "bcd"))
@@ -74,7 +99,10 @@ def test_a_copied_input_is_the_same_and_another_of_its_size_is_told(captioner, m
     with pytest.raises(ValueError, match="these inputs have changed") as caught:
         run(configure(**asked))
     told = str(caught.value).splitlines()[1:]
-    assert [line.split(":")[0].strip() for line in told] == [str(table), str(folder)]  # the table's picture is another, too
+    assert [line.split(":")[0].strip() for line in told] == [
+        str(table),
+        str(folder),
+    ]  # the table's picture is another, too
     assert run(configure(**asked, trust_input=True)) == 0 and captioner.batches == []
     touch(paths[0])
     with open(paths[0], "ab") as file:
@@ -83,14 +111,16 @@ def test_a_copied_input_is_the_same_and_another_of_its_size_is_told(captioner, m
         run(configure(**asked, trust_input=True))  # of another size
 
 
-def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_named(captioner, configure, tmp_path, folder, pictures,
-                                                                                    monkeypatch, capsys):
+def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_named(
+    captioner, configure, tmp_path, folder, pictures, monkeypatch, capsys
+):
     monkeypatch.setattr("imagetext.sources.ROWS_PER_SHARD", 2)
     monkeypatch.setattr("generate.runs.inputs.ROWS_PER_SHARD", 2)
     out, asked = tmp_path / "out", {"input": [str(folder)]}
 
     def keys(name):
         return [record.key for record in read_records(str(out / f"p-0000{name}.tar"))]
+
     assert run(configure(**asked)) == 0
     assert [keys(0), keys(1)] == [["b", "c"], ["d"]]
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.name.startswith("p-")}
@@ -128,7 +158,11 @@ def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tm
     table, out = tmp_path / name, tmp_path / "out"
 
     def write(count, first="a"):
-        rows = [{"image": f"{number}.jpg", "caption": text} for number in range(count) for text in (first, "b")[:1 + number % 2]]
+        rows = [
+            {"image": f"{number}.jpg", "caption": text}
+            for number in range(count)
+            for text in (first, "b")[: 1 + number % 2]
+        ]
         if name == "t.json":
             table.write_text(json.dumps(rows))
         elif name == "t.csv":
@@ -137,7 +171,11 @@ def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tm
             table.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def keys():
-        return [[int(record.meta["source"][:-4]) for record in read_records(str(path))] for path in sorted(out.glob("*.tar"))]
+        return [
+            [int(record.meta["source"][:-4]) for record in read_records(str(path))]
+            for path in sorted(out.glob("*.tar"))
+        ]
+
     write(5)
     assert run(configure(input=[str(table)])) == 0 and keys() == [[0, 1, 2], [3, 4]]
     for count, expected in ((9, [[5, 6, 7], [8]]), (10, [[9]])):
@@ -153,10 +191,15 @@ def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tm
         run(configure(input=[str(table)]))
 
 
-def test_shards_of_inputs_that_are_not_named_stay_and_are_told(captioner, make_tar, pictures, configure, tmp_path, capsys):
+def test_shards_of_inputs_that_are_not_named_stay_and_are_told(
+    captioner, make_tar, pictures, configure, tmp_path, capsys
+):
     paths = [make_tar(name, pictures(1, int(name))) for name in ("00000", "00001", "00002")]
     assert run(configure(input=paths[:2])) == run(configure(input=paths[2:])) == 0
-    assert "of inputs that are not named now, and left as they are: 2 of the run's shards: 00000, 00001" in capsys.readouterr().out
+    assert (
+        "of inputs that are not named now, and left as they are: 2 of the run's shards: 00000, 00001"
+        in capsys.readouterr().out
+    )
     assert json.loads((tmp_path / "out" / "run.json").read_text())["shards"] == ["00000", "00001", "00002"]
     (tmp_path / "out" / "00000.tar").unlink()
     assert run(configure(input=paths[2:])) == 1  # the set is not whole
@@ -164,8 +207,9 @@ def test_shards_of_inputs_that_are_not_named_stay_and_are_told(captioner, make_t
 
 
 @pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
-def test_shards_with_failures_that_pass_are_made_anew_and_the_old_stay_until_then(captioner, configure, tmp_path, pictures, format,
-                                                                                  files, caplog):
+def test_shards_with_failures_that_pass_are_made_anew_and_the_old_stay_until_then(
+    captioner, configure, tmp_path, pictures, format, files, caplog
+):
     for name, text in {"t": ["no.jpg", "a.jpg", "b.jpg"], "u": ["broken.jpg"]}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"image": f"i/{one}"}) + "\n" for one in text))
     (tmp_path / "i").mkdir()
@@ -190,9 +234,14 @@ def test_shards_with_failures_that_pass_are_made_anew_and_the_old_stay_until_the
 
 def test_what_a_server_refuses_may_pass_and_what_the_gate_does_may_not():
     failures = Failures()
-    for error, passing in (("", False), ("not a picture: starts with b'x'", False), ("syn_text_x: no caption passed: empty ''", False),
-                           ("missing picture file: 'a.jpg' (No such file or directory)", False),
-                           ("syn_text_x: the server refuses the picture: 403", True), ("", True)):
+    for error, passing in (
+        ("", False),
+        ("not a picture: starts with b'x'", False),
+        ("syn_text_x: no caption passed: empty ''", False),
+        ("missing picture file: 'a.jpg' (No such file or directory)", False),
+        ("syn_text_x: the server refuses the picture: 403", True),
+        ("", True),
+    ):
         failures.update(error, passing)
     assert failures == Failures(failed=4, passing=3)
 
@@ -214,9 +263,12 @@ def test_an_input_of_the_same_size_and_time_whose_bytes_are_others_is_told(capti
 # --- what is done, and what is somebody else's ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("later, asked, made", [(True, {}, True), (False, {}, False), (False, {"verify_done": True}, True)])
-def test_a_shard_is_believed_by_its_size_and_by_its_hash_where_it_is_newer_than_its_marker(captioner, make_tar, pictures, configure,
-                                                                                          tmp_path, files, capsys, later, asked, made):
+@pytest.mark.parametrize(
+    "later, asked, made", [(True, {}, True), (False, {}, False), (False, {"verify_done": True}, True)]
+)
+def test_a_shard_is_believed_by_its_size_and_by_its_hash_where_it_is_newer_than_its_marker(
+    captioner, make_tar, pictures, configure, tmp_path, files, capsys, later, asked, made
+):
     for name in ("00000", "00001"):
         make_tar(name, pictures(2, int(name)))
     assert run(configure()) == 0
@@ -231,7 +283,9 @@ def test_a_shard_is_believed_by_its_size_and_by_its_hash_where_it_is_newer_than_
     assert run(configure(dry_run=True, **asked)) == 0 and f"{int(made)} of 2 shards to do" in capsys.readouterr().out
     assert run(configure(**asked)) == 0 and sum(captioner.batches) == 2 * made
     assert (files(tmp_path / "out") == before) == made
-    assert ("made again, for its bytes are not those that its marker vouches for: 00001" in capsys.readouterr().out) == made
+    assert (
+        "made again, for its bytes are not those that its marker vouches for: 00001" in capsys.readouterr().out
+    ) == made
 
 
 def test_a_marker_without_a_hash_counts_by_size(captioner, make_tar, pictures, configure, tmp_path):
@@ -244,15 +298,22 @@ def test_a_marker_without_a_hash_counts_by_size(captioner, make_tar, pictures, c
 
 
 @pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
-def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(captioner, make_tar, pictures, configure, tmp_path, files,
-                                                                          format, suffix):
+def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(
+    captioner, make_tar, pictures, configure, tmp_path, files, format, suffix
+):
     paths = [make_tar(name, pictures(2, int(name))) for name in ("00000", "00001", "00002")]
     out = tmp_path / "out"
     assert run(configure(format=format)) == 0
-    (out / "00001.done.json").unlink()                    # unfinished
+    (out / "00001.done.json").unlink()  # unfinished
     (out / f"00002.{suffix}").rename(out / f"00002.{suffix}.tmp")
     os.makedirs(out / "00002.images.tmp")
-    theirs = {f"00007.{suffix}": b"t", "00001.csv": b"c", f"notes.{suffix}.tmp": b"n", "other.images/a.jpg": b"i", "x.parquet": b"p"}
+    theirs = {
+        f"00007.{suffix}": b"t",
+        "00001.csv": b"c",
+        f"notes.{suffix}.tmp": b"n",
+        "other.images/a.jpg": b"i",
+        "x.parquet": b"p",
+    }
     for name, data in theirs.items():
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_bytes(data)
@@ -289,7 +350,11 @@ def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, c
             with pytest.raises(ValueError, match="the shards stand there that are the input .*; give another folder"):
                 run(configure(input=[str(tmp_path / input)], **asked))
     with pytest.raises(ValueError, match="is not empty"):
-        join(JoinConfig(input=[str(tmp_path / "in" / "*.tar")], captions=[str(tmp_path / "out")], output=tmp_path / "in"))
+        join(
+            JoinConfig(
+                input=[str(tmp_path / "in" / "*.tar")], captions=[str(tmp_path / "out")], output=tmp_path / "in"
+            )
+        )
     (folder / "run.json").write_text('{"fingerprint": {"columns": {}}}')  # as of a run that has no shards yet
     with pytest.raises(ValueError, match="the pictures stand there"):
         run(configure(input=[str(folder)], output=folder, overwrite=True))
@@ -301,14 +366,20 @@ def test_a_set_of_another_command_is_not_begun_anew(captioner, make_tar, picture
     assert run(configure()) == 0
     before = files(tmp_path / "out")
     shards = [str(tmp_path / "in" / "*.tar")]
-    for other in (lambda: reinforce(ReinforceConfig(input=shards, teacher=["coca_tiny"], output=tmp_path / "out", overwrite=True)),
-                  lambda: join(JoinConfig(input=shards, captions=shards, output=tmp_path / "out"))):
+    for other in (
+        lambda: reinforce(
+            ReinforceConfig(input=shards, teacher=["coca_tiny"], output=tmp_path / "out", overwrite=True)
+        ),
+        lambda: join(JoinConfig(input=shards, captions=shards, output=tmp_path / "out")),
+    ):
         with pytest.raises(ValueError, match="did not begin, but capsmith generate; give another folder"):
             other()
     assert files(tmp_path / "out") == before
 
 
-def test_a_second_run_is_refused_and_a_full_disk_ends_the_run_at_once(captioner, make_tar, pictures, configure, tmp_path, files):
+def test_a_second_run_is_refused_and_a_full_disk_ends_the_run_at_once(
+    captioner, make_tar, pictures, configure, tmp_path, files
+):
     for name in ("00000", "00001"):
         make_tar(name, pictures(2, int(name)))
     whole = captioner.caption
@@ -320,6 +391,7 @@ def test_a_second_run_is_refused_and_a_full_disk_ends_the_run_at_once(captioner,
             run(configure(overwrite=True))
         captioner.caption = whole
         raise OSError(errno.ENOSPC, "No space left on device")
+
     captioner.caption = caption
     with pytest.raises(OSError, match="No space left"):
         run(configure())

@@ -25,12 +25,19 @@ def test_killed_at_any_step_and_resumed_the_output_is_that_of_an_undisturbed_run
     make_tar("00001", pictures(2, 3))
     suffixes = {"webdataset": "tar", "jsonl": "jsonl", "parquet": "parquet"}
     script = Path(__file__).with_name("killed_runs.py")
-    done = subprocess.run([sys.executable, str(script), "generate", str(tmp_path / "in" / "*.tar"), str(tmp_path), *suffixes],
-                          timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script), "generate", str(tmp_path / "in" / "*.tar"), str(tmp_path), *suffixes],
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     for format, (written, resumed) in results.items():
-        assert {f"{name}.{end}" for name in ("00000", "00001") for end in (suffixes[format], "done.json")} <= set(written)
+        assert {f"{name}.{end}" for name in ("00000", "00001") for end in (suffixes[format], "done.json")} <= set(
+            written
+        )
         # run.json; of each shard its records, its file, its marker; the card; JSONL has files of pictures, too
         assert len(resumed) >= 1 + (3 + 2) + (2 + 2) + 1 and all(resumed), format
     assert list(results) == list(suffixes)
@@ -52,7 +59,9 @@ def test_a_new_shard_is_added_and_the_others_stay(captioner, make_tar, pictures,
     captioner.batches.clear()
     assert run(configure()) == 0
     assert captioner.batches == [1]
-    assert {name: data for name, data in before.items() if name not in (CARD, RUN)}.items() < files(tmp_path / "out").items()
+    assert {name: data for name, data in before.items() if name not in (CARD, RUN)}.items() < files(
+        tmp_path / "out"
+    ).items()
 
 
 def test_a_shard_whose_file_is_gone_or_cut_is_made_again(captioner, make_tar, pictures, configure, tmp_path, files):
@@ -88,14 +97,22 @@ def test_an_input_that_was_moved_is_the_same(captioner, make_tar, pictures, conf
     assert captioner.batches == []
 
 
-@pytest.mark.parametrize("changes, named", [
-    ({"top_p": 0.5}, "columns.syn_text_fake.sampling.top_p: 0.9 there, 0.5 now"), ({"seed": 1}, "columns.syn_text_fake.sampling.seed: 0 there, 1 now"),
-    ({"prompt": "a "}, "columns.syn_text_fake.sampling.prompt"), ({"batch_size": 3}, "columns.syn_text_fake.batch_size: 2 there, 3 now"),
-    ({"dtype": "bf16"}, "columns.syn_text_fake.dtype: 'fp32' there, 'bf16' now"), ({"format": "jsonl"}, "format: 'webdataset' there, 'jsonl' now"),
-    ({"column": "syn_text_y"}, "columns: ['syn_text_fake'] there, ['syn_text_y'] now"),
-    ({"text_from_synthetic": True}, "text_from_synthetic: False there, True now")])
-def test_another_fingerprint_is_an_error_that_names_the_field(captioner, make_tar, pictures, configure, tmp_path, files,
-                                                              changes, named):
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"top_p": 0.5}, "columns.syn_text_fake.sampling.top_p: 0.9 there, 0.5 now"),
+        ({"seed": 1}, "columns.syn_text_fake.sampling.seed: 0 there, 1 now"),
+        ({"prompt": "a "}, "columns.syn_text_fake.sampling.prompt"),
+        ({"batch_size": 3}, "columns.syn_text_fake.batch_size: 2 there, 3 now"),
+        ({"dtype": "bf16"}, "columns.syn_text_fake.dtype: 'fp32' there, 'bf16' now"),
+        ({"format": "jsonl"}, "format: 'webdataset' there, 'jsonl' now"),
+        ({"column": "syn_text_y"}, "columns: ['syn_text_fake'] there, ['syn_text_y'] now"),
+        ({"text_from_synthetic": True}, "text_from_synthetic: False there, True now"),
+    ],
+)
+def test_another_fingerprint_is_an_error_that_names_the_field(
+    captioner, make_tar, pictures, configure, tmp_path, files, changes, named
+):
     make_tar("00000", pictures(1))
     run(configure())
     before = files(tmp_path / "out")
@@ -114,7 +131,12 @@ def test_other_weights_and_other_versions_are_named_together(captioner, make_tar
     with pytest.raises(ValueError) as caught:
         run(configure())
     fields = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]]
-    assert fields == ["columns.syn_text_fake.weights_sha256", "versions.capsmith", "versions.open_clip_torch", "versions.torch"]
+    assert fields == [
+        "columns.syn_text_fake.weights_sha256",
+        "versions.capsmith",
+        "versions.open_clip_torch",
+        "versions.torch",
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"max_error_rate": 0.5}, {"num_workers": 3}, {"device": None}])
@@ -135,11 +157,14 @@ def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, con
     assert (written["batch_size"], written["dtype"]) == (16, "fp32")
 
 
-def test_sampling_that_does_not_fit_the_captioner_is_an_error_at_the_start(captioner, make_tar, pictures, configure, tmp_path):
+def test_sampling_that_does_not_fit_the_captioner_is_an_error_at_the_start(
+    captioner, make_tar, pictures, configure, tmp_path
+):
     make_tar("00000", pictures(1))
 
     def caption(images, sampling, **options):
         raise ValueError("max_length 99 exceeds 76")
+
     captioner.caption = caption
     with pytest.raises(ValueError, match="max_length 99"):
         run(configure())
@@ -164,16 +189,34 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
     written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]
     versions = written.pop("versions")
     assert written == {
-        "rules": 2, "columns": {"syn_text_fake": {
-            "captioner": "fake", "weights_sha256": "0" * 64, "sampling": config.sampling.model_dump(), "gate": config.gate.model_dump(),
-            "similarity": False, "dtype": "fp32", "batch_size": 2}},
-        "format": "webdataset", "captions_only": False, "replace_columns": False, "drop_text_embeddings": False,
-        "text_from_synthetic": False, "limit": None}
+        "rules": 2,
+        "columns": {
+            "syn_text_fake": {
+                "captioner": "fake",
+                "weights_sha256": "0" * 64,
+                "sampling": config.sampling.model_dump(),
+                "gate": config.gate.model_dump(),
+                "similarity": False,
+                "dtype": "fp32",
+                "batch_size": 2,
+            }
+        },
+        "format": "webdataset",
+        "captions_only": False,
+        "replace_columns": False,
+        "drop_text_embeddings": False,
+        "text_from_synthetic": False,
+        "limit": None,
+    }
     assert versions["capsmith"] == "0.2" and all(value.count(".") == 1 for value in versions.values())
     assert list(versions) == ["torch", "open_clip_torch", "capsmith"]
     marker = read_marker(tmp_path / "out", "00000")
     stat = (tmp_path / "in" / "00000.tar").stat()
-    assert marker["input"] == {"path": str(tmp_path / "in" / "00000.tar"), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    assert marker["input"] == {
+        "path": str(tmp_path / "in" / "00000.tar"),
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+    }
 
 
 def of_0_1(folder):
@@ -186,13 +229,17 @@ def of_0_1(folder):
 
 
 @pytest.mark.parametrize("changes", [{}, {"dry_run": True}, {"num_processes": 2}, {"seed": 1}])
-def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(captioner, make_tar, pictures, configure, tmp_path, files,
-                                                                          changes, capfd):
+def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(
+    captioner, make_tar, pictures, configure, tmp_path, files, changes, capfd
+):
     make_tar("00000", pictures(2))
     make_tar("00001", pictures(2, 2))
     run(configure())
     of_0_1(tmp_path / "out")
-    before, told = files(tmp_path / "out"), "capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite"
+    before, told = (
+        files(tmp_path / "out"),
+        "capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite",
+    )
     captioner.batches.clear()
     if "num_processes" in changes:
         assert run(configure(**changes)) == 2 and told in capfd.readouterr().err
@@ -202,7 +249,9 @@ def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(capti
     assert files(tmp_path / "out") == before and captioner.batches == []
 
 
-def test_overwrite_starts_anew_where_an_earlier_version_began(captioner, make_tar, pictures, configure, tmp_path, files):
+def test_overwrite_starts_anew_where_an_earlier_version_began(
+    captioner, make_tar, pictures, configure, tmp_path, files
+):
     make_tar("00000", pictures(2))
     make_tar("00001", pictures(2, 2))
     run(configure(output=tmp_path / "fresh"))
@@ -212,7 +261,9 @@ def test_overwrite_starts_anew_where_an_earlier_version_began(captioner, make_ta
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
-def test_overwrite_starts_anew_and_leaves_what_is_not_its_own(captioner, make_tar, pictures, configure, tmp_path, files):
+def test_overwrite_starts_anew_and_leaves_what_is_not_its_own(
+    captioner, make_tar, pictures, configure, tmp_path, files
+):
     make_tar("00000", pictures(3))
     make_tar("00001", pictures(1))
     run(configure(format="jsonl"))
@@ -225,8 +276,9 @@ def test_overwrite_starts_anew_and_leaves_what_is_not_its_own(captioner, make_ta
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name, text", [("notes.txt", "mine"), (RUN, "[]"), (RUN, "no json"), ("00000.tar", "")])
-def test_a_folder_that_is_not_ours_is_an_error_and_stays_as_it_is(captioner, make_tar, pictures, configure, tmp_path, files,
-                                                                  name, text, overwrite):
+def test_a_folder_that_is_not_ours_is_an_error_and_stays_as_it_is(
+    captioner, make_tar, pictures, configure, tmp_path, files, name, text, overwrite
+):
     make_tar("00000", pictures(1))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text(text)

@@ -11,19 +11,22 @@ def caption(text, truncated=False, similarity=None):
     return Caption(text, -1.0, truncated, similarity)
 
 
-@pytest.mark.parametrize("text, truncated, keep, expected", [
-    ("A red dog. It runs over the", True, "all", ("A red dog.", False)),
-    ("A red dog. It runs.", True, "all", ("A red dog. It runs.", False)),
-    ("A red dog runs over the", True, "all", ("A red dog runs over the", True)),
-    ("a red dog. it runs over grass", False, "all", ("a red dog. it runs over grass", False)),
-    ("A red dog. It runs.", False, "first", ("A red dog.", False)),
-    ("The arch of St. Louis", True, "first", ("The arch of St. Louis", True)),
-    ("A red dog. It runs over the", True, "first", ("A red dog.", False)),
-    ("一只狗。一只猫在\ufffd", True, "all", ("一只狗。", False)),
-    ("一只狗在草\ufffd", True, "all", ("一只狗在草", True)),  # what the limit left of a character
-    ("一只狗。一只猫。", False, "all", ("一只狗。一只猫。", False)),
-    ("एक लड़का। एक लड़की", True, "all", ("एक लड़का।", False)),
-])
+@pytest.mark.parametrize(
+    "text, truncated, keep, expected",
+    [
+        ("A red dog. It runs over the", True, "all", ("A red dog.", False)),
+        ("A red dog. It runs.", True, "all", ("A red dog. It runs.", False)),
+        ("A red dog runs over the", True, "all", ("A red dog runs over the", True)),
+        ("a red dog. it runs over grass", False, "all", ("a red dog. it runs over grass", False)),
+        ("A red dog. It runs.", False, "first", ("A red dog.", False)),
+        ("The arch of St. Louis", True, "first", ("The arch of St. Louis", True)),
+        ("A red dog. It runs over the", True, "first", ("A red dog.", False)),
+        ("一只狗。一只猫在\ufffd", True, "all", ("一只狗。", False)),
+        ("一只狗在草\ufffd", True, "all", ("一只狗在草", True)),  # what the limit left of a character
+        ("一只狗。一只猫。", False, "all", ("一只狗。一只猫。", False)),
+        ("एक लड़का। एक लड़की", True, "all", ("एक लड़का।", False)),
+    ],
+)
 def test_an_unfinished_last_sentence_goes_unless_it_stands_alone(text, truncated, keep, expected):
     assert cut_sentences(caption(text, truncated), keep) == expected
 
@@ -54,7 +57,9 @@ def test_a_caption_below_the_least_similarity_is_unlike():
 
 def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
     gate = Gate()
-    first = judge_all([caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], gate)
+    first = judge_all(
+        [caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], gate
+    )
     drawn = [caption("two cats sit here"), caption("never looked at"), caption("two cats sit here"), caption("a tree")]
     judged = replace_failing(first, drawn, gate)
     assert [one.text for one in judged] == ["two cats sit here", "a red dog runs", "a red dog runs", "of the"]

@@ -17,8 +17,17 @@ from generate.captions.config import GenerateConfig
 from generate.captions.run import run
 
 ROOT = Path(capsmith.__file__).parent
-ASKED = {"input": ["scenes:val,n=6", "scenes:test,n=45", "scenes:train,n=4"], "model": "coca_tiny", "num_captions": 2, "max_length": 12,
-         "batch_size": 4, "device": "cpu", "num_workers": 0, "redraws": 1, "on_degenerate": "keep"}
+ASKED = {
+    "input": ["scenes:val,n=6", "scenes:test,n=45", "scenes:train,n=4"],
+    "model": "coca_tiny",
+    "num_captions": 2,
+    "max_length": 12,
+    "batch_size": 4,
+    "device": "cpu",
+    "num_workers": 0,
+    "redraws": 1,
+    "on_degenerate": "keep",
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +41,13 @@ def alone(tmp_path_factory):
 def start(folder: Path, *argv: str) -> subprocess.Popen:
     recipe = folder.with_suffix(".yaml")
     recipe.write_text(json.dumps(ASKED))
-    return subprocess.Popen([sys.executable, "-m", "capsmith", "generate", "--config", str(recipe), "--output", str(folder), *argv],
-                            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "capsmith", "generate", "--config", str(recipe), "--output", str(folder), *argv],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ranks(process: subprocess.Popen) -> list[psutil.Process]:
@@ -80,13 +94,19 @@ def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone
     assert "of 55 pictures" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("environment, rank", [
-    ({}, Rank(0, 1, 0)), ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank(5, 8, 1)), ({"RANK": "5"}, Rank()),
-    ({"RANK": "", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank()),
-    ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_NTASKS": "4"}, Rank(3, 4, 3)),
-    ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, Rank(1, 2, 0)),
-    ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Rank(1, 2, 1)),
-    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Rank())])  # a batch script without srun is alone
+@pytest.mark.parametrize(
+    "environment, rank",
+    [
+        ({}, Rank(0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank(5, 8, 1)),
+        ({"RANK": "5"}, Rank()),
+        ({"RANK": "", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank()),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_NTASKS": "4"}, Rank(3, 4, 3)),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, Rank(1, 2, 0)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Rank(1, 2, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Rank()),
+    ],
+)  # a batch script without srun is alone
 def test_a_process_finds_its_place(monkeypatch, environment, rank):
     for name in {name for launcher in LAUNCHERS for name in launcher}:
         monkeypatch.delenv(name, raising=False)
@@ -97,10 +117,15 @@ def test_a_process_finds_its_place(monkeypatch, environment, rank):
 
 def test_every_shard_is_one_ranks():
     shares = [Rank(number, 3).share(range(8)) for number in range(3)]
-    assert sorted(shard for share in shares for shard in share) == list(range(8)) and max(map(len, shares)) - min(map(len, shares)) == 1
+    assert (
+        sorted(shard for share in shares for shard in share) == list(range(8))
+        and max(map(len, shares)) - min(map(len, shares)) == 1
+    )
 
 
-def test_a_process_of_a_launcher_neither_begins_anew_nor_starts_others(captioner, make_tar, pictures, configure, monkeypatch):
+def test_a_process_of_a_launcher_neither_begins_anew_nor_starts_others(
+    captioner, make_tar, pictures, configure, monkeypatch
+):
     make_tar("00000", pictures(1))
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)

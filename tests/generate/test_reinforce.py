@@ -47,27 +47,45 @@ def other(tmp_path_factory) -> str:
 @pytest.fixture
 def make_records(tmp_path, pictures):
     """Write a shard of records with two columns: `make_records("00000", [jpeg, b"no picture", None])`."""
+
     def make(name, images, syn=SYN, captions=ORIGINAL, **members) -> str:
         path = tmp_path / "in" / f"{name}.tar"
         path.parent.mkdir(exist_ok=True)
         with tarfile.open(path, "w") as archive:
             for number, image in enumerate(images):
-                files = {"jpg": image, "txt": captions[0].encode() if captions else None, "syn.json": json.dumps(syn).encode(),
-                         "json": json.dumps({"uid": f"{name} {number}", "captions": captions, "error": ""}).encode(), **members}
+                files = {
+                    "jpg": image,
+                    "txt": captions[0].encode() if captions else None,
+                    "syn.json": json.dumps(syn).encode(),
+                    "json": json.dumps({"uid": f"{name} {number}", "captions": captions, "error": ""}).encode(),
+                    **members,
+                }
                 for suffix, data in files.items():
                     if data is not None:
                         member = tarfile.TarInfo(f"{name}_{number:03d}.{suffix.replace('__', '.')}")
                         member.size = len(data)
                         archive.addfile(member, io.BytesIO(data))
         return str(path)
+
     return make
 
 
 @pytest.fixture
 def configure(tmp_path):
     def make(**changes) -> ReinforceConfig:
-        return ReinforceConfig(**{"input": [str(tmp_path / "in" / "*.tar")], "teacher": ["coca_tiny"], "output": tmp_path / "out",
-                                  "views": 3, "batch_size": 4, "device": "cpu", "num_workers": 0, **changes})
+        return ReinforceConfig(
+            **{
+                "input": [str(tmp_path / "in" / "*.tar")],
+                "teacher": ["coca_tiny"],
+                "output": tmp_path / "out",
+                "views": 3,
+                "batch_size": 4,
+                "device": "cpu",
+                "num_workers": 0,
+                **changes,
+            }
+        )
+
     return make
 
 
@@ -79,11 +97,17 @@ def fake_teachers(monkeypatch):
     class Fake(Teacher):
         def embed(self, views, texts, batch_size):
             asked.append((len(views), list(texts)))
-            return (views.float().mean((2, 3)) / 255,
-                    torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3))
+            return (
+                views.float().mean((2, 3)) / 255,
+                torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3),
+            )
 
     def load(names, device, dtype):
-        return [Fake(name, None, None, (32, 32), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64, device) for name in names]
+        return [
+            Fake(name, None, None, (32, 32), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64, device)
+            for name in names
+        ]
+
     monkeypatch.setattr("generate.reinforce.run.load_teachers", load)
     return asked
 
@@ -104,7 +128,9 @@ def one_by_one(name, views, texts):
     with torch.no_grad():
         pixels = [pixels_of.to_tensor(view.permute(1, 2, 0).numpy()) for view in views]
         pictures = [pixels_of.normalize(one, teacher.mean, teacher.std)[None] for one in pixels]
-        of_views = [F.normalize(model.encode_image(F.interpolate(one, teacher.size, mode="bicubic"))) for one in pictures]
+        of_views = [
+            F.normalize(model.encode_image(F.interpolate(one, teacher.size, mode="bicubic"))) for one in pictures
+        ]
         of_texts = [F.normalize(model.encode_text(tokenizer([text]))) for text in texts]
     return torch.cat(of_views), torch.cat(of_texts)
 
@@ -125,8 +151,12 @@ def test_embeddings_are_those_of_each_view_and_text_by_itself(make_records, pict
         assert list(embeddings) == ["image_emb", *texts]
         for name, of in texts.items():
             found = [one_by_one(teacher, pixels, of) for teacher in ("coca_tiny", other)]
-            torch.testing.assert_close(embeddings[name], torch.cat([part for _, part in found], dim=1), atol=2e-6, rtol=1e-4)
-        torch.testing.assert_close(embeddings["image_emb"], torch.cat([part for part, _ in found], dim=1), atol=2e-6, rtol=1e-4)
+            torch.testing.assert_close(
+                embeddings[name], torch.cat([part for _, part in found], dim=1), atol=2e-6, rtol=1e-4
+            )
+        torch.testing.assert_close(
+            embeddings["image_emb"], torch.cat([part for part, _ in found], dim=1), atol=2e-6, rtol=1e-4
+        )
         assert embeddings["image_emb"].shape == (3, 256) and embeddings["image_emb"].dtype == torch.float32
         assert record.syn_text == {name: tuple(of) for name, of in SYN.items()} and record.captions == ORIGINAL
         assert record.members["url.txt"] == b"http://x" and record.image == pictures(3)[number]
@@ -142,8 +172,12 @@ def test_a_tar_holds_the_members_that_the_reference_reads(make_records, pictures
     assert {name.partition(".")[2] for name in files} == {"jpg", "txt", "syn.json", "json", "paug.json", "npz"}
     arrays = np.load(io.BytesIO(files["00000_000.npz"]), allow_pickle=False)
     assert {name: (arrays[name].shape, arrays[name].dtype) for name in arrays.files} == {
-        "image_emb": ((3, 6), np.float32), "text_emb": ((1, 6), np.float32), "captions_emb": ((2, 6), np.float32),
-        "syn_text_a_emb": ((2, 6), np.float32), "syn_text_b_emb": ((3, 6), np.float32)}
+        "image_emb": ((3, 6), np.float32),
+        "text_emb": ((1, 6), np.float32),
+        "captions_emb": ((2, 6), np.float32),
+        "syn_text_a_emb": ((2, 6), np.float32),
+        "syn_text_b_emb": ((3, 6), np.float32),
+    }
     [params] = [json.loads(data)["param_aug"] for name, data in files.items() if name.endswith("paug.json")]
     assert len(params) == 3 and all(len(crop) == 4 and len(operations) == 2 for crop, operations in params)
     bf16 = members_of(tmp_path / "bf16" / "00000.tar")
@@ -153,19 +187,27 @@ def test_a_tar_holds_the_members_that_the_reference_reads(make_records, pictures
         assert torch.equal(tensors[name], torch.from_numpy(arrays[name]).to(torch.bfloat16))
     none = members_of(tmp_path / "none" / "00000.tar")
     assert {name for name in files if not name.endswith("npz")} == none.keys()
-    large = json.loads(none["00000_000.paug.json"])["param_aug"]  # views no teacher sees have 224 pixels, those before 32
+    large = json.loads(none["00000_000.paug.json"])[
+        "param_aug"
+    ]  # views no teacher sees have 224 pixels, those before 32
     assert [crop for crop, _ in large] == [crop for crop, _ in params]
 
 
-def test_config_json_is_a_configuration_of_the_official_trainer(make_records, pictures, configure, fake_teachers, tmp_path):
+def test_config_json_is_a_configuration_of_the_official_trainer(
+    make_records, pictures, configure, fake_teachers, tmp_path
+):
     make_records("00000", pictures(1))
     run(configure(teacher=["one", "two"], size=48, crop_area=0.5))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     augmentation = config["reinforce"]["image_augmentation"]
     assert augmentation["random_resized_crop"] == {"size": 48, "scale": [0.5, 1.0], "interpolation": "bicubic"}
-    assert augmentation["normalize"] == {"mean": [0.5] * 3, "std": [0.5] * 3} and augmentation["rand_augment"]["p"] == 1
+    assert (
+        augmentation["normalize"] == {"mean": [0.5] * 3, "std": [0.5] * 3} and augmentation["rand_augment"]["p"] == 1
+    )
     assert [(teacher["name"], teacher["dimension"], teacher["logit_scale"]) for teacher in config["teachers"]] == [
-        ("one", 3, 100.0), ("two", 3, 100.0)]
+        ("one", 3, 100.0),
+        ("two", 3, 100.0),
+    ]
 
 
 def test_columns_are_chosen_and_txt_may_be_synthetic(make_records, pictures, configure, fake_teachers, tmp_path):
@@ -173,12 +215,18 @@ def test_columns_are_chosen_and_txt_may_be_synthetic(make_records, pictures, con
     run(configure(columns="syn_text_b", text_from_synthetic=True))
     files = members_of(tmp_path / "out" / "00000.tar")
     embeddings = unpack({"npz": files["00000_000.npz"]})
-    assert files["00000_000.txt"] == b"a red circle" and "syn_text_a_emb" not in embeddings and "syn_text_b_emb" in embeddings
+    assert (
+        files["00000_000.txt"] == b"a red circle"
+        and "syn_text_a_emb" not in embeddings
+        and "syn_text_b_emb" in embeddings
+    )
     assert embeddings["text_emb"].tolist() == [[12, sum(b"a red circle"), 1]]
     assert list(json.loads(files["00000_000.syn.json"])) == list(SYN)
 
 
-def test_a_record_without_original_captions_has_no_row_for_txt(make_records, pictures, configure, fake_teachers, tmp_path):
+def test_a_record_without_original_captions_has_no_row_for_txt(
+    make_records, pictures, configure, fake_teachers, tmp_path
+):
     make_records("00000", pictures(1), captions=())
     assert run(configure()) == 0
     [record] = records(tmp_path / "out")
@@ -187,11 +235,15 @@ def test_a_record_without_original_captions_has_no_row_for_txt(make_records, pic
 
 
 @pytest.mark.parametrize("kind", ["npz", "pth.gz", "none"])
-def test_a_second_reinforcement_leaves_nothing_of_the_first(make_records, pictures, configure, fake_teachers, tmp_path, kind):
+def test_a_second_reinforcement_leaves_nothing_of_the_first(
+    make_records, pictures, configure, fake_teachers, tmp_path, kind
+):
     make_records("00000", pictures(1), paug__json=b'{"param_aug": []}', npz=b"old", pth__gz=b"old")
     run(configure(embeddings=kind, teacher=[] if kind == "none" else ["one"]))
     files = members_of(tmp_path / "out" / "00000.tar")
-    assert [name for name in files if name.endswith(("npz", "pth.gz"))] == ([] if kind == "none" else [f"00000_000.{kind}"])
+    assert [name for name in files if name.endswith(("npz", "pth.gz"))] == (
+        [] if kind == "none" else [f"00000_000.{kind}"]
+    )
     assert b"old" not in files.values() and len(json.loads(files["00000_000.paug.json"])["param_aug"]) == 3
 
 
@@ -199,31 +251,45 @@ def test_a_second_reinforcement_leaves_nothing_of_the_first(make_records, pictur
 
 
 @pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
-def test_rows_in_are_rows_out_in_order_with_failures_last(make_records, pictures, picture, configure, fake_teachers, tmp_path,
-                                                          format, suffix):
+def test_rows_in_are_rows_out_in_order_with_failures_last(
+    make_records, pictures, picture, configure, fake_teachers, tmp_path, format, suffix
+):
     make_records("00000", [BROKEN, *pictures(2), None, *pictures(1, 2)])
     make_records("00001", [*pictures(1, 7)], syn={})
     make_records("00002", [picture(size=(64, 48))[:-300]])
     assert run(configure(format=format, max_error_rate=0.9)) == 0
     found = records(tmp_path / "out", suffix)
     assert [record.key for record in found] == [
-        "00000_001", "00000_002", "00000_004", "00000_000", "00000_003", "00001_000", "00002_000"]
+        "00000_001",
+        "00000_002",
+        "00000_004",
+        "00000_000",
+        "00000_003",
+        "00001_000",
+        "00002_000",
+    ]
     for record in found[:3]:
         assert not record.error and {"paug.json", "npz"} <= record.members.keys()
         image = decode_stored(record.image)
         pixels = [replay(view, image, 32) for view in read_views(record.members["paug.json"])]
         expected = torch.stack(pixels).float().mean((2, 3)) / 255
         torch.testing.assert_close(unpack(record.members)["image_emb"], expected)
-    for record, reason in zip(found[3:], ("not a picture", "missing picture", "no captions in columns", "does not decode")):
+    for record, reason in zip(
+        found[3:], ("not a picture", "missing picture", "no captions in columns", "does not decode")
+    ):
         assert reason in record.error and not {"paug.json", "npz"} & record.members.keys()
     assert run(configure(format=format, output=tmp_path / "strict")) == 3
     markers = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*.done.json"))]
     assert [(marker["rows"], marker["failed"], marker["captions"]) for marker in markers] == [
-        (5, 2, {"syn_text_a": 6, "syn_text_b": 9}), (1, 1, {}), (1, 1, {})]
+        (5, 2, {"syn_text_a": 6, "syn_text_b": 9}),
+        (1, 1, {}),
+        (1, 1, {}),
+    ]
 
 
-def test_groups_give_each_record_its_own_and_texts_are_embedded_once(make_records, pictures, configure, fake_teachers, tmp_path,
-                                                                     monkeypatch):
+def test_groups_give_each_record_its_own_and_texts_are_embedded_once(
+    make_records, pictures, configure, fake_teachers, tmp_path, monkeypatch
+):
     """In groups of two, with a cache of one text, failures among them: as in one group."""
     make_records("00000", [*pictures(2), BROKEN, BROKEN, *pictures(3, 2)])
     run(configure(max_error_rate=1))
@@ -243,7 +309,9 @@ def test_the_bytes_depend_on_neither_workers_nor_other_shards(make_records, pict
     make_records("00001", [*pictures(2, 3), BROKEN])
     assert run(configure(max_error_rate=0.5)) == 0
     assert run(configure(max_error_rate=0.5, num_workers=2, output=tmp_path / "two")) == 0
-    assert run(configure(max_error_rate=0.5, input=[str(tmp_path / "in" / "00001.tar")], output=tmp_path / "alone")) == 0
+    assert (
+        run(configure(max_error_rate=0.5, input=[str(tmp_path / "in" / "00001.tar")], output=tmp_path / "alone")) == 0
+    )
     assert files(tmp_path / "out") == files(tmp_path / "two")
     alone = {name: data for name, data in files(tmp_path / "alone").items() if name != RUN}
     assert alone.items() <= files(tmp_path / "out").items()
@@ -258,8 +326,13 @@ def test_a_run_that_is_killed_anywhere_resumes_to_the_same_bytes(make_records, p
     make_records("00000", [*pictures(1), BROKEN])
     make_records("00001", pictures(1, 3))
     script = Path(__file__).with_name("killed_runs.py")
-    done = subprocess.run([sys.executable, str(script), "reinforce", str(tmp_path / "in" / "*.tar"), str(tmp_path), "webdataset"],
-                          timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script), "reinforce", str(tmp_path / "in" / "*.tar"), str(tmp_path), "webdataset"],
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     [(written, resumed)] = json.loads(done.stdout.splitlines()[-1]).values()
     ends = [f"{name}.{end}" for name in ("00000", "00001") for end in ("tar", "done.json")]
@@ -278,7 +351,9 @@ def test_processes_share_the_shards_of_a_run(make_records, pictures, configure, 
     assert files(tmp_path / "out") == files(tmp_path / "alone")
 
 
-def test_processes_that_the_command_starts_give_the_bytes_of_one(make_records, pictures, configure, tmp_path, files, capsys):
+def test_processes_that_the_command_starts_give_the_bytes_of_one(
+    make_records, pictures, configure, tmp_path, files, capsys
+):
     for number in range(3):
         make_records(f"0000{number}", pictures(2, number))
     assert run(configure(output=tmp_path / "alone", report=True)) == 0
@@ -293,9 +368,14 @@ def test_other_settings_or_inputs_are_refused_where_a_run_is(make_records, pictu
     assert run(configure()) == 0
     assert run(configure(batch_size=None)) == 0  # as settled
     assert len(fake_teachers) == 1
-    for changes, told in (({"seed": 1}, "seed: 0 there, 1 now"), ({"teacher": ["a", "b"]}, "teachers.0.name: 'coca_tiny'"),
-                          ({"views": 2}, "views: 3"), ({"columns": "syn_text_a"}, "embedded_columns"), ({"size": 40}, "size"),
-                          ({"crop_area": 0.5}, "crop_area: 0.08 there, 0.5 now")):
+    for changes, told in (
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"teacher": ["a", "b"]}, "teachers.0.name: 'coca_tiny'"),
+        ({"views": 2}, "views: 3"),
+        ({"columns": "syn_text_a"}, "embedded_columns"),
+        ({"size": 40}, "size"),
+        ({"crop_area": 0.5}, "crop_area: 0.08 there, 0.5 now"),
+    ):
         with pytest.raises(ValueError, match=told):
             run(configure(**changes))
     assert run(configure(views=2, overwrite=True)) == 0
@@ -304,24 +384,31 @@ def test_other_settings_or_inputs_are_refused_where_a_run_is(make_records, pictu
         run(configure(views=2))
 
 
-def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(make_records, pictures, configure, fake_teachers, tmp_path,
-                                                                          files):
+def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(
+    make_records, pictures, configure, fake_teachers, tmp_path, files
+):
     make_records("00000", pictures(1))
     make_records("00001", pictures(1, 1))
     assert run(configure()) == 0
     whole = files(tmp_path / "out")
     written = json.loads(whole["run.json"])["fingerprint"]
     assert written.pop("rules") == 2
-    (tmp_path / "out" / "run.json").write_text(json.dumps({"fingerprint": {**written, "versions": {"capsmith": "0.1"}}}))
+    (tmp_path / "out" / "run.json").write_text(
+        json.dumps({"fingerprint": {**written, "versions": {"capsmith": "0.1"}}})
+    )
     (tmp_path / "out" / "00001.done.json").unlink()
     before, asked = files(tmp_path / "out"), len(fake_teachers)
-    with pytest.raises(ValueError, match="capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite"):
+    with pytest.raises(
+        ValueError, match="capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite"
+    ):
         run(configure())
     assert files(tmp_path / "out") == before and len(fake_teachers) == asked
     assert run(configure(overwrite=True)) == 0 and files(tmp_path / "out") == whole
 
 
-def test_a_shard_that_fails_is_left_for_the_next_run(make_records, pictures, configure, fake_teachers, tmp_path, capsys):
+def test_a_shard_that_fails_is_left_for_the_next_run(
+    make_records, pictures, configure, fake_teachers, tmp_path, capsys
+):
     make_records("00000", pictures(1))
     good = Path(make_records("00001", pictures(2))).read_bytes()
     (tmp_path / "in" / "00001.tar").write_bytes(good[:-11000])
@@ -332,17 +419,21 @@ def test_a_shard_that_fails_is_left_for_the_next_run(make_records, pictures, con
     assert run(configure()) == 0 and len(records(tmp_path / "out")) == 3
 
 
-def test_out_of_memory_halves_the_batch_and_the_marker_says_so(make_records, pictures, configure, fake_teachers, tmp_path,
-                                                               monkeypatch):
+def test_out_of_memory_halves_the_batch_and_the_marker_says_so(
+    make_records, pictures, configure, fake_teachers, tmp_path, monkeypatch
+):
     make_records("00000", pictures(2))
     sizes = []
 
     def reinforce_samples(samples, teachers, config, settled, *rest):
         sizes.append(settled.batch_size)
-        for number, found in enumerate(generate.reinforce.stages.reinforce_samples(samples, teachers, config, settled, *rest)):
+        for number, found in enumerate(
+            generate.reinforce.stages.reinforce_samples(samples, teachers, config, settled, *rest)
+        ):
             if settled.batch_size > 1 and number == 1:
                 raise torch.OutOfMemoryError("no more")
             yield found
+
     monkeypatch.setattr("generate.reinforce.run.reinforce_samples", reinforce_samples)
     assert run(configure()) == 0
     assert sizes == [4, 2, 1] and len(records(tmp_path / "out")) == 2
@@ -384,9 +475,13 @@ def test_every_problem_of_a_configuration_is_told_at_once(configure):
 
 def older(embeddings, views, kind="npz"):
     """The members of a record of DataCompDR: all texts in `text_emb`, the views as text within the JSON."""
-    texts = torch.cat([embeddings["text_emb"], *(rows for name, rows in embeddings.items() if name.startswith("syn_text"))])
-    return {"paug__json": json.dumps({"param_aug": json.dumps(views)}).encode(),
-            kind.replace(".", "__"): pack({"image_emb": embeddings["image_emb"], "text_emb": texts}, kind)}
+    texts = torch.cat(
+        [embeddings["text_emb"], *(rows for name, rows in embeddings.items() if name.startswith("syn_text"))]
+    )
+    return {
+        "paug__json": json.dumps({"param_aug": json.dumps(views)}).encode(),
+        kind.replace(".", "__"): pack({"image_emb": embeddings["image_emb"], "text_emb": texts}, kind),
+    }
 
 
 @pytest.mark.parametrize("kind", ["npz", "pth.gz"])
@@ -400,28 +495,51 @@ def test_the_older_layout_becomes_the_newer_one(make_records, pictures, configur
     assert run(configure(**asked, output=tmp_path / "new")) == 0
     assert members_of(tmp_path / "new" / "00000.tar") == members_of(tmp_path / "out" / "00000.tar")
     newer = [str(tmp_path / "new" / "*.tar")]
-    assert run(configure(**asked, input=newer, output=tmp_path / "again")) == 0  # a set in the newer layout stays as it is
+    assert (
+        run(configure(**asked, input=newer, output=tmp_path / "again")) == 0
+    )  # a set in the newer layout stays as it is
     assert (tmp_path / "again" / "00000.tar").read_bytes() == (tmp_path / "new" / "00000.tar").read_bytes()
 
 
 def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, pictures, configure, fake_teachers, tmp_path):
-    embeddings = {name: torch.ones(count, 4) for name, count in
-                  {"image_emb": 2, "text_emb": 1, "syn_text_a_emb": 2, "syn_text_b_emb": 3}.items()}
+    embeddings = {
+        name: torch.ones(count, 4)
+        for name, count in {"image_emb": 2, "text_emb": 1, "syn_text_a_emb": 2, "syn_text_b_emb": 3}.items()
+    }
     views, asked = [[[0, 0, 4, 4], []]] * 2, {"teacher": [], "convert": True, "max_error_rate": 1}
     make_records("00000", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views[:1]))
-    make_records("00001", pictures(1), captions=ORIGINAL[:1], **older(embeddings | {"text_emb": torch.ones(0, 4)}, views))
+    make_records(
+        "00001", pictures(1), captions=ORIGINAL[:1], **older(embeddings | {"text_emb": torch.ones(0, 4)}, views)
+    )
     make_records("00002", pictures(1), captions=ORIGINAL[:1])
     make_records("00003", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views) | {"npz": b"damaged"})
     make_records("00004", [BROKEN, None], captions=ORIGINAL[:1], **older(embeddings, views))
     assert run(configure(**asked)) == 0
     reasons = [record.error for record in records(tmp_path / "out")]
-    for reason, told in zip(reasons, ("image_emb: 2 rows for 1", "text_emb: 0 rows for 1", "no list under param_aug",
-                                      "npz: no embeddings", "not a picture", "missing picture"), strict=True):
+    for reason, told in zip(
+        reasons,
+        (
+            "image_emb: 2 rows for 1",
+            "text_emb: 0 rows for 1",
+            "no list under param_aug",
+            "npz: no embeddings",
+            "not a picture",
+            "missing picture",
+        ),
+        strict=True,
+    ):
         assert told in reason
 
 
-@pytest.mark.parametrize("device, settled, asked, expected", [
-    ("cuda:0", {}, None, "bf16"), ("cpu", {}, None, "fp32"), ("cpu", {"dtype": "bf16"}, None, "bf16"), ("cuda:0", {}, "fp32", "fp32")])
+@pytest.mark.parametrize(
+    "device, settled, asked, expected",
+    [
+        ("cuda:0", {}, None, "bf16"),
+        ("cpu", {}, None, "fp32"),
+        ("cpu", {"dtype": "bf16"}, None, "bf16"),
+        ("cuda:0", {}, "fp32", "fp32"),
+    ],
+)
 def test_teachers_compute_in_bf16_on_a_gpu_unless_told_otherwise(device, settled, asked, expected, monkeypatch):
     """A run goes on in what it began with, wherever that is."""
     seen = []

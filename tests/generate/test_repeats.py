@@ -36,7 +36,9 @@ def test_every_count_lies_within_its_bounds_however_it_was_split(parts):
         merged.merge(Repeats.of(json.loads(json.dumps(counted(pictures[part::parts]).state()))))
     assert merged.pictures == 40_000 and len(merged.counts) <= SIZE
     assert 0 < merged.absent <= sum(exact.values()) / (SIZE + 1)
-    assert all(merged.counts[caption] <= count <= merged.counts[caption] + merged.absent for caption, count in exact.items())
+    assert all(
+        merged.counts[caption] <= count <= merged.counts[caption] + merged.absent for caption, count in exact.items()
+    )
     assert [caption for caption, _ in merged.most(5)] == [caption for caption, _ in exact.most_common(5)]
 
 

@@ -27,7 +27,14 @@ def model(tmp_path_factory) -> str:
 
 
 def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, files):
-    asked = {"input": ["scenes:val,n=20"], "model": model, "device": "cpu", "max_length": 16, "batch_size": 8, **AS_THEY_COME}
+    asked = {
+        "input": ["scenes:val,n=20"],
+        "model": model,
+        "device": "cpu",
+        "max_length": 16,
+        "batch_size": 8,
+        **AS_THEY_COME,
+    }
     assert run(GenerateConfig(**asked, output=tmp_path / "one", num_workers=1)) == 0
     assert run(GenerateConfig(**asked, output=tmp_path / "two", num_workers=3)) == 0
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -39,8 +46,25 @@ def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, fil
 
 
 def test_the_command_line_runs_it(model, tmp_path, capsys):
-    argv = ["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"), "--max-length", "12",
-            "--num-captions", "2", "--format", "jsonl", "--device", "cpu", "--on-degenerate", "keep"]
+    argv = [
+        "generate",
+        "--input",
+        "scenes:val,n=3",
+        "--model",
+        model,
+        "--output",
+        str(tmp_path / "out"),
+        "--max-length",
+        "12",
+        "--num-captions",
+        "2",
+        "--format",
+        "jsonl",
+        "--device",
+        "cpu",
+        "--on-degenerate",
+        "keep",
+    ]
     assert capsmith.main(argv) == 0
     printed = capsys.readouterr().out
     assert "architecture:" in printed and f"6 captions in {COLUMN} of 3 pictures, 0 without" in printed

@@ -38,8 +38,17 @@ from imagetext.lock import LockLost
 from imagetext.sources import read_samples
 
 ROOT = Path(capsmith.__file__).parent
-ASKED = {"input": ["scenes:val,n=4", "scenes:test,n=3", "scenes:train,n=2"], "model": "coca_tiny", "num_captions": 2,
-         "max_length": 12, "batch_size": 2, "device": "cpu", "num_workers": 0, "redraws": 0, "on_degenerate": "keep"}
+ASKED = {
+    "input": ["scenes:val,n=4", "scenes:test,n=3", "scenes:train,n=2"],
+    "model": "coca_tiny",
+    "num_captions": 2,
+    "max_length": 12,
+    "batch_size": 2,
+    "device": "cpu",
+    "num_workers": 0,
+    "redraws": 0,
+    "on_degenerate": "keep",
+}
 ON_RAY = {"engine": "ray", "concurrency": 2, "gpus_per_worker": 0}
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers have no tests
@@ -106,7 +115,12 @@ class Crowded:
     def __iter__(self):
         (self.folder / str(os.getpid())).touch()
         wait_until(lambda: len(self.there()) == 2)
-        wait_until(lambda: not self.last or not any(Path("/proc", pid).exists() for pid in self.there() if pid != str(os.getpid())))
+        wait_until(
+            lambda: (
+                not self.last
+                or not any(Path("/proc", pid).exists() for pid in self.there() if pid != str(os.getpid()))
+            )
+        )
         yield from self.samples
 
     def there(self) -> list[str]:
@@ -121,10 +135,16 @@ class Failing:
 @pytest.fixture
 def with_samples(monkeypatch):
     """Make a command read other samples: `with_samples(generate.captions.run, function of a shard's number and samples)`."""
+
     def patch(command, change):
         def read(*args, **options):
-            return [replace(shard, samples=change(number, shard.samples)) for number, shard in enumerate(read_samples(*args, **options))]
+            return [
+                replace(shard, samples=change(number, shard.samples))
+                for number, shard in enumerate(read_samples(*args, **options))
+            ]
+
         monkeypatch.setattr(command, "read_samples", read)
+
     return patch
 
 
@@ -159,18 +179,34 @@ def alone(tmp_path_factory):
 def test_a_dry_run_tells_what_the_cluster_has_and_writes_nothing(cluster, tmp_path, capsys):
     assert caption(GenerateConfig(**ASKED, **ON_RAY, dry_run=True, output=tmp_path / "out")) == 0
     printed = capsys.readouterr().out
-    assert "cluster: 2 nodes with 2 CPUs and 0 GPUs; 2 workers, each with 1 CPU and 0 GPUs" in printed and "architecture:" in printed
-    assert "9 pictures in 3 shards; 3 of 3 shards to do; nothing was written" in printed and not (tmp_path / "out").exists()
+    assert (
+        "cluster: 2 nodes with 2 CPUs and 0 GPUs; 2 workers, each with 1 CPU and 0 GPUs" in printed
+        and "architecture:" in printed
+    )
+    assert (
+        "9 pictures in 3 shards; 3 of 3 shards to do; nothing was written" in printed
+        and not (tmp_path / "out").exists()
+    )
 
 
-def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_resumes(cluster, alone, tmp_path, files, with_samples,
-                                                                                     caplog, capsys):
+def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_resumes(
+    cluster, alone, tmp_path, files, with_samples, caplog, capsys
+):
     logs = [tmp_path / "always", tmp_path / "once"]
-    with_samples(generate.captions.run, lambda number, samples: [Deadly(samples, 99, logs[0]), Deadly(samples, 1, logs[1]), Failing()][number])
+    with_samples(
+        generate.captions.run,
+        lambda number, samples: [Deadly(samples, 99, logs[0]), Deadly(samples, 1, logs[1]), Failing()][number],
+    )
     assert caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out")) == 1
     assert [len(log.read_text().splitlines()) for log in logs] == [3, 2]
-    assert "shard scenes-val2-00000" in caplog.text and "set aside: 3 workers died on it, killed or out of memory: process " in caplog.text
-    assert "shard scenes-train2-00000 of scenes:train,n=2 failed: injected" in caplog.text and "Traceback" not in caplog.text
+    assert (
+        "shard scenes-val2-00000" in caplog.text
+        and "set aside: 3 workers died on it, killed or out of memory: process " in caplog.text
+    )
+    assert (
+        "shard scenes-train2-00000 of scenes:train,n=2 failed: injected" in caplog.text
+        and "Traceback" not in caplog.text
+    )
     assert "2 of 3 shards failed: scenes-val2-00000, scenes-train2-00000; the same command" in capsys.readouterr().out
     done = {name: data for name, data in files(alone).items() if "test2" in name or name == RUN}
     assert {name: data for name, data in files(tmp_path / "out").items() if not name.endswith(".tmp")} == done
@@ -179,7 +215,9 @@ def test_deadly_shards_are_tried_again_and_then_set_aside_and_the_other_engine_r
     assert files(tmp_path / "out") == files(alone)
 
 
-def test_the_pool_grows_while_shards_wait_and_shrinks_when_none_are_left(cluster, alone, tmp_path, files, with_samples):
+def test_the_pool_grows_while_shards_wait_and_shrinks_when_none_are_left(
+    cluster, alone, tmp_path, files, with_samples
+):
     (tmp_path / "there").mkdir()
     with_samples(generate.captions.run, lambda number, samples: Crowded(samples, tmp_path / "there", number == 2))
     assert caption(GenerateConfig(**ASKED, **{**ON_RAY, "concurrency": "1,2"}, output=tmp_path / "out")) == 0
@@ -193,6 +231,7 @@ def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, w
         wait_until(lambda: len(list((tmp_path / "out").glob("*.tmp"))) == 2)
         raise KeyboardInterrupt
         yield
+
     monkeypatch.setattr(scale_out, "_until_none", interrupted)
     with pytest.raises(KeyboardInterrupt):
         caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
@@ -201,17 +240,29 @@ def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, w
 
 def test_a_worker_with_other_weights_ends_the_run(cluster, tmp_path, files, monkeypatch):
     """It finds other weights in `run.json` than those that it has loaded, and than those that were settled."""
+
     def begin(folder, prepared, rank, begun):
         prepared.fingerprint["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
         write_run(folder, prepared.fingerprint)
+
     monkeypatch.setattr(generate.captions.run, "begin", begin)
-    with pytest.raises(ValueError, match="process [0-9]+ on .* is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there"):
+    with pytest.raises(
+        ValueError,
+        match="process [0-9]+ on .* is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there",
+    ):
         caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
     assert list(files(tmp_path / "out")) == [RUN]
 
 
 def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_path, files, with_samples):
-    asked = {"input": [str(alone / "*.tar")], "teacher": ["coca_tiny"], "views": 2, "device": "cpu", "num_workers": 0, "batch_size": 4}
+    asked = {
+        "input": [str(alone / "*.tar")],
+        "teacher": ["coca_tiny"],
+        "views": 2,
+        "device": "cpu",
+        "num_workers": 0,
+        "batch_size": 4,
+    }
     assert reinforce(ReinforceConfig(**asked, output=tmp_path / "undisturbed")) == 0
     begun = tmp_path / "begun"
     with_samples(generate.reinforce.run, lambda number, samples: Held(samples, cluster.second.node_id, begun))
@@ -219,6 +270,7 @@ def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_pa
     def kill() -> None:
         wait_until(begun.exists)
         cluster.remove_node(cluster.second, allow_graceful=False)
+
     killer = threading.Thread(target=kill)
     killer.start()
     assert reinforce(ReinforceConfig(**asked, **ON_RAY, output=tmp_path / "out")) == 0
@@ -240,27 +292,37 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
     return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": 1e9}}
 
 
-@pytest.mark.parametrize("asked, nodes, found", [
-    ({}, [node(4), node(2), node(8, alive=False)], (0, 6, 6)),
-    ({"concurrency": "2,50"}, [node(4)], (0, 2, 50)),
-    ({}, [node(8, gpus=2), node(4)], (1, 2, 2)),
-    ({"gpus_per_worker": 0.5}, [node(8, gpus=2)], (0.5, 4, 4)),
-    ({"gpus_per_worker": 0.3}, [node(8, gpus=2)], (0.3, 6, 6)),
-    ({"gpus_per_worker": 2}, [node(8, gpus=3), node(8, gpus=1)], (2, 1, 1)),
-    ({"gpus_per_worker": 0, "concurrency": "3"}, [node(8, gpus=2)], (0, 3, 3)),
-])
+@pytest.mark.parametrize(
+    "asked, nodes, found",
+    [
+        ({}, [node(4), node(2), node(8, alive=False)], (0, 6, 6)),
+        ({"concurrency": "2,50"}, [node(4)], (0, 2, 50)),
+        ({}, [node(8, gpus=2), node(4)], (1, 2, 2)),
+        ({"gpus_per_worker": 0.5}, [node(8, gpus=2)], (0.5, 4, 4)),
+        ({"gpus_per_worker": 0.3}, [node(8, gpus=2)], (0.3, 6, 6)),
+        ({"gpus_per_worker": 2}, [node(8, gpus=3), node(8, gpus=1)], (2, 1, 1)),
+        ({"gpus_per_worker": 0, "concurrency": "3"}, [node(8, gpus=2)], (0, 3, 3)),
+    ],
+)
 def test_workers_are_as_many_as_the_nodes_hold(asked, nodes, found):
     place, least, most = plan(GenerateConfig(**ASKED, output="out", engine="ray", **asked), nodes)
     assert (place.gpus, least, most) == found
 
 
-@pytest.mark.parametrize("asked, nodes, told", [
-    ({"concurrency": 3}, [node(1), node(1)], "3 workers, each with 1 CPU and 0 GPUs, would wait for ever: the cluster has 2 nodes with "
-     "2 CPUs and 0 GPUs, room for 2; say --concurrency 2"),
-    ({"gpus_per_worker": 1}, [node(2)], "room for 0; say --gpus-per-worker 0"),
-    ({"gpus_per_worker": 2}, [node(8, gpus=1), node(8, gpus=1)], "room for 0; say --gpus-per-worker 0"),
-    ({}, [node(0)], "room for 0; add nodes"),
-])
+@pytest.mark.parametrize(
+    "asked, nodes, told",
+    [
+        (
+            {"concurrency": 3},
+            [node(1), node(1)],
+            "3 workers, each with 1 CPU and 0 GPUs, would wait for ever: the cluster has 2 nodes with "
+            "2 CPUs and 0 GPUs, room for 2; say --concurrency 2",
+        ),
+        ({"gpus_per_worker": 1}, [node(2)], "room for 0; say --gpus-per-worker 0"),
+        ({"gpus_per_worker": 2}, [node(8, gpus=1), node(8, gpus=1)], "room for 0; say --gpus-per-worker 0"),
+        ({}, [node(0)], "room for 0; add nodes"),
+    ],
+)
 def test_workers_that_would_wait_for_ever_are_refused(asked, nodes, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         plan(GenerateConfig(**ASKED, output="out", engine="ray", **asked), nodes)
@@ -275,22 +337,33 @@ def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp
     settled["fingerprint"]["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
     run.write_text(json.dumps(settled))
     worker.loaded = False
-    with pytest.raises(ValueError, match=r"is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there, '[0-9a-f]+' now$"):
+    with pytest.raises(
+        ValueError,
+        match=r"is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there, '[0-9a-f]+' now$",
+    ):
         worker.load()
     worker = Worker(Captioning(GenerateConfig(**ASKED, output=tmp_path / "elsewhere")), Place(0, os.getcwd()), None)
     with pytest.raises(ValueError, match="finds no run in .*elsewhere, which all nodes must see"):
         worker.load()
 
 
-@pytest.mark.parametrize("error, how", [
-    (OSError(errno.ENOSPC, "No space left on device", "x.tar.tmp"), "over"), (OSError(errno.EDQUOT, "Disk quota exceeded"), "over"),
-    (LockLost("another writes here"), "over"), (Spent("--max-requests 5 are made"), "over"), (OSError(errno.EIO, "damaged"), "failed")])
+@pytest.mark.parametrize(
+    "error, how",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.tar.tmp"), "over"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "over"),
+        (LockLost("another writes here"), "over"),
+        (Spent("--max-requests 5 are made"), "over"),
+        (OSError(errno.EIO, "damaged"), "failed"),
+    ],
+)
 def test_what_no_other_shard_would_escape_ends_the_run(monkeypatch, caplog, error, how):
     class Work:
         config = GenerateConfig(**ASKED, output="out")
 
         def write(self, shard, pace):
             raise error
+
     monkeypatch.setattr(scale_out.ray, "get", lambda answer: answer)
     tally = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(Tally(), name)) for name in ("begin", "end")})
     worker = Worker(Work(), Place(0, os.getcwd()), tally)
@@ -317,7 +390,9 @@ def test_a_head_that_has_gone_is_told_before_ray_ends_the_process(monkeypatch):
     now[0] = 129.0
     found.check()  # it may be begun again
     now[0] = 130.0
-    with pytest.raises(ConnectionError, match=f"the head of the Ray cluster, {address}, has gone: .*refused.*; what is done stays"):
+    with pytest.raises(
+        ConnectionError, match=f"the head of the Ray cluster, {address}, has gone: .*refused.*; what is done stays"
+    ):
         found.check()
 
 
@@ -337,12 +412,27 @@ def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
     assert tally.total() == [8, 16] and not tally.busy()
 
 
-@pytest.mark.parametrize("asked, told", [
-    ({"engine": "ray", "num_processes": 2, "limit": 5}, ["--num-processes: is for --engine embedded", "--limit: is a look by one process"]),
-    ({"concurrency": "2", "ray_address": "auto"}, ["--ray-address: auto is for --engine ray", "--concurrency: 2 is for --engine ray"]),
-    ({"engine": "ray", "concurrency": "8,2", "ray_address": "here"}, ["at least 8 workers, and at most 2", "ray_address"]),
-    ({"engine": "ray", "concurrency": "0", "gpus_per_worker": 1.5}, ["neither a number of workers nor MIN,MAX", "whole GPUs nor a share"]),
-])
+@pytest.mark.parametrize(
+    "asked, told",
+    [
+        (
+            {"engine": "ray", "num_processes": 2, "limit": 5},
+            ["--num-processes: is for --engine embedded", "--limit: is a look by one process"],
+        ),
+        (
+            {"concurrency": "2", "ray_address": "auto"},
+            ["--ray-address: auto is for --engine ray", "--concurrency: 2 is for --engine ray"],
+        ),
+        (
+            {"engine": "ray", "concurrency": "8,2", "ray_address": "here"},
+            ["at least 8 workers, and at most 2", "ray_address"],
+        ),
+        (
+            {"engine": "ray", "concurrency": "0", "gpus_per_worker": 1.5},
+            ["neither a number of workers nor MIN,MAX", "whole GPUs nor a share"],
+        ),
+    ],
+)
 def test_what_does_not_go_with_an_engine_is_told_at_once(asked, told):
     with pytest.raises(ValueError) as error:
         GenerateConfig(**ASKED, output="out", **asked)

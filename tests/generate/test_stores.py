@@ -20,7 +20,9 @@ def asked(s3, captioner, make_tar, pictures, configure, tmp_path):
     for name in ("00000", "00001"):
         with open(make_tar(name, [*pictures(3, int(name)), b"no picture"]), "rb") as file:
             s3.put(f"in/{name}.tar", file.read())
-    return lambda **changes: configure(**{"input": [f"{s3.root}/in/*.tar"], "output": f"{s3.root}/out", "max_error_rate": 1, **changes})
+    return lambda **changes: configure(
+        **{"input": [f"{s3.root}/in/*.tar"], "output": f"{s3.root}/out", "max_error_rate": 1, **changes}
+    )
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet"])

@@ -49,11 +49,24 @@ def test_the_ensemble_is_the_mean_of_probabilities():
     generator = torch.Generator().manual_seed(1)
     logits = [20 * torch.randn(12, 12, generator=generator), torch.randn(12, 12, generator=generator)]
     wanted = torch.arange(12)
-    rows = [[sum(math.exp(one[i][j] - max(one[i])) / sum(math.exp(x - max(one[i])) for x in one[i]) for one in
-                 (of.tolist() for of in logits)) for j in range(12)] for i in range(12)]
+    rows = [
+        [
+            sum(
+                math.exp(one[i][j] - max(one[i])) / sum(math.exp(x - max(one[i])) for x in one[i])
+                for one in (of.tolist() for of in logits)
+            )
+            for j in range(12)
+        ]
+        for i in range(12)
+    ]
     turned = [of.T.tolist() for of in logits]
-    columns = [[sum(math.exp(one[j][i] - max(one[j])) / sum(math.exp(x - max(one[j])) for x in one[j]) for one in turned)
-                for j in range(12)] for i in range(12)]
+    columns = [
+        [
+            sum(math.exp(one[j][i] - max(one[j])) / sum(math.exp(x - max(one[j])) for x in one[j]) for one in turned)
+            for j in range(12)
+        ]
+        for i in range(12)
+    ]
     expected = [*shares(ranks_in_loops(rows, range(12))[0]), *shares(ranks_in_loops(columns, range(12))[1])]
     assert list(ensemble_retrieval(logits, wanted).values()) == pytest.approx(expected)
 
@@ -72,7 +85,9 @@ def test_the_sweep_is_the_closed_form_of_orthogonal_captions():
         own = 1 / (1 + 4 * math.exp(-row["logit_scale"]))
         other = (1 - own) / 4
         assert row["nats"] == pytest.approx(-math.log(own), rel=1e-3, abs=1e-6)
-        assert row["perplexity"] == pytest.approx(math.exp(-own * math.log(own) - 4 * other * math.log(other)), rel=1e-3)
+        assert row["perplexity"] == pytest.approx(
+            math.exp(-own * math.log(own) - 4 * other * math.log(other)), rel=1e-3
+        )
     assert sweep(torch.eye(4).flip(0), torch.arange(4), own=1.0)["best"] == 1.0  # wrong, so the less sure the better
 
 
@@ -82,7 +97,10 @@ def test_captions_of_the_same_words_are_one_answer_and_missing_ones_none():
     found = measure(rows, ["a", "b", "a", ""], rows, TEACHERS)
     assert (found["pictures"], found["answers"]) == (3, 2)
     assert all(share == 1 for of in found["retrieval"].values() for share in of.values())
-    assert list(found["retrieval"]) == ["one", "two", "ensemble"] and found["agreement"][0]["teachers"] == ["one", "two"]
+    assert list(found["retrieval"]) == ["one", "two", "ensemble"] and found["agreement"][0]["teachers"] == [
+        "one",
+        "two",
+    ]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ TEXTS = ["a red circle", "", "two green stars on a dotted background, and more w
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A folder with a tiny CLIP of random weights: `clip(seed, image_size=32, **model_cfg)`."""
+
     def make(seed: int = 0, image_size: int = 32, **changes) -> str:
         folder = tmp_path_factory.mktemp("clip")
         config = copy.deepcopy(TINY) | changes
@@ -34,6 +35,7 @@ def clip(tmp_path_factory):
             model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
         torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
         return str(folder)
+
     return make
 
 
@@ -50,7 +52,9 @@ def one_by_one(folder, views, texts, size=32):
     with torch.no_grad():
         for view in views:
             picture = pixels_of.normalize(pixels_of.to_tensor(view.permute(1, 2, 0).numpy()), **PREPROCESS)[None]
-            of_views.append(model(image=F.interpolate(picture, size, mode="bicubic") if size != view.shape[-1] else picture)[0])
+            of_views.append(
+                model(image=F.interpolate(picture, size, mode="bicubic") if size != view.shape[-1] else picture)[0]
+            )
         for text in texts:
             of_texts.append(model(text=tokenizer([text]))[1])
     return torch.cat(of_views), torch.cat(of_texts)
@@ -76,8 +80,12 @@ def test_a_smaller_teacher_sees_the_views_resized(clip, views):
 def test_a_captioner_is_a_teacher(tmp_path, views):
     teacher, captioner = load_teacher("coca_tiny"), load_captioner("coca_tiny")
     of_views, of_texts = teacher.embed(views, ["a red circle", "a blue square"], 4)
-    pictures = torch.stack([pixels_of.normalize(view / 255, captioner.preprocess_cfg["mean"], captioner.preprocess_cfg["std"])
-                            for view in views])
+    pictures = torch.stack(
+        [
+            pixels_of.normalize(view / 255, captioner.preprocess_cfg["mean"], captioner.preprocess_cfg["std"])
+            for view in views
+        ]
+    )
     with torch.no_grad():
         expected = captioner.model.encode_image(F.interpolate(pictures, teacher.size, mode="bicubic"))
         ids = [captioner.encode_text_ids(text) for text in ("a red circle", "a blue square")]
@@ -92,7 +100,9 @@ def test_an_architecture_takes_its_weights_from_a_file(clip, views, tmp_path, mo
     folder = clip(seed=3)
     monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", {"tiny-clip": TINY})
     teacher = load_teacher(f"tiny-clip:{folder}/open_clip_pytorch_model.bin")
-    assert teacher.mean == open_clip.OPENAI_DATASET_MEAN and teacher.weights_sha256 == load_teacher(folder).weights_sha256
+    assert (
+        teacher.mean == open_clip.OPENAI_DATASET_MEAN and teacher.weights_sha256 == load_teacher(folder).weights_sha256
+    )
     with pytest.raises(ValueError, match="which weights.*tiny-clip:FILE"):
         load_teacher("tiny-clip")
     with pytest.raises(ValueError, match="teacher tiny-clip:nowhere"):
@@ -146,10 +156,13 @@ def test_every_teacher_that_cannot_be_had_is_named(clip, tmp_path):
     with pytest.raises(ValueError) as error:
         load_teachers([str(weightless), clip(), str(greedy), str(tmp_path), "no teacher", "coca_small"], "cpu", "fp32")
     message = str(error.value)
-    for expected in (f"{weightless}: open_clip cannot load it",
-                     f"{greedy}: open_clip_config.json: its tokenizer_kwargs ask for code",
-                     f"{tmp_path}: no open_clip_config.json", "no teacher: no ARCHITECTURE:TAG of open_clip",
-                     "coca_small: open_clip cannot"):
+    for expected in (
+        f"{weightless}: open_clip cannot load it",
+        f"{greedy}: open_clip_config.json: its tokenizer_kwargs ask for code",
+        f"{tmp_path}: no open_clip_config.json",
+        "no teacher: no ARCHITECTURE:TAG of open_clip",
+        "coca_small: open_clip cannot",
+    ):
         assert expected in message
     assert len(message.splitlines()) >= 5
 

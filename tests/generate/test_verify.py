@@ -38,11 +38,17 @@ def verified(folder, capsys, **options) -> tuple[int, list[str]]:
     """Exit code and problems."""
     capsys.readouterr()
     code = run(VerifyConfig(folder=folder, **options))
-    return code, [line.removeprefix("problem: ") for line in capsys.readouterr().out.splitlines() if line.startswith("problem: ")]
+    return code, [
+        line.removeprefix("problem: ") for line in capsys.readouterr().out.splitlines() if line.startswith("problem: ")
+    ]
 
 
 def shard(folder, name="00000"):
-    return next(path for path in folder.iterdir() if path.name.startswith(f"{name}.") and path.suffix in (".tar", ".jsonl", ".parquet"))
+    return next(
+        path
+        for path in folder.iterdir()
+        if path.name.startswith(f"{name}.") and path.suffix in (".tar", ".jsonl", ".parquet")
+    )
 
 
 def test_a_whole_set_has_no_problem(made, capsys):
@@ -55,11 +61,11 @@ def test_a_changed_byte_and_a_cut_are_found(made, capsys):
     path = shard(made)
     whole = path.read_bytes()
     at = whole.index(b"original 1") if path.suffix != ".parquet" else len(whole) // 2
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     code, problems = verified(made, capsys)
     assert code == 1 and problems[0] == f"{path.name}: its bytes are not those that its marker vouches for"
     assert len(problems) == 1 or path.suffix == ".parquet"
-    path.write_bytes(whole[:len(whole) * 2 // 3])
+    path.write_bytes(whole[: len(whole) * 2 // 3])
     code, problems = verified(made, capsys)
     assert code == 1 and "bytes, its marker says" in problems[0] and len(problems) > 1
     path.unlink()
@@ -67,8 +73,14 @@ def test_a_changed_byte_and_a_cut_are_found(made, capsys):
     assert code == 1 and len(problems) == 1 and path.name in problems[0]
 
 
-@pytest.mark.parametrize("field, wrong, told", [("rows", 5, "4 records, its marker says 5"), ("failed", 0, "1 failed, its marker says 0"),
-                                                ("captions", {"syn_text_fake": 14}, "15 captions in syn_text_fake, its marker says 14")])
+@pytest.mark.parametrize(
+    "field, wrong, told",
+    [
+        ("rows", 5, "4 records, its marker says 5"),
+        ("failed", 0, "1 failed, its marker says 0"),
+        ("captions", {"syn_text_fake": 14}, "15 captions in syn_text_fake, its marker says 14"),
+    ],
+)
 def test_counts_that_are_not_the_markers_are_found(made, capsys, field, wrong, told):
     path = made / "00001.done.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), field: wrong}))
@@ -88,7 +100,9 @@ def test_a_shard_without_a_marker_a_broken_marker_and_a_key_in_two_shards_are_fo
     assert code == 1 and problems[0].startswith("00001.done.json: ")
 
 
-def test_a_set_with_a_failed_shard_or_with_none_is_not_whole(captioner, make_tar, pictures, configure, tmp_path, capsys):
+def test_a_set_with_a_failed_shard_or_with_none_is_not_whole(
+    captioner, make_tar, pictures, configure, tmp_path, capsys
+):
     make_tar("00000", pictures(3))
     path = make_tar("00001", pictures(3, 3))
     whole = open(path, "rb").read()
@@ -96,7 +110,9 @@ def test_a_set_with_a_failed_shard_or_with_none_is_not_whole(captioner, make_tar
         file.truncate(1000)
     told = "00001: is not there: it failed, or was not begun; the command that made the set makes it"
     assert generate(configure()) == 1 and verified(tmp_path / "out", capsys) == (1, [told])
-    assert generate(configure(input=[path], output=tmp_path / "none")) == 1 and verified(tmp_path / "none", capsys) == (1, [told])
+    assert generate(configure(input=[path], output=tmp_path / "none")) == 1 and verified(
+        tmp_path / "none", capsys
+    ) == (1, [told])
     with open(path, "wb") as file:
         file.write(whole)
     assert generate(configure()) == 0 and verified(tmp_path / "out", capsys) == (0, [])
@@ -113,7 +129,11 @@ def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, confi
         path = make_tar(name, pictures(2, int(name)))
     assert generate(configure(captions_only=True, output=tmp_path / "apart")) == 0
     asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
-    assert join(JoinConfig(**asked, output=tmp_path / "joined")) == join(JoinConfig(**asked, output=tmp_path / "joined")) == 0
+    assert (
+        join(JoinConfig(**asked, output=tmp_path / "joined"))
+        == join(JoinConfig(**asked, output=tmp_path / "joined"))
+        == 0
+    )
     assert verified(tmp_path / "joined", capsys) == (0, [])
     assert show(GalleryConfig(folder=tmp_path / "joined")) == 0
     assert (tmp_path / "joined" / "gallery.html").read_text().count("data:image/jpeg") == 4
@@ -121,8 +141,10 @@ def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, confi
         file.truncate(1000)
     with pytest.raises(ValueError, match="cut or damaged"):
         join(JoinConfig(**asked, output=tmp_path / "half"))
-    assert verified(tmp_path / "half", capsys) == (1, ["00001: is not there: it failed, or was not begun; the command that made the set "
-                                                       "makes it"])
+    assert verified(tmp_path / "half", capsys) == (
+        1,
+        ["00001: is not there: it failed, or was not begun; the command that made the set makes it"],
+    )
     with pytest.raises(ValueError, match="holds a run that capsmith join did not begin"):
         join(JoinConfig(**asked, output=tmp_path / "apart"))
     (tmp_path / "apart" / "00001.tar").unlink()
@@ -130,22 +152,33 @@ def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, confi
         join(JoinConfig(**asked, output=tmp_path / "new"))
 
 
-def test_a_caption_of_many_pictures_is_a_problem_from_a_share_on(captioner, make_tar, pictures, configure, tmp_path, capsys):
+def test_a_caption_of_many_pictures_is_a_problem_from_a_share_on(
+    captioner, make_tar, pictures, configure, tmp_path, capsys
+):
     make_tar("00000", pictures(8))
     whole = captioner.caption
 
     def caption(images, sampling, **options):
         for found in whole(images, sampling, **options):
-            yield Captioned(found.key, (Caption("a photo of a dog", 0.0, False), *found.captions[1:])) if found.key[-1] in "024" else found
+            yield (
+                Captioned(found.key, (Caption("a photo of a dog", 0.0, False), *found.captions[1:]))
+                if found.key[-1] in "024"
+                else found
+            )
+
     captioner.caption = caption
     assert generate(configure()) == 0
     assert verified(tmp_path / "out", capsys, most_repeated=0.4) == (0, [])
-    assert verified(tmp_path / "out", capsys) == (1, ["syn_text_fake: 'a photo of a dog' stands for at least 3 of 8 pictures"])
+    assert verified(tmp_path / "out", capsys) == (
+        1,
+        ["syn_text_fake: 'a photo of a dog' stands for at least 3 of 8 pictures"],
+    )
 
 
 def test_a_picture_that_does_not_decode_is_found_where_asked_for(made, capsys, monkeypatch):
     def undecodable(data):
         raise ValueError("broken")
+
     monkeypatch.setattr("generate.sets.verify.decode_image", undecodable)
     assert verified(made, capsys)[0] == 0
     code, problems = verified(made, capsys, decode=True)
@@ -164,14 +197,18 @@ class FakeTeacher(Teacher):
     """Embeddings of 2 and 3 numbers, by the teacher's name."""
 
     def embed(self, views, texts, batch_size):
-        pixels = views.float().mean((2, 3))[:, :self.dimension] + 1
-        numbers = torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3)[:, :self.dimension]
+        pixels = views.float().mean((2, 3))[:, : self.dimension] + 1
+        numbers = torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3)[
+            :, : self.dimension
+        ]
         return torch.nn.functional.normalize(pixels), torch.nn.functional.normalize(numbers)
 
 
 def load_teachers(names, device, dtype):
-    return [FakeTeacher(name, None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 2 + number, 100.0, None, "0" * 64)
-            for number, name in enumerate(names)]
+    return [
+        FakeTeacher(name, None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 2 + number, 100.0, None, "0" * 64)
+        for number, name in enumerate(names)
+    ]
 
 
 @pytest.fixture
@@ -180,10 +217,20 @@ def reinforced(monkeypatch, tmp_path):
     monkeypatch.setattr("generate.reinforce.run.load_teachers", load_teachers)
 
     def make(folder, **changes):
-        config = {"input": [str(folder / f"*{shard(folder).suffix}")], "teacher": ["a", "b"], "views": 3, "output": tmp_path / "new",
-                  "num_workers": 0, "device": "cpu", "max_error_rate": 1, "size": 16, **changes}
+        config = {
+            "input": [str(folder / f"*{shard(folder).suffix}")],
+            "teacher": ["a", "b"],
+            "views": 3,
+            "output": tmp_path / "new",
+            "num_workers": 0,
+            "device": "cpu",
+            "max_error_rate": 1,
+            "size": 16,
+            **changes,
+        }
         assert reinforce(ReinforceConfig(**config)) == 0
         return config["output"]
+
     return make
 
 
@@ -200,10 +247,12 @@ def rewrite(folder, changes) -> None:
 
 def of_embeddings(change):
     """A change of members in which the embeddings by name are changed in place."""
+
     def of_members(members):
         embeddings = unpack(members)
         change(embeddings)
         members["npz"] = pack(embeddings, "npz")
+
     return of_members
 
 
@@ -216,47 +265,86 @@ def test_a_whole_reinforced_set_has_no_problem_in_any_format(made, reinforced, c
 
 @pytest.mark.parametrize("made", ["webdataset"], indirect=True)
 def test_a_whole_reinforced_set_has_no_problem_whatever_it_holds(made, reinforced, capsys, tmp_path):
-    for number, changes in enumerate(({"embeddings": "pth.gz"}, {"embeddings": "none", "teacher": []}, {"text_from_synthetic": True},
-                                      {"columns": "syn_text_f"})):
+    for number, changes in enumerate(
+        (
+            {"embeddings": "pth.gz"},
+            {"embeddings": "none", "teacher": []},
+            {"text_from_synthetic": True},
+            {"columns": "syn_text_f"},
+        )
+    ):
         assert verified(reinforced(made, **changes, output=tmp_path / f"new{number}"), capsys) == (0, [])
     converted = reinforced(tmp_path / "new0", convert=True, teacher=[], output=tmp_path / "converted")
     assert verified(converted, capsys) == (0, [])
     rewrite(converted, [of_embeddings(lambda rows: rows.update(image_emb=rows["image_emb"][:0]))] * 3)
-    assert verified(converted, capsys) == (1, [
-        f"00000.tar: 00000_00{number}: embeddings that are not of these views and texts: image_emb: 0 rows for 3" for number in range(3)])
+    assert verified(converted, capsys) == (
+        1,
+        [
+            f"00000.tar: 00000_00{number}: embeddings that are not of these views and texts: image_emb: 0 rows for 3"
+            for number in range(3)
+        ],
+    )
 
 
 CHANGES = [  # of a record's members, and what is told
-    (lambda members: members.update({"paug.json": b"{"}),
-     ["paug.json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"]),
+    (
+        lambda members: members.update({"paug.json": b"{"}),
+        ["paug.json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"],
+    ),
     (lambda members: members.pop("paug.json"), ["no paug.json"]),
-    (lambda members: members.update({"paug.json": b'{"param_aug": []}'}), [
-        "paug.json: 0 views, run.json says 3", "embeddings that are not of these views and texts: image_emb: 3 rows for 0"]),
+    (
+        lambda members: members.update({"paug.json": b'{"param_aug": []}'}),
+        [
+            "paug.json: 0 views, run.json says 3",
+            "embeddings that are not of these views and texts: image_emb: 3 rows for 0",
+        ],
+    ),
     (lambda members: members.pop("npz"), ["no npz"]),
-    (lambda members: [members.pop("paug.json"), members.update(npz=b"damaged")], [
-        "no paug.json", "npz: no embeddings that can be read safely: File is not a zip file"]),
-    (of_embeddings(lambda rows: [rows.pop("syn_text_fake_emb"), rows.update(other_emb=rows["text_emb"])]), [
-        "embeddings that are not of these views and texts: syn_text_fake_emb: 0 rows for 5, other_emb: 1 rows for 0"]),
-    (of_embeddings(lambda rows: rows["image_emb"][1].fill_(torch.nan)), ["npz: image_emb: not a table of finite numbers, one row each"]),
-    (of_embeddings(lambda rows: rows.update({name: of[:, :4] for name, of in rows.items()})), [
-        f"{name}: 4 numbers in a row, run.json's teachers give 5" for name in ("image_emb", "text_emb", "syn_text_fake_emb")]),
-    (of_embeddings(lambda rows: rows.update(text_emb=rows["text_emb"][:, :4])), [
-        "embeddings of different lengths: image_emb: 5, text_emb: 4, syn_text_fake_emb: 5"]),
-    (of_embeddings(lambda rows: [rows["image_emb"][1:, :2].mul_(1.1), rows["text_emb"][:, 2:].mul_(0.5)]), [
-        "image_emb: 2 of 3 rows have no length of 1 in teacher 0's part, the first 1.1",
-        "text_emb: 1 of 1 rows have no length of 1 in teacher 1's part, the first 0.5"]),
+    (
+        lambda members: [members.pop("paug.json"), members.update(npz=b"damaged")],
+        ["no paug.json", "npz: no embeddings that can be read safely: File is not a zip file"],
+    ),
+    (
+        of_embeddings(lambda rows: [rows.pop("syn_text_fake_emb"), rows.update(other_emb=rows["text_emb"])]),
+        ["embeddings that are not of these views and texts: syn_text_fake_emb: 0 rows for 5, other_emb: 1 rows for 0"],
+    ),
+    (
+        of_embeddings(lambda rows: rows["image_emb"][1].fill_(torch.nan)),
+        ["npz: image_emb: not a table of finite numbers, one row each"],
+    ),
+    (
+        of_embeddings(lambda rows: rows.update({name: of[:, :4] for name, of in rows.items()})),
+        [
+            f"{name}: 4 numbers in a row, run.json's teachers give 5"
+            for name in ("image_emb", "text_emb", "syn_text_fake_emb")
+        ],
+    ),
+    (
+        of_embeddings(lambda rows: rows.update(text_emb=rows["text_emb"][:, :4])),
+        ["embeddings of different lengths: image_emb: 5, text_emb: 4, syn_text_fake_emb: 5"],
+    ),
+    (
+        of_embeddings(lambda rows: [rows["image_emb"][1:, :2].mul_(1.1), rows["text_emb"][:, 2:].mul_(0.5)]),
+        [
+            "image_emb: 2 of 3 rows have no length of 1 in teacher 0's part, the first 1.1",
+            "text_emb: 1 of 1 rows have no length of 1 in teacher 1's part, the first 0.5",
+        ],
+    ),
 ]
 
 
-def test_views_and_embeddings_that_are_not_of_their_record_are_all_told(captioner, make_tar, pictures, configure, reinforced, capsys,
-                                                                        tmp_path):
+def test_views_and_embeddings_that_are_not_of_their_record_are_all_told(
+    captioner, make_tar, pictures, configure, reinforced, capsys, tmp_path
+):
     make_tar("00000", pictures(len(CHANGES)))
     assert generate(configure(num_workers=0)) == 0
     folder = reinforced(tmp_path / "out")
     assert verified(folder, capsys) == (0, [])
     rewrite(folder, [change for change, _ in CHANGES])
-    assert verified(folder, capsys) == (1, [f"00000.tar: 00000_{number:03d}: {one}" for number, (_, told) in enumerate(CHANGES)
-                                            for one in told])
+    assert verified(folder, capsys) == (
+        1,
+        [f"00000.tar: 00000_{number:03d}: {one}" for number, (_, told) in enumerate(CHANGES) for one in told],
+    )
     run(VerifyConfig(folder=folder))
     assert "9 of 10 records (90.0%) have embeddings in npz" in capsys.readouterr().out.splitlines()
 
@@ -267,8 +355,10 @@ def test_a_configuration_of_other_teachers_is_found(made, reinforced, capsys):
     config = json.loads(path.read_text())
     config["teachers"][1]["dimension"] = 7
     path.write_text(json.dumps({**config, "num_samples": 4}))
-    assert verified(path.parent, capsys) == (1, ["config.json: num_samples: 4, run.json says 3",
-                                                 "config.json: teachers.1.dimension: 7, run.json says 3"])
+    assert verified(path.parent, capsys) == (
+        1,
+        ["config.json: num_samples: 4, run.json says 3", "config.json: teachers.1.dimension: 7, run.json says 3"],
+    )
     for wrong in ("{", "[]", "{}", '{"teachers": [5]}'):
         path.write_text(wrong)
         code, [problem] = verified(path.parent, capsys)
@@ -280,8 +370,14 @@ def test_a_configuration_of_other_teachers_is_found(made, reinforced, capsys):
 
 @pytest.mark.parametrize("made", ["webdataset"], indirect=True)
 def test_a_set_without_embeddings_is_verified_without_torch(made):
-    code = ("import sys\nfrom generate.sets.verify import VerifyConfig, run\n"
-            "sys.exit(run(VerifyConfig(folder=sys.argv[1])) or 'torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code, str(made)], env={**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent)},
-                          capture_output=True, text=True)
+    code = (
+        "import sys\nfrom generate.sets.verify import VerifyConfig, run\n"
+        "sys.exit(run(VerifyConfig(folder=sys.argv[1])) or 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(made)],
+        env={**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -63,6 +63,7 @@ def test_the_next_samples_are_begun_once_these_are_given_out_and_not_read_again(
             read.append(number)
             begun.set()
             yield number
+
     after = following()
     with closing(Workers(requests, abs, count)) as workers:
         these = workers.prepared([10, 11], ahead=4, following=after)
@@ -78,6 +79,7 @@ def test_what_reading_and_preparing_raise_is_raised_in_its_place_and_the_next_sa
     def broken():
         yield from range(4)
         raise OSError("the store is gone")
+
     with closing(Workers(requests, (1).__truediv__, count, message=1)) as workers:
         with pytest.raises(ZeroDivisionError):
             list(workers.prepared([1, 0, 2], ahead=4))
@@ -115,7 +117,8 @@ def test_no_more_is_read_than_asked_for_and_nothing_once_it_is_dropped():
 def test_calls_in_the_background_are_made_in_order_and_raise_where_they_are_waited_for():
     with closing(Background()) as thread:
         assert list(thread.map(lambda number: (number, threading.current_thread()), range(3), ahead=1)) == [
-            (number, thread._thread) for number in range(3)]
+            (number, thread._thread) for number in range(3)
+        ]
         with pytest.raises(KeyboardInterrupt):
             list(thread.map(lambda error: (_ for _ in ()).throw(error), [KeyboardInterrupt()], ahead=1))
         assert thread.submit(sum, [1, 2]).result() == 3
@@ -129,6 +132,7 @@ def test_results_come_as_soon_as_they_are_there_and_no_more_calls_wait_than_aske
             time.sleep(0.05)
             taken.append(number)
             yield number
+
     with closing(Background()) as thread:
         assert next(thread.map(abs, slowly(range(100)), ahead=100)) == 0 and len(taken) < 50
         taken.clear()
@@ -154,10 +158,20 @@ def test_an_end_that_has_no_more_patience_does_not_wait():
     stuck.set()
 
 
-@pytest.mark.parametrize("cores, environment, asked, wanted", [
-    (16, {}, {}, 15), (2, {}, {}, 2), (1, {}, {}, 2), (96, {"LOCAL_WORLD_SIZE": "8"}, {}, 11), (256, {}, {}, 32),
-    (16, {}, {"num_workers": 0}, 0), (16, {}, {"num_workers": 40}, 40), (16, {}, {"engine": "ray"}, 2),
-    (16, {}, {"engine": "ray", "num_workers": 7}, 7)])
+@pytest.mark.parametrize(
+    "cores, environment, asked, wanted",
+    [
+        (16, {}, {}, 15),
+        (2, {}, {}, 2),
+        (1, {}, {}, 2),
+        (96, {"LOCAL_WORLD_SIZE": "8"}, {}, 11),
+        (256, {}, {}, 32),
+        (16, {}, {"num_workers": 0}, 0),
+        (16, {}, {"num_workers": 40}, 40),
+        (16, {}, {"engine": "ray"}, 2),
+        (16, {}, {"engine": "ray", "num_workers": 7}, 7),
+    ],
+)
 def test_workers_are_as_many_as_a_process_has_cores_less_one(monkeypatch, cores, environment, asked, wanted):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)

@@ -24,7 +24,9 @@ def check(number: int, folder: Path) -> None:
     assert case.keys is None or not reason and set(case.keys) <= set(keys), (reason, keys)
     images = {sample.key: sample.image for sample in samples}
     lost = case.whole.keys() - images.keys()
-    assert all(images[key] == image for key, image in case.whole.items() if key in images) and (not lost or reason), lost
+    assert all(images[key] == image for key, image in case.whole.items() if key in images) and (not lost or reason), (
+        lost
+    )
     records = [decoded(sample) for sample in samples]
     for sample in samples:
         assert room_for(sample, ["syn_text_new"], overwrite=True, drop_text_embeddings=True).key == sample.key

@@ -32,29 +32,76 @@ class Case:
 
     def __init__(self, number: int, folder: Path):
         self.rng, self.folder = random.Random(number), folder
-        self.whole: dict[str, bytes] = {}   # pictures that must come through as they are, by key
+        self.whole: dict[str, bytes] = {}  # pictures that must come through as they are, by key
         self.keys: list[str] | None = None  # all rows that must be there, where the file as a whole is in order
 
     def picture(self, format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (9, 7), **options) -> bytes:
-        pixels = np.frombuffer(self.rng.randbytes(size[0] * size[1] * 4), np.uint8).reshape(size[1], size[0], 4)[..., :3]
+        pixels = np.frombuffer(self.rng.randbytes(size[0] * size[1] * 4), np.uint8).reshape(size[1], size[0], 4)[
+            ..., :3
+        ]
         file = io.BytesIO()
         Image.fromarray(pixels).convert(mode).save(file, format, **options)
         return file.getvalue()
 
     def text(self) -> bytes:
-        return self.rng.choice([b"a dog", b"", b" \n ", b"\0", b"a\0b", b"one\ntwo\r\nthree\rfour", b"\xff\xfe\xfa", b"gr\xfcn",
-                                "a\u2028b\u0085c".encode(), b"\xed\xa0\x80", b"\xf0\x9f", "\U0001f436".encode(), b"x" * 100_000,
-                                self.rng.randbytes(30), b"\xef\xbb\xbfbom", b'"', b"<b>&amp;"])
+        return self.rng.choice(
+            [
+                b"a dog",
+                b"",
+                b" \n ",
+                b"\0",
+                b"a\0b",
+                b"one\ntwo\r\nthree\rfour",
+                b"\xff\xfe\xfa",
+                b"gr\xfcn",
+                "a\u2028b\u0085c".encode(),
+                b"\xed\xa0\x80",
+                b"\xf0\x9f",
+                "\U0001f436".encode(),
+                b"x" * 100_000,
+                self.rng.randbytes(30),
+                b"\xef\xbb\xbfbom",
+                b'"',
+                b"<b>&amp;",
+            ]
+        )
 
     def value(self, depth: int = 0):
         """Something that JSON can spell."""
         deep: list = []
         for _ in range(self.rng.choice([5, 99, 101, 3000])):
             deep = [deep]
-        kinds = [None, True, False, 0, -1, 10**30, 1e308, float("nan"), float("inf"), "", "a", "\ud800", "\0", "x" * 2000, [], {},
-                 [[]], [1, "a", None], {"a": {"b": [None]}}, ["a", "b"], [""], {"syn_text_x": 3}, {"bytes": 5}, {"bytes": [1, 2]}, deep]
+        kinds = [
+            None,
+            True,
+            False,
+            0,
+            -1,
+            10**30,
+            1e308,
+            float("nan"),
+            float("inf"),
+            "",
+            "a",
+            "\ud800",
+            "\0",
+            "x" * 2000,
+            [],
+            {},
+            [[]],
+            [1, "a", None],
+            {"a": {"b": [None]}},
+            ["a", "b"],
+            [""],
+            {"syn_text_x": 3},
+            {"bytes": 5},
+            {"bytes": [1, 2]},
+            deep,
+        ]
         value = self.rng.choice(kinds)
-        return {"a": self.value(depth + 1), "": self.value(depth + 1)} if self.rng.random() < 0.1 and depth < 3 else value
+        return (
+            {"a": self.value(depth + 1), "": self.value(depth + 1)} if self.rng.random() < 0.1 and depth < 3 else value
+        )
 
     def json(self, names: list[str]) -> bytes:
         """An object with odd values, or no object."""
@@ -70,13 +117,13 @@ class Case:
             at, length = self.rng.randrange(len(data) + 1), self.rng.choice([1, 4, 512])
             match self.rng.randrange(4):
                 case 0:
-                    data[at:at + 1] = self.rng.randbytes(1)
+                    data[at : at + 1] = self.rng.randbytes(1)
                 case 1:
-                    del data[at:at + length]
+                    del data[at : at + length]
                 case 2:
-                    data[at:at] = data[at:at + length]
+                    data[at:at] = data[at : at + length]
                 case 3:
-                    data[at:at + length] = bytes(length)
+                    data[at : at + length] = bytes(length)
             data = data or bytearray(b"\0")
         return bytes(data)
 
@@ -110,7 +157,7 @@ class Case:
 
 def tar_cut(case: Case) -> str:
     data = case.tar(case.samples())
-    return case.put("x.tar", data[:case.rng.randrange(len(data))])
+    return case.put("x.tar", data[: case.rng.randrange(len(data))])
 
 
 def tar_damaged(case: Case) -> str:
@@ -125,15 +172,27 @@ def tar_header_lies(case: Case) -> str:
     data, case.whole = bytearray(case.tar(case.samples())), {}
     with tarfile.open(fileobj=io.BytesIO(bytes(data))) as archive:
         offset = case.rng.choice([member.offset for member in archive])
-    size = case.rng.choice([b"0" * 12, b"00000000001\0", b"77777777777\0", b"\xff" * 12, b"\x80" + b"\xff" * 11,
-                            b"\xff" * 11 + b"\0", b"           \0", b"-0000000512\0", b"00000001000\0",
-                            b"\xff" * 9 + b"\xfe\0\0", b"xyz\0" * 3])
+    size = case.rng.choice(
+        [
+            b"0" * 12,
+            b"00000000001\0",
+            b"77777777777\0",
+            b"\xff" * 12,
+            b"\x80" + b"\xff" * 11,
+            b"\xff" * 11 + b"\0",
+            b"           \0",
+            b"-0000000512\0",
+            b"00000001000\0",
+            b"\xff" * 9 + b"\xfe\0\0",
+            b"xyz\0" * 3,
+        ]
+    )
     kind = case.rng.choice([b"1", b"2", b"5", b"7", b"S", b"L", b"K", b"x", b"g", b"\xff"])
     others = [(156, kind), (0, case.rng.randbytes(100)), (257, case.rng.randbytes(8)), (345, case.rng.randbytes(155))]
     start, field = case.rng.choice([(124, size)] * 4 + others)
-    data[offset + start:offset + start + len(field)] = field
-    data[offset + 148:offset + 156] = b" " * 8
-    data[offset + 148:offset + 156] = b"%06o\0 " % sum(data[offset:offset + 512])
+    data[offset + start : offset + start + len(field)] = field
+    data[offset + 148 : offset + 156] = b" " * 8
+    data[offset + 148 : offset + 156] = b"%06o\0 " % sum(data[offset : offset + 512])
     return case.put("x.tar", bytes(data))
 
 
@@ -147,8 +206,30 @@ def tar_of_long_headers(case: Case) -> str:
 
 
 def tar_names(case: Case) -> str:
-    names = ["/etc/passwd", "../../x", "..", "a/../b", "//x", "./y", "C:\\z", "é", "a b", "%41", "%", "~", "x" * 300, "d/" * 90 + "e",
-             "\udcff", "n\nl", "UPPER", "-rf", "*", "$(id)", "key~2", "key"]
+    names = [
+        "/etc/passwd",
+        "../../x",
+        "..",
+        "a/../b",
+        "//x",
+        "./y",
+        "C:\\z",
+        "é",
+        "a b",
+        "%41",
+        "%",
+        "~",
+        "x" * 300,
+        "d/" * 90 + "e",
+        "\udcff",
+        "n\nl",
+        "UPPER",
+        "-rf",
+        "*",
+        "$(id)",
+        "key~2",
+        "key",
+    ]
     files, case.keys = case.samples(2), ["good0", "good1"]
     for name in case.rng.sample(names, 6):
         others = ["txt", "json", "syn.json", "n\udcffz", "npz", "a" * 200]
@@ -170,7 +251,9 @@ def tar_of_keys(case: Case) -> str:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-        for number, kind in enumerate([tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]):
+        for number, kind in enumerate(
+            [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+        ):
             member = tarfile.TarInfo(f"link{number}.jpg")
             member.type, member.linkname = kind, case.rng.choice(["/etc/passwd", "good0.jpg", "../x", ""])
             archive.addfile(member)
@@ -190,18 +273,50 @@ def tar_pictures(case: Case) -> str:
 def tar_texts(case: Case) -> str:
     files, case.keys = [], []
     for number in range(6):
-        names = ["uid", "sha256", "width", "height", "captions", "caption", "text", "error", "source", "caption_scores", "url",
-                 "text_emb", "é"]
-        files += [(f"k{number}.jpg", case.picture()), (f"k{number}.txt", case.text()), (f"k{number}.json", case.json(names)),
-                  (f"k{number}.syn.json", case.json([X, "syn_text", "alt_captions", "error", "captions", "syn_text_x_emb"])),
-                  (f"k{number}.npz", case.rng.randbytes(50)), (f"k{number}.url.txt", case.text())]
+        names = [
+            "uid",
+            "sha256",
+            "width",
+            "height",
+            "captions",
+            "caption",
+            "text",
+            "error",
+            "source",
+            "caption_scores",
+            "url",
+            "text_emb",
+            "é",
+        ]
+        files += [
+            (f"k{number}.jpg", case.picture()),
+            (f"k{number}.txt", case.text()),
+            (f"k{number}.json", case.json(names)),
+            (f"k{number}.syn.json", case.json([X, "syn_text", "alt_captions", "error", "captions", "syn_text_x_emb"])),
+            (f"k{number}.npz", case.rng.randbytes(50)),
+            (f"k{number}.url.txt", case.text()),
+        ]
         case.keys.append(f"k{number}")
     return case.put("x.tar", case.tar(files))
 
 
 def jsonl(case: Case) -> str:
-    names = ["key", "uid", "id", "image", "path", "captions", "text", "error", X, "syn_text_x_emb", "members", "json",
-             "caption_scores", "width"]
+    names = [
+        "key",
+        "uid",
+        "id",
+        "image",
+        "path",
+        "captions",
+        "text",
+        "error",
+        X,
+        "syn_text_x_emb",
+        "members",
+        "json",
+        "caption_scores",
+        "width",
+    ]
     lines = [case.json(names).replace(b"\n", b" ").replace(b"\r", b" ") or b"{}" for _ in range(8)]
     encoded = base64.b64encode(picture := case.picture()).decode()
     good = {"key": "good", "image": encoded, "captions": [case.text().decode("utf-8", "replace") or "a"]}
@@ -226,7 +341,9 @@ def jsonl(case: Case) -> str:
 def table_of_text(case: Case) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file, "excel-tab" if (tabs := case.rng.random() < 0.5) else "excel")
-    names = case.rng.sample(["key", "image", "path", "text", "captions", X, "error", "members", "json", "width"], 5) + ["caption"]
+    names = case.rng.sample(
+        ["key", "image", "path", "text", "captions", X, "error", "members", "json", "width"], 5
+    ) + ["caption"]
     writer.writerow(names)
     for _ in range(8):
         writer.writerow([case.text().decode("utf-8", "replace") for _ in names])
@@ -238,11 +355,21 @@ def table_of_text(case: Case) -> str:
 def parquet(case: Case) -> str:
     texts = pa.array([b"a", b"\xff", None, b"\0", b"c"]).view(pa.string())
     columns = {"image": pa.array([case.picture() for _ in range(5)]), "text": texts}
-    odd = {"image": pa.array([1, 2, None, 4, 5]), "path": pa.array([["a"]] * 5), "captions": pa.array([[1.5]] * 5),
-           X: pa.array([[["a"]]] * 5), "key": pa.array([b"\xff"] * 5), "uid": pa.array([float("nan")] * 5),
-           "error": pa.array([True] * 5), "width": pa.array([2**63] * 5, pa.uint64()), "json": pa.array(["[" * 5000] * 5),
-           "members": pa.array([[{"name": "a", "data": 10**12}]] * 5), "when": pa.array([2**62] * 5, pa.timestamp("us")),
-           "caption_scores": pa.array([[{"a": 1}]] * 5), "map": pa.array([[("a", 1)]] * 5, pa.map_(pa.string(), pa.int64()))}
+    odd = {
+        "image": pa.array([1, 2, None, 4, 5]),
+        "path": pa.array([["a"]] * 5),
+        "captions": pa.array([[1.5]] * 5),
+        X: pa.array([[["a"]]] * 5),
+        "key": pa.array([b"\xff"] * 5),
+        "uid": pa.array([float("nan")] * 5),
+        "error": pa.array([True] * 5),
+        "width": pa.array([2**63] * 5, pa.uint64()),
+        "json": pa.array(["[" * 5000] * 5),
+        "members": pa.array([[{"name": "a", "data": 10**12}]] * 5),
+        "when": pa.array([2**62] * 5, pa.timestamp("us")),
+        "caption_scores": pa.array([[{"a": 1}]] * 5),
+        "map": pa.array([[("a", 1)]] * 5, pa.map_(pa.string(), pa.int64())),
+    }
     for name in case.rng.sample(list(odd), 5):
         columns[name] = odd[name]
     path = case.folder / "x.parquet"
@@ -270,8 +397,18 @@ def folder(case: Case) -> str:
 
 def listing(case: Case) -> str:
     case.put("00000.tar", case.tar(case.samples(2)))
-    names = case.rng.choice([{"00000.tar": case.value()}, {"": 1}, {"gone.tar": 1}, {"info.json": 1}, {"\0": 1}, {"/": 1}, {"..": 1},
-                             case.value()])
+    names = case.rng.choice(
+        [
+            {"00000.tar": case.value()},
+            {"": 1},
+            {"gone.tar": 1},
+            {"info.json": 1},
+            {"\0": 1},
+            {"/": 1},
+            {"..": 1},
+            case.value(),
+        ]
+    )
     case.whole, data = {}, spelt({"lengths": names, "totalLength": case.value()})
     return case.put("info.json", case.json(["lengths"]) if case.rng.random() < 0.5 else data)
 
@@ -281,10 +418,22 @@ def tar_that_promises(case: Case) -> str:
     files = case.samples(2)
     case.whole = {}
     much = str(case.rng.choice([2**40, 2**63, 10**30, -1]))
-    headers = case.rng.choice([
-        {"size": much}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": much, "GNU.sparse.name": "good0.jpg"},
-        {"GNU.sparse.map": f"0,1,{much},1", "GNU.sparse.size": much}, {"path": "x" * 200_000}, {f"x{number}": "y" for number in range(2000)},
-        {"hdrcharset": "BINARY", "path": "\udcff"}, {"mtime": "nan", "uid": much}])
+    headers = case.rng.choice(
+        [
+            {"size": much},
+            {
+                "GNU.sparse.major": "1",
+                "GNU.sparse.minor": "0",
+                "GNU.sparse.realsize": much,
+                "GNU.sparse.name": "good0.jpg",
+            },
+            {"GNU.sparse.map": f"0,1,{much},1", "GNU.sparse.size": much},
+            {"path": "x" * 200_000},
+            {f"x{number}": "y" for number in range(2000)},
+            {"hdrcharset": "BINARY", "path": "\udcff"},
+            {"mtime": "nan", "uid": much},
+        ]
+    )
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in files * case.rng.choice([1, 1, 300]):
@@ -310,13 +459,36 @@ def line_without_end(case: Case) -> str:
 def json_deep(case: Case) -> str:
     """Nested a hundred thousand times, or numbers and names without end."""
     deep = case.rng.choice([900, 100_000])
-    value = case.rng.choice(["[" * deep + "]" * deep, '{"a":' * deep + "1" + "}" * deep, "[" * deep, "3" * 10 * deep, '"' + "x" * deep * 20,
-                             "1e" + "9" * 5000, '{"a":1,' * 3 + '"a":' + "[" * deep])
-    text = case.rng.choice(["{}", '{{"key": "a", "captions": {}}}', '{{"a": {}, "text": "a dog"}}', '[{{"key": "a", "text": {}}}]',
-                            '{{"images": {}, "annotations": []}}']).format(value).encode()
+    value = case.rng.choice(
+        [
+            "[" * deep + "]" * deep,
+            '{"a":' * deep + "1" + "}" * deep,
+            "[" * deep,
+            "3" * 10 * deep,
+            '"' + "x" * deep * 20,
+            "1e" + "9" * 5000,
+            '{"a":1,' * 3 + '"a":' + "[" * deep,
+        ]
+    )
+    text = (
+        case.rng.choice(
+            [
+                "{}",
+                '{{"key": "a", "captions": {}}}',
+                '{{"a": {}, "text": "a dog"}}',
+                '[{{"key": "a", "text": {}}}]',
+                '{{"images": {}, "annotations": []}}',
+            ]
+        )
+        .format(value)
+        .encode()
+    )
     name = case.rng.choice(["x.json", "x.jsonl", "in/metadata.jsonl", "x.tar"])
     if name == "x.tar":
-        return case.put(name, case.tar([("a.jpg", case.picture()), ("a.json", text), ("b.jpg", case.picture()), ("b.syn.json", text)]))
+        return case.put(
+            name,
+            case.tar([("a.jpg", case.picture()), ("a.json", text), ("b.jpg", case.picture()), ("b.syn.json", text)]),
+        )
     path = case.put(name, text)
     return str(Path(case.put("in/a.jpg", case.picture())).parent) if name.startswith("in/") else path
 
@@ -325,16 +497,22 @@ def parquet_that_lies(case: Case) -> str:
     """A footer that was changed, or one value that stands in many rows, packed into a few bytes."""
     path = case.folder / "x.parquet"
     if case.rng.random() < 0.3:
-        value = case.rng.choice([bytes, lambda size: b"\xff\xd8\xff" + bytes(size)])(case.rng.choice([10**6, 2 * 10**7]))
+        value = case.rng.choice([bytes, lambda size: b"\xff\xd8\xff" + bytes(size)])(
+            case.rng.choice([10**6, 2 * 10**7])
+        )
         rows = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array([value]))
-        texts = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array(["a" * case.rng.choice([9, 10**7])]))
-        pq.write_table(pa.table({"image": rows, "text": texts}), path, compression=case.rng.choice(["zstd", "gzip", "snappy"]))
+        texts = pa.DictionaryArray.from_arrays(
+            pa.array([0] * 400, pa.int32()), pa.array(["a" * case.rng.choice([9, 10**7])])
+        )
+        pq.write_table(
+            pa.table({"image": rows, "text": texts}), path, compression=case.rng.choice(["zstd", "gzip", "snappy"])
+        )
         return str(path)
     columns = {"image": [case.picture() for _ in range(9)], "text": ["a dog"] * 9}
     pq.write_table(pa.table(columns), path, row_group_size=3, compression=case.rng.choice(["zstd", "none"]))
     data = path.read_bytes()
     length = int.from_bytes(data[-8:-4], "little")
-    footer, body = data[-8 - length:-8], data[:-8 - length]
+    footer, body = data[-8 - length : -8], data[: -8 - length]
     changed = bytearray(footer)
     for _ in range(case.rng.choice([1, 2, 5])):
         changed[case.rng.randrange(length)] = case.rng.choice([0, 0x7F, 0xFF, case.rng.randrange(256)])
@@ -351,15 +529,36 @@ def jpeg_scans(case: Case) -> str:
         file = io.BytesIO()
         Image.new("RGB", (side, side), "red").save(file, "JPEG", progressive=True)
         data = file.getvalue()
-        scan = data[data.rindex(b"\xff\xda"):-2]
+        scan = data[data.rindex(b"\xff\xda") : -2]
         files.append((f"k{number}.jpg", data[:-2] + scan * case.rng.choice([1, 50, 700]) + data[-2:]))
         case.keys.append(f"k{number}")
     return case.put("x.tar", case.tar(files))
 
 
-KINDS = [tar_cut, tar_damaged, tar_header_lies, tar_of_long_headers, tar_names, tar_of_keys, tar_pictures, tar_texts, jsonl,
-         table_of_text, parquet, folder, listing, tar_pictures, tar_header_lies, tar_texts, tar_that_promises, line_without_end,
-         json_deep, parquet_that_lies, parquet_that_lies, jpeg_scans]
+KINDS = [
+    tar_cut,
+    tar_damaged,
+    tar_header_lies,
+    tar_of_long_headers,
+    tar_names,
+    tar_of_keys,
+    tar_pictures,
+    tar_texts,
+    jsonl,
+    table_of_text,
+    parquet,
+    folder,
+    listing,
+    tar_pictures,
+    tar_header_lies,
+    tar_texts,
+    tar_that_promises,
+    line_without_end,
+    json_deep,
+    parquet_that_lies,
+    parquet_that_lies,
+    jpeg_scans,
+]
 
 
 def odd_picture(case: Case) -> tuple[str, bytes]:
@@ -372,20 +571,42 @@ def odd_picture(case: Case) -> tuple[str, bytes]:
     size = struct.pack(">II", side, side)
     png, jpeg, gif, bmp = case.picture("PNG"), case.picture(), case.picture("GIF"), case.picture("BMP")
     frame, small = jpeg.index(b"\xff\xc0") + 5, struct.pack(">HH", side & 65535, side & 65535)
-    huge = {"png": png[:16] + size + png[24:29] + struct.pack(">I", zlib.crc32(b"IHDR" + size + png[24:29])) + png[33:],
-            "jpeg": jpeg[:frame] + small + jpeg[frame + 4:], "gif": gif[:6] + small + gif[10:],
-            "bmp": bmp[:18] + struct.pack("<ii", side, side) + bmp[26:], "ppm": b"P6 %d %d 255\n" % (side, side) + bytes(100),
-            "webp": b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + struct.pack("<I", side & 0xFFFFFF)[:3] * 2,
-            "tiff": b"II*\0\x08\0\0\0\x02\0" + b"".join(struct.pack("<HHII", tag, 4, 1, side) for tag in (256, 257)) + bytes(4),
-            "jp2": b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 \0\0\0\x2djp2h\0\0\0\x16ihdr" + size + b"\0\3\7\7\0\0"}
+    huge = {
+        "png": png[:16] + size + png[24:29] + struct.pack(">I", zlib.crc32(b"IHDR" + size + png[24:29])) + png[33:],
+        "jpeg": jpeg[:frame] + small + jpeg[frame + 4 :],
+        "gif": gif[:6] + small + gif[10:],
+        "bmp": bmp[:18] + struct.pack("<ii", side, side) + bmp[26:],
+        "ppm": b"P6 %d %d 255\n" % (side, side) + bytes(100),
+        "webp": b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + struct.pack("<I", side & 0xFFFFFF)[:3] * 2,
+        "tiff": b"II*\0\x08\0\0\0\x02\0"
+        + b"".join(struct.pack("<HHII", tag, 4, 1, side) for tag in (256, 257))
+        + bytes(4),
+        "jp2": b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 \0\0\0\x2djp2h\0\0\0\x16ihdr"
+        + size
+        + b"\0\3\7\7\0\0",
+    }
     of_size = case.rng.choice(list(huge))
     cut = case.picture(case.rng.choice(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000"]))
-    return case.rng.choice([
-        ("empty", b""), ("text", b"<html>"), ("random", case.rng.randbytes(200)), (f"size-{of_size}-{side}", huge[of_size]),
-        ("exif", case.picture(exif=b"Exif\0\0" + exif)), ("icc", case.picture(icc_profile=icc)),
-        ("icc-png", case.picture("PNG", icc_profile=icc)), ("cmyk", case.picture(mode="CMYK")),
-        ("bits", case.picture("PNG", "I;16") if case.rng.random() < 0.5 else case.picture("TIFF", "F")),
-        ("palette", case.picture("PNG", "P", transparency=case.rng.randbytes(3))), ("one-bit", case.picture("PNG", "1")),
-        ("animated", animated.getvalue()), ("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + case.rng.randbytes(50)),
-        ("cut", cut[:case.rng.randrange(len(cut))]), ("damaged", case.damaged(cut)), ("huge-strip", case.picture(size=(1, 60000))),
-        ("eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), ("svg", b"<svg/>"), ("zip", b"PK\3\4" + bytes(100))])
+    return case.rng.choice(
+        [
+            ("empty", b""),
+            ("text", b"<html>"),
+            ("random", case.rng.randbytes(200)),
+            (f"size-{of_size}-{side}", huge[of_size]),
+            ("exif", case.picture(exif=b"Exif\0\0" + exif)),
+            ("icc", case.picture(icc_profile=icc)),
+            ("icc-png", case.picture("PNG", icc_profile=icc)),
+            ("cmyk", case.picture(mode="CMYK")),
+            ("bits", case.picture("PNG", "I;16") if case.rng.random() < 0.5 else case.picture("TIFF", "F")),
+            ("palette", case.picture("PNG", "P", transparency=case.rng.randbytes(3))),
+            ("one-bit", case.picture("PNG", "1")),
+            ("animated", animated.getvalue()),
+            ("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + case.rng.randbytes(50)),
+            ("cut", cut[: case.rng.randrange(len(cut))]),
+            ("damaged", case.damaged(cut)),
+            ("huge-strip", case.picture(size=(1, 60000))),
+            ("eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+            ("svg", b"<svg/>"),
+            ("zip", b"PK\3\4" + bytes(100)),
+        ]
+    )

@@ -21,29 +21,56 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("output, input, why", [
-    ("set", "set/a.tar", "stand there"), ("set/", "set/a.tar", "stand there"), ("./set/../set", "set/b.tar", "stand there"),
-    ("link", "set/a.tar", "stand there"), ("set", "link/a.tar", "stand there"), ("set", "own/linked.tar", "stand there"),
-    ("own", "own/linked.tar", "stand there"), (".", "set/a.tar", "stand there"), ("file://{}/set", "set/a.tar", "stand there"),
-    ("{}/set", "set//a.tar", "stand there"), ("pictures", "pictures/", "the pictures stand there"),
-    ("pictures/out", "pictures", "lies in a folder"), ("pictures/sub/new/out/", "./pictures", "lies in a folder"),
-    ("s3://b/set", "s3://b/set/a.tar", "stand there"), ("s3://b/set/", "s3://b/x/../set//a.tar", "stand there"),
-    ("s3://b", "s3://b/set/a.tar", "stand there"), ("s3://b/pictures/out", "s3://b/pictures", "lies in a folder")])
+@pytest.mark.parametrize(
+    "output, input, why",
+    [
+        ("set", "set/a.tar", "stand there"),
+        ("set/", "set/a.tar", "stand there"),
+        ("./set/../set", "set/b.tar", "stand there"),
+        ("link", "set/a.tar", "stand there"),
+        ("set", "link/a.tar", "stand there"),
+        ("set", "own/linked.tar", "stand there"),
+        ("own", "own/linked.tar", "stand there"),
+        (".", "set/a.tar", "stand there"),
+        ("file://{}/set", "set/a.tar", "stand there"),
+        ("{}/set", "set//a.tar", "stand there"),
+        ("pictures", "pictures/", "the pictures stand there"),
+        ("pictures/out", "pictures", "lies in a folder"),
+        ("pictures/sub/new/out/", "./pictures", "lies in a folder"),
+        ("s3://b/set", "s3://b/set/a.tar", "stand there"),
+        ("s3://b/set/", "s3://b/x/../set//a.tar", "stand there"),
+        ("s3://b", "s3://b/set/a.tar", "stand there"),
+        ("s3://b/pictures/out", "s3://b/pictures", "lies in a folder"),
+    ],
+)
 def test_refused(place, output, input, why):
     with pytest.raises(ValueError, match=f"output .*: .*{why}.*{re.escape(input)}.*; give a way"):
         check_apart(output.format(place), ["scenes:test,n=1", "gone/x.tar", input], "give a way")
 
 
-@pytest.mark.parametrize("output, input", [
-    ("set/out", "set/a.tar"), ("new", "set/a.tar"), ("set2", "set"), ("scenes", "scenes:test,n=1"), ("sets", "own/linked.tar"),
-    ("s3://b/set2", "s3://b/set/a.tar"), ("s3://c/set", "s3://b/set/a.tar"), ("s3://b/set/out", "s3://b/set/a.tar"), ("set", "s3://b/set")])
+@pytest.mark.parametrize(
+    "output, input",
+    [
+        ("set/out", "set/a.tar"),
+        ("new", "set/a.tar"),
+        ("set2", "set"),
+        ("scenes", "scenes:test,n=1"),
+        ("sets", "own/linked.tar"),
+        ("s3://b/set2", "s3://b/set/a.tar"),
+        ("s3://c/set", "s3://b/set/a.tar"),
+        ("s3://b/set/out", "s3://b/set/a.tar"),
+        ("set", "s3://b/set"),
+    ],
+)
 def test_apart(place, output, input):
     check_apart(output, [input])
 
 
 def test_one_file_by_two_spellings_is_known_by_its_number(place, monkeypatch):
     """As where capitals make no difference, which this file system may not show."""
-    monkeypatch.setattr(os, "stat", lambda path, stat=os.stat, **options: stat(str(path).replace("SET", "set"), **options))
+    monkeypatch.setattr(
+        os, "stat", lambda path, stat=os.stat, **options: stat(str(path).replace("SET", "set"), **options)
+    )
     with pytest.raises(ValueError, match="output SET: the shards stand there"):
         check_apart("SET", ["set/a.tar"])
     check_apart("SET", ["own"])

@@ -45,14 +45,29 @@ def sample(members=(), columns=None, **more) -> Record:
 VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-@pytest.mark.parametrize("members,meta,found", [
-    ({}, {}, []), ({"paug.json": b"{}", "url.txt": b"u", "emb": b"x"}, {"member_id": 3}, []),
-    ({"npz": npz(image_emb=VECTORS)}, {}, []), ({"npz": npz(image_emb=VECTORS, text_emb=VECTORS)}, {}, ["npz: text_emb"]),
-    ({"npz": npz(image_emb=VECTORS, text_emb=VECTORS, syn_text_x_emb=VECTORS)}, {}, ["npz: text_emb", "npz: syn_text_x_emb"]),
-    ({"npz": pickled_npz("syn_text_emb_coca")}, {}, ["npz: syn_text_emb_coca"]), ({"npz": pickled_npz("image_emb")}, {}, []),
-    ({"pth.gz": PICKLE}, {}, ["pth.gz, which is never opened"]), ({"a.npz": b"no archive"}, {}, ["a.npz, which does not open: "]),
-    ({}, {"text_emb": "H4sI", "syn_text_x_embedding": [1.0], "image_emb": "H4sI"}, ["text_emb", "syn_text_x_embedding"]),
-])
+@pytest.mark.parametrize(
+    "members,meta,found",
+    [
+        ({}, {}, []),
+        ({"paug.json": b"{}", "url.txt": b"u", "emb": b"x"}, {"member_id": 3}, []),
+        ({"npz": npz(image_emb=VECTORS)}, {}, []),
+        ({"npz": npz(image_emb=VECTORS, text_emb=VECTORS)}, {}, ["npz: text_emb"]),
+        (
+            {"npz": npz(image_emb=VECTORS, text_emb=VECTORS, syn_text_x_emb=VECTORS)},
+            {},
+            ["npz: text_emb", "npz: syn_text_x_emb"],
+        ),
+        ({"npz": pickled_npz("syn_text_emb_coca")}, {}, ["npz: syn_text_emb_coca"]),
+        ({"npz": pickled_npz("image_emb")}, {}, []),
+        ({"pth.gz": PICKLE}, {}, ["pth.gz, which is never opened"]),
+        ({"a.npz": b"no archive"}, {}, ["a.npz, which does not open: "]),
+        (
+            {},
+            {"text_emb": "H4sI", "syn_text_x_embedding": [1.0], "image_emb": "H4sI"},
+            ["text_emb", "syn_text_x_embedding"],
+        ),
+    ],
+)
 def test_text_embeddings_are_known_by_name(members, meta, found):
     record = sample(members, meta=meta)
     names = text_embeddings(record)
@@ -70,8 +85,16 @@ def test_text_embeddings_are_known_by_name(members, meta, found):
 
 def test_what_is_dropped_and_what_stays():
     pictures = npz(image_emb=VECTORS)
-    one = sample({"npz": npz(image_emb=VECTORS, text_emb=VECTORS), "pth.gz": PICKLE, "b.npz": npz(text_emb=VECTORS), "url.txt": b"u",
-                  "c.npz": pictures}, meta={"text_emb": "x", "license": "CC0"})
+    one = sample(
+        {
+            "npz": npz(image_emb=VECTORS, text_emb=VECTORS),
+            "pth.gz": PICKLE,
+            "b.npz": npz(text_emb=VECTORS),
+            "url.txt": b"u",
+            "c.npz": pictures,
+        },
+        meta={"text_emb": "x", "license": "CC0"},
+    )
     less = room_for(one, [Y], drop_text_embeddings=True)
     assert list(less.members) == ["url.txt", "npz", "c.npz"] and less.meta == {"license": "CC0"}
     kept = np.load(io.BytesIO(less.members["npz"]))
@@ -83,7 +106,9 @@ def test_what_is_dropped_and_what_stays():
 
 
 def test_a_column_that_is_there():
-    record = sample(columns={X: ("one",), "alt_captions": ("an",)}, scores={X: {"logprob": [-1.0]}, Y: {"logprob": [-2.0]}})
+    record = sample(
+        columns={X: ("one",), "alt_captions": ("an",)}, scores={X: {"logprob": [-1.0]}, Y: {"logprob": [-2.0]}}
+    )
     with pytest.raises(ColumnClash, match="k: has the column syn_text_x already"):
         room_for(record, [X])
     room = room_for(record, [X], overwrite=True)
@@ -98,17 +123,28 @@ def test_a_failed_sample_gets_nothing_and_stays():
 
 # ---- the published reinforced sets, in both layouts ------------------------------------------------------------------
 
-LEGACY = {"url.txt": b"http://e.org/a.jpg", "syn.json": b'{"syn_text": ["s1", "s2"]}', "paug.json": b'{"param_aug": "[[14, 347]]"}',
-          "npz": npz(image_emb=VECTORS, text_emb=VECTORS), "json": b'{"uid": "u1", "sha256": "abc"}'}
+LEGACY = {
+    "url.txt": b"http://e.org/a.jpg",
+    "syn.json": b'{"syn_text": ["s1", "s2"]}',
+    "paug.json": b'{"param_aug": "[[14, 347]]"}',
+    "npz": npz(image_emb=VECTORS, text_emb=VECTORS),
+    "json": b'{"uid": "u1", "sha256": "abc"}',
+}
 
 
 @pytest.mark.parametrize("layout", ["legacy", "npz", "pth.gz"])
 def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layout):
     files = LEGACY
     if layout != "legacy":
-        files = {"url.txt": files["url.txt"], "jpg": picture(), "txt": b"a dog", "paug.json": b'{"param_aug": [[[14, 347]]]}',
-                 "syn.json": b'{"syn_text_coca": ["s1", ""], "alt_captions": ["an"]}',
-                 **({"npz": npz(image_emb=VECTORS)} if layout == "npz" else {"pth.gz": PICKLE}), "json": LEGACY["json"]}
+        files = {
+            "url.txt": files["url.txt"],
+            "jpg": picture(),
+            "txt": b"a dog",
+            "paug.json": b'{"param_aug": [[[14, 347]]]}',
+            "syn.json": b'{"syn_text_coca": ["s1", ""], "alt_captions": ["an"]}',
+            **({"npz": npz(image_emb=VECTORS)} if layout == "npz" else {"pth.gz": PICKLE}),
+            "json": LEGACY["json"],
+        }
     files = {**files, "odd.bin": b"\0\xff"}
     path = write_tar(tmp_path / "00000.tar", [(f"k.{suffix}", data) for suffix, data in files.items()])
     (one,) = read_samples(path)[0]
@@ -138,8 +174,15 @@ def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layou
 def test_jsonl_of_the_reference_tool(tmp_path, picture):
     """Its embeddings are pickles in base64, and no captions."""
     import base64
-    row = {"uid": "u", "image": base64.b64encode(picture()).decode(), "text": "a dog", "syn_text_coca": ["s1"],
-           "text_emb": base64.b64encode(PICKLE).decode(), "syn_text_coca_emb": base64.b64encode(PICKLE).decode()}
+
+    row = {
+        "uid": "u",
+        "image": base64.b64encode(picture()).decode(),
+        "text": "a dog",
+        "syn_text_coca": ["s1"],
+        "text_emb": base64.b64encode(PICKLE).decode(),
+        "syn_text_coca_emb": base64.b64encode(PICKLE).decode(),
+    }
     (tmp_path / "00000.jsonl").write_text(json.dumps(row))
     (one,) = read_samples(str(tmp_path / "00000.jsonl"))[0]
     assert one.columns == {"syn_text_coca": ("s1",)}

@@ -25,7 +25,9 @@ def test_coco(coco, images):
     found = samples(f"coco:{coco}", folder)
     assert [sample.key for sample in found] == [str(number) for number in range(1, 9)]
     assert found[2].captions == tuple(f"picture 3 caption {which}" for which in range(5))
-    assert found[2].image == (folder / "000000000003.jpg").read_bytes() and found[2].meta["license"].endswith("by-nc-nd/2.0/")
+    assert found[2].image == (folder / "000000000003.jpg").read_bytes() and found[2].meta["license"].endswith(
+        "by-nc-nd/2.0/"
+    )
     assert [bool(sample.error) for sample in found] == [False] * 7 + [True]
 
 
@@ -34,13 +36,32 @@ def test_the_permissive_subset_of_coco_is_by_by_sa_and_by_nd(coco):
 
 
 def test_karpathy_splits(tmp_path, images, write):
-    path = write(tmp_path / "dataset_coco.json", {"dataset": "coco", "images": [
-        {"filepath": "val2014", "sentids": [1, 2], "filename": f"COCO_val2014_{number:012d}.jpg", "imgid": number, "split": split,
-         "sentences": [{"tokens": ["a", "man"], "raw": f"A man. {which}", "imgid": number, "sentid": which} for which in (1, 2)],
-         "cocoid": 100 + number} for number, split in enumerate(("test", "restval", "val", "train"))]})
+    path = write(
+        tmp_path / "dataset_coco.json",
+        {
+            "dataset": "coco",
+            "images": [
+                {
+                    "filepath": "val2014",
+                    "sentids": [1, 2],
+                    "filename": f"COCO_val2014_{number:012d}.jpg",
+                    "imgid": number,
+                    "split": split,
+                    "sentences": [
+                        {"tokens": ["a", "man"], "raw": f"A man. {which}", "imgid": number, "sentid": which}
+                        for which in (1, 2)
+                    ],
+                    "cocoid": 100 + number,
+                }
+                for number, split in enumerate(("test", "restval", "val", "train"))
+            ],
+        },
+    )
     folder = images(*(f"val2014/COCO_val2014_{number:012d}.jpg" for number in range(4)))
     assert captions(f"karpathy:{path}", folder) == {"101": ["A man. 1", "A man. 2"], "103": ["A man. 1", "A man. 2"]}
-    assert list(captions(f"karpathy:{path}#test", folder)) == ["100"] and list(captions(f"karpathy:{path}#val")) == ["102"]
+    assert list(captions(f"karpathy:{path}#test", folder)) == ["100"] and list(captions(f"karpathy:{path}#val")) == [
+        "102"
+    ]
     assert all(not sample.error for sample in samples(f"karpathy:{path}#train", folder))
 
 
@@ -64,12 +85,19 @@ def test_dci_variants(tmp_path, dci, images, bounds):
     images("sa_1.jpg", "sa_2.jpg")
     assert captions(f"dci-short:{folder}") == {"sa_1": ["A dog on grass."], "sa_2": ["A street."]}
     assert captions(f"dci-extended:{folder}") == {"sa_1": ["A dog on grass. It is sunny."], "sa_2": ["A street."]}
-    assert captions(f"dci-complete:{folder}")["sa_1"] == ["A dog on grass. It is sunny. a brown dog. grass: green and short."]
+    assert captions(f"dci-complete:{folder}")["sa_1"] == [
+        "A dog on grass. It is sunny. a brown dog. grass: green and short."
+    ]
     assert all(not sample.error for sample in samples(f"dci-short:{folder}", tmp_path / "images"))
 
 
 # what GBC's toolkit writes otherwise than the published files
-TOOLKIT = {"img_url": None, "img_path": "data/images/wiki/horses.jpg", "short_caption": "Two horses.", "img_size": [9, 7]}
+TOOLKIT = {
+    "img_url": None,
+    "img_path": "data/images/wiki/horses.jpg",
+    "short_caption": "Two horses.",
+    "img_size": [9, 7],
+}
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -99,15 +127,30 @@ def test_recap_coco(recap_coco, images, picture, column):
 
 def test_what_is_wrong_is_named_all_at_once(tmp_path, docci, coco):
     with pytest.raises(ValueError) as error:
-        read_samples([f"docci:{docci}#valid", f"coco:{coco}#train", "docci:nowhere.jsonlines", f"coco:{docci}", f"dci-short:{docci}"])
-    for part in ("split 'valid' is none of train, test, qual_dev, qual_test", "split 'train' is none of this file",
-                 "no such file or folder: nowhere.jsonlines", f"coco:{docci}: not a file of this set", "folder of annotations"):
+        read_samples(
+            [
+                f"docci:{docci}#valid",
+                f"coco:{coco}#train",
+                "docci:nowhere.jsonlines",
+                f"coco:{docci}",
+                f"dci-short:{docci}",
+            ]
+        )
+    for part in (
+        "split 'valid' is none of train, test, qual_dev, qual_test",
+        "split 'train' is none of this file",
+        "no such file or folder: nowhere.jsonlines",
+        f"coco:{docci}: not a file of this set",
+        "folder of annotations",
+    ):
         assert part in str(error.value)
 
 
 def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path, write):
     good = {"example_id": "train_1", "split": "train", "image_file": "a.jpg", "description": "A dog."}
-    path = write(tmp_path / "docci.jsonlines", [good, {"example_id": "train_2"}, [1], {**good, "example_id": "train_3"}])
+    path = write(
+        tmp_path / "docci.jsonlines", [good, {"example_id": "train_2"}, [1], {**good, "example_id": "train_3"}]
+    )
     found = samples(f"docci:{path}")
     assert [sample.key for sample in found] == ["train_1", "docci-000000001", "docci-000000002", "train_3"]
     assert "not a row of this set" in found[1].error and "JSON object" in found[2].error
@@ -119,7 +162,9 @@ def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch, 
         write(tmp_path / "annotations" / f"{number}.json", {"image": f"{number}.jpg"})
     shards = read_samples(f"dci-short:{tmp_path / 'annotations'}")
     found = [sample for shard in shards for sample in shard]
-    assert len(shards) == 3 and [sample.key for sample in found] == [f"annotations-{number:09d}" for number in range(5)]
+    assert len(shards) == 3 and [sample.key for sample in found] == [
+        f"annotations-{number:09d}" for number in range(5)
+    ]
     assert all("short_caption" in sample.error for sample in found)
 
 
@@ -140,12 +185,16 @@ def test_real_gbc_graphs_of_both_formats(data):
         rows = captions(f"{kind}:{folder}/gbc/wiki/wiki_gbc_graphs.parquet", folder / "images" / "wiki")
         assert lines == rows and len(lines) == 19
         assert all(texts and all(texts) for texts in lines.values()) and max(map(len, lines.values())) >= least
-    assert all(not sample.error for sample in
-               samples(f"gbc-short:{folder}/gbc/wiki/wiki_gbc_graphs.jsonl", folder / "images" / "wiki"))
+    assert all(
+        not sample.error
+        for sample in samples(f"gbc-short:{folder}/gbc/wiki/wiki_gbc_graphs.jsonl", folder / "images" / "wiki")
+    )
 
 
-@pytest.mark.parametrize("part, count, key", [("IIW-400", 400, "aar_test_04600"), ("DCI_Test", 112, "sa_1545038"),
-                                              ("DOCCI_Test", 100, "test_00731")])
+@pytest.mark.parametrize(
+    "part, count, key",
+    [("IIW-400", 400, "aar_test_04600"), ("DCI_Test", 112, "sa_1545038"), ("DOCCI_Test", 100, "test_00731")],
+)
 def test_real_image_in_words(data, part, count, key):
     found = captions(f"iiw:{data}/imageinwords/{part}/data.jsonl")
     assert len(found) == count and next(iter(found)) == key
@@ -157,28 +206,61 @@ def test_real_image_in_words(data, part, count, key):
 
 def test_textcaps(tmp_path, images, write):
     texts = [f"A sign that says {number}." for number in range(5)]
-    path = write(tmp_path / "TextCaps_0.1_train.json", {"dataset_name": "textcaps", "data": [
-        {"image_id": "0054c91397f2fe05", "image_path": "train/0054c91397f2fe05.jpg", "caption_id": number, "caption_str": text,
-         "reference_strs": texts} for number, text in enumerate(texts)] + [{"image_id": "test", "image_path": "test/test.jpg"}]})
+    path = write(
+        tmp_path / "TextCaps_0.1_train.json",
+        {
+            "dataset_name": "textcaps",
+            "data": [
+                {
+                    "image_id": "0054c91397f2fe05",
+                    "image_path": "train/0054c91397f2fe05.jpg",
+                    "caption_id": number,
+                    "caption_str": text,
+                    "reference_strs": texts,
+                }
+                for number, text in enumerate(texts)
+            ]
+            + [{"image_id": "test", "image_path": "test/test.jpg"}],
+        },
+    )
     first, second = samples(f"textcaps:{path}", images("0054c91397f2fe05.jpg", "test.jpg"))
     assert first.key == "0054c91397f2fe05" and first.captions == tuple(texts) and not first.error
     assert second.captions == () and second.image is not None
 
 
 def test_localized_narratives(tmp_path, images, write):
-    rows = [{"dataset_id": set_, "image_id": picture, "annotator_id": who, "caption": f"In this picture {who}.", "traces": []}
-            for set_, picture, who in (("mscoco_train2017", "137576", 1), ("mscoco_train2017", "137576", 2), ("open_images_train", "0000c", 3),
-                                       ("mscoco_train2017", "137576", 4))]
+    rows = [
+        {
+            "dataset_id": set_,
+            "image_id": picture,
+            "annotator_id": who,
+            "caption": f"In this picture {who}.",
+            "traces": [],
+        }
+        for set_, picture, who in (
+            ("mscoco_train2017", "137576", 1),
+            ("mscoco_train2017", "137576", 2),
+            ("open_images_train", "0000c", 3),
+            ("mscoco_train2017", "137576", 4),
+        )
+    ]
     path = write(tmp_path / "narratives.jsonl", rows)
     found = samples(f"localized-narratives:{path}", images("000000137576.jpg", "0000c.jpg"))
-    assert [(sample.key, len(sample.captions), sample.error) for sample in found] == [("137576", 3, ""), ("0000c", 1, "")]
+    assert [(sample.key, len(sample.captions), sample.error) for sample in found] == [
+        ("137576", 3, ""),
+        ("0000c", 1, ""),
+    ]
 
 
 def test_flickr_token_files(tmp_path, images):
     path = tmp_path / "Flickr8k.token.txt"
-    path.write_text("".join(f"{name}#{number}\tcaption {number} .\n" for name in ("a.jpg", "b.jpg.1") for number in range(5)))
+    path.write_text(
+        "".join(f"{name}#{number}\tcaption {number} .\n" for name in ("a.jpg", "b.jpg.1") for number in range(5))
+    )
     first, second = samples(f"flickr:{path}", images("a.jpg"))
-    assert first.key == "a" and first.captions == tuple(f"caption {number} ." for number in range(5)) and not first.error
+    assert (
+        first.key == "a" and first.captions == tuple(f"caption {number} ." for number in range(5)) and not first.error
+    )
     assert second.key == "b.jpg" and "missing" in second.error
     path.write_text("a.jpg#0\tone\na.jpg 2\n")
     with pytest.raises(ValueError, match="line 2: expected NAME#NUMBER"):
@@ -187,22 +269,38 @@ def test_flickr_token_files(tmp_path, images):
 
 def test_vizwiz_captions_of_a_form_are_left_out_and_counted(tmp_path, images, write, caplog):
     canned = "Quality issues are too severe to recognize visual content."
-    path = write(tmp_path / "vizwiz.json", {"images": [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)], "annotations": [
-        {"image_id": 1, "caption": "A can."}, {"image_id": 1, "caption": canned, "is_precanned": True}, {"image_id": 2, "caption": canned}]})
+    path = write(
+        tmp_path / "vizwiz.json",
+        {
+            "images": [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)],
+            "annotations": [
+                {"image_id": 1, "caption": "A can."},
+                {"image_id": 1, "caption": canned, "is_precanned": True},
+                {"image_id": 2, "caption": canned},
+            ],
+        },
+    )
     found = samples(f"coco:{path}", images("1.jpg", "2.jpg"))
     assert [sample.captions for sample in found] == [("A can.",), ()] and not any(sample.error for sample in found)
     assert "2 captions are left out" in caplog.text
 
 
 def test_a_url_that_is_none_costs_its_own_row(tmp_path, images, write, gbc_graph):
-    path = write(tmp_path / "graphs.jsonl", [{**gbc_graph, "img_url": url} for url in ("http://[x", "http://a.example/cat.jpg")])
+    path = write(
+        tmp_path / "graphs.jsonl", [{**gbc_graph, "img_url": url} for url in ("http://[x", "http://a.example/cat.jpg")]
+    )
     bad, good = samples(f"gbc-short:{path}", images("cat.jpg"))
     assert bad.error == "http://[x: no URL: Invalid IPv6 URL" and good.key == "cat" and not good.error
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_pictures_of_one_file_name_and_several_urls_are_not_mixed_up(tmp_path, images, write, gbc_graph, form):
-    urls = ["http://a.example/x/image.jpg", "http://b.example/image.jpg", "http://a.example/cat.jpg", "http://a.example/cat.jpg"]
+    urls = [
+        "http://a.example/x/image.jpg",
+        "http://b.example/image.jpg",
+        "http://a.example/cat.jpg",
+        "http://a.example/cat.jpg",
+    ]
     rows = [{**gbc_graph, "img_url": url} for url in urls]
     path = tmp_path / f"graphs.{form}"
     if form == "jsonl":
@@ -211,4 +309,7 @@ def test_pictures_of_one_file_name_and_several_urls_are_not_mixed_up(tmp_path, i
         pq.write_table(pa.Table.from_pylist(rows), path)
     found = samples(f"gbc-short:{path}", images("image.jpg", "cat.jpg"))
     assert [sample.key for sample in found[2:]] == ["cat", "cat~2"] and not any(sample.error for sample in found[2:])
-    assert all("several rows have a picture of this file name" in sample.error and sample.image is None for sample in found[:2])
+    assert all(
+        "several rows have a picture of this file name" in sample.error and sample.image is None
+        for sample in found[:2]
+    )

@@ -25,8 +25,14 @@ def load(tmp_path, monkeypatch):
     import datasets
 
     def load(loader, files, streaming, features=None):
-        rows = datasets.load_dataset(loader, data_files=files, split="train", streaming=streaming, features=features,
-                                     cache_dir=None if streaming else str(tmp_path / "cache"))
+        rows = datasets.load_dataset(
+            loader,
+            data_files=files,
+            split="train",
+            streaming=streaming,
+            features=features,
+            cache_dir=None if streaming else str(tmp_path / "cache"),
+        )
         return list(rows)
 
     return load
@@ -47,9 +53,18 @@ def write(folder, name, records, **options) -> str:
 
 def run(tmp_path, picture, **options) -> list[str]:
     """Two shards, failures first in each, keys with dots, pictures of two encodings."""
-    return [write(tmp_path, f"0000{shard}", [
-        record(f"{shard}.{i}/x", picture(i, "PNG" if i % 2 else "JPEG"), "no picture" if i in (0, 3) else "") for i in range(8)
-    ], **options) for shard in range(2)]
+    return [
+        write(
+            tmp_path,
+            f"0000{shard}",
+            [
+                record(f"{shard}.{i}/x", picture(i, "PNG" if i % 2 else "JPEG"), "no picture" if i in (0, 3) else "")
+                for i in range(8)
+            ],
+            **options,
+        )
+        for shard in range(2)
+    ]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -64,13 +79,17 @@ def test_a_run_with_failures(tmp_path, picture, load, streaming, features):
             assert row["jpg"] is None and row["txt"] is None and not row["syn.json"][X]
         else:
             assert row["jpg"].size == (12, 8) and row["txt"] == "a dog" and row["syn.json"] == {X: ["one", "two"]}
-            assert row["json"]["caption_scores"] == {X: {"logprob": [-1.5, -2.5], "truncated": [False, True], "flags": ["", "short"]}}
+            assert row["json"]["caption_scores"] == {
+                X: {"logprob": [-1.5, -2.5], "truncated": [False, True], "flags": ["", "short"]}
+            }
             assert row["json"]["captions"] == ["a dog"] and (row["json"]["width"], row["json"]["height"]) == (12, 8)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_under_five_records_need_features(tmp_path, picture, load, streaming):
-    path = write(tmp_path, "few", [record("a", picture(), captions=()), record("b", picture()), record("c", None, "no picture")])
+    path = write(
+        tmp_path, "few", [record("a", picture(), captions=()), record("b", picture()), record("c", None, "no picture")]
+    )
     with pytest.raises(ValueError, match="share the same prefix or the same types"):
         load("webdataset", path, streaming)
     rows = load("webdataset", path, streaming, dataset_features([X]))
@@ -92,7 +111,9 @@ def test_similarities_have_their_features(tmp_path, picture, load, streaming):
 @pytest.mark.parametrize("kind", ["npz", "pth.gz"])
 def test_reinforced_records_need_features(tmp_path, picture, load, streaming, kind):
     views = [[[0, 1, 8, 7], [[0, 0.0], [6, -0.27]]], [[2, 0, 5, 5], None]]
-    stored = {name: torch.randn(rows, 4).bfloat16() for name, rows in (("image_emb", 2), ("text_emb", 1), (f"{X}_emb", 2))}
+    stored = {
+        name: torch.randn(rows, 4).bfloat16() for name, rows in (("image_emb", 2), ("text_emb", 1), (f"{X}_emb", 2))
+    }
     good = [record(str(number), picture()) for number in range(5)]
     for one in good:
         one.members.update({"paug.json": write_views(views), kind: pack(stored, kind)})
@@ -104,7 +125,8 @@ def test_reinforced_records_need_features(tmp_path, picture, load, streaming, ki
     assert rows[0]["paug.json"] == {"param_aug": views} and rows[5]["paug.json"] is None and rows[5][kind] is None
     assert rows[0][kind].pop("captions_emb") is None
     assert {name: torch.tensor([list(row) for row in found]).tolist() for name, found in rows[0][kind].items()} == {
-        name: found.float().tolist() for name, found in stored.items()}
+        name: found.float().tolist() for name, found in stored.items()
+    }
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -140,8 +162,14 @@ def test_pitfall_a_png_member_among_jpg_ones(tmp_path, picture, write_tar, load)
 
 
 def test_pitfall_a_json_field_that_comes_late(tmp_path, picture, write_tar, load):
-    files = [(f"{i}.{suffix}", data) for i in range(7) for suffix, data in [
-        ("jpg", picture(i)), ("json", json.dumps({"id": i} if i < 6 else {"id": i, "error": "late"}).encode())]]
+    files = [
+        (f"{i}.{suffix}", data)
+        for i in range(7)
+        for suffix, data in [
+            ("jpg", picture(i)),
+            ("json", json.dumps({"id": i} if i < 6 else {"id": i, "error": "late"}).encode()),
+        ]
+    ]
     assert "error" not in load("webdataset", write_tar(tmp_path / "theirs.tar", files), False)[6]["json"]  # dropped
     path = write(tmp_path, "ours", [record(str(i), picture(i), "late" if i == 6 else "") for i in range(7)])
     assert load("webdataset", path, False)[6]["json"]["error"] == "late"
@@ -175,16 +203,29 @@ def test_pictures_are_stored_as_found(tmp_path, picture, load):
 
 def test_our_shards_that_datasets_wrote_as_parquet_are_ours(tmp_path, picture, load):
     import datasets
+
     shards = run(tmp_path, picture)
-    datasets.load_dataset("webdataset", data_files=shards, split="train", cache_dir=str(tmp_path / "cache")).to_parquet(
-        tmp_path / "t.parquet")
-    ours, back = (sorted(read_records(path), key=lambda record: record.key) for path in (shards, str(tmp_path / "t.parquet")))
+    datasets.load_dataset(
+        "webdataset", data_files=shards, split="train", cache_dir=str(tmp_path / "cache")
+    ).to_parquet(tmp_path / "t.parquet")
+    ours, back = (
+        sorted(read_records(path), key=lambda record: record.key) for path in (shards, str(tmp_path / "t.parquet"))
+    )
     for one, other in zip(ours, back, strict=True):
         assert (other.image, other.captions, other.columns, other.scores, other.error) == (
-            one.image, one.captions, one.columns, one.scores, one.error)
+            one.image,
+            one.captions,
+            one.columns,
+            one.scores,
+            one.error,
+        )
         assert "source_fields" not in other.meta and other.meta["uid"] == one.meta["uid"] == one.key
 
 
 def test_fields_of_others_beside_ours(tmp_path, picture, load):
-    path = write(tmp_path, "0", [record(str(i), picture(i), source_fields={"error": 0.5, "width": i}) for i in range(6)])
-    assert [row["json"]["source_fields"] for row in load("webdataset", path, True)] == [{"error": 0.5, "width": i} for i in range(6)]
+    path = write(
+        tmp_path, "0", [record(str(i), picture(i), source_fields={"error": 0.5, "width": i}) for i in range(6)]
+    )
+    assert [row["json"]["source_fields"] for row in load("webdataset", path, True)] == [
+        {"error": 0.5, "width": i} for i in range(6)
+    ]

@@ -25,13 +25,20 @@ def test_nothing_in_a_members_embeddings_can_run_code(tmp_path):
     class Attack:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "attacked"),)
+
     array = io.BytesIO()
     np.savez(array, image_emb=np.array([Attack()], dtype=object))
     tensors = io.BytesIO()
     torch.save({"image_emb": Attack()}, tensors)
     bare = pickle.dumps(Attack(), protocol=2)
-    for members in ({"npz": array.getvalue()}, {"npz": bare}, {"pth.gz": gzip.compress(tensors.getvalue())},
-                    {"pth.gz": gzip.compress(bare)}, {"pth.gz": b"no gzip"}, {"npz": b""}):
+    for members in (
+        {"npz": array.getvalue()},
+        {"npz": bare},
+        {"pth.gz": gzip.compress(tensors.getvalue())},
+        {"pth.gz": gzip.compress(bare)},
+        {"pth.gz": b"no gzip"},
+        {"npz": b""},
+    ):
         with pytest.raises(ValueError, match="that can be read safely"):
             unpack(members)
     assert not (tmp_path / "attacked").exists()
@@ -44,8 +51,17 @@ def test_what_is_no_table_is_refused():
 
 def test_originals_of_the_older_layout_come_first_and_columns_in_their_order():
     rows = torch.arange(7.0)[:, None].expand(7, 3)
-    texts = {"text_emb": ["o1"], "captions_emb": ["o1", "o2"], "syn_text_b_emb": ["b1", "b2"],
-             "syn_text_a_emb": ["a1", "a2", "a3"]}
+    texts = {
+        "text_emb": ["o1"],
+        "captions_emb": ["o1", "o2"],
+        "syn_text_b_emb": ["b1", "b2"],
+        "syn_text_a_emb": ["a1", "a2", "a3"],
+    }
     found = modern({"image_emb": torch.ones(4, 3), "text_emb": rows}, 4, texts)
     assert {name: of[:, 0].tolist() for name, of in found.items()} == {
-        "image_emb": [1] * 4, "text_emb": [0], "captions_emb": [0, 1], "syn_text_b_emb": [2, 3], "syn_text_a_emb": [4, 5, 6]}
+        "image_emb": [1] * 4,
+        "text_emb": [0],
+        "captions_emb": [0, 1],
+        "syn_text_b_emb": [2, 3],
+        "syn_text_a_emb": [4, 5, 6],
+    }

@@ -12,25 +12,46 @@ RIGHT = {"shape": "square", "colour": "blue", "size": "small", "texture": "plain
 SCENE = {"background": "mint", "objects": [LEFT, RIGHT]}
 
 
-@pytest.mark.parametrize("caption, stated", [
-    ("a red circle", {("shape", "circle"), ("colour", "red", "circle")}),
-    ("A Large RED Circle!", {("shape", "circle"), ("colour", "red", "circle"), ("size", "large", "red circle")}),
-    ("two blue crosses on a mint background",
-     {("shape", "cross"), ("colour", "blue", "cross"), ("count", "2", "blue cross"), ("background", "mint")}),
-    ("a pair of stars", {("shape", "star"), ("count", "2", "star")}),
-    ("three objects against a plain sky backdrop", {("count", "3", "object"), ("background", "sky")}),
-    ("a circle to the right of a heart",
-     {("shape", "circle"), ("shape", "heart"), ("relation", "left of", "heart", "circle")}),
-    ("a circle to the left of a heart below a star",
-     {("shape", "circle"), ("shape", "heart"), ("shape", "star"), ("relation", "left of", "circle", "heart"),
-      ("relation", "above", "star", "heart")}),
-    ("the star is small and dotted, at the upper left",
-     {("shape", "star"), ("size", "small", "star"), ("texture", "dotted", "star"), ("place", "upper left", "star")}),
-    ("a red and a blue thing", {("colour", "blue", "object")}),  # "a red" names nothing
-    ("IMG_2043.JPG", set()),
-    ("ein roter kreis", set()),
-    ("", set()),
-])
+@pytest.mark.parametrize(
+    "caption, stated",
+    [
+        ("a red circle", {("shape", "circle"), ("colour", "red", "circle")}),
+        ("A Large RED Circle!", {("shape", "circle"), ("colour", "red", "circle"), ("size", "large", "red circle")}),
+        (
+            "two blue crosses on a mint background",
+            {("shape", "cross"), ("colour", "blue", "cross"), ("count", "2", "blue cross"), ("background", "mint")},
+        ),
+        ("a pair of stars", {("shape", "star"), ("count", "2", "star")}),
+        ("three objects against a plain sky backdrop", {("count", "3", "object"), ("background", "sky")}),
+        (
+            "a circle to the right of a heart",
+            {("shape", "circle"), ("shape", "heart"), ("relation", "left of", "heart", "circle")},
+        ),
+        (
+            "a circle to the left of a heart below a star",
+            {
+                ("shape", "circle"),
+                ("shape", "heart"),
+                ("shape", "star"),
+                ("relation", "left of", "circle", "heart"),
+                ("relation", "above", "star", "heart"),
+            },
+        ),
+        (
+            "the star is small and dotted, at the upper left",
+            {
+                ("shape", "star"),
+                ("size", "small", "star"),
+                ("texture", "dotted", "star"),
+                ("place", "upper left", "star"),
+            },
+        ),
+        ("a red and a blue thing", {("colour", "blue", "object")}),  # "a red" names nothing
+        ("IMG_2043.JPG", set()),
+        ("ein roter kreis", set()),
+        ("", set()),
+    ],
+)
 def test_facts_of(caption, stated):
     assert facts_of(caption) == {Fact(*fact) for fact in stated}
 
@@ -40,14 +61,30 @@ def test_true_and_key_facts_of_a_scene():
     assert facts_of("a large striped red circle to the left of a small blue square on a mint background") <= true
     assert facts_of("two shapes: a circle and a square. the blue square is at the right") <= true
     assert key_facts(SCENE) == {
-        Fact("shape", "circle"), Fact("shape", "square"), Fact("colour", "red", "circle"), Fact("colour", "blue", "square"),
-        Fact("count", "2", "object"), Fact("relation", "left of", "red circle", "blue square")}
+        Fact("shape", "circle"),
+        Fact("shape", "square"),
+        Fact("colour", "red", "circle"),
+        Fact("colour", "blue", "square"),
+        Fact("count", "2", "object"),
+        Fact("relation", "left of", "red circle", "blue square"),
+    }
 
 
-@pytest.mark.parametrize("lie", [
-    "a blue circle", "a red star", "two red circles", "three shapes", "a red circle to the right of a blue square",
-    "a red circle above a blue square", "a small red circle", "the square is dotted", "on a sky background",
-    "the square is at the bottom"])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "a blue circle",
+        "a red star",
+        "two red circles",
+        "three shapes",
+        "a red circle to the right of a blue square",
+        "a red circle above a blue square",
+        "a small red circle",
+        "the square is dotted",
+        "on a sky background",
+        "the square is at the bottom",
+    ],
+)
 def test_lies_are_found(lie):
     assert facts_of(lie) - true_facts(SCENE)
 

@@ -58,8 +58,13 @@ def test_metadata_as_datasets_reads_it(folder, picture):
     put(folder, "a.txt", b"not this one")
     put(folder, "sub/b.jpg", picture(2))
     put(folder, "c.jpg", picture(3))
-    lines = [{"file_name": "a.jpg", "text": "one", "license": "CC0"}, {"file_name": "sub/b.jpg", "captions": ["two", "three"]},
-             {"file_name": "gone.jpg", "text": "four"}, {"text": "no name"}, {"file_name": "c.jpg", "text": 5}]
+    lines = [
+        {"file_name": "a.jpg", "text": "one", "license": "CC0"},
+        {"file_name": "sub/b.jpg", "captions": ["two", "three"]},
+        {"file_name": "gone.jpg", "text": "four"},
+        {"text": "no name"},
+        {"file_name": "c.jpg", "text": 5},
+    ]
     put(folder, "metadata.jsonl", "\n".join([*map(json.dumps, lines), "{"]).encode())
     samples = {sample.key: sample for sample in read(folder)}
     assert list(samples) == ["a", "c", "gone", "metadata-000000003", "metadata-000000005", "sub/b"]
@@ -116,29 +121,44 @@ def test_pictures_are_known_by_their_bytes_and_all_else_is_named(folder, picture
         put(folder, name, b"" if name == "empty" else b"BMW or P6 or 8BPS")
     found = read(folder)
     assert {sample.key: sample.captions for sample in found} == {
-        "A": ("upper",), "noext": (), "photo.jpg?w=300": (), "photo.jpg_large": (), "image": ()}
+        "A": ("upper",),
+        "noext": (),
+        "photo.jpg?w=300": (),
+        "photo.jpg_large": (),
+        "image": (),
+    }
     assert all(sample.image for sample in found)
     by_bytes, others = caplog.messages
     assert "4 files are pictures by their bytes" in by_bytes and "1 .jpg_large (photo.jpg_large)" in by_bytes
     assert "8 files are neither pictures nor belong to one: 2 .psd (x.psd), " in others
-    assert all(f"1 {name}" in others for name in (".dng", ".svg", ".txt (B.txt)", "no suffix (empty)", ".json (data.json)", ".md"))
+    assert all(
+        f"1 {name}" in others
+        for name in (".dng", ".svg", ".txt (B.txt)", "no suffix (empty)", ".json (data.json)", ".md")
+    )
 
 
 def test_files_beside_a_picture(folder, picture, caplog):
     for name in ("a.jpg", "b.png", "c.webp", "cafe\u0301.jpg"):
         put(folder, name, picture())
-    put(folder, "a.caption", b"one\ntwo")                  # kohya's
+    put(folder, "a.caption", b"one\ntwo")  # kohya's
     put(folder, "b.png.txt", "drei über".encode("utf-16"))
     put(folder, "b.caption", b"not this one")
-    put(folder, "caf\u00e9.txt", b"composed")              # macOS spells names of files otherwise
+    put(folder, "caf\u00e9.txt", b"composed")  # macOS spells names of files otherwise
     theirs = {"key": "000", "caption": "alt", "sha256": "0", "width": 3, "error_message": None, "uid": "u"}
-    put(folder, "c.json", json.dumps(theirs).encode())     # img2dataset's
-    put(folder, "b.png.json", b'{"title": "b.png"}')       # Google's, of which the title is no caption
-    put(folder, "a.json", json.dumps({"imageData": "A" * (1 << 20)}).encode())  # labelme's, with the picture in it again
+    put(folder, "c.json", json.dumps(theirs).encode())  # img2dataset's
+    put(folder, "b.png.json", b'{"title": "b.png"}')  # Google's, of which the title is no caption
+    put(
+        folder, "a.json", json.dumps({"imageData": "A" * (1 << 20)}).encode()
+    )  # labelme's, with the picture in it again
     samples = {sample.key: sample for sample in read(folder)}
     assert [samples[key].captions for key in samples] == [("one", "two"), ("drei über",), ("alt",), ("composed",)]
-    assert samples["c"].meta == {"uid": "u", "source": "c.webp", "key": "000", "error_message": None,
-                                 "source_fields": {"sha256": "0", "width": 3}}
+    assert samples["c"].meta == {
+        "uid": "u",
+        "source": "c.webp",
+        "key": "000",
+        "error_message": None,
+        "source_fields": {"sha256": "0", "width": 3},
+    }
     assert ["2 files are neither" in message and "2 .json" in message for message in caplog.messages] == [True]
 
 
@@ -158,18 +178,30 @@ def test_a_device_or_a_pipe_is_no_file_of_captions(folder, picture, monkeypatch)
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_metadata_of_every_kind(folder, picture, suffix):
-    rows = [{"file_name": name, "text": f"of {name}", "error": 0.5, "uid": f"u{name}"} for name in ("a.jpg", "sub/b.png", "gone.jpg")]
+    rows = [
+        {"file_name": name, "text": f"of {name}", "error": 0.5, "uid": f"u{name}"}
+        for name in ("a.jpg", "sub/b.png", "gone.jpg")
+    ]
     for name in ("a.jpg", "sub/b.png"):
         put(folder, name, picture())
-    data = {"jsonl": "\n".join(map(json.dumps, rows)).encode(),
-            "csv": ("\ufeff" + "\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)])).encode("utf-8")}
+    data = {
+        "jsonl": "\n".join(map(json.dumps, rows)).encode(),
+        "csv": ("\ufeff" + "\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)])).encode(
+            "utf-8"
+        ),
+    }
     if suffix == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
     else:
         put(folder, f"metadata.{suffix}", data[suffix])
     first, gone, second = read(folder)
     assert (first.key, first.captions, second.key, second.captions) == ("a", ("of a.jpg",), "sub/b", ("of sub/b.png",))
-    assert float(first.meta["source_fields"]["error"]) == 0.5 and first.meta["uid"] == "ua.jpg" and not first.error and first.image
+    assert (
+        float(first.meta["source_fields"]["error"]) == 0.5
+        and first.meta["uid"] == "ua.jpg"
+        and not first.error
+        and first.image
+    )
     assert gone.captions == ("of gone.jpg",) and "missing picture file" in gone.error
 
 
@@ -187,7 +219,10 @@ def test_a_table_called_metadata_that_names_no_files_is_left_out(folder, picture
     put(folder, "metadata.csv", b"id,text\n1,x\n")
     (sample,) = read(folder)
     assert sample.captions == ("one",)
-    assert "metadata.csv: no column file_name; it has 'id', 'text'; it is not read" in caplog.text and "1 .csv" in caplog.text
+    assert (
+        "metadata.csv: no column file_name; it has 'id', 'text'; it is not read" in caplog.text
+        and "1 .csv" in caplog.text
+    )
 
 
 def test_the_same_folder_elsewhere_gives_the_same_records(folder, tmp_path, picture):

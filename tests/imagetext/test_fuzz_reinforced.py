@@ -29,8 +29,8 @@ from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
 
 CASES = int(os.environ.get("CAPSMITH_FUZZ", 48))
-SECONDS = 60        # no case takes a second
-LARGEST = 2**20     # bytes, here
+SECONDS = 60  # no case takes a second
+LARGEST = 2**20  # bytes, here
 MEMORY = 2 * 10**9  # bytes of address space that a case may add
 COLUMNS = {"syn_text_a": ("a dog", "a cat"), "syn_text_b": ("a bird",)}
 TEXTS = named_texts("a photo", ["a photo"], COLUMNS)
@@ -48,7 +48,7 @@ class Case:
         """The bytes with some of them changed, lost or zeroed."""
         for _ in range(self.rng.choice([1, 1, 2, 8])):
             at, length = self.rng.randrange(len(data)), self.rng.choice([1, 4, 512])
-            data = data[:at] + self.rng.choice([self.rng.randbytes(1), b"", bytes(length)]) + data[at + length:]
+            data = data[:at] + self.rng.choice([self.rng.randbytes(1), b"", bytes(length)]) + data[at + length :]
         return data
 
 
@@ -70,8 +70,10 @@ def jpeg() -> bytes:
 
 def embeddings(case: Case) -> dict[str, torch.Tensor]:
     """Good ones, in either layout."""
-    rows = {name: torch.from_numpy(np.frombuffer(case.rng.randbytes(count * 5), np.uint8).reshape(count, 5) / 256).float()
-            for name, count in COUNTS.items()}
+    rows = {
+        name: torch.from_numpy(np.frombuffer(case.rng.randbytes(count * 5), np.uint8).reshape(count, 5) / 256).float()
+        for name, count in COUNTS.items()
+    }
     if case.rng.random() < 0.5:
         rows = {"image_emb": rows.pop("image_emb"), "text_emb": torch.cat([*rows.values()])}
     return rows
@@ -111,12 +113,14 @@ def damaged(case: Case) -> dict[str, bytes]:
 def cut(case: Case) -> dict[str, bytes]:
     kind = case.rng.choice(["npz", "pth.gz", "paug.json"])
     data = write_views(VIEWS) if kind == "paug.json" else pack(embeddings(case), kind)
-    return {kind: data[:case.rng.randrange(len(data))]}
+    return {kind: data[: case.rng.randrange(len(data))]}
 
 
 def header_promises(case: Case) -> dict[str, bytes]:
     """An array's header says that there are more numbers than there are, of a type that may be none."""
-    shape = case.rng.choice([(10**6, 10**6), (10**5, 10**5), (2, 10**12), (-1, 5), (0, 10**12), (3, 5), (2**62, 2**62)])
+    shape = case.rng.choice(
+        [(10**6, 10**6), (10**5, 10**5), (2, 10**12), (-1, 5), (0, 10**12), (3, 5), (2**62, 2**62)]
+    )
     kind = case.rng.choice(["<f4", "<f4", "<f4", "<f2", ">f8", "|O", "<U9", "|V8", "<i8", "<c8", "|S0", "<M8[us]"])
     return promising(shape, kind, case.rng.choice([0, 40, 4000]), case.rng.random() < 0.5)
 
@@ -135,11 +139,11 @@ def bombs() -> dict[str, dict[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
         deflated = zipped({name: archive.read(name) for name in archive.namelist()})
     array, half = io.BytesIO(), io.BytesIO()
-    np.save(array, many[:LARGEST // 8].numpy())
-    np.save(half, many[:LARGEST // 3].half().numpy())
+    np.save(array, many[: LARGEST // 8].numpy())
+    np.save(half, many[: LARGEST // 3].half().numpy())
     lying = bytearray(zipped({"image_emb.npy": array.getvalue()}))
     at = lying.index(b"PK\1\2") + 24
-    lying[at:at + 4] = (200).to_bytes(4, "little")
+    lying[at : at + 4] = (200).to_bytes(4, "little")
     strided = torch.zeros(1, dtype=torch.bfloat16)
     return {
         "arrays": {"npz": zipped({f"{number}_emb.npy": array.getvalue() for number in range(9)})},
@@ -150,7 +154,8 @@ def bombs() -> dict[str, dict[str, bytes]]:
         "a torch file": {"pth.gz": gzip.compress(file.getvalue(), 1)},
         "a deflated torch file": {"pth.gz": gzip.compress(deflated, 1)},
         "strides": {"pth.gz": pth({"image_emb": strided.expand(10**6, 10**6)})},
-        "less than memory holds by strides": {"pth.gz": pth({"image_emb": strided.expand(1000, 1000)})}}
+        "less than memory holds by strides": {"pth.gz": pth({"image_emb": strided.expand(1000, 1000)})},
+    }
 
 
 def bomb(case: Case) -> dict[str, bytes]:
@@ -159,8 +164,15 @@ def bomb(case: Case) -> dict[str, bytes]:
 
 def attack(case: Case) -> dict[str, bytes]:
     array = np.array([Attack(case)] * 2, dtype=object)
-    return case.rng.choice([{"npz": npz({"image_emb": array})}, {"pth.gz": pth({"image_emb": Attack(case)})},
-                            {"pth.gz": pth(Attack(case))}, {"npz": pth(Attack(case))}, {"paug.json": pth(Attack(case))}])
+    return case.rng.choice(
+        [
+            {"npz": npz({"image_emb": array})},
+            {"pth.gz": pth({"image_emb": Attack(case)})},
+            {"pth.gz": pth(Attack(case))},
+            {"npz": pth(Attack(case))},
+            {"paug.json": pth(Attack(case))},
+        ]
+    )
 
 
 def other_numbers(case: Case) -> dict[str, bytes]:
@@ -168,10 +180,20 @@ def other_numbers(case: Case) -> dict[str, bytes]:
     rows = embeddings(case)
     name = case.rng.choice(list(rows))
     length = len(rows[name])
-    values = [torch.full((length, 5), float("nan")), torch.full((length, 5), -torch.inf), torch.ones(length, 5, dtype=torch.int64),
-              torch.ones(length, 4), torch.ones(length), torch.ones(length, 5, 1), torch.ones(length, 0), torch.tensor(1.0),
-              torch.ones(length + 1, 5), torch.full((length, 5), 1e300, dtype=torch.float64), torch.ones(length, 5).T.contiguous().T,
-              torch.ones(length, 5, dtype=torch.complex64)]
+    values = [
+        torch.full((length, 5), float("nan")),
+        torch.full((length, 5), -torch.inf),
+        torch.ones(length, 5, dtype=torch.int64),
+        torch.ones(length, 4),
+        torch.ones(length),
+        torch.ones(length, 5, 1),
+        torch.ones(length, 0),
+        torch.tensor(1.0),
+        torch.ones(length + 1, 5),
+        torch.full((length, 5), 1e300, dtype=torch.float64),
+        torch.ones(length, 5).T.contiguous().T,
+        torch.ones(length, 5, dtype=torch.complex64),
+    ]
     rows[case.rng.choice([name, name, "other_emb", ""])] = case.rng.choice(values)
     if case.rng.random() < 0.5:
         return {"npz": npz({name: rows.numpy() for name, rows in rows.items()})}
@@ -181,9 +203,21 @@ def other_numbers(case: Case) -> dict[str, bytes]:
 def other_types(case: Case) -> dict[str, bytes]:
     """What is no dictionary of tensors."""
     rows = torch.ones(2, 5)
-    values = [[rows], rows, {}, {"image_emb": [1.0]}, {"image_emb": None}, {1: rows}, {"image_emb": {"a": rows}}, "text", 5,
-              {"image_emb": rows.to_sparse()},
-              {"image_emb": torch.nn.Parameter(rows)}, {"image_emb": rows.to("meta")}, {"image_emb": rows > 0}]
+    values = [
+        [rows],
+        rows,
+        {},
+        {"image_emb": [1.0]},
+        {"image_emb": None},
+        {1: rows},
+        {"image_emb": {"a": rows}},
+        "text",
+        5,
+        {"image_emb": rows.to_sparse()},
+        {"image_emb": torch.nn.Parameter(rows)},
+        {"image_emb": rows.to("meta")},
+        {"image_emb": rows > 0},
+    ]
     return {"pth.gz": pth(case.rng.choice(values))}
 
 
@@ -192,23 +226,45 @@ def other_views(case: Case) -> dict[str, bytes]:
 
     def number():
         return case.rng.choice(numbers)
-    views = [[[*(number() for _ in range(case.rng.choice([4, 4, 3])))], [[number(), number()], [case.rng.randrange(14), number()]]],
-             [[0, 0, 5, 5], [[case.rng.randrange(-1, 15), number()]]], [[number(), 0, 5, 5], None], number()]
+
+    views = [
+        [
+            [*(number() for _ in range(case.rng.choice([4, 4, 3])))],
+            [[number(), number()], [case.rng.randrange(14), number()]],
+        ],
+        [[0, 0, 5, 5], [[case.rng.randrange(-1, 15), number()]]],
+        [[number(), 0, 5, 5], None],
+        number(),
+    ]
     chosen = case.rng.choices(views, k=2)
     spelled = case.rng.choice([chosen, json.dumps(chosen), json.dumps(chosen)[:-1], "[" * 5000, "1", 1, None])
     whole = json.dumps({"param_aug": spelled}).encode()
-    return {"paug.json": case.rng.choice([whole] * 8 + [b"", b"[1]", b"null", b"\xff" + whole, whole + b"x", b"3" * 5000])}
+    return {
+        "paug.json": case.rng.choice([whole] * 8 + [b"", b"[1]", b"null", b"\xff" + whole, whole + b"x", b"3" * 5000])
+    }
 
 
-KINDS: list[Callable[[Case], dict[str, bytes]]] = [damaged, cut, header_promises, bomb, attack, other_numbers, other_types,
-                                                   other_views]
+KINDS: list[Callable[[Case], dict[str, bytes]]] = [
+    damaged,
+    cut,
+    header_promises,
+    bomb,
+    attack,
+    other_numbers,
+    other_types,
+    other_views,
+]
 
 
 def members(case: Case, number: int) -> dict[str, bytes]:
     """A record's members, one or two of which are malformed."""
     kind = case.rng.choice(["npz", "pth.gz"])
     malformed = KINDS[number % len(KINDS)](case)
-    good = {"paug.json": write_views(VIEWS)} if malformed.keys() & {"npz", "pth.gz"} else {kind: pack(embeddings(case), kind)}
+    good = (
+        {"paug.json": write_views(VIEWS)}
+        if malformed.keys() & {"npz", "pth.gz"}
+        else {kind: pack(embeddings(case), kind)}
+    )
     return {**good, **malformed}
 
 
@@ -218,6 +274,7 @@ def members(case: Case, number: int) -> dict[str, bytes]:
 @pytest.fixture
 def limits(monkeypatch):
     """Of time, of what embeddings may take, and of memory."""
+
     def late(*_):
         raise TimeoutError("the case hangs")
 
@@ -243,7 +300,9 @@ def test_malformed_views_and_embeddings(number, tmp_path, limits):
             continue
         if isinstance(made, dict):
             assert {name: len(rows) for name, rows in made.items()} == COUNTS
-            assert len({rows.shape[1] for rows in made.values()}) == 1 and all(rows.isfinite().all() for rows in made.values())
+            assert len({rows.shape[1] for rows in made.values()}) == 1 and all(
+                rows.isfinite().all() for rows in made.values()
+            )
         else:
             assert all(replay(view, Image.new("RGB", (9, 7)), 8).shape == (3, 8, 8) for view in made)
     assert not (tmp_path / "attacked").exists()
@@ -251,14 +310,28 @@ def test_malformed_views_and_embeddings(number, tmp_path, limits):
 
 @pytest.mark.parametrize("kind", bombs())
 def test_few_bytes_that_become_many_are_refused_before_they_do(kind, limits):
-    reason = {"a directory that says that the file is small": "Bad CRC-32", "a header that promises": "cannot reshape array of size 10"}
+    reason = {
+        "a directory that says that the file is small": "Bad CRC-32",
+        "a header that promises": "cannot reshape array of size 10",
+    }
     with pytest.raises(ValueError, match=reason.get(kind, f"bytes once unpacked, more than {LARGEST:,}")):
         unpack(bombs()[kind])
 
 
-@pytest.mark.parametrize("view", [
-    [[0, 0, 10**6, 10**6], None], [[10**9, 0, 1, 1], None], [[0, 0, 5, 5], [[6, 10**400]]], [[0, 0, 5, 5], [[6, float("nan")]]],
-    [[0, 0, 5, 5], [[10, 9]]], [[0, 0, 5, 5], [[10, -1]]], [[0, 0, 5, 5], [[14, 0]]], [[0, 0, 0, 5], None], [[0, -1, 5, 5], None]])
+@pytest.mark.parametrize(
+    "view",
+    [
+        [[0, 0, 10**6, 10**6], None],
+        [[10**9, 0, 1, 1], None],
+        [[0, 0, 5, 5], [[6, 10**400]]],
+        [[0, 0, 5, 5], [[6, float("nan")]]],
+        [[0, 0, 5, 5], [[10, 9]]],
+        [[0, 0, 5, 5], [[10, -1]]],
+        [[0, 0, 5, 5], [[14, 0]]],
+        [[0, 0, 0, 5], None],
+        [[0, -1, 5, 5], None],
+    ],
+)
 def test_views_that_no_picture_can_have_are_refused(view):
     with pytest.raises(ValueError, match="paug.json: view 1 is no crop"):
         read_views(write_views([VIEWS[0], view]))

@@ -19,13 +19,24 @@ def offline(tmp_path, monkeypatch):
 def parquet_set(tmp_path, picture):
     """Three files of four pictures, in a column of another name, and one file of another split."""
     import datasets
-    features = datasets.Features({"photo": datasets.Image(), "path": datasets.Value("string"), "caption": datasets.Value("string"),
-                                  "label": datasets.ClassLabel(names=["cat", "dog"])})
+
+    features = datasets.Features(
+        {
+            "photo": datasets.Image(),
+            "path": datasets.Value("string"),
+            "caption": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["cat", "dog"]),
+        }
+    )
     (tmp_path / "set").mkdir()
     for split, count in (("train", 3), ("test", 1)):
         for part in range(count):
-            rows = {"photo": [{"bytes": picture(10 * part + row), "path": None} for row in range(4)], "path": ["elsewhere"] * 4,
-                    "caption": [f"{split} {part} {row}" for row in range(4)], "label": [0, 1, 0, 1]}
+            rows = {
+                "photo": [{"bytes": picture(10 * part + row), "path": None} for row in range(4)],
+                "path": ["elsewhere"] * 4,
+                "caption": [f"{split} {part} {row}" for row in range(4)],
+                "label": [0, 1, 0, 1],
+            }
             table = datasets.Dataset.from_dict(rows, features=features)
             table.to_parquet(str(tmp_path / f"set/{split}-{part:05d}-of-{count:05d}.parquet"))
     return f"datasets:{tmp_path}/set"
@@ -33,10 +44,14 @@ def parquet_set(tmp_path, picture):
 
 def test_each_file_is_a_shard(parquet_set, picture):
     shards = read_samples(parquet_set)
-    assert [shard.name for shard in shards] == ["set-00000", "set-00001", "set-00002"] and shards == read_samples(parquet_set)
+    assert [shard.name for shard in shards] == ["set-00000", "set-00001", "set-00002"] and shards == read_samples(
+        parquet_set
+    )
     for part, shard in enumerate(shards):
         samples = list(shard)
-        assert [sample.image for sample in samples] == [picture(10 * part + row) for row in range(4)]  # as found, not decoded
+        assert [sample.image for sample in samples] == [
+            picture(10 * part + row) for row in range(4)
+        ]  # as found, not decoded
         assert [sample.captions for sample in samples] == [(f"train {part} {row}",) for row in range(4)]
         assert [sample.key for sample in samples] == [f"set-{part:05d}-{row:09d}" for row in range(4)]
         assert samples[1].meta["label"] == 1 and not samples[1].error
@@ -52,7 +67,9 @@ def test_a_folder_of_pictures(tmp_path, picture):
     folder.mkdir(parents=True)
     for number in range(3):
         (folder / f"{number}.png").write_bytes(picture(number, "PNG"))
-    (folder / "metadata.jsonl").write_text("".join(json.dumps({"file_name": f"{n}.png", "text": f"t{n}"}) + "\n" for n in range(3)))
+    (folder / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": f"{n}.png", "text": f"t{n}"}) + "\n" for n in range(3))
+    )
     (shard,) = read_samples(f"datasets:{tmp_path}/pics")
     assert [(sample.image, sample.captions) for sample in shard] == [(picture(n, "PNG"), (f"t{n}",)) for n in range(3)]
 
@@ -64,8 +81,10 @@ def test_a_set_of_tars_is_named_by_them(tmp_path, picture, write_tar):
         read_samples(f"datasets:{tmp_path}/tars")
 
 
-@pytest.mark.parametrize("spec", [
-    "datasets:", "datasets:{}/gone", "datasets:{}#no-such-split", "datasets:{}:no-such-config", "datasets:{}#"])
+@pytest.mark.parametrize(
+    "spec",
+    ["datasets:", "datasets:{}/gone", "datasets:{}#no-such-split", "datasets:{}:no-such-config", "datasets:{}#"],
+)
 def test_a_set_that_cannot_be_loaded(parquet_set, spec):
     spec = spec.format(parquet_set.removeprefix("datasets:"))
     with pytest.raises(ValueError, match=spec.replace("{", "")):

@@ -27,8 +27,14 @@ def shard(tmp_path, write_tar, picture, numbers, name="00000", syn=None, **more)
     """Pictures with keys, uids and urls of their numbers."""
     files = []
     for number in numbers:
-        members = {"jpg": picture(number), "txt": f"alt {number}".encode(), "url.txt": f"http://e.org/{number}\n".encode(),
-                   "json": json.dumps({"uid": f"u{number}"}).encode(), "odd.bin": b"n", **more}
+        members = {
+            "jpg": picture(number),
+            "txt": f"alt {number}".encode(),
+            "url.txt": f"http://e.org/{number}\n".encode(),
+            "json": json.dumps({"uid": f"u{number}"}).encode(),
+            "odd.bin": b"n",
+            **more,
+        }
         files += [(f"k{number}.{suffix}", data) for suffix, data in members.items()]
         files += [(f"k{number}.syn.json", json.dumps(syn).encode())] if syn else []
     return write_tar(tmp_path / f"{name}.tar", files)
@@ -50,32 +56,46 @@ def captioned(path, column, text="of {}", scores=True) -> list[Record]:
 @pytest.mark.parametrize("format", SUFFIXES)
 @pytest.mark.parametrize("on", ["key", "uid", "sha256", "url"])
 def test_captions_alone_find_their_pictures(tmp_path, write_tar, picture, format, on):
-    paths = [shard(tmp_path, write_tar, picture, numbers, name) for name, numbers in (("0", range(7)), ("1", range(7, 12)))]
+    paths = [
+        shard(tmp_path, write_tar, picture, numbers, name) for name, numbers in (("0", range(7)), ("1", range(7, 12)))
+    ]
     records = [record for path in paths for record in captioned(path, X)]
-    direct = [write(tmp_path / "direct", captioned(path, X), str(number), format=format) for number, path in enumerate(paths)]
+    direct = [
+        write(tmp_path / "direct", captioned(path, X), str(number), format=format) for number, path in enumerate(paths)
+    ]
     random.Random(0).shuffle(records)
     for number in range(3):  # in other shards, in another order
         path = write(tmp_path / "columns", records[number::3], str(number), format=format, images=False)
         assert picture(1) not in open(path, "rb").read()
-    report = join(read_samples(paths), f"{tmp_path}/columns/*{SUFFIXES[format]}", tmp_path / "joined", on=on, format=format)
+    report = join(
+        read_samples(paths), f"{tmp_path}/columns/*{SUFFIXES[format]}", tmp_path / "joined", on=on, format=format
+    )
     assert report == Joined(matched=10, unmatched=2, duplicate=0)
     for number, path in enumerate(direct):
         expected, got = list(read_records(path)), list(read_records(f"{tmp_path}/joined/{number}{SUFFIXES[format]}"))
         assert [one for one in got if not one.error] == [one for one in expected if not one.error]
         assert [one.key for one in got] == [one.key for one in expected]
         if format == "webdataset":
-            assert all(f"no captions of {on} " in one.error and one.error.endswith(": no caption passed") for one in got if one.error)
+            assert all(
+                f"no captions of {on} " in one.error and one.error.endswith(": no caption passed")
+                for one in got
+                if one.error
+            )
 
 
 def test_what_captions_alone_hold(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(5), syn={"syn_text_old": ["old"]})
     path = write(tmp_path / "columns", captioned(path, X), images=False, columns=[X])
     records = list(read_records(path))
-    assert [record.key for record in records] == ["k0", "k1", "k2", "k3", "k4"] and records[4].error == "no caption passed"
+    assert [record.key for record in records] == ["k0", "k1", "k2", "k3", "k4"] and records[
+        4
+    ].error == "no caption passed"
     assert records[0].syn_text == {X: ("of 0",)} and records[0].image is None and records[0].members == {}
     meta = records[0].meta
     assert meta["url"] == "http://e.org/0" and (meta["width"], meta["height"]) == (12, 8) and len(meta["sha256"]) == 64
-    assert records[0].scores == {X: {"logprob": [0.0]}} and read_marker(tmp_path / "columns", "00000")["captions"] == {X: 4}
+    assert records[0].scores == {X: {"logprob": [0.0]}} and read_marker(tmp_path / "columns", "00000")["captions"] == {
+        X: 4
+    }
 
 
 def test_columns_of_several_sets_and_of_the_shard_itself(tmp_path, write_tar, picture):
@@ -109,7 +129,10 @@ def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
         assert joined["k2"].error == "no captions of uid 'u2' to join: several that differ"
         assert joined["k3"].syn_text == {X: ("of 3",)}
     # The same picture under two keys has captions of its own under each: those of the least key are all's.
-    same = [Record(key, picture(2), meta={"uid": key}, columns={X: (text,)}) for key, text in (("b", "of b"), ("a", "of a"))]
+    same = [
+        Record(key, picture(2), meta={"uid": key}, columns={X: (text,)})
+        for key, text in (("b", "of b"), ("a", "of a"))
+    ]
     for number, order in enumerate((same, same[::-1])):
         columns = write(tmp_path / f"same{number}", order, images=False)
         assert join(read_samples(path), columns, tmp_path / f"sha{number}", on="sha256") == Joined(1, 3, 0)
@@ -122,7 +145,10 @@ def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, 
     with pytest.raises(ColumnClash, match="k0: has the column syn_text_x already"):
         join(read_samples(path), columns, tmp_path / "out")
     join(read_samples(path), columns, tmp_path / "out", overwrite=True)
-    assert [record.syn_text for record in read_records(f"{tmp_path}/out/00000.tar")] == [{X: ("of 0",)}, {X: ("of 1",)}]
+    assert [record.syn_text for record in read_records(f"{tmp_path}/out/00000.tar")] == [
+        {X: ("of 0",)},
+        {X: ("of 1",)},
+    ]
     path = shard(tmp_path, write_tar, picture, range(2), "1", **{"pth.gz": b"p"})
     with pytest.raises(ColumnClash, match="k0: has text embeddings"):
         join(read_samples(path), columns, tmp_path / "out")
@@ -133,9 +159,17 @@ def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, 
 def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture):
     """Published sets hold no pictures: their captioner read a copy of its own, in other shards, under other keys."""
     members = {"url.txt": b"u", "syn.json": b'{"syn_text": ["old"]}', "paug.json": b"{}"}
-    reinforced = write_tar(tmp_path / "r.tar", [(f"r{n}.{suffix}", data) for n in range(3)
-                                                for suffix, data in {**members, "json": b'{"uid": "u%d"}' % n}.items()])
-    columns = write(tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, (2, 0)), X), images=False, columns=[X])
+    reinforced = write_tar(
+        tmp_path / "r.tar",
+        [
+            (f"r{n}.{suffix}", data)
+            for n in range(3)
+            for suffix, data in {**members, "json": b'{"uid": "u%d"}' % n}.items()
+        ],
+    )
+    columns = write(
+        tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, (2, 0)), X), images=False, columns=[X]
+    )
     assert join(read_samples(reinforced), columns, tmp_path / "out") == Joined(2, 1, 0)
     records = list(read_records(f"{tmp_path}/out/r.tar"))
     assert [record.syn_text.get(X) for record in records] == [("of 0",), None, ("of 2",)]
@@ -183,11 +217,17 @@ def test_bad_arguments(tmp_path, write_tar, picture):
         join(read_samples(path), str(tmp_path / "gone.tar"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("sample,names", [
-    (Record("k", None, meta={"uid": "u", "sha256": "s", "url": "w"}), ("k", "u", "s", "w")),
-    (Record("k", b"p", members={"url.txt": b" w\n"}, meta={"uid": 7, "url": "v"}), ("k", "7", hashlib.sha256(b"p").hexdigest(), "w")),
-    (Record("k", None, meta={"sha256": "", "url": None}), ("k", None, None, None)),
-])
+@pytest.mark.parametrize(
+    "sample,names",
+    [
+        (Record("k", None, meta={"uid": "u", "sha256": "s", "url": "w"}), ("k", "u", "s", "w")),
+        (
+            Record("k", b"p", members={"url.txt": b" w\n"}, meta={"uid": 7, "url": "v"}),
+            ("k", "7", hashlib.sha256(b"p").hexdigest(), "w"),
+        ),
+        (Record("k", None, meta={"sha256": "", "url": None}), ("k", None, None, None)),
+    ],
+)
 def test_what_names_a_picture(sample, names):
     assert tuple(name_of(sample, on) for on in ("key", "uid", "sha256", "url")) == names
 
@@ -202,7 +242,11 @@ def test_text_from_a_column():
             parse_text_from(text)
     records = [Record(f"k{number}", None, columns={X: ("a", " ", "b", "c")}) for number in range(3000)]
     texts = [drawn_text(record, X, 0.3) for record in records]
-    assert texts == [drawn_text(record, X, 0.3) for record in records] != [drawn_text(record, X, 0.3, seed=1) for record in records]
+    assert (
+        texts
+        == [drawn_text(record, X, 0.3) for record in records]
+        != [drawn_text(record, X, 0.3, seed=1) for record in records]
+    )
     for text, expected in ((None, 2100), ("a", 300), ("b", 300), ("c", 300), (" ", 0)):
         assert abs(texts.count(text) - expected) < 100 * bool(expected) + 1  # 4 standard deviations of the largest
     # A larger share draws the same texts and more.
@@ -226,6 +270,7 @@ def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
 
 def by_key(path) -> list[dict[str, bytes]]:
     from imagetext.readers.tars import read_members
+
     samples: dict[str, dict[str, bytes]] = {}
     for member in read_members(str(path)):
         samples.setdefault(member.key, {})[member.suffix] = member.data
@@ -238,7 +283,9 @@ def test_in_a_store(tmp_path, write_tar, picture, s3):
     write(f"{s3.root}/columns", captioned(shards[0].path, X), images=False, format="parquet")
     report = join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")
     assert report == Joined(4, 0, 0) == join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")
-    assert [record.syn_text for record in read_records(f"{s3.root}/out/00000.tar")] == [{X: (f"of {n}",)} for n in range(4)]
+    assert [record.syn_text for record in read_records(f"{s3.root}/out/00000.tar")] == [
+        {X: (f"of {n}",)} for n in range(4)
+    ]
     with pytest.raises(ValueError, match="the shards stand there"):
         join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/in/")
     s3.fail("GET", "in/00000.tar", 503)

@@ -31,4 +31,7 @@ def test_a_key_seen_twice_says_so(caplog):
     keys = SeenKeys("00000.tar")
     assert [keys.unique(key) for key in ("a", "b", "a", "a", "a~2")] == ["a", "b", "a~2", "a~3", "a~2~2"]
     assert [record.args for record in caplog.records] == [
-        ("00000.tar", "a", "a~2"), ("00000.tar", "a", "a~3"), ("00000.tar", "a~2", "a~2~2")]
+        ("00000.tar", "a", "a~2"),
+        ("00000.tar", "a", "a~3"),
+        ("00000.tar", "a~2", "a~2~2"),
+    ]

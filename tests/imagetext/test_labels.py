@@ -10,7 +10,11 @@ from imagetext.sources import read_records, read_samples
 
 
 def labels(spec, place, names=None):
-    return [(record.key, record.label) for shard in read_samples(str(spec), labels=Labels(place, names)) for record in shard]
+    return [
+        (record.key, record.label)
+        for shard in read_samples(str(spec), labels=Labels(place, names))
+        for record in shard
+    ]
 
 
 def test_folders_are_classes_only_where_that_is_said(images):
@@ -22,19 +26,40 @@ def test_folders_are_classes_only_where_that_is_said(images):
 
 
 def test_a_set_without_what_is_asked_for_says_what_it_has(tmp_path, images, picture, write_tar):
-    with pytest.raises(ValueError, match="--label folder: the first 1 records have none; no label: 'a' lies in no folder"):
+    with pytest.raises(
+        ValueError, match="--label folder: the first 1 records have none; no label: 'a' lies in no folder"
+    ):
         labels(images("a.jpg"), "folder")
-    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.class.txt", b"3"), ("a.json", b'{"species": "cat"}')])
+    path = write_tar(
+        tmp_path / "x.tar", [("a.jpg", picture()), ("a.class.txt", b"3"), ("a.json", b'{"species": "cat"}')]
+    )
     seen = r"x.tar: --label cls: .* no 'cls' with a text or a number; .* the files 'class.txt' and the fields 'uid', .*'species'"
     with pytest.raises(ValueError, match=seen):
         labels(path, "cls")
 
 
 def test_webdatasets_cls_fields_and_columns(tmp_path, picture, write_tar):
-    was = {"uid": "c", "sha256": "", "width": 0, "height": 0, "captions": [], "error": "was broken", "source": "s", "caption_scores": {}}
-    path = write_tar(tmp_path / "x.tar", [
-        ("n01/a.jpg", picture()), ("n01/a.cls", b"3\n"), ("n01/a.json", b'{"species": "cat"}'), ("n01/b.jpg", picture(1)),
-        ("n01/b.cls", b""), ("c.json", json.dumps(was).encode())])
+    was = {
+        "uid": "c",
+        "sha256": "",
+        "width": 0,
+        "height": 0,
+        "captions": [],
+        "error": "was broken",
+        "source": "s",
+        "caption_scores": {},
+    }
+    path = write_tar(
+        tmp_path / "x.tar",
+        [
+            ("n01/a.jpg", picture()),
+            ("n01/a.cls", b"3\n"),
+            ("n01/a.json", b'{"species": "cat"}'),
+            ("n01/b.jpg", picture(1)),
+            ("n01/b.cls", b""),
+            ("c.json", json.dumps(was).encode()),
+        ],
+    )
     assert labels(path, "cls") == [("n01/a", "3"), ("n01/b", None), ("c", None)]
     assert labels(path, "cls", {"3": "tench"})[0] == ("n01/a", "tench")
     assert labels(path, "species")[0] == ("n01/a", "cat") and labels(path, "folder")[1] == ("n01/b", "n01")
@@ -59,16 +84,21 @@ def test_a_column_of_classes_of_datasets_has_their_names(tmp_path, picture):
     assert [label for _, label in labels(f"datasets:{folder}", "kind", german)] == ["Katze", "Hund", "Katze"]
 
 
-@pytest.mark.parametrize("text,names", [
-    ("tench\ngoldfish\n", {"0": "tench", "1": "goldfish"}),
-    ("\ufeffn01\ttench\nn02\tgold fish", {"n01": "tench", "n02": "gold fish"})])
+@pytest.mark.parametrize(
+    "text,names",
+    [
+        ("tench\ngoldfish\n", {"0": "tench", "1": "goldfish"}),
+        ("\ufeffn01\ttench\nn02\tgold fish", {"n01": "tench", "n02": "gold fish"}),
+    ],
+)
 def test_names_of_classes(tmp_path, text, names):
     (tmp_path / "names.txt").write_text(text)
     assert read_class_names(tmp_path / "names.txt") == names
 
 
-@pytest.mark.parametrize("text,reason", [
-    ("", "is empty"), ("a\tb\nc\n", "'c' is no ID<tab>NAME"), ("a\tb\na\tc\n", "a named twice")])
+@pytest.mark.parametrize(
+    "text,reason", [("", "is empty"), ("a\tb\nc\n", "'c' is no ID<tab>NAME"), ("a\tb\na\tc\n", "a named twice")]
+)
 def test_a_file_that_names_no_classes(tmp_path, text, reason):
     (tmp_path / "names.txt").write_text(text)
     with pytest.raises(ValueError, match=f"--class-names .*names.txt: {reason}"):
@@ -84,7 +114,9 @@ def test_names_of_imagenets_classes():
 
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_label_is_written_and_can_be_asked_for_again(tmp_path, picture, write_tar, format):
-    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"3"), ("a.syn.json", b'{"syn_text_x": ["one"]}')])
+    path = write_tar(
+        tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"3"), ("a.syn.json", b'{"syn_text_x": ["one"]}')]
+    )
     (shard,) = read_samples(path, labels=Labels("cls", {"3": "tench"}))
     with ShardWriter(tmp_path, "out", format=format) as writer:
         for record in shard:

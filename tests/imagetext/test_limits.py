@@ -23,10 +23,21 @@ from imagetext.keys import SeenKeys
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
-MEMORY = 1 << 28  # bytes of addresses that all these readers get beside what their libraries take; limits are smaller here, too
-SMALLER = {"LINE": 1 << 20, "VALUES": 1 << 16, "DOCUMENT": 1 << 20, "DOCUMENT_VALUES": 1 << 18, "FILE": 1 << 24, "PAGE": 1 << 25,
-           "PADDING": 1 << 22, "BATCH": 1 << 24, "UNPACKED": 1 << 26}
-SECONDS = 60      # of processor time
+MEMORY = (
+    1 << 28
+)  # bytes of addresses that all these readers get beside what their libraries take; limits are smaller here, too
+SMALLER = {
+    "LINE": 1 << 20,
+    "VALUES": 1 << 16,
+    "DOCUMENT": 1 << 20,
+    "DOCUMENT_VALUES": 1 << 18,
+    "FILE": 1 << 24,
+    "PAGE": 1 << 25,
+    "PADDING": 1 << 22,
+    "BATCH": 1 << 24,
+    "UNPACKED": 1 << 26,
+}
+SECONDS = 60  # of processor time
 
 
 def member(name: str, data: bytes = b"", size: int | None = None, kind: bytes = b"0") -> bytes:
@@ -66,9 +77,9 @@ def lying(path: Path) -> None:
     table(path, image=pa.array(["a.jpg"] * 20))
     data = path.read_bytes()
     size = int.from_bytes(data[-8:-4], "little")
-    footer = data[-8 - size:-8].replace(b"\x16\x28", b"\x16" + b"\xfe" + b"\xff" * 7 + b"\x7f")
+    footer = data[-8 - size : -8].replace(b"\x16\x28", b"\x16" + b"\xfe" + b"\xff" * 7 + b"\x7f")
     assert len(footer) > size
-    path.write_bytes(data[:-8 - size] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    path.write_bytes(data[: -8 - size] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
 
 
 def zipped(path: Path, start: bytes, mebibytes: int) -> None:
@@ -80,11 +91,18 @@ def zipped(path: Path, start: bytes, mebibytes: int) -> None:
 
 def png(width: int, height: int, chunks: int = 0) -> bytes:
     """A grey picture with an alpha channel, and empty chunks that nobody needs."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
     pixels = zlib.compress((b"\0" + bytes(2 * width)) * height, 1)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x04\0\0\0")
-            + chunk(b"prIv", b"") * chunks + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x04\0\0\0")
+        + chunk(b"prIv", b"") * chunks
+        + chunk(b"IDAT", pixels)
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg(scans: int = 0) -> bytes:
@@ -103,33 +121,85 @@ BIG = "x" * (5 << 20)
 
 # Each writes a file of the name; then the reasons of its rows, in order, "" for good ones, or one that the whole file is refused for.
 HOSTILE = {
-    "holds.tar": (lambda path: sparse(path, GOOD + member("big.jpg", size=3 << 40), 3 << 40, GOOD + END),
-                  ["", "jpg: 3,298,534,883,328 bytes, more than 16,777,216", ""]),
-    "claims.tar": (lambda path: path.write_bytes(GOOD + member("big.jpg", size=5 << 40) + END), "unexpected end of data"),
-    "sparse.tar": (lambda path: path.write_bytes(GOOD + member("s.jpg", bytes(512), kind=b"S") + END), ["", "no regular file"]),
+    "holds.tar": (
+        lambda path: sparse(path, GOOD + member("big.jpg", size=3 << 40), 3 << 40, GOOD + END),
+        ["", "jpg: 3,298,534,883,328 bytes, more than 16,777,216", ""],
+    ),
+    "claims.tar": (
+        lambda path: path.write_bytes(GOOD + member("big.jpg", size=5 << 40) + END),
+        "unexpected end of data",
+    ),
+    "sparse.tar": (
+        lambda path: path.write_bytes(GOOD + member("s.jpg", bytes(512), kind=b"S") + END),
+        ["", "no regular file"],
+    ),
     "padded.tar": (lambda path: sparse(path, GOOD + END, 1 << 40), [""]),
-    "headers.tar": (lambda path: path.write_bytes(pax(10_000, b"g") * 20 + GOOD + END), "headers of a file are more than 1,048,576"),
-    "globals.tar": (lambda path: path.write_bytes(b"".join(pax(2000, b"g", chr(97 + n)) + GOOD for n in range(20)) + END), [""] * 20),
-    "name.tar": (lambda path: path.write_bytes(member("L", b"a." * 20_000, kind=b"L") + member("x") + END), "a name of 40,000 char"),
-    "shared.tar": (lambda path: path.write_bytes(b"".join(member(f"a.{n}.jpg", b"x") for n in range(200)) + member("a.b", bytes(8 << 20)) + END),
-                   "1 files of the key 'a' are of each of its 200 pictures"),
-    "packed.tar.gz": (lambda path: zipped(path, GOOD + member("big.jpg", size=1 << 40), 1), "more than the 67,108,864 that are"),
-    "wide.tar": (lambda path: path.write_bytes(member("a.jpg", jpeg()) + member("a.json", b"[" + b"[]," * 100_000 + b"[]]") + END), [""]),
+    "headers.tar": (
+        lambda path: path.write_bytes(pax(10_000, b"g") * 20 + GOOD + END),
+        "headers of a file are more than 1,048,576",
+    ),
+    "globals.tar": (
+        lambda path: path.write_bytes(b"".join(pax(2000, b"g", chr(97 + n)) + GOOD for n in range(20)) + END),
+        [""] * 20,
+    ),
+    "name.tar": (
+        lambda path: path.write_bytes(member("L", b"a." * 20_000, kind=b"L") + member("x") + END),
+        "a name of 40,000 char",
+    ),
+    "shared.tar": (
+        lambda path: path.write_bytes(
+            b"".join(member(f"a.{n}.jpg", b"x") for n in range(200)) + member("a.b", bytes(8 << 20)) + END
+        ),
+        "1 files of the key 'a' are of each of its 200 pictures",
+    ),
+    "packed.tar.gz": (
+        lambda path: zipped(path, GOOD + member("big.jpg", size=1 << 40), 1),
+        "more than the 67,108,864 that are",
+    ),
+    "wide.tar": (
+        lambda path: path.write_bytes(
+            member("a.jpg", jpeg()) + member("a.json", b"[" + b"[]," * 100_000 + b"[]]") + END
+        ),
+        [""],
+    ),
     "line.jsonl": (lambda path: sparse(path, b'{"text": "a"}\n', 1 << 40), "a line of more than 1,048,576 bytes"),
-    "deep.jsonl": (lambda path: path.write_bytes(b'{"text": "a"}\n{"text": ' + DEEP + b"}\n"), ["", "not a line of JSON: maximum recursion"]),
-    "wide.jsonl": (lambda path: path.write_bytes(b'{"text": "a"}\n{"text": "b", "c": [' + b"[]," * 100_000 + b"[]]}\n"),
-                   ["", "JSON of more than 65,536 values"]),
+    "deep.jsonl": (
+        lambda path: path.write_bytes(b'{"text": "a"}\n{"text": ' + DEEP + b"}\n"),
+        ["", "not a line of JSON: maximum recursion"],
+    ),
+    "wide.jsonl": (
+        lambda path: path.write_bytes(b'{"text": "a"}\n{"text": "b", "c": [' + b"[]," * 100_000 + b"[]]}\n"),
+        ["", "JSON of more than 65,536 values"],
+    ),
     "line.jsonl.gz": (lambda path: zipped(path, b'{"text": "', 2), "a line of more than 1,048,576 bytes"),
     "line.csv.gz": (lambda path: zipped(path, b"image,text\na.jpg,", 2), "a line of more than 1,048,576 bytes"),
     "deep.json": (lambda path: path.write_bytes(b'[{"text": "a"}, ' + DEEP + b"]"), "line 1: maximum recursion"),
     "open.json": (lambda path: sparse(path, b'[{"text": "', 1 << 40), "line 1: not JSON"),
     "info.json": (lambda path: sparse(path, b'{"lengths": {"', 1 << 40), "has more than the 1,048,576 bytes"),
-    "dictionary.parquet": (lambda path: table(path, image=pa.array([f"{n}.jpg" for n in range(50)]), text=repeated(BIG, 50)), ["missing picture"] * 50),
-    "list.parquet": (lambda path: table(path, image=pa.array(["a.jpg"]), captions=pa.ListArray.from_arrays(
-        pa.array([0, 20_000], pa.int32()), repeated(BIG, 20_000))), ["a row of 104,857,600,005 bytes, more than 16,777,216"]),
-    "lists.parquet": (lambda path: table(path, image=pa.array(["a.jpg"]), captions=pa.ListArray.from_arrays(
-        pa.array([0, 1_000_000], pa.int32()), repeated("a", 1_000_000))), "lists of 1,000,000 values in a row group"),
-    "rows.parquet": (lambda path: table(path, image=repeated("a.jpg", 100_000)), "its footer tells of 100,000 rows in"),
+    "dictionary.parquet": (
+        lambda path: table(path, image=pa.array([f"{n}.jpg" for n in range(50)]), text=repeated(BIG, 50)),
+        ["missing picture"] * 50,
+    ),
+    "list.parquet": (
+        lambda path: table(
+            path,
+            image=pa.array(["a.jpg"]),
+            captions=pa.ListArray.from_arrays(pa.array([0, 20_000], pa.int32()), repeated(BIG, 20_000)),
+        ),
+        ["a row of 104,857,600,005 bytes, more than 16,777,216"],
+    ),
+    "lists.parquet": (
+        lambda path: table(
+            path,
+            image=pa.array(["a.jpg"]),
+            captions=pa.ListArray.from_arrays(pa.array([0, 1_000_000], pa.int32()), repeated("a", 1_000_000)),
+        ),
+        "lists of 1,000,000 values in a row group",
+    ),
+    "rows.parquet": (
+        lambda path: table(path, image=repeated("a.jpg", 100_000)),
+        "its footer tells of 100,000 rows in",
+    ),
     "lies.parquet": (lying, "its footer tells of "),
     "line.txt": (lambda path: sparse(path, b"a dog\n", 1 << 40), "a line of more than 1,048,576 bytes"),
     "document.json": (lambda path: sparse(path, b'{"a": "', 1 << 40), "has more than the 1,048,576 bytes"),
@@ -140,7 +210,12 @@ def read(path: Path) -> list[str] | str:
     """The reasons of its rows, or why the file cannot be read on."""
     try:
         if path.name in ("line.txt", "document.json"):
-            return [row.error for source in open_sources([str(path)], None, None)[0] for piece in source.pieces for row in piece.read(None, ())]
+            return [
+                row.error
+                for source in open_sources([str(path)], None, None)[0]
+                for piece in source.pieces
+                for row in piece.read(None, ())
+            ]
         return [record.error for shard in read_samples(str(path)) for record in shard]
     except ValueError as error:
         return str(error)
@@ -179,12 +254,18 @@ def test_hostile_inputs_are_read_in_little_memory_and_time(tmp_path, monkeypatch
             assert isinstance(found[name], str) and expected in found[name], (name, found[name])
         else:
             assert len(found[name]) == len(expected) and all(
-                reason in error and bool(reason) == bool(error) for reason, error in zip(expected, found[name])), (name, found[name])
+                reason in error and bool(reason) == bool(error) for reason, error in zip(expected, found[name])
+            ), (name, found[name])
 
 
-@pytest.mark.parametrize("data, reason", [
-    (jpeg(200), "JPEG picture of 206 scans, more than 100"), (png(2, 2, 100_001), "PNG picture of more than 100,000 chunks"),
-    (png(20_000, 20_000)[:100], "400,000,000 is more than 200,000,000")])
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (jpeg(200), "JPEG picture of 206 scans, more than 100"),
+        (png(2, 2, 100_001), "PNG picture of more than 100,000 chunks"),
+        (png(20_000, 20_000)[:100], "400,000,000 is more than 200,000,000"),
+    ],
+)
 def test_pictures_that_would_take_too_long_are_refused(data, reason):
     with pytest.raises(ValueError, match=reason):
         decode_image(data)
@@ -201,7 +282,10 @@ def test_a_large_picture_is_converted_in_parts(monkeypatch):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     white = Image.new("RGBA", (23, 37), "white")
-    assert decode_image(file.getvalue()).tobytes() == Image.alpha_composite(white, Image.fromarray(pixels)).convert("RGB").tobytes()
+    assert (
+        decode_image(file.getvalue()).tobytes()
+        == Image.alpha_composite(white, Image.fromarray(pixels)).convert("RGB").tobytes()
+    )
 
 
 def test_a_picture_file_has_a_largest_size(tmp_path, monkeypatch):
@@ -209,7 +293,9 @@ def test_a_picture_file_has_a_largest_size(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(bytes(1001))
     (tmp_path / "t.jsonl").write_text('{"image": "a.jpg", "text": "a dog"}\n')
     (shard,) = read_samples(str(tmp_path / "t.jsonl"))
-    assert [record.error for record in shard] == ["'a.jpg': has more than the 1,000 bytes that are read of such a file"]
+    assert [record.error for record in shard] == [
+        "'a.jpg': has more than the 1,000 bytes that are read of such a file"
+    ]
 
 
 def test_a_key_that_comes_again_takes_no_longer_each_time(caplog):
@@ -218,24 +304,43 @@ def test_a_key_that_comes_again_takes_no_longer_each_time(caplog):
     assert len(caplog.records) == SeenKeys.TOLD + 1
 
 
-@pytest.mark.parametrize("text, reason", [
-    ("a: &a [x, x, x, x, x, x, x, x]\n" + "".join(f"{two}: &{two} [{', '.join([f'*{one}'] * 8)}]\n" for one, two in zip("abcdefgh", "bcdefghi")),
-     "holds more than 10,000 values"),
-    ("a: &a [*a]", "holds more than 10,000 values"), ("a: " + "[" * 1100, "recursion"), ("a: " + "x" * (1 << 20), "more than the 1,048,576")])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (
+            "a: &a [x, x, x, x, x, x, x, x]\n"
+            + "".join(f"{two}: &{two} [{', '.join([f'*{one}'] * 8)}]\n" for one, two in zip("abcdefgh", "bcdefghi")),
+            "holds more than 10,000 values",
+        ),
+        ("a: &a [*a]", "holds more than 10,000 values"),
+        ("a: " + "[" * 1100, "recursion"),
+        ("a: " + "x" * (1 << 20), "more than the 1,048,576"),
+    ],
+)
 def test_a_configuration_holds_no_more_than_a_person_writes(tmp_path, text, reason):
     (tmp_path / "c.yaml").write_text(text)
     fields, (problem,) = read_config_file(str(tmp_path / "c.yaml"))
     assert not fields and reason in problem
 
 
-@pytest.mark.parametrize("name, pack", [("t.csv.gz", gzip.compress), ("t.tsv.zst", lambda data: pa.compress(data, "zstd", asbytes=True))])
+@pytest.mark.parametrize(
+    "name, pack", [("t.csv.gz", gzip.compress), ("t.tsv.zst", lambda data: pa.compress(data, "zstd", asbytes=True))]
+)
 @pytest.mark.parametrize("images", [["a.jpg", "a.jpg", "b.jpg"], ["a.jpg", "b.jpg", "a.jpg"]])
 def test_compressed_tables_of_cells_are_read_as_they_are_unpacked(tmp_path, name, pack, images):
-    text = "image,text\n" + "".join(f'{image},"a dog, no. {number}"\n' for number, image in enumerate(images)) + 'c.jpg,"5 nails\n'
+    text = (
+        "image,text\n"
+        + "".join(f'{image},"a dog, no. {number}"\n' for number, image in enumerate(images))
+        + 'c.jpg,"5 nails\n'
+    )
     text = text.replace(",a", "\ta").replace(',"', '\t"').replace("image,", "image\t") if ".tsv" in name else text
     plain = tmp_path / name.rpartition(".")[0]
     plain.write_text(text)
     (tmp_path / name).write_bytes(pack(text.encode()))
     (packed,), (unpacked,) = read_samples(str(tmp_path / name)), read_samples(str(plain))
-    assert [(record.key.replace(name, ""), record.captions) for record in packed] == [(record.key, record.captions) for record in unpacked]
-    assert [record.captions[:1] for record in packed] == [(f"a dog, no. {images.index(image)}",) for image in ("a.jpg", "b.jpg")] + [('"5 nails',)]
+    assert [(record.key.replace(name, ""), record.captions) for record in packed] == [
+        (record.key, record.captions) for record in unpacked
+    ]
+    assert [record.captions[:1] for record in packed] == [
+        (f"a dog, no. {images.index(image)}",) for image in ("a.jpg", "b.jpg")
+    ] + [('"5 nails',)]

@@ -122,6 +122,7 @@ def test_a_sign_of_life_on_its_way_does_not_bring_the_lock_back(s3, monkeypatch)
         begun.set()
         time.sleep(0.2)
         replace(path, owner)
+
     monkeypatch.setattr(lock, "_replace", slow)
     with FolderLock(folder):
         assert begun.wait(10)
@@ -137,7 +138,11 @@ def test_who_has_lost_the_lock_writes_no_marker_and_leaves_the_others_shard(tmp_
             writer.write(GOOD)
             writer.write(GOOD)
             (tmp_path / LOCK).write_text(json.dumps({"job": "other", "process": 7, "host": "other-host"}))
-    assert read_marker(tmp_path, "00000") == before and sorted(os.listdir(tmp_path)) == [LOCK, "00000.done.json", "00000.tar"]
+    assert read_marker(tmp_path, "00000") == before and sorted(os.listdir(tmp_path)) == [
+        LOCK,
+        "00000.done.json",
+        "00000.tar",
+    ]
 
 
 def test_a_lock_that_is_gone_is_set_anew_before_a_marker(tmp_path):
@@ -149,10 +154,15 @@ def test_a_lock_that_is_gone_is_set_anew_before_a_marker(tmp_path):
     assert LOCK not in os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("environment, same", [
-    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "1"}, True), ({"RANK": "0", "WORLD_SIZE": "2"}, True),
-    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, False),
-    ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}, True)])
+@pytest.mark.parametrize(
+    "environment, same",
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "1"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}, True),
+    ],
+)
 def test_the_processes_of_a_launcher_share_a_job(tmp_path, monkeypatch, environment, same):
     assert FolderLock(tmp_path).job != FolderLock(tmp_path).job
     for name, value in environment.items():
@@ -203,10 +213,17 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 def test_what_a_killed_process_has_left_is_no_hindrance(tmp_path):
     code = "import os, sys; from imagetext.outputs import Output; Output(sys.argv[1]).write(bytes(9)); os.kill(os.getpid(), 9)"
     path = str(tmp_path / "x.tar")
-    subprocess.run([sys.executable, "-c", code, path], env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(lock.__file__))})
+    subprocess.run(
+        [sys.executable, "-c", code, path],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(lock.__file__))},
+    )
     (tmp_path / "x.tar.tmp").write_bytes(b"half")
     os.chmod(tmp_path / "x.tar.tmp", 0o600)
     output = Output(path)
     output.write(b"whole")
     output.commit()
-    assert open(path, "rb").read() == b"whole" and os.stat(path).st_mode & 0o777 == 0o644 and os.listdir(tmp_path) == ["x.tar"]
+    assert (
+        open(path, "rb").read() == b"whole"
+        and os.stat(path).st_mode & 0o777 == 0o644
+        and os.listdir(tmp_path) == ["x.tar"]
+    )

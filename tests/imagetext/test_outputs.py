@@ -65,10 +65,14 @@ def test_one_upload_that_is_completed_when_all_is_there(s3, small_parts):
     data = os.urandom(12 << 20)
     output = Output(f"{s3.root}/x.bin")
     for start in range(0, len(data), 1 << 20):
-        output.write(data[start:start + (1 << 20)])
+        output.write(data[start : start + (1 << 20)])
     assert entry(output.path) is None and uploads(s3) == ["x.bin"]
     output.commit()
-    assert read_bytes(output.path) == data and uploads(s3) == [] and entry(output.path).stamp["size"] == output.size == len(data)
+    assert (
+        read_bytes(output.path) == data
+        and uploads(s3) == []
+        and entry(output.path).stamp["size"] == output.size == len(data)
+    )
     assert s3.count("POST", "x.bin") == 2  # begun and completed once
 
 
@@ -96,7 +100,9 @@ def test_an_exception_leaves_the_old_shard_with_its_marker(s3, picture):
         with ShardWriter(f"{s3.root}/out", "00000") as writer:
             writer.write(record("b", picture()))
             raise KeyboardInterrupt
-    assert read_marker(f"{s3.root}/out", "00000") == marker is not None and [one.key for one in read_records(writer.path)] == ["a"]
+    assert read_marker(f"{s3.root}/out", "00000") == marker is not None and [
+        one.key for one in read_records(writer.path)
+    ] == ["a"]
 
 
 @pytest.mark.parametrize("name,kind", [("00000.tar", 503), ("00000.tar", 403), ("00000.done.json", 503)])
@@ -130,8 +136,12 @@ def test_uploads_are_listed_page_by_page(monkeypatch):
             if method == "abort_multipart_upload":
                 return self.aborted.append(UploadId)
             names = self.pages[KeyMarker]
-            return {"Uploads": [{"Key": name, "UploadId": f"id of {name}"} for name in names], "IsTruncated": names[-1] != "f/c",
-                    "NextKeyMarker": names[-1], "NextUploadIdMarker": f"id of {names[-1]}"}
+            return {
+                "Uploads": [{"Key": name, "UploadId": f"id of {name}"} for name in names],
+                "IsTruncated": names[-1] != "f/c",
+                "NextKeyMarker": names[-1],
+                "NextUploadIdMarker": f"id of {names[-1]}",
+            }
 
     store = Store()
     monkeypatch.setattr(outputs, "filesystem", lambda path: store)
@@ -183,7 +193,9 @@ def test_a_file_here_is_whole_or_not_there(tmp_path):
 def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_path, monkeypatch):
     done, real = [], os.replace
     monkeypatch.setattr(os, "replace", lambda old, new: (done.append("named"), real(old, new)))
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+    )
     with whole_file(tmp_path / "a" / "x.bin") as temporary:
         temporary.write_bytes(b"one")
     assert done == [temporary.name, "named", "a"] and (tmp_path / "a" / "x.bin").read_bytes() == b"one"

@@ -34,10 +34,30 @@ def place(tmp_path, picture):
     return tmp_path
 
 
-OUTSIDE = ["../out/secret", "sub/../../out/photo.jpg", "{}/out/photo.jpg", "file://{}/out/secret", "link.jpg", "up/photo.jpg",
-           "/etc/passwd", "/proc/self/environ", "s3://bucket/a.jpg", "../../../../gone/.ssh/id_rsa", "..", "/dev/zero",
-           "../set-2/a.jpg"]
-INSIDE = ["a.jpg", "./sub/b.jpg", "sub/../a.jpg", "within.jpg", "../set/a.jpg", "{}/set/a.jpg", "file://{}/set/sub/b.jpg"]
+OUTSIDE = [
+    "../out/secret",
+    "sub/../../out/photo.jpg",
+    "{}/out/photo.jpg",
+    "file://{}/out/secret",
+    "link.jpg",
+    "up/photo.jpg",
+    "/etc/passwd",
+    "/proc/self/environ",
+    "s3://bucket/a.jpg",
+    "../../../../gone/.ssh/id_rsa",
+    "..",
+    "/dev/zero",
+    "../set-2/a.jpg",
+]
+INSIDE = [
+    "a.jpg",
+    "./sub/b.jpg",
+    "sub/../a.jpg",
+    "within.jpg",
+    "../set/a.jpg",
+    "{}/set/a.jpg",
+    "file://{}/set/sub/b.jpg",
+]
 NO_PATHS = ["gone.jpg", "https://x.org/a.jpg", "", "a\0.jpg", "/9j/" + "A" * 70, "\ud800.jpg", "x" * 5000, "/" * 5000]
 
 
@@ -46,11 +66,23 @@ def table(path: Path, names: list[str], format: str) -> str:
     if format == "parquet":
         pq.write_table(pa.table({name: [row[name] for row in rows] for name in rows[0]}), path)
     elif format == "coco":
-        path.write_text(json.dumps({"images": [{"id": at, "file_name": name} for at, name in enumerate(names)],
-                                    "annotations": [{"image_id": at, "caption": "x"} for at in range(len(names))]}))
+        path.write_text(
+            json.dumps(
+                {
+                    "images": [{"id": at, "file_name": name} for at, name in enumerate(names)],
+                    "annotations": [{"image_id": at, "caption": "x"} for at in range(len(names))],
+                }
+            )
+        )
     elif format == "llava":
-        path.write_text(json.dumps([{"id": str(at), "image": name, "conversations": [{"from": "gpt", "value": "x"}]}
-                                    for at, name in enumerate(names)]))
+        path.write_text(
+            json.dumps(
+                [
+                    {"id": str(at), "image": name, "conversations": [{"from": "gpt", "value": "x"}]}
+                    for at, name in enumerate(names)
+                ]
+            )
+        )
     else:
         path.write_text("\n".join(map(json.dumps, rows)))
     return f"coco:{path}" if format == "coco" else str(path)
@@ -60,11 +92,16 @@ def table(path: Path, names: list[str], format: str) -> str:
 def test_rows_that_lead_outside_are_one_error_before_any_work(place, format, monkeypatch):
     monkeypatch.setattr(picture_files, "read_picture", None)  # nothing is opened
     names = [name.format(place) for name in INSIDE + OUTSIDE]
-    path = table(place / f"set/t.{'parquet' if format == 'parquet' else 'json' if format != 'jsonl' else format}", names, format)
+    path = table(
+        place / f"set/t.{'parquet' if format == 'parquet' else 'json' if format != 'jsonl' else format}", names, format
+    )
     with pytest.raises(ValueError) as caught:
         read_samples(path)
-    message, = str(caught.value).splitlines()
-    assert f": {len(OUTSIDE)} of its rows lead outside {place}/set; the first, row {len(INSIDE) + 1}, names '../out/secret'" in message
+    (message,) = str(caught.value).splitlines()
+    assert (
+        f": {len(OUTSIDE)} of its rows lead outside {place}/set; the first, row {len(INSIDE) + 1}, names '../out/secret'"
+        in message
+    )
     assert f"add --images {place}/set --images {place}/out, or" in message and "ssh-rsa" not in message
 
 
@@ -99,12 +136,18 @@ def test_a_link_that_comes_later_is_its_rows_error(place, picture):
     (place / "out/b.jpg").write_bytes(picture(5))
     first, second = shard
     assert first.image is None and "outside the set" in first.error and second.image == picture()
-    with pytest.raises(ValueError, match="outside the set"):  # without folders, as when training comes back to a picture
+    with pytest.raises(
+        ValueError, match="outside the set"
+    ):  # without folders, as when training comes back to a picture
         read_picture(str(place / "set/sub/b.jpg"))
 
 
 def test_folders_that_flags_name(place, picture, monkeypatch):
-    path = table(place / "set/t.jsonl", ["photo.jpg", "../out/photo.jpg", f"{place}/out/photo.jpg", "sub/../../out/photo.jpg"], "jsonl")
+    path = table(
+        place / "set/t.jsonl",
+        ["photo.jpg", "../out/photo.jpg", f"{place}/out/photo.jpg", "sub/../../out/photo.jpg"],
+        "jsonl",
+    )
     (shard,) = read_samples(path, str(place / "out"))
     assert [record.image for record in shard] == [picture()] * 4
     with pytest.raises(ValueError, match="1 of its rows"):  # where others are named, its own is none of them
@@ -118,7 +161,9 @@ def test_folders_that_flags_name(place, picture, monkeypatch):
 
 
 def test_all_tables_are_told_of_in_one_error(place):
-    paths = [table(place / f"set/{at}.jsonl", [f"{place}/{at}/{row}.jpg" for row in range(3)], "jsonl") for at in range(9)]
+    paths = [
+        table(place / f"set/{at}.jsonl", [f"{place}/{at}/{row}.jpg" for row in range(3)], "jsonl") for at in range(9)
+    ]
     with pytest.raises(ValueError) as caught:
         read_samples([*paths, str(place / "gone.csv")])
     gone, outside = str(caught.value).splitlines()
@@ -129,14 +174,22 @@ def test_all_tables_are_told_of_in_one_error(place):
 def test_a_folder_whose_name_begins_alike_is_another(place):
     assert not PictureFolders("/a/set").hold("/a/set-2/x.jpg") and PictureFolders("/").hold("/a/x.jpg")
     store = PictureFolders("s3://b/set")
-    assert store.paths(Picture("../x.jpg")) == ["s3://b/x.jpg"] and not store.hold("s3://b/x.jpg") and store.hold("s3://b/set/x.jpg")
+    assert (
+        store.paths(Picture("../x.jpg")) == ["s3://b/x.jpg"]
+        and not store.hold("s3://b/x.jpg")
+        and store.hold("s3://b/set/x.jpg")
+    )
     with pytest.raises(ValueError, match="outside the set"):
         PictureReader(store).read(Picture("s3://b/set/../x.jpg"))
 
 
 def test_bytes_in_parquet_are_no_paths(place, picture):
     cells = [{"bytes": picture(), "path": "/etc/passwd"}, {"bytes": picture(), "path": None}]
-    for rows, outside in ((cells, 0), ([*cells, {"bytes": None, "path": "a.jpg"}], 0), ([*cells, {"bytes": None, "path": "/etc/passwd"}], 1)):
+    for rows, outside in (
+        (cells, 0),
+        ([*cells, {"bytes": None, "path": "a.jpg"}], 0),
+        ([*cells, {"bytes": None, "path": "/etc/passwd"}], 1),
+    ):
         pq.write_table(pa.table({"image": rows, "caption": ["x"] * len(rows)}), place / "set/t.parquet")
         if outside:
             with pytest.raises(ValueError, match="1 of its rows .* row 3, names '/etc/passwd'"):
@@ -147,10 +200,14 @@ def test_bytes_in_parquet_are_no_paths(place, picture):
 
 
 def test_a_folder_stays_in_itself(place, picture):
-    with pytest.raises(ValueError, match=f"2 of its links lead outside {place}/set; the first names .*; where .*--images {place}/out"):
+    with pytest.raises(
+        ValueError, match=f"2 of its links lead outside {place}/set; the first names .*; where .*--images {place}/out"
+    ):
         read_samples(str(place / "set"))
     (shard,) = read_samples(str(place / "set"), place / "out")
-    assert {record.key for record in shard} == {"a", "link", "sub/b", "up/photo", "within"} and not any(record.error for record in shard)
+    assert {record.key for record in shard} == {"a", "link", "sub/b", "up/photo", "within"} and not any(
+        record.error for record in shard
+    )
     for name in ("link.jpg", "up"):
         (place / "set" / name).unlink()
     assert [record.key for record in read_samples(str(place / "set"))[0]] == ["a", "sub/b", "within"]
@@ -198,12 +255,16 @@ def test_only_regular_files_are_opened(place, picture, name, monkeypatch):
     (place / "set/loop").symlink_to("loop")
     opened, real_open = [], os.open
     (shard,) = read_samples(table(place / "set/t.jsonl", [name, "a.jpg"], "jsonl"), ["/dev", place / "set"])
-    monkeypatch.setattr(os, "open", lambda path, *args, **options: opened.append(path) or real_open(path, *args, **options))
+    monkeypatch.setattr(
+        os, "open", lambda path, *args, **options: opened.append(path) or real_open(path, *args, **options)
+    )
     first, second = shard
     assert first.error and first.image is None and second.image == picture() and opened == [f"{place}/set/a.jpg"]
 
 
-@pytest.mark.parametrize("number, of_row", [(errno.EIO, False), (errno.ESTALE, False), (errno.EACCES, True), (errno.ELOOP, True)])
+@pytest.mark.parametrize(
+    "number, of_row", [(errno.EIO, False), (errno.ESTALE, False), (errno.EACCES, True), (errno.ELOOP, True)]
+)
 def test_trouble_of_the_disk_fails_the_shard_and_trouble_of_a_file_its_row(place, monkeypatch, number, of_row):
     def broken(*args, **options):
         raise OSError(number, os.strerror(number))
@@ -221,11 +282,17 @@ def test_trouble_of_the_disk_fails_the_shard_and_trouble_of_a_file_its_row(place
 
 
 def test_our_own_jsonl_is_read_again(place, picture):
-    records = list(read_samples(table(place / "set/t.jsonl", ["a.jpg", f"{place}/out/photo.jpg"], "jsonl"), [place / "set", place / "out"])[0])
+    records = list(
+        read_samples(
+            table(place / "set/t.jsonl", ["a.jpg", f"{place}/out/photo.jpg"], "jsonl"), [place / "set", place / "out"]
+        )[0]
+    )
     records = [replace(record, columns={"syn_text_x": ("one",)}) for record in records]
     with ShardWriter(place / "set", "beside", format="jsonl") as beside:
         beside.write(records[0])
-    assert [record.image for record in read_samples(beside.path)[0]] == [picture()]  # beside its pictures, without flags
+    assert [record.image for record in read_samples(beside.path)[0]] == [
+        picture()
+    ]  # beside its pictures, without flags
     (place / "run").mkdir()
     with ShardWriter(place / "run", "r", format="jsonl") as writer:
         for record in records:
@@ -242,7 +309,16 @@ def test_our_own_jsonl_is_read_again(place, picture):
 
 
 def test_a_record_that_only_looks_like_ours_opens_nothing_new(place):
-    row = {"key": "a", "uid": "a", "captions": [], "width": 1, "height": 1, "error": "", "source": "", "caption_scores": {}}
+    row = {
+        "key": "a",
+        "uid": "a",
+        "captions": [],
+        "width": 1,
+        "height": 1,
+        "error": "",
+        "source": "",
+        "caption_scores": {},
+    }
     for sha256, refused in (("", True), ("0" * 64, False)):
         (place / "set/t.jsonl").write_text(json.dumps({**row, "image": "../out/secret", "sha256": sha256}))
         if refused:
@@ -304,10 +380,20 @@ def test_a_url_outside_the_prefix_is_outside(s3, tmp_path):
 # ---- words -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [SECRET, b"P4ssw0rd-of-root", b"P1 secret-token", b"P5 12345secret", b"P2 2 2 9\nhidden-words 1 1 1",
-                                  b"BMsecret" * 10, b"root:x:0:0:root:/root"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        SECRET,
+        b"P4ssw0rd-of-root",
+        b"P1 secret-token",
+        b"P5 12345secret",
+        b"P2 2 2 9\nhidden-words 1 1 1",
+        b"BMsecret" * 10,
+        b"root:x:0:0:root:/root",
+    ],
+)
 def test_an_error_quotes_nothing_of_a_file_that_is_no_picture(data):
     with pytest.raises(ValueError) as caught:
         decode_image(data)
     message = str(caught.value)
-    assert not any(data[at:at + 4].decode() in message for at in range(len(data) - 4) if data[at:at + 4].isalnum())
+    assert not any(data[at : at + 4].decode() in message for at in range(len(data) - 4) if data[at : at + 4].isalnum())

@@ -33,13 +33,20 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
 
 
 # What the stored pixels (H, W, 3) look like when shown, from the EXIF 2.3 specification, 4.6.4 A.
 SHOWN = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
 
@@ -64,9 +71,17 @@ def test_broken_exif_does_not_hurt_the_picture():
         assert decoded(broken).shape == (8, 12, 3)
 
 
-@pytest.mark.parametrize("format,options", [
-    ("PNG", {}), ("BMP", {}), ("PPM", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True}),
-])
+@pytest.mark.parametrize(
+    "format,options",
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
 def test_lossless_formats_give_the_pixels_back(format, options):
     assert np.array_equal(decoded(encode(Image.fromarray(PIXELS), format, **options)), PIXELS)
 
@@ -160,21 +175,38 @@ def test_first_picture_of_two_in_a_jpeg():
     assert np.abs(decoded(data).astype(int) - (254, 0, 0)).max() <= 3
 
 
-@pytest.mark.parametrize("data,reason", [
-    (None, "missing"), (b"", "empty"), (b"just a text, named photo.jpg", "not a picture"), (b"\xff\xd8\xff", "broken header"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-])
+@pytest.mark.parametrize(
+    "data,reason",
+    [
+        (None, "missing"),
+        (b"", "empty"),
+        (b"just a text, named photo.jpg", "not a picture"),
+        (b"\xff\xd8\xff", "broken header"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+    ],
+)
 def test_what_is_no_picture_says_so(data, reason):
     with pytest.raises(ValueError, match=reason):
         decode_image(data)
 
 
-@pytest.mark.parametrize("format,options", [
-    ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("BMP", {}), ("TIFF", {}), ("GIF", {}),
-    ("AVIF", {}), ("JPEG2000", {}), ("PPM", {}),
-    ("GIF", {"save_all": True, "append_images": [Image.new("RGB", (12, 8))]}),
-    ("PNG", {"save_all": True, "append_images": [Image.new("RGB", (12, 8))]}),
-])
+@pytest.mark.parametrize(
+    "format,options",
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("GIF", {}),
+        ("AVIF", {}),
+        ("JPEG2000", {}),
+        ("PPM", {}),
+        ("GIF", {"save_all": True, "append_images": [Image.new("RGB", (12, 8))]}),
+        ("PNG", {"save_all": True, "append_images": [Image.new("RGB", (12, 8))]}),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_cut_anywhere_is_an_error(format, options):
     data = encode(Image.fromarray(PIXELS), format, **options)
@@ -199,7 +231,9 @@ def test_pixels_are_counted_from_the_header():
 def test_a_picture_that_is_a_line_is_refused_from_its_header():
     """The models resize the shorter side: of 60,000 x 3 pixels they would make 224 x 4,480,000."""
     for size in ((60_000, 299), (2, 401)):
-        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels: one side is more than 200 times the other"):
+        with pytest.raises(
+            ValueError, match=f"{size[0]} x {size[1]} pixels: one side is more than 200 times the other"
+        ):
             decode_image(png(*size, 8, 2, b""))
     assert image_size(png(60_000, 300, 8, 2, b"")) == (60_000, 300) and image_size(png(1, 200, 8, 2, b"")) == (1, 200)
 
@@ -212,7 +246,10 @@ def test_pillow_keeps_its_settings_and_does_not_decide(monkeypatch):
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
 
 
-ENCODED = [encode(Image.fromarray(PIXELS), format) for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000")]
+ENCODED = [
+    encode(Image.fromarray(PIXELS), format)
+    for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000")
+]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -236,7 +273,7 @@ def test_real_pictures(wiki):
         image = decode_image(data)
         assert image.mode == "RGB" and image.size == image_size(data)
         with pytest.raises(ValueError, match="does not decode"):
-            decode_image(data[:len(data) // 2])
+            decode_image(data[: len(data) // 2])
 
 
 def test_heic_is_named():
@@ -251,7 +288,9 @@ def test_a_pillow_without_a_format_is_told(monkeypatch, name, plugin):
     data = encode(Image.new("RGB", (9, 7)), name)
     monkeypatch.setattr(plugin, "SUPPORTED", False)
     assert is_picture(data[:32])
-    with pytest.raises(ValueError, match=f"^{name} picture, which this Pillow does not read: .*{name}.* support not installed"):
+    with pytest.raises(
+        ValueError, match=f"^{name} picture, which this Pillow does not read: .*{name}.* support not installed"
+    ):
         decode_image(data)
 
 
@@ -263,9 +302,16 @@ def test_texts_and_profiles_of_a_png_are_never_unpacked(picture):
     """Pillow refuses a picture whose texts or profile are over 1 MiB unpacked; ComfyUI and cameras write such."""
     png = picture(1, "PNG")
     large = zlib.compress(bytes(4 << 20))
-    orientation = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1'
-                        b'999/02/22-rdf-syntax-ns#"><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>')
-    for kind, data in ((b"iCCP", b"icc\0\0" + large), (b"zTXt", b"workflow\0\0" + large), (b"iTXt", b"workflow\0\1\0\0\0" + large)):
+    orientation = chunk(
+        b"iTXt",
+        b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1'
+        b'999/02/22-rdf-syntax-ns#"><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>',
+    )
+    for kind, data in (
+        (b"iCCP", b"icc\0\0" + large),
+        (b"zTXt", b"workflow\0\0" + large),
+        (b"iTXt", b"workflow\0\1\0\0\0" + large),
+    ):
         for place in (33, len(png) - 12):  # before the pixels and behind them
             odd = png[:place] + chunk(kind, data) + png[place:]
             with pytest.raises(ValueError, match="MAX_TEXT"):
@@ -285,7 +331,23 @@ def test_a_picture_is_told_by_its_first_bytes(picture, format):
 
 
 def test_what_is_no_picture_by_its_first_bytes():
-    assert is_picture(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # and refused with a word on what to do when it is decoded
-    for head in (b"", b"BM", b"BMW cars are", b"P1 is one of", b"P2P networks", b"PK\3\4", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0", b"8BPS",
-                 b"<svg/>", b"\0\0\1\0\1\0", b"\0\0\0\x18ftypisom\0\0\0\0mp41", b"II", b"RIFF\0\0\0\0WAVEfmt "):
+    assert is_picture(
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    )  # and refused with a word on what to do when it is decoded
+    for head in (
+        b"",
+        b"BM",
+        b"BMW cars are",
+        b"P1 is one of",
+        b"P2P networks",
+        b"PK\3\4",
+        b"%PDF-1.7",
+        b"%!PS-Adobe-3.0 EPSF-3.0",
+        b"8BPS",
+        b"<svg/>",
+        b"\0\0\1\0\1\0",
+        b"\0\0\0\x18ftypisom\0\0\0\0mp41",
+        b"II",
+        b"RIFF\0\0\0\0WAVEfmt ",
+    ):
         assert not is_picture(head)

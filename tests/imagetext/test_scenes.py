@@ -35,11 +35,14 @@ def test_the_same_spec_gives_the_same_bytes_and_another_seed_others():
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_no_things_are_drawn_in_two_splits(level):
     def things(scene):
-        return scene["background"], tuple(sorted(
-            (item["shape"], item["colour"], item["size"], item["texture"]) for item in scene["objects"]))
+        return scene["background"], tuple(
+            sorted((item["shape"], item["colour"], item["size"], item["texture"]) for item in scene["objects"])
+        )
 
-    drawn = {split: {things(draw_scene(SceneSpec(split, level=level), index)) for index in range(400)}
-             for split in scenes.SPLITS}
+    drawn = {
+        split: {things(draw_scene(SceneSpec(split, level=level), index)) for index in range(400)}
+        for split in scenes.SPLITS
+    }
     for one, other in itertools.combinations(drawn.values(), 2):
         assert not one & other
     counts = {len(objects) for seen in drawn.values() for _, objects in seen}
@@ -70,7 +73,15 @@ def test_a_shape_is_drawn_in_its_colour_at_its_place(shape, colour):
 
 def test_shapes_and_textures_look_different():
     def mask(shape, texture="plain"):
-        item = {"shape": shape, "colour": "black", "size": "large", "texture": texture, "x": 0.5, "y": 0.5, "radius": 0.23}
+        item = {
+            "shape": shape,
+            "colour": "black",
+            "size": "large",
+            "texture": texture,
+            "x": 0.5,
+            "y": 0.5,
+            "radius": 0.23,
+        }
         return np.asarray(draw_picture({"background": "sand", "objects": [item]}, 96, "x").convert("L"), float)
 
     for one, other in itertools.combinations(SHAPES, 2):

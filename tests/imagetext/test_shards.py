@@ -48,26 +48,64 @@ def tar_files(path) -> dict[str, bytes]:
 def test_webdataset_to_the_letter(tmp_path, picture):
     scores = {X: {"logprob": [-1.5, -2.0], "truncated": [False, True]}}
     png = picture(1, "PNG", size=(5, 7))
-    path = write(tmp_path, [
-        failed("broken", "no picture", b"text", source="in/broken.jpg"),
-        good("a.b/é", png, members={"npz": b"\0n", "paug.json": b"{ }"}, source="in/a.png", scores=scores, license="CC0"),
-        good("c", picture(2), captions=()),
-    ])
+    path = write(
+        tmp_path,
+        [
+            failed("broken", "no picture", b"text", source="in/broken.jpg"),
+            good(
+                "a.b/é",
+                png,
+                members={"npz": b"\0n", "paug.json": b"{ }"},
+                source="in/a.png",
+                scores=scores,
+                license="CC0",
+            ),
+            good("c", picture(2), captions=()),
+        ],
+    )
     files = tar_files(path)
     assert list(files) == [
-        "a%2Eb/%C3%A9.jpg", "a%2Eb/%C3%A9.txt", "a%2Eb/%C3%A9.syn.json", "a%2Eb/%C3%A9.json", "a%2Eb/%C3%A9.npz",
-        "a%2Eb/%C3%A9.paug.json", "c.jpg", "c.syn.json", "c.json", "broken.syn.json", "broken.json"]
+        "a%2Eb/%C3%A9.jpg",
+        "a%2Eb/%C3%A9.txt",
+        "a%2Eb/%C3%A9.syn.json",
+        "a%2Eb/%C3%A9.json",
+        "a%2Eb/%C3%A9.npz",
+        "a%2Eb/%C3%A9.paug.json",
+        "c.jpg",
+        "c.syn.json",
+        "c.json",
+        "broken.syn.json",
+        "broken.json",
+    ]
     first = [files[f"a%2Eb/%C3%A9.{suffix}"] for suffix in ("jpg", "txt", "syn.json", "npz", "paug.json")]
     assert first == [png, b"a dog", b'{"syn_text_x": ["one", "two"]}', b"\0n", b"{ }"]
     assert json.loads(files["a%2Eb/%C3%A9.json"]) == {
-        "uid": "a.b/é", "sha256": hashlib.sha256(png).hexdigest(), "width": 5, "height": 7, "captions": ["a dog", "a cat"],
-        "error": "", "source": "in/a.png", "caption_scores": scores, "license": "CC0"}
+        "uid": "a.b/é",
+        "sha256": hashlib.sha256(png).hexdigest(),
+        "width": 5,
+        "height": 7,
+        "captions": ["a dog", "a cat"],
+        "error": "",
+        "source": "in/a.png",
+        "caption_scores": scores,
+        "license": "CC0",
+    }
     assert json.loads(files["broken.syn.json"]) == {}
     assert json.loads(files["broken.json"]) == {
-        "uid": "broken", "sha256": hashlib.sha256(b"text").hexdigest(), "width": 0, "height": 0, "captions": [],
-        "error": "no picture", "source": "in/broken.jpg", "caption_scores": {}}
-    types = [{name: type(value) for name, value in json.loads(data).items()} for name, data in files.items()
-             if name.endswith(".json") and "syn" not in name and "paug" not in name]
+        "uid": "broken",
+        "sha256": hashlib.sha256(b"text").hexdigest(),
+        "width": 0,
+        "height": 0,
+        "captions": [],
+        "error": "no picture",
+        "source": "in/broken.jpg",
+        "caption_scores": {},
+    }
+    types = [
+        {name: type(value) for name, value in json.loads(data).items()}
+        for name, data in files.items()
+        if name.endswith(".json") and "syn" not in name and "paug" not in name
+    ]
     always = ("uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores")
     assert len({tuple((name, one[name]) for name in always) for one in types}) == 1
 
@@ -80,7 +118,9 @@ def test_headers_hold_nothing_of_the_machine(tmp_path, picture):
 
 def test_bytes_depend_on_the_records_alone(tmp_path, picture):
     records = [good(f"k{i}", picture(i), license=["CC0", None, 3][i % 3]) for i in range(5)] + [failed("f")]
-    paths = {format: [write(tmp_path / folder, records, format=format) for folder in ("a", "b")] for format in SUFFIXES}
+    paths = {
+        format: [write(tmp_path / folder, records, format=format) for folder in ("a", "b")] for format in SUFFIXES
+    }
     time.sleep(1.1)  # a time in seconds would show
     for format in SUFFIXES:
         paths[format].append(write(tmp_path / "c", records, format=format))
@@ -88,8 +128,11 @@ def test_bytes_depend_on_the_records_alone(tmp_path, picture):
 
 
 def test_text_from_synthetic(tmp_path, picture):
-    path = write(tmp_path, [good("a", picture(), syn_text=("", "one")), good("b", picture(), captions=())],
-                 text_from_synthetic=True)
+    path = write(
+        tmp_path,
+        [good("a", picture(), syn_text=("", "one")), good("b", picture(), captions=())],
+        text_from_synthetic=True,
+    )
     files = tar_files(path)
     assert files["a.txt"] == b"one" and files["b.txt"] == b"one"
     assert [record.captions for record in read_records(path)] == [("a dog", "a cat"), ()]
@@ -98,21 +141,32 @@ def test_text_from_synthetic(tmp_path, picture):
 def test_columns_of_an_earlier_run_stay(tmp_path, picture):
     first = write(tmp_path / "1", [good("a", picture()), good("b", picture(1))])
     samples = list(read_samples(first)[0])
-    again = [replace(samples[0], columns={**samples[0].columns, "syn_text_y": ("three",)}), replace(samples[1], error="rejected")]
+    again = [
+        replace(samples[0], columns={**samples[0].columns, "syn_text_y": ("three",)}),
+        replace(samples[1], error="rejected"),
+    ]
     path = write(tmp_path / "2", again)
     assert json.loads(tar_files(path)["a.syn.json"]) == {X: ["one", "two"], "syn_text_y": ["three"]}
     lost = list(read_records(path))[1]
     assert lost.error == "rejected" and lost.columns == {X: ("one", "two")}  # though other readers pass it over
-    assert json.loads(tar_files(path)["b.syn.json"]) == {} and json.loads(tar_files(path)["b.json"])[X] == ["one", "two"]
+    assert json.loads(tar_files(path)["b.syn.json"]) == {} and json.loads(tar_files(path)["b.json"])[X] == [
+        "one",
+        "two",
+    ]
 
 
-@pytest.mark.parametrize("change,reason", [
-    (dict(columns={}), "k: neither captions nor an error"),
-    (dict(columns={X: ()}), "k: neither captions nor an error"), (dict(columns={X: ("", " ")}), "k: neither captions nor an error"),
-    (dict(columns={"text": ("a",)}), "k: neither captions nor"), (dict(columns={"syn_text_emb": ("a",)}), "k: neither captions nor"),
-    (dict(image=b"text"), "k: no picture, and no error"),
-    (dict(key=""), "without a key"),
-])
+@pytest.mark.parametrize(
+    "change,reason",
+    [
+        (dict(columns={}), "k: neither captions nor an error"),
+        (dict(columns={X: ()}), "k: neither captions nor an error"),
+        (dict(columns={X: ("", " ")}), "k: neither captions nor an error"),
+        (dict(columns={"text": ("a",)}), "k: neither captions nor"),
+        (dict(columns={"syn_text_emb": ("a",)}), "k: neither captions nor"),
+        (dict(image=b"text"), "k: no picture, and no error"),
+        (dict(key=""), "without a key"),
+    ],
+)
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_record_that_breaks_the_contract(tmp_path, picture, format, change, reason):
     with pytest.raises(ValueError, match=reason):
@@ -123,14 +177,22 @@ def test_a_record_that_breaks_the_contract(tmp_path, picture, format, change, re
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_record_without_a_picture_says_what_was_known_of_it(tmp_path, format):
     meta = {"sha256": "abc", "width": 3, "height": 2**70, "uid": "u"}
-    path = write(tmp_path, [Record("k", None, ("a dog",), {X: ("one",)}, members={"npz": b"n"}, meta=meta)], format=format)
+    path = write(
+        tmp_path, [Record("k", None, ("a dog",), {X: ("one",)}, members={"npz": b"n"}, meta=meta)], format=format
+    )
     (back,) = read_records(path)
     assert back.error == "" and back.syn_text == {X: ("one",)} and back.image is None and back.members == {"npz": b"n"}
     assert (back.meta["sha256"], back.meta["width"], back.meta["height"]) == ("abc", 3, 0)
 
 
 def test_every_column_stays_in_every_format(tmp_path, picture):
-    found = {"syn_text": ("a", ""), "alt_captions": ("b",), "other": ("c",), "syn_text_none": (), "syn_text_blank": (" ",)}
+    found = {
+        "syn_text": ("a", ""),
+        "alt_captions": ("b",),
+        "other": ("c",),
+        "syn_text_none": (),
+        "syn_text_blank": (" ",),
+    }
     record = replace(good("k", picture()), columns={**found, X: ("one", "two")})
     path = write(tmp_path, [record, replace(record, columns=found, error="broken")])
     files = tar_files(path)
@@ -141,8 +203,12 @@ def test_every_column_stays_in_every_format(tmp_path, picture):
         (back,) = read_records(write(tmp_path, [record], format=format))
         assert back.columns == {name: tuple(texts) for name, texts in kept.items()} | {X: ("one", "two")}
         assert back.syn_text == {"syn_text": ("a", ""), X: ("one", "two")}
-    row = json.loads(open(write(tmp_path, [record], format="jsonl")).read())  # where none can be taken for the table's own
-    assert row["caption_fields"] == {"alt_captions": ["b"], "other": ["c"]} and not {"alt_captions", "other"} & row.keys()
+    row = json.loads(
+        open(write(tmp_path, [record], format="jsonl")).read()
+    )  # where none can be taken for the table's own
+    assert (
+        row["caption_fields"] == {"alt_captions": ["b"], "other": ["c"]} and not {"alt_captions", "other"} & row.keys()
+    )
 
 
 @pytest.mark.parametrize("field", [3, "x", ["a"], {"a": "text"}, {"a": [1]}])
@@ -169,7 +235,9 @@ def test_captions_alone_have_no_text_and_no_old_columns(tmp_path, picture):
     record = good("k", picture(), members=members, scores=scores)
     records = [replace(record, columns={"syn_text_old": ("old",), **record.columns}), failed("f", image=b"a text")]
     files = tar_files(write(tmp_path, records, images=False, columns=[X]))
-    assert list(files) == ["k.syn.json", "k.json", "f.syn.json", "f.json"] and json.loads(files["k.syn.json"]) == {X: ["one", "two"]}
+    assert list(files) == ["k.syn.json", "k.json", "f.syn.json", "f.json"] and json.loads(files["k.syn.json"]) == {
+        X: ["one", "two"]
+    }
     fields = json.loads(files["k.json"])
     assert fields["sha256"] == hashlib.sha256(picture()).hexdigest() and fields["url"] == "http://e.org/\ufffd"
     assert fields["captions"] == ["a dog", "a cat"] and fields["caption_scores"] == {X: {"logprob": [-2.0, -3.0]}}
@@ -181,13 +249,22 @@ def test_a_text_of_its_own(tmp_path, picture):
         writer.write(good("a", picture()), "drawn")
         writer.write(good("b", picture()))
     files = tar_files(writer.path)
-    assert files["a.txt"] == b"drawn" and files["b.txt"] == b"a dog" and json.loads(files["a.json"])["captions"] == ["a dog", "a cat"]
+    assert (
+        files["a.txt"] == b"drawn"
+        and files["b.txt"] == b"a dog"
+        and json.loads(files["a.json"])["captions"] == ["a dog", "a cat"]
+    )
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_scores_of_any_kind_are_written(tmp_path, picture, format):
-    scores = [{X: {"logprob": "high", "n": 1}}, {X: {"logprob": [1, 2.5], "n": True}}, {X: {"logprob": {"a": True}}}, {X: {}},
-              {X: {"logprob": 2**70}}]
+    scores = [
+        {X: {"logprob": "high", "n": 1}},
+        {X: {"logprob": [1, 2.5], "n": True}},
+        {X: {"logprob": {"a": True}}},
+        {X: {}},
+        {X: {"logprob": 2**70}},
+    ]
     path = write(tmp_path, [good(str(i), picture(i), scores=one) for i, one in enumerate(scores)], format=format)
     assert len(list(read_records(path))) == len(scores)
 
@@ -219,7 +296,12 @@ def test_what_json_has_no_type_for(tmp_path, picture):
     data = tar_files(write(tmp_path, [good("k", picture(), **meta)]))["k.json"]
     fields = json.loads(data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert {name: fields[name] for name in meta} == {
-        "score": None, "when": "2026-01-02", "raw": "AA==", "half": "a?", "pair": [1, None]}
+        "score": None,
+        "when": "2026-01-02",
+        "raw": "AA==",
+        "half": "a?",
+        "pair": [1, None],
+    }
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
@@ -242,16 +324,26 @@ def test_keys_seen_twice(tmp_path, picture, caplog):
 
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_the_marker(tmp_path, picture, format):
-    with ShardWriter(tmp_path, "s", format=format, columns=[X], input={"path": "in.tar", "stamp": {"size": 3}}) as writer:
+    with ShardWriter(
+        tmp_path, "s", format=format, columns=[X], input={"path": "in.tar", "stamp": {"size": 3}}
+    ) as writer:
         writer.write(good("a", picture()))
         writer.write(failed("b"))
         writer.info["seconds"] = 1.5
         assert not os.path.exists(writer.path) and read_marker(tmp_path, "s") is None
     data = open(writer.path, "rb").read()
     assert read_marker(tmp_path, "s") == {
-        "name": "s", "file": "s" + SUFFIXES[format], "format": format, "size": len(data), "rows": 2, "failed": 1,
-        "sha256": hashlib.sha256(data).hexdigest(), "captions": {X: 2}, "input": {"path": "in.tar", "stamp": {"size": 3}},
-        "seconds": 1.5}
+        "name": "s",
+        "file": "s" + SUFFIXES[format],
+        "format": format,
+        "size": len(data),
+        "rows": 2,
+        "failed": 1,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "captions": {X: 2},
+        "input": {"path": "in.tar", "stamp": {"size": 3}},
+        "seconds": 1.5,
+    }
     with open(writer.path, "ab") as file:
         file.write(b"x")
     assert read_marker(tmp_path, "s") is None
@@ -294,6 +386,7 @@ def test_a_marker_whose_name_may_not_last_vouches_for_nothing(failing, files, tm
         synced.append(handle)
         if len(synced) == failing + 1:
             raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, [good("a", picture())])
@@ -306,7 +399,14 @@ def test_pictures_and_their_names_are_on_the_disk_before_the_rows_that_name_them
     write(tmp_path, [good("a", picture(1)), good("b", picture(2))], format="jsonl")
     images = "00000.images"
     assert [os.path.relpath(path, tmp_path) for path in synced] == [
-        f"{images}/000000000.jpg", f"{images}/000000001.jpg", images, "00000.jsonl.tmp", ".", "00000.done.json.tmp", "."]
+        f"{images}/000000000.jpg",
+        f"{images}/000000001.jpg",
+        images,
+        "00000.jsonl.tmp",
+        ".",
+        "00000.done.json.tmp",
+        ".",
+    ]
 
 
 # ---- JSONL and Parquet ---------------------------------------------------------------------------------------------
@@ -315,12 +415,27 @@ def test_pictures_and_their_names_are_on_the_disk_before_the_rows_that_name_them
 def test_jsonl_to_the_letter(tmp_path, picture):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").write_bytes(picture(1))
-    records = [failed("f", source="gone.jpg"), replace(good("a", picture(1), license="CC0"), path=str(tmp_path / "in/a.jpg")),
-               good("b", picture(2, "PNG"), source="x.tar/b.png", members={"npz": b"\0\1"})]
+    records = [
+        failed("f", source="gone.jpg"),
+        replace(good("a", picture(1), license="CC0"), path=str(tmp_path / "in/a.jpg")),
+        good("b", picture(2, "PNG"), source="x.tar/b.png", members={"npz": b"\0\1"}),
+    ]
     path = write(tmp_path / "out", records, format="jsonl")
     rows = [json.loads(line) for line in open(path)]
-    assert list(rows[0]) == ["key", "image", "captions", X, "sha256", "width", "height", "error", "caption_scores", "uid",
-                             "source", "license"]
+    assert list(rows[0]) == [
+        "key",
+        "image",
+        "captions",
+        X,
+        "sha256",
+        "width",
+        "height",
+        "error",
+        "caption_scores",
+        "uid",
+        "source",
+        "license",
+    ]
     assert [row["image"] for row in rows] == ["../in/a.jpg", "00000.images/000000001.png", None]
     assert (tmp_path / "out/00000.images/000000001.png").read_bytes() == picture(2, "PNG")
     assert rows[1]["members"] == {"npz": "AAE="} and rows[2][X] == [] and rows[2]["error"] == "broken"
@@ -331,13 +446,31 @@ def test_jsonl_to_the_letter(tmp_path, picture):
 
 def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
     scores = {X: {"logprob": [-1.5], "truncated": [False]}}
-    paths = [write(tmp_path, records, name, format="parquet", columns=[X]) for name, records in [
-        ("0", [good("a", picture(), license="CC0", scores=scores), failed("f")]), ("1", [failed("f", size=3)]),
-        ("2", [good("b", picture(), license=7, members={"npz": b"n"})])]]
+    paths = [
+        write(tmp_path, records, name, format="parquet", columns=[X])
+        for name, records in [
+            ("0", [good("a", picture(), license="CC0", scores=scores), failed("f")]),
+            ("1", [failed("f", size=3)]),
+            ("2", [good("b", picture(), license=7, members={"npz": b"n"})]),
+        ]
+    ]
     schemas = [pq.read_schema(path) for path in paths]
     assert schemas[0].equals(schemas[1], check_metadata=True) and schemas[0].equals(schemas[2], check_metadata=True)
-    assert schemas[0].names == ["key", "image", "captions", X, "sha256", "width", "height", "error", "caption_scores", "uid",
-                                "source", "json", "members"]
+    assert schemas[0].names == [
+        "key",
+        "image",
+        "captions",
+        X,
+        "sha256",
+        "width",
+        "height",
+        "error",
+        "caption_scores",
+        "uid",
+        "source",
+        "json",
+        "members",
+    ]
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
@@ -360,8 +493,18 @@ def test_parquet_of_many_rows(tmp_path, picture):
 def test_names_of_columns():
     for name in ("syn_text_x", "syn_text_coca_vit_l_14", "syn_text_0"):
         assert check_column(name) == name
-    for name in ("syn_text_", "syn_text", "text_x", "syn_text_X", "syn_text_a-b", "syn_text_é", "syn_text_x\n", "syn_text_a b",
-                 "syn_text_member", "syn_text_my_captions"):
+    for name in (
+        "syn_text_",
+        "syn_text",
+        "text_x",
+        "syn_text_X",
+        "syn_text_a-b",
+        "syn_text_é",
+        "syn_text_x\n",
+        "syn_text_a b",
+        "syn_text_member",
+        "syn_text_my_captions",
+    ):
         with pytest.raises(ValueError, match="column"):
             check_column(name)
 
@@ -370,13 +513,36 @@ def test_names_of_columns():
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WORDS = TEXT.filter(str.strip)
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=5)
-RESERVED = {"uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores", "caption_fields", "key", "image",
-            "members", "json"}
-META = st.dictionaries(TEXT.filter(lambda name: name not in RESERVED and not name.startswith("syn_text")), JSON, max_size=3)
-MEMBERS = st.dictionaries(st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True).filter(
-    lambda name: name not in ("jpg", "txt", "json", "syn.json")), st.binary(max_size=20), max_size=3)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+RESERVED = {
+    "uid",
+    "sha256",
+    "width",
+    "height",
+    "captions",
+    "error",
+    "source",
+    "caption_scores",
+    "caption_fields",
+    "key",
+    "image",
+    "members",
+    "json",
+}
+META = st.dictionaries(
+    TEXT.filter(lambda name: name not in RESERVED and not name.startswith("syn_text")), JSON, max_size=3
+)
+MEMBERS = st.dictionaries(
+    st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True).filter(
+        lambda name: name not in ("jpg", "txt", "json", "syn.json")
+    ),
+    st.binary(max_size=20),
+    max_size=3,
+)
 
 
 @st.composite
@@ -385,8 +551,10 @@ def records(draw, images):
     error = draw(st.just("") | WORDS)
     names = draw(st.lists(st.sampled_from(["syn_text_a", "syn_text_b"]), min_size=1, unique=True))
     syn_text = {} if error else {name: tuple(draw(st.lists(WORDS, min_size=1, max_size=3))) for name in names}
-    scores = {name: {"logprob": [-0.5] * len(texts), "truncated": [False] * len(texts), "tries": len(texts)}
-              for name, texts in syn_text.items()}
+    scores = {
+        name: {"logprob": [-0.5] * len(texts), "truncated": [False] * len(texts), "tries": len(texts)}
+        for name, texts in syn_text.items()
+    }
     others = draw(st.dictionaries(st.sampled_from(["neg_text_a", "tags"]), st.just(("other", ""))))
     columns = syn_text | others if syn_text else {}
     meta = draw(META) | {"uid": draw(WORDS), "source": draw(TEXT)}
@@ -420,8 +588,11 @@ def as_read(record: Record) -> Record:
     return replace(record, image=None if record.error else record.image, meta=meta)
 
 
-NAMES = (st.text("ab/%-_0.", min_size=1, max_size=130) | st.text(min_size=1, max_size=130)
-         | st.sampled_from(["a" * 100, "a" * 101, "é.jpg"]))
+NAMES = (
+    st.text("ab/%-_0.", min_size=1, max_size=130)
+    | st.text(min_size=1, max_size=130)
+    | st.sampled_from(["a" * 100, "a" * 101, "é.jpg"])
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -435,7 +606,9 @@ def test_the_header_of_a_file_in_a_tar_is_the_librarys(name, size):
 @pytest.mark.parametrize("sizes", [[], [0], [1, 512, 513], [9000], [10240 - 2048 - 1024 - 512], [20000] * 3])
 def test_a_tar_has_the_bytes_that_the_library_gives_it(tmp_path, picture, sizes):
     image = picture(0)
-    path = write(tmp_path, [good(f"k/{number}", image, members={"npz": bytes(size)}) for number, size in enumerate(sizes)])
+    path = write(
+        tmp_path, [good(f"k/{number}", image, members={"npz": bytes(size)}) for number, size in enumerate(sizes)]
+    )
     with tarfile.open(path) as archive, tarfile.open(tmp_path / "library.tar", "w") as other:
         for found in archive:
             member = tarfile.TarInfo(found.name)

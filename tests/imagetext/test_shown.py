@@ -29,33 +29,102 @@ from imagetext.shown import (
 )
 
 HOSTILE = [
-    "\x1b[31mred\x1b[0m\x1b[2J", "\x1b]0;title\x07", "\x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\", "\x9b31mred", "a\rb", "a\nb", "a\r\nb",
-    "a\x85b\u2028c\u2029d", "a\u202egnp.exe", "a\u2066b", "a\x00b\x08\x08c", "[red]a[/red] [link=http://evil.example]b[/link]",
-    "a\ud800b", "{bar} %s %(x)s {0}", "<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "| a | b |", "`a` ``b``", "# a", "- a", "1. a",
-    "===", "---", "+ a", "> a", "    a", "![a](http://evil.example/x.png)", "[a](javascript:alert(1))", "<http://evil.example>", "[a]: http://evil.example",
-    "$\\frac{1}{0}$", "a\\", "a\\|b", "&lt;b&gt;", "~~a~~", "* a *b* __c__", "a  \nb", "{{ 7 * 7 }} {% raw %}", "```\na",
+    "\x1b[31mred\x1b[0m\x1b[2J",
+    "\x1b]0;title\x07",
+    "\x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\",
+    "\x9b31mred",
+    "a\rb",
+    "a\nb",
+    "a\r\nb",
+    "a\x85b\u2028c\u2029d",
+    "a\u202egnp.exe",
+    "a\u2066b",
+    "a\x00b\x08\x08c",
+    "[red]a[/red] [link=http://evil.example]b[/link]",
+    "a\ud800b",
+    "{bar} %s %(x)s {0}",
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "| a | b |",
+    "`a` ``b``",
+    "# a",
+    "- a",
+    "1. a",
+    "===",
+    "---",
+    "+ a",
+    "> a",
+    "    a",
+    "![a](http://evil.example/x.png)",
+    "[a](javascript:alert(1))",
+    "<http://evil.example>",
+    "[a]: http://evil.example",
+    "$\\frac{1}{0}$",
+    "a\\",
+    "a\\|b",
+    "&lt;b&gt;",
+    "~~a~~",
+    "* a *b* __c__",
+    "a  \nb",
+    "{{ 7 * 7 }} {% raw %}",
+    "```\na",
 ]
 SECRETS = [
-    "Bearer abc123def456", "bearer " + "abcdef" * 4, "sk-abc12345678", "sk-proj-AbC1-" + "x1" * 20, "sk-ant-api03-Ab-" + "c" * 20, "hf_" + "aBcDeFgH" * 4,
-    "gsk_0123456789", "ghp_" + "a1" * 18, "AKIAIOSFODNN7EXAMPLE", "AIza" + "b" * 35, "xoxb-1234567890-abc", "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
+    "Bearer abc123def456",
+    "bearer " + "abcdef" * 4,
+    "sk-abc12345678",
+    "sk-proj-AbC1-" + "x1" * 20,
+    "sk-ant-api03-Ab-" + "c" * 20,
+    "hf_" + "aBcDeFgH" * 4,
+    "gsk_0123456789",
+    "ghp_" + "a1" * 18,
+    "AKIAIOSFODNN7EXAMPLE",
+    "AIza" + "b" * 35,
+    "xoxb-1234567890-abc",
+    "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
 ]
 WITHIN = [  # and what of it stays
     ("https://user:pa@ss@host/x.jpg", "https://***host/x.jpg"),
-    ("https://b.example/x.jpg?a=1&X-Amz-Signature=abc%2F1&X-Amz-Credential=AK/2", "https://b.example/x.jpg?a=1&X-Amz-Signature=***&X-Amz-Credential=***"),
-    ("https://b.example/x?sv=1&sig=ab%3D", "https://b.example/x?sv=1&sig=***"), ("?key=abc&access_token=def", "?key=***&access_token=***"),
-    ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG", "aws_secret_access_key = ***"), ('{"api_key": "abcd1234"}', '{"api_key": "***"}'),
-    ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic ***"), ("password=hunter22", "password=***"),
+    (
+        "https://b.example/x.jpg?a=1&X-Amz-Signature=abc%2F1&X-Amz-Credential=AK/2",
+        "https://b.example/x.jpg?a=1&X-Amz-Signature=***&X-Amz-Credential=***",
+    ),
+    ("https://b.example/x?sv=1&sig=ab%3D", "https://b.example/x?sv=1&sig=***"),
+    ("?key=abc&access_token=def", "?key=***&access_token=***"),
+    ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG", "aws_secret_access_key = ***"),
+    ('{"api_key": "abcd1234"}', '{"api_key": "***"}'),
+    ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic ***"),
+    ("password=hunter22", "password=***"),
 ]
 NO_SECRETS = [
-    "a bearer of bad news", "syn_text_hf_blip2large", "hf-internal-testing/tiny-random", "sk-20240101.tar", "sk-scenes-train-00001", "sketch-12345678",
-    "openai:http://host:8000#model", "s3://bucket/a@b.jpg", "scenes:train,n=2", "the key is gone; its token: 49407", "a user@host.example wrote", "?page=2&author=x",
+    "a bearer of bad news",
+    "syn_text_hf_blip2large",
+    "hf-internal-testing/tiny-random",
+    "sk-20240101.tar",
+    "sk-scenes-train-00001",
+    "sketch-12345678",
+    "openai:http://host:8000#model",
+    "s3://bucket/a@b.jpg",
+    "scenes:train,n=2",
+    "the key is gone; its token: 49407",
+    "a user@host.example wrote",
+    "?page=2&author=x",
 ]
-ADVICE = ["Please pass the argument `trust_remote_code=True` to allow it.", "Re-run with weights_only=False.", "Use torch.serialization.add_safe_globals.",
-          "Object arrays need allow_pickle=True."]
+ADVICE = [
+    "Please pass the argument `trust_remote_code=True` to allow it.",
+    "Re-run with weights_only=False.",
+    "Use torch.serialization.add_safe_globals.",
+    "Object arrays need allow_pickle=True.",
+]
 
 
 def is_harmless(text: str) -> bool:
-    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069" for char in text)
+    return not any(
+        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+        or "\u202a" <= char <= "\u202e"
+        or "\u2066" <= char <= "\u2069"
+        for char in text
+    )
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -64,7 +133,17 @@ def test_a_line_is_one_line_and_obeys_nothing(text):
 
 
 def test_what_people_write_stays():
-    for text in ("ein Hund – 犬が走る。", "می‌خواهم", "👩‍👩‍👧 x", "עברית \u200f1", "a\u00a0b\u202f1", "é", "  set back", "[red]", ""):
+    for text in (
+        "ein Hund – 犬が走る。",
+        "می‌خواهم",
+        "👩‍👩‍👧 x",
+        "עברית \u200f1",
+        "a\u00a0b\u202f1",
+        "é",
+        "  set back",
+        "[red]",
+        "",
+    ):
         assert on_line(text) == text
 
 
@@ -84,7 +163,12 @@ def test_what_is_no_secret_stays(text):
 
 
 def test_secrets_of_the_environment_are_masked_whatever_they_look_like(monkeypatch):
-    for name, value in {"OPENAI_API_KEY": "plain words", "MY_PASSWORD": "short", "HF_TOKEN": "aaaaaaaa", "HOME_DIR": "no secret"}.items():
+    for name, value in {
+        "OPENAI_API_KEY": "plain words",
+        "MY_PASSWORD": "short",
+        "HF_TOKEN": "aaaaaaaa",
+        "HOME_DIR": "no secret",
+    }.items():
         monkeypatch.setenv(name, value)
     assert masked("plain words, short, aaaaaaaa, no secret") == "***, short, ***, no secret"
 
@@ -92,18 +176,41 @@ def test_secrets_of_the_environment_are_masked_whatever_they_look_like(monkeypat
 @pytest.mark.parametrize("advice", ADVICE)
 def test_no_line_advises_to_run_code(advice):
     assert on_line(f"It cannot be read. {advice} That is all.") == "It cannot be read. That is all."
-    assert reason(ValueError(f"It cannot be read. {advice} Run pip install evil now! That is all.")) == "It cannot be read. That is all."
+    assert (
+        reason(ValueError(f"It cannot be read. {advice} Run pip install evil now! That is all."))
+        == "It cannot be read. That is all."
+    )
     assert on_line(advice) == reason(advice) == "it asks for code of its own to be run, which is never done"
 
 
 def test_our_own_words_on_such_settings_stay():
-    for text in ("its tokenizer_kwargs ask for code to be run, by trust_remote_code, which is never done", "pip install 'capsmith[remote]'"):
+    for text in (
+        "its tokenizer_kwargs ask for code to be run, by trust_remote_code, which is never done",
+        "pip install 'capsmith[remote]'",
+    ):
         assert on_line(text) == text
 
 
 def test_lines_have_an_end_and_take_no_time():
     began = time.perf_counter()
-    for part in ("a", "?token", "bearer ", "sk-", "://", "eyJ", "api key", "&", "a. ", "password ", "trust_remote_code(", "sk-a1-", "\x1b", "x@", "://a@", '":"'):
+    for part in (
+        "a",
+        "?token",
+        "bearer ",
+        "sk-",
+        "://",
+        "eyJ",
+        "api key",
+        "&",
+        "a. ",
+        "password ",
+        "trust_remote_code(",
+        "sk-a1-",
+        "\x1b",
+        "x@",
+        "://a@",
+        '":"',
+    ):
         assert len(on_line(part * 1_000_000)) <= MOST + 1
     assert time.perf_counter() - began < 5
     assert len(reason("a " * 10_000)) < 500
@@ -111,6 +218,7 @@ def test_lines_have_an_end_and_take_no_time():
 
 class Terminal(io.StringIO):
     """One that is not UTF-8."""
+
     encoding = "ascii"
 
 
@@ -138,8 +246,14 @@ def test_errors_bars_logs_and_warnings_are_lines(text, capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert "a.tar: " in shown and "UserWarning: " in shown and "RuntimeError: " in shown
     bars, lines = shown.split("\r")[1:], shown.partition("\r")[0].splitlines()
-    assert all(map(is_harmless, lines)) and all(is_harmless(bar.removesuffix("\n").removesuffix("\x1b[A")) for bar in bars)
-    assert all(line.startswith(("capsmith verify: error: ", "a.tar: ", "UserWarning: ", "failed", "  ")) or line == reason(text) for line in lines)
+    assert all(map(is_harmless, lines)) and all(
+        is_harmless(bar.removesuffix("\n").removesuffix("\x1b[A")) for bar in bars
+    )
+    assert all(
+        line.startswith(("capsmith verify: error: ", "a.tar: ", "UserWarning: ", "failed", "  "))
+        or line == reason(text)
+        for line in lines
+    )
 
 
 def test_afterwards_logs_are_as_before():
@@ -150,7 +264,10 @@ def test_afterwards_logs_are_as_before():
 
 
 def test_a_librarys_error_is_one_line_without_advice(capsys):
-    for code, told in (("raise ValueError('no\\nway. Run pip install evil.')", "no way."), ("raise OSError()", "OSError")):
+    for code, told in (
+        ("raise ValueError('no\\nway. Run pip install evil.')", "no way."),
+        ("raise OSError()", "OSError"),
+    ):
         try:
             exec(code, {"__name__": "transformers.models"})
         except (ValueError, OSError) as error:
@@ -163,18 +280,27 @@ def test_a_librarys_error_is_one_line_without_advice(capsys):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_shows_just_the_text(text):
     within = in_markdown(text)
-    page = MarkdownIt("gfm-like", {"linkify": False}).parse(f"| a |\n| --- |\n| {within} |\n\n{within}\n\n- {within}\n\n# {within}\n")
+    page = MarkdownIt("gfm-like", {"linkify": False}).parse(
+        f"| a |\n| --- |\n| {within} |\n\n{within}\n\n- {within}\n\n# {within}\n"
+    )
     told = " ".join(on_line(text).split())
     shown = ["".join(one.content for one in token.children) for token in page if token.type == "inline"]
     assert shown == ["a", told, told, told, told]
     kinds = {token.type for token in page} | {one.type for token in page for one in token.children or ()}
-    assert kinds <= {f"{kind}_{end}" for kind in ("table", "thead", "tbody", "tr", "th", "td", "paragraph", "bullet_list", "list_item", "heading")
-                     for end in ("open", "close")} | {"inline", "text", "text_special"}
-    assert [token.tag for token in page if token.type == "heading_open"] == ["h1"] and sum(token.type == "list_item_open" for token in page) == 1
+    assert kinds <= {
+        f"{kind}_{end}"
+        for kind in ("table", "thead", "tbody", "tr", "th", "td", "paragraph", "bullet_list", "list_item", "heading")
+        for end in ("open", "close")
+    } | {"inline", "text", "text_special"}
+    assert [token.tag for token in page if token.type == "heading_open"] == ["h1"] and sum(
+        token.type == "list_item_open" for token in page
+    ) == 1
 
 
 def test_a_page_escapes_all_text_and_obeys_none(tmp_path):
-    (tmp_path / "x.html").write_text('<meta content="{{ policy }}"><p title="{{ text }}">{{ text }}</p><script>{{ script }}</script>')
+    (tmp_path / "x.html").write_text(
+        '<meta content="{{ policy }}"><p title="{{ text }}">{{ text }}</p><script>{{ script }}</script>'
+    )
     (tmp_path / "x.js").write_text("let a = 1 && 2;")
     for text in HOSTILE:
         page = render_page(tmp_path / "x.html", text=text)
@@ -211,7 +337,9 @@ def test_where_nobody_reads_any_more_the_program_ends_quietly(tmp_path, monkeypa
 def test_a_command_whose_reader_has_gone_has_the_usual_code():
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "capsmith", "--help"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "capsmith", "--help"], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (NOBODY_READS, "")
 

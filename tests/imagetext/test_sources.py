@@ -31,7 +31,10 @@ def test_every_kind_of_spec(tmp_path, picture, write_tar, monkeypatch):
     assert names(["pics/", "t.csv", "u.jsonl"]) == ["pics-00000", "t-00000", "u-00000"]
     assert names("./pics") == names(str(tmp_path / "pics")) == ["pics-00000"]
     assert [sample.image for shard in read_samples(["00001.tar", "pics", "t.csv"]) for sample in shard] == [
-        picture(1), picture(7), picture(7)]
+        picture(1),
+        picture(7),
+        picture(7),
+    ]
     (shard,) = read_samples("00001.tar")
     status = (tmp_path / "00001.tar").stat()
     assert shard.path == "00001.tar" and shard.stamp == {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -61,24 +64,44 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     (tmp_path / "x.csv").write_text("")
     (tmp_path / "y.csv").write_text("text\n")
     (tmp_path / "z.jsonl").write_text("\n\n")
-    specs = ["{00000..00002}.tar", "*.none", "empty", "shards", "x.zip", "x.csv", "y.csv", "z.jsonl", "gone", "{3..1}.tar",
-             "{a}.tar", "00000.tar", "shards/*.tar"]
+    specs = [
+        "{00000..00002}.tar",
+        "*.none",
+        "empty",
+        "shards",
+        "x.zip",
+        "x.csv",
+        "y.csv",
+        "z.jsonl",
+        "gone",
+        "{3..1}.tar",
+        "{a}.tar",
+        "00000.tar",
+        "shards/*.tar",
+    ]
     with pytest.raises(ValueError) as caught:
         read_samples([str(tmp_path / spec) for spec in specs])
     lines = str(caught.value).replace(f"{tmp_path}/", "").split("\n")
     known = ", ".join((*TAR_SUFFIXES, *TABLE_SUFFIXES))
     assert lines[:-2] == [
-        "00001.tar: no such file", "00002.tar: no such file", "*.none: nothing matches *.none",
-        "empty: no pictures in this folder", "shards: no pictures in this folder; for its .tar files give shards/*.tar",
+        "00001.tar: no such file",
+        "00002.tar: no such file",
+        "*.none: nothing matches *.none",
+        "empty: no pictures in this folder",
+        "shards: no pictures in this folder; for its .tar files give shards/*.tar",
         f"x.zip: not a {known} file, an info.json or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
-        "y.csv: no rows", "z.jsonl: no rows",
+        "y.csv: no rows",
+        "z.jsonl: no rows",
         f"gone: no such folder, and not a {known} file, an info.json or a folder of pictures",
-        "{3..1}.tar: {3..1} counts downwards", "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
+        "{3..1}.tar: {3..1} counts downwards",
+        "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
     ]
-    assert lines[-2:] == ["two inputs would both be written as '00000': 00000.tar and 00000.tar",
-                          "two inputs would both be written as '00000': 00000.tar and shards/00000.tar"]
+    assert lines[-2:] == [
+        "two inputs would both be written as '00000': 00000.tar and 00000.tar",
+        "two inputs would both be written as '00000': 00000.tar and shards/00000.tar",
+    ]
     with pytest.raises(ValueError, match="no input given"):
         read_samples([])
 
@@ -104,8 +127,10 @@ def test_shards_travel_to_workers(tmp_path, picture, write_tar):
 
 def test_an_info_json_lists_shards(tmp_path, picture, write_tar, monkeypatch):
     (tmp_path / "set/sub").mkdir(parents=True)
-    paths = [write_tar(tmp_path / name, [("a.jpg", picture(number))])
-             for number, name in enumerate(("set/1.tar", "set/sub/0.tar", "2.tar"))]
+    paths = [
+        write_tar(tmp_path / name, [("a.jpg", picture(number))])
+        for number, name in enumerate(("set/1.tar", "set/sub/0.tar", "2.tar"))
+    ]
     info = tmp_path / "set/info.json"
     info.write_text(json.dumps({"lengths": {"1.tar": 1, "sub/0.tar": "0", "../2.tar": 9}, "totalLength": "10"}))
     shards = read_samples(str(info))
@@ -116,7 +141,11 @@ def test_an_info_json_lists_shards(tmp_path, picture, write_tar, monkeypatch):
     with pytest.raises(ValueError) as caught:
         read_samples(str(info))
     assert [line.partition("lists ")[2].replace(f"{tmp_path}/set/", "") for line in str(caught.value).split("\n")] == [
-        "gone.tar: no such file", "info.json: no shard", "sub: no shard", "a\0b.tar: no such file"]
+        "gone.tar: no such file",
+        "info.json: no shard",
+        "sub: no shard",
+        "a\0b.tar: no such file",
+    ]
     for text in ("[]", "{", '{"lengths": []}', '{"lengths": {}}', "lengths\ntotalLength\n"):
         info.write_text(text)
         with pytest.raises(ValueError, match="info.json: lists no shards"):
@@ -134,15 +163,24 @@ def test_records_of_several_sets_whose_shards_have_one_name(tmp_path, picture, w
 
 def test_drawn_pictures_come_from_scenes(monkeypatch):
     import imagetext.sources
+
     made = [Shard("scenes-val-00000", "scenes:val", {}, ())]
     monkeypatch.setattr(imagetext.sources, "scene_shards", lambda spec: made if spec == "scenes:val" else [])
     assert read_samples("scenes:val") == made
 
 
 def test_records_of_another_tool(tmp_path, picture, write_tar):
-    path = write_tar(tmp_path / "0.tar", [
-        ("a.jpg", picture()), ("a.syn.json", b'{"syn_text": ["s1", "s2"]}'), ("a.npz", b"n"), ("a.json", b'{"uid": "u"}'),
-        ("b.jpg", picture()), ("b.syn.json", b"[]")])
+    path = write_tar(
+        tmp_path / "0.tar",
+        [
+            ("a.jpg", picture()),
+            ("a.syn.json", b'{"syn_text": ["s1", "s2"]}'),
+            ("a.npz", b"n"),
+            ("a.json", b'{"uid": "u"}'),
+            ("b.jpg", picture()),
+            ("b.syn.json", b"[]"),
+        ],
+    )
     first, second = read_records(path)
     assert first.syn_text == {"syn_text": ("s1", "s2")} and first.members == {"npz": b"n"} and first.error == ""
     assert second.syn_text == {} and "syn.json" in second.error
@@ -178,7 +216,9 @@ def test_a_folder_that_a_run_of_ours_wrote_is_its_shards(tmp_path, picture, form
     (tmp_path / "run/unfinished.tar").write_bytes(b"x")  # no marker vouches for it
     for spec in (tmp_path / "run", f"{tmp_path}/r*n"):
         assert [(record.key, record.captions, dict(record.columns)) for record in read_records(str(spec))] == [
-            ("0a", ("alt",), {"syn_text_x": ("one",)}), ("1a", ("alt",), {"syn_text_x": ("one",)})]
+            ("0a", ("alt",), {"syn_text_x": ("one",)}),
+            ("1a", ("alt",), {"syn_text_x": ("one",)}),
+        ]
     for lost in (f"0{SUFFIXES[format]}", "0.done.json"):
         os.remove(tmp_path / "run" / lost)
         with pytest.raises(ValueError, match=r"run: 1 of its shards are not there \(0\); finish it"):
@@ -192,9 +232,14 @@ def test_the_same_shards_elsewhere_give_the_same_records(tmp_path, picture, writ
         (tmp_path / place / "pics").mkdir(parents=True)
         (tmp_path / place / "pics/p.jpg").write_bytes(picture())
         write_tar(tmp_path / place / "0.tar", [("d/x.jpg", picture()), ("d/x.txt", b"one")])
-        (tmp_path / place / "t.jsonl").write_text('{"image": "pics/p.jpg", "text": "a"}\n{"text": "b"}\n{"image": "gone"}\n{')
+        (tmp_path / place / "t.jsonl").write_text(
+            '{"image": "pics/p.jpg", "text": "a"}\n{"text": "b"}\n{"image": "gone"}\n{'
+        )
         (tmp_path / place / "pics/metadata.jsonl").write_text('{"file_name": "gone.jpg"}\n{')
-    for name, sources in (("0.tar", ["0.tar/d/x.jpg"]), ("pics", ["gone.jpg", "metadata.jsonl:2", "p.jpg"]),
-                          ("t.jsonl", ["pics/p.jpg", "t.jsonl:2", "gone", "t.jsonl:4"])):
+    for name, sources in (
+        ("0.tar", ["0.tar/d/x.jpg"]),
+        ("pics", ["gone.jpg", "metadata.jsonl:2", "p.jpg"]),
+        ("t.jsonl", ["pics/p.jpg", "t.jsonl:2", "gone", "t.jsonl:4"]),
+    ):
         here, there = (list(read_records(str(tmp_path / place / name))) for place in ("a", "b/c"))
         assert here == there and [record.meta["source"] for record in here] == sources

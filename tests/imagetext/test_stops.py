@@ -31,6 +31,7 @@ def test_a_signal_ends_a_command_in_order(monkeypatch, capsys, tmp_path, number,
         with FolderLock(tmp_path / "out"):
             (tmp_path / "out/x").touch()
             os.kill(os.getpid(), number)
+
     monkeypatch.setitem(capsmith.COMMANDS, "verify", command)
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     assert capsmith.main(["verify"]) == code
@@ -48,6 +49,7 @@ def test_what_nohup_ignores_stays_ignored_and_another_thread_sets_nothing():
     def look():
         with stops.ending_in_order():
             seen.append((signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)))
+
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
@@ -74,15 +76,22 @@ sys.exit(code)
 def started(path: Path, shell: str, stream: str = "sys.stdout") -> tuple[str, str]:
     """What the shell's line said, and the exit code that the command told."""
     code = COMMAND.format(path=str(path), stream=stream)
-    done = subprocess.run(["bash", "-c", shell, "bash", sys.executable, code], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        ["bash", "-c", shell, "bash", sys.executable, code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
     return done.stderr, Path(f"{path}.code").read_text()
 
 
 def test_where_nobody_reads_on_it_stops_and_says_so(tmp_path):
     told, code = started(tmp_path / "x", '"$1" -c "$2" | head -1')
-    assert code == "141" and told.endswith("capsmith verify: stopped, for nobody reads what it prints; the same command resumes\n")
+    assert code == "141" and told.endswith(
+        "capsmith verify: stopped, for nobody reads what it prints; the same command resumes\n"
+    )
     assert started(tmp_path / "y", '"$1" -c "$2" 2>&1 | head -1', "sys.stderr")[1] == "141"
 
 

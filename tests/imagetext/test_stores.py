@@ -27,7 +27,9 @@ def fill(folder: Path, picture, write_tar) -> list[str]:
     for number, name in enumerate(("a.jpg", "sub/b.png", "sub/.c.jpg")):
         (folder / "pics" / name).write_bytes(picture(number))
     (folder / "pics/a.txt").write_bytes("\ufeffone\r\ntwo".encode())
-    (folder / "pics/sub/metadata.jsonl").write_text('{"file_name": "b.png", "text": "b"}\n{"file_name": "gone.png", "text": "c"}\n')
+    (folder / "pics/sub/metadata.jsonl").write_text(
+        '{"file_name": "b.png", "text": "b"}\n{"file_name": "gone.png", "text": "c"}\n'
+    )
     for name, data in (("odd", picture(5)), ("notes.md", b"hi"), ("empty", b""), ("a.json", b'{"uid": "u"}')):
         (folder / "pics" / name).write_bytes(data)
     with ShardWriter(folder / "run", "0") as writer:
@@ -35,8 +37,11 @@ def fill(folder: Path, picture, write_tar) -> list[str]:
     for number in range(3):
         files = [("a.jpg", picture(number)), ("a.txt", b"a"), ("a.npz", b"npz"), ("b.jpg", b"no picture")]
         write_tar(folder / f"0000{number}.tar", files)
-    rows = [{"image": "pics/a.jpg", "text": "one"}, {"image": "pics/gone.jpg", "text": "two"},
-            {"uid": "u", "image": "pics/sub/b.png"}]
+    rows = [
+        {"image": "pics/a.jpg", "text": "one"},
+        {"image": "pics/gone.jpg", "text": "two"},
+        {"uid": "u", "image": "pics/sub/b.png"},
+    ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "t.jsonl").write_text(lines)
     (folder / "z.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
@@ -46,11 +51,27 @@ def fill(folder: Path, picture, write_tar) -> list[str]:
     pictures = [{"bytes": picture(1), "path": None}, {"bytes": None, "path": "pics/a.jpg"}]
     pq.write_table(pa.table({"image": pictures}), folder / "p.parquet")
     (folder / "info.json").write_text(json.dumps({"lengths": {"00000.tar": 2, "z.jsonl.gz": "0"}, "totalLength": "2"}))
-    described = [{"example_id": split, "split": split, "image_file": "pics/a.jpg", "description": "x"} for split in ("train", "test")]
+    described = [
+        {"example_id": split, "split": split, "image_file": "pics/a.jpg", "description": "x"}
+        for split in ("train", "test")
+    ]
     (folder / "docci_descriptions.jsonlines").write_text("\n".join(map(json.dumps, described)))
     (folder / "z.tgz").write_bytes(gzip.compress((folder / "00000.tar").read_bytes()))
-    return ["pics", "run", "z.tgz", "0000{0..2}.tar", "*.tar", "0000[12].tar", "**/t.jsonl", "z.jsonl.gz", "y.jsonl.zst", "c.csv", "p.parquet",
-            "info.json", "docci:docci_descriptions.jsonlines#test"]
+    return [
+        "pics",
+        "run",
+        "z.tgz",
+        "0000{0..2}.tar",
+        "*.tar",
+        "0000[12].tar",
+        "**/t.jsonl",
+        "z.jsonl.gz",
+        "y.jsonl.zst",
+        "c.csv",
+        "p.parquet",
+        "info.json",
+        "docci:docci_descriptions.jsonlines#test",
+    ]
 
 
 def put(folder: Path, s3) -> None:
@@ -72,8 +93,12 @@ def test_a_store_reads_as_this_machine_does(tmp_path, picture, write_tar, s3):
         assert [shard.name for shard in here] == [shard.name for shard in there] and here, spec
         for one, other in zip(here, there):
             expected = [repr(sample).replace(f"{tmp_path}/in", f"{s3.root}/in") for sample in one]
-            for text, sample in zip(expected, other, strict=True):  # what follows in brackets differs where a picture is missing
-                assert re.sub(r"\([^()]*\)(['\"]\))", r"\1", repr(sample)) == re.sub(r"\([^()]*\)(['\"]\))", r"\1", text)
+            for text, sample in zip(
+                expected, other, strict=True
+            ):  # what follows in brackets differs where a picture is missing
+                assert re.sub(r"\([^()]*\)(['\"]\))", r"\1", repr(sample)) == re.sub(
+                    r"\([^()]*\)(['\"]\))", r"\1", text
+                )
             assert list(pickle.loads(pickle.dumps(other))) == list(other)
         assert all("etag" in shard.stamp or "listing" in shard.stamp for shard in there)
     assert {signed for _, _, _, signed in s3.requests} == {"mine"}  # by the key of the environment
@@ -98,7 +123,11 @@ def test_pictures_of_a_table_here_may_be_in_a_store(tmp_path, picture, s3):
     assert [sample.key for sample in samples] == [f"t-{number:09d}" for number in range(52)]
     assert samples[21].image is None and "missing picture file: 's3://" in samples[21].error
     del samples[21]
-    assert [sample.image for sample in samples] == [*map(picture, range(20)), picture(77), *map(picture, range(20, 50))]
+    assert [sample.image for sample in samples] == [
+        *map(picture, range(20)),
+        picture(77),
+        *map(picture, range(20, 50)),
+    ]
     (tmp_path / "u.jsonl").write_text('{"image": "000.jpg"}')
     assert [sample.image for sample in read_samples(str(tmp_path / "u.jsonl"), s3.root)[0]] == [picture(0)]
 
@@ -107,14 +136,26 @@ def test_problems_with_a_spec(tmp_path, s3):
     s3.put("00000.tar", b"")
     s3.put("empty/readme.md", b"")
     with pytest.raises(ValueError) as caught:
-        read_samples([f"{s3.root}/0000{{0,1}}.tar", f"{s3.root}/*.none", f"{s3.root}/empty", f"{s3.root}/gone", "ftp://x/y.tar",
-                      str(Path("s3://bucket/x.tar")), "s3://no-such-bucket/*.tar"])
+        read_samples(
+            [
+                f"{s3.root}/0000{{0,1}}.tar",
+                f"{s3.root}/*.none",
+                f"{s3.root}/empty",
+                f"{s3.root}/gone",
+                "ftp://x/y.tar",
+                str(Path("s3://bucket/x.tar")),
+                "s3://no-such-bucket/*.tar",
+            ]
+        )
     assert str(caught.value).replace(s3.root, "ROOT").split("\n") == [
-        "ROOT/00001.tar: no such file", "ROOT/*.none: nothing matches ROOT/*.none", "ROOT/empty: no pictures in this folder",
+        "ROOT/00001.tar: no such file",
+        "ROOT/*.none: nothing matches ROOT/*.none",
+        "ROOT/empty: no pictures in this folder",
         f"ROOT/gone: no such folder, and not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures",
         "ftp://x/y.tar: ftp:// is none of file://, s3://, gs://, hf://",
         "s3:/bucket/x.tar: a URL has two slashes; pathlib.Path takes one away, so give it as text",
-        "s3://no-such-bucket/*.tar: nothing matches s3://no-such-bucket/*.tar"]
+        "s3://no-such-bucket/*.tar: nothing matches s3://no-such-bucket/*.tar",
+    ]
     s3.fail("HEAD", "00000.tar", 403)
     with pytest.raises(ValueError, match=r"00000.tar: PermissionError: Forbidden"):
         read_samples(f"{s3.root}/00000.tar")
@@ -132,9 +173,17 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path):
 
 
 def test_paths():
-    assert plain_path("file:///a/b") == "/a/b" and plain_path(Path("a/b")) == "a/b" and plain_path("s3://a/b") == "s3://a/b"
+    assert (
+        plain_path("file:///a/b") == "/a/b"
+        and plain_path(Path("a/b")) == "a/b"
+        and plain_path("s3://a/b") == "s3://a/b"
+    )
     assert join("s3://a/b", "../c/d.jpg") == "s3://a/c/d.jpg" and join("s3://a/b", "gs://c/d") == "gs://c/d"
-    assert join("s3://a/b", "/c/d") == "/c/d" and join("a", "file:///c") == "/c" and join("a", "b") == os.path.join("a", "b")
+    assert (
+        join("s3://a/b", "/c/d") == "/c/d"
+        and join("a", "file:///c") == "/c"
+        and join("a", "b") == os.path.join("a", "b")
+    )
 
 
 def test_many_named_files_are_looked_up_in_a_listing(s3):
@@ -202,7 +251,10 @@ def test_a_picture_that_cannot_be_read_fails_the_shard(s3, picture, kind):
         list(shard)
 
 
-@pytest.mark.parametrize("spec, method, kind", [("x.tar", "HEAD", 500), ("x.tar", "HEAD", 503), ("*.tar", "GET", 503), ("*.tar", "GET", "cut")])
+@pytest.mark.parametrize(
+    "spec, method, kind",
+    [("x.tar", "HEAD", 500), ("x.tar", "HEAD", 503), ("*.tar", "GET", 503), ("*.tar", "GET", "cut")],
+)
 def test_a_look_that_fails_is_tried_again_and_is_then_no_mistake_of_the_command(s3, shard, spec, method, kind):
     found, name = read_samples(f"{s3.root}/{spec}"), "x.tar" if method == "HEAD" else s3.bucket
     s3.fail(method, name, kind, ATTEMPTS - 1)
@@ -226,6 +278,7 @@ def test_a_look_that_is_refused_is_not_tried_again(s3, shard, monkeypatch):
     def nobody(*_):
         asked.append(1)
         raise NoCredentialsError("none")
+
     asked = []
     monkeypatch.setattr(stores, "_info", nobody)
     with pytest.raises(ValueError, match="x.tar: NoCredentialsError: none"):

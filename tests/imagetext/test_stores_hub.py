@@ -18,7 +18,7 @@ ROOT = "hf://datasets/org/set"
 class Hub(BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}
     requests: list[tuple[str, str]] = []
-    failing = 0     # of the next answers with a file's bytes
+    failing = 0  # of the next answers with a file's bytes
 
     def log_message(self, *_):
         pass
@@ -32,8 +32,17 @@ class Hub(BaseHTTPRequestHandler):
 
     def entry(self, path: str) -> dict | None:
         if path in self.files:
-            return {"type": "file", "path": path, "size": len(self.files[path]), "oid": hashlib.sha1(self.files[path]).hexdigest()}
-        return {"type": "directory", "path": path, "oid": "0"} if any(name.startswith(f"{path}/") for name in self.files) else None
+            return {
+                "type": "file",
+                "path": path,
+                "size": len(self.files[path]),
+                "oid": hashlib.sha1(self.files[path]).hexdigest(),
+            }
+        return (
+            {"type": "directory", "path": path, "oid": "0"}
+            if any(name.startswith(f"{path}/") for name in self.files)
+            else None
+        )
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -45,7 +54,9 @@ class Hub(BaseHTTPRequestHandler):
         self.requests.append((path, self.headers.get("Authorization", "")))
         if "/tree/" in path:
             folder = path.partition("/tree/")[2].partition("/")[2]
-            below = [name.removeprefix(f"{folder}/") for name in self.files if not folder or name.startswith(f"{folder}/")]
+            below = [
+                name.removeprefix(f"{folder}/") for name in self.files if not folder or name.startswith(f"{folder}/")
+            ]
             below = below if "recursive=true" in query.lower() else sorted({name.partition("/")[0] for name in below})
             self.answer(json.dumps([self.entry(f"{folder}/{name}".lstrip("/")) for name in below]).encode())
         elif "/resolve/" in path:
@@ -54,7 +65,7 @@ class Hub(BaseHTTPRequestHandler):
                 Hub.failing -= 1
                 return self.answer(b"", 404 if data is None else 403)
             first, _, last = self.headers.get("Range", f"bytes=0-{len(data)}").removeprefix("bytes=").partition("-")
-            self.answer(data[int(first):int(last) + 1], 206 if "Range" in self.headers else 200, ETag='"x"')
+            self.answer(data[int(first) : int(last) + 1], 206 if "Range" in self.headers else 200, ETag='"x"')
         else:
             self.answer(json.dumps({"id": "org/set", "sha": "a" * 40}).encode())
 
@@ -62,6 +73,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch):
     from huggingface_hub import constants
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -85,9 +97,12 @@ def test_the_hub_reads_as_this_machine_does(hub, tmp_path, picture, write_tar):
     hub.files["t.jsonl"] = b'{"image": "in/pics/a.jpg"}\n{"image": "gone.jpg"}'
     for spec, name in (("in/*.tar", "*.tar"), ("in/{00000..00002}.tar", "{00000..00002}.tar")):
         here, there = read_samples(f"{tmp_path}/{name}"), read_samples(f"{ROOT}/{spec}")
-        assert [(shard.name, shard.stamp["size"]) for shard in here] == [(shard.name, shard.stamp["size"]) for shard in there]
+        assert [(shard.name, shard.stamp["size"]) for shard in here] == [
+            (shard.name, shard.stamp["size"]) for shard in there
+        ]
         assert [(one.key, one.image, one.members) for shard in here for one in shard] == [
-            (one.key, one.image, one.members) for shard in there for one in shard]
+            (one.key, one.image, one.members) for shard in there for one in shard
+        ]
     assert [sample.image for sample in read_samples(f"{ROOT}/in/pics")[0]] == [picture(7), picture(8)]
     first, second = read_samples(f"{ROOT}/t.jsonl")[0]
     assert first.image == picture(7) and "missing picture file" in second.error
@@ -102,5 +117,7 @@ def test_a_read_that_fails(hub, tmp_path, picture, write_tar):
     hub.failing = ATTEMPTS
     with pytest.raises(StoreError, match=f"{ROOT}/0.tar: "):
         list(shard)
-    hub.files["0.tar"] = open(write_tar(tmp_path / "1.tar", [("b.jpg", picture(1)), ("c.jpg", picture(2))]), "rb").read()
+    hub.files["0.tar"] = open(
+        write_tar(tmp_path / "1.tar", [("b.jpg", picture(1)), ("c.jpg", picture(2))]), "rb"
+    ).read()
     assert [sample.key for sample in shard] == ["b", "c"] and read_samples(f"{ROOT}/0.tar")[0].stamp != shard.stamp

@@ -45,8 +45,20 @@ def captions(path, columns=Columns()):
 # ---- columns by name -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", ["image,caption", "filepath,title", "filename,caption", "img,text", "image_name,comment",
-                                    "Image,Caption", "File Name,description", " image , caption", "images,texts"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "image,caption",
+        "filepath,title",
+        "filename,caption",
+        "img,text",
+        "image_name,comment",
+        "Image,Caption",
+        "File Name,description",
+        " image , caption",
+        "images,texts",
+    ],
+)
 def test_usual_names(table, picture, header):
     (sample,) = read(table("t.csv", f"{header}\n0.jpg,a dog\n"), needs=("pictures", "captions"))
     assert sample.image == picture(0) and sample.captions == ("a dog",) and set(sample.meta) == {"uid", "source"}
@@ -60,15 +72,23 @@ def test_columns_that_are_named(table, picture):
 
 
 def test_captions_in_place_of_which_others_are_named_stay(table):
-    (sample,) = read(table("t.jsonl", '{"image": "0.jpg", "alt": "one", "captions": ["two"]}\n'), Columns(captions=("alt",)))
+    (sample,) = read(
+        table("t.jsonl", '{"image": "0.jpg", "alt": "one", "captions": ["two"]}\n'), Columns(captions=("alt",))
+    )
     assert sample.captions == ("one",) and sample.meta["other_captions"] == ["two"]
 
 
-@pytest.mark.parametrize("rows, columns, expected", [
-    ([{"photo": "0.jpg", "text": "a"}, {"path": "1.jpg", "text": "b"}], Columns("photo"), [0, None]),
-    ([{"image": "0.jpg", "text": "a"}, {"Image": "1.jpg", "text": "b"}, {"File Name": "2.jpg", "text": "c"}], Columns(),
-     [0, 1, 2]),
-])
+@pytest.mark.parametrize(
+    "rows, columns, expected",
+    [
+        ([{"photo": "0.jpg", "text": "a"}, {"path": "1.jpg", "text": "b"}], Columns("photo"), [0, None]),
+        (
+            [{"image": "0.jpg", "text": "a"}, {"Image": "1.jpg", "text": "b"}, {"File Name": "2.jpg", "text": "c"}],
+            Columns(),
+            [0, 1, 2],
+        ),
+    ],
+)
 def test_a_row_that_lacks_the_column_of_pictures(table, picture, rows, columns, expected):
     found = read(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), columns)
     assert [sample.image for sample in found] == [None if number is None else picture(number) for number in expected]
@@ -90,7 +110,9 @@ def test_a_key_that_is_a_pictures_path_loses_its_suffix_as_in_a_folder(table):
 
 
 def test_of_several_columns_of_pictures_none_is_guessed(table, caplog):
-    with pytest.raises(ValueError, match="pictures may stand in 'filepath' or 'path': --image-column names the column; it has"):
+    with pytest.raises(
+        ValueError, match="pictures may stand in 'filepath' or 'path': --image-column names the column; it has"
+    ):
         read_samples(table("t.csv", "path,filepath,text\n0.jpg,1.jpg,a\n"))
     (sample,) = read(table("u.csv", "path,image,text\nx.jpg,1.jpg,a\n"))  # `image` is ours, and said
     assert not sample.error and "'image' is taken" in caplog.text
@@ -104,17 +126,40 @@ def test_of_several_columns_of_captions_none_is_guessed(table, caplog):
     assert captions(path, Columns(captions=("title",))) == [("a",)]
 
 
-@pytest.mark.parametrize("name, text, needs, message", [
-    ("t.csv", "image,n\n0.jpg,1\n", ("captions",), "no column of captions.*it has 'image', 'n'"),
-    ("t.jsonl", '{"caption": "a", "n": 1}\n', ("pictures",), "no column of pictures.*it has 'caption', 'n'"),
-    ("00000.csv", "caption,url,key,status\na,http://x/y.jpg,000000000,success\n", ("pictures",), "img2dataset.*00000.tar"),
-    ("t.jsonl", '{"caption": "a", "image_id": 1, "annotator_id": 2}\n', ("pictures",), "did you mean localized-narratives:"),
-    ("cc.tsv", "a bus\thttp://x/y.jpg\na cat\thttp://x/z.jpg\n", ("pictures",), "the first line is no header"),
-    ("t.csv", "image,text\n0.jpg,a\n", ("either",), "--image-column foto: there is no such column; it has 'image', 'text'"),
-    ("c.json", '{"info": {}, "images": [{"file_name": "0.jpg", "id": 1}], "annotations": []}', (), "did you mean coco:"),
-    ("k.json", '{"images": [{"filename": "0.jpg", "sentences": []}]}', (), "did you mean karpathy:"),
-    ("t.json", '{"data": [{"image_id": "0", "caption_str": "a"}]}', (), "did you mean textcaps:"),
-])
+@pytest.mark.parametrize(
+    "name, text, needs, message",
+    [
+        ("t.csv", "image,n\n0.jpg,1\n", ("captions",), "no column of captions.*it has 'image', 'n'"),
+        ("t.jsonl", '{"caption": "a", "n": 1}\n', ("pictures",), "no column of pictures.*it has 'caption', 'n'"),
+        (
+            "00000.csv",
+            "caption,url,key,status\na,http://x/y.jpg,000000000,success\n",
+            ("pictures",),
+            "img2dataset.*00000.tar",
+        ),
+        (
+            "t.jsonl",
+            '{"caption": "a", "image_id": 1, "annotator_id": 2}\n',
+            ("pictures",),
+            "did you mean localized-narratives:",
+        ),
+        ("cc.tsv", "a bus\thttp://x/y.jpg\na cat\thttp://x/z.jpg\n", ("pictures",), "the first line is no header"),
+        (
+            "t.csv",
+            "image,text\n0.jpg,a\n",
+            ("either",),
+            "--image-column foto: there is no such column; it has 'image', 'text'",
+        ),
+        (
+            "c.json",
+            '{"info": {}, "images": [{"file_name": "0.jpg", "id": 1}], "annotations": []}',
+            (),
+            "did you mean coco:",
+        ),
+        ("k.json", '{"images": [{"filename": "0.jpg", "sentences": []}]}', (), "did you mean karpathy:"),
+        ("t.json", '{"data": [{"image_id": "0", "caption_str": "a"}]}', (), "did you mean textcaps:"),
+    ],
+)
 def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, needs, message):
     with pytest.raises(ValueError, match=message):
         read_samples(table(name, text), columns=Columns("foto" if needs == ("either",) else None), needs=needs)
@@ -123,12 +168,27 @@ def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, need
 # ---- lists, chats ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell, texts", [
-    ('["a dog", "it\'s"]', ["a dog", "it's"]), ("['a dog', \"it's\"]", ["a dog", "it's"]), ("['a dog'\n 'a cat']", ["a dog", "a cat"]),
-    (r"['a \'big\' dog']", ["a 'big' dog"]), ("[a dog]", None), ("[1, 2]", None), ("[]", []), ("['a' + 'b']", None),
- ("[None]", []), ("[null, NaN]", []), ("['a', nan]", ["a"]), ("['None' None]", ["None"]),
-    ("[" * 9000, None), ("['" + "\\" * 90_001, None), ("[__import__('os')]", None), ("['a', 3]", None),
-])
+@pytest.mark.parametrize(
+    "cell, texts",
+    [
+        ('["a dog", "it\'s"]', ["a dog", "it's"]),
+        ("['a dog', \"it's\"]", ["a dog", "it's"]),
+        ("['a dog'\n 'a cat']", ["a dog", "a cat"]),
+        (r"['a \'big\' dog']", ["a 'big' dog"]),
+        ("[a dog]", None),
+        ("[1, 2]", None),
+        ("[]", []),
+        ("['a' + 'b']", None),
+        ("[None]", []),
+        ("[null, NaN]", []),
+        ("['a', nan]", ["a"]),
+        ("['None' None]", ["None"]),
+        ("[" * 9000, None),
+        ("['" + "\\" * 90_001, None),
+        ("[__import__('os')]", None),
+        ("['a', 3]", None),
+    ],
+)
 def test_a_list_in_a_cell(cell, texts):
     assert listed(cell) == texts
 
@@ -136,23 +196,49 @@ def test_a_list_in_a_cell(cell, texts):
 def test_lists_are_read_wherever_captions_stand(table):
     rows = [{"image": "0.jpg", "caption": "['a', 'b']"}, {"image": "1.jpg", "caption": "[sign] a dog"}]
     rows += [{"image": "2.jpg", "caption": "[]"}]
-    assert captions(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))) == [("a", "b"), ("[sign] a dog",), ()]
+    assert captions(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))) == [
+        ("a", "b"),
+        ("[sign] a dog",),
+        (),
+    ]
 
 
 def chat(*turns):
     return [{"from": who, "value": text} for who, text in turns]
 
 
-@pytest.mark.parametrize("row, expected", [
-    ({"image": "0.jpg", "conversations": chat(("human", "<image>\nDescribe."), ("gpt", "a disc"))}, ("a disc",)),
-    ({"image": ["0.jpg"], "conversations": chat(("human", "<image>"), ("gpt", "<image>\na disc"))}, ("a disc",)),
-    ({"image": "0.jpg", "conversations": chat(("human", "colour?"), ("gpt", "red"), ("human", "?"), ("gpt", "round"))}, ()),
-    ({"images": ["0.jpg"], "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "a disc"}]}, ("a disc",)),
-    ({"messages": [{"role": "user", "content": [{"type": "image", "image": "0.jpg"}]},
-                   {"role": "assistant", "content": [{"type": "text", "text": "a disc"}]}]}, ("a disc",)),
-    ({"images": [{"path": "0.jpg", "bytes": None}], "text": "<__dj__image> a disc <|__dj__eoc|>"}, ("a disc",)),
-    ({"image": "0.jpg", "caption": "a disc", "conversations": []}, ("a disc",)),
-])
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        ({"image": "0.jpg", "conversations": chat(("human", "<image>\nDescribe."), ("gpt", "a disc"))}, ("a disc",)),
+        ({"image": ["0.jpg"], "conversations": chat(("human", "<image>"), ("gpt", "<image>\na disc"))}, ("a disc",)),
+        (
+            {
+                "image": "0.jpg",
+                "conversations": chat(("human", "colour?"), ("gpt", "red"), ("human", "?"), ("gpt", "round")),
+            },
+            (),
+        ),
+        (
+            {
+                "images": ["0.jpg"],
+                "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "a disc"}],
+            },
+            ("a disc",),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image", "image": "0.jpg"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": "a disc"}]},
+                ]
+            },
+            ("a disc",),
+        ),
+        ({"images": [{"path": "0.jpg", "bytes": None}], "text": "<__dj__image> a disc <|__dj__eoc|>"}, ("a disc",)),
+        ({"image": "0.jpg", "caption": "a disc", "conversations": []}, ("a disc",)),
+    ],
+)
 def test_conversations(table, picture, row, expected):
     (sample,) = read(table("t.jsonl", json.dumps(row) + "\n"), needs=("pictures", "captions"))
     assert sample.image == picture(0) and sample.captions == expected and not sample.error
@@ -160,7 +246,11 @@ def test_conversations(table, picture, row, expected):
 
 def test_several_pictures_in_a_row_are_no_picture(table):
     good, bad, none = read(table("t.jsonl", '{"images": ["0.jpg"]}\n{"images": ["0.jpg", "1.jpg"]}\n{"images": []}\n'))
-    assert not good.error and bad.error == "images: 2 pictures in one row, and captions are of one" and "no picture given" in none.error
+    assert (
+        not good.error
+        and bad.error == "images: 2 pictures in one row, and captions are of one"
+        and "no picture given" in none.error
+    )
 
 
 # ---- rows of one picture ---------------------------------------------------------------------------------------------------
@@ -202,8 +292,9 @@ def test_rows_of_a_picture_are_its_captions(tmp_path, table, monkeypatch, caplog
     shards = read_samples(path)
     samples = [sample for shard in shards for sample in shard]
     assert [sample.captions for sample in samples] == plainly(rows)
-    assert [sample.key for sample in samples] == [f"t-{[row[0] for row in rows].index(picture):09d}" for picture in dict.fromkeys(
-        picture for picture, _ in rows)]
+    assert [sample.key for sample in samples] == [
+        f"t-{[row[0] for row in rows].index(picture):09d}" for picture in dict.fromkeys(picture for picture, _ in rows)
+    ]
     if not name.endswith(".gz"):
         assert [len(shard.samples) for shard in shards] == [3, 3, 2] and "24 rows are 8 pictures" in caplog.text
     assert captions(path, Columns(group=False)) == [(caption,) for _, caption in rows]
@@ -211,7 +302,10 @@ def test_rows_of_a_picture_are_its_captions(tmp_path, table, monkeypatch, caplog
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.parquet"])
 def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name):
-    rows = [{"image": f"{at % 2}.jpg", "caption": f"c{at}", "syn": f"s{at}" if at else "", "same": "one"} for at in range(4)]
+    rows = [
+        {"image": f"{at % 2}.jpg", "caption": f"c{at}", "syn": f"s{at}" if at else "", "same": "one"}
+        for at in range(4)
+    ]
     if name == "t.parquet":
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
     else:
@@ -220,14 +314,18 @@ def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name
     (piece,) = tables.split_table(str(tmp_path / name))
     found = tables.table_records(piece, Wanted(("syn", "same")))
     assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in found] == [
-        (("c0", "c2"), ("s2",), ("one",)), (("c1", "c3"), ("s1", "s3"), ("one",))]
+        (("c0", "c2"), ("s2",), ("one",)),
+        (("c1", "c3"), ("s1", "s3"), ("one",)),
+    ]
 
 
 def test_a_compressed_table_is_unpacked_on_disk_only_where_rows_of_a_picture_stand_apart(tmp_path, table, monkeypatch):
     monkeypatch.setattr(limits, "UNPACKED", 100)
     for name, rows in (("together.jsonl.gz", ROWS), ("alone.jsonl.gz", ROWS[::3])):
         assert captions(write(tmp_path / name, rows)) == plainly(rows)
-    with pytest.raises(ValueError, match="apart.jsonl.gz: rows of one picture stand apart.* more than the 100 that are"):
+    with pytest.raises(
+        ValueError, match="apart.jsonl.gz: rows of one picture stand apart.* more than the 100 that are"
+    ):
         captions(write(tmp_path / "apart.jsonl.gz", ROWS + ROWS))
     monkeypatch.setattr(limits, "UNPACKED", 10_000)
     assert captions(str(tmp_path / "apart.jsonl.gz")) == plainly(ROWS + ROWS)
@@ -240,42 +338,75 @@ def test_parquet_is_grouped_as_the_same_rows_in_lines_are(tmp_path):
     for table in (numbers, names, nested):
         pq.write_table(table, tmp_path / "t.parquet")
         assert captions(str(tmp_path / "t.parquet")) == [("a", "c"), ("b",)]
-    assert [row["n"] for piece in tables.split_table(str(tmp_path / "t.parquet")) for _, row in piece.numbered()] == [1, 1]
+    assert [row["n"] for piece in tables.split_table(str(tmp_path / "t.parquet")) for _, row in piece.numbered()] == [
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("wanted", [None, Wanted()])
 def test_scattered_rows_of_parquet_are_those_of_their_numbers(tmp_path, wanted):
-    pq.write_table(pa.table({"text": [str(number) for number in range(400)]}), tmp_path / "t.parquet", row_group_size=150)
+    pq.write_table(
+        pa.table({"text": [str(number) for number in range(400)]}), tmp_path / "t.parquet", row_group_size=150
+    )
     numbers = [399, 0, 151, 149, 150, 299, 63, 64]
-    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, wanted, None)] == list(map(str, numbers))
+    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, wanted, None)] == list(
+        map(str, numbers)
+    )
 
 
-@pytest.mark.parametrize("rows, columns", [
-    (['{"image": "0.jpg", "text": "a"}', '{"image": "0.jpg", "text": "b", "n": 1}'], Columns(keys=("image",))),
-    (['{"image": "0.jpg", "text": "a"}', '\ufeff{"image": "0.jpg", "text": "b"}'], Columns()),
-])
+@pytest.mark.parametrize(
+    "rows, columns",
+    [
+        (['{"image": "0.jpg", "text": "a"}', '{"image": "0.jpg", "text": "b", "n": 1}'], Columns(keys=("image",))),
+        (['{"image": "0.jpg", "text": "a"}', '\ufeff{"image": "0.jpg", "text": "b"}'], Columns()),
+    ],
+)
 def test_rows_of_few_columns_are_grouped_as_others_are(table, rows, columns):
     shards = read_samples(table("t.jsonl", "\n".join(rows)), columns=columns)
     assert [sample.captions for shard in shards for sample in shard] == [("a", "b")] and len(shards[0].samples) == 1
 
 
 def test_what_is_no_row_of_one_caption_stays_a_row(table):
-    lines = ['{"image": "0.jpg", "text": "a"}', "{broken", '{"image": "0.jpg", "text": "b"}', '{"image": "0.jpg"}',
-             '{"image": "0.jpg", "text": "c", "key": "own"}', '{"image": "0.jpg", "text": "d", "key": "own"}']
+    lines = [
+        '{"image": "0.jpg", "text": "a"}',
+        "{broken",
+        '{"image": "0.jpg", "text": "b"}',
+        '{"image": "0.jpg"}',
+        '{"image": "0.jpg", "text": "c", "key": "own"}',
+        '{"image": "0.jpg", "text": "d", "key": "own"}',
+    ]
     found = read(table("t.jsonl", "\n".join(lines)))
-    assert [sample.captions for sample in found] == [("a", "b"), (), (), ("c", "d")]  # 6 lines are 4 records and 2 that joined them
-    assert [sample.key for sample in found] == ["t-000000000", "t-000000001", "t-000000003", "own"] and "JSON" in found[1].error
+    assert [sample.captions for sample in found] == [
+        ("a", "b"),
+        (),
+        (),
+        ("c", "d"),
+    ]  # 6 lines are 4 records and 2 that joined them
+    assert [sample.key for sample in found] == [
+        "t-000000000",
+        "t-000000001",
+        "t-000000003",
+        "own",
+    ] and "JSON" in found[1].error
 
 
 def test_records_of_ours_and_lists_of_captions_are_not_grouped(table):
-    assert captions(table("t.jsonl", '{"image": "0.jpg", "captions": ["a"]}\n{"image": "0.jpg", "captions": ["b"]}\n')) == [("a",), ("b",)]
+    assert captions(
+        table("t.jsonl", '{"image": "0.jpg", "captions": ["a"]}\n{"image": "0.jpg", "captions": ["b"]}\n')
+    ) == [("a",), ("b",)]
     assert len(captions(table("u.jsonl", '{"image": "0.jpg", "text": "a", "syn_text_x": ["b"]}\n' * 2))) == 2
 
 
 def test_repeats_are_told_in_flat_memory(monkeypatch):
     monkeypatch.setattr("imagetext.readers.grouping.HELD", 10)
-    for names, count, again in (([f"n{n // 3}" for n in range(99)], 33, False), ([f"n{n % 40}" for n in range(99)], 99, True),
-                                ([None] * 30, 30, False), (["a", None, "a"], 3, True), ([], 0, False)):
+    for names, count, again in (
+        ([f"n{n // 3}" for n in range(99)], 33, False),
+        ([f"n{n % 40}" for n in range(99)], 99, True),
+        ([None] * 30, 30, False),
+        (["a", None, "a"], 3, True),
+        ([], 0, False),
+    ):
         repeats = Repeats()
         assert [repeats.is_new(name) for name in names].count(True) == repeats.count == count
         assert repeats.come_again() == again
@@ -286,14 +417,18 @@ def test_rows_are_put_side_by_side_on_disk():
     found = list(side_by_side((name, number, 10 * number) for number, name in enumerate(names)))
     expected = sorted(range(50), key=lambda n: (n if names[n] is None else names.index(names[n]), n))
     assert [(number, place) for number, place, _ in found] == [(n, 10 * n) for n in expected]
-    begins = [n == 0 or names[b] is None or names[a] != names[b] for n, (a, b) in enumerate(zip([0, *expected], expected))]
+    begins = [
+        n == 0 or names[b] is None or names[a] != names[b] for n, (a, b) in enumerate(zip([0, *expected], expected))
+    ]
     assert [begin for _, _, begin in found] == begins
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
 def test_rows_that_stand_apart_are_read_without_what_stands_between_them(tmp_path, monkeypatch, name):
     rows = [{"image": f"{number % 20}.jpg", "text": "x" * 50_000} for number in range(40)]
-    (tmp_path / name).write_text(json.dumps(rows) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / name).write_text(
+        json.dumps(rows) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    )
     read_bytes = []
 
     class Counted(io.FileIO):

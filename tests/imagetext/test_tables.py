@@ -25,12 +25,23 @@ def test_jsonl_with_paths_and_base64(tmp_path, picture):
     (tmp_path / "pics").mkdir()
     (tmp_path / "pics/a.jpg").write_bytes(picture(1))
     text = base64.b64encode(picture(2)).decode()
-    samples = read(write_jsonl(tmp_path / "t.jsonl", [
-        {"image": "pics/a.jpg", "captions": ["one", " ", "two"], "license": "CC0"},
-        {"uid": "u2", "image": text, "caption": "three"},
-        {"id": 7, "image_path": str(tmp_path / "pics/a.jpg"), "text": "four"},
-        {"key": "k", "id": 8, "image": f"data:image/jpeg;base64,{text}", "syn_text_x": ["s"], "members": {"npz": "AAE="}},
-    ]))
+    samples = read(
+        write_jsonl(
+            tmp_path / "t.jsonl",
+            [
+                {"image": "pics/a.jpg", "captions": ["one", " ", "two"], "license": "CC0"},
+                {"uid": "u2", "image": text, "caption": "three"},
+                {"id": 7, "image_path": str(tmp_path / "pics/a.jpg"), "text": "four"},
+                {
+                    "key": "k",
+                    "id": 8,
+                    "image": f"data:image/jpeg;base64,{text}",
+                    "syn_text_x": ["s"],
+                    "members": {"npz": "AAE="},
+                },
+            ],
+        )
+    )
     assert [sample.key for sample in samples] == ["t-000000000", "u2", "7", "k"]
     assert [sample.image for sample in samples] == [picture(1), picture(2), picture(1), picture(2)]
     assert [sample.captions for sample in samples] == [("one", "two"), ("three",), ("four",), ()]
@@ -40,13 +51,23 @@ def test_jsonl_with_paths_and_base64(tmp_path, picture):
     assert samples[3].members == {"npz": b"\0\1"} and samples[3].columns == {"syn_text_x": ("s",)}
 
 
-@pytest.mark.parametrize("row,reason", [
-    ("{not json", "not a line of JSON"), ("[1, 2]", "expected a JSON object, got list"), ("[" * 10**5, "not a line of JSON"),
-    ({"image": "gone.jpg"}, "missing picture file.*gone.jpg"), ({"image": None}, "image: no picture given"),
-    ({"image": ""}, "image: no picture given"), ({"image": 3}, "image: expected a path or the bytes"),
-    ({"image": "."}, "not a file"), ({"image": "x" * 9000}, "neither a path nor"), ({"image": "a\0b"}, "null"),
-    ({"image": "data:;base64,???"}, "data URL"), ({"image": "p.jpg", "syn_text_x": 5}, "syn_text_x: expected"),
-])
+@pytest.mark.parametrize(
+    "row,reason",
+    [
+        ("{not json", "not a line of JSON"),
+        ("[1, 2]", "expected a JSON object, got list"),
+        ("[" * 10**5, "not a line of JSON"),
+        ({"image": "gone.jpg"}, "missing picture file.*gone.jpg"),
+        ({"image": None}, "image: no picture given"),
+        ({"image": ""}, "image: no picture given"),
+        ({"image": 3}, "image: expected a path or the bytes"),
+        ({"image": "."}, "not a file"),
+        ({"image": "x" * 9000}, "neither a path nor"),
+        ({"image": "a\0b"}, "null"),
+        ({"image": "data:;base64,???"}, "data URL"),
+        ({"image": "p.jpg", "syn_text_x": 5}, "syn_text_x: expected"),
+    ],
+)
 def test_a_bad_row_is_a_row_with_its_reason(tmp_path, picture, row, reason):
     (tmp_path / "p.jpg").write_bytes(picture())
     samples = read(write_jsonl(tmp_path / "t.jsonl", [{"image": "p.jpg"}, row, {"image": "p.jpg"}]))
@@ -67,14 +88,18 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path, picture):
 def test_csv(tmp_path, picture, suffix, dialect):
     (tmp_path / "a.jpg").write_bytes(picture())
     path = tmp_path / f"t{suffix}"
-    rows = [["filepath", "title", "captions", "price"], ["a.jpg", "", '["one", "two"]', "3"],
-            ["a.jpg", "x", "a long\none, \"quoted\"", ""], ["a.jpg"], ["a.jpg", "x", "[not json", ""]]
+    rows = [
+        ["filepath", "title", "captions", "price"],
+        ["a.jpg", "", '["one", "two"]', "3"],
+        ["a.jpg", "x", 'a long\none, "quoted"', ""],
+        ["a.jpg"],
+        ["a.jpg", "x", "[not json", ""],
+    ]
     with open(path, "w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file, dialect).writerows(rows)
         file.write("\n")
     samples = read(path)
-    assert [sample.captions for sample in samples] == [
-        ("one", "two"), ('a long\none, "quoted"',), (), ("[not json",)]
+    assert [sample.captions for sample in samples] == [("one", "two"), ('a long\none, "quoted"',), (), ("[not json",)]
     assert samples[0].meta["price"] == "3" and samples[0].image == picture()
     assert samples[2].error == "1 cells where the header has 4"
     assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(4)]
@@ -102,12 +127,17 @@ def test_columns_are_checked(tmp_path):
 @pytest.mark.parametrize("kind", ["bytes", "struct", "path"])
 def test_parquet(tmp_path, picture, kind):
     (tmp_path / "a.jpg").write_bytes(picture())
-    cells = {"bytes": [picture(), b""], "struct": [{"bytes": picture(), "path": "x"}, {"bytes": None, "path": "gone.jpg"}],
-             "path": ["a.jpg", None]}[kind]
+    cells = {
+        "bytes": [picture(), b""],
+        "struct": [{"bytes": picture(), "path": "x"}, {"bytes": None, "path": "gone.jpg"}],
+        "path": ["a.jpg", None],
+    }[kind]
     table = pa.table({"uid": ["a", "b"], "image": cells, "captions": [["one", "two"], None], "n": [1.5, None]})
     pq.write_table(table, tmp_path / "t.parquet")
     first, second = read(tmp_path / "t.parquet")
-    assert first.key == "a" and first.image == picture() and first.captions == ("one", "two") and first.meta["n"] == 1.5
+    assert (
+        first.key == "a" and first.image == picture() and first.captions == ("one", "two") and first.meta["n"] == 1.5
+    )
     assert second.captions == ()
     assert second.image == b"" if kind == "bytes" else second.image is None and second.error
 
@@ -130,14 +160,18 @@ def test_shards_of_a_table_are_its_rows(tmp_path, suffix, count):
     texts = [f"line {row}\nsecond, line" for row in range(count)]
     path = tmp_path / f"t{suffix}"
     if suffix == ".jsonl":
-        write_jsonl(path, [json.dumps({"text": text}) + ("\n" if row % 3 else "\r\n\r\n") for row, text in enumerate(texts)])
+        write_jsonl(
+            path, [json.dumps({"text": text}) + ("\n" if row % 3 else "\r\n\r\n") for row, text in enumerate(texts)]
+        )
     elif suffix == ".csv":
         with open(path, "w", newline="") as file:
             csv.writer(file).writerows([["text"], *([text] for text in texts)])
     else:  # row groups that do not fit the shards
         pq.write_table(pa.table({"text": texts}), path, row_group_size=300)
     shards = split_table(str(path))
-    assert [len(list(rows)) for rows in shards] == [min(ROWS_PER_SHARD, count - first) for first in range(0, count, ROWS_PER_SHARD)]
+    assert [len(list(rows)) for rows in shards] == [
+        min(ROWS_PER_SHARD, count - first) for first in range(0, count, ROWS_PER_SHARD)
+    ]
     samples = read(path)
     assert [sample.captions for sample in samples] == [(text,) for text in texts]
     assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(count)]
@@ -159,13 +193,20 @@ def compressed(path, data: bytes):
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".jsonl.zstd", ".JSONL.GZ"])
 def test_a_compressed_table_is_one_shard(tmp_path, picture, suffix):
     (tmp_path / "p.jpg").write_bytes(picture())
-    lines = "".join(json.dumps({"image": "p.jpg", "text": f"line {row}"}) + "\n\n" for row in range(ROWS_PER_SHARD + 10)) + "{"
+    lines = (
+        "".join(json.dumps({"image": "p.jpg", "text": f"line {row}"}) + "\n\n" for row in range(ROWS_PER_SHARD + 10))
+        + "{"
+    )
     path = tmp_path / f"x.y{suffix}"
     compressed(path.with_suffix(path.suffix.lower()), lines.encode()).rename(path)
     (rows,) = split_table(str(path), columns=Columns(group=False))
     samples = list(rows)
     assert [sample.captions for sample in samples[:-1]] == [(f"line {row}",) for row in range(ROWS_PER_SHARD + 10)]
-    assert samples[0].image == picture() and samples[0].key == "x.y-000000000" and "not a line of JSON" in samples[-1].error
+    assert (
+        samples[0].image == picture()
+        and samples[0].key == "x.y-000000000"
+        and "not a line of JSON" in samples[-1].error
+    )
     assert list(rows) == samples
 
 
@@ -191,7 +232,9 @@ def test_a_column_of_pictures_of_another_name(tmp_path, picture):
     first, second = read(tmp_path / "t.parquet")
     assert first.image == picture(1) and first.meta["mask"]["bytes"] == picture(1)
     assert second.error == "image: no picture given"
-    pq.write_table(pa.table({"photo": pictures, "path": ["gone", "gone"]}), tmp_path / "t.parquet")  # a known name goes first
+    pq.write_table(
+        pa.table({"photo": pictures, "path": ["gone", "gone"]}), tmp_path / "t.parquet"
+    )  # a known name goes first
     assert "missing picture file" in read(tmp_path / "t.parquet")[0].error
 
 
@@ -216,13 +259,19 @@ def test_a_damaged_parquet_file_names_itself(tmp_path, picture):
 
 
 def test_a_record_of_ours_without_a_picture_is_no_error(tmp_path):
-    rows = [{"key": "a", "image": None, "error": "", "syn_text_x": ["one"]}, {"key": "b", "image": None, "error": None}]
+    rows = [
+        {"key": "a", "image": None, "error": "", "syn_text_x": ["one"]},
+        {"key": "b", "image": None, "error": None},
+    ]
     first, second = read(write_jsonl(tmp_path / "t.jsonl", rows))
     assert first.image is None and not first.error and second.error == "image: no picture given"
 
 
 def test_numbers_are_no_bytes(tmp_path):
-    rows = [{"text": "a", "members": [{"name": "npz", "data": 10**15}]}, {"text": "b", "members": {"npz": "not base64"}}]
+    rows = [
+        {"text": "a", "members": [{"name": "npz", "data": 10**15}]},
+        {"text": "b", "members": {"npz": "not base64"}},
+    ]
     assert [sample.members for sample in read(write_jsonl(tmp_path / "t.jsonl", rows))] == [{}, {}]
 
 
@@ -235,12 +284,16 @@ def test_a_json_column_cannot_say_that_a_row_failed(tmp_path):
 
 def test_json_that_is_nested_without_end(tmp_path):
     for depth, fits in ((90, True), (110, False), (900, False)):
-        (sample,) = read(write_jsonl(tmp_path / "t.jsonl", ['{"text": "a", "deep": ' + "[" * depth + "]" * depth + "}"]))
+        (sample,) = read(
+            write_jsonl(tmp_path / "t.jsonl", ['{"text": "a", "deep": ' + "[" * depth + "]" * depth + "}"])
+        )
         assert (not sample.error) == fits
 
 
 def test_an_empty_synthetic_caption_keeps_its_place_because_scores_and_embeddings_go_by_it(tmp_path):
-    (tmp_path / "set.jsonl").write_text('{"key": "a", "captions": ["", "a dog"], "syn_text_x": ["", "a cat"], "syn_text_y": [""]}\n')
+    (tmp_path / "set.jsonl").write_text(
+        '{"key": "a", "captions": ["", "a dog"], "syn_text_x": ["", "a cat"], "syn_text_y": [""]}\n'
+    )
     (shard,) = read_samples([str(tmp_path / "set.jsonl")])
     (sample,) = shard
     assert sample.columns == {"syn_text_x": ("", "a cat"), "syn_text_y": ("",)}  # of which the second is not written
@@ -250,10 +303,35 @@ def test_an_empty_synthetic_caption_keeps_its_place_because_scores_and_embedding
 def test_pictures_of_parquet_as_bytes(tmp_path, picture):
     """img2dataset's Parquet, and plain or `datasets`' bytes under the usual names."""
     struct = {"bytes": picture(), "path": None}
-    for name, cell in (("jpg", picture()), ("png", picture()), ("img", picture()), ("image", picture()), ("image_bytes", picture()),
-                       ("jpg", struct), ("img", struct)):
-        rows = [{"caption": "alt", "url": "http://e.org/file.jpg", "key": "000", "error_message": None, "width": 9, "sha256": "0", name: cell},
-                {"caption": None, "url": None, "key": "001", "error_message": "404", "width": None, "sha256": None, name: None}]
+    for name, cell in (
+        ("jpg", picture()),
+        ("png", picture()),
+        ("img", picture()),
+        ("image", picture()),
+        ("image_bytes", picture()),
+        ("jpg", struct),
+        ("img", struct),
+    ):
+        rows = [
+            {
+                "caption": "alt",
+                "url": "http://e.org/file.jpg",
+                "key": "000",
+                "error_message": None,
+                "width": 9,
+                "sha256": "0",
+                name: cell,
+            },
+            {
+                "caption": None,
+                "url": None,
+                "key": "001",
+                "error_message": "404",
+                "width": None,
+                "sha256": None,
+                name: None,
+            },
+        ]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
         first, second = read(tmp_path / "t.parquet")
         assert (first.key, first.image, first.captions, first.error) == ("000", picture(), ("alt",), "")
@@ -262,10 +340,23 @@ def test_pictures_of_parquet_as_bytes(tmp_path, picture):
 
 
 def test_parquet_that_is_made_of_webdatasets_shards(tmp_path, picture):
-    rows = [{"__key__": f"d/{number}", "__url__": "00000.tar", "jpg": {"bytes": picture(number), "path": f"{number}.jpg"}, "txt": "alt",
-             "json": {"uid": f"u{number}", "width": 9}, "syn.json": {"syn_text_x": ["one", "two"]}} for number in range(2)]
+    rows = [
+        {
+            "__key__": f"d/{number}",
+            "__url__": "00000.tar",
+            "jpg": {"bytes": picture(number), "path": f"{number}.jpg"},
+            "txt": "alt",
+            "json": {"uid": f"u{number}", "width": 9},
+            "syn.json": {"syn_text_x": ["one", "two"]},
+        }
+        for number in range(2)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     for number, record in enumerate(read(tmp_path / "t.parquet")):
         assert (record.key, record.image, record.captions) == (f"d/{number}", picture(number), ("alt",))
-        assert record.columns == {"syn_text_x": ("one", "two")} and record.meta["uid"] == f"u{number}" and not record.error
+        assert (
+            record.columns == {"syn_text_x": ("one", "two")}
+            and record.meta["uid"] == f"u{number}"
+            and not record.error
+        )
         assert record.meta["source_fields"] == {"width": 9} and record.meta["__url__"] == "00000.tar"

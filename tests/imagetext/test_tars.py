@@ -19,15 +19,32 @@ def read(path) -> list:
 
 def ours(**fields) -> bytes:
     """The `json` of a record as we write it."""
-    return json.dumps({"uid": "u", "sha256": "", "width": 0, "height": 0, "captions": [], "error": "", "source": "s",
-                       "caption_scores": {}, **fields}).encode()
+    return json.dumps(
+        {
+            "uid": "u",
+            "sha256": "",
+            "width": 0,
+            "height": 0,
+            "captions": [],
+            "error": "",
+            "source": "s",
+            "caption_scores": {},
+            **fields,
+        }
+    ).encode()
 
 
 def test_samples_of_a_shard(tmp_path, picture, write_tar):
     files = [
-        ("a/1.JPG", picture(1)), ("a/1.txt", b"a dog\n"), ("a/1.json", b'{"uid": "u1", "license": "CC0"}'),
-        ("a/1.syn.json", b'{"syn_text_x": ["one"]}'), ("a/1.npz", b"\0npz"), ("a/1.url.txt", b"http://e.org"),
-        ("2.png", picture(2, "PNG")), ("2.json", b'{"caption": "from json", "key": "2"}'), ("3.webp", picture(3, "WEBP")),
+        ("a/1.JPG", picture(1)),
+        ("a/1.txt", b"a dog\n"),
+        ("a/1.json", b'{"uid": "u1", "license": "CC0"}'),
+        ("a/1.syn.json", b'{"syn_text_x": ["one"]}'),
+        ("a/1.npz", b"\0npz"),
+        ("a/1.url.txt", b"http://e.org"),
+        ("2.png", picture(2, "PNG")),
+        ("2.json", b'{"caption": "from json", "key": "2"}'),
+        ("3.webp", picture(3, "WEBP")),
         ("4.txt", "grün\nund rot".encode()),
     ]
     path = write_tar(tmp_path / "00000.tar", files)
@@ -44,25 +61,43 @@ def test_names_follow_the_rule_of_webdataset(tmp_path, picture, write_tar):
     assert split_name("x.y/a.b.JPG") == ("x.y/a", "b.jpg")
     assert split_name("README") == ("README", "")
     # Files that belong to no sample: no suffix, no key, folders.
-    path = write_tar(tmp_path / "x.tar", [("README", b"hi"), ("d/.DS_Store", b"x"), ("d/._a.jpg", b"x"), ("a.jpg", picture())])
+    path = write_tar(
+        tmp_path / "x.tar", [("README", b"hi"), ("d/.DS_Store", b"x"), ("d/._a.jpg", b"x"), ("a.jpg", picture())]
+    )
     assert [sample.key for sample in read(path)] == ["a"]
 
 
 def test_a_picture_under_a_longer_suffix(tmp_path, picture, write_tar):
     path = write_tar(tmp_path / "x.tar", [("a.input.jpg", picture()), ("a.url.txt", b"u"), ("b.jpg", picture(1))])
     assert [(record.key, record.image, list(record.members)) for record in read(path)] == [
-        ("a", picture(), ["url.txt"]), ("b", picture(1), [])]
+        ("a", picture(), ["url.txt"]),
+        ("b", picture(1), []),
+    ]
 
 
 def test_keys_with_dots_are_told_apart_where_one_key_would_have_several_pictures(tmp_path, picture, write_tar):
     pictures = list(map(picture, range(4)))
-    path = write_tar(tmp_path / "x.tar", [
-        ("d/IMG.2020.01.caption", b"one"), ("d/IMG.2020.01.jpg", pictures[0]), ("d/IMG.2020.01.syn.json", b'{"syn_text_x": ["s"]}'),
-        ("d/IMG.2020.02.jpg", pictures[1]), ("d/IMG.2020.02.txt", b"two"),
-        ("b.0.jpg", pictures[2]), ("b.1.png", pictures[3]), ("b.txt", b"of both")])
-    assert [(record.key, record.image, record.captions, list(record.columns), record.error) for record in read(path)] == [
-        ("d/IMG.2020.01", pictures[0], ("one",), ["syn_text_x"], ""), ("d/IMG.2020.02", pictures[1], ("two",), [], ""),
-        ("b.0", pictures[2], ("of both",), [], ""), ("b.1", pictures[3], ("of both",), [], "")]
+    path = write_tar(
+        tmp_path / "x.tar",
+        [
+            ("d/IMG.2020.01.caption", b"one"),
+            ("d/IMG.2020.01.jpg", pictures[0]),
+            ("d/IMG.2020.01.syn.json", b'{"syn_text_x": ["s"]}'),
+            ("d/IMG.2020.02.jpg", pictures[1]),
+            ("d/IMG.2020.02.txt", b"two"),
+            ("b.0.jpg", pictures[2]),
+            ("b.1.png", pictures[3]),
+            ("b.txt", b"of both"),
+        ],
+    )
+    assert [
+        (record.key, record.image, record.captions, list(record.columns), record.error) for record in read(path)
+    ] == [
+        ("d/IMG.2020.01", pictures[0], ("one",), ["syn_text_x"], ""),
+        ("d/IMG.2020.02", pictures[1], ("two",), [], ""),
+        ("b.0", pictures[2], ("of both",), [], ""),
+        ("b.1", pictures[3], ("of both",), [], ""),
+    ]
 
 
 def test_the_usual_picture_goes_first(tmp_path, picture, write_tar):
@@ -73,14 +108,23 @@ def test_the_usual_picture_goes_first(tmp_path, picture, write_tar):
 
 def test_a_key_again_is_another_sample(tmp_path, picture, write_tar, caplog):
     path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("a.jpg", b"2"), ("b.jpg", b"3"), ("a.txt", b"late")])
-    assert [(sample.key, sample.meta["uid"]) for sample in read(path)] == [("a", "a"), ("a~2", "a"), ("b", "b"), ("a~3", "a")]
+    assert [(sample.key, sample.meta["uid"]) for sample in read(path)] == [
+        ("a", "a"),
+        ("a~2", "a"),
+        ("b", "b"),
+        ("a~3", "a"),
+    ]
     assert len(caplog.records) == 2 and "seen twice" in caplog.text
 
 
-@pytest.mark.parametrize("name,data,reason", [
-    ("syn.json", b'{"syn_text_x": "one"}', "syn.json: syn_text_x: expected"), ("syn.json", b"[1]", "expected a JSON object"),
-    ("json", ours(error="was unreadable"), "was unreadable"),
-])
+@pytest.mark.parametrize(
+    "name,data,reason",
+    [
+        ("syn.json", b'{"syn_text_x": "one"}', "syn.json: syn_text_x: expected"),
+        ("syn.json", b"[1]", "expected a JSON object"),
+        ("json", ours(error="was unreadable"), "was unreadable"),
+    ],
+)
 def test_a_bad_member_is_a_row_with_its_reason(tmp_path, picture, write_tar, name, data, reason):
     path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), (f"a.{name}", data), ("b.jpg", picture())])
     first, second = read(path)
@@ -101,8 +145,11 @@ def test_links_are_not_followed(tmp_path):
 
 
 def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
-    files = [(f"{key}.{suffix}", json.dumps({}).encode() if suffix == "json" else b"x" * 700)
-             for key in "abc" for suffix in ("jpg", "json")]
+    files = [
+        (f"{key}.{suffix}", json.dumps({}).encode() if suffix == "json" else b"x" * 700)
+        for key in "abc"
+        for suffix in ("jpg", "json")
+    ]
     data = open(write_tar(tmp_path / "whole.tar", files), "rb").read()
     with tarfile.open(tmp_path / "whole.tar") as archive:
         members = archive.getmembers()
@@ -110,7 +157,9 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
     whole = [sample.key for sample in read(tmp_path / "whole.tar")]
     assert whole == ["a", "b", "c"]
     path = tmp_path / "cut.tar"
-    closed = {member.offset_data + -(-member.size // 512) * 512 for member in members[1::2]} | {members[0].offset_data + 1024}
+    closed = {member.offset_data + -(-member.size // 512) * 512 for member in members[1::2]} | {
+        members[0].offset_data + 1024
+    }
     for length in {*range(0, end + 512, 50), *range(0, end + 512, 512)} - closed:
         path.write_bytes(data[:length])
         done = []
@@ -118,8 +167,8 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
             for sample in TarRows(str(path)):
                 done.append(sample.key)
         # A sample is whole when the first file of the next one is there.
-        assert done == whole[:sum(member.offset_data + member.size <= length for member in members[2::2])]
-    path.write_bytes(data[:end + 512])
+        assert done == whole[: sum(member.offset_data + member.size <= length for member in members[2::2])]
+    path.write_bytes(data[: end + 512])
     assert len(read(path)) == 3  # one empty block is an end
 
 
@@ -194,25 +243,61 @@ def test_no_tar_at_all(tmp_path):
 
 
 def test_odd_metadata_costs_no_picture(tmp_path, picture, write_tar):
-    metadata = [b"{", b"[1]", b"null", b"[" * 10**5, b'{"captions": [1]}', b'{"captions": []}', b'{"captions": [null]}', b'{"error": 0.12}',
-                b'{"error": "low score"}', b'{"caption": {"en": "x"}}', b"\xff\xfe"]
-    path = write_tar(tmp_path / "x.tar", [file for number, data in enumerate(metadata) for file in (
-        (f"{number}.jpg", picture(number)), (f"{number}.txt", b"alt"), (f"{number}.json", data))])
+    metadata = [
+        b"{",
+        b"[1]",
+        b"null",
+        b"[" * 10**5,
+        b'{"captions": [1]}',
+        b'{"captions": []}',
+        b'{"captions": [null]}',
+        b'{"error": 0.12}',
+        b'{"error": "low score"}',
+        b'{"caption": {"en": "x"}}',
+        b"\xff\xfe",
+    ]
+    path = write_tar(
+        tmp_path / "x.tar",
+        [
+            file
+            for number, data in enumerate(metadata)
+            for file in ((f"{number}.jpg", picture(number)), (f"{number}.txt", b"alt"), (f"{number}.json", data))
+        ],
+    )
     for number, record in enumerate(read(path)):
-        assert (record.key, record.image, record.captions, record.error) == (str(number), picture(number), ("alt",), "")
+        assert (record.key, record.image, record.captions, record.error) == (
+            str(number),
+            picture(number),
+            ("alt",),
+            "",
+        )
         assert record.meta["uid"] == str(number)
 
 
-@pytest.mark.parametrize("name,pack", [("x.tar.gz", "gz"), ("x.tgz", "gz"), ("x.tar", "gz"), ("x.tar.bz2", "bz2"), ("x.tar.zst", "zst")])
+@pytest.mark.parametrize(
+    "name,pack", [("x.tar.gz", "gz"), ("x.tgz", "gz"), ("x.tar", "gz"), ("x.tar.bz2", "bz2"), ("x.tar.zst", "zst")]
+)
 def test_a_packed_tar_is_read_as_it_is_unpacked(tmp_path, picture, write_tar, name, pack):
-    data = open(write_tar(tmp_path / "plain.tar", [(f"{number}.{suffix}", content) for number in range(5) for suffix, content in (
-        ("jpg", picture(number, size=(90, 70))), ("txt", b"a dog"))]), "rb").read()
-    packed = {"gz": gzip.compress, "bz2": bz2.compress, "zst": lambda data: pa.compress(data, "zstd", asbytes=True)}[pack](data)
+    data = open(
+        write_tar(
+            tmp_path / "plain.tar",
+            [
+                (f"{number}.{suffix}", content)
+                for number in range(5)
+                for suffix, content in (("jpg", picture(number, size=(90, 70))), ("txt", b"a dog"))
+            ],
+        ),
+        "rb",
+    ).read()
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "zst": lambda data: pa.compress(data, "zstd", asbytes=True)}[
+        pack
+    ](data)
     (tmp_path / name).write_bytes(packed)
     (shard,) = read_samples(str(tmp_path / name))
     records, plain = list(shard), read(tmp_path / "plain.tar")
     assert shard.name == "x" and [(record.key, record.image, record.captions) for record in records] == [
-        (record.key, record.image, record.captions) for record in plain]
+        (record.key, record.image, record.captions) for record in plain
+    ]
     for cut in (len(packed) // 2, len(packed) - 9):
         (tmp_path / name).write_bytes(packed[:cut])
         with pytest.raises(ValueError, match=f"{name}: cut or damaged"):
@@ -234,7 +319,9 @@ def test_headers_of_any_size_take_no_memory(tmp_path, write_tar, kind, pack):
     data = Path(write_tar(tmp_path / "x.tar", [("a.txt", b"a")])).read_bytes()[:1024]
     (tmp_path / "x.tar").write_bytes(pack(data + header.tobuf() + bytes(33 << 20)))
     tracemalloc.start()
-    with pytest.raises(ValueError, match="x.tar: cut or damaged near byte 1024: the headers of a file are more than 1,048,576"):
+    with pytest.raises(
+        ValueError, match="x.tar: cut or damaged near byte 1024: the headers of a file are more than 1,048,576"
+    ):
         read(tmp_path / "x.tar")
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
@@ -243,15 +330,24 @@ def test_headers_of_any_size_take_no_memory(tmp_path, write_tar, kind, pack):
 def test_files_sorted_by_suffix_find_each_other(tmp_path, picture, write_tar):
     jpg = [(f"{key}.jpg", picture(number)) for number, key in enumerate("abc")]
     txt = [(f"{key}.txt", f"alt {key}".encode()) for key in "acd"]
-    wanted = [("a", picture(0), ("alt a",)), ("b", picture(1), ()), ("c", picture(2), ("alt c",)), ("d", None, ("alt d",))]
+    wanted = [
+        ("a", picture(0), ("alt a",)),
+        ("b", picture(1), ()),
+        ("c", picture(2), ("alt c",)),
+        ("d", None, ("alt d",)),
+    ]
     for files in (jpg + txt, txt + jpg):
         found = read(write_tar(tmp_path / "x.tar", files))
-        assert [(record.key, record.image, record.captions) for record in found] == wanted and not any(record.error for record in found)
+        assert [(record.key, record.image, record.captions) for record in found] == wanted and not any(
+            record.error for record in found
+        )
     assert len(read(write_tar(tmp_path / "x.tar", jpg))) == 3
 
 
 def test_a_text_apart_from_its_picture_says_so(tmp_path, picture, write_tar):
-    path = write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"1"), ("b.jpg", picture(1)), ("a.txt", b"alt")])
+    path = write_tar(
+        tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"1"), ("b.jpg", picture(1)), ("a.txt", b"alt")]
+    )
     *_, late = read(path)
     assert late.key == "a~2" and late.captions == ("alt",) and "stand side by side" in late.error
     texts = read(write_tar(tmp_path / "x.tar", [("a.txt", b"1"), ("a.json", b"{}"), ("b.txt", b"2"), ("a.txt", b"3")]))
@@ -259,16 +355,34 @@ def test_a_text_apart_from_its_picture_says_so(tmp_path, picture, write_tar):
 
 
 def test_a_picture_is_known_by_its_bytes(tmp_path, picture, write_tar):
-    path = write_tar(tmp_path / "x.tar", [
-        ("a.image", picture()), ("a.txt", b"alt"), ("b.data", picture(1, "PNG")), ("b.npz", b"PK\3\4"), ("c.one", picture(2)),
-        ("c.two", picture(3)), ("d.txt", b"BM and P6 1 are texts")])
+    path = write_tar(
+        tmp_path / "x.tar",
+        [
+            ("a.image", picture()),
+            ("a.txt", b"alt"),
+            ("b.data", picture(1, "PNG")),
+            ("b.npz", b"PK\3\4"),
+            ("c.one", picture(2)),
+            ("c.two", picture(3)),
+            ("d.txt", b"BM and P6 1 are texts"),
+        ],
+    )
     a, b, c, d = read(path)
     assert (a.image, a.captions, b.image, list(b.members)) == (picture(), ("alt",), picture(1, "PNG"), ["npz"])
     assert c.image is None and "several pictures in one sample" in c.error and d.image is None and not d.error
 
 
 def test_litter_of_file_managers_is_no_sample(tmp_path, picture, write_tar):
-    names = ["__MACOSX/._a.jpg", "__MACOSX/a.jpg", "._a.jpg", ".DS_Store", "d/Thumbs.db", "desktop.ini", "@eaDir/a.jpg/x.jpg", "a.JPG"]
+    names = [
+        "__MACOSX/._a.jpg",
+        "__MACOSX/a.jpg",
+        "._a.jpg",
+        ".DS_Store",
+        "d/Thumbs.db",
+        "desktop.ini",
+        "@eaDir/a.jpg/x.jpg",
+        "a.JPG",
+    ]
     for format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         with tarfile.open(tmp_path / "x.tar", "w", format=format) as archive:
             archive.addfile(tarfile.TarInfo("d") if format == tarfile.GNU_FORMAT else tarfile.TarInfo("e"))
@@ -281,8 +395,14 @@ def test_litter_of_file_managers_is_no_sample(tmp_path, picture, write_tar):
 
 def test_texts_of_other_encodings(tmp_path, picture, write_tar, caplog):
     texts = ["über".encode("utf-16"), "\ufeffüber".encode(), "über".encode("cp1252"), "über\nund".encode()]
-    path = write_tar(tmp_path / "x.tar", [file for number, text in enumerate(texts)
-                                          for file in ((f"{number}.jpg", picture()), (f"{number}.txt", text))])
+    path = write_tar(
+        tmp_path / "x.tar",
+        [
+            file
+            for number, text in enumerate(texts)
+            for file in ((f"{number}.jpg", picture()), (f"{number}.txt", text))
+        ],
+    )
     assert [record.captions for record in read(path)] == [("über",), ("über",), ("\ufffdber",), ("über\nund",)]
     (warning,) = caplog.messages
     assert "x.tar: 2.txt: is no UTF-8" in warning

@@ -15,7 +15,9 @@ from imagetext.sources import read_samples
 
 
 def rows(path):
-    return [row if isinstance(row, dict) else str(row) for piece in split_rows(str(path)) for _, row in piece.numbered()]
+    return [
+        row if isinstance(row, dict) else str(row) for piece in split_rows(str(path)) for _, row in piece.numbered()
+    ]
 
 
 def texts(path):
@@ -25,21 +27,43 @@ def texts(path):
 HEADER = "image,text\n"
 
 
-@pytest.mark.parametrize("lines, expected", [
-    (['0.jpg,"Unbalanced', "1.jpg,plain", '2.jpg,ends it" here', "3.jpg,last"], ['"Unbalanced', "plain", 'ends it" here', "last"]),
-    (['0.jpg,"Unbalanced', "1.jpg,plain", '2.jpg,ends it"', "3.jpg,last"], ['"Unbalanced', "plain", 'ends it"', "last"]),
-    (['0.jpg,"Unbalanced', "1.jpg,plain", "3.jpg,last"], ['"Unbalanced', "plain", "last"]),
-    (['0.jpg,"Hello" said the man', '1.jpg,5" nails', '2.jpg,"whole"'], ['"Hello" said the man', '5" nails', '"whole"']),
-    # a CSV writer's own quotation marks stay what they are
-    (['0.jpg,"a dog, running"', '1.jpg,"Unbalanced', '2.jpg,"a cat, sitting"', "3.jpg,last"],
-     ["a dog, running", '"Unbalanced', "a cat, sitting", "last"]),
-    (['0.jpg,"He said ""hi"""', '1.jpg,"two\nlines, of text"', '2.jpg,"Then,\nit sleeps"'],
-     ['He said "hi"', "two\nlines, of text", "Then,\nit sleeps"]),
-    (['"0.jpg","a"', '"1.jpg","b', '"2.jpg","c"', '"3.jpg","d"'], ["a", '"b', "c", "d"]),
-    (['"0.jpg","a"', '"1.jpg","b" or c, d', '"2.jpg","c"'], ["a", "not a line of CSV: ',' expected after '\"'", "c"]),
-    (["0.jpg,a", "1.jpg,b,c", "2.jpg", "3.jpg,d,,"], ["a", "3 cells where the header has 2", "1 cells where the header has 2", "d"]),
-    (["0.jpg,a", ",", "", "1.jpg,b"], ["a", "b"]),
-])
+@pytest.mark.parametrize(
+    "lines, expected",
+    [
+        (
+            ['0.jpg,"Unbalanced', "1.jpg,plain", '2.jpg,ends it" here', "3.jpg,last"],
+            ['"Unbalanced', "plain", 'ends it" here', "last"],
+        ),
+        (
+            ['0.jpg,"Unbalanced', "1.jpg,plain", '2.jpg,ends it"', "3.jpg,last"],
+            ['"Unbalanced', "plain", 'ends it"', "last"],
+        ),
+        (['0.jpg,"Unbalanced', "1.jpg,plain", "3.jpg,last"], ['"Unbalanced', "plain", "last"]),
+        (
+            ['0.jpg,"Hello" said the man', '1.jpg,5" nails', '2.jpg,"whole"'],
+            ['"Hello" said the man', '5" nails', '"whole"'],
+        ),
+        # a CSV writer's own quotation marks stay what they are
+        (
+            ['0.jpg,"a dog, running"', '1.jpg,"Unbalanced', '2.jpg,"a cat, sitting"', "3.jpg,last"],
+            ["a dog, running", '"Unbalanced', "a cat, sitting", "last"],
+        ),
+        (
+            ['0.jpg,"He said ""hi"""', '1.jpg,"two\nlines, of text"', '2.jpg,"Then,\nit sleeps"'],
+            ['He said "hi"', "two\nlines, of text", "Then,\nit sleeps"],
+        ),
+        (['"0.jpg","a"', '"1.jpg","b', '"2.jpg","c"', '"3.jpg","d"'], ["a", '"b', "c", "d"]),
+        (
+            ['"0.jpg","a"', '"1.jpg","b" or c, d', '"2.jpg","c"'],
+            ["a", "not a line of CSV: ',' expected after '\"'", "c"],
+        ),
+        (
+            ["0.jpg,a", "1.jpg,b,c", "2.jpg", "3.jpg,d,,"],
+            ["a", "3 cells where the header has 2", "1 cells where the header has 2", "d"],
+        ),
+        (["0.jpg,a", ",", "", "1.jpg,b"], ["a", "b"]),
+    ],
+)
 def test_a_quotation_mark_costs_no_other_row(tmp_path, lines, expected):
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "\n".join(lines))
@@ -65,7 +89,9 @@ def test_what_csv_writes_is_read_as_csv_reads_it(tmp_path):
     cells = ["a", "", 'q"q', '"', '""', "a,b", "l\nm", "l\r\nm, n", " s ", "'", "é", "\t", ";", "x" * 50]
     for dialect in ("excel", "unix"):
         buffer = io.StringIO()
-        csv.writer(buffer, dialect).writerows([["id", "text", "c"]] + [[n, cell, "z"] for n, cell in enumerate(cells * 3)])
+        csv.writer(buffer, dialect).writerows(
+            [["id", "text", "c"]] + [[n, cell, "z"] for n, cell in enumerate(cells * 3)]
+        )
         (tmp_path / "t.csv").write_text(buffer.getvalue(), newline="")
         assert texts(tmp_path / "t.csv") == cells * 3
 
@@ -75,8 +101,11 @@ def test_what_csv_writes_is_read_as_csv_reads_it(tmp_path):
 def test_encodings_by_their_marks(tmp_path, monkeypatch, encoding, name):
     monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 2)
     lines = [f"Zoë's 猫 {number} 🐈, \u2028end" for number in range(5)]
-    text = HEADER + "".join(f'{n}.jpg,"{line}"\n' for n, line in enumerate(lines)) if name == "t.csv" else "".join(
-        json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines)
+    text = (
+        HEADER + "".join(f'{n}.jpg,"{line}"\n' for n, line in enumerate(lines))
+        if name == "t.csv"
+        else "".join(json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines)
+    )
     mark = "\ufeff" if encoding.endswith(("-le", "-be")) else ""
     (tmp_path / name).write_bytes((mark + text).encode(encoding))
     assert texts(tmp_path / name) == lines
@@ -91,20 +120,32 @@ def test_text_that_is_no_utf8_is_told_with_its_line(tmp_path, caplog):
     assert texts(tmp_path / "t.jsonl") == ["caf\ufffd"] and "t.jsonl: line 1 is no UTF-8;" in caplog.text
 
 
-@pytest.mark.parametrize("data, message", [
-    ("image,text\n0.jpg,a\n".encode("utf-16-le"), "UTF-16 without its mark"), (b"image,text\r0.jpg,a\r", "carriage returns alone"),
-    ("\ufeffimage,text\n0.jpg,a\n".encode("utf-16-le") + b"\0", "no whole UTF-16"), (b'image,"text\n0.jpg,a', "header"),
-])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ("image,text\n0.jpg,a\n".encode("utf-16-le"), "UTF-16 without its mark"),
+        (b"image,text\r0.jpg,a\r", "carriage returns alone"),
+        ("\ufeffimage,text\n0.jpg,a\n".encode("utf-16-le") + b"\0", "no whole UTF-16"),
+        (b'image,"text\n0.jpg,a', "header"),
+    ],
+)
 def test_what_cannot_be_read_as_text_is_refused(tmp_path, data, message):
     (tmp_path / "t.csv").write_bytes(data)
     with pytest.raises(ValueError, match=f"t.csv: .*{message}"):
         split_rows(str(tmp_path / "t.csv"))
 
 
-@pytest.mark.parametrize("name, text", [
-    ("t.csv", "image;text\n0.jpg;a, b\n"), ("t.csv", "image\ttext\n0.jpg\ta, b\n"), ("t.tsv", 'image,text\n0.jpg,"a, b"\n'),
-    ("t.csv", "image| n| text\n0.jpg| 0| a, b \n"), ("t.csv", "sep=;\r\nimage;text\r\n0.jpg;a, b\r\n"), ("t.tsv", "image;text\n0.jpg;a, b"),
-])
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("t.csv", "image;text\n0.jpg;a, b\n"),
+        ("t.csv", "image\ttext\n0.jpg\ta, b\n"),
+        ("t.tsv", 'image,text\n0.jpg,"a, b"\n'),
+        ("t.csv", "image| n| text\n0.jpg| 0| a, b \n"),
+        ("t.csv", "sep=;\r\nimage;text\r\n0.jpg;a, b\r\n"),
+        ("t.tsv", "image;text\n0.jpg;a, b"),
+    ],
+)
 def test_delimiters_other_than_the_suffixs_are_read_and_told(tmp_path, caplog, name, text):
     (tmp_path / name).write_text(text)
     (row,) = rows(tmp_path / name)
@@ -118,10 +159,15 @@ def test_a_long_run_of_digits_is_judged_in_linear_time(tmp_path):
     assert len(rows(tmp_path / "t.csv")) == 1 and time.process_time() - started < 2
 
 
-@pytest.mark.parametrize("name, written", [
-    ("t.jsonl", str.encode), ("t.jsonl", lambda text: text.encode("utf-16")), ("t.csv", str.encode),
-    ("t.jsonl.gz", lambda text: gzip.compress(text.encode())),
-])
+@pytest.mark.parametrize(
+    "name, written",
+    [
+        ("t.jsonl", str.encode),
+        ("t.jsonl", lambda text: text.encode("utf-16")),
+        ("t.csv", str.encode),
+        ("t.jsonl.gz", lambda text: gzip.compress(text.encode())),
+    ],
+)
 def test_a_line_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypatch, name, written):
     monkeypatch.setattr(limits, "LINE", 1000)
     (tmp_path / name).write_bytes(written('{"text": "short"}\n{"text": "' + "x" * 100_000))
@@ -144,7 +190,10 @@ def test_a_list_of_another_encoding_says_so(tmp_path, encoding):
 def test_an_array_is_read_a_window_at_a_time(tmp_path, monkeypatch, name, indent):
     monkeypatch.setattr(text_tables, "WINDOW", 64)
     monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 4)
-    values = [{"id": number, "text": f"猫 \u2028 ] }} , \\\" {number} {'x' * (7 * number)}", "list": [[1], {}]} for number in range(21)]
+    values = [
+        {"id": number, "text": f'猫 \u2028 ] }} , \\" {number} {"x" * (7 * number)}', "list": [[1], {}]}
+        for number in range(21)
+    ]
     (tmp_path / name).write_text(json.dumps(values, ensure_ascii=False, indent=indent))
     assert rows(tmp_path / name) == values
     assert [len(piece) for piece in split_rows(str(tmp_path / name))] == [4, 4, 4, 4, 4, 1]
@@ -156,10 +205,16 @@ def test_objects_printed_over_several_lines(tmp_path):
     assert rows(tmp_path / "t.jsonl") == values
 
 
-@pytest.mark.parametrize("lines, expected", [
-    (['[{"n": 0}, {"n": 1}]', '[{"n": 2}]', "[]", '[{"n": 3}, [4], 5]'], [0, 1, 2, 3, "list", "int"]),  # an array a line
-    (['[{"n": 0}]', '{"n": 1}', "]"], [0, 1]),
-])
+@pytest.mark.parametrize(
+    "lines, expected",
+    [
+        (
+            ['[{"n": 0}, {"n": 1}]', '[{"n": 2}]', "[]", '[{"n": 3}, [4], 5]'],
+            [0, 1, 2, 3, "list", "int"],
+        ),  # an array a line
+        (['[{"n": 0}]', '{"n": 1}', "]"], [0, 1]),
+    ],
+)
 def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, expected):
     monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 1)  # each is read from its own place, too
     for name in ("t.json", "t.jsonl"):
@@ -167,11 +222,17 @@ def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, 
         assert [row["n"] if isinstance(row, dict) else row.split()[-1] for row in rows(tmp_path / name)] == expected
 
 
-@pytest.mark.parametrize("text, message", [
-    ('[\n{"text": "a"},\n' + "9" * 5000 + "]", "line 3: Exceeds the limit"),
-    ('[{"text": "a"}]\n garbage', "line 2: not JSON"), ('[{"text": "a"}]\n[{"text": "b"}', "is cut"),
-    ('[\n{"text": "a"},\n{"text": b}\n]', "line 3: not JSON"), ('[\n{"text": "a"},\n', "is cut"), ('[\n{"text": "a"},\n{"te', "line 3: not JSON"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('[\n{"text": "a"},\n' + "9" * 5000 + "]", "line 3: Exceeds the limit"),
+        ('[{"text": "a"}]\n garbage', "line 2: not JSON"),
+        ('[{"text": "a"}]\n[{"text": "b"}', "is cut"),
+        ('[\n{"text": "a"},\n{"text": b}\n]', "line 3: not JSON"),
+        ('[\n{"text": "a"},\n', "is cut"),
+        ('[\n{"text": "a"},\n{"te', "line 3: not JSON"),
+    ],
+)
 def test_a_broken_array_is_refused_with_the_line(tmp_path, text, message):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(ValueError, match=f"t.json: {message}"):

@@ -55,7 +55,10 @@ def test_views_from_a_file_make_the_very_pixels_that_were_drawn():
 
 def test_a_view_without_operations_is_its_crop():
     image = photo(40, 30)
-    assert replay([[0, 0, 30, 40], None], image, 16).numpy().transpose(1, 2, 0).tobytes() == image.resize((16, 16), 3).tobytes()
+    assert (
+        replay([[0, 0, 30, 40], None], image, 16).numpy().transpose(1, 2, 0).tobytes()
+        == image.resize((16, 16), 3).tobytes()
+    )
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -67,11 +70,23 @@ def test_paug_is_read_in_both_layouts():
     assert read_views(json.dumps({"param_aug": json.dumps(views)}).encode()) == views
 
 
-@pytest.mark.parametrize("broken", [
-    b"", b"[]", b"{}", b'{"param_aug": 3}', b'{"param_aug": "[["}', b'{"param_aug": [[1, 2]]}',
-    b'{"param_aug": [[[1, 2, 3], []]]}', b'{"param_aug": [[[0, 0, 0, 4], []]]}', b'{"param_aug": [[[-1, 0, 4, 4], []]]}',
-    b'{"param_aug": [[[0, 0, 4, 4], [[14, 0.1]]]]}', b'{"param_aug": [[[0, 0, 4, 4], [[1, "x"]]]]}',
-    b'{"param_aug": [[[0, 0, 4, 4], [[1, NaN]]]]}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"param_aug": 3}',
+        b'{"param_aug": "[["}',
+        b'{"param_aug": [[1, 2]]}',
+        b'{"param_aug": [[[1, 2, 3], []]]}',
+        b'{"param_aug": [[[0, 0, 0, 4], []]]}',
+        b'{"param_aug": [[[-1, 0, 4, 4], []]]}',
+        b'{"param_aug": [[[0, 0, 4, 4], [[14, 0.1]]]]}',
+        b'{"param_aug": [[[0, 0, 4, 4], [[1, "x"]]]]}',
+        b'{"param_aug": [[[0, 0, 4, 4], [[1, NaN]]]]}',
+    ],
+)
 def test_what_is_no_list_of_views_is_refused(broken):
     with pytest.raises(ValueError):
         read_views(broken)
@@ -85,13 +100,20 @@ def test_pictures_are_decoded_as_the_readers_of_reinforced_sets_do():
     assert decode_stored(turned).size == (30, 20) and decode_stored(turned).tobytes() == image.tobytes()
     hidden = image.copy()
     hidden.putalpha(0)
-    for one in (encoded(hidden), encoded(image.convert("P"), transparency=3), encoded(image.convert("L")),
-                encoded(image.convert("CMYK"), "JPEG"), encoded(image, "JPEG")):
+    for one in (
+        encoded(hidden),
+        encoded(image.convert("P"), transparency=3),
+        encoded(image.convert("L")),
+        encoded(image.convert("CMYK"), "JPEG"),
+        encoded(image, "JPEG"),
+    ):
         expected = Image.open(io.BytesIO(one)).convert("RGBA").convert("RGB")
         assert decode_stored(one).tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("data", [None, b"", b"no picture", encoded(photo(30, 20))[:-40], encoded(photo(300, 200), "JPEG")[:-99]])
+@pytest.mark.parametrize(
+    "data", [None, b"", b"no picture", encoded(photo(30, 20))[:-40], encoded(photo(300, 200), "JPEG")[:-99]]
+)
 def test_what_is_no_whole_picture_is_a_value_error(data):
     with pytest.raises(ValueError):
         decode_stored(data)

@@ -19,7 +19,9 @@ from tests.finetune.test_validation import Scripted
 from tests.generate import conftest
 
 
-def captioners(server: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted) -> None:
+def captioners(
+    server: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted
+) -> None:
     captioner: Captioner = server
     captioner = fake
     captioner = disturbed

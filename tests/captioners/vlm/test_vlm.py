@@ -24,12 +24,22 @@ def transformers_inputs(captioner: VLMCaptioner, photo: Image.Image, instruction
     if processor.chat_template is None:
         tokenizer, queries = processor.tokenizer, [IMAGE] * 4
         ids = torch.tensor([[*queries, START, *tokenizer(instruction, add_special_tokens=False).input_ids]])
-        return dict(processor(images=photo, return_tensors="pt")) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return dict(processor(images=photo, return_tensors="pt")) | {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+        }
     content = [{"type": "image", "image": photo}, {"type": "text", "text": instruction}]
     one_tile = {"images_kwargs": {"do_image_splitting": False, "do_resize": False}}
-    return dict(processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
-        processor_kwargs=one_tile if captioner.model.config.model_type in TILED else {}))
+    return dict(
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=one_tile if captioner.model.config.model_type in TILED else {},
+        )
+    )
 
 
 def tokens_of(captioner: VLMCaptioner, pictures, sampling: SamplingConfig, monkeypatch) -> list[list[list[int]]]:
@@ -39,8 +49,11 @@ def tokens_of(captioner: VLMCaptioner, pictures, sampling: SamplingConfig, monke
         return [[caption.text for caption in one.captions] for one in captioner.caption(pictures, sampling)]
 
 
-@pytest.mark.parametrize("family, min_length", [(family, 0) for family in FAMILIES if isinstance(family, str)]
-                         + [pytest.param("smolvlm", 0, marks=SMOLVLM.marks), ("blip", 5), ("llava_next", 5), ("florence2", 5)])
+@pytest.mark.parametrize(
+    "family, min_length",
+    [(family, 0) for family in FAMILIES if isinstance(family, str)]
+    + [pytest.param("smolvlm", 0, marks=SMOLVLM.marks), ("blip", 5), ("llava_next", 5), ("florence2", 5)],
+)
 def test_greedy_captions_are_those_that_generate_gives(family, min_length, captioner_of, monkeypatch):
     captioner, longest = captioner_of(family), 12
     sampling = SamplingConfig(strategy="greedy", min_length=min_length, max_length=longest)
@@ -52,17 +65,23 @@ def test_greedy_captions_are_those_that_generate_gives(family, min_length, capti
     for photo in photos(captioner):
         inputs = transformers_inputs(captioner, photo, captioner.prompt)
         found = captioner.model.generate(
-            **inputs, do_sample=False, use_cache=cached, max_new_tokens=longest - 2 + (family == "florence2"),
+            **inputs,
+            do_sample=False,
+            use_cache=cached,
+            max_new_tokens=longest - 2 + (family == "florence2"),
             min_new_tokens=max(0, min_length - 1 + (family == "florence2")),
             # what Florence-2 is made to begin with may not be suppressed
-            suppress_tokens=[token for token in never if token not in {*captioner.end_ids, *captioner.prompt_ids[1:2]}])[0].tolist()
+            suppress_tokens=[
+                token for token in never if token not in {*captioner.end_ids, *captioner.prompt_ids[1:2]}
+            ],
+        )[0].tolist()
         begun = 2 if family == "florence2" else inputs["input_ids"].shape[1] if "input_ids" in inputs else 1
         expected.append(found[begun:])
     for (ours,), theirs in zip(captions, expected, strict=True):
         ends = [at for at, token in enumerate(theirs) if token in captioner.end_ids]
-        theirs = theirs[:ends[0]] if ends else theirs
+        theirs = theirs[: ends[0]] if ends else theirs
         assert ours == [PAD, *theirs, END]
-    assert len({tuple(ours) for ours, in captions}) > 1
+    assert len({tuple(ours) for (ours,) in captions}) > 1
 
 
 def test_a_call_may_have_another_batch_size_than_the_captioner(captioner_of):
@@ -79,7 +98,9 @@ def test_a_picture_is_looked_at_once_and_its_captions_are_the_same_in_any_compan
     patches = 16 if family in TILED else 1 if "qwen" in family else patches
     pictures, seen = pictures_for(captioner, 7), []
     tower = captioner.model.get_submodule(captioner.family.vision)
-    hook = tower.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state.shape.numel()))
+    hook = tower.register_forward_hook(
+        lambda module, args, output: seen.append(output.last_hidden_state.shape.numel())
+    )
     texts = {}
     for batch_size, order in ((7, range(7)), (1, [6, 2]), (2, range(7)), (3, [5, 3, 1, 4])):
         monkeypatch.setattr(captioner, "batch_size", batch_size)
@@ -100,7 +121,8 @@ def test_captions_depend_on_key_column_seed_and_index(captioner_of):
     captioner, sampling = captioner_of("llava"), SamplingConfig(num_captions=3)
     (key, picture), *_ = pictures_for(captioner)
     texts = lambda key, sampling, **options: [  # noqa: E731
-        caption.text for one in captioner.caption([(key, picture)], sampling, **options) for caption in one.captions]
+        caption.text for one in captioner.caption([(key, picture)], sampling, **options) for caption in one.captions
+    ]
     captions = texts(key, sampling)
     assert len(set(captions)) == 3
     assert texts(key, sampling, column="syn_text_x") != captions
@@ -121,11 +143,16 @@ def test_beams_are_at_least_as_probable_as_the_greedy_caption(captioner_of):
 def test_no_markup_comes_into_a_caption_even_where_it_is_likeliest(family, captioner_of, monkeypatch):
     captioner = captioner_of(family)
     markup = [*range(SPECIALS), *range(len(captioner.tokenizer), captioner.vocabulary)]
-    likely = torch.zeros(captioner.vocabulary).index_fill(0, torch.tensor([t for t in markup if t not in captioner.end_ids]), 100.0)
+    likely = torch.zeros(captioner.vocabulary).index_fill(
+        0, torch.tensor([t for t in markup if t not in captioner.end_ids]), 100.0
+    )
     output = captioner.model.get_submodule(captioner.family.decoder).get_output_embeddings()
     hook = output.register_forward_hook(lambda module, args, logits: logits + likely)
     try:
-        for sampling in (SamplingConfig(num_captions=4, max_length=8, top_p=1.0), SamplingConfig(strategy="greedy", max_length=8)):
+        for sampling in (
+            SamplingConfig(num_captions=4, max_length=8, top_p=1.0),
+            SamplingConfig(strategy="greedy", max_length=8),
+        ):
             for captions in tokens_of(captioner, pictures_for(captioner), sampling, monkeypatch):
                 assert not {token for caption in captions for token in caption[1:-1]} & {*markup}
             for one in captioner.caption(pictures_for(captioner), sampling):
@@ -139,7 +166,9 @@ def test_no_markup_comes_into_a_caption_even_where_it_is_likeliest(family, capti
 @pytest.mark.parametrize("family", ["blip", "llava"])
 def test_a_caption_can_start_with_a_given_text(family, captioner_of):
     captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, prompt="a red", max_length=20)
-    captions = [caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions]
+    captions = [
+        caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions
+    ]
     assert all(text.startswith("a red") for text in captions) and len(set(captions)) > 6
 
 
@@ -149,9 +178,12 @@ def test_what_the_model_is_asked_is_in_its_prompt_and_changes_its_captions(folde
     tokenizer = captioners[0].tokenizer
     assert [tokenizer.decode(captioner.prompt_ids).replace("<image>", "") for captioner in captioners] == [
         f"<s><|im_start|>user:{asked}<|im_end|>\n<|im_start|>assistant:"
-        for asked in (" Describe this picture in one sentence.", " a red circle", "")]
-    texts = [[caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions]
-             for captioner in captioners]
+        for asked in (" Describe this picture in one sentence.", " a red circle", "")
+    ]
+    texts = [
+        [caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions]
+        for captioner in captioners
+    ]
     assert texts[0] != texts[1] != texts[2]
     assert not any("red circle" in text for text in texts[1])
 
@@ -160,7 +192,9 @@ def test_sampling_that_does_not_fit_is_refused_at_once(captioner_of):
     captioner = captioner_of("llava")
     with pytest.raises(ValueError) as caught:
         captioner.caption([], SamplingConfig(max_length=100, prompt="red circle " * 60))
-    assert f"max_length 100 exceeds {100 - len(captioner.prompt_ids) + 2}, the context of tiny_llava" in str(caught.value)
+    assert f"max_length 100 exceeds {100 - len(captioner.prompt_ids) + 2}, the context of tiny_llava" in str(
+        caught.value
+    )
     assert "no room for a caption" in str(caught.value)
     with pytest.raises(ValueError, match="similarity: tiny_llava has no embedding"):
         captioner.caption([], SamplingConfig(), similarity=True)

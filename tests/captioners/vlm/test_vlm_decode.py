@@ -16,23 +16,27 @@ def obvious_logits(captioner: VLMCaptioner, picture: torch.Tensor, tokens: list[
     family, prompt = captioner.family, captioner.family.fit(captioner.prompt_ids, picture)
     ids = torch.tensor([[*prompt, *tokens[1:]]])
     with torch.no_grad():
-        logits = family.forward(family.inputs(picture[None], ids, torch.ones_like(ids)), use_cache=False)[0, -len(tokens):]
+        logits = family.forward(family.inputs(picture[None], ids, torch.ones_like(ids)), use_cache=False)[
+            0, -len(tokens) :
+        ]
     others = captioner.end_ids[1:]
     logits[:, END] = logits[:, captioner.end_ids].logsumexp(-1)
     logits[:, others] = float("-inf")
     return logits
 
 
-def check_all(captioner: VLMCaptioner, pictures: list[torch.Tensor], said: list[tuple[int, list[int], torch.Tensor]]) -> None:
+def check_all(
+    captioner: VLMCaptioner, pictures: list[torch.Tensor], said: list[tuple[int, list[int], torch.Tensor]]
+) -> None:
     """Checks what was said of a picture after these tokens, by one pass over the longest of those that begin alike."""
     passes: list[tuple[int, list[int], torch.Tensor]] = []
     for owner, tokens, ours in sorted(said, key=lambda one: -len(one[1])):
-        known = (all_of for of, longer, all_of in passes if of == owner and longer[:len(tokens)] == tokens)
+        known = (all_of for of, longer, all_of in passes if of == owner and longer[: len(tokens)] == tokens)
         expected = next(known, None)
         if expected is None:
             expected = obvious_logits(captioner, pictures[owner], tokens)
             passes.append((owner, tokens, expected))
-        torch.testing.assert_close(ours, expected[len(tokens) - len(ours):len(tokens)], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours, expected[len(tokens) - len(ours) : len(tokens)], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -44,7 +48,11 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
 
     def check(rows, owners, tokens, new: int) -> None:
         """Feeds random tokens, or the start token with none before, and takes down what every row says, to be checked."""
-        fed = torch.randint(100, 300, (len(owners), new), generator=generator) if tokens[0] else start.expand(len(owners), 1)
+        fed = (
+            torch.randint(100, 300, (len(owners), new), generator=generator)
+            if tokens[0]
+            else start.expand(len(owners), 1)
+        )
         logits = rows.extend(fed)
         for owner, held, more, ours in zip(owners, tokens, fed.tolist(), logits, strict=True):
             held.extend(more)
@@ -87,7 +95,9 @@ def test_of_several_end_tokens_one_stands_for_all(captioner_of):
     pictures = [picture for _, picture in pictures_for(captioner)]
     ids = torch.tensor([captioner.prompt_ids] * 4)
     with torch.no_grad():
-        logits = captioner.family.forward(captioner.family.inputs(torch.stack(pictures), ids, torch.ones_like(ids)))[:, -1]
+        logits = captioner.family.forward(captioner.family.inputs(torch.stack(pictures), ids, torch.ones_like(ids)))[
+            :, -1
+        ]
         for sampling in (SamplingConfig(), SamplingConfig(strategy="greedy")):
             _, rows = captioner._begin(sampling)(pictures)
             ours = rows.extend(torch.full((4, 1), PAD))[:, -1]
@@ -115,8 +125,13 @@ def test_a_caption_at_the_last_position_may_wait_for_the_others(family, captione
     sampling = SamplingConfig(num_captions=2, min_length=captioner.context_length + 1)
     tokens = []
     for check_every in (1, 8):
-        search = Drawing(captioner._begin(sampling), pictures_for(captioner, 2), captioner._rules(sampling), batch_size=2,
-                         check_every=check_every)
+        search = Drawing(
+            captioner._begin(sampling),
+            pictures_for(captioner, 2),
+            captioner._rules(sampling),
+            batch_size=2,
+            check_every=check_every,
+        )
         tokens.append([[caption.tokens for caption in picture.captions] for picture in search])
     assert tokens[0] == tokens[1]
     assert {len(caption) for picture in tokens[0] for caption in picture} == {captioner.context_length + 1}
@@ -129,7 +144,8 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
     assert captioner_of("blip").bytes_per_picture(sampling) == 2 * blip * (1 + 3 * (18 + 17)) + 8 * 4 * 3 * VOCABULARY
     llava = captioner_of("llava")
     assert llava.bytes_per_picture(sampling) == pytest.approx(
-        2 * blip / 2 * (len(llava.prompt_ids) + 3 * 18) + 8 * 4 * 3 * VOCABULARY, abs=2)
+        2 * blip / 2 * (len(llava.prompt_ids) + 3 * 18) + 8 * 4 * 3 * VOCABULARY, abs=2
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -149,9 +165,11 @@ def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_o
                 kept = torch.tensor([1, 2, 4, 5, 7])
                 rows.keep(kept)
                 fed, owners = fed[kept], [owners[i] for i in kept]
-            ours = rows.extend(fed[:, step:step + 1])[:, 0]
-            said += [(owner, [PAD, *tokens], logits[None].clone())
-                     for owner, tokens, logits in zip(owners, fed[:, :step + 1].tolist(), ours, strict=True)]
+            ours = rows.extend(fed[:, step : step + 1])[:, 0]
+            said += [
+                (owner, [PAD, *tokens], logits[None].clone())
+                for owner, tokens, logits in zip(owners, fed[:, : step + 1].tolist(), ours, strict=True)
+            ]
     check_all(captioner, pictures, said)
     assert [tape.replays for tape, _ in tapes] == [3, 1, 3]  # a warm-up each: steps 1 to 3, 5, 7 to 9
     assert [device for _, device in tapes] == [fed.device] * 3

@@ -62,8 +62,10 @@ def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of
     captioner = load_vlm(copy_of("llava"))
     assert captioner.lead == " "
     ids = [*captioner.prompt_ids, *captioner.encode_text_ids("a red circle")[1:]]
-    answer = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.prompt}]},
-              {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]}]
+    answer = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.prompt}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]},
+    ]
     whole = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")
     expected = captioner.processor.apply_chat_template(answer).removesuffix("<|im_end|>\n")
     assert whole.removeprefix("<s>").removesuffix("</s>") == expected

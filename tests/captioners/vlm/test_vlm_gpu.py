@@ -14,10 +14,20 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("family", FAMILIES)
 def test_captions_on_a_gpu_are_those_of_the_cpu(family, folder_of, captioner_of):
     torch.backends.cuda.matmul.allow_tf32 = False
-    on_gpu, on_cpu, sampling = load_vlm(folder_of(family), device="cuda"), captioner_of(family), SamplingConfig(num_captions=3)
-    pairs = [(one.text, other.text) for ours, theirs in zip(on_gpu.caption(pictures_for(on_gpu, 8), sampling),
-                                                            on_cpu.caption(pictures_for(on_cpu, 8), sampling), strict=True)
-             for one, other in zip(ours.captions, theirs.captions, strict=True)]
+    on_gpu, on_cpu, sampling = (
+        load_vlm(folder_of(family), device="cuda"),
+        captioner_of(family),
+        SamplingConfig(num_captions=3),
+    )
+    pairs = [
+        (one.text, other.text)
+        for ours, theirs in zip(
+            on_gpu.caption(pictures_for(on_gpu, 8), sampling),
+            on_cpu.caption(pictures_for(on_cpu, 8), sampling),
+            strict=True,
+        )
+        for one, other in zip(ours.captions, theirs.captions, strict=True)
+    ]
     assert sum(one == other for one, other in pairs) >= 0.95 * len(pairs)
 
 

@@ -18,8 +18,11 @@ from .models import edit, pictures_for
 
 def test_without_a_dtype_weights_are_as_their_file_has_them_and_are_merged_so(copy_of, tmp_path):
     folder = copy_of("llava")
-    save_file({name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()},
-              folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     edit(folder / "config.json", lambda config: config.update(dtype="bfloat16"))
     captioner = load_vlm(folder, dtype=None)
     captioner.add_lora(r=2, alpha=3, dropout=0.25, target_modules=["q_proj", "v_proj"])
@@ -27,7 +30,12 @@ def test_without_a_dtype_weights_are_as_their_file_has_them_and_are_merged_so(co
     assert {dtype for name, dtype in dtypes.items() if "lora_" in name} == {torch.float32}
     assert {dtype for name, dtype in dtypes.items() if "lora_" not in name} == {torch.bfloat16}
     config = captioner.adapter.peft_config["default"]
-    assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (2, 3, 0.25, {"q_proj", "v_proj"})
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (
+        2,
+        3,
+        0.25,
+        {"q_proj", "v_proj"},
+    )
     with torch.no_grad():
         for name, weight in captioner.model.named_parameters():
             if "lora_B" in name:
@@ -41,10 +49,18 @@ def test_without_a_dtype_weights_are_as_their_file_has_them_and_are_merged_so(co
     different = {name for name in weights if not torch.equal(weights[name], old[name])}
     assert different and all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in different)
     merged = load_vlm(tmp_path / "merged")
-    assert merged.adapter is None and merged.name == "mine" and not (tmp_path / "merged" / "adapter_config.json").exists()
-    name = next(name for name in merged.model.state_dict() if name.endswith("layers.0.self_attn.q_proj.weight") and "language" in name)
+    assert (
+        merged.adapter is None and merged.name == "mine" and not (tmp_path / "merged" / "adapter_config.json").exists()
+    )
+    name = next(
+        name
+        for name in merged.model.state_dict()
+        if name.endswith("layers.0.self_attn.q_proj.weight") and "language" in name
+    )
     layer = captioner.model.get_submodule(name.removesuffix(".weight"))
-    expected = layer.base_layer.weight.float() + 1.5 * (layer.lora_B["default"].weight @ layer.lora_A["default"].weight)
+    expected = layer.base_layer.weight.float() + 1.5 * (
+        layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    )
     assert torch.equal(merged.model.state_dict()[name], expected.bfloat16().float())
 
 
@@ -66,11 +82,16 @@ def test_in_four_bits_the_large_matrices_are_small_and_the_rest_is_precise(copy_
     captioner, whole = load_vlm(folder, four_bit=True), load_vlm(folder)
     parameters = dict(captioner.model.named_parameters())
     small = {name for name, parameter in parameters.items() if parameter.dtype == torch.uint8}
-    assert small and all(name.endswith(("_proj.weight", "fc1.weight", "fc2.weight", "linear_1.weight", "linear_2.weight"))
-                         for name in small)
+    assert small and all(
+        name.endswith(("_proj.weight", "fc1.weight", "fc2.weight", "linear_1.weight", "linear_2.weight"))
+        for name in small
+    )
     assert {parameters[name].dtype for name in parameters.keys() - small} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in parameters.values())
-    assert "in 4 bits" in captioner.description and captioner.description.splitlines()[0] == whole.description.splitlines()[0]
+    assert (
+        "in 4 bits" in captioner.description
+        and captioner.description.splitlines()[0] == whole.description.splitlines()[0]
+    )
     assert len(list(captioner.caption(pictures_for(captioner), SamplingConfig(num_captions=2)))) == 4
 
 
@@ -111,7 +132,9 @@ def test_a_weight_that_is_missing_is_named(copy_of):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError) as caught:
         load_vlm(folder)
-    assert str(folder) in str(caught.value) and all(name.removeprefix("language_model.") in str(caught.value) for name in gone)
+    assert str(folder) in str(caught.value) and all(
+        name.removeprefix("language_model.") in str(caught.value) for name in gone
+    )
 
 
 class Harmful:
@@ -130,7 +153,9 @@ def test_weights_that_could_run_code_are_refused_and_run_nothing(copy_of, tmp_pa
         torch.save(weights, folder / "pytorch_model.bin")
     else:
         base = shutil.copytree(folder, tmp_path / "base")
-        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)}))
+        (folder / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)})
+        )
         torch.save(Harmful(), folder / "adapter_model.bin")
     with pytest.raises(ValueError, match=str(folder)):
         load_vlm(folder, base=str(base) if where == "adapter_model" else None)
@@ -182,25 +207,53 @@ def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path,
 
 HOSTILE = {  # what a folder's file holds, and what is said of it in one line
     "deep": ("config.json", "[" * 100_000, "not JSON"),
-    "endless": ("config.json", {"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1000000000, at most 1,000"),
-    "huge": ("config.json", {"vision_config": {"hidden_size": 10**15}}, "vision_config.hidden_size is 1000000000000000"),
-    "code": ("config.json", {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}, "which is never done"),
+    "endless": (
+        "config.json",
+        {"text_config": {"num_hidden_layers": 10**9}},
+        "num_hidden_layers is 1000000000, at most 1,000",
+    ),
+    "huge": (
+        "config.json",
+        {"vision_config": {"hidden_size": 10**15}},
+        "vision_config.hidden_size is 1000000000000000",
+    ),
+    "code": (
+        "config.json",
+        {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}},
+        "which is never done",
+    ),
     "kinds": ("config.json", {"text_config": {"hidden_size": "many"}}, "no config that can be read"),
     "template": ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "makes no prompt"),
     "vocabulary": ("config.json", {"text_config": {"vocab_size": 10**6}}, "its config asks for 64,039,488 weights"),
-    "crop": ("processor_config.json", {"image_processor": {"crop_size": {"height": 16000, "width": 16000}}},
-             "image_processor.crop_size.width is 16000, at most 4,096"),
-    "tokens": ("processor_config.json", {"num_additional_image_tokens": 10**6}, "num_additional_image_tokens is 1000000"),
+    "crop": (
+        "processor_config.json",
+        {"image_processor": {"crop_size": {"height": 16000, "width": 16000}}},
+        "image_processor.crop_size.width is 16000, at most 4,096",
+    ),
+    "tokens": (
+        "processor_config.json",
+        {"num_additional_image_tokens": 10**6},
+        "num_additional_image_tokens is 1000000",
+    ),
     "raises": ("chat_template.jinja", "{{ raise_exception('\x1b[2J\n' ~ 'x' * 5000) }}", "makes no prompt of"),
-    "loops": ("chat_template.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-              "more than 1 sec"),
+    "loops": (
+        "chat_template.jinja",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "more than 1 sec",
+    ),
     "memory": ("chat_template.jinja", "{{ ('x' * 10**10)|length }}", "512 MiB of memory"),
     "text": ("chat_template.jinja", "{{ 'x' * 10**5 }}", "64 KiB of text"),
     "pictures": ("chat_template.jinja", "{{ '<image>' * 1000 }}", "its chat template makes 1000 pictures of one"),
-    "patches": ("processor_config.json", {"patch_size": 1, "image_processor": {"size": {"shortest_edge": 4000}}},
-                "makes 16,000,000 patches of a picture"),
-    "pinpoints": ("processor_config.json", {"image_processor": {"image_grid_pinpoints": [[32, 32]] * 1001}},
-                  "image_grid_pinpoints has 1,001 entries"),
+    "patches": (
+        "processor_config.json",
+        {"patch_size": 1, "image_processor": {"size": {"shortest_edge": 4000}}},
+        "makes 16,000,000 patches of a picture",
+    ),
+    "pinpoints": (
+        "processor_config.json",
+        {"image_processor": {"image_grid_pinpoints": [[32, 32]] * 1001}},
+        "image_grid_pinpoints has 1,001 entries",
+    ),
     "large": ("tokenizer_config.json", " " * (2**23 + 1), "tokenizer_config.json has 8,388,609 bytes"),
 }
 
@@ -210,14 +263,21 @@ def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy
     monkeypatch.setattr(safe_reading, "SECONDS", 1)
     folder, (name, content, told) = copy_of("llava"), HOSTILE[what]
     if isinstance(content, dict):
-        edit(folder / name, lambda config: [config[key].update(value) if isinstance(config.get(key), dict) else config.update({key: value})
-                                            for key, value in content.items()])
+        edit(
+            folder / name,
+            lambda config: [
+                config[key].update(value) if isinstance(config.get(key), dict) else config.update({key: value})
+                for key, value in content.items()
+            ],
+        )
     else:
         (folder / name).write_text(content)
     with pytest.raises(ValueError) as caught:
         load_vlm(folder)
     assert str(folder) in str(caught.value) and told in str(caught.value) and str(caught.value).isprintable()
-    assert len(str(caught.value)) < 1000 and not any(word in str(caught.value) for word in ("trust_remote_code=True", "pip install"))
+    assert len(str(caught.value)) < 1000 and not any(
+        word in str(caught.value) for word in ("trust_remote_code=True", "pip install")
+    )
 
 
 @pytest.mark.parametrize("content, problem", [
@@ -260,7 +320,10 @@ def test_a_hub_repository_is_read_from_the_cache(copy_of, tmp_path, monkeypatch,
     assert captioner.name == "tiny_vlm"
     captioner.add_lora(r=2)
     captioner.save(tmp_path / "tuned", "tuned")
-    assert json.loads((tmp_path / "tuned" / "adapter_config.json").read_text())["base_model_name_or_path"] == "some/Tiny-VLM"
+    assert (
+        json.loads((tmp_path / "tuned" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "some/Tiny-VLM"
+    )
     fill_hub_cache(tmp_path / "hub", "some/Adapters", tmp_path / "tuned")
     loaded = load_vlm("some/Adapters")
     assert loaded.name == "tuned"

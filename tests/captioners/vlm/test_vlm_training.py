@@ -11,7 +11,14 @@ from captioners.vlm.load import load_vlm
 
 from .models import END, FAMILIES, all_captions, pictures_for
 
-LIKE_OTHERS = ("llava_next", "llava_onevision", "internvl", "qwen3_vl", "gemma3", "paligemma")  # in training, as llava and qwen2_vl are
+LIKE_OTHERS = (
+    "llava_next",
+    "llava_onevision",
+    "internvl",
+    "qwen3_vl",
+    "gemma3",
+    "paligemma",
+)  # in training, as llava and qwen2_vl are
 CAPTIONS = ["a red circle left of a blue square", "two green stars", "a blue square", "stars on a dotted background"]
 
 
@@ -20,7 +27,7 @@ def batch_of(captioner: VLMCaptioner, captions=CAPTIONS) -> tuple[list[torch.Ten
     ids = [captioner.encode_text_ids(caption) for caption in captions]
     tokens = torch.full((len(ids), max(map(len, ids)) + 1), captioner.pad_id)
     for row, of in zip(tokens, ids, strict=True):
-        row[:len(of)] = torch.tensor(of)
+        row[: len(of)] = torch.tensor(of)
     return pictures, tokens
 
 
@@ -45,7 +52,7 @@ def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, capti
         whole = torch.tensor([[*prompt, *caption]])
         inputs = captioner.family.inputs(picture[None], whole, torch.ones_like(whole))
         marked = whole.clone()
-        marked[:, :len(prompt)] = -100
+        marked[:, : len(prompt)] = -100
         if family == "florence2":  # whose labels are what follows, and not what is fed
             marked = torch.cat([marked[:, 1:], torch.tensor([[-100]])], dim=1)
         with torch.no_grad():
@@ -65,10 +72,14 @@ def test_captions_of_one_picture_train_together_and_it_is_encoded_once(family, f
         captioner.model.zero_grad()
         losses.append(caption_loss(captioner, of, captions))
         losses[-1].backward()
-        gradients.append({name: weight.grad for name, weight in captioner.model.named_parameters() if weight.grad is not None})
+        gradients.append(
+            {name: weight.grad for name, weight in captioner.model.named_parameters() if weight.grad is not None}
+        )
     assert seen[0] == 2 * seen[1] and losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
     assert losses[0] != caption_loss(captioner, pictures, tokens)
-    assert gradients[0].keys() == gradients[1].keys() and any(name.startswith(captioner.family.vision) for name in gradients[0])
+    assert gradients[0].keys() == gradients[1].keys() and any(
+        name.startswith(captioner.family.vision) for name in gradients[0]
+    )
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
 
@@ -79,7 +90,9 @@ def test_a_caption_that_was_cut_trains_no_end(captioner_of):
     tokens[tokens == END] = captioner.pad_id
     with torch.no_grad():
         _, labels = captioner.caption_logits(pictures, tokens)
-    assert END not in labels.tolist() and len(labels) == sum(len(captioner.encode_text_ids(caption)) - 2 for caption in CAPTIONS)
+    assert END not in labels.tolist() and len(labels) == sum(
+        len(captioner.encode_text_ids(caption)) - 2 for caption in CAPTIONS
+    )
 
 
 def train(captioner: VLMCaptioner, steps: int = 6) -> tuple[float, float]:
@@ -103,7 +116,9 @@ def test_adapters_are_for_linear_layers_of_the_language_model_alone(family, capt
     captioner = captioner_of(family)
     modules = dict(captioner.model.named_modules())
     chosen = {name for name in modules if re.fullmatch(captioner.language_layers(), name)}
-    assert chosen and all(isinstance(modules[name], torch.nn.Linear) and name.startswith(captioner.family.language) for name in chosen)
+    assert chosen and all(
+        isinstance(modules[name], torch.nn.Linear) and name.startswith(captioner.family.language) for name in chosen
+    )
     assert not any(last in name for name in chosen for last in ("lm_head", "predictions.decoder"))
     some = sorted(name.rpartition(".")[2] for name in chosen)[0]
     assert {name for name in modules if re.fullmatch(captioner.language_layers([some]), name)} < chosen
@@ -112,26 +127,41 @@ def test_adapters_are_for_linear_layers_of_the_language_model_alone(family, capt
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in LIKE_OTHERS])
 def test_a_few_steps_with_lora_lower_the_loss_and_load_again(family, folder_of, captioner_of, tmp_path):
     captioner = load_vlm(folder_of(family))
-    before, captions = {name: value.clone() for name, value in captioner.model.state_dict().items()}, all_captions(captioner)
+    before, captions = (
+        {name: value.clone() for name, value in captioner.model.state_dict().items()},
+        all_captions(captioner),
+    )
     captioner.add_lora(r=4, alpha=8, dropout=0.0)
     assert all_captions(captioner) == captions  # fresh adapters change nothing
     first, last = train(captioner)
     assert last < 0.8 * first
     after = captioner.model.state_dict()
-    assert all(torch.equal(after[name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
-                                 if name not in after else name], value) for name, value in before.items())
+    assert all(
+        torch.equal(
+            after[
+                name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
+                if name not in after
+                else name
+            ],
+            value,
+        )
+        for name, value in before.items()
+    )
     adapted = {name for name in after if "lora_A" in name}
     assert adapted and all(name.startswith(captioner.family.language) for name in adapted)
     assert not any(last in name for name in adapted for last in ("lm_head", "predictions.decoder"))
     captioner.save(tmp_path, "tuned")
     names = {path.name for path in tmp_path.iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "capsmith.json", "tokenizer.json"} <= names
-    assert not names & {"model.safetensors", "config.json", "README.md"} and not any(name.startswith(".saving") for name in names)
+    assert not names & {"model.safetensors", "config.json", "README.md"} and not any(
+        name.startswith(".saving") for name in names
+    )
     loaded = load_vlm(tmp_path)
     assert loaded.name == "tuned" and "LoRA adapters" in loaded.description
     assert all_captions(loaded) == all_captions(captioner) != captions
     assert {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad} == {
-        name for name, parameter in captioner.model.named_parameters() if parameter.requires_grad}
+        name for name, parameter in captioner.model.named_parameters() if parameter.requires_grad
+    }
     assert loaded.weights_sha256 != captioner.weights_sha256 == captioner_of(family).weights_sha256
 
 
