@@ -85,7 +85,7 @@ def spoken(
             captions = []
             for one, cosine in zip(picture.captions, similar, strict=True):
                 text = decode(one.tokens)
-                said = up_to_stop(text, stops)
+                said = up_to_stop(text, stops) if stops else text
                 captions.append(Caption(said, one.logprob, one.truncated and said == text, cosine))
             yield Captioned(picture.key, tuple(captions), picture.features)
 

@@ -27,10 +27,12 @@ def at_once(monkeypatch):
 
 def sends_json(server, **answers):
     """The server says this text of what it is asked for the name."""
-    server.complete = lambda request, asked: (
-        200,
-        {"choices": [{"message": {"content": answers.get(asked.decode(), "a plain answer")}}]},
-    )
+
+    def complete(request, asked):
+        text = answers.get(asked.decode("utf-8", "replace"), "a plain answer")
+        return 200, {"choices": [{"message": {"content": text}}] * request.get("n", 1)}
+
+    server.complete = complete
 
 
 def test_a_request_holds_the_words_with_a_picture_or_alone(server):
@@ -61,7 +63,9 @@ def test_what_servers_cannot_do_is_refused_before_any_work(server):
 def test_stops_are_sent_and_heeded_here_where_a_server_does_not(server, refused):
     """A server may take them, refuse them, or take no notice."""
     sends_json(server, **{"dog?": "A dog.### A cat.\n\nUser: more"})
-    server.spoil = lambda request, _: (400, {"error": {"message": refused}}) if refused and "stop" in request else None
+    server.spoil = lambda request, _: (
+        (400, {"error": {"message": refused}}) if refused and request and "stop" in request else None
+    )
     sampling = ONE.model_copy(update={"stop": ("\n\nUser:", "###")})
     [found] = captions(server.model, sampling, of=words(1))
     assert found.captions[0].text == "A dog." and not found.captions[0].truncated
