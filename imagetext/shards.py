@@ -13,7 +13,7 @@ from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
-from imagetext.sample import Record
+from imagetext.sample import Record, is_caption_column, is_column, is_other_column
 from imagetext.shown import masked
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
@@ -35,6 +35,7 @@ Format = Literal["webdataset", "jsonl", "parquet"]
 SUFFIXES = {"webdataset": ".tar", "jsonl": ".jsonl", "parquet": ".parquet"}
 MARKER = ".done.json"
 RUN = "run.json"
+TAKEN = ("emb", "_captions")  # parts of names that the reference tools take for something else
 
 
 class ShardWriter:
@@ -47,8 +48,9 @@ class ShardWriter:
 
     folder: on this machine, or in a store (`s3://`, `gs://`, `hf://`), where an upload of this shard that a killed process
     has left is aborted first.
-    columns: the run's own caption columns, so that shards in which all failed have them too (JSONL, Parquet). They are what
-    the marker counts; unless given, all synthetic captions are the run's.
+    columns: the run's own columns, of synthetic captions and of texts that are none, so that shards in which all failed have
+    them too. They are what the marker counts; unless given, all are the run's. A run that makes synthetic captions has no good
+    record without any.
     images: False writes columns to be joined with their pictures later (`imagetext.sets.join`): of each record the run's own
     captions and what tells whose they are, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
@@ -69,7 +71,7 @@ class ShardWriter:
     ):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
-        if wrong := [one for one in columns if not one.startswith("syn_text") or "emb" in one or "_captions" in one]:
+        if wrong := [one for one in columns if not is_column(one) or any(part in one for part in TAKEN)]:
             raise ValueError(
                 f"columns: {', '.join(map(repr, wrong))}: no name for a column of captions (see check_column)"
             )
@@ -96,10 +98,10 @@ class ShardWriter:
         if not record.key:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
-        record = replace(record, columns=record_columns(record), error=masked(record.error))
+        record = replace(record, columns=record_columns(record, self._columns), error=masked(record.error))
         own = {
             name: texts
-            for name, texts in record.syn_text.items()
+            for name, texts in record.named_columns.items()
             if not record.error and (not self._columns or name in self._columns)
         }
         if not self._images:
@@ -108,8 +110,8 @@ class ShardWriter:
             keep(self._failed, key, record)
             return
         if self._images and not text:
-            first = (*own.values(), record.captions) if self._text_from_synthetic else (record.captions,)
-            text = next((text for texts in first for text in texts if text.strip()), None)
+            synthetic = [texts for name, texts in own.items() if is_caption_column(name) and self._text_from_synthetic]
+            text = next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
         self._shard.write(key, record, text)
         self._good += 1
         self._captions.update({name: len(texts) for name, texts in own.items()})
@@ -203,14 +205,17 @@ def _marker(folder: str, name: str) -> dict[str, Any] | None:
 
 
 def check_column(name: str) -> str:
-    """The name of a column of synthetic captions, if it is one: `syn_text_` and then `a-z 0-9 _`.
+    """The name of a column, if it is one: `syn_text_` (or `neg_text_`, `tags_`, `neg_tags_`: no true captions), then `a-z 0-9 _`.
 
     Raises ValueError otherwise, and for names with `emb` or `_captions` in them: the reference tools take those for
     embeddings and for captions of another kind.
     """
-    if not re.fullmatch(r"syn_text_[a-z0-9_]+", name):
-        raise ValueError(f"column: {name!r} is not syn_text_ followed by letters a-z, digits and underscores")
-    for part in ("emb", "_captions"):
+    if not re.fullmatch(r"(syn_text|neg_text|tags|neg_tags)_[a-z0-9_]+", name):
+        raise ValueError(
+            f"column: {name!r} is not syn_text_ (for texts that are no true captions neg_text_, tags_ or neg_tags_) "
+            "followed by letters a-z, digits and underscores"
+        )
+    for part in TAKEN:
         if part in name:
             raise ValueError(f"column: {name!r} contains {part!r}, which the reference tools take for something else")
     return name
@@ -219,8 +224,9 @@ def check_column(name: str) -> str:
 def dataset_features(
     columns: Sequence[str], *, similarity: bool = False, embeddings: Literal["npz", "pth.gz"] | None = None
 ) -> "datasets.Features":
-    """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these caption columns.
+    """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these columns.
 
+    columns: all of them, negatives and tags, which stand in `json`, included.
     similarity: the captions were made with `--similarity`.
     embeddings: the member of reinforced records that is to be read, with `paug.json`; from `datasets` 4.7 on. Columns of
     embeddings that a record lacks are None.
@@ -235,11 +241,13 @@ def dataset_features(
     scores = {"logprob": List(Value("float64")), "truncated": List(Value("bool")), "flags": texts}
     if similarity:
         scores["similarity"] = List(Value("float64"))
+    captions = [column for column in columns if not is_other_column(column)]
+    others = [column for column in columns if is_other_column(column)]
     features = Features(
         {
             "jpg": Image(),
             "txt": Value("string"),
-            "syn.json": {column: texts for column in columns},
+            "syn.json": {column: texts for column in captions},
             "json": {
                 "uid": Value("string"),
                 "sha256": Value("string"),
@@ -249,6 +257,7 @@ def dataset_features(
                 "error": Value("string"),
                 "source": Value("string"),
                 "caption_scores": {column: scores for column in columns},
+                **({"caption_fields": {column: texts for column in others}} if others else {}),
             },
             "__key__": Value("string"),
             "__url__": Value("string"),
@@ -257,7 +266,7 @@ def dataset_features(
     if embeddings:
         from datasets import Json
 
-        names = ("image", "text", "captions", *columns)
+        names = ("image", "text", "captions", *captions)
         features.update(
             {"paug.json": Json(), embeddings: {f"{name}_emb": List(List(Value("float32"))) for name in names}}
         )

@@ -124,11 +124,11 @@ def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
     except Outside as problem:
         return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(str(problem)))
     texts = row.captions or tuple(filter(None, map(str.strip, lines)))
-    captions, scores, failed, rest = known_fields(fields, texts, picture=True)
+    captions, columns, scores, failed, rest = known_fields(fields, texts, picture=True)
     if rest.get("uid") in (None, ""):
         rest["uid"] = row.key
     record = Record(
-        row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed
+        row.key, None, captions, columns, scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed
     )
     return with_picture(record, _picture(row.path), row.source, reader) if picture else record
 

@@ -13,12 +13,13 @@ from typing import Any, Literal
 from imagetext.apart import ANOTHER, check_apart
 from imagetext.hashes import sample_hash
 from imagetext.readers.row_records import well_formed
-from imagetext.sample import Record, Shard
+from imagetext.sample import Record, Shard, is_other_column
 from imagetext.sets.room import room_for
 from imagetext.shards import Format, ShardWriter, check_column, read_marker
 from imagetext.shown import Progress
 from imagetext.sources import read_samples
 from imagetext.stores import plain_path
+from imagetext.writers.formats import has_captions
 
 On = Literal["key", "uid", "sha256", "url"]
 
@@ -47,7 +48,8 @@ def join(
 ) -> Joined:
     """Writes the shards anew with the columns that other records have for their pictures, never by order.
 
-    A record that is left without any captions becomes a failed one, with the reason. Shards that are done are not done again.
+    A record that is left without any becomes a failed one, with the reason; so does one without synthetic captions where some of
+    those columns hold such, for trainers that draw them end at it. Where none does, original captions are enough. Shards that are done are not done again.
 
     columns: the SPEC or SPECs of those records; none to draw texts only.
     on: what names a picture. `uid` is the key unless a record says otherwise; a `key` is unique in its shard only; `sha256` is
@@ -112,7 +114,7 @@ def join(
 
 
 def parse_text_from(text: str) -> tuple[str, float]:
-    """COLUMN:p, as `join` takes it; ValueError where it is not that."""
+    """COLUMN:p, as `join` takes it; ValueError where it is not that, or its texts are no true captions."""
     column, _, number = text.rpartition(":")
     try:
         probability = float(number)
@@ -120,7 +122,9 @@ def parse_text_from(text: str) -> tuple[str, float]:
         probability = -1.0
     if not 0 <= probability <= 1:
         raise ValueError(f"text_from: {text!r} is not COLUMN:p, with p from 0 to 1")
-    return check_column(column), probability
+    if is_other_column(check_column(column)):
+        raise ValueError(f"text_from: {column} holds no true captions, and `txt` is what trainers learn")
+    return column, probability
 
 
 def drawn_text(record: Record, column: str, probability: float, *, seed: int = 0) -> str | None:
@@ -200,8 +204,8 @@ class _Index:
         )
         if columns:
             record = room_for(record, columns, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
-            return replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores}), outcome
-        if not _columns(record):
+            record = replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores})
+        if not has_captions(_columns(record), record.captions, self.names):
             why = (
                 next((texts for name, texts, _, _ in rows if not name), "")
                 if outcome == "unmatched"
@@ -216,8 +220,8 @@ class _Index:
 
 
 def _columns(record: Record) -> dict[str, Sequence[str]]:
-    """The columns of synthetic captions that have one which is not empty."""
-    return {name: texts for name, texts in record.syn_text.items() if any(map(str.strip, texts))}
+    """The columns, negatives and tags included, that have a text which is not empty."""
+    return {name: texts for name, texts in record.named_columns.items() if any(map(str.strip, texts))}
 
 
 def _input(shard: Shard, settings: Mapping[str, Any]) -> dict[str, Any]:
