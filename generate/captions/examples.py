@@ -39,7 +39,9 @@ def read_pairs(place: str) -> list[Pair]:
     except (ValueError, OSError) as error:
         raise ValueError(f"examples: {error}") from error
     if not found:
-        raise ValueError(f"examples: {place}: {'holds no pairs' if of_line else 'no picture has two different captions'}")
+        raise ValueError(
+            f"examples: {place}: {'holds no pairs' if of_line else 'no picture has two different captions'}"
+        )
     return found
 
 

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from generate.captions.answers import is_tags
 from generate.captions.examples import SHIPPED, Pair, draw_pairs, hash_of_pairs, read_pairs
 from generate.captions.templates import Template, Texts, bounded
 from imagetext import limits
@@ -26,9 +27,12 @@ def _read_file(instruction: Any) -> Any:
     if not isinstance(instruction, str) or not instruction.startswith("@"):
         return instruction
     try:
-        return readable(read_bytes(instruction[1:], limits.TEXT), instruction[1:])
+        read = readable(read_bytes(instruction[1:], limits.TEXT), instruction[1:])
     except OSError as error:
         raise ValueError(f"cannot be read: {error}") from error
+    if read.startswith("@"):
+        raise ValueError("begins with @, and would name a file")
+    return read
 
 
 def _check_template(instruction: str) -> str:
@@ -118,7 +122,12 @@ class TaskConfig(BaseModel):
     @property
     def columns_read(self) -> list[str]:
         """The columns that the instruction or a fallback reads."""
-        return sorted(name for name in self.names.union(self.fallback) if name not in (*OF_RECORD, "text"))
+        return sorted(self.names.union(self.fallback).difference(OF_RECORD))
+
+    @property
+    def reads_originals(self) -> bool:
+        """Whether the instruction is made of original captions."""
+        return not self.names.isdisjoint(("text", "texts"))
 
     def settled(self) -> "Task":
         """The task with its examples read; ValueError where they cannot be."""
@@ -152,6 +161,12 @@ class Task:
     def template(self) -> Template | None:
         return Template(self.instruction) if self.instruction is not None else None
 
+    @cached_property
+    def columns_read(self) -> frozenset[str]:
+        """The columns that the instruction or a fallback reads."""
+        names = self.template.names if self.template else frozenset()
+        return names.union(self.fallback).difference(OF_RECORD)
+
     def instruct(self, record: Record, written: Mapping[str, Sequence[str]], column: str, seed: int) -> Instructed:
         """What is asked for a record, of which columns are `written` already; ValueError, with the reason, where it lacks a name."""
         if self.template is None:
@@ -162,8 +177,9 @@ class Task:
             if found is not None:
                 values[name] = bounded(found, name)
         instruction = self.template.render(values)
-        made_of = [values[name] for name in sorted(names - {"label", "key", "json", "examples"}) if name in values]
-        made_of = [one for value in made_of for one in (value if value is values.get("texts") else [str(value)])]
+        made_of: list[str] = []
+        for name in sorted(values.keys() - {"label", "key", "json", "examples"}):
+            made_of += values[name] if name == "texts" else [str(values[name])]
         shown = [text for pair in values.get("examples", ()) for text in pair.values()]
         return Instructed(instruction, "\n".join(made_of), tuple(shown))
 
@@ -207,11 +223,23 @@ class Task:
         }
 
 
+def problems_of_order(columns: Sequence[tuple[Sequence[str], Collection[str]]]) -> list[str]:
+    """Which names are written twice, or too late, by columns that each write and read some."""
+    written = [name for writes, _ in columns for name in writes]
+    problems = [f"columns: {name} is named twice" for name in dict.fromkeys(written) if written.count(name) > 1]
+    for at, (writes, reads) in enumerate(columns):
+        late = {name for others, _ in columns[at:] for name in others}.intersection(reads)
+        problems += [
+            f"{writes[0]}: reads {name}, which is not written before it; put its column first" for name in sorted(late)
+        ]
+    return problems
+
+
 def schema_of(fields: Mapping[str, str]) -> str:
     """The JSON schema of an answer with these fields: tags are lists of texts, all others a text."""
     text = {"type": "string"}
     properties = {
-        name: {"type": "array", "items": text} if "tags_" in column[:9] else text for name, column in fields.items()
+        name: {"type": "array", "items": text} if is_tags(column) else text for name, column in fields.items()
     }
     return json.dumps(
         {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}

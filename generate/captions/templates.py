@@ -88,7 +88,9 @@ class _Counted(NodeTransformer):
     """Loops that count what is done in them, and `~` as a filter, which is bounded as all are."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        within = sum(1 for part in (*node.body, *([node.test] if node.test else [])) for _ in part.find_all(nodes.Node))
+        within = sum(
+            1 for part in (*node.body, *([node.test] if node.test else [])) for _ in part.find_all(nodes.Node)
+        )
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "_counted", [nodes.Const(within + 1)], [], None, None, lineno=node.lineno)
         return node
