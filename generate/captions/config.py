@@ -187,17 +187,16 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
         import yaml  # late: it is not needed where no recipe is
 
         recipe = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
-        own, columns = recipe.get("columns"), given.get("columns")
-        if (
-            own
-            and isinstance(columns, list)
-            and len(columns) == len(own)
-            and all(isinstance(one, dict) for one in columns)
-        ):
-            given = given | {"columns": [below | above for below, above in zip(own, columns)]}
-        if own and not columns:  # what is given for all goes above each
+        if own := recipe.pop("columns", []):
             of_all = {name: value for name, value in given.items() if name in ColumnConfig.model_fields}
-            given = given | {"columns": [one | {name: of_all[name] for name in one if name in of_all} for one in own]}
+            own = [one | {name: of_all[name] for name in one if name in of_all} for one in own]
+            columns = given.get("columns") or [{}] * len(own)
+            if (
+                isinstance(columns, list)
+                and len(columns) == len(own)
+                and all(isinstance(one, dict) for one in columns)
+            ):
+                given = given | {"columns": [below | above for below, above in zip(own, columns)]}
         return recipe | given
 
     @field_validator("columns", mode="before")

@@ -18,6 +18,7 @@ from captioners.resolve import shipped_models
 from captioners.server.captioner import ServerCaptioner
 from captioners.server.journal import answers_kept, forget_answers
 from generate.captions.config import NEGATIVES, ColumnConfig, GenerateConfig
+from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
 from generate.captions.gate import Gate
 from generate.captions.overlap import Overlap
@@ -75,6 +76,8 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
         check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
+    if config.export_by_class:
+        check_folder(config.export_by_class, config.output)
     if rank.number and not config.dry_run:
         wait_for_run(config.output)  # so that a mistake in the command is told once
     whole = read_samples(

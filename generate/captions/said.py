@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from captioners.base import Caption
 from diversity.words.written import Source
@@ -14,12 +15,16 @@ CUT = "cut:"  # begins the flag that says what was cut off an answer
 
 @dataclass(frozen=True)
 class Reading:
-    """How the answers of a column are read: `columns` are those that one answer writes, a field of JSON each or the answer itself."""
+    """How the answers of a column are read and judged.
+
+    columns: those that one answer writes, one for each field of JSON, or one. of_words: whether they are made of words alone.
+    """
 
     columns: tuple[str, ...]
-    answer: str
+    answer: Literal["text", "line", "json"]
     fields: Mapping[str, str]
     gate: Gate
+    of_words: bool = False
 
     def judge_all(self, captions: Sequence[Caption], asked: Instructed) -> "list[Said]":
         """The answers to one request, each judged beside those before it."""
@@ -58,16 +63,20 @@ class Reading:
             )
             judged = [part for other in siblings for part in other.parts[column]]
             for text in texts[column]:
-                judged.append(judge(replace(caption, text=text), judged, self.gate, source))
+                judged.append(judge(replace(caption, text=text), judged, self._gate(column), source))
             parts[column] = tuple(judged[-len(texts[column]) :]) if texts[column] else ()
         return Said(parts, answer.cut)
 
+    def _gate(self, column: str) -> Gate:
+        """The gate of one of the columns: what is not true may well have other facts."""
+        return self.gate.model_copy(update={"keep_facts": False}) if column.startswith("neg_") else self.gate
+
     def _positive(self, column: str, texts: Mapping[str, Sequence[str]], asked: Instructed) -> str:
-        """What is true of the picture, for a column that says what is not: of the same answer, else what it was made of."""
-        if not column.startswith("neg_"):
-            return ""
-        alike = [texts[other] for other in texts if not other.startswith("neg_") and is_tags(other) == is_tags(column)]
-        return "\n".join(text for of_column in alike for text in of_column) if alike else asked.text
+        """What is true of the picture, for a column that says what is not: what it was made of, or the same answer by a look at it."""
+        if not column.startswith("neg_") or self.of_words and not is_tags(column):
+            return asked.text if column.startswith("neg_") else ""
+        true = [texts[other] for other in texts if not other.startswith("neg_") and is_tags(other) == is_tags(column)]
+        return "\n".join(text for of_column in true for text in of_column)
 
 
 @dataclass(frozen=True)

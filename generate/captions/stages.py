@@ -55,7 +55,7 @@ class Column:
 
     @cached_property
     def reading(self) -> Reading:
-        return Reading(self.writes, self.sampling.answer, self.task.fields, self.gate)
+        return Reading(self.writes, self.sampling.answer, self.task.fields, self.gate, of_words=not self.looks)
 
     @property
     def looks(self) -> bool:

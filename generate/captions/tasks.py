@@ -126,8 +126,8 @@ class TaskConfig(BaseModel):
 
     @property
     def reads_originals(self) -> bool:
-        """Whether the instruction is made of original captions."""
-        return not self.names.isdisjoint(("text", "texts"))
+        """Whether the instruction needs an original caption: it names one, and does not ask first whether it is there."""
+        return bool(self.instruction) and not Template(self.instruction).needed.isdisjoint(("text", "texts"))
 
     def settled(self) -> "Task":
         """The task with its examples read; ValueError where they cannot be."""

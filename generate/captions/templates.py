@@ -28,7 +28,7 @@ STEPS = "_steps"  # the name of the render's counter
 
 
 class Template:
-    """An instruction's template; `names` are those that it takes from the record.
+    """An instruction's template; `names` are those that it takes from the record, `needed` those of which it never asks whether they are there.
 
     Raises: ValueError, which says what is wrong with it and in which line.
     """
@@ -40,6 +40,7 @@ class Template:
             tree = ENVIRONMENT.parse(source)
             _check(tree)
             self.names: frozenset[str] = frozenset(meta.find_undeclared_variables(tree))
+            self.needed = self.names.difference(_asked_for(tree))
             self._template = ENVIRONMENT.from_string(_Counted().visit(tree))
         except TemplateError as error:
             raise ValueError(f"line {getattr(error, 'lineno', 1)}: {error.message}") from error
@@ -82,6 +83,14 @@ def _check(tree: nodes.Template) -> None:
         if isinstance(node, nodes.List) or isinstance(node, nodes.Tuple) and node.ctx == "load":
             if not all(isinstance(item, nodes.Const) for item in node.items):
                 raise ValueError(f"{where}: a list is of texts and numbers that stand in the template")
+
+
+def _asked_for(tree: nodes.Template) -> set[str]:
+    """The names that are tested for being there, or have a default."""
+    tests = [
+        node for node in tree.find_all((nodes.Test, nodes.Filter)) if node.name in ("defined", "undefined", "default")
+    ]
+    return {node.node.name for node in tests if isinstance(node.node, nodes.Name)}
 
 
 class _Counted(NodeTransformer):
