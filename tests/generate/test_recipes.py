@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from tests.generate.conftest import FakeCaptioner, jpeg
 
 import generate.captions.run
 from captioners.base import Caption, Captioned
@@ -16,6 +15,7 @@ from generate.sets import verify
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
+from tests.generate.conftest import FakeCaptioner, jpeg
 
 SORRY = "I'm sorry, but I can't help with that."
 
