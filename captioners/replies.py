@@ -48,11 +48,11 @@ _END = re.compile(
 )
 _ROLE = re.compile(r"\s*(?:assistant\s*(?::|\n)|model\s*\n)", re.IGNORECASE)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.MULTILINE)
-# Of one line, a number with a full stop is one where an English sentence follows: "1. FC Köln" and "1. Mai" are names.
+# A number with a full stop is one where an English sentence follows, or on the next lines: "1. FC Köln", "1. Mai" are names.
 _BULLET = re.compile(
     r"^[ \t]*(?:[-*+•>][ \t]+|(?:[-=]>|⇒|→)[ \t]*|\(?\d{1,2}\)[ \t]+"
-    r"|1\.[ \t]+(?=(?:An?|The|This|There|Two|Three|Four|Several|Some|Many|People|Person|Man|Woman)\b|[^\n]*\n\s*2\.)"
-    r"|(?:[2-9]|\d\d)\.[ \t]+(?=[^\W\d]))",
+    r"|1\.[ \t]+(?=(?:An?|The|This|There|Two|Three|Four|Several|Some|Many|People|Person|Man|Woman)\b|[^\n]*\n\s*2\.))"
+    r"|(?<=\n)[ \t]*\d{1,2}\.[ \t]+",
     re.MULTILINE,
 )
 _JOINED = (
@@ -64,7 +64,8 @@ _EMPHASIS = re.compile(
 )
 
 _CAPTION = (
-    r"(?:captions?|paraphrases?|rewrites?|rewording|rewritten|rephrased|alt[- ]texts?|descriptions?|sentences?|(?:bild)?beschreibung|bildunterschrift|satz|légende|phrase|descripción"
+    r"(?:captions?|descriptions?|sentences?|paraphrases?|rewrites?|rewording|rewritten|rephrased|alt[- ]texts?"
+    r"|(?:bild)?beschreibung|bildunterschrift|satz|légende|phrase|descripción"
     r"|leyenda|frase|didascalia|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись"
     r"|विवरण|कैप्शन)\b"
 )

@@ -179,7 +179,8 @@ def _runs(texts: Sequence[Sequence[str]], size: int) -> set[tuple[str, ...]]:
 
 # Capitals that name nobody: things that are written so.
 _NO_NAMES = frozenset(
-    "i i'm i've tv tvs bbq dj pc cd dvd led suv suvs rv atm t x lcd usb ac hd vr ad diy mr mrs ms dr".split()
+    "i tv tvs bbq dj pc cd dvd led lcd suv suvs rv atm t x iv usb ac hd vr ad diy mr mrs ms dr frisbee frisbees man woman boy girl "
+    "people person dog cat street road avenue st".split()
 )
 
 
@@ -197,11 +198,15 @@ def additions(text: str, source: str) -> list[str]:
 
 
 def _new_numbers(text: str, source: str, known: Sequence[str]) -> list[str]:
-    """Numbers that are neither written in the source nor meant by a word or by a list in it; one is no number: "one of them"."""
-    given = {"0", "1", *numbers_in(folded(source)), *(str(AS_MUCH[word]) for word in known if word in AS_MUCH)}
-    given.add(
-        str(1 + sum(piece in ("and", ",", "&", "with") for piece in pieces(source)))
-    )  # "a man and a woman": two people
+    """Numbers that the source has in no form; one is no number ("one of them"), and a list counts what is in it.
+
+    "A man and a woman" are two people, "two men and a woman" three.
+    """
+    written = numbers_in(folded(source))
+    given = {"0", "1", *written, *(str(AS_MUCH[word]) for word in known if word in AS_MUCH)}
+    if joined := sum(piece in ("and", ",", "&", "with") for piece in pieces(source)):
+        in_all = sum(int(number) for number in written if len(number) < 3 and number.isdecimal())
+        given |= {str(1 + joined), str(in_all), str(in_all + 1)}
     return [number for number in dict.fromkeys(numbers_in(folded(text))) if number not in given]
 
 
