@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from imagetext.columns import TAKEN, is_caption_column, is_column, is_other_column
+from imagetext.columns import check_column as check_column  # who names the columns of a shard needs it
 from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
