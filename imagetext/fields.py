@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from imagetext import limits
-from imagetext.sample import is_column
+from imagetext.columns import is_column
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from PIL import (  # noqa: F401
 )
 
 from imagetext import limits
+from imagetext.columns import is_caption_column, is_column
 
 MAX_PIXELS = limits.PIXELS
 MAX_ASPECT = limits.ASPECT
@@ -71,26 +72,6 @@ class Record:
     def named_columns(self) -> dict[str, tuple[str, ...]]:
         """The columns whose names say what they hold: of synthetic captions, and of texts that are no true captions."""
         return {name: texts for name, texts in self.columns.items() if is_column(name)}
-
-
-def is_caption_column(name: str) -> bool:
-    """Whether a field holds synthetic captions: `syn_text...`, which is not the embeddings of such a column."""
-    return name.startswith("syn_text") and not name.endswith(("emb", "embedding", "embeddings"))
-
-
-def is_other_column(name: str) -> bool:
-    """Whether a field holds texts of a picture that are no true captions: `neg_text_...`, `tags_...`, `neg_tags_...`.
-
-    Trainers must never draw them as captions, so they never stand among these: not in `syn.json`, not under `syn_text`.
-    """
-    return name.startswith(("neg_text_", "tags_", "neg_tags_")) and not name.endswith(
-        ("emb", "embedding", "embeddings")
-    )
-
-
-def is_column(name: str) -> bool:
-    """Whether a field is a column of texts by its name, of either kind."""
-    return is_caption_column(name) or is_other_column(name)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,19 @@
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from imagetext.columns import TAKEN, is_caption_column, is_column, is_other_column
+from imagetext.columns import check_column as check_column  # who names the columns of a shard needs it
 from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
-from imagetext.sample import Record, is_caption_column, is_column, is_other_column
+from imagetext.sample import Record
 from imagetext.shown import masked
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
@@ -35,7 +36,6 @@ Format = Literal["webdataset", "jsonl", "parquet"]
 SUFFIXES = {"webdataset": ".tar", "jsonl": ".jsonl", "parquet": ".parquet"}
 MARKER = ".done.json"
 RUN = "run.json"
-TAKEN = ("emb", "_captions")  # parts of names that the reference tools take for something else
 
 
 class ShardWriter:
@@ -202,23 +202,6 @@ def _marker(folder: str, name: str) -> dict[str, Any] | None:
         raise
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
-
-
-def check_column(name: str) -> str:
-    """The name of a column, if it is one: `syn_text_` (or `neg_text_`, `tags_`, `neg_tags_`: no true captions), then `a-z 0-9 _`.
-
-    Raises ValueError otherwise, and for names with `emb` or `_captions` in them: the reference tools take those for
-    embeddings and for captions of another kind.
-    """
-    if not re.fullmatch(r"(syn_text|neg_text|tags|neg_tags)_[a-z0-9_]+", name):
-        raise ValueError(
-            f"column: {name!r} is not syn_text_ (for texts that are no true captions neg_text_, tags_ or neg_tags_) "
-            "followed by letters a-z, digits and underscores"
-        )
-    for part in TAKEN:
-        if part in name:
-            raise ValueError(f"column: {name!r} contains {part!r}, which the reference tools take for something else")
-    return name
 
 
 def dataset_features(

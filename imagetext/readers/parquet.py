@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagetext import limits
+from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS, FIELDS
 from imagetext.parquet_pages import check_pages, check_rows
 from imagetext.readers.chats import CHATS
@@ -23,7 +24,6 @@ from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted
 from imagetext.readers.table_columns import PICTURES, Reading
 from imagetext.readers.tars import PICTURE_SUFFIXES
 from imagetext.readers.text_tables import usual_name
-from imagetext.sample import is_column
 from imagetext.stores import StoreError, open_file
 
 OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is

@@ -10,10 +10,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
 from imagetext.keys import SeenKeys
 from imagetext.picture_files import Outside, Picture, PictureFolders, PictureReader, short
-from imagetext.sample import Record, is_caption_column, is_column, is_other_column
+from imagetext.sample import Record
 from imagetext.stores import StoreError, in_order, is_remote
 
 KEY_COLUMNS = ("key", "uid", "id")

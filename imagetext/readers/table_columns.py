@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS
 from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.text_tables import usual_name
-from imagetext.sample import is_column
 
 logger = logging.getLogger(__name__)
 

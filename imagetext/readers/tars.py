@@ -19,10 +19,11 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from imagetext import limits
+from imagetext.columns import is_caption_column
 from imagetext.fields import is_ours, json_fields, known_fields, loose_texts, readable, well_formed
 from imagetext.keys import SeenKeys, decode_key
 from imagetext.readers.row_records import caption_columns
-from imagetext.sample import Record, is_caption_column, is_picture
+from imagetext.sample import Record, is_picture
 from imagetext.stores import LITTER, StoreError, is_remote, open_file
 
 logger = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import posixpath
 import sqlite3
 import tempfile
 from collections import Counter
@@ -11,17 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from imagetext.apart import ANOTHER, check_apart
+from imagetext.columns import check_column, is_other_column
 from imagetext.hashes import sample_hash
 from imagetext.readers.row_records import well_formed
-from imagetext.sample import Record, Shard, is_other_column
+from imagetext.sample import Record, Shard
 from imagetext.sets.room import room_for
-from imagetext.shards import Format, ShardWriter, check_column, read_marker
+from imagetext.shards import Format, ShardWriter, read_marker
 from imagetext.shown import Progress
 from imagetext.sources import read_samples
 from imagetext.stores import plain_path
 from imagetext.writers.formats import has_captions
 
-On = Literal["key", "uid", "sha256", "url"]
+On = Literal["key", "uid", "sha256", "url", "path"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def join(
 
     columns: the SPEC or SPECs of those records; none to draw texts only.
     on: what names a picture. `uid` is the key unless a record says otherwise; a `key` is unique in its shard only; `sha256` is
-        that of the picture's bytes, or as recorded where there is none; `url` stands in `url.txt` or `json`. Captions of one
+        that of the picture's bytes, or as recorded where there is none; `url` stands in `url.txt` or `json`; `path` is that of
+        the picture's file, as a field says it, or as it was found in its table or folder. Captions of one
         name that differ are taken for none, save on `sha256`, where all are the same picture's: those of the least key are.
     overwrite, drop_text_embeddings: see `imagetext.sets.room.room_for`.
     text_from: (column, p): `txt` is a caption of this column with probability p, else the first original (webdataset).
@@ -145,6 +148,9 @@ def name_of(record: Record, on: On) -> str | None:
     value = record.meta.get(on)
     if on == "url" and "url.txt" in record.members:
         value = record.members["url.txt"].decode("utf-8", "replace").strip()
+    if on == "path":
+        value = record.meta.get("path") or record.meta.get("source")
+        value = posixpath.normpath(value) if isinstance(value, str) else None
     return well_formed(str(value)) if value not in (None, "") else None
 
 

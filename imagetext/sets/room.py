@@ -12,7 +12,8 @@ import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from imagetext.sample import Record, is_caption_column
+from imagetext.columns import is_caption_column
+from imagetext.sample import Record
 
 PICKLED = ("pth.gz", "pth", "pt")  # never opened, so taken to hold text embeddings
 

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import FIELDS, well_formed
 from imagetext.keys import encode_key
 from imagetext.outputs import UNFINISHED, Output, to_disk, write_file
 from imagetext.readers.row_records import is_member_name
-from imagetext.sample import Record, image_size, is_caption_column, is_column, is_other_column
+from imagetext.sample import Record, image_size
 from imagetext.stores import entry, is_remote, join, read_bytes
 from imagetext.waiting import Waiting
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from imagetext.columns import is_caption_column, is_other_column
 from imagetext.reinforced.embeddings import pack
-from imagetext.sample import Record, is_caption_column, is_other_column
+from imagetext.sample import Record
 from imagetext.sets.join import Joined, join, parse_text_from
 from imagetext.sets.room import ColumnClash, room_for
 from imagetext.shards import SUFFIXES, ShardWriter, dataset_features, read_marker
