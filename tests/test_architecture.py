@@ -24,7 +24,7 @@ BELOW = {  # what each room may import of ours, itself aside
 }
 ONLY = {  # and of some rooms, only these files
     ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes", "imagetext.shown"},
-    ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.replies"},
+    ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.english", "captioners.replies"},
 }
 FOLDERS = {  # what each folder of a room may import of the room's folders, itself aside; a room's base files import none
     "imagetext": {
