@@ -14,6 +14,7 @@ from finetune.page import PAGE
 from finetune.rejects import check_rejects, tell_of_rejects
 from finetune.student.config import StudentConfig
 from finetune.student.model import StudentForward, load_student
+from finetune.student.negatives import hard_negatives
 from finetune.student.records import ReinforcedPictures, check_texts
 from finetune.student.retrieval import CHOICE, SCORES, WITH_NEGATIVE, HeldOutRetrieval, usable, write_page
 from finetune.student.teachers import Teachers, read_teachers
@@ -41,6 +42,15 @@ def train(config: StudentConfig, state: PartialState) -> None:
     student = load_student(where.student, where.pretrained)
     check_weights(student.model, f"--student {config.student}")
     held_out = usable((sample for shard in eval_shards for sample in shard), quiet=quiet) if eval_shards else []
+    if (
+        config.negatives
+        and not config.weight_of_negatives
+        and not any(hard_negatives(one, config.negatives) for one in held_out)
+    ):
+        raise ValueError(
+            f"--negatives {config.negatives!r}, --negative-weight 0: they are looked at in validation alone, and no picture of "
+            "--eval-input has any"
+        )
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
     check_rejects(pictures.rejects, len(pictures), config)
     if both := doubles(pictures, Held(held_out), range(len(held_out))):
