@@ -37,7 +37,7 @@ def test_equal_to_open_clips(outputs):
     )
 
 
-def test_closed_forms():
+def test_losses_of_uniform_logits_and_of_pairs_that_fit_or_do_not():
     assert caption_loss(torch.zeros(6, 10), torch.ones(6, dtype=torch.long)).item() == pytest.approx(6 * math.log(10))
     eye, all_apart = torch.eye(4), torch.arange(4)
     assert contrastive_loss(eye, eye[:, None], torch.tensor(100.0), all_apart).item() == pytest.approx(0, abs=1e-6)

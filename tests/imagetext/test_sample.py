@@ -265,7 +265,7 @@ def test_damaged_bytes_give_a_picture_or_a_reason(data, rng: random.Random, coun
         assert str(error)
 
 
-def test_real_pictures(wiki):
+def test_real_pictures_decode_at_the_size_of_their_headers(wiki):
     paths = sorted(wiki.glob("*.jpg"))
     assert len(paths) == 21
     for path in paths:
