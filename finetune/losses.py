@@ -46,10 +46,9 @@ def negative_loss(
     teachers who give negatives a probability of 0.
     """
     texts = _logits(image_features, text_features, logit_scale, pictures)
-    negatives = (logit_scale * image_features @ negative_features.T).masked_fill(
-        ~has_negative, float("-inf")
-    )  # (B, B)
-    both = torch.cat([texts, negatives.expand(len(texts), -1, -1)], dim=2)  # (K, B, 2 B)
+    negatives = logit_scale * image_features @ negative_features.T  # (B, B)
+    negatives = negatives.masked_fill(~has_negative, float("-inf")).expand_as(texts)
+    both = torch.cat([texts, negatives], dim=2)  # (K, B, 2 B)
     return (both.logsumexp(2) - texts.logsumexp(2)).mean() / 2
 
 
