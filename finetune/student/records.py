@@ -23,10 +23,11 @@ from finetune.student.config import StudentConfig
 from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives, is_negative
 from finetune.student.teachers import Teachers
+from imagetext.columns import is_caption_column
 from imagetext.readers.row_records import caption_columns, json_object
 from imagetext.reinforced.embeddings import modern, unpack
 from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
-from imagetext.sample import Record, Shard, is_caption_column
+from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
 from imagetext.stores import join, read_bytes
 
