@@ -17,7 +17,7 @@ _MUTUAL = frozenset(
     "featuring having showing containing being greeting fighting passing approaching playing looking depicting displaying".split()
 )
 _NO_OBJECT = frozenset(
-    "day night afternoon evening time side end way distance background front middle few lot bit game trick".split()
+    "day night afternoon evening time side end way distance background front middle few lot bit game trick phone".split()
 )
 _DONE = frozenset(
     "written made held worn shown taken seen kept built cut hung drawn driven ridden eaten lit laid set thrown".split()
