@@ -130,13 +130,12 @@ def _relations(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Ed
     at = 0
     while at < len(words):
         for size in range(min(_LONGEST, len(words) - at), 0, -1):
-            said = " ".join(word.low for word in words[at : at + size])
-            other = _WHERE.get(said)
-            if (
-                other
-                and low_of(words, at + size) not in _NO_PLACE
-                and not any(word in known for word in _own(other, said))
-            ):
+            said, after = " ".join(word.low for word in words[at : at + size]), low_of(words, at + size)
+            other = _WHERE.get(said, "")
+            goes_on = after[:1].isalnum() or other.endswith("of") == said.endswith(
+                "of"
+            )  # "trees behind." has nothing that follows
+            if other and goes_on and after not in _NO_PLACE and known.isdisjoint(_own(other, said)):
                 yield "relation", ((words[at].start, words[at + size - 1].end, other),)
                 at += size - 1
                 break
