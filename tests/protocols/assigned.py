@@ -6,6 +6,7 @@ from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.decode import Decoding
 from captioners.decoding.rows import Rows
 from captioners.decoding.slots import SlotRows
+from captioners.rules.negatives import NegativeRules
 from captioners.server.captioner import ServerCaptioner
 from captioners.vlm.captioner import VLMCaptioner
 from captioners.vlm.decode import Continuing
@@ -20,9 +21,14 @@ from tests.generate import conftest
 
 
 def captioners(
-    server: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted
+    server: ServerCaptioner,
+    rules: NegativeRules,
+    fake: conftest.FakeCaptioner,
+    disturbed: campaign.Captioner,
+    scripted: Scripted,
 ) -> None:
     captioner: Captioner = server
+    captioner = rules
     captioner = fake
     captioner = disturbed
     captioner = scripted
