@@ -6,7 +6,7 @@ each of them, D width of a head.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -99,16 +99,13 @@ class SharedCache(Cache):
         if len(alive) < self.grid.shape[0]:
             self.batch_select_indices(alive)
             self.lengths = self.lengths[alive]
-            self._pad(int(self.lengths.max()))
+            pad_layers(self, int(self.lengths.max()))
         self._place(pictures)
 
     def join(self, other: Self, used: int, others_used: int) -> None:
         """Adds the rows of other pictures after its own; so many positions of either are taken."""
         for ours, theirs in zip(self.own, other.own, strict=True):
             ours.join(theirs, used, others_used)
-        longest = max(self.layers[0].keys.shape[2], other.layers[0].keys.shape[2])
-        self._pad(longest)
-        other._pad(longest)
         join_layers(self, other)
         self.lengths = torch.cat([self.lengths, other.lengths])
         self._place(torch.cat([self.pictures, self.grid.shape[0] + other.pictures]))
@@ -117,21 +114,54 @@ class SharedCache(Cache):
         """What a picture with so many captions takes here, from rows of one caption a picture."""
         return (nbytes(self.layers) + captions * nbytes(self.own)) // len(self.pictures)
 
-    def _pad(self, length: int) -> None:
-        """Pads, or cuts, the prompts to so many tokens."""
-        more = length - self.layers[0].keys.shape[2]
-        for layer in self.layers if more else ():
-            layer.keys, layer.values = (F.pad(of, (0, 0, 0, more)) for of in (layer.keys, layer.values))
-
     def _place(self, pictures: Tensor) -> None:
-        self.pictures, self.grid, keys = pictures, Grid(pictures), self.layers[0].keys
-        padded = torch.arange(keys.shape[2], device=keys.device) >= self.lengths[:, None]  # (N, P)
-        padding = torch.zeros_like(padded, dtype=keys.dtype).masked_fill(padded, float("-inf"))[:, None, None]
-        self.padding = padding if padded.any() else None
+        self.pictures, self.grid = pictures, Grid(pictures)
+        self.padding = padding_of(self, self.lengths)
+
+
+class CrossCache(Cache):
+    """A cache of what an encoder has seen for each row, which a decoder attends to.
+
+    lengths: how much each row has, after which its keys and values are padding; 0: all of it. `padding` is as that of Parts.
+    """
+
+    def __init__(self, seen: Cache, lengths: Sequence[int]):
+        super().__init__(layers=seen.layers)
+        keys = self.layers[0].keys
+        self.lengths = torch.tensor([length or keys.shape[2] for length in lengths], device=keys.device)
+        self.padding = padding_of(self, self.lengths)
+
+    def keep(self, rows: Tensor) -> None:
+        self.batch_select_indices(rows)
+        self.lengths = self.lengths[rows]
+        self.padding = padding_of(self, self.lengths)
+
+    def join(self, other: Self) -> None:
+        join_layers(self, other)
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.padding = padding_of(self, self.lengths)
+
+
+def padding_of(cache: Cache, lengths: Tensor) -> Tensor | None:
+    """What is added to scores (rows, 1, 1, t), so that nothing after so many keys of each row counts; None where all count."""
+    keys = cache.layers[0].keys
+    padded = torch.arange(keys.shape[2], device=keys.device) >= lengths[:, None]
+    padding = torch.zeros_like(padded, dtype=keys.dtype).masked_fill(padded, float("-inf"))[:, None, None]
+    return padding if padded.any() else None
+
+
+def pad_layers(cache: Cache, length: int) -> None:
+    """Pads, or cuts, keys and values to so many."""
+    more = length - cache.layers[0].keys.shape[2]
+    for layer in cache.layers if more else ():
+        layer.keys, layer.values = (F.pad(of, (0, 0, 0, more)) for of in (layer.keys, layer.values))
 
 
 def join_layers(cache: Cache, other: Cache) -> None:
-    """Adds another cache's keys and values after those of this one."""
+    """Adds another cache's keys and values after those of this one, the shorter ones padded."""
+    longest = max(each.layers[0].keys.shape[2] for each in (cache, other))
+    for each in (cache, other):
+        pad_layers(each, longest)
     for ours, theirs in zip(cache.layers, other.layers, strict=True):
         ours.keys, ours.values = torch.cat([ours.keys, theirs.keys]), torch.cat([ours.values, theirs.values])
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
-from captioners.vlm.cache import SharedCache, join_layers, nbytes, sharing
-from captioners.vlm.family import CACHE, Llava, spans
+from captioners.vlm.cache import CrossCache, SharedCache, nbytes, sharing
+from captioners.vlm.family import CACHE, Llava, Prompt, spans
 
 GRAPH_POSITIONS = 64  # a graph attends to a multiple of so many positions
 
@@ -33,7 +33,7 @@ class Continuing:
         self,
         family: Llava,
         pictures: Sequence[Tensor],
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         *,
         limit: int,
         ends: Sequence[int],
@@ -42,21 +42,21 @@ class Continuing:
         device = pictures[0].device
         self.family, self.limit, self.greedy, self.end = family, limit, greedy, ends[0]
         self.ends = torch.tensor(ends, device=device)
-        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        longest = max(map(len, prompts))
-        ids = torch.tensor(
-            [[*prompt, *prompt[-1:] * (longest - len(prompt))] for prompt in prompts], device=device
-        )  # (N, P)
+        prompt_lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=device)
+        longest, shortest = int(prompt_lengths.max()), int(prompt_lengths.min())
+        ids = torch.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids, *_ in prompts], device=device)  # (N, P)
         mask = torch.arange(ids.shape[1], device=device) < prompt_lengths[:, None]  # (N, P)
         cache, seen = family.cache(), []
         hook = family.model.get_submodule(family.vision).register_forward_hook(
             lambda module, args, output: seen.append(family.states(output))
         )
-        kept = ids.shape[1] - min(map(len, prompts)) + 1
         try:
             logits = family.forward(
-                family.inputs(pictures, ids, mask.long()), use_cache=True, logits_to_keep=kept, **{CACHE: cache}
-            )  # (N, kept, V)
+                family.inputs(pictures, prompts, ids, mask.long()),
+                use_cache=True,
+                logits_to_keep=longest - shortest + 1,
+                **{CACHE: cache},
+            )  # (N, that many, V)
         finally:
             hook.remove()
         last = prompt_lengths - ids.shape[1] - 1  # counted from the end, as a family may give more
@@ -66,7 +66,9 @@ class Continuing:
         self.dtype, self.first = logits.dtype, self._one_end(logits)  # (N, 1, V), until it is asked for
         self.begin = family.next_positions(prompt_lengths)  # (R,), the positions of captions' first tokens
         self.config = family.model.get_submodule(family.language).config
-        self.cross = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
+        self.cross: CrossCache | None = None
+        if isinstance(cache, EncoderDecoderCache):
+            self.cross = CrossCache(cache.cross_attention_cache, [len(prompt.asked) for prompt in prompts])
         # other layers would not let `attend` do their attention
         self.shares = self.config._attn_implementation == "sdpa" and self.cross is None
         own = cache if self.cross is None else cache.self_attention_cache
@@ -93,14 +95,14 @@ class Continuing:
         self.longest = int(self.lengths.max())
         self.own.keep(rows, self.longest)
         if self.cross is not None:
-            self.cross.batch_select_indices(rows)
+            self.cross.keep(rows)
         self.warm, self.graph = False, None
 
     def join(self, other: Self) -> None:
         """Adds the rows of other pictures, after its own."""
         self.own.join(other.own, self.longest, other.longest)
         if self.cross is not None:
-            join_layers(self.cross, other.cross)
+            self.cross.join(other.cross)
         self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
         self.begin = torch.cat([self.begin, other.begin])
         self.warm, self.graph = False, None
