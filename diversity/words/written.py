@@ -22,7 +22,7 @@ class Source:
     """What a text is judged beside, all of its own record; "" or () where there is none.
 
     text: what it was made of; several captions stand on lines of their own. instruction: as it was rendered. examples: all their
-    texts. positive: for what is not true of the picture, what is: a caption, or tags on lines of their own. tag: whether it is one.
+    texts. positive: for what is not true of the picture, what is: captions or tags, on lines of their own. tag: whether it is one.
     """
 
     text: str = ""
@@ -122,7 +122,7 @@ def written_reasons(
         return ()
     if source.tag:
         return ("both_lists",) if is_among(text, source.positive.splitlines()) else ()
-    true, made_of = source.positive, source.text
+    true, made_of = [line for line in source.positive.splitlines() if line.strip()], source.text
     tests = {
         "long": max_words is not None
         and len(found) > max_words
@@ -131,8 +131,10 @@ def written_reasons(
         "echo": source != Source() and echoes(text, found, source),
         "unchanged": must_change and any(words(line) == found for line in made_of.splitlines()),
         "unlike_source": keep_facts and bool(made_of) and bool(additions(text, made_of)),
-        "same": bool(true) and says_the_same(text, true),
-        "far": min_overlap is not None and bool(true) and _overlap(found, words(true)) < min_overlap,
+        "same": any(says_the_same(text, line) for line in true),
+        "far": min_overlap is not None
+        and bool(true)
+        and max(_overlap(found, words(line)) for line in true) < min_overlap,
     }
     return tuple(reason for reason, holds in tests.items() if holds)
 
