@@ -75,10 +75,11 @@ class VLMCaptioner:
             lambda: self.family.fit(self._prompts(self.instruction), self.preprocess(self.family.blank())),
         )
         self.end_ids = self.family.end_ids()
+        added = self.tokenizer.added_tokens_decoder
         self.special_ids = {
             *self.tokenizer.all_special_ids,
             *self.end_ids,
-            *(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special),
+            *(id for id, token in added.items() if token.special),
         }
         text_config = model.config.get_text_config()
         # decoding keeps all tokens in sight, so it ends where a model would let the first ones out of its window
@@ -106,8 +107,8 @@ class VLMCaptioner:
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id, self.start_id, self.pad_id = self.end_ids[0], spare[0], spare[0]
-        specials = self.tokenizer.convert_ids_to_tokens(sorted(self.special_ids))
-        self._specials = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
+        markup = {*self.tokenizer.all_special_tokens, *(token.content for token in added.values() if token.special)}
+        self._markup = re.compile("|".join(map(re.escape, sorted(markup, key=len, reverse=True))))
         self.context_length, self.vocabulary = min(room + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
 
@@ -130,7 +131,7 @@ class VLMCaptioner:
         """Captions the pictures (3, H, W) of requests, `batch_size` of them in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prompt.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prefix.
         Embeddings (D,) are the mean of the vision tower's states. A greedy caption is what transformers' greedy search gives.
         Raises ValueError as `check` does, before any picture is looked at.
         """
@@ -146,7 +147,7 @@ class VLMCaptioner:
                 column=column,
                 first_index=first_index,
             )
-            return spoken(found, self.model, self.decode)
+            return spoken(found, self.model, self.decode, stops=sampling.stops)
 
         return answered(requests, lambda request: self._problem(request, rules.max_length - 2), answer)
 
@@ -167,7 +168,7 @@ class VLMCaptioner:
         """The prompt of a request; special tokens that its instruction names, as only the data's can, are left out."""
         if request.instruction is None:
             return self.family.fit(self._prompts(self.instruction), request.picture)
-        return self.family.fit(self._prompts(self._specials.sub(" ", request.instruction)), request.picture)
+        return self.family.fit(self._prompts(self._markup.sub(" ", request.instruction)), request.picture)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes."""

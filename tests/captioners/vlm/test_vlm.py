@@ -175,7 +175,7 @@ def test_no_markup_comes_into_a_caption_even_where_it_is_likeliest(family, capti
 
 @pytest.mark.parametrize("family", ["blip", "llava"])
 def test_a_caption_can_start_with_a_given_text(family, captioner_of):
-    captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, prompt="a red", max_length=20)
+    captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, prefix="a red", max_length=20)
     captions = [
         caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions
     ]
@@ -225,7 +225,7 @@ def test_an_instruction_that_leaves_no_room_is_its_own_requests_error(captioner_
 def test_sampling_that_does_not_fit_is_refused_at_once(captioner_of):
     captioner = captioner_of("llava")
     with pytest.raises(ValueError) as caught:
-        captioner.caption([], SamplingConfig(max_length=100, prompt="red circle " * 60))
+        captioner.caption([], SamplingConfig(max_length=100, prefix="red circle " * 60))
     assert f"max_length 100 exceeds {100 - len(captioner.prompt.ids) + 2}, the context of tiny_llava" in str(
         caught.value
     )
