@@ -10,17 +10,17 @@ from typing import Any
 import psutil
 import torch
 
-from captioners.base import Captioner, SamplingConfig
+from captioners.base import Captioner
 from captioners.device import check_device
 from captioners.load import load_captioner
 from captioners.ranks import Rank
 from captioners.resolve import shipped_models
+from captioners.rules.negatives import NEGATIVES
 from captioners.server.captioner import ServerCaptioner
 from captioners.server.journal import answers_kept, forget_answers
-from generate.captions.config import NEGATIVES, ColumnConfig, GenerateConfig
+from generate.captions.config import ColumnConfig, GenerateConfig
 from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
-from generate.captions.gate import Gate
 from generate.captions.overlap import Overlap
 from generate.captions.preview import count_pictures, first_pictures, outlook
 from generate.captions.stages import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
@@ -39,7 +39,7 @@ from imagetext.apart import ANOTHER
 from imagetext.lock import FolderLock
 from imagetext.readers.labels import Labels, read_class_names
 from imagetext.readers.table_columns import Need
-from imagetext.sample import Shard, is_caption_column
+from imagetext.sample import Record, Shard, is_caption_column
 from imagetext.shards import ShardWriter, check_column, read_marker
 from imagetext.shown import say
 from imagetext.sources import read_samples
@@ -49,6 +49,7 @@ FOR_PHOTOGRAPHS = (
     "coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k, or Salesforce/blip-image-captioning-base"
 )
 SHARDS_LOOKED_AT = 3
+COSTED = 20  # records whose instructions stand for all
 RECORDS_LOOKED_AT = 100  # of the first shard, for columns that are read
 WRITTEN_BEHIND = (
     2 * REDRAWN_AT_ONCE
@@ -100,7 +101,7 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
             say(
                 f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written"
             )
-            for cost in work.costs(count_pictures(prepared.to_do).pictures):
+            for cost in work.costs(prepared.to_do):
                 say(cost)
             return 0
         if config.overwrite:
@@ -155,26 +156,27 @@ class Captioning:
                 {} if sizes == settled else {"batch_sizes": sizes},
             )
 
-        servers = [captioner for captioner, _, _ in self.servers]
-        with answers_kept(servers, self.config.output, shard.name):
+        with answers_kept(self.servers, self.config.output, shard.name):
             with_halved_batches(write, settled, "pictures in flight", shard, pace)
 
     @property
-    def servers(self) -> list[tuple[ServerCaptioner, SamplingConfig, Gate]]:
-        """The captioners that are servers', with what their columns ask of them."""
+    def servers(self) -> list[ServerCaptioner]:
+        """The captioners that are servers'."""
+        return [column.captioner for column in self.columns if isinstance(column.captioner, ServerCaptioner)]
+
+    def costs(self, shards: Sequence[Shard]) -> list[str]:
+        """What the shards cost at each server, in requests and tokens, by their first records; nothing where their number is not known."""
+        pictures = count_pictures(shards).pictures
+        if pictures is None:
+            return []
+        first: list[Record] = []
+        with suppress(OSError, ValueError):  # which its turn tells of
+            first += islice(shards[0], COSTED) if shards else ()
         return [
-            (column.captioner, column.sampling, column.gate)
+            column.captioner.cost(pictures, column.sampling, column.gate.redraws, column.requests(first))
             for column in self.columns
             if isinstance(column.captioner, ServerCaptioner)
         ]
-
-    def costs(self, pictures: int | None) -> list[str]:
-        """What so many pictures cost at each server, in requests and tokens; nothing where their number is not known."""
-        return (
-            []
-            if pictures is None
-            else [captioner.cost(pictures, sampling, gate.redraws) for captioner, sampling, gate in self.servers]
-        )
 
     def close(self) -> None:
         if self.workers is not None:

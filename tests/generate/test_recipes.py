@@ -242,6 +242,28 @@ def test_columns_that_follow_see_what_passed_and_what_was_drawn_anew():
     assert found[2].scores["syn_text_b"]["flags"] == ["fallback:syn_text_a"]
 
 
+def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_good(tmp_path):
+    captions = {"0": "two red dogs run on the grass", "1": "hm", "2": ""}
+    rows = [{"key": key, "caption": caption} for key, caption in captions.items()]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    config = configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", num_captions=2, format="jsonl")
+    assert run(config) == 0
+    good, without, failed = read_records(str(tmp_path / "out" / "*.jsonl"))
+    assert len(good.columns["neg_text_rules"]) == 2 and good.captions[0] not in good.columns["neg_text_rules"]
+    assert all(flags.startswith("kind:") for flags in good.scores["neg_text_rules"]["flags"])
+    assert (without.error, without.captions, list(without.columns)) == ("", ("hm",), [])
+    assert "the record has no text" in failed.error
+    with pytest.raises(ValueError, match="negatives are no captions"):
+        configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", column="syn_text_x")
+
+
+def test_what_a_server_is_asked_is_costed_by_the_first_instructions(tmp_path):
+    column = Column("syn_text_a", Writer("w"), task=Task("Say {{ text }} {{ json.x }}", text_only=True))
+    found = column.requests([Record("0", None, ("a",), meta={"x": 1}), Record("1", None, ("b",))])
+    assert [(request.key, request.picture, request.instruction) for request in found] == [("0", None, "Say a 1")]
+    assert Column("syn_text_a", Writer("m", looks=True)).requests([Record("0", None)])[0].picture is not None
+
+
 # ---- IDEA's files --------------------------------------------------------------------------------------------------------
 
 
