@@ -227,7 +227,11 @@ class Task:
 def problems_of_order(columns: Sequence[tuple[Sequence[str], Collection[str]]]) -> list[str]:
     """Which names are written twice, or too late, by columns that each write and read some."""
     written = [name for writes, _ in columns for name in writes]
-    problems = [f"columns: {name} is named twice" for name in dict.fromkeys(written) if written.count(name) > 1]
+    problems = [
+        f"columns: {name} named twice; give each its own name"
+        for name in dict.fromkeys(written)
+        if written.count(name) > 1
+    ]
     for at, (writes, reads) in enumerate(columns):
         late = {name for others, _ in columns[at:] for name in others}.intersection(reads)
         problems += [
