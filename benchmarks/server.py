@@ -22,7 +22,7 @@ from captioners.base import Request, SamplingConfig
 from captioners.server.captioner import ServerCaptioner, load_server
 from captioners.server.fields import fields_of
 
-SECONDS, IN_FLIGHT, REQUESTS, TURNS = 0.05, 64, 6_400, 5
+SECONDS, IN_FLIGHT, REQUESTS, TURNS = 0.05, 64, 3_200, 5
 SAMPLING = SamplingConfig(num_captions=1)
 
 

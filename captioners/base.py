@@ -47,7 +47,10 @@ class SamplingConfig(BaseModel):
     answer: Literal["text", "line", "json"] = Field(
         "text", description="what the captioner is to give: text; a line, which ends at the first line break; or JSON"
     )
-    json_schema: str = Field("", description="the JSON schema of an answer in JSON, for captioners that can heed it")
+    json_schema: str = Field(
+        "",
+        description="the schema of an answer in JSON, for captioners that can heed it; made of its fields unless given",
+    )
     stop: tuple[str, ...] = Field((), description="a caption ends before this text; repeatable")
     seed: int = Field(0, ge=0, lt=2**64, description="of all draws")
 

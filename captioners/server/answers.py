@@ -13,6 +13,7 @@ from imagetext.shown import SECRET_LENGTH, masked, on_line, reason
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
 LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
+USUAL = ("stop", "length")  # reasons to end, which need no look at what they may hold
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
 PATIENCE = re.compile(
@@ -64,7 +65,8 @@ def choices_of(said: Any) -> list[Choice]:
 def _choice(one: Mapping[str, Any]) -> Choice:
     message = one.get("message") if isinstance(one.get("message"), dict) else {}
     whole = _sound(_text(message.get("content"))).strip()
-    reason = _shown(str(one.get("finish_reason") or "none"), 40)
+    reason = str(one.get("finish_reason") or "none")
+    reason = reason if reason in USUAL else _shown(reason, 40)
     text = clean_reply(whole)
     return Choice(text, _logprob(one.get("logprobs")), reason, "" if whole == text else whole)
 

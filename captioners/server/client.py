@@ -123,6 +123,7 @@ class Connection:
 
     async def _open(self) -> None:
         self.load.open()
+        self._proxy = proxy_of(self.address)
         self.one_check = asyncio.Lock()  # of what a blank picture gets
         self._session = aiohttp.ClientSession(
             headers=self.headers,
@@ -141,7 +142,7 @@ class Connection:
     async def send(self, method: str, path: str, data: bytes | None = None) -> Reply:
         """One request, and at most LONGEST_ANSWER bytes of what comes."""
         async with self._session.request(
-            method, self.address.of(path), data=data, allow_redirects=False, proxy=proxy_of(self.address)
+            method, self.address.of(path), data=data, allow_redirects=False, proxy=self._proxy
         ) as response:
             body = bytearray()
             async for piece in response.content.iter_chunked(1 << 16):

@@ -1,5 +1,6 @@
 """The configuration of `capsmith generate`; imports no torch, so that --help is quick."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from imagetext.readers.table_flags import TableFlags
 from imagetext.sample import is_caption_column
 from imagetext.shards import check_column
 
+logger = logging.getLogger(__name__)
+
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
@@ -48,6 +51,11 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
         description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
         "a server's: openai:http://host:port#model",
     )
+    prompt: str | None = Field(
+        None,
+        exclude=True,
+        description="an earlier name of --prefix, for a server's model of --instruction; goes with 0.3",
+    )
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     base: str | None = Field(
         None, description="the model under a captioner's adapters, where it lies on this machine: its folder"
@@ -64,6 +72,21 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_prompt(cls, given: Any) -> Any:
+        """`prompt` as what it meant; beside a list of columns it is for each of these to take."""
+        if not isinstance(given, dict) or given.get("columns") or "prompt" not in given:
+            return given
+        given = dict(given)
+        if prompt := given.pop("prompt"):
+            name = "instruction" if str(given.get("model")).startswith("openai:") else "prefix"
+            if given.get(name):
+                raise ValueError(f"prompt: is called {name} now, and both are given")
+            logger.warning("--prompt is called --%s now, and goes with 0.3", name)
+            given[name] = prompt
+        return given
 
     @model_validator(mode="after")
     def _column_fits_together(self) -> Self:

@@ -22,7 +22,7 @@ from generate.captions.config import ColumnConfig, GenerateConfig
 from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
 from generate.captions.overlap import Overlap
-from generate.captions.preview import count_pictures, first_pictures, outlook
+from generate.captions.preview import costs_of, count_pictures, first_pictures, outlook
 from generate.captions.stages import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.captions.summary import finish
 from generate.captions.tasks import Task, problems_of_order
@@ -39,7 +39,7 @@ from imagetext.apart import ANOTHER
 from imagetext.lock import FolderLock
 from imagetext.readers.labels import Labels, read_class_names
 from imagetext.readers.table_columns import Need
-from imagetext.sample import Record, Shard, is_caption_column
+from imagetext.sample import Shard, is_caption_column
 from imagetext.shards import ShardWriter, check_column, read_marker
 from imagetext.shown import say
 from imagetext.sources import read_samples
@@ -49,7 +49,6 @@ FOR_PHOTOGRAPHS = (
     "coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k, or Salesforce/blip-image-captioning-base"
 )
 SHARDS_LOOKED_AT = 3
-COSTED = 20  # records whose instructions stand for all
 RECORDS_LOOKED_AT = 100  # of the first shard, for columns that are read
 WRITTEN_BEHIND = (
     2 * REDRAWN_AT_ONCE
@@ -101,7 +100,7 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
             say(
                 f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written"
             )
-            for cost in work.costs(prepared.to_do):
+            for cost in costs_of(work.of_servers, prepared.to_do):
                 say(cost)
             return 0
         if config.overwrite:
@@ -156,27 +155,13 @@ class Captioning:
                 {} if sizes == settled else {"batch_sizes": sizes},
             )
 
-        with answers_kept(self.servers, self.config.output, shard.name):
+        with answers_kept([column.captioner for column in self.of_servers], self.config.output, shard.name):
             with_halved_batches(write, settled, "pictures in flight", shard, pace)
 
     @property
-    def servers(self) -> list[ServerCaptioner]:
-        """The captioners that are servers'."""
-        return [column.captioner for column in self.columns if isinstance(column.captioner, ServerCaptioner)]
-
-    def costs(self, shards: Sequence[Shard]) -> list[str]:
-        """What the shards cost at each server, in requests and tokens, by their first records; nothing where their number is not known."""
-        pictures = count_pictures(shards).pictures
-        if pictures is None:
-            return []
-        first: list[Record] = []
-        with suppress(OSError, ValueError):  # which its turn tells of
-            first += islice(shards[0], COSTED) if shards else ()
-        return [
-            column.captioner.cost(pictures, column.sampling, column.gate.redraws, column.requests(first))
-            for column in self.columns
-            if isinstance(column.captioner, ServerCaptioner)
-        ]
+    def of_servers(self) -> list[Column]:
+        """The columns whose captioners are servers'."""
+        return [column for column in self.columns if isinstance(column.captioner, ServerCaptioner)]
 
     def close(self) -> None:
         if self.workers is not None:

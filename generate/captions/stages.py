@@ -12,12 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -87,15 +86,6 @@ class Column:
             similarity=self.needs_similarity,
             batch_size=self.batch_size,
         )
-
-    def requests(self, records: Iterable[Record]) -> list[Request]:
-        """What some records would be asked, as far as that is known before any column is made, with no pixels for pictures."""
-        found = []
-        for record in records:
-            with suppress(ValueError):
-                asked = self.task.instruct(record, {}, self.name, self.sampling.seed)
-                found.append(Request(record.key, torch.empty(0) if self.looks else None, asked.instruction))
-        return found
 
     @property
     def needs_similarity(self) -> bool:

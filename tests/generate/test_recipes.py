@@ -257,13 +257,6 @@ def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_go
         configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", column="syn_text_x")
 
 
-def test_what_a_server_is_asked_is_costed_by_the_first_instructions(tmp_path):
-    column = Column("syn_text_a", Writer("w"), task=Task("Say {{ text }} {{ json.x }}", text_only=True))
-    found = column.requests([Record("0", None, ("a",), meta={"x": 1}), Record("1", None, ("b",))])
-    assert [(request.key, request.picture, request.instruction) for request in found] == [("0", None, "Say a 1")]
-    assert Column("syn_text_a", Writer("m", looks=True)).requests([Record("0", None)])[0].picture is not None
-
-
 # ---- IDEA's files --------------------------------------------------------------------------------------------------------
 
 
