@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from captioners.base import Captioned, Request, SamplingConfig
+from captioners.decoding.continuing import Continuing
 from captioners.decoding.rows import Begin, Rules
 from captioners.decoding.search import evaluating, search, spoken
 from captioners.names import check_name
 from captioners.safe_reading import attempt
-from captioners.vlm.decode import Continuing
+from captioners.vlm.decode import begin_rows
 from captioners.vlm.families import FAMILIES, OwnAspect
 from captioners.weights import folder_sha256
 from imagetext.outputs import whole_files
@@ -154,7 +155,7 @@ class VLMCaptioner:
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Continuing]:
             prompts = [self.family.fit(self.prompt_ids, request.picture) for request in requests]
             pictures = [request.picture.to(self.model.device) for request in requests]
-            rows = Continuing(
+            return begin_rows(
                 self.family,
                 pictures,
                 prompts,
@@ -162,7 +163,6 @@ class VLMCaptioner:
                 greedy=sampling.strategy == "greedy",
                 limit=self._rules(sampling).max_length - 2,
             )
-            return rows.features, rows
 
         return begin
 

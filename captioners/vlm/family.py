@@ -5,23 +5,21 @@ prompt, n new tokens, t positions attended to, V vocabulary, S image tokens, D w
 """
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import OPTForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.processing_utils import ProcessorMixin
 
+from captioners.decoding.cache import CACHE
 from captioners.safe_reading import in_bounds
 from captioners.vlm.pictures import Preprocess
 
 INSTRUCTION = "Describe this picture in one sentence."
-# the name that transformers has for the cache of keys and values
-CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"
 
 
 def spans(length: int, sizes: Sequence[int]) -> list[int]:

@@ -4,11 +4,11 @@ from captioners.base import Captioner, TrainableCaptioner
 from captioners.coca import captioner as coca
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.decode import Decoding
+from captioners.decoding.continuing import Continuing
 from captioners.decoding.rows import Rows
 from captioners.decoding.slots import SlotRows
 from captioners.server.captioner import ServerCaptioner
 from captioners.vlm.captioner import VLMCaptioner
-from captioners.vlm.decode import Continuing
 from finetune.captioner.forward import CoCaForward, VLMForward
 from finetune.student.model import StudentForward
 from finetune.trainer import Forward
