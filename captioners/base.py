@@ -43,6 +43,11 @@ class SamplingConfig(BaseModel):
         1.0, allow_inf_nan=False, description="beams rank by log-probability / length ** this"
     )
     prompt: str = Field("", description="text that every caption starts with")
+    answer: Literal["text", "line", "json"] = Field(
+        "text", description="what is answered; line: up to the first newline"
+    )
+    json_schema: str = Field("", description="JSON schema of an answer in JSON; none: any object")
+    stop: tuple[str, ...] = Field((), description="texts that end an answer")
     seed: int = Field(0, ge=0, lt=2**64, description="of all draws")
 
     @model_validator(mode="before")

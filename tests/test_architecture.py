@@ -34,7 +34,13 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "reinforced": {"readers"},
         "scenes": {"readers"},
     },
-    "captioners": {"decoding": set(), "coca": {"decoding"}, "vlm": {"decoding"}, "server": {"decoding"}},
+    "captioners": {
+        "decoding": set(),
+        "coca": {"decoding"},
+        "vlm": {"decoding"},
+        "lm": {"decoding", "vlm"},
+        "server": {"decoding"},
+    },
     "diversity": {
         "words": set(),
         "measures": {"words"},

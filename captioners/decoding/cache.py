@@ -108,7 +108,7 @@ class SharedCache(Cache):
         """Takes in keys and values (R, H, n, D) of a step, and returns all that the rows attend to."""
         prompt, own = self.layers[layer_idx], self.own[layer_idx]
         own.put(keys, values, self.positions)
-        heads = (None, None) if self.head is None else self.head.layers[layer_idx]
+        heads = self.head.layers[layer_idx] if self.head is not None and self.most else (None, None)
         found = []
         for head, shared, held in zip(heads, (prompt.keys, prompt.values), (own.keys, own.values), strict=True):
             head, held = None if head is None else head[0, :, : self.most], held[:, :, : self.length]
@@ -219,7 +219,7 @@ def attend(
     if value.head is not None:
         out = out + times_head(weights[2], value.head)
     out = grid.gather(out) + grid.gather(weights[1]) @ value.own
-    return out.reshape(rows, heads, new, width).transpose(1, 2), None
+    return out.reshape(rows, heads, new, -1).transpose(1, 2), None
 
 
 def plus(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """From pictures to captions, for every captioner that chooses its tokens here: one search, and the model in eval mode."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -36,6 +37,28 @@ def search(
         first_index=first_index,
         check_every=8 if rules.prefix.is_cuda else 1,
     )
+
+
+def answered(
+    requests: Iterable[Request],
+    problem: Callable[[Request], str],
+    answer: Callable[[Iterable[Request]], Iterator[Captioned]],
+) -> Iterator[Captioned]:
+    """What is answered to requests, in their order; those that have a problem are not asked, and their result is its words."""
+    waiting: deque[Captioned | None] = deque()  # those with a problem, and None for each that is being answered
+
+    def asked() -> Iterator[Request]:
+        for request in requests:
+            why = problem(request)
+            waiting.append(Captioned(request.key, (), error=why) if why else None)
+            if not why:
+                yield request
+
+    for found in answer(asked()):
+        while (refused := waiting.popleft()) is not None:
+            yield refused
+        yield found
+    yield from waiting
 
 
 def spoken(
