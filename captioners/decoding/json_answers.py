@@ -65,4 +65,8 @@ class JsonTokens:
             self.held[picture, caption] = matcher, length
         while len(self.held) > MOST_HELD:
             del self.held[next(iter(self.held))]
-        return logits.masked_fill(~allowed.to(logits.device), float("-inf"))
+        logits = logits.masked_fill(~allowed.to(logits.device), float("-inf"))
+        logits[:, self.end_id].masked_fill_(
+            (logits == float("-inf")).all(-1), 0
+        )  # no token of the model's can follow: it ends
+        return logits

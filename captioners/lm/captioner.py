@@ -173,8 +173,7 @@ class LMCaptioner:
             may = closing_tokens(stops, self._words).to(self.model.device)
             rules = rules._replace(stops=Stops(stops, self._say, may, rules.prefix.tolist()))
         if sampling.answer == "json":
-            masked = attempt("answer json", self._json, sampling.json_schema)
-            rules = rules._replace(masked=masked)
+            rules = rules._replace(masked=JsonTokens(sampling.json_schema, self._json_words, self.end_id).masked)
         return rules
 
     def _refusal(self, rules: Rules, request: Request) -> str:
@@ -228,9 +227,6 @@ class LMCaptioner:
     @cached_property
     def _json_words(self) -> Any:
         return json_words(self.tokenizer, self.vocabulary, self.end_id)
-
-    def _json(self, schema: str) -> Callable[[Any, Tensor], Tensor]:
-        return JsonTokens(schema, self._json_words, self.end_id).masked
 
     def _template(self) -> tuple[str, str, str]:
         """What the chat template, a program of the model's folder, sets before and after a question, and before an answer's text."""

@@ -41,10 +41,11 @@ def make_model(family: str, **changed) -> hf.PreTrainedModel:
     return model
 
 
-def save(folder, family: str, *, chat: str | None = None, **changed):
+def save(folder, family: str, *, chat: str | None = None, ends: list[int] | None = None, **changed):
     model, tokenizer = make_model(family, **changed), make_tokenizer("<image>")
     assert len(tokenizer) <= VOCABULARY
     tokenizer.chat_template = chat
+    model.generation_config.eos_token_id = ends or model.generation_config.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
