@@ -211,7 +211,7 @@ class Drawing:
             if math.isnan(logprob):
                 raise FloatingPointError("the model's logits are not finite")
             tokens = tokens[len(tokens) - length :]
-            truncated = tokens[-1] != end_id and (stops is None or stops.cut(tokens) is None)
+            truncated = tokens[-1] != end_id and (stops is None or not stops.within(tokens))
             if tokens[-1] != end_id:
                 tokens.append(end_id)
             self.waiting[picture - self.given].captions[caption] = Decoded(tokens, logprob, truncated)

@@ -138,16 +138,13 @@ class SharedCache(Cache):
         if len(alive) < self.grid.shape[0]:
             self.batch_select_indices(alive)
             self.lengths, self.begun = self.lengths[alive], self.begun[alive]
-            self._pad(int(self.lengths.max()))
+            pad_layers(self, int(self.lengths.max()))
         self._place(pictures)
 
     def join(self, other: Self, used: int, others_used: int) -> None:
         """Adds the rows of other pictures, with the same head, after its own; so many positions of either are taken."""
         for ours, theirs in zip(self.own, other.own, strict=True):
             ours.join(theirs, used, others_used)
-        longest = max(self.layers[0].keys.shape[2], other.layers[0].keys.shape[2])
-        self._pad(longest)
-        other._pad(longest)
         join_layers(self, other)
         self.lengths, self.begun = torch.cat([self.lengths, other.lengths]), torch.cat([self.begun, other.begun])
         self._place(torch.cat([self.pictures, self.grid.shape[0] + other.pictures]))
@@ -156,30 +153,56 @@ class SharedCache(Cache):
         """What a picture with so many captions takes here, from rows of one caption a picture."""
         return (nbytes(self.layers) + captions * nbytes(self.own)) // len(self.pictures)
 
-    def _pad(self, length: int) -> None:
-        """Pads, or cuts, the prompts to so many tokens."""
-        more = length - self.layers[0].keys.shape[2]
-        for layer in self.layers if more else ():
-            layer.keys, layer.values = (F.pad(of, (0, 0, 0, more)) for of in (layer.keys, layer.values))
-
     def _place(self, pictures: Tensor) -> None:
         self.pictures, self.grid, keys = pictures, Grid(pictures), self.layers[0].keys
         self.most = 0 if self.head is None else int(self.begun.max())
-        self.beyond, self.padding = (
-            masked_from(self.begun, self.most, keys),
-            masked_from(self.lengths, keys.shape[2], keys),
-        )
+        self.beyond = padding_after(self.begun, self.most, keys)
+        self.padding = padding_after(self.lengths, keys.shape[2], keys)
 
 
-def masked_from(lengths: Tensor, longest: int, like: Tensor) -> Tensor | None:
-    """What is added to scores (N, 1, 1, longest), so that each row sees no more than its length (N,); None where all see all."""
+class CrossCache(Cache):
+    """A cache of what an encoder has seen for each row, which a decoder attends to.
+
+    lengths: how much each row has, after which its keys and values are padding; 0: all of it. `padding` is as that of Parts.
+    """
+
+    def __init__(self, seen: Cache, lengths: Sequence[int]):
+        super().__init__(layers=seen.layers)
+        keys = self.layers[0].keys
+        self._set(torch.tensor([length or keys.shape[2] for length in lengths], device=keys.device))
+
+    def keep(self, rows: Tensor) -> None:
+        self.batch_select_indices(rows)
+        self._set(self.lengths[rows])
+
+    def join(self, other: Self) -> None:
+        join_layers(self, other)
+        self._set(torch.cat([self.lengths, other.lengths]))
+
+    def _set(self, lengths: Tensor) -> None:
+        keys = self.layers[0].keys
+        self.lengths, self.padding = lengths, padding_after(lengths, keys.shape[2], keys)
+
+
+def padding_after(lengths: Tensor, longest: int, like: Tensor) -> Tensor | None:
+    """What is added to scores (rows, 1, 1, longest), so that nothing after so many keys of each row counts; None where all count."""
     hidden = torch.arange(longest, device=lengths.device) >= lengths[:, None]
-    mask = torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, float("-inf"))[:, None, None]
-    return mask if hidden.any() else None
+    padding = torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, float("-inf"))[:, None, None]
+    return padding if hidden.any() else None
+
+
+def pad_layers(cache: Cache, length: int) -> None:
+    """Pads, or cuts, keys and values to so many."""
+    more = length - cache.layers[0].keys.shape[2]
+    for layer in cache.layers if more else ():
+        layer.keys, layer.values = (F.pad(of, (0, 0, 0, more)) for of in (layer.keys, layer.values))
 
 
 def join_layers(cache: Cache, other: Cache) -> None:
-    """Adds another cache's keys and values after those of this one."""
+    """Adds another cache's keys and values after those of this one, the shorter ones padded."""
+    longest = max(each.layers[0].keys.shape[2] for each in (cache, other))
+    for each in (cache, other):
+        pad_layers(each, longest)
     for ours, theirs in zip(cache.layers, other.layers, strict=True):
         ours.keys, ours.values = torch.cat([ours.keys, theirs.keys]), torch.cat([ours.values, theirs.values])
 

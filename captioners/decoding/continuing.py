@@ -11,9 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from captioners.decoding.cache import SharedCache, join_layers, nbytes, sharing
+from captioners.decoding.cache import CrossCache, SharedCache, nbytes, sharing
 
 GRAPH_POSITIONS = 64  # a graph attends to a multiple of so many positions
 # Logits (R, n, V) of what follows tokens (R, n) at positions (R, n), by a cache; a mask (R, 1, n, t) is added to the scores
@@ -41,7 +41,7 @@ class Continuing:
         *,
         ends: Sequence[int],
         greedy: bool,
-        cross: DynamicCache | None = None,
+        cross: CrossCache | None = None,
         graphs: bool = False,
     ):
         self.step, self.config, self.own, self.begin, self.cross = step, config, own, begin, cross
@@ -65,14 +65,14 @@ class Continuing:
         self.longest = int(self.lengths.max())
         self.own.keep(rows, self.longest)
         if self.cross is not None:
-            self.cross.batch_select_indices(rows)
+            self.cross.keep(rows)
         self.warm, self.graph = False, None
 
     def join(self, other: Self) -> None:
         """Adds the rows of other prompts, after its own."""
         self.own.join(other.own, self.longest, other.longest)
         if self.cross is not None:
-            join_layers(self.cross, other.cross)
+            self.cross.join(other.cross)
         self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
         self.begin = torch.cat([self.begin, other.begin])
         self.warm, self.graph = False, None

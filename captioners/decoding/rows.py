@@ -63,14 +63,14 @@ class Rules(NamedTuple):
         """The rules of a captioner with token ids; raises ValueError with everything in which the sampling does not fit it."""
         longest = captioner.context_length + 1  # the last token is not fed back
         max_length = sampling.max_length or longest
-        prefix = captioner.encode_text_ids(sampling.prompt)[:-1] if sampling.prompt else [captioner.start_id]
+        prefix = captioner.encode_text_ids(sampling.prefix)[:-1] if sampling.prefix else [captioner.start_id]
         problems = []
         if max_length > longest:
             problems.append(f"max_length {max_length} exceeds {longest}, the context of {captioner.name} + 1")
         if sampling.min_length > max_length:
             problems.append(f"min_length {sampling.min_length} exceeds {max_length}, the longest caption")
         if len(prefix) > max_length - 2:
-            problems.append(f"prompt takes {len(prefix)} of {max_length} tokens: no room for a caption")
+            problems.append(f"prefix takes {len(prefix)} of {max_length} tokens: no room for a caption")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
         prefix, never = (torch.tensor(ids, device=device) for ids in (prefix, never))

@@ -7,7 +7,7 @@ from itertools import islice
 
 from torch import nn
 
-from captioners.base import Caption, Captioned, Request
+from captioners.base import Caption, Captioned, Request, up_to_stop
 from captioners.decoding.batch import Drawing
 from captioners.decoding.beam import BeamSearch
 from captioners.decoding.rows import Begin, DecodedPicture, Rules
@@ -68,8 +68,9 @@ def spoken(
     similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None,
     *,
     together: int = 1,
+    stops: Sequence[str] = (),
 ) -> Iterator[Captioned]:
-    """The pictures' captions as text; the model is in eval mode while it works, and only then.
+    """The requests' captions as text, up to the first of the stops; the model is in eval mode while it works, and only then.
 
     similarities: the cosines of the captions of pictures, `together` of which are asked for at once.
     """
@@ -81,10 +82,11 @@ def spoken(
                 return
             cosines = similarities(pictures) if similarities else [[None] * len(pictures[0].captions)]
         for picture, similar in zip(pictures, cosines, strict=True):
-            captions = (
-                Caption(decode(one.tokens), one.logprob, one.truncated, cosine)
-                for one, cosine in zip(picture.captions, similar, strict=True)
-            )
+            captions = []
+            for one, cosine in zip(picture.captions, similar, strict=True):
+                text = decode(one.tokens)
+                said = up_to_stop(text, stops) if stops else text
+                captions.append(Caption(said, one.logprob, one.truncated and said == text, cosine))
             yield Captioned(picture.key, tuple(captions), picture.features)
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from captioners.base import up_to_stop
+
 
 class Stops:
-    """Texts of which the first that a caption holds, once it has said something, ends it; it goes up to there.
+    """Texts of which the first that a caption holds, once it has said something, ends it (see `captioners.base.up_to_stop`).
 
     say: the text of token ids, blanks round it included. begun: the ids that every caption starts with, which hold no stop.
     `may` (V,): tokens that can be the last of such a text, so that the others need no look; see `closing_tokens`.
@@ -19,18 +21,16 @@ class Stops:
     def __init__(self, texts: Sequence[str], say: Callable[[Sequence[int]], str], may: Tensor, begun: Sequence[int]):
         self.texts, self.say, self.may, self.begun = texts, say, may, len(say(begun))
 
-    def cut(self, ids: Sequence[int]) -> str | None:
-        """The text of ids before the first stop; None where there is none."""
+    def within(self, ids: Sequence[int]) -> bool:
+        """Whether there is a stop in the text of ids."""
         text = self.say(ids)
-        begun = self.begun or len(text) - len(text.lstrip())
-        places = [place for stop in self.texts if (place := text.find(stop, begun)) >= 0]
-        return text[: min(places)] if places else None
+        return up_to_stop(text, self.texts, self.begun) != text
 
     def ended(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Which rows (R,) hold a stop since their last token, by tokens (R, T), `lengths` (R,) of them real, at the right."""
         ended = self.may[tokens[:, -1]]
         for row in ended.nonzero()[:, 0].tolist():
-            ended[row] = self.cut(tokens[row, len(tokens[row]) - int(lengths[row]) :].tolist()) is not None
+            ended[row] = self.within(tokens[row, len(tokens[row]) - int(lengths[row]) :].tolist())
         return ended
 
 

@@ -119,7 +119,7 @@ class LMCaptioner:
                 column=column,
                 first_index=first_index,
             )
-            return spoken(found, self.model, partial(self._text, rules.stops))
+            return spoken(found, self.model, self.decode, stops=sampling.stops)
 
         return answered(requests, partial(self._refusal, rules), answer)
 
@@ -159,19 +159,18 @@ class LMCaptioner:
         never = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
         longest = sampling.max_length or min(CONTEXT, self.context_length // 2) + 1
         rules = Rules.of(self, sampling.model_copy(update={"max_length": longest}), never, self.model.device)
-        stops = (*sampling.stop, *(["\n"] if sampling.answer == "line" else []))
         problems = []
-        if sampling.strategy == "beam" and (stops or sampling.answer == "json"):
+        if sampling.strategy == "beam" and (sampling.stops or sampling.answer == "json"):
             problems.append(
                 "strategy beam looks for the ends of whole answers: line, json and stop are for sample and greedy"
             )
-        if sampling.answer == "json" and sampling.prompt:
+        if sampling.answer == "json" and sampling.prefix:
             problems.append("prefix is for text: an answer in JSON begins with JSON")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
-        if stops:
-            may = closing_tokens(stops, self._words).to(self.model.device)
-            rules = rules._replace(stops=Stops(stops, self._say, may, rules.prefix.tolist()))
+        if sampling.stops:
+            may = closing_tokens(sampling.stops, self._words).to(self.model.device)
+            rules = rules._replace(stops=Stops(sampling.stops, self._say, may, rules.prefix.tolist()))
         if sampling.answer == "json":
             rules = rules._replace(masked=JsonTokens(sampling.json_schema, self._json_words, self.end_id).masked)
         return rules
@@ -214,10 +213,6 @@ class LMCaptioner:
         first, *others = ids  # the start token, which may be an end token, too
         said = itertools.takewhile(lambda id: id not in self.end_ids, others if first == self.start_id else ids)
         return self.tokenizer.decode([id for id in said if id not in self.special_ids])
-
-    def _text(self, stops: Stops | None, ids: Sequence[int]) -> str:
-        cut = None if stops is None else stops.cut(ids)
-        return self.decode(ids) if cut is None else cut.strip()
 
     @cached_property
     def _words(self) -> list[str]:

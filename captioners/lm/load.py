@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -20,7 +19,8 @@ from captioners.safe_reading import attempt
 from captioners.vlm.families import FAMILIES
 from captioners.weights import DTYPES, state_sha256
 
-CLOSE = 0.2  # logits that were computed in another order, in half precision too, differ by less than this part of their spread
+# logits that were computed in another order differ by less than this part of their spread, in half precision by less than that
+CLOSE, CLOSE_IN_HALF = 1e-3, 0.2
 
 
 def is_language_model(name: str | os.PathLike) -> bool:
@@ -79,10 +79,7 @@ def check_rows(model: PreTrainedModel) -> None:
     ours += [rows.extend(torch.tensor([[token], [token]], device=model.device)) for token in more]
     for prompt, found in zip((long, short), torch.cat(ours, dim=1), strict=True):
         alone = model(input_ids=torch.tensor([[*prompt, *more]], device=model.device), use_cache=False).logits[0]
-        if not alike(found, alone[-len(found) :].float()):
+        alone = alone[-len(found) :].float()
+        close = CLOSE if model.dtype == torch.float32 else CLOSE_IN_HALF
+        if not (found - alone).norm() < close * (alone - alone.mean(-1, keepdim=True)).norm():
             raise ValueError("a prompt beside others of another length is not what it is alone")
-
-
-def alike(some: Tensor, others: Tensor) -> bool:
-    """Whether logits (n, V) are equal but for rounding."""
-    return bool((some - others).norm() < CLOSE * (others - others.mean(-1, keepdim=True)).norm())

@@ -231,7 +231,7 @@ class Connection:
         if reply.status == 200 and reply.whole:
             try:
                 said = read_json(reply.body)
-                choices = [one._replace(text=hide(one.text, self.secrets)) for one in choices_of(said)][:expected]
+                choices = [self._without_secrets(one) for one in choices_of(said)][:expected]
             except ValueError:
                 pass  # an error, perhaps, with a status of its own
             else:
@@ -282,6 +282,9 @@ class Connection:
 
     def _failure(self, error: BaseException) -> Error:
         return Error(0, self._hidden(f"{type(error).__name__} {error}".strip()))
+
+    def _without_secrets(self, choice: Choice) -> Choice:
+        return choice._replace(text=hide(choice.text, self.secrets), whole=hide(choice.whole, self.secrets))
 
     def _hidden(self, text: str) -> str:
         return hide_all(text, self.secrets)

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
-from captioners.decoding.cache import CACHE, SharedCache
+from captioners.decoding.cache import CACHE, CrossCache, SharedCache
 from captioners.decoding.continuing import Continuing
-from captioners.vlm.family import Llava, spans
+from captioners.vlm.family import Llava, Prompt, spans
 
 
 def begin_rows(
     family: Llava,
     pictures: Sequence[Tensor],
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     *,
     limit: int,
     ends: Sequence[int],
@@ -29,21 +29,21 @@ def begin_rows(
     limit: the most tokens that a row will be fed, start token aside. ends, greedy: see `Continuing`.
     """
     device = pictures[0].device
-    prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    longest = max(map(len, prompts))
-    ids = torch.tensor(
-        [[*prompt, *prompt[-1:] * (longest - len(prompt))] for prompt in prompts], device=device
-    )  # (N, P)
+    prompt_lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=device)
+    longest, shortest = int(prompt_lengths.max()), int(prompt_lengths.min())
+    ids = torch.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids, *_ in prompts], device=device)  # (N, P)
     mask = torch.arange(ids.shape[1], device=device) < prompt_lengths[:, None]  # (N, P)
     cache, seen = family.cache(), []
     hook = family.model.get_submodule(family.vision).register_forward_hook(
         lambda module, args, output: seen.append(family.states(output))
     )
-    kept = ids.shape[1] - min(map(len, prompts)) + 1
     try:
         logits = family.forward(
-            family.inputs(pictures, ids, mask.long()), use_cache=True, logits_to_keep=kept, **{CACHE: cache}
-        )  # (N, kept, V)
+            family.inputs(pictures, prompts, ids, mask.long()),
+            use_cache=True,
+            logits_to_keep=longest - shortest + 1,
+            **{CACHE: cache},
+        )  # (N, that many, V)
     finally:
         hook.remove()
     last = prompt_lengths - ids.shape[1] - 1  # counted from the end, as a family may give more
@@ -51,7 +51,9 @@ def begin_rows(
     states = seen[0].float().split(spans(len(seen[0]), [family.size(picture) for picture in pictures]))
     features = F.normalize(torch.stack([of.flatten(0, -2).mean(0) for of in states]), dim=-1)  # (N, D)
     config = family.model.get_submodule(family.language).config
-    cross = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
+    cross: CrossCache | None = None
+    if isinstance(cache, EncoderDecoderCache):
+        cross = CrossCache(cache.cross_attention_cache, [len(prompt.asked) for prompt in prompts])
     # other layers would not let `attend` do their attention
     parts = config._attn_implementation == "sdpa" and cross is None
     own = cache if cross is None else cache.self_attention_cache

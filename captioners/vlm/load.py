@@ -40,14 +40,14 @@ def load_vlm(
     base: str | None = None,
     device: str = "cpu",
     dtype: str | None = "fp32",
-    prompt: str | None = None,
+    instruction: str | None = None,
     four_bit: bool = False,
 ) -> VLMCaptioner:
     """Loads a captioner from a folder with a transformers config, one with peft's adapter, or a hub repository.
 
     base: the model under an adapter, where it is not the one that the adapter's config names, or lies on this machine.
     dtype: fp32, bf16 or fp16; None: weights as their file has them, adapters in float32.
-    prompt: what to ask of the model; None: what it was saved with, or the family's own.
+    instruction: what to ask of the model; None: what it was saved with, or the family's own.
     four_bit: the weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314), for which bitsandbytes is needed.
     Weights come from safetensors files only, and no code that comes with a model is run.
     Raises ValueError where the model is of no family that can caption, or files are missing, broken, or do not fit.
@@ -84,7 +84,7 @@ def load_vlm(
         name=ours.get("name") or column_name(Path(name).name),
         weights_sha256=sha256,
         source=name,
-        prompt=ours.get("prompt") if prompt is None else prompt,
+        instruction=ours.get("instruction") if instruction is None else instruction,
         adapter=adapter,
     )
 
@@ -175,12 +175,13 @@ def _base_name(config: dict, path: Path, ours: dict) -> str:
 
 
 def _read_ours(folder: Path) -> dict[str, Any]:
-    """What we wrote beside a model, {} where we did not: its column's `name`, the `prompt`, the hash of an adapter's base."""
+    """What we wrote beside a model, {} where we did not: its column's `name`, the `instruction`, the hash of an adapter's base."""
     ours = read_if_there(folder / OURS)
     if ours is None:
         return {}
+    ours = {"instruction": ours.get("prompt")} | ours  # as it was called until 0.2
     problems = [
-        f"{key} is {ours.get(key)!r}, no text" for key in ("name", "prompt") if not isinstance(ours.get(key), str)
+        f"{key} is {ours.get(key)!r}, no text" for key in ("name", "instruction") if not isinstance(ours.get(key), str)
     ]
     if problems:
         raise ValueError(f"{folder / OURS}: " + "; ".join(problems))

@@ -26,7 +26,7 @@ def fingerprint(columns: Sequence[Column], config: GenerateConfig) -> dict[str, 
             column.name: {
                 "captioner": column.captioner.name,
                 "weights_sha256": column.captioner.weights_sha256,
-                "sampling": column.sampling.model_dump(),
+                "sampling": column.sampling.model_dump(mode="json"),
                 "gate": column.gate.model_dump(),
                 "similarity": column.similarity,
                 "dtype": column.dtype,

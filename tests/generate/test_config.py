@@ -32,7 +32,7 @@ def test_sampling_is_what_was_asked_for():
         "min_length": 4,
         "top_k": 9,
         "seed": 8,
-        "prompt": "a ",
+        "prefix": "a ",
     }
     assert GenerateConfig(**NEEDED, **asked).sampling == SamplingConfig(**asked)
     assert GenerateConfig(**NEEDED, strategy="greedy").sampling == SamplingConfig(strategy="greedy", num_captions=1)

@@ -109,7 +109,7 @@ def test_what_prompts_begin_with_is_computed_once(captioner_of, monkeypatch):
     list(captioner.caption(requests, GREEDY.model_copy(update={"max_length": 3})))
     (one, head), (three, rest), *steps = fed
     assert (one, three) == (1, 3) and rest < 12 < 40 < head
-    assert steps == []
+    assert set(steps) == {(3, 1)}
 
 
 def test_beams_are_those_of_generate(captioner_of):
