@@ -44,9 +44,7 @@ RULES = (
     "or the time of day. Do not begin with 'This image' or 'A photo of'. Do not use lists, quotation marks, brackets or line breaks. If the "
     "caption is not a sentence, make it one. If words are misspelt, correct them. If it is in another language, translate it. "
 )
-TEMPLATE = (
-    "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}<start_of_turn>model\n"
-)
+TEMPLATE = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}<start_of_turn>model\n"
 
 
 def completed(caption: str, drawn: random.Random) -> str:
@@ -115,9 +113,17 @@ def main() -> None:
         prompts = [captioner.prompt_ids(request.instruction) for request in requests]
         work.write_text(json.dumps({"prompts": prompts, "lengths": lengths.tolist()}))
         tokens = sum(map(len, prompts)) / len(prompts)
-        print(f"{captioner.description}\n{len(prompts)} x {each} rewrites of {lengths.float().mean():.1f} tokens, after prompts")
+        print(
+            f"{captioner.description}\n{len(prompts)} x {each} rewrites of {lengths.float().mean():.1f} tokens, after prompts"
+        )
         print(f"of {tokens:.0f} tokens; {args.dtype}, {args.rows} in flight", flush=True)
-        options = {"model": args.model, "work": str(work), "rows": args.rows, "device": args.device, "dtype": args.dtype}
+        options = {
+            "model": args.model,
+            "work": str(work),
+            "rows": args.rows,
+            "device": args.device,
+            "dtype": args.dtype,
+        }
         with Peer(Path(sys.executable), "rewrite_peer.py", end=captioner.end_id, **options) as peer:
             cost, peer_cost = alternate(ours, peer, args.repeats, args.device)
     count = lengths.numel()
