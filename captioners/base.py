@@ -146,9 +146,12 @@ class Request(NamedTuple):
     instruction: str | None = None  # None: the captioner's own
 
 
-def up_to_stop(text: str, stops: Iterable[str]) -> str:
-    """The text before the first of these that stands in it, once it has said something; all of it where none does."""
-    begun = len(text) - len(text.lstrip())
+def up_to_stop(text: str, stops: Iterable[str], begun: int = 0) -> str:
+    """The text before the first of these that stands in it, once it has said something; all of it where none does.
+
+    begun: so much of it was said from the start.
+    """
+    begun = begun or len(text) - len(text.lstrip())
     ends = [at for stop in stops if (at := text.find(stop, begun)) >= 0]
     return text[: min(ends)].rstrip() if ends else text
 
