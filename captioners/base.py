@@ -146,9 +146,12 @@ class Request(NamedTuple):
     instruction: str | None = None  # None: the captioner's own
 
 
-def up_to_stop(text: str, stops: Iterable[str]) -> str:
-    """The text before the first of these that stands in it, once it has said something; all of it where none does."""
-    begun = len(text) - len(text.lstrip())
+def up_to_stop(text: str, stops: Iterable[str], begun: int = 0) -> str:
+    """The text before the first of these that stands in it, once it has said something; all of it where none does.
+
+    begun: so much of it was said from the start.
+    """
+    begun = begun or len(text) - len(text.lstrip())
     ends = [at for stop in stops if (at := text.find(stop, begun)) >= 0]
     return text[: min(ends)].rstrip() if ends else text
 
@@ -160,13 +163,15 @@ class Caption:
     `logprob` (nats) sums the log-probabilities of the drawn tokens, the end token included, under the model's own
     distribution: before temperature, penalties and truncation, without the prefix's tokens and without an end token that the
     limit forced; None where a server gives none. `truncated`: the limit ended it. `similarity`: cosine with the picture,
-    where asked for.
+    where asked for. `cut`: what was cut off the reply, of `replies.CUTS`. `kind`: of a negative, what makes it false.
     """
 
     text: str
     logprob: float | None
     truncated: bool
     similarity: float | None = None
+    cut: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,14 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "reinforced": {"readers"},
         "scenes": {"readers"},
     },
-    "captioners": {"decoding": set(), "coca": {"decoding"}, "vlm": {"decoding"}, "server": {"decoding"}},
+    "captioners": {
+        "decoding": set(),
+        "coca": {"decoding"},
+        "vlm": {"decoding"},
+        "lm": {"decoding", "vlm"},
+        "server": {"decoding"},
+        "rules": {"decoding"},
+    },
     "diversity": {
         "words": set(),
         "measures": {"words"},
@@ -43,7 +50,7 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "page": {"measures", "verdict", "words"},
     },
     "generate": {"runs": set(), "sets": {"runs"}, "captions": {"runs", "sets"}, "reinforce": {"runs", "captions"}},
-    "finetune": {"captioner": set(), "student": {"captioner"}},
+    "finetune": {"captioner": set(), "zero_shot": set(), "student": {"captioner", "zero_shot"}},
 }
 ENTRIES = {
     "imagetext": {"sources", "shards"},
@@ -200,6 +207,7 @@ def test_torch_is_not_imported_before_it_is_needed():
         "captioners.base",
         "finetune.captioner.config",
         "finetune.student.config",
+        "finetune.zero_shot.config",
         "generate.captions.config",
         "generate.reinforce.config",
     ]

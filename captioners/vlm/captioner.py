@@ -22,11 +22,12 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from captioners.base import Captioned, Request, SamplingConfig
+from captioners.decoding.continuing import Continuing
 from captioners.decoding.rows import Begin, Rules
 from captioners.decoding.search import answered, evaluating, search, spoken
 from captioners.names import check_name
 from captioners.safe_reading import attempt
-from captioners.vlm.decode import Continuing
+from captioners.vlm.decode import begin_rows
 from captioners.vlm.families import FAMILIES, OwnAspect
 from captioners.vlm.family import Prompt
 from captioners.weights import folder_sha256
@@ -182,7 +183,7 @@ class VLMCaptioner:
         """How the rows of pictures (3, H, W) begin."""
 
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Continuing]:
-            rows = Continuing(
+            return begin_rows(
                 self.family,
                 [request.picture.to(self.model.device) for request in requests],
                 [self._prompt(request) for request in requests],
@@ -190,7 +191,6 @@ class VLMCaptioner:
                 greedy=sampling.strategy == "greedy",
                 limit=self._rules(sampling).max_length - 2,
             )
-            return rows.features, rows
 
         return begin
 

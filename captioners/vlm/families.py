@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.processing_utils import ProcessorMixin
 
-from captioners.vlm.family import CACHE, SMALL, Llava, Prompt
+from captioners.decoding.cache import CACHE
+from captioners.vlm.family import SMALL, Llava, Prompt
 from captioners.vlm.pictures import PreprocessPatches, PreprocessSizedTiles, PreprocessTiles, own_size
 
 

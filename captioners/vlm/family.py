@@ -6,24 +6,22 @@ prompt, n new tokens, t positions attended to, V vocabulary, S image tokens, D w
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import OPTForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.processing_utils import ProcessorMixin
 
+from captioners.decoding.cache import CACHE
 from captioners.safe_reading import in_bounds
 from captioners.vlm.pictures import Preprocess
 
 INSTRUCTION = "Describe this picture in one sentence."
 SMALL = Image.new("RGB", (64, 64))
-# the name that transformers has for the cache of keys and values
-CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"
 
 INSTRUCTED, ANSWERED = "\1", "\0"  # what a chat template is given in the place of an instruction, and of a caption
 

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_settings import CliSuppress
 
 from captioners.base import SamplingConfig
+from captioners.rules.negatives import NEGATIVES
 from captioners.server.config import ServerConfig
 from generate.captions.gate import Gate
 from generate.captions.tasks import TaskConfig, problems_of_order, schema_of
@@ -28,7 +29,6 @@ from imagetext.shards import check_column
 
 logger = logging.getLogger(__name__)
 
-NEGATIVES = "rules:negatives"
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 

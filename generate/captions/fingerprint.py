@@ -33,7 +33,7 @@ def fingerprint(columns: Sequence[Column], config: GenerateConfig) -> dict[str, 
                 "similarity": column.similarity,
                 "dtype": column.dtype,
                 "batch_size": column.batch_size,
-                **({"task": column.task.fingerprint()} if column.task != Task() else {}),
+                **({"task": column.task.fingerprint(looks=column.looks)} if column.task != Task() else {}),
                 **({"extra_body": asked.extra_body} if asked.extra_body else {}),
             }
             for column, asked in zip(columns, config.column_configs)

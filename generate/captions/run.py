@@ -14,10 +14,11 @@ from captioners.base import Captioner
 from captioners.device import check_device
 from captioners.load import load_captioner
 from captioners.ranks import Rank
-from captioners.resolve import shipped_models
+from captioners.resolve import is_transformers, shipped_models
+from captioners.rules.negatives import NEGATIVES
 from captioners.server.captioner import ServerCaptioner
 from captioners.server.journal import answers_kept, forget_answers
-from generate.captions.config import NEGATIVES, ColumnConfig, GenerateConfig
+from generate.captions.config import ColumnConfig, GenerateConfig
 from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
 from generate.captions.overlap import Overlap
@@ -200,11 +201,22 @@ def _batch_sizes(columns: Sequence[Column]) -> list[int]:
 def needs_of(config: GenerateConfig) -> list[Need]:
     """What tables must have for the columns: pictures where one is looked at, captions where one is named."""
     needs: list[Need] = []
-    if any(one.can_look for one in config.column_configs):
+    if any(map(may_look, config.column_configs)):
         needs.append("pictures")
     if any(one.task.reads_originals for one in config.column_configs):
         needs.append("captions")
     return needs or ["either"]
+
+
+def may_look(column: ColumnConfig) -> bool:
+    """Whether the column's captioner is shown pictures, as far as can be told before it is loaded."""
+    if not column.can_look or column.instruction is None or column.model.startswith("openai:"):
+        return column.can_look
+    if not is_transformers(column.model):
+        return True
+    from captioners.lm.load import is_language_model  # late: it imports transformers
+
+    return not is_language_model(column.model)
 
 
 def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:

@@ -10,8 +10,6 @@ from generate.captions.answers import Answer, is_tags, read_answer
 from generate.captions.gate import Gate, Judged, judge, unparsed
 from generate.captions.tasks import Instructed
 
-CUT = "cut:"  # begins the flag that says what was cut off an answer
-
 
 @dataclass(frozen=True)
 class Reading:

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from captioners.base import Caption, Captioned, Captioner, Request, SamplingConfig
 from generate.captions.gate import Gate, Judged
-from generate.captions.said import CUT, Reading, Said
+from generate.captions.said import Reading, Said
 from generate.captions.tasks import Instructed, Task
 from generate.runs.workers import Background, Stopwatch, Workers, decoding
 from imagetext.sample import Record, decode_image, image_size, is_caption_column
 from imagetext.sets.room import room_for
 from imagetext.writers.formats import has_captions
 
+CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"  # begin flags
 REDRAWN_AT_ONCE = 256  # pictures, good ones among them, that a redraw waits for: more fill its batches, and memory
 
 
@@ -289,7 +290,7 @@ def keep(picture: Picture, column: Column) -> Mapping[str, Sequence[Judged]]:
         kept: dict[str, Sequence[Judged]] = {}
         for name in column.writes:
             kept[name] = [
-                replace(part, flags=(*part.flags, *(CUT + what for what in one.cut)))
+                replace(part, flags=(*part.flags, *_told(one, part)))
                 for one in said
                 for part in one.parts[name]
                 if part.text.strip()
@@ -302,9 +303,16 @@ def keep(picture: Picture, column: Column) -> Mapping[str, Sequence[Judged]]:
     return picture.kept[column.name]
 
 
+def _told(said: Said, part: Judged) -> Iterator[str]:
+    """Flags that refuse nothing: what was cut off the answer, and how a negative was made false."""
+    yield from (CUT + what for what in dict.fromkeys((*part.drawn.cut, *said.cut)))
+    if part.drawn.kind:
+        yield KIND + part.drawn.kind
+
+
 def _fallen_back(picture: Picture, column: Column) -> list[Judged]:
     found = column.task.fall_back(picture.record, picture.written, column.name, column.sampling.seed)
-    return [Judged(found[1], Caption(found[1], None, False), flags=(f"fallback:{found[0]}",))] if found else []
+    return [Judged(found[1], Caption(found[1], None, False), flags=(FALLBACK + found[0],))] if found else []
 
 
 def record_of(picture: Picture, columns: Sequence[Column]) -> Record:

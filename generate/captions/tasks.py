@@ -210,14 +210,15 @@ class Task:
         found.shown = name_hash(f"{column}\n{name}\n{record.key}", "caption", seed=seed) % len(texts)
         return str(found) if name == "text" else found
 
-    def fingerprint(self) -> dict[str, Any]:
-        """All of it that decides what is written."""
+    def fingerprint(self, *, looks: bool) -> dict[str, Any]:
+        """All of it that decides what is written, and in words what captions are made of; looks: whether at the picture, too."""
+        made_of = [*["the picture"] * looks, *["words"] * (self.instruction is not None)]
         return {
+            "made_of": " and ".join(made_of),
             "instruction": self.instruction,
             "instruction_sha256": hashlib.sha256((self.instruction or "").encode("utf-8", "replace")).hexdigest(),
             "examples_sha256": hash_of_pairs(self.pairs) if self.pairs else None,
             "num_examples": self.num_examples,
-            "text_only": self.text_only,
             "fields": dict(self.fields),
             "fallback": list(self.fallback),
         }
@@ -226,7 +227,11 @@ class Task:
 def problems_of_order(columns: Sequence[tuple[Sequence[str], Collection[str]]]) -> list[str]:
     """Which names are written twice, or too late, by columns that each write and read some."""
     written = [name for writes, _ in columns for name in writes]
-    problems = [f"columns: {name} is named twice" for name in dict.fromkeys(written) if written.count(name) > 1]
+    problems = [
+        f"columns: {name} named twice; give each its own name"
+        for name in dict.fromkeys(written)
+        if written.count(name) > 1
+    ]
     for at, (writes, reads) in enumerate(columns):
         late = {name for others, _ in columns[at:] for name in others}.intersection(reads)
         problems += [

@@ -194,7 +194,7 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
             "syn_text_fake": {
                 "captioner": "fake",
                 "weights_sha256": "0" * 64,
-                "sampling": config.sampling.model_dump(),
+                "sampling": config.sampling.model_dump(mode="json"),
                 "gate": config.gate.model_dump(),
                 "similarity": False,
                 "dtype": "fp32",

@@ -15,6 +15,7 @@ from generate.sets import verify
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
+from tests.captioners.lm.models import CHAT, save
 from tests.generate.conftest import FakeCaptioner, jpeg
 
 SORRY = "I'm sorry, but I can't help with that."
@@ -240,6 +241,62 @@ def test_columns_that_follow_see_what_passed_and_what_was_drawn_anew():
     assert told["1"] == "[There is a red bicycle of number 1 near the house.]"
     assert found[2].columns["syn_text_b"] == ("a dog runs on grass 2",)
     assert found[2].scores["syn_text_b"]["flags"] == ["fallback:syn_text_a"]
+
+
+def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_good(tmp_path):
+    captions = {"0": "two red dogs run on the grass", "1": "hm", "2": ""}
+    rows = [{"key": key, "caption": caption} for key, caption in captions.items()]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    config = configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", num_captions=2, format="jsonl")
+    assert run(config) == 0
+    good, without, failed = read_records(str(tmp_path / "out" / "*.jsonl"))
+    assert len(good.columns["neg_text_rules"]) == 2 and good.captions[0] not in good.columns["neg_text_rules"]
+    assert all(flags.startswith("kind:") for flags in good.scores["neg_text_rules"]["flags"])
+    assert (without.error, without.captions, list(without.columns)) == ("", ("hm",), [])
+    assert "the record has no text" in failed.error
+    with pytest.raises(ValueError, match="negatives are no captions"):
+        configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", column="syn_text_x")
+
+
+@pytest.mark.parametrize("recipe, chat", [("laclip", None), ("tulip", CHAT)])
+def test_a_tiny_language_model_rewrites_a_table_killed_and_resumed(recipe, chat, tmp_path, monkeypatch, files):
+    """What it says is senseless, so that captions fall back; the rows of two tables are two shards."""
+    if recipe == "tulip":
+        pytest.importorskip("llguidance", reason="JSON by construction is an extra")
+    model = str(save(tmp_path / "model", "llama", chat=chat, max_position_embeddings=1024))
+    for name, captions in (("a", ["a red bicycle", "two dogs on grass", ""]), ("b", ["a man\nreads a book"])):
+        rows = [json.dumps({"key": f"{name}{number}", "caption": caption}) for number, caption in enumerate(captions)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), "utf-8")
+    config = GenerateConfig(
+        **{
+            "input": [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")],
+            "output": tmp_path / "out",
+            "device": "cpu",
+        },
+        **{"recipe": recipe, "model": model, "max_error_rate": 1, "batch_size": 2, "max_length": 24, "redraws": 1},
+    )
+    assert run(config) == 0
+    records = {record.key: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
+    assert sorted(records) == ["a0", "a1", "a2", "b0"] and "the record has no text" in records["a2"].error
+    column = f"syn_text_{recipe}"
+    for record in (records[key] for key in ("a0", "a1", "b0")):
+        assert record.columns[column] and len(record.scores[column]["flags"]) == 1
+        if record.scores[column]["flags"] == ["fallback:text"]:
+            assert record.columns[column] == record.captions
+    write, left = ShardWriter.write, [4]
+
+    def killed(self, record, text=None):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        write(self, record, text)
+
+    again = config.model_copy(update={"output": str(tmp_path / "again")})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ShardWriter, "write", killed)
+        run(again)
+    assert len(list((tmp_path / "again").glob("*.tar"))) == 1
+    assert run(again) == 0 and files(tmp_path / "again") == files(tmp_path / "out")
 
 
 # ---- IDEA's files --------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_of, tapes, monkeypatch):  # noqa: F811
     """Captured without a wait for the host, replayed, and captured anew for other rows and where captions outgrow it."""
-    monkeypatch.setattr("captioners.vlm.decode.GRAPH_POSITIONS", 6)
+    monkeypatch.setattr("captioners.decoding.continuing.GRAPH_POSITIONS", 6)
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
     requests = pictures_for(captioner)
     with torch.no_grad():
