@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captioners.ranks import processes_here
 from finetune.batching import CHECKED, Batch
 from finetune.identity import Identity, InputHashes, picture_hash
 from finetune.places import Places, in_tar_here, with_places
 from finetune.student.config import StudentConfig
 from finetune.student.model import Student
 from finetune.student.teachers import Teachers
+from imagetext.pixels import Pixels
 from imagetext.readers.row_records import caption_columns, json_object
 from imagetext.reinforced.embeddings import modern, unpack
 from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
@@ -79,6 +81,7 @@ class ReinforcedPictures(Dataset):
     ):
         self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
         self.kinds, self.columns, self.teachers = tuple(config.text_weights), config.columns, teachers
+        self.in_flight = Pixels(processes_here())
         self.records: list[tuple[Record, Places | None]] = []
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
@@ -115,7 +118,9 @@ class ReinforcedPictures(Dataset):
         sample, places = record
         try:
             text = places.read("txt") if places else {}
-            decode_stored(self.contents(replace(sample, members={**sample.members, **text})).image)
+            image = self.contents(replace(sample, members={**sample.members, **text})).image
+            with self.in_flight.held(image):
+                decode_stored(image)
         except ValueError as error:
             return str(error), b""
         return "", picture_hash(sample.image)
@@ -212,7 +217,9 @@ class ReinforcedPictures(Dataset):
         sample = self.sample(index)
         contents = self.contents(sample)
         view, texts = self.drawn(contents, draw)
-        pixels = normalise(replay(contents.views[view], decode_stored(contents.image), self.side), self.mean, self.std)
+        with self.in_flight.held(contents.image):
+            pixels = replay(contents.views[view], decode_stored(contents.image), self.side)
+        pixels = normalise(pixels, self.mean, self.std)
         embeddings = {}
         if self.teachers:
             embeddings = {
