@@ -121,7 +121,12 @@ def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
             {"model_type": "bert", "num_hidden_layers": 10**6},
             "is 1000000, at most 1,000",
         ),
-        ("hf_model_name", "org/tower", {"model_type": "bert", "vocab_size": 10**7}, "its config asks for 7,766,693,249"),
+        (
+            "hf_model_name",
+            "org/tower",
+            {"model_type": "bert", "vocab_size": 10**7},
+            "its config asks for 7,766,693,249",
+        ),
     ],
 )
 def test_a_text_tower_of_transformers_has_bounds(tmp_path, monkeypatch, field, name, config, told):
