@@ -91,6 +91,16 @@ def train_student(argv: Sequence[str]) -> int:
     return run(config)
 
 
+def zero_shot(argv: Sequence[str]) -> int:
+    """ask CLIP models for the class of labelled pictures"""
+    from finetune.zero_shot.config import ZeroShotConfig
+
+    config = parse("zero-shot", ZeroShotConfig, argv)
+    from finetune.zero_shot.run import run
+
+    return run(config)
+
+
 def diversity(argv: Sequence[str]) -> int:
     """measure how diverse, long and sound captions are"""
     from diversity.config import DiversityConfig
@@ -113,7 +123,18 @@ def quickstart(argv: Sequence[str]) -> int:
 
 COMMANDS = {
     command.__name__.replace("_", "-"): command
-    for command in (finetune, generate, verify, gallery, join, reinforce, train_student, diversity, quickstart)
+    for command in (
+        finetune,
+        generate,
+        verify,
+        gallery,
+        join,
+        reinforce,
+        train_student,
+        zero_shot,
+        diversity,
+        quickstart,
+    )
 }
 
 

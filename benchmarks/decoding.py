@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.floor import floor_seconds
 from benchmarks.side_by_side import CLIP_PINS, Peer, alternate, bandwidth, is_card, peer_python, product_rate
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.decoding import batch as draw
 from captioners.decoding.rows import Rules
@@ -84,7 +84,7 @@ def main() -> None:
         draw.choose_next, sampling = ending_at(lengths.to(args.device)), sampling.model_copy(update={"min_length": 0})
 
     def ours() -> None:
-        found = list(captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling))
+        found = list(captioner.caption([Request(str(i), picture) for i, picture in enumerate(pictures)], sampling))
         if sum(len(one.captions) for one in found) != args.pictures * CAPTIONS:
             raise RuntimeError("captions are missing")
 

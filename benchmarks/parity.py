@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.same_tokens import compare, scrambled
 from benchmarks.side_by_side import CLIP_PINS, Peer, peer_python
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.decoding.beam import BeamSearch
 from captioners.decoding.rows import Rules
@@ -37,7 +37,7 @@ def greedy(captioner: CoCaCaptioner, pictures: torch.Tensor, limit: int) -> list
     """Tokens of greedy captions, from start to end."""
     captioner.decode = list  # tokens instead of their text
     sampling = SamplingConfig(strategy="greedy", max_length=limit)
-    found = captioner.caption([(str(i), picture) for i, picture in enumerate(pictures)], sampling)
+    found = captioner.caption([Request(str(i), picture) for i, picture in enumerate(pictures)], sampling)
     return [one.captions[0].text for one in found]
 
 
@@ -143,7 +143,7 @@ class PlainRows:
 def diverse(model: GPT2LMHeadModel, prefix: list[int], sampling: SamplingConfig) -> list[list[int]]:
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor(NEVER), END, max_length=16)
     [found] = BeamSearch(
-        lambda pictures: (torch.zeros(1, 1), PlainRows(model)), [("", torch.zeros(1))], rules, batch_size=1
+        lambda requests: (torch.zeros(1, 1), PlainRows(model)), [Request("", None)], rules, batch_size=1
     )
     return [caption.tokens for caption in found.captions]
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -103,25 +103,35 @@ class SamplingConfig(BaseModel):
         return penalty
 
 
+class Request(NamedTuple):
+    """What a captioner is asked for a record: a picture, an instruction, or both."""
+
+    key: str
+    picture: "Tensor | None"  # (3, H, W), or what a server is sent (N,); None for captioners that look at none
+    instruction: str | None = None  # None: the captioner's own
+
+
 @dataclass(frozen=True)
 class Caption:
-    """A caption of a picture.
+    """A caption, as drawn for a request.
 
     `logprob` (nats) sums the log-probabilities of the drawn tokens, the end token included, under the model's own
     distribution: before temperature, penalties and truncation, without the prompt's tokens and without an end token that the
     limit forced; None where a server gives none. `truncated`: the limit ended it. `similarity`: cosine with the picture,
-    where asked for.
+    where asked for. `cut`: what was cut off the reply, of `replies.CUTS`. `kind`: of a negative, what makes it false.
     """
 
     text: str
     logprob: float | None
     truncated: bool
     similarity: float | None = None
+    cut: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture's captions, in the order of their index, and its embedding (E,), normalised; `error`: why it has none."""
+    """A request's captions, in the order of their index, its picture's embedding (E,), normalised; `error`: why it has none."""
 
     key: str
     captions: tuple[Caption, ...]
@@ -130,20 +140,27 @@ class Captioned:
 
 
 class Captioner(Protocol):
-    """Turns pictures into captions."""
+    """Turns pictures, instructions, or both into captions."""
 
     name: str  # names their column, syn_text_<name>
     weights_sha256: str  # of the weights in float32, whatever the dtype
     description: str  # some lines on the model, to be printed
-    batch_size: int  # pictures in flight, unless `caption` is told otherwise
+    batch_size: int  # requests in flight, unless `caption` is told otherwise
+    looks_at_pictures: bool  # whether it can be given a picture at all
+    needs_picture: bool  # whether it has nothing to say without a picture
+    takes_instruction: bool  # whether it can be given an instruction
+    needs_instruction: bool  # whether it has nothing to say without an instruction
 
     @property
     def preprocess(self) -> "Callable[[Image.Image], Tensor]":
         """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
 
+    def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
+        """Raises ValueError with all that the captioner cannot do of what is asked, before any work."""
+
     def caption(
         self,
-        images: Iterable[tuple[str, "Tensor"]],
+        requests: Iterable[Request],
         sampling: SamplingConfig,
         *,
         column: str = "",
@@ -151,18 +168,18 @@ class Captioner(Protocol):
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        """Captions (key, picture) pairs, as many pictures in flight as `batch_size` says; one result for each, in their order.
+        """Answers requests, as many in flight as `batch_size` says; one result for each, in their order.
 
-        Caption i of a picture draws as number first_index + i of its key's draws in the column, whatever else is in flight: two
+        Caption i of a request draws as number first_index + i of its key's draws in the column, whatever else is in flight: two
         columns of one captioner say different things. A result has
         `sampling.num_captions` captions, or none and an error. `similarity`: each caption comes with its own.
 
-        Raises: ValueError where sampling or similarity do not fit the captioner, before any picture is taken. Iterating
-        raises what is no picture's fault: torch.OutOfMemoryError, FloatingPointError, ConnectionError.
+        Raises: ValueError as `check` does, before any request is taken. Iterating raises what is no request's fault:
+        torch.OutOfMemoryError, FloatingPointError, ConnectionError.
         """
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
-        """About how much memory a picture in flight and its captions take at most, in bytes; ValueError as of `caption`."""
+        """About how much memory a request in flight and its captions take at most, in bytes; ValueError as of `check`."""
 
 
 class TrainableCaptioner(Captioner, Protocol):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from captioners.base import Captioner, SamplingConfig
+from captioners.base import Captioner, Request, SamplingConfig
 from diversity.measures import catalogue
 from diversity.measures.accumulate import CaptionAccumulator
 from diversity.measures.catalogue import Measure
@@ -115,15 +115,9 @@ def validate(
     greedy = SamplingConfig(
         strategy="greedy", max_length=sampling.max_length, min_length=sampling.min_length, prompt=sampling.prompt
     )
-    best = [
-        captioned.captions[0]
-        for captioned in captioner.caption(
-            ((key, pixels) for key, pixels, _ in pictures), greedy, similarity=similarity
-        )
-    ]
-    samples = [
-        captioned.captions for captioned in captioner.caption(((key, pixels) for key, pixels, _ in pictures), sampling)
-    ]
+    requests = [Request(key, pixels) for key, pixels, _ in pictures]
+    best = [captioned.captions[0] for captioned in captioner.caption(requests, greedy, similarity=similarity)]
+    samples = [captioned.captions for captioned in captioner.caption(requests, sampling)]
     references = [captions for _, _, captions in pictures]
 
     scores = caption_scores(

@@ -10,7 +10,17 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WHERE = ("imagetext", "captioners", "diversity", "generate", "finetune", "benchmarks", "capsmith.py", "quickstart.py")
+WHERE = (
+    "imagetext",
+    "captioners",
+    "diversity",
+    "generate",
+    "finetune",
+    "benchmarks",
+    "examples",
+    "capsmith.py",
+    "quickstart.py",
+)
 MOST = 8  # equal lines in a row
 
 Line = tuple[int, str]  # its number in the file, and its text without indentation

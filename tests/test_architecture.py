@@ -24,7 +24,7 @@ BELOW = {  # what each room may import of ours, itself aside
 }
 ONLY = {  # and of some rooms, only these files
     ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes", "imagetext.shown"},
-    ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.replies"},
+    ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.english", "captioners.replies"},
 }
 FOLDERS = {  # what each folder of a room may import of the room's folders, itself aside; a room's base files import none
     "imagetext": {
@@ -34,7 +34,13 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "reinforced": {"readers"},
         "scenes": {"readers"},
     },
-    "captioners": {"decoding": set(), "coca": {"decoding"}, "vlm": {"decoding"}, "server": {"decoding"}},
+    "captioners": {
+        "decoding": set(),
+        "coca": {"decoding"},
+        "vlm": {"decoding"},
+        "server": {"decoding"},
+        "rules": {"decoding"},
+    },
     "diversity": {
         "words": set(),
         "measures": {"words"},
@@ -43,7 +49,7 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "page": {"measures", "verdict", "words"},
     },
     "generate": {"runs": set(), "sets": {"runs"}, "captions": {"runs", "sets"}, "reinforce": {"runs", "captions"}},
-    "finetune": {"captioner": set(), "student": {"captioner"}},
+    "finetune": {"captioner": set(), "zero_shot": set(), "student": {"captioner", "zero_shot"}},
 }
 ENTRIES = {
     "imagetext": {"sources", "shards"},
@@ -200,6 +206,7 @@ def test_torch_is_not_imported_before_it_is_needed():
         "captioners.base",
         "finetune.captioner.config",
         "finetune.student.config",
+        "finetune.zero_shot.config",
         "generate.captions.config",
         "generate.reinforce.config",
     ]

@@ -250,6 +250,7 @@ def test_help_lists_the_commands(capsys):
         "join",
         "reinforce",
         "train-student",
+        "zero-shot",
         "diversity",
         "quickstart",
     ]
@@ -291,6 +292,7 @@ def test_each_command_has_help_for_every_flag(command, capsys):
         ("join", "generate.sets.join.JoinConfig"),
         ("reinforce", "generate.reinforce.config.ReinforceConfig"),
         ("train-student", "finetune.student.config.StudentConfig"),
+        ("zero-shot", "finetune.zero_shot.config.ZeroShotConfig"),
         ("diversity", "diversity.config.DiversityConfig"),
         ("quickstart", "quickstart.QuickstartConfig"),
     ],

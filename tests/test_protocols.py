@@ -33,7 +33,7 @@ from finetune.captioner.forward import CoCaForward
 from finetune.trainer import Forward
 from imagetext.writers.formats import TarShard, Writer
 class Deaf(FakeCaptioner):
-    def caption(self, images, sampling): ...
+    def caption(self, requests, sampling): ...
 class Unbounded(CoCaForward):
     clamp: int
 class Endless(TarShard):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.run import run as finetune
@@ -104,7 +104,7 @@ def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, t
     )
     captioner = load_captioner(str(tmp_path / "run"))
     samples = [sample for shard in read_samples(str(tmp_path / "set.jsonl")) for sample in shard]
-    pictures = [(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]
+    pictures = [Request(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]
     captioned = captioner.caption(pictures, SamplingConfig(strategy="greedy"))
     for sample, found in zip(samples, captioned, strict=True):
         expected = captioner.decode(captioner.encode_text_ids(sample.captions[0]))

@@ -39,13 +39,13 @@ def columns(folder: Path) -> dict[str, dict[str, list[str]]]:
 
 
 @pytest.mark.parametrize("name", [*CAPTIONED, *REINFORCED, "captions_only"])
-def test_verify(name, capsys):
+def test_verify_finds_a_set_of_0_1_whole(name, capsys):
     assert capsmith.main(["verify", str(SETS / name), "--most-repeated", "1"]) == 0
     assert "7 records in 2 shards; all as the markers say" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", CAPTIONED)
-def test_gallery(name, tmp_path):
+def test_gallery_shows_a_set_of_0_1(name, tmp_path):
     assert capsmith.main(["gallery", str(SETS / name), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     texts = [text for of in columns(SETS / "captioned").values() for text in of.get("syn_text_coca_tiny", ())]
@@ -131,7 +131,7 @@ def test_generate_with_its_captioner_on_its_set(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["captioned", "captioned_jsonl", "captioned_parquet"])
-def test_reinforce(name, tmp_path):
+def test_reinforce_takes_a_set_of_0_1(name, tmp_path):
     """From each format come the views and the texts that 0.1 wrote, and its embeddings but for rounding."""
     command = [
         "reinforce",
@@ -161,7 +161,7 @@ def test_reinforce(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", REINFORCED)
-def test_train_student(name, tmp_path):
+def test_train_student_takes_a_set_of_0_1(name, tmp_path):
     student = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},

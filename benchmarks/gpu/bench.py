@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.side_by_side import bandwidth, is_card, product_rate
+from captioners.base import Request
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.load import build_model
 from captioners.resolve import resolve
@@ -103,12 +104,12 @@ class Bench:
         again._free_slots = []
         return again
 
-    def pictures(self, captioner: CoCaCaptioner, count: int) -> Iterator[tuple[str, Tensor]]:
+    def pictures(self, captioner: CoCaCaptioner, count: int) -> Iterator[Request]:
         """So many pictures as `caption` takes them, with their keys."""
         if captioner.name not in self.pixels:
             self.pixels[captioner.name] = self._pixels(captioner)
         distinct = self.pixels[captioner.name]
-        return ((f"picture/{number}", distinct[number % DISTINCT]) for number in range(count))
+        return (Request(f"picture/{number}", distinct[number % DISTINCT]) for number in range(count))
 
     def _pixels(self, captioner: CoCaCaptioner) -> list[Tensor]:
         from PIL import Image  # late: of this method alone

@@ -42,7 +42,7 @@ def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> It
         device=bench.device,
     )
     trainer = Trainer(config, training_forward(captioner, config), [])
-    images = [picture for _, picture in bench.pictures(captioner, size)]
+    images = [picture for _, picture, _ in bench.pictures(captioner, size)]
 
     def train(batches: list[Batch]) -> None:
         with trainer.forward.products():

@@ -7,7 +7,7 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.vlm_models import captioner as build
 from benchmarks.side_by_side import seconds_of
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.vlm.captioner import VLMCaptioner
 
 
@@ -29,7 +29,7 @@ def against_transformers(bench: Bench, family: str) -> Iterator[dict]:
     shape = captioner.preprocess(captioner.family.blank()).shape
     for flight in scale.vlm_flights:
         pictures = torch.randn(flight, *shape, generator=torch.Generator().manual_seed(0))
-        keyed = [(f"picture/{number}", picture) for number, picture in enumerate(pictures)]
+        keyed = [Request(f"picture/{number}", picture) for number, picture in enumerate(pictures)]
         captioner.batch_size = flight
 
         def ours() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms import Compose, PILToTensor
 
-from captioners.base import Captioned, SamplingConfig
+from captioners.base import Captioned, Request, SamplingConfig
 from captioners.coca.decode import Decoding
 from captioners.coca.forward import encode_images, encode_text_trimmed
 from captioners.coca.onednn import fast_products
@@ -40,6 +40,9 @@ class CoCaCaptioner:
     `batch_size`: pictures captioned at a time.
     """
 
+    looks_at_pictures = needs_picture = True
+    takes_instruction = needs_instruction = False
+
     def __init__(self, model: CoCa, source: Source, *, weights_sha256: str):
         self.model = model
         self.batch_size = 16
@@ -59,9 +62,13 @@ class CoCaCaptioner:
         self.description = self._describe(source)
         self._free_slots: list[Slots] = []  # on a GPU: of earlier calls, with all that was made ready for them
 
+    def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
+        """Raises ValueError where the sampling does not fit the captioner."""
+        self._rules(sampling)
+
     def caption(
         self,
-        images: Iterable[tuple[str, Tensor]],
+        requests: Iterable[Request],
         sampling: SamplingConfig,
         *,
         column: str = "",
@@ -69,7 +76,7 @@ class CoCaCaptioner:
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
+        """Captions the pictures (3, H, W) of requests, `batch_size` of them in flight; results in input order.
 
         batch_size: the captioner's own unless given.
         Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with the prompt.
@@ -81,7 +88,7 @@ class CoCaCaptioner:
             found = SlotDrawing(
                 partial(self._take_slots, rules),
                 self._free_slots.append,
-                images,
+                requests,
                 rules,
                 batch_size=batch_size,
                 column=column,
@@ -89,7 +96,7 @@ class CoCaCaptioner:
             )
         else:
             found = search(
-                self._begin(rules), images, rules, batch_size=batch_size, column=column, first_index=first_index
+                self._begin(rules), requests, rules, batch_size=batch_size, column=column, first_index=first_index
             )
         return spoken(
             found,
@@ -144,15 +151,16 @@ class CoCaCaptioner:
         rules = self._rules(sampling)
         captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
-            _, rows = self._begin(rules)([torch.zeros(3, *self.preprocess_cfg["size"])])
+            _, rows = self._begin(rules)([Request("", torch.zeros(3, *self.preprocess_cfg["size"]))])
         # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
         return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.model.text.vocab_size
 
     def _begin(self, rules: Rules) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
 
-        def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Decoding]:
-            features, image_tokens = self._encode(stack(pictures, self.model.logit_scale.device))
+        def begin(requests: Sequence[Request]) -> tuple[Tensor, Decoding]:
+            pictures = stack([request.picture for request in requests], self.model.logit_scale.device)
+            features, image_tokens = self._encode(pictures)
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 
         return begin

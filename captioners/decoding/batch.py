@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from captioners.base import Request
 from captioners.decoding.rows import Begin, Decoded, DecodedPicture, Rows, Rules
 from captioners.decoding.sampling import choose, exponentials, process, race_side, sample_key
 
@@ -103,7 +104,7 @@ class _Waiting:
 
 
 class Drawing:
-    """Draws captions of (key, picture (3, H, W)) pairs, with at most `batch_size` pictures' worth of captions in flight.
+    """Draws captions of requests, with at most `batch_size` requests' worth of captions in flight.
 
     Caption i of a picture is number first_index + i of its key's draws in the column, whatever else is in the batch. Once enough captions
     have ended to compact the batch, the next pictures are encoded and join it. Iterating gives the pictures in input order.
@@ -113,7 +114,7 @@ class Drawing:
     def __init__(
         self,
         begin: Begin,
-        pictures: Iterable[tuple[str, Tensor]],
+        requests: Iterable[Request],
         rules: Rules,
         *,
         batch_size: int,
@@ -129,7 +130,7 @@ class Drawing:
             first_index,
         )
         self.check_every = check_every
-        self.pictures = iter(pictures)
+        self.requests = iter(requests)
         self.waiting: deque[_Waiting] = deque()
         self.given = 0  # pictures given out, so the number of the first that waits
         self.flight: Flight | None = None
@@ -156,11 +157,11 @@ class Drawing:
         """Begins as many of the next pictures as there is room for, and chooses their first tokens; the tokens of all rows."""
         captions = self.rules.sampling.num_captions
         taken = 0 if self.flight is None else len(self.flight.alive)
-        new = list(itertools.islice(self.pictures, self.batch_size - -(-taken // captions)))
+        new = list(itertools.islice(self.requests, self.batch_size - -(-taken // captions)))
         if not new:
             return tokens
-        keys, pictures = zip(*new)
-        features, rows = self.begin(pictures)
+        keys = [request.key for request in new]
+        features, rows = self.begin(new)
         logits = rows.extend(self.rules.prefix.expand(len(new), -1))[:, -1]  # (N, V): a picture's captions start alike
         repeated = torch.arange(len(new), device=logits.device).repeat_interleave(captions)
         rows.keep(repeated)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captioners.base import Request
 from captioners.decoding.rows import Begin, Decoded, DecodedPicture, Rows, Rules
 from captioners.decoding.sampling import ban, penalise_repetition
 
@@ -41,7 +42,7 @@ class Beams(NamedTuple):
 
 
 class BeamSearch:
-    """The `num_captions` most probable captions that beams find, of (key, picture (3, H, W)) pairs, in input order.
+    """The `num_captions` most probable captions that beams find, of requests, in input order.
 
     A beam that ends among the K best continuations is finished, with its score divided by (tokens after the prompt) **
     length_penalty. A group stops when K are finished and its best continuation, scored at its length so far, is no better
@@ -50,18 +51,17 @@ class BeamSearch:
     left out, that chose the token.
     """
 
-    def __init__(self, begin: Begin, pictures: Iterable[tuple[str, Tensor]], rules: Rules, *, batch_size: int):
-        self.begin, self.pictures, self.rules, self.batch_size = begin, iter(pictures), rules, batch_size
+    def __init__(self, begin: Begin, requests: Iterable[Request], rules: Rules, *, batch_size: int):
+        self.begin, self.requests, self.rules, self.batch_size = begin, iter(requests), rules, batch_size
         self.groups = rules.sampling.num_beam_groups
         self.beams = rules.sampling.num_beams // self.groups
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[DecodedPicture]:
-        while batch := list(islice(self.pictures, self.batch_size)):
-            keys, pictures = zip(*batch)
-            features, rows = self.begin(pictures)
-            captions = self._search(len(keys), rows)
-            yield from map(DecodedPicture, keys, features.float().cpu(), captions)
+        while batch := list(islice(self.requests, self.batch_size)):
+            features, rows = self.begin(batch)
+            captions = self._search(len(batch), rows)
+            yield from map(DecodedPicture, [request.key for request in batch], features.float().cpu(), captions)
 
     def _search(self, pictures: int, rows: Rows) -> list[list[Decoded]]:
         prefix, max_length = self.rules.prefix, self.rules.max_length

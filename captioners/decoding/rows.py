@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 
 
 class Speaker(Protocol):
@@ -37,8 +37,8 @@ class Rows(Protocol):
         """Adds the rows of other pictures, after its own."""
 
 
-# Encodes N pictures (3, H, W) and begins their rows: normalised image features (N, E), and the rows
-Begin = Callable[[Sequence[Tensor]], tuple[Tensor, Rows]]
+# Encodes the pictures and prompts of N requests and begins their rows: normalised image features (N, E), and the rows
+Begin = Callable[[Sequence[Request]], tuple[Tensor, Rows]]
 
 
 class Rules(NamedTuple):

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from torch import Tensor, nn
+from torch import nn
 
-from captioners.base import Caption, Captioned
+from captioners.base import Caption, Captioned, Request
 from captioners.decoding.batch import Drawing
 from captioners.decoding.beam import BeamSearch
 from captioners.decoding.rows import Begin, DecodedPicture, Rules
@@ -14,22 +14,22 @@ from captioners.decoding.rows import Begin, DecodedPicture, Rules
 
 def search(
     begin: Begin,
-    pictures: Iterable[tuple[str, Tensor]],
+    requests: Iterable[Request],
     rules: Rules,
     *,
     batch_size: int,
     column: str = "",
     first_index: int = 0,
 ) -> Iterable[DecodedPicture]:
-    """The captions of (key, picture) pairs, in their order, by the strategy of the rules' sampling.
+    """The captions of requests, in their order, by the strategy of the rules' sampling.
 
-    Caption i of a picture draws as number first_index + i of its key's draws in the column.
+    Caption i of a request draws as number first_index + i of its key's draws in the column.
     """
     if rules.sampling.strategy == "beam":
-        return BeamSearch(begin, pictures, rules, batch_size=batch_size)
+        return BeamSearch(begin, requests, rules, batch_size=batch_size)
     return Drawing(
         begin,
-        pictures,
+        requests,
         rules,
         batch_size=batch_size,
         column=column,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioners.base import Request
 from captioners.decoding.batch import Flight, advance
 from captioners.decoding.rows import Decoded, DecodedPicture, Rules
 from captioners.decoding.sampling import sample_key
@@ -226,7 +227,7 @@ class SlotDrawing:
         self,
         take: Callable[[int], Slots],
         give_back: Callable[[Slots], None],
-        pictures: Iterable[tuple[str, Tensor]],
+        requests: Iterable[Request],
         rules: Rules,
         *,
         batch_size: int,
@@ -234,9 +235,9 @@ class SlotDrawing:
         first_index: int = 0,
     ):
         self.take, self.give_back, self.rules = take, give_back, rules
-        self.pictures, self.batch_size, self.column, self.first_index = iter(pictures), batch_size, column, first_index
+        self.requests, self.batch_size, self.column, self.first_index = iter(requests), batch_size, column, first_index
         self.batches: deque[_Batch] = deque()  # ready to begin
-        self.partial: list[tuple[str, Tensor]] = []  # of the next
+        self.partial: list[Request] = []  # of the next
         self.flying: dict[int, tuple[int, str]] = {}  # slot to the number and key of its picture
         self.done: dict[int, DecodedPicture] = {}  # by number, which wait for earlier ones
         self.ready: deque[DecodedPicture] = deque()
@@ -245,10 +246,10 @@ class SlotDrawing:
     @torch.no_grad()
     def __iter__(self) -> Iterator[DecodedPicture]:
         """Raises FloatingPointError where the model's logits are not finite."""
-        first = list(islice(self.pictures, self.batch_size))
+        first = list(islice(self.requests, self.batch_size))
         if not first:
             return
-        self.pictures = chain(first, self.pictures)
+        self.requests = chain(first, self.requests)
         slots = self.take(
             min(self.batch_size, 1 << (len(first) - 1).bit_length())
         )  # few sizes, so that few graphs are captured
@@ -288,15 +289,15 @@ class SlotDrawing:
         """Takes the next picture; False where enough are ready, or there is none."""
         if sum(len(batch.keys) for batch in self.batches) >= slots.count:
             return False
-        picture = next(self.pictures, None)
-        if picture is not None:
-            self.partial.append(picture)
-        if len(self.partial) == slots.together or self.partial and picture is None:
-            keys, pictures = zip(*self.partial)
+        request = next(self.requests, None)
+        if request is not None:
+            self.partial.append(request)
+        if len(self.partial) == slots.together or self.partial and request is None:
+            keys, pictures, _ = zip(*self.partial)
             self.batches.append(_Batch(keys, stack(pictures, slots.device)))
             self.partial = []
             return True
-        return picture is not None
+        return request is not None
 
     def _ended(self, slots: Slots, alive: Tensor, free: list[int]) -> tuple[list[tuple[int, str]], Fetched] | None:
         """Frees the slots of which no caption goes on: their pictures, and what was said of them, on its way."""

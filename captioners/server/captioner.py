@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from captioners.base import Captioned, SamplingConfig
+from captioners.base import Captioned, Request, SamplingConfig
 from captioners.decoding.sampling import name_digest
 from captioners.names import column_name
 from captioners.server.address import PREFIX, Address, read_address
 from captioners.server.answers import Choice
 from captioners.server.client import FEW_RETRIES, Connection, Refusal
 from captioners.server.config import ServerConfig
-from captioners.server.fields import LOST, Dialect, request_of
+from captioners.server.fields import LOST, Dialect, fields_of
 from captioners.server.journal import Journal, request_key
 from captioners.server.load import Fault
 
@@ -46,6 +46,9 @@ class ServerCaptioner:
     `journal`: where answers are kept for another try, if anywhere.
     """
 
+    looks_at_pictures = takes_instruction = True
+    needs_picture = needs_instruction = False
+
     def __init__(self, address: Address, server: Connection, listed: Sequence[str]):
         self.address, self.listed = address, listed
         self.name = column_name(address.model.rstrip("/").rpartition("/")[2])
@@ -65,27 +68,11 @@ class ServerCaptioner:
         self._told_alike = False
         self._sound_at = float("-inf")  # when a blank picture was sent that got a caption
 
-    def caption(
-        self,
-        images: Iterable[tuple[str, Tensor]],
-        sampling: SamplingConfig,
-        *,
-        column: str = "",
-        first_index: int = 0,
-        similarity: bool = False,
-        batch_size: int | None = None,
-    ) -> Iterator[Captioned]:
-        """Captions (key, encoded picture (N,)) pairs, with at most `batch_size` requests under way; results in input order.
+    def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
+        """Raises ValueError where the server does not do what is asked.
 
-        batch_size: the captioner's own unless given; fewer where the server does not bear so many.
-        `sampling.prompt` is what is asked of the model beside the picture. A picture's seed is a function of sampling.seed, the
-        column, its key and first_index. `Caption.logprob` is the server's, None where it gives none.
-        The first call for a sampling looks, by a blank picture, which fields the server takes: one caption is asked for at a
+        The first look at a sampling asks the server, by a blank picture, which fields it takes: one caption is asked for at a
         time where it does not give several, each with a seed of its own.
-
-        A picture that the server does not caption, however often, while it captions a blank one, has no captions, and an error.
-        Raises ValueError where the server does not do what the sampling asks, before any picture is looked at. Iterating raises
-        ConnectionError where the server cannot be had, or does not caption a blank picture either.
         """
         problems = (
             []
@@ -102,11 +89,34 @@ class ServerCaptioner:
             raise ValueError("sampling: " + "; ".join(problems))
         if sampling not in self._dialects:
             self._dialects[sampling] = self._dialect(sampling)
-        return self._caption(iter(images), sampling, column, first_index, batch_size or self.batch_size)
+
+    def caption(
+        self,
+        requests: Iterable[Request],
+        sampling: SamplingConfig,
+        *,
+        column: str = "",
+        first_index: int = 0,
+        similarity: bool = False,
+        batch_size: int | None = None,
+    ) -> Iterator[Captioned]:
+        """Asks the server, with at most `batch_size` requests under way; results in input order.
+
+        batch_size: the captioner's own unless given; fewer where the server does not bear so many.
+        Where a request has no instruction, `sampling.prompt` is what is asked of the model beside the picture. A request's
+        seed is a function of sampling.seed, the column, its key and first_index. `Caption.logprob` is the server's, None where it
+        gives none.
+
+        A request that the server does not answer, however often, while it captions a blank picture, has no captions, and an
+        error. Raises ValueError as `check` does, before any request is looked at. Iterating raises ConnectionError where the
+        server cannot be had, or does not caption a blank picture either.
+        """
+        self.check(sampling, similarity=similarity)
+        return self._caption(iter(requests), sampling, column, first_index, batch_size or self.batch_size)
 
     def _dialect(self, sampling: SamplingConfig) -> Dialect:
         """The fields that the server takes with this sampling; ValueError where it takes too few of them."""
-        dialect, blank, refusals = Dialect(), self._request(sampling, BLANK, 0), {}
+        dialect, blank, refusals = Dialect(), self._fields(sampling, BLANK, 0), {}
         with self._server as server:
             while True:
                 try:
@@ -139,24 +149,24 @@ class ServerCaptioner:
 
     def _caption(
         self,
-        images: Iterator[tuple[str, Tensor]],
+        requests: Iterator[Request],
         sampling: SamplingConfig,
         column: str,
         first_index: int,
         batch_size: int,
     ) -> Iterator[Captioned]:
-        first = next(images, None)  # this may fork processes that decode, and should while there is no other thread
+        first = next(requests, None)  # this may fork processes that decode, and should while there is no other thread
         if first is None:
             return
-        images = itertools.chain([first], images)
+        requests = itertools.chain([first], requests)
         waiting: deque[Future[Captioned]] = deque()
         with self._server as server:
             server.load.most = batch_size
             try:
                 while True:
-                    # those behind a slow picture need not wait for it
-                    for key, picture in itertools.islice(images, 2 * batch_size - len(waiting)):
-                        waiting.append(server.submit(self._ask(key, picture, sampling, column, first_index)))
+                    # those behind a slow one need not wait for it
+                    for request in itertools.islice(requests, 2 * batch_size - len(waiting)):
+                        waiting.append(server.submit(self._ask(request, sampling, column, first_index)))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
@@ -168,17 +178,17 @@ class ServerCaptioner:
                 for future in waiting:
                     future.cancel()
 
-    async def _ask(
-        self, key: str, picture: Tensor, sampling: SamplingConfig, column: str, first_index: int
-    ) -> Captioned:
-        """The captions of a picture (N,), by one request or several, one after the other."""
+    async def _ask(self, request: Request, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
+        """The captions for a request, asked for at once or one after the other."""
+        key = request.key
         spoken = self._dialects[sampling].spoken
         choices: list[Choice] = []
         try:
             while len(choices) < sampling.num_captions:
                 index = first_index + len(choices)
-                request = spoken(self._request(sampling, picture, request_seed(sampling.seed, key, index, column)))
-                choices += await self._answer(request, (column, key, index, sampling.seed))
+                seed = request_seed(sampling.seed, key, index, column)
+                fields = spoken(self._fields(sampling, request, seed))
+                choices += await self._answer(fields, (column, key, index, sampling.seed))
             if not any(choice.text for choice in choices):
                 hint = f"; {STILL_THINKING}" if choices[0].is_cut else ""
                 raise Refusal(f"no text came, finish_reason {choices[0].reason!r}{hint}", 200)
@@ -206,7 +216,7 @@ class ServerCaptioner:
                 return
             began = asyncio.get_running_loop().time()
             try:
-                blank = self._dialects[sampling].spoken(self._request(sampling, BLANK, 0))
+                blank = self._dialects[sampling].spoken(self._fields(sampling, BLANK, 0))
                 choices = await self._server.complete(blank, FEW_RETRIES)
                 sound = bool(choices[0].text)
             except Refusal:
@@ -230,8 +240,8 @@ class ServerCaptioner:
                     self._alike.total(),
                 )
 
-    def _request(self, sampling: SamplingConfig, picture: Tensor, seed: int) -> dict:
-        return request_of(self.address.model, sampling, picture, seed, self._server.config.more_fields)
+    def _fields(self, sampling: SamplingConfig, request: Request, seed: int) -> dict:
+        return fields_of(self.address.model, sampling, request, seed, self._server.config.more_fields)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight takes, in bytes: it, its base64 and the request around that."""
@@ -243,7 +253,7 @@ class ServerCaptioner:
         requests = pictures * (1 if several else sampling.num_captions)
         most = requests * (1 + redraws * (sampling.strategy == "sample"))
         taken, _ = self._tokens[sampling]
-        request = self._dialects[sampling].spoken(self._request(sampling, BLANK, 0))
+        request = self._dialects[sampling].spoken(self._fields(sampling, BLANK, 0))
         limits = [
             request[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(request.get(name), int)
         ]
@@ -292,6 +302,5 @@ def encode_picture(image: Image.Image) -> Tensor:
     return torch.frombuffer(bytearray(encoded.getbuffer()), dtype=torch.uint8)
 
 
-BLANK = encode_picture(
-    Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey")
-)  # as large as photographs are sent
+# as large as photographs are sent
+BLANK = Request("", encode_picture(Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey")))

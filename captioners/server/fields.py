@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 
 INSTRUCTION = "Describe this picture in one sentence."
 MAX_LENGTH = (
@@ -65,19 +63,18 @@ def mentions(words: str, name: str) -> bool:
     return re.search(rf"(?<![\w-]){name}(?![\w-])", words) is not None
 
 
-def request_of(
-    model: str, sampling: SamplingConfig, picture: Tensor, seed: int, more: Mapping[str, Any]
+def fields_of(
+    model: str, sampling: SamplingConfig, request: Request, seed: int, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A request for all captions of a picture (N,); what only some servers know is named only where it is asked for.
+    """The fields that ask for all captions of a request; what only some servers know is named only where it is asked for.
 
     `more`: fields that come to it, or go where they are null.
     """
-    url = "data:image/jpeg;base64," + base64.b64encode(picture.numpy()).decode("ascii")
-    content = [
-        {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": sampling.prompt or INSTRUCTION},
-    ]
-    request = {
+    content: str | list = request.instruction or sampling.prompt or INSTRUCTION
+    if request.picture is not None:
+        url = "data:image/jpeg;base64," + base64.b64encode(request.picture.numpy()).decode("ascii")
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": content}]
+    fields = {
         "model": model,
         "messages": [{"role": "user", "content": content}],
         "max_tokens": (sampling.max_length or MAX_LENGTH) - 2,
@@ -85,13 +82,13 @@ def request_of(
         "logprobs": True,
     }
     if sampling.num_captions > 1:
-        request["n"] = sampling.num_captions
+        fields["n"] = sampling.num_captions
     if sampling.strategy == "sample":
-        request |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+        fields |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
         if sampling.top_k is not None:
-            request["top_k"] = sampling.top_k
+            fields["top_k"] = sampling.top_k
     if sampling.repetition_penalty != DEFAULTS.repetition_penalty:
-        request["repetition_penalty"] = sampling.repetition_penalty
+        fields["repetition_penalty"] = sampling.repetition_penalty
     if sampling.min_length > DEFAULTS.min_length:
-        request["min_tokens"] = sampling.min_length - 1
-    return {name: value for name, value in (request | dict(more)).items() if value is not None}
+        fields["min_tokens"] = sampling.min_length - 1
+    return {name: value for name, value in (fields | dict(more)).items() if value is not None}

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from captioners.base import Captioned, SamplingConfig
+from captioners.base import Captioned, Request, SamplingConfig
 from captioners.decoding.rows import Begin, Rules
 from captioners.decoding.search import evaluating, search, spoken
 from captioners.names import check_name
@@ -44,6 +44,9 @@ class VLMCaptioner:
     pads too. `batch_size`: pictures captioned at a time. `weights_sha256` is of the weights in float32, adapters included.
     `merges`: it is saved whole, with its adapters merged.
     """
+
+    looks_at_pictures = needs_picture = takes_instruction = True
+    needs_instruction = False
 
     def __init__(
         self,
@@ -102,9 +105,15 @@ class VLMCaptioner:
         self.context_length, self.vocabulary = min(room + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
 
+    def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
+        """Raises ValueError where the sampling does not fit the captioner; similarity never does."""
+        if similarity:
+            raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
+        self._rules(sampling)
+
     def caption(
         self,
-        images: Iterable[tuple[str, Tensor]],
+        requests: Iterable[Request],
         sampling: SamplingConfig,
         *,
         column: str = "",
@@ -112,19 +121,18 @@ class VLMCaptioner:
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        """Captions (key, picture (3, H, W)) pairs, with `batch_size` pictures in flight; results in input order.
+        """Captions the pictures (3, H, W) of requests, `batch_size` of them in flight; results in input order.
 
         batch_size: the captioner's own unless given.
         Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prompt.
         Embeddings (D,) are the mean of the vision tower's states. A greedy caption is what transformers' greedy search gives.
-        Raises ValueError where the sampling does not fit the captioner, before any picture is looked at; similarity never does.
+        Raises ValueError as `check` does, before any picture is looked at.
         """
-        if similarity:
-            raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
+        self.check(sampling, similarity=similarity)
         rules = self._rules(sampling)
         found = search(
             self._begin(sampling),
-            images,
+            requests,
             rules,
             batch_size=batch_size or self.batch_size,
             column=column,
@@ -136,16 +144,16 @@ class VLMCaptioner:
         """About how much memory a picture in flight and its captions take at most, in bytes."""
         captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
-            _, rows = self._begin(sampling)([self.preprocess(self.family.blank())])
+            _, rows = self._begin(sampling)([Request("", self.preprocess(self.family.blank()))])
         # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
         return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.vocabulary
 
     def _begin(self, sampling: SamplingConfig) -> Begin:
         """How the rows of pictures (3, H, W) begin."""
 
-        def begin(pictures: Sequence[Tensor]) -> tuple[Tensor, Continuing]:
-            prompts = [self.family.fit(self.prompt_ids, picture) for picture in pictures]
-            pictures = [picture.to(self.model.device) for picture in pictures]
+        def begin(requests: Sequence[Request]) -> tuple[Tensor, Continuing]:
+            prompts = [self.family.fit(self.prompt_ids, request.picture) for request in requests]
+            pictures = [request.picture.to(self.model.device) for request in requests]
             rows = Continuing(
                 self.family,
                 pictures,

@@ -127,7 +127,7 @@ def _table(
                 Cell(
                     column,
                     measure.text(report.rows[column.name]),
-                    _interval(measure, report.intervals[column.name].get(measure.score), "–"),
+                    interval(measure, report.intervals[column.name].get(measure.score), "–"),
                 )
                 for column in columns
             ],
@@ -142,7 +142,7 @@ def _kind(measure: Measure) -> str:
     return "" if measure in GROUPS["Size and length"] else "Fidelity" if measure in GROUPS["Fidelity"] else "Spread"
 
 
-def _interval(measure: Measure, estimate: Estimate | None, joint: str) -> str:
+def interval(measure: Measure, estimate: Estimate | None, joint: str) -> str:
     """The interval of a mean or a gain in the measure's format, its unit once; "" where it has no width."""
     if estimate is None or estimate.low == estimate.high:
         return ""
@@ -158,9 +158,16 @@ def _differences(report: DiversityReport, columns: Sequence[Column]) -> list[tup
     scores = dict.fromkeys(
         (report.fidelity, report.spread, *(difference.measure for difference in report.differences))
     )
+    return forests([catalogue.OF_SCORE[score] for score in scores if score], report.differences, columns)
+
+
+def forests(
+    measures: Iterable[Measure], differences: Sequence[Difference], columns: Sequence[Column]
+) -> list[tuple[Measure, list[dict[str, Any]]]]:
+    """Each measure in which columns were compared, with its pairs of columns on one scale."""
     found = []
-    for measure in (catalogue.OF_SCORE[score] for score in scores if score):
-        pairs = [difference for difference in report.differences if difference.measure == measure.score]
+    for measure in measures:
+        pairs = [difference for difference in differences if difference.measure == measure.score]
         spans = _spans(measure, [difference.estimate for difference in pairs])
         if pairs:
             found.append(
@@ -203,7 +210,7 @@ def _spans(measure: Measure, estimates: Sequence[Estimate], gains: bool = False)
     return [
         Span(
             _signed(measure, said.mean),
-            _interval(measure, said, " to ").removesuffix(catalogue.PERCENT),
+            interval(measure, said, " to ").removesuffix(catalogue.PERCENT),
             place(estimate.low),
             place(estimate.high),
             place(estimate.mean),

@@ -224,7 +224,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         captioner = loaded[asked]
         name = one.column or check_column(f"syn_text_{captioner.name}")
         columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))
-        columns[-1].caption(())  # raises where these do not fit the captioner
+        columns[-1].check()
     names = Counter(column.name for column in columns)
     if twice := [name for name, times in names.items() if times > 1]:
         raise ValueError(f"columns: {', '.join(twice)} named twice; give each its own `column`")

@@ -19,7 +19,7 @@ from itertools import islice
 from PIL import Image
 from torch import Tensor
 
-from captioners.base import Captioned, Captioner, SamplingConfig
+from captioners.base import Captioned, Captioner, Request, SamplingConfig
 from generate.captions.gate import Gate, Judged, judge_all, replace_failing
 from generate.runs.workers import Background, Stopwatch, Workers, decoding
 from imagetext.sample import Record, decode_image
@@ -43,16 +43,24 @@ class Column:
     dtype: str = "fp32"
     batch_size: int = 16
 
-    def caption(self, images: Iterable[tuple[str, Tensor]], redraw: int = 0) -> Iterator[Captioned]:
-        """The captions of (key, picture) pairs; redraw r of caption i draws as number `num_captions * r + i`."""
+    def check(self) -> None:
+        """Raises ValueError where the captioner does not do what the column asks."""
+        self.captioner.check(self.sampling, similarity=self.needs_similarity)
+
+    def caption(self, requests: Iterable[Request], redraw: int = 0) -> Iterator[Captioned]:
+        """The captions of requests; redraw r of caption i draws as number `num_captions * r + i`."""
         return self.captioner.caption(
-            images,
+            requests,
             self.sampling,
             column=self.name,
             first_index=self.sampling.num_captions * redraw,
-            similarity=self.similarity or self.gate.min_similarity is not None,
+            similarity=self.needs_similarity,
             batch_size=self.batch_size,
         )
+
+    @property
+    def needs_similarity(self) -> bool:
+        return self.similarity or self.gate.min_similarity is not None
 
 
 @dataclass
@@ -184,11 +192,11 @@ def _captioned(
     """Each picture, in order, with what the column's captioner says of it where it is wanted."""
     waiting: deque[tuple[Picture, bool]] = deque()  # those the captioner has taken, and the others between them
 
-    def taken() -> Iterator[tuple[str, Tensor]]:
+    def taken() -> Iterator[Request]:
         for picture in pictures:
             waiting.append((picture, asked := wanted(picture)))
             if asked:
-                yield picture.record.key, picture.pixels[at]
+                yield Request(picture.record.key, picture.pixels[at])
 
     def others() -> Iterator[tuple[Picture, None]]:
         while waiting and not waiting[0][1]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from captioners.base import Request
 from captioners.load import load_captioner
 from captioners.server import load
 
@@ -147,7 +148,7 @@ def captioner(make_captioner):
 def pictures():
     """Four random pictures with their keys, as `caption` takes them."""
     generator = torch.Generator().manual_seed(7)
-    return [(f"picture/{i}", torch.randn(3, 32, 32, generator=generator)) for i in range(4)]
+    return [Request(f"picture/{i}", torch.randn(3, 32, 32, generator=generator)) for i in range(4)]
 
 
 @pytest.fixture

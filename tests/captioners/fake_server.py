@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 
 TWO = SamplingConfig(num_captions=2, seed=3)
@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
 def pictures(count, first=0):
     """What stands for encoded pictures: the fake looks at bytes only."""
     return [
-        (f"key/{number}", torch.frombuffer(bytearray(f"picture {number}".encode()), dtype=torch.uint8))
+        Request(f"key/{number}", torch.frombuffer(bytearray(f"picture {number}".encode()), dtype=torch.uint8))
         for number in range(first, first + count)
     ]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.decoding.beam import BeamSearch
 from captioners.decoding.rows import Rules
 
@@ -56,13 +56,13 @@ class Plain:
 
 def search(model, sampling, max_length, prefix=(START,), batch_size=2):
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor(NEVER), END, max_length)
-    pictures = [(str(token), torch.tensor(token)) for token in PICTURES]
+    requests = [Request(str(token), torch.tensor(token)) for token in PICTURES]
 
-    def begin(pictures):
-        return torch.zeros(len(pictures), 1), Plain(model, pictures)
+    def begin(requests):
+        return torch.zeros(len(requests), 1), Plain(model, [request.picture for request in requests])
 
-    found = list(BeamSearch(begin, pictures, rules, batch_size=batch_size))
-    assert [picture.key for picture in found] == [key for key, _ in pictures]
+    found = list(BeamSearch(begin, requests, rules, batch_size=batch_size))
+    assert [picture.key for picture in found] == [request.key for request in requests]
     return [picture.captions for picture in found]
 
 

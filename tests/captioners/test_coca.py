@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from captioners.weights import state_sha256
 
@@ -407,8 +407,8 @@ SAMPLING = SamplingConfig(num_captions=3, top_p=0.95)
 
 def test_captions_come_in_input_order_with_all_that_belongs_to_them(captioner, pictures):
     captioned = list(captioner.caption(iter(pictures), SAMPLING))
-    assert [one.key for one in captioned] == [key for key, _ in pictures]
-    for one, (_, picture) in zip(captioned, pictures, strict=True):
+    assert [one.key for one in captioned] == [request.key for request in pictures]
+    for one, (_, picture, _) in zip(captioned, pictures, strict=True):
         assert len(one.captions) == 3
         assert len({caption.text for caption in one.captions}) == 3
         for caption in one.captions:
@@ -433,19 +433,19 @@ def test_the_same_keys_give_the_same_captions_in_any_company(captioner, pictures
 
 
 def test_captions_depend_on_key_column_seed_and_index(captioner, pictures):
-    (key, picture), *_ = pictures
-    captions = texts(captioner.caption([(key, picture)], SAMPLING))[key]
-    assert texts(captioner.caption([("other", picture)], SAMPLING))["other"] != captions
-    assert texts(captioner.caption([(key, picture)], SAMPLING.model_copy(update={"seed": 1})))[key] != captions
-    assert not {*texts(captioner.caption([(key, picture)], SAMPLING, column="syn_text_x"))[key]} & {*captions}
+    (key, picture, _), *_ = pictures
+    captions = texts(captioner.caption([Request(key, picture)], SAMPLING))[key]
+    assert texts(captioner.caption([Request("other", picture)], SAMPLING))["other"] != captions
+    assert texts(captioner.caption([Request(key, picture)], SAMPLING.model_copy(update={"seed": 1})))[key] != captions
+    assert not {*texts(captioner.caption([Request(key, picture)], SAMPLING, column="syn_text_x"))[key]} & {*captions}
     later = SAMPLING.model_copy(update={"num_captions": 2})
-    assert texts(captioner.caption([(key, picture)], later, first_index=1))[key] == captions[1:]
+    assert texts(captioner.caption([Request(key, picture)], later, first_index=1))[key] == captions[1:]
 
 
 def test_captions_are_made_as_they_are_asked_for(captioner, pictures, monkeypatch):
     monkeypatch.setattr(captioner, "batch_size", 2)
     taken = []
-    stream = captioner.caption((taken.append(key) or (key, picture) for key, picture in pictures), SAMPLING)
+    stream = captioner.caption((taken.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING)
     next(stream)
     assert (
         len(taken) <= 3
@@ -455,7 +455,11 @@ def test_captions_are_made_as_they_are_asked_for(captioner, pictures, monkeypatc
 
 def test_a_call_may_have_another_batch_size_than_the_captioner(captioner, pictures):
     taken = []
-    next(captioner.caption((taken.append(key) or (key, picture) for key, picture in pictures), SAMPLING, batch_size=1))
+    next(
+        captioner.caption(
+            (taken.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING, batch_size=1
+        )
+    )
     assert len(taken) == 1 and captioner.batch_size == 16
 
 
@@ -510,7 +514,7 @@ def test_beams_are_at_least_as_probable_as_the_greedy_caption(captioner, picture
     beam = SamplingConfig(strategy="beam", num_captions=3, num_beams=6, length_penalty=0.0)
     greedy = {one.key: one.captions[0] for one in captioner.caption(pictures, SamplingConfig(strategy="greedy"))}
     captioned = list(captioner.caption(pictures, beam))
-    assert [one.key for one in captioned] == [key for key, _ in pictures]
+    assert [one.key for one in captioned] == [request.key for request in pictures]
     for one in captioned:
         logprobs = [caption.logprob for caption in one.captions]
         assert logprobs == sorted(logprobs, reverse=True) and len(set(logprobs)) == 3

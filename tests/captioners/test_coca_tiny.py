@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from captioners.resolve import SHIPPED
 from imagetext.sample import decode_image
@@ -64,7 +64,7 @@ def test_a_token_a_word(captioner):
 def test_it_looks_at_the_picture(captioner):
     spec = SceneSpec("val", level=1)
     samples = [scene_sample(spec, index) for index in range(40)]
-    pictures = [(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]
+    pictures = [Request(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]
     stated = true = 0
     for sample, captioned in zip(samples, captioner.caption(pictures, SamplingConfig(num_captions=5))):
         for caption in captioned.captions:

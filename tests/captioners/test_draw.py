@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.coca.decode import Decoding
 from captioners.decoding import batch as draw
 from captioners.decoding.batch import Drawing
@@ -89,12 +89,12 @@ def fast_captions(model, images, keys, sampling, max_length=17, batch_size=16, d
             fed.append(tuple(tokens.shape))
             return super().extend(tokens)
 
-    def begin(pictures):
-        features, image_tokens = model._encode_image(torch.stack(list(pictures)))
+    def begin(requests):
+        features, image_tokens = model._encode_image(torch.stack([request.picture for request in requests]))
         return features, Watched(model, image_tokens, limit=max_length - 2)
 
     rules = Rules(sampling, torch.tensor([START]), torch.tensor([PAD, START, *range(290, 300)]), END, max_length)
-    found = list(Drawing(begin, zip(keys, images), rules, batch_size=batch_size, **options))
+    found = list(Drawing(begin, map(Request, keys, images), rules, batch_size=batch_size, **options))
     assert [picture.key for picture in found] == list(keys)
     return [picture.captions for picture in found], torch.stack([picture.features for picture in found]), fed
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.coca.decode import Decoding
 from captioners.decoding.sampling import exponentials, race_side, sample_key, sample_top_p
 from captioners.decoding.slots import stack
@@ -50,7 +50,8 @@ def test_a_step_waits_for_nothing(both, pictures):
     _, captioner = both
     list(
         captioner.caption(
-            [(f"{key} {i}", picture) for i in range(4) for key, picture in pictures], SamplingConfig(num_captions=3)
+            [Request(f"{key} {i}", picture) for i in range(4) for key, picture, _ in pictures],
+            SamplingConfig(num_captions=3),
         )
     )
     [slots] = captioner._free_slots
@@ -60,7 +61,7 @@ def test_a_step_waits_for_nothing(both, pictures):
             list(range(slots.together)),
             0,
             "abcd"[: slots.together],
-            stack([picture for _, picture in pictures[: slots.together]], slots.device),
+            stack([picture for _, picture, _ in pictures[: slots.together]], slots.device),
             0,
         )
         for _ in range(8):
@@ -78,7 +79,7 @@ def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
     for first in (0, 3):
         list(
             captioner.caption(
-                [(f"{key} {i}", picture) for i in range(9) for key, picture in pictures],
+                [Request(f"{key} {i}", picture) for i in range(9) for key, picture, _ in pictures],
                 SamplingConfig(),
                 first_index=first,
             )
@@ -90,7 +91,7 @@ def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
 def test_steps_are_open_clips_forward(both, pictures, dtype):
     """By the kernel that attends, captions of unequal length and pictures begun anew included."""
     model = both[1].model.to(dtype)
-    images = torch.stack([both[1].normalise(picture) for _, picture in pictures]).to("cuda", dtype)
+    images = torch.stack([both[1].normalise(picture) for _, picture, _ in pictures]).to("cuda", dtype)
     rows = torch.arange(len(images), device="cuda").repeat_interleave(3)
     tokens = torch.randint(3, 290, (len(rows), 12), device="cuda")
     with torch.no_grad():

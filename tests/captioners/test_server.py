@@ -69,10 +69,10 @@ def test_those_behind_a_slow_picture_go_on(server):
 def test_captions_that_nobody_waits_for_let_the_program_end(server):
     code = (
         "import sys, torch\n"
-        "from captioners.base import SamplingConfig\n"
+        "from captioners.base import Request, SamplingConfig\n"
         "from captioners.server.captioner import load_server\n"
         "captioner, one = load_server(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
-        "found = captioner.caption(((str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
+        "found = captioner.caption((Request(str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
         "next(found)\n"
     )
     subprocess.run([sys.executable, "-c", code, server.model], timeout=60, check=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import capsmith
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from captioners.server.answers import choices_of
 from captioners.server.captioner import encode_picture
@@ -212,10 +212,13 @@ def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
     """Its greedy captions are those of the same model in this process, of the same JPEGs."""
     model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     encoded, expected = (
-        [(str(number), encode_picture(photo)) for number, photo in enumerate(photos(load_captioner(str(folder)), 6))],
+        [
+            Request(str(number), encode_picture(photo))
+            for number, photo in enumerate(photos(load_captioner(str(folder)), 6))
+        ],
         {},
     )
-    for key, jpeg in encoded:
+    for key, jpeg, _ in encoded:
         content = [
             {"type": "image", "image": decode_image(jpeg.numpy().tobytes())},
             {"type": "text", "text": "Is it a dog?"},

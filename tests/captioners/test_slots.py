@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.coca import captioner as coca
 from captioners.coca.decode import Decoding
 from captioners.decoding import slots
@@ -53,7 +53,7 @@ def slot_captions(
         SlotDrawing(
             take,
             given_back.append,
-            zip(keys, images),
+            map(Request, keys, images),
             rules,
             batch_size=batch_size,
             column=column,
@@ -104,11 +104,13 @@ def test_a_prompt_is_fed_and_not_chosen(ending_model):
     captions, _, _ = slot_captions(ending_model, images, list("abc"), sampling, prefix=(START, 40, 50, 60))
     rules = Rules(sampling, torch.tensor([START, 40, 50, 60]), torch.tensor([PAD, START, *range(290, 300)]), END, 17)
 
-    def begin(pictures):
-        features, image_tokens = ending_model._encode_image(torch.stack(list(pictures)))
+    def begin(requests):
+        features, image_tokens = ending_model._encode_image(torch.stack([request.picture for request in requests]))
         return features, Decoding(ending_model, image_tokens, limit=15)
 
-    assert_equal(captions, [picture.captions for picture in Drawing(begin, zip("abc", images), rules, batch_size=3)])
+    assert_equal(
+        captions, [picture.captions for picture in Drawing(begin, map(Request, "abc", images), rules, batch_size=3)]
+    )
     assert all(decoded.tokens[:4] == [START, 40, 50, 60] for picture in captions for decoded in picture)
 
 
@@ -135,7 +137,7 @@ def test_logits_that_are_not_finite_are_an_error(ending_model):
     drawing = SlotDrawing(
         lambda count: Slots(Broken(ending_model, count, 2, 15), rules, count),
         [].append,
-        zip("ab", images_of(2)),
+        map(Request, "ab", images_of(2)),
         rules,
         batch_size=2,
     )

@@ -202,7 +202,7 @@ def test_doubling_the_set_keeps_what_is_within_pictures_and_halves_distinct():
     assert twice["shared"] == twice["self_repetition"] == 1
 
 
-def test_nothing_at_all():
+def test_the_score_of_no_captions():
     found = score([])
     assert (
         found

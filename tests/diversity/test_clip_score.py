@@ -184,7 +184,7 @@ def chosen(count=7):
     return Chosen(texts, {at + 1: EYE[at] for at in range(count)}), [png(at + 1) for at in range(count)]
 
 
-def test_closed_forms():
+def test_clip_score_is_a_scaled_cosine_and_refclipscore_its_harmonic_mean():
     clip, images = chosen()
     groups = [["of 0", "none"], ["of 1"], ["half"], [], ["of 4"], ["of 5"], ["of 6"]]
     references = [["of 0"], ["of 1", "none"], ["half"], ["of 3"], ["none"], [], ["half", "all"]]

@@ -52,7 +52,7 @@ def test_every_column_is_cut_to_the_words_of_the_shortest(seed):
         )
 
 
-def test_closed_forms():
+def test_eight_words_all_equal_or_all_different():
     """Eight words: all equal, in one caption or eight, and all different; a cut inside the caption leaves its first words."""
     columns = {"same": [["dog"] * 8], "run": [["dog " * 8]], "different": [["a b c d e f g h i j k l m"]]}
     found = equal_tokens(columns, 0)

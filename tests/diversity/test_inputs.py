@@ -360,7 +360,7 @@ def test_references_by_a_plain_name_are_a_column(tmp_path):
     assert len(sources) == 1 and references == "alt_text"
 
 
-def test_all_problems_at_once(tmp_path):
+def test_all_problems_of_the_inputs_are_told_at_once(tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "x.doc").touch()
     with pytest.raises(ValueError) as error:

@@ -106,7 +106,7 @@ def test_words_alike_at_different_places_are_different_bigrams():
         ),
     ],
 )
-def test_closed_forms(captions, mbleu, div_1, div_2):
+def test_mbleu_and_div_n_by_hand(captions, mbleu, div_1, div_2):
     found = within_picture(encode([captions]))
     np.testing.assert_allclose([found["mbleu_4"][0], found["div_1"][0], found["div_2"][0]], [mbleu, div_1, div_2])
 

@@ -46,7 +46,7 @@ def test_near_duplicates_equal_sets_and_hold_the_exact_ones(groups):
         ([], np.nan),
     ],
 )
-def test_closed_forms(captions, expected):
+def test_near_duplicates_are_counted_by_their_common_words(captions, expected):
     np.testing.assert_allclose(near_duplicates(encode([captions])), [expected])
 
 
@@ -71,5 +71,5 @@ def test_batches_and_neighbours_do_not_change_a_share(monkeypatch, cells):
     np.testing.assert_allclose(found, [slow_near_duplicates(group) for group in groups])
 
 
-def test_no_picture_at_all():
+def test_no_picture_has_no_near_duplicates():
     assert near_duplicates(encode([])).shape == (0,)

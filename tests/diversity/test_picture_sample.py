@@ -112,7 +112,7 @@ def test_two_captions_for_one_place_are_an_error():
         sample.update([Picture("k", {"a": ("something else",), "b": ("b of k",)})])
 
 
-def test_nothing_at_all():
+def test_empty_samples_merge_to_an_empty_one():
     sample = PictureSample()
     sample.merge(PictureSample())
     assert sample.pictures == []

@@ -76,7 +76,7 @@ WORLD = DocumentFrequency([["a dog"], ["a cat"], ["a bird sings"]])
         (["a", "A."], np.nan),  # a word of every picture
     ],
 )
-def test_closed_forms(captions, expected):
+def test_self_cider_is_0_of_equal_captions_and_1_of_those_without_a_common_ngram(captions, expected):
     np.testing.assert_allclose(self_cider(encode([captions]), WORLD), [expected], atol=1e-12)
 
 
@@ -131,5 +131,5 @@ def test_order_of_captions_does_not_matter(captions):
     np.testing.assert_allclose(self_cider(encode([captions]), WORLD), expected, rtol=1e-12)
 
 
-def test_no_picture_at_all():
+def test_no_picture_has_no_self_cider():
     assert self_cider(encode([]), WORLD).shape == (0,)

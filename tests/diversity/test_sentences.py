@@ -88,7 +88,7 @@ def test_sentences_are_joined_as_their_script_has_it():
         "一。" * 20_000,
     ],
 )
-def test_no_text_takes_long(text):
+def test_no_text_takes_long_to_split_into_sentences(text):
     start = time.process_time()
     sentences(text), is_finished(text)
     assert time.process_time() - start < 1

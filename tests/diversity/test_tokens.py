@@ -51,7 +51,7 @@ TEXT = st.lists(MARKS | st.characters(), max_size=12).map("".join)
         ("soft\u00adware ❤\ufe0f", ["software"]),
     ],
 )
-def test_words(caption, expected):
+def test_the_words_of_a_caption(caption, expected):
     assert words(caption) == expected
 
 
@@ -80,7 +80,7 @@ def test_units_are_what_a_text_may_be_cut_between(text, expected):
 @pytest.mark.parametrize(
     "text", ["é" * 30_000, "a" + "\u0301\u0323" * 30_000, "é" + "'a" * 20_000, "红" * 20_000, "🇩" * 20_000]
 )
-def test_no_text_takes_long(text):
+def test_no_text_takes_long_to_split_into_words(text):
     start = time.process_time()
     words(text), pieces(text), units(text)
     assert time.process_time() - start < 2
@@ -128,7 +128,7 @@ def test_a_caption_that_holds_the_end_mark():
     assert tokens.caption_ends.tolist() == [0, 2, 4, 4]
 
 
-def test_nothing_at_all():
+def test_captions_without_words_are_encoded():
     for groups in ([], [[]], [[""]]):
         tokens = encode(groups)
         assert (tokens.words, len(tokens.hashes), tokens.pictures) == ([], 0, len(groups))

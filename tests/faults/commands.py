@@ -33,11 +33,11 @@ PICTURES, NONE = 13, 7  # in a shard, and which of them is none
 class Captioner(FakeCaptioner):
     """Captions of which about every third draw is cut, so that there is something to draw anew."""
 
-    def caption(self, images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
-        images = iter(images)
-        while batch := list(islice(images, batch_size or self.batch_size)):
+    def caption(self, requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
+        requests = iter(requests)
+        while batch := list(islice(requests, batch_size or self.batch_size)):
             reach("batch")
-            for key, pixels in batch:
+            for key, pixels, _ in batch:
                 digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode()).digest()
                 yield Captioned(
                     key,

@@ -13,7 +13,7 @@ def test_samples_seen_reads_suffixes(text, number):
     assert FinetuneConfig(**GIVEN, samples_seen=text).samples_seen == number
 
 
-def test_all_problems_at_once():
+def test_all_problems_of_a_configuration_are_told_at_once():
     with pytest.raises(ValidationError) as error:
         FinetuneConfig(**GIVEN, samples_seen="many", name="my_embedder", batch_size=0, colour="red")
     assert {detail["loc"][0] for detail in error.value.errors()} == {"samples_seen", "name", "batch_size", "colour"}

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 import capsmith
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from finetune.batching import CaptionedPictures, collate
 from finetune.captioner.config import FinetuneConfig
@@ -124,7 +124,7 @@ def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
     seen = {}
 
     def validate(captioner, pictures, **_):
-        seen["pictures"] = [picture[:2] for picture in pictures]
+        seen["pictures"] = [Request(*picture[:2]) for picture in pictures]
         seen["captions"] = [one.captions[0].logprob for one in captioner.caption(seen["pictures"], SamplingConfig())]
         seen["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
         from finetune.validation import Validation

@@ -23,6 +23,8 @@ class Scripted:
     """A captioner that says of each picture what a dictionary says: greedy captions and samples."""
 
     name, weights_sha256, description, batch_size = "scripted", "0" * 64, "a captioner of the tests", 1
+    looks_at_pictures = needs_picture = True
+    takes_instruction = needs_instruction = False
 
     def __init__(self, greedy, samples):
         self.greedy, self.samples, self.asked = greedy, samples, []
@@ -33,9 +35,12 @@ class Scripted:
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         return 1
 
-    def caption(self, images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
+    def check(self, sampling, *, similarity=False):
+        pass
+
+    def caption(self, requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
         self.asked.append((sampling, similarity))
-        for key, pixels in images:
+        for key, pixels, _ in requests:
             said = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][: sampling.num_captions]
             yield Captioned(
                 key,

@@ -13,12 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 import generate.captions.run
-from captioners.base import Caption, Captioned, SamplingConfig
+from captioners.base import Caption, Captioned, Request, SamplingConfig
 from generate.captions.config import GenerateConfig
 
 
 class FakeCaptioner:
     description = "a captioner of the tests"
+    looks_at_pictures = needs_picture = True
+    takes_instruction = needs_instruction = False
 
     def __init__(self, name: str = "fake", weights_sha256: str = "0" * 64):
         self.name, self.weights_sha256 = name, weights_sha256
@@ -32,9 +34,12 @@ class FakeCaptioner:
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         return 1000
 
+    def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
+        pass
+
     def caption(
         self,
-        images: Iterable[tuple[str, Tensor]],
+        requests: Iterable[Request],
         sampling: SamplingConfig,
         *,
         column: str = "",
@@ -42,10 +47,10 @@ class FakeCaptioner:
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        images = iter(images)
-        while batch := list(itertools.islice(images, batch_size or self.batch_size)):
+        requests = iter(requests)
+        while batch := list(itertools.islice(requests, batch_size or self.batch_size)):
             self.batches.append(len(batch))
-            for key, pixels in batch:
+            for key, pixels, _ in batch:
                 digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode() + bytes([sampling.seed])).hexdigest()
                 texts = [
                     f"{sampling.prompt}picture {digest[:6]} no. {first_index + i}"

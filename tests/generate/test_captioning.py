@@ -56,8 +56,8 @@ def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
             third.set()
         return prepare(image)
 
-    def wait_and_caption(images, sampling, **options):
-        for found in whole(images, sampling):
+    def wait_and_caption(requests, sampling, **options):
+        for found in whole(requests, sampling):
             assert third.wait(30)
             yield found
 
@@ -150,7 +150,7 @@ def test_batches_are_full_whatever_fails_between(captioner, pictures):
 @pytest.mark.parametrize("come", [lambda found: found[::-1], lambda found: found[:-1], lambda found: found[1:]])
 def test_captions_that_are_missing_or_out_of_order_are_an_error(captioner, pictures, come):
     whole = captioner.caption
-    captioner.caption = lambda images, sampling, **options: iter(come(list(whole(images, sampling))))
+    captioner.caption = lambda requests, sampling, **options: iter(come(list(whole(requests, sampling))))
     samples = [Record(str(number), image) for number, image in enumerate(pictures(3))]
     with pytest.raises(RuntimeError, match="captioner fake"):
         list(caption(samples, captioner))
@@ -163,8 +163,8 @@ def drawing(texts):
     """A captioner whose draw i of a picture is `texts[key][i]`, a good caption of its own where there is none; and its calls."""
     calls = []
 
-    def caption(images, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
-        for key, _ in images:
+    def caption(requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
+        for key, *_ in requests:
             indices = range(first_index, first_index + sampling.num_captions)
             calls.append((key, *indices))
             yield Captioned(

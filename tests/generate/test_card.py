@@ -62,8 +62,8 @@ def test_a_finished_set_has_a_card_with_header_counts_licences_and_settings(
 
 
 def test_its_measures_are_those_of_diversity(captioner, source, configure, tmp_path):
-    def caption(images, sampling, **options):
-        for key, _ in images:
+    def caption(requests, sampling, **options):
+        for key, *_ in requests:
             yield Captioned(
                 key,
                 tuple(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from captioners.base import Caption, Captioned
+from captioners.base import Caption, Captioned, Request
 from generate.captions.preview import count_pictures
 from generate.captions.run import fitting_batch_size, run
 from generate.runs.manifest import CARD, RUN
@@ -72,7 +72,7 @@ def test_the_captions_are_the_captioners_own_for_each_picture(captioner, make_ta
     run(configure(seed=3, num_captions=2))
     for record in records(tmp_path / "out")[:5]:
         pixels = captioner.preprocess(Image.open(io.BytesIO(record.image)).convert("RGB"))
-        [expected] = captioner.caption([(record.key, pixels)], configure(seed=3, num_captions=2).sampling)
+        [expected] = captioner.caption([Request(record.key, pixels)], configure(seed=3, num_captions=2).sampling)
         assert record.syn_text["syn_text_fake"] == tuple(caption.text for caption in expected.captions)
 
 
@@ -123,8 +123,8 @@ def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(
     make_tar("00000", pictures(4))
     whole = captioner.caption
 
-    def caption(images, sampling, **options):
-        for found in whole(images, sampling):
+    def caption(requests, sampling, **options):
+        for found in whole(requests, sampling):
             yield Captioned(found.key, (Caption(" ", 0.0, False),) * 5) if found.key == "00000_001" else found
 
     captioner.caption = caption
@@ -193,8 +193,8 @@ def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(
 def test_a_model_that_raises_fails_the_shard_and_not_its_pictures(captioner, make_tar, pictures, configure, tmp_path):
     make_tar("00000", pictures(3))
 
-    def caption(images, sampling, **options):
-        yield next(iter(images)) and 1 / 0
+    def caption(requests, sampling, **options):
+        yield next(iter(requests)) and 1 / 0
 
     captioner.caption = caption
     assert run(configure()) == 1
@@ -219,8 +219,8 @@ def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(
         make_tar(name, pictures(9))
     whole, tried = captioner.caption, []
 
-    def caption(images, sampling, **options):
-        found = whole(images, sampling, **options)
+    def caption(requests, sampling, **options):
+        found = whole(requests, sampling, **options)
         first = next(found)
         if first.key.startswith("00001"):
             tried.append(options["batch_size"])
@@ -249,14 +249,11 @@ def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(
 def test_out_of_memory_with_one_picture_in_flight_fails_the_shard(captioner, make_tar, pictures, configure, tmp_path):
     make_tar("00000", pictures(2))
 
-    def caption(images, sampling, **options):
+    def caption(requests, sampling, **options):
         raise torch.OutOfMemoryError("injected")
         yield
 
-    calls, captioner.caption = captioner.caption, caption
-    captioner.caption = lambda images, sampling, **options: (
-        calls((), sampling) if images == () else caption(images, sampling)
-    )
+    captioner.caption = caption
     assert run(configure()) == 1
     assert not (tmp_path / "out" / "00000.done.json").exists()
 
@@ -371,8 +368,8 @@ def test_a_device_that_is_not_there_is_an_error(captioner, make_tar, pictures, c
 def test_interrupting_leaves_no_half_shard(captioner, make_tar, pictures, configure, tmp_path, files):
     make_tar("00000", pictures(3))
 
-    def caption(images, sampling, **options):
-        yield next(whole(images, sampling))
+    def caption(requests, sampling, **options):
+        yield next(whole(requests, sampling))
         raise KeyboardInterrupt
 
     whole, captioner.caption = captioner.caption, caption
@@ -422,9 +419,9 @@ def test_columns_draw_by_their_names_and_what_they_share_is_told(
         make_tar(name, pictures(2, int(name)))
     whole, columns = captioner.caption, []
 
-    def caption(images, sampling, *, column, **options):
+    def caption(requests, sampling, *, column, **options):
         columns.append(column)
-        for found in whole(images, sampling, **options):  # the third of column b is another one
+        for found in whole(requests, sampling, **options):  # the third of column b is another one
             yield Captioned(
                 found.key,
                 tuple(
@@ -453,8 +450,8 @@ def test_captions_that_stand_for_many_pictures_are_told_of(captioner, make_tar, 
     make_tar("00001", pictures(5, 5))
     whole = captioner.caption
 
-    def caption(images, sampling, **options):
-        for found in whole(images, sampling, **options):
+    def caption(requests, sampling, **options):
+        for found in whole(requests, sampling, **options):
             common = [Caption("a photo of a dog", 0.0, False)] * (int(found.key[-1]) % 2)
             yield Captioned(found.key, (*common, *found.captions[len(common) :]))
 

@@ -99,8 +99,8 @@ def test_a_report_on_hostile_columns(tmp_path, plain_tags, capsys):
 
 
 def test_a_hostile_set_is_captioned_shown_and_verified(captioner, pictures, configure, tmp_path, capsys, monkeypatch):
-    def caption(images, sampling, **_):
-        for key, _ in images:
+    def caption(requests, sampling, **_):
+        for key, *_ in requests:
             yield Captioned(key, tuple(Caption(TEXT, -1.0, False) for _ in range(sampling.num_captions)))
 
     captioner.caption = caption

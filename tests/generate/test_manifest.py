@@ -163,10 +163,10 @@ def test_sampling_that_does_not_fit_the_captioner_is_an_error_at_the_start(
 ):
     make_tar("00000", pictures(1))
 
-    def caption(images, sampling, **options):
+    def check(sampling, **options):
         raise ValueError("max_length 99 exceeds 76")
 
-    captioner.caption = caption
+    captioner.check = check
     with pytest.raises(ValueError, match="max_length 99"):
         run(configure())
     assert not (tmp_path / "out").exists()

@@ -158,8 +158,8 @@ def test_a_caption_of_many_pictures_is_a_problem_from_a_share_on(
     make_tar("00000", pictures(8))
     whole = captioner.caption
 
-    def caption(images, sampling, **options):
-        for found in whole(images, sampling, **options):
+    def caption(requests, sampling, **options):
+        for found in whole(requests, sampling, **options):
             yield (
                 Captioned(found.key, (Caption("a photo of a dog", 0.0, False), *found.captions[1:]))
                 if found.key[-1] in "024"

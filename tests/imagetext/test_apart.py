@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
         ("s3://b/pictures/out", "s3://b/pictures", "lies in a folder"),
     ],
 )
-def test_refused(place, output, input, why):
+def test_an_output_that_is_an_input_is_refused(place, output, input, why):
     with pytest.raises(ValueError, match=f"output .*: .*{why}.*{re.escape(input)}.*; give a way"):
         check_apart(output.format(place), ["scenes:test,n=1", "gone/x.tar", input], "give a way")
 

@@ -106,7 +106,7 @@ def test_the_stamp_sees_every_change(folder, picture):
     assert len({json.dumps(one) for one in stamps}) == 4
 
 
-def test_real_pictures(wiki):
+def test_a_folder_of_real_pictures_is_read_whole(wiki):
     samples = read(wiki)
     assert len(samples) == 21 and samples[0].key == "Cesenatico" and all(sample.image for sample in samples)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
 
+import imagetext
 from imagetext.reinforced.views import decode_stored
 from imagetext.sample import MAX_PIXELS, decode_image, image_size, is_picture
 
@@ -265,7 +266,7 @@ def test_damaged_bytes_give_a_picture_or_a_reason(data, rng: random.Random, coun
         assert str(error)
 
 
-def test_real_pictures(wiki):
+def test_real_pictures_decode_at_the_size_of_their_headers(wiki):
     paths = sorted(wiki.glob("*.jpg"))
     assert len(paths) == 21
     for path in paths:
@@ -351,3 +352,7 @@ def test_what_is_no_picture_by_its_first_bytes():
         b"RIFF\0\0\0\0WAVEfmt ",
     ):
         assert not is_picture(head)
+
+
+def test_what_the_room_offers_is_there():
+    assert [getattr(imagetext, name).__name__ for name in imagetext.__all__] == imagetext.__all__

@@ -313,7 +313,7 @@ def test_a_failed_record_keeps_its_other_files(tmp_path, picture, format):
     assert back.image is None and back.members == members and back.error == "broken"
 
 
-def test_keys_seen_twice(tmp_path, picture, caplog):
+def test_records_of_one_key_are_written_under_keys_of_their_own(tmp_path, picture, caplog):
     path = write(tmp_path, [good("a", picture(1)), good("a", picture(2)), failed("a")])
     assert [record.key for record in read_records(path)] == ["a", "a~2", "a~3"]
     assert "seen twice" in caplog.text
@@ -323,7 +323,7 @@ def test_keys_seen_twice(tmp_path, picture, caplog):
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
-def test_the_marker(tmp_path, picture, format):
+def test_a_marker_tells_counts_hashes_and_its_input(tmp_path, picture, format):
     with ShardWriter(
         tmp_path, "s", format=format, columns=[X], input={"path": "in.tar", "stamp": {"size": 3}}
     ) as writer:
@@ -491,9 +491,13 @@ def test_parquet_of_many_rows(tmp_path, picture):
 
 
 def test_names_of_columns():
-    for name in ("syn_text_x", "syn_text_coca_vit_l_14", "syn_text_0"):
+    for name in ("syn_text_x", "syn_text_coca_vit_l_14", "syn_text_0", "neg_text_x", "tags_x", "neg_tags_x"):
         assert check_column(name) == name
     for name in (
+        "tags",
+        "neg_text_",
+        "neg_text_member",
+        "my_tags_x",
         "syn_text_",
         "syn_text",
         "text_x",

@@ -172,7 +172,7 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path):
         read_samples(str(tmp_path / "t.jsonl"), "gs://bucket")
 
 
-def test_paths():
+def test_paths_of_folders_and_buckets():
     assert (
         plain_path("file:///a/b") == "/a/b"
         and plain_path(Path("a/b")) == "a/b"

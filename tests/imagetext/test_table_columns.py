@@ -59,7 +59,7 @@ def captions(path, columns=Columns()):
         "images,texts",
     ],
 )
-def test_usual_names(table, picture, header):
+def test_columns_of_usual_names_are_found(table, picture, header):
     (sample,) = read(table("t.csv", f"{header}\n0.jpg,a dog\n"), needs=("pictures", "captions"))
     assert sample.image == picture(0) and sample.captions == ("a dog",) and set(sample.meta) == {"uid", "source"}
 

@@ -125,7 +125,7 @@ def test_columns_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "struct", "path"])
-def test_parquet(tmp_path, picture, kind):
+def test_parquet_holds_pictures_as_bytes_structs_or_paths(tmp_path, picture, kind):
     (tmp_path / "a.jpg").write_bytes(picture())
     cells = {
         "bytes": [picture(), b""],
@@ -148,7 +148,7 @@ def test_tables_without_pictures_keep_their_captions(tmp_path):
     assert sample.image is None and sample.captions == ("one",) and not sample.error
 
 
-def test_keys_seen_twice(tmp_path, caplog):
+def test_rows_of_one_key_get_keys_of_their_own(tmp_path, caplog):
     (tmp_path / "t.csv").write_text("id,caption\n1,one\n1,two\n")
     assert [(sample.key, sample.meta["uid"]) for sample in read(tmp_path / "t.csv")] == [("1", "1"), ("1~2", "1")]
     assert "seen twice" in caplog.text

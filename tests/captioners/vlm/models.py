@@ -9,7 +9,7 @@ import transformers as hf
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.vlm.captioner import VLMCaptioner
 from captioners.vlm.families import OwnAspect
 
@@ -338,8 +338,8 @@ def photos(captioner: VLMCaptioner, count: int = 4) -> list[Image.Image]:
     return [image.resize(size) for image, size in zip(images, SHAPES * count, strict=False)]
 
 
-def pictures_for(captioner: VLMCaptioner, count: int = 4) -> list[tuple[str, torch.Tensor]]:
-    return [(f"picture/{i}", captioner.preprocess(photo)) for i, photo in enumerate(photos(captioner, count))]
+def pictures_for(captioner: VLMCaptioner, count: int = 4) -> list[Request]:
+    return [Request(f"picture/{i}", captioner.preprocess(photo)) for i, photo in enumerate(photos(captioner, count))]
 
 
 def all_captions(captioner: VLMCaptioner) -> list[tuple[str, float]]:

@@ -6,7 +6,7 @@ import transformers
 from packaging.version import Version
 from PIL import Image
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.vlm.captioner import VLMCaptioner
 from captioners.vlm.load import load_vlm
 
@@ -86,7 +86,7 @@ def test_greedy_captions_are_those_that_generate_gives(family, min_length, capti
 
 def test_a_call_may_have_another_batch_size_than_the_captioner(captioner_of):
     captioner, taken = captioner_of(FAMILIES[0]), []
-    given = (taken.append(key) or (key, picture) for key, picture in pictures_for(captioner, 4))
+    given = (taken.append(key) or Request(key, picture) for key, picture, _ in pictures_for(captioner, 4))
     next(captioner.caption(given, SamplingConfig(num_captions=2, min_length=0, max_length=12), batch_size=1))
     assert len(taken) == 1 < captioner.batch_size
 
@@ -119,9 +119,11 @@ def test_a_picture_is_looked_at_once_and_its_captions_are_the_same_in_any_compan
 
 def test_captions_depend_on_key_column_seed_and_index(captioner_of):
     captioner, sampling = captioner_of("llava"), SamplingConfig(num_captions=3)
-    (key, picture), *_ = pictures_for(captioner)
+    (key, picture, _), *_ = pictures_for(captioner)
     texts = lambda key, sampling, **options: [  # noqa: E731
-        caption.text for one in captioner.caption([(key, picture)], sampling, **options) for caption in one.captions
+        caption.text
+        for one in captioner.caption([Request(key, picture)], sampling, **options)
+        for caption in one.captions
     ]
     captions = texts(key, sampling)
     assert len(set(captions)) == 3

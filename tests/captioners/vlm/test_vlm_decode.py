@@ -43,7 +43,8 @@ def check_all(
 def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_nothing(family, captioner_of):
     """Rows of one and of several captions, of unequal length, of which the longest leave before the end."""
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
-    pictures = [picture for _, picture in pictures_for(captioner)]
+    requests = pictures_for(captioner)
+    pictures = [request.picture for request in requests]
     start, said = torch.tensor([[PAD]]), []
 
     def check(rows, owners, tokens, new: int) -> None:
@@ -60,14 +61,14 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
 
     with torch.no_grad():
         begin = captioner._begin(SamplingConfig(max_length=20))
-        features, rows = begin(pictures[:2])
+        features, rows = begin(requests[:2])
         owners, tokens = [0, 1], [[], []]
         check(rows, owners, tokens, 1)
         rows.keep(torch.tensor([0, 0, 1, 1]))
         owners, tokens = [0, 0, 1, 1], [list(tokens[i]) for i in (0, 0, 1, 1)]
         check(rows, owners, tokens, 1)
         check(rows, owners, tokens, 2)
-        _, others = begin(pictures[2:])
+        _, others = begin(requests[2:])
         new_tokens = [[], []]
         check(others, [2, 3], new_tokens, 1)
         rows.join(others)
@@ -78,7 +79,7 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
         owners, tokens = [2, 3, 3], [list(tokens[i]) for i in (4, 5, 5)]
         assert rows.longest == longest - 3 and len(rows.own.layers[0].keys) == 2
         check(rows, owners, tokens, 1)
-        _, others = begin(pictures[:1])
+        _, others = begin(requests[:1])
         new_tokens = [[]]
         check(others, [0], new_tokens, 1)
         check(others, [0], new_tokens, 3)
@@ -92,14 +93,15 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
 def test_of_several_end_tokens_one_stands_for_all(captioner_of):
     """With the probability of all for draws, of the likeliest for the greedy choice."""
     captioner = captioner_of("llava")
-    pictures = [picture for _, picture in pictures_for(captioner)]
+    requests = pictures_for(captioner)
+    pictures = [request.picture for request in requests]
     ids = torch.tensor([captioner.prompt_ids] * 4)
     with torch.no_grad():
         logits = captioner.family.forward(captioner.family.inputs(torch.stack(pictures), ids, torch.ones_like(ids)))[
             :, -1
         ]
         for sampling in (SamplingConfig(), SamplingConfig(strategy="greedy")):
-            _, rows = captioner._begin(sampling)(pictures)
+            _, rows = captioner._begin(sampling)(requests)
             ours = rows.extend(torch.full((4, 1), PAD))[:, -1]
             if sampling.strategy == "greedy":
                 torch.testing.assert_close(ours[:, END], logits[:, ENDS].amax(-1))
@@ -153,9 +155,10 @@ def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_o
     """Captured without a wait for the host, replayed, and captured anew for other rows and where captions outgrow it."""
     monkeypatch.setattr("captioners.vlm.decode.GRAPH_POSITIONS", 6)
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
-    pictures = [picture for _, picture in pictures_for(captioner)]
+    requests = pictures_for(captioner)
+    pictures = [request.picture for request in requests]
     with torch.no_grad():
-        _, rows = captioner._begin(SamplingConfig(max_length=20))(pictures)
+        _, rows = captioner._begin(SamplingConfig(max_length=20))(requests)
         rows.extend(torch.full((4, 1), PAD))
         rows.graphs, owners = True, [0, 0, 0, 1, 2, 2, 3, 3]
         rows.keep(torch.tensor(owners))
@@ -185,11 +188,11 @@ def test_rotary_embeddings_that_stretch_with_the_length_make_no_graphs(rope, ali
 def test_keys_and_values_of_a_prompt_are_one_for_all_captions_of_its_picture(captioner_of):
     """However the rows are kept and joined, and though a model attends by its own way, its config is left as it was."""
     captioner = captioner_of("llava")
-    pictures = [picture for _, picture in pictures_for(captioner)]
+    requests = pictures_for(captioner)
     before = captioner.model.config.get_text_config()._attn_implementation
     with torch.no_grad():
         begin = captioner._begin(SamplingConfig(max_length=20))
-        _, rows = begin(pictures[:2])
+        _, rows = begin(requests[:2])
         prompts = rows.own.layers[0].keys
         rows.extend(torch.full((2, 1), PAD))
         rows.keep(torch.tensor([0] * 5 + [1] * 5))

@@ -23,7 +23,7 @@ CAPTIONS = ["a red circle left of a blue square", "two green stars", "a blue squ
 
 
 def batch_of(captioner: VLMCaptioner, captions=CAPTIONS) -> tuple[list[torch.Tensor], torch.Tensor]:
-    pictures = [picture for _, picture in pictures_for(captioner, len(captions))]
+    pictures = [request.picture for request in pictures_for(captioner, len(captions))]
     ids = [captioner.encode_text_ids(caption) for caption in captions]
     tokens = torch.full((len(ids), max(map(len, ids)) + 1), captioner.pad_id)
     for row, of in zip(tokens, ids, strict=True):

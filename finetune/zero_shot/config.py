@@ -1,0 +1,57 @@
+"""The configuration of `capsmith zero-shot`; imports no torch, so that --help is quick."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from imagetext.readers.labels import FOLDER
+from imagetext.readers.table_flags import TableFlags
+
+
+class ZeroShotConfig(TableFlags):
+    """How often CLIP models tell the class of pictures from the classes' names alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: list[str] = Field(
+        min_length=1,
+        description="CLIP model: coca_tiny, open_clip's ARCHITECTURE:TAG or ARCHITECTURE:FILE, a folder (students and CoCa "
+        "captioners, too), org/name; repeatable, models are compared",
+    )
+    input: list[str] = Field(
+        min_length=1, description="labelled pictures: shards, folder, JSONL, Parquet, datasets:…; repeatable"
+    )
+    output: Path = Field(description="folder for zero_shot.json, zero_shot.html and predictions.jsonl")
+    label: str = Field(
+        FOLDER,
+        min_length=1,
+        description="where the classes stand: folder, the folder that a picture lies in; cls, webdataset's; or a field or column",
+    )
+    class_names: str | None = Field(
+        None,
+        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number; "
+        "the labels themselves unless given",
+    )
+    templates: str = Field(
+        "imagenet",
+        description="what is said of a class: imagenet, open_clip's 80; simple, its 7; plain, 'a photo of a {}.'; name, the "
+        "name alone; or a file with a template a line",
+    )
+    batch_size: int = Field(64, gt=0, description="pictures at a time")
+    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="that the models compute in")
+    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
+    num_workers: int | None = Field(None, gt=0, description="threads that decode pictures; one a core unless given")
+    max_error_rate: float = Field(
+        0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3"
+    )
+    seed: int = Field(0, ge=0, description="of the intervals and the tests")
+    overwrite: bool = Field(False, description="replace an earlier report in the folder")
+
+    @field_validator("model")
+    @classmethod
+    def _given_once(cls, models: list[str]) -> list[str]:
+        twice = sorted({name for name in models if models.count(name) > 1})
+        if twice:
+            raise ValueError(f"given twice: {', '.join(twice)}")
+        return models

@@ -1,0 +1,95 @@
+"""The models that are asked, and what they answer of pictures that come in batches.
+
+B: pictures of a batch   C: classes   E: embedding   K: answers kept of a picture
+"""
+
+from collections.abc import Sequence
+from heapq import nlargest
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioners.resolve import SHIPPED, shipped_models
+from captioners.weights import DTYPES
+from diversity.measures.embedders import OpenClip
+from finetune.zero_shot.classify import Answers, answers, class_features, prompts
+from finetune.zero_shot.pictures import Prepared
+
+MISTAKES = 8  # pictures of a model's surest mistakes that are kept
+
+
+class Mistake(NamedTuple):
+    """A picture whose first answer is wrong: how sure the answer was, what is right, what was said, and the encoded picture."""
+
+    probability: float
+    key: str
+    label: int
+    answer: int
+    image: bytes
+
+
+class Asked:
+    """A CLIP model that is asked for the class of pictures, and its answers so far."""
+
+    def __init__(self, name: str, clip: OpenClip, dtype: str):
+        self.name, self.clip = name, clip
+        self.dtype = DTYPES[dtype]
+        self.mistakes: list[Mistake] = []
+        self._answers: list[Answers] = []
+
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """(N, E) of length 1."""
+        with self._precision():
+            return self.clip.embed_texts(texts)
+
+    def embed_pictures(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, E) of length 1; ValueError where these are no finite numbers."""
+        with self._precision():
+            features = self.clip.embed_pictures(pixels)
+        if not features.isfinite().all():
+            raise ValueError(f"--model {self.name}: features that are no finite numbers; does {self.dtype} fit it?")
+        return features
+
+    def name_classes(self, names: Sequence[str], templates: Sequence[str]) -> int:
+        """Embeds the classes' texts; returns how many of these the model's context cuts."""
+        self.classes = class_features(self.embed_texts, names, templates)  # (C, E)
+        return self.clip.cut(prompts(names, templates))
+
+    def ask(self, pixels: Tensor, batch: Sequence[Prepared], labels: Sequence[int]) -> None:
+        """Answers for the pictures of a batch, of which the labels are numbers of classes."""
+        found = answers(self.embed_pictures(pixels), self.classes)
+        found = Answers(*(part.cpu() for part in found))
+        self._answers.append(found)
+        wrong = [
+            Mistake(probability, one.record.key, label, answer, one.record.image)
+            for one, label, answer, probability in zip(
+                batch, labels, found.classes[:, 0].tolist(), found.probabilities[:, 0].tolist(), strict=True
+            )
+            if answer != label
+        ]
+        self.mistakes = nlargest(MISTAKES, [*self.mistakes, *wrong], key=lambda mistake: mistake.probability)
+
+    @property
+    def answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of all pictures asked for, in their order, the classes (P, K), best first, and their probabilities (P, K)."""
+        classes, probabilities = (torch.cat(part).numpy() for part in zip(*self._answers, strict=True))
+        return classes, probabilities
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.clip.device).type, self.dtype, enabled=self.dtype is not torch.float32)
+
+
+def load_models(names: Sequence[str], device: str, dtype: str) -> list[Asked]:
+    """The models of these names; ValueError that names every one that cannot be had, and why."""
+    found, problems = [], []
+    for name in names:
+        try:
+            folder = str(SHIPPED / name) if name in shipped_models() else name
+            found.append(Asked(name, OpenClip(folder, device), dtype))
+        except ValueError as error:
+            problems.append(f"--model {name}: {error}")
+    if problems:
+        raise ValueError("\n  ".join(problems))
+    return found

@@ -1,0 +1,123 @@
+"""The page of zero-shot answers: who is best, what is taken for what, each class, and the surest mistakes."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from diversity.page import page as diversity_page
+from diversity.page.page import INTERVAL, forests, interval, thumbnail
+from diversity.page.plots import COLOURS, Column
+from finetune.zero_shot.report import ModelResult, ZeroShotReport
+from finetune.zero_shot.scores import MEASURES, TOP1
+from imagetext.pages import render_page
+
+PAGE = "zero_shot.html"
+TEMPLATE = Path(__file__).parents[1] / "templates" / PAGE
+STYLE = diversity_page.TEMPLATE.with_suffix(".css")  # of all reports
+PAIRS = 12  # of classes taken for one another
+CLASSES = 20  # of the table's classes, the hardest, before the others are folded; and of a matrix of all
+
+
+def render(report: ZeroShotReport) -> str:
+    """The whole page, which asks for nothing outside it."""
+    columns = [
+        Column(name, name, str(mark), colour, False, name == report.verdict.winner, False)
+        for name, mark, colour in zip(report.models, itertools.count(1), itertools.cycle(COLOURS))
+    ]
+    measures = [measure for measure in MEASURES if measure.score in report.models[report.best].intervals]
+    classes = _classes(report)
+    return render_page(
+        TEMPLATE,
+        style=Markup(STYLE.read_text(encoding="utf-8")),
+        report=report,
+        columns=columns,
+        subtitle=f"{report.pictures:,} pictures of {len(report.asked):,} classes",
+        answer=[INTERVAL.split(sentence) for sentence in report.answer],
+        measures=measures,
+        headline=[
+            (column, [_cell(report.models[column.name], measure) for measure in measures]) for column in columns
+        ],
+        chance=TOP1.written(report.chance),
+        differences=forests([TOP1], report.differences, columns),
+        confusions=[(column, _pairs(report, report.models[column.name])) for column in columns],
+        matrix=_matrix(report) if len(report.asked) <= CLASSES else None,
+        best=next(column for column in columns if column.name == report.best),
+        classes=(classes[:CLASSES], classes[CLASSES:]),
+        mistakes=[(column, _mistakes(report, report.models[column.name])) for column in columns],
+    )
+
+
+def _cell(model: ModelResult, measure: Any) -> tuple[Any, str, str]:
+    estimate = model.intervals[measure.score]
+    return measure, measure.written(estimate.mean), interval(measure, estimate, "–")
+
+
+def _pairs(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]]:
+    """The commonest confusions, with bars of the share of the class's pictures."""
+    names = report.classes.names
+    return [
+        {
+            "is": names[pair["class"]],
+            "said": names[pair["answered"]],
+            "of": f"{pair['pictures']:,} of {report.asked[pair['class']]:,}",
+            "bar": f"{100 * pair['share']:.1f}",
+        }
+        for pair in model.confusions[:PAIRS]
+    ]
+
+
+def _matrix(report: ZeroShotReport) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Of the best model, for each class how many of its pictures were taken for which."""
+    model, names = report.models[report.best], report.classes.names
+    taken = {(pair["class"], pair["answered"]): pair["pictures"] for pair in model.confusions}
+    rows = []
+    for one, pictures in enumerate(report.asked):
+        wrong = sum(count for (label, _), count in taken.items() if label == one)
+        counts = [pictures - wrong if one == other else taken.get((one, other), 0) for other in range(len(names))]
+        rows.append(
+            (
+                names[one],
+                [
+                    {"count": count, "right": one == other, "shade": f"{100 * count / max(1, pictures):.1f}"}
+                    for other, count in enumerate(counts)
+                ],
+            )
+        )
+    return rows
+
+
+def _classes(report: ZeroShotReport) -> list[dict[str, Any]]:
+    """A row for each class, the hardest first for the best model, those without pictures last."""
+    best = report.models[report.best]
+    order = sorted(range(len(report.asked)), key=lambda one: (best.by_class[one] is None, best.by_class[one] or 0))
+    taken_for: dict[int, str] = {}
+    for pair in reversed(best.confusions):
+        taken_for[pair["class"]] = f"{report.classes.names[pair['answered']]} ({pair['pictures']:,})"
+    return [
+        {
+            "name": report.classes.names[one],
+            "pictures": f"{report.asked[one]:,}",
+            "shares": [
+                (TOP1.written(model.by_class[one]), f"{100 * (model.by_class[one] or 0):.1f}")
+                for model in report.models.values()
+            ],
+            "taken_for": taken_for.get(one, ""),
+        }
+        for one in order
+    ]
+
+
+def _mistakes(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]]:
+    names = report.classes.names
+    return [
+        {
+            "key": mistake.key,
+            "thumbnail": thumbnail(mistake.image),
+            "is": names[mistake.label],
+            "said": names[mistake.answer],
+            "sure": f"{100 * mistake.probability:.0f} %",
+        }
+        for mistake in model.mistakes
+    ]

@@ -1,0 +1,108 @@
+"""Labelled pictures: which classes there are, and the pictures of records, decoded beside the model.
+
+H, W: height and width of the pixels
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+from PIL import Image
+from torch import Tensor
+
+from imagetext.readers.labels import Labels, read_class_names
+from imagetext.readers.table_flags import Columns
+from imagetext.sample import Record, Shard, decode_image
+from imagetext.shown import Progress
+from imagetext.sources import read_samples
+
+Transform = Callable[[Image.Image], Tensor]  # -> (3, H, W)
+
+
+class Classes(NamedTuple):
+    """The classes: what stands in records, and what they are called, one by one; and how many pictures each has."""
+
+    labels: Sequence[str]
+    names: Sequence[str]
+    pictures: Sequence[int]
+
+
+class Look(NamedTuple):
+    """What a first reading of the pictures found: their classes, how many there are, and those that cannot be used."""
+
+    classes: Classes
+    pictures: int
+    failed: Sequence[tuple[str, str]]  # key, reason
+
+
+def labelled(
+    input: Sequence[str], images: Sequence[str], table: Columns, label: str, class_names: str | None
+) -> tuple[list[Shard], Mapping[str, str] | None]:
+    """The shards, whose records have labels, and the classes' names by these, None where the labels are the names.
+
+    A label stays as it stands in the set, for two classes may have one name, as in ImageNet.
+    Raises ValueError where the set cannot be read, has no labels, or the names cannot be read.
+    """
+    names = read_class_names(class_names) if class_names else None
+    known = dict.fromkeys(names) if names is not None else None
+    labels = Labels(label, {one: one for one in known} if known is not None else None)
+    return read_samples(input, images, labels=labels, columns=table, needs=("pictures",), distinct=False), names
+
+
+def look(shards: Iterable[Shard], names: Mapping[str, str] | None, *, quiet: bool = False) -> Look:
+    """Reads all records, and decodes none. Raises ValueError where there are not two classes."""
+    counts, failed, pictures = dict.fromkeys(names or (), 0), [], 0
+    records = (record for shard in shards for record in shard)
+    for record in Progress(records, desc="reading labels", unit="picture", mininterval=1, delay=2, disable=quiet):
+        pictures += 1
+        if record.error:
+            failed.append((record.key, record.error))
+        else:
+            counts[record.label] = counts.get(record.label, 0) + 1
+    found = list(names or sorted(counts))
+    if len(found) < 2:
+        said = f"all pictures are of one class, {found[0]!r}" if found else f"no picture has a label: {failed[0][1]}"
+        raise ValueError(f"--input: {said}; to tell classes apart takes two")
+    called = [names[one] if names else one.replace("_", " ") for one in found]
+    return Look(Classes(found, called, [counts[one] for one in found]), pictures, failed)
+
+
+class Prepared(NamedTuple):
+    """A record with its picture as each model takes it; none where it has an error or does not decode, with the reason."""
+
+    record: Record
+    pixels: Sequence[Tensor]
+    error: str
+
+
+def workers(asked: int | None) -> int:
+    """The threads that decode: as asked for, else one a core that this process may use."""
+    return asked or len(os.sched_getaffinity(0))
+
+
+def prepared(
+    records: Iterable[Record], transforms: Sequence[Transform], batch_size: int, threads: int
+) -> Iterator[list[Prepared]]:
+    """Batches of records in their order, while the next ones are decoded."""
+    records, waiting = iter(records), deque[Future[Prepared]]()
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            for record in islice(records, 2 * batch_size - len(waiting)):
+                waiting.append(pool.submit(partial(_prepare, transforms), record))
+            if not waiting:
+                return
+            yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+
+
+def _prepare(transforms: Sequence[Transform], record: Record) -> Prepared:
+    if record.error:
+        return Prepared(record, (), record.error)
+    try:
+        picture = decode_image(record.image)
+    except ValueError as error:
+        return Prepared(record, (), str(error))
+    return Prepared(record, [transform(picture) for transform in transforms], "")

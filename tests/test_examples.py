@@ -1,0 +1,100 @@
+"""Every file of examples/ is run in small."""
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import capsmith
+from finetune.captioner.config import FinetuneConfig
+from generate.captions.config import GenerateConfig
+from imagetext.scenes.draw import SceneSpec, scene_sample
+from imagetext.shards import ShardWriter
+from imagetext.sources import read_records
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RUN_HERE = ("caption_folder.sh", "two_captioners.yaml", "finetune_coca.yaml", "is_it_better.py", "keep_alike.py")
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), EXAMPLES / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def pictures() -> list:
+    return [scene_sample(SceneSpec("train", 60), number) for number in range(60)]
+
+
+def write(folder, records, **columns) -> str:
+    """A set with these columns, each made of a record and its number."""
+    with ShardWriter(folder, "00000", columns=list(columns)) as writer:
+        for number, record in enumerate(records):
+            texts = {name: tuple(of(number, record)) for name, of in columns.items()}
+            alike = {"similarity": [0.1, 0.9], "logprob": [-1.0, -2.0]}
+            writer.write(replace(record, columns=texts, scores={name: alike for name in texts}))
+    return f"{folder}/*.tar"
+
+
+def test_every_example_is_run_and_listed():
+    files = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert files == {*RUN_HERE, "README.md"}
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert all(f"]({name})" in listed for name in RUN_HERE)
+
+
+def test_a_folder_is_captioned_and_reported(tmp_path, pictures):
+    (tmp_path / "pictures").mkdir()
+    for number, record in enumerate(pictures[:12]):
+        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(record.image)
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", EXAMPLES / "caption_folder.sh", "pictures", "coca_tiny", "captioned", "--num-workers", "0"],
+        cwd=tmp_path,
+        env={"PATH": path, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(read_records(str(tmp_path / "captioned")))) == 12
+    assert (tmp_path / "captioned-look" / "gallery.html").is_file()
+    assert (tmp_path / "captioned-report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "command, config_type, name",
+    [("generate", GenerateConfig, "two_captioners.yaml"), ("finetune", FinetuneConfig, "finetune_coca.yaml")],
+)
+def test_a_configuration_is_accepted(command, config_type, name):
+    config = capsmith.parse(command, config_type, ["--config", str(EXAMPLES / name), "--input", "a", "--output", "b"])
+    assert config.input == ["a"]
+    if command == "generate":
+        assert [one.temperature for one in config.columns] == [1.0, 0.7, 1.0]
+
+
+def test_a_worse_captioner_fails_and_a_better_one_does_not(tmp_path, pictures):
+    with_references = [replace(record, captions=record.captions[:-2]) for record in pictures]
+    pattern = write(
+        tmp_path,
+        with_references,
+        syn_text_true=lambda number, record: pictures[number].captions[-2:],
+        syn_text_wrong=lambda number, record: pictures[(number + 7) % len(pictures)].captions[-2:],
+    )
+    judge = load("is_it_better.py").main
+    assert judge(pattern, "syn_text_wrong", "syn_text_true") == 0
+    assert judge(pattern, "syn_text_true", "syn_text_wrong") == 1
+
+
+def test_captions_that_are_unlike_their_picture_go_and_rows_stay(tmp_path, pictures):
+    pattern = write(tmp_path / "before", pictures[:3], syn_text_a=lambda number, record: record.captions[:2])
+    load("keep_alike.py").main(pattern, "syn_text_a", "0.5", str(tmp_path / "after"))
+    after = list(read_records(f"{tmp_path}/after/*.tar"))
+    assert [record.columns["syn_text_a"] for record in after] == [record.captions[1:2] for record in pictures[:3]]
+    assert [record.scores["syn_text_a"]["similarity"] for record in after] == [[0.9]] * 3
+    load("keep_alike.py").main(pattern, "syn_text_a", "0.95", str(tmp_path / "none"))
+    assert [bool(record.error) for record in read_records(f"{tmp_path}/none/*.tar")] == [True] * 3
