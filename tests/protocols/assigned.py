@@ -8,6 +8,7 @@ from captioners.decoding.continuing import Continuing
 from captioners.decoding.rows import Rows
 from captioners.decoding.slots import SlotRows
 from captioners.lm.captioner import LMCaptioner
+from captioners.rules.negatives import NegativeRules
 from captioners.server.captioner import ServerCaptioner
 from captioners.vlm.captioner import VLMCaptioner
 from finetune.captioner.forward import CoCaForward, VLMForward
@@ -23,12 +24,14 @@ from tests.generate import conftest
 def captioners(
     server: ServerCaptioner,
     lm: LMCaptioner,
+    rules: NegativeRules,
     fake: conftest.FakeCaptioner,
     disturbed: campaign.Captioner,
     scripted: Scripted,
 ) -> None:
     captioner: Captioner = server
     captioner = lm
+    captioner = rules
     captioner = fake
     captioner = disturbed
     captioner = scripted
