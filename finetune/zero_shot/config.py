@@ -1,9 +1,9 @@
 """The configuration of `capsmith zero-shot`; imports no torch, so that --help is quick."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from imagetext.readers.labels import FOLDER
 from imagetext.readers.table_flags import TableFlags
@@ -38,6 +38,11 @@ class ZeroShotConfig(TableFlags):
         description="what is said of a class: imagenet, open_clip's 80; simple, its 7; plain, 'a photo of a {}.'; name, the "
         "name alone; or a file with a template a line",
     )
+    hierarchy: str | None = Field(
+        None,
+        description="rank anew what a model is unsure of, by children and parents of classes: wordnet, nltk's corpus; or a file, "
+        "CHILD<tab>PARENT a line",
+    )
     batch_size: int = Field(64, gt=0, description="pictures at a time")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="that the models compute in")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
@@ -55,3 +60,11 @@ class ZeroShotConfig(TableFlags):
         if twice:
             raise ValueError(f"given twice: {', '.join(twice)}")
         return models
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.hierarchy and self.templates == "name":
+            raise ValueError(
+                "--hierarchy: a model is unsure where templates disagree, and --templates name is a single one"
+            )
+        return self

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from diversity.page import page as diversity_page
 from diversity.page.page import INTERVAL, forests, interval, thumbnail
 from diversity.page.plots import COLOURS, Column
-from finetune.zero_shot.report import ModelResult, ZeroShotReport
+from finetune.zero_shot.report import ModelResult, Unsure, ZeroShotReport
 from finetune.zero_shot.scores import MEASURES, TOP1
 from imagetext.pages import render_page
 
@@ -41,6 +41,7 @@ def render(report: ZeroShotReport) -> str:
         ],
         chance=TOP1.written(report.chance),
         differences=forests([TOP1], report.differences, columns),
+        unsure=[(column, _unsure(model.unsure)) for column in columns if (model := report.models[column.name]).unsure],
         confusions=[(column, _pairs(report, report.models[column.name])) for column in columns],
         matrix=_matrix(report) if len(report.asked) <= CLASSES else None,
         best=next(column for column in columns if column.name == report.best),
@@ -52,6 +53,29 @@ def render(report: ZeroShotReport) -> str:
 def _cell(model: ModelResult, measure: Any) -> tuple[Any, str, str]:
     estimate = model.intervals[measure.score]
     return measure, measure.written(estimate.mean), interval(measure, estimate, "–")
+
+
+def _unsure(unsure: Unsure) -> list[tuple[str, str, str]]:
+    """The cells of a model: heading, figure, interval."""
+    headings = {
+        "share": "Unsure of",
+        "sure": "Right where sure",
+        "before": "Right where unsure",
+        "after": "Ranked anew",
+        "gain": "Difference there",
+        "total": "All, ranked anew",
+    }
+    return [
+        (heading, "–", "")
+        if (estimate := getattr(unsure, name)) is None
+        else (heading, (signed if name == "gain" else TOP1.written)(estimate.mean), interval(TOP1, estimate, " to "))
+        for name, heading in headings.items()
+    ]
+
+
+def signed(value: float) -> str:
+    """A difference of shares, in points."""
+    return f"{100 * value:+.1f} points".replace("-", "−")
 
 
 def _pairs(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]]:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from diversity.measures.catalogue import PERCENT
 from diversity.page.page import interval
 from diversity.verdict.answer import FEW
 from diversity.verdict.compare import Difference, Estimate, differences, estimates
@@ -19,6 +20,21 @@ KIND = "capsmith zero-shot"
 PAIRS = 3  # of classes taken for one another, that a sentence names
 
 
+class Unsure(NamedTuple):
+    """What a hierarchy did for a model: the share of pictures that it is unsure of, and the accuracy of all, each with its interval.
+
+    sure: of those that it is sure of; before and after: of the others, by all templates and ranked anew; gain: after less before;
+    total: of all pictures, after.
+    """
+
+    share: Estimate
+    total: Estimate
+    sure: Estimate | None
+    before: Estimate | None
+    after: Estimate | None
+    gain: Estimate | None
+
+
 @dataclass(frozen=True)
 class ModelResult:
     """One model: its scores with their intervals, top-1 of each class (None without pictures), and its mistakes."""
@@ -27,6 +43,7 @@ class ModelResult:
     by_class: Sequence[float | None]
     confusions: Sequence[Mapping[str, Any]]  # the commonest first; classes by number
     mistakes: Sequence[Mistake]  # the surest first
+    unsure: Unsure | None = None  # where there is a hierarchy
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,9 @@ class ZeroShotReport:
     @property
     def answer(self) -> tuple[str, ...]:
         """The result in sentences, the first of which says who is best."""
-        return tuple(filter(None, (_best(self), _rest(self), _against_chance(self), _confused(self), _few(self))))
+        return tuple(
+            filter(None, (_best(self), _rest(self), _against_chance(self), _confused(self), _unsure(self), _few(self)))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All of it but pictures, classes by what stands in the set."""
@@ -80,6 +99,7 @@ class ZeroShotReport:
                 name: {
                     **{score: estimate._asdict() for score, estimate in model.intervals.items()},
                     "by_class": dict(zip(labels, model.by_class, strict=True)),
+                    **({"unsure": _plain(model.unsure)} if model.unsure else {}),
                     "confusions": [
                         {**pair, "class": labels[pair["class"]], "answered": labels[pair["answered"]]}
                         for pair in model.confusions
@@ -101,6 +121,7 @@ class ZeroShotReport:
 
 def make_report(
     answers: Mapping[str, np.ndarray],
+    reranked: Mapping[str, tuple[np.ndarray, np.ndarray] | None],
     mistakes: Mapping[str, Sequence[Mistake]],
     labels: np.ndarray,
     classes: Classes,
@@ -110,7 +131,10 @@ def make_report(
     settings: Mapping[str, Any],
     seed: int,
 ) -> ZeroShotReport:
-    """The report of models' answers (P, K), best first, to pictures whose classes have the numbers `labels` (P,)."""
+    """The report of models' answers (P, K), best first, to pictures whose classes have the numbers `labels` (P,).
+
+    reranked: which pictures a model is unsure of, and the classes after these are ranked anew, (P,) each.
+    """
     count = len(classes.labels)
     scores = {name: picture_scores(found, labels, count) for name, found in answers.items()}
     intervals = {
@@ -124,6 +148,7 @@ def make_report(
                 [None if np.isnan(share) else float(share) for share in class_accuracy(of["top1"], labels, count)],
                 confusions(answers[name][:, 0], labels),
                 mistakes[name],
+                unsure_of(of["top1"], *reranked[name], labels, seed) if reranked.get(name) else None,
             )
             for name, of in scores.items()
         },
@@ -135,6 +160,27 @@ def make_report(
         notes,
         settings,
     )
+
+
+def unsure_of(first: np.ndarray, unsure: np.ndarray, reranked: np.ndarray, labels: np.ndarray, seed: int) -> Unsure:
+    """How right a model is (first, (P,) 1 or 0) where it is sure and where not, and there by the reranked classes (P,), too."""
+    after = (reranked == labels).astype(float)
+    found = estimates(
+        {
+            "share": unsure.astype(float),
+            "total": after,
+            "sure": np.where(unsure, np.nan, first),
+            "before": np.where(unsure, first, np.nan),
+            "after": np.where(unsure, after, np.nan),
+            "gain": np.where(unsure, after - first, np.nan),
+        },
+        seed,
+    )
+    return Unsure(*(found.get(name) for name in Unsure._fields))
+
+
+def _plain(unsure: Unsure) -> dict[str, Any]:
+    return {name: estimate and estimate._asdict() for name, estimate in unsure._asdict().items()}
 
 
 def _within(estimate: Estimate) -> Estimate:
@@ -197,6 +243,24 @@ def _confused(report: ZeroShotReport) -> str:
         for pair in found
     ]
     return f"Most often {report.best} takes {_and(pairs)}."
+
+
+def _unsure(report: ZeroShotReport) -> str:
+    """What the hierarchy does for the best model."""
+    unsure = report.models[report.best].unsure
+    if not unsure:
+        return ""
+    if not unsure.gain:
+        return f"{report.best} is sure of all pictures: the hierarchy has nothing to do."
+    gain = TOP1.written(unsure.gain.mean).replace(PERCENT, " points").replace("-", "−")
+    between = interval(TOP1, unsure.gain, " to ").removesuffix(PERCENT)
+    clear = "" if unsure.gain.low > 0 or unsure.gain.high < 0 else ", so no effect is shown"
+    return (
+        f"{report.best} is unsure of {TOP1.written(unsure.share.mean)} of the pictures: there it is right for {TOP1.written(unsure.before.mean)}, "
+        f"and by children and parents of the classes for {TOP1.written(unsure.after.mean)}, a difference of {gain}"
+        + (f" ({between})" if between else "")
+        + f"{clear}."
+    )
 
 
 def _few(report: ZeroShotReport) -> str:

@@ -12,6 +12,7 @@ from captioners.device import choose_device
 from finetune.rejects import check_rejects
 from finetune.zero_shot.classify import read_templates
 from finetune.zero_shot.config import ZeroShotConfig
+from finetune.zero_shot.hierarchy import read_hierarchy
 from finetune.zero_shot.models import Asked, load_models
 from finetune.zero_shot.page import PAGE, render
 from finetune.zero_shot.pictures import Look, labelled, look, prepared, workers
@@ -47,17 +48,23 @@ def run(config: ZeroShotConfig) -> int:
 def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     """The report, and a line of JSON for each picture; ValueError as `run` has it."""
     device = choose_device(config.device)
-    (shards, names), templates, models = _all_or_told(
+    (shards, names), templates, hierarchy, models = _all_or_told(
         lambda: labelled(config.input, config.images, config.table, config.label, config.class_names),
         lambda: read_templates(config.templates),
+        lambda: read_hierarchy(config.hierarchy) if config.hierarchy else None,
         lambda: load_models(config.model, device, config.dtype),
     )
     check_apart(config.output, [shard.path for shard in shards])
     seen = look(shards, names)
     check_rejects(seen.failed, seen.pictures - len(seen.failed), config)
+    families = hierarchy(seen.classes) if hierarchy else None
     notes = _notes(seen)
+    if families and families.known < len(seen.classes.names):
+        notes.append(
+            f"--hierarchy {config.hierarchy} knows {families.known:,} of {len(seen.classes.names):,} classes."
+        )
     for model in models:
-        if cut := model.name_classes(seen.classes.names, templates):
+        if cut := model.name_classes(seen.classes.names, templates, families):
             notes.append(
                 f"{model.name} reads {model.clip.context_length} tokens, and {cut:,} texts of classes are cut."
             )
@@ -74,6 +81,7 @@ def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
         )
     report = make_report(
         {model.name: model.answers[0] for model in models},
+        {model.name: model.reranked for model in models},
         {model.name: model.mistakes for model in models},
         labels,
         seen.classes,
