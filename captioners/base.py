@@ -118,13 +118,15 @@ class Caption:
     `logprob` (nats) sums the log-probabilities of the drawn tokens, the end token included, under the model's own
     distribution: before temperature, penalties and truncation, without the prompt's tokens and without an end token that the
     limit forced; None where a server gives none. `truncated`: the limit ended it. `similarity`: cosine with the picture,
-    where asked for.
+    where asked for. `cut`: what was cut off the reply, of `replies.CUTS`. `kind`: of a negative, what makes it false.
     """
 
     text: str
     logprob: float | None
     truncated: bool
     similarity: float | None = None
+    cut: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ H, W: height and width of the pixels
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,27 @@ class ClipSource(NamedTuple):
     name: str
     pretrained: str | None
     model_cfg: Mapping[str, Any]
+
+
+LONG_WORD = 64  # characters of a word that CLIP's tokenizer reads at a time: longer ones take it their length squared
+
+
+def is_longer_than(text: str, tokens: int) -> bool:
+    """Whether a text has more tokens of CLIP's tokenizer, start and end included."""
+    room = tokens - 2
+    for word in text.split():
+        for start in range(0, len(word), LONG_WORD):
+            room -= len(_tokenizer().encode(word[start : start + LONG_WORD]))
+            if room < 0:
+                return True
+    return room < 0
+
+
+@cache
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer  # late: it imports torch
+
+    return SimpleTokenizer()
 
 
 def is_open_clip(name: str) -> bool:

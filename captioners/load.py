@@ -2,6 +2,7 @@
 
 from captioners.base import Captioner
 from captioners.resolve import is_transformers
+from captioners.rules.negatives import NEGATIVES, NegativeRules
 from captioners.server.config import ServerConfig
 from captioners.weights import DTYPES
 
@@ -21,7 +22,8 @@ def load_captioner(
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
     A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa,
-    but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says.
+    but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says; and for `rules:negatives`,
+    which writes hard negatives of captions without a model.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
     context: positions in all, the CLS token's included, if others than the config's; weights are extended to them.
     image_size: pixels of a picture's side, if others than the config's; positions of weights are interpolated as open_clip does.
@@ -40,6 +42,10 @@ def load_captioner(
         "base": base,
     }
     given = ", ".join(option for option, value in asked.items() if value is not None)
+    if name == NEGATIVES:
+        if given:
+            raise ValueError(f"{name}: {given}: rules have no weights")
+        return NegativeRules()
     if name.startswith("openai:"):
         from captioners.server.captioner import load_server  # late: it imports aiohttp
 

@@ -2,6 +2,28 @@
 
 import json
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+CUTS: Mapping[str, str] = {  # what is cut off a reply, in the order in which it is
+    "thinking": "thoughts before the answer, such as <think>…</think>",
+    "tokens": "tokens of templates, and what follows an end token",
+    "fence": "a fence of three backticks, and what stands round it",
+    "json": "the braces of a JSON object with one string",
+    "list": "bullets and numbers before lines",
+    "markdown": "headings and emphasis",
+    "preamble": "a greeting, or words such as “Here is a caption:”",
+    "rest": "what follows the caption: other lines where one is asked for, notes, offers to do more",
+    "quotes": "quotation marks round all of it",
+}
+
+
+class Reply(NamedTuple):
+    """What a reply says, and which of `CUTS` were cut off it, in their order."""
+
+    text: str
+    cut: tuple[str, ...] = ()
+
 
 # Tokens of chat templates, tokenizers and old captioners, and tags, as text: <|im_start|>, </s>, <0x0A>, <br/>, [UNK]. No
 # addresses (<me@example.org>), and after a letter (List<string>) only those that models have.
@@ -25,7 +47,14 @@ _END = re.compile(
     r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sentence)[|｜]>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
 )
 _ROLE = re.compile(r"\s*(?:assistant\s*(?::|\n)|model\s*\n)", re.IGNORECASE)
-_LINE_START = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|[-*+•>][ \t]+)", re.MULTILINE)
+_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.MULTILINE)
+# A number with a full stop is one where an English sentence follows, or on the next lines: "1. FC Köln", "1. Mai" are names.
+_BULLET = re.compile(
+    r"^[ \t]*(?:[-*+•>][ \t]+|(?:[-=]>|⇒|→)[ \t]*|\(?\d{1,2}\)[ \t]+"
+    r"|1\.[ \t]+(?=(?:An?|The|This|There|Two|Three|Four|Several|Some|Many|People|Person|Man|Woman)\b|[^\n]*\n\s*2\.))"
+    r"|(?<=\n)[ \t]*\d{1,2}\.[ \t]+",
+    re.MULTILINE,
+)
 _JOINED = (
     r"[^\W\u3040-\u9fff\uac00-\ud7a3]"  # a letter or digit of a language that puts blanks between words: f**k, 2**3
 )
@@ -35,7 +64,8 @@ _EMPHASIS = re.compile(
 )
 
 _CAPTION = (
-    r"(?:captions?|descriptions?|sentences?|(?:bild)?beschreibung|bildunterschrift|satz|légende|phrase|descripción"
+    r"(?:captions?|descriptions?|sentences?|paraphrases?|rewrites?|rewording|rewritten|rephrased|alt[- ]texts?"
+    r"|(?:bild)?beschreibung|bildunterschrift|satz|légende|phrase|descripción"
     r"|leyenda|frase|didascalia|descrizione|legenda|descrição|popis(?:ek)?|titulek|věta|описание|подпись"
     r"|विवरण|कैप्शन)\b"
 )
@@ -47,7 +77,8 @@ _PICTURE = (
 _ARTICLE = "an?|the|your|my|eine?n?|die|das|une?|la|le|una|uno?|el|il|uma?|o|एक|इस"
 _KIND = (
     "one|two|three|some|few|short|brief|possible|potential|detailed|concise|simple|single|suitable|suggested|clear|vivid"
-    "|descriptive|good|better|accurate|revised|final|english|alt|sentence|kurze|mögliche|passende|detaillierte|prägnante"
+    "|descriptive|good|better|accurate|revised|final|english|alt|sentence|rewritten|rephrased|paraphrased|reworded|corrected"
+    "|improved|combined|fused|new|updated|alternative|alternate|another|possible|more|given|original|kurze|mögliche|passende|detaillierte|prägnante"
     "|brève|courte|détaillée|breve|corta|posible|detallada|concisa|possibile|dettagliata|curta|possível|detalhada"
     "|krátký|stručný|možný|краткое|короткое|возможное|подробное|का|संक्षिप्त|छोटा"
 )
@@ -56,7 +87,7 @@ _OF = (
     r"|que describe|para|d[ao]|della?|dell['’]|per|pro|k)\b"
 )
 _OF_PICTURE = (
-    rf"(?: (?:{_OF}[^.:：!?\n]{{0,40}}?)?{_PICTURE}"
+    rf"(?: (?:{_OF}[^.:：!?\n]{{0,40}}?)?(?:{_PICTURE}|{_CAPTION})"
     rf"(?: (?:you|that|provided|shown|above)\b[^.:：!?\n]{{0,30}})?)"
 )
 _END_OF_LEAD = r"(?:\s*[:：](?!\d)\s*|[ \t]*\n\s*)"
@@ -74,7 +105,10 @@ _IN_JAPANESE = (
 _PREAMBLE = re.compile(
     rf"(?:{_HERE} (?:(?:{_ARTICLE}|{_KIND}|{_PICTURE})(?:-|,? )(?:and (?!an? |the ))?){{0,6}}{_CAPTION}"
     rf"(?: (?:{_KIND}))?{_OF_PICTURE}?"
+    rf"|{_HERE} (?:(?:an?|the|your|one|my) )?(?:(?:{_KIND}) ){{0,3}}versions?{_OF_PICTURE}"
     rf"|this is (?:an?|the) {_CAPTION}{_OF_PICTURE}"
+    rf"|(?:(?:the|an?|one|your|my) )?(?:(?:{_KIND}) ){{0,3}}{_CAPTION}{_OF_PICTURE}? (?:is|would be|could be|might be)"
+    r"|here (?:you go|you are|it is)|answer|output|response|target|(?:rewritten|revised|paraphrased) (?:version|text)"
     rf"|(?:(?:{_KIND}|{_PICTURE})[- ]){{0,3}}{_CAPTION}(?: \d)?{_OF_PICTURE}?"
     rf"|{_IN_CHINESE}|{_IN_JAPANESE}){_END_OF_LEAD}",
     re.IGNORECASE,
@@ -85,9 +119,11 @@ _YES = (
 )
 _GREETING = re.compile(
     rf"(?:{_YES})(?: thing)?\s*[,.!，。！、](?:[ \t]*\n\s*|\s*(?={_HERE}|{_PREAMBLE.pattern}))"
-    r"|(?:certainly|of course|natürlich|bien sûr|por supuesto|jistě|конечно|当然)\s*[!！]\s*",
+    r"|(?:certainly|of course|natürlich|bien sûr|por supuesto|jistě|конечно|当然)\s*[!！]\s*"
+    r"|(?:sure|certainly|of course|absolutely|okay|ok)(?: thing)?[!,.] (?=(?-i:An?|The|This|There|Two|Three|Several|Some)\b)",
     re.IGNORECASE,
 )
+_SEVERAL = re.compile(r"\b(?:captions|descriptions|sentences|versions|paraphrases|rewrites)\b", re.IGNORECASE)
 _OFFER = re.compile(
     r"i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b[^.!?\n]{0,200}[.!?]?"
     r"|(?:let me know|feel free|would you like|if you(?:['’]d| would| need| want)|is there anything)[^.!?\n]{0,200}?"
@@ -95,35 +131,79 @@ _OFFER = re.compile(
     r"|(?:short|long)er|more details?)\b[^.!?\n]{0,200}[.!?]?",
     re.IGNORECASE,
 )
+# Notes on what was done, from a line of their own on.
+_NOTE = re.compile(
+    r"\n\s*[(*_]*(?:(?:please )?note\b|explanation\s*:|reason(?:ing)?\s*:|changes(?: made)?\s*:|this (?:caption|version|rewrite|sentence"
+    r"|paraphrase)\b|i(?:['’]ve| have)? (?:changed|replaced|rewrote|rewritten|rephrased|kept|used|made|tried|combined|added|removed)\b)",
+    re.IGNORECASE,
+)
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "'": "'", "‘": "’"}
 
 
 def clean_reply(text: str) -> str:
+    """The caption in a language model's reply, on one line, as `read_reply` finds it."""
+    return read_reply(text).text
+
+
+def read_reply(text: str, *, line: bool = False) -> Reply:
     """The caption in a language model's reply, on one line; "" where the reply ended before its thoughts did.
 
-    Taken away are thoughts (`<think>…</think>`), tokens of templates and what follows an end token, Markdown, a fence round
-    the caption or JSON with one string, "Sure! Here is a caption:" in some languages, offers to do more, and quotation marks
-    round all of it. What a caption itself says is left as it is: so are refusals and `<unk>`, which the gate refuses.
+    Cut off is what `CUTS` names; line: the first line alone is the caption, as it is where a model offers several. What a
+    caption itself says is left as it is: so are refusals and `<unk>`, which the gate refuses.
     """
+    text, already = bare_reply(text)
+    cut = dict.fromkeys(already)
+
+    def without(name: str, left: str, before: str) -> str:
+        if left != before:
+            cut[name] = None
+        return left
+
+    text = without("fence", _unfenced(text), text)
+    text = without("json", _of_json(text), text).strip()
+    text = without("markdown", _HEADING.sub("", text), text)
+    text = without("list", _BULLET.sub("", text), text)
+    text = without("markdown", _EMPHASIS.sub(lambda found: found[2] or found[3], text), text).strip()
+    for lead in (_GREETING, _PREAMBLE):
+        if (found := lead.match(text)) and text[found.end() :].strip():
+            text = without("preamble", text[found.end() :], text)
+            line = line or _SEVERAL.search(found[0]) is not None
+    text = text.strip()
+    left = _without_offer(text).rstrip()
+    if line:
+        left = left.partition("\n")[0].rstrip()
+    text = " ".join(without("rest", left, text).split())
+    text = without("quotes", _unquoted(text), text)
+    return Reply(text, tuple(name for name in CUTS if name in cut))
+
+
+def bare_reply(text: str) -> Reply:
+    """The reply as it was written, without its thoughts and tokens: "" where it ended before its thoughts did."""
+    text = sound(text)
     thoughts = list(_THOUGHT.finditer(text))
     if thoughts:
         text = text[thoughts[-1].end() :]
     elif _THINKING.match(text):
-        return ""
-    text = SPECIAL_TOKEN.sub(lambda token: token[0] if _UNKNOWN.fullmatch(token[0]) else " ", _first_turn(text))
-    text = text.replace("Ġ", " ") if _SPACES.search(text) else text
-    text = _ROLE.sub("", text, count=1) if _ROLE.match(text) else text
-    text = _of_json(_unfenced(text)).strip()
-    text = _EMPHASIS.sub(lambda found: found[2] or found[3], _LINE_START.sub("", text)).strip()
-    for lead in (_GREETING, _PREAMBLE):
-        if (found := lead.match(text)) and text[found.end() :].strip():
-            text = text[found.end() :]
-    return _unquoted(" ".join(_without_offer(text).split()))
+        return Reply("", ("thinking",))
+    bare = _without_tokens(text)
+    return Reply(bare, ("thinking",) * bool(thoughts) + ("tokens",) * (bare != text))
+
+
+def sound(text: str) -> str:
+    """The text without halves of characters, and with blanks for control characters but tabs and line feeds."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", re.sub(r"[\ud800-\udfff]", "", text))
 
 
 def holds_token(text: str) -> bool:
     """Whether the text holds a special token, or a tag."""
     return any(mark in text for mark in _MARKS) and bool(SPECIAL_TOKEN.search(text) or _SPACES.search(text))
+
+
+def _without_tokens(text: str) -> str:
+    """The first turn of the text without special tokens and the role before it."""
+    text = SPECIAL_TOKEN.sub(lambda token: token[0] if _UNKNOWN.fullmatch(token[0]) else " ", _first_turn(text))
+    text = text.replace("Ġ", " ") if _SPACES.search(text) else text
+    return _ROLE.sub("", text, count=1) if _ROLE.match(text) else text
 
 
 def _first_turn(text: str) -> str:
@@ -158,8 +238,10 @@ def _of_json(text: str) -> str:
 
 
 def _without_offer(text: str) -> str:
-    """The text without a last sentence, or line, that offers to do more."""
+    """The text without notes on it, and without a last sentence, or line, that offers to do more."""
     text = text.rstrip()
+    if note := _NOTE.search(text):
+        text = text[: note.start()].rstrip()
     last = max(text.rfind(mark, 0, len(text) - 1) for mark in ("\n", ". ", "! ", ".\n"))
     tail = text[last + 1 :].strip() if last >= 0 else ""
     return text[: last + 1] if tail and _OFFER.fullmatch(tail) else text

@@ -237,7 +237,7 @@ class BatchOrder(Sampler):
 class Batch(NamedTuple):
     """Pictures (B, 3, S, S), or what stands for them (see `_together`), token ids (B, K, L), pictures' numbers (B,), and keys.
 
-    embeddings: what teachers say of pictures (B, D) and texts (B, K, D), by name, where a loss takes that.
+    embeddings: what else a loss takes, by name: what teachers say of pictures (B, D) and texts (B, K, D), and `has_negative` (B,).
     """
 
     images: Any

@@ -157,6 +157,7 @@ def _write(config: Config, record: Mapping[str, Any]) -> None:
 def _check_same(config: Config, earlier: Mapping[str, Any]) -> None:
     """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
     output, settings, began = config.output, _settings(config), earlier.get("capsmith", "0.1")  # 0.1 did not say so
+    unsaid = _settings(type(config).model_construct())  # what it could not say yet, it did not ask for
     if began != VERSION and not is_finished(output):
         raise ValueError(
             f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
@@ -165,7 +166,7 @@ def _check_same(config: Config, earlier: Mapping[str, Any]) -> None:
     more = config.samples_seen > earlier["samples_seen"]
     if other := ", ".join(
         f"{name} was {value!r}, is {settings[name]!r}"
-        for name, value in earlier.items()
+        for name, value in {**unsaid, **earlier}.items()
         if name in settings and settings[name] != value and not (more and name == "samples_seen")
     ):
         raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")

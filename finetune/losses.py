@@ -1,4 +1,4 @@
-"""The two losses of CoCa (Yu et al. 2022, arXiv 2205.01917), and that of reinforced sets.
+"""The two losses of CoCa (Yu et al. 2022, arXiv 2205.01917), that of reinforced sets, and what hard negatives add to either.
 
 B: pictures of the whole batch, K: captions of each, T: tokens to predict, V: vocabulary, E: embedding, D: of all teachers joined
 """
@@ -25,15 +25,38 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale:
     Features (B, E) and (B, K, E) of unit length, scale not logarithmic. pictures (B,): their numbers; a picture that is in the
     batch twice is no negative of itself.
     """
+    logits = _logits(image_features, text_features, logit_scale, pictures)
+    target = torch.arange(len(pictures), device=pictures.device).repeat(len(logits))
+    return sum(F.cross_entropy(one.flatten(0, 1), target) for one in (logits, logits.mT)) / 2
+
+
+def negative_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    negative_features: Tensor,
+    has_negative: Tensor,
+    logit_scale: Tensor,
+    pictures: Tensor,
+) -> Tensor:
+    """What a loss over texts given pictures grows by where hard negatives are further texts of every picture in the batch.
+
+    Half the mean of ln((t + n) / t), where t sums exp(scale * cosine) over the batch's texts, as `contrastive_loss` does, and n
+    over its negatives (B, E) of unit length, those of has_negative (B,) alone. Nothing is asked of pictures given negatives. With
+    `contrastive_loss` this is NegCLIP's loss (Yuksekgonul et al. 2022, arXiv 2210.01936); with `distillation_loss`, it is that of
+    teachers who give negatives a probability of 0.
+    """
+    texts = _logits(image_features, text_features, logit_scale, pictures)
+    negatives = logit_scale * image_features @ negative_features.T  # (B, B)
+    negatives = negatives.masked_fill(~has_negative, float("-inf")).expand_as(texts)
+    both = torch.cat([texts, negatives], dim=2)  # (K, B, 2 B)
+    return (both.logsumexp(2) - texts.logsumexp(2)).mean() / 2
+
+
+def _logits(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor) -> Tensor:
+    """Logits (K, B, B) of texts given pictures, -inf of another row's text of the same picture."""
     rows = torch.arange(len(pictures), device=pictures.device)
     same = (pictures[:, None] == pictures) & (rows[:, None] != rows)
-    logits = logit_scale * (image_features @ text_features.transpose(0, 1).mT)  # (K, B, B)
-    logits = (
-        logits.masked_fill(same, float("-inf")).flatten(0, 1),
-        logits.mT.masked_fill(same, float("-inf")).flatten(0, 1),
-    )
-    target = rows.repeat(text_features.shape[1])
-    return sum(F.cross_entropy(one, target) for one in logits) / 2
+    return (logit_scale * (image_features @ text_features.transpose(0, 1).mT)).masked_fill(same, float("-inf"))
 
 
 def distillation_loss(

@@ -67,9 +67,10 @@ class Forward(Protocol):
     def batch_losses(
         self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
     ) -> Losses:
-        """The losses of a whole batch's features (N, E) and (N, K, E), where it contrasts.
+        """The losses of a whole batch's features (N, E) and (N, K, E), where it contrasts, and numbers for the log.
 
-        pictures (N,): their numbers in the set. embeddings: what the set's batches have beside pictures and tokens.
+        pictures (N,): their numbers in the set. embeddings: what the set's batches have beside pictures and tokens. A number that
+        `weights` does not name is only told; where it is NaN there is nothing to tell.
         """
 
     def prepare(self, pictures: Any, accelerator: Accelerator, config: Any) -> None:
@@ -270,9 +271,13 @@ class Trainer:
         losses |= {"caption": self.accelerator.reduce(losses["caption"])} if learner.captions else {}
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
-        told = dict(zip(losses, values, strict=True))
         told = {
-            "loss": sum(learner.weights[name] * loss for name, loss in told.items()),
+            name: value
+            for name, value in zip(losses, values, strict=True)
+            if name in learner.weights or not math.isnan(value)
+        }
+        told = {
+            "loss": sum(weight * told[name] for name, weight in learner.weights.items()),
             **told,
             "gradient_norm": norm,
             "learning_rate": self.schedule.get_last_lr()[-1],
@@ -325,7 +330,9 @@ class Trainer:
         )
         with torch.enable_grad():
             losses = self.learner.batch_losses(image, text, scale, pictures, **embeddings)
-            loss = sum(self.learner.weights[name] * loss for name, loss in losses.items())
+            loss = sum(
+                self.learner.weights[name] * loss for name, loss in losses.items() if name in self.learner.weights
+            )
         by_image, by_text, by_scale = torch.autograd.grad(loss, (image, text, scale))
         own = [gradient[first : first + count].chunk(len(parts)) for gradient in (by_image, by_text)]
         return {name: loss.detach() for name, loss in losses.items()}, *own, [by_scale / len(parts)] * len(parts)

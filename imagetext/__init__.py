@@ -3,13 +3,13 @@
 from importlib import import_module
 
 _HOME = {
-    "ColumnClash": "columns",
+    "ColumnClash": "sets.room",
     "Record": "sample",
     "Shard": "sample",
     "decode_image": "sample",
     "image_size": "sample",
     "ShardWriter": "shards",
-    "check_column": "shards",
+    "check_column": "columns",
     "dataset_features": "shards",
     "read_marker": "shards",
     "read_markers": "shards",

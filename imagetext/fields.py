@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from imagetext import limits
+from imagetext.columns import is_column
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,10 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Known(NamedTuple):
-    """What the fields of a sample say: captions, their scores, why it failed in an earlier run of ours, and all the rest."""
+    """What the fields of a sample say: captions, columns that are none, scores, why it failed in an earlier run of ours, and all the rest."""
 
     captions: tuple[str, ...]
+    columns: dict[str, tuple[str, ...]]
     scores: dict[str, dict[str, Any]]
     failed: str
     rest: dict[str, Any]
@@ -56,7 +58,8 @@ def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, pictur
     fields = dict(fields)
     if is_ours(fields):
         captions, scores, failed = fields.pop("captions"), fields.pop("caption_scores"), fields.pop("error")
-        return Known(tuple(filter(str.strip, loose_texts(captions))), known_scores(scores), failed, fields)
+        captions = tuple(filter(str.strip, loose_texts(captions)))
+        return Known(captions, take_columns(fields), known_scores(scores), failed, fields)
     named = take_captions(fields, CAPTION_COLUMNS[:1] if texts else CAPTION_COLUMNS)
     captions = tuple(map(well_formed, texts))
     if captions:
@@ -64,7 +67,7 @@ def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, pictur
     scores = (
         fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}
     )  # of ours, which lost other fields
-    return Known(captions + named, known_scores(scores) if scores else {}, "", own_fields(fields, picture=picture))
+    return Known(captions + named, {}, known_scores(scores) if scores else {}, "", own_fields(fields, picture=picture))
 
 
 def is_ours(fields: Mapping[str, Any]) -> bool:
@@ -210,10 +213,19 @@ def loose_texts(value: Any) -> tuple[str, ...]:
     return ()
 
 
+def take_columns(fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Takes the columns in `caption_fields` out of a record of ours; none where that is a field which only has the name."""
+    columns = fields.get("caption_fields")
+    if not isinstance(columns, dict) or not all(
+        texts is None or isinstance(texts, list) and {*map(type, texts)} <= {str} for texts in columns.values()
+    ):
+        return {}
+    del fields["caption_fields"]
+    return {well_formed(name): tuple(map(well_formed, texts)) for name, texts in columns.items() if texts}
+
+
 def _are_scores(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        name.startswith("syn_text") and isinstance(of, dict) for name, of in value.items()
-    )
+    return isinstance(value, dict) and all(is_column(name) and isinstance(of, dict) for name, of in value.items())
 
 
 def known_scores(scores: Any) -> dict[str, dict[str, Any]]:

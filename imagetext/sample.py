@@ -26,6 +26,7 @@ from PIL import (  # noqa: F401
 )
 
 from imagetext import limits
+from imagetext.columns import is_caption_column, is_column
 
 MAX_PIXELS = limits.PIXELS
 MAX_ASPECT = limits.ASPECT
@@ -38,7 +39,7 @@ HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"} 
 class Record:
     """A picture with everything that is known of it.
 
-    `columns` holds all caption columns, `scores` what is known of each of their captions:
+    `columns` holds all caption columns, negatives and tags among them, `scores` what is known of each of their captions:
     `{"syn_text_x": {"logprob": [...], "truncated": [...]}}`, aligned with the captions. `meta` also has `uid` and `source`,
     where the picture was found, relative to the input: the same input gives the same record in every place. Fields of others
     that have names of ours stand in `meta["source_fields"]`.
@@ -67,10 +68,10 @@ class Record:
         """The columns of synthetic captions, without columns of other kinds."""
         return {name: texts for name, texts in self.columns.items() if is_caption_column(name)}
 
-
-def is_caption_column(name: str) -> bool:
-    """Whether a field holds synthetic captions: `syn_text...`, which is not the embeddings of such a column."""
-    return name.startswith("syn_text") and not name.endswith(("emb", "embedding", "embeddings"))
+    @property
+    def named_columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns whose names say what they hold: of synthetic captions, and of texts that are no true captions."""
+        return {name: texts for name, texts in self.columns.items() if is_column(name)}
 
 
 @dataclass(frozen=True)

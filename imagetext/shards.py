@@ -2,13 +2,14 @@
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from imagetext.columns import TAKEN, is_caption_column, is_column, is_other_column
+from imagetext.columns import check_column as check_column  # who names the columns of a shard needs it
 from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
@@ -47,8 +48,9 @@ class ShardWriter:
 
     folder: on this machine, or in a store (`s3://`, `gs://`, `hf://`), where an upload of this shard that a killed process
     has left is aborted first.
-    columns: the run's own caption columns, so that shards in which all failed have them too (JSONL, Parquet). They are what
-    the marker counts; unless given, all synthetic captions are the run's.
+    columns: the run's own columns, of synthetic captions and of texts that are none, so that shards in which all failed have
+    them too. They are what the marker counts; unless given, all are the run's. A run that makes synthetic captions has no good
+    record without any.
     images: False writes columns to be joined with their pictures later (`imagetext.sets.join`): of each record the run's own
     captions and what tells whose they are, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
@@ -69,7 +71,7 @@ class ShardWriter:
     ):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
-        if wrong := [one for one in columns if not one.startswith("syn_text") or "emb" in one or "_captions" in one]:
+        if wrong := [one for one in columns if not is_column(one) or any(part in one for part in TAKEN)]:
             raise ValueError(
                 f"columns: {', '.join(map(repr, wrong))}: no name for a column of captions (see check_column)"
             )
@@ -96,10 +98,10 @@ class ShardWriter:
         if not record.key:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
-        record = replace(record, columns=record_columns(record), error=masked(record.error))
+        record = replace(record, columns=record_columns(record, self._columns), error=masked(record.error))
         own = {
             name: texts
-            for name, texts in record.syn_text.items()
+            for name, texts in record.named_columns.items()
             if not record.error and (not self._columns or name in self._columns)
         }
         if not self._images:
@@ -108,8 +110,8 @@ class ShardWriter:
             keep(self._failed, key, record)
             return
         if self._images and not text:
-            first = (*own.values(), record.captions) if self._text_from_synthetic else (record.captions,)
-            text = next((text for texts in first for text in texts if text.strip()), None)
+            synthetic = [texts for name, texts in own.items() if is_caption_column(name) and self._text_from_synthetic]
+            text = next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
         self._shard.write(key, record, text)
         self._good += 1
         self._captions.update({name: len(texts) for name, texts in own.items()})
@@ -202,25 +204,12 @@ def _marker(folder: str, name: str) -> dict[str, Any] | None:
         return None
 
 
-def check_column(name: str) -> str:
-    """The name of a column of synthetic captions, if it is one: `syn_text_` and then `a-z 0-9 _`.
-
-    Raises ValueError otherwise, and for names with `emb` or `_captions` in them: the reference tools take those for
-    embeddings and for captions of another kind.
-    """
-    if not re.fullmatch(r"syn_text_[a-z0-9_]+", name):
-        raise ValueError(f"column: {name!r} is not syn_text_ followed by letters a-z, digits and underscores")
-    for part in ("emb", "_captions"):
-        if part in name:
-            raise ValueError(f"column: {name!r} contains {part!r}, which the reference tools take for something else")
-    return name
-
-
 def dataset_features(
     columns: Sequence[str], *, similarity: bool = False, embeddings: Literal["npz", "pth.gz"] | None = None
 ) -> "datasets.Features":
-    """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these caption columns.
+    """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these columns.
 
+    columns: all of them, negatives and tags, which stand in `json`, included.
     similarity: the captions were made with `--similarity`.
     embeddings: the member of reinforced records that is to be read, with `paug.json`; from `datasets` 4.7 on. Columns of
     embeddings that a record lacks are None.
@@ -235,11 +224,13 @@ def dataset_features(
     scores = {"logprob": List(Value("float64")), "truncated": List(Value("bool")), "flags": texts}
     if similarity:
         scores["similarity"] = List(Value("float64"))
+    captions = [column for column in columns if not is_other_column(column)]
+    others = [column for column in columns if is_other_column(column)]
     features = Features(
         {
             "jpg": Image(),
             "txt": Value("string"),
-            "syn.json": {column: texts for column in columns},
+            "syn.json": {column: texts for column in captions},
             "json": {
                 "uid": Value("string"),
                 "sha256": Value("string"),
@@ -249,6 +240,7 @@ def dataset_features(
                 "error": Value("string"),
                 "source": Value("string"),
                 "caption_scores": {column: scores for column in columns},
+                **({"caption_fields": {column: texts for column in others}} if others else {}),
             },
             "__key__": Value("string"),
             "__url__": Value("string"),
@@ -257,7 +249,7 @@ def dataset_features(
     if embeddings:
         from datasets import Json
 
-        names = ("image", "text", "captions", *columns)
+        names = ("image", "text", "captions", *captions)
         features.update(
             {"paug.json": Json(), embeddings: {f"{name}_emb": List(List(Value("float32"))) for name in names}}
         )

@@ -16,6 +16,8 @@ from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
 from imagetext.readers.folders import FolderRows, list_folder
 from imagetext.readers.hub import HubRows, hub_pieces
 from imagetext.readers.labels import Labels
+from imagetext.readers.published import KINDS as PUBLISHED
+from imagetext.readers.published import PublishedRows, published_rows
 from imagetext.readers.row_records import json_object
 from imagetext.readers.table_columns import Need
 from imagetext.readers.table_flags import Columns
@@ -63,7 +65,7 @@ def read_samples(
     A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
     that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table or a `.json` list of rows, an
     `info.json` that lists such files, a published caption set (`docci:FILE`, see
-    `imagetext.readers.curated`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.readers.hub`), or `scenes:...`. Files may be
+    `imagetext.readers.curated`), captions that others have published (`recap:FILE`, see `imagetext.readers.published`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.readers.hub`), or `scenes:...`. Files may be
     in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`);
     folders and other tables are split into shards of 1,000 rows.
 
@@ -120,6 +122,10 @@ def _shards_of(spec: str, split: SplitTable, problems: list[str | Exception]) ->
             Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows)
             for rows in hub_pieces(spec, split.keywords["columns"], split.keywords["images"])
         ]
+    if kind in PUBLISHED:
+        place, _, fields = rest.partition("#")
+        found = published_rows(kind, named_files(plain_path(place)), fields)
+        return [Shard(split_suffix(os.path.normpath(one.path))[0], one.path, _stamp_of(one), one) for one in found]
     if kind in KINDS:
         return [
             Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
@@ -296,6 +302,15 @@ def _stamp(path: str) -> Mapping[str, Any]:
     return {
         name: sum(stamp[name] for stamp in stamps) if name == "size" else max(stamp[name] for stamp in stamps)
         for name in (stamps[0] if stamps else ())
+    }
+
+
+def _stamp_of(rows: PublishedRows) -> Mapping[str, Any]:
+    """What tells whether a published file, or one that goes with it, has changed, and what is read of it."""
+    return {
+        **_stamp(rows.path),
+        "columns": [list(pair) for pair in rows.columns],
+        "files": [_stamp(path) for path in rows.files],
     }
 
 

@@ -24,7 +24,7 @@ BELOW = {  # what each room may import of ours, itself aside
 }
 ONLY = {  # and of some rooms, only these files
     ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes", "imagetext.shown"},
-    ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.replies"},
+    ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.english", "captioners.replies"},
 }
 FOLDERS = {  # what each folder of a room may import of the room's folders, itself aside; a room's base files import none
     "imagetext": {
@@ -34,7 +34,13 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "reinforced": {"readers"},
         "scenes": {"readers"},
     },
-    "captioners": {"decoding": set(), "coca": {"decoding"}, "vlm": {"decoding"}, "server": {"decoding"}},
+    "captioners": {
+        "decoding": set(),
+        "coca": {"decoding"},
+        "vlm": {"decoding"},
+        "server": {"decoding"},
+        "rules": {"decoding"},
+    },
     "diversity": {
         "words": set(),
         "measures": {"words"},

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 
@@ -5,10 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.evidence.page import comparison, direction, ranked
+import benchmarks.evidence.choice
+from benchmarks.evidence.choice import KINDS, Pair, choices, held_out_pairs, kind_of
+from benchmarks.evidence.page import WORDS, comparison, direction, ranked, write_page
 from benchmarks.evidence.sets import BASELINES, FIGURES, OF_ONE, POINTS
-from benchmarks.evidence.students import ARMS, accuracy, truth
+from benchmarks.evidence.students import ALL, ARMS, OF_REWRITES, OF_WORDS, accuracy, result_file, truth
 from benchmarks.evidence.tau import T_975, kendall_tau, mean_and_error, paired_difference, tau_with_interval
+from captioners.base import Caption, Captioned
+from imagetext.sample import Record
 
 
 def test_tau_of_equal_and_of_reversed_rankings_is_one_and_minus_one():
@@ -120,3 +125,79 @@ def test_a_comparison_is_paired_with_its_first_arm():
     }
     table = comparison(runs, {"a": "first", "b": "second"}).splitlines()
     assert table[2].endswith("| 20.0 ± 10.0 |  |") and table[3].endswith("| 30.0 ± 10.0 | +10.0 [+10.0, +10.0] |")
+
+
+# Texts from texts
+
+
+@pytest.mark.parametrize(
+    "caption, negative, kind",
+    [
+        ("a red circle on a grey background", "a blue circle on a grey background", "colour"),
+        ("A pair of red circles.", "three red circles", "count"),
+        ("one red circle", "two red circles", "count"),
+        ("a red circle above a star", "a red circle below a star", "relation"),
+        ("a red circle above a blue star", "a red star above a blue circle", "swap"),
+        ("a red circle", "A red circle.", ""),
+    ],
+)
+def test_the_kind_of_a_negative_is_what_it_changes(caption, negative, kind):
+    assert kind_of(caption, negative) == kind
+
+
+class Recolours:
+    """Makes of a caption one with other colours; of captions without, nothing."""
+
+    def caption(self, requests, sampling, column):
+        for request in requests:
+            texts = [request.instruction.replace("red", "blue")] if "red" in request.instruction else []
+            yield Captioned(
+                request.key, tuple(Caption(text, None, False) for text in texts), error="" if texts else "nothing"
+            )
+
+
+def test_only_negatives_that_are_false_of_the_picture_are_chosen_between(monkeypatch):
+    """Of the second picture the other colour is true, too; the third caption has no negative."""
+    monkeypatch.setattr(benchmarks.evidence.choice, "load_captioner", lambda name: Recolours())
+    item = {"shape": "star", "size": "small", "texture": "plain", "x": 0.5, "y": 0.5}
+    one, both = (
+        {"background": "grey", "objects": [item | {"colour": of} for of in of_all]}
+        for of_all in (["red"], ["red", "blue"])
+    )
+    samples = [
+        Record("a", None, ("a red star", "a star"), meta={"scene": one}),
+        Record("b", None, ("a red star",), meta={"scene": both}),
+        Record("c", None, ("one red star",), meta={"scene": one}),
+    ]
+    assert held_out_pairs(samples) == [Pair(0, 0, "a blue star", "colour"), Pair(2, 3, "one blue star", "colour")]
+
+
+def test_choices_are_the_mean_of_their_kinds():
+    pictures, captions = np.eye(2), np.array([[1.0, 0.0], [0.6, 0.8]])
+    pairs = [Pair(0, 0, "", "colour"), Pair(0, 1, "", "colour"), Pair(1, 1, "", "swap"), Pair(1, 0, "", "colour")]
+    negatives = np.array([[0.8, 0.6], [0.8, 0.6], [0.8, 0.6], [1.0, 0.0]])
+    found = choices(pictures, captions, negatives, pairs)
+    assert found == pytest.approx({"choice_colour": 1 / 3, "choice_swap": 1.0, "choice": 2 / 3})
+
+
+def test_an_arm_with_negatives_trains_on_the_negatives_of_its_texts():
+    assert ALL["words_negatives"].settings["negatives"] == "^neg_text_alt$"
+    assert ALL["words_captions_negatives"].settings["negatives"] == "^neg_text_much_p09$"
+    assert "negatives" not in ALL["words_captions"].settings and ALL["rewrites"].records == "rewritten"
+    assert [*WORDS] == [*OF_WORDS, *OF_REWRITES]
+
+
+def test_a_page_of_words_leaves_out_rewrites_where_there_are_none_and_leaves_other_tables_as_they_are(tmp_path):
+    names = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
+    scores = dict.fromkeys([*names, "choice", *(f"choice_{kind}" for kind in KINDS)], 0.5)
+    for arm in OF_WORDS:
+        (file := result_file(tmp_path, arm, 0)).parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(scores))
+    marks = [f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in ("words", "choices", "words-seeds", "tau")]
+    (page := tmp_path / "page.md").write_text("\n".join(marks))
+    write_page(page, tmp_path)
+    text = page.read_text()
+    assert text.count("old") == 1 and "alt text, and hard negatives of it" in text and "rewrites" not in text
+    assert "| swap |" in text and "1 seeds of each arm" in text
+    with pytest.raises(ValueError, match="no seed yet that every arm has"):
+        write_page(page, tmp_path / "nothing")

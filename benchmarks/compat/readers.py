@@ -25,7 +25,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compat.sets import COLUMNS, RUNS, Set, make_captioned, make_reinforced, run, write_teachers
+from benchmarks.compat.sets import (
+    COLUMNS,
+    OTHERS,
+    RUNS,
+    Set,
+    make_captioned,
+    make_reinforced,
+    run,
+    with_others,
+    write_teachers,
+)
 from benchmarks.side_by_side import Peer, peer_python
 from imagetext.reinforced.views import decode_stored
 from imagetext.shards import dataset_features
@@ -76,6 +86,7 @@ def expected(key: str, files: Mapping[str, bytes]) -> dict[str, Any]:
         "captions": meta["captions"],
         "columns": columns,
         "all_columns": columns | {name: texts for name, texts in meta.items() if name.startswith("syn_text")},
+        "others": {name: texts for name, texts in meta.get("caption_fields", {}).items() if texts},
         "error": meta["error"],
         "views": json.loads(views)["param_aug"],
         "rounded_views": json.loads(views, parse_float=lambda number: round(float(number), 10))["param_aug"],
@@ -118,7 +129,11 @@ def named(reading: Reading, key: str) -> str:
 
 def readings(captioned: Path, reinforced: Mapping[str, Path], raygen_python: Path | None) -> Iterator[Reading]:
     """What is to be read by whom, on the sets in these folders."""
-    sets = {"captions": Set(captioned), **{f"reinforced, {name}": Set(folder) for name, folder in reinforced.items()}}
+    sets = {
+        "captions": Set(captioned),
+        "captions beside negatives": Set(captioned.parent / "others" / "joined"),
+        **{f"reinforced, {name}": Set(folder) for name, folder in reinforced.items()},
+    }
     readers, training = (peer_python(name, requirements) for name, requirements in REQUIREMENTS.items())
     captions = sets["captions"]
     cache = str(RUNS.resolve() / "readers" / "cache")
@@ -145,7 +160,8 @@ def readings(captioned: Path, reinforced: Mapping[str, Path], raygen_python: Pat
             "any",
         )
         embeddings = next((kind for kind in reinforced if name.endswith(kind)), None)
-        features = dataset_features(COLUMNS, similarity=True, embeddings=embeddings).to_dict()
+        columns = (*COLUMNS, *OTHERS) if "negatives" in name else COLUMNS
+        features = dataset_features(columns, similarity=True, embeddings=embeddings).to_dict()
         for streaming in (False, True):
             options = {"reader": "datasets_webdataset", "files": shards, "streaming": streaming, "cache": cache}
             how = f"{name}: webdataset{', streaming' if streaming else ''}"
@@ -155,7 +171,7 @@ def readings(captioned: Path, reinforced: Mapping[str, Path], raygen_python: Pat
                 readers,
                 options,
                 records,
-                everything if name == "captions" else None,
+                everything if name.startswith("captions") else None,
                 "seen: None",
                 "any",
             )
@@ -250,6 +266,7 @@ def main() -> int:
         "--text-from",
         f"{COLUMNS[0]}:1",
     )
+    with_others(captioned.parent / "others", Set(captioned))
     teachers = write_teachers(folder / "teachers")
     reinforced = {
         kind: make_reinforced(folder / kind, captioned, teachers, "--embeddings", kind) for kind in ("npz", "pth.gz")

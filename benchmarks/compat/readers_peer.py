@@ -2,7 +2,7 @@
 
 Imports nothing of ours. Its argument is a JSON object: `reader`, a function below, and its arguments. Prints `version` and
 `rows`, pairs of a key and those fields that the reader gives: `picture` (SHA-256 of the file), `pixels` (SHA-256), `text`,
-`columns`, `all_columns` (with those of failed records), `error`, `views` or `rounded_views` (to 10 decimals), `embeddings`
+`columns`, `all_columns` (with those of failed records), `others` (no captions), `error`, `views` or `rounded_views` (to 10 decimals), `embeddings`
 (SHA-256 of float32 numbers), `files` (SHA-256).
 """
 
@@ -85,6 +85,7 @@ def datasets_webdataset(files, streaming, cache, features=None):
             "picture": row["jpg"] and sha(row["jpg"]["bytes"]),
             "text": row["txt"],
             "columns": columns(row["syn.json"]),
+            "others": {name: texts for name, texts in (row["json"].get("caption_fields") or {}).items() if texts},
             "error": row["json"]["error"],
         }
         for name in {"npz", "pth.gz"} & row.keys():

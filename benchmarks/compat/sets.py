@@ -2,7 +2,8 @@
 
 The source has pictures that are cut, that are none, that are missing or no JPEG, and records without text. `capsmith generate`
 captions it twice: with a column that takes all captions, beside one whose gate refuses most, then with a third column whose gate
-refuses every caption of some pictures. `capsmith reinforce` then adds views and the embeddings of two tiny teachers.
+refuses every caption of some pictures. `capsmith reinforce` then adds views and the embeddings of two tiny teachers, and
+`capsmith join` puts negatives and tags beside the captions, which no trainer may take for them.
 """
 
 import io
@@ -25,6 +26,7 @@ from imagetext.sources import read_samples
 
 RUNS = Path("runs/compat")
 COLUMNS = ("syn_text_plain", "syn_text_strict", "syn_text_warm")
+OTHERS = ("neg_text_other", "tags_other")  # columns that are no captions
 SHARDS, PICTURES = 3, 24  # pictures in each shard
 BROKEN, CUT, MISSING, NO_TEXT, PNG = range(10, 15)  # places in a shard of what is out of the ordinary
 SIDE, VIEWS = 64, 4
@@ -191,6 +193,27 @@ def make_captioned(folder: Path, *formats: str) -> Path:
             *usual,
         )
     return folder / "webdataset"
+
+
+def with_others(folder: Path, records: Set) -> Path:
+    """The set with a negative and two tags for each good record but every fifth, from `capsmith join`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    good = [key for key in records.records if key not in records.failed]
+    rows = [
+        {
+            "uid": json.loads(records.records[key]["json"])["uid"],
+            OTHERS[0]: [f"not what {key} shows"],
+            OTHERS[1]: ["scene", key],
+        }
+        for number, key in enumerate(good)
+        if number % 5
+    ]
+    apart = folder / "apart.jsonl"
+    apart.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shards = str(records.folder / "*.tar")
+    run("join", "--input", shards, "--captions", str(apart), "--output", str(folder / "joined"))
+    return folder / "joined"
 
 
 def make_reinforced(folder: Path, captioned: Path, teachers: Sequence[str], *options: str) -> Path:

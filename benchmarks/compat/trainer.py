@@ -4,7 +4,8 @@ PATH is an interpreter in whose environment `open_clip` and `open_clip_train` ar
 7260a46e7b4bcf518f5200fea06da5bc85aae025 with apple/ml-mobileclip's `open_clip_v2.patch`, with its `training/dr` and `mobileclip2`,
 and with webdataset 0.2.86. None of it is on PyPI in this form; the interpreter is prepared by hand.
 
-The trainer takes 20 steps with stored embeddings and views (npz, then pth.gz), and 20 with online teachers and captions alone.
+The trainer takes 20 steps with stored embeddings and views (npz, then pth.gz, then npz with columns of negatives and tags beside
+the captions, of which none may come to it), and 20 with online teachers and captions alone.
 What comes to its model and loss is compared with the set: each text, each view's pixels, each teacher's embedding. Exit code 1:
 they differ. Then flags are tried that the trainer does not survive, with the error that each ends in.
 """
@@ -34,6 +35,7 @@ from benchmarks.compat.sets import (
     make_captioned,
     make_reinforced,
     model_config,
+    with_others,
     write_teachers,
 )
 from generate.reinforce.teachers import load_teachers
@@ -276,6 +278,11 @@ def main() -> int:
         kind: Set(make_reinforced(folder / kind, captioned.folder, teachers, "--embeddings", kind))
         for kind in ("npz", "pth.gz")
     }
+    beside = Set(with_others(folder / "beside", stored["npz"]))
+    for key, files in stored["npz"].records.items():  # nothing that the trainer reads is another
+        for name in ("jpg", "txt", "syn.json", "paug.json", "npz"):
+            if files.get(name) != beside.records[key].get(name):
+                raise RuntimeError(f"{key}: negatives change {name}")
     partly = Set(make_reinforced(folder / "partly", captioned.folder, teachers, "--columns", COLUMNS[0]))
     reasons = Counter(reason.split(":")[0] for reason in captioned.failed.values())
     print(
@@ -289,6 +296,7 @@ def main() -> int:
     code = 0
     for name, records, flags in (
         *((kind, records, config) for kind, records in stored.items()),
+        ("npz beside negatives", beside, config),
         ("one column", partly, [*config, *only_first]),
         ("online", captioned, online),
     ):

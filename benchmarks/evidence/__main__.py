@@ -1,12 +1,15 @@
 """What captions and teachers are worth to students: `python -m benchmarks.evidence --output DIR`, some hours on two cores.
 
 Makes captioners, captions and a reinforced set, trains a student for each arm and seed, and measures it on held-out pictures.
-Every piece is a file in DIR, and what is there is not made again: the command can be stopped, and goes on. `--page FILE` writes
-the tables between the marks of a page, and pictures beside it, of the seeds that all arms have.
+Every piece is a file in DIR, and what is there is not made again: the command can be stopped, and goes on. `--words` makes only what
+is needed to compare texts that are made from texts, hard negatives among them, and `--rewriter NAME` adds rewrites of the alt text
+by that language model to these. `--page FILE` writes the tables between the marks of a page, and pictures beside it, of the seeds
+that all arms of a comparison have.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,8 +21,17 @@ os.environ.setdefault(
 from tqdm import tqdm
 
 from benchmarks.evidence.page import write_page
-from benchmarks.evidence.sets import CAPTIONERS, make_captioner, make_set, write_figures
-from benchmarks.evidence.students import ARMS, result_file, run_student, student_folder
+from benchmarks.evidence.sets import (
+    CAPTIONERS,
+    CAPTIONS,
+    COLUMNS,
+    make_captioner,
+    make_rewrites,
+    make_set,
+    make_words,
+    write_figures,
+)
+from benchmarks.evidence.students import ARMS, OF_REWRITES, OF_WORDS, result_file, run_student, student_folder
 
 
 def main() -> None:
@@ -27,23 +39,35 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="students of each arm; seeds 0, 1, …")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--words", action="store_true", help="only students of texts that are made from texts")
+    parser.add_argument(
+        "--rewriter", help="a language model of transformers, by its folder or name; without it, no rewrites"
+    )
     parser.add_argument("--page", type=Path, help="a Markdown page to write the results into; nothing is trained then")
     args = parser.parse_args()
     if args.page:
         write_page(args.page, args.output)
         return
-    for name in CAPTIONERS:
-        make_captioner(args.output, name)
-    make_set(args.output)
-    if not (args.output / "figures.json").exists():
-        write_figures(args.output)
+    arms = [*OF_WORDS]
+    make_captioner(args.output, COLUMNS[CAPTIONS].captioner)
+    make_words(args.output)
+    if args.rewriter:
+        make_rewrites(args.output, args.rewriter)
+        arms += OF_REWRITES
+    if not args.words:
+        for name in CAPTIONERS:
+            make_captioner(args.output, name)
+        make_set(args.output)
+        if not (args.output / "figures.json").exists():
+            write_figures(args.output)
+        arms += ARMS
     student_folder(args.output)
-    train(args.output, args.seeds, args.processes)
+    train(args.output, arms, args.seeds, args.processes)
 
 
-def train(output: Path, seeds: int, processes: int) -> None:
+def train(output: Path, arms: Sequence[str], seeds: int, processes: int) -> None:
     """Trains and measures what is not done: all arms of a seed before the next seed's."""
-    to_do = [(arm, seed) for seed in range(seeds) for arm in ARMS if not result_file(output, arm, seed).exists()]
+    to_do = [(arm, seed) for seed in range(seeds) for arm in arms if not result_file(output, arm, seed).exists()]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         runs = [pool.submit(run_student, output, arm, seed) for arm, seed in to_do]
         for run in tqdm(as_completed(runs), desc="students", total=len(runs)):

@@ -5,7 +5,7 @@ P points, S seeds
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.evidence.choice import KINDS
 from benchmarks.evidence.sets import BASELINES, FIGURES, OF_ONE, POINTS
-from benchmarks.evidence.students import ARMS, BASE, BOTH, DISTILLED, NONE, SCALED, result_file
+from benchmarks.evidence.students import ARMS, BASE, BOTH, DISTILLED, NONE, OF_WORDS, SCALED, result_file
 from benchmarks.evidence.tau import Estimate, mean_and_error, paired_difference, tau_with_interval
 from diversity.measures import catalogue
 from diversity.measures.catalogue import Measure
@@ -42,14 +43,42 @@ TABLES = {  # of a comparison: what its arms are called, the one that the others
         **{name: "{:g} and {:g}".format(*arm.scales) for name, arm in SCALED.items() if name != BOTH},
     },
 }
+WORDS = {  # students of texts that are made from texts; those who lack a language model have no rewrites
+    "words_none": "alt text alone",
+    "words_negatives": "alt text, and hard negatives of it",
+    "words_captions": "alt text and captions",
+    "words_captions_negatives": "alt text and captions, and hard negatives of these",
+    "rewrites": "alt text and rewrites of it",
+    "rewrites_captions": "alt text, rewrites of it and captions",
+}
+CHOICES = ("choice", *(f"choice_{kind}" for kind in KINDS))
 BLUE, ORANGE, GREEN, GREY = "#3f7fd6", "#d8722f", "#3d9b78", "#8b9099"
 COLOURS = {"pretrained": GREY, "little": ORANGE, "much": BLUE, "long": GREEN}
 Runs = dict[str, list[dict[str, Any]]]
 
 
 def write_page(page: Path, output: Path) -> None:
-    """Writes tables and pictures of the seeds that all arms have; ValueError where there is none, or the page lacks a mark."""
-    runs = read_runs(output)
+    """Writes tables and pictures of what there is; ValueError where that is nothing, or the page lacks a mark."""
+    tables, pictures = words_tables(output), {}
+    if seeds_of(output, ARMS):
+        of_captions, pictures = captions_tables(output)
+        tables |= of_captions
+    if not tables:
+        raise ValueError(f"{output}: there is no seed yet that every arm has")
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text, found = re.subn(marked, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
+        if not found:
+            raise ValueError(f"{page}: no marks <!-- {name} --> and <!-- /{name} -->")
+    page.write_text(text, encoding="utf-8")
+    for name, figure in pictures.items():
+        figure.savefig(page.with_name(f"{page.stem}-{name}.png"), dpi=150, bbox_inches="tight")
+
+
+def captions_tables(output: Path) -> tuple[dict[str, str], dict[str, Figure]]:
+    """The tables and pictures of captions and distillation, by name."""
+    runs = read_runs(output, ARMS)
     rows = json.loads((output / "figures.json").read_text(encoding="utf-8"))
     gains = np.array(
         [
@@ -67,25 +96,32 @@ def write_page(page: Path, output: Path) -> None:
         "tau": tau_table(taus),
         "seeds": f"{len(runs[NONE])} seeds of each arm.",
     }
-    text = page.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, found = re.subn(marked, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
-        if not found:
-            raise ValueError(f"{page}: no marks <!-- {name} --> and <!-- /{name} -->")
-    page.write_text(text, encoding="utf-8")
-    pictures = {"arms": arms_figure(runs), "points": points_figure(rows, gains[0]), "tau": tau_figure(taus)}
-    for name, figure in pictures.items():
-        figure.savefig(page.with_name(f"{page.stem}-{name}.png"), dpi=150, bbox_inches="tight")
+    return tables, {"arms": arms_figure(runs), "points": points_figure(rows, gains[0]), "tau": tau_figure(taus)}
 
 
-def read_runs(output: Path) -> Runs:
-    """The scores of each arm, by seed, for the seeds that all arms have."""
-    seeds = [seed for seed in range(100) if all(result_file(output, arm, seed).exists() for arm in ARMS)]
-    if not seeds:
-        raise ValueError(f"{output}: there is no seed yet that every arm has")
+def words_tables(output: Path) -> dict[str, str]:
+    """The tables of texts made from texts, by name: what students know, and what they choose; {} where no seed has all arms."""
+    arms = {arm: words for arm, words in WORDS.items() if arm in OF_WORDS or result_file(output, arm, 0).exists()}
+    if not seeds_of(output, arms):
+        return {}
+    runs = read_runs(output, arms)
     return {
-        arm: [json.loads(result_file(output, arm, seed).read_text(encoding="utf-8")) for seed in seeds] for arm in ARMS
+        "words": comparison(runs, arms),
+        "choices": comparison(runs, arms, CHOICES, "choice"),
+        "words-seeds": f"{len(runs['words_none'])} seeds of each arm.",
+    }
+
+
+def seeds_of(output: Path, arms: Iterable[str]) -> list[int]:
+    """The seeds that all these arms have."""
+    return [seed for seed in range(100) if all(result_file(output, arm, seed).exists() for arm in arms)]
+
+
+def read_runs(output: Path, arms: Iterable[str]) -> Runs:
+    """The scores of each arm, by seed, for the seeds that all arms have."""
+    seeds = seeds_of(output, arms)
+    return {
+        arm: [json.loads(result_file(output, arm, seed).read_text(encoding="utf-8")) for seed in seeds] for arm in arms
     }
 
 
@@ -102,15 +138,15 @@ def direction(figure: Measure) -> int:
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
-def comparison(runs: Runs, arms: dict[str, str]) -> str:
-    """Means with standard errors, and the paired difference of the score to the first arm; in per cent."""
+def comparison(runs: Runs, arms: dict[str, str], scores: Sequence[str] = SCORES, compared: str = "score") -> str:
+    """Means with standard errors, and the paired difference of one score to the first arm; in per cent."""
     first = next(iter(arms))
     lines = []
     for arm, words in arms.items():
-        cells = [written(*mean_and_error([run[name] for run in runs[arm]])) for name in SCORES]
-        difference = paired_difference(*([run["score"] for run in runs[of]] for of in (arm, first)))
+        cells = [written(*mean_and_error([run[name] for run in runs[arm]])) for name in scores]
+        difference = paired_difference(*([run[compared] for run in runs[of]] for of in (arm, first)))
         lines.append([words, *cells, "" if arm == first else interval(difference, 100, 1)])
-    return markdown(["", *SCORES, "difference"], lines)
+    return markdown(["", *(name.removeprefix("choice_") for name in scores), "difference"], lines)
 
 
 def points_table(rows: dict[str, Any], gains: np.ndarray) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.evidence.choice import RULES
 from captioners.resolve import SHIPPED
 from diversity.measures import catalogue
 from diversity.score import score_captions
@@ -161,6 +162,78 @@ def make_set(output: Path) -> None:
                 teacher=[captioner_folder(output, name) for name in TEACHERS],
                 num_workers=0,
                 report=True,
+            )
+        ),
+        "reinforce",
+    )
+
+
+WORDS, REWRITTEN = (
+    "words",
+    "rewritten",
+)  # sets whose texts are made from texts, the second with a language model's, too
+CAPTIONS = "much_p09"  # the captions that texts are compared with, and combined with
+NEGATIVES = {
+    "alt": "{{ text }}",
+    CAPTIONS: f"{{{{ syn_text_{CAPTIONS} }}}}",
+}  # of what each column of hard negatives is made
+
+
+def make_words(output: Path) -> None:
+    """Captions of one column, hard negatives of these and of the alt text, and the views that all other students see."""
+    columns = [
+        {"column": f"syn_text_{CAPTIONS}", "model": captioner_folder(output, COLUMNS[CAPTIONS].captioner)}
+        | {"redraws": 0, "on_degenerate": "keep"}
+        | _drawn(COLUMNS[CAPTIONS])
+    ]
+    columns += [
+        {"column": f"neg_text_{name}", "model": RULES, "instruction": instruction}
+        for name, instruction in NEGATIVES.items()
+    ]
+    _done(
+        generate(
+            GenerateConfig(
+                input=[SET],
+                output=output / f"{WORDS}_captioned",
+                num_workers=0,
+                columns=columns,
+            )
+        ),
+        "generate",
+    )
+    _make_views(output, WORDS)
+
+
+def make_rewrites(output: Path, rewriter: str) -> None:
+    """Adds the rewrites of the alt text by a language model, as the recipe has them, to the set of `make_words`."""
+    _done(
+        generate(
+            GenerateConfig(
+                recipe="laclip",
+                model=rewriter,
+                input=[str(output / f"{WORDS}_captioned" / "*.tar")],
+                output=output / f"{REWRITTEN}_captioned",
+                column="syn_text_laclip",
+                num_workers=0,
+            )
+        ),
+        "generate",
+    )
+    _make_views(output, REWRITTEN)
+
+
+def _make_views(output: Path, name: str) -> None:
+    """The views that are drawn for `make_set`, without embeddings."""
+    _done(
+        reinforce(
+            ReinforceConfig(
+                input=[str(output / f"{name}_captioned" / "*.tar")],
+                output=output / name,
+                views=VIEWS,
+                size=64,
+                crop_area=CROP_AREA,
+                embeddings="none",
+                num_workers=0,
             )
         ),
         "reinforce",

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.evidence.sets import LEVEL, POINTS
+from benchmarks.evidence.choice import Pair, choices, held_out_pairs
+from benchmarks.evidence.sets import CAPTIONS, LEVEL, POINTS, REWRITTEN, WORDS
 from captioners.resolve import SHIPPED
 from diversity.measures.clip_score import embed_images, search
 from diversity.measures.embedders import Embedder, OpenClip
@@ -30,17 +31,20 @@ RECIPE = {"samples_seen": 12_800, "batch_size": 64, "learning_rate": 1e-3}
 
 
 class Arm(NamedTuple):
-    """What a student is trained on: columns of captions, whether by teachers, and at which of their logit scales."""
+    """What a student is trained on: columns of captions, whether by teachers at which logit scales, and of hard negatives."""
 
     columns: Sequence[str] = ()
     scales: Sequence[float] = ()  # none: CLIP's own loss
+    negatives: str = ""  # their column
+    records: str = "reinforced"  # the set's folder
 
     @property
     def settings(self) -> dict[str, Any]:
         """For StudentConfig."""
         synthetic = {"columns": f"^syn_text_({'|'.join(self.columns)})$"} if self.columns else {"synthetic_weight": 0}
+        negatives = {"negatives": f"^neg_text_{self.negatives}$"} if self.negatives else {}
         plain = {"distill_weight": 0, "contrastive_weight": 1}
-        return {**synthetic, **({"logit_scale": list(self.scales)} if self.scales else plain)}
+        return {**synthetic, **negatives, **({"logit_scale": list(self.scales)} if self.scales else plain)}
 
 
 SCALES = (10.0, 25.0, 60.0)
@@ -58,6 +62,17 @@ ARMS = {
     "one_captioner": Arm(("much_three",)),
     "three_captioners": Arm(("much_one", "other_one", "long_one")),
 }
+OF_WORDS = {  # texts that are made from texts; the first is again the alt text alone
+    "words_none": Arm(records=WORDS),
+    "words_negatives": Arm(negatives="alt", records=WORDS),
+    "words_captions": Arm((CAPTIONS,), records=WORDS),
+    "words_captions_negatives": Arm((CAPTIONS,), negatives=CAPTIONS, records=WORDS),
+}
+OF_REWRITES = {  # for those who have a language model
+    "rewrites": Arm(("laclip",), records=REWRITTEN),
+    "rewrites_captions": Arm(("laclip", CAPTIONS), records=REWRITTEN),
+}
+ALL = {**ARMS, **OF_WORDS, **OF_REWRITES}
 
 
 def student_folder(output: Path) -> Path:
@@ -81,18 +96,18 @@ def run_student(output: Path, arm: str, seed: int) -> None:
         return
     begun, folder = time.monotonic(), output / "students" / f"{arm}-{seed}"
     config = StudentConfig(
-        input=[str(output / "reinforced" / "*.tar")],
+        input=[str(output / ALL[arm].records / "*.tar")],
         student=str(output / "student"),
         output=folder,
         seed=seed,
         num_workers=0,
         device="cpu",
         **RECIPE,
-        **ARMS[arm].settings,
+        **ALL[arm].settings,
     )
     if code := train_student(config):
         raise RuntimeError(f"capsmith train-student failed with exit code {code}: {folder}")
-    scores = measure(OpenClip(str(folder)), test_pictures())
+    scores = measure(OpenClip(str(folder)), test_pictures(), test_pairs() if arm not in ARMS else ())
     result.parent.mkdir(parents=True, exist_ok=True)
     write_file(result, json.dumps({"arm": arm, "seed": seed, **scores, "seconds": round(time.monotonic() - begun, 1)}))
     shutil.rmtree(folder)
@@ -104,8 +119,17 @@ def test_pictures() -> tuple[Record, ...]:
     return tuple(sample for shard in read_samples([TEST]) for sample in shard)
 
 
-def measure(student: OpenClip, samples: Sequence[Record]) -> dict[str, float]:
-    """Zero-shot accuracies, and R@1 both ways, 0 to 1; `classification` and `retrieval` are their means, `score` the mean of both."""
+@cache
+def test_pairs() -> tuple[Pair, ...]:
+    """Captions of these pictures with hard negatives of them."""
+    return tuple(held_out_pairs(test_pictures()))
+
+
+def measure(student: OpenClip, samples: Sequence[Record], pairs: Sequence[Pair] = ()) -> dict[str, float]:
+    """Zero-shot accuracies, and R@1 both ways, 0 to 1; `classification` and `retrieval` are their means, `score` the mean of both.
+
+    With pairs of captions and hard negatives, also how often the caption is chosen, which is in no mean.
+    """
     pictures, _ = embed_images(student, [sample.image for sample in samples])  # (P, E)
     texts = Embedder(student.name, student.embed_texts)
     accuracies = {
@@ -123,7 +147,8 @@ def measure(student: OpenClip, samples: Sequence[Record]) -> dict[str, float]:
         "classification": float(np.mean(list(accuracies.values()))),
         "retrieval": float(np.mean(list(retrieved.values()))),
     }
-    return {**accuracies, **retrieved, **means, "score": float(np.mean(list(means.values())))}
+    chosen = choices(pictures, captions, texts.encode([pair.negative for pair in pairs]), pairs) if pairs else {}
+    return {**accuracies, **retrieved, **means, "score": float(np.mean(list(means.values()))), **chosen}
 
 
 THINGS = [(colour, shape) for colour in COLOURS for shape in SHAPES]

@@ -15,8 +15,9 @@ from diversity.columns import HUMAN
 from diversity.inputs.join import Joined, join, joined_by_number, number_of
 from diversity.inputs.records import Piece, captions_of
 from diversity.inputs.specs import Source, text_columns
+from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
-from imagetext.sample import Record, is_caption_column
+from imagetext.sample import Record
 
 NO_REFERENCES = "none"
 

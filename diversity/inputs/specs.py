@@ -36,6 +36,7 @@ from diversity.inputs.records import (
 from imagetext.fields import CAPTION_COLUMNS
 from imagetext.picture_files import all_told, named_folders
 from imagetext.readers.curated import KINDS
+from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.row_records import IMAGE_COLUMNS
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.tables import TABLE_SUFFIXES, split_suffix
@@ -227,7 +228,7 @@ def open_file(
 
 
 def _is_set(spec: str) -> bool:
-    return spec.partition(":")[0] in (*KINDS, "scenes", "datasets") and ":" in spec
+    return spec.partition(":")[0] in (*KINDS, *PUBLISHED, "scenes", "datasets") and ":" in spec
 
 
 def _is_document(path: str) -> bool:

@@ -93,6 +93,11 @@ def degenerate_reasons(caption: str, truncated: bool = False, found: list[str] |
     return tuple(reason for reason, holds in tests.items() if holds)
 
 
+def tag_reasons(tag: str, found: list[str]) -> tuple[str, ...]:
+    """Those of the reasons that a tag, of a word or a few, may have."""
+    return tuple(reason for reason in degenerate_reasons(tag, found=found) if reason not in ("short", "cut", "broken"))
+
+
 def _counts(faulty: int, found: Sequence[str]) -> bool:
     """Whether so many words of those found are more than a slip."""
     return faulty > 0 and faulty >= SLIP * len(found)

@@ -22,6 +22,7 @@ _VERBS = (
     "(?:assist|help|describe|identify|see|view|access|provide|comply|generate|create|fulfill?|process|analy[sz]e"
     "|recogni[sz]e|caption|determine|comment|discuss|engage|answer|do (?:that|this)|have (?:access|the|enough|any)"
     r"|support|interpret|open|display|read|continue|complete|produce|respond|share|tell|make out|look at|reveal"
+    r"|re-?write|rephrase|paraphrase|reword|translate|summari[sz]e|write|offer|understand|combine|merge|infer|proceed|fix|correct"
     r"|be able)\b"
 )
 # Not "a text that I can't read".
@@ -29,6 +30,8 @@ _START = (
     r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|and|so|because|however|ai"
     r"|(?:regret|means?|afraid|unfortunate|say|note|know|fact|you|is|seems|appears) that) )"
 )
+_WORDS = "(?:captions?|(?:alt[- ])?texts?|sentences?|descriptions?|inputs?|prompts?|information|contexts?|details?|requests?)"
+_WRITE = "(?:re-?write|rephrase|paraphrase|reword|generate|combine|merge|fuse)"
 _ASK = "(?:provide|upload|share|attach|send)"
 
 _RULES = {
@@ -62,8 +65,27 @@ _RULES = {
     "asks": (
         r"please|kindly|\byou\b|\byour\b",
         rf"\b(?:please|kindly|(?:can|could|would) you)(?: please)? (?:re-?)?{_ASK}\b"
+        r"|\byou (?:have not|haven't|did not|didn't) (?:given?|provided?|includ\w+|attach\w*|upload\w*|sen[dt])\b"
         rf"|\b(?:you|message)\b.{{0,80}}\bno {_PICTURE}|\bno {_PICTURE}\b.{{0,80}}\byour?\b"
         r"|\bhow (?:can|may) i (?:help|assist) you|what would you like",
+    ),
+    "no words": (
+        r"\b(?:provided|gave|given|sent|supplied|entered|input|re-?write|rephrase|paraphrase|reword|generate|combine|merge|fuse"
+        r"|describe|context|inappropriate|offensive|harmful)\b",
+        rf"\bno (?:\w+ )?{_WORDS} (?:(?:was|were|is|are|has been|have been) )?(?:provided|given|supplied|to {_WRITE})\b"
+        rf"|\b(?:the|your|this|these) (?:provided|given|supplied|input) {_WORDS} (?:\w+ ){{0,3}}(?:not|unclear|incomplete|empty"
+        r"|missing|insufficient|too|lacks?|nonsens\w+|(?:do|does|is|are)n't)\b"
+        rf"|\b{_WORDS} you(?:'ve| have)? (?:provided|gave|given|sent|supplied|entered)\b"
+        rf"|\b(?:not enough|insufficient|too little) (?:information|context) (?:(?:was |is )?(?:provided|given)|to (?:describe|{_WRITE}))\b"
+        r"|\bwithout (?:more|additional|further|any) context\b.{0,80}\b(?:i|it is|it's) "
+        r"|\bthis (?:caption|text|content|request|prompt) (?:\w+ ){0,3}(?:inappropriate|offensive|harmful)\b",
+    ),
+    "not possible": (
+        rf"\bi\b|impossible|unable|clarify|specify|\bknow\b|\b{_WRITE}\b",
+        rf"\b(?:not |im)possible to {_WRITE}\b|^\W*unable to {_WRITE}\b|\bplease (?:let me know|clarify|specify)\b"
+        r"|\b(?:could|can|would) you (?:please )?(?:clarify|specify)\b|\b(?:i'm|i am) not comfortable\b"
+        r"|\bi(?: would|'d)? need (?:more|additional|further|the) (?:information|context|detail|caption|text|image|picture)"
+        r"|\bi (?:can ?not|can't|could ?n[o']t) find (?:any|the|an?) ",
     ),
     "rules": (
         r"\bmy\b|\bi\b",

@@ -1,5 +1,6 @@
 """The configuration of `capsmith train-student`; imports no torch, so that --help is quick."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -44,6 +45,24 @@ class StudentConfig(TableFlags):
     )
     text_weight: float = Field(1.0, ge=0, description="weight of the losses of original captions")
     synthetic_weight: float = Field(1.0, ge=0, description="weight of the losses of synthetic captions")
+    single_text: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="one text of a record each time, not one of each kind: its original caption, or with this probability a "
+        "synthetic one, of a column drawn evenly",
+    )
+    negatives: Annotated[str, AfterValidator(check_pattern)] | None = Field(
+        None,
+        description="regular expression that the names of columns of hard negatives start with, e.g. ^neg_text: captions that are "
+        "false of their picture, one of them drawn each time",
+    )
+    negative_weight: float | None = Field(
+        None,
+        ge=0,
+        description="weight of what hard negatives add to the losses of texts given pictures; 1, as in NegCLIP, unless given; 0: "
+        "they are looked at in validation alone",
+    )
     distill_weight: float = Field(
         1.0, ge=0, description="weight of the teachers' loss; 0: their embeddings are not read"
     )
@@ -118,12 +137,30 @@ class StudentConfig(TableFlags):
             problems.append("--text-weight and --synthetic-weight are both 0: there are no texts")
         if not self.distill_weight and (self.logit_scale or self.teacher_dimension):
             problems.append("--logit-scale, --teacher-dimension: not used with --distill-weight 0")
+        if self.single_text is not None and (self.text_weight, self.synthetic_weight) != (1, 1):
+            problems.append(
+                "--text-weight, --synthetic-weight: weigh a loss of each kind of captions, and with --single-text there is one loss"
+            )
+        if self.negative_weight is not None and not self.negatives:
+            problems.append("--negative-weight: of which columns? --negatives names them, e.g. ^neg_text")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     @property
-    def text_weights(self) -> dict[str, float]:
-        """The kinds of texts that are trained on, with their weights."""
+    def kinds(self) -> dict[str, float]:
+        """The kinds of texts that are trained on, each with the weight of its loss, or the probability that it is drawn."""
         weights = {"text": self.text_weight, "synthetic": self.synthetic_weight}
+        if self.single_text is not None:
+            weights = {"text": 1 - self.single_text, "synthetic": self.single_text}
         return {kind: weight for kind, weight in weights.items() if weight}
+
+    @property
+    def text_weights(self) -> Sequence[float]:
+        """Of the losses of a record's texts, in the order in which these are drawn."""
+        return (1.0,) if self.single_text is not None else tuple(self.kinds.values())
+
+    @property
+    def weight_of_negatives(self) -> float:
+        """Of what they add to the losses; 0 without any."""
+        return (1.0 if self.negative_weight is None else self.negative_weight) if self.negatives else 0.0

@@ -1,6 +1,6 @@
 """A student: any CLIP model of open_clip, in training and as a folder, with the losses of reinforced sets.
 
-B: pictures of the whole batch, K: kinds of texts, L: context, E: the student's embedding, D: that of all teachers joined
+B: pictures of the whole batch, K: texts of each, L: context, E: the student's embedding, D: that of all teachers joined
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from captioners.clip import ClipSource, load_clip, read_clip_config
 from captioners.resolve import CLIP_CONFIG
-from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss, distillation_loss
+from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss, distillation_loss, negative_loss
 from finetune.student.config import StudentConfig
 from finetune.student.teachers import Teachers
 from imagetext.outputs import whole_files
@@ -87,15 +87,19 @@ class StudentForward(nn.Module):
     def __init__(self, student: Student, config: StudentConfig, teachers: Teachers | None):
         super().__init__()
         self.student, self.model, self.teachers = student, student.model, teachers
-        weights = {"distill": config.distill_weight, "contrastive": config.contrastive_weight}
+        weights = {
+            "distill": config.distill_weight,
+            "contrastive": config.contrastive_weight,
+            "negative": config.weight_of_negatives,
+        }
         self.weights = {name: weight for name, weight in weights.items() if weight}
-        self.text_weights = tuple(config.text_weights.values())
+        self.text_weights = config.text_weights
         if config.grad_checkpointing:
             self.model.set_grad_checkpointing()
         self.model.train()
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """Features (B, E) and (B, K, E) of pictures (B, 3, S, S) and token ids (B, K, L)."""
+        """Features (B, E) and (B, K, E) of pictures (B, 3, S, S) and token ids (B, K, L); negatives are one text more."""
         texts = self.model.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
         return {
             "image_features": self.model.encode_image(images, normalize=True),
@@ -106,10 +110,13 @@ class StudentForward(nn.Module):
     def batch_losses(
         self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
     ) -> Losses:
-        """The losses that have a weight; see `reinforced_losses`."""
-        return reinforced_losses(
+        """The losses that have a weight, and what is told of negatives; see `reinforced_losses` and `told_of_negatives`."""
+        losses = reinforced_losses(
             image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings
         )
+        if "has_negative" in embeddings:
+            losses |= told_of_negatives(image, text, embeddings["has_negative"])
+        return losses
 
     def prepare(self, *_: Any) -> None:
         """Nothing is done before the first step."""
@@ -134,17 +141,22 @@ def reinforced_losses(
     names: Iterable[str] = ("distill", "contrastive"),
     image_emb: Tensor | None = None,
     text_emb: Tensor | None = None,
+    has_negative: Tensor | None = None,
 ) -> Losses:
-    """The losses of a reinforced set of these names: each the sum over the kinds of texts, times their weights.
+    """The losses of a reinforced set of these names: each the sum over the K texts of a picture, times their weights.
 
     Features (B, E) and (B, K, E) are of unit length, logit_scale is not logarithmic. pictures (B,): their numbers. Embeddings
     (B, D) and (B, K, D) are the teachers', as they are stored (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2025,
-    arXiv 2508.20691).
+    arXiv 2508.20691). With has_negative (B,), text features are (B, K + 1, E), the last of them of the hard negative, where there
+    is one; teachers have not seen that.
     """
 
     def of_texts(name: str, kind: int) -> Tensor:
+        texts = text_features[:, [kind]]
         if name == "contrastive":
-            return contrastive_loss(image_features, text_features[:, [kind]], logit_scale, pictures)
+            return contrastive_loss(image_features, texts, logit_scale, pictures)
+        if name == "negative":
+            return negative_loss(image_features, texts, text_features[:, -1], has_negative, logit_scale, pictures)
         return distillation_loss(
             image_features,
             text_features[:, kind],
@@ -158,4 +170,17 @@ def reinforced_losses(
     return {
         name: torch.stack([weight * of_texts(name, kind) for kind, weight in enumerate(text_weights)]).sum()
         for name in names
+    }
+
+
+def told_of_negatives(image_features: Tensor, text_features: Tensor, has_negative: Tensor) -> Losses:
+    """For the log: how many of the pictures have a negative, and how often their true texts beat it; NaN where none has one.
+
+    Features (B, E) and (B, K + 1, E), the last text's of the negative; has_negative (B,).
+    """
+    cosines = (image_features[:, None] * text_features).sum(2)  # (B, K + 1)
+    true_wins = (cosines[:, :-1] > cosines[:, -1:]).float().mean(1)
+    return {
+        "with_negative": has_negative.float().mean(),
+        "choice": (true_wins * has_negative).sum() / has_negative.sum(),
     }

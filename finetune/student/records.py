@@ -1,6 +1,6 @@
 """Reinforced records as a student sees them: a view of the picture, texts, and what the teachers say of each of these.
 
-B: records in a batch, K: kinds of texts, L: context, S: picture side, V: views, D: embedding of all teachers joined
+B: records in a batch, K: texts of a record, L: context, S: picture side, V: views, D: embedding of all teachers joined
 """
 
 import os
@@ -21,15 +21,17 @@ from finetune.identity import Identity, InputHashes, picture_hash
 from finetune.places import Places, in_tar_here, with_places
 from finetune.student.config import StudentConfig
 from finetune.student.model import Student
+from finetune.student.negatives import hard_negatives, is_negative
 from finetune.student.teachers import Teachers
 from imagetext.readers.row_records import caption_columns, json_object
 from imagetext.reinforced.embeddings import modern, unpack
 from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
-from imagetext.sample import Record, Shard
+from imagetext.sample import Record, Shard, is_caption_column
 from imagetext.shown import Progress
 from imagetext.stores import join, read_bytes
 
 RUN = "run.json"
+COIN = 10_000  # sides: a probability is drawn to so many parts
 
 
 def check_texts(shards: Sequence[Shard]) -> None:
@@ -50,12 +52,21 @@ def check_texts(shards: Sequence[Shard]) -> None:
 
 
 class Contents(NamedTuple):
-    """What a student can be shown of a record; texts of each kind as (name of their embeddings, texts)."""
+    """What a student can be shown of a record; texts of each kind as (name of their embeddings, texts), negatives by column."""
 
     image: bytes
     views: list[View]
     texts: dict[str, list[tuple[str, Sequence[str]]]]
     embeddings: Mapping[str, Tensor]
+    negatives: list[list[str]]
+
+
+class Drawn(NamedTuple):
+    """What is shown of a record at a time: number of the view, texts with name and row of their embeddings, the negative if any."""
+
+    view: int
+    texts: list[tuple[str, int, str]]
+    negative: str | None
 
 
 class ReinforcedPictures(Dataset):
@@ -63,9 +74,11 @@ class ReinforcedPictures(Dataset):
 
     `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
     Records of tars on this machine are read when they come; those of stores, JSONL and Parquet are held in memory. All are read
-    once before training begins. A record whose texts are of one kind only is left out where the other kind has a weight. Of the
-    original captions those are drawn that `text_emb` is of; views are made at the student's own size. `weights`: how often each
-    comes in a pass.
+    once before training begins. A record whose texts are of one kind only is left out where the other kind has a weight, and
+    always shows that kind where a single text is drawn. Of the original captions those are drawn that `text_emb` is of; views are
+    made at the student's own size. `weights`: how often each comes in a pass. `has_negative`: whether each has a hard negative.
+
+    Raises ValueError where no record can be shown, or none has a negative and there are to be some.
     """
 
     def __init__(
@@ -78,23 +91,30 @@ class ReinforcedPictures(Dataset):
         quiet: bool = False,
     ):
         self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
-        self.kinds, self.columns, self.teachers = tuple(config.text_weights), config.columns, teachers
+        self.kinds, self.single, self.columns = config.kinds, config.single_text is not None, config.columns
+        self.teachers = teachers
+        self.negatives = config.negatives if config.weight_of_negatives else None
         self.records: list[tuple[Record, Places | None]] = []
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
         self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
+        self.has_negative: list[bool] = []
+        names: set[str] = set()
         hashes = InputHashes()
         everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
         progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
             while read := list(islice(everything, CHECKED)):
                 looked_at = pool.map(self._look, (record for _, *record in read))
-                for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
+                for (path, sample, places), (error, picture, negatives) in zip(read, looked_at, strict=True):
                     if error:
                         (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
                     else:
-                        light = Record(sample.key, None, sample.captions) if places else sample
+                        others = {name: of for name, of in sample.columns.items() if is_negative(name, self.negatives)}
+                        light = Record(sample.key, None, sample.captions, others) if places else sample
                         self.records.append((light, places))
+                        self.has_negative.append(bool(negatives))
+                        names |= sample.columns.keys()
                         self.identities.append(Identity(sample.key, picture))
                         hashes.add(path, sample, picture)
                 progress.update(len(read))
@@ -105,20 +125,41 @@ class ReinforcedPictures(Dataset):
             raise ValueError(
                 f"no record that a student can be shown; the first of {len(rejects)} rejected: {rejects[:3]}"
             )
+        self._check_negatives(names)
         self.weights = np.ones(len(self.records))
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes]:
-        """Why a record cannot be trained on, "" where it can, and its picture's hash."""
+    def _check_negatives(self, names: Collection[str]) -> None:
+        """Raises ValueError where no record has a negative, or a column of these names holds captions that are drawn, too."""
+        negative = {name for name in names if is_negative(name, self.negatives)}
+        if both := sorted(name for name in negative if "synthetic" in self.kinds and self._is_drawn(name)):
+            raise ValueError(
+                f"--negatives {self.negatives!r} and --columns {self.columns!r} both name {', '.join(both)}: what is drawn as a "
+                "caption is no negative"
+            )
+        if self.negatives and not any(self.has_negative):
+            what = "no record has such a column"
+            if negative:
+                what = f"{', '.join(sorted(negative))} are empty, or only say what a caption says"
+            raise ValueError(
+                f"--negatives {self.negatives!r}: {what}; there are the columns {', '.join(sorted(names)) or '(none)'}"
+            )
+
+    def _is_drawn(self, column: str) -> bool:
+        return is_caption_column(column) and bool(re.match(self.columns, column))
+
+    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes, list[list[str]]]:
+        """Why a record cannot be trained on, "" where it can, its picture's hash, and its negatives."""
         sample, places = record
         try:
             text = places.read("txt") if places else {}
-            decode_stored(self.contents(replace(sample, members={**sample.members, **text})).image)
+            contents = self.contents(replace(sample, members={**sample.members, **text}))
+            decode_stored(contents.image)
         except ValueError as error:
-            return str(error), b""
-        return "", picture_hash(sample.image)
+            return str(error), b"", []
+        return "", picture_hash(sample.image), contents.negatives
 
     def encoded(self, index: int) -> bytes:
         """The picture's bytes."""
@@ -131,6 +172,7 @@ class ReinforcedPictures(Dataset):
             raise ValueError("every record of --input is held out, none is left to train on")
         self.records, self.weights = [self.records[index] for index in kept], self.weights[kept]
         self.identities = [self.identities[index] for index in kept]
+        self.has_negative = [self.has_negative[index] for index in kept]
 
     def sample(self, index: int) -> Record:
         """The record with its files; ValueError where its tar is no more what it was."""
@@ -138,7 +180,7 @@ class ReinforcedPictures(Dataset):
         if places is None:
             return sample
         files = places.read("picture", "txt", "syn.json", "paug.json", *(("npz", "pth.gz") if self.teachers else ()))
-        columns = caption_columns(files.pop("syn.json", b"{}"))
+        columns = {**sample.columns, **caption_columns(files.pop("syn.json", b"{}"))}
         return replace(sample, image=files.pop("picture"), columns=columns, members=files)
 
     def contents(self, sample: Record) -> Contents:
@@ -155,7 +197,8 @@ class ReinforcedPictures(Dataset):
             "text": [("text_emb", originals)] if originals else [],
             "synthetic": [(f"{name}_emb", texts) for name, texts in columns.items() if re.match(self.columns, name)],
         }
-        if missing := [kind for kind in self.kinds if not found[kind]]:
+        missing = [kind for kind in self.kinds if not found[kind]]
+        if missing and (not self.single or len(missing) == len(self.kinds)):
             raise ValueError(
                 {
                     "text": "no original caption; --text-weight 0 trains without them",
@@ -164,7 +207,7 @@ class ReinforcedPictures(Dataset):
             )
         if not views:
             raise ValueError("paug.json: no views")
-        return Contents(sample.image, views, found, embeddings)
+        return Contents(sample.image, views, found, embeddings, hard_negatives(sample, self.negatives, text))
 
     def _embeddings(
         self, sample: Record, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
@@ -191,35 +234,49 @@ class ReinforcedPictures(Dataset):
         """Nothing tells texts apart: each is padded to the whole context."""
         return 0
 
-    def drawn(self, contents: Contents, draw: int) -> tuple[int, list[tuple[str, int, str]]]:
-        """The view drawn of a record, and of each kind a text: name and row of its embedding, and the text.
+    def drawn(self, contents: Contents, draw: int) -> Drawn:
+        """The view, a text of each kind, or of the kind that is drawn, and the negative, all by one draw.
 
         Views are drawn evenly, and so are columns, then the captions of a column that are not empty.
         """
         draw, view = divmod(draw, len(contents.views))
-        texts = []
-        for kind in self.kinds:
+        kinds, texts = [kind for kind in self.kinds if contents.texts[kind]], []
+        if self.single and len(kinds) > 1:
+            draw, side = divmod(draw, COIN)
+            kinds = ["synthetic" if side < self.kinds["synthetic"] * COIN else "text"]
+        for kind in kinds:
             draw, at = divmod(draw, len(contents.texts[kind]))
             name, of = contents.texts[kind][at]
             rows = [row for row, text in enumerate(of) if text.strip()]
             draw, at = divmod(draw, len(rows))
             texts.append((name, rows[at], of[rows[at]]))
-        return view, texts
+        negative = None
+        if contents.negatives:
+            draw, at = divmod(draw, len(contents.negatives))
+            negative = contents.negatives[at][draw % len(contents.negatives[at])]
+        return Drawn(view, texts, negative)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int, str, dict[str, Tensor]]:
-        """What is drawn: pixels (3, S, S), token ids (K, L), number, key, and, with teachers, embeddings (D,) and (K, D)."""
+        """What is drawn: pixels (3, S, S), token ids (K, L), number, key, and, with teachers, embeddings (D,) and (K, D).
+
+        With negatives there are token ids (K + 1, L): the last are the negative's, or, of a record without one, of any text.
+        """
         index, draw = item
         sample = self.sample(index)
         contents = self.contents(sample)
-        view, texts = self.drawn(contents, draw)
+        view, drawn, negative = self.drawn(contents, draw)
+        texts = [text for *_, text in drawn]
         pixels = normalise(replay(contents.views[view], decode_stored(contents.image), self.side), self.mean, self.std)
         embeddings = {}
         if self.teachers:
             embeddings = {
                 "image_emb": contents.embeddings["image_emb"][view],
-                "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in texts]),
+                "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in drawn]),
             }
-        return pixels, self.tokenizer([text for *_, text in texts]), index, sample.key, embeddings
+        if self.negatives:
+            embeddings["has_negative"] = torch.tensor(negative is not None)
+            texts.append(texts[0] if negative is None else negative)
+        return pixels, self.tokenizer(texts), index, sample.key, embeddings
 
     def collate(self, items: Sequence[tuple[Tensor, Tensor, int, str, dict[str, Tensor]]]) -> Batch:
         images, tokens, pictures, keys, embeddings = zip(*items)

@@ -1,6 +1,6 @@
-"""How well a student finds the captions of pictures, and pictures by their captions, that it does not train on.
+"""How well a student finds captions and pictures that it does not train on, and tells captions from hard negatives.
 
-P: pictures, T: different captions, E: embedding
+P: pictures, T: different texts, E: embedding
 """
 
 import json
@@ -16,6 +16,7 @@ from diversity.measures.catalogue import Measure
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.page import write_training_page
 from finetune.student.model import Student
+from finetune.student.negatives import hard_negatives
 from finetune.trainer import Trainer
 from finetune.validation import CONTRASTIVE_LOSS
 from imagetext.sample import Record, decode_image
@@ -47,7 +48,28 @@ SCORES = tuple(
     )
     for first in FIRST
 )
-MEASURES = (DISTILLATION_LOSS, CONTRASTIVE_LOSS, *SCORES)
+NEGATIVE_LOSS = Measure(
+    ("negative",),
+    "Hard negatives' loss",
+    "What the cross-entropy of the texts of a batch given a picture grows by with hard negatives as further texts, half its mean "
+    "over pictures, summed as the other losses are, in nats. From 0; compare at one batch size only. Yuksekgonul et al. 2022.",
+    better="lower",
+)
+CHOICE = Measure(
+    ("choice",),
+    "True before negative",
+    "How often a picture is nearer to its caption than to its hard negative, mean over the captions and negatives of a picture, "
+    "then over those that have any. 0 to 100 %; 50 % is chance.",
+    "percent",
+    "higher",
+)
+WITH_NEGATIVE = Measure(
+    ("with_negative",),
+    "With a negative",
+    "Records that have a hard negative ÷ records: of a batch in training, of the usable pictures in validation.",
+    "percent",
+)
+MEASURES = (DISTILLATION_LOSS, CONTRASTIVE_LOSS, NEGATIVE_LOSS, *SCORES, CHOICE, WITH_NEGATIVE)
 
 
 def recall(image: Tensor, text: Tensor, right: Tensor) -> dict[str, float]:
@@ -64,26 +86,49 @@ def recall(image: Tensor, text: Tensor, right: Tensor) -> dict[str, float]:
     return scores
 
 
+def choice(image: Tensor, text: Tensor, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, float]:
+    """How often pictures (P, E) are nearer to a caption of theirs than to a negative, both among texts (T, E); {} without any.
+
+    pairs: of each picture, the numbers of its captions and of its negatives.
+    """
+    won = [
+        ((text[true] @ picture)[:, None] > text[false] @ picture).double().mean()
+        for picture, (true, false) in zip(image, pairs, strict=True)
+        if false
+    ]
+    share = {"with_negative": len(won) / len(image)}
+    return share | {"choice": torch.stack(won).mean().item()} if won else {}
+
+
 @torch.inference_mode()
-def retrieval(student: Student, samples: Sequence[Record]) -> dict[str, float]:
-    """The recall of a student on pictures with captions; captions of the same words are one."""
+def retrieval(student: Student, samples: Sequence[Record], negatives: str | None = None) -> dict[str, float]:
+    """The recall of a student on pictures with captions, and its choices between these and the negatives in columns of this pattern.
+
+    Captions of the same words are one.
+    """
     device = student.model.logit_scale.device
     preprocess = preprocessing(student.preprocess_cfg)
-    texts = list(dict.fromkeys(text for sample in samples for text in sample.captions))
+    captions = dict.fromkeys(text for sample in samples for text in sample.captions)
+    false = [[text for of in hard_negatives(sample, negatives) for text in of] for sample in samples]
+    texts = list(captions | dict.fromkeys(text for of in false for text in of))
     number = {text: at for at, text in enumerate(texts)}
-    right = torch.zeros(len(samples), len(texts), dtype=torch.bool, device=device)
-    for row, sample in zip(right, samples, strict=True):
-        row[[number[text] for text in sample.captions]] = True
-    image, text = [], []
+    true = [[number[text] for text in sample.captions] for sample in samples]
+    right = torch.zeros(len(samples), len(captions), dtype=torch.bool, device=device)
+    for row, numbers in zip(right, true, strict=True):
+        row[numbers] = True
+    found = []
     with evaluating(student.model):
         for at in range(0, len(samples), BATCH):
             pixels = torch.stack([preprocess(decode_image(sample.image)) for sample in samples[at : at + BATCH]])
-            image.append(student.model.encode_image(pixels.to(device), normalize=True).float())
+            found.append(student.model.encode_image(pixels.to(device), normalize=True).float())
+        image = torch.cat(found)
+        found = []
         for at in range(0, len(texts), BATCH):
-            text.append(
-                student.model.encode_text(student.tokenizer(texts[at : at + BATCH]).to(device), normalize=True).float()
-            )
-    return recall(torch.cat(image), torch.cat(text), right)
+            tokens = student.tokenizer(texts[at : at + BATCH]).to(device)
+            found.append(student.model.encode_text(tokens, normalize=True).float())
+        text = torch.cat(found)
+    pairs = [(of, [number[one] for one in negative]) for of, negative in zip(true, false, strict=True)]
+    return recall(image, text[: len(captions)], right) | choice(image, text, pairs)
 
 
 def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
@@ -104,12 +149,12 @@ def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
 class HeldOutRetrieval:
     """Called with the trainer, the step and the records seen: validates, writes the page and a line of the log, and returns it."""
 
-    def __init__(self, samples: Sequence[Record]):
-        self.samples = samples
+    def __init__(self, samples: Sequence[Record], negatives: str | None = None):
+        self.samples, self.negatives = samples, negatives
 
     def __call__(self, trainer: Trainer, step: int, seen: int) -> dict[str, Any]:
         with trainer.trained() as student, trainer.accelerator.autocast():
-            scores = retrieval(student, self.samples)
+            scores = retrieval(student, self.samples, self.negatives)
         found = {"step": step, "samples": seen, "pictures": len(self.samples), **scores}
         with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")

@@ -14,8 +14,9 @@ from finetune.page import PAGE
 from finetune.rejects import check_rejects, tell_of_rejects
 from finetune.student.config import StudentConfig
 from finetune.student.model import StudentForward, load_student
+from finetune.student.negatives import hard_negatives
 from finetune.student.records import ReinforcedPictures, check_texts
-from finetune.student.retrieval import SCORES, HeldOutRetrieval, usable, write_page
+from finetune.student.retrieval import CHOICE, SCORES, WITH_NEGATIVE, HeldOutRetrieval, usable, write_page
 from finetune.student.teachers import Teachers, read_teachers
 from finetune.trainer import Trainer
 from imagetext.apart import check_apart
@@ -35,12 +36,21 @@ def train(config: StudentConfig, state: PartialState) -> None:
     eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
     check_apart(config.output, [shard.path for shard in (*shards, *eval_shards)])
     teachers = read_teachers(shards, config)
-    if config.text_weight and teachers:
+    if "text" in config.kinds and teachers:
         check_texts(shards)
     where = as_it_lies(config)
     student = load_student(where.student, where.pretrained)
     check_weights(student.model, f"--student {config.student}")
     held_out = usable((sample for shard in eval_shards for sample in shard), quiet=quiet) if eval_shards else []
+    if (
+        config.negatives
+        and not config.weight_of_negatives
+        and not any(hard_negatives(one, config.negatives) for one in held_out)
+    ):
+        raise ValueError(
+            f"--negatives {config.negatives!r}, --negative-weight 0: they are looked at in validation alone, and no picture of "
+            "--eval-input has any"
+        )
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
     check_rejects(pictures.rejects, len(pictures), config)
     if both := doubles(pictures, Held(held_out), range(len(held_out))):
@@ -53,9 +63,11 @@ def train(config: StudentConfig, state: PartialState) -> None:
             config,
             StudentForward(student, config, teachers),
             pictures,
-            HeldOutRetrieval(held_out) if held_out else None,
+            HeldOutRetrieval(held_out, config.negatives) if held_out else None,
         )
         say_once(state, describe(trainer))
+        if pictures.negatives:
+            say_once(state, f"hard negatives: {share_with_negative(pictures)}")
         found = trainer.fit()
         if state.is_main_process:
             finish(trainer, teachers, found)
@@ -66,22 +78,31 @@ def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]
     config = trainer.config
     write_page(trainer)
     scores = [
-        (measure.label, measure.text(found), measure.definition) for measure in SCORES if measure.path[0] in found
+        (measure.label, measure.text(found), measure.definition)
+        for measure in (*SCORES, CHOICE, WITH_NEGATIVE)
+        if measure.path[0] in found
     ]
     seen = trainer.steps * config.batch_size
     data = {"trained on": f"{len(trainer.pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}
     if found:
         data["validated on"] = f"{found['pictures']:,} pictures of {', '.join(config.eval_input)}"
-    texts = " and ".join(
-        f"{weight:g} × that of {kind} captions"
-        for kind, weight in (("original", config.text_weight), ("synthetic", config.synthetic_weight))
-        if weight
-    )
+    if trainer.pictures.negatives:
+        data["hard negatives"] = share_with_negative(trainer.pictures)
+    called = {"text": "original", "synthetic": "synthetic"}
+    if config.single_text is None:
+        texts = " and ".join(f"{weight:g} × that of {called[kind]} captions" for kind, weight in config.kinds.items())
+    else:
+        chances = (f"{chance:.0%} {called[kind]}" for kind, chance in config.kinds.items())
+        texts = f"that of one caption of each record, {' and '.join(chances)}"
     losses = [
         f"{weight:g} × {what}, of which: {texts}"
         for what, weight in (
             ("distillation", config.distill_weight),
             ("CLIP's contrastive loss", config.contrastive_weight),
+            (
+                "what the losses of texts given pictures grow by with hard negatives as further texts",
+                config.weight_of_negatives,
+            ),
         )
         if weight
     ]
@@ -107,3 +128,9 @@ def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]
     with trainer.trained() as written:
         write_finished(config, written)
     say(f"student written to {config.output}; how it went: {config.output / PAGE}")
+
+
+def share_with_negative(pictures: ReinforcedPictures) -> str:
+    """How many records have a hard negative, in words."""
+    count, of = sum(pictures.has_negative), len(pictures)
+    return f"{count:,} of {of:,} records have one ({count / of:.1%}), in columns like {pictures.negatives!r}"

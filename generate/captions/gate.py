@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from captioners.base import Caption
-from diversity.words.degenerate import degenerate_reasons
+from diversity.words.degenerate import degenerate_reasons, tag_reasons
 from diversity.words.sentences import is_finished, joined, sentences
 from diversity.words.tokens import words
+from diversity.words.written import Source, written_reasons
 
 
 class Gate(BaseModel):
@@ -28,11 +29,28 @@ class Gate(BaseModel):
     on_degenerate: Literal["drop", "keep"] = Field(
         "drop", description="captions still degenerate: left out, or kept and flagged"
     )
+    max_words: int | None = Field(None, gt=0, description="most words of a caption")
+    max_clip_tokens: int | None = Field(
+        None, gt=2, description="most tokens of a caption by CLIP's tokenizer, start and end included: CLIP reads 77"
+    )
+    must_change: bool = Field(
+        False, description="refuse captions with no other words than the caption they were made of"
+    )
+    keep_facts: bool = Field(
+        False,
+        description="refuse captions with numbers, colours or names that what they were made of has not; English",
+    )
+    min_overlap: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="of a negative: least share of the true caption's words, so that little is changed",
+    )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A caption as the gate cut it, and why it is degenerate: reasons of `diversity.measures.fidelity`, `duplicate`, `unlike`."""
+    """A caption as the gate cut it, and why it is refused: names of `REASONS` and `WRITTEN`, `duplicate`, `unlike`."""
 
     text: str
     drawn: Caption
@@ -55,11 +73,25 @@ def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str,
     return joined(found), unfinished
 
 
-def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate) -> Judged:
-    """The caption as the gate cuts it, with its flags; `siblings` are the picture's other captions that stand before it."""
-    text, truncated = cut_sentences(caption, gate.sentences)
+def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate, source: Source | None = None) -> Judged:
+    """The caption as the gate cuts it, with its flags.
+
+    siblings: the picture's other captions that stand before it. source: what it was written of, where it was.
+    """
+    tag = source is not None and source.tag
+    text, truncated = (" ".join(caption.text.split()), False) if tag else cut_sentences(caption, gate.sentences)
     found = words(text)
-    flags = degenerate_reasons(text, truncated, found)
+    flags = tag_reasons(text, found) if tag else degenerate_reasons(text, truncated, found)
+    flags += written_reasons(
+        text,
+        source,
+        found,
+        max_words=gate.max_words,
+        max_clip_tokens=gate.max_clip_tokens,
+        must_change=gate.must_change,
+        keep_facts=gate.keep_facts,
+        min_overlap=gate.min_overlap,
+    )
     if found and any(sibling.words == found for sibling in siblings):
         flags += ("duplicate",)
     if gate.min_similarity is not None and caption.similarity < gate.min_similarity:
@@ -67,21 +99,28 @@ def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate) -> Judged:
     return Judged(text, caption, truncated, flags, found)
 
 
-def judge_all(captions: Sequence[Caption], gate: Gate) -> list[Judged]:
-    """The captions of a picture, each judged beside those before it."""
+def unparsed(caption: Caption) -> Judged:
+    """An answer that `answers.read_answer` cannot read."""
+    return Judged(caption.text, caption, caption.truncated, ("unparsed",))
+
+
+def judge_all(captions: Sequence[Caption], gate: Gate, sources: Sequence[Source | None] | None = None) -> list[Judged]:
+    """The captions of a picture, each judged beside those before it, and beside its source where it has one."""
     judged: list[Judged] = []
-    for caption in captions:
-        judged.append(judge(caption, judged, gate))
+    for i, caption in enumerate(captions):
+        judged.append(judge(caption, judged, gate, sources[i] if sources else None))
     return judged
 
 
-def replace_failing(judged: Sequence[Judged], redrawn: Sequence[Caption], gate: Gate) -> list[Judged]:
+def replace_failing(
+    judged: Sequence[Judged], redrawn: Sequence[Caption], gate: Gate, sources: Sequence[Source | None] | None = None
+) -> list[Judged]:
     """The captions with each failing one replaced by its redraw, where that passes; `redrawn` has one for each, in order."""
     result = list(judged)
     for i, caption in enumerate(redrawn):
         if result[i].flags:
             others = [other for j, other in enumerate(result) if j != i and not other.flags]
-            candidate = judge(caption, others, gate)
+            candidate = judge(caption, others, gate, sources[i] if sources else None)
             if not candidate.flags:
                 result[i] = candidate
     return result

@@ -89,7 +89,7 @@ def _spread(
         records = list(islice(read_records(join(folder, markers[at]["file"]), check=False), MEASURED_RECORDS))
         for name, accumulator in found.items():
             of_column = [
-                (texts, _cut(record.scores, name, texts)) for record in records if (texts := record.syn_text.get(name))
+                (texts, _cut(record.scores, name, texts)) for record in records if (texts := record.columns.get(name))
             ]
             accumulator.update([texts for texts, _ in of_column], [cut for _, cut in of_column])
     results = {name: accumulator.result() for name, accumulator in found.items()}

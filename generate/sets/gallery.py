@@ -113,7 +113,7 @@ def card_of(record: Record) -> Card:
     """The original captions, then those of each column with their scores and flags."""
     lines = {
         name: [_line(text, at, record.scores.get(name) or {}) for at, text in enumerate(texts)]
-        for name, texts in record.syn_text.items()
+        for name, texts in record.named_columns.items()
     }
     return Card(record.key, record.image, {ORIGINAL: list(map(Line, record.captions)), **lines}, record.error)
 

@@ -26,9 +26,11 @@ class JoinConfig(TableFlags):
 
     input: list[str] = Field(min_length=1, description="the pictures: shards, folder, CSV, JSONL, Parquet; repeatable")
     captions: list[str] = Field(
-        [], description="the captions: a folder that capsmith generate wrote, or records; repeatable"
+        [],
+        description="the captions: a folder that capsmith generate wrote, records, or published ones (laclip:…, vecap:…, "
+        "hq-clip:…, recap:…); repeatable",
     )
-    on: On = Field("uid", description="what names a picture: its uid, its key, the hash of its bytes, or its URL")
+    on: On = Field("uid", description="what names a picture: its uid, its key, the hash of its bytes, its URL or path")
     output: Folder = Field(description="folder for the records, one file per input shard")
     format: Format = Field("webdataset", description="of the records")
     text_from: Annotated[str, AfterValidator(_check_text_from)] | None = Field(

@@ -200,9 +200,10 @@ def read_shard(
             if record.error:
                 counted["failed"] += 1
                 continue
-            for column, texts in record.syn_text.items():
+            for column, texts in record.named_columns.items():
                 counted[f"captions in {column}"] += len(texts)
-                repeats.setdefault(column, Repeats()).update(texts)
+                if not column.startswith(("tags_", "neg_tags_")):  # many pictures show a dog
+                    repeats.setdefault(column, Repeats()).update(texts)
             if decode and (reason := why_undecodable(record.image)):
                 problems.append(f"{name}: {record.key}: {reason}")
             if reinforcement:

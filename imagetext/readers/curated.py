@@ -372,6 +372,8 @@ def kinds_like(path: str) -> str:
     """What a JSON file that is given without its kind may be, as the end of a message; "" where it looks like none."""
     with open_file(path) as file:
         head = file.read(1 << 20)
+    if re.match(rb'\s*\{\s*"https?://', head):
+        return f"; did you mean vecap:{path}?"
     for kind, marks in (
         ("textcaps", (b'"data"', b'"image_id"')),
         ("karpathy", (b'"images"', b'"sentences"')),

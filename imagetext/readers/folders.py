@@ -119,16 +119,16 @@ def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
     if row.error:
         return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(row.error))
     try:
-        fields = {**json_fields(_read(row.fields, reader.folders) or b"{}"), **row.meta}
-        lines = readable(_read(row.text, reader.folders), row.text).splitlines()
+        fields = {**json_fields(read_inside(row.fields, reader.folders) or b"{}"), **row.meta}
+        lines = readable(read_inside(row.text, reader.folders), row.text).splitlines()
     except Outside as problem:
         return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(str(problem)))
     texts = row.captions or tuple(filter(None, map(str.strip, lines)))
-    captions, scores, failed, rest = known_fields(fields, texts, picture=True)
+    captions, columns, scores, failed, rest = known_fields(fields, texts, picture=True)
     if rest.get("uid") in (None, ""):
         rest["uid"] = row.key
     record = Record(
-        row.key, None, captions, scores=scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed
+        row.key, None, captions, columns, scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed
     )
     return with_picture(record, _picture(row.path), row.source, reader) if picture else record
 
@@ -137,7 +137,7 @@ def _picture(path: str) -> Picture:
     return Picture(path if "://" in path else os.path.abspath(path))
 
 
-def _read(path: str, folders: PictureFolders) -> bytes:
+def read_inside(path: str, folders: PictureFolders) -> bytes:
     """The file, if there is one inside, no more than its first limits.TEXT bytes; a link may lead nowhere."""
     if not path:
         return b""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagetext import limits
+from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS, FIELDS
 from imagetext.parquet_pages import check_pages, check_rows
 from imagetext.readers.chats import CHATS
@@ -23,7 +24,6 @@ from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted
 from imagetext.readers.table_columns import PICTURES, Reading
 from imagetext.readers.tars import PICTURE_SUFFIXES
 from imagetext.readers.text_tables import usual_name
-from imagetext.sample import is_caption_column
 from imagetext.stores import StoreError, open_file
 
 OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
@@ -239,7 +239,7 @@ def _unfolded(row: Row | ValueError) -> Row | ValueError:
 
 
 def _is_wanted(name: str, kind: pa.DataType, wanted: Wanted) -> bool:
-    usual = name in (*wanted.keys, *CAPTION_COLUMNS, *OF_CAPTIONS) or is_caption_column(name)
+    usual = name in (*wanted.keys, *CAPTION_COLUMNS, *OF_CAPTIONS) or is_column(name)
     return usual or (_holds_text(kind) if wanted.columns is None else name in wanted.columns)
 
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
 from imagetext.keys import SeenKeys
 from imagetext.picture_files import Outside, Picture, PictureFolders, PictureReader, short
-from imagetext.sample import Record, is_caption_column
+from imagetext.sample import Record
 from imagetext.stores import StoreError, in_order, is_remote
 
 KEY_COLUMNS = ("key", "uid", "id")
@@ -101,7 +102,7 @@ def _picture_column(row: Row, ours: bool) -> tuple[str | None, str]:
     has_error = isinstance(row.get("error"), str)
     failed = (
         row["error"]
-        if ours or has_error and (any(map(is_caption_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS))
+        if ours or has_error and (any(map(is_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS))
         else ""
     )
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
@@ -139,11 +140,10 @@ def _parse(
     try:
         if ours and isinstance(row.get("json"), str):  # where our Parquet files keep the rest
             row |= json_object(row.pop("json"))
-        columns |= other_columns(row) if ours else {}
         columns |= _columns_of(row)
     except ValueError as error:
         errors.append(str(error))
-    captions, scores, _, rest = known_fields(row, picture=image is not None or picture is not None)
+    captions, others, scores, _, rest = known_fields(row, picture=image is not None or picture is not None)
     # Of where a picture or row was found, what no other place of the input changes.
     found = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
     meta = {"uid": key, "source": found, **rest}
@@ -154,7 +154,7 @@ def _parse(
         well_formed(key) if wanted else key,
         image,
         captions,
-        columns,
+        others | columns,
         scores,
         members,
         meta=meta,
@@ -176,17 +176,6 @@ def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
     except ValueError as error:
         raise ValueError(f"syn.json: {error}") from error
     return {well_formed(name): tuple(_listed(f"syn.json: {name}", texts)) for name, texts in columns.items()}
-
-
-def other_columns(fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Takes the columns of captions with other than the usual names out of the fields: our tables hold them in `caption_fields`."""
-    columns = fields.get("caption_fields")
-    try:
-        found = {well_formed(name): tuple(_listed(name, texts)) for name, texts in columns.items()} if columns else {}
-    except (AttributeError, ValueError):
-        return {}  # a field that only has the name
-    fields.pop("caption_fields", None)
-    return found
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -263,10 +252,17 @@ def _members_of(row: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _columns_of(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Takes the synthetic captions out of the row, and gives those columns that have any; ValueError for what are no texts."""
-    names = [name for name in row if name.startswith("syn_text") and is_caption_column(name)]
+    """Takes the columns of texts out of the row, and gives those that have any; ValueError for synthetic captions that are no texts.
+
+    Of other columns, which people may have under these names, what are no texts stays where it is.
+    """
+    names = [name for name in row if is_caption_column(name) or is_other_column(name) and _are_texts(row[name])]
     columns = {name: row.pop(name) for name in names}
     return {name: found for name, value in columns.items() if (found := _texts(name, value))}
+
+
+def _are_texts(value: Any) -> bool:
+    return _is_null(value) or isinstance(value, str) or isinstance(value, list) and {*map(type, value)} <= {str}
 
 
 def is_member_name(name: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS
 from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row
@@ -82,7 +83,7 @@ def reading_of(
         if (
             "either" in needs
             and header is not None
-            and not (has_pictures or has_captions or any(map(_is_synthetic, names)))
+            and not (has_pictures or has_captions or any(map(is_column, names)))
         ):
             problems.append(
                 f"no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions ({', '.join(CAPTION_COLUMNS)})"
@@ -95,20 +96,16 @@ def reading_of(
         have = f"it has {', '.join(map(repr, names)) or 'none'}{_advice(path, names)}"
         raise ValueError(f"{path}: {'; '.join(problems)}; {have}")
     moved = asked.captions or ((text,) if text and text not in CAPTION_COLUMNS else ())
-    lists = (*(moved or dict.fromkeys(name for found in captions for name in found)), *filter(_is_synthetic, names))
+    lists = (*(moved or dict.fromkeys(name for found in captions for name in found)), *filter(is_column, names))
     reading = Reading(image, moved, "captions" if moved else text or "", key, lists, asked=bool(asked.image))
     return reading._replace(same=_same(rows, reading) if asked.group else "")
-
-
-def _is_synthetic(name: str) -> bool:
-    return name.startswith("syn_text")
 
 
 def _same(rows: Sequence[Row], reading: Reading) -> str:
     """The column that names the picture in a table that has one row a caption, or ""."""
     usual = [row for row in (usual_row(dict(row), reading) for row in rows) if not isinstance(row, ValueError)]
     if not reading.text or any(
-        _is_record(row) or isinstance(row.get(reading.text), list) or any(map(_is_synthetic, row)) for row in usual
+        _is_record(row) or isinstance(row.get(reading.text), list) or any(map(is_column, row)) for row in usual
     ):
         return ""
     places = ("image",) if reading.image else ("key",) if reading.key else ("image_id",)

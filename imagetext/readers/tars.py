@@ -19,10 +19,11 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from imagetext import limits
+from imagetext.columns import is_caption_column
 from imagetext.fields import is_ours, json_fields, known_fields, loose_texts, readable, well_formed
 from imagetext.keys import SeenKeys, decode_key
 from imagetext.readers.row_records import caption_columns
-from imagetext.sample import Record, is_caption_column, is_picture
+from imagetext.sample import Record, is_picture
 from imagetext.stores import LITTER, StoreError, is_remote, open_file
 
 logger = logging.getLogger(__name__)
@@ -370,12 +371,13 @@ def _record(path: str, name: str, key: str, files: Files) -> Record:
     # A record of ours that failed has no picture: whatever else looks like one is carried.
     picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(found, errors)
     image = found.pop(picture, None)
-    captions, scores, failed, rest = known_fields(fields, [text] if text else (), picture=image is not None)
+    captions, others, scores, failed, rest = known_fields(fields, [text] if text else (), picture=image is not None)
     if failed:  # its captions stand in `json`, where other readers pass them over
         columns |= {
             field: texts for field, value in rest.items() if is_caption_column(field) and (texts := loose_texts(value))
         }
         rest = {field: value for field, value in rest.items() if field not in columns}
+    columns = others | columns
     uid = rest.pop("uid", None)
     source = f"{os.path.basename(path)}/{name}.{picture or 'json'}"
     meta = {"uid": decode_key(name) if uid in (None, "") else uid, "source": source, **rest}

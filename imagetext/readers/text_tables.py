@@ -313,57 +313,107 @@ def _swallows(taken: Sequence[tuple[int, bytes]], layout: Layout) -> bool:
 
 # ---- JSON values that are no lines -----------------------------------------------------------------------------------
 
-_BETWEEN = re.compile(r"[\s,]*")
+_BETWEEN, _SPACE = re.compile(r"[\s,]*"), re.compile(r"\s*")
+
+
+class _Window:
+    """A piece of a file of JSON values at a time, of so many bytes at first.
+
+    It is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
+    """
+
+    def __init__(self, path: str, file: BinaryIO, size: int):
+        self.path, self.file, self.size = path, file, size
+        self.decode = json.JSONDecoder().raw_decode
+        self.text, self.at, self.position, self.line = "", 0, file.tell(), 1  # place of, and line at, the first byte
+
+    def more(self) -> bool:
+        """Reads on, and forgets what is passed; False at the end of the file."""
+        block = self.file.read(max(self.size, len(self.text) - self.at))
+        self.position, self.line = self.position + self.at, self.line + self.text.count("\n", 0, self.at)
+        self.text, self.at = self.text[self.at :] + block.decode("latin-1"), 0
+        return bool(block)
+
+    def mark(self, between: re.Pattern[str] = _SPACE) -> str:
+        """The next character that is not between values; "" at the end of the file."""
+        while True:
+            self.at = between.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def value(self) -> str | ValueError:
+        """The text of the value that begins here, or what is wrong with it; raises ValueError, with the line, where none does."""
+        while True:
+            text, at = self.text, self.at
+            try:
+                if len(text) - at > limits.VALUES and sum(text.count(mark, at) for mark in ",[{") > limits.VALUES:
+                    raise ValueError(f"JSON of more than {limits.VALUES:,} values")
+                _, end = self.decode(text, at)
+            except json.JSONDecodeError as error:
+                here = self.line + error.lineno - 1
+                if len(text) - at < limits.LINE and self.more():
+                    continue
+                raise ValueError(f"{self.path}: line {here:,}: not JSON: {error.msg}") from error
+            except (RecursionError, ValueError) as error:  # a number of too many digits
+                raise ValueError(f"{self.path}: line {self.here():,}: {error}") from error
+            if end == len(text) and self.more():
+                continue  # it may go on: a number, say
+            self.at = end
+            if end - at > limits.LINE:
+                return ValueError(f"{end - at:,} bytes, more than {limits.LINE:,}")
+            return readable(text[at:end].encode("latin-1"))
+
+    def here(self) -> int:
+        """The line that is read."""
+        return self.line + self.text.count("\n", 0, self.at)
 
 
 def _array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iterator[tuple[int, str | ValueError]]:
-    """The elements of arrays, or values, one after another, a window of the file at a time, of so many bytes at first.
-
-    The window is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
-    """
-    decode = json.JSONDecoder().raw_decode
-    position, window, at, line = file.tell(), "", 0, 1  # of the window's first byte; in the window
+    """The elements of arrays, or values, one after another."""
+    window = _Window(path, file, size)
     opens, bracket = (
-        position == layout.start,
+        window.position == layout.start,
         False,
-    )  # whether a `[` here opens an array of rows, and whether one is open
-
-    def more() -> bool:
-        nonlocal window, position, at, line
-        block = file.read(max(size, len(window) - at))
-        position, line = position + at, line + window.count("\n", 0, at)
-        window, at = window[at:] + block.decode("latin-1"), 0
-        return bool(block)
-
-    while True:
-        at = _BETWEEN.match(window, at).end()
-        if at == len(window):
-            if more():
-                continue
-            if bracket:
-                raise ValueError(f"{path}: is cut: the array has no end")
-            return
-        if window[at] == "]" or window[at] == "[" and opens:
-            opens, bracket, at = window[at] == "]", window[at] == "[", at + 1
+    )  # whether a `[` here opens an array of rows, and one is open
+    while mark := window.mark(_BETWEEN):
+        if mark == "]" or mark == "[" and opens:
+            opens, bracket, window.at = mark == "]", mark == "[", window.at + 1
             continue
         opens = False
-        try:
-            if len(window) - at > limits.VALUES and sum(window.count(mark, at) for mark in ",[{") > limits.VALUES:
-                raise ValueError(f"JSON of more than {limits.VALUES:,} values")
-            _, end = decode(window, at)
-        except json.JSONDecodeError as error:
-            here = line + error.lineno - 1
-            if len(window) - at < limits.LINE and more():
-                continue
-            raise ValueError(f"{path}: line {here:,}: not JSON: {error.msg}") from error
-        except (RecursionError, ValueError) as error:  # a number of too many digits
-            raise ValueError(f"{path}: line {line + window.count(chr(10), 0, at):,}: {error}") from error
-        if end == len(window) and more():
-            continue  # it may go on: a number, say
-        yield (
-            position + end,
-            readable(window[at:end].encode("latin-1"))
-            if end - at <= limits.LINE
-            else ValueError(f"{end - at:,} bytes, more than {limits.LINE:,}"),
-        )
-        at = end
+        text = window.value()
+        yield window.position + window.at, text
+    if bracket:
+        raise ValueError(f"{path}: is cut: the array has no end")
+
+
+def object_pairs(path: str, file: BinaryIO) -> Iterator[tuple[str, str] | ValueError]:
+    """The names and values of a JSON object, which may be larger than memory, as JSON texts, or what is wrong with a pair.
+
+    Raises ValueError, with the line, where the object cannot be read on.
+    """
+    file.seek(read_layout(path, file, ".json", ()).start)
+    window = _Window(path, file, WINDOW)
+
+    def passed(marks: str) -> str:
+        mark = window.mark()
+        if not mark:
+            raise ValueError(f"{path}: is cut: the object has no end")
+        if mark not in marks:
+            raise ValueError(f"{path}: line {window.here():,}: not JSON: expected {' or '.join(marks)}, got {mark}")
+        window.at += 1
+        return mark
+
+    passed("{")
+    while window.mark() != "}":
+        name = window.value()
+        passed(":")
+        window.mark()
+        value = window.value()
+        if problem := next((one for one in (name, value) if isinstance(one, ValueError)), None):
+            yield problem
+        else:
+            yield name, value
+        if passed(",}") == "}":
+            return

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import posixpath
 import sqlite3
 import tempfile
 from collections import Counter
@@ -11,16 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from imagetext.apart import ANOTHER, check_apart
+from imagetext.columns import check_column, is_other_column
 from imagetext.hashes import sample_hash
 from imagetext.readers.row_records import well_formed
 from imagetext.sample import Record, Shard
 from imagetext.sets.room import room_for
-from imagetext.shards import Format, ShardWriter, check_column, read_marker
+from imagetext.shards import Format, ShardWriter, read_marker
 from imagetext.shown import Progress
 from imagetext.sources import read_samples
 from imagetext.stores import plain_path
+from imagetext.writers.formats import has_captions
 
-On = Literal["key", "uid", "sha256", "url"]
+On = Literal["key", "uid", "sha256", "url", "path"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ def join(
 ) -> Joined:
     """Writes the shards anew with the columns that other records have for their pictures, never by order.
 
-    A record that is left without any captions becomes a failed one, with the reason. Shards that are done are not done again.
+    A record that is left without any becomes a failed one, with the reason; so does one without synthetic captions where some of
+    those columns hold such, for trainers that draw them end at it. Where none does, original captions are enough. Shards that are done are not done again.
 
     columns: the SPEC or SPECs of those records; none to draw texts only.
     on: what names a picture. `uid` is the key unless a record says otherwise; a `key` is unique in its shard only; `sha256` is
-        that of the picture's bytes, or as recorded where there is none; `url` stands in `url.txt` or `json`. Captions of one
+        that of the picture's bytes, or as recorded where there is none; `url` stands in `url.txt` or `json`; `path` is that of
+        the picture's file, as a field says it, or as it was found in its table or folder. Captions of one
         name that differ are taken for none, save on `sha256`, where all are the same picture's: those of the least key are.
     overwrite, drop_text_embeddings: see `imagetext.sets.room.room_for`.
     text_from: (column, p): `txt` is a caption of this column with probability p, else the first original (webdataset).
@@ -112,7 +117,7 @@ def join(
 
 
 def parse_text_from(text: str) -> tuple[str, float]:
-    """COLUMN:p, as `join` takes it; ValueError where it is not that."""
+    """COLUMN:p, as `join` takes it; ValueError where it is not that, or its texts are no true captions."""
     column, _, number = text.rpartition(":")
     try:
         probability = float(number)
@@ -120,7 +125,9 @@ def parse_text_from(text: str) -> tuple[str, float]:
         probability = -1.0
     if not 0 <= probability <= 1:
         raise ValueError(f"text_from: {text!r} is not COLUMN:p, with p from 0 to 1")
-    return check_column(column), probability
+    if is_other_column(check_column(column)):
+        raise ValueError(f"text_from: {column} holds no true captions, and `txt` is what trainers learn")
+    return column, probability
 
 
 def drawn_text(record: Record, column: str, probability: float, *, seed: int = 0) -> str | None:
@@ -141,6 +148,9 @@ def name_of(record: Record, on: On) -> str | None:
     value = record.meta.get(on)
     if on == "url" and "url.txt" in record.members:
         value = record.members["url.txt"].decode("utf-8", "replace").strip()
+    if on == "path":
+        value = record.meta.get("path") or record.meta.get("source")
+        value = posixpath.normpath(value) if isinstance(value, str) else None
     return well_formed(str(value)) if value not in (None, "") else None
 
 
@@ -200,8 +210,8 @@ class _Index:
         )
         if columns:
             record = room_for(record, columns, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
-            return replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores}), outcome
-        if not _columns(record):
+            record = replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores})
+        if not has_captions(_columns(record), record.captions, self.names):
             why = (
                 next((texts for name, texts, _, _ in rows if not name), "")
                 if outcome == "unmatched"
@@ -216,8 +226,8 @@ class _Index:
 
 
 def _columns(record: Record) -> dict[str, Sequence[str]]:
-    """The columns of synthetic captions that have one which is not empty."""
-    return {name: texts for name, texts in record.syn_text.items() if any(map(str.strip, texts))}
+    """The columns, negatives and tags included, that have a text which is not empty."""
+    return {name: texts for name, texts in record.named_columns.items() if any(map(str.strip, texts))}
 
 
 def _input(shard: Shard, settings: Mapping[str, Any]) -> dict[str, Any]:

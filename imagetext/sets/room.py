@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from imagetext.columns import is_caption_column
 from imagetext.sample import Record
 
 PICKLED = ("pth.gz", "pth", "pt")  # never opened, so taken to hold text embeddings
@@ -39,12 +40,13 @@ def room_for(
     drop_text_embeddings: so are embeddings of texts: these arrays of an `npz`, and a pickled file as a whole.
 
     Raises ColumnClash where that is necessary and not asked for. A record with an error gets no captions and stays as it is.
+    Columns that are no captions disturb no embeddings: no reader looks for theirs.
     """
     if record.error:
         return record
     if (clash := sorted(record.columns.keys() & set(names))) and not overwrite:
         raise ColumnClash(f"{record.key}: has the column {', '.join(clash)} already")
-    found = text_embeddings(record)
+    found = text_embeddings(record) if any(map(is_caption_column, names)) else []
     if found and not drop_text_embeddings:
         raise ColumnClash(
             f"{record.key}: has text embeddings ({', '.join(found)}) and none of the new captions: the reference "

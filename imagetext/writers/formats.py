@@ -7,33 +7,48 @@ import math
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import FIELDS, well_formed
 from imagetext.keys import encode_key
 from imagetext.outputs import UNFINISHED, Output, to_disk, write_file
 from imagetext.readers.row_records import is_member_name
-from imagetext.sample import Record, image_size, is_caption_column
+from imagetext.sample import Record, image_size
 from imagetext.stores import entry, is_remote, join, read_bytes
 from imagetext.waiting import Waiting
 
 
-def record_columns(record: Record) -> dict[str, tuple[str, ...]]:
+def record_columns(record: Record, of_run: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """The record's columns that are written: those with a caption, for readers draw one of each column.
 
-    Raises ValueError where there are no synthetic captions and no error that says why.
+    of_run: the columns that the run makes. Raises ValueError where there is nothing of what they say and no error that says why:
+    no synthetic captions, or, where the run makes none, neither columns that are none nor originals.
     """
     columns = {
         name: tuple(map(well_formed, texts)) for name, texts in record.columns.items() if any(map(str.strip, texts))
     }
-    if not record.error and not any(map(is_caption_column, columns)):
+    if not record.error and not has_captions(columns, record.captions, of_run):
         raise ValueError(f"{record.key}: neither captions nor an error")
     return columns
+
+
+def has_captions(columns: Collection[str], originals: Collection[str], of_run: Collection[str]) -> bool:
+    """Whether a record with these columns is a good one of a run that makes columns of these names, () for any.
+
+    Where the run makes synthetic captions, a good record has some: trainers that draw them end at a record without. A run
+    of negatives or tags alone adds to what there is, and a picture with its original captions is good without any.
+    """
+    if any(map(is_caption_column, columns)):
+        return True
+    if any(map(is_caption_column, of_run)):
+        return False
+    return any(map(is_other_column, columns)) or bool(of_run) and any(map(str.strip, originals))
 
 
 def record_fields(record: Record) -> dict[str, Any]:
@@ -173,13 +188,18 @@ class _Alone:
 
 
 class TarShard(_Alone):
-    """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt."""
+    """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt.
 
-    def __init__(self, file: Output, **_: Any):
-        self.file = file
+    Texts that are no true captions stand in `json`, in each record of a run that makes such.
+    """
+
+    def __init__(self, file: Output, *, columns: Iterable[str] = (), **_: Any):
+        self.file, self.others = file, dict.fromkeys(filter(is_other_column, columns), ())
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        fields, columns = record_fields(record), record.columns
+        others = {name: texts for name, texts in record.columns.items() if is_other_column(name)}
+        columns = {name: texts for name, texts in record.columns.items() if name not in others}
+        fields = _with_caption_fields(record_fields(record), self.others | others)
         files = {}
         if not record.error:
             files |= {"jpg": record.image} if record.image is not None else {}
@@ -233,9 +253,9 @@ class JsonlShard:
         self.aside = UNFINISHED if os.path.isdir(join(self.folder, self.images)) else ""
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        columns, members = record.syn_text, record_members(record)
+        columns, members = record.named_columns, record_members(record)
         self.columns |= dict.fromkeys(columns)
-        fields = record_fields(record) | _caption_fields(record)
+        fields = _with_caption_fields(record_fields(record), _unnamed(record))
         row = {
             "key": key,
             "image": None if record.error else self._image(record),
@@ -327,7 +347,7 @@ class ParquetShard(_Alone):
         self.scores: dict[str, Any] = {}  # of each kind that there is, an example
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        columns, fields = record.syn_text, record_fields(record) | _caption_fields(record)
+        columns, fields = record.named_columns, _with_caption_fields(record_fields(record), _unnamed(record))
         self.columns |= dict.fromkeys(columns)
         row = {
             "key": well_formed(key),
@@ -388,10 +408,17 @@ class ParquetShard(_Alone):
         )
 
 
-def _caption_fields(record: Record) -> dict[str, dict[str, list[str]]]:
-    """The columns whose names could be taken for others of a table, together in one of their own."""
-    others = {name: list(texts) for name, texts in record.columns.items() if not is_caption_column(name)}
-    return {"caption_fields": others} if others else {}
+def _with_caption_fields(fields: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The fields with these columns together in one of their own, if there are any; a field of this name goes aside."""
+    if not columns:
+        return dict(fields)
+    fields = _aside(fields, {name: fields[name] for name in ("caption_fields",) if name in fields})
+    return {**fields, "caption_fields": {name: list(texts) for name, texts in columns.items()}}
+
+
+def _unnamed(record: Record) -> dict[str, tuple[str, ...]]:
+    """The columns whose names could be taken for others of a table."""
+    return {name: texts for name, texts in record.columns.items() if not is_column(name)}
 
 
 def _arrow_type(values: list[Any]) -> pa.DataType:

@@ -207,6 +207,8 @@ a shirt with the words "no no no" on it | a hallway with rooms 101 102 103 | a v
 a sign with +1 800 555 0199 | call 5558675309 for pizza | a bottle of vitamin a and vitamin c | a person pressing the on button
 an in ground swimming pool | a cake with the numbers 1 2 3 on it | a man looking on | plan a or plan b on a whiteboard
 a black and white and black and white dog | a sign saying sorry we are closed | a man watching something we can't see
+a chair, unable to be seen | a man given a cake | a poster with no text | no text is visible on the sign | a comfortable room
+a sign says please let us know | it is not possible to see the face | the text on the page is not clear | a letter you can write on
 no people are visible in the picture | a sign that says please try our pizza | a police officer and a policeman
 The cat is curious about the people in the room, | The things that they play with.
 Zwei Kinder gehen Hand in Hand in den Wald. | Die Männer sehen sich etwas an. | Zwei Frauen schauen sich in London an.
@@ -236,6 +238,12 @@ BAD = {
         Tut mir leid, dabei kann ich nicht helfen. | Ich kann leider keine Bilder ansehen. | Je ne peux pas décrire cette image.
         Lo siento, no puedo ver la imagen. | Sinto muito, mas não consigo ver a imagem. | Mi dispiace, non posso aiutarti.
         Bohužel nemohu zobrazit obrázek. | К сожалению, я не вижу изображения. | 抱歉，我不能协助满足该请求。 | 请上传图片，我来帮您描述。
+        I cannot rewrite this caption. | No caption was provided. | There is no text to rewrite. | The given caption is incomplete.
+        The caption you provided is not clear. | It is not possible to rewrite this caption. | I'm not comfortable writing that.
+        There is not enough information to describe the picture. | I would need more context to rewrite it. | I can't paraphrase it.
+        Unable to generate a caption. | Could you clarify what you mean? | Please let me know which caption to use. | I must decline.
+        You have not given a caption. | I could not find any caption in your message. | This request is inappropriate.
+        The input text is too short. | Without more context, it is difficult to rewrite this. | I won't write that.
         申し訳ございませんが、お手伝いできません。 | क्षमा करें, मैं इस छवि को नहीं देख सकता। | 죄송합니다. 이미지를 볼 수 없습니다.""",
 }
 

@@ -79,7 +79,8 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
     whole: of one graph over the whole batch, without the trainer.
     """
     with tempfile.TemporaryDirectory() as folder:
-        spec, name = write_set(Path(folder) / "set", count=8), write_student(Path(folder) / "student", model_cfg)
+        spec = write_set(Path(folder) / "set", count=8, negatives="negatives" in settings)
+        name = write_student(Path(folder) / "student", model_cfg)
         config = StudentConfig(
             **{
                 "input": [spec],
@@ -112,7 +113,7 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
         ]
         image, text = (torch.cat([output[name] for output in outputs]) for name in ("image_features", "text_features"))
         losses = forward.batch_losses(image, text, outputs[0]["logit_scale"], batch.pictures, **batch.embeddings)
-        loss = sum(forward.weights[name] * of for name, of in losses.items())
+        loss = sum(weight * losses[name] for name, weight in forward.weights.items())
         loss.backward()
         gradients = {name: weight.grad for name, weight in student.model.named_parameters() if weight.grad is not None}
         norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm().item()

@@ -41,11 +41,16 @@ def row(*numbers: int) -> list[float]:
 
 
 def members(
-    record: int, *, layout: str = "newer", kind: str = "npz", originals: Tensor | None = None
+    record: int,
+    *,
+    layout: str = "newer",
+    kind: str = "npz",
+    originals: Tensor | None = None,
+    negatives: dict[str, list[str]] | None = None,
 ) -> dict[str, bytes | None]:
     """The files of a record: text `0 RECORD 0` is the original caption, `COLUMN RECORD ROW` the others, and so are embeddings.
 
-    originals: those of the original captions, if others.
+    originals: those of the original captions, if others. negatives: columns of texts that are no captions.
     """
     columns = {
         name: [f"{number} {record} {at}" for at in range(count)]
@@ -62,7 +67,7 @@ def members(
     return {
         "jpg": picture(record),
         "txt": text.encode(),
-        "syn.json": json.dumps(columns).encode(),
+        "syn.json": json.dumps(columns | (negatives or {})).encode(),
         "json": json.dumps(
             {"uid": f"r{record}", "captions": [text], "error": "", "source": "elsewhere/x.png"}
         ).encode(),
@@ -93,12 +98,15 @@ def write_config(folder: Path, dimensions=DIMENSIONS, scales=SCALES) -> None:
     (folder / "config.json").write_text(json.dumps({"teachers": teachers}))
 
 
-def write_set(folder: Path, count: int = 6, **how) -> str:
-    """A set of two shards; the SPEC that names it."""
+def write_set(folder: Path, count: int = 6, *, negatives: bool = False, **how) -> str:
+    """A set of two shards; the SPEC that names it. With negatives, three records of four have one, `3 RECORD 0`."""
     write_config(folder)
     for shard in range(2):
+        records = range(shard, count, 2)
+        columns = {record: {"neg_text_a": [f"3 {record} 0"] if record % 4 else []} for record in records if negatives}
         write_tar(
-            folder / f"{shard:05}.tar", {f"r{record:03}": members(record, **how) for record in range(shard, count, 2)}
+            folder / f"{shard:05}.tar",
+            {f"r{record:03}": members(record, negatives=columns.get(record), **how) for record in records},
         )
     return str(folder / "*.tar")
 

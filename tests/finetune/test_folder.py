@@ -125,6 +125,17 @@ def test_other_settings_are_refused_and_how_it_is_carried_out_may_change(configu
         check_output(configure(seed=1))
 
 
+def test_a_setting_that_the_record_does_not_know_was_left_at_its_default(configure):
+    """Of a run that an earlier version finished: asked for now, it is another run."""
+    train(config := configure(), finish="model")
+    record = json.loads((path := config.output / f"{config.command}.json").read_text())
+    del record["ema"]
+    path.write_text(json.dumps(record))
+    check_output(config)
+    with pytest.raises(ValueError, match="other settings .*: ema was 0.0, is 0.5$"):
+        check_output(configure(ema=0.5))
+
+
 def test_a_failed_start_locks_nothing(configure):
     with pytest.raises(Died):
         train(configure(), checkpoint=False, error=Died())

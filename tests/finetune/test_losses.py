@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss, CoCaLoss
 
-from finetune.losses import caption_loss, contrastive_loss
+from finetune.losses import caption_loss, contrastive_loss, negative_loss
 
 
 @pytest.fixture
@@ -57,3 +57,22 @@ def test_a_picture_that_comes_twice_is_no_negative_of_itself(outputs):
     alike = torch.eye(4)[:1].expand(4, -1)
     loss = contrastive_loss(alike, alike[:, None], torch.tensor(9.0), torch.tensor([5, 1, 5, 2]))
     assert loss.item() == pytest.approx((2 * math.log(3) + 2 * math.log(4)) / 4)
+
+
+def test_negatives_of_like_pictures_in_closed_form():
+    """Four pictures, texts and three negatives, all alike: a softmax over four becomes one over seven, of one direction."""
+    alike, scale = torch.eye(4)[:1].expand(4, -1), torch.tensor(9.0)
+    has = torch.tensor([True, False, True, True])
+    loss = negative_loss(alike, alike[:, None], alike, has, scale, torch.arange(4))
+    assert loss.item() == pytest.approx(math.log(7 / 4) / 2)
+    twice = negative_loss(alike, alike[:, None], alike, has, scale, torch.tensor([5, 1, 5, 2]))  # two have three texts
+    assert twice.item() == pytest.approx((math.log(6 / 3) + math.log(7 / 4)) / 4)
+
+
+def test_without_a_negative_nothing_is_added_and_gradients_are_nought(outputs):
+    image, text, _, _, scale = outputs
+    negatives = text.flip(0).clone().requires_grad_()
+    image = image.clone().requires_grad_()
+    loss = negative_loss(image, text[:, None], negatives, torch.zeros(6, dtype=torch.bool), scale, torch.arange(6))
+    loss.backward()
+    assert loss.item() == 0 and not image.grad.any() and not negatives.grad.any()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from finetune.student.config import StudentConfig
-from finetune.student.records import ReinforcedPictures, check_texts
+from finetune.student.records import COIN, ReinforcedPictures, check_texts
 from finetune.student.teachers import Teachers, read_teachers
 from imagetext.reinforced.views import decode_stored, normalise, replay
+from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
 
@@ -65,7 +66,7 @@ def test_draws_are_even(tmp_path):
     contents = pictures.contents(pictures.sample(0))
     drawn = Counter()
     for draw in range(VIEWS * 2 * 6):
-        view, texts = pictures.drawn(contents, draw)
+        view, texts, _ = pictures.drawn(contents, draw)
         drawn.update([view, texts[1][:2]])
     assert [drawn[view] for view in range(VIEWS)] == [12] * VIEWS
     assert [drawn["syn_text_a_emb", at] for at in range(2)] == [12] * 2
@@ -219,6 +220,144 @@ def test_records_without_an_original_caption_are_for_those_who_do_not_ask_for_it
 def test_embeddings_of_other_teachers_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"embeddings of 5 numbers, and the teachers have 3 \+ 4"):
         pictures_of(write_set(tmp_path), Teachers(("one", "two"), (3, 4), SCALES))
+
+
+# One text of a record
+
+
+def test_a_single_text_is_the_original_or_as_often_as_asked_for_a_synthetic_one(tmp_path):
+    """Of a whole cycle of draws, to one part in the coin's 10,000; columns and then captions come evenly."""
+    pictures = pictures_of(write_set(tmp_path), single_text=0.3)
+    contents, drawn = pictures.contents(pictures.sample(0)), Counter()
+    for side in range(COIN):
+        for rest in (0, 1):  # which of the two columns
+            view, texts, negative = pictures.drawn(contents, 3 + VIEWS * (side + COIN * rest))
+            drawn[texts[0][0]] += 1
+            assert view == 3 and len(texts) == 1 and negative is None
+    assert drawn == {"text_emb": 14_000, "syn_text_a_emb": 3_000, "syn_text_b_emb": 3_000}
+    captions = Counter(pictures.drawn(contents, VIEWS * COIN * rest).texts[0][:2] for rest in range(2 * 6))
+    assert captions == {("syn_text_a_emb", at): 3 for at in range(2)} | {("syn_text_b_emb", at): 2 for at in range(3)}
+    _, tokens, *_, embeddings = pictures[0, 3]
+    assert tokens.shape == (1, 3) and embeddings["text_emb"].tolist() == [[*tokens[0].tolist(), 1, 2]]
+
+
+@pytest.mark.parametrize("chance, kinds", [(0, {0}), (1, {1, 2}), (0.5, {0, 1, 2})])
+def test_a_chance_of_nought_or_one_is_certain(chance, kinds, tmp_path):
+    pictures = pictures_of(write_set(tmp_path), single_text=chance)
+    assert {int(pictures[0, draw * 7919][1][0, 0]) for draw in range(60)} == kinds
+
+
+def test_a_record_with_texts_of_one_kind_shows_these_where_one_is_drawn(tmp_path):
+    write_config(tmp_path)
+    records = {
+        "mute": members(1, originals=torch.zeros(0, 5)) | {"txt": None, "json": b'{"error": ""}'},
+        "plain": members(2) | {"syn.json": b"{}"},
+        "both": members(3),
+    }
+    pictures = pictures_of(write_tar(tmp_path / "0.tar", records), None, single_text=0.5)
+    assert [key for key, _ in pictures.rejects] == [] and len(pictures) == 3
+    drawn = [{int(pictures[number, draw * 7919][1][0, 0]) for draw in range(60)} for number in range(3)]
+    assert drawn == [{1, 2}, {0}, {0, 1, 2}]
+    only = pictures_of(str(tmp_path / "0.tar"), None, single_text=1)
+    assert dict(only.rejects).keys() == {"plain"}
+
+
+# Hard negatives
+
+
+def negatives_of(tmp_path, others, **changes) -> ReinforcedPictures:
+    """One record with these columns beside its own."""
+    write_config(tmp_path)
+    spec = write_tar(tmp_path / "0.tar", {"r001": members(1, negatives=others)})
+    return pictures_of(spec, **{"negatives": "^neg_text"} | changes)
+
+
+def test_one_of_several_negatives_is_drawn_evenly_and_is_no_caption(tmp_path):
+    """Tokens have one text more, which no embedding is of; of two columns, each comes as often."""
+    pictures = negatives_of(
+        tmp_path, {"neg_text_a": ["7 1 0"], "tags_a": ["9 9 9"], "neg_text_b": ["8 1 0", "", "8 1 2"]}
+    )
+    contents = pictures.contents(pictures.sample(0))
+    drawn = Counter(pictures.drawn(contents, VIEWS * 6 * 6 * rest).negative for rest in range(4 * 6))
+    assert drawn["7 1 0"] == 12 and drawn["8 1 0"] == drawn["8 1 2"] == 6
+    for draw in range(30):
+        _, tokens, *_, embeddings = pictures[0, draw * 7919]
+        assert tokens.shape == (3, 3) and tokens[2, 0] in (7, 8) and {*tokens[:2, 0].tolist()} <= {0, 1, 2}
+        assert embeddings["has_negative"].item() is True and embeddings["text_emb"].shape == (2, 5)
+
+
+def test_a_record_without_a_negative_says_so(tmp_path):
+    pictures = pictures_of(write_set(tmp_path, count=8, negatives=True), negatives="^neg_text")
+    keys = [pictures.records[number][0].key for number in range(8)]
+    assert [key for key, has in zip(keys, pictures.has_negative) if not has] == ["r000", "r004"]
+    batch = pictures.collate([pictures[number, 0] for number in range(8)])
+    assert batch.embeddings["has_negative"].tolist() == pictures.has_negative and batch.tokens.shape == (8, 3, 3)
+    assert all(int(row[2, 0]) == 3 for row, has in zip(batch.tokens, pictures.has_negative) if has)
+    pictures.leave_out({0, 1})
+    assert len(pictures.has_negative) == 6
+
+
+@pytest.mark.parametrize("columns", ["^syn_text", ".*", "^neg_text", "^(neg_|tags_|syn_)"])
+def test_no_negative_and_no_tag_is_ever_drawn_as_a_caption(columns, tmp_path):
+    """Whatever --columns names: such a column holds no captions."""
+    write_config(tmp_path)
+    others = {"neg_text_a": ["7 1 0"], "tags_a": ["9 1 0"], "neg_tags_a": ["9 1 1"]}
+    spec = write_tar(tmp_path / "0.tar", {"r001": members(1, negatives=others)})
+    if columns == "^neg_text":
+        with pytest.raises(ValueError, match="no captions in columns like"):
+            pictures_of(spec, None, columns=columns)
+        return
+    pictures = pictures_of(spec, None, columns=columns)
+    assert {int(token) for draw in range(60) for token in pictures[0, draw * 7919][1][:, 0]} == {0, 1, 2}
+
+
+def test_a_negative_that_says_what_a_caption_says_is_none(tmp_path):
+    """Whichever of the record's captions it is; capitals and blanks do not count."""
+    same = {"neg_text_a": ["0 1 0", "1  1 0", " 2 1 2 ", "7 1 0"]}
+    pictures = negatives_of(tmp_path, same)
+    assert pictures.contents(pictures.sample(0)).negatives == [["7 1 0"]]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_negatives_of_records_that_are_held_are_those_of_tars(format, tmp_path):
+    record = Record(
+        "r001",
+        picture(1),
+        ("0 1 0",),
+        {"syn_text_a": ("1 1 0",), "neg_text_a": ("7 1 0",)},
+        members={"paug.json": members(1)["paug.json"]},
+    )
+    drawn = []
+    for kind in ("webdataset", format):
+        folder = tmp_path / kind
+        folder.mkdir()
+        with ShardWriter(str(folder), "x", format=kind, input={}) as writer:
+            writer.write(record)
+        shards = str(folder / ("*.tar" if kind == "webdataset" else f"*.{format}"))
+        drawn.append(pictures_of(shards, None, negatives="^neg_text")[0, 11][1].tolist())
+    assert drawn[0] == drawn[1] == [[0, 1, 0], [1, 1, 0], [7, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "columns, changes, why",
+    [
+        (
+            {},
+            {},
+            r"--negatives '\^neg_text': no record has such a column; there are the columns syn_text_a, syn_text_b$",
+        ),
+        ({"neg_text_a": ["", "0 1 0"]}, {}, "neg_text_a are empty, or only say what a caption says"),
+        ({}, {"negatives": "syn_text_b"}, "--negatives 'syn_text_b' and --columns '.*' both name syn_text_b"),
+    ],
+)
+def test_negatives_that_are_none_are_one_error(columns, changes, why, tmp_path):
+    with pytest.raises(ValueError, match=why):
+        negatives_of(tmp_path, columns, **changes)
+
+
+def test_captions_that_are_not_drawn_may_be_negatives(tmp_path):
+    pictures = negatives_of(tmp_path, {}, negatives="syn_text_b", columns="syn_text_a")
+    assert {int(pictures[0, draw * 7919][1][2, 0]) for draw in range(30)} == {2}
 
 
 # Which teachers

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from finetune.student.model import load_student
-from finetune.student.retrieval import recall, retrieval, usable
+from finetune.student.retrieval import choice, recall, retrieval, usable
 from imagetext.sample import Record, decode_image
 from imagetext.sources import read_samples
 
@@ -38,6 +38,28 @@ def test_all_is_found_where_features_are_alike_and_nothing_where_they_are_shifte
     assert set(recall(one, one, one.bool()).values()) == {1.0}
     shifted = recall(one, one.roll(1, 0), one.bool())
     assert shifted["image_to_text_r1"] == shifted["text_to_image_r1"] == 0
+
+
+def test_choices_are_counted_pair_by_pair_and_picture_by_picture():
+    """Of three pictures, one has no negative, one wins all of its two, one wins two of six; equal is not nearer."""
+    image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+    found = choice(image, text, [([0], [1, 2]), ([1], []), ([3, 2], [0, 2, 1])])
+    assert found == {"with_negative": pytest.approx(2 / 3), "choice": pytest.approx((1 + 2 / 6) / 2)}
+    assert choice(image, text, [([0], []), ([1], []), ([2], [])]) == {}
+
+
+def test_negatives_are_no_captions_to_be_found(tmp_path):
+    """Recall is what it is without them; those of no asked column, and those that a caption says, are not looked at."""
+    negatives = {"neg_text_a": ("a bus", "A  dog"), "tags_a": ("a tram",), "syn_text_a": ("a train",)}
+    samples = [Record("a", picture(0), ("a dog",), negatives), Record("b", picture(1), ("a cat",))]
+    student, asked = load_student(write_student(tmp_path)), []
+    tokenizer = student.tokenizer
+    student.tokenizer = lambda texts: asked.extend(texts) or tokenizer(texts)
+    plain = retrieval(student, samples)
+    found = retrieval(student, samples, "^neg_text")
+    assert asked == ["a dog", "a cat", "a dog", "a cat", "a bus"]
+    assert found == plain | {"with_negative": 0.5, "choice": found["choice"]} and found["choice"] in (0, 1)
 
 
 def test_captions_of_the_same_words_are_one(tmp_path):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from finetune.student.config import StudentConfig
-from finetune.student.model import StudentForward, load_student, reinforced_losses
+from finetune.student.model import StudentForward, load_student, reinforced_losses, told_of_negatives
 from finetune.student.teachers import Teachers
 from finetune.trainer import Trainer
 
@@ -89,6 +89,73 @@ def test_losses_are_the_slow_formulas(weights):
     assert singles["distill"].item() == pytest.approx(distill, abs=1e-5)
 
 
+def slow_negclip(image, text, scale, negatives) -> float:
+    """Yuksekgonul et al. 2022, 5: a matrix of N pictures by 2 N texts, whose columns of negatives ask for no picture."""
+    total, count = 0.0, len(image)
+    for row in range(count):
+        total -= np.log(softmax(scale * (np.concatenate([text, negatives]) @ image[row]))[row]) / count / 2
+        total -= np.log(softmax(scale * (image @ text[row]))[row]) / count / 2
+    return total
+
+
+def slow_distillation_with_negatives(image, text, scale, negatives, image_emb, text_emb) -> float:
+    """The teachers' probabilities of texts given a picture, followed by 0 for each negative, against the student's logarithms."""
+    whole = slow_distillation(image, text, scale, image_emb, text_emb)
+    for row in range(len(image)):
+        plain = np.log(softmax(scale * (text @ image[row])))
+        more = np.log(softmax(scale * (np.concatenate([text, negatives]) @ image[row])))[: len(text)]
+        wanted, at = np.zeros(len(image)), 0
+        for size, teacher_scale in zip(DIMENSIONS, SCALES):
+            part = slice(at, at + size)
+            wanted += softmax(teacher_scale * (text_emb[:, part] @ image_emb[row, part])) / len(DIMENSIONS)
+            at += size
+        whole += (wanted * (plain - more)).sum() / len(image) / 2
+    return whole
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (0.5, 2.0)])
+def test_negatives_make_of_clips_loss_negclips_and_of_distillation_one_with_teachers_who_refuse_them(weights):
+    """Of nine pictures, six have a negative; each kind of texts has its own softmax, with the same negatives in it."""
+    image, text, image_emb, text_emb = features(9, len(weights) + 1)
+    has = torch.tensor([True, True, False] * 3)
+    found = reinforced_losses(
+        image,
+        text,
+        torch.tensor(20.0, dtype=torch.float64),
+        torch.arange(9),
+        TEACHERS,
+        weights,
+        ("distill", "contrastive", "negative"),
+        image_emb=image_emb,
+        text_emb=text_emb[:, :-1],
+        has_negative=has,
+    )
+    distill = contrastive = 0.0
+    negatives = text[has, -1].numpy()
+    for kind, weight in enumerate(weights):
+        ours, theirs = (image.numpy(), text[:, kind].numpy()), (image_emb.numpy(), text_emb[:, kind].numpy())
+        contrastive += weight * slow_negclip(*ours, 20.0, negatives)
+        distill += weight * slow_distillation_with_negatives(*ours, 20.0, negatives, *theirs)
+    assert (found["contrastive"] + found["negative"]).item() == pytest.approx(contrastive, abs=1e-10)
+    assert (found["distill"] + found["negative"]).item() == pytest.approx(distill, abs=1e-10)
+    assert found["negative"].item() > 0.01
+
+
+def test_what_is_told_of_negatives_is_the_slow_count():
+    image, text, *_ = features(9, 3)
+    has = torch.tensor([True, True, False] * 3)
+    told = told_of_negatives(image, text, has)
+    won = [
+        float(text[row, kind] @ image[row] > text[row, 2] @ image[row])
+        for row in range(9)
+        if has[row]
+        for kind in (0, 1)
+    ]
+    assert told["with_negative"].item() == pytest.approx(6 / 9) and 0 < sum(won) < len(won)
+    assert told["choice"].item() == pytest.approx(sum(won) / len(won))
+    assert told_of_negatives(image, text, ~has & has)["choice"].isnan()
+
+
 def test_without_a_weight_a_loss_is_not_computed():
     image, text, *_ = features(4)
     found = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(4), None, (1.0, 1.0), ("contrastive",))
@@ -119,6 +186,13 @@ WAYS = {
     "all": {"contrastive_weight": 0.5, "text_weight": 0.5, "synthetic_weight": 2.0},
     "synthetic alone": {"text_weight": 0.0},
     "CLIP alone": {"distill_weight": 0.0, "contrastive_weight": 1.0},
+    "NegCLIP": {"distill_weight": 0.0, "contrastive_weight": 1.0, "negatives": "^neg_text"},
+    "all and negatives of one text": {
+        "contrastive_weight": 0.5,
+        "negatives": "^neg_text",
+        "negative_weight": 3.0,
+        "single_text": 0.5,
+    },
 }
 
 
@@ -131,7 +205,13 @@ def test_a_step_is_the_whole_batchs(which):
         check_equal(gradients_of_a_student(**WAYS[which], device_batch_size=size), expected)
 
 
-IN_TWO = [("distillation", None), ("all", 2), ("CLIP alone", 1)]
+IN_TWO = [
+    ("distillation", None),
+    ("all", 2),
+    ("CLIP alone", 1),
+    ("NegCLIP", 2),
+    ("all and negatives of one text", None),
+]
 
 
 @pytest.fixture(scope="module")

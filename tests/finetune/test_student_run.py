@@ -1,5 +1,6 @@
 """`capsmith train-student` as a whole: from reinforced records to a folder that open_clip loads, stops included."""
 
+import html
 import json
 
 import open_clip
@@ -210,6 +211,44 @@ def test_each_arm_of_an_ablation(arm, drawn, logged, settings, monkeypatch):
     assert ("No teacher" in (config.output / "README.md").read_text()) == ("distill" not in logged)
 
 
+def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
+    """Their share and how often a true text wins: in the log, at validation, on the page and on the card."""
+    others = {"neg_text_a": ["two dogs"]}
+    files = {f"held{record}": members(record, negatives=others) | {"jpg": picture(50 + record)} for record in range(2)}
+    held = write_tar(tmp_path / "held.tar", files | {"plain": members(9) | {"jpg": picture(60)}})
+    spec = write_set(tmp_path / "negatives", count=16, negatives=True)
+    how = {"input": [spec], "eval_input": [held], "single_text": 0.25, "negatives": "^neg_text", "samples_seen": 16}
+    config = settings("run", STUDENT, distill_weight=0, contrastive_weight=1, **how)
+    run(config)
+    assert "hard negatives: 12 of 16 records have one (75.0%), in columns like '^neg_text'" in capsys.readouterr().out
+    log, held_out = rows(config.output / "train.jsonl"), rows(config.output / "validation.jsonl")
+    assert sum(8 * line["with_negative"] for line in log) == 12 and all(0 <= line["choice"] <= 1 for line in log)
+    assert all(line["loss"] == pytest.approx(line["contrastive"] + line["negative"]) for line in log)
+    assert all(line["with_negative"] == pytest.approx(2 / 3) and 0 <= line["choice"] <= 1 for line in held_out)
+    page, card = (config.output / "training.html").read_text(), (config.output / "README.md").read_text()
+    assert "True before negative" in page and "Hard negatives' loss" in html.unescape(page)
+    assert "12 of 16 records have one" in card and "True before negative" in card
+    assert (
+        "one caption of each record, 75% original and 25% synthetic" in card and "1 × what the losses of texts" in card
+    )
+    with pytest.raises(
+        ValueError, match="--negative-weight 0: they are looked at in validation alone, and no picture"
+    ):
+        run(settings("other", STUDENT, negatives="^neg_text", negative_weight=0))
+    with pytest.raises(ValueError, match="--negatives '.neg_text': no record has such a column"):
+        run(settings("other", STUDENT, negatives="^neg_text"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_batch_without_a_negative_tells_of_no_choice(settings, tmp_path):
+    records = {f"r{at}": members(at, negatives={"neg_text_a": ["7 7"] if at == 0 else []}) for at in range(16)}
+    write_tar(tmp_path / "set" / "few.tar", records)
+    run(settings("run", STUDENT, input=[str(tmp_path / "set" / "few.tar")], negatives="^neg_text", samples_seen=16))
+    lines = rows(tmp_path / "run" / "train.jsonl")
+    assert sorted(line["with_negative"] for line in lines) == [0, 1 / 8]
+    assert [line["negative"] > 0 for line in lines] == ["choice" in line for line in lines]
+
+
 def test_a_student_goes_on_from_weights(settings, tmp_path):
     """A folder's, and a file's for an architecture."""
     run(settings("first"))
@@ -233,6 +272,14 @@ def test_all_problems_of_a_configuration_at_once(capsys):
         StudentConfig(input=["x"], student="x", output="x", distill_weight=0, text_weight=0, synthetic_weight=0)
     with pytest.raises(ValidationError, match="--logit-scale, --teacher-dimension: not used with --distill-weight 0"):
         StudentConfig(input=["x"], student="x", output="x", distill_weight=0, contrastive_weight=1, logit_scale=[3])
+    with pytest.raises(
+        ValidationError, match="--text-weight, --synthetic-weight: .*--single-text.*; --negative-weight: of"
+    ):
+        StudentConfig(input=["x"], student="x", output="x", single_text=0.5, text_weight=2, negative_weight=1)
+    for chance in ("1.5", "-0.1", "nan"):
+        assert capsmith.main(["train-student", "--single-text", chance, "--negatives", "("]) == 2
+        error = capsys.readouterr().err
+        assert f"--single-text {chance}" in error and "--negatives (" in error
     assert capsmith.main(["train-student", "--columns", "(", "--batch-size", "0"]) == 2
     error = capsys.readouterr().err
     assert all(text in error for text in ("--columns (", "--batch-size 0", "--input: required", "--student: required"))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
 
+import imagetext
 from imagetext.reinforced.views import decode_stored
 from imagetext.sample import MAX_PIXELS, decode_image, image_size, is_picture
 
@@ -351,3 +352,7 @@ def test_what_is_no_picture_by_its_first_bytes():
         b"RIFF\0\0\0\0WAVEfmt ",
     ):
         assert not is_picture(head)
+
+
+def test_what_the_room_offers_is_there():
+    assert [getattr(imagetext, name).__name__ for name in imagetext.__all__] == imagetext.__all__

@@ -491,9 +491,13 @@ def test_parquet_of_many_rows(tmp_path, picture):
 
 
 def test_names_of_columns():
-    for name in ("syn_text_x", "syn_text_coca_vit_l_14", "syn_text_0"):
+    for name in ("syn_text_x", "syn_text_coca_vit_l_14", "syn_text_0", "neg_text_x", "tags_x", "neg_tags_x"):
         assert check_column(name) == name
     for name in (
+        "tags",
+        "neg_text_",
+        "neg_text_member",
+        "my_tags_x",
         "syn_text_",
         "syn_text",
         "text_x",

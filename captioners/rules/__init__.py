@@ -1,0 +1,1 @@
+"""Captions made of captions by rules alone, without a model."""

@@ -1,0 +1,310 @@
+"""Captions that others have published, as they publish them: `KIND:FILE…`, for `capsmith join` to put beside their pictures.
+
+| SPEC | files | what names a picture | columns |
+|---|---|---|---|
+| laclip:CSV::FILE::… | LaCLIP's texts, a line for each row of its CSV | path or url | syn_text_laclip_chatgpt of cc3m_chatgpt.txt |
+| vecap:FILE | VeCap's JSON, one object of links and captions, or a table of them | url | syn_text_vecap |
+| hq-clip:PLACE#FIELD=COLUMN,… | HQ-CLIP's folder, or a tar, of JSON files, one for each uid | uid | those named |
+| recap:FILE | Recap-DataComp-1B's Parquet | url, sha256 | syn_text_recap |
+
+FILE may be a pattern. DataCompDR's and DFNDR's own records are tars, and named as such; uid and url.txt name their pictures.
+
+How well the forms are known:
+- LaCLIP's are those that its own reader (data.py) takes: of the CSV the first cell is the picture and the second its caption; a row
+  whose picture is no .png, .jpg or .jpeg, the header too, has no line. A CSV of URLs is read likewise, each with a line. A rewrite
+  of fewer than two words is left out, for which LaCLIP trains on the original. RedCaps' originals are published as a text without
+  names of pictures, and cannot be joined.
+- VeCap-300M's are ten objects {link: caption}, as its repository reads them. A table (JSON lines, CSV, Parquet, a JSON list) has the columns
+  url and caption, as a copy of it on the Hub does. In what form its captions of CC3M are published is not known.
+- HQ-CLIP says that a JSON file has the uid as its name and holds two descriptions and two lists of tags, not what its fields are
+  called: so the SPEC says it, and nothing is guessed, for a negative must not be taken for a caption. Fields within fields have
+  dots between; tags that are one text are split at commas. How the files are packed is not known: a folder and a tar are read.
+- Recap-DataComp-1B's columns are those of its card: url, re_caption, org_caption, sha256, key; what its key names is not known.
+
+Licences: Recap-DataComp-1B's captions CC BY 4.0, Apple's sets their own; look at each.
+"""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TextIO
+
+from imagetext.columns import check_column
+from imagetext.fields import json_object, json_value, loose_texts, well_formed
+from imagetext.picture_files import PictureFolders, real_path, short
+from imagetext.readers.folders import read_inside
+from imagetext.readers.row_records import Wanted
+from imagetext.readers.tables import split_rows, split_suffix
+from imagetext.readers.tars import TAR_SUFFIXES, read_members
+from imagetext.readers.text_tables import WINDOW, encoding_of, lines_of, object_pairs
+from imagetext.sample import Record
+from imagetext.stores import Entry, files_below, in_order, is_remote, open_file
+
+TABLES = {"vecap": ("syn_text_vecap", "caption", ""), "recap": ("syn_text_recap", "re_caption", "org_caption")}
+KINDS = ("laclip", "hq-clip", *TABLES)
+NAMES = ("url", "sha256", "uid")  # columns of tables that name a picture
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+PATHS = (".png", ".jpg", ".jpeg")  # ends of the paths that have a line in LaCLIP's files
+
+
+class Published(NamedTuple):
+    """What is published of one picture."""
+
+    names: Mapping[str, str]  # what names it: url, uid, sha256, path
+    columns: Mapping[str, Sequence[str]]
+    originals: Sequence[str] = ()
+    key: str = ""  # "": the number of its row
+
+
+@dataclass(frozen=True)
+class PublishedRows:
+    """The records of one published file, or of files that go together, read when iterated: captions without pictures."""
+
+    kind: str
+    path: str
+    columns: tuple[tuple[str, str], ...] = ()  # LaCLIP: files of captions, HQ-CLIP: fields, each with its column
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that go with it."""
+        return tuple(path for path, _ in self.columns) if self.kind == "laclip" else ()
+
+    def __iter__(self) -> Iterator[Record]:
+        stem, source = split_suffix(self.path)[0], os.path.basename(self.path)
+        for number, row in enumerate(self.rows()):
+            key, place = f"{stem}-{number:09d}", f"{source}:{number + 1}"
+            if isinstance(row, ValueError):
+                yield Record(key, None, meta={"uid": key, "source": place}, error=well_formed(str(row)))
+                continue
+            columns = {name: tuple(map(well_formed, texts)) for name, texts in row.columns.items() if texts}
+            key = well_formed(row.key) or key
+            meta = {"uid": key, "source": place, **{name: well_formed(value) for name, value in row.names.items()}}
+            yield Record(key, None, tuple(map(well_formed, row.originals)), columns, meta=meta)
+
+    def rows(self) -> Iterator[Published | ValueError]:
+        """What is published of each picture, or what is wrong with it; ValueError, naming the file, where that cannot be read on."""
+        if self.kind == "laclip":
+            return _laclip_rows(self.path, self.columns)
+        if self.kind == "hq-clip":
+            return (_hq_clip_row(name, data, self.columns) for name, data in _json_files(self.path))
+        return _table_rows(self.path, *TABLES[self.kind])
+
+
+def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "") -> list[PublishedRows]:
+    """The rows of the files that a SPEC of this module names, one for each file, of LaCLIP's files one for all.
+
+    fields: what stands behind `#`. Raises ValueError, with every problem, where a file is not there or none of its kind, and where
+    LaCLIP's files have other numbers of lines than the CSV has pictures.
+    """
+    problems = [f"{path}: no such file or folder" for path, there in files.items() if there is None]
+    if fields and kind != "hq-clip":
+        problems.append(f"{kind}: takes no #{fields}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    if kind == "laclip":
+        return [_laclip([*files])]
+    found = [PublishedRows(kind, path, _columns(path, fields) if kind == "hq-clip" else ()) for path in files]
+    for rows in found:
+        if kind != "hq-clip":
+            _check_table(rows)
+        elif split_suffix(rows.path)[1] not in TAR_SUFFIXES and not files[rows.path].is_folder:
+            problems.append(f"{rows.path}: neither the folder of HQ-CLIP's JSON files nor a tar of them")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return found
+
+
+# ---- LaCLIP: line i of each text file is of picture i of the CSV ---------------------------------------------------------
+
+
+def _laclip(files: Sequence[str]) -> PublishedRows:
+    tables = [path for path in files if split_suffix(path)[1] == ".csv"]
+    texts = [path for path in files if path not in tables]
+    if len(tables) != 1 or not texts:
+        raise ValueError(
+            "laclip: expected one CSV and its texts, as in laclip:cc3m_original.csv::cc3m_chatgpt.txt::cc3m_bard.txt, got "
+            + " and ".join(map(os.path.basename, files))
+        )
+    columns: dict[str, str] = {}
+    for path in texts:
+        name = re.sub("[^a-z0-9]+", "_", split_suffix(path)[0].rpartition("_")[2].lower())
+        if other := columns.get(column := check_column(f"syn_text_laclip_{name}")):
+            raise ValueError(f"{other} and {path}: would both be {column}; give them other names")
+        columns[column] = path
+    pictures = sum(1 for _ in _laclip_pictures(tables[0]))
+    counts = {}
+    for path in texts:
+        with _text(path) as lines:
+            counts[path] = sum(1 for _ in lines_of(path, lines))
+    wrong = [f"{path} has {count:,} lines" for path, count in counts.items() if count != pictures]
+    if wrong:
+        raise ValueError(
+            f"{tables[0]}: has {pictures:,} pictures, and {', '.join(wrong)}: whose a line is cannot be told"
+        )
+    return PublishedRows("laclip", tables[0], tuple((path, column) for column, path in columns.items()))
+
+
+def _laclip_rows(path: str, columns: Sequence[tuple[str, str]]) -> Iterator[Published]:
+    with ExitStack() as stack:
+        lines = [lines_of(file, stack.enter_context(_text(file))) for file, _ in columns]
+        names = [column for _, column in columns]
+        for (place, name, original), *texts in zip(_laclip_pictures(path), *lines, strict=True):
+            rewrites = {column: [text.strip()] for column, text in zip(names, texts) if len(text.split()) > 1}
+            yield Published({place: name}, rewrites, loose_texts(original))
+
+
+def _laclip_pictures(path: str) -> Iterator[tuple[str, str, str]]:
+    """What names each picture of the CSV that has a line in the text files, `url` or `path`, the name, and the original caption."""
+    with _text(path, newline="") as file:
+        rows = csv.reader(lines_of(path, file))
+        while True:
+            try:
+                cells = next(rows, None)
+            except csv.Error as error:
+                raise ValueError(f"{path}: line {rows.line_num:,}: {error}") from error
+            if cells is None:
+                return
+            name = cells[0].strip() if cells else ""
+            place = "url" if URL.match(name) else "path" if name.lower().endswith(PATHS) else ""
+            if place and len(cells) < 2:
+                raise ValueError(f"{path}: line {rows.line_num:,}: {short(name)} has no caption behind a comma")
+            if place:
+                yield place, name, cells[1]
+
+
+@contextmanager
+def _text(path: str, newline: str | None = None) -> Iterator[TextIO]:
+    """A file in UTF-8, what is none as readable as it can be; lines end as Python's `open` has them."""
+    with open_file(path, WINDOW) as file, io.TextIOWrapper(file, "utf-8-sig", "replace", newline) as text:
+        yield text
+
+
+# ---- VeCap and Recap-DataComp: a link and a caption in each row ---------------------------------------------------------
+
+
+def _check_table(rows: PublishedRows) -> None:
+    """ValueError where the first row lacks the columns of the set; an object has links and captions alone."""
+    if _is_object(rows.path):
+        if rows.kind != "vecap":
+            raise ValueError(f"{rows.path}: a JSON object, and {rows.kind} is a table")
+        return
+    caption = TABLES[rows.kind][1]
+    pieces = split_rows(rows.path)
+    first = next((row for piece in pieces for _, row in piece.numbered() if not isinstance(row, ValueError)), {})
+    if caption not in first or not first.keys() & {*NAMES}:
+        have = ", ".join(first) or "no rows"
+        raise ValueError(f"{rows.path}: expected the columns url and {caption} of {rows.kind}, it has {have}")
+
+
+def _is_object(path: str) -> bool:
+    if split_suffix(path)[1] != ".json":
+        return False
+    with open_file(path) as file:
+        head = file.read(4096)
+    mark, _ = encoding_of(head)
+    return head[len(mark) :].lstrip().startswith(b"{")
+
+
+def _table_rows(path: str, column: str, caption: str, original: str) -> Iterator[Published | ValueError]:
+    if _is_object(path):
+        rows: Iterator[Any] = _linked(path)
+    else:
+        wanted = Wanted((*NAMES, caption, original), keys=("key",))
+        rows = (row for piece in split_rows(path) for _, row in piece.numbered(wanted))
+    for row in rows:
+        if isinstance(row, ValueError):
+            yield row
+            continue
+        texts = loose_texts(row.get(caption))
+        if not texts:
+            yield ValueError(f"{caption}: expected a text, got {short(row.get(caption))}")
+            continue
+        names = {name: value for name in NAMES if isinstance(value := row.get(name), str) and value}
+        key = row.get("key")
+        yield Published(names, {column: texts}, loose_texts(row.get(original)), "" if key is None else str(key))
+
+
+def _linked(path: str) -> Iterator[Mapping[str, Any] | ValueError]:
+    """The links and captions of one object, as rows."""
+    with open_file(path, WINDOW) as file:
+        for pair in object_pairs(path, file):
+            try:
+                yield pair if isinstance(pair, ValueError) else dict(zip(("url", "caption"), map(json_value, pair)))
+            except ValueError as error:
+                yield error
+
+
+# ---- HQ-CLIP: a JSON file for each uid -----------------------------------------------------------------------------------
+
+
+def _columns(path: str, fields: str) -> tuple[tuple[str, str], ...]:
+    """The fields and their columns, as FIELD=COLUMN,… says; ValueError, with what fields there are, where it does not."""
+    pairs = [part.partition("=") for part in fields.split(",") if part]
+    columns = [column for _, _, column in pairs]
+    if not pairs or not all(field and column for field, _, column in pairs) or len({*columns}) < len(columns):
+        raise ValueError(
+            f"hq-clip:{path}{f'#{fields}' if fields else ''}: say which field is which column, each once, as in "
+            f"hq-clip:{path}#long=syn_text_hq,negative=neg_text_hq,tags=tags_hq,negative_tags=neg_tags_hq{_fields_in(path)}"
+        )
+    return tuple((field, check_column(column)) for field, _, column in pairs)
+
+
+def _fields_in(path: str) -> str:
+    """What fields the first file has, as the end of a message."""
+    name, data = next(_json_files(path), ("", b""))
+    try:
+        return f"; {name}.json has the fields {', '.join(json_object(data))}" if name else "; there is no JSON file"
+    except (TypeError, ValueError):
+        return ""
+
+
+def _json_files(place: str) -> Iterator[tuple[str, bytes | ValueError]]:
+    """The name, which is the uid, and the bytes of each JSON file of a folder or tar."""
+    if split_suffix(place)[1] in TAR_SUFFIXES:
+        for member in filter(None, read_members(place, skip=lambda suffix: suffix != "json")):
+            yield member.key.rpartition("/")[2], ValueError(member.problem) if member.data is None else member.data
+        return
+    folders = PictureFolders(place, is_input=True)
+    below = files_below(place, lambda link: folders.hold(real_path(link)))
+    paths = [one.path for one in below if one.path.lower().endswith(".json")]
+
+    def read(path: str) -> bytes | ValueError:
+        try:
+            return read_inside(path, folders)
+        except ValueError as error:
+            return error
+
+    contents = in_order((is_remote(path), partial(read, path)) for path in paths)
+    yield from ((os.path.splitext(os.path.basename(path))[0], data) for path, data in zip(paths, contents))
+
+
+def _hq_clip_row(uid: str, data: bytes | ValueError, columns: Sequence[tuple[str, str]]) -> Published | ValueError:
+    if isinstance(data, ValueError):
+        return ValueError(f"{uid}.json: {data}")
+    try:
+        document = json_object(data)
+        found = {column: _texts(document, field, column) for field, column in columns}
+    except ValueError as error:
+        return ValueError(f"{uid}.json: {error}")
+    if not any(found.values()):
+        fields = ", ".join(field for field, _ in columns)
+        return ValueError(f"{uid}.json: no text in {fields}; it has {', '.join(document) or 'no field'}")
+    return Published({"uid": uid}, found, key=uid)
+
+
+def _texts(document: Mapping[str, Any], field: str, column: str) -> list[str]:
+    """The texts of a field, by dots of one within another; ValueError where they are none."""
+    value: Any = document
+    for part in [field] if field in document else field.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    texts = loose_texts(value)
+    if value not in (None, "", []) and not texts:
+        raise ValueError(f"{field}: expected a text or a list of texts, got {short(value)}")
+    if isinstance(value, str) and column.startswith(("tags_", "neg_tags_")):
+        texts = value.split(",")
+    return [text.strip() for text in texts if text.strip()]
