@@ -53,8 +53,10 @@ def labelled(
     return read_samples(input, images, labels=labels, columns=table, needs=("pictures",), distinct=False), names
 
 
-def look(shards: Iterable[Shard], names: Mapping[str, str] | None, *, quiet: bool = False) -> Look:
-    """Reads all records, and decodes none. Raises ValueError where there are not two classes."""
+def look(
+    shards: Iterable[Iterable[Record]], names: Mapping[str, str] | None, *, flag: str = "--input", quiet: bool = False
+) -> Look:
+    """Reads all records, and decodes none. Raises ValueError, which names the flag, where there are not two classes."""
     counts, failed, pictures = dict.fromkeys(names or (), 0), [], 0
     records = (record for shard in shards for record in shard)
     for record in Progress(records, desc="reading labels", unit="picture", mininterval=1, delay=2, disable=quiet):
@@ -66,7 +68,7 @@ def look(shards: Iterable[Shard], names: Mapping[str, str] | None, *, quiet: boo
     found = list(names or sorted(counts))
     if len(found) < 2:
         said = f"all pictures are of one class, {found[0]!r}" if found else f"no picture has a label: {failed[0][1]}"
-        raise ValueError(f"--input: {said}; to tell classes apart takes two")
+        raise ValueError(f"{flag}: {said}; to tell classes apart takes two")
     called = [names[one] if names else one.replace("_", " ") for one in found]
     return Look(Classes(found, called, [counts[one] for one in found]), pictures, failed)
 
