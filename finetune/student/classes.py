@@ -1,6 +1,6 @@
 """How often a student tells the class of pictures that it does not train on, as `capsmith zero-shot` has it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from captioners.clip import preprocessing
 from captioners.decoding.search import evaluating
-from finetune.identity import picture_hash
 from finetune.rejects import check_rejects
 from finetune.student.config import StudentConfig
 from finetune.student.model import Student
@@ -36,20 +35,13 @@ class HeldOutClasses:
             config.eval_classes, config.images, config.table, config.label, config.class_names
         )
         self.templates = read_templates(config.templates)
-        self.hashes: set[bytes] = set()  # of the pictures
-        self.seen = look([self._hashed()], names, flag="--eval-classes", quiet=quiet)
+        self.seen = look(self.shards, names, flag="--eval-classes", quiet=quiet)
         check_rejects(self.seen.failed, self.usable, config)
 
     @property
     def usable(self) -> int:
         """Pictures that have a class."""
         return self.seen.pictures - len(self.seen.failed)
-
-    def _hashed(self) -> Iterator[Record]:
-        for record in self._records():
-            if record.image:
-                self.hashes.add(picture_hash(record.image))
-            yield record
 
     def _records(self) -> Iterable[Record]:
         return (record for shard in self.shards for record in shard)

@@ -58,7 +58,7 @@ def train(config: StudentConfig, state: PartialState) -> None:
     check_rejects(pictures.rejects, len(pictures), config)
     both = doubles(pictures, Held(held_out), range(len(held_out)))
     if classes:
-        both |= {number for number, (_, hash) in enumerate(pictures.identities) if hash in classes.hashes}
+        both |= {number for number, (_, hash) in enumerate(pictures.identities) if hash in classes.seen.hashes}
     if both:
         flags = " and ".join(filter(None, [config.eval_input and "--eval-input", classes and "--eval-classes"]))
         say_once(state, f"{len(both):,} pictures of --input are held out by {flags}, and so are not trained on")

@@ -43,6 +43,18 @@ class ZeroShotConfig(TableFlags):
         description="rank anew what a model is unsure of, by children and parents of classes: wordnet, nltk's corpus; or a file, "
         "CHILD<tab>PARENT a line",
     )
+    support: list[str] = Field(
+        [],
+        description="labelled pictures of which a few a class help to tell the others, without training; repeatable",
+    )
+    shots: int = Field(
+        16, gt=0, description="pictures of each class that are drawn from --support; fewer are tried, too"
+    )
+    column: list[str] = Field(
+        [],
+        description="caption columns whose descriptions of the --support pictures help, too, each by itself: syn_text_…, or "
+        "captions; all that there are unless given",
+    )
     batch_size: int = Field(64, gt=0, description="pictures at a time")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="that the models compute in")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
@@ -67,4 +79,6 @@ class ZeroShotConfig(TableFlags):
             raise ValueError(
                 "--hierarchy: a model is unsure where templates disagree, and --templates name is a single one"
             )
+        if self.column and not self.support:
+            raise ValueError("--column: is of the pictures of --support, and there are none")
         return self

@@ -6,11 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from diversity.measures.catalogue import PERCENT
 from diversity.page import page as diversity_page
 from diversity.page.page import INTERVAL, forests, interval, thumbnail
 from diversity.page.plots import COLOURS, Column
-from finetune.zero_shot.report import ModelResult, Unsure, ZeroShotReport
+from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport
 from finetune.zero_shot.scores import MEASURES, TOP1
+from finetune.zero_shot.support import ALONE
 from imagetext.pages import render_page
 
 PAGE = "zero_shot.html"
@@ -42,6 +44,9 @@ def render(report: ZeroShotReport) -> str:
         chance=TOP1.written(report.chance),
         differences=forests([TOP1], report.differences, columns),
         unsure=[(column, _unsure(model.unsure)) for column in columns if (model := report.models[column.name]).unsure],
+        support=[
+            (column, _support(model.support)) for column in columns if (model := report.models[column.name]).support
+        ],
         confusions=[(column, _pairs(report, report.models[column.name])) for column in columns],
         matrix=_matrix(report) if len(report.asked) <= CLASSES else None,
         best=next(column for column in columns if column.name == report.best),
@@ -70,6 +75,30 @@ def _unsure(unsure: Unsure) -> list[tuple[str, str, str]]:
         if (estimate := getattr(unsure, name)) is None
         else (heading, (signed if name == "gain" else TOP1.written)(estimate.mean), interval(TOP1, estimate, " to "))
         for name, heading in headings.items()
+    ]
+
+
+def _support(support: Supported) -> tuple[list[int], list[tuple[str, list[tuple[str, str]], str]]]:
+    """Pictures a class, and for each kind of descriptions its figures with them, and how it differs from none."""
+    differing = {}
+    for one in support.differences:
+        if ALONE in (one.first, one.second):
+            turned = one.first == ALONE
+            gain = -one.estimate if turned else one.estimate
+            said = (
+                f"{signed(gain.mean)} ({interval(TOP1, gain, ' to ').removesuffix(PERCENT)})"
+                if gain.low < gain.high
+                else signed(gain.mean)
+            )
+            differing[one.second if turned else one.first] = f"{said}, {'clear' if one.sign else 'open'}"
+    counts = list(support.top1[ALONE])
+    return counts, [
+        (
+            name,
+            [(TOP1.written(of[count].mean), interval(TOP1, of[count], "–")) for count in counts],
+            differing.get(name, ""),
+        )
+        for name, of in support.top1.items()
     ]
 
 

@@ -15,6 +15,7 @@ from diversity.verdict.winner import Verdict, decide
 from finetune.zero_shot.models import Mistake
 from finetune.zero_shot.pictures import Classes
 from finetune.zero_shot.scores import PER_CLASS, TOP1, TOP5, class_accuracy, confusions, picture_scores
+from finetune.zero_shot.support import ALONE
 
 KIND = "capsmith zero-shot"
 PAIRS = 3  # of classes taken for one another, that a sentence names
@@ -35,6 +36,21 @@ class Unsure(NamedTuple):
     gain: Estimate | None
 
 
+class Supported(NamedTuple):
+    """What support pictures did for a model: top-1 by the descriptions that help, "pictures alone" first, and pictures a class.
+
+    differences: of these in top-1 with the most pictures a class, corrected for all pairs.
+    """
+
+    top1: Mapping[str, Mapping[int, Estimate]]
+    differences: Sequence[Difference]
+
+    @property
+    def most(self) -> int:
+        """Pictures a class at most."""
+        return max(self.top1[ALONE])
+
+
 @dataclass(frozen=True)
 class ModelResult:
     """One model: its scores with their intervals, top-1 of each class (None without pictures), and its mistakes."""
@@ -44,6 +60,7 @@ class ModelResult:
     confusions: Sequence[Mapping[str, Any]]  # the commonest first; classes by number
     mistakes: Sequence[Mistake]  # the surest first
     unsure: Unsure | None = None  # where there is a hierarchy
+    support: Supported | None = None  # where there are support pictures
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,18 @@ class ZeroShotReport:
     def answer(self) -> tuple[str, ...]:
         """The result in sentences, the first of which says who is best."""
         return tuple(
-            filter(None, (_best(self), _rest(self), _against_chance(self), _confused(self), _unsure(self), _few(self)))
+            filter(
+                None,
+                (
+                    _best(self),
+                    _rest(self),
+                    _against_chance(self),
+                    _confused(self),
+                    _unsure(self),
+                    _support(self),
+                    _few(self),
+                ),
+            )
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +128,7 @@ class ZeroShotReport:
                     **{score: estimate._asdict() for score, estimate in model.intervals.items()},
                     "by_class": dict(zip(labels, model.by_class, strict=True)),
                     **({"unsure": _plain(model.unsure)} if model.unsure else {}),
+                    **({"support": _plain_support(model.support)} if model.support else {}),
                     "confusions": [
                         {**pair, "class": labels[pair["class"]], "answered": labels[pair["answered"]]}
                         for pair in model.confusions
@@ -122,6 +151,7 @@ class ZeroShotReport:
 def make_report(
     answers: Mapping[str, np.ndarray],
     reranked: Mapping[str, tuple[np.ndarray, np.ndarray] | None],
+    adapted: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
     mistakes: Mapping[str, Sequence[Mistake]],
     labels: np.ndarray,
     classes: Classes,
@@ -134,6 +164,7 @@ def make_report(
     """The report of models' answers (P, K), best first, to pictures whose classes have the numbers `labels` (P,).
 
     reranked: which pictures a model is unsure of, and the classes after these are ranked anew, (P,) each.
+    adapted: the first answers (P,) by support pictures, see `Asked.adapted`.
     """
     count = len(classes.labels)
     scores = {name: picture_scores(found, labels, count) for name, found in answers.items()}
@@ -149,6 +180,7 @@ def make_report(
                 confusions(answers[name][:, 0], labels),
                 mistakes[name],
                 unsure_of(of["top1"], *reranked[name], labels, seed) if reranked.get(name) else None,
+                supported(adapted[name], labels, seed) if adapted.get(name) else None,
             )
             for name, of in scores.items()
         },
@@ -181,6 +213,24 @@ def unsure_of(first: np.ndarray, unsure: np.ndarray, reranked: np.ndarray, label
 
 def _plain(unsure: Unsure) -> dict[str, Any]:
     return {name: estimate and estimate._asdict() for name, estimate in unsure._asdict().items()}
+
+
+def supported(adapted: Mapping[tuple[str, int], np.ndarray], labels: np.ndarray, seed: int) -> Supported:
+    """The accuracy of first answers (P,) by descriptions and support pictures a class."""
+    right = {key: (answers == labels).astype(float) for key, answers in adapted.items()}
+    top1: dict[str, dict[int, Estimate]] = {}
+    for (name, count), estimate in estimates(right, seed).items():
+        top1.setdefault(name, {})[count] = estimate
+    most = max(count for _, count in right)
+    last = {name: {TOP1.score: right[name, most]} for name in top1}
+    return Supported(top1, differences(last, [TOP1.score], seed))
+
+
+def _plain_support(support: Supported) -> dict[str, Any]:
+    return {
+        "top1": {name: {count: one._asdict() for count, one in of.items()} for name, of in support.top1.items()},
+        "differences": [{**one._asdict(), "estimate": one.estimate._asdict()} for one in support.differences],
+    }
 
 
 def _within(estimate: Estimate) -> Estimate:
@@ -261,6 +311,21 @@ def _unsure(report: ZeroShotReport) -> str:
         + (f" ({between})" if between else "")
         + f"{clear}."
     )
+
+
+def _support(report: ZeroShotReport) -> str:
+    """What support pictures do for the best model, and their descriptions beside them."""
+    support = report.models[report.best].support
+    if not support:
+        return ""
+    said = f"With {support.most:,} labelled pictures a class {report.best} is right for {TOP1.written(support.top1[ALONE][support.most].mean)}"
+    adds = []
+    for one in support.differences:
+        if ALONE in (one.first, one.second):
+            name, gain = (one.second, -one.estimate) if one.first == ALONE else (one.first, one.estimate)
+            points = f"{100 * gain.mean:+.1f} points".replace("-", "−")
+            adds.append(f"{name} {points}{'' if one.sign else ', not shown to be more than chance'}")
+    return f"{said}; what descriptions of these add: {'; '.join(adds)}." if adds else f"{said}."
 
 
 def _few(report: ZeroShotReport) -> str:

@@ -135,7 +135,7 @@ def test_the_interval_of_the_mean_per_class_is_that_of_drawing_pictures_anew():
 def report_on(answers_of, labels, names=("cat", "dog"), **others):
     classes = Classes(names, names, np.bincount(labels, minlength=len(names)).tolist())
     given = {"failed": 0, "notes": (), "settings": {}, "seed": 0} | others
-    given = {"reranked": {}, "mistakes": dict.fromkeys(answers_of, ())} | given
+    given = {"reranked": {}, "adapted": {}, "mistakes": dict.fromkeys(answers_of, ())} | given
     return make_report(answers_of, labels=labels, classes=classes, **given)
 
 
