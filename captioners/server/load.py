@@ -15,6 +15,7 @@ from typing import Self
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 300.0  # seconds that a request may be served
+TIMED_TO = 1.0  # seconds: an answer moves the clock of each that was sent after it, by no less
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, where the server names no time
 TOLD_EVERY = 10.0  # seconds
 
@@ -99,10 +100,12 @@ class Load:
         finally:
             self._flights.remove(flight)
             self._landed.set()
+        later = now() + TIMEOUT
         for other in self._flights:
             if other.ahead and not other.clock.expired():
                 other.ahead -= 1
-                other.clock.reschedule(now() + TIMEOUT)
+                if not other.ahead or later >= other.clock.when() + TIMED_TO:
+                    other.clock.reschedule(later)
 
     def answered(self) -> None:
         """A request was served."""

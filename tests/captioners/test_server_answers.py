@@ -104,7 +104,7 @@ def test_choices_stand_by_their_index_where_all_have_one(indices, order):
 )
 def test_a_caption_is_truncated_where_its_length_ended_it(reason, cut):
     (choice,) = choices_of(said(message("a", finish_reason=reason)))
-    assert choice.caption().truncated is cut
+    assert choice.caption(SamplingConfig()).truncated is cut
 
 
 @pytest.mark.parametrize(
