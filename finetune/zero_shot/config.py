@@ -26,7 +26,7 @@ class ZeroShotConfig(TableFlags):
     label: str = Field(
         FOLDER,
         min_length=1,
-        description="where the classes stand: folder, the folder that a picture lies in; cls, webdataset's; or a field or column",
+        description="where the classes stand: folder, in which a picture lies; cls, webdataset's; or a field or column",
     )
     class_names: str | None = Field(
         None,
@@ -40,7 +40,7 @@ class ZeroShotConfig(TableFlags):
     )
     hierarchy: str | None = Field(
         None,
-        description="rank anew what a model is unsure of, by children and parents of classes: wordnet, nltk's corpus; or a file, "
+        description="rank anew what a model is unsure of, by classes' children and parents: wordnet, nltk's corpus; or a file, "
         "CHILD<tab>PARENT a line",
     )
     support: list[str] = Field(

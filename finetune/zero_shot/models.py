@@ -108,7 +108,7 @@ class Asked:
 
     @property
     def reranked(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Which pictures the model is unsure of, and the classes after these are ranked anew, (P,) each; None without hierarchy."""
+        """Which pictures the model is unsure of, and the classes after a new ranking, (P,) each; None without hierarchy."""
         return tuple(torch.cat(part).numpy() for part in zip(*self._reranked, strict=True)) if self._reranked else None
 
     @property

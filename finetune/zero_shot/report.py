@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from diversity.measures.catalogue import PERCENT
 from diversity.page.page import interval
 from diversity.verdict.answer import FEW
-from diversity.verdict.compare import Difference, Estimate, differences, estimates
-from diversity.verdict.winner import Verdict, decide
+from diversity.verdict.compare import Difference, Estimate
+from diversity.verdict.winner import Verdict
 from finetune.zero_shot.models import Mistake
 from finetune.zero_shot.pictures import Classes
-from finetune.zero_shot.scores import PER_CLASS, TOP1, TOP5, class_accuracy, confusions, picture_scores
+from finetune.zero_shot.scores import PER_CLASS, TOP1, TOP5
 from finetune.zero_shot.support import ALONE
 
 KIND = "capsmith zero-shot"
@@ -22,10 +20,10 @@ PAIRS = 3  # of classes taken for one another, that a sentence names
 
 
 class Unsure(NamedTuple):
-    """What a hierarchy did for a model: the share of pictures that it is unsure of, and the accuracy of all, each with its interval.
+    """What a hierarchy did for a model: the share of pictures that it is unsure of, and the accuracy of all, with intervals.
 
-    sure: of those that it is sure of; before and after: of the others, by all templates and ranked anew; gain: after less before;
-    total: of all pictures, after.
+    sure: of those that it is sure of; before and after: of the others, by all templates and ranked anew; gain: after less
+    before; total: of all pictures, after.
     """
 
     share: Estimate
@@ -148,82 +146,8 @@ class ZeroShotReport:
         }
 
 
-def make_report(
-    answers: Mapping[str, np.ndarray],
-    reranked: Mapping[str, tuple[np.ndarray, np.ndarray] | None],
-    adapted: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
-    mistakes: Mapping[str, Sequence[Mistake]],
-    labels: np.ndarray,
-    classes: Classes,
-    *,
-    failed: int,
-    notes: Sequence[str],
-    settings: Mapping[str, Any],
-    seed: int,
-) -> ZeroShotReport:
-    """The report of models' answers (P, K), best first, to pictures whose classes have the numbers `labels` (P,).
-
-    reranked: which pictures a model is unsure of, and the classes after these are ranked anew, (P,) each.
-    adapted: the first answers (P,) by support pictures, see `Asked.adapted`.
-    """
-    count = len(classes.labels)
-    scores = {name: picture_scores(found, labels, count) for name, found in answers.items()}
-    intervals = {
-        name: {score: _within(one) for score, one in estimates(of, seed).items()} for name, of in scores.items()
-    }
-    between = differences(scores, [TOP1.score], seed)
-    return ZeroShotReport(
-        {
-            name: ModelResult(
-                intervals[name],
-                [None if np.isnan(share) else float(share) for share in class_accuracy(of["top1"], labels, count)],
-                confusions(answers[name][:, 0], labels),
-                mistakes[name],
-                unsure_of(of["top1"], *reranked[name], labels, seed) if reranked.get(name) else None,
-                supported(adapted[name], labels, seed) if adapted.get(name) else None,
-            )
-            for name, of in scores.items()
-        },
-        classes,
-        np.bincount(labels, minlength=count).tolist(),
-        failed,
-        between,
-        decide("accuracy", [TOP1], None, list(answers), intervals, between, {}),
-        notes,
-        settings,
-    )
-
-
-def unsure_of(first: np.ndarray, unsure: np.ndarray, reranked: np.ndarray, labels: np.ndarray, seed: int) -> Unsure:
-    """How right a model is (first, (P,) 1 or 0) where it is sure and where not, and there by the reranked classes (P,), too."""
-    after = (reranked == labels).astype(float)
-    found = estimates(
-        {
-            "share": unsure.astype(float),
-            "total": after,
-            "sure": np.where(unsure, np.nan, first),
-            "before": np.where(unsure, first, np.nan),
-            "after": np.where(unsure, after, np.nan),
-            "gain": np.where(unsure, after - first, np.nan),
-        },
-        seed,
-    )
-    return Unsure(*(found.get(name) for name in Unsure._fields))
-
-
 def _plain(unsure: Unsure) -> dict[str, Any]:
     return {name: estimate and estimate._asdict() for name, estimate in unsure._asdict().items()}
-
-
-def supported(adapted: Mapping[tuple[str, int], np.ndarray], labels: np.ndarray, seed: int) -> Supported:
-    """The accuracy of first answers (P,) by descriptions and support pictures a class."""
-    right = {key: (answers == labels).astype(float) for key, answers in adapted.items()}
-    top1: dict[str, dict[int, Estimate]] = {}
-    for (name, count), estimate in estimates(right, seed).items():
-        top1.setdefault(name, {})[count] = estimate
-    most = max(count for _, count in right)
-    last = {name: {TOP1.score: right[name, most]} for name in top1}
-    return Supported(top1, differences(last, [TOP1.score], seed))
 
 
 def _plain_support(support: Supported) -> dict[str, Any]:
@@ -231,11 +155,6 @@ def _plain_support(support: Supported) -> dict[str, Any]:
         "top1": {name: {count: one._asdict() for count, one in of.items()} for name, of in support.top1.items()},
         "differences": [{**one._asdict(), "estimate": one.estimate._asdict()} for one in support.differences],
     }
-
-
-def _within(estimate: Estimate) -> Estimate:
-    """The same within 0 and 1, which a linear score's interval may leave."""
-    return Estimate(*(min(1.0, max(0.0, value)) for value in estimate))
 
 
 # --- in words ------------------------------------------------------------------------------------------------------
@@ -251,7 +170,8 @@ def _figure(report: ZeroShotReport, name: str, long: bool = False) -> str:
 def _best(report: ZeroShotReport) -> str:
     best, others = report.best, "the others" if len(report.models) > 2 else "the other"
     told = (
-        f"tells the class of {_figure(report, best, long=True)} of {report.pictures:,} pictures of {len(report.asked):,} classes "
+        f"tells the class of {_figure(report, best, long=True)} of {report.pictures:,} pictures of "
+        f"{len(report.asked):,} classes "
         "at its first answer"
     )
     if len(report.models) == 1:
@@ -306,7 +226,8 @@ def _unsure(report: ZeroShotReport) -> str:
     between = interval(TOP1, unsure.gain, " to ").removesuffix(PERCENT)
     clear = "" if unsure.gain.low > 0 or unsure.gain.high < 0 else ", so no effect is shown"
     return (
-        f"{report.best} is unsure of {TOP1.written(unsure.share.mean)} of the pictures: there it is right for {TOP1.written(unsure.before.mean)}, "
+        f"{report.best} is unsure of {TOP1.written(unsure.share.mean)} of the pictures: there it is right for "
+        f"{TOP1.written(unsure.before.mean)}, "
         f"and by children and parents of the classes for {TOP1.written(unsure.after.mean)}, a difference of {gain}"
         + (f" ({between})" if between else "")
         + f"{clear}."
@@ -318,7 +239,8 @@ def _support(report: ZeroShotReport) -> str:
     support = report.models[report.best].support
     if not support:
         return ""
-    said = f"With {support.most:,} labelled pictures a class {report.best} is right for {TOP1.written(support.top1[ALONE][support.most].mean)}"
+    right = TOP1.written(support.top1[ALONE][support.most].mean)
+    said = f"With {support.most:,} labelled pictures a class {report.best} is right for {right}"
     adds = []
     for one in support.differences:
         if ALONE in (one.first, one.second):

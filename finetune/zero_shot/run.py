@@ -12,12 +12,13 @@ import torch
 from captioners.device import choose_device
 from finetune.rejects import check_rejects
 from finetune.zero_shot.classify import read_templates
+from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.config import ZeroShotConfig
 from finetune.zero_shot.hierarchy import Hierarchy, read_hierarchy
 from finetune.zero_shot.models import Asked, load_models
 from finetune.zero_shot.page import PAGE, render
 from finetune.zero_shot.pictures import Look, labelled, look, prepared, workers
-from finetune.zero_shot.report import KIND, ZeroShotReport, make_report
+from finetune.zero_shot.report import KIND, ZeroShotReport
 from finetune.zero_shot.support import described, draw_shots
 from imagetext.apart import check_apart
 from imagetext.lock import LOCK, FolderLock, check_lock
@@ -76,7 +77,8 @@ def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     if failed:
         example = next(row for row in rows if row["error"])
         notes.append(
-            f"{failed:,} of {len(rows):,} pictures cannot be used, e.g. {example['key']}: {example['error']}; all are in {PREDICTIONS}."
+            f"{failed:,} of {len(rows):,} pictures cannot be used, e.g. {example['key']}: {example['error']}; all are in "
+            f"{PREDICTIONS}."
         )
     report = make_report(
         {model.name: model.answers[0] for model in models},
@@ -142,7 +144,7 @@ def _give_support(models: Sequence[Asked], seen: Look, support: Sequence[Shard],
 def ask(
     models: Sequence[Asked], shards: Sequence[Shard], seen: Look, config: ZeroShotConfig
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Has all models answer for all pictures, each decoded once; the numbers of the pictures' classes, and a row for each record."""
+    """All models answer for all pictures, each decoded once; the numbers of the pictures' classes, and a row a record."""
     number = {label: at for at, label in enumerate(seen.classes.labels)}
     records = (record for shard in shards for record in shard)
     transforms = [model.clip.transform for model in models]
@@ -183,8 +185,8 @@ def _notes(seen: Look) -> list[str]:
         return []
     more = ", …" if len(empty) > 3 else ""
     return [
-        f"{len(empty):,} of {len(seen.classes.names):,} classes have no picture ({', '.join(empty[:3])}{more}): they are among the "
-        "answers, and not in the mean over classes."
+        f"{len(empty):,} of {len(seen.classes.names):,} classes have no picture ({', '.join(empty[:3])}{more}): they are "
+        "among the answers, and not in the mean over classes."
     ]
 
 

@@ -34,7 +34,7 @@ class Shot(NamedTuple):
 def draw_shots(
     records: Iterable[Record], number: Mapping[str, int], shots: int, seed: int, asked: set[bytes]
 ) -> tuple[list[Shot], int]:
-    """As many pictures of each class as `shots`, drawn by their keys, and how many are left out as they are among those asked for.
+    """So many pictures of each class, drawn by their keys, and how many are left out, being among those asked for.
 
     Records with an error or a picture that does not decode are passed over. Raises ValueError where none is left.
     """

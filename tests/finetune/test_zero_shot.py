@@ -1,4 +1,4 @@
-"""Zero-shot answers: those of open_clip, the scores by slow counts, the command on real folders, and what is wrong told first."""
+"""Zero-shot answers: those of open_clip, the scores by slow counts, the command on folders, and what is wrong told first."""
 
 import json
 from dataclasses import replace
@@ -14,10 +14,10 @@ from captioners.resolve import SHIPPED
 from diversity.measures.embedders import OpenClip
 from finetune.zero_shot import run as command
 from finetune.zero_shot.classify import answers, class_features, read_templates
+from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.models import MISTAKES
 from finetune.zero_shot.page import render
 from finetune.zero_shot.pictures import Classes, prepared
-from finetune.zero_shot.report import make_report
 from finetune.zero_shot.scores import accuracy, class_accuracy, confusions, picture_scores
 from imagetext.sample import Record
 from imagetext.sources import read_records

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 import capsmith
 from finetune.zero_shot import hierarchy as module
+from finetune.zero_shot.compare import unsure_of
 from finetune.zero_shot.hierarchy import Hierarchy, Reranker, read_hierarchy
 from finetune.zero_shot.pictures import Classes
-from finetune.zero_shot.report import unsure_of
 from imagetext.sources import read_records
 
 NAMES = ["star", "heart", "cross", "circle", "square", "moon"]
