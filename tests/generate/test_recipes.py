@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from generate.sets import verify
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
+from tests.captioners.fake_server import FakeServer
 from tests.captioners.lm.models import CHAT, save
 from tests.generate.conftest import FakeCaptioner, jpeg
 
@@ -297,6 +299,41 @@ def test_a_tiny_language_model_rewrites_a_table_killed_and_resumed(recipe, chat,
         run(again)
     assert len(list((tmp_path / "again").glob("*.tar"))) == 1
     assert run(again) == 0 and files(tmp_path / "again") == files(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "recipe, looks", [("laclip", False), ("tulip", False), ("hq-clip", True), ("recaption", True)]
+)
+def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path):
+    """The server refuses number 2 whatever the seed; pictures are sent where the recipe's column looks at them."""
+    server, writer = FakeServer(), Writer("w")
+
+    def answer(request, picture):
+        said = json.dumps(request["messages"] if request else "")
+        if not (number := re.search(r"at the house", said) and re.search(r"no\. (\d) at the house", said)):
+            return None  # the probe, and what has no text
+        asked.append((int(number[1]), "image_url" in said))
+        schema = json.dumps(request["response_format"]) if "response_format" in request else ""
+        sampling = SimpleNamespace(answer="json" if schema else "text", json_schema=schema.replace('\\"', '"'))
+        text = SORRY if number[1] == "2" else writer.answer(sampling, int(number[1]))
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return 200, {"object": "chat.completion", "choices": [choice]}
+
+    asked: list[tuple[int, bool]] = []
+    server.spoil = answer
+    config = configure(folder, tmp_path / "out", recipe=recipe, model=server.model)
+    assert run(config) == 0
+    server.shutdown()
+    server.server_close()
+    records = {
+        int(re.search(r"\d", record.key)[0]): record for record in read_records(str(tmp_path / "out" / "*.tar"))
+    }
+    column = next(iter(RECIPES[recipe][1]))
+    assert {picture for _, picture in asked} == {looks}
+    assert [number for number, _ in asked].count(2) == 3  # with redraws
+    assert records[0].columns[column] == ("There is a red bicycle of number 0 near the house.",)
+    assert records[2].scores[column]["flags"] == ["fallback:text"]
+    assert all(records[number].columns.get(name) for name in RECIPES[recipe][1] for number in (0, 1, 3, 4))
 
 
 # ---- IDEA's files --------------------------------------------------------------------------------------------------------
