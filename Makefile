@@ -26,7 +26,7 @@ test-oldest: .venv-oldest/installed ## Runs the suite with the oldest versions t
 # The long forms of what the suite samples: faults in generation, damaged input.
 soak: .venv/installed-test ## Runs the long forms of the tests with faults and damaged input.
 	CAPSMITH_FAULTS=1000 CAPSMITH_FUZZ=10000 .venv/bin/python -m pytest tests/faults tests/captioners/test_fuzz_replies.py \
-		tests/imagetext/test_fuzz.py tests/imagetext/test_fuzz_reinforced.py $(PYTEST_FLAGS)
+		tests/test_fuzz_configs.py tests/imagetext/test_fuzz.py tests/imagetext/test_fuzz_reinforced.py $(PYTEST_FLAGS)
 
 # The weights shipped in captioners/models/coca_tiny: seeded, at most 90 minutes on 2 cores.
 pretrain-tiny: .venv/installed ## Trains the built-in captioner anew.

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from imagetext.shown import NOBODY_READS, at_terminal, end_unread, say, say_erro
 from imagetext.stops import ending_in_order, exit_code, open_standard_files
 
 Config = TypeVar("Config")
+LONGEST_NUMBER = 1000  # in a configuration, in characters: colons make numbers of any size
 
 
 def finetune(argv: Sequence[str]) -> int:
@@ -334,13 +336,13 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     from imagetext.stores import read_bytes
 
     try:
-        content = yaml.safe_load(read_bytes(path, limits.TEXT))
-        waiting, count = [content], 0  # aliases may stand for more than any memory holds, or for themselves
-        while waiting and (count := count + 1) <= limits.YAML_VALUES:
-            one = waiting.pop()
-            waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        if waiting:
-            raise ValueError(f"holds more than {limits.YAML_VALUES:,} values, those that aliases repeat included")
+        text, most = read_bytes(path, limits.TEXT), 2 * limits.YAML_VALUES  # begins and ends of values
+        if sum(1 for _ in itertools.islice(yaml.parse(text, yaml.SafeLoader), most)) == most:
+            raise ValueError(f"holds more than {limits.YAML_VALUES:,} values")
+        loader = yaml.SafeLoader(text)
+        if (node := loader.get_single_node()) is not None:
+            check_yaml(node)
+        content = node and loader.construct_document(node)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return {}, [f"--config {path}: {error}"]
     if content is None:
@@ -348,6 +350,25 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(content, dict):
         return {}, [f"--config {path}: must hold fields and values, not {content!r}"]
     return {str(name): value for name, value in content.items()}, []
+
+
+def check_yaml(node: Any) -> None:
+    """Refuses a document, as it is before values are made, in which aliases stand for more than memory holds, or for themselves."""
+    from imagetext import limits
+
+    waiting, count, size = [node], 0, 0
+    while waiting:
+        one = waiting.pop()
+        count, size = count + 1, size + len(one.value) * (one.id == "scalar")
+        if count > limits.YAML_VALUES or size > limits.TEXT:
+            most = f"{limits.YAML_VALUES:,} values or {limits.TEXT:,} characters"
+            raise ValueError(f"holds more than {most}, those that aliases repeat included")
+        if one.id == "scalar" and one.tag.endswith((":int", ":float")) and len(one.value) > LONGEST_NUMBER:
+            raise ValueError(f"holds a number of {len(one.value):,} characters")
+        # A mapping has pairs of nodes.
+        waiting += (
+            itertools.chain.from_iterable(one.value) if one.id == "mapping" else one.value * (one.id == "sequence")
+        )
 
 
 def describe(detail: Mapping[str, Any], path: str | None, in_file: Iterable[str], names: Mapping[str, str]) -> str:

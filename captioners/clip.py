@@ -74,21 +74,49 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
     """
     import open_clip  # late: it imports torch
 
-    folder = source.name.removeprefix("local-dir:")
-    file = None if folder == source.name else find_weights(Path(folder))
-    options = (
-        {"load_weights": folder == source.name or file is not None, "pretrained_text": False}
-        if random
-        else {"require_pretrained": True}
-    )
+    is_own = ":" in source.name  # not one that open_clip knows, whose config is open_clip's
     try:
+        file = _weights_of(source.name) if is_own else None
+        if is_own and file is None and not random:
+            raise ValueError("it has no weights")
+        options = {"load_weights": not is_own or file is not None, "require_pretrained": not random}
+        check_text_tower(source.model_cfg["text_cfg"])
         if file is not None:
-            check_size(_without_memory(source.name), [file], folder)
-        model = open_clip.create_model(source.name, source.pretrained, device=device, **options)
+            check_size(_without_memory(source.name), [file], source.name.partition(":")[2])
+        model = open_clip.create_model(source.name, source.pretrained, device=device, pretrained_text=False, **options)
         preprocessing(model.visual.preprocess_cfg)(Image.new("RGB", (32, 32)))
         return model, open_clip.get_tokenizer(source.name)
     except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
         raise ValueError(reason(error)) from error
+
+
+def _weights_of(name: str) -> Path | None:
+    """The file of weights of a folder or a hub repository, fetched where it is not there; None where there is none."""
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    kind, _, place = name.partition(":")
+    if kind == "local-dir":
+        return find_weights(Path(place))
+    try:
+        return Path(download_pretrained_from_hf(place))
+    except FileNotFoundError:
+        return None
+
+
+def check_text_tower(text_cfg: Mapping[str, Any]) -> None:
+    """Refuses a text tower of transformers that a config names by a path, of a kind that open_clip does not know, or without bounds."""
+    from open_clip.hf_configs import arch_dict
+    from transformers.utils import cached_file
+
+    for field in ("hf_model_name", "hf_tokenizer_name"):
+        if (name := text_cfg.get(field)) and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)):
+            raise ValueError(f"its text_cfg.{field} is {name!r}, which is no org/name of a hub repository")
+    if not (name := text_cfg.get("hf_model_name")):
+        return
+    config = read_object(Path(cached_file(name, "config.json")))
+    if (kind := config.get("model_type")) not in arch_dict:
+        raise ValueError(f"its text tower {name} is of the kind {kind!r}, and open_clip takes {', '.join(arch_dict)}")
+    check_numbers(config, f"{name}: config.json")
 
 
 def _without_memory(name: str) -> "nn.Module":

@@ -26,6 +26,7 @@ from finetune.interrupts import SIGNALS
 from finetune.long_captions import CaptionFitter
 from finetune.places import Places, with_places
 from imagetext.picture_files import read_picture, real_path
+from imagetext.pixels import Pixels
 from imagetext.sample import Record, Shard, decode_image
 from imagetext.shown import Progress
 
@@ -56,6 +57,7 @@ class CaptionedPictures(Dataset):
     ):
         self.captioner, self.captions_per_image = captioner, captions_per_image
         self.fit = CaptionFitter(captioner.encode_text_ids, captioner.decode, captioner.context_length, long_captions)
+        self.in_flight = Pixels(processes_here())
         self.samples: list[Record] = []
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
@@ -65,7 +67,7 @@ class CaptionedPictures(Dataset):
         progress = Progress(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode, and are hashed, without Python's lock
             while read := list(itertools.islice(everything, CHECKED)):
-                looked_at = pool.map(_look, (sample for _, sample, _ in read))
+                looked_at = pool.map(self._look, (sample for _, sample, _ in read))
                 for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
                     if error:
                         (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
@@ -87,6 +89,17 @@ class CaptionedPictures(Dataset):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def _look(self, sample: Record) -> tuple[str, bytes]:
+        """Why a sample cannot be trained on, "" where it can, and its picture's hash."""
+        if not any(caption.strip() for caption in sample.captions):
+            return sample.error or NO_CAPTION, b""
+        try:
+            with self.in_flight.held(sample.image):
+                decode_image(sample.image)
+        except ValueError as error:
+            return sample.error or str(error), b""
+        return "", picture_hash(sample.image)
 
     def mixed_with(self, other: Self) -> None:
         """Adds the pictures of another set, with their weights."""
@@ -126,7 +139,9 @@ class CaptionedPictures(Dataset):
         return places.read("picture")["picture"] if places else read_picture(sample.path)
 
     def _pixels(self, index: int) -> Tensor:
-        return self.captioner.preprocess(decode_image(self.encoded(index)))  # (3, S, S)
+        encoded = self.encoded(index)
+        with self.in_flight.held(encoded):
+            return self.captioner.preprocess(decode_image(encoded))  # (3, S, S)
 
     def captions(self, index: int, draw: int) -> list[tuple[str, int]]:
         """The K captions drawn of a picture, each with the draw that cuts it: consecutive ones, the draw chooses the first."""
@@ -155,17 +170,6 @@ class CaptionedPictures(Dataset):
         """Tokens of the captions, start and end included; of at most so many, evenly from the whole set."""
         captions = [caption for sample in self.samples for caption in sample.captions if caption.strip()]
         return [len(self.captioner.encode_text_ids(caption)) for caption in captions[:: -(-len(captions) // most)]]
-
-
-def _look(sample: Record) -> tuple[str, bytes]:
-    """Why a sample cannot be trained on, "" where it can, and its picture's hash."""
-    if not any(caption.strip() for caption in sample.captions):
-        return sample.error or NO_CAPTION, b""
-    try:
-        decode_image(sample.image)
-    except ValueError as error:
-        return sample.error or str(error), b""
-    return "", picture_hash(sample.image)
 
 
 def _light(sample: Record, places: Places | None) -> Record:

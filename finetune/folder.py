@@ -24,6 +24,7 @@ from finetune.student.config import StudentConfig
 from imagetext.cards import CARD
 from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, whole_files, write_file
+from imagetext.shown import masked_values
 
 Config = FinetuneConfig | StudentConfig
 
@@ -147,7 +148,7 @@ def _record(config: Config) -> Path:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=CARRIED_OUT)
+    return masked_values(config.model_dump(mode="json", exclude=CARRIED_OUT))
 
 
 def _write(config: Config, record: Mapping[str, Any]) -> None:

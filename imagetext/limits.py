@@ -8,6 +8,8 @@ FILE = 1 << 28  # of one file of a sample: a picture, a member of a tar, a cell 
 SAMPLE = 1 << 30  # of all files of a sample in a tar, and of files that wait for the rest of their samples
 TEXT = 1 << 20  # of a file of captions or fields beside a picture, and of a --config
 LINE = 1 << 26  # of a line of text, and of an element of a JSON array
+SKIPPED = 1 << 30  # of a longer line, whose end is looked for: it costs its row alone
+BLANK = 1 << 28  # of blank lines between two rows
 DOCUMENT = 1 << 29  # of a JSON document that is read whole: annotations of COCO, an info.json
 UNPACKED = 16 << 30  # of a compressed table that is put on disk, and of a file of a compressed tar that is passed over
 TAR_HEADERS = 1 << 20  # of all headers of one file of a tar
@@ -20,6 +22,7 @@ PARQUET_TEXT = 1 << 26  # of a text in the footer of Parquet
 
 # ---- numbers
 DEPTH = 100  # JSON objects and lists in each other
+BLANK_LINES = 1 << 21  # between two rows; spreadsheets write up to 2^20
 VALUES = 1 << 22  # in a JSON row of more than a MiB, and in a column of lists of a row group of Parquet
 DOCUMENT_VALUES = 1 << 24  # in a JSON document that is read whole
 YAML_VALUES = 10_000  # in a --config, those that aliases repeat included

@@ -43,14 +43,16 @@ class FolderLock:
 
     A lock whose process is gone from this machine is taken over at once; that of another machine after DEAD seconds without a
     sign of life. Where a store cannot create a file only if there is none, a warning says that nothing is locked.
+    guest_of: the job of the run that this process works for, as long as that has the lock; it sets none.
 
-    Raises: ValueError where another run has the folder.
+    Raises: ValueError where another run has the folder; LockLost where a guest's own has ended.
     """
 
-    def __init__(self, folder: str | os.PathLike, job: str = ""):
+    def __init__(self, folder: str | os.PathLike, guest_of: str = ""):
         self.folder = plain_path(folder)
         self.path = join(self.folder, LOCK)
-        self.job = job or os.environ.get(JOB) or _job_of_launcher() or uuid.uuid4().hex
+        self.is_guest = bool(guest_of)
+        self.job = guest_of or os.environ.get(JOB) or _job_of_launcher() or uuid.uuid4().hex
         self.owner = {"job": self.job, "lock": uuid.uuid4().hex, **_here()}
         self.own, self.new_folders = False, []
         self._over = threading.Event()
@@ -72,7 +74,8 @@ class FolderLock:
             self._tidy()
             raise
         _held.setdefault(self.folder, self)
-        self._beating.start()
+        if not self.is_guest:
+            self._beating.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -86,8 +89,10 @@ class FolderLock:
         self._tidy()
 
     def check(self) -> None:
-        """Raises LockLost where another run has taken the folder over; a lock that is gone is set anew."""
+        """Raises LockLost where another run has taken the folder over; a lock that is gone is set anew, but by no guest."""
         there = _read(self.path)
+        if there is None and self.is_guest:
+            raise LockLost(f"{self.folder}: the run that this process works for has ended; the same command goes on")
         if there is None and _create(self.path, self.owner):
             self.own = True
         elif there is not None and there.get("job") != self.job:
@@ -97,6 +102,8 @@ class FolderLock:
             )
 
     def _take(self) -> None:
+        if self.is_guest:
+            return self.check()
         seen, since = None, 0.0
         while not _create(self.path, self.owner):
             there, sign = _read(self.path), _sign_of_life(self.path)

@@ -15,7 +15,7 @@ from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
 from imagetext.sample import Record
-from imagetext.shown import masked
+from imagetext.shown import masked, masked_values
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
 from imagetext.writers.formats import (
@@ -144,7 +144,7 @@ class ShardWriter:
             "rows": self._good + len(self._failed),
             "failed": len(self._failed),
             "captions": dict(sorted(self._captions.items())),
-            "input": self._input,
+            "input": masked_values(self._input),
             **self.info,
         }
         path = _marker_path(self.folder, self.name)

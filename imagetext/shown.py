@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
@@ -83,6 +83,15 @@ def masked(text: str) -> str:
     for pattern, instead in SECRETS:
         text = re.sub(pattern, instead, text)
     return text
+
+
+def masked_values(value: Any) -> Any:
+    """A value of JSON's types whose texts are without secrets; the names of its fields stay."""
+    if isinstance(value, Mapping):
+        return {name: masked_values(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(masked_values, value))
+    return masked(value) if isinstance(value, str) else value
 
 
 def on_line(text: str) -> str:

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from captioners.base import Caption, SamplingConfig, up_to_stop
-from captioners.replies import clean_reply
+from captioners.replies import clean_reply, read_reply, sound
 from imagetext.shown import SECRET_LENGTH, masked, on_line, reason
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
@@ -38,7 +38,8 @@ class Choice(NamedTuple):
         """The caption up to the sampling's stops; lines and JSON are as they came, for a reader that knows what was asked."""
         said = self.text if sampling.answer == "text" else self.whole or self.text
         text = up_to_stop(said, sampling.stop)
-        return Caption(text, self.logprob, self.is_cut and text == said)
+        cut = read_reply(self.whole).cut if said != self.whole else ()
+        return Caption(text, self.logprob, self.is_cut and text == said, cut=cut)
 
 
 def read_json(body: bytes) -> Any:
@@ -64,7 +65,7 @@ def choices_of(said: Any) -> list[Choice]:
 
 def _choice(one: Mapping[str, Any]) -> Choice:
     message = one.get("message") if isinstance(one.get("message"), dict) else {}
-    whole = _sound(_text(message.get("content"))).strip()
+    whole = sound(_text(message.get("content"))).strip()
     reason = str(one.get("finish_reason") or "none")
     reason = reason if reason in USUAL else _shown(reason, 40)
     text = clean_reply(whole)
@@ -77,11 +78,6 @@ def _text(content: Any) -> str:
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
-
-
-def _sound(text: str) -> str:
-    """The text without halves of characters, and with blanks for control characters."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", re.sub(r"[\ud800-\udfff]", "", text))
 
 
 def _logprob(logprobs: Any) -> float | None:

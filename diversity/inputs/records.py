@@ -15,7 +15,7 @@ from imagetext.readers.folders import FolderRows
 from imagetext.readers.row_records import KEY_COLUMNS, Wanted, loose_texts, well_formed
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records, with_folders
-from imagetext.readers.text_tables import lines_of, read_layout, records
+from imagetext.readers.text_tables import LongLine, read_layout, records, sized_lines
 from imagetext.sample import Record, Shard
 from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
@@ -97,10 +97,10 @@ def _wanted(columns: Sequence[str] | None, images: Collection[int]) -> Wanted:
 def text_pieces(path: str, column: str) -> list[Piece]:
     starts, offset, count = [], 0, 0
     with open_file(path) as file:
-        for line in lines_of(path, file):
+        for size, _ in sized_lines(path, file):
             if count % ROWS == 0:
                 starts.append(offset)
-            offset, count = offset + len(line), count + 1
+            offset, count = offset + size, count + 1
     return [
         Piece(
             path, partial(_text_rows, path, column, number * ROWS, min(ROWS, count - number * ROWS), start), lines=True
@@ -114,7 +114,10 @@ def _text_rows(
 ) -> Iterator[Record]:
     with open_file(path) as file:
         file.seek(offset)
-        for number, line in zip(range(first, first + count), lines_of(path, file)):
+        for number, (_, line) in zip(range(first, first + count), sized_lines(path, file)):
+            if isinstance(line, LongLine):
+                yield Record(f"{number:09d}", None, error=f"{path}:{number + 1}: {line}")
+                continue
             text = line.decode("utf-8" if number else "utf-8-sig", "replace").rstrip("\r\n")
             yield Record(f"{number:09d}", None, columns={column: (well_formed(text),)})
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captioners.ranks import processes_here
 from finetune.batching import CHECKED, Batch
 from finetune.identity import Identity, InputHashes, picture_hash
 from finetune.places import Places, in_tar_here, with_places
@@ -24,6 +25,7 @@ from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives, is_negative
 from finetune.student.teachers import Teachers
 from imagetext.columns import is_caption_column
+from imagetext.pixels import Pixels
 from imagetext.readers.row_records import caption_columns, json_object
 from imagetext.reinforced.embeddings import modern, unpack
 from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
@@ -96,6 +98,7 @@ class ReinforcedPictures(Dataset):
         self.teachers = teachers
         self.negatives = config.negatives if config.weight_of_negatives else None
         self.records: list[tuple[Record, Places | None]] = []
+        self.in_flight = Pixels(processes_here())
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
         self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
@@ -168,7 +171,8 @@ class ReinforcedPictures(Dataset):
         try:
             text = places.read("txt") if places else {}
             contents = self.contents(replace(sample, members={**sample.members, **text}))
-            decode_stored(contents.image)
+            with self.in_flight.held(contents.image):
+                decode_stored(contents.image)
         except ValueError as error:
             return str(error), b"", set()
         has = {kind for kind, of in {**contents.texts, "negative": contents.negatives}.items() if of}
@@ -274,7 +278,9 @@ class ReinforcedPictures(Dataset):
         contents = self.contents(sample)
         view, drawn, negative = self.drawn(contents, draw)
         texts = [text for *_, text in drawn]
-        pixels = normalise(replay(contents.views[view], decode_stored(contents.image), self.side), self.mean, self.std)
+        with self.in_flight.held(contents.image):
+            pixels = replay(contents.views[view], decode_stored(contents.image), self.side)
+        pixels = normalise(pixels, self.mean, self.std)
         embeddings = {}
         if self.teachers:
             embeddings = {

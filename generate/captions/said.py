@@ -61,7 +61,8 @@ class Reading:
             )
             judged = [part for other in siblings for part in other.parts[column]]
             for text in texts[column]:
-                judged.append(judge(replace(caption, text=text), judged, self._gate(column), source))
+                drawn = replace(caption, text=text, truncated=caption.truncated and not answer.finished)
+                judged.append(judge(drawn, judged, self._gate(column), source))
             parts[column] = tuple(judged[-len(texts[column]) :]) if texts[column] else ()
         return Said(parts, answer.cut)
 

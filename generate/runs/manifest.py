@@ -12,6 +12,7 @@ from imagetext.cards import CARD
 from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, remove, write_file
 from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
+from imagetext.shown import masked_values
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
 
 if TYPE_CHECKING:  # verify and gallery need no torch
@@ -99,7 +100,8 @@ def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], now: Mappi
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each field in which two fingerprints differ."""
+    """A line for each field in which two fingerprints differ, but in secrets: `run.json` has none."""
+    earlier, now = masked_values(earlier), masked_values(now)
     if list(earlier["columns"]) != list(now["columns"]):  # then there is nothing to compare within them
         earlier, now = ({**run, "columns": list(run["columns"])} for run in (earlier, now))
     there, here = _flat(earlier), _flat(now)
@@ -113,7 +115,8 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def write_run(folder: str | os.PathLike, run: Mapping[str, Any], shards: Sequence[str] = ()) -> None:
     """Write the run's fingerprint and the names of all shards that there are to be, whole or not at all."""
     write_file(
-        join(plain_path(folder), RUN), json.dumps({"fingerprint": run, "shards": list(shards)}, indent=1).encode()
+        join(plain_path(folder), RUN),
+        json.dumps({"fingerprint": masked_values(run), "shards": list(shards)}, indent=1).encode(),
     )
 
 

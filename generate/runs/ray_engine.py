@@ -315,7 +315,7 @@ class Worker:
             if others := differences(run, self.place.load(self.work, run).fingerprint):
                 raise ValueError("\n  ".join([f"has loaded what the run in {folder} is not made with:", *others]))
             if self.place.job:
-                FolderLock(folder, self.place.job).__enter__()  # which it leaves when it ends
+                FolderLock(folder, guest_of=self.place.job).__enter__()  # which it leaves when it ends
         except (ValueError, OSError) as error:
             raise _Refused(str(error)) from error
         self.loaded = True

@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from generate.pixels import Pixels
+from captioners.ranks import processes_here
+from imagetext.pixels import Pixels
 from imagetext.sample import Record
 from imagetext.stops import become_worker
 
@@ -130,7 +131,7 @@ class Workers(Generic[Kept, Asked, Made]):
     def _start(self) -> None:
         if self.count:
             self._processes = ProcessPoolExecutor(
-                self.count, initializer=_begin_worker, initargs=(self.prepare, Pixels())
+                self.count, initializer=_begin_worker, initargs=(self.prepare, Pixels(processes_here()))
             )
             self._processes.submit(abs, 0)  # starts all of them
 

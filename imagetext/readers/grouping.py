@@ -56,8 +56,8 @@ def _hash(name: str) -> bytes:
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def side_by_side(rows: Iterable[tuple[str | None, int, int]]) -> Iterator[tuple[int, int, bool]]:
-    """Rows (name, number, offset) -> (number, offset, whether it begins a picture): in the order of each picture's first row."""
+def side_by_side(rows: Iterable[tuple[str | None, int, int | None]]) -> Iterator[tuple[int, int | None, bool]]:
+    """Rows (name, number, place) -> (number, place, whether it begins a picture): in the order of each picture's first row."""
     with tempfile.TemporaryDirectory() as folder:
         database = sqlite3.connect(os.path.join(folder, "rows.sqlite"), isolation_level=None)
         database.executescript(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from imagetext import limits
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.row_records import Row, row_records, with_unique_keys
 from imagetext.readers.table_columns import Reading, reading_of, usual_row
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 64  # of Parquet, whose groups of rows `datasets` would hold as a whole
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class HubRows:
         try:
             rows = _streamed(self.name, self.config, self.split, self.revision)
             for row in rows.shard(num_shards=self.parts, index=self.part):
-                yield usual_row(row, self.reading)
+                problem = _too_large(row)
+                yield usual_row(row, self.reading) if problem is None else problem
         except Exception as error:  # whatever a file's format or the way to it brings
             raise StoreError(f"{place}: {type(error).__name__}: {error}") from error
 
@@ -105,6 +109,22 @@ def hub_pieces(spec: str, columns: Columns = Columns(), images: tuple[str, ...] 
 @lru_cache
 def _streamed(name: str, config: str | None, split: str, revision: str | None) -> "IterableDataset":
     """The data set, its pictures as bytes or paths, undecoded."""
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.parquet.parquet import Parquet
 
-    return load_dataset(name, config, split=split, revision=revision, streaming=True).decode(False)
+    builder = load_dataset_builder(name, config, revision=revision)
+    if isinstance(builder, Parquet):
+        builder.config.batch_size = ROWS_AT_ONCE
+    return builder.as_streaming_dataset(split).decode(False)
+
+
+def _too_large(row: Row) -> ValueError | None:
+    """What is wrong with a row of more bytes or values than other tables' rows may have."""
+    size, values, waiting = 0, 0, [row]
+    while waiting and values <= limits.VALUES:
+        value = waiting.pop()
+        size, values = size + (len(value) if isinstance(value, str | bytes) else 0), values + 1
+        waiting += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    if values > limits.VALUES:
+        return ValueError(f"a row of more than {limits.VALUES:,} values")
+    return ValueError(f"a row of {size:,} bytes, more than {limits.FILE:,}") if size > limits.FILE else None

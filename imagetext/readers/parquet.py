@@ -7,7 +7,6 @@ usual columns. Of a file made of webdataset's shards `__key__`, `txt`, `json` an
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -55,16 +54,21 @@ def picture_columns(schema: pa.Schema) -> list[str]:
     ]
 
 
+def of_bytes(schema: pa.Schema) -> set[str]:
+    """The columns that hold bytes, alone or as `datasets` has them."""
+    kinds = (pa.types.is_binary, pa.types.is_large_binary)
+    return {field.name for field in schema if any(of_kind(field.type) for of_kind in kinds)}.union(
+        picture_columns(schema)
+    )
+
+
 def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[str]:
     """The columns' names as `imagetext.readers.row_records` has them; `image` is that of the pictures, unless one is called so anyway.
 
     kept: names that stay as they are.
     """
-    structs, names = picture_columns(schema), schema.names
-    of_bytes = {
-        field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
-    }
-    picture = next((name for name in OF_BYTES if name in of_bytes or name in structs), "")
+    structs, names, with_bytes = picture_columns(schema), schema.names, of_bytes(schema)
+    picture = next((name for name in OF_BYTES if name in with_bytes), "")
     if not picture and not any(name in IMAGE_COLUMNS for name in names):
         picture = next(iter(structs), "")
     usual = {old: new for old, new in ((picture, "image"), ("__key__", "key"), ("txt", "text")) if old not in kept}
@@ -72,9 +76,19 @@ def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[s
 
 
 def parquet_rows(
-    path: str, first: int, count: int, wanted: Wanted | None, reading: Reading | None = None
+    path: str,
+    first: int,
+    count: int,
+    wanted: Wanted | None,
+    reading: Reading | None = None,
+    *,
+    strict: bool | None = None,
 ) -> Iterator[Row | ValueError]:
-    """Rows `first` to `first + count`, or what is wrong with one as a whole; with their pictures where these are wanted."""
+    """Rows `first` to `first + count`, or what is wrong with one as a whole; with their pictures where these are wanted.
+
+    strict: whether a text that is no UTF-8 is its row's error; by default where all that rows have is wanted.
+    """
+    strict = wanted is None if strict is None else strict
     at, end = first, first + count
     with _opened(path) as (parquet, file):
         start = 0
@@ -82,7 +96,9 @@ def parquet_rows(
             size = parquet.metadata.row_group(group).num_rows
             if start + size > at and start < end:
                 pictures = wanted is None or any(start <= first + number < start + size for number in wanted.pictures)
-                for row in _group_rows(parquet, file, group, wanted, reading, pictures, at - start, end - start):
+                for row in _group_rows(
+                    parquet, file, group, wanted, reading, pictures, at - start, end - start, strict
+                ):
                     at += 1
                     yield row
             start += size
@@ -135,29 +151,48 @@ def _may_be_path(group: pq.RowGroupMetaData, name: str) -> bool:
 
 
 def scattered_rows(
-    path: str, numbers: Sequence[int], wanted: Wanted | None, reading: Reading | None
+    path: str,
+    numbers: Sequence[int],
+    wanted: Wanted | None,
+    reading: Reading | None,
+    pictured: Sequence[int] = (),
 ) -> Iterator[Row | ValueError]:
-    """The rows of these numbers, in this order, of a table of texts."""
-    found: dict[int, Row | ValueError] = {}
-    ordered = sorted(numbers)
+    """The rows of these numbers, in this order; held all at once, but for columns of bytes, which only those `pictured` have.
+
+    pictured: some of the numbers, in ascending order, in which they come among the others, too.
+    """
     with _opened(path) as (parquet, file):
-        columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=True)
-        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-        starts = [0, *accumulate(sizes)]
-        groups = [
-            group
-            for group in range(len(sizes))
-            if bisect_left(ordered, starts[group]) < bisect_left(ordered, starts[group + 1])
-        ]
-        for group in groups:
-            at = starts[group]  # the number of the batch's first row
-            for batch in _batches(parquet, file, group, list(columns), 64):
-                there = ordered[bisect_left(ordered, at) : bisect_left(ordered, at + batch.num_rows)]
-                rows = batch.take(pa.array([number - at for number in there], pa.int64()))
-                rows = rows.select(list(columns)).rename_columns(list(columns.values()))
-                found |= zip(there, map(_unfolded, _batch_rows(rows, strict=wanted is None)))
-                at += batch.num_rows
-    return map(found.__getitem__, numbers)
+        schema = parquet.schema_arrow
+        columns = _columns_of(schema, wanted, reading, pictures=True)
+        heavy = {name: columns.pop(name) for name in of_bytes(schema) if name in columns}
+        strict = wanted is None
+        found = dict(_numbered_rows(parquet, file, sorted(numbers), columns, strict))
+        pictures = _numbered_rows(parquet, file, pictured if heavy else (), heavy, strict)
+        at, more = next(pictures, (None, {}))
+        for number in numbers:
+            row = found.pop(number)
+            if number == at:
+                row = next((each for each in (row, more) if isinstance(each, ValueError)), None) or {**row, **more}
+                at, more = next(pictures, (None, {}))
+            yield _unfolded(row)
+
+
+def _numbered_rows(
+    parquet: pq.ParquetFile, file: BinaryIO, numbers: Sequence[int], columns: dict[str, str], strict: bool
+) -> Iterator[tuple[int, Row | ValueError]]:
+    """The rows of these numbers, which ascend, with these columns, by what they are called; and their numbers."""
+    at = 0  # the number of the batch's first row
+    for group in range(parquet.num_row_groups):
+        size = parquet.metadata.row_group(group).num_rows
+        if bisect_left(numbers, at) == bisect_left(numbers, at + size):
+            at += size
+            continue
+        for batch in _batches(parquet, file, group, list(columns), 64):
+            there = numbers[bisect_left(numbers, at) : bisect_left(numbers, at + batch.num_rows)]
+            rows = batch.take(pa.array([number - at for number in there], pa.int64()))
+            rows = rows.select(list(columns)).rename_columns(list(columns.values()))
+            yield from zip(there, _batch_rows(rows, strict=strict))
+            at += batch.num_rows
 
 
 @contextmanager
@@ -216,16 +251,18 @@ def _group_rows(
     pictures: bool,
     first: int,
     end: int,
+    strict: bool,
 ) -> Iterator[Row | ValueError]:
     """Rows `first` to `end` of a row group, or to its own end; with what is wanted of them, and pictures where these are."""
     columns = _columns_of(parquet.schema_arrow, wanted, reading, pictures=pictures)
     number = 0  # of the batch's first row
-    for batch in _batches(parquet, file, group, list(columns), 64 if pictures else 1000):
+    size = 1000 if of_bytes(parquet.schema_arrow).isdisjoint(columns) else 64
+    for batch in _batches(parquet, file, group, list(columns), size):
         within = batch.slice(max(0, first - number), max(0, end - max(first, number)))
         number += batch.num_rows
         if within.num_rows:
             batch = within.select(list(columns)).rename_columns(list(columns.values()))
-            yield from map(_unfolded, _batch_rows(batch, strict=wanted is None))
+            yield from map(_unfolded, _batch_rows(batch, strict=strict))
         if number >= end:
             return
 

@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ Need = Literal["pictures", "captions", "either"]
 PICTURES = (*IMAGE_COLUMNS, "filename", "img", "image_name", "images", "image_file", "img_path", "image_filename")
 CAPTIONS = (*CAPTION_COLUMNS, "comment", "description")
 LOOKED_AT = 200  # rows of a table without a header, to see what columns it has
+BYTES = "the picture's bytes"  # in the place of a column that names the picture
 
 
 class Reading(NamedTuple):
@@ -34,12 +36,12 @@ class Reading(NamedTuple):
     key: str | None  # the column that becomes `key`
     lists: tuple[str, ...]  # whose cells may hold lists as text
     asked: bool = False  # whether `image` is asked for, so that no other column stands in where a row lacks it
-    same: str = ""  # rows that are equal here are one picture's, of one caption each; "": each row is its own
+    same: str = ""  # rows that are equal in this column, or BYTES, are one picture's, of one caption each; "": each row is its own
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Those that captions, keys and pictures are told by."""
-        picture = self.image if self.same == "image" else self.same
+        picture = self.image if self.same in ("image", BYTES) else self.same
         return tuple(filter(None, (*self.captions, self.text, self.key, picture)))
 
 
@@ -50,10 +52,11 @@ def reading_of(
     needs: Collection[Need] = (),
     *,
     header: Sequence[str] | None = None,
+    of_bytes: bool = False,
 ) -> Reading:
     """How a table with these first rows is read; a warning tells which of several columns is taken.
 
-    header: all columns, where the table has them in one place.
+    header: all columns, where the table has them in one place. of_bytes: whether that of pictures holds their bytes.
     Raises ValueError where a column that is named is not there, of several none is the one, or what is needed is lacking.
     """
     names = tuple(header if header is not None else dict.fromkeys(name for row in rows for name in row))
@@ -98,16 +101,18 @@ def reading_of(
     moved = asked.captions or ((text,) if text and text not in CAPTION_COLUMNS else ())
     lists = (*(moved or dict.fromkeys(name for found in captions for name in found)), *filter(is_column, names))
     reading = Reading(image, moved, "captions" if moved else text or "", key, lists, asked=bool(asked.image))
-    return reading._replace(same=_same(rows, reading) if asked.group else "")
+    return reading._replace(same=_same(rows, reading, of_bytes) if asked.group else "")
 
 
-def _same(rows: Sequence[Row], reading: Reading) -> str:
-    """The column that names the picture in a table that has one row a caption, or ""."""
+def _same(rows: Sequence[Row], reading: Reading, of_bytes: bool) -> str:
+    """The column that names the picture in a table that has one row a caption, BYTES, or ""."""
     usual = [row for row in (usual_row(dict(row), reading) for row in rows) if not isinstance(row, ValueError)]
     if not reading.text or any(
         _is_record(row) or isinstance(row.get(reading.text), list) or any(map(is_column, row)) for row in usual
     ):
         return ""
+    if of_bytes:
+        return BYTES
     places = ("image",) if reading.image else ("key",) if reading.key else ("image_id",)
     return next((place for place in places if any(place in row for row in usual)), "")
 
@@ -261,23 +266,40 @@ def picture_named(row: Row | ValueError, reading: Reading) -> str | None:
     """What tells whose caption a row of usual names is; None where it is no row of one caption."""
     if isinstance(row, ValueError):
         return None
-    picture = row.get(reading.same)
+    picture = _hashed(row.get("image")) if reading.same == BYTES else row.get(reading.same)
     if not picture or picture.__class__ not in (str, int) or row.get(reading.text).__class__ is not str:
         return None
     own = row.get("key", row.get("uid"))  # a row that says which sample it is
     return str(picture) if own is None else f"{own}\0{picture}"
 
 
+def _hashed(picture: Any) -> str | None:
+    """A hash of a picture's bytes, or of `datasets`' bytes; None where there are none."""
+    data = picture.get("bytes") if isinstance(picture, dict) else picture
+    return blake2b(data, digest_size=16).hexdigest() if data and isinstance(data, bytes) else None
+
+
 def grouped(
-    rows: Iterable[tuple[int, Row | ValueError]], reading: Reading, kept: Collection[str] = ()
+    rows: Iterable[tuple[int, Row | ValueError]],
+    reading: Reading,
+    kept: Collection[str] = (),
+    firsts: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[int, Row | ValueError]]:
-    """Rows next to each other that are one picture's as one, the first with the captions of all; kept: more such columns."""
-    for same, several in groupby(rows, lambda row: picture_named(row[1], reading)):
+    """Rows next to each other that are one picture's as one, the first with the captions of all; kept: more such columns.
+
+    firsts: the number of the first row of each row's picture, where the rows do not tell.
+    """
+    for same, several in groupby(
+        rows, lambda row: picture_named(row[1], reading) if firsts is None else firsts[row[0]]
+    ):
         if same is None:
             yield from several
             continue
         (number, first), *others = several
-        together = [first, *(row for _, row in others)]
+        if isinstance(first, ValueError):
+            yield number, first
+            continue
+        together = [first, *(row for _, row in others if not isinstance(row, ValueError))]
         if len(together) > 1:
             texts = {name: [row.get(name) for row in together] for name in kept}
             # What is the same in all rows is said once of the picture.

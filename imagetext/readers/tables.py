@@ -7,7 +7,7 @@ import shutil
 import tarfile
 import tempfile
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +22,7 @@ from imagetext.picture_files import Picture, PictureFolders, check_inside
 from imagetext.readers.grouping import Repeats, side_by_side
 from imagetext.readers.parquet import (
     column_names,
+    of_bytes,
     open_parquet,
     parquet_rows,
     picture_columns,
@@ -38,6 +39,7 @@ from imagetext.readers.row_records import (
     with_unique_keys,
 )
 from imagetext.readers.table_columns import (
+    BYTES,
     CAPTIONS,
     LOOKED_AT,
     PICTURES,
@@ -66,6 +68,7 @@ from imagetext.stores import StoreError, open_file
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 1000
+BYTES_LOOKED_AT = 1000  # rows of Parquet, to see whether the bytes of a picture come again
 COMPRESSIONS = {
     kind + end: codec
     for kind in (".jsonl", ".csv", ".tsv")
@@ -93,9 +96,8 @@ class TableRows:
     layout: Layout | None = None  # of text
     reading: Reading | None = None  # None: rows stay as they stand
     folders: PictureFolders | None = None  # that pictures may lie in; None: the table's own
-    places: array | None = field(
-        default=None, compare=False
-    )  # number and offset of each row, where they do not stand together
+    # Where rows of a picture do not stand together: each row's number, and its offset (text) or that of its picture's first row.
+    places: array | None = field(default=None, compare=False)
     skipped: int | None = None  # records at the front that are not of these `count`; None: these rows have no others
 
     def __iter__(self) -> Iterator[Record]:
@@ -111,14 +113,18 @@ class TableRows:
 
         file: the table, where it is open.
         """
-        rows = _as_read(self._text_rows(file) if self.layout else self._parquet_rows(wanted), self.reading, wanted)
+        firsts = None if self.layout or self.places is None else dict(zip(self.places[::2], self.places[1::2]))
+        rows = self._text_rows(file) if self.layout else self._parquet_rows(wanted)
+        rows = _as_read(rows, self.reading, wanted, firsts)
         return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
 
     def _parquet_rows(self, wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
         if self.places is None:
             return enumerate(parquet_rows(self.path, self.first, self.rows, wanted, self.reading), self.first)
         numbers = self.places[::2]
-        return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading))
+        begin = [number for number, first in zip(numbers, self.places[1::2]) if number == first]
+        pictured = begin if wanted is None else [begin[at] for at in sorted(wanted.pictures) if at < len(begin)]
+        return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading, pictured))
 
     def _text_rows(self, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
         with (
@@ -179,13 +185,16 @@ class CompressedRows:
 
 
 def _as_read(
-    rows: Iterable[tuple[int, Row | ValueError]], reading: Reading | None, wanted: Wanted | None
+    rows: Iterable[tuple[int, Row | ValueError]],
+    reading: Reading | None,
+    wanted: Wanted | None,
+    firsts: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[int, Row | ValueError]]:
     if reading is None:
         return iter(rows)
     kept = tuple(wanted.columns or ()) if wanted else ()
     usual = ((number, row if isinstance(row, ValueError) else usual_row(row, reading, kept)) for number, row in rows)
-    return grouped(usual, reading, kept) if reading.same else usual
+    return grouped(usual, reading, kept, firsts) if reading.same or firsts is not None else usual
 
 
 def table_records(rows: TableRows | CompressedRows, wanted: Wanted | None = None) -> Iterator[Record]:
@@ -309,42 +318,47 @@ def _check_names(path: str, names: Sequence[str]) -> None:
 
 
 def _pieces(
-    rows: Callable[[], Iterable[tuple[int, int, str | None]]],
+    rows: Callable[[], Iterable[tuple[int, int | None, str | None]]],
     size: int,
     piece: Callable[..., TableRows],
     reading: Reading | None,
 ) -> list[TableRows]:
     """Rows (number, place, picture) in pieces of so many pictures; those of a picture that do not stand together are put so."""
+    if reading and reading.same == BYTES:
+        return _side_by_side(rows(), size, partial(piece, reading=reading._replace(same="")))
     repeats, starts = Repeats(), []
     for number, place, name in rows():
         if repeats.is_new(name) and repeats.count % size == 1 % size:
             starts.append((number, place))
     if not repeats.rows:
         return []
-    places: list[array] = []
-    if scattered := repeats.come_again():
-        pictures = 0
-        for number, place, begins in side_by_side((name, number, place) for number, place, name in rows()):
-            pictures += begins
-            if begins and pictures % size == 1 % size:
-                places.append(array("Q"))
-            places[-1].extend((number, place))
-        repeats.count = pictures
+    if repeats.come_again():
+        return _side_by_side(rows(), size, partial(piece, reading=reading))
     if reading and repeats.count == repeats.rows:
         reading = reading._replace(same="")
     last = (repeats.count - 1) % size + 1
-    if scattered:
-        counts = [size] * (len(places) - 1) + [last]
-        return [
-            piece(first=each[0], rows=len(each) // 2, count=count, reading=reading, places=each)
-            for each, count in zip(places, counts)
-        ]
     ends = [*(number for number, _ in starts[1:]), repeats.rows]
     counts = [size] * (len(starts) - 1) + [last]
     return [
         piece(first=first, rows=end - first, count=count, offset=place, reading=reading)
         for (first, place), end, count in zip(starts, ends, counts)
     ]
+
+
+def _side_by_side(
+    rows: Iterable[tuple[int, int | None, str | None]], size: int, piece: Callable[..., TableRows]
+) -> list[TableRows]:
+    """The pieces, of rows that are put side by side on disk; a row without a place has the number of its picture's first row."""
+    places: list[array] = []
+    pictures = first = 0
+    for number, place, begins in side_by_side((name, number, place) for number, place, name in rows):
+        pictures += begins
+        first = number if begins else first
+        if begins and pictures % size == 1 % size:
+            places.append(array("Q"))
+        places[-1].extend((number, first if place is None else place))
+    counts = [*[size] * (len(places) - 1), (pictures - 1) % size + 1]
+    return [piece(first=each[0], rows=len(each) // 2, count=count, places=each) for each, count in zip(places, counts)]
 
 
 def _tell_of_groups(path: str, pieces: Sequence[TableRows]) -> None:
@@ -476,18 +490,31 @@ def _parquet_pieces(
         looked_at = Wanted(None, keys=(*KEY_COLUMNS, "image_id"))
         kept = Reading(columns.image, (*columns.captions, *columns.keys), "", None, ())
         first = _good(parquet_rows(path, 0, min(count, LOOKED_AT), looked_at, kept))
-        reading = reading_of(path, first, columns, needs, header=names)
+        image = columns.image or "image"
+        with_bytes = any(name in of_bytes(schema) for name, usual in zip(schema.names, names) if usual == image)
+        reading = reading_of(path, first, columns, needs, header=names, of_bytes=with_bytes)
+
+    def rows() -> Iterator[tuple[int, None, str | None]]:
+        strict = (
+            reading.same == BYTES
+        )  # for these rows the pieces remember which are one picture's, whoever reads them
+        found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading, strict=strict)
+        return ((number, None, _name(row, reading)) for number, row in enumerate(found))
+
+    if reading and reading.same == BYTES and not _come_again(islice(rows(), BYTES_LOOKED_AT)):
+        reading = reading._replace(same="")
     if reading and reading.same:
-
-        def rows() -> Iterator[tuple[int, int, str | None]]:
-            found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading)
-            return ((number, 0, _name(row, reading)) for number, row in enumerate(found))
-
         pieces = _pieces(rows, groups_of or ROWS_PER_SHARD, partial(TableRows, path), reading)
         _tell_of_groups(path, pieces)
         return pieces
     places = _grouped(sizes, groups_of) if groups_of else _cut(count)
     return [TableRows(path, first, rows, rows, reading=reading) for first, rows in places]
+
+
+def _come_again(rows: Iterable[tuple[int, None, str | None]]) -> bool:
+    """Whether a picture has more than one of these rows."""
+    names = [name for _, _, name in rows if name is not None]
+    return len({*names}) < len(names)
 
 
 def _cut(rows: int) -> list[tuple[int, int]]:

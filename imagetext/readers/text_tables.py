@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, AnyStr, BinaryIO, NamedTuple
@@ -89,16 +89,15 @@ def encoding_of(head: bytes) -> tuple[bytes, str]:
 
 def _separated(path: str, file: BinaryIO, layout: Layout, expected: str, usual: Iterable[str]) -> Layout:
     """The layout with delimiter and header: the delimiter is the suffix's unless only another one gives a usual name."""
-    lines = ((end, line) for end, line in _lines(path, file, layout) if line.strip())
-    end, line = next(lines, (layout.start, b""))
-    if said := re.fullmatch(rb"sep=(.)\r?\n?", line):  # Excel's word for it
-        expected = said[1].decode()
-        end, line = next(lines, (end, b""))
-    if b"\0" in line:
+    lines = _header_lines(path, file, layout)
+    end, text = next(lines, (layout.start, ""))
+    if said := re.fullmatch(r"sep=(.)\r?\n?", text):  # Excel's word for it
+        expected = said[1]
+        end, text = next(lines, (end, ""))
+    if "\0" in text:
         raise ValueError(f"{path}: is no text, or UTF-16 without its mark; save it as UTF-8")
-    if b"\r" in line.strip():
+    if "\r" in text.strip():
         raise ValueError(f"{path}: its lines end in carriage returns alone; save it with line feeds")
-    text = line.decode("utf-8", "replace")
     headers = {}
     for delimiter in (expected, *(other for other in DELIMITERS if other != expected)):
         try:
@@ -114,6 +113,14 @@ def _separated(path: str, file: BinaryIO, layout: Layout, expected: str, usual: 
         logger.warning("%s: %s is between its cells, and so it is read", path, DELIMITERS[chosen])
     spaced = any(cell != cell.strip() for cell in text.strip().split(chosen))
     return layout._replace(start=end, delimiter=chosen, spaced=spaced, header=headers[chosen])
+
+
+def _header_lines(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank; ValueError where one is too long."""
+    for end, line in _json_lines(path, _lines(path, file, layout), layout.start):
+        if isinstance(line, LongLine):
+            raise ValueError(f"{path}: {line}")
+        yield end, line
 
 
 def usual_name(name: str) -> str:
@@ -181,8 +188,8 @@ def records(
         return _array_records(path, file, layout, NEARBY if few else WINDOW)
     lines = _lines(path, file, layout, found)
     if layout.delimiter:
-        return _cell_records(lines, layout, found or Found())
-    return ((end, readable(line)) for end, line in lines if not line.isspace())
+        return _cell_records(path, lines, file.tell(), layout, found or Found())
+    return _json_lines(path, lines, file.tell())
 
 
 def readable(line: bytes) -> str:
@@ -193,29 +200,53 @@ def readable(line: bytes) -> str:
         return line.decode("utf-8", "replace")
 
 
+class LongLine(ValueError):
+    """What is wrong with a line that is larger than limits.LINE."""
+
+
+def sized_lines(
+    path: str, file: IO[AnyStr], size: Callable[[AnyStr], int] = len
+) -> Iterator[tuple[int, AnyStr | LongLine]]:
+    """The size of each line of a file, in bytes, and the line, or that it is too long; ValueError where such a one has no end."""
+    while line := file.readline(limits.LINE + 1):
+        if len(line) <= limits.LINE:
+            yield size(line), line
+            continue
+        problem = LongLine(f"a line of more than {limits.LINE:,} bytes, which begins with {line[:40]!r}")
+        skipped = size(line)
+        while line[-1:] not in ("\n", b"\n"):
+            line = file.readline(WINDOW)
+            skipped += size(line)
+            if not line or skipped > limits.SKIPPED:
+                raise ValueError(f"{path}: {problem}")
+        yield skipped, problem
+
+
 def lines_of(path: str, file: IO[AnyStr]) -> Iterator[AnyStr]:
     """The lines of a file; ValueError where one is larger than limits.LINE."""
-    while line := file.readline(limits.LINE + 1):
-        if len(line) > limits.LINE:
-            raise ValueError(f"{path}: a line of more than {limits.LINE:,} bytes, which begins with {line[:40]!r}")
+    for _, line in sized_lines(path, file):
+        if isinstance(line, LongLine):
+            raise ValueError(f"{path}: {line}")
         yield line
 
 
-def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None) -> Iterator[tuple[int, bytes]]:
+def _lines(
+    path: str, file: BinaryIO, layout: Layout, found: Found | None = None
+) -> Iterator[tuple[int, bytes | LongLine]]:
     """Offset behind each line, and the line in UTF-8, from where the file stands."""
     position = file.tell()
     if layout.encoding == "utf-8":
-        for line in lines_of(path, file):
-            position += len(line)
-            if found and not line.isascii():
+        for size, line in sized_lines(path, file):
+            position += size
+            if found and line.__class__ is bytes and not line.isascii():
                 found.look_at(line, position)
             yield position, line
         return
     text = io.TextIOWrapper(file, layout.encoding, newline="\n")
     try:
-        for line in lines_of(path, text):
-            position += len(line.encode(layout.encoding))
-            yield position, line.encode("utf-8", "replace")
+        for size, line in sized_lines(path, text, lambda line: len(line.encode(layout.encoding))):
+            position += size
+            yield position, line if isinstance(line, LongLine) else line.encode("utf-8", "replace")
     except UnicodeError as error:
         raise ValueError(f"{path}: no whole {layout.encoding[:6].upper()}: {error}") from error
     finally:
@@ -223,8 +254,29 @@ def _lines(path: str, file: BinaryIO, layout: Layout, found: Found | None = None
             text.detach()
 
 
+def _json_lines(
+    path: str, lines: Iterator[tuple[int, bytes | LongLine]], start: int
+) -> Iterator[tuple[int, str | LongLine]]:
+    """The lines that are not blank."""
+    blank = 0  # lines, behind `start`
+    for end, line in lines:
+        if line.__class__ is bytes and line.isspace():
+            blank += 1
+            _check_blank(path, blank, end - start)
+            continue
+        start, blank = end, 0
+        yield end, readable(line) if line.__class__ is bytes else line
+
+
+def _check_blank(path: str, lines: int, size: int) -> None:
+    """Raises ValueError where more blank lines stand between two rows than are passed over."""
+    if lines > limits.BLANK_LINES or size > limits.BLANK:
+        most = f"{limits.BLANK_LINES:,} lines or {limits.BLANK:,} bytes"
+        raise ValueError(f"{path}: more than {most} between two rows are blank")
+
+
 def _cell_records(
-    lines: Iterator[tuple[int, bytes]], layout: Layout, found: Found
+    path: str, lines: Iterator[tuple[int, bytes | LongLine]], start: int, layout: Layout, found: Found
 ) -> Iterator[tuple[int, list[str] | ValueError]]:
     """The cells of each record, by csv's strict rules.
 
@@ -241,6 +293,8 @@ def _cell_records(
     def texts() -> Iterator[str]:
         while item := returned.pop() if returned else next(lines, None):
             taken.append(item)
+            if isinstance(item[1], LongLine):
+                raise item[1]
             yield readable(item[1])
 
     def read() -> Iterator[list[str] | ValueError]:
@@ -250,18 +304,28 @@ def _cell_records(
                 return
             except csv.Error as error:
                 yield ValueError(f"not a line of CSV: {error}")
+            except LongLine as error:
+                yield error
 
-    row = 0
+    row = blank = 0  # the latter since `start`
     for cells in read():
         if cells.__class__ is list and not any(cells):
+            blank += 1
+            _check_blank(path, blank, taken[-1][0] - start)
             taken.clear()
             continue
-        row += 1
-        if layout.quoted and (b'"' in taken[0][1] or len(taken) > 1 or cells.__class__ is not list):
+        row, blank = row + 1, 0
+        if isinstance(cells, LongLine) and len(taken) > 1:  # it stands where the end of an open cell was looked for
+            returned.append(taken.pop())
+            cells = ValueError("a quotation mark that opens a cell does not close it")
+        if isinstance(cells, LongLine):
+            pass
+        elif layout.quoted and (b'"' in taken[0][1] or len(taken) > 1 or cells.__class__ is not list):
             cells = _judged(cells, taken, returned, row, layout, found)
         if layout.spaced and cells.__class__ is list:
             cells = [cell.strip() for cell in cells]
-        yield taken[-1][0], cells
+        start = taken[-1][0]
+        yield start, cells
         taken.clear()
 
 
@@ -335,13 +399,15 @@ class _Window:
         return bool(block)
 
     def mark(self, between: re.Pattern[str] = _SPACE) -> str:
-        """The next character that is not between values; "" at the end of the file."""
+        """The next character that is not between values; "" at the end of the file. Raises ValueError where blanks do not end."""
+        start = self.position + self.at
         while True:
             self.at = between.match(self.text, self.at).end()
             if self.at < len(self.text):
                 return self.text[self.at]
             if not self.more():
                 return ""
+            _check_blank(self.path, 0, self.position - start)
 
     def value(self) -> str | ValueError:
         """The text of the value that begins here, or what is wrong with it; raises ValueError, with the line, where none does."""

@@ -95,6 +95,54 @@ def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, told):
     assert told in str(caught.value) and str(caught.value).isprintable()
 
 
+def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
+    folder = shutil.copytree(COCA_TINY, tmp_path / "theirs")
+    monkeypatch.setattr(
+        "open_clip.factory.download_pretrained_from_hf", lambda _, filename="", **__: str(folder / filename)
+    )
+    weights = str(folder / "open_clip_model.safetensors")
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_hf", lambda _: weights)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["vocab_size"] = 10**7
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="^org/name: its config asks for 2,562,454,913 weights"):
+        load_clip(find_clip("org/name"))
+
+
+@pytest.mark.parametrize(
+    "field, name, config, told",
+    [
+        ("hf_model_name", "../theirs", {}, "'../theirs', which is no org/name"),
+        ("hf_tokenizer_name", "/etc/ssl", {}, "'/etc/ssl', which is no org/name"),
+        ("hf_model_name", "org/tower", {"auto_map": {"AutoModel": "x.Y"}, "model_type": "own"}, "of the kind 'own'"),
+        (
+            "hf_model_name",
+            "org/tower",
+            {"model_type": "bert", "num_hidden_layers": 10**6},
+            "is 1000000, at most 1,000",
+        ),
+        (
+            "hf_model_name",
+            "org/tower",
+            {"model_type": "bert", "vocab_size": 10**7},
+            "its config asks for 7,766,693,249",
+        ),
+    ],
+)
+def test_a_text_tower_of_transformers_has_bounds(tmp_path, monkeypatch, field, name, config, told):
+    folder, tower = shutil.copytree(COCA_TINY, tmp_path / "theirs"), tmp_path / "org/tower"
+    tower.mkdir(parents=True)
+    (tower / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)  # where org/tower is a folder, and no network is needed
+    theirs = json.loads((folder / "open_clip_config.json").read_text())
+    theirs["model_cfg"]["text_cfg"] = {field: name, "hf_pooler_type": "mean_pooler"}
+    del theirs["model_cfg"]["multimodal_cfg"]
+    (folder / "open_clip_config.json").write_text(json.dumps(theirs))
+    with pytest.raises(ValueError) as caught:
+        load_clip(find_clip(str(folder)))
+    assert told in str(caught.value)
+
+
 def test_a_config_that_asks_for_code_to_be_run_is_refused_before_anything_is_loaded(tmp_path):
     config = json.loads((COCA_TINY / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}

@@ -1,6 +1,8 @@
 """Which picture and caption come when: each picture once a pass, a function of the seed alone, whatever was resumed."""
 
+import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 
@@ -11,6 +13,7 @@ import torch
 from captioners.load import load_captioner
 from finetune.batching import BatchOrder, CaptionedPictures, batches, collate, decoders, few_widths
 from finetune.rejects import tell_of_rejects
+from imagetext.pixels import Pixels
 from imagetext.sample import Record, decode_image
 from imagetext.scenes.draw import SceneSpec, scene_sample
 from imagetext.shards import ShardWriter
@@ -36,6 +39,26 @@ class Pictures:
 
     def length(self, index, draw):
         return draw % 50
+
+
+def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_come(captioner, monkeypatch):
+    monkeypatch.setattr(Pixels, "SHARE", 1000)
+    monkeypatch.setattr("imagetext.limits.IN_FLIGHT", 1024)  # one of these pictures
+    at_once, most, looked = [], [], []
+
+    def decode(data):
+        at_once.append(data)
+        most.append(len(at_once))
+        time.sleep(0.002)
+        at_once.remove(data)
+        return decode_image(data)
+
+    monkeypatch.setattr("finetune.batching.decode_image", decode)
+    pictures = CaptionedPictures([samples(12)], captioner)
+    assert len(most) == 13 and max(most) == 1  # and one to see how large they become
+    monkeypatch.setattr(pictures.in_flight, "held", lambda data: looked.append(data) or nullcontext())
+    pictures[3, 0]
+    assert looked == [samples(12)[3].image]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])

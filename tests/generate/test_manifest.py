@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ import capsmith
 import generate.captions.fingerprint
 import generate.runs.manifest
 from generate.captions.run import run
-from generate.runs.manifest import CARD, RUN
-from imagetext.shards import read_marker
+from generate.runs.manifest import CARD, RUN, check_same, read_run, write_run
+from imagetext.shards import ShardWriter, read_marker
 from imagetext.sources import read_records
 
 ROOT = Path(capsmith.__file__).parent
@@ -180,6 +181,19 @@ def test_settings_may_change_while_nothing_is_done(captioner, make_tar, pictures
     assert run(configure(seed=1, format="parquet")) == 0
     run(configure(seed=1, format="parquet", output=tmp_path / "fresh"))
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_run_json_and_markers_hold_no_secrets_and_the_same_command_resumes(tmp_path):
+    column = {"captioner": "openai:http://me:word@host#m", "extra_body": '{"api_key": "abcdef123"}', "seed": 1}
+    run = {"columns": {"syn_text_x": column}, "format": "webdataset"}
+    write_run(tmp_path, run, ["a"])
+    with ShardWriter(tmp_path, "a", input={"path": "s3://me:word@bucket/a.tar", "size": 7}):
+        pass
+    assert not re.search("abcdef123|word", (tmp_path / RUN).read_text() + (tmp_path / "a.done.json").read_text())
+    assert read_marker(tmp_path, "a")["input"] == {"path": "s3://***bucket/a.tar", "size": 7}
+    check_same(tmp_path, read_run(tmp_path), run)
+    with pytest.raises(ValueError, match=r"columns.syn_text_x.seed: 1 there, 2 now$"):
+        check_same(tmp_path, read_run(tmp_path), {**run, "columns": {"syn_text_x": {**column, "seed": 2}}})
 
 
 def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictures, configure, tmp_path):

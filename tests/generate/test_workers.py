@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from generate.captions.config import GenerateConfig
-from generate.pixels import Pixels
 from generate.runs.protocol import workers_wanted
 from generate.runs.workers import Background, Workers
+from imagetext.pixels import Pixels
 
 SHAPES = [((3, 4, 5), torch.uint8), ((3, 2, 2), torch.float32), ((7,), torch.uint8), ((9,), torch.int64)]
 
@@ -200,3 +200,5 @@ def test_large_pictures_wait_for_each_other_and_small_ones_do_not(monkeypatch, p
         pass
     with pytest.raises(ValueError, match="not a picture"), pixels.held(b"none"):
         pass
+    monkeypatch.setattr("imagetext.limits.PIXELS", 1500)
+    assert [Pixels(ranks).shares for ranks in (1, 2, 8)] == [3, 1, 1]

@@ -1,8 +1,11 @@
 import json
 import pickle
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from imagetext import limits
 from imagetext.sources import read_samples
 from imagetext.stores import StoreError
 
@@ -60,6 +63,25 @@ def test_each_file_is_a_shard(parquet_set, picture):
     assert [sample.captions for sample in test][0] == ("test 0 0",)
     (default,) = read_samples(f"{parquet_set}:default#test")
     assert list(default) == list(test)
+
+
+@pytest.mark.parametrize("limit, most", [("FILE", 5000), ("VALUES", 50)])
+def test_a_row_that_is_too_large_costs_itself_and_few_rows_are_held(tmp_path, monkeypatch, limit, most):
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    rows = [["x"], ["y" * 5001] if limit == "FILE" else ["y"] * 60, ["z"]]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table({"captions": rows}), tmp_path / "set/train.parquet")
+    monkeypatch.setattr(limits, limit, most)
+    held, tables = [], Parquet._generate_tables
+    monkeypatch.setattr(
+        Parquet, "_generate_tables", lambda self, **files: held.append(self.config.batch_size) or tables(self, **files)
+    )
+    (shard,) = read_samples(f"datasets:{tmp_path}/set")
+    first, large, last = shard
+    assert first.captions == ("x",) and last.captions == ("z",) and not first.error + last.error
+    assert large.error.startswith("a row of ") and f"more than {most:,}" in large.error and not large.captions
+    assert held == [64]
 
 
 def test_a_folder_of_pictures(tmp_path, picture):

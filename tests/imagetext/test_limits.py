@@ -313,7 +313,14 @@ def test_a_key_that_comes_again_takes_no_longer_each_time(caplog):
             "holds more than 10,000 values",
         ),
         ("a: &a [*a]", "holds more than 10,000 values"),
-        ("a: " + "[" * 1100, "recursion"),
+        (
+            "a0: &a0 {x: 1}\n" + "".join(f"a{at + 1}: &a{at + 1} {{<<: [*a{at}, *a{at}]}}\n" for at in range(60)),
+            "holds more than 10,000 values",
+        ),
+        ("a: &a " + "x" * 500_000 + "\nb: [*a, *a]", "or 1,048,576 characters"),
+        ("a: [" + "b," * 20_001 + "]", "holds more than 10,000 values"),
+        ("a: 1" + ":59" * 100_000, "holds a number of 300,001 characters"),
+        ("a: " + "[" * 1100 + "]" * 1100, "recursion"),
         ("a: " + "x" * (1 << 20), "more than the 1,048,576"),
     ],
 )

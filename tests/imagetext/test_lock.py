@@ -62,7 +62,7 @@ def test_a_second_run_of_the_machine_is_refused_and_a_process_of_the_job_is_not(
     with FolderLock(tmp_path) as one:
         with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here; wait for it to end"):
             FolderLock(tmp_path).__enter__()
-        with FolderLock(tmp_path, one.job):
+        with FolderLock(tmp_path, guest_of=one.job):
             check_lock(str(tmp_path))
         assert owner(tmp_path)["job"] == one.job
     assert os.listdir(tmp_path) == []
@@ -154,6 +154,19 @@ def test_a_lock_that_is_gone_is_set_anew_before_a_marker(tmp_path):
     assert LOCK not in os.listdir(tmp_path)
 
 
+def test_a_guest_of_a_run_that_has_ended_sets_no_lock_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_held", {})  # as in a process of its own
+    (tmp_path / LOCK).write_text(json.dumps({"job": "run"}))
+    with FolderLock(tmp_path, guest_of="run"):
+        with pytest.raises(LockLost, match="has ended"), ShardWriter(tmp_path, "00000") as writer:
+            writer.write(GOOD)
+            os.unlink(tmp_path / LOCK)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(OSError, match="has ended"):
+        FolderLock(tmp_path, guest_of="run").__enter__()
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "environment, same",
     [
@@ -179,7 +192,7 @@ def test_a_store_is_locked_too(s3, monkeypatch):
     with FolderLock(folder) as one:
         with pytest.raises(ValueError, match="writes here"):
             FolderLock(folder).__enter__()
-        with FolderLock(folder, one.job):
+        with FolderLock(folder, guest_of=one.job):
             check_lock(folder)
     with FolderLock(folder):
         pass

@@ -12,6 +12,7 @@ import pytest
 
 from imagetext import picture_files
 from imagetext.picture_files import Picture, PictureFolders, PictureReader, check_inside, read_picture
+from imagetext.readers.table_flags import Columns
 from imagetext.sample import decode_image
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
@@ -195,7 +196,7 @@ def test_bytes_in_parquet_are_no_paths(place, picture):
             with pytest.raises(ValueError, match="1 of its rows .* row 3, names '/etc/passwd'"):
                 read_samples(str(place / "set/t.parquet"))
         else:
-            (shard,) = read_samples(str(place / "set/t.parquet"))
+            (shard,) = read_samples(str(place / "set/t.parquet"), columns=Columns(group=False))
             assert [record.image for record in shard] == [picture()] * len(rows)
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext import limits
-from imagetext.readers import tables
+from imagetext.readers import parquet, tables
 from imagetext.readers.grouping import Repeats, side_by_side
 from imagetext.readers.parquet import scattered_rows
 from imagetext.readers.row_records import Wanted
@@ -342,6 +342,51 @@ def test_parquet_is_grouped_as_the_same_rows_in_lines_are(tmp_path):
         1,
         1,
     ]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", ["bytes", "struct", "asked"])
+def test_rows_of_parquet_with_the_bytes_of_one_picture_are_its_captions(tmp_path, monkeypatch, kind, apart):
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 2)
+    pictures = (
+        [name * 40 for name in (b"a", b"b", b"b", b"a", b"c")]
+        if apart
+        else [n * 40 for n in (b"a", b"a", b"b", b"b", b"c")]
+    )
+    cells = [{"bytes": data, "path": None} for data in pictures] if kind == "struct" else pictures
+    name = {"bytes": "jpg", "struct": "photo", "asked": "thumb"}[kind]
+    path, columns = str(tmp_path / "t.parquet"), Columns(image="thumb" if kind == "asked" else None)
+    table = {
+        name: [*cells, None, None, cells[4]],
+        "caption": pa.array([b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"\xff"]).view(pa.string()),
+    }
+    pq.write_table(pa.table(table), path, row_group_size=3)
+    pieces = tables.split_table(path, columns=columns)
+    records = [record for piece in pieces for record in piece]
+    groups = [("0", "3"), ("1", "2")] if apart else [("0", "1"), ("2", "3")]
+    # Rows without a picture, or with a caption that is no text, are their own.
+    assert [record.captions for record in records] == [*groups, ("4",), ("5",), ("6",), ()]
+    assert [record.image and record.image[:1] for record in records] == [b"a", b"b", b"c", None, None, None]
+    assert [bool(record.error) for record in records] == [False, False, False, True, True, True]
+    assert [len(piece) for piece in pieces] == [2, 2, 2]
+    # Who reads captions comes to the same pictures, and reads no bytes but those of pictures that are asked for.
+    pieces = tables.split_rows(path, columns, groups_of=2)
+    read = []
+    monkeypatch.setattr(parquet, "_batches", lambda *args, of=parquet._batches: read.append(args[3]) or of(*args))
+    found = [record for piece in pieces for record in tables.table_records(piece, Wanted())]
+    assert [record.captions for record in found] == [*groups, ("4",), ("5",), ("6",), ("\ufffd",)]
+    assert not any(name in columns for columns in read) and not any(record.image for record in found)
+    found = [record.image for piece in pieces for record in tables.table_records(piece, Wanted(pictures={1}))]
+    assert found == [None, b"b" * 40, None, None, None, b"c" * 40]
+    assert sum(name in columns for columns in read) == len(pieces)  # one group of rows each
+    assert captions(path, columns._replace(group=False))[:3] == [("0",), ("1",), ("2",)]
+
+
+def test_bytes_of_parquet_that_do_not_come_again_at_first_are_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BYTES_LOOKED_AT", 4)
+    pictures = [bytes([65 + number]) * 40 for number in (0, 1, 2, 3, 3)]
+    pq.write_table(pa.table({"image": pictures, "caption": [*"abcde"]}), tmp_path / "t.parquet")
+    assert captions(str(tmp_path / "t.parquet")) == [(one,) for one in "abcde"]
 
 
 @pytest.mark.parametrize("wanted", [None, Wanted()])

@@ -241,7 +241,7 @@ def test_a_column_of_pictures_of_another_name(tmp_path, picture):
 def test_a_parquet_cell_that_cannot_be_read_is_one_bad_row(tmp_path, picture):
     texts = pa.array([b"a", b"\xff\xfe", b"c"] * 50).view(pa.string())
     pq.write_table(pa.table({"image": [picture()] * 150, "text": texts}), tmp_path / "t.parquet", row_group_size=40)
-    samples = read(tmp_path / "t.parquet")
+    (samples,) = map(list, split_table(str(tmp_path / "t.parquet"), columns=Columns(group=False)))
     assert len(samples) == 150 and [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(150)]
     assert all("cell that cannot be read" in sample.error for sample in samples[1::3])
     assert all(sample.image == picture() and not sample.error for sample in samples[::3] + samples[2::3])

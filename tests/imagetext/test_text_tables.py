@@ -175,6 +175,49 @@ def test_a_line_without_end_takes_no_more_memory_than_it_may(tmp_path, monkeypat
         rows(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "name, head, encoding",
+    [("t.jsonl", "", "utf-8"), ("t.jsonl", "", "utf-16"), ("t.jsonl.gz", "", "utf-8"), ("t.csv", "text,n\n", "utf-8")],
+)
+def test_a_long_line_costs_its_row_alone(tmp_path, monkeypatch, name, head, encoding):
+    monkeypatch.setattr(limits, "LINE", 1000)
+    texts = ["short", "x" * 5000, "y" * 1001, "last"]
+    written = [f"{text},1" if head else json.dumps({"text": text}) for text in texts]
+    data = (head + "".join(f"{line}\n" for line in written)).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    found = rows(tmp_path / name)
+    assert [row["text"] for row in found[::3]] == ["short", "last"] and len(found) == 4
+    assert all("a line of more than 1,000 bytes, which begins with" in str(row) for row in found[1:3])
+    monkeypatch.setattr(limits, "SKIPPED", 3000)
+    with pytest.raises(ValueError, match=f"{name}: a line of more than 1,000 bytes"):
+        rows(tmp_path / name)
+
+
+def test_a_long_line_in_an_open_cell_costs_its_row_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "LINE", 1000)
+    (tmp_path / "t.csv").write_text(f'image,text\na.jpg,"one\n{"x" * 5000}\nb.jpg,two\n')
+    first, long, second = rows(tmp_path / "t.csv")
+    assert first == {"image": "a.jpg", "text": '"one'} and second == {"image": "b.jpg", "text": "two"}
+    assert "a line of more than 1,000 bytes" in str(long)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.jsonl.gz", "t.json"])
+@pytest.mark.parametrize("limit, blank", [("BLANK_LINES", 101), ("BLANK", 10_001)])
+def test_blank_lines_without_end_are_not_passed_over(tmp_path, monkeypatch, name, limit, blank):
+    monkeypatch.setattr(text_tables, "WINDOW", 64)
+    row = "a.jpg,b\n" if name == "t.csv" else '{"image": "a.jpg", "text": "b"}\n'
+    start = {"t.csv": "image,text\n", "t.json": "["}.get(name, "") + row
+    empty = "\n" * blank if limit == "BLANK_LINES" else ("," if name == "t.csv" else " ") * blank + "\n"
+    text = start + (",," if name == "t.json" else "") + empty + row + "]" * (name == "t.json")
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert len(rows(tmp_path / name)) == 2
+    if (limit, name) == ("BLANK_LINES", "t.json"):  # whose lines mean nothing
+        return
+    monkeypatch.setattr(limits, limit, blank // 2)
+    with pytest.raises(ValueError, match=f"{name}: more than .* between two rows are blank"):
+        rows(tmp_path / name)
+
+
 # ---- arrays ----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The pixels that the workers of a process decode at once have one bound together: a large picture waits for others to be done."""
+"""Pixels that are decoded at once have one bound together: a large picture waits for others to be done."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -9,12 +9,16 @@ from imagetext.sample import open_image
 
 
 class Pixels:
-    """At most limits.IN_FLIGHT pixels of large pictures in all processes that have this; a killed one takes its share along."""
+    """At most limits.IN_FLIGHT pixels of large pictures in all threads and processes that have this.
+
+    A process that is killed takes its share along. ranks: processes of the run on this machine, which have one of these each and
+    the pixels in equal parts, but so many that any picture can be decoded.
+    """
 
     SHARE = 1 << 22  # pixels that are counted together; a smaller picture does not count
 
-    def __init__(self) -> None:
-        self.shares = limits.IN_FLIGHT // self.SHARE
+    def __init__(self, ranks: int = 1) -> None:
+        self.shares = max(limits.IN_FLIGHT // ranks, min(limits.IN_FLIGHT, limits.PIXELS)) // self.SHARE
         self.turn, self.free = multiprocessing.Lock(), multiprocessing.Semaphore(self.shares)
 
     @contextmanager

@@ -1,0 +1,15 @@
+"""Damaged YAML as a configuration, drawn by number: `CAPSMITH_FUZZ=1000` draws so many.
+
+Whatever comes, it is a configuration, or its problems are told, in little memory and time.
+"""
+
+import os
+from pathlib import Path
+
+from .fuzzing import problems
+
+CASES = int(os.environ.get("CAPSMITH_FUZZ", 40))
+
+
+def test_damaged_configurations(tmp_path):
+    assert problems(Path(__file__).with_name("fuzz_configs.py"), CASES, tmp_path) == {}
