@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from captioners.decoding.cache import CACHE, Grid, SharedCache, sharing
 from captioners.decoding.key_values import KeyValueCache
-from captioners.vlm.cache import Grid, SharedCache, sharing
 
 LAYERS, HEADS, WIDTH = 36, 2, 128  # of keys and values
 
@@ -65,13 +65,15 @@ class EvenCache(SharedCache):
 
     def __init__(self, prompts: DynamicCache, *, captions: int, limit: int):
         self.captions = captions
-        super().__init__(prompts, limit=limit, parts=True)
+        lengths = torch.empty(len(prompts.layers[0].keys), dtype=torch.long, device="meta")
+        super().__init__(prompts, lengths, limit=limit, parts=True)
         self.positions, self.length = torch.empty(len(self.pictures), 1, dtype=torch.long, device="meta"), limit
 
     def _place(self, pictures: Tensor) -> None:
         self.grid = Grid.__new__(Grid)
         self.grid.shape, self.grid.cells = (len(pictures), self.captions), None
         self.pictures = pictures.repeat_interleave(self.captions)
+        self.most, self.beyond, self.padding = 0, None, None
         self.own = [
             KeyValueCache(*(each.repeat_interleave(self.captions, 0) for each in (own.keys, own.values)))
             for own in self.own
@@ -107,7 +109,7 @@ def step(
     tokens = torch.empty(rows, 1, dtype=torch.long, device="meta")
     mask = torch.empty(rows, 1, 1, attended, dtype=torch.bfloat16, device="meta")
     with torch.no_grad(), Bytes() as counted, FusedAttention(counted):
-        model(input_ids=tokens, attention_mask=mask, position_ids=tokens.expand(3, -1, -1), past_key_values=cache)
+        model(input_ids=tokens, attention_mask=mask, position_ids=tokens.expand(3, -1, -1), **{CACHE: cache})
     return counted
 
 

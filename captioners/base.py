@@ -1,5 +1,6 @@
 """What every captioner takes and gives."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,15 @@ class SamplingConfig(BaseModel):
     length_penalty: float = Field(
         1.0, allow_inf_nan=False, description="beams rank by log-probability / length ** this"
     )
-    prompt: str = Field("", description="text that every caption starts with")
+    prefix: str = Field("", description="text that every caption starts with; of local captioners")
+    answer: Literal["text", "line", "json"] = Field(
+        "text", description="what the captioner is to give: text; a line, which ends at the first line break; or JSON"
+    )
+    json_schema: str = Field(
+        "",
+        description="the schema of an answer in JSON, for captioners that can heed it; made of its fields unless given",
+    )
+    stop: tuple[str, ...] = Field((), description="a caption ends before this text; repeatable")
     seed: int = Field(0, ge=0, lt=2**64, description="of all draws")
 
     @model_validator(mode="before")
@@ -51,6 +60,11 @@ class SamplingConfig(BaseModel):
         if isinstance(values, dict) and values.get("strategy") == "greedy":
             return {"num_captions": 1} | values
         return values
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ends a caption here, the end of a line included where it is to be one."""
+        return (*self.stop, "\n") if self.answer == "line" else self.stop
 
     # Fields are checked in their order, each with those before it: so one pass finds every problem.
 
@@ -95,6 +109,27 @@ class SamplingConfig(BaseModel):
             raise ValueError("is between groups of beams, num_beam_groups is 1")
         return penalty
 
+    @field_validator("json_schema")
+    @classmethod
+    def _schema_is_an_object_of_json(cls, schema: str, info: ValidationInfo) -> str:
+        if not schema:
+            return schema
+        try:
+            if not isinstance(json.loads(schema), dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            raise ValueError("is no JSON object") from None
+        if info.data.get("answer", "json") != "json":
+            raise ValueError(f"is for answer json, answer is {info.data['answer']}")
+        return schema
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_texts(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("an empty text would end every caption at its start")
+        return stop
+
     @field_validator("length_penalty")
     @classmethod
     def _length_penalty_of_beams(cls, penalty: float, info: ValidationInfo) -> float:
@@ -111,12 +146,22 @@ class Request(NamedTuple):
     instruction: str | None = None  # None: the captioner's own
 
 
+def up_to_stop(text: str, stops: Iterable[str], begun: int = 0) -> str:
+    """The text before the first of these that stands in it, once it has said something; all of it where none does.
+
+    begun: so much of it was said from the start.
+    """
+    begun = begun or len(text) - len(text.lstrip())
+    ends = [at for stop in stops if (at := text.find(stop, begun)) >= 0]
+    return text[: min(ends)].rstrip() if ends else text
+
+
 @dataclass(frozen=True)
 class Caption:
     """A caption, as drawn for a request.
 
     `logprob` (nats) sums the log-probabilities of the drawn tokens, the end token included, under the model's own
-    distribution: before temperature, penalties and truncation, without the prompt's tokens and without an end token that the
+    distribution: before temperature, penalties and truncation, without the prefix's tokens and without an end token that the
     limit forced; None where a server gives none. `truncated`: the limit ended it. `similarity`: cosine with the picture,
     where asked for. `cut`: what was cut off the reply, of `replies.CUTS`. `kind`: of a negative, what makes it false.
     """

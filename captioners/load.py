@@ -21,7 +21,8 @@ def load_captioner(
 ) -> Captioner:
     """Loads a captioner by name: coca_tiny, an open_clip architecture with `pretrained`, a folder or file, org/name.
 
-    A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, all else a CoCa,
+    A folder or repository with a transformers config, or with peft's adapters for one, gives a VLMCaptioner, or an LMCaptioner
+    where the config is a causal language model's, all else a CoCa,
     but for `openai:http://host:port#model`, a ServerCaptioner: a server's model, asked as `server` says; and for `rules:negatives`,
     which writes hard negatives of captions without a model.
     dtype: fp32, bf16 or fp16, of the whole model. from_scratch: random weights, drawn with torch's global seed.
@@ -53,10 +54,15 @@ def load_captioner(
             raise ValueError(f"{name}: {given}: a server's model is as it is")
         return load_server(name, server)
     if pretrained is None and not from_scratch and is_transformers(name):
-        from captioners.vlm.load import load_vlm  # late: it imports transformers and peft
+        from captioners.lm.load import is_language_model, load_lm  # late: they import transformers and peft
+        from captioners.vlm.load import load_vlm
 
         if context is not None or image_size is not None:
-            raise ValueError(f"{name}: {given}: is for CoCa; a vision-language model has its own")
+            raise ValueError(f"{name}: {given}: is for CoCa; models of transformers have their own")
+        if is_language_model(name):
+            if base is not None:
+                raise ValueError(f"{name}: base {base} is for adapters of vision-language models")
+            return load_lm(name, device=device, dtype=dtype)
         return load_vlm(name, base=base, device=device, dtype=dtype)
     if base is not None:
         raise ValueError(f"{name}: base {base} is for adapters of vision-language models")

@@ -133,7 +133,7 @@ _OFFER = re.compile(
 )
 # Notes on what was done, from a line of their own on.
 _NOTE = re.compile(
-    r"\n\s*[(*_]*(?:(?:please )?note\b|explanation\s*:|reason(?:ing)?\s*:|changes(?: made)?\s*:|this (?:caption|version|rewrite|sentence"
+    r"\n\s*[(*_]*(?:(?:please )?note(?:\s*[:：]| that (?:i|this|the (?:caption|rewrit|original|description))\b)|explanation\s*:|reason(?:ing)?\s*:|changes(?: made)?\s*:|this (?:caption|version|rewrite|sentence"
     r"|paraphrase)\b|i(?:['’]ve| have)? (?:changed|replaced|rewrote|rewritten|rephrased|kept|used|made|tried|combined|added|removed)\b)",
     re.IGNORECASE,
 )

@@ -39,6 +39,7 @@ VALIDATE_EVERY, VALIDATIONS = (
 LISTS = {
     "input",
     "eval_input",
+    "eval_classes",
     "weights",
     "report_to",
     "logit_scale",

@@ -113,7 +113,7 @@ def validate(
         raise ValueError("no held-out picture to validate on")
     sampling = sampling or SamplingConfig()
     greedy = SamplingConfig(
-        strategy="greedy", max_length=sampling.max_length, min_length=sampling.min_length, prompt=sampling.prompt
+        strategy="greedy", max_length=sampling.max_length, min_length=sampling.min_length, prefix=sampling.prefix
     )
     requests = [Request(key, pixels) for key, pixels, _ in pictures]
     best = [captioned.captions[0] for captioned in captioner.caption(requests, greedy, similarity=similarity)]

@@ -32,3 +32,6 @@ ASPECT = 200  # of the longer side to the shorter: models that resize the shorte
 IN_FLIGHT = 2 * PIXELS  # of all pictures that the workers of a process decode at once
 CHUNKS = 100_000  # of a PNG
 SCANS = 100  # of a progressive JPEG, as libjpeg-turbo's tools advise; encoders write about ten
+INSTRUCTION = 1 << 16  # characters of an instruction, of its template, and of each value that goes into it
+TEMPLATE_NODES = 2_000  # parts of a template
+TEMPLATE_STEPS = 100_000  # parts of a template's loops that one rendering goes through

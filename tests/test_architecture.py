@@ -38,6 +38,7 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "decoding": set(),
         "coca": {"decoding"},
         "vlm": {"decoding"},
+        "lm": {"decoding", "vlm"},
         "server": {"decoding"},
         "rules": {"decoding"},
     },

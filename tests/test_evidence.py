@@ -7,12 +7,13 @@ import pytest
 from scipy import stats
 
 import benchmarks.evidence.choice
-from benchmarks.evidence.choice import KINDS, Pair, choices, held_out_pairs, kind_of
+from benchmarks.evidence.choice import Pair, choices, held_out_pairs
 from benchmarks.evidence.page import WORDS, comparison, direction, ranked, write_page
 from benchmarks.evidence.sets import BASELINES, FIGURES, OF_ONE, POINTS
 from benchmarks.evidence.students import ALL, ARMS, OF_REWRITES, OF_WORDS, accuracy, result_file, truth
 from benchmarks.evidence.tau import T_975, kendall_tau, mean_and_error, paired_difference, tau_with_interval
 from captioners.base import Caption, Captioned
+from captioners.rules.changes import KINDS
 from imagetext.sample import Record
 
 
@@ -130,21 +131,6 @@ def test_a_comparison_is_paired_with_its_first_arm():
 # Texts from texts
 
 
-@pytest.mark.parametrize(
-    "caption, negative, kind",
-    [
-        ("a red circle on a grey background", "a blue circle on a grey background", "colour"),
-        ("A pair of red circles.", "three red circles", "count"),
-        ("one red circle", "two red circles", "count"),
-        ("a red circle above a star", "a red circle below a star", "relation"),
-        ("a red circle above a blue star", "a red star above a blue circle", "swap"),
-        ("a red circle", "A red circle.", ""),
-    ],
-)
-def test_the_kind_of_a_negative_is_what_it_changes(caption, negative, kind):
-    assert kind_of(caption, negative) == kind
-
-
 class Recolours:
     """Makes of a caption one with other colours; of captions without, nothing."""
 
@@ -152,7 +138,9 @@ class Recolours:
         for request in requests:
             texts = [request.instruction.replace("red", "blue")] if "red" in request.instruction else []
             yield Captioned(
-                request.key, tuple(Caption(text, None, False) for text in texts), error="" if texts else "nothing"
+                request.key,
+                tuple(Caption(text, None, False, kind="colour") for text in texts),
+                error="" if texts else "nothing",
             )
 
 

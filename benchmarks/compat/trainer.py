@@ -185,12 +185,17 @@ def check_stored(records: Set, trace: Mapping[str, np.ndarray], texts: Sequence[
         pixels = replay(read_views(files["paug.json"])[view], decode_stored(files["jpg"]), SIDE)
         if not np.array_equal(came.pixels, normalise(pixels, MEAN, STD).numpy()):
             raise Problem(f"{key}: view {view} has other pixels")
-        same_text = came.text >= 0 and texts[came.text] == records.pairs[key]
+        same_text = came.text >= 0 and same_tokens(texts[came.text], records.pairs[key])
         if not same_text or not np.array_equal(came.text_emb, embeddings["text_emb"][0]):
             raise Problem(f"{key}: not its text, or not its text's embedding")
         columns[column_of(came, key, json.loads(files["syn.json"]), embeddings, texts)] += 1
         seen.add(found)
     return Seen(len(pictures(trace)), len({key for key, _ in seen}), len(seen), columns, 0.0)
+
+
+def same_tokens(one: str, other: str) -> bool:
+    """Whether CLIP's tokenizer, which knows small letters alone, gives two texts the same tokens; a text is known by them."""
+    return one.lower() == other.lower()
 
 
 def column_of(
@@ -205,7 +210,7 @@ def column_of(
         for caption, row in zip(captions, embeddings[f"{name}_emb"], strict=True):
             if (
                 came.syn_text >= 0
-                and caption == texts[came.syn_text]
+                and same_tokens(caption, texts[came.syn_text])
                 and np.array_equal(came.syn_text_emb, row.numpy())
             ):
                 return name
@@ -226,16 +231,16 @@ def check_online(records: Set, trace: Mapping[str, np.ndarray], texts: Sequence[
         ).numpy()
     by_text: dict[str, list[str]] = {}
     for key, text in records.pairs.items():
-        by_text.setdefault(text, []).append(key)
+        by_text.setdefault(text.lower(), []).append(key)
     seen, columns, difference = set(), Counter(), 0.0
     for one, of_image in zip(came, of_images):
         if min(one.text, one.syn_text) < 0:
             raise Problem("a text that is none of the set's")
         found = [
             (key, name)
-            for key in by_text.get(texts[one.text], ())
+            for key in by_text.get(texts[one.text].lower(), ())
             for name, captions in json.loads(records.records[key]["syn.json"]).items()
-            if texts[one.syn_text] in captions
+            if any(same_tokens(texts[one.syn_text], caption) for caption in captions)
         ]
         if not found:
             raise Problem(f"{texts[one.syn_text]!r} is no caption of a record whose text is {texts[one.text]!r}")

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.evidence.choice import KINDS
 from benchmarks.evidence.sets import BASELINES, FIGURES, OF_ONE, POINTS
 from benchmarks.evidence.students import ARMS, BASE, BOTH, DISTILLED, NONE, OF_WORDS, SCALED, result_file
 from benchmarks.evidence.tau import Estimate, mean_and_error, paired_difference, tau_with_interval
+from captioners.rules.changes import KINDS
 from diversity.measures import catalogue
 from diversity.measures.catalogue import Measure
 

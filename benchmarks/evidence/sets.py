@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.evidence.choice import RULES
 from captioners.resolve import SHIPPED
+from captioners.rules.negatives import NEGATIVES
 from diversity.measures import catalogue
 from diversity.score import score_captions
 from finetune.captioner.config import FinetuneConfig
@@ -173,7 +173,7 @@ WORDS, REWRITTEN = (
     "rewritten",
 )  # sets whose texts are made from texts, the second with a language model's, too
 CAPTIONS = "much_p09"  # the captions that texts are compared with, and combined with
-NEGATIVES = {
+MADE_OF = {
     "alt": "{{ text }}",
     CAPTIONS: f"{{{{ syn_text_{CAPTIONS} }}}}",
 }  # of what each column of hard negatives is made
@@ -187,8 +187,8 @@ def make_words(output: Path) -> None:
         | _drawn(COLUMNS[CAPTIONS])
     ]
     columns += [
-        {"column": f"neg_text_{name}", "model": RULES, "instruction": instruction}
-        for name, instruction in NEGATIVES.items()
+        {"column": f"neg_text_{name}", "model": NEGATIVES, "instruction": instruction}
+        for name, instruction in MADE_OF.items()
     ]
     _done(
         generate(

@@ -58,8 +58,10 @@ def against_transformers(bench: Bench, family: str) -> Iterator[dict]:
 def generate(captioner: VLMCaptioner, pictures: torch.Tensor, sampling: SamplingConfig) -> None:
     """transformers' own captions of pictures (N, 3, H, W), as many and as long."""
     model = captioner.model
-    ids = torch.tensor(captioner.prompt_ids, device=model.device).expand(len(pictures), -1)
-    inputs = captioner.family.inputs(pictures.to(model.device, model.dtype), ids, torch.ones_like(ids))
+    ids = torch.tensor(captioner.prompt.ids, device=model.device).expand(len(pictures), -1)
+    inputs = captioner.family.inputs(
+        pictures.to(model.device, model.dtype), [captioner.prompt] * len(pictures), ids, torch.ones_like(ids)
+    )
     drawn = sampling.max_length - 2  # the prompt stands for the start token, and the last one is not looked for
     found = model.generate(
         **inputs,

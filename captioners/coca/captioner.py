@@ -79,7 +79,7 @@ class CoCaCaptioner:
         """Captions the pictures (3, H, W) of requests, `batch_size` of them in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with the prompt.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prefix.
         similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
         Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
         """
@@ -104,6 +104,7 @@ class CoCaCaptioner:
             self.decode,
             self._similarities if similarity else None,
             together=64 if self.on_gpu else 1,
+            stops=sampling.stops,
         )
 
     @property

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from captioners.base import Request
-from captioners.decoding.rows import Begin, Decoded, DecodedPicture, Rows, Rules
+from captioners.decoding.rows import Begin, Decoded, DecodedPicture, Rows, Rules, each_on_host
 from captioners.decoding.sampling import choose, exponentials, process, race_side, sample_key
 
 try:
@@ -47,11 +47,15 @@ class Flight(NamedTuple):
 
 def advance(flight: Flight, logits: Tensor, rules: Rules) -> tuple[Flight, Tensor]:
     """The flight with the next tokens, chosen by logits (R, V), and these (R,); a finished row's is the end token."""
+    if rules.masked is not None:
+        logits = rules.masked(flight, logits)
     tokens, logprob = choose_next(flight, logits, rules)
     tokens = tokens.masked_fill(~flight.alive, rules.end_id)
     moved = torch.cat([flight.tokens[:, 1:], tokens[:, None]], dim=1)
     length = flight.length + flight.alive
     over = (tokens == rules.end_id) | (length == rules.max_length - 1)
+    if rules.stops is not None:
+        over |= rules.stops.ended(moved, length) & flight.alive
     return flight._replace(
         tokens=torch.where(flight.alive[:, None], moved, flight.tokens),
         length=length,
@@ -99,7 +103,7 @@ class _Waiting:
     """A picture whose captions, or an earlier picture's, are not all there."""
 
     key: str
-    features: Tensor
+    features: Tensor | None
     captions: list[Decoded | None]
 
 
@@ -168,7 +172,7 @@ class Drawing:
         begun = self._begin_flight(keys, repeated)
         self.waiting += [
             _Waiting(key, feature, [None] * captions)
-            for key, feature in zip(keys, features.float().cpu(), strict=True)
+            for key, feature in zip(keys, each_on_host(features, len(keys)), strict=True)
         ]
         begun, first = advance(begun, logits[repeated], self.rules)
         if self.rows is None:
@@ -197,8 +201,8 @@ class Drawing:
         )
 
     def _note(self) -> None:
-        """Takes down captions that have ended; to those that the limit ended, the end token is added."""
-        flight, end_id = self.flight, self.rules.end_id
+        """Takes down captions that have ended; to those that the limit, or a stop, ended, the end token is added."""
+        flight, end_id, stops = self.flight, self.rules.end_id, self.rules.stops
         ended = ~flight.alive & ~flight.noted
         done = flight.keep(ended.nonzero()[:, 0])
         self.flight = flight._replace(noted=flight.noted | ended)
@@ -207,8 +211,8 @@ class Drawing:
             if math.isnan(logprob):
                 raise FloatingPointError("the model's logits are not finite")
             tokens = tokens[len(tokens) - length :]
-            truncated = tokens[-1] != end_id
-            if truncated:
+            truncated = tokens[-1] != end_id and (stops is None or not stops.within(tokens))
+            if tokens[-1] != end_id:
                 tokens.append(end_id)
             self.waiting[picture - self.given].captions[caption] = Decoded(tokens, logprob, truncated)
 

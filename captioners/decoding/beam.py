@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captioners.base import Request
-from captioners.decoding.rows import Begin, Decoded, DecodedPicture, Rows, Rules
+from captioners.decoding.rows import Begin, Decoded, DecodedPicture, Rows, Rules, each_on_host
 from captioners.decoding.sampling import ban, penalise_repetition
 
 NEVER = float("-inf")
@@ -61,7 +61,8 @@ class BeamSearch:
         while batch := list(islice(self.requests, self.batch_size)):
             features, rows = self.begin(batch)
             captions = self._search(len(batch), rows)
-            yield from map(DecodedPicture, [request.key for request in batch], features.float().cpu(), captions)
+            keys = [request.key for request in batch]
+            yield from map(DecodedPicture, keys, each_on_host(features, len(keys)), captions)
 
     def _search(self, pictures: int, rows: Rows) -> list[list[Decoded]]:
         prefix, max_length = self.rules.prefix, self.rules.max_length

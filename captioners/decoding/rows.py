@@ -4,12 +4,13 @@ Dimensions: N pictures, R rows (captions in flight, of one picture after the oth
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from captioners.base import Request, SamplingConfig
+from captioners.decoding.stops import Stops
 
 
 class Speaker(Protocol):
@@ -37,15 +38,16 @@ class Rows(Protocol):
         """Adds the rows of other pictures, after its own."""
 
 
-# Encodes the pictures and prompts of N requests and begins their rows: normalised image features (N, E), and the rows
-Begin = Callable[[Sequence[Request]], tuple[Tensor, Rows]]
+# Encodes the pictures and prompts of N requests and begins their rows: normalised image features (N, E), if any, and the rows
+Begin = Callable[[Sequence[Request]], tuple[Tensor | None, Rows]]
 
 
 class Rules(NamedTuple):
     """What holds for every caption of a run.
 
     Captions start with the tokens `prefix` (P,), never hold the tokens `never`, and have at most max_length tokens; where the
-    limit comes, the last one is the end token, not looked for. The last token is never fed back.
+    limit comes, the last one is the end token, not looked for. The last token is never fed back. `stops` end them, too; `masked`
+    makes of captions in flight and logits (R, V) those of the tokens that may come next, which the rest then is about.
     """
 
     sampling: SamplingConfig
@@ -53,20 +55,22 @@ class Rules(NamedTuple):
     never: Tensor
     end_id: int
     max_length: int
+    stops: Stops | None = None
+    masked: Callable[[Any, Tensor], Tensor] | None = None
 
     @classmethod
     def of(cls, captioner: Speaker, sampling: SamplingConfig, never: Sequence[int], device: torch.device) -> Self:
         """The rules of a captioner with token ids; raises ValueError with everything in which the sampling does not fit it."""
         longest = captioner.context_length + 1  # the last token is not fed back
         max_length = sampling.max_length or longest
-        prefix = captioner.encode_text_ids(sampling.prompt)[:-1] if sampling.prompt else [captioner.start_id]
+        prefix = captioner.encode_text_ids(sampling.prefix)[:-1] if sampling.prefix else [captioner.start_id]
         problems = []
         if max_length > longest:
             problems.append(f"max_length {max_length} exceeds {longest}, the context of {captioner.name} + 1")
         if sampling.min_length > max_length:
             problems.append(f"min_length {sampling.min_length} exceeds {max_length}, the longest caption")
         if len(prefix) > max_length - 2:
-            problems.append(f"prompt takes {len(prefix)} of {max_length} tokens: no room for a caption")
+            problems.append(f"prefix takes {len(prefix)} of {max_length} tokens: no room for a caption")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
         prefix, never = (torch.tensor(ids, device=device) for ids in (prefix, never))
@@ -82,8 +86,13 @@ class Decoded(NamedTuple):
 
 
 class DecodedPicture(NamedTuple):
-    """A picture's captions, and its normalised features (E,) in float32."""
+    """A request's captions, and its picture's normalised features (E,) in float32, if there is one."""
 
     key: str
-    features: Tensor
+    features: Tensor | None
     captions: list[Decoded]
+
+
+def each_on_host(features: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    """The features (E,) of each of so many pictures in float32, or as many None."""
+    return [None] * count if features is None else list(features.float().cpu())

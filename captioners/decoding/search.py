@@ -1,12 +1,13 @@
 """From pictures to captions, for every captioner that chooses its tokens here: one search, and the model in eval mode."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from torch import nn
 
-from captioners.base import Caption, Captioned, Request
+from captioners.base import Caption, Captioned, Request, up_to_stop
 from captioners.decoding.batch import Drawing
 from captioners.decoding.beam import BeamSearch
 from captioners.decoding.rows import Begin, DecodedPicture, Rules
@@ -38,6 +39,28 @@ def search(
     )
 
 
+def answered(
+    requests: Iterable[Request],
+    problem: Callable[[Request], str],
+    answer: Callable[[Iterable[Request]], Iterator[Captioned]],
+) -> Iterator[Captioned]:
+    """What is answered to requests, in their order; those that have a problem are not asked, and their result is its words."""
+    waiting: deque[Captioned | None] = deque()  # those with a problem, and None for each that is being answered
+
+    def asked() -> Iterator[Request]:
+        for request in requests:
+            why = problem(request)
+            waiting.append(Captioned(request.key, (), error=why) if why else None)
+            if not why:
+                yield request
+
+    for found in answer(asked()):
+        while (refused := waiting.popleft()) is not None:
+            yield refused
+        yield found
+    yield from waiting
+
+
 def spoken(
     found: Iterable[DecodedPicture],
     model: nn.Module,
@@ -45,8 +68,9 @@ def spoken(
     similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None,
     *,
     together: int = 1,
+    stops: Sequence[str] = (),
 ) -> Iterator[Captioned]:
-    """The pictures' captions as text; the model is in eval mode while it works, and only then.
+    """The requests' captions as text, up to the first of the stops; the model is in eval mode while it works, and only then.
 
     similarities: the cosines of the captions of pictures, `together` of which are asked for at once.
     """
@@ -58,10 +82,11 @@ def spoken(
                 return
             cosines = similarities(pictures) if similarities else [[None] * len(pictures[0].captions)]
         for picture, similar in zip(pictures, cosines, strict=True):
-            captions = (
-                Caption(decode(one.tokens), one.logprob, one.truncated, cosine)
-                for one, cosine in zip(picture.captions, similar, strict=True)
-            )
+            captions = []
+            for one, cosine in zip(picture.captions, similar, strict=True):
+                text = decode(one.tokens)
+                said = up_to_stop(text, stops) if stops else text
+                captions.append(Caption(said, one.logprob, one.truncated and said == text, cosine))
             yield Captioned(picture.key, tuple(captions), picture.features)
 
 

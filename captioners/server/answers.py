@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from captioners.base import Caption
-from captioners.replies import clean_reply
+from captioners.base import Caption, SamplingConfig, up_to_stop
+from captioners.replies import clean_reply, read_reply, sound
 from imagetext.shown import SECRET_LENGTH, masked, on_line, reason
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
 LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
+USUAL = ("stop", "length")  # reasons to end, which need no look at what they may hold
 CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
 SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
 PATIENCE = re.compile(
@@ -22,18 +23,23 @@ PATIENCE = re.compile(
 
 
 class Choice(NamedTuple):
-    """A caption as a server gave it: cleaned, its log-probability where known, and why it ended."""
+    """A caption as a server gave it: cleaned, its log-probability where known, why it ended, and all that was said, where more."""
 
     text: str
     logprob: float | None
     reason: str
+    whole: str = ""
 
     @property
     def is_cut(self) -> bool:
         return self.reason.lower() in CUT_BY_LENGTH
 
-    def caption(self) -> Caption:
-        return Caption(self.text, self.logprob, self.is_cut)
+    def caption(self, sampling: SamplingConfig) -> Caption:
+        """The caption up to the sampling's stops; lines and JSON are as they came, for a reader that knows what was asked."""
+        said = self.text if sampling.answer == "text" else self.whole or self.text
+        text = up_to_stop(said, sampling.stop)
+        cut = read_reply(self.whole).cut if said != self.whole else ()
+        return Caption(text, self.logprob, self.is_cut and text == said, cut=cut)
 
 
 def read_json(body: bytes) -> Any:
@@ -59,9 +65,11 @@ def choices_of(said: Any) -> list[Choice]:
 
 def _choice(one: Mapping[str, Any]) -> Choice:
     message = one.get("message") if isinstance(one.get("message"), dict) else {}
-    text = _text(message.get("content"))
-    reason = one.get("finish_reason")
-    return Choice(clean_reply(_sound(text)), _logprob(one.get("logprobs")), _shown(str(reason or "none"), 40))
+    whole = sound(_text(message.get("content"))).strip()
+    reason = str(one.get("finish_reason") or "none")
+    reason = reason if reason in USUAL else _shown(reason, 40)
+    text = clean_reply(whole)
+    return Choice(text, _logprob(one.get("logprobs")), reason, "" if whole == text else whole)
 
 
 def _text(content: Any) -> str:
@@ -70,11 +78,6 @@ def _text(content: Any) -> str:
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
-
-
-def _sound(text: str) -> str:
-    """The text without halves of characters, and with blanks for control characters."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", re.sub(r"[\ud800-\udfff]", "", text))
 
 
 def _logprob(logprobs: Any) -> float | None:

@@ -23,7 +23,7 @@ from captioners.server.address import PREFIX, Address, read_address
 from captioners.server.answers import Choice
 from captioners.server.client import FEW_RETRIES, Connection, Refusal
 from captioners.server.config import ServerConfig
-from captioners.server.fields import LOST, Dialect, fields_of
+from captioners.server.fields import INSTRUCTION, LOST, Dialect, fields_of
 from captioners.server.journal import Journal, request_key
 from captioners.server.load import Fault
 
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 LONGEST_SIDE = 1024  # pixels; about what the models look at, in a few hundred kB
 IN_FLIGHT = 64  # pictures
 LAST_WORDS = 60  # seconds, for requests that are under way when a shard fails
+CHARACTERS = 4  # of a token, about
+WITHOUT_PICTURES = (400, 404, 415, 422, 500, 501)  # what servers of language models say to a picture
 ALIKE_TOLD = 4  # pictures whose captions are all the same, half or more of all
 STILL_THINKING = "the model may think before it speaks: raise --max-length, or turn that off, as by --extra-body"
 
@@ -63,7 +65,8 @@ class ServerCaptioner:
         self.journal: Journal | None = None
         self._server = server
         self._dialects: dict[SamplingConfig, Dialect] = {}
-        self._tokens: dict[SamplingConfig, tuple[int, int]] = {}  # of a request for a blank picture, and of its answer
+        self._tokens: dict[SamplingConfig, tuple[int, int]] = {}  # of a probe, and of its answer
+        self._blind: dict[SamplingConfig, str] = {}  # what the server says to a picture, where it answers words alone
         self._alike: Counter[bool] = Counter()  # pictures, by whether their captions are all the same
         self._told_alike = False
         self._sound_at = float("-inf")  # when a blank picture was sent that got a caption
@@ -71,14 +74,18 @@ class ServerCaptioner:
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
         """Raises ValueError where the server does not do what is asked.
 
-        The first look at a sampling asks the server, by a blank picture, which fields it takes: one caption is asked for at a
-        time where it does not give several, each with a seed of its own.
+        The first look at a sampling asks the server, by a blank picture, or by words alone where it takes no pictures, which
+        fields it takes: one caption is asked for at a time where it does not give several, each with a seed of its own.
         """
         problems = (
             []
             if not similarity
             else [f"similarity: {self.name} has no embedding that its captions and pictures share"]
         )
+        if sampling.prefix:
+            problems.append(
+                f"prefix {sampling.prefix!r}: servers begin by themselves; to ask for something, say --instruction"
+            )
         if sampling.strategy == "beam":
             problems.append(
                 f"strategy 'beam', num_beams {sampling.num_beams}: servers draw ('sample') or are 'greedy'"
@@ -103,34 +110,38 @@ class ServerCaptioner:
         """Asks the server, with at most `batch_size` requests under way; results in input order.
 
         batch_size: the captioner's own unless given; fewer where the server does not bear so many.
-        Where a request has no instruction, `sampling.prompt` is what is asked of the model beside the picture. A request's
+        Where a request has no instruction, a description of its picture is asked for. A request's
         seed is a function of sampling.seed, the column, its key and first_index. `Caption.logprob` is the server's, None where it
         gives none.
 
-        A request that the server does not answer, however often, while it captions a blank picture, has no captions, and an
-        error. Raises ValueError as `check` does, before any request is looked at. Iterating raises ConnectionError where the
-        server cannot be had, or does not caption a blank picture either.
+        A request that the server does not answer, however often, while it captions a blank picture, or of words alone answers a
+        plain question, has no captions, and an error. Raises ValueError as `check` does, before any request is looked at.
+        Iterating raises ConnectionError where the server cannot be had, or does not answer those either.
         """
         self.check(sampling, similarity=similarity)
         return self._caption(iter(requests), sampling, column, first_index, batch_size or self.batch_size)
 
     def _dialect(self, sampling: SamplingConfig) -> Dialect:
         """The fields that the server takes with this sampling; ValueError where it takes too few of them."""
-        dialect, blank, refusals = Dialect(), self._fields(sampling, BLANK, 0), {}
         with self._server as server:
-            while True:
+            try:
                 try:
-                    choices = server.submit(server.complete(dialect.spoken(blank), FEW_RETRIES)).result()
-                    break
+                    dialect, choices = self._asked(server, sampling, BLANK)
                 except Refusal as refusal:
-                    refusals[str(refusal)] = None
-                    if not dialect.give_up(blank, sampling, refusal.status, refusal.words):
-                        told = f"{self.address.base}: {'; then '.join(refusals)}"
-                        if refusal.status in (401, 403):
-                            told = server.about_the_key(refusal)
-                        raise ValueError(self._with_models(told)) from None
-                except ConnectionError as error:
-                    raise ValueError(self._with_models(str(error))) from None
+                    if refusal.status not in WITHOUT_PICTURES:
+                        raise
+                    try:
+                        dialect, choices = self._asked(server, sampling, WORDS)
+                    except Refusal:
+                        raise refusal from None
+                    self._blind[sampling] = str(refusal)
+            except Refusal as refusal:
+                told = f"{self.address.base}: {refusal}"
+                if refusal.status in (401, 403):
+                    told = server.about_the_key(refusal)
+                raise ValueError(self._with_models(told)) from None
+            except ConnectionError as error:
+                raise ValueError(self._with_models(str(error))) from None
         if choices[0].is_cut and not any(choice.text for choice in choices):
             why = f"no text came for a blank picture, finish_reason {choices[0].reason!r}; {STILL_THINKING}"
             raise ValueError(self._with_models(why))
@@ -138,6 +149,17 @@ class ServerCaptioner:
             logger.warning("%s takes no %s: %s", self.address.base, name, LOST[name])
         self._tokens[sampling] = server.usage
         return dialect
+
+    def _asked(self, server: Connection, sampling: SamplingConfig, probe: Request) -> tuple[Dialect, Sequence[Choice]]:
+        """The fields with which the server answers the probe, and its answer; Refusal with all that it refused otherwise."""
+        dialect, fields, refusals = Dialect(), self._fields(sampling, probe, 0), {}
+        while True:
+            try:
+                return dialect, server.submit(server.complete(dialect.spoken(fields), FEW_RETRIES)).result()
+            except Refusal as refusal:
+                refusals[str(refusal)] = None
+                if not dialect.give_up(fields, sampling, refusal.status, refusal.words):
+                    raise Refusal("; then ".join(refusals), refusal.status, refusal.words) from None
 
     def _with_models(self, problem: str) -> str:
         known = (
@@ -181,6 +203,10 @@ class ServerCaptioner:
     async def _ask(self, request: Request, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
         """The captions for a request, asked for at once or one after the other."""
         key = request.key
+        if request.picture is None and not request.instruction:
+            return Captioned(key, (), error="there is neither a picture nor an instruction to ask by")
+        if request.picture is not None and sampling in self._blind:
+            raise self._server.ended(f"the server takes no pictures: {self._blind[sampling]}")
         spoken = self._dialects[sampling].spoken
         choices: list[Choice] = []
         try:
@@ -193,10 +219,11 @@ class ServerCaptioner:
                 hint = f"; {STILL_THINKING}" if choices[0].is_cut else ""
                 raise Refusal(f"no text came, finish_reason {choices[0].reason!r}{hint}", 200)
         except Refusal as refusal:
-            await self._check_server(sampling, asyncio.get_running_loop().time(), refusal)
-            return Captioned(key, (), error=f"the server refuses the picture: {refusal}")
+            await self._check_server(sampling, request, asyncio.get_running_loop().time(), refusal)
+            what = "request" if request.picture is None else "picture"
+            return Captioned(key, (), error=f"the server refuses the {what}: {refusal}")
         self._watch_seeds(sampling, choices)
-        return Captioned(key, tuple(choice.caption() for choice in choices))
+        return Captioned(key, tuple(choice.caption(sampling) for choice in choices))
 
     async def _answer(self, request: dict, draw: tuple) -> list[Choice]:
         """What the server says, or has said when the shard was tried before, for this draw (column, key, number, seed)."""
@@ -209,20 +236,22 @@ class ServerCaptioner:
                 journal.put(name, known)
         return known
 
-    async def _check_server(self, sampling: SamplingConfig, since: float, refusal: Refusal) -> None:
-        """Raises ConnectionError where the server does not caption a blank picture either; asked once for all that wait."""
+    async def _check_server(self, sampling: SamplingConfig, request: Request, since: float, refusal: Refusal) -> None:
+        """Raises ConnectionError where the server does not answer the request's like either; asked once for all that wait."""
+        probe = WORDS if request.picture is None else BLANK
         async with self._server.one_check:
             if self._sound_at >= since:
                 return
             began = asyncio.get_running_loop().time()
             try:
-                blank = self._dialects[sampling].spoken(self._fields(sampling, BLANK, 0))
-                choices = await self._server.complete(blank, FEW_RETRIES)
+                fields = self._dialects[sampling].spoken(self._fields(sampling, probe, 0))
+                choices = await self._server.complete(fields, FEW_RETRIES)
                 sound = bool(choices[0].text)
             except Refusal:
                 sound = False
             if not sound:
-                raise self._server.ended(f"{refusal}; a blank picture gets no caption either")
+                like = "a plain question gets no answer" if probe is WORDS else "a blank picture gets no caption"
+                raise self._server.ended(f"{refusal}; {like} either")
             self._sound_at = began
 
     def _watch_seeds(self, sampling: SamplingConfig, choices: Sequence[Choice]) -> None:
@@ -247,22 +276,39 @@ class ServerCaptioner:
         """About how much memory a picture in flight takes, in bytes: it, its base64 and the request around that."""
         return 4 << 20
 
-    def cost(self, pictures: int, sampling: SamplingConfig, redraws: int) -> str:
-        """What captioning the pictures takes: requests, and tokens judged by those of a blank picture of the usual size."""
+    def cost(self, pictures: int, sampling: SamplingConfig, redraws: int, like: Sequence[Request] = ()) -> str:
+        """What so many requests like these take: how often the server is asked, and tokens.
+
+        Those in are judged by what the probe took, a blank picture of the usual size, and by the lengths of instructions.
+        """
         several = "n" in self._dialects[sampling].spoken({"n": 1}) or sampling.num_captions == 1
         requests = pictures * (1 if several else sampling.num_captions)
         most = requests * (1 + redraws * (sampling.strategy == "sample"))
-        taken, _ = self._tokens[sampling]
-        request = self._dialects[sampling].spoken(self._fields(sampling, BLANK, 0))
+        taken = self._tokens_of(sampling, like)
+        fields = self._dialects[sampling].spoken(self._fields(sampling, BLANK, 0))
         limits = [
-            request[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(request.get(name), int)
+            fields[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(fields.get(name), int)
         ]
         out = f"at most {pictures * max(limits) * sampling.num_captions:,} out" if limits else "no limit to those out"
-        tokens = f"about {requests * taken:,} tokens in" if taken else "the server does not count tokens"
+        tokens = f"about {round(requests * taken):,} tokens in" if taken else "the server does not count tokens"
         return (
             f"{self.address.base}: about {requests:,} requests, at most {most:,} with redraws; {tokens}, "
             f"{out}, without redraws"
         )
+
+    def _tokens_of(self, sampling: SamplingConfig, like: Sequence[Request]) -> float:
+        """About how many tokens one of these requests takes, on average; 0 where the server does not count any."""
+        probe, _ = self._tokens[sampling]
+        if not probe or not like:
+            return probe
+        counts = []
+        for request in like:
+            more = (len(request.instruction or INSTRUCTION) - len(INSTRUCTION)) / CHARACTERS
+            alone = (
+                request.picture is None and sampling not in self._blind
+            )  # the probe had a picture, and this has none
+            counts.append((len(INSTRUCTION) / CHARACTERS if alone else probe) + more)
+        return sum(counts) / len(counts)
 
 
 def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCaptioner:
@@ -302,5 +348,6 @@ def encode_picture(image: Image.Image) -> Tensor:
     return torch.frombuffer(bytearray(encoded.getbuffer()), dtype=torch.uint8)
 
 
-# as large as photographs are sent
+# What is asked to see what a server does: a picture as large as photographs are sent, and words alone.
+WORDS = Request("", None, "Say in one sentence what a dog is.")
 BLANK = Request("", encode_picture(Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey")))

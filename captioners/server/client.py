@@ -123,6 +123,7 @@ class Connection:
 
     async def _open(self) -> None:
         self.load.open()
+        self._proxy = proxy_of(self.address)
         self.one_check = asyncio.Lock()  # of what a blank picture gets
         self._session = aiohttp.ClientSession(
             headers=self.headers,
@@ -141,7 +142,7 @@ class Connection:
     async def send(self, method: str, path: str, data: bytes | None = None) -> Reply:
         """One request, and at most LONGEST_ANSWER bytes of what comes."""
         async with self._session.request(
-            method, self.address.of(path), data=data, allow_redirects=False, proxy=proxy_of(self.address)
+            method, self.address.of(path), data=data, allow_redirects=False, proxy=self._proxy
         ) as response:
             body = bytearray()
             async for piece in response.content.iter_chunked(1 << 16):
@@ -231,7 +232,7 @@ class Connection:
         if reply.status == 200 and reply.whole:
             try:
                 said = read_json(reply.body)
-                choices = [one._replace(text=hide(one.text, self.secrets)) for one in choices_of(said)][:expected]
+                choices = [self._without_secrets(one) for one in choices_of(said)][:expected]
             except ValueError:
                 pass  # an error, perhaps, with a status of its own
             else:
@@ -282,6 +283,9 @@ class Connection:
 
     def _failure(self, error: BaseException) -> Error:
         return Error(0, self._hidden(f"{type(error).__name__} {error}".strip()))
+
+    def _without_secrets(self, choice: Choice) -> Choice:
+        return choice._replace(text=hide(choice.text, self.secrets), whole=hide(choice.whole, self.secrets))
 
     def _hidden(self, text: str) -> str:
         return hide_all(text, self.secrets)

@@ -71,8 +71,13 @@ def _lines(path: Path) -> Iterator[tuple[str, list[Choice]]]:
                     yield (
                         str(request),
                         [
-                            Choice(str(text), None if logprob is None else float(logprob), str(reason))
-                            for text, logprob, reason in choices
+                            Choice(
+                                str(text),
+                                None if logprob is None else float(logprob),
+                                str(reason),
+                                *map(str, whole[:1]),
+                            )
+                            for text, logprob, reason, *whole in choices
                         ],
                     )
                 except (ValueError, TypeError, RecursionError):

@@ -15,6 +15,7 @@ from typing import Self
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 300.0  # seconds that a request may be served
+CLOCKS_SET_EVERY = 1.0  # seconds
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, where the server names no time
 TOLD_EVERY = 10.0  # seconds
 
@@ -33,10 +34,11 @@ class Spent(Fault):
 
 @dataclass
 class Flight:
-    """A request under way: when it was sent, and how many that were sent before are still to be answered."""
+    """A request under way: when it was sent, how many were under way then, and how many had been answered in all."""
 
     began: float
     ahead: int
+    landings: int
     clock: asyncio.Timeout
 
 
@@ -58,6 +60,8 @@ class Load:
         """To be called on an event loop before all else: what waits, waits on that loop."""
         self._flights: list[Flight] = []
         self._door, self._landed = asyncio.Lock(), asyncio.Event()
+        self._landings = self._landings_known = 0  # requests answered, and those of them when clocks were set last
+        self._clocks_set_at = float("-inf")
         self._opened_at = asyncio.get_running_loop().time()
 
     @property
@@ -91,7 +95,7 @@ class Load:
                     break
             if self.per_minute:
                 self._next = now() + 60 / self.per_minute
-            flight = Flight(now(), len(self._flights), asyncio.timeout(TIMEOUT))
+            flight = Flight(now(), len(self._flights), self._landings, asyncio.timeout(TIMEOUT))
             self._flights.append(flight)
         try:
             async with flight.clock:
@@ -99,10 +103,12 @@ class Load:
         finally:
             self._flights.remove(flight)
             self._landed.set()
-        for other in self._flights:
-            if other.ahead and not other.clock.expired():
-                other.ahead -= 1
-                other.clock.reschedule(now() + TIMEOUT)
+        self._landings += 1
+        if now() >= self._clocks_set_at + CLOCKS_SET_EVERY:
+            for other in self._flights:
+                if other.ahead > max(0, self._landings_known - other.landings) and not other.clock.expired():
+                    other.clock.reschedule(now() + TIMEOUT)
+            self._clocks_set_at, self._landings_known = now(), self._landings
 
     def answered(self) -> None:
         """A request was served."""

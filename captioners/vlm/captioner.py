@@ -4,6 +4,7 @@ Dimensions: H, W picture's sides, B pictures in a batch, K captions of each, L t
 T caption tokens to predict, V vocabulary, D width of the vision tower.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -21,12 +22,14 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from captioners.base import Captioned, Request, SamplingConfig
+from captioners.decoding.continuing import Continuing
 from captioners.decoding.rows import Begin, Rules
-from captioners.decoding.search import evaluating, search, spoken
+from captioners.decoding.search import answered, evaluating, search, spoken
 from captioners.names import check_name
 from captioners.safe_reading import attempt
-from captioners.vlm.decode import Continuing
+from captioners.vlm.decode import begin_rows
 from captioners.vlm.families import FAMILIES, OwnAspect
+from captioners.vlm.family import Prompt
 from captioners.weights import folder_sha256
 from imagetext.outputs import whole_files
 
@@ -37,10 +40,10 @@ ADAPTER, OURS = "adapter_config.json", "capsmith.json"
 class VLMCaptioner:
     """A transformers image-text-to-text model with its processor, in eval mode; LoRA adapters, where it has any, are within it.
 
-    The prompt (the family's chat template round `prompt`, or `prompt` itself where the family does not chat) and the picture
+    The prompt (the family's chat template round an instruction, or that itself where the family does not chat) and the picture
     stand for the start token: captions, and the counts of their tokens, begin after it, and the processors of logits see
     nothing of it. What the model's generation config says of sampling is not looked at, but for the tokens that end.
-    `context_length` counts a caption's tokens with start and end. `start_id` is a special token that no caption holds, and
+    `instruction`, with which it was trained, and its `prompt` are those of requests that have no other. `context_length` counts a caption's tokens with start and end. `start_id` is a special token that no caption holds, and
     pads too. `batch_size`: pictures captioned at a time. `weights_sha256` is of the weights in float32, adapters included.
     `merges`: it is saved whole, with its adapters merged.
     """
@@ -56,7 +59,7 @@ class VLMCaptioner:
         name: str,
         weights_sha256: str,
         source: str,
-        prompt: str | None = None,
+        instruction: str | None = None,
         adapter: PeftModel | None = None,
     ):
         self.model, self.processor, self.adapter, self.merges = model, processor, adapter, False
@@ -65,26 +68,29 @@ class VLMCaptioner:
             f"{source}: its processor does not fit its model", FAMILIES[model.config.model_type], model, processor
         )
         self.tokenizer = processor.tokenizer
-        self.prompt = self.family.instruction if prompt is None else prompt
-        self.prompt_ids, self.lead = attempt(
-            f"{source}: its processor makes no prompt of {self.prompt!r}", self.family.prompt, self.prompt
+        self.instruction = self.family.instruction if instruction is None else instruction
+        self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
+        self._prompts = functools.lru_cache(self.family.prompt)
+        self.prompt = attempt(
+            f"{source}: its processor makes no prompt of {self.instruction!r}",
+            lambda: self.family.fit(self._prompts(self.instruction), self.preprocess(self.family.blank())),
         )
         self.end_ids = self.family.end_ids()
+        added = self.tokenizer.added_tokens_decoder
         self.special_ids = {
             *self.tokenizer.all_special_ids,
             *self.end_ids,
-            *(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special),
+            *(id for id, token in added.items() if token.special),
         }
         text_config = model.config.get_text_config()
         # decoding keeps all tokens in sight, so it ends where a model would let the first ones out of its window
         window = getattr(text_config, "sliding_window", None) or text_config.max_position_embeddings
-        positions = min(window, text_config.max_position_embeddings)
-        room = positions - len(self.prompt_ids)
+        self.positions = min(window, text_config.max_position_embeddings)
+        room = self.positions - len(self.prompt.ids)
         own = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id, *sorted(self.special_ids))
         spare = [id for id in own if id is not None and id not in (*self.end_ids, self.family.image_token_id())]
         problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
         problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
-        self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
         wide, high = (
             attempt(
                 f"{source}: its processor makes nothing of a picture", self.preprocess, Image.new("RGB", size)
@@ -97,11 +103,13 @@ class VLMCaptioner:
             )
         if room < 2:
             problems.append(
-                f"the prompt leaves {room} of the {positions} positions (max_position_embeddings, sliding_window)"
+                f"the prompt leaves {room} of the {self.positions} positions (max_position_embeddings, sliding_window)"
             )
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id, self.start_id, self.pad_id = self.end_ids[0], spare[0], spare[0]
+        markup = {*self.tokenizer.all_special_tokens, *(token.content for token in added.values() if token.special)}
+        self._markup = re.compile("|".join(map(re.escape, sorted(markup, key=len, reverse=True))))
         self.context_length, self.vocabulary = min(room + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
 
@@ -124,21 +132,44 @@ class VLMCaptioner:
         """Captions the pictures (3, H, W) of requests, `batch_size` of them in flight; results in input order.
 
         batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prompt.
+        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prefix.
         Embeddings (D,) are the mean of the vision tower's states. A greedy caption is what transformers' greedy search gives.
         Raises ValueError as `check` does, before any picture is looked at.
         """
         self.check(sampling, similarity=similarity)
         rules = self._rules(sampling)
-        found = search(
-            self._begin(sampling),
-            requests,
-            rules,
-            batch_size=batch_size or self.batch_size,
-            column=column,
-            first_index=first_index,
-        )
-        return spoken(found, self.model, self.decode)
+
+        def answer(requests: Iterable[Request]) -> Iterator[Captioned]:
+            found = search(
+                self._begin(sampling),
+                requests,
+                rules,
+                batch_size=batch_size or self.batch_size,
+                column=column,
+                first_index=first_index,
+            )
+            return spoken(found, self.model, self.decode, stops=sampling.stops)
+
+        return answered(requests, lambda request: self._problem(request, rules.max_length - 2), answer)
+
+    def _problem(self, request: Request, limit: int) -> str:
+        """Why a request cannot be answered in so many tokens; "" where it can."""
+        if request.instruction is None:
+            return ""
+        try:
+            prompt = attempt("no prompt can be made of the instruction", self._prompt, request)
+        except ValueError as error:
+            return str(error)
+        if max(len(prompt.ids) + limit, len(prompt.asked)) <= self.positions:
+            return ""
+        taken = len(prompt.asked or prompt.ids)
+        return f"picture and instruction take {taken} of {self.positions} positions: no room for a caption of {limit} tokens"
+
+    def _prompt(self, request: Request) -> Prompt:
+        """The prompt of a request; special tokens that its instruction names, as only the data's can, are left out."""
+        if request.instruction is None:
+            return self.family.fit(self._prompts(self.instruction), request.picture)
+        return self.family.fit(self._prompts(self._markup.sub(" ", request.instruction)), request.picture)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes."""
@@ -152,17 +183,14 @@ class VLMCaptioner:
         """How the rows of pictures (3, H, W) begin."""
 
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Continuing]:
-            prompts = [self.family.fit(self.prompt_ids, request.picture) for request in requests]
-            pictures = [request.picture.to(self.model.device) for request in requests]
-            rows = Continuing(
+            return begin_rows(
                 self.family,
-                pictures,
-                prompts,
+                [request.picture.to(self.model.device) for request in requests],
+                [self._prompt(request) for request in requests],
                 ends=self.end_ids,
                 greedy=sampling.strategy == "greedy",
                 limit=self._rules(sampling).max_length - 2,
             )
-            return rows.features, rows
 
         return begin
 
@@ -173,7 +201,7 @@ class VLMCaptioner:
 
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a caption, from start to end token, never cut; special tokens that the text names are left out."""
-        ids = self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self.prompt.lead + text, add_special_tokens=False)["input_ids"]
         return [self.start_id, *(id for id in ids if id not in self.special_ids), self.end_id]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -190,16 +218,17 @@ class VLMCaptioner:
         end.
         """
         captions = tokens.shape[1] if tokens.ndim == 3 else 1
-        prompts = [prompt for picture in pictures for prompt in [self.family.fit(self.prompt_ids, picture)] * captions]
+        prompts = [prompt for picture in pictures for prompt in [self.family.fit(self.prompt, picture)] * captions]
         fed = [
             row[1:][row[1:] != self.pad_id] for row in tokens.flatten(0, -2)
         ]  # the prompt stands for the start token
-        rows = [torch.cat([row.new_tensor(prompt), row]) for prompt, row in zip(prompts, fed, strict=True)]
+        rows = [torch.cat([row.new_tensor(prompt.ids), row]) for prompt, row in zip(prompts, fed, strict=True)]
         ids = pad_sequence(rows, batch_first=True, padding_value=self.pad_id)  # (B * K, longest)
         places = torch.arange(ids.shape[1], device=ids.device)
-        begins, ends = (torch.tensor([len(of) for of in each], device=ids.device)[:, None] for each in (prompts, rows))
-        inputs = self.family.inputs(pictures, ids, (places < ends).long())
-        first = min(map(len, prompts)) - 1
+        begins = torch.tensor([len(prompt.ids) for prompt in prompts], device=ids.device)[:, None]
+        ends = torch.tensor([len(row) for row in rows], device=ids.device)[:, None]
+        inputs = self.family.inputs(pictures, prompts, ids, (places < ends).long())
+        first = min(len(prompt.ids) for prompt in prompts) - 1
         with self.family.encoding_once(pictures, captions):
             logits = self.family.forward(inputs, logits_to_keep=ids.shape[1] - first, use_cache=False)[:, :-1]
         real = ((places >= begins) & (places < ends))[:, first + 1 :]  # (B * K, longest - first - 1)
@@ -254,7 +283,7 @@ class VLMCaptioner:
         return rf"{re.escape(self.family.language)}\..*\.({'|'.join(map(re.escape, names))})"
 
     def save(self, folder: str | os.PathLike, name: str) -> None:
-        """Writes the model as transformers does, or only its adapters as peft does, with the processor, name and prompt.
+        """Writes the model as transformers does, or only its adapters as peft does, with the processor, name and instruction.
 
         Where it merges, adapters are written as part of the model, which then is as large as without them.
         `name` ([a-z0-9_]+) names the captioner's column in records. Each file is written under a temporary name and renamed,
@@ -268,7 +297,7 @@ class VLMCaptioner:
                 self.adapter.save_pretrained(staging, save_embedding_layers=False)  # "auto" asks the hub
                 (staging / "README.md").unlink()  # a form that nobody has filled in
             self.processor.save_pretrained(staging)
-            ours = {"name": name, "prompt": self.prompt}
+            ours = {"name": name, "instruction": self.instruction}
             if self.adapter is not None and not self.merges and os.path.isdir(base := self.model.name_or_path):
                 ours["base_sha256"] = folder_sha256(Path(base))  # by which it is known again on this machine
             (staging / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
@@ -280,7 +309,7 @@ class VLMCaptioner:
         return "\n".join(
             (
                 f"architecture: {self.name}, {type(self.model).__name__} of {self.model.num_parameters() / 1e6:.1f} M parameters",
-                f"context: {self.context_length} tokens after {len(self.prompt_ids)} of picture and prompt, {self.prompt!r}",
+                f"context: {self.context_length} tokens after {len(self.prompt.ids)} of picture and prompt, {self.instruction!r}",
                 f"pictures: {pictures}",
                 f"weights: {source}{four_bit}{', LoRA adapters' if self.adapter is not None else ''}",
             )

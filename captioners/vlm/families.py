@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.processing_utils import ProcessorMixin
 
-from captioners.vlm.family import CACHE, Llava
+from captioners.decoding.cache import CACHE
+from captioners.vlm.family import SMALL, Llava, Prompt
 from captioners.vlm.pictures import PreprocessPatches, PreprocessSizedTiles, PreprocessTiles, own_size
 
 
@@ -32,10 +33,11 @@ class Idefics3(Llava):
 class OwnAspect(Llava):
     """Families whose pictures keep their aspect, and take as many tokens as that asks for, together in the prompt."""
 
-    def fit(self, prompt: list[int], picture: Tensor) -> list[int]:
-        token = self.image_token_id()
-        first = prompt.index(token)
-        return [*prompt[:first], *[token] * self.image_tokens(picture), *prompt[first + prompt.count(token) :]]
+    def fit(self, prompt: Prompt, picture: Tensor) -> Prompt:
+        token, ids = self.image_token_id(), prompt.ids
+        first = ids.index(token)
+        after = ids[first + ids.count(token) :]
+        return prompt._replace(ids=[*ids[:first], *[token] * self.image_tokens(picture), *after])
 
     def image_tokens(self, picture: Tensor) -> int:
         raise NotImplementedError
@@ -117,8 +119,12 @@ class QwenVL(OwnAspect):
     def image_tokens(self, picture: Tensor) -> int:
         return self.size(picture) // self.processor.image_processor.merge_size**2
 
-    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return super().inputs(pictures, ids, mask) | {"mm_token_type_ids": (ids == self.image_token_id()).int()}
+    def inputs(
+        self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        return super().inputs(pictures, prompts, ids, mask) | {
+            "mm_token_type_ids": (ids == self.image_token_id()).int()
+        }
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
         patches = torch.cat([picture.flatten(0, 1) for picture in pictures])
@@ -137,8 +143,10 @@ class Gemma3(Llava):
 
     options = {"do_pan_and_scan": False}
 
-    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return super().inputs(pictures, ids, mask) | {"token_type_ids": (ids == self.image_token_id()).int()}
+    def inputs(
+        self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        return super().inputs(pictures, prompts, ids, mask) | {"token_type_ids": (ids == self.image_token_id()).int()}
 
 
 class PaliGemma(Llava):
@@ -146,14 +154,16 @@ class PaliGemma(Llava):
 
     instruction = "caption en"
 
-    def prompt(self, instruction: str) -> tuple[list[int], str]:
-        inputs = self.processor(text=[self.processor.image_token + instruction], images=[self.blank()])
-        self.prefix = len(inputs["input_ids"][0])
-        return list(map(int, inputs["input_ids"][0])), ""
+    def prompt(self, instruction: str) -> Prompt:
+        inputs = self.processor(text=[self.processor.image_token + instruction], images=[SMALL])
+        return Prompt(list(map(int, inputs["input_ids"][0])))
 
-    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        later = (torch.arange(ids.shape[1], device=ids.device) >= self.prefix).int()
-        return super().inputs(pictures, ids, mask) | {"token_type_ids": later.expand_as(ids)}
+    def inputs(
+        self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        begins = torch.tensor([len(prompt.ids) for prompt in prompts], device=ids.device)
+        later = (torch.arange(ids.shape[1], device=ids.device) >= begins[:, None]).int()
+        return super().inputs(pictures, prompts, ids, mask) | {"token_type_ids": later}
 
     def next_positions(self, prompts: Tensor) -> Tensor:
         return prompts + 1
@@ -165,10 +175,10 @@ class Git(Llava):
     vision, projector, language = "git.image_encoder", "git.visual_projection", "git.encoder"
     instruction = ""
 
-    def prompt(self, instruction: str) -> tuple[list[int], str]:
-        return [*self.lead(), *self.tokenizer(instruction, add_special_tokens=False)["input_ids"]], ""
+    def prompt(self, instruction: str) -> Prompt:
+        return Prompt([*self.start(), *self.tokenizer(instruction, add_special_tokens=False)["input_ids"]])
 
-    def lead(self) -> list[int]:
+    def start(self) -> list[int]:
         return [self.text_config.bos_token_id]
 
     def image_token_id(self) -> None:
@@ -187,8 +197,8 @@ class Blip2(Git):
     language = decoder = "language_model"
     step = Llava.step
 
-    def lead(self) -> list[int]:
-        return [self.image_token_id()] * self.config.num_query_tokens + super().lead()
+    def start(self) -> list[int]:
+        return [self.image_token_id()] * self.config.num_query_tokens + super().start()
 
     def image_token_id(self) -> int:
         return self.config.image_token_id
@@ -228,15 +238,17 @@ class Florence2(Llava):
 
     instruction = "<CAPTION>"
 
-    def prompt(self, instruction: str) -> tuple[list[int], str]:
-        self.asked = self.processor(text=[instruction], images=[self.blank()], return_tensors="pt")[
-            "input_ids"
-        ]  # (1, tokens)
+    def prompt(self, instruction: str) -> Prompt:
+        asked = self.processor(text=[instruction], images=[SMALL])["input_ids"][0]
         begun = self.text_config.decoder_start_token_id, self.model.generation_config.forced_bos_token_id
-        return [token for token in begun if token is not None], ""
+        return Prompt([token for token in begun if token is not None], asked=list(map(int, asked)))
 
-    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        inputs = super().inputs(pictures, self.asked.to(ids.device).expand(len(ids), -1), None)
+    def inputs(
+        self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        asked = [torch.tensor(prompt.asked, device=ids.device) for prompt in prompts]
+        seen = pad_sequence([torch.ones_like(of) for of in asked], batch_first=True)  # (R, longest)
+        inputs = super().inputs(pictures, prompts, pad_sequence(asked, batch_first=True), seen)
         return inputs | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
 
     def states(self, output: Any) -> Tensor:
@@ -251,7 +263,13 @@ class Florence2(Llava):
             lambda module, *_: module.weight[positions + module.offset]
         )
         try:
-            states = decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=mask, **{CACHE: cache})
+            states = decoder(
+                input_ids=tokens,
+                attention_mask=mask,
+                encoder_hidden_states=mask,
+                encoder_attention_mask=cache.cross_attention_cache.padding,
+                **{CACHE: cache},
+            )
         finally:
             hook.remove()
         return self.model.lm_head(states.last_hidden_state)

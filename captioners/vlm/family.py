@@ -5,23 +5,37 @@ prompt, n new tokens, t positions attended to, V vocabulary, S image tokens, D w
 """
 
 import contextlib
-import inspect
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import OPTForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.processing_utils import ProcessorMixin
 
+from captioners.decoding.cache import CACHE
 from captioners.safe_reading import in_bounds
 from captioners.vlm.pictures import Preprocess
 
 INSTRUCTION = "Describe this picture in one sentence."
-# the name that transformers has for the cache of keys and values
-CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"
+SMALL = Image.new("RGB", (64, 64))
+
+INSTRUCTED, ANSWERED = "\1", "\0"  # what a chat template is given in the place of an instruction, and of a caption
+
+
+class Prompt(NamedTuple):
+    """What comes before a caption.
+
+    `ids` hold the picture's placeholders, too; `lead` is what a chat template sets before the caption's text; `asked` are the ids that an
+    encoder sees, where the captions come of a decoder with ids of its own.
+    """
+
+    ids: list[int]
+    lead: str = ""
+    asked: Sequence[int] = ()
 
 
 def spans(length: int, sizes: Sequence[int]) -> list[int]:
@@ -34,7 +48,7 @@ class Llava:
 
     `vision` and `projector` name the first and the last module of the model that see each picture by itself, `language` and
     `decoder` those that see text, the latter with a cache, "" the model itself.
-    Every picture takes the same number of tokens, so the prompt's ids are the same for all; but see `OwnAspect`.
+    Every picture takes the same number of tokens in a prompt; but see `OwnAspect`.
     """
 
     vision, projector = "model.vision_tower", "model.multi_modal_projector"
@@ -45,35 +59,45 @@ class Llava:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.config, self.text_config = model.config, model.config.get_text_config()
+        self.frame = functools.cache(self._frame)
 
     def preprocess(self) -> Any:
         return Preprocess(self.processor.image_processor, self.options)
 
-    def prompt(self, instruction: str) -> tuple[list[int], str]:
-        """The ids of all that comes before a caption, the picture's included, and what the template then sets before its text."""
-        content = [{"type": "image"}, {"type": "text", "text": instruction}][: 2 if instruction else 1]
-        question = {"role": "user", "content": content}
-        answer = {"role": "assistant", "content": [{"type": "text", "text": "\0"}]}
-        render = self.processor.apply_chat_template  # a program of the folder's
-        text, whole = in_bounds(lambda: [render([question], add_generation_prompt=True), render([question, answer])])
-        whole = whole.partition("\0")[0]
+    def prompt(self, instruction: str) -> Prompt:
+        """The prompt that asks so, with the placeholders of a picture of 64 x 64 pixels."""
+        text, lead = self.frame(bool(instruction))
+        text = text.replace(INSTRUCTED, instruction)
         if (pictures := text.count(self.processor.image_token)) > 1:
             raise ValueError(f"its chat template makes {pictures} pictures of one")
         begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
         inputs = self.processor(
             text=[text],
-            images=[self.blank()],
+            images=[SMALL],
             images_kwargs=self.options,
             text_kwargs={"add_special_tokens": not begun},
         )
-        return list(map(int, inputs["input_ids"][0])), whole.removeprefix(text) if whole.startswith(text) else ""
+        return Prompt(list(map(int, inputs["input_ids"][0])), lead)
+
+    def _frame(self, instructed: bool) -> tuple[str, str]:
+        """The chat template's text round an instruction, or round none, and what it then sets before a caption.
+
+        The template is a program of the folder's: it runs once, and never sees what others have written.
+        """
+        content = [{"type": "image"}, {"type": "text", "text": INSTRUCTED}][: 2 if instructed else 1]
+        question = {"role": "user", "content": content}
+        answer = {"role": "assistant", "content": [{"type": "text", "text": ANSWERED}]}
+        render = self.processor.apply_chat_template
+        text, whole = in_bounds(lambda: [render([question], add_generation_prompt=True), render([question, answer])])
+        whole = whole.partition(ANSWERED)[0]
+        return text, whole.removeprefix(text) if whole.startswith(text) else ""
 
     def blank(self) -> Image.Image:
         """A picture that takes as many tokens as any."""
-        return Image.new("RGB", (64, 64))
+        return SMALL
 
-    def fit(self, prompt: list[int], picture: Tensor) -> list[int]:
-        """The prompt's ids, with as many of the picture's tokens as this one takes."""
+    def fit(self, prompt: Prompt, picture: Tensor) -> Prompt:
+        """The prompt with as many of the picture's placeholders as this one takes."""
         return prompt
 
     def size(self, picture: Tensor) -> int:
@@ -89,8 +113,10 @@ class Llava:
     def image_token_id(self) -> int | None:
         return self.config.image_token_id
 
-    def inputs(self, pictures: Sequence[Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The model's inputs: pictures, ids (R, P or more) that start with their prompts, and which are no padding.
+    def inputs(
+        self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        """The model's inputs: pictures, the rows' prompts, ids (R, P or more) that start with them, and which are no padding.
 
         The first K rows are of the first picture, and so on; it is given once for each.
         """

@@ -9,23 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from peft import PeftModel, get_peft_model_state_dict, prepare_model_for_kbit_training
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available
 
 from captioners.names import check_name, column_name
+from captioners.pretrained import folder_of, load_model, move, read_if_there, whole_name
 from captioners.resolve import SMALL_FILES
-from captioners.safe_reading import PICTURES, attempt, check_folder, check_numbers, check_size, read_object
+from captioners.safe_reading import PICTURES, attempt, check_numbers
 from captioners.vlm.captioner import ADAPTER, OURS, VLMCaptioner
 from captioners.vlm.families import FAMILIES, QwenVL
 from captioners.weights import DTYPES, differences, folder_sha256, state_sha256
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-WEIGHTS = ("model.safetensors", "model-*.safetensors")
 MOST_PATCHES = 2**16  # of a picture; LLaVA-OneVision has 26,896
 
 
@@ -35,14 +40,14 @@ def load_vlm(
     base: str | None = None,
     device: str = "cpu",
     dtype: str | None = "fp32",
-    prompt: str | None = None,
+    instruction: str | None = None,
     four_bit: bool = False,
 ) -> VLMCaptioner:
     """Loads a captioner from a folder with a transformers config, one with peft's adapter, or a hub repository.
 
     base: the model under an adapter, where it is not the one that the adapter's config names, or lies on this machine.
     dtype: fp32, bf16 or fp16; None: weights as their file has them, adapters in float32.
-    prompt: what to ask of the model; None: what it was saved with, or the family's own.
+    instruction: what to ask of the model; None: what it was saved with, or the family's own.
     four_bit: the weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314), for which bitsandbytes is needed.
     Weights come from safetensors files only, and no code that comes with a model is run.
     Raises ValueError where the model is of no family that can caption, or files are missing, broken, or do not fit.
@@ -52,10 +57,10 @@ def load_vlm(
         problems.append("four_bit needs bitsandbytes, which is not installed")
     if problems:
         raise ValueError("; ".join(problems))
-    name, base = _whole_name(os.fspath(name)), base and _whole_name(base)
-    folder = _folder(name, *SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS)
+    name, base = whole_name(name), base and whole_name(base)
+    folder = folder_of(name, *SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS)
     ours = _read_ours(folder)
-    adapter_config = _read_object(folder / ADAPTER)
+    adapter_config = read_if_there(folder / ADAPTER)
     if adapter_config is None and base is not None:
         raise ValueError(f"{name}: base {base} is for adapters, and there are none in it")
     beneath = name if adapter_config is None else base or _base_name(adapter_config, folder / ADAPTER, ours)
@@ -72,82 +77,36 @@ def load_vlm(
     adapter = None if adapter_config is None else _load_adapter(model, folder, beneath)
     sha256 = state_sha256(model.state_dict())
     if not four_bit:
-        for parameter in model.parameters():  # and not model.to: rotary embeddings need their buffers in float32
-            if parameter.is_floating_point() and dtype is not None:
-                parameter.data = parameter.data.to(DTYPES[dtype])
-        model.to(device)
+        move(model, device, dtype and DTYPES[dtype])
     return VLMCaptioner(
         model.eval(),
         processor,
         name=ours.get("name") or column_name(Path(name).name),
         weights_sha256=sha256,
         source=name,
-        prompt=ours.get("prompt") if prompt is None else prompt,
+        instruction=ours.get("instruction") if instruction is None else instruction,
         adapter=adapter,
     )
 
 
-def _whole_name(name: str) -> str:
-    """A model's name without the prefix of its kind, of a folder its whole path: adapters are saved with that of their base."""
-    name = name.removeprefix("local-dir:").removeprefix("hf-hub:")
-    return str(Path(name).resolve()) if os.path.isdir(name) else name
-
-
-def _folder(name: str, *patterns: str) -> Path:
-    """Where a model's files lie, in a folder, or fetched in the hub's cache; ValueError where a small one is too large."""
-    if os.path.isdir(name):
-        folder = Path(name)
-    else:
-        folder = Path(
-            attempt(
-                f"hub repository {name!r} cannot be had",
-                snapshot_download,
-                name,
-                allow_patterns=list(patterns),
-                ignore_patterns=["*/*"],
-            )
-        )
-    check_folder(folder)
-    return folder
-
-
 def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
-    """The model in the dtype of its file, or in 4 bits; not one weight may be missing."""
-    if os.path.isdir(name):
-        check_folder(Path(name))
-    if (raw := _read_object(Path(name) / "config.json")) is not None:
-        check_numbers(raw, Path(name) / "config.json")
-    config = attempt(f"{name}: no config that can be read", AutoConfig.from_pretrained, name, trust_remote_code=False)
-    check_numbers(config.to_dict(), name)
-    if config.model_type not in FAMILIES:
-        raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
-    if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
-        raise ValueError(
-            f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is"
-        )
-    with torch.device("meta"):  # weights without memory: they would be made before one is read
-        shapes = attempt(f"{name}: no model that can be built", AutoModelForImageTextToText.from_config, config)
-    check_size(shapes, _folder(name, *WEIGHTS).glob("*.safetensors"), name)
+    """The model in the dtype of its file, or in 4 bits."""
+
+    def check(config: PreTrainedConfig) -> None:
+        if config.model_type not in FAMILIES:
+            raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
+        if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
+            raise ValueError(
+                f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is"
+            )
+
     options: dict[str, Any] = {}
     if four_bit:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
         options["device_map"] = {"": device}
-    model, report = attempt(
-        f"{name}: no weights that can be loaded",
-        AutoModelForImageTextToText.from_pretrained,
-        name,
-        dtype="auto",
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **options,
-    )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{name}: these weights are missing:\n  " + "\n  ".join(differences({}, dict.fromkeys(missing)))
-        )
+    model = load_model(name, AutoModelForImageTextToText, check, **options)
     if four_bit:
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         for (
@@ -216,19 +175,15 @@ def _base_name(config: dict, path: Path, ours: dict) -> str:
 
 
 def _read_ours(folder: Path) -> dict[str, Any]:
-    """What we wrote beside a model, {} where we did not: its column's `name`, the `prompt`, the hash of an adapter's base."""
-    ours = _read_object(folder / OURS)
+    """What we wrote beside a model, {} where we did not: its column's `name`, the `instruction`, the hash of an adapter's base."""
+    ours = read_if_there(folder / OURS)
     if ours is None:
         return {}
+    ours = {"instruction": ours.get("prompt")} | ours  # as it was called until 0.2
     problems = [
-        f"{key} is {ours.get(key)!r}, no text" for key in ("name", "prompt") if not isinstance(ours.get(key), str)
+        f"{key} is {ours.get(key)!r}, no text" for key in ("name", "instruction") if not isinstance(ours.get(key), str)
     ]
     if problems:
         raise ValueError(f"{folder / OURS}: " + "; ".join(problems))
     attempt(folder / OURS, check_name, ours["name"])
     return ours
-
-
-def _read_object(path: Path) -> dict | None:
-    """A JSON object in a file, None where there is no file."""
-    return read_object(path) if path.is_file() else None

@@ -45,7 +45,7 @@ def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]
         "bleu_4": bleu_4(found, wanted),
         "rouge_l": rouge_l(found, wanted).mean(),
     }
-    if (wordnet := _wordnet()) is not None:
+    if (wordnet := load_wordnet()) is not None:
         scores["meteor"] = meteor(found, wanted, wordnet).mean()
     return {name: float(score) for name, score in scores.items()}
 
@@ -164,7 +164,7 @@ class NoSynonyms:
         return ()
 
 
-def _wordnet() -> Any | None:
+def load_wordnet() -> Any | None:
     """nltk's WordNet where its data is on this machine; nothing is downloaded."""
     from nltk.corpus import wordnet  # late: takes a second
 

@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
     high: float
 
     def __neg__(self) -> "Estimate":
-        return Estimate(-self.mean, -self.high, -self.low)
+        return Estimate(0.0 - self.mean, 0.0 - self.high, 0.0 - self.low)  # which is no -0.0
 
     def shifted(self, by: float) -> "Estimate":
         """The same about another mean."""

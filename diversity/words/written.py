@@ -123,6 +123,7 @@ def written_reasons(
     if source.tag:
         return ("both_lists",) if is_among(text, source.positive.splitlines()) else ()
     true, made_of = [line for line in source.positive.splitlines() if line.strip()], source.text
+    said = _said(text) if true else []
     tests = {
         "long": max_words is not None
         and len(found) > max_words
@@ -131,10 +132,10 @@ def written_reasons(
         "echo": source != Source() and echoes(text, found, source),
         "unchanged": must_change and any(words(line) == found for line in made_of.splitlines()),
         "unlike_source": keep_facts and bool(made_of) and bool(additions(text, made_of)),
-        "same": any(says_the_same(text, line) for line in true),
+        "same": any(_said(line) == said for line in true),
         "far": min_overlap is not None
         and bool(true)
-        and max(_overlap(found, words(line)) for line in true) < min_overlap,
+        and max(_kept(set(found), words(line)) for line in true) < min_overlap,
     }
     return tuple(reason for reason, holds in tests.items() if holds)
 
@@ -161,16 +162,12 @@ def echoes(text: str, found: Sequence[str], source: Source) -> bool:
     mine = [words(line) for line in source.text.splitlines()]
     if any(found == words(example) for example in source.examples) and found not in mine:
         return True
-    instruction = source.instruction
-    for known in sorted({*source.text.splitlines(), *source.examples}, key=len, reverse=True):
-        if known.strip():
-            instruction = instruction.replace(known.strip(), "\n")
     size = min(RUN * (1 + is_written_without_blanks(found[0])), len(found))
     if size < WHOLE:
         return False
-    asked = [words(line) for line in instruction.splitlines()]
-    runs = _runs(asked, size) - _runs(mine, size)
-    return not runs.isdisjoint(_runs([found], size))
+    asked, shown = ([words(line) for line in lines] for lines in (source.instruction.splitlines(), source.examples))
+    own_words = _runs(asked, size) - _runs(shown, size) - _runs(mine, size)
+    return not own_words.isdisjoint(_runs([found], size))
 
 
 def _runs(texts: Sequence[Sequence[str]], size: int) -> set[tuple[str, ...]]:
@@ -215,7 +212,7 @@ def _new_numbers(text: str, source: str, known: Sequence[str]) -> list[str]:
 def _new_names(text: str, known: Sequence[str]) -> list[str]:
     """Words with capitals within sentences that the source has in no form; none in a text of which most words have one."""
     plain = [piece for piece in pieces(text, fold=False) if piece[0].isalpha() and len(piece) > 3]
-    if 2 * sum(piece[0].isupper() for piece in plain) > len(plain):
+    if len(plain) > 2 and 2 * sum(piece[0].isupper() for piece in plain) > len(plain):
         return []
     begins = {word[:4] for word in known}
     added = []
@@ -295,7 +292,7 @@ def _singular(tag: str) -> tuple[str, ...]:
     )
 
 
-def _overlap(found: Sequence[str], true: Sequence[str]) -> float:
-    """The share of the true caption's words that a text has."""
-    kept = set(true) - _SAYS_NOTHING
-    return len(kept & set(found)) / len(kept) if kept else 1.0
+def _kept(found: set[str], true: Sequence[str]) -> float:
+    """The share of the true caption's words that are among those found."""
+    wanted = set(true) - _SAYS_NOTHING
+    return len(wanted & found) / len(wanted) if wanted else 1.0

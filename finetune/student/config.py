@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from finetune.captioner.config import check_held_out, parse_count
+from imagetext.readers.labels import FOLDER
 from imagetext.readers.table_flags import TableFlags
 from imagetext.sets.room import check_pattern
 
@@ -39,6 +40,22 @@ class StudentConfig(TableFlags):
     )
     eval_input: list[str] = Field(
         [], description="pictures with captions to validate on, by retrieval; any input of `finetune`"
+    )
+    eval_classes: list[str] = Field(
+        [], description="labelled pictures to validate on, by their classes; any input of `zero-shot`"
+    )
+    label: str = Field(
+        FOLDER,
+        min_length=1,
+        description="where the classes of --eval-classes stand: folder, cls, or a field or column, as for `zero-shot`",
+    )
+    class_names: str | None = Field(
+        None,
+        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number",
+    )
+    templates: str = Field(
+        "imagenet",
+        description="what is said of a class: imagenet, simple, plain, name, or a file with a template a line",
     )
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
         "^syn_text", description="regular expression that the names of the caption columns to draw from start with"
@@ -123,7 +140,7 @@ class StudentConfig(TableFlags):
     )
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 
-    @field_validator("eval_input")
+    @field_validator("eval_input", "eval_classes")
     @classmethod
     def _is_not_the_input(cls, specs: list[str], info: ValidationInfo) -> list[str]:
         return check_held_out(specs, info.data.get("input", []))
@@ -143,6 +160,13 @@ class StudentConfig(TableFlags):
             )
         if self.negative_weight is not None and not self.negatives:
             problems.append("--negative-weight: of which columns? --negatives names them, e.g. ^neg_text")
+        of_classes = {"label": FOLDER, "class_names": None, "templates": "imagenet"}
+        if not self.eval_classes:
+            problems += [
+                f"--{name.replace('_', '-')}: is of the pictures of --eval-classes, and there are none"
+                for name, default in of_classes.items()
+                if getattr(self, name) != default
+            ]
         if problems:
             raise ValueError("; ".join(problems))
         return self

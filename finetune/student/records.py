@@ -24,11 +24,12 @@ from finetune.student.config import StudentConfig
 from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives, is_negative
 from finetune.student.teachers import Teachers
+from imagetext.columns import is_caption_column
 from imagetext.pixels import Pixels
 from imagetext.readers.row_records import caption_columns, json_object
 from imagetext.reinforced.embeddings import modern, unpack
 from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
-from imagetext.sample import Record, Shard, is_caption_column
+from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
 from imagetext.stores import join, read_bytes
 
@@ -102,22 +103,23 @@ class ReinforcedPictures(Dataset):
         self.rejects: list[tuple[str, str]] = []
         self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
         self.has_negative: list[bool] = []
-        names: set[str] = set()
+        names: set[str] = set()  # of columns
+        shown: set[str] = set()  # kinds of texts that some record has
         hashes = InputHashes()
         everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
         progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
             while read := list(islice(everything, CHECKED)):
                 looked_at = pool.map(self._look, (record for _, *record in read))
-                for (path, sample, places), (error, picture, negatives) in zip(read, looked_at, strict=True):
+                for (path, sample, places), (error, picture, has) in zip(read, looked_at, strict=True):
                     if error:
                         (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
                     else:
                         others = {name: of for name, of in sample.columns.items() if is_negative(name, self.negatives)}
                         light = Record(sample.key, None, sample.captions, others) if places else sample
                         self.records.append((light, places))
-                        self.has_negative.append(bool(negatives))
-                        names |= sample.columns.keys()
+                        self.has_negative.append("negative" in has)
+                        names, shown = names | sample.columns.keys(), shown | has
                         self.identities.append(Identity(sample.key, picture))
                         hashes.add(path, sample, picture)
                 progress.update(len(read))
@@ -128,6 +130,8 @@ class ReinforcedPictures(Dataset):
             raise ValueError(
                 f"no record that a student can be shown; the first of {len(rejects)} rejected: {rejects[:3]}"
             )
+        if lacking := sorted(self.kinds.keys() - shown):
+            raise ValueError(f"--single-text {config.single_text:g}: {self._lack(lacking[0])}, in any record")
         self._check_negatives(names)
         self.weights = np.ones(len(self.records))
 
@@ -153,8 +157,16 @@ class ReinforcedPictures(Dataset):
     def _is_drawn(self, column: str) -> bool:
         return is_caption_column(column) and bool(re.match(self.columns, column))
 
-    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes, list[list[str]]]:
-        """Why a record cannot be trained on, "" where it can, its picture's hash, and its negatives."""
+    def _lack(self, kind: str) -> str:
+        """What to say where there are no texts of a kind."""
+        without = "--single-text 1" if self.single else "--text-weight 0"
+        return {
+            "text": f"no original caption; {without} trains without them",
+            "synthetic": f"no captions in columns like {self.columns!r}",
+        }[kind]
+
+    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes, set[str]]:
+        """Why a record cannot be trained on, "" where it can, its picture's hash, and the kinds of texts that it has."""
         sample, places = record
         try:
             text = places.read("txt") if places else {}
@@ -162,8 +174,9 @@ class ReinforcedPictures(Dataset):
             with self.in_flight.held(contents.image):
                 decode_stored(contents.image)
         except ValueError as error:
-            return str(error), b"", []
-        return "", picture_hash(sample.image), contents.negatives
+            return str(error), b"", set()
+        has = {kind for kind, of in {**contents.texts, "negative": contents.negatives}.items() if of}
+        return "", picture_hash(sample.image), has
 
     def encoded(self, index: int) -> bytes:
         """The picture's bytes."""
@@ -203,12 +216,7 @@ class ReinforcedPictures(Dataset):
         }
         missing = [kind for kind in self.kinds if not found[kind]]
         if missing and (not self.single or len(missing) == len(self.kinds)):
-            raise ValueError(
-                {
-                    "text": "no original caption; --text-weight 0 trains without them",
-                    "synthetic": f"no captions in columns like {self.columns!r}",
-                }[missing[0]]
-            )
+            raise ValueError(self._lack(missing[0]))
         if not views:
             raise ValueError("paug.json: no views")
         return Contents(sample.image, views, found, embeddings, hard_negatives(sample, self.negatives, text))

@@ -15,6 +15,8 @@ from captioners.decoding.search import evaluating
 from diversity.measures.catalogue import Measure
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.page import write_training_page
+from finetune.student.classes import SCORES as CLASS_SCORES
+from finetune.student.classes import HeldOutClasses
 from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives
 from finetune.trainer import Trainer
@@ -69,7 +71,7 @@ WITH_NEGATIVE = Measure(
     "Records that have a hard negative ÷ records: of a batch in training, of the usable pictures in validation.",
     "percent",
 )
-MEASURES = (DISTILLATION_LOSS, CONTRASTIVE_LOSS, NEGATIVE_LOSS, *SCORES, CHOICE, WITH_NEGATIVE)
+MEASURES = (DISTILLATION_LOSS, CONTRASTIVE_LOSS, NEGATIVE_LOSS, *SCORES, CHOICE, WITH_NEGATIVE, *CLASS_SCORES)
 
 
 def recall(image: Tensor, text: Tensor, right: Tensor) -> dict[str, float]:
@@ -149,13 +151,16 @@ def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
 class HeldOutRetrieval:
     """Called with the trainer, the step and the records seen: validates, writes the page and a line of the log, and returns it."""
 
-    def __init__(self, samples: Sequence[Record], negatives: str | None = None):
-        self.samples, self.negatives = samples, negatives
+    def __init__(self, samples: Sequence[Record], negatives: str | None = None, classes: HeldOutClasses | None = None):
+        self.samples, self.negatives, self.classes = samples, negatives, classes
 
     def __call__(self, trainer: Trainer, step: int, seen: int) -> dict[str, Any]:
         with trainer.trained() as student, trainer.accelerator.autocast():
-            scores = retrieval(student, self.samples, self.negatives)
-        found = {"step": step, "samples": seen, "pictures": len(self.samples), **scores}
+            scores = retrieval(student, self.samples, self.negatives) if self.samples else {}
+            if self.classes:
+                scores |= self.classes.scores(student)
+        pictures = len(self.samples) + (self.classes.usable if self.classes else 0)
+        found = {"step": step, "samples": seen, "pictures": pictures, **scores}
         with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
         trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)

@@ -12,6 +12,8 @@ from finetune.launch import describe, run_in_ranks, say_once
 from finetune.not_finite import check_weights
 from finetune.page import PAGE
 from finetune.rejects import check_rejects, tell_of_rejects
+from finetune.student.classes import SCORES as CLASS_SCORES
+from finetune.student.classes import HeldOutClasses
 from finetune.student.config import StudentConfig
 from finetune.student.model import StudentForward, load_student
 from finetune.student.negatives import hard_negatives
@@ -34,7 +36,8 @@ def train(config: StudentConfig, state: PartialState) -> None:
     quiet = not state.is_main_process
     shards = read_samples(config.input, config.images, columns=config.table)
     eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
-    check_apart(config.output, [shard.path for shard in (*shards, *eval_shards)])
+    classes = HeldOutClasses(config, quiet=quiet) if config.eval_classes else None
+    check_apart(config.output, [shard.path for shard in (*shards, *eval_shards, *(classes.shards if classes else ()))])
     teachers = read_teachers(shards, config)
     if "text" in config.kinds and teachers:
         check_texts(shards)
@@ -53,8 +56,12 @@ def train(config: StudentConfig, state: PartialState) -> None:
         )
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
     check_rejects(pictures.rejects, len(pictures), config)
-    if both := doubles(pictures, Held(held_out), range(len(held_out))):
-        say_once(state, f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")
+    both = doubles(pictures, Held(held_out), range(len(held_out)))
+    if classes:
+        both |= {number for number, (_, hash) in enumerate(pictures.identities) if hash in classes.seen.hashes}
+    if both:
+        flags = " and ".join(filter(None, [config.eval_input and "--eval-input", classes and "--eval-classes"]))
+        say_once(state, f"{len(both):,} pictures of --input are held out by {flags}, and so are not trained on")
         pictures.leave_out(both)
     with begun(config, pictures.read, state):
         if state.is_main_process:
@@ -63,7 +70,7 @@ def train(config: StudentConfig, state: PartialState) -> None:
             config,
             StudentForward(student, config, teachers),
             pictures,
-            HeldOutRetrieval(held_out, config.negatives) if held_out else None,
+            HeldOutRetrieval(held_out, config.negatives, classes) if held_out or classes else None,
         )
         say_once(state, describe(trainer))
         if pictures.negatives:
@@ -79,13 +86,15 @@ def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]
     write_page(trainer)
     scores = [
         (measure.label, measure.text(found), measure.definition)
-        for measure in (*SCORES, CHOICE, WITH_NEGATIVE)
+        for measure in (*SCORES, CHOICE, WITH_NEGATIVE, *CLASS_SCORES)
         if measure.path[0] in found
     ]
     seen = trainer.steps * config.batch_size
     data = {"trained on": f"{len(trainer.pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}
     if found:
-        data["validated on"] = f"{found['pictures']:,} pictures of {', '.join(config.eval_input)}"
+        data["validated on"] = (
+            f"{found['pictures']:,} pictures of {', '.join((*config.eval_input, *config.eval_classes))}"
+        )
     if trainer.pictures.negatives:
         data["hard negatives"] = share_with_negative(trainer.pictures)
     called = {"text": "original", "synthetic": "synthetic"}

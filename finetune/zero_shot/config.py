@@ -1,9 +1,9 @@
 """The configuration of `capsmith zero-shot`; imports no torch, so that --help is quick."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from imagetext.readers.labels import FOLDER
 from imagetext.readers.table_flags import TableFlags
@@ -26,7 +26,7 @@ class ZeroShotConfig(TableFlags):
     label: str = Field(
         FOLDER,
         min_length=1,
-        description="where the classes stand: folder, the folder that a picture lies in; cls, webdataset's; or a field or column",
+        description="where the classes stand: folder, in which a picture lies; cls, webdataset's; or a field or column",
     )
     class_names: str | None = Field(
         None,
@@ -37,6 +37,23 @@ class ZeroShotConfig(TableFlags):
         "imagenet",
         description="what is said of a class: imagenet, open_clip's 80; simple, its 7; plain, 'a photo of a {}.'; name, the "
         "name alone; or a file with a template a line",
+    )
+    hierarchy: str | None = Field(
+        None,
+        description="rank anew what a model is unsure of, by classes' children and parents: wordnet, nltk's corpus; or a file, "
+        "CHILD<tab>PARENT a line",
+    )
+    support: list[str] = Field(
+        [],
+        description="labelled pictures of which a few a class help to tell the others, without training; repeatable",
+    )
+    shots: int = Field(
+        16, gt=0, description="pictures of each class that are drawn from --support; fewer are tried, too"
+    )
+    column: list[str] = Field(
+        [],
+        description="caption columns whose descriptions of the --support pictures help, too, each by itself: syn_text_…, or "
+        "captions; all that there are unless given",
     )
     batch_size: int = Field(64, gt=0, description="pictures at a time")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="that the models compute in")
@@ -55,3 +72,13 @@ class ZeroShotConfig(TableFlags):
         if twice:
             raise ValueError(f"given twice: {', '.join(twice)}")
         return models
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.hierarchy and self.templates == "name":
+            raise ValueError(
+                "--hierarchy: a model is unsure where templates disagree, and --templates name is a single one"
+            )
+        if self.column and not self.support:
+            raise ValueError("--column: is of the pictures of --support, and there are none")
+        return self

@@ -3,7 +3,7 @@
 B: pictures of a batch   C: classes   E: embedding   K: answers kept of a picture
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import nlargest
 from typing import NamedTuple
 
@@ -15,7 +15,10 @@ from captioners.resolve import SHIPPED, shipped_models
 from captioners.weights import DTYPES
 from diversity.measures.embedders import OpenClip
 from finetune.zero_shot.classify import Answers, answers, class_features, prompts
+from finetune.zero_shot.hierarchy import Hierarchy, Reranker
 from finetune.zero_shot.pictures import Prepared
+from finetune.zero_shot.support import ALONE, Adapter, Shot, adapters, embed_descriptions
+from imagetext.sample import decode_image
 
 MISTAKES = 8  # pictures of a model's surest mistakes that are kept
 
@@ -37,29 +40,55 @@ class Asked:
         self.name, self.clip = name, clip
         self.dtype = DTYPES[dtype]
         self.mistakes: list[Mistake] = []
+        self.rerank: Reranker | None = None
+        self.adapters: dict[str, dict[int, Adapter]] = {}  # by the descriptions that help, and the pictures a class
+        self._adapted: dict[tuple[str, int], list[Tensor]] = {}
         self._answers: list[Answers] = []
+        self._reranked: list[tuple[Tensor, Tensor]] = []
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         """(N, E) of length 1."""
         with self._precision():
-            return self.clip.embed_texts(texts)
+            return self.clip.embed_texts(texts).float()
 
     def embed_pictures(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, E) of length 1; ValueError where these are no finite numbers."""
         with self._precision():
-            features = self.clip.embed_pictures(pixels)
+            features = self.clip.embed_pictures(pixels).float()
         if not features.isfinite().all():
             raise ValueError(f"--model {self.name}: features that are no finite numbers; does {self.dtype} fit it?")
         return features
 
-    def name_classes(self, names: Sequence[str], templates: Sequence[str]) -> int:
-        """Embeds the classes' texts; returns how many of these the model's context cuts."""
+    def name_classes(self, names: Sequence[str], templates: Sequence[str], hierarchy: Hierarchy | None = None) -> int:
+        """Embeds the classes' texts, those of their families, too; returns how many of the former the model's context cuts."""
         self.classes = class_features(self.embed_texts, names, templates)  # (C, E)
+        if hierarchy:
+            self.rerank = Reranker(self.embed_texts, names, templates, hierarchy)
         return self.clip.cut(prompts(names, templates))
+
+    @torch.inference_mode()
+    def learn(self, shots: Sequence[Shot], columns: Mapping[str, Sequence[Sequence[str]]], batch_size: int) -> None:
+        """Makes the adapters of support pictures, alone and with each column's descriptions."""
+        features = []
+        for at in range(0, len(shots), batch_size):
+            pixels = [self.clip.transform(decode_image(shot.record.image)) for shot in shots[at : at + batch_size]]
+            features.append(self.embed_pictures(torch.stack(pixels)))
+        pictures = torch.cat(features)  # (S, E)
+        labels, places = (torch.tensor(part, device=pictures.device) for part in list(zip(*shots, strict=True))[1:])
+        for name, texts in {ALONE: None, **columns}.items():
+            described = None if texts is None else embed_descriptions(self.embed_texts, texts, pictures)
+            self.adapters[name] = adapters(pictures, described, labels, places, self.classes)
 
     def ask(self, pixels: Tensor, batch: Sequence[Prepared], labels: Sequence[int]) -> None:
         """Answers for the pictures of a batch, of which the labels are numbers of classes."""
-        found = answers(self.embed_pictures(pixels), self.classes)
+        features = self.embed_pictures(pixels)
+        found = answers(features, self.classes)
+        if self.rerank:
+            self._reranked.append(tuple(part.cpu() for part in self.rerank(features, found.classes[:, 0])))
+        for name, by_shots in self.adapters.items():
+            for count, adapter in by_shots.items():
+                best = adapter(features, self.classes).argmax(dim=1).cpu()
+                self._adapted.setdefault((name, count), []).append(best)
         found = Answers(*(part.cpu() for part in found))
         self._answers.append(found)
         wrong = [
@@ -76,6 +105,16 @@ class Asked:
         """Of all pictures asked for, in their order, the classes (P, K), best first, and their probabilities (P, K)."""
         classes, probabilities = (torch.cat(part).numpy() for part in zip(*self._answers, strict=True))
         return classes, probabilities
+
+    @property
+    def reranked(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which pictures the model is unsure of, and the classes after a new ranking, (P,) each; None without hierarchy."""
+        return tuple(torch.cat(part).numpy() for part in zip(*self._reranked, strict=True)) if self._reranked else None
+
+    @property
+    def adapted(self) -> dict[tuple[str, int], np.ndarray]:
+        """The first answers (P,) by the adapters, by the descriptions that help and the support pictures a class."""
+        return {key: torch.cat(found).numpy() for key, found in self._adapted.items()}
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(torch.device(self.clip.device).type, self.dtype, enabled=self.dtype is not torch.float32)

@@ -6,11 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from diversity.measures.catalogue import PERCENT
 from diversity.page import page as diversity_page
 from diversity.page.page import INTERVAL, forests, interval, thumbnail
 from diversity.page.plots import COLOURS, Column
-from finetune.zero_shot.report import ModelResult, ZeroShotReport
+from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport
 from finetune.zero_shot.scores import MEASURES, TOP1
+from finetune.zero_shot.support import ALONE
 from imagetext.pages import render_page
 
 PAGE = "zero_shot.html"
@@ -41,6 +43,10 @@ def render(report: ZeroShotReport) -> str:
         ],
         chance=TOP1.written(report.chance),
         differences=forests([TOP1], report.differences, columns),
+        unsure=[(column, _unsure(model.unsure)) for column in columns if (model := report.models[column.name]).unsure],
+        support=[
+            (column, _support(model.support)) for column in columns if (model := report.models[column.name]).support
+        ],
         confusions=[(column, _pairs(report, report.models[column.name])) for column in columns],
         matrix=_matrix(report) if len(report.asked) <= CLASSES else None,
         best=next(column for column in columns if column.name == report.best),
@@ -52,6 +58,53 @@ def render(report: ZeroShotReport) -> str:
 def _cell(model: ModelResult, measure: Any) -> tuple[Any, str, str]:
     estimate = model.intervals[measure.score]
     return measure, measure.written(estimate.mean), interval(measure, estimate, "–")
+
+
+def _unsure(unsure: Unsure) -> list[tuple[str, str, str]]:
+    """The cells of a model: heading, figure, interval."""
+    headings = {
+        "share": "Unsure of",
+        "sure": "Right where sure",
+        "before": "Right where unsure",
+        "after": "Ranked anew",
+        "gain": "Difference there",
+        "total": "All, ranked anew",
+    }
+    return [
+        (heading, "–", "")
+        if (estimate := getattr(unsure, name)) is None
+        else (heading, (signed if name == "gain" else TOP1.written)(estimate.mean), interval(TOP1, estimate, " to "))
+        for name, heading in headings.items()
+    ]
+
+
+def _support(support: Supported) -> tuple[list[int], list[tuple[str, list[tuple[str, str]], str]]]:
+    """Pictures a class, and for each kind of descriptions its figures with them, and how it differs from none."""
+    differing = {}
+    for one in support.differences:
+        if ALONE in (one.first, one.second):
+            turned = one.first == ALONE
+            gain = -one.estimate if turned else one.estimate
+            said = (
+                f"{signed(gain.mean)} ({interval(TOP1, gain, ' to ').removesuffix(PERCENT)})"
+                if gain.low < gain.high
+                else signed(gain.mean)
+            )
+            differing[one.second if turned else one.first] = f"{said}, {'clear' if one.sign else 'open'}"
+    counts = list(support.top1[ALONE])
+    return counts, [
+        (
+            name,
+            [(TOP1.written(of[count].mean), interval(TOP1, of[count], "–")) for count in counts],
+            differing.get(name, ""),
+        )
+        for name, of in support.top1.items()
+    ]
+
+
+def signed(value: float) -> str:
+    """A difference of shares, in points."""
+    return f"{100 * value:+.1f} points".replace("-", "−")
 
 
 def _pairs(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]]:

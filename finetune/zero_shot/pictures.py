@@ -5,7 +5,7 @@ H, W: height and width of the pixels
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from finetune.identity import picture_hash
 from imagetext.readers.labels import Labels, read_class_names
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record, Shard, decode_image
@@ -36,6 +37,7 @@ class Look(NamedTuple):
 
     classes: Classes
     pictures: int
+    hashes: Set[bytes]  # of the pictures that have a class
     failed: Sequence[tuple[str, str]]  # key, reason
 
 
@@ -53,9 +55,11 @@ def labelled(
     return read_samples(input, images, labels=labels, columns=table, needs=("pictures",), distinct=False), names
 
 
-def look(shards: Iterable[Shard], names: Mapping[str, str] | None, *, quiet: bool = False) -> Look:
-    """Reads all records, and decodes none. Raises ValueError where there are not two classes."""
-    counts, failed, pictures = dict.fromkeys(names or (), 0), [], 0
+def look(
+    shards: Iterable[Iterable[Record]], names: Mapping[str, str] | None, *, flag: str = "--input", quiet: bool = False
+) -> Look:
+    """Reads all records, and decodes none. Raises ValueError, which names the flag, where there are not two classes."""
+    counts, hashes, failed, pictures = dict.fromkeys(names or (), 0), set(), [], 0
     records = (record for shard in shards for record in shard)
     for record in Progress(records, desc="reading labels", unit="picture", mininterval=1, delay=2, disable=quiet):
         pictures += 1
@@ -63,12 +67,13 @@ def look(shards: Iterable[Shard], names: Mapping[str, str] | None, *, quiet: boo
             failed.append((record.key, record.error))
         else:
             counts[record.label] = counts.get(record.label, 0) + 1
+            hashes.add(picture_hash(record.image))
     found = list(names or sorted(counts))
     if len(found) < 2:
         said = f"all pictures are of one class, {found[0]!r}" if found else f"no picture has a label: {failed[0][1]}"
-        raise ValueError(f"--input: {said}; to tell classes apart takes two")
+        raise ValueError(f"{flag}: {said}; to tell classes apart takes two")
     called = [names[one] if names else one.replace("_", " ") for one in found]
-    return Look(Classes(found, called, [counts[one] for one in found]), pictures, failed)
+    return Look(Classes(found, called, [counts[one] for one in found]), pictures, hashes, failed)
 
 
 class Prepared(NamedTuple):

@@ -3,20 +3,50 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
+from diversity.measures.catalogue import PERCENT
 from diversity.page.page import interval
 from diversity.verdict.answer import FEW
-from diversity.verdict.compare import Difference, Estimate, differences, estimates
-from diversity.verdict.winner import Verdict, decide
+from diversity.verdict.compare import Difference, Estimate
+from diversity.verdict.winner import Verdict
 from finetune.zero_shot.models import Mistake
 from finetune.zero_shot.pictures import Classes
-from finetune.zero_shot.scores import PER_CLASS, TOP1, TOP5, class_accuracy, confusions, picture_scores
+from finetune.zero_shot.scores import PER_CLASS, TOP1, TOP5
+from finetune.zero_shot.support import ALONE
 
 KIND = "capsmith zero-shot"
 PAIRS = 3  # of classes taken for one another, that a sentence names
+
+
+class Unsure(NamedTuple):
+    """What a hierarchy did for a model: the share of pictures that it is unsure of, and the accuracy of all, with intervals.
+
+    sure: of those that it is sure of; before and after: of the others, by all templates and ranked anew; gain: after less
+    before; total: of all pictures, after.
+    """
+
+    share: Estimate
+    total: Estimate
+    sure: Estimate | None
+    before: Estimate | None
+    after: Estimate | None
+    gain: Estimate | None
+
+
+class Supported(NamedTuple):
+    """What support pictures did for a model: top-1 by the descriptions that help, "pictures alone" first, and pictures a class.
+
+    differences: of these in top-1 with the most pictures a class, corrected for all pairs.
+    """
+
+    top1: Mapping[str, Mapping[int, Estimate]]
+    differences: Sequence[Difference]
+
+    @property
+    def most(self) -> int:
+        """Pictures a class at most."""
+        return max(self.top1[ALONE])
 
 
 @dataclass(frozen=True)
@@ -27,6 +57,8 @@ class ModelResult:
     by_class: Sequence[float | None]
     confusions: Sequence[Mapping[str, Any]]  # the commonest first; classes by number
     mistakes: Sequence[Mistake]  # the surest first
+    unsure: Unsure | None = None  # where there is a hierarchy
+    support: Supported | None = None  # where there are support pictures
 
 
 @dataclass(frozen=True)
@@ -59,7 +91,20 @@ class ZeroShotReport:
     @property
     def answer(self) -> tuple[str, ...]:
         """The result in sentences, the first of which says who is best."""
-        return tuple(filter(None, (_best(self), _rest(self), _against_chance(self), _confused(self), _few(self))))
+        return tuple(
+            filter(
+                None,
+                (
+                    _best(self),
+                    _rest(self),
+                    _against_chance(self),
+                    _confused(self),
+                    _unsure(self),
+                    _support(self),
+                    _few(self),
+                ),
+            )
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All of it but pictures, classes by what stands in the set."""
@@ -80,6 +125,8 @@ class ZeroShotReport:
                 name: {
                     **{score: estimate._asdict() for score, estimate in model.intervals.items()},
                     "by_class": dict(zip(labels, model.by_class, strict=True)),
+                    **({"unsure": _plain(model.unsure)} if model.unsure else {}),
+                    **({"support": _plain_support(model.support)} if model.support else {}),
                     "confusions": [
                         {**pair, "class": labels[pair["class"]], "answered": labels[pair["answered"]]}
                         for pair in model.confusions
@@ -99,47 +146,15 @@ class ZeroShotReport:
         }
 
 
-def make_report(
-    answers: Mapping[str, np.ndarray],
-    mistakes: Mapping[str, Sequence[Mistake]],
-    labels: np.ndarray,
-    classes: Classes,
-    *,
-    failed: int,
-    notes: Sequence[str],
-    settings: Mapping[str, Any],
-    seed: int,
-) -> ZeroShotReport:
-    """The report of models' answers (P, K), best first, to pictures whose classes have the numbers `labels` (P,)."""
-    count = len(classes.labels)
-    scores = {name: picture_scores(found, labels, count) for name, found in answers.items()}
-    intervals = {
-        name: {score: _within(one) for score, one in estimates(of, seed).items()} for name, of in scores.items()
+def _plain(unsure: Unsure) -> dict[str, Any]:
+    return {name: estimate and estimate._asdict() for name, estimate in unsure._asdict().items()}
+
+
+def _plain_support(support: Supported) -> dict[str, Any]:
+    return {
+        "top1": {name: {count: one._asdict() for count, one in of.items()} for name, of in support.top1.items()},
+        "differences": [{**one._asdict(), "estimate": one.estimate._asdict()} for one in support.differences],
     }
-    between = differences(scores, [TOP1.score], seed)
-    return ZeroShotReport(
-        {
-            name: ModelResult(
-                intervals[name],
-                [None if np.isnan(share) else float(share) for share in class_accuracy(of["top1"], labels, count)],
-                confusions(answers[name][:, 0], labels),
-                mistakes[name],
-            )
-            for name, of in scores.items()
-        },
-        classes,
-        np.bincount(labels, minlength=count).tolist(),
-        failed,
-        between,
-        decide("accuracy", [TOP1], None, list(answers), intervals, between, {}),
-        notes,
-        settings,
-    )
-
-
-def _within(estimate: Estimate) -> Estimate:
-    """The same within 0 and 1, which a linear score's interval may leave."""
-    return Estimate(*(min(1.0, max(0.0, value)) for value in estimate))
 
 
 # --- in words ------------------------------------------------------------------------------------------------------
@@ -155,7 +170,8 @@ def _figure(report: ZeroShotReport, name: str, long: bool = False) -> str:
 def _best(report: ZeroShotReport) -> str:
     best, others = report.best, "the others" if len(report.models) > 2 else "the other"
     told = (
-        f"tells the class of {_figure(report, best, long=True)} of {report.pictures:,} pictures of {len(report.asked):,} classes "
+        f"tells the class of {_figure(report, best, long=True)} of {report.pictures:,} pictures of "
+        f"{len(report.asked):,} classes "
         "at its first answer"
     )
     if len(report.models) == 1:
@@ -197,6 +213,41 @@ def _confused(report: ZeroShotReport) -> str:
         for pair in found
     ]
     return f"Most often {report.best} takes {_and(pairs)}."
+
+
+def _unsure(report: ZeroShotReport) -> str:
+    """What the hierarchy does for the best model."""
+    unsure = report.models[report.best].unsure
+    if not unsure:
+        return ""
+    if not unsure.gain:
+        return f"{report.best} is sure of all pictures: the hierarchy has nothing to do."
+    gain = TOP1.written(unsure.gain.mean).replace(PERCENT, " points").replace("-", "−")
+    between = interval(TOP1, unsure.gain, " to ").removesuffix(PERCENT)
+    clear = "" if unsure.gain.low > 0 or unsure.gain.high < 0 else ", so no effect is shown"
+    return (
+        f"{report.best} is unsure of {TOP1.written(unsure.share.mean)} of the pictures: there it is right for "
+        f"{TOP1.written(unsure.before.mean)}, "
+        f"and by children and parents of the classes for {TOP1.written(unsure.after.mean)}, a difference of {gain}"
+        + (f" ({between})" if between else "")
+        + f"{clear}."
+    )
+
+
+def _support(report: ZeroShotReport) -> str:
+    """What support pictures do for the best model, and their descriptions beside them."""
+    support = report.models[report.best].support
+    if not support:
+        return ""
+    right = TOP1.written(support.top1[ALONE][support.most].mean)
+    said = f"With {support.most:,} labelled pictures a class {report.best} is right for {right}"
+    adds = []
+    for one in support.differences:
+        if ALONE in (one.first, one.second):
+            name, gain = (one.second, -one.estimate) if one.first == ALONE else (one.first, one.estimate)
+            points = f"{100 * gain.mean:+.1f} points".replace("-", "−")
+            adds.append(f"{name} {points}{'' if one.sign else ', not shown to be more than chance'}")
+    return f"{said}; what descriptions of these add: {'; '.join(adds)}." if adds else f"{said}."
 
 
 def _few(report: ZeroShotReport) -> str:

@@ -1,6 +1,7 @@
 """`capsmith zero-shot`: labelled pictures and CLIP models in, how often these tell the classes out."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import torch
 from captioners.device import choose_device
 from finetune.rejects import check_rejects
 from finetune.zero_shot.classify import read_templates
+from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.config import ZeroShotConfig
+from finetune.zero_shot.hierarchy import Hierarchy, read_hierarchy
 from finetune.zero_shot.models import Asked, load_models
 from finetune.zero_shot.page import PAGE, render
 from finetune.zero_shot.pictures import Look, labelled, look, prepared, workers
-from finetune.zero_shot.report import KIND, ZeroShotReport, make_report
+from finetune.zero_shot.report import KIND, ZeroShotReport
+from finetune.zero_shot.support import described, draw_shots
 from imagetext.apart import check_apart
 from imagetext.lock import LOCK, FolderLock, check_lock
 from imagetext.outputs import UNFINISHED, write_file
@@ -47,20 +51,23 @@ def run(config: ZeroShotConfig) -> int:
 def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     """The report, and a line of JSON for each picture; ValueError as `run` has it."""
     device = choose_device(config.device)
-    (shards, names), templates, models = _all_or_told(
+    (shards, names), support, templates, hierarchy, models = _all_or_told(
         lambda: labelled(config.input, config.images, config.table, config.label, config.class_names),
+        lambda: (
+            labelled(config.support, config.images, config.table, config.label, config.class_names)[0]
+            if config.support
+            else []
+        ),
         lambda: read_templates(config.templates),
+        lambda: read_hierarchy(config.hierarchy) if config.hierarchy else None,
         lambda: load_models(config.model, device, config.dtype),
     )
-    check_apart(config.output, [shard.path for shard in shards])
+    check_apart(config.output, [shard.path for shard in (*shards, *support)])
     seen = look(shards, names)
     check_rejects(seen.failed, seen.pictures - len(seen.failed), config)
-    notes = _notes(seen)
-    for model in models:
-        if cut := model.name_classes(seen.classes.names, templates):
-            notes.append(
-                f"{model.name} reads {model.clip.context_length} tokens, and {cut:,} texts of classes are cut."
-            )
+    notes = _notes(seen) + _teach(models, seen, templates, hierarchy(seen.classes) if hierarchy else None, config)
+    if support:
+        notes += _give_support(models, seen, support, config)
     labels, rows = ask(models, shards, seen, config)
     failed = sum(bool(row["error"]) for row in rows)
     if not len(labels):
@@ -70,33 +77,74 @@ def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     if failed:
         example = next(row for row in rows if row["error"])
         notes.append(
-            f"{failed:,} of {len(rows):,} pictures cannot be used, e.g. {example['key']}: {example['error']}; all are in {PREDICTIONS}."
+            f"{failed:,} of {len(rows):,} pictures cannot be used, e.g. {example['key']}: {example['error']}; all are in "
+            f"{PREDICTIONS}."
         )
     report = make_report(
         {model.name: model.answers[0] for model in models},
+        {model.name: model.reranked for model in models},
+        {model.name: model.adapted for model in models},
         {model.name: model.mistakes for model in models},
         labels,
         seen.classes,
         failed=failed,
         notes=notes,
-        settings={
-            name: value
-            for name, value in config.model_dump(
-                mode="json", exclude={"output", "overwrite", "num_workers", "group"}
-            ).items()
-            if value not in (None, [])
-        }
-        | {"said of a class": templates},
+        settings=_settings(config) | {"said of a class": templates},
         seed=config.seed,
     )
     return report, _predictions(rows, models, seen.classes.labels)
+
+
+def _settings(config: ZeroShotConfig) -> dict[str, Any]:
+    """What decides the answers, without what is not given."""
+    unused = {"output", "overwrite", "num_workers", "group"} | (set() if config.support else {"shots"})
+    return {
+        name: value
+        for name, value in config.model_dump(mode="json", exclude=unused).items()
+        if value not in (None, [])
+    }
+
+
+def _teach(
+    models: Sequence[Asked], seen: Look, templates: Sequence[str], families: Hierarchy | None, config: ZeroShotConfig
+) -> list[str]:
+    """Has the models read the classes' texts; what a reader must know of these."""
+    names, notes = seen.classes.names, []
+    if families and families.known < len(names):
+        notes.append(f"--hierarchy {config.hierarchy} knows {families.known:,} of {len(names):,} classes.")
+    for model in models:
+        if cut := model.name_classes(names, templates, families):
+            notes.append(
+                f"{model.name} reads {model.clip.context_length} tokens, and {cut:,} texts of classes are cut."
+            )
+    return notes
+
+
+def _give_support(models: Sequence[Asked], seen: Look, support: Sequence[Shard], config: ZeroShotConfig) -> list[str]:
+    """Has the models look at the support pictures; what a reader must know of these."""
+    number = {label: at for at, label in enumerate(seen.classes.labels)}
+    records = (record for shard in support for record in shard)
+    shots, held = draw_shots(records, number, config.shots, config.seed, seen.hashes)
+    columns = described(shots, config.column)
+    for model in models:
+        model.learn(shots, columns, config.batch_size)
+    counts = Counter(shot.label for shot in shots)
+    few = sum(counts[one] < config.shots for one in range(len(number)))
+    return [
+        *([f"{held:,} pictures of --support are among those of --input, and do not help."] if held else []),
+        *(
+            [f"{few:,} of {len(number):,} classes have fewer than {config.shots} pictures in --support."]
+            if few
+            else []
+        ),
+    ]
 
 
 @torch.inference_mode()
 def ask(
     models: Sequence[Asked], shards: Sequence[Shard], seen: Look, config: ZeroShotConfig
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Has all models answer for all pictures, each decoded once; the numbers of the pictures' classes, and a row for each record."""
+    """All models answer for all pictures, each decoded once; the numbers of the pictures' classes, and a row a record."""
     number = {label: at for at, label in enumerate(seen.classes.labels)}
     records = (record for shard in shards for record in shard)
     transforms = [model.clip.transform for model in models]
@@ -137,8 +185,8 @@ def _notes(seen: Look) -> list[str]:
         return []
     more = ", …" if len(empty) > 3 else ""
     return [
-        f"{len(empty):,} of {len(seen.classes.names):,} classes have no picture ({', '.join(empty[:3])}{more}): they are among the "
-        "answers, and not in the mean over classes."
+        f"{len(empty):,} of {len(seen.classes.names):,} classes have no picture ({', '.join(empty[:3])}{more}): they are "
+        "among the answers, and not in the mean over classes."
     ]
 
 

@@ -13,7 +13,7 @@ from diversity.measures.catalogue import Measure
 TOP1 = Measure(
     ("top1",),
     "Top-1",
-    "Pictures whose class is the first answer ÷ pictures. 0 to 100 %; guessing is right for one in as many as there are classes.",
+    "Pictures whose class is the first answer ÷ pictures. 0 to 100 %; a guess is right for one in as many as there are classes.",
     "percent",
     "higher",
     "top1",

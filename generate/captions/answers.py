@@ -21,10 +21,14 @@ Object = tuple[tuple[str, Any], ...]  # of JSON, with fields that stand twice
 
 @dataclass(frozen=True)
 class Answer:
-    """What an answer says, for each of its columns ("" where it has but one), and which of `replies.CUTS` were cut off it."""
+    """What an answer says, for each of its columns ("" where it has but one), and which of `replies.CUTS` were cut off it.
+
+    finished: whether something followed it, so that it is whole even where the length limit ended the answer.
+    """
 
     texts: dict[str, tuple[str, ...]]
     cut: tuple[str, ...] = ()
+    finished: bool = False
 
 
 def read_answer(text: str, answer: Literal["text", "line", "json"], fields: Mapping[str, str]) -> Answer:
@@ -38,7 +42,7 @@ def read_answer(text: str, answer: Literal["text", "line", "json"], fields: Mapp
     if answer == "json":
         return _read_json(text, fields)
     reply = read_reply(text, line=answer == "line")
-    return Answer({"": (reply.text,)}, reply.cut)
+    return Answer({"": (reply.text,)}, reply.cut, finished="rest" in reply.cut)
 
 
 def is_tags(column: str) -> bool:
@@ -59,7 +63,7 @@ def _read_json(text: str, fields: Mapping[str, str]) -> Answer:
         cut.update(*(reply.cut for reply in replies))
         found = [reply.text for reply in replies]
         texts[column] = _tags(found) if is_tags(column) else tuple(found)
-    return Answer(texts, tuple(name for name in CUTS if name in cut))
+    return Answer(texts, tuple(name for name in CUTS if name in cut), finished=True)
 
 
 def _only_one(text: str, fields: Mapping[str, str]) -> tuple[int, int, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The configuration of `capsmith generate`; imports no torch, so that --help is quick."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,16 @@ from pydantic import (
 from pydantic_settings import CliSuppress
 
 from captioners.base import SamplingConfig
+from captioners.rules.negatives import NEGATIVES
 from captioners.server.config import ServerConfig
 from generate.captions.gate import Gate
+from generate.captions.tasks import TaskConfig, problems_of_order, schema_of
 from generate.runs.config import RunConfig
 from imagetext.readers.table_flags import TableFlags
+from imagetext.sample import is_caption_column
 from imagetext.shards import check_column
+
+logger = logging.getLogger(__name__)
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
@@ -32,8 +38,11 @@ def _check_recipe(name: str) -> str:
     return name
 
 
-class ColumnConfig(SamplingConfig, Gate, ServerConfig):
-    """One column of captions: by which captioner, how drawn, what becomes of degenerate ones, how a server is asked."""
+class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
+    """One column of captions: by which captioner, what it is asked, how drawn, what becomes of degenerate ones, how a server is asked.
+
+    An answer in JSON has several columns, those of `fields`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +50,11 @@ class ColumnConfig(SamplingConfig, Gate, ServerConfig):
         None,
         description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
         "a server's: openai:http://host:port#model",
+    )
+    prompt: str | None = Field(
+        None,
+        exclude=True,
+        description="an earlier name of --prefix, for a server's model of --instruction; goes with 0.3",
     )
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     base: str | None = Field(
@@ -59,10 +73,61 @@ class ColumnConfig(SamplingConfig, Gate, ServerConfig):
         None, description="of the captioner; chosen once for a run unless given: bf16 on a GPU, else fp32"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_prompt(cls, given: Any) -> Any:
+        """`prompt` as what it meant; beside a list of columns it is for each of these to take."""
+        if not isinstance(given, dict) or given.get("columns") or "prompt" not in given:
+            return given
+        given = dict(given)
+        if prompt := given.pop("prompt"):
+            name = "instruction" if str(given.get("model")).startswith("openai:") else "prefix"
+            if given.get(name):
+                raise ValueError(f"prompt: is called {name} now, and both are given")
+            logger.warning("--prompt is called --%s now, and goes with 0.3", name)
+            given[name] = prompt
+        return given
+
+    @model_validator(mode="after")
+    def _column_fits_together(self) -> Self:
+        problems = []
+        if self.fields and self.answer != "json":
+            problems.append(f"fields: are of an answer in JSON, and answer is {self.answer}")
+        if self.answer == "json" and not self.fields:
+            problems.append("answer: json has fields that go to columns (--fields FIELD=COLUMN), and none are given")
+        if self.fields and self.column:
+            problems.append(f"column: {self.column}: an answer in JSON goes to the columns of its fields")
+        if self.model == NEGATIVES and self.column and is_caption_column(self.column):
+            problems.append(f"column: {self.column}: negatives are no captions; name it neg_text_…")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """The columns that are written, as far as they are named; all others have the captioner's name."""
+        return tuple(self.fields.values()) or ((self.column,) if self.column else ())
+
     @property
     def sampling(self) -> SamplingConfig:
         """How captions are drawn."""
-        return SamplingConfig(**self.model_dump(include=set(SamplingConfig.model_fields)))
+        asked = self.model_dump(include=set(SamplingConfig.model_fields))
+        return SamplingConfig(
+            **asked | {"json_schema": asked["json_schema"] or (self.fields and schema_of(self.fields)) or ""}
+        )
+
+    @property
+    def task(self) -> TaskConfig:
+        """What the captioner is asked."""
+        asked = self.model_dump(include=set(TaskConfig.model_fields))
+        if self.model == NEGATIVES and not self.instruction:
+            asked["instruction"] = "{{ text }}"
+        return TaskConfig(**asked)
+
+    @property
+    def can_look(self) -> bool:
+        """Whether the captioner may be shown the picture, as far as its name tells."""
+        return not self.text_only and self.model != NEGATIVES
 
     @property
     def gate(self) -> Gate:
@@ -85,7 +150,10 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Annotated[str, AfterValidator(_check_recipe)] | None = Field(
-        None, description=f"settings that all flags override: {', '.join(RECIPES)}, as the paper drew its captions"
+        None, description=f"settings that all flags override: {', '.join(RECIPES)}; each says what is the paper's"
+    )
+    text_model: str | None = Field(
+        None, description="the captioner of columns that are asked by words alone, where it is another than --model"
     )
     input: list[str] = Field(
         min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…"
@@ -120,6 +188,11 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
         None, gt=0, description="caption the first so many pictures only, and say what all would take"
     )
     dry_run: bool = Field(False, description="list the input, load the captioners, and write nothing")
+    export_by_class: str | None = Field(
+        None,
+        description="folder on this machine for the captions as IDEA reads them: of each class a file, with a picture and a "
+        "caption in a line",
+    )
     max_error_rate: float = Field(
         0.1, ge=0, le=1, description="share of pictures that may fail before the exit code is 3"
     )
@@ -130,13 +203,24 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     @model_validator(mode="before")
     @classmethod
     def _begin_with_the_recipe(cls, given: Any) -> Any:
-        """The recipe's settings, below all that is given."""
+        """The recipe's settings, below all that is given; columns that are as many as the recipe's are each above its own."""
         name = given.get("recipe") if isinstance(given, dict) else None
         if name not in RECIPES:
             return given
         import yaml  # late: it is not needed where no recipe is
 
-        return yaml.safe_load(RECIPES[name].read_text(encoding="utf-8")) | given
+        recipe = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+        if own := recipe.pop("columns", []):
+            of_all = {name: value for name, value in given.items() if name in ColumnConfig.model_fields}
+            own = [one | {name: of_all[name] for name in one if name in of_all} for one in own]
+            columns = given.get("columns") or [{}] * len(own)
+            if (
+                isinstance(columns, list)
+                and len(columns) == len(own)
+                and all(isinstance(one, dict) for one in columns)
+            ):
+                given = given | {"columns": [below | above for below, above in zip(own, columns)]}
+        return recipe | given
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -180,6 +264,17 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
                 for name, field in ServerConfig.model_fields.items()
                 if getattr(self, name) != field.default
             ]
+        configs = self.column_configs
+        if not self.label and any("label" in one.task.names for one in configs):
+            problems.append(
+                "instruction: names label, the class that --label finds, and it is not given; json.label is a field"
+            )
+        if all(one.named_columns for one in configs):
+            problems += problems_of_order([(one.named_columns, one.task.columns_read) for one in configs])
+        if self.export_by_class and not self.label:
+            problems.append("--export-by-class: is by the classes that --label finds, and it is not given")
+        if self.text_model and not self.columns:
+            problems.append("--text-model: is for a recipe with several columns; --model is the captioner of one")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -196,4 +291,7 @@ def _column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig
         for name, field in ColumnConfig.model_fields.items()
         if name in common and common[name] != field.default
     }  # a greedy column may then leave num_captions out
+    if entry.get("text_only") and common.get("text_model") and "model" not in entry:
+        given = {name: value for name, value in given.items() if name not in ("pretrained", "base")}
+        given["model"] = common["text_model"]
     return ColumnConfig.model_validate(given | entry)

@@ -8,6 +8,7 @@ from typing import Any
 
 from generate.captions.config import GenerateConfig
 from generate.captions.stages import Column
+from generate.captions.tasks import Task
 from generate.runs.manifest import RULES
 from imagetext.readers.labels import read_class_names
 
@@ -17,23 +18,26 @@ ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "
 def fingerprint(columns: Sequence[Column], config: GenerateConfig) -> dict[str, Any]:
     """All that, with a shard's samples, decides the shard's bytes; not devices, ranks or workers.
 
-    Its `columns` have captioner, weights, sampling, gate, dtype and batch size of each by its name, in the run's order.
+    Its `columns` have captioner, weights, task, sampling, gate, dtype and batch size of each by its name, in the run's order; those
+    that the answers in JSON of one captioner go to have the same.
     """
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
     return {
         "rules": RULES,
         "columns": {
-            column.name: {
+            name: {
                 "captioner": column.captioner.name,
                 "weights_sha256": column.captioner.weights_sha256,
-                "sampling": column.sampling.model_dump(),
+                "sampling": column.sampling.model_dump(mode="json"),
                 "gate": column.gate.model_dump(),
                 "similarity": column.similarity,
                 "dtype": column.dtype,
                 "batch_size": column.batch_size,
+                **({"task": column.task.fingerprint(looks=column.looks)} if column.task != Task() else {}),
                 **({"extra_body": asked.extra_body} if asked.extra_body else {}),
             }
             for column, asked in zip(columns, config.column_configs)
+            for name in column.writes
         },
         **{name: getattr(config, name) for name in ASIDE},
         **_labels(config),

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
+from captioners.base import Request
+from captioners.server.captioner import BLANK
 from generate.captions.config import GenerateConfig
+from generate.captions.stages import Column
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import read_markers
@@ -65,6 +69,28 @@ def count_pictures(shards: Sequence[Shard]) -> Count:
     sizes = [_size_in_tar(sample) for sample in islice(unknown[0], LOOKED_AT)]
     rows = sum(shard.stamp["size"] for shard in unknown) / max(1, sum(sizes)) * len(sizes)
     return Count(known + round(rows), len(shards), False)
+
+
+def costs_of(columns: Sequence[Column], shards: Sequence[Shard]) -> list[str]:
+    """What the shards cost each of these columns, which servers make, judged by their first records; nothing where they cannot be counted."""
+    count = count_pictures(shards).pictures if columns else None
+    if count is None:
+        return []
+    first = list(islice(shards[0], LOOKED_AT)) if shards else []
+    return [
+        column.captioner.cost(count, column.sampling, column.gate.redraws, _requests(column, first))
+        for column in columns
+    ]
+
+
+def _requests(column: Column, records: Sequence[Record]) -> list[Request]:
+    """What the column asks of records, as far as that is known before the columns are made that it reads."""
+    picture, found = BLANK.picture if column.looks else None, []
+    for record in records:
+        with suppress(ValueError):
+            asked = column.task.instruct(record, {}, column.name, column.sampling.seed)
+            found.append(Request(record.key, picture, asked.instruction))
+    return found or [Request("", picture, column.task.instruction)]
 
 
 def _size_in_tar(record: Record) -> int:

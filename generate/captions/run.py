@@ -1,29 +1,31 @@
 """`capsmith generate`: every shard without a done-marker is captioned and written; the same command again resumes."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing.synchronize import Event
 from typing import Any
 
 import psutil
 import torch
 
-from captioners.base import Captioner, SamplingConfig
+from captioners.base import Captioner
 from captioners.device import check_device
 from captioners.load import load_captioner
 from captioners.ranks import Rank
-from captioners.resolve import shipped_models
+from captioners.resolve import is_transformers, shipped_models
+from captioners.rules.negatives import NEGATIVES
 from captioners.server.captioner import ServerCaptioner
 from captioners.server.journal import answers_kept, forget_answers
-from generate.captions.config import GenerateConfig
+from generate.captions.config import ColumnConfig, GenerateConfig
+from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
-from generate.captions.gate import Gate
 from generate.captions.overlap import Overlap
-from generate.captions.preview import count_pictures, first_pictures, outlook
+from generate.captions.preview import costs_of, count_pictures, first_pictures, outlook
 from generate.captions.stages import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.captions.summary import finish
+from generate.captions.tasks import Task, problems_of_order
 from generate.runs.engines import engine_of
 from generate.runs.inputs import Failures, hash_of, input_of
 from generate.runs.manifest import check_own, read_run, wait_for_run
@@ -36,7 +38,8 @@ from generate.sets.repeats import Repeats
 from imagetext.apart import ANOTHER
 from imagetext.lock import FolderLock
 from imagetext.readers.labels import Labels, read_class_names
-from imagetext.sample import Shard
+from imagetext.readers.table_columns import Need
+from imagetext.sample import Shard, is_caption_column
 from imagetext.shards import ShardWriter, check_column, read_marker
 from imagetext.shown import say
 from imagetext.sources import read_samples
@@ -46,6 +49,7 @@ FOR_PHOTOGRAPHS = (
     "coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k, or Salesforce/blip-image-captioning-base"
 )
 SHARDS_LOOKED_AT = 3
+RECORDS_LOOKED_AT = 100  # of the first shard, for columns that are read
 WRITTEN_BEHIND = (
     2 * REDRAWN_AT_ONCE
 )  # pictures at most that wait to be written: so many come at once, and the captioners go on
@@ -72,11 +76,14 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
         check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
         raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
+    if config.export_by_class:
+        check_folder(config.export_by_class, config.output)
     if rank.number and not config.dry_run:
         wait_for_run(config.output)  # so that a mistake in the command is told once
     whole = read_samples(
-        config.input, config.images, labels=labels_of(config), columns=config.table, needs=("pictures",)
+        config.input, config.images, labels=labels_of(config), columns=config.table, needs=needs_of(config)
     )
+    check_columns_read(config, whole)
     shards = first_pictures(whole, config.limit) if config.limit else whole
     look = config.dry_run or config.limit  # is for one process
     if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
@@ -93,7 +100,7 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "")
             say(
                 f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written"
             )
-            for cost in work.costs(count_pictures(prepared.to_do).pictures):
+            for cost in costs_of(work.of_servers, prepared.to_do):
                 say(cost)
             return 0
         if config.overwrite:
@@ -148,26 +155,13 @@ class Captioning:
                 {} if sizes == settled else {"batch_sizes": sizes},
             )
 
-        servers = [captioner for captioner, _, _ in self.servers]
-        with answers_kept(servers, self.config.output, shard.name):
+        with answers_kept([column.captioner for column in self.of_servers], self.config.output, shard.name):
             with_halved_batches(write, settled, "pictures in flight", shard, pace)
 
     @property
-    def servers(self) -> list[tuple[ServerCaptioner, SamplingConfig, Gate]]:
-        """The captioners that are servers', with what their columns ask of them."""
-        return [
-            (column.captioner, column.sampling, column.gate)
-            for column in self.columns
-            if isinstance(column.captioner, ServerCaptioner)
-        ]
-
-    def costs(self, pictures: int | None) -> list[str]:
-        """What so many pictures cost at each server, in requests and tokens; nothing where their number is not known."""
-        return (
-            []
-            if pictures is None
-            else [captioner.cost(pictures, sampling, gate.redraws) for captioner, sampling, gate in self.servers]
-        )
+    def of_servers(self) -> list[Column]:
+        """The columns whose captioners are servers'."""
+        return [column for column in self.columns if isinstance(column.captioner, ServerCaptioner)]
 
     def close(self) -> None:
         if self.workers is not None:
@@ -204,15 +198,60 @@ def _batch_sizes(columns: Sequence[Column]) -> list[int]:
     return list({id(column.captioner): column.batch_size for column in columns}.values())
 
 
+def needs_of(config: GenerateConfig) -> list[Need]:
+    """What tables must have for the columns: pictures where one is looked at, captions where one is named."""
+    needs: list[Need] = []
+    if any(map(may_look, config.column_configs)):
+        needs.append("pictures")
+    if any(one.task.reads_originals for one in config.column_configs):
+        needs.append("captions")
+    return needs or ["either"]
+
+
+def may_look(column: ColumnConfig) -> bool:
+    """Whether the column's captioner is shown pictures, as far as can be told before it is loaded."""
+    if not column.can_look or column.instruction is None or column.model.startswith("openai:"):
+        return column.can_look
+    if not is_transformers(column.model):
+        return True
+    from captioners.lm.load import is_language_model  # late: it imports transformers
+
+    return not is_language_model(column.model)
+
+
+def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
+    """Raises ValueError where a column is read that neither this run writes nor one of the input's first records has."""
+    configs = config.column_configs
+    if not all(one.named_columns for one in configs):  # it may be the one that has its captioner's name
+        return
+    wanted = {name for one in configs for name in one.task.columns_read}
+    wanted -= {name for one in configs for name in one.named_columns}
+    seen: set[str] = set()
+    for shard in shards[:1] if wanted else ():
+        with suppress(OSError, ValueError):  # which its turn tells of
+            for record in islice(shard, RECORDS_LOOKED_AT):
+                seen |= record.columns.keys()
+                if wanted <= seen:
+                    return
+    if wanted - seen:
+        has = f"it has {', '.join(sorted(seen))}" if seen else "it has no columns of captions"
+        raise ValueError(
+            f"instruction or fallback: {', '.join(sorted(wanted - seen))}: is written neither in this run nor in the first "
+            f"{RECORDS_LOOKED_AT} records of the input; {has}"
+        )
+
+
 def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> list[Column]:
     """The columns, those of one model with one captioner and batch size; what the run has settled stays as it is.
 
-    Raises: ValueError where a model cannot be loaded, sampling does not fit it, or two columns have one name.
+    settled: an entry for each column that is written, several of a column whose answers are JSON.
+    Raises: ValueError where a model cannot be loaded, a task or sampling does not fit it, or two columns have one name.
     """
     configs = config.column_configs
-    before = settled if len(settled) == len(configs) else [{}] * len(configs)
+    before = _by_column(configs, settled)
     columns: list[Column] = []
     loaded: dict[tuple, Captioner] = {}
+    tasks: dict[str, Task] = {}
     for one, known in zip(configs, before):
         dtype = one.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
         server = {"server": one.server} if one.model.startswith("openai:") else {}
@@ -222,19 +261,23 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
                 one.model, one.pretrained, base=one.base, device=device, dtype=dtype, **server
             )
         captioner = loaded[asked]
-        name = one.column or check_column(f"syn_text_{captioner.name}")
-        columns.append(Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size))
+        kind = "neg_text_" if one.model == NEGATIVES else "syn_text_"
+        name = one.named_columns[0] if one.named_columns else check_column(f"{kind}{captioner.name}")
+        described = one.task.model_dump_json()
+        if described not in tasks:
+            tasks[described] = one.task.settled()
+        column = Column(name, captioner, one.sampling, one.gate, one.similarity, dtype, captioner.batch_size)
+        columns.append(replace(column, task=tasks[described]))
         columns[-1].check()
-    names = Counter(column.name for column in columns)
-    if twice := [name for name, times in names.items() if times > 1]:
-        raise ValueError(f"columns: {', '.join(twice)} named twice; give each its own `column`")
+    if problems := problems_of_order([(column.writes, column.task.columns_read) for column in columns]):
+        raise ValueError("; ".join(problems))
     sizes = [
         one.batch_size
         or known.get("batch_size")
         or (
             column.captioner.batch_size
             if one.model.startswith("openai:")  # a server makes its own batches
-            else fitting_batch_size(len(columns) * column.captioner.bytes_per_picture(one.sampling), device)
+            else fitting_batch_size(len(columns) * column.captioner.bytes_per_picture(column.sampling), device)
         )
         for one, known, column in zip(configs, before, columns)
     ]
@@ -244,6 +287,14 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         )
         for column in columns
     ]
+
+
+def _by_column(configs: Sequence[ColumnConfig], settled: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the run has settled of each column, by the first of those that it writes; nothing where these are other columns."""
+    counts = [len(one.fields) or 1 for one in configs]
+    if len(settled) != sum(counts):
+        return [{} for _ in configs]
+    return [settled[sum(counts[:at])] for at in range(len(configs))]
 
 
 def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
@@ -265,19 +316,16 @@ def write_shard(
     info: Mapping[str, Any],
 ) -> None:
     """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats, overlap and licences."""
-    repeats, overlap, licences, failures = (
-        {column.name: Repeats() for column in columns},
-        Overlap(),
-        Repeats(),
-        Failures(),
-    )
+    names = [name for column in columns for name in column.writes]
+    repeats = {name: Repeats() for name in names if is_caption_column(name)}
+    overlap, licences, failures = Overlap(), Repeats(), Failures()
     before = read_marker(config.output, shard.name)
     with (
         ShardWriter(
             config.output,
             shard.name,
             format=config.format,
-            columns=list(repeats),
+            columns=names,
             images=not config.captions_only,
             input=input_of(shard),
             text_from_synthetic=config.text_from_synthetic,
@@ -288,13 +336,14 @@ def write_shard(
         def write(picture: Picture) -> tuple[bool, int]:
             record = record_of(picture, columns)
             writer.write(record)
-            captions = {name: () if record.error else record.columns.get(name, ()) for name in repeats}
+            texts = {name: () if record.error else record.columns.get(name, ()) for name in names}
+            captions = {name: texts[name] for name in repeats}
             for name, of_column in repeats.items():
                 of_column.update(captions[name])
             overlap.update(captions)
             licences.update([str(record.meta.get("license") or "")])
             failures.update(record.error, passing=bool(picture.refused), before=record.failed_before)
-            return bool(record.error), sum(map(len, captions.values()))
+            return bool(record.error), sum(map(len, texts.values()))
 
         pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
         for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):

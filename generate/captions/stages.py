@@ -1,38 +1,43 @@
-"""From pictures to records with captions, in stages that each take pictures in order and hand them on in order.
+"""From records to records with captions, in stages that each take records in order and hand them on in order.
 
-prepare (workers) -> a column's captions -> the next column's … -> redraws of what the gate refuses -> records
+prepare pictures (workers) -> a column's captions -> redraws of what its gate refuses -> the next column's … -> records
 
-What is said of a picture is judged in another thread, so that the one that calls the captioners goes on.
+A column may be made of those before it. What is said of a record is judged in another thread, so that the one that calls the
+captioners goes on.
 
 H, W: height and width of the pictures that a captioner takes
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 
 from PIL import Image
 from torch import Tensor
 
-from captioners.base import Captioned, Captioner, Request, SamplingConfig
-from generate.captions.gate import Gate, Judged, judge_all, replace_failing
+from captioners.base import Caption, Captioned, Captioner, Request, SamplingConfig
+from generate.captions.gate import Gate, Judged
+from generate.captions.said import Reading, Said
+from generate.captions.tasks import Instructed, Task
 from generate.runs.workers import Background, Stopwatch, Workers, decoding
-from imagetext.sample import Record, decode_image
+from imagetext.sample import Record, decode_image, image_size, is_caption_column
 from imagetext.sets.room import room_for
+from imagetext.writers.formats import has_captions
 
+CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"  # begin flags
 REDRAWN_AT_ONCE = 256  # pictures, good ones among them, that a redraw waits for: more fill its batches, and memory
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column to write, as the run has settled it: its captioner, how it draws, and what becomes of degenerate captions.
+    """A column to write, as the run has settled it: its captioner, what that is asked, how it draws, what becomes of the answers.
 
-    `dtype` is the captioner's, `batch_size` counts the pictures in flight.
+    `name` is what draws are told apart by. `dtype` is the captioner's, `batch_size` counts the requests in flight.
     """
 
     name: str
@@ -42,10 +47,34 @@ class Column:
     similarity: bool = False
     dtype: str = "fp32"
     batch_size: int = 16
+    task: Task = Task()
+
+    @cached_property
+    def writes(self) -> tuple[str, ...]:
+        """The columns that its answers go to: several where they are JSON."""
+        return tuple(self.task.fields.values()) or (self.name,)
+
+    @cached_property
+    def reading(self) -> Reading:
+        return Reading(self.writes, self.sampling.answer, self.task.fields, self.gate, of_words=not self.looks)
+
+    @property
+    def looks(self) -> bool:
+        """Whether its captioner is shown the picture."""
+        return self.captioner.looks_at_pictures and not self.task.text_only
 
     def check(self) -> None:
-        """Raises ValueError where the captioner does not do what the column asks."""
-        self.captioner.check(self.sampling, similarity=self.needs_similarity)
+        """Raises ValueError, with all problems, where the captioner does not do what the column asks."""
+        asks, captioner, problems = self.task.instruction is not None, self.captioner, []
+        if captioner.needs_instruction and not asks:
+            problems.append(f"instruction: {captioner.name} has nothing to say without one, and none is given")
+        if asks and not captioner.takes_instruction:
+            problems.append(f"instruction: {captioner.name} takes none")
+        if captioner.needs_picture and self.task.text_only:
+            problems.append(f"text_only: {captioner.name} needs a picture")
+        if problems:
+            raise ValueError(f"{self.name}: {'; '.join(problems)}")
+        captioner.check(self.sampling, similarity=self.needs_similarity)
 
     def caption(self, requests: Iterable[Request], redraw: int = 0) -> Iterator[Captioned]:
         """The captions of requests; redraw r of caption i draws as number `num_captions * r + i`."""
@@ -65,18 +94,25 @@ class Column:
 
 @dataclass
 class Picture:
-    """A record on its way: its pixels for each captioner, or why there are none, and what was said of it so far."""
+    """A record on its way: its pixels for each captioner, or why there are none, what was asked of it, and what was said so far."""
 
     record: Record
-    pixels: Sequence[Tensor] = ()  # (3, H, W) for each column
+    pixels: Sequence[Tensor | None] = ()  # (3, H, W) for each column that looks at them
     error: str = ""
-    captions: dict[str, Future[list[Judged]]] = field(default_factory=dict)  # of each column
+    asked: dict[str, Instructed] = field(default_factory=dict)  # of each column, by its name
+    said: dict[str, Future[list[Said]]] = field(default_factory=dict)
     refused: dict[str, str] = field(
         default_factory=dict
-    )  # why a column has no captions, where its captioner took no picture
+    )  # why a column has no answers, where nothing could be asked or said
+    kept: dict[str, Mapping[str, Sequence[Judged]]] = field(default_factory=dict)  # what goes into each of its columns
 
     def failing(self, column: Column) -> bool:
-        return column.name in self.captions and any(judged.flags for judged in self.captions[column.name].result())
+        return column.name in self.said and any(said.failing for said in self.said[column.name].result())
+
+    @property
+    def written(self) -> dict[str, list[str]]:
+        """The texts of the columns that are made."""
+        return {name: [one.text for one in kept] for columns in self.kept.values() for name, kept in columns.items()}
 
 
 def caption_samples(
@@ -90,13 +126,14 @@ def caption_samples(
 
 def workers_for(
     columns: Sequence[Column], count: int, *, overwrite: bool = False, drop_text_embeddings: bool = False
-) -> Workers[Record, tuple[bytes | None, str], tuple[list[Tensor], str]]:
+) -> Workers[Record, tuple[bytes | None, str], tuple[list[Tensor | None], str]]:
     """Workers that prepare records' pictures for the columns.
 
     overwrite, drop_text_embeddings: what may go from a record to make room for the columns, as in `imagetext.sets.room.room_for`;
     where more must, reading it raises ColumnClash.
     """
-    names = [column.name for column in columns]
+    names = [name for column in columns for name in column.writes]
+    preprocess = [column.captioner.preprocess if column.looks else None for column in columns]
 
     def with_room(record: Record) -> Record:
         return room_for(record, names, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
@@ -105,24 +142,31 @@ def workers_for(
         for record in map(with_room, records):
             yield record, (record.image, record.error)
 
-    return Workers(requests, partial(_prepare, [column.captioner.preprocess for column in columns]), count)
+    return Workers(requests, partial(_prepare, preprocess), count if any(preprocess) else 0)
 
 
 def _prepare(
-    preprocess: Sequence[Callable[[Image.Image], Tensor]], asked: tuple[bytes | None, str]
-) -> tuple[list[Tensor], str]:
-    """Pixels (3, H, W) for each column, or the reason for none, which may be known; columns of one captioner share theirs."""
+    preprocess: Sequence[Callable[[Image.Image], Tensor] | None], asked: tuple[bytes | None, str]
+) -> tuple[list[Tensor | None], str]:
+    """Pixels (3, H, W) for each column that looks, or the reason for none, which may be known; columns of one captioner share theirs.
+
+    A picture that no column looks at is not decoded, and may be missing; one that is none is an error all the same.
+    """
     encoded, error = asked
     if error:
         return [], error
     try:
+        if not any(preprocess):
+            if encoded is not None:
+                image_size(encoded)
+            return [None for _ in preprocess], ""
         with decoding(encoded):
             image = decode_image(encoded)
-            pixels = {one: one(image) for one in dict.fromkeys(preprocess)}
+            pixels = {one: one(image) for one in dict.fromkeys(preprocess) if one}
             del image
     except ValueError as undecodable:
         return [], str(undecodable)
-    return [pixels[one] for one in preprocess], ""
+    return [pixels[one] if one else None for one in preprocess], ""
 
 
 def caption_pictures(
@@ -141,9 +185,9 @@ def caption_pictures(
     pictures = _prepared(samples, columns, workers, stopwatch, following)
     for at, column in enumerate(columns):
         pictures = _draw(pictures, column, at, judge)
-    for at, column in enumerate(columns):
         if column.gate.redraws and column.sampling.strategy == "sample":
             pictures = _redraw(pictures, column, at, judge)
+        pictures = _keep(pictures, column, following=columns[at + 1 :])
     for picture in pictures:
         picture.pixels = ()  # while it waits to be written, it holds none
         yield picture
@@ -166,9 +210,22 @@ def _prepared(
 
 def _draw(pictures: Iterable[Picture], column: Column, at: int, judge: Background) -> Iterator[Picture]:
     """The pictures with the column's captions, judged; `at` is its place among the columns."""
-    for picture, found in _captioned(pictures, column, at, lambda picture: not picture.error):
+
+    def can_be_asked(picture: Picture) -> bool:
+        if picture.error:
+            return False
+        try:
+            picture.asked[column.name] = column.task.instruct(
+                picture.record, picture.written, column.name, column.sampling.seed
+            )
+        except ValueError as lacking:
+            picture.refused[column.name] = str(lacking)
+        return column.name in picture.asked
+
+    for picture, found in _captioned(pictures, column, at, can_be_asked):
         if found is not None:
-            picture.captions[column.name] = judge.submit(judge_all, found.captions, column.gate)
+            asked = picture.asked[column.name]
+            picture.said[column.name] = judge.submit(column.reading.judge_all, found.captions, asked)
             if found.error:
                 picture.refused[column.name] = found.error
         yield picture
@@ -181,9 +238,20 @@ def _redraw(pictures: Iterable[Picture], column: Column, at: int, judge: Backgro
         for redraw in range(1, column.gate.redraws + 1):
             for picture, found in _captioned(together, column, at, lambda picture: picture.failing(column), redraw):
                 if found is not None:
-                    judged = picture.captions[column.name].result()
-                    picture.captions[column.name] = judge.submit(replace_failing, judged, found.captions, column.gate)
+                    said, asked = picture.said[column.name].result(), picture.asked[column.name]
+                    picture.said[column.name] = judge.submit(
+                        column.reading.replace_failing, said, found.captions, asked
+                    )
         yield from together
+
+
+def _keep(pictures: Iterable[Picture], column: Column, following: Sequence[Column]) -> Iterator[Picture]:
+    """The pictures, in which what is kept of the column is settled where a following one reads it; else the record's maker does."""
+    read = {name for other in following for name in other.task.columns_read}.intersection(column.writes)
+    for picture in pictures:
+        if read:
+            keep(picture, column)
+        yield picture
 
 
 def _captioned(
@@ -196,7 +264,7 @@ def _captioned(
         for picture in pictures:
             waiting.append((picture, asked := wanted(picture)))
             if asked:
-                yield Request(picture.record.key, picture.pixels[at])
+                yield Request(picture.record.key, picture.pixels[at], picture.asked[column.name].instruction)
 
     def others() -> Iterator[tuple[Picture, None]]:
         while waiting and not waiting[0][1]:
@@ -215,25 +283,63 @@ def _captioned(
         raise RuntimeError(f"captioner {column.captioner.name}: no captions came for {waiting[0][0].record.key!r}")
 
 
+def keep(picture: Picture, column: Column) -> Mapping[str, Sequence[Judged]]:
+    """What goes into each column that the answers write: what passes, or may be kept; else what captions fall back to."""
+    if column.name not in picture.kept:
+        said = picture.said[column.name].result() if column.name in picture.said else []
+        kept: dict[str, Sequence[Judged]] = {}
+        for name in column.writes:
+            kept[name] = [
+                replace(part, flags=(*part.flags, *_told(one, part)))
+                for one in said
+                for part in one.parts[name]
+                if part.text.strip()
+                and "unparsed" not in part.flags
+                and not (part.flags and column.gate.on_degenerate == "drop")
+            ]
+            if not kept[name] and is_caption_column(name):
+                kept[name] = _fallen_back(picture, column)
+        picture.kept[column.name] = kept
+    return picture.kept[column.name]
+
+
+def _told(said: Said, part: Judged) -> Iterator[str]:
+    """Flags that refuse nothing: what was cut off the answer, and how a negative was made false."""
+    yield from (CUT + what for what in dict.fromkeys((*part.drawn.cut, *said.cut)))
+    if part.drawn.kind:
+        yield KIND + part.drawn.kind
+
+
+def _fallen_back(picture: Picture, column: Column) -> list[Judged]:
+    found = column.task.fall_back(picture.record, picture.written, column.name, column.sampling.seed)
+    return [Judged(found[1], Caption(found[1], None, False), flags=(FALLBACK + found[0],))] if found else []
+
+
 def record_of(picture: Picture, columns: Sequence[Column]) -> Record:
     """The picture's record, an error where it has one, or where no caption is left in any column."""
     if picture.error:
         return replace(picture.record, error=picture.error)
     captions, scores, refused = {}, {}, []
     for column in columns:
-        judged = picture.captions[column.name].result()
-        kept = [one for one in judged if one.text.strip() and not (one.flags and column.gate.on_degenerate == "drop")]
-        if kept:
-            captions[column.name] = tuple(one.text for one in kept)
-            scores[column.name] = _scores(kept)
-        else:
-            reason = picture.refused.get(column.name) or f"no caption passed: {'; '.join(_reasons(judged))}"
-            refused.append(f"{column.name}: {reason}")
-    if not captions:
+        for name, kept in keep(picture, column).items():
+            if kept:
+                captions[name] = tuple(one.text for one in kept)
+                scores[name] = _scores(kept)
+            else:
+                refused.append(f"{name}: {_why_none(picture, column, name)}")
+    names = [name for column in columns for name in column.writes]
+    found = {**picture.record.columns, **captions}
+    makes_captions = any(map(is_caption_column, names))
+    if makes_captions and not captions or not has_captions(found, picture.record.captions, names):
         return replace(picture.record, error=", ".join(refused))
-    return replace(
-        picture.record, columns={**picture.record.columns, **captions}, scores={**picture.record.scores, **scores}
-    )
+    return replace(picture.record, columns=found, scores={**picture.record.scores, **scores})
+
+
+def _why_none(picture: Picture, column: Column, name: str) -> str:
+    if reason := picture.refused.get(column.name):
+        return reason
+    judged = [part for one in picture.said[column.name].result() for part in one.parts[name]]
+    return f"no caption passed: {'; '.join(_reasons(judged))}"
 
 
 def _scores(kept: Sequence[Judged]) -> dict[str, list]:

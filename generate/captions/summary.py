@@ -6,6 +6,7 @@ from typing import Any
 
 from captioners.ranks import Rank
 from generate.captions.config import GenerateConfig
+from generate.captions.export import export_by_class
 from generate.captions.overlap import Overlap
 from generate.runs.inputs import share_failed
 from generate.runs.manifest import GALLERY, expect_run
@@ -46,6 +47,11 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
         say(line)
     if None not in markers.values():
         write_card(folder, config.input, list(markers.values()))
+        if config.export_by_class and rank.count == 1:
+            lines, classes = export_by_class(folder, list(markers.values()), config.export_by_class)
+            say(f"{config.export_by_class}: {lines:,} captions of {classes:,} classes, a file each")
+        elif config.export_by_class:
+            say("--export-by-class: is written by one process; the same command in one writes it")
         if config.limit:
             places = dict.fromkeys(place for shard in shards for place in (shard.path, os.path.dirname(shard.path)))
             write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *places])

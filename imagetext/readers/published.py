@@ -101,6 +101,8 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
     fields: what stands behind `#`. Raises ValueError, with every problem, where a file is not there or none of its kind, and where
     LaCLIP's files have other numbers of lines than the CSV has pictures.
     """
+    if kind == "laclip":
+        _check_laclip([*files])  # else the comma that somebody puts between two names is told as a part of one
     problems = [f"{path}: no such file or folder" for path, there in files.items() if there is None]
     if fields and kind != "hq-clip":
         problems.append(f"{kind}: takes no #{fields}")
@@ -114,6 +116,8 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
             _check_table(rows)
         elif split_suffix(rows.path)[1] not in TAR_SUFFIXES and not files[rows.path].is_folder:
             problems.append(f"{rows.path}: neither the folder of HQ-CLIP's JSON files nor a tar of them")
+        elif next(_json_files(rows.path), None) is None:
+            problems.append(f"{rows.path}: there is no JSON file")
     if problems:
         raise ValueError("; ".join(problems))
     return found
@@ -122,31 +126,35 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
 # ---- LaCLIP: line i of each text file is of picture i of the CSV ---------------------------------------------------------
 
 
-def _laclip(files: Sequence[str]) -> PublishedRows:
-    tables = [path for path in files if split_suffix(path)[1] == ".csv"]
-    texts = [path for path in files if path not in tables]
-    if len(tables) != 1 or not texts:
+def _is_csv(path: str) -> bool:
+    return split_suffix(path)[1] == ".csv"
+
+
+def _check_laclip(files: Sequence[str]) -> None:
+    if [*map(_is_csv, files)].count(True) != 1 or len(files) < 2:
         raise ValueError(
             "laclip: expected one CSV and its texts, as in laclip:cc3m_original.csv::cc3m_chatgpt.txt::cc3m_bard.txt, got "
             + " and ".join(map(os.path.basename, files))
         )
+
+
+def _laclip(files: Sequence[str]) -> PublishedRows:
+    (table,), texts = filter(_is_csv, files), [path for path in files if not _is_csv(path)]
     columns: dict[str, str] = {}
     for path in texts:
         name = re.sub("[^a-z0-9]+", "_", split_suffix(path)[0].rpartition("_")[2].lower())
         if other := columns.get(column := check_column(f"syn_text_laclip_{name}")):
             raise ValueError(f"{other} and {path}: would both be {column}; give them other names")
         columns[column] = path
-    pictures = sum(1 for _ in _laclip_pictures(tables[0]))
+    pictures = sum(1 for _ in _laclip_pictures(table))
     counts = {}
     for path in texts:
         with _text(path) as lines:
             counts[path] = sum(1 for _ in lines_of(path, lines))
     wrong = [f"{path} has {count:,} lines" for path, count in counts.items() if count != pictures]
     if wrong:
-        raise ValueError(
-            f"{tables[0]}: has {pictures:,} pictures, and {', '.join(wrong)}: whose a line is cannot be told"
-        )
-    return PublishedRows("laclip", tables[0], tuple((path, column) for column, path in columns.items()))
+        raise ValueError(f"{table}: has {pictures:,} pictures, and {', '.join(wrong)}: whose a line is cannot be told")
+    return PublishedRows("laclip", table, tuple((path, column) for column, path in columns.items()))
 
 
 def _laclip_rows(path: str, columns: Sequence[tuple[str, str]]) -> Iterator[Published]:

@@ -78,8 +78,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        url = request["messages"][0]["content"][0]["image_url"]["url"]
-        picture = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))
+        content = request["messages"][0]["content"]
+        if isinstance(content, str):
+            picture = content.encode()  # words alone stand for a picture
+        else:
+            picture = base64.b64decode(content[0]["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
         with server.lock:
             server.requests.append((request, picture))
             server.keys.add(self.headers["Authorization"])

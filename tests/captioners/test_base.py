@@ -69,7 +69,10 @@ def test_all_problems_come_at_once():
 
 
 def test_a_config_survives_its_dump():
-    for sampling in (SamplingConfig(top_k=7, prompt="a photo"), SamplingConfig(strategy="greedy")):
+    for sampling in (
+        SamplingConfig(top_k=7, prefix="a photo", answer="line", stop=("###", ".")),
+        SamplingConfig(strategy="greedy"),
+    ):
         assert SamplingConfig(**sampling.model_dump()) == sampling
 
 

@@ -489,7 +489,7 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner):
 
 
 def test_a_prompt_is_continued(captioner, pictures):
-    sampling = SAMPLING.model_copy(update={"prompt": "a red"})
+    sampling = SAMPLING.model_copy(update={"prefix": "a red"})
     for one in captioner.caption(pictures, sampling):
         assert all(caption.text.startswith("a red") for caption in one.captions)
         assert len({caption.text for caption in one.captions}) > 1
@@ -503,7 +503,7 @@ def test_the_models_mode_is_left_as_it_was(captioner, pictures):
 
 
 def test_sampling_that_does_not_fit_is_refused_at_once(captioner):
-    sampling = SamplingConfig(max_length=30, min_length=20, prompt="red circle " * 20)
+    sampling = SamplingConfig(max_length=30, min_length=20, prefix="red circle " * 20)
     with pytest.raises(ValueError) as caught:
         captioner.caption([], sampling)
     assert "max_length 30 exceeds 17" in str(caught.value)

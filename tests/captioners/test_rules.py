@@ -72,6 +72,7 @@ def test_what_is_changed(caption, kind, expected):
         "a two-story house",
         "a kite six feet long",
         "a man in front of him",
+        "water with trees behind.",
         "a large group",
         "a 12 year old boy",
         "ein Hund und ein roter Ball",

@@ -150,7 +150,7 @@ def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
     ],
 )
 def test_what_a_request_holds(server, sampling, sent):
-    captions(server.model, SamplingConfig(**sampling, prompt="What is it?"), of=pictures(1))
+    captions(server.model, SamplingConfig(**sampling), of=[pictures(1)[0]._replace(instruction="What is it?")])
     (request,) = server.seen(b"picture 0")
     content = [
         {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,cGljdHVyZSAw"}},

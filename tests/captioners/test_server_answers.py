@@ -104,7 +104,7 @@ def test_choices_stand_by_their_index_where_all_have_one(indices, order):
 )
 def test_a_caption_is_truncated_where_its_length_ended_it(reason, cut):
     (choice,) = choices_of(said(message("a", finish_reason=reason)))
-    assert choice.caption().truncated is cut
+    assert choice.caption(SamplingConfig()).truncated is cut
 
 
 @pytest.mark.parametrize(
@@ -403,3 +403,11 @@ def test_what_was_asked_for_is_never_given_up():
         ("top_k", SamplingConfig(top_k=3)),
     ):
         assert Dialect().give_up({**REQUEST, "top_k": 3}, sampling, 400, f"{name} is unknown") is None
+
+
+@pytest.mark.parametrize("answer, cut", [("text", ("preamble", "quotes")), ("line", ()), ("json", ())])
+def test_a_caption_says_what_was_cut_off_the_answer_and_other_answers_are_whole(answer, cut):
+    (choice,) = choices_of(said(message('Here is a caption: "A dog."')))
+    caption = choice.caption(SamplingConfig(answer=answer))
+    assert caption.cut == cut
+    assert caption.text == ("A dog." if cut else 'Here is a caption: "A dog."')

@@ -234,10 +234,14 @@ def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
         expected[key] = [in_a_column(processor.decode(tokens, skip_special_tokens=True))]
     captioner, sampling = (
         load_captioner(served),
-        SamplingConfig(strategy="greedy", max_length=16, prompt="Is it a dog?"),
+        SamplingConfig(strategy="greedy", max_length=16),
     )
-    assert texts(captioner.caption(encoded, sampling)) == expected and len(set(map(str, expected.values()))) > 3
-    assert texts(captioner.caption(encoded, sampling.model_copy(update={"prompt": "A cat?"}))) != expected
+
+    def asked(instruction):
+        return texts(captioner.caption([one._replace(instruction=instruction) for one in encoded], sampling))
+
+    assert asked("Is it a dog?") == expected and len(set(map(str, expected.values()))) > 3
+    assert asked("A cat?") != expected
 
 
 def test_whole_sets_from_a_real_server(served, tmp_path, capsys):

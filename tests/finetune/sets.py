@@ -64,13 +64,14 @@ def members(
     else:
         embeddings["text_emb"] = torch.cat([embeddings["text_emb"], *rows.values()])
     text = f"0 {record} 0"
+    fields = {"uid": f"r{record}", "captions": [text], "error": "", "source": "elsewhere/x.png"}
+    if negatives is not None:  # as our writers have them, who write all of these
+        fields |= {"sha256": "", "width": 40, "height": 30, "caption_scores": {}, "caption_fields": negatives}
     return {
         "jpg": picture(record),
         "txt": text.encode(),
-        "syn.json": json.dumps(columns | (negatives or {})).encode(),
-        "json": json.dumps(
-            {"uid": f"r{record}", "captions": [text], "error": "", "source": "elsewhere/x.png"}
-        ).encode(),
+        "syn.json": json.dumps(columns).encode(),
+        "json": json.dumps(fields).encode(),
         "paug.json": write_views(views(record)),
         kind: pack(embeddings, kind),
     }

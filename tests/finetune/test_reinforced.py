@@ -258,6 +258,8 @@ def test_a_record_with_texts_of_one_kind_shows_these_where_one_is_drawn(tmp_path
     assert [key for key, _ in pictures.rejects] == [] and len(pictures) == 3
     drawn = [{int(pictures[number, draw * 7919][1][0, 0]) for draw in range(60)} for number in range(3)]
     assert drawn == [{1, 2}, {0}, {0, 1, 2}]
+    with pytest.raises(ValueError, match="--single-text 0.5: no captions in columns like 'syn_text_z', in any record"):
+        pictures_of(str(tmp_path / "0.tar"), None, single_text=0.5, columns="syn_text_z")
     only = pictures_of(str(tmp_path / "0.tar"), None, single_text=1)
     assert dict(only.rejects).keys() == {"plain"}
 

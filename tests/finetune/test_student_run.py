@@ -173,6 +173,35 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
     assert broken and not (tmp_path / "other").exists()
 
 
+def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_on(settings, tmp_path, capsys):
+    held = tmp_path / "held"
+    for record, label in ((1, "cat"), (2, "cat"), (40, "dog"), (41, "dog"), (42, "big_cat")):
+        (held / label).mkdir(parents=True, exist_ok=True)
+        (held / label / f"{record}.png").write_bytes(picture(record))
+    (held / "dog" / "broken.png").write_bytes(picture(3)[:99])
+    how = {"eval_classes": [str(held)], "templates": "plain", "samples_seen": 8}
+    run(settings("run", STUDENT, **how))
+    assert "2 pictures of --input are held out by --eval-classes, and so are not trained on" in capsys.readouterr().out
+    output = settings("run").output
+    *_, last = rows(output / "validation.jsonl")
+    assert len(rows(output / "validation.jsonl")) == 2 and "zero_shot_top5" not in last
+    page = (output / "training.html").read_text()
+    assert "Zero-shot top-1" in page and "Zero-shot mean per class" in page
+    assert "Zero-shot top-1" in (output / "README.md").read_text()
+    flags = ["--model", str(output), "--input", str(held), "--templates", "plain", "--max-error-rate", "0.5"]
+    assert capsmith.main(["zero-shot", *flags, "--output", str(tmp_path / "asked"), "--device", "cpu"]) == 0
+    (model,) = json.loads((tmp_path / "asked" / "zero_shot.json").read_text())["models"].values()
+    for score in ("top1", "per_class"):
+        assert last[f"zero_shot_{score}"] == pytest.approx(model[score]["mean"])
+    with pytest.raises(ValidationError, match="--templates: is of the pictures of --eval-classes, and there are none"):
+        settings("other", templates="plain")
+    with pytest.raises(ValueError, match="--eval-classes: all pictures are of one class, 'cat'"):
+        (tmp_path / "one" / "cat").mkdir(parents=True)
+        (tmp_path / "one" / "cat" / "a.png").write_bytes(picture(50))
+        run(settings("other", eval_classes=[str(tmp_path / "one")]))
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_seed_decides_weights_and_draws(settings):
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         run(settings(name, seed=seed, samples_seen=16))

@@ -64,7 +64,7 @@ def test_the_most_probable_caption_is_compared_and_samples_measured():
         ["one man rides on", "a man and a"],
     ]
     captioner = scripted(greedy, samples)
-    found = validate(captioner, pictures(), SamplingConfig(num_captions=2, max_length=20, min_length=3, prompt="a"))
+    found = validate(captioner, pictures(), SamplingConfig(num_captions=2, max_length=20, min_length=3, prefix="a"))
     assert found.scores | {"meteor": 0} == {
         "pictures": 3,
         **reference_scores(greedy, HUMAN),
@@ -77,7 +77,7 @@ def test_the_most_probable_caption_is_compared_and_samples_measured():
         "same_caption": pytest.approx(1 / 3),
     }
     (best, similar), (drawn, _) = captioner.asked
-    assert similar and (best.strategy, best.max_length, best.min_length, best.prompt) == ("greedy", 20, 3, "a")
+    assert similar and (best.strategy, best.max_length, best.min_length, best.prefix) == ("greedy", 20, 3, "a")
     assert drawn.strategy == "sample"
     assert found.shown == {f"p{at}": [greedy[at], *samples[at]] for at in range(3)}
     assert found.warning == ""

@@ -1,4 +1,4 @@
-"""Zero-shot answers: those of open_clip, the scores by slow counts, the command on real folders, and what is wrong told first."""
+"""Zero-shot answers: those of open_clip, the scores by slow counts, the command on folders, and what is wrong told first."""
 
 import json
 from dataclasses import replace
@@ -14,10 +14,10 @@ from captioners.resolve import SHIPPED
 from diversity.measures.embedders import OpenClip
 from finetune.zero_shot import run as command
 from finetune.zero_shot.classify import answers, class_features, read_templates
+from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.models import MISTAKES
 from finetune.zero_shot.page import render
 from finetune.zero_shot.pictures import Classes, prepared
-from finetune.zero_shot.report import make_report
 from finetune.zero_shot.scores import accuracy, class_accuracy, confusions, picture_scores
 from imagetext.sample import Record
 from imagetext.sources import read_records
@@ -135,7 +135,8 @@ def test_the_interval_of_the_mean_per_class_is_that_of_drawing_pictures_anew():
 def report_on(answers_of, labels, names=("cat", "dog"), **others):
     classes = Classes(names, names, np.bincount(labels, minlength=len(names)).tolist())
     given = {"failed": 0, "notes": (), "settings": {}, "seed": 0} | others
-    return make_report(answers_of, dict.fromkeys(answers_of, ()), labels, classes, **given)
+    given = {"reranked": {}, "adapted": {}, "mistakes": dict.fromkeys(answers_of, ())} | given
+    return make_report(answers_of, labels=labels, classes=classes, **given)
 
 
 def test_a_model_is_best_where_it_is_clearly_ahead_and_else_nobody_is():

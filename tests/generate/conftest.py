@@ -53,7 +53,7 @@ class FakeCaptioner:
             for key, pixels, _ in batch:
                 digest = hashlib.sha256(pixels.numpy().tobytes() + key.encode() + bytes([sampling.seed])).hexdigest()
                 texts = [
-                    f"{sampling.prompt}picture {digest[:6]} no. {first_index + i}"
+                    f"{sampling.prefix}picture {digest[:6]} no. {first_index + i}"
                     for i in range(sampling.num_captions)
                 ]
                 similarities = (i / 7 if similarity else None for i in range(sampling.num_captions))

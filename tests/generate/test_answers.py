@@ -39,6 +39,7 @@ WHOLE = json.dumps(GIVEN)
         ("<think>a cat?", "text", "", ("thinking",)),
         ("```\nA dog runs.\n```", "text", "A dog runs.", ("fence",)),
         ('{"caption": "A dog runs."}', "text", "A dog runs.", ("json",)),
+        ("A dog runs.\nNote the red collar.", "text", "A dog runs. Note the red collar.", ()),
         ("1. FC Köln gegen Bayern", "text", "1. FC Köln gegen Bayern", ()),
         ("1. Mai in Berlin", "line", "1. Mai in Berlin", ()),
         ("Sure! deodorant on a shelf", "line", "Sure! deodorant on a shelf", ()),
@@ -51,6 +52,7 @@ def test_a_text_is_what_is_left_and_it_is_told_what_is_not(text, answer, expecte
     assert found.texts == {"": (expected,)}
     assert found.cut == cut
     assert set(cut) <= CUTS.keys()
+    assert found.finished == ("rest" in cut)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_text_is_what_is_left_and_it_is_told_what_is_not(text, answer, expecte
 def test_json_is_read_in_what_a_model_puts_round_it(text, cut):
     found = read_answer(text, "json", FIELDS)
     assert found.texts == READ
-    assert found.cut == cut
+    assert found.cut == cut and found.finished
 
 
 @pytest.mark.parametrize(

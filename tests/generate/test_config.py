@@ -32,7 +32,7 @@ def test_sampling_is_what_was_asked_for():
         "min_length": 4,
         "top_k": 9,
         "seed": 8,
-        "prompt": "a ",
+        "prefix": "a ",
     }
     assert GenerateConfig(**NEEDED, **asked).sampling == SamplingConfig(**asked)
     assert GenerateConfig(**NEEDED, strategy="greedy").sampling == SamplingConfig(strategy="greedy", num_captions=1)
@@ -126,3 +126,17 @@ def test_every_problem_of_the_columns_is_told_with_its_place():
         "columns",
     ]
     assert "has no model" in problems[2] and "syn_text_a is named twice" in problems[4]
+
+
+@pytest.mark.parametrize("model, name", [("coca_tiny", "prefix"), ("openai:http://localhost:8000#m", "instruction")])
+def test_a_prompt_is_what_it_meant_and_told_of(model, name, caplog):
+    """Beside a list of columns it is for each of these, by its own model."""
+    needed = {name: value for name, value in NEEDED.items() if name != "model"}
+    alone = GenerateConfig(**needed, model=model, prompt="A dog")
+    assert getattr(alone, name) == "A dog" and "prompt" not in alone.model_dump()
+    assert caplog.messages == [f"--prompt is called --{name} now, and goes with 0.3"]
+    columns = GenerateConfig(**needed, prompt="A dog", columns=[{"model": model, "column": "syn_text_x"}]).columns
+    assert [getattr(one, name) for one in columns] == ["A dog"]
+    assert GenerateConfig(**needed, model=model, prompt="") == GenerateConfig(**needed, model=model)
+    with pytest.raises(ValueError, match=f"prompt: is called {name} now, and both are given"):
+        GenerateConfig(**needed, model=model, prompt="A dog", **{name: "A cat"})

@@ -98,9 +98,9 @@ def test_the_bytes_depend_on_neither_workers_nor_other_shards(
     }.items() <= files(tmp_path / "out").items()
 
 
-def test_column_prompt_and_text_from_synthetic(captioner, make_tar, pictures, configure, tmp_path):
+def test_column_prefix_and_text_from_synthetic(captioner, make_tar, pictures, configure, tmp_path):
     make_tar("00000", pictures(1))
-    run(configure(column="syn_text_other", prompt="a ", text_from_synthetic=True))
+    run(configure(column="syn_text_other", prefix="a ", text_from_synthetic=True))
     with tarfile.open(tmp_path / "out" / "00000.tar") as archive:
         text = archive.extractfile("00000_000.txt").read().decode()
         syn = json.loads(archive.extractfile("00000_000.syn.json").read())

@@ -103,7 +103,7 @@ def test_an_input_that_was_moved_is_the_same(captioner, make_tar, pictures, conf
     [
         ({"top_p": 0.5}, "columns.syn_text_fake.sampling.top_p: 0.9 there, 0.5 now"),
         ({"seed": 1}, "columns.syn_text_fake.sampling.seed: 0 there, 1 now"),
-        ({"prompt": "a "}, "columns.syn_text_fake.sampling.prompt"),
+        ({"prefix": "a "}, "columns.syn_text_fake.sampling.prefix"),
         ({"batch_size": 3}, "columns.syn_text_fake.batch_size: 2 there, 3 now"),
         ({"dtype": "bf16"}, "columns.syn_text_fake.dtype: 'fp32' there, 'bf16' now"),
         ({"format": "jsonl"}, "format: 'webdataset' there, 'jsonl' now"),
@@ -208,7 +208,7 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
             "syn_text_fake": {
                 "captioner": "fake",
                 "weights_sha256": "0" * 64,
-                "sampling": config.sampling.model_dump(),
+                "sampling": config.sampling.model_dump(mode="json"),
                 "gate": config.gate.model_dump(),
                 "similarity": False,
                 "dtype": "fp32",

@@ -4,7 +4,8 @@ import pytest
 
 from captioners.base import Caption
 from diversity.words.degenerate import REASONS, degenerate_reasons
-from generate.captions.gate import Gate, cut_sentences, judge, judge_all, replace_failing
+from diversity.words.written import WRITTEN, Source
+from generate.captions.gate import Gate, cut_sentences, judge, judge_all, replace_failing, unparsed
 
 
 def caption(text, truncated=False, similarity=None):
@@ -65,3 +66,32 @@ def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
     assert [one.text for one in judged] == ["two cats sit here", "a red dog runs", "a red dog runs", "of the"]
     assert [bool(one.flags) for one in judged] == [False, False, True, True]
     assert judged[3].flags == degenerate_reasons("of the")  # the first draw stays where no redraw passes
+
+
+def test_every_reason_of_written_text_is_a_flag_here():
+    for name, reason in WRITTEN.items():
+        for text, source, asked in reason.examples:
+            judged = unparsed(caption(text)) if name == "unparsed" else judge(caption(text), (), Gate(**asked), source)
+            assert name in judged.flags
+            assert judged.text == text and judged.drawn == caption(text)
+
+
+def test_a_tag_may_be_short_and_is_no_sentence():
+    source = Source(positive="grass", tag=True)
+    assert [judge(caption(text), (), Gate(), source).flags for text in ("dog", "a dog,", "")] == [(), (), ("empty",)]
+    assert judge(caption("Grass"), (), Gate(), source).flags == ("both_lists",)
+    assert judge(caption("dog.jpg"), (), Gate(), source).flags == ("nonwords",)
+
+
+def test_captions_that_were_made_of_nothing_are_judged_as_before():
+    assert judge(caption("a red dog => a sign ```"), (), Gate(must_change=True, keep_facts=True)).flags == ()
+
+
+def test_a_redraw_is_judged_beside_the_source_of_what_it_replaces():
+    gate = Gate(must_change=True)
+    sources = [Source("a red dog runs"), Source("two cats sit here")]
+    first = judge_all([caption("A red dog runs."), caption("cats sit in a row")], gate, sources)
+    assert [one.flags for one in first] == [("unchanged",), ()]
+    kept = replace_failing(first, [caption("a red dog runs"), caption("")], gate, sources)
+    assert kept[0].flags == ("unchanged",)
+    assert replace_failing(first, [caption("red dog running fast"), caption("")], gate, sources)[0].flags == ()

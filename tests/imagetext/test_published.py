@@ -79,6 +79,7 @@ def test_laclips_counts_must_agree(laclip, tmp_path):
 def test_what_is_wrong_with_laclips_files_is_named(laclip, tmp_path):
     csv = tmp_path / "cc3m_original.csv"
     assert "expected one CSV and its texts" in refused(f"laclip:{csv}")
+    assert "expected one CSV and its texts" in refused(f"laclip:{csv},{tmp_path}/cc3m_bard.txt")
     assert "no such file" in refused(f"laclip:{csv}::{tmp_path}/x.txt")
     (tmp_path / "cc12m_bard.txt").write_text("a\nb\nc\n")
     assert "would both be syn_text_laclip_bard" in refused(f"laclip:{csv}::{tmp_path}/cc*_bard.txt")
@@ -301,6 +302,8 @@ def test_the_fields_of_hq_clip_are_told_never_guessed(tmp_path):
         "u1.json: tags: expected a text or a list of texts, got {'positive': ['dog', 'grass'], 'negative': 'cat, sea,'}"
     )
     assert "neither the folder of HQ-CLIP's JSON files nor a tar" in refused(f"hq-clip:{tmp_path}/u1.json{HQ}")
+    (tmp_path / "empty").mkdir()
+    assert refused(f"hq-clip:{tmp_path}/empty{HQ}").endswith("empty: there is no JSON file")
     assert "takes no #long" in refused(f"recap:{tmp_path}/u1.json#long")
 
 

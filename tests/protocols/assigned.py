@@ -4,11 +4,13 @@ from captioners.base import Captioner, TrainableCaptioner
 from captioners.coca import captioner as coca
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.decode import Decoding
+from captioners.decoding.continuing import Continuing
 from captioners.decoding.rows import Rows
 from captioners.decoding.slots import SlotRows
+from captioners.lm.captioner import LMCaptioner
+from captioners.rules.negatives import NegativeRules
 from captioners.server.captioner import ServerCaptioner
 from captioners.vlm.captioner import VLMCaptioner
-from captioners.vlm.decode import Continuing
 from finetune.captioner.forward import CoCaForward, VLMForward
 from finetune.student.model import StudentForward
 from finetune.trainer import Forward
@@ -20,9 +22,16 @@ from tests.generate import conftest
 
 
 def captioners(
-    server: ServerCaptioner, fake: conftest.FakeCaptioner, disturbed: campaign.Captioner, scripted: Scripted
+    server: ServerCaptioner,
+    lm: LMCaptioner,
+    rules: NegativeRules,
+    fake: conftest.FakeCaptioner,
+    disturbed: campaign.Captioner,
+    scripted: Scripted,
 ) -> None:
     captioner: Captioner = server
+    captioner = lm
+    captioner = rules
     captioner = fake
     captioner = disturbed
     captioner = scripted

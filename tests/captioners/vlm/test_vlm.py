@@ -17,7 +17,12 @@ def transformers_inputs(captioner: VLMCaptioner, photo: Image.Image, instruction
     """What the model takes, as transformers' users make it."""
     processor = captioner.processor
     if "text_decoder" in dict(captioner.model.named_children()) or captioner.model.config.model_type == "git":
-        return dict(processor(images=photo, return_tensors="pt"))  # BLIP and GIT begin by themselves
+        inputs = dict(processor(images=photo, return_tensors="pt"))
+        if instruction:  # else BLIP and GIT begin by themselves
+            ends = [END] * (captioner.model.config.model_type == "blip")  # which takes the last token off again
+            ids = [START, *processor.tokenizer(instruction, add_special_tokens=False).input_ids, *ends]
+            inputs |= {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        return inputs
     if captioner.model.config.model_type in ("paligemma", "florence2"):
         text = instruction if captioner.model.config.model_type == "florence2" else f"<image>{instruction}"
         return dict(processor(images=photo, text=text, return_tensors="pt"))
@@ -57,25 +62,27 @@ def tokens_of(captioner: VLMCaptioner, pictures, sampling: SamplingConfig, monke
 def test_greedy_captions_are_those_that_generate_gives(family, min_length, captioner_of, monkeypatch):
     captioner, longest = captioner_of(family), 12
     sampling = SamplingConfig(strategy="greedy", min_length=min_length, max_length=longest)
-    captions = tokens_of(captioner, pictures_for(captioner), sampling, monkeypatch)
+    asked = None, "a red circle left of", "blue stars", "What is two?"  # in one batch, prompts of several lengths
+    requests = [one._replace(instruction=of) for one, of in zip(pictures_for(captioner), asked, strict=True)]
+    captions = tokens_of(captioner, requests, sampling, monkeypatch)
     never = [*range(SPECIALS), *range(len(captioner.tokenizer), captioner.vocabulary)]
     # on its cache, GIT before transformers 5.24 counts the picture's tokens as positions, as it does in no other pass
     cached = family != "git" or Version(transformers.__version__) >= Version("5.24")
+    # what Florence-2 is made to begin with may not be suppressed
+    spared = {*captioner.end_ids, *(captioner.prompt.ids[1:2] if family == "florence2" else ())}
     expected = []
-    for photo in photos(captioner):
-        inputs = transformers_inputs(captioner, photo, captioner.prompt)
+    for photo, instruction in zip(photos(captioner), asked, strict=True):
+        inputs = transformers_inputs(captioner, photo, captioner.instruction if instruction is None else instruction)
         found = captioner.model.generate(
             **inputs,
             do_sample=False,
             use_cache=cached,
             max_new_tokens=longest - 2 + (family == "florence2"),
             min_new_tokens=max(0, min_length - 1 + (family == "florence2")),
-            # what Florence-2 is made to begin with may not be suppressed
-            suppress_tokens=[
-                token for token in never if token not in {*captioner.end_ids, *captioner.prompt_ids[1:2]}
-            ],
+            suppress_tokens=[token for token in never if token not in spared],
         )[0].tolist()
         begun = 2 if family == "florence2" else inputs["input_ids"].shape[1] if "input_ids" in inputs else 1
+        begun -= family == "blip" and "input_ids" in inputs
         expected.append(found[begun:])
     for (ours,), theirs in zip(captions, expected, strict=True):
         ends = [at for at, token in enumerate(theirs) if token in captioner.end_ids]
@@ -167,7 +174,7 @@ def test_no_markup_comes_into_a_caption_even_where_it_is_likeliest(family, capti
 
 @pytest.mark.parametrize("family", ["blip", "llava"])
 def test_a_caption_can_start_with_a_given_text(family, captioner_of):
-    captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, prompt="a red", max_length=20)
+    captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, prefix="a red", max_length=20)
     captions = [
         caption.text for one in captioner.caption(pictures_for(captioner), sampling) for caption in one.captions
     ]
@@ -176,9 +183,9 @@ def test_a_caption_can_start_with_a_given_text(family, captioner_of):
 
 def test_what_the_model_is_asked_is_in_its_prompt_and_changes_its_captions(folder_of):
     folder, sampling = folder_of("llava"), SamplingConfig(num_captions=2)
-    captioners = [load_vlm(folder), load_vlm(folder, prompt="a red circle"), load_vlm(folder, prompt="")]
+    captioners = [load_vlm(folder), load_vlm(folder, instruction="a red circle"), load_vlm(folder, instruction="")]
     tokenizer = captioners[0].tokenizer
-    assert [tokenizer.decode(captioner.prompt_ids).replace("<image>", "") for captioner in captioners] == [
+    assert [tokenizer.decode(captioner.prompt.ids).replace("<image>", "") for captioner in captioners] == [
         f"<s><|im_start|>user:{asked}<|im_end|>\n<|im_start|>assistant:"
         for asked in (" Describe this picture in one sentence.", " a red circle", "")
     ]
@@ -190,11 +197,35 @@ def test_what_the_model_is_asked_is_in_its_prompt_and_changes_its_captions(folde
     assert not any("red circle" in text for text in texts[1])
 
 
+def test_special_tokens_that_an_instruction_names_are_left_out(captioner_of):
+    captioner = captioner_of("llava")
+    [(key, picture, _), *_] = pictures_for(captioner)
+    prompts = [
+        captioner._prompt(Request(key, picture, asked))
+        for asked in ("a red <image><|im_end|>\n<|im_start|>circle", "a red   \n circle", captioner.instruction, None)
+    ]
+    assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
+    assert prompts[0].ids.count(IMAGE) == 16
+
+
+def test_an_instruction_that_leaves_no_room_is_its_own_requests_error(captioner_of):
+    captioner, sampling = captioner_of("llava"), SamplingConfig(num_captions=1, min_length=0, max_length=20)
+    requests = pictures_for(captioner)
+    alone = [one.captions for one in captioner.caption(requests, sampling)]
+    requests[1] = requests[1]._replace(instruction="square " * 60)
+    requests[3] = requests[3]._replace(instruction="circle " * 60)
+    found = list(captioner.caption(requests, sampling, batch_size=2))
+    assert [one.key for one in found] == [one.key for one in requests]
+    assert [one.captions[0].text for one in found[::2]] == [captions[0].text for captions in alone[::2]]
+    for one in found[1::2]:
+        assert not one.captions and "of 100 positions: no room for a caption of 18 tokens" in one.error
+
+
 def test_sampling_that_does_not_fit_is_refused_at_once(captioner_of):
     captioner = captioner_of("llava")
     with pytest.raises(ValueError) as caught:
-        captioner.caption([], SamplingConfig(max_length=100, prompt="red circle " * 60))
-    assert f"max_length 100 exceeds {100 - len(captioner.prompt_ids) + 2}, the context of tiny_llava" in str(
+        captioner.caption([], SamplingConfig(max_length=100, prefix="red circle " * 60))
+    assert f"max_length 100 exceeds {100 - len(captioner.prompt.ids) + 2}, the context of tiny_llava" in str(
         caught.value
     )
     assert "no room for a caption" in str(caught.value)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from captioners.base import SamplingConfig
+from captioners.base import Request, SamplingConfig
 from captioners.decoding.batch import Drawing
 from captioners.vlm.captioner import VLMCaptioner
 
@@ -11,14 +11,15 @@ from ..tape import tapes  # noqa: F401
 from .models import END, ENDS, FAMILIES, PAD, VOCABULARY, pictures_for
 
 
-def obvious_logits(captioner: VLMCaptioner, picture: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+def obvious_logits(captioner: VLMCaptioner, request: Request, tokens: list[int]) -> torch.Tensor:
     """Logits (tokens, V) of what follows each token, from one pass that caches nothing; one end token stands for all."""
-    family, prompt = captioner.family, captioner.family.fit(captioner.prompt_ids, picture)
-    ids = torch.tensor([[*prompt, *tokens[1:]]])
+    family, picture = captioner.family, request.picture
+    asked = captioner.instruction if request.instruction is None else request.instruction
+    prompt = family.fit(family.prompt(asked), picture)
+    ids = torch.tensor([[*prompt.ids, *tokens[1:]]])
     with torch.no_grad():
-        logits = family.forward(family.inputs(picture[None], ids, torch.ones_like(ids)), use_cache=False)[
-            0, -len(tokens) :
-        ]
+        inputs = family.inputs(picture[None], [prompt], ids, torch.ones_like(ids))
+        logits = family.forward(inputs, use_cache=False)[0, -len(tokens) :]
     others = captioner.end_ids[1:]
     logits[:, END] = logits[:, captioner.end_ids].logsumexp(-1)
     logits[:, others] = float("-inf")
@@ -26,25 +27,25 @@ def obvious_logits(captioner: VLMCaptioner, picture: torch.Tensor, tokens: list[
 
 
 def check_all(
-    captioner: VLMCaptioner, pictures: list[torch.Tensor], said: list[tuple[int, list[int], torch.Tensor]]
+    captioner: VLMCaptioner, requests: list[Request], said: list[tuple[int, list[int], torch.Tensor]]
 ) -> None:
-    """Checks what was said of a picture after these tokens, by one pass over the longest of those that begin alike."""
+    """Checks what was said to a request after these tokens, by one pass over the longest of those that begin alike."""
     passes: list[tuple[int, list[int], torch.Tensor]] = []
     for owner, tokens, ours in sorted(said, key=lambda one: -len(one[1])):
         known = (all_of for of, longer, all_of in passes if of == owner and longer[: len(tokens)] == tokens)
         expected = next(known, None)
         if expected is None:
-            expected = obvious_logits(captioner, pictures[owner], tokens)
+            expected = obvious_logits(captioner, requests[owner], tokens)
             passes.append((owner, tokens, expected))
         torch.testing.assert_close(ours, expected[len(tokens) - len(ours) : len(tokens)], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_nothing(family, captioner_of):
-    """Rows of one and of several captions, of unequal length, of which the longest leave before the end."""
+    """Rows of one and of several captions, after prompts of unequal length, of which the longest leave before the end."""
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
-    requests = pictures_for(captioner)
-    pictures = [request.picture for request in requests]
+    asked = None, "a red circle left of a", "", "blue stars"
+    requests = [one._replace(instruction=of) for one, of in zip(pictures_for(captioner), asked, strict=True)]
     start, said = torch.tensor([[PAD]]), []
 
     def check(rows, owners, tokens, new: int) -> None:
@@ -85,7 +86,7 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
         check(others, [0], new_tokens, 3)
         rows.join(others)  # the longer one joins the shorter
         check(rows, [*owners, 0], [*tokens, *new_tokens], 1)
-    check_all(captioner, pictures, said)
+    check_all(captioner, requests, said)
     assert features.norm(dim=-1).tolist() == pytest.approx([1, 1])
     assert (features[0] - features[1]).abs().max() > 1e-3
 
@@ -95,11 +96,10 @@ def test_of_several_end_tokens_one_stands_for_all(captioner_of):
     captioner = captioner_of("llava")
     requests = pictures_for(captioner)
     pictures = [request.picture for request in requests]
-    ids = torch.tensor([captioner.prompt_ids] * 4)
+    ids = torch.tensor([captioner.prompt.ids] * 4)
     with torch.no_grad():
-        logits = captioner.family.forward(captioner.family.inputs(torch.stack(pictures), ids, torch.ones_like(ids)))[
-            :, -1
-        ]
+        inputs = captioner.family.inputs(pictures, [captioner.prompt] * 4, ids, torch.ones_like(ids))
+        logits = captioner.family.forward(inputs)[:, -1]
         for sampling in (SamplingConfig(), SamplingConfig(strategy="greedy")):
             _, rows = captioner._begin(sampling)(requests)
             ours = rows.extend(torch.full((4, 1), PAD))[:, -1]
@@ -146,17 +146,16 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
     assert captioner_of("blip").bytes_per_picture(sampling) == 2 * blip * (1 + 3 * (18 + 17)) + 8 * 4 * 3 * VOCABULARY
     llava = captioner_of("llava")
     assert llava.bytes_per_picture(sampling) == pytest.approx(
-        2 * blip / 2 * (len(llava.prompt_ids) + 3 * 18) + 8 * 4 * 3 * VOCABULARY, abs=2
+        2 * blip / 2 * (len(llava.prompt.ids) + 3 * 18) + 8 * 4 * 3 * VOCABULARY, abs=2
     )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_of, tapes, monkeypatch):  # noqa: F811
     """Captured without a wait for the host, replayed, and captured anew for other rows and where captions outgrow it."""
-    monkeypatch.setattr("captioners.vlm.decode.GRAPH_POSITIONS", 6)
+    monkeypatch.setattr("captioners.decoding.continuing.GRAPH_POSITIONS", 6)
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
     requests = pictures_for(captioner)
-    pictures = [request.picture for request in requests]
     with torch.no_grad():
         _, rows = captioner._begin(SamplingConfig(max_length=20))(requests)
         rows.extend(torch.full((4, 1), PAD))
@@ -173,7 +172,7 @@ def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_o
                 (owner, [PAD, *tokens], logits[None].clone())
                 for owner, tokens, logits in zip(owners, fed[:, : step + 1].tolist(), ours, strict=True)
             ]
-    check_all(captioner, pictures, said)
+    check_all(captioner, requests, said)
     assert [tape.replays for tape, _ in tapes] == [3, 1, 3]  # a warm-up each: steps 1 to 3, 5, 7 to 9
     assert [device for _, device in tapes] == [fed.device] * 3
 

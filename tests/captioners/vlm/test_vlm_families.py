@@ -19,9 +19,9 @@ def test_pictures_keep_their_aspect_and_take_no_more_tokens_than_the_captioner_c
     lengths = set()
     for size in ((32, 32), (100, 40), (40, 100), (7, 90), (1, 1)):
         picture = preprocess(Image.effect_noise(size, 60).convert("RGB"))
-        prompt = captioner.family.fit(captioner.prompt_ids, picture)
-        assert len(prompt) <= len(captioner.prompt_ids) and picture.dtype == torch.float32
-        lengths.add(len(prompt))
+        prompt = captioner.family.fit(captioner.prompt, picture)
+        assert len(prompt.ids) <= len(captioner.prompt.ids) and picture.dtype == torch.float32
+        lengths.add(len(prompt.ids))
     assert len(lengths) > 1
 
 
@@ -50,8 +50,8 @@ def test_pictures_are_prepared_as_transformers_prepares_them(family, captioner_o
 
 def test_qwens_patches_are_those_of_its_processor(captioner_of):
     captioner, photo = captioner_of("qwen2_vl"), Image.effect_noise((31, 20), 60).convert("RGB")
-    ids = torch.tensor([captioner.prompt_ids])
-    ours = captioner.family.inputs(captioner.preprocess(photo)[None], ids, torch.ones_like(ids))
+    ids = torch.tensor([captioner.prompt.ids])
+    ours = captioner.family.inputs(captioner.preprocess(photo)[None], [captioner.prompt], ids, torch.ones_like(ids))
     expected = captioner.processor.image_processor(images=photo, return_tensors="pt")
     torch.testing.assert_close(ours["pixel_values"], expected["pixel_values"])
     assert torch.equal(ours["image_grid_thw"], expected["image_grid_thw"])
@@ -60,10 +60,10 @@ def test_qwens_patches_are_those_of_its_processor(captioner_of):
 def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of):
     """This template has a blank before a message's text, and none before the generation that it asks for."""
     captioner = load_vlm(copy_of("llava"))
-    assert captioner.lead == " "
-    ids = [*captioner.prompt_ids, *captioner.encode_text_ids("a red circle")[1:]]
+    assert captioner.prompt.lead == " "
+    ids = [*captioner.prompt.ids, *captioner.encode_text_ids("a red circle")[1:]]
     answer = [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.prompt}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.instruction}]},
         {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]},
     ]
     whole = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")

@@ -297,7 +297,7 @@ def test_a_model_that_names_no_end_and_a_prompt_that_is_too_long_are_refused(cop
     folder = copy_of("llava")
     (folder / "generation_config.json").write_text("{}")
     with pytest.raises(ValueError) as caught:
-        load_vlm(folder, prompt="red circle " * 60)
+        load_vlm(folder, instruction="red circle " * 60)
     assert f"{folder}: no eos_token_id" in str(caught.value) and "max_position_embeddings" in str(caught.value)
 
 

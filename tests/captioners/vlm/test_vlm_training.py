@@ -48,11 +48,11 @@ def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, capti
     assert logits.shape == (len(labels), captioner.vocabulary)
     expected = 0.0
     for picture, caption in zip(pictures, ids, strict=True):
-        prompt = captioner.family.fit(captioner.prompt_ids, picture)
-        whole = torch.tensor([[*prompt, *caption]])
-        inputs = captioner.family.inputs(picture[None], whole, torch.ones_like(whole))
+        prompt = captioner.family.fit(captioner.prompt, picture)
+        whole = torch.tensor([[*prompt.ids, *caption]])
+        inputs = captioner.family.inputs(picture[None], [prompt], whole, torch.ones_like(whole))
         marked = whole.clone()
-        marked[:, : len(prompt)] = -100
+        marked[:, : len(prompt.ids)] = -100
         if family == "florence2":  # whose labels are what follows, and not what is fed
             marked = torch.cat([marked[:, 1:], torch.tensor([[-100]])], dim=1)
         with torch.no_grad():
@@ -167,14 +167,14 @@ def test_a_few_steps_with_lora_lower_the_loss_and_load_again(family, folder_of, 
 
 @pytest.mark.parametrize("family", ["blip", "llava"])
 def test_full_training_lowers_the_loss_and_loads_again(family, folder_of, tmp_path):
-    captioner = load_vlm(folder_of(family), prompt="a dotted background")
+    captioner = load_vlm(folder_of(family), instruction="a dotted background")
     first, last = train(captioner)
     assert last < 0.8 * first
     captioner.save(tmp_path, "tuned")
     loaded = load_vlm(tmp_path)
-    assert (loaded.name, loaded.prompt) == ("tuned", "a dotted background")
+    assert (loaded.name, loaded.instruction) == ("tuned", "a dotted background")
     assert all_captions(loaded) == all_captions(captioner)
-    assert load_vlm(tmp_path, prompt="stars").prompt == "stars"
+    assert load_vlm(tmp_path, instruction="stars").instruction == "stars"
 
 
 def test_adapters_go_where_they_are_told_and_only_once(folder_of):

@@ -1,0 +1,75 @@
+"""How often a student tells the class of pictures that it does not train on, as `capsmith zero-shot` has it."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioners.clip import preprocessing
+from captioners.decoding.search import evaluating
+from finetune.rejects import check_rejects
+from finetune.student.config import StudentConfig
+from finetune.student.model import Student
+from finetune.zero_shot.classify import answers, class_features, read_templates
+from finetune.zero_shot.pictures import labelled, look, prepared, workers
+from finetune.zero_shot.scores import MEASURES, accuracy
+from imagetext.sample import Record
+
+PREFIX = "zero_shot_"
+SCORES = tuple(
+    measure._replace(path=(PREFIX + measure.score,), label=f"Zero-shot {measure.label[0].lower()}{measure.label[1:]}")
+    for measure in MEASURES
+)
+BATCH = 64
+
+
+class HeldOutClasses:
+    """Labelled pictures, read anew for each validation: a set of many need not fit in memory.
+
+    Raises ValueError as `finetune.zero_shot.pictures` does, and where more pictures than may fail have no class.
+    """
+
+    def __init__(self, config: StudentConfig, *, quiet: bool = False):
+        self.shards, names = labelled(
+            config.eval_classes, config.images, config.table, config.label, config.class_names
+        )
+        self.templates = read_templates(config.templates)
+        self.seen = look(self.shards, names, flag="--eval-classes", quiet=quiet)
+        check_rejects(self.seen.failed, self.usable, config)
+
+    @property
+    def usable(self) -> int:
+        """Pictures that have a class."""
+        return self.seen.pictures - len(self.seen.failed)
+
+    def _records(self) -> Iterable[Record]:
+        return (record for shard in self.shards for record in shard)
+
+    @torch.inference_mode()
+    def scores(self, student: Student) -> dict[str, float]:
+        """Those of SCORES that there are with so many classes; pictures that do not decode count nothing.
+
+        Raises ValueError where none decodes.
+        """
+        device, model = student.model.logit_scale.device, student.model
+
+        def embed_texts(texts: list[str]) -> Tensor:
+            return model.encode_text(student.tokenizer(texts).to(device), normalize=True).float()
+
+        number = {label: at for at, label in enumerate(self.seen.classes.labels)}
+        found, labels = [], []
+        with evaluating(model):
+            classes = class_features(embed_texts, self.seen.classes.names, self.templates)
+            transform = preprocessing(student.preprocess_cfg)
+            for batch in prepared(self._records(), [transform], BATCH, workers(None)):
+                good = [one for one in batch if not one.error]
+                labels += [number[one.record.label] for one in good]
+                if good:
+                    pixels = torch.stack([one.pixels[0] for one in good]).to(device)
+                    features = model.encode_image(pixels, normalize=True).float()
+                    found.append(answers(features, classes).classes.cpu())
+        if not found:
+            raise ValueError(f"--eval-classes: none of the {self.seen.pictures:,} pictures decodes")
+        scores = accuracy(torch.cat(found).numpy(), np.array(labels), len(number))
+        return {PREFIX + name: score for name, score in scores.items()}

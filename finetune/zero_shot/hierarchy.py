@@ -1,0 +1,133 @@
+"""Children and parents of classes make unsure answers better (Ge et al. 2022, Hierarchy-CLIP, arXiv 2212.01758).
+
+B: pictures of a batch   C: classes   N: texts of classes, their children's among them   E: embedding   K: candidates
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diversity.measures.references import load_wordnet
+from finetune.zero_shot.classify import KEPT, EmbedTexts, class_features
+from finetune.zero_shot.pictures import Classes
+from imagetext import limits
+from imagetext.stores import plain_path, read_bytes
+
+WORDNET = "wordnet"
+WORDNET_ID = re.compile(r"n(\d{8})")  # of a noun, as ImageNet names its classes
+KIND_OF = "{} which is a kind of {}"
+
+Family = tuple[str, list[str]]  # a class's parent, "" where none is known, and its children
+
+
+class Hierarchy(NamedTuple):
+    """Of each class, the parent, "" where none is known, and the children."""
+
+    parents: Sequence[str]
+    children: Sequence[Sequence[str]]
+
+    @property
+    def known(self) -> int:
+        """How many classes have a parent or a child."""
+        return sum(bool(parent or children) for parent, children in zip(self.parents, self.children, strict=True))
+
+
+def read_hierarchy(where: str) -> Callable[[Classes], Hierarchy]:
+    """What finds the classes' families: `wordnet`, nltk's corpus, or a file of edges, CHILD<tab>PARENT a line.
+
+    Raises ValueError where WordNet is not on this machine, or the file has none.
+    """
+    family = _in_wordnet() if where == WORDNET else _in_file(where)
+
+    def find(classes: Classes) -> Hierarchy:
+        found = Hierarchy(*zip(*map(family, classes.labels, classes.names), strict=True))
+        if not found.known:
+            raise ValueError(
+                f"--hierarchy {where}: knows none of the {len(classes.names):,} classes, which begin with "
+                f"{', '.join(map(repr, classes.names[:3]))}"
+            )
+        return found
+
+    return find
+
+
+def _in_wordnet() -> Callable[[str, str], Family]:
+    """By the id of a synset, else the commonest noun of the name; the first parent, and of each child the first name."""
+    if (wordnet := load_wordnet()) is None:
+        raise ValueError(
+            f"--hierarchy {WORDNET}: nltk's corpus is not on this machine; `python -m nltk.downloader wordnet` brings it, "
+            "or give a file of edges, CHILD<tab>PARENT a line"
+        )
+
+    def first_name(synset: Any) -> str:
+        return synset.lemma_names()[0].replace("_", " ")
+
+    def family(label: str, name: str) -> Family:
+        if number := WORDNET_ID.fullmatch(label):
+            synset = wordnet.synset_from_pos_and_offset("n", int(number[1]))
+        else:
+            synset = next(iter(wordnet.synsets(name.replace(" ", "_"), "n")), None)
+        if synset is None:
+            return "", []
+        return next(map(first_name, synset.hypernyms()), ""), [first_name(child) for child in synset.hyponyms()]
+
+    return family
+
+
+def _in_file(name: str) -> Callable[[str, str], Family]:
+    """A class is known by its label or its name; of several parents the first counts."""
+    try:
+        lines = read_bytes(plain_path(name), limits.DOCUMENT).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--hierarchy {name}: is not {WORDNET}, and no file that can be read: {error}") from error
+    parts = {line: [part.strip() for part in line.split("\t")] for line in lines if line.strip()}
+    if wrong := [line for line, edge in parts.items() if len(edge) != 2 or not all(edge)]:
+        raise ValueError(f"--hierarchy {name}: {wrong[0]!r} is no CHILD<tab>PARENT")
+    parents: dict[str, str] = {}
+    children: dict[str, list[str]] = {}
+    for child, parent in parts.values():
+        parents.setdefault(child, parent)
+        children.setdefault(parent, []).append(child)
+
+    def family(label: str, called: str) -> Family:
+        known = dict.fromkeys((label, called))
+        return next(filter(None, map(parents.get, known)), ""), [
+            child for one in known for child in children.get(one, ())
+        ]
+
+    return family
+
+
+class Reranker:
+    """Which pictures a model is unsure of, and a better answer for these.
+
+    It is sure where the best class is the same by the bare name, all templates, their first and their second half. Else the
+    five best by the bare name are ranked anew: each by its nearest text, of itself and of its children, with its parent.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, embed_texts: EmbedTexts, names: Sequence[str], templates: Sequence[str], hierarchy: Hierarchy):
+        middle = (len(templates) + 1) // 2
+        views = [["{}"], *filter(None, (templates[:middle], templates[middle:]))]
+        self.views = [class_features(embed_texts, names, view) for view in views]  # (C, E) each
+        texts, owners = [], []
+        for one, (name, parent, children) in enumerate(zip(names, *hierarchy, strict=True)):
+            own = [KIND_OF.format(text, parent) if parent else text for text in (name, *children)]
+            texts += own
+            owners += [one] * len(own)
+        self.texts = class_features(embed_texts, texts, ["{}"])  # (N, E)
+        self.owners = torch.tensor(owners, device=self.texts.device)  # (N,)
+
+    def __call__(self, pictures: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Of pictures (B, E) and the best classes (B,) by all templates: which are unsure, and the better classes, (B,) each."""
+        bare, *others = (pictures @ view.T for view in self.views)  # (B, C)
+        agree = torch.stack([view.argmax(dim=1) == first for view in (bare, *others)]).all(dim=0)
+        candidates = bare.topk(min(KEPT, bare.shape[1]), dim=1).indices  # (B, K)
+        nearest = torch.full_like(bare, -torch.inf).scatter_reduce_(
+            1, self.owners.expand(len(bare), -1), pictures @ self.texts.T, "amax"
+        )
+        best = candidates.gather(1, nearest.gather(1, candidates).argmax(dim=1, keepdim=True))[:, 0]
+        return ~agree, torch.where(agree, first, best)

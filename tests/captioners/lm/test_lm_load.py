@@ -1,0 +1,103 @@
+"""Folders of language models: what is loaded as which captioner, and what is refused."""
+
+import json
+
+import pytest
+import torch
+import transformers as hf
+
+from captioners.base import SamplingConfig
+from captioners.lm.captioner import LMCaptioner, positions
+from captioners.load import load_captioner
+
+from ..vlm.models import edit, make_tokenizer, scramble
+from .models import CHAT, save
+
+
+def test_a_folder_is_known_by_its_config(captioner_of):
+    captioner = captioner_of("llama")
+    assert isinstance(captioner, LMCaptioner) and captioner.name == "tiny_llama"
+    assert (captioner.looks_at_pictures, captioner.needs_instruction) == (False, True)
+    four, one = (SamplingConfig(num_captions=count, max_length=16) for count in (4, 1))
+    assert captioner.bytes_per_picture(four) > captioner.bytes_per_picture(one) > 0
+
+
+def test_weights_in_another_dtype_are_the_same_model(tmp_path, captioner_of):
+    folder = save(tmp_path / "Tiny llama", "llama").as_posix()
+    half = load_captioner(folder, dtype="bf16")
+    assert half.weights_sha256 == captioner_of("llama").weights_sha256
+    assert half.model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights|no file"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "no tokenizer"),
+        (lambda folder: edit(folder / "config.json", lambda of: of.update(vocab_size=10**9)), "vocab_size"),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{% for i in range(10**12) %}{% endfor %}"),
+            "20 seconds|chat template",
+        ),
+        (lambda folder: (folder / "chat_template.jinja").write_text("no question"), "0 times"),
+        (lambda folder: edit(folder / "config.json", lambda of: of.update(model_type="mamba")), "."),
+    ],
+    ids=["weights", "tokenizer", "config", "endless template", "template", "another kind"],
+)
+def test_broken_folders_are_refused(tmp_path, change, said, monkeypatch):
+    monkeypatch.setattr("captioners.safe_reading.SECONDS", 1)
+    folder = save(tmp_path / "model", "llama", chat=CHAT)
+    change(folder)
+    with pytest.raises(ValueError, match=said):
+        load_captioner(folder.as_posix())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        hf.BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=344),
+        hf.MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=344, state_size=4),
+        hf.BertConfig(
+            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=344
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_models_that_cannot_be_decoded_side_by_side_are_refused(tmp_path, config):
+    model = hf.AutoModelForCausalLM.from_config(config)
+    scramble(model)
+    model.save_pretrained(tmp_path)
+    make_tokenizer("<image>").save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", lambda of: of.setdefault("max_position_embeddings", 96))
+    with pytest.raises(ValueError, match="side by side|positions"):
+        load_captioner(tmp_path.as_posix())
+
+
+def test_options_of_other_captioners_are_refused(tmp_path):
+    folder = save(tmp_path / "model", "llama").as_posix()
+    with pytest.raises(ValueError, match="adapters"):
+        load_captioner(folder, base="other")
+    with pytest.raises(ValueError, match="context"):
+        load_captioner(folder, context=20)
+
+
+@pytest.mark.parametrize(
+    "config, most",
+    [
+        (hf.LlamaConfig(max_position_embeddings=4096), 4096),
+        (hf.MistralConfig(max_position_embeddings=4096, sliding_window=512), 512),
+        (hf.Qwen2Config(max_position_embeddings=4096, sliding_window=512, use_sliding_window=False), 4096),
+        (hf.Gemma3TextConfig(max_position_embeddings=4096, sliding_window=512), 512),
+        (hf.GPT2Config(n_positions=1024), 1024),
+        (
+            hf.LlamaConfig(
+                max_position_embeddings=4096,
+                rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+            ),
+            4096,
+        ),
+    ],
+)
+def test_how_many_tokens_prompt_and_caption_may_have(config, most):
+    assert positions(config) == most
+    assert json.loads(config.to_json_string())["model_type"] == config.model_type

@@ -1,0 +1,168 @@
+"""Requests of words, with a picture or alone; what is asked of the answer, and what becomes of it where a server lacks that."""
+
+import json
+import logging
+
+import pytest
+
+from captioners.base import Request, SamplingConfig
+from captioners.load import load_captioner
+from captioners.server import journal, load
+
+from .fake_server import captions, pictures, texts
+
+ONE = SamplingConfig(num_captions=1, seed=3)
+SCHEMA = {"type": "object", "properties": {"long": {"type": "string"}}, "required": ["long"]}
+
+
+def words(count: int) -> list[Request]:
+    """Requests of words alone, of unequal length."""
+    return [Request(f"key/{number}", None, "red " * number + "dog?") for number in range(count)]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(load, "wait_of", lambda level: 0.0)
+
+
+def sends_json(server, **answers):
+    """The server says this text of what it is asked for the name."""
+
+    def complete(request, asked):
+        text = answers.get(asked.decode("utf-8", "replace"), "a plain answer")
+        return 200, {"choices": [{"message": {"content": text}}] * request.get("n", 1)}
+
+    server.complete = complete
+
+
+def test_a_request_holds_the_words_with_a_picture_or_alone(server):
+    [(key, picture, _)] = pictures(1)
+    asked = [Request("a", None, "A red dog."), Request("b", picture, "Is it a dog?"), Request(key, picture)]
+    found = captions(server.model, ONE, of=asked)
+    assert [one.key for one in found] == ["a", "b", key] and all(one.captions for one in found)
+    contents = [request["messages"][0]["content"] for request, _ in server.requests[1:]]
+    alone = [content for content in contents if isinstance(content, str)]
+    parts = [content for content in contents if not isinstance(content, str)]
+    assert alone == ["A red dog."]
+    assert [part["type"] for content in parts for part in content] == ["image_url", "text"] * 2
+    assert {content[1]["text"] for content in parts} == {"Is it a dog?", "Describe this picture in one sentence."}
+
+
+def test_a_request_of_nothing_is_its_own_error(server):
+    found = captions(server.model, ONE, of=[Request("a", None), Request("b", None, "dog?")])
+    assert found[0].error == "there is neither a picture nor an instruction to ask by" and found[1].captions
+
+
+def test_what_servers_cannot_do_is_refused_before_any_work(server):
+    with pytest.raises(ValueError, match="prefix 'a ': servers begin by themselves; to ask .* say --instruction"):
+        load_captioner(server.model).check(SamplingConfig(prefix="a "))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("refused", ["Unsupported parameter: stop", None])
+def test_stops_are_sent_and_heeded_here_where_a_server_does_not(server, refused):
+    """A server may take them, refuse them, or take no notice."""
+    sends_json(server, **{"dog?": "A dog.### A cat.\n\nUser: more"})
+    server.spoil = lambda request, _: (
+        (400, {"error": {"message": refused}}) if refused and request and "stop" in request else None
+    )
+    sampling = ONE.model_copy(update={"stop": ("\n\nUser:", "###")})
+    [found] = captions(server.model, sampling, of=words(1))
+    assert found.captions[0].text == "A dog." and not found.captions[0].truncated
+    sent = [request.get("stop") for request in server.seen(b"dog?")]
+    assert sent == [None if refused else ["\n\nUser:", "###"]]
+
+
+@pytest.mark.parametrize("takes", ["json_schema", "json_object", None])
+@pytest.mark.parametrize("says", ["response_format.type {}: not supported", "guided grammar: invalid {}", "no"])
+def test_a_schema_is_sent_where_the_server_takes_it_then_json_then_nothing(server, takes, says):
+    answer = '{"long": "A dog runs."}'
+    sends_json(server, **{"dog?": answer})
+
+    def spoil(request, _):
+        if request and (kind := request.get("response_format", {}).get("type")) not in (takes, None):
+            return 400, {"error": {"message": says.format(kind)}}
+
+    server.spoil = spoil
+    sampling = ONE.model_copy(update={"answer": "json", "json_schema": json.dumps(SCHEMA)})
+    captioner = load_captioner(server.model)
+    assert texts(captioner.caption(words(1), sampling)) == {"key/0": [answer]}
+    [request] = server.seen(b"dog?")
+    sent = request.get("response_format")
+    if takes == "json_schema":
+        assert sent["json_schema"]["schema"] == SCHEMA and sent["json_schema"]["strict"]
+    assert (sent or {}).get("type") == takes
+    assert request["logprobs"]  # nothing else was given up
+
+
+def test_json_and_lines_come_as_they_were_said_and_text_without_what_is_round_it(server):
+    said = "Sure! Here is the caption:\n\n**A dog runs.**"
+    sends_json(server, **{"dog?": said})
+    found = {
+        answer: captions(server.model, ONE.model_copy(update={"answer": answer}), of=words(1))[0].captions[0].text
+        for answer in ("text", "line", "json")
+    }
+    assert found == {"text": "A dog runs.", "line": said, "json": said}
+
+
+def test_a_server_without_pictures_is_asked_by_words_alone(server, at_once):
+    """And says so where it is given pictures, once for all, which no picture is to blame for."""
+    refusal = "No endpoints found that support image input"
+    server.spoil = lambda request, _: (
+        (404, {"error": {"message": refusal}})
+        if request and not isinstance(request["messages"][0]["content"], str)
+        else None
+    )
+    captioner = load_captioner(server.model)
+    assert all(one.captions for one in captioner.caption(words(5), ONE))
+    with pytest.raises(ConnectionError, match=f"takes no pictures: 404 {refusal}"):
+        list(captioner.caption(pictures(2), ONE))
+
+
+def test_words_that_are_refused_are_at_fault_where_a_plain_question_is_answered(server, at_once):
+    captioner = load_captioner(server.model)
+    captioner.check(ONE)
+    server.spoil = lambda request, asked: (400, {"error": "moderated"}) if asked == b"red red dog?" else None
+    found = list(captioner.caption(words(4), ONE))
+    assert [one.error for one in found] == ["", "", "the server refuses the request: 400 moderated", ""]
+    assert isinstance(server.requests[-1][0]["messages"][0]["content"], str)  # and no picture
+    server.spoil = lambda request, asked: (400, {"error": "down"})
+    with pytest.raises(ConnectionError, match="400 down; a plain question gets no answer either"):
+        list(captioner.caption(words(4), ONE))
+
+
+def test_what_requests_cost_is_judged_by_the_lengths_of_their_words(server):
+    complete = server.complete
+    server.complete = lambda *of: (200, complete(*of)[1] | {"usage": {"prompt_tokens": 1000}})
+    captioner = load_captioner(server.model)
+    captioner.check(ONE)
+    [(key, picture, _)] = pictures(1)
+    few, many = (Request(key, None, "dog " * count) for count in (10, 30))
+    assert "about 10,000 tokens in" in captioner.cost(10, ONE, 0)
+    assert "about 200 tokens in" in captioner.cost(10, ONE, 0, [few, many])
+    assert "about 10,205 tokens in" in captioner.cost(10, ONE, 0, [Request(key, picture, "dog " * 30)])
+
+
+def test_answers_are_kept_by_what_was_asked(server, tmp_path):
+    """All that was said is kept, for those who read it."""
+    said = "Here is the caption: A dog."
+    sends_json(server, **{"dog?": said, "red dog?": "A red dog."})
+    captioner, sampling = load_captioner(server.model), ONE.model_copy(update={"answer": "line"})
+
+    def answers(instruction):
+        captioner.journal = journal.Journal(tmp_path / "x.jsonl")
+        try:
+            return texts(captioner.caption([Request("key", None, instruction)], sampling, column="syn_text_x"))["key"]
+        finally:
+            captioner.journal.close()
+
+    assert [answers("dog?"), answers("red dog?")] == [[said], ["A red dog."]]
+    asked = len(server.requests)
+    assert [answers("dog?"), answers("red dog?")] == [[said], ["A red dog."]] and len(server.requests) == asked
+
+
+def test_captions_of_words_that_are_all_the_same_are_told_of(server, caplog):
+    sends_json(server)
+    with caplog.at_level(logging.WARNING):
+        captions(server.model, SamplingConfig(num_captions=2), of=words(9))
+    assert sum("are all the same" in line for line in caplog.messages) == 1

@@ -1,0 +1,356 @@
+"""Every recipe end to end, by captioners that are asked in words: on broken pictures, missing texts, refusals and odd answers."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+import generate.captions.run
+from captioners.base import Caption, Captioned
+from generate.captions.config import GenerateConfig
+from generate.captions.run import run
+from generate.captions.stages import Column, caption_samples
+from generate.captions.tasks import Task
+from generate.sets import verify
+from imagetext.sample import Record
+from imagetext.shards import ShardWriter
+from imagetext.sources import read_records
+from tests.captioners.fake_server import FakeServer
+from tests.captioners.lm.models import CHAT, save
+from tests.generate.conftest import FakeCaptioner, jpeg
+
+SORRY = "I'm sorry, but I can't help with that."
+
+
+class Writer(FakeCaptioner):
+    """A captioner that is asked in words: good answers, but for keys with 1 after a refusal, and for keys with 2 never."""
+
+    takes_instruction = True
+
+    def __init__(self, name: str, looks: bool = False):
+        super().__init__(name)
+        self.looks_at_pictures, self.needs_picture, self.needs_instruction = looks, False, not looks
+        self.asked: list[tuple[str, bool, str | None]] = []
+
+    def caption(self, requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
+        for request in requests:
+            self.asked.append((request.key, request.picture is not None, request.instruction))
+            number = int(re.search(r"\d", request.key)[0])
+            refuses = number == 2 or number == 1 and first_index == 0
+            texts = [SORRY if refuses else self.answer(sampling, number) for _ in range(sampling.num_captions)]
+            yield Captioned(request.key, tuple(Caption(text, None, False) for text in texts))
+
+    def answer(self, sampling, number: int) -> str:
+        if sampling.answer != "json":
+            return f'Sure! Here is the caption: "There is a red bicycle of number {number} near the house."'
+        said = {
+            "negative": f"a blue bicycle no. {number} at the house",
+            "negative_tags": ["car", "red"],
+            "kind": "attribute",
+        }
+        if '"paraphrase"' in sampling.json_schema:
+            said |= {"paraphrase": f"There is a red bicycle of number {number} near the house."}
+        else:
+            said |= {
+                "description": f"There is a red bicycle of number {number} near the house.",
+                "tags": ["red", "bicycle"],
+            }
+        return f"```json\n{json.dumps(said)}\n```"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures in a folder for each class: good ones, one that is broken, and one without a text."""
+    for number in range(7):
+        place = tmp_path / "in" / ("0/a bike" if number < 4 else "1/bike")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"p {number}.jpg").write_bytes(b"no picture" if number == 5 else jpeg(number))
+        if number != 6:
+            (place / f"p {number}.txt").write_text(f"a red bicycle no. {number} at the house", "utf-8")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Captioners by name: `m` sees pictures, `w` is asked in words alone, `coca` takes no words."""
+    made = {}
+
+    def load_captioner(name, pretrained, **options):
+        return made.setdefault(name, FakeCaptioner("coca") if name == "coca" else Writer(name, looks=name == "m"))
+
+    monkeypatch.setattr(generate.captions.run, "load_captioner", load_captioner)
+    return made
+
+
+def configure(folder, output, **asked) -> GenerateConfig:
+    return GenerateConfig(
+        **{
+            "input": sorted(map(str, folder.iterdir())) if folder.is_dir() else [str(folder)],
+            "output": output,
+            "device": "cpu",
+            "num_workers": 0,
+            "max_error_rate": 1,
+            **asked,
+        }
+    )
+
+
+# The words of an answer; which pictures have which column, and which of those fell back to what
+RECIPES = {
+    "laclip": ({"model": "w"}, {"syn_text_laclip": "01234"}, {2: "text"}),
+    "veclip": (
+        {"model": "coca", "text_model": "w", "on_degenerate": "keep"},
+        {"syn_text_visual": "012346", "syn_text_veclip": "012346"},
+        {6: "syn_text_visual"},
+    ),
+    "hq-clip": (
+        {"model": "m"},
+        {"syn_text_hq": "012346", "neg_text_hq": "01346", "tags_hq": "01346", "neg_tags_hq": "01346"},
+        {2: "text"},
+    ),
+    "tulip": (
+        {"model": "w"},
+        {"syn_text_tulip": "01234", "neg_text_tulip": "0134", "tags_tulip_kind": "0134"},
+        {2: "text"},
+    ),
+    "idea": ({"model": "m", "label": "folder"}, {"syn_text_idea": "01346"}, {}),
+    "recaption": ({"model": "m"}, {"syn_text_recap": "012346"}, {2: "text"}),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_end_to_end_and_killed_and_resumed(recipe, folder, loaded, tmp_path, monkeypatch, files):
+    asked, columns, fell_back = RECIPES[recipe]
+    config = configure(folder, tmp_path / "out", recipe=recipe, **asked)
+    assert run(config) == 0
+    assert verify.run(verify.VerifyConfig(folder=str(tmp_path / "out"), most_repeated=1)) == 0
+    records = {
+        int(re.search(r"\d", record.key)[0]): record for record in read_records(str(tmp_path / "out" / "*.tar"))
+    }
+    assert sorted(records) == list(range(7))
+    for name, numbers in columns.items():
+        assert "".join(str(number) for number in sorted(records) if records[number].columns.get(name)) == numbers, name
+    good = {number for numbers in columns.values() for number in map(int, numbers)}
+    assert {number for number, record in records.items() if record.error} == {*range(7)} - good
+    assert "picture" in records[5].error
+    if 6 not in good:
+        assert "the record has no text" in records[6].error
+    if 2 not in good:
+        assert "refusal" in records[2].error
+    last = list(columns)[0] if len(columns) > 2 else list(columns)[-1]
+    for number, place in fell_back.items():
+        assert records[number].scores[last]["flags"] == [f"fallback:{place}"]
+        wanted = records[number].captions[:1] if place == "text" else records[number].columns[place][:1]
+        assert records[number].columns[last] == wanted
+    if recipe != "veclip":
+        assert records[0].columns[last] == ("There is a red bicycle of number 0 near the house.",)
+        assert "cut:" in records[0].scores[last]["flags"][0]
+    assert all(record.captions for number, record in records.items() if number != 6)
+
+    write, left = ShardWriter.write, [5]  # the first shard has four records
+
+    def killed(self, record, text=None):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(self, record, text)
+
+    again = config.model_copy(update={"output": str(tmp_path / "again")})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ShardWriter, "write", killed)
+        run(again)
+    assert len(list((tmp_path / "again").glob("*.tar"))) == 1
+    assert run(again) == 0
+    assert files(tmp_path / "again") == files(tmp_path / "out")
+
+
+def test_pictures_that_no_column_looks_at_are_not_decoded_and_may_be_missing(loaded, tmp_path, monkeypatch):
+    rows = [{"key": f"{number}", "caption": f"a red bicycle no. {number} at the house"} for number in (0, 1, 3)]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    monkeypatch.setattr("generate.captions.stages.decode_image", None)
+    for format in ("webdataset", "jsonl", "parquet"):
+        config = configure(tmp_path / "t.jsonl", tmp_path / format, recipe="laclip", model="w", format=format)
+        assert run(config.model_copy(update={"max_error_rate": 0})) == 0
+        suffix = {"webdataset": "tar"}.get(format, format)
+        records = list(read_records(str(tmp_path / format / f"*.{suffix}")))
+        assert [(record.error, record.image) for record in records] == [("", None)] * 3
+        assert all(record.columns["syn_text_laclip"] and record.captions for record in records)
+        assert verify.run(verify.VerifyConfig(folder=str(tmp_path / format), most_repeated=1)) == 0
+    assert {picture for _, picture, _ in loaded["w"].asked} == {False}
+    assert {instruction.count("=>") for *_, instruction in loaded["w"].asked} == {4}  # three pairs and the caption
+    config = configure(tmp_path / "t.jsonl", tmp_path / "p", recipe="recaption", model="m")
+    with pytest.raises(ValueError, match="no column of pictures"):
+        run(config)
+
+
+def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded, tmp_path):
+    for asked, problem in [
+        ({"model": "w"}, "w has nothing to say without one"),
+        ({"model": "coca", "instruction": "{{ text }}"}, "coca takes none"),
+        ({"model": "coca", "text_only": True}, "coca needs a picture"),
+        (
+            {"model": "w", "column": "syn_text_a", "instruction": "{{ syn_text_z }}"},
+            "syn_text_z.*no columns of captions",
+        ),
+        ({"model": "w", "column": "syn_text_a", "instruction": "{{ text }}", "fallback": ["tags_z"]}, "tags_z"),
+        ({"model": "w", "instruction": "{{ text }} {{ syn_text_w }}"}, "reads syn_text_w"),
+        ({"model": "w", "instruction": "{{ text }}{{ examples }}", "examples": "tesre"}, "examples: tesre"),
+        ({"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(folder)}, "no export of ours"),
+        (
+            {"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(tmp_path / "out")},
+            "the output's",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            run(configure(folder, tmp_path / "out", **asked))
+        assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_another_template_or_other_examples_are_another_run(folder, loaded, tmp_path):
+    (tmp_path / "e.txt").write_text("a => b", "utf-8")
+    asked = {"recipe": "laclip", "model": "w", "examples": str(tmp_path / "e.txt")}
+    assert run(configure(folder, tmp_path / "out", **asked)) == 0
+    assert run(configure(folder, tmp_path / "out", **asked)) == 0
+    with pytest.raises(ValueError, match="task.instruction"):
+        run(configure(folder, tmp_path / "out", **asked, instruction="{{ text }} {{ examples }}"))
+    (tmp_path / "e.txt").write_text("a => c", "utf-8")
+    with pytest.raises(ValueError, match="task.examples_sha256"):
+        run(configure(folder, tmp_path / "out", **asked))
+
+
+def test_a_column_of_the_input_is_read_and_one_that_lacks_it_says_so():
+    records = [Record("0", None, ("x",), {"syn_text_a": ("a red bicycle",)}), Record("3", None, ("x",))]
+    column = Column("syn_text_b", Writer("w"), task=Task("{{ syn_text_a }}", text_only=True))
+    first, second = caption_samples(records, [column])
+    assert (
+        first.columns["syn_text_a"] == ("a red bicycle",) and len(first.columns["syn_text_b"]) == 1
+    )  # five that are alike
+    assert second.error == "syn_text_b: instruction: the record has no syn_text_a"
+
+
+def test_columns_that_follow_see_what_passed_and_what_was_drawn_anew():
+    """The first column's answer for key 1 passes at the second draw, and key 2's falls back."""
+    first, second = Writer("first"), Writer("second")
+    records = [Record(key, None, (f"a dog runs on grass {key}",)) for key in "0123"]
+    columns = [
+        Column("syn_text_a", first, task=Task("{{ text }}", text_only=True, fallback=("text",))),
+        Column("syn_text_b", second, task=Task("[{{ syn_text_a }}]", text_only=True, fallback=("syn_text_a",))),
+    ]
+    found = list(caption_samples(records, columns))
+    told = {key: instruction for key, _, instruction in second.asked}
+    assert told["2"] == "[a dog runs on grass 2]"
+    assert told["1"] == "[There is a red bicycle of number 1 near the house.]"
+    assert found[2].columns["syn_text_b"] == ("a dog runs on grass 2",)
+    assert found[2].scores["syn_text_b"]["flags"] == ["fallback:syn_text_a"]
+
+
+def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_good(tmp_path):
+    captions = {"0": "two red dogs run on the grass", "1": "hm", "2": ""}
+    rows = [{"key": key, "caption": caption} for key, caption in captions.items()]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    config = configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", num_captions=2, format="jsonl")
+    assert run(config) == 0
+    good, without, failed = read_records(str(tmp_path / "out" / "*.jsonl"))
+    assert len(good.columns["neg_text_rules"]) == 2 and good.captions[0] not in good.columns["neg_text_rules"]
+    assert all(flags.startswith("kind:") for flags in good.scores["neg_text_rules"]["flags"])
+    assert (without.error, without.captions, list(without.columns)) == ("", ("hm",), [])
+    assert "the record has no text" in failed.error
+    with pytest.raises(ValueError, match="negatives are no captions"):
+        configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", column="syn_text_x")
+
+
+@pytest.mark.parametrize("recipe, chat", [("laclip", None), ("tulip", CHAT)])
+def test_a_tiny_language_model_rewrites_a_table_killed_and_resumed(recipe, chat, tmp_path, monkeypatch, files):
+    """What it says is senseless, so that captions fall back; the rows of two tables are two shards."""
+    if recipe == "tulip":
+        pytest.importorskip("llguidance", reason="JSON by construction is an extra")
+    model = str(save(tmp_path / "model", "llama", chat=chat, max_position_embeddings=1024))
+    for name, captions in (("a", ["a red bicycle", "two dogs on grass", ""]), ("b", ["a man\nreads a book"])):
+        rows = [json.dumps({"key": f"{name}{number}", "caption": caption}) for number, caption in enumerate(captions)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), "utf-8")
+    config = GenerateConfig(
+        **{
+            "input": [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")],
+            "output": tmp_path / "out",
+            "device": "cpu",
+        },
+        **{"recipe": recipe, "model": model, "max_error_rate": 1, "batch_size": 2, "max_length": 24, "redraws": 1},
+    )
+    assert run(config) == 0
+    records = {record.key: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
+    assert sorted(records) == ["a0", "a1", "a2", "b0"] and "the record has no text" in records["a2"].error
+    column = f"syn_text_{recipe}"
+    for record in (records[key] for key in ("a0", "a1", "b0")):
+        assert record.columns[column] and len(record.scores[column]["flags"]) == 1
+        if record.scores[column]["flags"] == ["fallback:text"]:
+            assert record.columns[column] == record.captions
+    write, left = ShardWriter.write, [4]
+
+    def killed(self, record, text=None):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        write(self, record, text)
+
+    again = config.model_copy(update={"output": str(tmp_path / "again")})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ShardWriter, "write", killed)
+        run(again)
+    assert len(list((tmp_path / "again").glob("*.tar"))) == 1
+    assert run(again) == 0 and files(tmp_path / "again") == files(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "recipe, looks", [("laclip", False), ("tulip", False), ("hq-clip", True), ("recaption", True)]
+)
+def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path):
+    """The server refuses number 2 whatever the seed; pictures are sent where the recipe's column looks at them."""
+    server, writer = FakeServer(), Writer("w")
+
+    def answer(request, picture):
+        said = json.dumps(request["messages"] if request else "")
+        if not (number := re.search(r"at the house", said) and re.search(r"no\. (\d) at the house", said)):
+            return None  # the probe, and what has no text
+        asked.append((int(number[1]), "image_url" in said))
+        schema = json.dumps(request["response_format"]) if "response_format" in request else ""
+        sampling = SimpleNamespace(answer="json" if schema else "text", json_schema=schema.replace('\\"', '"'))
+        text = SORRY if number[1] == "2" else writer.answer(sampling, int(number[1]))
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return 200, {"object": "chat.completion", "choices": [choice]}
+
+    asked: list[tuple[int, bool]] = []
+    server.spoil = answer
+    config = configure(folder, tmp_path / "out", recipe=recipe, model=server.model)
+    assert run(config) == 0
+    server.shutdown()
+    server.server_close()
+    records = {
+        int(re.search(r"\d", record.key)[0]): record for record in read_records(str(tmp_path / "out" / "*.tar"))
+    }
+    column = next(iter(RECIPES[recipe][1]))
+    assert {picture for _, picture in asked} == {looks}
+    assert [number for number, _ in asked].count(2) == 3  # with redraws
+    assert records[0].columns[column] == ("There is a red bicycle of number 0 near the house.",)
+    assert records[2].scores[column]["flags"] == ["fallback:text"]
+    assert all(records[number].columns.get(name) for name in RECIPES[recipe][1] for number in (0, 1, 3, 4))
+
+
+# ---- IDEA's files --------------------------------------------------------------------------------------------------------
+
+
+def test_captions_by_class_stand_in_a_file_each(folder, loaded, tmp_path, capsys):
+    asked = {"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(tmp_path / "idea")}
+    assert run(configure(folder, tmp_path / "out", **asked)) == 0
+    text = "There is a red bicycle of number {} near the house."
+    lines = [f"a%20bike/p%20{number}.jpg {text.format(number)}" for number in (0, 1, 3)]
+    assert (tmp_path / "idea" / "a bike.txt").read_text("utf-8").splitlines() == lines
+    assert (tmp_path / "idea" / "bike.txt").read_text("utf-8").count("\n") == 2
+    assert "5 captions of 2 classes" in capsys.readouterr().out
+    (tmp_path / "idea" / "bike.txt").unlink()
+    assert run(configure(folder, tmp_path / "out", **asked)) == 0  # the same again, of the finished set
+    assert sorted(path.name for path in (tmp_path / "idea").iterdir()) == [
+        ".capsmith-export.json",
+        "a bike.txt",
+        "bike.txt",
+    ]
