@@ -17,7 +17,7 @@ PROMPTS = (
     "a red circle left of a green star =>",
 )
 REQUESTS = [Request(f"text/{i}", None, prompt) for i, prompt in enumerate(PROMPTS)]
-GREEDY = SamplingConfig(strategy="greedy", max_length=24, min_length=0)
+GREEDY = SamplingConfig(strategy="greedy", max_length=14, min_length=0)
 
 
 def tokens_of(captioner, requests, sampling, **options):
@@ -67,7 +67,7 @@ def logprob_alone(captioner, instruction: str, tokens: list[int]) -> float:
     return float(chosen.sum())
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "gemma2"])
+@pytest.mark.parametrize("family", ["gemma3_text", "gemma2"])
 def test_draws_are_the_same_in_any_batch_and_have_the_probability_that_they_have_alone(family, captioner_of):
     """Captions that end at many lengths leave the batch and others join: what is shared, kept and joined must be right."""
     captioner = captioner_of(family)
