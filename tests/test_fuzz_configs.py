@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .fuzzing import problems
 
-CASES = int(os.environ.get("CAPSMITH_FUZZ", 40))
+CASES = int(os.environ.get("CAPSMITH_FUZZ", 25))
 
 
 def test_damaged_configurations(tmp_path):

@@ -103,5 +103,6 @@ def _pairs_of_set(spec: str) -> Iterator[Pair]:
     """Any two captions of a picture, in both orders, as LaCLIP takes them of MSCOCO (arXiv 2305.20088)."""
     for shard in read_samples(spec, distinct=False, needs=("captions",), check=False):
         for record in shard:
-            captions = dict.fromkeys(text.strip() for text in record.captions if text.strip())
+            texts = (text.strip() for text in record.captions if len(text) <= limits.INSTRUCTION)
+            captions = dict.fromkeys(filter(None, texts))
             yield from (Pair(source, target) for source, target in permutations(captions, 2))

@@ -175,7 +175,7 @@ class Task:
         for name in names:
             found = self._value(name, record, written, column, seed)
             if found is not None:
-                values[name] = bounded(found, name)
+                values[name] = bounded(found, name) if isinstance(found, str | Texts) else found
         instruction = self.template.render(values)
         made_of: list[str] = []
         for name in sorted(values.keys() - {"label", "key", "json", "examples"}):

@@ -145,6 +145,8 @@ class Missing(StrictUndefined):
 
 def bounded(value: Any, name: str) -> Any:
     """A record's value as a template may have it; where it is larger than an instruction, one that says so where it is used."""
+    if isinstance(value, str) and len(value) <= INSTRUCTION:  # as most are
+        return value
     waiting, size = [value], 0
     while waiting:
         one = waiting.pop()

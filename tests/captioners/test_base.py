@@ -4,7 +4,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from captioners.base import Caption, Captioned, SamplingConfig
+from captioners.base import Caption, Captioned, SamplingConfig, up_to_stop
 
 
 def test_defaults_are_the_papers_sampling():
@@ -86,3 +86,38 @@ def test_captioned_holds_captions_in_order():
     assert [caption.text for caption in captioned.captions] == ["a", "b"]
     assert captioned.image_embedding is None
     assert captioned.captions[0].similarity is None
+
+
+@pytest.mark.parametrize(
+    "text, stops, expected",
+    [
+        ("A dog.### A cat", ("###",), "A dog."),
+        ("A dog. User: B ###", ("###", "User:"), "A dog."),
+        ("\n\nA dog.\nA cat", ("\n",), "\n\nA dog."),  # once something was said
+        ("### A dog", ("###",), ""),
+        ("A dog. ", ("###",), "A dog. "),
+        ("A dog.", (), "A dog."),
+    ],
+)
+def test_a_caption_ends_before_the_first_stop(text, stops, expected):
+    assert up_to_stop(text, stops) == expected
+
+
+def test_the_end_of_a_line_is_a_stop_where_a_line_is_asked_for():
+    assert SamplingConfig(answer="line", stop=("#",)).stops == ("#", "\n")
+    assert SamplingConfig(stop=("#",)).stops == ("#",)
+
+
+@pytest.mark.parametrize(
+    "values, field",
+    [
+        ({"stop": ("",)}, "stop"),
+        ({"json_schema": "[]", "answer": "json"}, "json_schema"),
+        ({"json_schema": "{", "answer": "json"}, "json_schema"),
+        ({"json_schema": "{}", "answer": "line"}, "json_schema"),
+    ],
+)
+def test_stops_and_schemas_that_cannot_be_are_refused_by_name(values, field):
+    with pytest.raises(ValidationError) as caught:
+        SamplingConfig(**values)
+    assert [error["loc"][0] for error in caught.value.errors()] == [field]

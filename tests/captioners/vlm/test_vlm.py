@@ -243,3 +243,20 @@ def test_the_models_mode_is_left_as_it_was(folder_of):
 def test_a_caption_that_names_special_tokens_is_its_other_words(captioner_of):
     captioner = captioner_of("llava")
     assert captioner.encode_text_ids("a<image> red<|im_end|>") == captioner.encode_text_ids("a red")
+
+
+def test_a_line_ends_where_it_ends(captioner_of, monkeypatch):
+    captioner = captioner_of("llava")
+    monkeypatch.setattr(captioner, "decode", lambda ids: "A dog.\nA cat # of")
+    for sampling, text in (
+        (SamplingConfig(num_captions=1, max_length=8, answer="line"), "A dog."),
+        (SamplingConfig(num_captions=1, max_length=8, stop=("#",)), "A dog.\nA cat"),
+    ):
+        for one in captioner.caption(pictures_for(captioner, 2), sampling):
+            assert one.captions[0].text == text and not one.captions[0].truncated
+
+
+def test_an_instruction_that_an_earlier_version_called_prompt_is_read(copy_of):
+    folder = copy_of("git")
+    (folder / "capsmith.json").write_text('{"name": "tuned", "prompt": "blue stars"}')
+    assert load_vlm(folder).instruction == "blue stars"
