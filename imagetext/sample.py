@@ -59,6 +59,7 @@ class Record:
     failed_before: bool = field(
         default=False, compare=False
     )  # the error came with the record, from the run that wrote it
+    lacks_picture: bool = field(default=False, compare=False)  # the error is only that its picture cannot be read
     path: str = field(
         default="", compare=False, repr=False
     )  # the file that is the picture, where it is one of its own

@@ -66,6 +66,7 @@ class ShardWriter:
         format: Format = "webdataset",
         columns: Sequence[str] = (),
         images: bool = True,
+        originals: bool = False,
         text_from_synthetic: bool = False,
         input: Mapping[str, Any] | None = None,
     ):
@@ -79,7 +80,8 @@ class ShardWriter:
         self.path = join(self.folder, name + SUFFIXES[format])
         self.info: dict[str, Any] = {}
         self._columns = tuple(columns)
-        self._images, self._text_from_synthetic, self._input = images, text_from_synthetic, dict(input or {})
+        self._images, self._originals = images, originals
+        self._text_from_synthetic, self._input = text_from_synthetic, dict(input or {})
         self._keys, self._failed, self._good = SeenKeys(name), Waiting(self.path), 0
         self._captions = Counter({column: 0 for column in columns})
 
@@ -98,7 +100,8 @@ class ShardWriter:
         if not record.key:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
-        record = replace(record, columns=record_columns(record, self._columns), error=masked(record.error))
+        columns = record_columns(record, self._columns, originals=self._originals)
+        record = replace(record, columns=columns, error=masked(record.error))
         own = {
             name: texts
             for name, texts in record.named_columns.items()

@@ -342,7 +342,7 @@ def write_shard(
                 of_column.update(captions[name])
             overlap.update(captions)
             licences.update([str(record.meta.get("license") or "")])
-            failures.update(record.error, passing=bool(picture.refused), before=record.failed_before)
+            failures.update(record.error, picture.refused.values(), record.failed_before)
             return bool(record.error), sum(map(len, texts.values()))
 
         pictures = caption_pictures(shard, columns, workers, clerk, pace, following)

@@ -27,6 +27,7 @@ from generate.captions.tasks import Instructed, Task
 from generate.runs.workers import Background, Stopwatch, Workers, decoding
 from imagetext.sample import Record, decode_image, image_size, is_caption_column
 from imagetext.sets.room import room_for
+from imagetext.shown import masked
 from imagetext.writers.formats import has_captions
 
 CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"  # begin flags
@@ -130,12 +131,14 @@ def workers_for(
     """Workers that prepare records' pictures for the columns.
 
     overwrite, drop_text_embeddings: what may go from a record to make room for the columns, as in `imagetext.sets.room.room_for`;
-    where more must, reading it raises ColumnClash.
+    where more must, reading it raises ColumnClash. Where no column looks at pictures, one that cannot be read is no error.
     """
     names = [name for column in columns for name in column.writes]
     preprocess = [column.captioner.preprocess if column.looks else None for column in columns]
 
     def with_room(record: Record) -> Record:
+        if record.lacks_picture and not any(preprocess):
+            record = replace(record, error="", lacks_picture=False)
         return room_for(record, names, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
 
     def requests(records: Iterable[Record]) -> Iterator[tuple[Record, tuple[bytes | None, str]]]:
@@ -319,19 +322,19 @@ def record_of(picture: Picture, columns: Sequence[Column]) -> Record:
     """The picture's record, an error where it has one, or where no caption is left in any column."""
     if picture.error:
         return replace(picture.record, error=picture.error)
-    captions, scores, refused = {}, {}, []
+    captions, scores, refused = {}, {}, {}
     for column in columns:
         for name, kept in keep(picture, column).items():
             if kept:
                 captions[name] = tuple(one.text for one in kept)
-                scores[name] = _scores(kept)
             else:
-                refused.append(f"{name}: {_why_none(picture, column, name)}")
+                refused[name] = masked(_why_none(picture, column, name))
+            scores[name] = _scores(kept) if kept else {"logprob": [], "truncated": [], "flags": [refused[name]]}
     names = [name for column in columns for name in column.writes]
     found = {**picture.record.columns, **captions}
     makes_captions = any(map(is_caption_column, names))
     if makes_captions and not captions or not has_captions(found, picture.record.captions, names):
-        return replace(picture.record, error=", ".join(refused))
+        return replace(picture.record, error=", ".join(f"{name}: {why}" for name, why in refused.items()))
     return replace(picture.record, columns=found, scores={**picture.record.scores, **scores})
 
 

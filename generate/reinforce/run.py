@@ -137,8 +137,14 @@ def write_shard(
     info: Mapping[str, Any],
 ) -> None:
     """Reinforce and write one shard; its marker gets `info`."""
-    failures, before = Failures(), read_marker(config.output, shard.name)
-    with ShardWriter(config.output, shard.name, format=config.format, input=input_of(shard)) as writer:
+    failures, originals, before = Failures(), 0, read_marker(config.output, shard.name)
+    with ShardWriter(
+        config.output,
+        shard.name,
+        format=config.format,
+        originals=config.embeddings == "none",
+        input=input_of(shard),
+    ) as writer:
         for record, text in (
             convert_samples(shard, config)
             if config.convert
@@ -147,7 +153,9 @@ def write_shard(
             writer.write(record, text)
             pace.count(bool(record.error))
             failures.update(record.error, before=record.failed_before)
+            originals += not record.error and not record.syn_text
         writer.info |= {**info, **hash_of(shard), **failures.in_marker(before)}
+        writer.info |= {"originals_alone": originals} if originals else {}
 
 
 def settle(config: ReinforceConfig, teachers: Sequence[Teacher], earlier: Mapping[str, Any]) -> Settled:
@@ -214,6 +222,11 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
         f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
         f"in {len(done):,} {config.format} shards"
     )
+    if originals := sum(marker.get("originals_alone", 0) for marker in done):
+        say(
+            f"{originals:,} of them have no synthetic captions: train-student trains on their originals, but the official "
+            "trainer, which draws a synthetic caption of every record, ends at the first of them"
+        )
     rate = share_failed(done)
     if config.report and None not in markers.values():
         write_report(config.output, list(expect_run(config.output)["teachers"].values()))

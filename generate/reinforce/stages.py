@@ -121,7 +121,8 @@ def read_texts(record: Record, config: ReinforceConfig) -> tuple[Texts, str]:
     captions = tuple(map(well_formed, record.captions))
     synthetic = columns.values() if config.text_from_synthetic else ()
     text = next((text for texts in (*synthetic, captions) for text in texts if text.strip()), None)
-    error = record.error or ("" if chosen else f"no captions in columns like {config.columns!r}")
+    without = config.embeddings == "none" and text is not None  # nothing is to be embedded
+    error = record.error or ("" if chosen or without else f"no captions in columns like {config.columns!r}")
     return Texts(text, captions, columns, chosen), error
 
 

@@ -304,14 +304,15 @@ class Failures:
     failed_before: int = 0
     passing: int = 0
 
-    def update(self, error: str, passing: bool = False, before: bool = False) -> None:
+    def update(self, error: str, reasons: Iterable[str] = (), before: bool = False) -> None:
         """Counts a record with its reason, if it has one.
 
-        passing: something of it failed for a passing reason in any case; before: it came as a failure, and trying changes nothing.
+        reasons: why columns of it have nothing; before: it came as a failure, and trying changes nothing.
         """
         self.failed += bool(error)
         self.failed_before += before
-        self.passing += passing or not before and any(reason in error for reason in PASSING)
+        told = [*reasons, *[error] * (not before)]
+        self.passing += any(reason in one for one in told for reason in PASSING)
 
     def in_marker(self, before: Mapping[str, Any] | None) -> dict[str, int]:
         """What the shard's marker says of them. Raises: ValueError where more failed than by the marker `before`."""

@@ -82,7 +82,8 @@ def with_picture(record: Record, picture: Picture | None, told: str, reader: Pic
     except ValueError as problem:
         if isinstance(problem, Outside) and not reader.folders.strict:
             return record
-        return replace(record, error="; ".join(filter(None, (record.error, str(problem)))))
+        error = "; ".join(filter(None, (record.error, str(problem))))
+        return replace(record, error=error, lacks_picture=not record.error)
 
 
 def picture_of(row: Row | ValueError | None) -> Picture | None:
@@ -119,7 +120,7 @@ def _parse(
         error = f"{source}: {row}" if wanted else str(row)
         return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), None, ""
     row, ours = dict(row), is_ours(row)
-    errors, image, picture = [], None, None
+    no_picture, errors, image, picture = "", [], None, None
     key = row_key
     for name in wanted.keys if wanted else KEY_COLUMNS:
         if not _is_null(row.get(name)):
@@ -135,7 +136,7 @@ def _parse(
         if with_image and column:
             image, picture = _image_of(column, cell, row["sha256"] if ours else None)
     except ValueError as error:
-        errors += [] if wanted else [str(error)]
+        no_picture = "" if wanted else str(error)
     members = _members_of(row) if "members" in row else {}
     try:
         if ours and isinstance(row.get("json"), str):  # where our Parquet files keep the rest
@@ -149,7 +150,7 @@ def _parse(
     meta = {"uid": key, "source": found, **rest}
     if _is_null(meta["uid"]):
         meta["uid"] = key
-    error = well_formed("; ".join(errors) or failed)
+    error = well_formed("; ".join(filter(None, (no_picture, *errors))) or failed)
     record = Record(
         well_formed(key) if wanted else key,
         image,
@@ -160,6 +161,7 @@ def _parse(
         meta=meta,
         error=error,
         failed_before=bool(failed) and not errors,
+        lacks_picture=bool(no_picture) and not errors,
     )
     return record, picture, found
 

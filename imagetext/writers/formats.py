@@ -24,16 +24,20 @@ from imagetext.stores import entry, is_remote, join, read_bytes
 from imagetext.waiting import Waiting
 
 
-def record_columns(record: Record, of_run: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+def record_columns(
+    record: Record, of_run: Collection[str] = (), *, originals: bool = False
+) -> dict[str, tuple[str, ...]]:
     """The record's columns that are written: those with a caption, for readers draw one of each column.
 
-    of_run: the columns that the run makes. Raises ValueError where there is nothing of what they say and no error that says why:
-    no synthetic captions, or, where the run makes none, neither columns that are none nor originals.
+    of_run: the columns that the run makes. originals: whether original captions are enough in any case. Raises ValueError where
+    there is nothing of what they say and no error that says why: no synthetic captions, or, where the run makes none, neither
+    columns that are none nor originals.
     """
     columns = {
         name: tuple(map(well_formed, texts)) for name, texts in record.columns.items() if any(map(str.strip, texts))
     }
-    if not record.error and not has_captions(columns, record.captions, of_run):
+    enough = originals and any(map(str.strip, record.captions))
+    if not record.error and not enough and not has_captions(columns, record.captions, of_run):
         raise ValueError(f"{record.key}: neither captions nor an error")
     return columns
 

@@ -234,15 +234,17 @@ def test_shards_with_failures_that_pass_are_made_anew_and_the_old_stay_until_the
 
 def test_what_a_server_refuses_may_pass_and_what_the_gate_does_may_not():
     failures = Failures()
-    for error, passing in (
-        ("", False),
-        ("not a picture: starts with b'x'", False),
-        ("syn_text_x: no caption passed: empty ''", False),
-        ("missing picture file: 'a.jpg' (No such file or directory)", False),
-        ("syn_text_x: the server refuses the picture: 403", True),
-        ("", True),
+    refused = "the server refuses the picture: 403"
+    for error, reasons in (
+        ("", ()),
+        ("not a picture: starts with b'x'", ()),
+        ("syn_text_x: no caption passed: empty ''", ()),
+        ("missing picture file: 'a.jpg' (No such file or directory)", ()),
+        (f"syn_text_x: {refused}", [refused]),
+        ("", [refused]),
+        ("", ["no word that a rule can change", "instruction: the record has no text"]),
     ):
-        failures.update(error, passing)
+        failures.update(error, reasons)
     assert failures == Failures(failed=4, passing=3)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import generate.captions.run
 from captioners.base import Caption, Captioned
+from captioners.rules.negatives import NOTHING
 from generate.captions.config import GenerateConfig
 from generate.captions.run import run
 from generate.captions.stages import Column, caption_samples
@@ -184,6 +185,80 @@ def test_pictures_that_no_column_looks_at_are_not_decoded_and_may_be_missing(loa
         run(config)
 
 
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_a_table_whose_pictures_are_not_here_is_rewritten(format, loaded, tmp_path):
+    """Missing, outside, a folder, or none named: the picture's own trouble. What else is wrong with a row, or its picture, stays."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "here.jpg").write_bytes(jpeg(0))
+    (tmp_path / "in" / "none.jpg").write_bytes(b"no picture")
+    names = ["gone.jpg", "http://x/gone.jpg", "", ".", "here.jpg", "none.jpg"]
+    numbers = [0, 1, 3, 4, 6, 7]
+    if format == "csv":
+        rows = [f"{number},{name},a red bicycle no. {number}" for number, name in zip(numbers, names)]
+        (tmp_path / "in" / "t.csv").write_text("\n".join(["key,image,caption", *rows, "8,gone too.jpg,"]), "utf-8")
+        source = str(tmp_path / "in" / "t.csv")
+    else:  # as COCO's annotations are
+        images = [{"id": number, "file_name": name or "no.jpg"} for number, name in zip(numbers, names)]
+        annotations = [{"image_id": number, "caption": f"a red bicycle no. {number}"} for number in numbers]
+        document = {"images": images, "annotations": annotations}
+        (tmp_path / "in" / "captions.json").write_text(json.dumps(document), "utf-8")
+        source = f"coco:{tmp_path / 'in' / 'captions.json'}"
+    asked = {"instruction": "Say this: {{ text }}", "column": "syn_text_w", "model": "w", "redraws": 1}
+    config = configure(tmp_path / "in", tmp_path / "out", **asked).model_copy(update={"input": [source]})
+    assert run(config) == 0
+    found = {record.meta["source"]: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
+    errors = {source: record.error for source, record in found.items() if record.error}
+    assert len(found) == len(names) + (format == "csv") and len(errors) == 1 + (format == "csv")
+    assert "not a picture" in errors["none.jpg"]
+    if format == "csv":
+        assert "the record has no text" in errors["gone too.jpg"]
+    good = [record for record in found.values() if not record.error]
+    assert all(record.columns["syn_text_w"] and record.captions for record in good)
+    assert [record.meta["source"] for record in good if record.image is not None] == ["here.jpg"]
+    assert verify.run(verify.VerifyConfig(folder=str(tmp_path / "out"), most_repeated=1)) == 0
+    config = configure(tmp_path / "in", tmp_path / "seen", model="m").model_copy(update={"input": [source]})
+    assert run(config) == 0
+    seen = [record.error for record in read_records(str(tmp_path / "seen" / "*.tar"))]
+    assert sum(map(bool, seen)) == len(found) - 1  # where they are looked at, these are failures
+
+
+def test_a_look_at_a_task_takes_its_first_records(folder, loaded, tmp_path, capsys):
+    rows = [json.dumps({"key": f"{number}", "caption": f"a bicycle no. {number}"}) for number in (3, 4, 5)]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows), "utf-8")
+    for place, recipe, model, first in [(folder, "hq-clip", "m", 0), (tmp_path / "t.jsonl", "laclip", "w", 3)]:
+        assert run(configure(place, tmp_path / recipe, recipe=recipe, model=model, limit=2)) == 0
+        assert len(list(read_records(str(tmp_path / recipe / "*.tar")))) == 2
+        assert f"There is a red bicycle of number {first}" in (tmp_path / recipe / "gallery.html").read_text()
+        assert "2 pictures" in capsys.readouterr().out
+        assert len(loaded[model].asked) == 2 + (recipe == "hq-clip")  # one is asked anew
+
+
+class Chatty(Writer):
+    """Answers of keys with 3 are no JSON at first, those of keys with 4 never are, and those of keys with 6 lack a field."""
+
+    def answer(self, sampling, number):
+        said, draws = super().answer(sampling, number), sum(key.endswith(str(number)) for key, *_ in self.asked)
+        if number == 4 or number == 3 and draws == 1:
+            return said[: len(said) // 2]
+        return said.replace('"negative_tags"', '"others"') if number == 6 else said
+
+
+def test_answers_that_are_no_json_are_asked_for_anew_and_then_fall_back(loaded, folder, tmp_path):
+    loaded["m"] = Chatty("m", looks=True)
+    assert run(configure(folder, tmp_path / "out", recipe="hq-clip", model="m", redraws=2)) == 0
+    names = ["syn_text_hq", "neg_text_hq", "tags_hq", "neg_tags_hq"]
+    records = {int(re.search(r"\d", one.key)[0]): one for one in read_records(str(tmp_path / "out" / "*.tar"))}
+    asked = [int(re.search(r"\d", key)[0]) for key, *_ in loaded["m"].asked]
+    assert [asked.count(number) for number in range(7)] == [1, 2, 3, 2, 3, 0, 3]
+    assert all(records[3].columns[name] for name in names)
+    assert records[4].columns == {"syn_text_hq": records[4].captions}
+    assert records[4].scores["syn_text_hq"]["flags"] == ["fallback:text"]
+    for name in names[1:]:
+        [why] = records[4].scores[name]["flags"]
+        assert why.startswith("no caption passed: unparsed '```json") and records[4].scores[name]["logprob"] == []
+    assert "unparsed" in records[6].error and records[6].image is None  # it has no text to fall back to
+
+
 def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded, tmp_path):
     for asked, problem in [
         ({"model": "w"}, "w has nothing to say without one"),
@@ -255,6 +330,7 @@ def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_go
     assert len(good.columns["neg_text_rules"]) == 2 and good.captions[0] not in good.columns["neg_text_rules"]
     assert all(flags.startswith("kind:") for flags in good.scores["neg_text_rules"]["flags"])
     assert (without.error, without.captions, list(without.columns)) == ("", ("hm",), [])
+    assert without.scores["neg_text_rules"]["flags"] == [NOTHING]
     assert "the record has no text" in failed.error
     with pytest.raises(ValueError, match="negatives are no captions"):
         configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", column="syn_text_x")

@@ -24,6 +24,7 @@ from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import Reinforcing, run
 from generate.reinforce.teachers import Teacher, load_teacher
 from generate.runs.manifest import RUN
+from generate.sets import verify
 from imagetext.reinforced.embeddings import pack, unpack
 from imagetext.reinforced.views import decode_stored, read_views, replay
 from imagetext.sources import read_records
@@ -160,6 +161,32 @@ def test_embeddings_are_those_of_each_view_and_text_by_itself(make_records, pict
         assert embeddings["image_emb"].shape == (3, 256) and embeddings["image_emb"].dtype == torch.float32
         assert record.syn_text == {name: tuple(of) for name, of in SYN.items()} and record.captions == ORIGINAL
         assert record.members["url.txt"] == b"http://x" and record.image == pictures(3)[number]
+
+
+def test_views_alone_are_made_of_records_with_originals_and_no_synthetic_captions(
+    make_records, pictures, configure, tmp_path, capsys
+):
+    """For students of original texts, with negatives or without; whatever is to be embedded must be there."""
+    ours = {"uid": "u", "sha256": "", "width": 0, "height": 0, "error": "", "source": "", "caption_scores": {}}
+    false = {"captions": ORIGINAL, "caption_fields": {"neg_text_a": ["a false one"]}}
+    make_records("00000", [*pictures(1), b"no picture"], syn={}, json=json.dumps(ours | false).encode())
+    make_records("00001", pictures(1), syn={})
+    make_records("00002", pictures(1), syn={}, captions=[])
+    make_records("00003", pictures(1), syn=SYN)
+    for format, suffix in (("webdataset", "tar"), ("parquet", "parquet")):
+        views = configure(
+            teacher=[], embeddings="none", output=tmp_path / format, format=format, max_error_rate=1, size=32
+        )
+        assert run(views) == 0
+        assert "2 of them have no synthetic captions" in capsys.readouterr().out
+        records = list(read_records(str(tmp_path / format / f"*.{suffix}")))
+        assert [bool(record.error) for record in records] == [False, True, False, True, False]
+        assert [list(record.columns) for record in records[:3]] == [["neg_text_a"], ["neg_text_a"], []]
+        assert all(("paug.json" in record.members) != bool(record.error) for record in records)
+        assert verify.run(verify.VerifyConfig(folder=str(tmp_path / format), most_repeated=1)) == 0
+    assert run(configure(output=tmp_path / "embedded", max_error_rate=1)) == 0
+    told = [record.error for record in read_records(str(tmp_path / "embedded" / "*.tar"))]
+    assert [error.startswith("no captions in columns like") for error in told] == [True, True, True, True, False]
 
 
 def test_a_tar_holds_the_members_that_the_reference_reads(make_records, pictures, configure, fake_teachers, tmp_path):
