@@ -77,6 +77,8 @@ def neutral(text: str) -> str:
 
 def masked(text: str) -> str:
     """The text without secrets: those in this process's environment, and what looks like one."""
+    if not text:  # as most errors are, one a record
+        return ""
     for name, value in os.environ.items():
         if len(value) >= SECRET_LENGTH and value in text and ITS_NAME.search(name):
             text = text.replace(value, "***")

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -21,6 +21,8 @@ from imagetext.stores import read_bytes
 
 OF_RECORD = ("text", "texts", "label", "key", "json", "examples")  # names in a template, beside those of columns
 
+template_of = lru_cache(32)(Template)  # a configuration asks for one at every turn, and making it takes milliseconds
+
 
 def _read_file(instruction: Any) -> Any:
     """What stands in the file, where an instruction is @FILE."""
@@ -36,7 +38,9 @@ def _read_file(instruction: Any) -> Any:
 
 
 def _check_template(instruction: str) -> str:
-    unknown = [name for name in sorted(Template(instruction).names) if name not in OF_RECORD and not is_column(name)]
+    unknown = [
+        name for name in sorted(template_of(instruction).names) if name not in OF_RECORD and not is_column(name)
+    ]
     if unknown:
         raise ValueError(
             f"names {', '.join(unknown)}; there is {', '.join(OF_RECORD)} and any column of captions, such as syn_text_x; "
@@ -104,7 +108,7 @@ class TaskConfig(BaseModel):
 
     @model_validator(mode="after")
     def _task_fits_together(self) -> Self:
-        names = Template(self.instruction).names if self.instruction else frozenset()
+        names = template_of(self.instruction).names if self.instruction else frozenset()
         problems = []
         if "examples" in names and not self.examples:
             problems.append("instruction: names examples, and none are given (--examples)")
@@ -117,7 +121,7 @@ class TaskConfig(BaseModel):
     @property
     def names(self) -> frozenset[str]:
         """What the instruction takes from the record."""
-        return Template(self.instruction).names if self.instruction else frozenset()
+        return template_of(self.instruction).names if self.instruction else frozenset()
 
     @property
     def columns_read(self) -> list[str]:
@@ -127,7 +131,7 @@ class TaskConfig(BaseModel):
     @property
     def reads_originals(self) -> bool:
         """Whether the instruction needs an original caption: it names one, and does not ask first whether it is there."""
-        return bool(self.instruction) and not Template(self.instruction).needed.isdisjoint(("text", "texts"))
+        return bool(self.instruction) and not template_of(self.instruction).needed.isdisjoint(("text", "texts"))
 
     def settled(self) -> "Task":
         """The task with its examples read; ValueError where they cannot be."""
@@ -159,7 +163,7 @@ class Task:
 
     @cached_property
     def template(self) -> Template | None:
-        return Template(self.instruction) if self.instruction is not None else None
+        return template_of(self.instruction) if self.instruction is not None else None
 
     @cached_property
     def columns_read(self) -> frozenset[str]:

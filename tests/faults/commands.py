@@ -48,6 +48,30 @@ class Captioner(FakeCaptioner):
                 )
 
 
+class Writer(Captioner):
+    """A language model's stand-in, which looks at no picture: of its answers a part is a refusal, or no JSON, now and then for good."""
+
+    looks_at_pictures = needs_picture = False
+    takes_instruction = needs_instruction = True
+
+    def caption(self, requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
+        requests = iter(requests)
+        while batch := list(islice(requests, batch_size or self.batch_size)):
+            reach("batch")
+            for key, pixels, instruction in batch:
+                assert pixels is None
+                draws = range(first_index, first_index + sampling.num_captions)
+                yield Captioned(key, tuple(Caption(self.answer(instruction, i, sampling), None, False) for i in draws))
+
+    def answer(self, instruction, i, sampling):
+        digest = hashlib.sha256(f"{instruction} {sampling.seed}".encode()).digest()
+        if digest[0] % 5 == 0 or digest[1 + i] % 3 == 0:
+            return "I'm sorry, but I can't help with that."
+        said = f"what {digest.hex()[:6]} no. {i} is"
+        tags = ["tag", f"tag {i}"]
+        return json.dumps({"said": said, "false": f"{said} not", "tags": tags}) if sampling.json_schema else said
+
+
 class RandomTeacher(Teacher):
     """Products with random weights, and the batch's size in the last bits, as rounding puts it there."""
 
@@ -66,9 +90,9 @@ class RandomTeacher(Teacher):
 
 
 def fake_captioner(name, *_, **__):
-    if name != "fake":
+    if name not in ("fake", "writer"):
         raise ValueError(f"--model {name}: there is no such model")
-    return Captioner()
+    return Writer(name) if name == "writer" else Captioner()
 
 
 def random_teachers(names, *_):
@@ -109,13 +133,35 @@ class Command:
             shutil.copytree(self.reads, output)
 
 
+COLUMNS = [
+    {"column": "syn_text_fake"},
+    {
+        "model": "writer",
+        "column": "syn_text_said",
+        "text_only": True,
+        "instruction": "{{ text }}: {{ syn_text_fake }}",
+        "num_captions": 1,
+        "fallback": ["syn_text_fake", "text"],
+    },
+    {
+        "model": "writer",
+        "text_only": True,
+        "instruction": "{{ syn_text_said }}",
+        "num_captions": 1,
+        "answer": "json",
+        "fields": {"said": "syn_text_json", "false": "neg_text_json", "tags": "tags_json"},
+    },
+]  # what is seen, that in other words, and that as JSON in columns of several kinds
+
+
 def make_commands(folder: Path) -> dict[str, Command]:
     """All commands by name; `captioned` in the folder is what `generate` has made, where others begin."""
     pictures, reinforced, model = folder / "in", folder / "reinforced", folder / "model"
     make_pictures(pictures)
     write_set(reinforced, count=16)
     make_model(model)
-    captioned = folder / "captioned"
+    captioned, columns = folder / "captioned", folder / "columns.json"
+    columns.write_text(json.dumps({"columns": COLUMNS}))
     gone, onto = ["--input", str(folder / "gone" / "*.tar")], ["--output", str(pictures)]
     anew = [["--overwrite", *gone], ["--overwrit"], onto, ["--overwrite", *onto]]
     training = ["--num-workers", "0", "--device", "cpu", "--checkpoint-every", "1", "--max-error-rate", "1"]
@@ -133,6 +179,8 @@ def make_commands(folder: Path) -> dict[str, Command]:
                 "3",
                 "--redraws",
                 "2",
+                "--config",
+                str(columns),
                 *shards,
                 "0",
             ],

@@ -40,7 +40,10 @@ from imagetext.sources import read_samples
 ROOT = Path(capsmith.__file__).parent
 ASKED = {
     "input": ["scenes:val,n=4", "scenes:test,n=3", "scenes:train,n=2"],
-    "model": "coca_tiny",
+    "columns": [
+        {"model": "coca_tiny"},
+        {"model": "rules:negatives", "column": "neg_text_rules", "instruction": "{{ syn_text_coca_tiny }}"},
+    ],
     "num_captions": 2,
     "max_length": 12,
     "batch_size": 2,
