@@ -35,6 +35,7 @@ from generate.runs.manifest import RUN, write_run
 from generate.runs.ray_engine import Head, Place, Worker, _tell, connect, plan
 from generate.runs.ray_tally import Tally
 from imagetext.lock import LockLost
+from imagetext.shards import read_markers
 from imagetext.sources import read_samples
 
 ROOT = Path(capsmith.__file__).parent
@@ -173,6 +174,7 @@ def alone(tmp_path_factory):
     """What the embedded engine makes."""
     folder = tmp_path_factory.mktemp("alone") / "out"
     assert caption(GenerateConfig(**ASKED, output=folder)) == 0
+    assert all(marker["captions"]["neg_text_rules"] for marker in read_markers(folder).values())
     return folder
 
 
