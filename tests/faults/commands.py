@@ -19,6 +19,7 @@ import finetune.page
 import generate.captions.run
 import generate.reinforce.run
 import generate.reinforce.stages
+import generate.sets.card
 from captioners.base import Caption, Captioned
 from captioners.load import load_captioner
 from captioners.resolve import SHIPPED
@@ -106,6 +107,7 @@ def random_teachers(names, *_):
 generate.captions.run.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
 generate.reinforce.stages.GROUP = 4  # several in a shard
 finetune.page._curve = lambda *_: ("", Markup())  # figures take longer than all the rest
+generate.sets.card._spread = lambda *_: []  # nor do measures
 
 
 @dataclass(frozen=True)
