@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from imagetext.shown import NOBODY_READS, at_terminal, end_unread, say, say_error
+from imagetext.shown import NOBODY_READS, at_terminal, end_unread, in_yaml, say, say_error
 from imagetext.stops import ending_in_order, exit_code, open_standard_files
 
 Config = TypeVar("Config")
@@ -235,11 +235,7 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
     if problems:
         raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
     if print_config:
-        import yaml
-
-        print(
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end=""
-        )  # as it is: a file
+        print(in_yaml(config.model_dump(mode="json")), end="")  # as it is: a file
         raise SystemExit(0)
     return config
 

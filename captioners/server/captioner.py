@@ -58,10 +58,9 @@ class ServerCaptioner:
         self.batch_size = IN_FLIGHT
         self.preprocess = encode_picture  # holds nothing of the server's, so workers can have it
         clear = ", unencrypted" if address.base.startswith("http:") and not address.is_here else ""
-        self.description = (
-            f"pictures are sent to {address.base}{clear}, as JPEG, longest side at most {LONGEST_SIDE} px\n"
-            f"model: {address.model}"
-        )
+        where, model = f"{address.base}{clear}", f"model: {address.model}"
+        self.description = f"pictures are sent to {where}, as JPEG, longest side at most {LONGEST_SIDE} px\n{model}"
+        self.description_by_words = f"words alone are sent to {where}, no pictures\n{model}"
         self.journal: Journal | None = None
         self._server = server
         self._dialects: dict[SamplingConfig, Dialect] = {}
