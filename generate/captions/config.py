@@ -47,8 +47,8 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
 
     model: str | None = Field(
         None,
-        description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
-        "a server's: openai:http://host:port#model",
+        description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, also of a vision-language "
+        "or a language model; rules:negatives; or a server's: openai:http://host:port#model",
     )
     prompt: str | None = Field(
         None,
@@ -156,7 +156,8 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
         None, description=f"settings that all flags override: {', '.join(RECIPES)}; each says what is the paper's"
     )
     text_model: str | None = Field(
-        None, description="the captioner of columns that are asked by words alone, where it is another than --model"
+        None,
+        description="in a recipe of several columns, the captioner of those asked by words alone; else --model is",
     )
     input: list[str] = Field(
         min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…"

@@ -64,7 +64,7 @@ class Refused:
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons[column].most_common())
                 lines.append(f"  {column}: {refused:,} of {answers:,} answers were refused ({reasons})")
         lines += [
-            f"  {column}: {count:,} records have no answer, such as {self.example[column]}"
+            f"  {column}: no answer for {count:,} of the records, such as {self.example[column]}"
             for column, count in self.missing.items()
         ]
         return lines

@@ -89,10 +89,10 @@ class TaskConfig(BaseModel):
     )
     examples: str | None = Field(
         None,
-        description=f"pairs of captions that the instruction shows: {', '.join(SHIPPED)}, a file with source => target in a line, "
-        "or any input with several captions a picture",
+        description=f"pairs of captions that the instruction shows: {', '.join(SHIPPED)}; a .txt file with source => target in a "
+        "line, or a .jsonl file with source and target; or any input with several captions a picture",
     )
-    num_examples: int = Field(3, ge=1, le=100, description="pairs that are drawn for each picture")
+    num_examples: int = Field(3, ge=1, le=100, description="pairs that are drawn for each record")
     text_only: bool = Field(False, description="ask by words alone, without the picture")
     fields: Annotated[dict[str, str], BeforeValidator(_as_mapping), AfterValidator(_check_fields)] = Field(
         {}, description="FIELD=COLUMN, where a field of an answer in JSON goes to; repeatable"
