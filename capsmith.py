@@ -277,12 +277,13 @@ def flag_parser(command: str, config_type: type) -> argparse.ArgumentParser:
     def add_flag(_: Any, *names: str, help: str, **settings: Any) -> None:
         if "metavar" in settings:  # a list[str] is a str, given again and again
             settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
+            settings["metavar"] = re.sub(r"^dict\[.*\]$", "name=value", settings["metavar"])
         if help == argparse.SUPPRESS:
             return
         group = required if help.endswith("(required)") else options
         if not names[0].startswith("-"):  # a positional argument; where it is missing, validation says so
             group, settings = required, settings | {"nargs": "?", "default": argparse.SUPPRESS}
-        help = re.sub(r" \((required|default: (None|\(\))?)\)$", "", help)
+        help = re.sub(r" \((required|default: (None|\(\)|\[\]|\{\})?)\)$", "", help)
         group.add_argument(*names, help=help, **settings)
 
     CliSettingsSource(
