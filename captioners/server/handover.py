@@ -29,7 +29,8 @@ class HandOver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
+        if not self._loop.is_closed():  # as where Python ends, and nobody closed the block
+            self._loop.call_soon_threadsafe(self._cancel)
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future:
         future: Future = Future()
