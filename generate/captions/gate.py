@@ -102,25 +102,3 @@ def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate, source: Sour
 def unparsed(caption: Caption) -> Judged:
     """An answer that `answers.read_answer` cannot read."""
     return Judged(caption.text, caption, caption.truncated, ("unparsed",))
-
-
-def judge_all(captions: Sequence[Caption], gate: Gate, sources: Sequence[Source | None] | None = None) -> list[Judged]:
-    """The captions of a picture, each judged beside those before it, and beside its source where it has one."""
-    judged: list[Judged] = []
-    for i, caption in enumerate(captions):
-        judged.append(judge(caption, judged, gate, sources[i] if sources else None))
-    return judged
-
-
-def replace_failing(
-    judged: Sequence[Judged], redrawn: Sequence[Caption], gate: Gate, sources: Sequence[Source | None] | None = None
-) -> list[Judged]:
-    """The captions with each failing one replaced by its redraw, where that passes; `redrawn` has one for each, in order."""
-    result = list(judged)
-    for i, caption in enumerate(redrawn):
-        if result[i].flags:
-            others = [other for j, other in enumerate(result) if j != i and not other.flags]
-            candidate = judge(caption, others, gate, sources[i] if sources else None)
-            if not candidate.flags:
-                result[i] = candidate
-    return result

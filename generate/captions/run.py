@@ -23,6 +23,7 @@ from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
 from generate.captions.overlap import Overlap
 from generate.captions.preview import costs_of, count_pictures, first_pictures, outlook
+from generate.captions.refused import Refused
 from generate.captions.stages import REDRAWN_AT_ONCE, Column, Picture, caption_pictures, record_of, workers_for
 from generate.captions.summary import finish
 from generate.captions.tasks import Task, problems_of_order
@@ -315,10 +316,10 @@ def write_shard(
     following: Shard | None,
     info: Mapping[str, Any],
 ) -> None:
-    """Caption and write one shard; its marker gets `info`, and what the set's summary adds up: repeats, overlap and licences."""
+    """Caption and write one shard; its marker gets `info`, and what the summary adds up: repeats, overlap, refusals, licences."""
     names = [name for column in columns for name in column.writes]
     repeats = {name: Repeats() for name in names if is_caption_column(name)}
-    overlap, licences, failures = Overlap(), Repeats(), Failures()
+    overlap, refused, licences, failures = Overlap(), Refused(), Repeats(), Failures()
     before = read_marker(config.output, shard.name)
     with (
         ShardWriter(
@@ -341,6 +342,8 @@ def write_shard(
             for name, of_column in repeats.items():
                 of_column.update(captions[name])
             overlap.update(captions)
+            for name, said in picture.said.items():
+                refused.update(name, said.result())
             licences.update([str(record.meta.get("license") or "")])
             failures.update(record.error, passing=bool(picture.refused), before=record.failed_before)
             return bool(record.error), sum(map(len, texts.values()))
@@ -354,5 +357,6 @@ def write_shard(
             **failures.in_marker(before),
             "repeats": {name: of_column.state() for name, of_column in repeats.items()},
             "overlap": overlap.state(),
+            "refused": refused.state(),
             "licences": licences.state(),
         }

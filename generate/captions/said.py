@@ -37,9 +37,10 @@ class Reading:
         for i, caption in enumerate(redrawn):
             if result[i].failing:
                 others = [other for j, other in enumerate(result) if j != i and not other.failing]
-                candidate = self.judge(caption, others, asked)
-                if len(candidate.failing) < len(result[i].failing):
-                    result[i] = candidate
+                candidate, before = self.judge(caption, others, asked), result[i]
+                better = len(candidate.failing) < len(before.failing)
+                kept, left = (candidate, before) if better else (before, candidate)
+                result[i] = replace(kept, refused=(*before.refused, left.reasons))
         return result
 
     def judge(self, caption: Caption, siblings: "Sequence[Said]", asked: Instructed) -> "Said":
@@ -80,10 +81,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Said:
-    """An answer: what it says in each column, as judged, and what was cut off it."""
+    """An answer: what it says in each column, as judged, and what was cut off it.
+
+    refused: of each other answer in its place, why it was refused.
+    """
 
     parts: Mapping[str, tuple[Judged, ...]]
     cut: tuple[str, ...] = ()
+    refused: tuple[tuple[str, ...], ...] = ()
 
     @property
     def failing(self) -> list[str]:
@@ -93,3 +98,9 @@ class Said:
             for column, parts in self.parts.items()
             if (all if is_tags(column) else any)(part.flags for part in parts) and parts
         ]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is refused, each reason once; none where it is not."""
+        flags = [flag for column in self.failing for part in self.parts[column] for flag in part.flags]
+        return tuple(dict.fromkeys(flags))

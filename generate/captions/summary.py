@@ -8,6 +8,7 @@ from captioners.ranks import Rank
 from generate.captions.config import GenerateConfig
 from generate.captions.export import export_by_class
 from generate.captions.overlap import Overlap
+from generate.captions.refused import Refused
 from generate.runs.inputs import share_failed
 from generate.runs.manifest import GALLERY, expect_run
 from generate.sets.card import push, write_card
@@ -40,10 +41,11 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
         f"in {len(done):,} {config.format} shards"
     )
     rate = share_failed(done)
-    overlap = Overlap()
+    overlap, refused = Overlap(), Refused()
     for marker in done:
         overlap.add(marker.get("overlap", ()))
-    for line in [*repeated(done), *overlap.lines()]:
+        refused.add(marker.get("refused", {}))
+    for line in [*refused.lines(), *repeated(done), *overlap.lines()]:
         say(line)
     if None not in markers.values():
         write_card(folder, config.input, list(markers.values()))

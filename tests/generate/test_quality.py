@@ -5,11 +5,30 @@ import pytest
 from captioners.base import Caption
 from diversity.words.degenerate import REASONS, degenerate_reasons
 from diversity.words.written import WRITTEN, Source
-from generate.captions.gate import Gate, cut_sentences, judge, judge_all, replace_failing, unparsed
+from generate.captions.gate import Gate, Judged, cut_sentences, judge, unparsed
+from generate.captions.refused import Refused
+from generate.captions.said import Reading, Said
+from generate.captions.tasks import Instructed
 
 
 def caption(text, truncated=False, similarity=None):
     return Caption(text, -1.0, truncated, similarity)
+
+
+ASKED = Instructed(None)
+
+
+def reading(gate: Gate) -> Reading:
+    return Reading(("syn_text_a",), "text", {}, gate)
+
+
+def judge_all(captions, gate: Gate, asked: Instructed = ASKED) -> list[Judged]:
+    """The answers to one request, as judged in their only column."""
+    return parts(reading(gate).judge_all(captions, asked))
+
+
+def parts(said: list[Said]) -> list[Judged]:
+    return [part for one in said for part in one.parts["syn_text_a"]]
 
 
 @pytest.mark.parametrize(
@@ -58,14 +77,23 @@ def test_a_caption_below_the_least_similarity_is_unlike():
 
 def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
     gate = Gate()
-    first = judge_all(
-        [caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], gate
+    first = reading(gate).judge_all(
+        [caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], ASKED
     )
     drawn = [caption("two cats sit here"), caption("never looked at"), caption("two cats sit here"), caption("a tree")]
-    judged = replace_failing(first, drawn, gate)
+    said = reading(gate).replace_failing(first, drawn, ASKED)
+    judged = parts(said)
     assert [one.text for one in judged] == ["two cats sit here", "a red dog runs", "a red dog runs", "of the"]
     assert [bool(one.flags) for one in judged] == [False, False, True, True]
     assert judged[3].flags == degenerate_reasons("of the")  # the first draw stays where no redraw passes
+
+    refused = Refused()
+    refused.update("syn_text_a", said)
+    refused.add(refused.state())  # of a second shard
+    of_a = refused.state()["syn_text_a"]
+    assert (of_a["answers"], of_a["refused"]) == (2 * 7, 2 * 5)  # three redraws; two answers stand
+    assert of_a["reasons"]["duplicate"] == 2 * 2
+    assert refused.lines()[0].startswith("  syn_text_a: 10 of 14 answers were refused (")
 
 
 def test_every_reason_of_written_text_is_a_flag_here():
@@ -88,10 +116,10 @@ def test_captions_that_were_made_of_nothing_are_judged_as_before():
 
 
 def test_a_redraw_is_judged_beside_the_source_of_what_it_replaces():
-    gate = Gate(must_change=True)
-    sources = [Source("a red dog runs"), Source("two cats sit here")]
-    first = judge_all([caption("A red dog runs."), caption("cats sit in a row")], gate, sources)
-    assert [one.flags for one in first] == [("unchanged",), ()]
-    kept = replace_failing(first, [caption("a red dog runs"), caption("")], gate, sources)
-    assert kept[0].flags == ("unchanged",)
-    assert replace_failing(first, [caption("red dog running fast"), caption("")], gate, sources)[0].flags == ()
+    gate, asked = Gate(must_change=True), Instructed("Say it in other words.", "a red dog runs")
+    first = reading(gate).judge_all([caption("A red dog runs."), caption("cats sit in a row")], asked)
+    assert [one.flags for one in parts(first)] == [("unchanged",), ()]
+    kept = reading(gate).replace_failing(first, [caption("a red dog runs"), caption("")], asked)
+    assert parts(kept)[0].flags == ("unchanged",)
+    kept = reading(gate).replace_failing(first, [caption("red dog running fast"), caption("")], asked)
+    assert parts(kept)[0].flags == ()

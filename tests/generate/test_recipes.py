@@ -18,6 +18,7 @@ from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
 from tests.captioners.fake_server import FakeServer
 from tests.captioners.lm.models import CHAT, save
+from tests.captioners.vlm import models as vlm_models
 from tests.generate.conftest import FakeCaptioner, jpeg
 
 SORRY = "I'm sorry, but I can't help with that."
@@ -96,6 +97,25 @@ def configure(folder, output, **asked) -> GenerateConfig:
     )
 
 
+def kill_and_resume(config, tmp_path, files, monkeypatch, after: int) -> None:
+    """The run is killed after so many records, once its first shard is whole; resumed, it gives what is in `out`."""
+    write, left = ShardWriter.write, [after]
+
+    def killed(self, record, text=None):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(self, record, text)
+
+    again = config.model_copy(update={"output": str(tmp_path / "again")})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ShardWriter, "write", killed)
+        run(again)
+    assert len(list((tmp_path / "again").glob("*.tar"))) == 1
+    assert run(again) == 0
+    assert files(tmp_path / "again") == files(tmp_path / "out")
+
+
 # The words of an answer; which pictures have which column, and which of those fell back to what
 RECIPES = {
     "laclip": ({"model": "w"}, {"syn_text_laclip": "01234"}, {2: "text"}),
@@ -148,21 +168,7 @@ def test_a_recipe_end_to_end_and_killed_and_resumed(recipe, folder, loaded, tmp_
         assert "cut:" in records[0].scores[last]["flags"][0]
     assert all(record.captions for number, record in records.items() if number != 6)
 
-    write, left = ShardWriter.write, [5]  # the first shard has four records
-
-    def killed(self, record, text=None):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        write(self, record, text)
-
-    again = config.model_copy(update={"output": str(tmp_path / "again")})
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(ShardWriter, "write", killed)
-        run(again)
-    assert len(list((tmp_path / "again").glob("*.tar"))) == 1
-    assert run(again) == 0
-    assert files(tmp_path / "again") == files(tmp_path / "out")
+    kill_and_resume(config, tmp_path, files, monkeypatch, after=5)
 
 
 def test_pictures_that_no_column_looks_at_are_not_decoded_and_may_be_missing(loaded, tmp_path, monkeypatch):
@@ -285,24 +291,48 @@ def test_a_tiny_language_model_rewrites_a_table_killed_and_resumed(recipe, chat,
         assert record.columns[column] and len(record.scores[column]["flags"]) == 1
         if record.scores[column]["flags"] == ["fallback:text"]:
             assert record.columns[column] == record.captions
-    write, left = ShardWriter.write, [4]
+    kill_and_resume(config, tmp_path, files, monkeypatch, after=3)
 
-    def killed(self, record, text=None):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        write(self, record, text)
 
-    again = config.model_copy(update={"output": str(tmp_path / "again")})
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(ShardWriter, "write", killed)
-        run(again)
-    assert len(list((tmp_path / "again").glob("*.tar"))) == 1
-    assert run(again) == 0 and files(tmp_path / "again") == files(tmp_path / "out")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folders of tiny models with room for every recipe's words: one that looks at pictures, one that does not."""
+    places = {name: tmp_path_factory.mktemp("tiny") / name for name in ("vlm", "llm")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vlm_models.LLAMA, "max_position_embeddings", 1024)
+        model, processor = vlm_models.make_model_and_processor("llava")
+    vlm_models.scramble(model)
+    model.generation_config.eos_token_id = vlm_models.ENDS
+    model.save_pretrained(places["vlm"])
+    processor.save_pretrained(places["vlm"])
+    save(places["llm"], "llama", chat=CHAT, max_position_embeddings=1024)
+    return {name: str(place) for name, place in places.items()}
+
+
+@pytest.mark.parametrize("recipe", ["hq-clip", "recaption", "idea", "veclip"])
+def test_tiny_models_that_look_at_pictures_killed_and_resumed(recipe, tiny, folder, tmp_path, monkeypatch, files):
+    """What they say is senseless, so that captions fall back, or the record says why it has none."""
+    models = {"model": "coca_tiny", "text_model": tiny["llm"]} if recipe == "veclip" else {"model": tiny["vlm"]}
+    asked = {"batch_size": 2, "max_length": 24, "redraws": 1, "label": "folder" if recipe == "idea" else None}
+    if recipe == "hq-clip":
+        asked["max_length"] = 40
+    config = configure(folder, tmp_path / "out", recipe=recipe, **models, **asked)
+    assert run(config) == 0
+    records = {
+        int(re.search(r"\d", record.key)[0]): record for record in read_records(str(tmp_path / "out" / "*.tar"))
+    }
+    assert sorted(records) == [*range(7)] and "picture" in records[5].error
+    column = {"hq-clip": "syn_text_hq", "recaption": "syn_text_recap"}.get(recipe, f"syn_text_{recipe}")
+    for record in (records[number] for number in range(5)):
+        assert record.columns.get(column) or "no caption passed" in record.error
+        if record.scores.get(column, {}).get("flags") == ["fallback:text"]:
+            assert record.columns[column] == record.captions
+    kill_and_resume(config, tmp_path, files, monkeypatch, after=5)
 
 
 @pytest.mark.parametrize(
-    "recipe, looks", [("laclip", False), ("tulip", False), ("hq-clip", True), ("recaption", True)]
+    "recipe, looks",
+    [("laclip", False), ("tulip", False), ("hq-clip", True), ("recaption", True), ("veclip", False)],
 )
 def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path):
     """The server refuses number 2 whatever the seed; pictures are sent where the recipe's column looks at them."""
@@ -322,18 +352,44 @@ def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path):
     asked: list[tuple[int, bool]] = []
     server.spoil = answer
     config = configure(folder, tmp_path / "out", recipe=recipe, model=server.model)
+    if recipe == "veclip":  # the same model sees, and then writes
+        config = configure(folder, tmp_path / "out", recipe=recipe, model=server.model, text_model=server.model)
     assert run(config) == 0
     server.shutdown()
     server.server_close()
     records = {
         int(re.search(r"\d", record.key)[0]): record for record in read_records(str(tmp_path / "out" / "*.tar"))
     }
-    column = next(iter(RECIPES[recipe][1]))
+    column, fallback = next(iter(RECIPES[recipe][1])), "text"
+    if recipe == "veclip":
+        column, fallback = "syn_text_veclip", "syn_text_visual"
     assert {picture for _, picture in asked} == {looks}
     assert [number for number, _ in asked].count(2) == 3  # with redraws
     assert records[0].columns[column] == ("There is a red bicycle of number 0 near the house.",)
-    assert records[2].scores[column]["flags"] == ["fallback:text"]
+    assert records[2].scores[column]["flags"] == [f"fallback:{fallback}"]
     assert all(records[number].columns.get(name) for name in RECIPES[recipe][1] for number in (0, 1, 3, 4))
+
+
+def test_a_server_is_told_the_class_of_each_picture(folder, tmp_path):
+    server, classes = FakeServer(), []
+
+    def answer(request, picture):
+        if found := request and re.search(r"This picture shows: ([\w ]+)\.", json.dumps(request["messages"])):
+            classes.append(found[1])
+            text = f"Here is the caption: A {found[1]} stands in front of the house."
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            return 200, {"object": "chat.completion", "choices": [choice]}
+        return None
+
+    server.spoil = answer
+    assert run(configure(folder, tmp_path / "out", recipe="idea", model=server.model, label="folder")) == 0
+    server.shutdown()
+    server.server_close()
+    records = list(read_records(str(tmp_path / "out" / "*.tar")))
+    assert {*classes} == {"a bike", "bike"} and len(records) == 7
+    said = {record.columns["syn_text_idea"][0] for record in records if not record.error}
+    assert said == {f"A {name} stands in front of the house." for name in {*classes}}
+    assert sum(bool(record.error) for record in records) == 1
 
 
 # ---- IDEA's files --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""How many answers the gate refused, and why: counts that fit into a shard's marker and add up over shards."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from generate.captions.said import Said
+
+
+class Refused:
+    """Of each column: its answers, those that were drawn anew included, and how many were refused for each reason."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()  # by column
+        self.refused: Counter[str] = Counter()
+        self.reasons: dict[str, Counter[str]] = {}
+
+    def update(self, column: str, said: Iterable[Said]) -> None:
+        """Counts the answers to one request."""
+        for one in said:
+            refused = [*one.refused, *([one.reasons] if one.failing else [])]
+            self.answers[column] += len(one.refused) + 1
+            self.refused[column] += len(refused)
+            for reasons in refused:
+                self.reasons.setdefault(column, Counter()).update(reasons)
+
+    def state(self) -> dict[str, dict[str, object]]:
+        """All of it, in JSON's types."""
+        return {
+            column: {
+                "answers": answers,
+                "refused": self.refused[column],
+                "reasons": dict(sorted(self.reasons.get(column, Counter()).items())),
+            }
+            for column, answers in self.answers.items()
+        }
+
+    def add(self, state: Mapping[str, Mapping]) -> None:
+        """Adds what another's `state` gave."""
+        for column, counts in state.items():
+            self.answers[column] += counts["answers"]
+            self.refused[column] += counts["refused"]
+            self.reasons.setdefault(column, Counter()).update(counts["reasons"])
+
+    def lines(self) -> Sequence[str]:
+        """In words, a line for each column of which answers were refused."""
+        lines = []
+        for column, answers in self.answers.items():
+            if refused := self.refused[column]:
+                reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons[column].most_common())
+                lines.append(f"  {column}: {refused:,} of {answers:,} answers were refused ({reasons})")
+        return lines
