@@ -24,6 +24,7 @@ from captioners.server.answers import Choice
 from captioners.server.client import FEW_RETRIES, Connection, Refusal
 from captioners.server.config import ServerConfig
 from captioners.server.fields import INSTRUCTION, LOST, Dialect, fields_of
+from captioners.server.handover import HandOver
 from captioners.server.journal import Journal, request_key
 from captioners.server.load import Fault
 
@@ -181,13 +182,13 @@ class ServerCaptioner:
             return
         requests = itertools.chain([first], requests)
         waiting: deque[Future[Captioned]] = deque()
-        with self._server as server:
+        with self._server as server, HandOver(server.loop) as asked:
             server.load.most = batch_size
             try:
                 while True:
                     # those behind a slow one need not wait for it
                     for request in itertools.islice(requests, 2 * batch_size - len(waiting)):
-                        waiting.append(server.submit(self._ask(request, sampling, column, first_index)))
+                        waiting.append(asked.submit(self._ask(request, sampling, column, first_index)))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
@@ -195,9 +196,6 @@ class ServerCaptioner:
                 if self.journal is not None:  # what is under way is paid for
                     wait(waiting, LAST_WORDS)
                 raise
-            finally:
-                for future in waiting:
-                    future.cancel()
 
     async def _ask(self, request: Request, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
         """The captions for a request, asked for at once or one after the other."""
