@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from imagetext.shown import NOBODY_READS, at_terminal, end_unread, say, say_error
+from imagetext.shown import NOBODY_READS, at_terminal, end_unread, in_yaml, say, say_error
 from imagetext.stops import ending_in_order, exit_code, open_standard_files
 
 Config = TypeVar("Config")
@@ -235,11 +235,7 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
     if problems:
         raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
     if print_config:
-        import yaml
-
-        print(
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end=""
-        )  # as it is: a file
+        print(in_yaml(config.model_dump(mode="json")), end="")  # as it is: a file
         raise SystemExit(0)
     return config
 
@@ -281,12 +277,13 @@ def flag_parser(command: str, config_type: type) -> argparse.ArgumentParser:
     def add_flag(_: Any, *names: str, help: str, **settings: Any) -> None:
         if "metavar" in settings:  # a list[str] is a str, given again and again
             settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
+            settings["metavar"] = re.sub(r"^dict\[.*\]$", "name=value", settings["metavar"])
         if help == argparse.SUPPRESS:
             return
         group = required if help.endswith("(required)") else options
         if not names[0].startswith("-"):  # a positional argument; where it is missing, validation says so
             group, settings = required, settings | {"nargs": "?", "default": argparse.SUPPRESS}
-        help = re.sub(r" \((required|default: (None|\(\))?)\)$", "", help)
+        help = re.sub(r" \((required|default: (None|\(\)|\[\]|\{\})?)\)$", "", help)
         group.add_argument(*names, help=help, **settings)
 
     CliSettingsSource(

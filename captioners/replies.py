@@ -137,6 +137,8 @@ _NOTE = re.compile(
     r"|paraphrase)\b|i(?:['’]ve| have)? (?:changed|replaced|rewrote|rewritten|rephrased|kept|used|made|tried|combined|added|removed)\b)",
     re.IGNORECASE,
 )
+# A letter first, and none of what thoughts, a fence, emphasis or the end of a preamble need; tokens have `_MARKS`.
+_PLAIN = re.compile(r"[^\W\d_][^◁`*_:：]*")
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "'": "'", "‘": "’"}
 
 
@@ -151,6 +153,8 @@ def read_reply(text: str, *, line: bool = False) -> Reply:
     Cut off is what `CUTS` names; line: the first line alone is the caption, as it is where a model offers several. What a
     caption itself says is left as it is: so are refusals and `<unk>`, which the gate refuses.
     """
+    if _is_plain(text):
+        return Reply(" ".join(text.split()))
     text, already = bare_reply(text)
     cut = dict.fromkeys(already)
 
@@ -175,6 +179,17 @@ def read_reply(text: str, *, line: bool = False) -> Reply:
     text = " ".join(without("rest", left, text).split())
     text = without("quotes", _unquoted(text), text)
     return Reply(text, tuple(name for name in CUTS if name in cut))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether nothing can be cut off the text, which few looks at it tell of nearly all captions."""
+    return (
+        text.isprintable()  # which a line feed is not
+        and _PLAIN.fullmatch(text) is not None
+        and not any(mark in text for mark in _MARKS)
+        and not _GREETING.match(text)
+        and _without_offer(text) == text.rstrip()
+    )
 
 
 def bare_reply(text: str) -> Reply:

@@ -156,7 +156,9 @@ def _fetch(repository: str, *patterns: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"hub repository {repository!r} cannot be had: {reason(error)}") from error
+        raise ValueError(
+            f"{repository}: there is no such folder here, and hub repository {repository!r} cannot be had: {reason(error)}"
+        ) from error
 
 
 def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> Source:

@@ -7,12 +7,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from imagetext.outputs import write_file
-from imagetext.shown import in_markdown, masked, neutral
+from imagetext.shown import in_markdown, in_yaml, masked, neutral
 from imagetext.stores import join, plain_path
 
 CARD = "README.md"
@@ -51,7 +50,7 @@ def _version() -> str:
 
 def _yaml(values: Mapping[str, Any]) -> Markup:
     """YAML as it is, no Markdown: of front matter, or of a block of code."""
-    return Markup(yaml.safe_dump(_told(values), sort_keys=False, allow_unicode=True, width=1000))
+    return Markup(in_yaml(_told(values)))
 
 
 def _indented(text: str) -> Markup:

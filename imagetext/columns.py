@@ -20,6 +20,11 @@ def is_other_column(name: str) -> bool:
     return name.startswith(OTHERS) and not name.endswith(OF_EMBEDDINGS)
 
 
+def is_tags(name: str) -> bool:
+    """Whether a column has tags, true or not, which are judged and counted as such, and not as captions."""
+    return re.match(r"(?:neg_)?tags(?:_|\Z)", name) is not None
+
+
 def is_column(name: str) -> bool:
     """Whether a field is a column of texts by its name, of either kind."""
     return is_caption_column(name) or is_other_column(name)
@@ -33,8 +38,8 @@ def check_column(name: str) -> str:
     """
     if not re.fullmatch(r"(syn_text|neg_text|tags|neg_tags)_[a-z0-9_]+", name):
         raise ValueError(
-            f"column: {name!r} is not syn_text_ (for texts that are no true captions neg_text_, tags_ or neg_tags_) "
-            "followed by letters a-z, digits and underscores"
+            f"column: {name!r} is not syn_text_… (nor neg_text_…, tags_… or neg_tags_…, for texts that are no true captions) "
+            "with letters a-z, digits and underscores"
         )
     for part in TAKEN:
         if part in name:

@@ -123,6 +123,20 @@ def in_markdown(value: object) -> str:
     return re.sub(r"^(\d{0,9})([-+=.)])(?=[-=\s]|$)", r"\1\\\2", text)  # else a list, a line, or a heading
 
 
+def in_yaml(values: object) -> str:
+    """Values as YAML, in which texts of several lines stand as they are written."""
+    import yaml  # late: few need it
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: Dumper, value: str) -> yaml.Node:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
 # ---- the terminal ------------------------------------------------------------------------------------------------
 
 

@@ -279,6 +279,7 @@ def test_each_command_has_help_for_every_flag(command, capsys):
         if line.startswith("  --"):  # the text stands on the same line, or on the next
             flag = line.split()[0]
             assert len(line.split()) > 1, f"{flag} has no help"
+    assert "dict[" not in text and "default: []" not in text
     assert f"usage: capsmith {command}" in text and "--print-config" in text and "--config" in text
 
 

@@ -109,7 +109,7 @@ def test_the_examples_of_the_python_page_work(tmp_path, monkeypatch):
     examples = [
         block for _, language, block in FENCED.findall((ROOT / "docs/python.md").read_text()) if language == "python"
     ]
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         exec(example, {})
 

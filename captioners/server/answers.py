@@ -38,7 +38,7 @@ class Choice(NamedTuple):
         """The caption up to the sampling's stops; lines and JSON are as they came, for a reader that knows what was asked."""
         said = self.text if sampling.answer == "text" else self.whole or self.text
         text = up_to_stop(said, sampling.stop)
-        cut = read_reply(self.whole).cut if said != self.whole else ()
+        cut = read_reply(self.whole).cut if self.whole and said != self.whole else ()
         return Caption(text, self.logprob, self.is_cut and text == said, cut=cut)
 
 

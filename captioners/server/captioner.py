@@ -24,6 +24,7 @@ from captioners.server.answers import Choice
 from captioners.server.client import FEW_RETRIES, Connection, Refusal
 from captioners.server.config import ServerConfig
 from captioners.server.fields import INSTRUCTION, LOST, Dialect, fields_of
+from captioners.server.handover import HandOver
 from captioners.server.journal import Journal, request_key
 from captioners.server.load import Fault
 
@@ -58,10 +59,9 @@ class ServerCaptioner:
         self.batch_size = IN_FLIGHT
         self.preprocess = encode_picture  # holds nothing of the server's, so workers can have it
         clear = ", unencrypted" if address.base.startswith("http:") and not address.is_here else ""
-        self.description = (
-            f"pictures are sent to {address.base}{clear}, as JPEG, longest side at most {LONGEST_SIDE} px\n"
-            f"model: {address.model}"
-        )
+        where, model = f"{address.base}{clear}", f"model: {address.model}"
+        self.description = f"pictures are sent to {where}, as JPEG, longest side at most {LONGEST_SIDE} px\n{model}"
+        self.description_by_words = f"words alone are sent to {where}, no pictures\n{model}"
         self.journal: Journal | None = None
         self._server = server
         self._dialects: dict[SamplingConfig, Dialect] = {}
@@ -182,13 +182,13 @@ class ServerCaptioner:
             return
         requests = itertools.chain([first], requests)
         waiting: deque[Future[Captioned]] = deque()
-        with self._server as server:
+        with self._server as server, HandOver(server.loop) as asked:
             server.load.most = batch_size
             try:
                 while True:
                     # those behind a slow one need not wait for it
                     for request in itertools.islice(requests, 2 * batch_size - len(waiting)):
-                        waiting.append(server.submit(self._ask(request, sampling, column, first_index)))
+                        waiting.append(asked.submit(self._ask(request, sampling, column, first_index)))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
@@ -196,9 +196,6 @@ class ServerCaptioner:
                 if self.journal is not None:  # what is under way is paid for
                     wait(waiting, LAST_WORDS)
                 raise
-            finally:
-                for future in waiting:
-                    future.cancel()
 
     async def _ask(self, request: Request, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
         """The captions for a request, asked for at once or one after the other."""

@@ -92,8 +92,8 @@ class Connection:
 
     def __enter__(self) -> "Connection":
         if not self._users:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+            self.loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
             self._thread.start()
             self.submit(self._open()).result()
             atexit.register(
@@ -111,15 +111,15 @@ class Connection:
     def _end(self) -> None:
         """Drops what is in flight and ends the thread; done once."""
         atexit.unregister(self._end)
-        if self._loop.is_closed():
+        if self.loop.is_closed():
             return
         self.submit(self._close()).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
     def submit(self, coroutine: Coroutine) -> Future:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     async def _open(self) -> None:
         self.load.open()

@@ -32,7 +32,7 @@ class Spent(Fault):
     """As many requests are made as the command allows."""
 
 
-@dataclass
+@dataclass(eq=False)  # each is one of its own, and found at once among all
 class Flight:
     """A request under way: when it was sent, how many were under way then, and how many had been answered in all."""
 
@@ -58,7 +58,7 @@ class Load:
 
     def open(self) -> None:
         """To be called on an event loop before all else: what waits, waits on that loop."""
-        self._flights: list[Flight] = []
+        self._flights: set[Flight] = set()
         self._door, self._landed = asyncio.Lock(), asyncio.Event()
         self._landings = self._landings_known = 0  # requests answered, and those of them when clocks were set last
         self._clocks_set_at = float("-inf")
@@ -96,7 +96,7 @@ class Load:
             if self.per_minute:
                 self._next = now() + 60 / self.per_minute
             flight = Flight(now(), len(self._flights), self._landings, asyncio.timeout(TIMEOUT))
-            self._flights.append(flight)
+            self._flights.add(flight)
         try:
             async with flight.clock:
                 yield flight

@@ -43,8 +43,9 @@ class VLMCaptioner:
     The prompt (the family's chat template round an instruction, or that itself where the family does not chat) and the picture
     stand for the start token: captions, and the counts of their tokens, begin after it, and the processors of logits see
     nothing of it. What the model's generation config says of sampling is not looked at, but for the tokens that end.
-    `instruction`, with which it was trained, and its `prompt` are those of requests that have no other. `context_length` counts a caption's tokens with start and end. `start_id` is a special token that no caption holds, and
-    pads too. `batch_size`: pictures captioned at a time. `weights_sha256` is of the weights in float32, adapters included.
+    `instruction`, with which it was trained, and its `prompt` are those of requests that have no other. `context_length` counts
+    a caption's tokens with start and end. `start_id` is a special token that no caption holds, and pads too. `batch_size`:
+    pictures captioned at a time. `weights_sha256` is of the weights in float32, adapters included.
     `merges`: it is saved whole, with its adapters merged.
     """
 
@@ -70,6 +71,12 @@ class VLMCaptioner:
         self.tokenizer = processor.tokenizer
         self.instruction = self.family.instruction if instruction is None else instruction
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
+        wide, high = (
+            attempt(
+                f"{source}: its processor makes nothing of a picture", self.preprocess, Image.new("RGB", size)
+            ).shape[1:]
+            for size in ((64, 32), (32, 64))
+        )
         self._prompts = functools.lru_cache(self.family.prompt)
         self.prompt = attempt(
             f"{source}: its processor makes no prompt of {self.instruction!r}",
@@ -91,12 +98,6 @@ class VLMCaptioner:
         spare = [id for id in own if id is not None and id not in (*self.end_ids, self.family.image_token_id())]
         problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
         problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
-        wide, high = (
-            attempt(
-                f"{source}: its processor makes nothing of a picture", self.preprocess, Image.new("RGB", size)
-            ).shape[1:]
-            for size in ((64, 32), (32, 64))
-        )
         if wide != high and not isinstance(self.family, OwnAspect):
             problems.append(
                 f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two"

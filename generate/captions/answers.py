@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from captioners.replies import CUTS, bare_reply, read_reply
 from imagetext import limits
+from imagetext.columns import is_tags
 
 _STRING = r'"(?:[^"\\]|\\.?)*+(?:"|\Z)'  # an unfinished one reaches to the end, so that it is looked at once
 _BRACKET = re.compile(rf"{_STRING}|[{{}}\[\]]", re.DOTALL)
 _LAST_COMMA = re.compile(rf"({_STRING})|,(?=\s*+[}}\]])", re.DOTALL)
 _NUMBER = re.compile(r"\A\d{1,3}[.)]\s+")
 _BETWEEN_TAGS = re.compile(r"[,;、，；|\n]")
-_TAGS = re.compile(r"(?:neg_)?tags(?:_|\Z)")  # columns of tags
 
 Object = tuple[tuple[str, Any], ...]  # of JSON, with fields that stand twice
 
@@ -43,11 +43,6 @@ def read_answer(text: str, answer: Literal["text", "line", "json"], fields: Mapp
         return _read_json(text, fields)
     reply = read_reply(text, line=answer == "line")
     return Answer({"": (reply.text,)}, reply.cut, finished="rest" in reply.cut)
-
-
-def is_tags(column: str) -> bool:
-    """Whether a column has tags, which are judged as such, and not as captions."""
-    return _TAGS.match(column) is not None
 
 
 def _read_json(text: str, fields: Mapping[str, str]) -> Answer:

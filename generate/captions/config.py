@@ -24,7 +24,6 @@ from generate.captions.gate import Gate
 from generate.captions.tasks import TaskConfig, problems_of_order, schema_of
 from generate.runs.config import RunConfig
 from imagetext.readers.table_flags import TableFlags
-from imagetext.sample import is_caption_column
 from imagetext.shards import check_column
 
 logger = logging.getLogger(__name__)
@@ -48,13 +47,13 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
 
     model: str | None = Field(
         None,
-        description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, or "
-        "a server's: openai:http://host:port#model",
+        description="the captioner: coca_tiny, an open_clip architecture, a folder or file, org/name, also of a vision-language "
+        "or a language model; rules:negatives; or a server's: openai:http://host:port#model",
     )
     prompt: str | None = Field(
         None,
         exclude=True,
-        description="an earlier name of --prefix, for a server's model of --instruction; goes with 0.3",
+        description="the old name of --prefix, and for a server's model of --instruction; version 0.3 will not take it",
     )
     pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
     base: str | None = Field(
@@ -84,7 +83,7 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
             name = "instruction" if str(given.get("model")).startswith("openai:") else "prefix"
             if given.get(name):
                 raise ValueError(f"prompt: is called {name} now, and both are given")
-            logger.warning("--prompt is called --%s now, and goes with 0.3", name)
+            logger.warning("--prompt is called --%s now; version 0.3 will not take the old name", name)
             given[name] = prompt
         return given
 
@@ -92,13 +91,17 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
     def _column_fits_together(self) -> Self:
         problems = []
         if self.fields and self.answer != "json":
-            problems.append(f"fields: are of an answer in JSON, and answer is {self.answer}")
+            problems.append(f"fields: are for --answer json, and answer is {self.answer}")
         if self.answer == "json" and not self.fields:
-            problems.append("answer: json has fields that go to columns (--fields FIELD=COLUMN), and none are given")
+            problems.append(
+                "answer: json needs --fields FIELD=COLUMN, which say where its fields go, and none are given"
+            )
         if self.fields and self.column:
             problems.append(f"column: {self.column}: an answer in JSON goes to the columns of its fields")
-        if self.model == NEGATIVES and self.column and is_caption_column(self.column):
-            problems.append(f"column: {self.column}: negatives are no captions; name it neg_text_…")
+        if self.model and self.model.startswith("rules:") and self.model != NEGATIVES:
+            problems.append(f"model: {self.model}: there are no such rules; there is {NEGATIVES}")
+        if self.model == NEGATIVES and self.column and not self.column.startswith("neg_text_"):
+            problems.append(f"column: {self.column}: negatives are no captions and no tags; name it neg_text_…")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -153,7 +156,8 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
         None, description=f"settings that all flags override: {', '.join(RECIPES)}; each says what is the paper's"
     )
     text_model: str | None = Field(
-        None, description="the captioner of columns that are asked by words alone, where it is another than --model"
+        None,
+        description="in a recipe of several columns, the captioner of those asked by words alone; else --model is",
     )
     input: list[str] = Field(
         min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet, caption set, scenes:…"

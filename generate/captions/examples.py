@@ -16,6 +16,10 @@ from imagetext.stores import entry, open_file, read_bytes
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.txt"))}
 ARROW = "=>"
+FORMS = (
+    f"pairs stand in a .txt file, source {ARROW} target in a line, or in a .jsonl file with source and target; shipped are "
+    + " and ".join(SHIPPED)
+)
 MOST_PAIRS = 100_000  # of a set of captions, the first that there are
 
 
@@ -37,7 +41,7 @@ def read_pairs(place: str) -> list[Pair]:
     try:
         found = _pairs_in(path, of_line) if of_line else list(islice(_pairs_of_set(path), MOST_PAIRS))
     except (ValueError, OSError) as error:
-        raise ValueError(f"examples: {error}") from error
+        raise ValueError(f"examples: {error}{'' if of_line else f'; {FORMS}'}") from error
     if not found:
         raise ValueError(
             f"examples: {place}: {'holds no pairs' if of_line else 'no picture has two different captions'}"
@@ -90,7 +94,7 @@ def _pairs_in(path: str, of_line: Callable[[str], tuple[Any, Any]]) -> list[Pair
 def _of_text(line: str) -> tuple[str, str]:
     source, *target = line.split(ARROW)
     if len(target) != 1:
-        raise ValueError(f"is no source {ARROW} target")
+        raise ValueError(f"is not of the form source {ARROW} target")
     return source, target[0]
 
 

@@ -129,7 +129,7 @@ class Captioning:
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
         self.columns = load_columns(self.config, list(settled.get("columns", {}).values()), device)
-        models = dict.fromkeys(column.captioner.description for column in self.columns)
+        models = dict.fromkeys(map(_described, self.columns))
         return Loaded(fingerprint(self.columns, self.config), list(models))
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
@@ -168,6 +168,13 @@ class Captioning:
         if self.workers is not None:
             self.workers.close()
         self.workers = None
+
+
+def _described(column: Column) -> str:
+    """What is printed of the column's captioner: of a server, what is sent to it."""
+    if isinstance(column.captioner, ServerCaptioner) and not column.looks:
+        return column.captioner.description_by_words
+    return column.captioner.description
 
 
 def told_of_drawn_shapes(config: GenerateConfig, shards: Sequence[Shard]) -> str:
@@ -223,7 +230,7 @@ def may_look(column: ColumnConfig) -> bool:
 def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
     """Raises ValueError where a column is read that neither this run writes nor one of the input's first records has."""
     configs = config.column_configs
-    if not all(one.named_columns for one in configs):  # it may be the one that has its captioner's name
+    if not all(one.named_columns for one in configs[:-1]):  # it may be one that has its captioner's name
         return
     wanted = {name for one in configs for name in one.task.columns_read}
     wanted -= {name for one in configs for name in one.named_columns}
@@ -237,8 +244,8 @@ def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
     if wanted - seen:
         has = f"it has {', '.join(sorted(seen))}" if seen else "it has no columns of captions"
         raise ValueError(
-            f"instruction or fallback: {', '.join(sorted(wanted - seen))}: is written neither in this run nor in the first "
-            f"{RECORDS_LOOKED_AT} records of the input; {has}"
+            f"instruction or fallback: reads {', '.join(sorted(wanted - seen))}, which is neither made earlier in this run nor in "
+            f"the first {RECORDS_LOOKED_AT} records of the input; {has}"
         )
 
 
@@ -344,6 +351,8 @@ def write_shard(
             overlap.update(captions)
             for name, said in picture.said.items():
                 refused.update(name, said.result())
+            for name, reason in picture.refused.items():
+                refused.without(name, f"{record.key}: {reason}")
             licences.update([str(record.meta.get("license") or "")])
             failures.update(record.error, picture.refused.values(), record.failed_before)
             return bool(record.error), sum(map(len, texts.values()))

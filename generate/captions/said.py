@@ -6,9 +6,10 @@ from typing import Literal
 
 from captioners.base import Caption
 from diversity.words.written import Source
-from generate.captions.answers import Answer, is_tags, read_answer
+from generate.captions.answers import Answer, read_answer
 from generate.captions.gate import Gate, Judged, judge, unparsed
 from generate.captions.tasks import Instructed
+from imagetext.columns import is_tags
 
 
 @dataclass(frozen=True)

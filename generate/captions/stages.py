@@ -68,11 +68,14 @@ class Column:
         """Raises ValueError, with all problems, where the captioner does not do what the column asks."""
         asks, captioner, problems = self.task.instruction is not None, self.captioner, []
         if captioner.needs_instruction and not asks:
-            problems.append(f"instruction: {captioner.name} has nothing to say without one, and none is given")
+            problems.append(f"instruction: {captioner.name} has nothing to say without one; --instruction gives it")
         if asks and not captioner.takes_instruction:
-            problems.append(f"instruction: {captioner.name} takes none")
+            problems.append(f"instruction: {captioner.name} takes none; a language or vision-language model does")
         if captioner.needs_picture and self.task.text_only:
-            problems.append(f"text_only: {captioner.name} needs a picture")
+            problems.append(
+                f"text_only: {captioner.name} needs a picture; name a language model by --model, or by --text-model where a "
+                "recipe has several columns"
+            )
         if problems:
             raise ValueError(f"{self.name}: {'; '.join(problems)}")
         captioner.check(self.sampling, similarity=self.needs_similarity)

@@ -14,6 +14,7 @@ from generate.runs.manifest import GALLERY, expect_run
 from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery
 from generate.sets.repeats import Repeats
+from imagetext.columns import is_tags
 from imagetext.shards import read_markers, read_shards
 from imagetext.shown import say
 from imagetext.sources import Shard
@@ -33,7 +34,7 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     done = [markers[name] for name in own if markers[name] is not None]
     pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
     captions = ", ".join(
-        f"{sum(marker['captions'].get(column, 0) for marker in done):,} captions in {column}"
+        f"{sum(marker['captions'].get(column, 0) for marker in done):,} {'tags' if is_tags(column) else 'captions'} in {column}"
         for column in expect_run(folder)["columns"]
     )
     say(

@@ -9,10 +9,10 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from generate.captions.answers import is_tags
 from generate.captions.examples import SHIPPED, Pair, draw_pairs, hash_of_pairs, read_pairs
 from generate.captions.templates import Template, Texts, bounded
 from imagetext import limits
+from imagetext.columns import is_tags
 from imagetext.fields import readable
 from imagetext.hashes import name_hash
 from imagetext.sample import Record
@@ -31,20 +31,22 @@ def _read_file(instruction: Any) -> Any:
     try:
         read = readable(read_bytes(instruction[1:], limits.TEXT), instruction[1:])
     except OSError as error:
-        raise ValueError(f"cannot be read: {error}") from error
+        raise ValueError(f"the file cannot be read: {error.strerror or error}") from error
     if read.startswith("@"):
-        raise ValueError("begins with @, and would name a file")
+        raise ValueError("the file begins with @, which would name another file")
     return read
 
 
 def _check_template(instruction: str) -> str:
+    if not instruction.strip():
+        raise ValueError("is empty")
     unknown = [
         name for name in sorted(template_of(instruction).names) if name not in OF_RECORD and not is_column(name)
     ]
     if unknown:
         raise ValueError(
-            f"names {', '.join(unknown)}; there is {', '.join(OF_RECORD)} and any column of captions, such as syn_text_x; "
-            "a record's other fields stand in json, as json.x"
+            f"names {', '.join(unknown)}; a template knows {', '.join(OF_RECORD)} and columns of captions, such as syn_text_x; "
+            "other fields of a record stand in json, as json.x"
         )
     return instruction
 
@@ -69,13 +71,13 @@ def _as_mapping(fields: Any) -> Any:
 def _check_fields(fields: dict[str, str]) -> dict[str, str]:
     columns = [check_column(column) for column in fields.values()]
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
-        raise ValueError(f"{', '.join(twice)}: of two fields")
+        raise ValueError(f"{', '.join(twice)}: is the column of two fields")
     return fields
 
 
 def _check_fallback(name: str) -> str:
     if name != "text" and not is_column(name):
-        raise ValueError("is neither text, an original caption, nor the name of a column")
+        raise ValueError("is neither text (an original caption) nor the name of a column")
     return name
 
 
@@ -86,16 +88,15 @@ class TaskConfig(BaseModel):
 
     instruction: Annotated[str, BeforeValidator(_read_file), AfterValidator(_check_template)] | None = Field(
         None,
-        min_length=1,
         description="what the captioner is asked, or @FILE: a template in Jinja's language over the record: {{ text }}, an original "
         "caption, texts, label, key, json.x, examples, and columns by their names; the captioner's own unless given",
     )
     examples: str | None = Field(
         None,
-        description=f"pairs of captions that the instruction shows: {', '.join(SHIPPED)}, a file with source => target in a line, "
-        "or any input with several captions a picture",
+        description=f"pairs of captions that the instruction shows: {', '.join(SHIPPED)}; a .txt file with source => target in a "
+        "line, or a .jsonl file with source and target; or any input with several captions a picture",
     )
-    num_examples: int = Field(3, ge=1, le=100, description="pairs that are drawn for each picture")
+    num_examples: int = Field(3, ge=1, le=100, description="pairs that are drawn for each record")
     text_only: bool = Field(False, description="ask by words alone, without the picture")
     fields: Annotated[dict[str, str], BeforeValidator(_as_mapping), AfterValidator(_check_fields)] = Field(
         {}, description="FIELD=COLUMN, where a field of an answer in JSON goes to; repeatable"

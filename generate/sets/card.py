@@ -1,6 +1,6 @@
 """The card of a finished set: a README.md as the Hugging Face Hub reads it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -11,6 +11,7 @@ from diversity.measures.catalogue import DEGENERATE, DISTINCT, DIV, LENGTH
 from generate.runs.manifest import expect_run
 from generate.sets.repeats import Repeats
 from imagetext import cards
+from imagetext.columns import is_other_column, is_tags
 from imagetext.sources import read_records
 from imagetext.stores import join
 
@@ -24,6 +25,7 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
     """Write `README.md` of a set whose shards have these markers; of paths on this machine it holds only the last part."""
     run = expect_run(folder)
     rows, failed = (sum(marker[name] for marker in markers) for name in ("rows", "failed"))
+    settings = _settings(run["columns"])
     captions = {name: sum(marker["captions"].get(name, 0) for marker in markers) for name in run["columns"]}
     licences = Repeats()
     for marker in markers:
@@ -35,7 +37,11 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
             folder,
             Path(__file__).parent / "templates" / "card.md",
             front=_front(title, run, rows),
-            settings=run["columns"],
+            settings=settings,
+            groups=settings,
+            captioners=", ".join(captioners),
+            others=list(filter(is_other_column, run["columns"])),
+            untrue=", ".join(name for name in run["columns"] if name.startswith("neg_")),
             title=title,
             run=run,
             rows=rows,
@@ -47,7 +53,7 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
             similarity=any(
                 of["similarity"] or of["gate"]["min_similarity"] is not None for of in run["columns"].values()
             ),
-            spread=_spread(folder, markers, list(run["columns"])),
+            spread=_spread(folder, markers, [name for name in run["columns"] if not is_tags(name)]),
             measures=MEASURES,
         )
 
@@ -58,6 +64,20 @@ def push(folder: str, name: str) -> None:
 
     HfApi().create_repo(name, repo_type="dataset", exist_ok=True)
     HfApi().upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, ignore_patterns=KEPT_OUT)
+
+
+def _settings(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The settings of columns; those of one answer stand once, under the names of all its columns."""
+    names: list[list[str]] = []
+    for name, of in columns.items():
+        alike = next((others for others in names if columns[others[0]] == of and name in _fields(of)), None)
+        alike.append(name) if alike else names.append([name])
+    return {", ".join(others): columns[others[0]] for others in names}
+
+
+def _fields(of_column: Mapping[str, Any]) -> Collection[str]:
+    """The columns that the fields of its answers go to."""
+    return of_column.get("task", {}).get("fields", {}).values()
 
 
 def _front(title: str, run: Mapping[str, Any], rows: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from generate.runs.config import Folder
 from generate.runs.manifest import GALLERY, expect_run
+from imagetext.columns import is_tags
 from imagetext.outputs import write_file
 from imagetext.pages import render_page
 from imagetext.sample import Record, decode_image
@@ -87,7 +88,7 @@ def write_set_gallery(
     if not rows:
         raise ValueError(f"{folder}: holds no finished shard with records")
     drawn = sorted(random.Random(seed).sample(range(rows), min(pictures, rows)))
-    columns = ", ".join(dict.fromkeys(column for marker in markers for column in marker["captions"]))
+    columns = ", ".join(sorted({column for marker in markers for column in marker["captions"]}, key=_kind))
     write_gallery(
         path,
         map(card_of, _records_at(folder, markers, drawn, images)),
@@ -112,10 +113,15 @@ def _records_at(
 def card_of(record: Record) -> Card:
     """The original captions, then those of each column with their scores and flags."""
     lines = {
-        name: [_line(text, at, record.scores.get(name) or {}) for at, text in enumerate(texts)]
-        for name, texts in record.named_columns.items()
+        name: [_line(text, at, record.scores.get(name) or {}) for at, text in enumerate(record.named_columns[name])]
+        for name in sorted(record.named_columns, key=_kind)
     }
     return Card(record.key, record.image, {ORIGINAL: list(map(Line, record.captions)), **lines}, record.error)
+
+
+def _kind(column: str) -> tuple[bool, bool, str]:
+    """By which captions stand before tags, and what is true before what is not."""
+    return is_tags(column), column.startswith("neg_"), column
 
 
 def _line(text: str, at: int, scores: Mapping[str, Sequence[Any]]) -> Line:

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from captioners.replies import clean_reply
+from captioners import replies
+from captioners.replies import clean_reply, read_reply
 
 DOG = "A dog on grass."
 
@@ -116,6 +117,54 @@ def test_the_caption_is_what_is_left(reply):
 )
 def test_what_the_caption_says_stays(caption):
     assert clean_reply(caption) == caption
+
+
+def test_plain_replies_are_read_as_all_others(monkeypatch):
+    before = [
+        "",
+        " ",
+        "- ",
+        "1. ",
+        '"',
+        "# ",
+        "Sure! ",
+        "Sure, here is ",
+        "Certainly! ",
+        "Caption: ",
+        "assistant\n",
+        "É",
+        "<s>",
+    ]
+    inside = [
+        "A dog",
+        "a  dog",
+        "The dog’s `bone`",
+        "*A* dog",
+        "startseq dog",
+        "Ġdog",
+        "a <unk> dog",
+        "a\u200bdog",
+        "a\0dog",
+        "字",
+    ]
+    after = [
+        "",
+        ".",
+        " ",
+        "\n",
+        '"',
+        "}",
+        " endseq",
+        "</s>",
+        ". I hope this helps!",
+        "! Let me know if you want changes.",
+        ".\nNote: no",
+    ]
+    texts = [one + two + three for one in before for two in inside for three in after]
+    found = [(read_reply(text), read_reply(text, line=True)) for text in texts]
+    assert 30 < sum(map(replies._is_plain, texts)) < len(texts) / 2
+    monkeypatch.setattr(replies, "_is_plain", lambda text: False)
+    assert found == [(read_reply(text), read_reply(text, line=True)) for text in texts]
 
 
 @pytest.mark.parametrize("reply", ["", " \n", "<think>Let me see", "<think>Let me see</think>", "<|im_end|>", "</s>"])

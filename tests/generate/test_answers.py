@@ -6,8 +6,9 @@ import time
 import pytest
 
 from captioners.replies import CUTS
-from generate.captions.answers import is_tags, read_answer
+from generate.captions.answers import read_answer
 from imagetext import limits
+from imagetext.columns import is_tags
 
 FIELDS = {"positive": "syn_text_hq", "negative": "neg_text_hq", "tags": "tags_hq", "neg_tags": "neg_tags_hq"}
 GIVEN = {"positive": "A dog.", "negative": "A cat.", "tags": ["dog", "grass"], "neg_tags": []}

@@ -134,7 +134,7 @@ def test_a_prompt_is_what_it_meant_and_told_of(model, name, caplog):
     needed = {name: value for name, value in NEEDED.items() if name != "model"}
     alone = GenerateConfig(**needed, model=model, prompt="A dog")
     assert getattr(alone, name) == "A dog" and "prompt" not in alone.model_dump()
-    assert caplog.messages == [f"--prompt is called --{name} now, and goes with 0.3"]
+    assert caplog.messages == [f"--prompt is called --{name} now; version 0.3 will not take the old name"]
     columns = GenerateConfig(**needed, prompt="A dog", columns=[{"model": model, "column": "syn_text_x"}]).columns
     assert [getattr(one, name) for one in columns] == ["A dog"]
     assert GenerateConfig(**needed, model=model, prompt="") == GenerateConfig(**needed, model=model)

@@ -32,6 +32,11 @@ def write(folder, records, columns=()) -> str:
     return writer.path
 
 
+def test_the_gallery_shows_captions_before_tags_and_what_is_true_before_what_is_not(picture):
+    mixed = {name: COLUMNS[name] for name in (NOT, TAGS, NEG, X)}
+    assert list(card_of(record(picture, columns=mixed)).columns) == ["original", X, NEG, TAGS, NOT]
+
+
 def test_verify_counts_them_and_asks_of_tags_no_variety(tmp_path, picture, capsys):
     records = [
         record(picture, number, columns={X: (f"a dog {number}",), NEG: (f"a cat {number}",), TAGS: ("dog",)})

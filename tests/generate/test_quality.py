@@ -89,7 +89,9 @@ def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
 
     refused = Refused()
     refused.update("syn_text_a", said)
+    refused.without("syn_text_b", "k: it has no text")
     refused.add(refused.state())  # of a second shard
+    assert refused.lines()[-1] == "  syn_text_b: no answer for 2 of the records, such as k: it has no text"
     of_a = refused.state()["syn_text_a"]
     assert (of_a["answers"], of_a["refused"]) == (2 * 7, 2 * 5)  # three redraws; two answers stand
     assert of_a["reasons"]["duplicate"] == 2 * 2

@@ -265,6 +265,28 @@ def test_answers_that_are_no_json_are_asked_for_anew_and_then_fall_back(loaded, 
     assert "unparsed" in records[6].error and records[6].image is None  # it has no text to fall back to
 
 
+def test_the_card_tells_what_was_written_and_what_of_it_is_false(folder, loaded, tmp_path, capsys):
+    """Columns of one answer have their settings once, an instruction stands as it was written, and tags are not measured."""
+    assert run(configure(folder, tmp_path / "out", recipe="hq-clip", model="m")) == 0
+    said = capsys.readouterr().out
+    assert "5 captions in neg_text_hq" in said and "10 tags in tags_hq" in said
+    card = (tmp_path / "out" / "README.md").read_text("utf-8").replace("\\_", "_")
+    assert "hq, tags_hq, neg_tags_hq: written by m from the picture and words; its instruction" in card
+    assert "What stands in neg_text_hq, neg_tags_hq is meant to be false" in card
+    assert 'json.loads(sample["json"])["caption_fields"]  # [\'neg_text_hq\', ' in card
+    spread = card.partition("## Spread")[2].partition("## Licences")[0]
+    assert "| neg_text_hq |" in spread and "| tags_hq |" not in spread and "| neg_tags_hq |" not in spread
+    settings = card.partition("## Settings")[2]
+    assert settings.count("captioner: m") == 1 and '\n          "tags": five to ten short names' in settings
+
+
+def test_records_without_an_answer_are_told_of_with_a_reason(folder, loaded, tmp_path, capsys):
+    assert run(configure(folder, tmp_path / "out", model="w", text_only=True, instruction="{{ text }}")) == 0
+    assert "syn_text_w: no answer for 1 of the records, such as bike/p 6: instruction: the record has no text" in (
+        capsys.readouterr().out
+    )
+
+
 def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded, tmp_path):
     for asked, problem in [
         ({"model": "w"}, "w has nothing to say without one"),
@@ -276,7 +298,11 @@ def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded
         ),
         ({"model": "w", "column": "syn_text_a", "instruction": "{{ text }}", "fallback": ["tags_z"]}, "tags_z"),
         ({"model": "w", "instruction": "{{ text }} {{ syn_text_w }}"}, "reads syn_text_w"),
-        ({"model": "w", "instruction": "{{ text }}{{ examples }}", "examples": "tesre"}, "examples: tesre"),
+        ({"model": "w", "instruction": "{{ syn_text_z }}"}, "reads syn_text_z, which is neither made earlier"),
+        (
+            {"model": "w", "instruction": "{{ text }}{{ examples }}", "examples": "tesre"},
+            "examples: tesre.*pairs stand in a .txt file.*shipped are rich and terse",
+        ),
         ({"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(folder)}, "no export of ours"),
         (
             {"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(tmp_path / "out")},
@@ -410,7 +436,7 @@ def test_tiny_models_that_look_at_pictures_killed_and_resumed(recipe, tiny, fold
     "recipe, looks",
     [("laclip", False), ("tulip", False), ("hq-clip", True), ("recaption", True), ("veclip", False)],
 )
-def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path):
+def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path, capsys):
     """The server refuses number 2 whatever the seed; pictures are sent where the recipe's column looks at them."""
     server, writer = FakeServer(), Writer("w")
 
@@ -431,6 +457,7 @@ def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path):
     if recipe == "veclip":  # the same model sees, and then writes
         config = configure(folder, tmp_path / "out", recipe=recipe, model=server.model, text_model=server.model)
     assert run(config) == 0
+    assert f"{'pictures' if looks else 'words alone'} are sent to http://127.0.0.1" in capsys.readouterr().out
     server.shutdown()
     server.server_close()
     records = {

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 
 from imagetext.pages import render_page
@@ -21,6 +22,7 @@ from imagetext.shown import (
     Progress,
     at_terminal,
     in_markdown,
+    in_yaml,
     masked,
     on_line,
     reason,
@@ -355,3 +357,16 @@ def test_all_rooms_speak_through_one_file(room):
             assert not re.search(r"(?<![\w.])print\(|state\.print|import tqdm|std(out|err)\.write", text), path
         if path.name not in ("pages.py", "cards.py", "templates.py"):  # of pages, cards and instructions
             assert not re.search(r"^(from|import) jinja2", text, re.MULTILINE), path
+
+
+def test_yaml_has_texts_of_several_lines_as_they_are_written_and_gives_them_back():
+    values = {
+        "a": "Say: {{ text }}\n  - again =>\n",
+        "b": "ends in a blank \nx\n\n",
+        "c": "é: x",
+        "d": "\ufeff\t\n\x07",
+        "e": [1e-5, None],
+    }
+    written = in_yaml(values)
+    assert yaml.safe_load(written) == values
+    assert written.startswith("a: |\n  Say: {{ text }}\n    - again =>\n")

@@ -1,0 +1,65 @@
+"""Coroutines go to another thread's event loop and back, several at a time, and none is lost."""
+
+import asyncio
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+
+from captioners.server import handover
+from captioners.server.handover import HandOver
+
+
+@pytest.fixture
+def loop():
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+async def twice(number: int) -> int:
+    await asyncio.sleep(number % 3 / 1000)
+    if number == 7:
+        raise ValueError("seven")
+    return 2 * number
+
+
+def test_each_future_has_the_result_of_its_coroutine_or_its_error(loop):
+    with HandOver(loop) as asked:
+        futures = [asked.submit(twice(number)) for number in range(200)]
+        with pytest.raises(ValueError, match="seven"):
+            futures.pop(7).result(10)
+        assert [future.result(10) for future in futures] == [2 * number for number in range(200) if number != 7]
+
+
+def test_what_comes_together_is_handed_over_together(loop, monkeypatch):
+    monkeypatch.setattr(handover, "EVERY", 0.2)
+    wakings, call = [], loop.call_soon_threadsafe
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *given: wakings.append(given) or call(*given))
+    with HandOver(loop) as asked:
+        futures = [asked.submit(asyncio.sleep(0, number)) for number in range(50)]
+        assert [future.result(10) for future in futures] == list(range(50))
+        assert len(wakings) == 1
+
+
+def test_what_is_not_done_at_the_end_is_cancelled(loop):
+    ended = threading.Event()
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            ended.set()
+
+    with HandOver(loop) as asked:
+        begun = asked.submit(wait())
+        asked.submit(asyncio.sleep(0)).result(10)
+        new = asked.submit(asyncio.sleep(100))  # which may not have begun
+    assert ended.wait(10)
+    for future in (begun, new):
+        with pytest.raises(CancelledError):
+            future.result(10)
