@@ -284,7 +284,7 @@ def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_pa
 
 
 def wait_until(condition) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
