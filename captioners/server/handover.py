@@ -21,9 +21,8 @@ class HandOver:
         self._new: deque[tuple[Coroutine, Future]] = deque()
         self._tasks: dict[asyncio.Task, Future] = {}
         self._done: list[asyncio.Task] = []
-        self._is_called = self._is_due = (
-            False  # whether the other thread knows of new ones, and that an exchange comes
-        )
+        self._is_called = False  # whether the other thread knows of new ones
+        self._is_due = False  # whether an exchange comes
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +56,11 @@ class HandOver:
             future = self._tasks.pop(task)
             if task.cancelled():
                 future.cancel()
-            elif error := task.exception():
+                continue
+            error = task.exception()
+            if not future.set_running_or_notify_cancel():
+                continue  # who waited has given it up
+            if error:
                 future.set_exception(error)
             else:
                 future.set_result(task.result())

@@ -63,3 +63,29 @@ def test_what_is_not_done_at_the_end_is_cancelled(loop):
     for future in (begun, new):
         with pytest.raises(CancelledError):
             future.result(10)
+
+
+def test_futures_that_were_cancelled_keep_no_other_result_and_no_cancellation_back(loop, monkeypatch):
+    """As where a shard fails: who waits cancels all futures, and some requests have ended by then."""
+    monkeypatch.setattr(handover, "EVERY", 0.2)
+    problems, ended, begun = [], threading.Event(), threading.Event()
+    loop.set_exception_handler(lambda loop, context: problems.append(context))
+
+    async def wait() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(100)
+        finally:
+            ended.set()
+
+    with HandOver(loop) as asked:
+        given_up = [asked.submit(asyncio.sleep(0)), asked.submit(twice(7))]
+        kept = asked.submit(asyncio.sleep(0, "kept"))
+        asked.submit(wait())
+        assert begun.wait(10)  # the others have ended, or do so before the next exchange
+        for future in given_up:
+            assert future.cancel()
+        assert kept.result(10) == "kept"
+        late = asked.submit(asyncio.sleep(0))
+        assert late.cancel()
+    assert ended.wait(10) and problems == []
