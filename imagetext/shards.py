@@ -182,7 +182,9 @@ def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:
     """The done-marker of a shard, or None where the shard is not done: no marker, or its file is missing or another size."""
     folder = plain_path(folder)
     marker = _marker(folder, name)
-    there = entry(join(folder, marker["file"])) if marker else None
+    if marker is None:
+        return None
+    there = entry(join(folder, marker["file"]))
     return marker if there and there.stamp["size"] == marker["size"] else None
 
 

@@ -85,8 +85,12 @@ class CuratedRows:
     def __iter__(self) -> Iterator[Record]:
         stem = split_suffix(self.path)[0]
         rows = enumerate(self.rows, self.first) if isinstance(self.rows, Sequence) else self.rows.numbered()
-        converted = ((self._convert(row), f"{stem}-{number:09d}", f"{self.path}:{number + 1}") for number, row in rows)
-        return with_unique_keys(row_records((row for row in converted if row[0] is not None), self.folders), self.path)
+        converted = (
+            (row, f"{stem}-{number:09d}", f"{self.path}:{number + 1}")
+            for number, published in rows
+            if (row := self._convert(published)) is not None
+        )
+        return with_unique_keys(row_records(converted, self.folders), self.path)
 
     def pictures(self) -> Iterator[tuple[int, Picture]]:
         """The numbers of the rows that name files, and these."""
@@ -238,7 +242,7 @@ def _flickr(path: str, split: str, kind: str) -> list[Row]:
 
 
 def _dci(path: str, split: str, kind: str) -> list[Row]:
-    if not entry(path).is_folder:
+    if (there := entry(path)) is None or not there.is_folder:
         raise ValueError("expected the folder of annotations")
     return [{"annotation": one.path} for one in listing(path) if one.path.endswith(".json")]
 
@@ -293,9 +297,11 @@ def _gbc_row(row: Row, split: str, *, kind: str) -> Row:
 
 def _gbc_name(path: str | None, url: str | None) -> str:
     """The name of the picture's file: of its path, or of the URL that it was fetched from."""
-    if not path and not url:
-        raise ValueError("no img_path and no img_url")
-    return os.path.basename(path or _path_in(url))
+    if path:
+        return os.path.basename(path)
+    if url:
+        return os.path.basename(_path_in(url))
+    raise ValueError("no img_path and no img_url")
 
 
 def _path_in(url: str) -> str:
@@ -313,13 +319,13 @@ def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int
             if isinstance(row, ValueError):
                 continue
             path, url = row.get("img_path"), row.get("img_url")
-            if isinstance(path or url, str):
+            if isinstance(place := path or url, str):
                 try:
                     name = _gbc_name(path, url)
                 except ValueError:  # its record says so
                     continue
                 names.append(name_hash(name))
-                places.append(name_hash(path or url))
+                places.append(name_hash(place))
     pairs = np.unique(np.array([names, places], np.uint64), axis=1)
     found, counts = np.unique(pairs[0], return_counts=True)
     return frozenset(found[counts > 1].tolist())

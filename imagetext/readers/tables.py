@@ -114,7 +114,7 @@ class TableRows:
         file: the table, where it is open.
         """
         firsts = None if self.layout or self.places is None else dict(zip(self.places[::2], self.places[1::2]))
-        rows = self._text_rows(file) if self.layout else self._parquet_rows(wanted)
+        rows = self._text_rows(self.layout, file) if self.layout else self._parquet_rows(wanted)
         rows = _as_read(rows, self.reading, wanted, firsts)
         return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
 
@@ -126,21 +126,19 @@ class TableRows:
         pictured = begin if wanted is None else [begin[at] for at in sorted(wanted.pictures) if at < len(begin)]
         return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading, pictured))
 
-    def _text_rows(self, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
+    def _text_rows(self, layout: Layout, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
         with (
             nullcontext(opened) if opened else open_file(self.path, WINDOW if self.places is None else NEARBY) as file
         ):
             if self.places is None:
                 file.seek(self.offset)
-                found = islice(records(self.path, file, self.layout), self.rows)
-                yield from (
-                    (number, _row(record, self.layout)) for number, (_, record) in enumerate(found, self.first)
-                )
+                found = islice(records(self.path, file, layout), self.rows)
+                yield from ((number, _row(record, layout)) for number, (_, record) in enumerate(found, self.first))
                 return
             for at in range(0, len(self.places), 2):
                 file.seek(self.places[at + 1])
-                _, record = next(records(self.path, file, self.layout, few=True))
-                yield self.places[at], _row(record, self.layout)
+                _, record = next(records(self.path, file, layout, few=True))
+                yield self.places[at], _row(record, layout)
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,11 @@ def _pictures(path: str, parts: Sequence[TableRows | CompressedRows]) -> Iterato
         rows = whole.numbered()
     elif whole.layout:
         rows = replace(
-            whole, first=0, rows=sum(part.rows for part in parts), offset=whole.layout.start, places=None
+            whole,
+            first=0,
+            rows=sum(part.rows for part in parts if isinstance(part, TableRows)),
+            offset=whole.layout.start,
+            places=None,
         ).numbered()
     else:
         rows = _as_read(rows_of_paths(path, whole.reading), whole.reading, None)
@@ -257,7 +259,7 @@ def split_rows(
     *,
     usual: Collection[str] = (),
     groups_of: int = 0,
-) -> list[TableRows | CompressedRows]:
+) -> Sequence[TableRows | CompressedRows]:
     """The rows of a table in pieces; as they stand, whatever they have, where no columns are asked for.
 
     usual: other names of columns that tell a delimiter. groups_of: pieces of Parquet are not of ROWS_PER_SHARD rows but of row
@@ -403,7 +405,7 @@ def _text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | N
 def _name_in(record: str | list[str] | ValueError, layout: Layout, reading: Reading) -> str | None:
     """What tells whose caption the row of a record is, as `picture_named` says; of a JSON row that has little in it, quickly."""
     if (
-        record.__class__ is str
+        isinstance(record, str)
         and reading.image == reading.same == "image"
         and not reading.captions
         and reading.key is None
@@ -412,9 +414,9 @@ def _name_in(record: str | list[str] | ValueError, layout: Layout, reading: Read
             row = json_value(record.removeprefix("\ufeff"))
         except ValueError:
             return None
-        if row.__class__ is dict and len(row) == 2:
+        if isinstance(row, dict) and len(row) == 2:
             image, text = row.get("image"), row.get(reading.text)
-            if image.__class__ is str and text.__class__ is str and image[:1] != "[" != text[:1]:
+            if isinstance(image, str) and isinstance(text, str) and image[:1] != "[" != text[:1]:
                 return image or None
     return _name(_row(record, layout), reading)
 
@@ -494,17 +496,15 @@ def _parquet_pieces(
         with_bytes = any(name in of_bytes(schema) for name, usual in zip(schema.names, names) if usual == image)
         reading = reading_of(path, first, columns, needs, header=names, of_bytes=with_bytes)
 
-    def rows() -> Iterator[tuple[int, None, str | None]]:
-        strict = (
-            reading.same == BYTES
-        )  # for these rows the pieces remember which are one picture's, whoever reads them
+    def named(reading: Reading) -> Iterator[tuple[int, None, str | None]]:
+        strict = reading.same == BYTES  # the pieces remember which rows are one picture's, whoever reads them
         found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading, strict=strict)
         return ((number, None, _name(row, reading)) for number, row in enumerate(found))
 
-    if reading and reading.same == BYTES and not _come_again(islice(rows(), BYTES_LOOKED_AT)):
+    if reading and reading.same == BYTES and not _come_again(islice(named(reading), BYTES_LOOKED_AT)):
         reading = reading._replace(same="")
     if reading and reading.same:
-        pieces = _pieces(rows, groups_of or ROWS_PER_SHARD, partial(TableRows, path), reading)
+        pieces = _pieces(partial(named, reading), groups_of or ROWS_PER_SHARD, partial(TableRows, path), reading)
         _tell_of_groups(path, pieces)
         return pieces
     places = _grouped(sizes, groups_of) if groups_of else _cut(count)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
@@ -116,7 +116,8 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
     with _opened(path) as (file, size):
         offset = 0
         try:
-            headers = _Headers(file)
+            headers: Any = _Headers(file)  # as much of a file as tarfile needs
+            archive: Any
             with tarfile.open(fileobj=headers, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     headers.left = limits.TAR_HEADERS
@@ -223,7 +224,7 @@ class Unpacked(io.RawIOBase):
     def __init__(self, stream: pa.NativeFile):
         self.stream, self.position = stream, 0
 
-    def readinto(self, buffer: bytearray) -> int:
+    def readinto(self, buffer: bytearray | memoryview) -> int:
         try:
             data = self.stream.read(len(buffer))
         except StoreError:
@@ -300,9 +301,9 @@ def _tell_of_end(path: str, name: str, lacking: Collection[str]) -> None:
 
 def _may_be_sorted(first: Sequence[Member | None]) -> bool:
     """Whether a tar that begins with these two may be sorted by suffix, not by name."""
-    return (
-        len(first) == 2 and None not in first and first[0].key != first[1].key and first[0].suffix == first[1].suffix
-    )
+    if len(first) < 2 or first[0] is None or first[1] is None:
+        return False
+    return first[0].key != first[1].key and first[0].suffix == first[1].suffix
 
 
 def _texts_apart(path: str) -> dict[str, Files]:
@@ -370,7 +371,7 @@ def _record(path: str, name: str, key: str, files: Files) -> Record:
         errors.append(str(error))
     # A record of ours that failed has no picture: whatever else looks like one is carried.
     picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(found, errors)
-    image = found.pop(picture, None)
+    image = found.pop(picture, None) if picture else None
     captions, others, scores, failed, rest = known_fields(fields, [text] if text else (), picture=image is not None)
     if failed:  # its captions stand in `json`, where other readers pass them over
         columns |= {

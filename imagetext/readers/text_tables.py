@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, AnyStr, BinaryIO, NamedTuple
+from typing import IO, Any, AnyStr, BinaryIO, NamedTuple
 
 from imagetext import limits
 
@@ -238,7 +238,7 @@ def _lines(
     if layout.encoding == "utf-8":
         for size, line in sized_lines(path, file):
             position += size
-            if found and line.__class__ is bytes and not line.isascii():
+            if found and isinstance(line, bytes) and not line.isascii():
                 found.look_at(line, position)
             yield position, line
         return
@@ -260,12 +260,12 @@ def _json_lines(
     """The lines that are not blank."""
     blank = 0  # lines, behind `start`
     for end, line in lines:
-        if line.__class__ is bytes and line.isspace():
+        if isinstance(line, bytes) and line.isspace():
             blank += 1
             _check_blank(path, blank, end - start)
             continue
         start, blank = end, 0
-        yield end, readable(line) if line.__class__ is bytes else line
+        yield end, readable(line) if isinstance(line, bytes) else line
 
 
 def _check_blank(path: str, lines: int, size: int) -> None:
@@ -282,9 +282,9 @@ def _cell_records(
 
     A record whose quotation marks break them, or that would swallow what look like rows, is its first line alone, as it stands.
     """
-    taken: list[tuple[int, bytes]] = []  # lines of this record
-    returned: list[tuple[int, bytes]] = []  # lines to be read anew, the last first
-    form = {
+    taken: list[tuple[int, Any]] = []  # lines of this record, in bytes; the last may be a LongLine
+    returned: list[tuple[int, Any]] = []  # lines to be read anew, the last first
+    form: dict[str, Any] = {
         "delimiter": layout.delimiter,
         "skipinitialspace": layout.spaced,
         **({"strict": True} if layout.quoted else {"quoting": csv.QUOTE_NONE}),
@@ -309,7 +309,7 @@ def _cell_records(
 
     row = blank = 0  # the latter since `start`
     for cells in read():
-        if cells.__class__ is list and not any(cells):
+        if isinstance(cells, list) and not any(cells):
             blank += 1
             _check_blank(path, blank, taken[-1][0] - start)
             taken.clear()
@@ -320,9 +320,9 @@ def _cell_records(
             cells = ValueError("a quotation mark that opens a cell does not close it")
         if isinstance(cells, LongLine):
             pass
-        elif layout.quoted and (b'"' in taken[0][1] or len(taken) > 1 or cells.__class__ is not list):
+        elif layout.quoted and (b'"' in taken[0][1] or len(taken) > 1 or not isinstance(cells, list)):
             cells = _judged(cells, taken, returned, row, layout, found)
-        if layout.spaced and cells.__class__ is list:
+        if layout.spaced and isinstance(cells, list):
             cells = [cell.strip() for cell in cells]
         start = taken[-1][0]
         yield start, cells
@@ -402,7 +402,8 @@ class _Window:
         """The next character that is not between values; "" at the end of the file. Raises ValueError where blanks do not end."""
         start = self.position + self.at
         while True:
-            self.at = between.match(self.text, self.at).end()
+            if passed := between.match(self.text, self.at):
+                self.at = passed.end()
             if self.at < len(self.text):
                 return self.text[self.at]
             if not self.more():
@@ -477,8 +478,10 @@ def object_pairs(path: str, file: BinaryIO) -> Iterator[tuple[str, str] | ValueE
         passed(":")
         window.mark()
         value = window.value()
-        if problem := next((one for one in (name, value) if isinstance(one, ValueError)), None):
-            yield problem
+        if isinstance(name, ValueError):
+            yield name
+        elif isinstance(value, ValueError):
+            yield value
         else:
             yield name, value
         if passed(",}") == "}":

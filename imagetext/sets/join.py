@@ -158,7 +158,8 @@ class _Index:
     """The columns of many records by what names a picture, in a file that goes when all is done."""
 
     def __init__(self, path: str, on: On):
-        self.on, self.names = on, []
+        self.on: On = on
+        self.names: list[str] = []
         self.database = sqlite3.connect(path, isolation_level=None)
         self.database.executescript("""
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
