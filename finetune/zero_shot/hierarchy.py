@@ -4,7 +4,9 @@ B: pictures of a batch   C: classes   N: texts of classes, their children's amon
 """
 
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -38,12 +40,13 @@ class Hierarchy(NamedTuple):
 def read_hierarchy(where: str) -> Callable[[Classes], Hierarchy]:
     """What finds the classes' families: `wordnet`, nltk's corpus, or a file of edges, CHILD<tab>PARENT a line.
 
+    A child that is itself among the classes is left out: a picture of it is of that class.
     Raises ValueError where WordNet is not on this machine, or the file has none.
     """
-    family = _in_wordnet() if where == WORDNET else _in_file(where)
+    families = _in_wordnet() if where == WORDNET else _in_file(where)
 
     def find(classes: Classes) -> Hierarchy:
-        found = Hierarchy(*zip(*map(family, classes.labels, classes.names), strict=True))
+        found = Hierarchy(*zip(*families(classes), strict=True))
         if not found.known:
             raise ValueError(
                 f"--hierarchy {where}: knows none of the {len(classes.names):,} classes, which begin with "
@@ -54,30 +57,45 @@ def read_hierarchy(where: str) -> Callable[[Classes], Hierarchy]:
     return find
 
 
-def _in_wordnet() -> Callable[[str, str], Family]:
-    """By the id of a synset, else the commonest noun of the name; the first parent, and of each child the first name."""
+def _in_wordnet() -> Callable[[Classes], list[Family]]:
+    """By the id of a synset, else a noun of the name; the most special parent (nltk has them in no order), by first names.
+
+    Of several nouns of one name, the one is taken that is commonest, times how many of the classes are of its kind (WordNet's
+    own: animals, food, artifacts, …): a leopard is an animal among animals, not a fur. None is a name of somebody or of a place.
+    """
     if (wordnet := load_wordnet()) is None:
         raise ValueError(
             f"--hierarchy {WORDNET}: nltk's corpus is not on this machine; `python -m nltk.downloader wordnet` brings it, "
             "or give a file of edges, CHILD<tab>PARENT a line"
         )
 
+    def nouns(label: str, name: str) -> list[Any]:
+        if number := WORDNET_ID.fullmatch(label):
+            with warnings.catch_warnings(action="ignore"):  # of an id that it does not have
+                if synset := wordnet.synset_from_pos_and_offset("n", int(number[1])):
+                    return [synset]
+        return [one for one in wordnet.synsets(name.replace(" ", "_"), "n") if not one.instance_hypernyms()]
+
+    def common(synset: Any) -> int:
+        return 1 + sum(lemma.count() for lemma in synset.lemmas())
+
     def first_name(synset: Any) -> str:
         return synset.lemma_names()[0].replace("_", " ")
 
-    def family(label: str, name: str) -> Family:
-        if number := WORDNET_ID.fullmatch(label):
-            synset = wordnet.synset_from_pos_and_offset("n", int(number[1]))
-        else:
-            synset = next(iter(wordnet.synsets(name.replace(" ", "_"), "n")), None)
-        if synset is None:
-            return "", []
-        return next(map(first_name, synset.hypernyms()), ""), [first_name(child) for child in synset.hyponyms()]
+    def family(synset: Any, others: Set[Any]) -> Family:
+        parents = sorted(synset.hypernyms(), key=lambda one: (-one.max_depth(), one.name()))
+        return next(map(first_name, parents), ""), sorted({first_name(one) for one in {*synset.hyponyms()} - others})
 
-    return family
+    def families(classes: Classes) -> list[Family]:
+        found = list(map(nouns, classes.labels, classes.names))
+        kinds = Counter(senses[0].lexname() for senses in found if senses)
+        chosen = [max(senses, key=lambda one: common(one) * kinds[one.lexname()], default=None) for senses in found]
+        return [family(synset, set(chosen)) if synset else ("", []) for synset in chosen]
+
+    return families
 
 
-def _in_file(name: str) -> Callable[[str, str], Family]:
+def _in_file(name: str) -> Callable[[Classes], list[Family]]:
     """A class is known by its label or its name; of several parents the first counts."""
     try:
         lines = read_bytes(plain_path(name), limits.DOCUMENT).decode("utf-8-sig").splitlines()
@@ -92,13 +110,19 @@ def _in_file(name: str) -> Callable[[str, str], Family]:
         parents.setdefault(child, parent)
         children.setdefault(parent, []).append(child)
 
-    def family(label: str, called: str) -> Family:
-        known = dict.fromkeys((label, called))
-        return next(filter(None, map(parents.get, known)), ""), [
-            child for one in known for child in children.get(one, ())
-        ]
+    def families(classes: Classes) -> list[Family]:
+        called = dict(zip(classes.labels, classes.names, strict=True))
+        among = {*classes.labels, *classes.names}
 
-    return family
+        def family(label: str) -> Family:
+            known = dict.fromkeys((label, called[label]))
+            parent = next(filter(None, map(parents.get, known)), "")
+            below = dict.fromkeys(child for one in known for child in children.get(one, ()))
+            return called.get(parent, parent), [child for child in below if child not in among]
+
+        return list(map(family, classes.labels))
+
+    return families
 
 
 class Reranker:
