@@ -1,6 +1,7 @@
 """Children and parents of classes make unsure answers better (Ge et al. 2022, Hierarchy-CLIP, arXiv 2212.01758).
 
-B: pictures of a batch   C: classes   N: texts of classes, their children's among them   E: embedding   K: candidates
+B: pictures of a batch   C: classes   T: templates   N: texts of classes, their children's among them   E: embedding
+K: candidates
 """
 
 import re
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diversity.measures.references import load_wordnet
-from finetune.zero_shot.classify import KEPT, EmbedTexts, class_features
+from finetune.zero_shot.classify import KEPT, EmbedTexts, class_features, class_texts, mean_text
 from finetune.zero_shot.pictures import Classes
 from imagetext import limits
 from imagetext.stores import plain_path, read_bytes
@@ -125,8 +126,19 @@ def _in_file(name: str) -> Callable[[Classes], list[Family]]:
     return families
 
 
+class Doubt(NamedTuple):
+    """What a model's doubts of pictures (B,) are, and the classes (B, K) that it takes them for then, best first.
+
+    agreement: the share of the templates by each of which alone a picture's class is the same as by all.
+    """
+
+    unsure: Tensor
+    agreement: Tensor
+    ranked: Tensor
+
+
 class Reranker:
-    """Which pictures a model is unsure of, and a better answer for these.
+    """Which pictures a model is unsure of, and better answers for these.
 
     It is sure where the best class is the same by the bare name, all templates, their first and their second half. Else the
     five best by the bare name are ranked anew: each by its nearest text, of itself and of its children, with its parent.
@@ -134,9 +146,13 @@ class Reranker:
 
     @torch.inference_mode()
     def __init__(self, embed_texts: EmbedTexts, names: Sequence[str], templates: Sequence[str], hierarchy: Hierarchy):
+        parts = list(class_texts(embed_texts, names, templates))
+        self.classes = torch.cat([mean_text(part) for part in parts])  # (C, E), those of `class_features`
+        self.templates = torch.cat(parts).transpose(0, 1)  # (T, C, E)
         middle = (len(templates) + 1) // 2
-        views = [["{}"], *filter(None, (templates[:middle], templates[middle:]))]
-        self.views = [class_features(embed_texts, names, view) for view in views]  # (C, E) each
+        halves = [half.transpose(0, 1) for half in (self.templates[:middle], self.templates[middle:]) if len(half)]
+        self.bare = class_features(embed_texts, names, ["{}"])  # (C, E)
+        self.halves = list(map(mean_text, halves))  # (C, E) each
         texts, owners = [], []
         for one, (name, parent, children) in enumerate(zip(names, *hierarchy, strict=True)):
             own = [KIND_OF.format(text, parent) if parent else text for text in (name, *children)]
@@ -145,13 +161,18 @@ class Reranker:
         self.texts = class_features(embed_texts, texts, ["{}"])  # (N, E)
         self.owners = torch.tensor(owners, device=self.texts.device)  # (N,)
 
-    def __call__(self, pictures: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Of pictures (B, E) and the best classes (B,) by all templates: which are unsure, and the better classes, (B,) each."""
-        bare, *others = (pictures @ view.T for view in self.views)  # (B, C)
-        agree = torch.stack([view.argmax(dim=1) == first for view in (bare, *others)]).all(dim=0)
+    def __call__(self, pictures: Tensor, first: Tensor) -> Doubt:
+        """Of pictures (B, E) and their best classes (B,) by all templates."""
+
+        def agree(classes: Tensor) -> Tensor:
+            return (pictures @ classes.T).argmax(dim=1) == first  # (B,)
+
+        bare = pictures @ self.bare.T  # (B, C)
+        unsure = ~torch.stack([bare.argmax(dim=1) == first, *map(agree, self.halves)]).all(dim=0)
+        agreement = torch.stack([agree(classes) for classes in self.templates]).double().mean(dim=0)
         candidates = bare.topk(min(KEPT, bare.shape[1]), dim=1).indices  # (B, K)
         nearest = torch.full_like(bare, -torch.inf).scatter_reduce_(
             1, self.owners.expand(len(bare), -1), pictures @ self.texts.T, "amax"
         )
-        best = candidates.gather(1, nearest.gather(1, candidates).argmax(dim=1, keepdim=True))[:, 0]
-        return ~agree, torch.where(agree, first, best)
+        order = nearest.gather(1, candidates).argsort(dim=1, descending=True, stable=True)
+        return Doubt(unsure, agreement, candidates.gather(1, order))

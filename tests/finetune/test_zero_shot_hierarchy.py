@@ -64,7 +64,15 @@ def test_unsure_pictures_are_ranked_anew_as_one_by_one():
         [F.normalize(embed([t.replace("{}", name) for t in TEMPLATES]).mean(0), dim=0) for name in NAMES]
     )
     first = (pictures @ classes.T).argmax(dim=1)
-    unsure, best = Reranker(embed, NAMES, TEMPLATES, FAMILIES)(pictures, first)
+    unsure, agreement, ranked = Reranker(embed, NAMES, TEMPLATES, FAMILIES)(pictures, first)
+    best = torch.where(unsure, ranked[:, 0], first)
+    assert {len(set(row)) for row in ranked.tolist()} == {5}
+    alone = torch.stack(
+        [(pictures @ embed([one.replace("{}", name) for name in NAMES]).T).argmax(dim=1) for one in TEMPLATES]
+    )
+    assert agreement.tolist() == [
+        sum(one == right for one in column) / 5 for column, right in zip(alone.T.tolist(), first.tolist())
+    ]
     slow = [slowly(picture, one) for picture, one in zip(pictures, first.tolist())]
     assert list(zip(unsure.tolist(), best.tolist())) == slow
     assert 0 < unsure.sum() < 60 and (best != first).any()
@@ -195,7 +203,11 @@ def test_wordnet_is_asked_by_id_or_by_name(monkeypatch, wordnet):
     [
         (["fish", "whooper"], "wading bird", ["demoiselle"]),  # what is itself a class is nobody's child
         (["lifting device"], "lifting device", []),
-        (["Stephen Crane", "dog", "fish"], "wading bird", ["demoiselle", "whooping crane"]),  # no class is of one person
+        (
+            ["Stephen Crane", "dog", "fish"],
+            "wading bird",
+            ["demoiselle", "whooping crane"],
+        ),  # no class is of one person
     ],
 )
 def test_a_name_of_several_nouns_is_of_the_kind_that_most_classes_are_of(
@@ -245,4 +257,11 @@ def test_the_command_says_what_the_hierarchy_does(tmp_path, capsys):
         unsure["after"]["mean"] - unsure["before"]["mean"]
     )
     assert "knows 1 of 6 classes" in report["notes"][0] and "coca_tiny is unsure of " in report["answer"][-1]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert {row["agreement"]["coca_tiny"] for row in rows} <= {0, 0.333333, 0.666667, 1}
+    after = [
+        row["label"] == row["reranked"].get("coca_tiny", [row["answers"]["coca_tiny"][0]["class"]])[0] for row in rows
+    ]
+    assert np.mean([bool(row["reranked"]) for row in rows]) == pytest.approx(unsure["share"]["mean"])
+    assert np.mean(after) == pytest.approx(unsure["total"]["mean"])
     assert "Unsure pictures" in (tmp_path / "out" / "zero_shot.html").read_text()
