@@ -332,6 +332,14 @@ IMAGE_COVERAGE = Measure(
     "higher",
     "image_coverage",
 )
+CONSISTENCY = Measure(
+    ("clip", "consistency"),
+    "Captions agree",
+    "Pairs of a picture's captions from which CLIP finds the same picture of the pool, right or wrong ÷ pairs, mean over "
+    "pictures. 0 to 100 %: less where captions contradict one another, all where they are alike. After Ge et al. 2022.",
+    "percent",
+    score="consistency",
+)
 _FOUND = (
     "Other pictures {what} a caption than its own picture ÷ other pictures, mean over a picture's captions, then pictures. "
     "50 % for captions of other pictures, 100 % where each caption says most of its own."
@@ -464,6 +472,7 @@ ALL = (
     *VENDI,
     SET_COSINE_DISTANCE,
     *SET_VENDI,
+    CONSISTENCY,
     WORD_COVERAGE,
     COVERAGE,
     IMAGE_COVERAGE,

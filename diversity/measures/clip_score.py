@@ -29,7 +29,7 @@ class ClipScores(NamedTuple):
     captions: list[np.ndarray]
     pictures: dict[
         str, np.ndarray
-    ]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, with references ref_clip_score
+    ]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, with references ref_clip_score
     row: dict[str, Any]
     signs: dict[str, np.ndarray]
 
@@ -63,6 +63,11 @@ def clip_scores(
 
     image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all that the column has for the
     others, else 0. Higher is better.
+
+    consistency: pairs of a picture's captions that find the same picture of the pool, its own or not, ÷ pairs; one to which no
+    picture is clearly nearest finds none. 0 to 1; undefined for a single caption. The agreement over prompts by which Ge et al.
+    2022, "Improving Zero-shot Generalization and Robustness of Multi-modal Models", tell how sure CLIP is of a picture, with its
+    captions for prompts.
     """
     pictures, reasons = embed_images(clip, images)  # (P, E)
     pool = np.flatnonzero(np.isfinite(pictures).all(axis=1))[:POOL]  # (Q,)
@@ -122,7 +127,10 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
 
 
 def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
-    """`r_at_1`, `r_at_5`, `image_coverage`, `found_clip` (P,), see `clip_scores`; `strange_clip`; N Q numbers are held at once."""
+    """`r_at_1`, `r_at_5`, `image_coverage`, `found_clip`, `consistency` (P,), see `clip_scores`; `strange_clip`.
+
+    N Q numbers are held at once.
+    """
     place = np.full(len(pictures), -1)
     place[pool] = np.arange(len(pool))
     searching = place[owners] >= 0
@@ -143,12 +151,26 @@ def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool:
         "found_clip": _means(behind, owners, len(pictures)),
         "strange_clip": _means(strange(behind), owners, len(pictures)),
     }
+    if len(pool) > 1:
+        first = cosines.max(axis=1, keepdims=True)
+        alone = (cosines >= first - SAME).sum(axis=1) == 1  # (N,)
+        found["consistency"] = _alike(owners, np.where(alone, cosines.argmax(axis=1), -1), len(pictures))
+    else:
+        found["consistency"] = np.full(len(pictures), np.nan)
     mine = place[:, None] == np.arange(len(pool))  # (N, Q)
     nearest = np.where(mine, cosines, -np.inf).max(axis=0, initial=-np.inf)  # (Q,)
     others = np.where(mine, -np.inf, cosines).max(axis=0, initial=-np.inf)
     covered = np.full(len(pictures), np.nan)
     covered[pool[mine.any(axis=0)]] = (nearest > others + SAME)[mine.any(axis=0)]
     return found | {"image_coverage": covered if len(pool) > 1 else np.full(len(pictures), np.nan)}
+
+
+def _alike(owners: np.ndarray, found: np.ndarray, pictures: int) -> np.ndarray:
+    """Of the pairs of each picture's captions the share (P,) that found the same, NaN without a pair; -1 found nothing (N,)."""
+    (of, _), counts = np.unique(np.stack([owners, found])[:, found >= 0], axis=1, return_counts=True)
+    captions = np.bincount(owners, minlength=pictures)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(of, counts * (counts - 1), pictures) / (captions * (captions - 1))
 
 
 def _nearest_reference(

@@ -44,7 +44,13 @@ GROUPS: Mapping[str, tuple[Measure, ...]] = {
         catalogue.SHARED,
         catalogue.MOST_SHARED,
     ),
-    "Meaning": (catalogue.COSINE_DISTANCE, *catalogue.VENDI, catalogue.SET_COSINE_DISTANCE, *catalogue.SET_VENDI),
+    "Meaning": (
+        catalogue.COSINE_DISTANCE,
+        *catalogue.VENDI,
+        catalogue.SET_COSINE_DISTANCE,
+        *catalogue.SET_VENDI,
+        catalogue.CONSISTENCY,
+    ),
     "Coverage": (catalogue.WORD_COVERAGE, catalogue.COVERAGE, catalogue.IMAGE_COVERAGE),
     "Fidelity": (
         catalogue.CLIP_SCORE,
