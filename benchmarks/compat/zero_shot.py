@@ -24,7 +24,13 @@ from benchmarks.side_by_side import CLIP_PINS, peer_python
 from captioners.resolve import SHIPPED
 from imagetext.sources import read_records
 
-PINS = ("clip-benchmark==1.6.2", *CLIP_PINS, "webdataset==1.0.2", "setuptools<81")  # pycocoevalcap wants pkg_resources
+PINS = (
+    "clip-benchmark==1.6.2",
+    *CLIP_PINS,
+    "webdataset==1.0.2",
+    "setuptools<81",
+    "numpy<2.2",
+)  # older ones than today's
 TRAIN, TEST = "scenes:train,n=2000,level=1", "scenes:test,n=480,level=1"
 SAMPLES_SEEN = 12_800
 THEIRS = {"top1": "acc1", "top5": "acc5", "per_class": "mean_per_class_recall"}  # their names of our scores

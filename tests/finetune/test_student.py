@@ -290,6 +290,8 @@ def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
 
     student = load_student(str(SHIPPED / "coca_tiny"))
     student.save(tmp_path)
+    settings_of = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings_of["tokenizer_class"] == "PreTrainedTokenizerFast"  # which transformers 4 has, too
     again = load_student(str(tmp_path))
     assert torch.equal(again.tokenizer(["a red circle"]), student.tokenizer(["a red circle"]))
     forward = StudentForward(again, settings(), TEACHERS)
