@@ -67,7 +67,7 @@ def find_clip(name: str) -> ClipSource:
     return ClipSource(source, pretrained, read_clip_config(source))
 
 
-def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple["nn.Module", Any]:
+def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple[Any, Any]:
     """The model and its tokenizer; of what has no weights, a model with random ones where `random` allows it.
 
     Raises: ValueError that says why open_clip cannot load it.
