@@ -146,6 +146,13 @@ class Request(NamedTuple):
     instruction: str | None = None  # None: the captioner's own
 
 
+def picture_of(request: Request) -> "Tensor":
+    """The picture of a request to a captioner that needs one; ValueError where there is none."""
+    if request.picture is None:
+        raise ValueError(f"{request.key}: there is no picture")
+    return request.picture
+
+
 def up_to_stop(text: str, stops: Iterable[str], begun: int = 0) -> str:
     """The text before the first of these that stands in it, once it has said something; all of it where none does.
 
@@ -199,6 +206,7 @@ class Captioner(Protocol):
     @property
     def preprocess(self) -> "Callable[[Image.Image], Tensor]":
         """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
+        ...
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
         """Raises ValueError with all that the captioner cannot do of what is asked, before any work."""
@@ -222,9 +230,11 @@ class Captioner(Protocol):
         Raises: ValueError as `check` does, before any request is taken. Iterating raises what is no request's fault:
         torch.OutOfMemoryError, FloatingPointError, ConnectionError.
         """
+        ...
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a request in flight and its captions take at most, in bytes; ValueError as of `check`."""
+        ...
 
 
 class TrainableCaptioner(Captioner, Protocol):
@@ -236,9 +246,11 @@ class TrainableCaptioner(Captioner, Protocol):
 
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a caption, from start to end token, never cut."""
+        ...
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a caption's token ids up to the first end token, without special tokens and outer blanks."""
+        ...
 
     def save(self, folder: str | os.PathLike, name: str) -> None:
         """Writes what `load_captioner` loads from the folder, its config last; ValueError for a name that names no column."""

@@ -27,9 +27,8 @@ class ClipScores(NamedTuple):
     undefined; the block `clip` of its row; and `strange_clip` (P,), which `diversity.verdict.suspicions` looks at."""
 
     captions: list[np.ndarray]
-    pictures: dict[
-        str, np.ndarray
-    ]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, with references ref_clip_score
+    # clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, with references ref_clip_score
+    pictures: dict[str, np.ndarray]
     row: dict[str, Any]
     signs: dict[str, np.ndarray]
 
@@ -78,17 +77,15 @@ def clip_scores(
         list(columns.values()) + ([references] if references is not None else []),
         PROMPT,
     )
-    of_references = vectors.pop() if references is not None else None
+    human_vectors = (vectors.pop(), sizes(references)) if references is not None else None
     found = {}
     for (name, groups), captions in zip(columns.items(), vectors, strict=True):
         owners = np.repeat(np.arange(len(groups)), sizes(groups))  # (N,)
         scores = WEIGHT * np.maximum(np.einsum("ne,ne->n", captions, pictures[owners], dtype=np.float64), 0)
         by_picture = {"clip_score": _means(scores, owners, len(groups)), **search(captions, owners, pictures, pool)}
         signs = {"strange_clip": by_picture.pop("strange_clip")}
-        if of_references is not None:
-            nearest = _nearest_reference(
-                captions, sizes(groups), of_references, sizes(references), themselves=name == human
-            )
+        if human_vectors:
+            nearest = _nearest_reference(captions, sizes(groups), *human_vectors, themselves=name == human)
             by_picture["ref_clip_score"] = _means(_harmonic(scores, nearest), owners, len(groups))
         cut = clip.cut([PROMPT + caption for group in groups for caption in group])
         found[name] = ClipScores(
@@ -134,11 +131,8 @@ def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool:
     place = np.full(len(pictures), -1)
     place[pool] = np.arange(len(pool))
     searching = place[owners] >= 0
-    captions, owners, place = (
-        captions[searching],
-        owners[searching],
-        place[owners[searching]],
-    )  # (N,) of captions in the pool
+    captions, owners = captions[searching], owners[searching]  # from here on, N: captions in the pool
+    place = place[owners]  # (N,)
     cosines = captions @ pictures[pool].T  # (N, Q)
     own = cosines[np.arange(len(place)), place]  # (N,)
     as_near = (cosines >= own[:, None] - SAME).sum(axis=1) - 1  # (N,) other pictures
