@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from imagetext.readers.tars import TarRows, split_name
+from imagetext.readers.tar_members import split_name
+from imagetext.readers.tars import TarRows
 from imagetext.sources import read_samples
 
 
