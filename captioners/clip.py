@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from captioners.names import column_name
-from captioners.resolve import CLIP_CONFIG, find_weights
+from captioners.resolve import CLIP_CONFIG, SMALL_FILES, fetch, find_weights
 from captioners.safe_reading import check_folder, check_inside, check_numbers, check_size, read_object
 from imagetext.shown import reason
 
@@ -67,7 +67,7 @@ def find_clip(name: str) -> ClipSource:
     return ClipSource(source, pretrained, read_clip_config(source))
 
 
-def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple["nn.Module", Any]:
+def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple[Any, Any]:
     """The model and its tokenizer; of what has no weights, a model with random ones where `random` allows it.
 
     Raises: ValueError that says why open_clip cannot load it.
@@ -180,6 +180,8 @@ def read_clip_config(source: str) -> Mapping[str, Any]:
     folder = Path(source.removeprefix("local-dir:")) if source.startswith("local-dir:") else None
     if folder is not None and folder.is_dir():
         check_folder(folder)
+    elif source.startswith("hf-hub:"):
+        check_folder(fetch(source.removeprefix("hf-hub:"), *SMALL_FILES))
     try:
         model_cfg: Any = open_clip.get_model_config(source)  # None where there is none
         options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PART = 16 << 20  # bytes of an upload that are sent at once, and sent again where that fails; a store takes 10,000 such
 PATIENCE = 60.0  # seconds that a process waits for another one that writes the same file
-UNFINISHED = ".tmp"  # what a file's name has behind it while the file is written
+UNFINISHED = ".capsmith.tmp"  # what a file's name has behind it while the file is written; nobody else's file has it
 
 
 @contextmanager

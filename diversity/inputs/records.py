@@ -135,7 +135,7 @@ def is_list_of_rows(path: str) -> bool:
         layout = read_layout(path, file, ".json", ())
         file.seek(layout.start)
         try:
-            rows = [json.loads(text) for _, text in islice(records(path, file, layout), 100)]
+            rows = [json.loads(text) for _, text in islice(records(path, file, layout), 100) if isinstance(text, str)]
         except ValueError:  # whoever reads it says so
             return False
     return bool(rows) and all(isinstance(row, dict) and not _is_result(row) for row in rows)

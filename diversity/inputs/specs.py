@@ -173,7 +173,7 @@ def open_inputs(
         if found and names[found[2]] != found[1]
     ]
     files: dict[str, dict[str, Entry | None]] = {}
-    for spec in (given[spec][2] if given.get(spec) else spec for spec in specs):
+    for spec in (match[2] if (match := given.get(spec)) else spec for spec in specs):
         try:
             files[spec] = {spec: None} if _is_set(spec) else named_files(plain_path(spec))
         except (ValueError, OSError) as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captioners.clip import preprocessing
 from captioners.decoding.search import evaluating
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.page import write_training_page
 from finetune.student.classes import SCORES as CLASS_SCORES

@@ -6,9 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from diversity.measures.catalogue import PERCENT
+from diversity.measures.measure import PERCENT
 from diversity.page import page as diversity_page
-from diversity.page.page import INTERVAL, forests, interval, thumbnail
+from diversity.page.differences import INTERVAL, forests, interval
+from diversity.page.page import thumbnail
 from diversity.page.plots import COLOURS, Column
 from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport
 from finetune.zero_shot.scores import MEASURES, TOP1

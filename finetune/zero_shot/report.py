@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from diversity.measures.catalogue import PERCENT
-from diversity.page.page import interval
+from diversity.measures.measure import PERCENT
+from diversity.page.differences import interval
 from diversity.verdict.answer import FEW
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.winner import Verdict
