@@ -22,7 +22,7 @@ from imagetext.readers.chats import CHATS
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted
 from imagetext.readers.table_columns import PICTURES, Reading
 from imagetext.readers.tars import PICTURE_SUFFIXES
-from imagetext.readers.text_tables import usual_name
+from imagetext.readers.text_layout import usual_name
 from imagetext.stores import StoreError, open_file
 
 OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is

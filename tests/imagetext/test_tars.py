@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from imagetext.readers.tars import TarRows, split_name
+from imagetext.readers.tar_members import split_name
+from imagetext.readers.tars import TarRows
 from imagetext.sources import read_samples
 
 
@@ -195,7 +196,7 @@ def test_reading_that_stops_before_the_end_of_the_file_is_no_end(tmp_path, write
         def readinto(self, buffer):
             return super().readinto(memoryview(buffer)[: max(0, 2048 - self.tell())])
 
-    monkeypatch.setattr("imagetext.readers.tars.open_file", lambda path, _: io.BufferedReader(Short(path)))
+    monkeypatch.setattr("imagetext.readers.tar_members.open_file", lambda path, _: io.BufferedReader(Short(path)))
     with pytest.raises(
         ValueError, match="x.tar: cut or damaged near byte 2048: reading stopped there, and the file has"
     ):
