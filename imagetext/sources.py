@@ -93,7 +93,9 @@ def read_samples(
         if distinct and other is not shard:
             problems.append(f"two inputs would both be written as {shard.name!r}: {other.path} and {shard.path}")
     if not shards and not problems:
-        problems.append(f"{', '.join([spec] if isinstance(spec, str) else spec)}: no rows" if spec else "no input given")
+        problems.append(
+            f"{', '.join([spec] if isinstance(spec, str) else spec)}: no rows" if spec else "no input given"
+        )
     if problems:
         raise all_told(problems)
     return shards

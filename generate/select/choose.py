@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from generate.select.config import ORIGINALS
-from generate.select.judge import Judge, Judged, class_of, same_text, tie_of
-from generate.select.settle import KEPT, UNUSABLE, Settled, best_by_text, class_hash
+from generate.select.judge import Judge, Judged, Lacking, class_of, same_text, tie_of
+from generate.select.settle import KEPT, LACKING, UNUSABLE, Settled, best_by_text, class_hash
 from imagetext.reinforced.embeddings import modern, named_texts, pack, unpack
 from imagetext.sample import Record
 from imagetext.sets.room import text_embeddings
@@ -35,7 +35,7 @@ def choose(record: Record, shard: str, judge: Judge, settled: Settled, *, text_f
     try:
         judged = judge.captions(record)
     except ValueError as error:
-        return Chosen(None, kind=UNUSABLE, reason=str(error))
+        return Chosen(None, kind=LACKING if isinstance(error, Lacking) else UNUSABLE, reason=str(error))
     judged, reason = _within_limits(judged, record, tie_of(record, shard), judge, settled)
     left_out = Counter(one.reason.partition(":")[0] for one in judged if one.reason)
     if reason:

@@ -29,6 +29,10 @@ class Judged(NamedTuple):
     reason: str = ""
 
 
+class Lacking(ValueError):
+    """A record has nothing to be judged by, which is no fault of it."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """Judges captions as the configuration says; a function of the record alone."""
@@ -36,20 +40,20 @@ class Judge:
     config: SelectConfig
 
     def captions(self, record: Record) -> list[Judged]:
-        """The captions that are to be judged; ValueError, with the reason, where the record cannot be used at all."""
+        """The captions that are to be judged; ValueError, with the reason, where it cannot be used, Lacking where it has none."""
         if record.error:
             raise ValueError(record.error)
         if record.image is not None:
             image_size(record.image)
         if self.config.max_per_class and class_of(record) is None:
-            raise ValueError("no class")
+            raise Lacking("no class")
         found = [
             self._judged(record, column, place, text)
             for column, texts in judged_columns(record, self.config.column).items()
             for place, text in enumerate(texts)
         ]
         if not found:
-            raise ValueError(f"no captions in {', '.join(self.config.column) or 'any column'}")
+            raise Lacking(f"no captions in {', '.join(self.config.column) or 'any column'}")
         return found
 
     def _judged(self, record: Record, column: str, place: int, text: str) -> Judged:

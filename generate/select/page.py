@@ -14,7 +14,7 @@ from imagetext.pages import render_page
 TEMPLATE = Path(__file__).parent / "templates" / "select.html"
 STYLE = diversity_page.TEMPLATE.with_suffix(".css")  # of all reports
 COLOUR_OF = dict(
-    zip(FATES, (COLOURS[2], REFERENCE_COLOUR, COLOURS[3], COLOURS[4], COLOURS[1], COLOURS[5]), strict=True)
+    zip(FATES, (COLOURS[2], REFERENCE_COLOUR, COLOURS[3], COLOURS[4], COLOURS[1], COLOURS[7], COLOURS[5]), strict=True)
 )
 
 
@@ -62,6 +62,7 @@ def _said(config: SelectConfig, settled: Settled) -> dict[str, str]:
         f"of a class with {config.max_per_class or 0:,} better records",
         f"of captions with {config.max_per_caption or 0:,} better records",
         f"no caption is {config.where}" if config.where else f"no caption has {config.by}",
+        "no captions, or no class",
         "cannot be used",
     )
     return dict(zip(FATES, words, strict=True))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from generate.select.config import SelectConfig
-from generate.select.judge import Judge, class_of, same_text, tie_of
+from generate.select.judge import Judge, Lacking, class_of, same_text, tie_of
 from imagetext.hashes import name_hash
 from imagetext.picture_files import all_told
 from imagetext.sample import Record, Shard
@@ -30,15 +30,16 @@ from imagetext.stores import StoreError
 
 BINS = 60  # of the picture of how worth is spread
 CAPTIONS_AT_ONCE = 10_000  # rows that are put into the file together
-KEPT, UNUSABLE = "kept", "unusable"
+KEPT, LACKING, UNUSABLE = "kept", "lacking", "unusable"
 FATES = (
     KEPT,
     "top",
     "max-per-class",
     "max-per-caption",
     "where",
+    LACKING,
     UNUSABLE,
-)  # of a record: it stays, or what it fell by
+)  # a record stays, or what it falls by
 
 
 class Limit(NamedTuple):
@@ -168,8 +169,9 @@ class _Tally:
         self.records += 1
         try:
             judged = judge.captions(record)
-        except ValueError:
-            self._insert("records", number, tie, None, None, None, FATES.index(UNUSABLE))
+        except ValueError as error:
+            fate = LACKING if isinstance(error, Lacking) else UNUSABLE
+            self._insert("records", number, tie, None, None, None, FATES.index(fate))
             return
         passing = [one for one in judged if not one.reason]
         scored = [one.score for one in judged if not one.reason.startswith(("by", "is empty"))]
@@ -201,16 +203,21 @@ class _Tally:
             of_classes = self._limits("class", "best", "records WHERE fate = 0", config.max_per_class)
             self.database.create_function("of_class", 3, of_classes.passes, deterministic=True)
             self._fate("max-per-class", "NOT of_class(class, best, tie)")
-        if config.top and (count := round(config.top * self.records)):
-            row = self.database.execute(
-                "SELECT best, tie FROM records WHERE fate = 0 ORDER BY best DESC, tie LIMIT 1 OFFSET ?", (count - 1,)
-            ).fetchone()
-            threshold = Limit(*row) if row else None
-        if config.top and not round(config.top * self.records):
-            raise ValueError(f"--top {config.top:g}: of {self.records:,} records that is none")
+        if config.top:
+            threshold = self._threshold(config.top)
         if threshold:
             self._fate("top", "best < ?1 OR best = ?1 AND tie > ?2", *threshold)
         return Settled(threshold, of_captions, of_classes)
+
+    def _threshold(self, top: float) -> Limit | None:
+        """The last of the best records that may stay; None where no more than these are left. ValueError where none may."""
+        count = round(top * self.records)
+        if not count:
+            raise ValueError(f"--top {top:g}: of {self.records:,} records that is none")
+        rows = self.database.execute(
+            "SELECT best, tie FROM records WHERE fate = 0 ORDER BY best DESC, tie LIMIT 2 OFFSET ?", (count - 1,)
+        ).fetchall()
+        return Limit(*rows[0]) if len(rows) > 1 else None
 
     def _limits(self, name: str, score: str, table: str, count: int) -> Limits:
         """The `count`th best of each name that stands more often."""
