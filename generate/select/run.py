@@ -28,7 +28,7 @@ from generate.runs.manifest import (
 )
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted
-from generate.runs.start import begin, prepare
+from generate.runs.start import SHOWN, begin, prepare
 from generate.select.choose import Chosen, choose
 from generate.select.config import ORIGINALS, SelectConfig
 from generate.select.judge import Judge, look
@@ -113,8 +113,8 @@ class Selecting:
         earlier = settled.get("select") or {"columns": [*filter(_can_be_written, seen)]}
         self.columns = earlier["columns"]
         self.text_from_synthetic = self.config.text_from_synthetic or reinforced.get("text_from_synthetic", False)
-        over, lines = inputs_hash(self.shards) if self.config.settles else "", []
-        if earlier.get("over"):
+        over, lines = inputs_of(self.shards) if self.config.settles else {}, []
+        if self.config.settles and earlier.get("over"):
             self.settled = self._settled_before(earlier, over)
         elif self.config.settles:
             self.settled, spread = settle(self.shards, self.config)
@@ -138,12 +138,14 @@ class Selecting:
         }
         return Loaded(run, lines, beside)
 
-    def _settled_before(self, earlier: Mapping[str, Any], over: str) -> Settled:
+    def _settled_before(self, earlier: Mapping[str, Any], over: Mapping[str, str]) -> Settled:
         """What stands in the folder, if it is whole and of these inputs; ValueError otherwise."""
         folder = self.config.output
-        if self.config.settles and earlier["over"] != over:
+        before = earlier["over"]
+        if others := sorted(name for name in before | over if before.get(name) != over.get(name)):
             raise ValueError(
-                f"output {folder}: --top and caps were settled over other inputs; give another folder, or --overwrite to start anew"
+                f"output {folder}: --top and caps were settled over other inputs: {', '.join(others[:SHOWN])}"
+                f"{' and more' * (len(others) > SHOWN)}; give another folder, or --overwrite to start anew"
             )
         try:
             data = read_bytes(join(folder, LIMITS))
@@ -214,15 +216,15 @@ def _can_be_written(column: str) -> bool:
     return is_column(column) and not any(part in column for part in TAKEN)
 
 
-def inputs_hash(shards: Sequence[Shard]) -> str:
-    """A hash of what is settled over: names, sizes and samples of all inputs, wherever they lie."""
-    samples: dict[str, str] = {}
-    digest = hashlib.sha256()
-    for shard in sorted(shards, key=lambda shard: shard.name):
-        if shard.path not in samples:
-            samples[shard.path] = sample_hash(shard.path)
-        digest.update(json.dumps([shard.name, lasting(shard.stamp), samples[shard.path]], sort_keys=True).encode())
-    return digest.hexdigest()
+def inputs_of(shards: Sequence[Shard]) -> dict[str, str]:
+    """By shard, a hash of the size and a sample of the bytes of its input, wherever that lies."""
+    samples = {path: sample_hash(path) for path in {shard.path for shard in shards}}
+    return {
+        shard.name: hashlib.sha256(
+            json.dumps([lasting(shard.stamp), samples[shard.path]], sort_keys=True).encode()
+        ).hexdigest()[:16]
+        for shard in shards
+    }
 
 
 def reinforcement(shards: Sequence[Shard]) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -1,6 +1,7 @@
 """What stays of a set: against a slow reference, whatever the order, shards, formats and processes; scores and embeddings beside it."""
 
 import json
+import multiprocessing
 import random
 from collections import defaultdict
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 
 import generate.select.page
 import generate.select.run
+from captioners.ranks import Rank
 from generate.captions.templates import Expression
 from generate.select.choose import with_captions
 from generate.select.config import SelectConfig
@@ -170,7 +172,10 @@ def test_the_choice_is_the_same_in_any_order_format_and_number_of_processes(draw
     backwards = [f"{folder}/00001.tar", f"{folder}/00000.tar"]
     assert run(SelectConfig(input=backwards, output=str(tmp_path / "b"), format="parquet", **chosen)) == 0
     assert run(SelectConfig(input=[f"{tmp_path}/b"], output=str(tmp_path / "c"), format="jsonl", where="true")) == 0
-    for name in "bc":
+    ranks = SelectConfig(input=[f"{folder}/*.tar"], output=str(tmp_path / "d"), **chosen)
+    begun = multiprocessing.get_context("spawn").Event()
+    assert run(ranks, Rank(0, 2), begun) == run(ranks, Rank(1, 2)) == 0 and begun.is_set()
+    for name in "bcd":
         after = {record.key: record.columns[X] for record in read_records(str(tmp_path / name))}
         by_key = {record.key: record for records in shards.values() for record in records}
         assert after == {key: tuple(by_key[key].columns[X][at] for at in places) for key, places in wanted.items()}
@@ -207,7 +212,7 @@ def test_other_inputs_than_were_settled_over_are_refused_and_added_to_a_where(dr
         assert run(SelectConfig(input=[f"{folder}/00000.tar"], output=output, **options)) == 0
         both = SelectConfig(input=[f"{folder}/*.tar"], output=output, **options)
         if "top" in options:
-            with pytest.raises(ValueError, match="were settled over other inputs"):
+            with pytest.raises(ValueError, match="were settled over other inputs: 00001;"):
                 run(both)
         assert run(both.model_copy(update={"overwrite": "top" in options})) == 0
         assert len(read_markers(output)) == 2
