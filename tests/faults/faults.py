@@ -291,7 +291,7 @@ COURSES = {
     "a mistake in the command": mistaken_command,
     "input that changes": changed_input,
 }
-LOCKED = ("generate", "reinforce", "join", "finetune", "train-student")
+LOCKED = ("generate", "reinforce", "join", "select", "finetune", "train-student")
 
 
 def courses_of(name: str, command: Command) -> list[str]:
