@@ -22,8 +22,8 @@ from generate.captions.config import GenerateConfig
 from generate.captions.run import run as generate
 from imagetext.sources import read_records
 
-CURATED, PICTURES, HELD_OUT = 300, 400, 100
-FIRST, ROUND = 5_000, 2_500  # captions seen
+CURATED, PICTURES, HELD_OUT = 200, 300, 100
+FIRST, ROUND = 3_000, 1_500  # captions seen
 COLUMN = "syn_text_asked"
 CAPTIONING |= {"num_workers": 0}
 TRAINING |= {"samples_seen": ROUND}

@@ -10,6 +10,7 @@ from finetune.captioner.recipes import FOLDER
 from finetune.student.config import StudentConfig
 from generate.captions.config import RECIPES, GenerateConfig
 from generate.reinforce.config import ReinforceConfig
+from generate.select.config import SelectConfig
 from tests.fuzzing import take
 
 COMMANDS = {
@@ -17,6 +18,7 @@ COMMANDS = {
     "finetune": FinetuneConfig,
     "generate": GenerateConfig,
     "reinforce": ReinforceConfig,
+    "select": SelectConfig,
     "train-student": StudentConfig,
 }
 TEXTS = [path.read_text() for path in (*sorted(FOLDER.glob("*.yaml")), *RECIPES.values())]

@@ -67,10 +67,7 @@ def _within_limits(
     if scores and judge.config.max_per_class and name is not None:
         if not settled.of_classes.passes(class_hash(name), max(scores), tie):
             most = judge.config.max_per_class
-            return (
-                judged,
-                f"{most:,} records of the class {name!r} are worth more than {max(scores):.4g}",
-            )
+            return judged, f"{most:,} records of the class {name!r} are worth more than {max(scores):.4g}"
     least = settled.threshold
     return [
         one._replace(reason="top") if least and not one.reason and not least.passes(one.score, tie) else one

@@ -47,6 +47,7 @@ from imagetext.shown import masked, say
 from imagetext.sources import read_samples
 from imagetext.stores import join, open_file, read_bytes
 
+DAY = 24 * 3600  # seconds that the first of a launcher's processes may take to settle a run
 CONFIG = "config.json"  # of a reinforced set: its teachers, which trainers read
 DECIDING = (
     set(SelectConfig.model_fields) - set(RunConfig.model_fields) - {"input", "images", "dry_run", "max_error_rate"}
@@ -70,7 +71,7 @@ def run(config: SelectConfig, rank: Rank | None = None, begun: Event | None = No
 def _run(config: SelectConfig, rank: Rank, begun: Event | None, job: str) -> int:
     """The run, of which the folder is locked for this job."""
     if rank.number:
-        wait_for_run(config.output)
+        wait_for_run(config.output, DAY if config.settles else 900)
     names = read_class_names(config.class_names) if config.class_names else None
     labels = Labels(config.label, names) if config.label else None
     shards = read_samples(config.input, config.images, labels=labels, columns=config.table, needs=("captions",))
