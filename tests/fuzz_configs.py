@@ -8,6 +8,7 @@ from diversity.config import DiversityConfig
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.recipes import FOLDER
 from finetune.student.config import StudentConfig
+from finetune.zero_shot.config import ZeroShotConfig
 from generate.captions.config import RECIPES, GenerateConfig
 from generate.reinforce.config import ReinforceConfig
 from tests.fuzzing import take
@@ -18,6 +19,7 @@ COMMANDS = {
     "generate": GenerateConfig,
     "reinforce": ReinforceConfig,
     "train-student": StudentConfig,
+    "zero-shot": ZeroShotConfig,
 }
 TEXTS = [path.read_text() for path in (*sorted(FOLDER.glob("*.yaml")), *RECIPES.values())]
 VALUES = [

@@ -24,6 +24,7 @@ from imagetext.readers.parquet import (
     column_names,
     of_bytes,
     open_parquet,
+    parquet_class_names,
     parquet_rows,
     picture_columns,
     rows_of_paths,
@@ -117,6 +118,10 @@ class TableRows:
         rows = self._text_rows(file) if self.layout else self._parquet_rows(wanted)
         rows = _as_read(rows, self.reading, wanted, firsts)
         return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
+
+    def class_names(self, column: str) -> dict[str, str] | None:
+        """The names of the classes in a column, by their numbers; None where that is no column of classes, as only Parquet has."""
+        return None if self.layout else parquet_class_names(self.path, column)
 
     def _parquet_rows(self, wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
         if self.places is None:
