@@ -103,7 +103,7 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
     from open_clip.factory import get_model_config
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
-    model_cfg = get_model_config(architecture)
+    model_cfg = get_model_config(architecture) or {}
     check_coca(model_cfg, f"open_clip's {architecture}")
     tag_cfg, weights = {}, None
     if pretrained is not None and os.path.isfile(pretrained):
@@ -117,7 +117,7 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
             weights = Path(download_pretrained(tag_cfg))
         except OSError as error:
             raise ValueError(f"{architecture}: pretrained={pretrained!r} cannot be had: {reason(error)}") from error
-    tag = Path(pretrained).stem if weights and not tag_cfg else pretrained
+    tag = weights.stem if weights and not tag_cfg else pretrained
     return Source(
         name=column_name(f"{architecture}_{tag}" if tag else architecture),
         model_cfg=model_cfg,

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from imagetext.stores import StoreError, asked, filesystem, is_remote, plain_path
 
@@ -126,6 +127,7 @@ class Output:
 
     def __init__(self, path: str):
         self.path, self.size, self.closed = path, 0, False
+        self._file: Any  # of the store, or of this machine
         self._hash = hashlib.sha256()
         if is_remote(path):
             self._file = asked(path, partial(filesystem(path).open, path, "wb", block_size=PART, autocommit=False))

@@ -11,6 +11,7 @@ from finetune.student.config import StudentConfig
 from finetune.zero_shot.config import ZeroShotConfig
 from generate.captions.config import RECIPES, GenerateConfig
 from generate.reinforce.config import ReinforceConfig
+from generate.select.config import SelectConfig
 from tests.fuzzing import take
 
 COMMANDS = {
@@ -18,6 +19,7 @@ COMMANDS = {
     "finetune": FinetuneConfig,
     "generate": GenerateConfig,
     "reinforce": ReinforceConfig,
+    "select": SelectConfig,
     "train-student": StudentConfig,
     "zero-shot": ZeroShotConfig,
 }

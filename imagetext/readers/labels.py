@@ -111,4 +111,4 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
             raise ValueError(f"--class-names {path}: {line!r} is no ID<tab>NAME, as other lines are")
     if twice := [one for one, times in Counter(one for one, _ in pairs).items() if times > 1]:
         raise ValueError(f"--class-names {path}: {', '.join(twice)} named twice")
-    return dict(pairs)
+    return {class_id: name for class_id, name in pairs}

@@ -21,7 +21,7 @@ from imagetext.shards import Format, ShardWriter, read_marker
 from imagetext.shown import Progress
 from imagetext.sources import read_samples
 from imagetext.stores import plain_path
-from imagetext.writers.formats import has_captions
+from imagetext.writers.record_fields import has_captions
 
 On = Literal["key", "uid", "sha256", "url", "path"]
 
@@ -165,7 +165,8 @@ class _Index:
     """The columns of many records by what names a picture, in a file that goes when all is done."""
 
     def __init__(self, path: str, on: On):
-        self.on, self.names = on, []
+        self.on: On = on
+        self.names: list[str] = []
         self.database = sqlite3.connect(path, isolation_level=None)
         self.database.executescript("""
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
