@@ -197,7 +197,7 @@ def _shards_of_run(folder: str) -> list[str]:
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
     """The shards of one SPEC whose records have labels; ValueError where these cannot be told."""
-    if labels.names is None and shards and isinstance(shards[0].samples, HubRows):
+    if labels.names is None and shards and isinstance(shards[0].samples, HubRows | TableRows):
         labels = replace(labels, names=shards[0].samples.class_names(labels.place))
     shards = [replace(shard, labels=labels) for shard in shards]
     for shard in shards[:1]:

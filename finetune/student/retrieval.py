@@ -162,6 +162,7 @@ class HeldOutRetrieval:
                 scores |= self.classes.scores(student)
         pictures = len(self.samples) + (self.classes.usable if self.classes else 0)
         found = {"step": step, "samples": seen, "pictures": pictures, **scores}
+        found |= {"chance": self.classes.chance} if self.classes else {}
         check_lock(trainer.config.output)
         with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
