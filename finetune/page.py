@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 from diversity.page.page import thumbnail
 from diversity.page.plots import COLOURS, REFERENCE_COLOUR, plot, svg
 from diversity.words.degenerate import REASONS, degenerate_reasons

@@ -12,6 +12,7 @@ from typing import Any
 
 from imagetext import limits
 from imagetext.picture_files import all_told, named_folders
+from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
 from imagetext.readers.folders import FolderRows, list_folder
 from imagetext.readers.hub import HubRows, hub_pieces
@@ -19,19 +20,13 @@ from imagetext.readers.labels import Labels
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.published import PublishedRows, published_rows
 from imagetext.readers.row_records import json_object
+from imagetext.readers.suffixes import COMPRESSIONS, TABLE_SUFFIXES, TAR_SUFFIXES, split_suffix
 from imagetext.readers.table_columns import Need
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.tables import (
-    COMPRESSIONS,
-    ROWS_PER_SHARD,
-    TABLE_SUFFIXES,
-    CompressedRows,
-    TableRows,
-    split_suffix,
-    split_table,
-)
-from imagetext.readers.tars import TAR_SUFFIXES, TarRows
-from imagetext.readers.text_tables import encoding_of
+from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
+from imagetext.readers.tables import split_table
+from imagetext.readers.tars import TarRows
+from imagetext.readers.text_layout import encoding_of
 from imagetext.sample import Record, Shard
 from imagetext.scenes.draw import scene_shards
 from imagetext.shards import MARKER, RUN, read_marker, read_markers, read_shards

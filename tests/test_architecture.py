@@ -61,7 +61,7 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
 ENTRIES = {
     "imagetext": {"sources", "shards"},
     "captioners": {"load"},
-    "diversity": {"run", "score", "sampled", "report", "metric"},
+    "diversity": {"run", "score", "sampled", "notes", "examples", "report", "metric"},
     "generate": set(),
     "finetune": {"folder", "optimizer"},
 }  # the files of a room that may import its folders

@@ -162,12 +162,24 @@ def ask(
 
 
 def _predictions(rows: Sequence[dict[str, Any]], models: Sequence[Asked], labels: Sequence[str]) -> list[str]:
-    """Each picture's class, and the best answers of each model with their probabilities; or the reason why there are none."""
+    """Each picture's class, and the best answers of each model with their probabilities; or the reason why there are none.
+
+    With a hierarchy, `agreement` is the share of templates that alone give the first answer, and `reranked` the classes of those
+    pictures that the model is unsure of, ranked anew.
+    """
     found = {model.name: iter(zip(*model.answers, strict=True)) for model in models}
+    doubts = {model.name: iter(zip(*of, strict=True)) for model in models if (of := model.doubts)}
     lines = []
     for row in rows:
-        answers = {} if row["error"] else {name: _named(*next(of), labels) for name, of in found.items()}
-        lines.append(json.dumps(row | {"answers": answers}, ensure_ascii=False) + "\n")
+        said: dict[str, Any] = {"answers": {}} | ({"agreement": {}, "reranked": {}} if doubts else {})
+        if not row["error"]:
+            said["answers"] = {name: _named(*next(of), labels) for name, of in found.items()}
+            for name, of in doubts.items():
+                unsure, agreement, ranked = next(of)
+                said["agreement"][name] = round(float(agreement), 6)
+                if unsure:
+                    said["reranked"][name] = [labels[one] for one in ranked.tolist()]
+        lines.append(json.dumps(row | said, ensure_ascii=False) + "\n")
     return lines
 
 

@@ -12,7 +12,7 @@ from imagetext.hashes import sample_hash
 from imagetext.outputs import write_file
 from imagetext.readers.folders import FolderRows
 from imagetext.readers.row_records import with_unique_keys
-from imagetext.readers.tables import ROWS_PER_SHARD, TableRows
+from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
 from imagetext.shown import Progress, say

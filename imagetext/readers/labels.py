@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from imagetext import limits
@@ -20,10 +20,12 @@ class Labels:
 
     place: `folder`, the folder that a picture lies in; or a tar's member (`cls`), or a field or column.
     names: of the classes, by what stands there; None where that is the name.
+    aliases: what may stand there instead of a key of `names`.
     """
 
     place: str
     names: Mapping[str, str] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, record: Record) -> Record:
         if record.error:
@@ -31,6 +33,7 @@ class Labels:
         found = self._found(record)
         if found is None:
             return replace(record, error=f"no label: {self._seen(record)}")
+        found = self.aliases.get(found, found)
         if self.names is not None and found not in self.names:
             return replace(
                 record,
@@ -67,6 +70,13 @@ class Labels:
         return f"no {self.place!r} with a text or a number; there are the files {files} and the fields {fields}"
 
 
+def imagenet_ids() -> dict[str, str]:
+    """WordNet's ids of ImageNet's classes, which its folders are called by, by number: `n01440764` is the first."""
+    from timm.data import ImageNetInfo  # late: it imports torch
+
+    return {str(number): name for number, name in enumerate(ImageNetInfo().label_names())}
+
+
 def read_class_names(names: str | os.PathLike) -> dict[str, str]:
     """The names in a file, by number where it has one a line, else by id where it has `ID<tab>NAME`; `imagenet` is open_clip's.
 
@@ -91,4 +101,4 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
             raise ValueError(f"--class-names {path}: {line!r} is no ID<tab>NAME, as other lines are")
     if twice := [one for one, times in Counter(one for one, _ in pairs).items() if times > 1]:
         raise ValueError(f"--class-names {path}: {', '.join(twice)} named twice")
-    return dict(pairs)
+    return {class_id: name for class_id, name in pairs}

@@ -22,7 +22,7 @@ from imagetext.readers.chats import CHATS
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted
 from imagetext.readers.table_columns import PICTURES, Reading
 from imagetext.readers.tars import PICTURE_SUFFIXES
-from imagetext.readers.text_tables import usual_name
+from imagetext.readers.text_layout import usual_name
 from imagetext.stores import StoreError, open_file
 
 OF_CAPTIONS = (*FIELDS, "caption_fields", "json", "syn.json")  # what says more of captions, and whose record this is
@@ -172,7 +172,8 @@ def scattered_rows(
         for number in numbers:
             row = found.pop(number)
             if number == at:
-                row = next((each for each in (row, more) if isinstance(each, ValueError)), None) or {**row, **more}
+                if not isinstance(row, ValueError):
+                    row = more if isinstance(more, ValueError) else {**row, **more}
                 at, more = next(pictures, (None, {}))
             yield _unfolded(row)
 
@@ -308,7 +309,7 @@ def _sizes(column: pa.Array) -> np.ndarray:
         of_kind(kind)
         for of_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     ):
-        return pc.binary_length(column).fill_null(0).to_numpy().astype(np.int64)
+        return pc.call_function("binary_length", [column]).fill_null(0).to_numpy().astype(np.int64)
     return np.zeros(len(column), np.int64)
 
 

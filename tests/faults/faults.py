@@ -198,7 +198,7 @@ def another_at_once(trial: Trial) -> bool:
 
 def taken_over(trial: Trial) -> bool:
     """The first run stops giving signs of life, another machine takes the folder over, and then the first goes on."""
-    first = trial.start(when=trial.moment(signal.SIGSTOP))
+    first = trial.start(when=trial.moment(signal.SIGSTOP), before=runs.impatient)
     if not runs.stops(first):
         return False
     lock, deadline = trial.output / LOCK, time.monotonic() + 20

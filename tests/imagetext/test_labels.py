@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from imagetext.readers.labels import Labels, read_class_names
+from imagetext.readers.labels import Labels, imagenet_ids, read_class_names
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_records, read_samples
 
@@ -110,6 +110,17 @@ def test_a_file_that_names_no_classes(tmp_path, text, reason):
 def test_names_of_imagenets_classes():
     names = read_class_names("imagenet")
     assert len(names) == 1000 and names["0"] == "tench" and names["999"]
+    ids = imagenet_ids()
+    assert list(ids) == list(names) and ids["0"] == "n01440764" and ids["999"] == "n15075141"
+
+
+def test_an_alias_stands_for_a_label(write_tar, tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("a.txt", b"a"), ("a.cls", b"n01"), ("b.txt", b"b"), ("b.cls", b"n03")])
+    (shard,) = read_samples(path, labels=Labels("cls", {"3": "tench"}, {"n01": "3"}), needs=())
+    assert [(record.label, record.error[:32]) for record in shard] == [
+        ("tench", ""),
+        (None, "no label: 'n03' is none of the 1"),
+    ]
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
