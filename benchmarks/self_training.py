@@ -73,7 +73,20 @@ def train(curated: str, model: str, output: str, name: str, seed: int, samples: 
         raise SystemExit(code)
 
 
-def main(output: str, seeds: str = "3", rounds: str = "3") -> None:
+def table(rows: list[dict]) -> str:
+    """Means over seeds, and the range, as Markdown: a row for each arm and round."""
+    lines = ["| round | learnt from | facts true | facts found |", "|---:|---|---:|---:|"]
+    for number, arm in dict.fromkeys((row["round"], row["arm"]) for row in sorted(rows, key=lambda row: row["round"])):
+        of = [row for row in rows if (row["round"], row["arm"]) == (number, arm)]
+        cells = []
+        for name in ("precision", "recall"):
+            values = [100 * row[name] for row in of]
+            cells.append(f"{sum(values) / len(values):.1f} % ({min(values):.1f} to {max(values):.1f})")
+        lines.append(f"| {number} | {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(output: str, seeds: str = "3", rounds: str = "2") -> None:
     rows, start = [], time.process_time()
     for seed in range(int(seeds)):
         folder, first = Path(output) / str(seed), f"{output}/{seed}/first"
@@ -91,6 +104,7 @@ def main(output: str, seeds: str = "3", rounds: str = "3") -> None:
                 found = facts(captioner, f"{folder}/facts/{arm.replace(' ', '-')}-{number}", seed)
                 rows.append({"seed": seed, "arm": arm, "round": number, **found})
                 Path(output, "rows.json").write_text(json.dumps(rows, indent=1))
+    print(table(rows))
     print(f"{time.process_time() - start:.0f} s of processor time")
 
 
