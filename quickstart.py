@@ -1,6 +1,7 @@
 """`capsmith quickstart`: the three jobs on the built-in picture set, with the code that users run, offline."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 MODEL, NAME = "coca_tiny", "coca_tiny_curated"
 BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions"
-SHOWN = 5
+SHOWN_PICTURES = 5  # whose captions are printed
 CAPTIONER = "captioner"  # its folder
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 
@@ -26,7 +27,7 @@ class QuickstartConfig(BaseModel):
     output: Path = Field(description="folder for the captioner, the records, the report and the gallery")
     samples_seen: int = Field(90_000, gt=0, description="captions seen in fine-tuning")
     train_pictures: int = Field(12_000, gt=0, description="curated pictures to fine-tune on")
-    held_out_pictures: int = Field(100, ge=SHOWN, description="pictures to caption, none of them seen before")
+    held_out_pictures: int = Field(100, ge=SHOWN_PICTURES, description="pictures to caption, none of them seen before")
     device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
     seed: int = Field(0, ge=0, description="of the pictures, the fine-tuning and the captions")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier quickstart")
@@ -39,8 +40,8 @@ def run(config: QuickstartConfig) -> int:
     """
     from imagetext.lock import LOCK, FolderLock
 
-    there = {one.name for one in config.output.iterdir()} if config.output.exists() else set()
-    if there - {LOCK, CAPTIONER} and not (config.output / CAPTIONER / "finetune.json").exists():
+    names = {path.name for path in config.output.iterdir()} if config.output.exists() else set()
+    if names - {LOCK, CAPTIONER} and not (config.output / CAPTIONER / "finetune.json").exists():
         raise ValueError(
             f"--output {config.output}: the folder is not empty, and holds no quickstart; give another folder"
         )
@@ -60,47 +61,46 @@ def _run(config: QuickstartConfig) -> int:
     pretrained_records = config.output / "records_pretrained"
     train = f"scenes:train,n={config.train_pictures},level=2,seed={config.seed}"
     held_out = f"scenes:test,n={config.held_out_pictures},level=2,seed={config.seed}"
-    common = {"seed": config.seed, "overwrite": config.overwrite, "device": config.device}
-    as_it_is = {"redraws": 0, "on_degenerate": "keep"}  # what the captioner says, not what a set should keep of it
+    common: dict[str, Any] = {"seed": config.seed, "overwrite": config.overwrite, "device": config.device}
+    # What the captioner says is shown as it is, not only what a set should keep of it.
+    as_it_is: dict[str, Any] = {"redraws": 0, "on_degenerate": "keep"}
+    finetune_config = FinetuneConfig(
+        input=[train],
+        model=MODEL,
+        name=NAME,
+        output=captioner,
+        samples_seen=config.samples_seen,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        hold_out=60,
+        **common,
+    )
+    before_config = GenerateConfig(input=[held_out], model=MODEL, output=str(pretrained_records), **as_it_is, **common)
+    after_config = GenerateConfig(
+        input=[str(pretrained_records / "*.tar")],
+        model=str(captioner),
+        output=str(records),
+        **as_it_is,
+        **common,
+    )
+    score_config = DiversityConfig(
+        input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report, device=config.device
+    )
     steps = (
         (
             f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures",
-            finetune,
-            FinetuneConfig(
-                input=[train],
-                model=MODEL,
-                name=NAME,
-                output=captioner,
-                samples_seen=config.samples_seen,
-                batch_size=BATCH_SIZE,
-                learning_rate=LEARNING_RATE,
-                hold_out=60,
-                **common,
-            ),
+            partial(finetune, finetune_config),
         ),
         (
             f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was",
-            generate,
-            GenerateConfig(input=[held_out], model=MODEL, output=pretrained_records, **as_it_is, **common),
+            partial(generate, before_config),
         ),
-        (
-            f"caption them with {NAME}, into records",
-            generate,
-            GenerateConfig(
-                input=[str(pretrained_records / "*.tar")], model=str(captioner), output=records, **as_it_is, **common
-            ),
-        ),
-        (
-            "score the captions, before and after, beside the human ones",
-            score,
-            DiversityConfig(
-                input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report, device=config.device
-            ),
-        ),
+        (f"caption them with {NAME}, into records", partial(generate, after_config)),
+        ("score the captions, before and after, beside the human ones", partial(score, score_config)),
     )
-    for number, (title, command, command_config) in enumerate(steps, 1):
+    for number, (title, command) in enumerate(steps, 1):
         say("", f"[{number}/{len(steps)}] {title}")
-        if code := command(command_config):
+        if code := command():
             return code
     _summarise(config.output, report, records)
     return 0
@@ -123,7 +123,7 @@ def _summarise(output: Path, report: Path, records_folder: Path) -> None:
         subtitle=f"{len(records)} held-out pictures of the built-in set",
     )
     say("", "Held-out pictures, a caption each before and after fine-tuning:")
-    for record in records[:SHOWN]:
+    for record in records[:SHOWN_PICTURES]:
         say(f"  {record.key}")
         for name, captions in _captions(record).items():
             say(f"    {name:7}{captions[0]}")

@@ -22,37 +22,40 @@ class SamplingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    num_captions: int = Field(5, ge=1, description="captions per picture; greedy gives 1 and refuses more")
-    strategy: Literal["sample", "greedy", "beam"] = Field("sample", description="how the next token is chosen")
+    num_captions: int = Field(default=5, ge=1, description="captions per picture; greedy gives 1 and refuses more")
+    strategy: Literal["sample", "greedy", "beam"] = Field(default="sample", description="how the next token is chosen")
     max_length: int | None = Field(
-        None, ge=3, description="tokens in all, start and end included; none: the captioner's context + 1"
+        default=None, ge=3, description="tokens in all, start and end included; none: the captioner's context + 1"
     )
-    min_length: int = Field(5, ge=0, description="no end token before this many tokens, start included")
+    min_length: int = Field(default=5, ge=0, description="no end token before this many tokens, start included")
     temperature: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="divides the logits, before top-k and top-p"
+        default=1.0, gt=0, allow_inf_nan=False, description="divides the logits, before top-k and top-p"
     )
-    top_p: float = Field(0.9, gt=0, le=1, description="sample from the most probable tokens that hold this mass")
-    top_k: int | None = Field(None, ge=1, description="sample from this many of the most probable tokens")
+    top_p: float = Field(
+        default=0.9, gt=0, le=1, description="sample from the most probable tokens that hold this mass"
+    )
+    top_k: int | None = Field(default=None, ge=1, description="sample from this many of the most probable tokens")
     repetition_penalty: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="above 1, used tokens come less often"
+        default=1.0, gt=0, allow_inf_nan=False, description="above 1, used tokens come less often"
     )
-    no_repeat_ngram_size: int = Field(0, ge=0, description="no n-gram of this size twice in a caption; 0: off")
-    num_beams: int = Field(1, ge=1, description="beams of beam search")
-    num_beam_groups: int = Field(1, ge=1, description="groups of beams, kept apart by diversity_penalty")
-    diversity_penalty: float = Field(0.0, ge=0, allow_inf_nan=False, description="between groups of beams")
+    no_repeat_ngram_size: int = Field(default=0, ge=0, description="no n-gram of this size twice in a caption; 0: off")
+    num_beams: int = Field(default=1, ge=1, description="beams of beam search")
+    num_beam_groups: int = Field(default=1, ge=1, description="groups of beams, kept apart by diversity_penalty")
+    diversity_penalty: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="between groups of beams")
     length_penalty: float = Field(
-        1.0, allow_inf_nan=False, description="beams rank by log-probability / length ** this"
+        default=1.0, allow_inf_nan=False, description="beams rank by log-probability / length ** this"
     )
-    prefix: str = Field("", description="text that every caption starts with; of local captioners")
+    prefix: str = Field(default="", description="text that every caption starts with; of local captioners")
     answer: Literal["text", "line", "json"] = Field(
-        "text", description="what the captioner is to give: text; a line, which ends at the first line break; or JSON"
+        default="text",
+        description="what the captioner is to give: text; a line, which ends at the first line break; or JSON",
     )
     json_schema: str = Field(
-        "",
+        default="",
         description="the schema of an answer in JSON, for captioners that can heed it; made of its fields unless given",
     )
-    stop: tuple[str, ...] = Field((), description="a caption ends before this text; repeatable")
-    seed: int = Field(0, ge=0, lt=2**64, description="of all draws")
+    stop: tuple[str, ...] = Field(default=(), description="a caption ends before this text; repeatable")
+    seed: int = Field(default=0, ge=0, lt=2**64, description="of all draws")
 
     @model_validator(mode="before")
     @classmethod
@@ -146,6 +149,13 @@ class Request(NamedTuple):
     instruction: str | None = None  # None: the captioner's own
 
 
+def picture_of(request: Request) -> "Tensor":
+    """The picture of a request to a captioner that needs one; ValueError where there is none."""
+    if request.picture is None:
+        raise ValueError(f"{request.key}: there is no picture")
+    return request.picture
+
+
 def up_to_stop(text: str, stops: Iterable[str], begun: int = 0) -> str:
     """The text before the first of these that stands in it, once it has said something; all of it where none does.
 
@@ -199,6 +209,7 @@ class Captioner(Protocol):
     @property
     def preprocess(self) -> "Callable[[Image.Image], Tensor]":
         """Turns a decoded RGB picture into pixels (3, H, W), or what a server is sent (N,); can be sent to other processes."""
+        ...
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
         """Raises ValueError with all that the captioner cannot do of what is asked, before any work."""
@@ -222,9 +233,11 @@ class Captioner(Protocol):
         Raises: ValueError as `check` does, before any request is taken. Iterating raises what is no request's fault:
         torch.OutOfMemoryError, FloatingPointError, ConnectionError.
         """
+        ...
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a request in flight and its captions take at most, in bytes; ValueError as of `check`."""
+        ...
 
 
 class TrainableCaptioner(Captioner, Protocol):
@@ -236,9 +249,11 @@ class TrainableCaptioner(Captioner, Protocol):
 
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a caption, from start to end token, never cut."""
+        ...
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a caption's token ids up to the first end token, without special tokens and outer blanks."""
+        ...
 
     def save(self, folder: str | os.PathLike, name: str) -> None:
         """Writes what `load_captioner` loads from the folder, its config last; ValueError for a name that names no column."""

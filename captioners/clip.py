@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from captioners.names import column_name
-from captioners.resolve import CLIP_CONFIG, find_weights
+from captioners.resolve import CLIP_CONFIG, SMALL_FILES, fetch, find_weights
 from captioners.safe_reading import check_folder, check_inside, check_numbers, check_size, read_object
 from imagetext.shown import reason
 
@@ -67,7 +67,7 @@ def find_clip(name: str) -> ClipSource:
     return ClipSource(source, pretrained, read_clip_config(source))
 
 
-def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple["nn.Module", Any]:
+def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple[Any, Any]:
     """The model and its tokenizer; of what has no weights, a model with random ones where `random` allows it.
 
     Raises: ValueError that says why open_clip cannot load it.
@@ -79,11 +79,18 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
         file = _weights_of(source.name) if is_own else None
         if is_own and file is None and not random:
             raise ValueError("it has no weights")
-        options = {"load_weights": not is_own or file is not None, "require_pretrained": not random}
+        loads = not is_own or file is not None
         check_text_tower(source.model_cfg["text_cfg"])
         if file is not None:
             check_size(_without_memory(source.name), [file], source.name.partition(":")[2])
-        model = open_clip.create_model(source.name, source.pretrained, device=device, pretrained_text=False, **options)
+        model: Any = open_clip.create_model(  # whose parts torch's types do not know
+            source.name,
+            source.pretrained,
+            device=device,
+            pretrained_text=False,
+            load_weights=loads,
+            require_pretrained=not random,
+        )
         preprocessing(model.visual.preprocess_cfg)(Image.new("RGB", (32, 32)))
         return model, open_clip.get_tokenizer(source.name)
     except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
@@ -113,7 +120,7 @@ def check_text_tower(text_cfg: Mapping[str, Any]) -> None:
             raise ValueError(f"its text_cfg.{field} is {name!r}, which is no org/name of a hub repository")
     if not (name := text_cfg.get("hf_model_name")):
         return
-    config = read_object(Path(cached_file(name, "config.json")))
+    config = read_object(Path(cached_file(name, "config.json") or ""))
     if (kind := config.get("model_type")) not in arch_dict:
         raise ValueError(f"its text tower {name} is of the kind {kind!r}, and open_clip takes {', '.join(arch_dict)}")
     check_numbers(config, f"{name}: config.json")
@@ -136,7 +143,10 @@ def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[[Image.Image], 
     """What makes (3, H, W) of a decoded picture, as the model takes it."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    return image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+    transform: Any = image_transform_v2(
+        PreprocessCfg(**preprocess_cfg), is_train=False
+    )  # three of them where it trains
+    return transform
 
 
 def clip_source(name: str) -> tuple[str, str | None]:
@@ -170,8 +180,10 @@ def read_clip_config(source: str) -> Mapping[str, Any]:
     folder = Path(source.removeprefix("local-dir:")) if source.startswith("local-dir:") else None
     if folder is not None and folder.is_dir():
         check_folder(folder)
+    elif source.startswith("hf-hub:"):
+        check_folder(fetch(source.removeprefix("hf-hub:"), *SMALL_FILES))
     try:
-        model_cfg = open_clip.get_model_config(source)
+        model_cfg: Any = open_clip.get_model_config(source)  # None where there is none
         options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {reason(error)}") from error

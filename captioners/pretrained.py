@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from captioners.safe_reading import attempt, check_folder, check_numbers, check_size, read_object
@@ -69,12 +70,12 @@ def load_model(name: str, auto: Any, check: Callable[[PreTrainedConfig], None], 
     )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
-            f"{name}: these weights are missing:\n  " + "\n  ".join(differences({}, dict.fromkeys(missing)))
+            f"{name}: these weights are missing:\n  " + "\n  ".join(differences({}, dict.fromkeys(missing, Tensor())))
         )
     return model
 
 
-def move(model: PreTrainedModel, device: str, dtype: torch.dtype | None) -> None:
+def move(model: nn.Module, device: str, dtype: torch.dtype | None) -> None:
     """Puts a model on a device, its weights in a dtype where one is given: rotary embeddings need their buffers in float32."""
     for parameter in model.parameters() if dtype is not None else ():
         if parameter.is_floating_point():

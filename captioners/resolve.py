@@ -83,7 +83,7 @@ def is_transformers(name: str) -> bool:
         repository = _hub_repository(name)
         if repository is None or name.replace("/", "-") in open_clip.list_models():
             return False
-        folder = _fetch(repository, *SMALL_FILES)
+        folder = fetch(repository, *SMALL_FILES)
     if (folder / "adapter_config.json").is_file():
         return True
     try:
@@ -103,7 +103,7 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
     from open_clip.factory import get_model_config
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
-    model_cfg = get_model_config(architecture)
+    model_cfg = get_model_config(architecture) or {}
     check_coca(model_cfg, f"open_clip's {architecture}")
     tag_cfg, weights = {}, None
     if pretrained is not None and os.path.isfile(pretrained):
@@ -117,7 +117,7 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
             weights = Path(download_pretrained(tag_cfg))
         except OSError as error:
             raise ValueError(f"{architecture}: pretrained={pretrained!r} cannot be had: {reason(error)}") from error
-    tag = Path(pretrained).stem if weights and not tag_cfg else pretrained
+    tag = weights.stem if weights and not tag_cfg else pretrained
     return Source(
         name=column_name(f"{architecture}_{tag}" if tag else architecture),
         model_cfg=model_cfg,
@@ -131,10 +131,10 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
 
 def _from_hub(repository: str) -> Source:
     """A hub repository, from the cache where it is there; the config is read before any weights are fetched."""
-    folder = _fetch(repository, *SMALL_FILES)
+    folder = fetch(repository, *SMALL_FILES)
     _read_config(folder, repository)
-    if not list(_fetch(repository, "*.safetensors").glob("*.safetensors")):
-        _fetch(repository, *(f"*{suffix}" for suffix in PICKLED))
+    if not list(fetch(repository, "*.safetensors").glob("*.safetensors")):
+        fetch(repository, *(f"*{suffix}" for suffix in PICKLED))
     return _from_folder(folder, f"hf-hub:{repository}", name=repository.split("/")[1])
 
 
@@ -148,7 +148,7 @@ def _hub_repository(name: str) -> str | None:
     )
 
 
-def _fetch(repository: str, *patterns: str) -> Path:
+def fetch(repository: str, *patterns: str) -> Path:
     """The folder in which a hub repository's files of these patterns lie, those fetched that were not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -111,7 +111,8 @@ def check_numbers(config: Mapping[str, Any], where: str | Path, limits: Mapping[
 
     limits: the largest number by a pattern of names, of which the first that fits counts.
     """
-    problems, waiting = [], [("", config)]
+    problems: list[str] = []
+    waiting: list[tuple[str, Any]] = [("", config)]
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, Mapping):

@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -30,6 +31,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     What trainers put round them goes: `state_dict`, `model`, averaged weights (`state_dict_ema`, which come first where there
     are both), and the prefixes `module.`, `model.` and torch.compile's `_orig_mod.`.
     """
+    state: Any
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -102,7 +104,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     for key in sorted(state):
         value = state[key].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{key} {tuple(value.shape)}\n".encode())
-        digest.update(value.numpy())
+        digest.update(value.numpy().data)
     return digest.hexdigest()
 
 

@@ -1,6 +1,11 @@
 """Measures of captions: how varied they are, never without how good they are."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diversity.report import DiversityReport
+    from diversity.score import score_captions
 
 __all__ = ["METRIC", "DiversityReport", "score_captions"]
 

@@ -45,7 +45,7 @@ class CaptionDiversity(evaluate.Metric):
             features=datasets.Features({name: TEXTS for name in inputs}),
         )
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any]:
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
         """`evaluate` drops references that a measure does not take without a word: here they are an error."""
         if references is not None and self.config_name not in AGAINST_REFERENCES:
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from diversity.columns import labels
 from diversity.measures import catalogue
+from diversity.measures.measure import Measure
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.mixes import Mixes
 from diversity.verdict.winner import Verdict
@@ -50,9 +51,8 @@ class DiversityReport:
     answer: tuple[str, ...]  # the sentences that open the page
     notes: tuple[str, ...]  # what a reader must know before the numbers
     degenerate_examples: Mapping[str, Mapping[str, Sequence[str]]]  # column -> reason -> captions
-    unscored: Mapping[str, Mapping[str, Sequence[str]]] = field(
-        default_factory=dict
-    )  # column -> score -> pictures without it
+    # column -> score -> keys of the pictures without it
+    unscored: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,12 +62,12 @@ class DiversityReport:
         return labels(self.rows, self.references)
 
     @property
-    def headline(self) -> tuple[catalogue.Measure, ...]:
+    def headline(self) -> tuple[Measure, ...]:
         """The measures of the first table."""
         return catalogue.headline(self.rows.values())
 
     @property
-    def measured(self) -> tuple[catalogue.Measure, ...]:
+    def measured(self) -> tuple[Measure, ...]:
         """Every measure that has a value in some row."""
         return tuple(
             measure for measure in catalogue.ALL if any(measure.value(row) is not None for row in self.rows.values())

@@ -25,15 +25,8 @@ from diversity.words.degenerate import degenerate_reasons
 from diversity.words.tokens import words
 from imagetext.shown import Progress
 
-SAMPLED = (
-    "self_cider",
-    "near_duplicates",
-    "word_coverage",
-    "cider_d",
-    "found_words",
-    "rouge_l",
-    "meteor",
-)  # into the rows
+# Scores whose means go into the rows of the report.
+SAMPLED = ("self_cider", "near_duplicates", "word_coverage", "cider_d", "found_words", "rouge_l", "meteor")
 Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
 
 
@@ -65,9 +58,8 @@ def sample_scores(
 ) -> Sampled:
     """Scores the columns `names` and the references' on the sample's pictures; CIDEr-D, CLIP and meaning on its first ones."""
     name = default_embedder() if embedder == "auto" else None if embedder == "none" else embedder
-    meaning = (
-        load_embedder(name, device) if name else None
-    )  # before the work, which a model that is not there would waste
+    # Models are loaded before the work, which one that is not there would waste.
+    meaning = load_embedder(name, device) if name else None
     model = OpenClip(clip, device) if clip else None
     columns = [*names, *([references] if references else [])]
     groups = {column: [picture.captions[column] for picture in pictures] for column in columns}
@@ -206,8 +198,7 @@ def _facts(pictures: Sequence[Picture], name: str) -> Scores:
         if picture.scene:
             facts = FactCounts()
             facts.update(picture.captions[name], picture.scene)
-            result = facts.result()
-            counts[at] = [result[count] for count in ("true", "stated", "found", "key")]
+            counts[at] = [count.total() for count in (facts.true, facts.stated, facts.found, facts.key)]
     return {
         score: _linear_ratio(*counts[:, columns].T) for score, columns in (("precision", [0, 1]), ("recall", [2, 3]))
     }

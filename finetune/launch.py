@@ -16,7 +16,7 @@ from accelerate.tracking import get_available_trackers
 
 from captioners.device import check_device, choose_device
 from captioners.ranks import Rank, processes_here
-from finetune.folder import Config, check_output, is_done
+from finetune.folder import Config, check_output, is_done, let_go_of_the_rest
 from finetune.trainer import Trainer, check_processes
 from imagetext.lock import FolderLock
 from imagetext.shown import say
@@ -43,6 +43,8 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
         with state.main_process_first():
             check_output(config)
         if is_done(config):
+            if state.is_main_process:
+                let_go_of_the_rest(config)
             say_once(state, f"{config.output} holds the finished model of this very run")
             return 0
         torch.manual_seed(config.seed)

@@ -8,7 +8,7 @@ from torch import Tensor
 from captioners.base import Captioner, Request, SamplingConfig
 from diversity.measures import catalogue
 from diversity.measures.accumulate import CaptionAccumulator
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 from diversity.measures.references import reference_scores
 from diversity.words.tokens import words
 

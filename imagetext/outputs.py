@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from imagetext.stores import StoreError, asked, filesystem, is_remote, plain_path
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PART = 16 << 20  # bytes of an upload that are sent at once, and sent again where that fails; a store takes 10,000 such
 PATIENCE = 60.0  # seconds that a process waits for another one that writes the same file
-UNFINISHED = ".tmp"  # what a file's name has behind it while the file is written
+UNFINISHED = ".capsmith.tmp"  # what a file's name has behind it while the file is written; nobody else's file has it
 
 
 @contextmanager
@@ -126,6 +127,7 @@ class Output:
 
     def __init__(self, path: str):
         self.path, self.size, self.closed = path, 0, False
+        self._file: Any  # of the store, or of this machine
         self._hash = hashlib.sha256()
         if is_remote(path):
             self._file = asked(path, partial(filesystem(path).open, path, "wb", block_size=PART, autocommit=False))

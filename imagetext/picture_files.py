@@ -305,7 +305,8 @@ def read_picture(
             and getattr(cause, "errno", 0) not in OF_ROWS
         ):
             raise
-        reason = cause.strerror or os.strerror(errno.EACCES if isinstance(cause, PermissionError) else errno.ENOENT)
+        usual = errno.EACCES if isinstance(cause, PermissionError) else errno.ENOENT
+        reason = getattr(cause, "strerror", None) or os.strerror(usual)
         raise ValueError(f"missing picture file: {name} ({reason})") from cause
 
 

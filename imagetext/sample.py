@@ -118,7 +118,7 @@ def image_size(data: bytes | None) -> tuple[int, int]:
     if (
         image.format == "TIFF"
         or image.format == "PNG"
-        and not any(mark in data for mark in (b"eXIf", b"profile type exif", b"tiff:Orientation"))
+        and not any(mark in (data or b"") for mark in (b"eXIf", b"profile type exif", b"tiff:Orientation"))
     ):
         return image.size
     width, height = image.size
@@ -129,7 +129,13 @@ def is_picture(head: bytes) -> bool:
     """Whether a file is a picture by its first 32 bytes, HEIC included, which is then refused with a word on what to do."""
     if head.startswith((b"BM", b"P")):  # so may a text
         return bool(re.match(rb"BM....\0{4}....[\x0c-\x7c]\0{3}|P[1-6]\s+[#0-9]", head, re.DOTALL))
-    return _is_heic(head) or any(Image.OPEN[name][1](head[:16]) for name in FORMATS)
+    return _is_heic(head) or any(_accepts(name, head[:16]) for name in FORMATS)
+
+
+def _accepts(name: str, head: bytes) -> bool | str:
+    """Whether Pillow takes a file for one of this format by its first 16 bytes; a text says what it lacks to read it."""
+    accept = Image.OPEN[name][1]
+    return accept(head) if accept else False
 
 
 def _is_heic(data: bytes) -> bool:
@@ -152,11 +158,11 @@ def open_image(data: bytes | None) -> Image.Image:
         )
     for name in FORMATS:
         # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
-        factory, accept = Image.OPEN[name]
-        if isinstance(found := accept(data[:16]), str):  # Pillow was built without what the format needs, and says so
-            raise ValueError(f"{name} picture, which this Pillow does not read: {found}")
-        if not found:
+        if isinstance(accepted := _accepts(name, data[:16]), str):
+            raise ValueError(f"{name} picture, which this Pillow does not read: {accepted}")
+        if not accepted:
             continue
+        factory = Image.OPEN[name][0]
         try:
             image = factory(io.BytesIO(_without_texts(data) if name == "PNG" else data), "")
         except MemoryError:
@@ -181,7 +187,7 @@ def open_image(data: bytes | None) -> Image.Image:
     )  # which ones is not told
 
 
-def _reason(name: str, error: Exception) -> str:
+def _reason(name: str | None, error: Exception) -> str:
     """What Pillow says is wrong; not where a text may begin as the format does, for Pillow quotes what it finds."""
     return type(error).__name__ if name in ("PPM", "BMP") else str(error) or type(error).__name__
 

@@ -18,16 +18,11 @@ from imagetext.sample import Record
 from imagetext.shown import masked, masked_values
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
-from imagetext.writers.formats import (
-    JsonlShard,
-    ParquetShard,
-    TarShard,
-    Writer,
-    keep,
-    kept,
-    record_columns,
-    record_fields,
-)
+from imagetext.writers.jsonl import JsonlShard
+from imagetext.writers.parquet import ParquetShard
+from imagetext.writers.record_fields import keep, kept, record_columns, record_fields
+from imagetext.writers.tar import TarShard
+from imagetext.writers.writer import Writer
 
 if TYPE_CHECKING:
     import datasets
@@ -182,7 +177,9 @@ def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:
     """The done-marker of a shard, or None where the shard is not done: no marker, or its file is missing or another size."""
     folder = plain_path(folder)
     marker = _marker(folder, name)
-    there = entry(join(folder, marker["file"])) if marker else None
+    if marker is None:
+        return None
+    there = entry(join(folder, marker["file"]))
     return marker if there and there.stamp["size"] == marker["size"] else None
 
 

@@ -175,7 +175,7 @@ class Progress(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         found = super().format_dict
-        return found | {"prefix": on_line(found["prefix"] or "")}
+        return {**found, "prefix": on_line(found["prefix"] or "")}
 
     def display(self, *args: Any, **options: Any) -> Any:
         try:
@@ -192,18 +192,18 @@ def at_terminal() -> Iterator[None]:
     """
     sys.excepthook = _say_traceback
     factory, showwarning, root = logging.getLogRecordFactory(), warnings.showwarning, logging.getLogger()
-    alone = not root.handlers
+    handler = None if root.handlers else logging.lastResort
     logging.setLogRecordFactory(_Said)
     warnings.showwarning = _warn
-    if alone:
-        root.addHandler(logging.lastResort)
+    if handler:
+        root.addHandler(handler)
     try:
         yield
     finally:
         logging.setLogRecordFactory(factory)
         warnings.showwarning = showwarning
-        if alone:
-            root.removeHandler(logging.lastResort)
+        if handler:
+            root.removeHandler(handler)
         say()  # what others have printed goes out
 
 
@@ -212,7 +212,7 @@ class _Said(logging.LogRecord):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        if self.exc_info and self.exc_info[0]:
+        if self.exc_info and self.exc_info[1]:
             self.exc_text = "\n".join(_traceback_of(self.exc_info[1]))
 
     def getMessage(self) -> str:

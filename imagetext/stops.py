@@ -51,8 +51,9 @@ def become_worker() -> None:
 
 def end_with_parent() -> None:
     """Wait for the process that started this one, and end with it: killed, it must leave none that works on."""
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def open_standard_files() -> None:

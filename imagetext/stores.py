@@ -17,10 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +87,13 @@ def join(folder: str, name: str) -> str:
 # ---- asking, once or again and again ------------------------------------------------------------------------------
 
 
-def filesystem(path: str) -> "AbstractFileSystem":
-    """The store that a URL names; LibraryMissing, a ValueError, says what to install."""
+def filesystem(path: str) -> Any:
+    """The store that a URL names, an `fsspec.AbstractFileSystem`; LibraryMissing, a ValueError, says what to install."""
     return _filesystem(path.partition("://")[0], os.getpid())
 
 
 @lru_cache
-def _filesystem(scheme: str, process: int) -> "AbstractFileSystem":
+def _filesystem(scheme: str, process: int) -> Any:
     """One for all threads of a process, which does not remember listings."""
     import fsspec
 
@@ -119,7 +116,8 @@ def asked(
 
     lasting: errors that another attempt would not change; they are raised as they are.
     """
-    for attempt in range(1, attempts + 1):
+    attempt = 1
+    while True:
         try:
             return action()
         except (StoreError, MemoryError, *lasting):
@@ -131,12 +129,13 @@ def asked(
             wait = FIRST_WAIT * 2 ** (attempt - 1)
             logger.warning("%s; attempt %d of %d in %g seconds", reason, attempt + 1, attempts, wait)
             time.sleep(wait)
+            attempt += 1
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def open_file(path: str, block: int = 1 << 20) -> BinaryIO:
+def open_file(path: str, block: int = 1 << 20) -> io.BufferedReader:
     """A file to read and seek in; from a store it comes in blocks of so many bytes, as they are wanted."""
     if not is_remote(path):
         return open(path, "rb")
@@ -187,7 +186,7 @@ class StoreFile(io.RawIOBase):
         self.stamp = _stamp_of(asked(path, partial(_info, self.store, path), attempts=ATTEMPTS))
         self.size = self.stamp["size"]
 
-    def readinto(self, buffer: bytearray) -> int:
+    def readinto(self, buffer: bytearray | memoryview) -> int:
         count = max(0, min(len(buffer), self.size - self.position))
         if count:
             buffer[:count] = asked(self.path, partial(self._range, self.position, count), attempts=ATTEMPTS)
@@ -347,7 +346,7 @@ def _looked_up(path: str, look: Callable[[], Result]) -> Result:
     return asked(path, found, attempts=ATTEMPTS, lasting=(FileNotFoundError,))
 
 
-def _info(store: "AbstractFileSystem", path: str) -> Mapping[str, Any]:
+def _info(store: Any, path: str) -> Mapping[str, Any]:
     store.invalidate_cache(path)  # the Hub's keeps listings though told not to
     return store.info(path)
 

@@ -30,8 +30,9 @@ class Waiting:
         return self.count
 
     def __iter__(self) -> Iterator[tuple[Any, list[bytes]]]:
-        if self.file is not None:
-            self.file.seek(0)
+        if self.file is None:
+            return
+        self.file.seek(0)
         for _ in range(self.count):
             value, sizes = json.loads(self.file.readline())
             yield value, [self.file.read(size) for size in sizes]

@@ -49,13 +49,19 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "verdict": {"measures", "words"},
         "page": {"measures", "verdict", "words"},
     },
-    "generate": {"runs": set(), "sets": {"runs"}, "captions": {"runs", "sets"}, "reinforce": {"runs", "captions"}},
+    "generate": {
+        "runs": set(),
+        "sets": {"runs"},
+        "captions": {"runs", "sets"},
+        "select": {"runs", "captions"},
+        "reinforce": {"runs", "captions"},
+    },
     "finetune": {"captioner": set(), "zero_shot": set(), "student": {"captioner", "zero_shot"}},
 }
 ENTRIES = {
     "imagetext": {"sources", "shards"},
     "captioners": {"load"},
-    "diversity": {"run", "score", "sampled", "report", "metric"},
+    "diversity": {"run", "score", "sampled", "notes", "examples", "report", "metric"},
     "generate": set(),
     "finetune": {"folder", "optimizer"},
 }  # the files of a room that may import its folders
@@ -209,6 +215,7 @@ def test_torch_is_not_imported_before_it_is_needed():
         "finetune.student.config",
         "finetune.zero_shot.config",
         "generate.captions.config",
+        "generate.select.config",
         "generate.reinforce.config",
     ]
     modules += [

@@ -226,6 +226,6 @@ def test_a_page_has_tables_of_both_worlds(tmp_path, quick):
     (page := tmp_path / "page.md").write_text("\n".join(f"<!-- {of} -->\nold\n<!-- /{of} -->" for of in parts))
     write_page(page, tmp_path)
     text = page.read_text()
-    assert "old" not in text and text.count("| primary |") == 3 and (tmp_path / "page-points.png").exists()
+    assert "\nold\n" not in text and text.count("| primary |") == 3 and (tmp_path / "page-points.png").exists()
     with pytest.raises(ValueError, match="no seed yet that every column of level2 has"):
         write_page(page, tmp_path / "nothing")

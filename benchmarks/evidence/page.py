@@ -18,7 +18,7 @@ from benchmarks.evidence.students import ARMS, BASE, BOTH, DISTILLED, NONE, OF_W
 from benchmarks.evidence.tau import Estimate, mean_and_error, paired_difference, tau_with_interval
 from captioners.rules.changes import KINDS
 from diversity.measures import catalogue
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 
 SCORES = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
 MEANS = ("score", "classification", "retrieval")

@@ -3,6 +3,9 @@
 Dimensions: R rows, N pictures with C = R / N rows each, H heads, D width of a head, W = H * D, t positions cached, S image tokens.
 """
 
+# pyright: reportCallIssue=false
+# Triton's types know no options of a launch, such as num_warps.
+
 import torch
 import triton
 import triton.language as tl

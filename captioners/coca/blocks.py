@@ -5,6 +5,9 @@ A block's output is not added at once: the next layer norm adds it, which on a G
 Dimensions: B rows or pictures, n tokens, t positions attended to, H heads, D width of a head, W = H * D.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,13 +18,16 @@ try:
 except ImportError:  # Triton comes with torch's CUDA builds alone
     kernels = None
 
+Block = Any  # open_clip's ResidualAttentionBlock: torch's types say of a module's parts "tensor or module"
+Tower = Any  # likewise its towers and its decoder
 
-def project(x: Tensor, attention: nn.Module, part: slice = slice(None)) -> Tensor:
+
+def project(x: Tensor, attention: nn.MultiheadAttention, part: slice = slice(None)) -> Tensor:
     """The rows `part` of an attention's joint projection to queries, keys and values."""
     return linear(x, attention.in_proj_weight[part], attention.in_proj_bias[part])
 
 
-def heads(x: Tensor, attention: nn.Module) -> Tensor:
+def heads(x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
     """(B, n, W) to (B, H, n, D)."""
     return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
@@ -47,7 +53,7 @@ def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tenso
     return x, norm(x)
 
 
-def after_attention(block: nn.Module, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+def after_attention(block: Block, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
     """The rest of open_clip's ResidualAttentionBlock, after its attention: x (B, n, W), and what is to be added to it."""
     out, fc, proj = block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj
     x, normed = add_norm(x, block.ls_1(linear(attended, out.weight, out.bias)), block.ln_2)
@@ -55,7 +61,7 @@ def after_attention(block: nn.Module, x: Tensor, attended: Tensor) -> tuple[Tens
     return x, block.ls_2(linear(hidden, proj.weight, proj.bias))
 
 
-def encode_tokens(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+def encode_tokens(blocks: Iterable[Block], x: Tensor) -> Tensor:
     """x (B, n, W) after an image tower's blocks, without the copies that torch's multi-head attention makes."""
     added = None
     for block in blocks:

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms import Compose, PILToTensor
 
-from captioners.base import Captioned, Request, SamplingConfig
+from captioners.base import Captioned, Request, SamplingConfig, picture_of
 from captioners.coca.decode import Decoding
 from captioners.coca.forward import encode_images, encode_text_trimmed
 from captioners.coca.onednn import fast_products
 from captioners.coca.tokenizer import CaptionTokenizer
-from captioners.decoding.rows import Begin, DecodedPicture, Rules
+from captioners.decoding.rows import DecodedPicture, Rules
 from captioners.decoding.search import evaluating, search, spoken
 from captioners.decoding.slots import SlotDrawing, Slots, send, stack
 from captioners.names import check_name
@@ -114,9 +114,10 @@ class CoCaCaptioner:
     def _take_slots(self, rules: Rules, count: int) -> Slots:
         """Slots for this sampling: such as are free, with their graph, or new ones."""
         weights = [weight.data_ptr() for weight in self.model.parameters()]  # a graph knows them by where they are
-        for at, slots in enumerate(self._free_slots):
-            if (slots.count, slots.rules.sampling, slots.rows.weights) == (count, rules.sampling, weights):
-                return self._free_slots.pop(at)
+        for index, slots in enumerate(self._free_slots):
+            fits = isinstance(slots.rows, _SlotRows) and slots.rows.weights == weights
+            if fits and (slots.count, slots.rules.sampling) == (count, rules.sampling):
+                return self._free_slots.pop(index)
         try:
             return Slots(_SlotRows(self, rules, count, weights), rules, count)
         except torch.OutOfMemoryError:
@@ -135,7 +136,9 @@ class CoCaCaptioner:
             features, _, _ = encode_text_trimmed(self.model, tokens)
         features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (M, C, E)
         return [
-            (of_captions @ picture.features).tolist() for of_captions, picture in zip(features, pictures, strict=True)
+            (of_captions @ picture.features).tolist()
+            for of_captions, picture in zip(features, pictures, strict=True)
+            if picture.features is not None  # as every picture of a CoCa has them
         ]
 
     def normalise(self, pictures: Tensor) -> Tensor:
@@ -156,11 +159,11 @@ class CoCaCaptioner:
         # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
         return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.model.text.vocab_size
 
-    def _begin(self, rules: Rules) -> Begin:
+    def _begin(self, rules: Rules) -> Callable[[Sequence[Request]], tuple[Tensor, Decoding]]:
         """How the rows of pictures (3, H, W) begin."""
 
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Decoding]:
-            pictures = stack([request.picture for request in requests], self.model.logit_scale.device)
+            pictures = stack([*map(picture_of, requests)], self.model.logit_scale.device)
             features, image_tokens = self._encode(pictures)
             return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
 
@@ -225,9 +228,10 @@ def _preprocessing(
     That is of a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes of floats on the way to the model; it holds no
     model, so workers can have it. size: open_clip's factory, too, lets the tower decide.
     """
-    cfg = merge_preprocess_dict(PreprocessCfg(), given) | {"size": size}
-    cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
-    *to_size, _, _ = image_transform_v2(PreprocessCfg(**cfg), is_train=False).transforms
+    merged = merge_preprocess_dict(PreprocessCfg(), dict(given)) | {"size": size}
+    cfg: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
+    transform: Any = image_transform_v2(PreprocessCfg(**cfg), is_train=False)
+    *to_size, _, _ = transform.transforms
     return cfg, torch.tensor([cfg["mean"], cfg["std"]])[..., None, None], Compose([*to_size, PILToTensor()])
 
 

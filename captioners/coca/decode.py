@@ -6,9 +6,9 @@ H heads, D width of a head, n new tokens, t positions cached, V vocabulary, W wi
 
 import torch
 from open_clip.coca_model import CoCa
-from torch import Tensor, nn
+from torch import Tensor
 
-from captioners.coca.blocks import add_norm, after_attention, attend, heads, kernels, project
+from captioners.coca.blocks import Block, Tower, add_norm, after_attention, attend, heads, kernels, project
 from captioners.coca.onednn import linear
 from captioners.decoding.key_values import KeyValueCache
 
@@ -20,6 +20,9 @@ class Decoding:
     a picture are the query axis of one attention call. Rows may be of unequal length. `limit` is the most tokens a row
     will be fed. Starts with one row per picture.
     """
+
+    tower: Tower  # the text tower, which the decoder goes on after
+    decoder: Tower
 
     def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int):
         self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
@@ -129,7 +132,7 @@ class Decoding:
         self.cells = None if self.most * len(counts) == len(pictures) else pictures * self.most + within
 
     def _cross_attention(
-        self, block: nn.Module, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor
+        self, block: Block, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
         """x (R, n, W) over the image tokens of each row's picture, keys and values (N, H, S, D); and what is to be added to it."""
         _, new, width = x.shape
@@ -145,19 +148,19 @@ class Decoding:
         return after_attention(block, x, out if self.cells is None else out[self.cells])
 
 
-def _cross_keys_values(block: nn.Module, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _cross_keys_values(block: Block, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Contiguous keys and values (N, H, S, D) of the image tokens (N, S, W)."""
     keys, values = _cross_joint(block, image_tokens).chunk(2, dim=-1)
     return heads(keys, block.attn).contiguous(), heads(values, block.attn).contiguous()
 
 
-def _cross_joint(block: nn.Module, image_tokens: Tensor) -> Tensor:
+def _cross_joint(block: Block, image_tokens: Tensor) -> Tensor:
     """Keys and values, side by side (N, S, 2 W), of the image tokens (N, S, W)."""
     return project(block.ln_1_kv(image_tokens), block.attn, slice(image_tokens.shape[-1], None))
 
 
 def _self_attention(
-    block: nn.Module, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
+    block: Block, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width; and what is to be added.
 
@@ -165,7 +168,7 @@ def _self_attention(
     """
     x, normed = add_norm(x, added, block.ln_1)
     joint = project(normed, block.attn)
-    if positions.ndim == 1:
+    if mask is None or positions.ndim == 1:
         return after_attention(
             block, x, kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None]
         )

@@ -13,7 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from captioners.coca.blocks import encode_tokens
+from captioners.coca.blocks import Block, Tower, encode_tokens
 from captioners.coca.onednn import fast_products
 from captioners.decoding.search import evaluating
 
@@ -23,7 +23,7 @@ def initialise_decoder(model: CoCa) -> None:
 
     open_clip leaves `text_projection` as torch.empty made it, and the method that would fill it fails (3.3.0).
     """
-    decoder = model.text_decoder
+    decoder: Tower = model.text_decoder
     width, layers = decoder.width, decoder.layers
     for block in (*decoder.resblocks, *decoder.cross_attn):
         nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
@@ -72,7 +72,8 @@ def forward_trimmed(
     text_features, states, tokens = encode_text_trimmed(model, tokens.flatten(0, 1), trim=trim)
     hidden = _decode(model.text_decoder, image_tokens, states[:, :-1])  # (B K, L-1, W)
     labels = tokens[:, 1:]
-    real = (labels != model.text.pad_id).flatten().nonzero()[:, 0]  # the one look that waits for a GPU
+    tower: Tower = model.text
+    real = (labels != tower.pad_id).flatten().nonzero()[:, 0]  # the one look that waits for a GPU
     return {
         "image_features": image_features,
         "text_features": text_features.unflatten(0, (pictures, captions)),
@@ -81,10 +82,10 @@ def forward_trimmed(
     }
 
 
-def _decode(decoder: nn.Module, image_tokens: Tensor, x: Tensor) -> Tensor:
+def _decode(decoder: Tower, image_tokens: Tensor, x: Tensor) -> Tensor:
     """The decoder before its vocabulary, on token states (B K, L, W) and their pictures' tokens (B, S, W)."""
 
-    def run(block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    def run(block: Block, *inputs: Tensor | None) -> Tensor:
         return checkpoint(block, *inputs, use_reentrant=False) if decoder.grad_checkpointing else block(*inputs)
 
     rows, length, _ = x.shape
@@ -103,7 +104,7 @@ def encode_text_trimmed(model: CoCa, tokens: Tensor, *, trim: bool = True) -> tu
     device.
     Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
     """
-    tower = model.text
+    tower: Tower = model.text
     longest = min(tokens.shape[1], tower.context_length)
     if trim:
         longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
@@ -115,7 +116,7 @@ def encode_text_trimmed(model: CoCa, tokens: Tensor, *, trim: bool = True) -> tu
     return features, states[:, :longest], tokens[:, :longest]
 
 
-def _encode_text(tower: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _encode_text(tower: Tower, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The text tower on tokens (B, L) narrower than its context: features (B, E), token states (B, L, W).
 
     The CLS token keeps the last position, whatever the width.

@@ -9,6 +9,7 @@ from open_clip.coca_model import CoCa
 from open_clip.model import resize_pos_embed
 from torch import Tensor
 
+from captioners.coca.blocks import Tower
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.context import POSITIONS, extend_context
 from captioners.coca.forward import initialise_decoder
@@ -31,11 +32,11 @@ def load_coca(
 ) -> CoCaCaptioner:
     """Loads a CoCa by name; the arguments are those of `captioners.load.load_captioner`, and so are the errors."""
     source = resolve(name, pretrained)
-    if source.weights is None and not from_scratch:
-        raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")
     if from_scratch:
         source = dataclasses.replace(source, weights=None)
-    state = {} if from_scratch else read_weights(source.weights)
+    elif source.weights is None:
+        raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")
+    state = {} if source.weights is None else read_weights(source.weights)
     if context is not None:
         model_cfg, state = extend_context(source.model_cfg, state, context)
         source = dataclasses.replace(
@@ -43,11 +44,11 @@ def load_coca(
         )
     if image_size is not None:
         source = _with_image_size(source, image_size)
-    if not from_scratch:
+    if source.weights is not None:
         with torch.device("meta"):  # which takes no memory, whatever a config asks for
             state = _fitting(state, build_model(source), source.weights, interpolated=image_size is not None)
     model = build_model(source)
-    if not from_scratch:
+    if source.weights is not None:
         model.load_state_dict(state)
     sha256 = state_sha256(model.state_dict())
     model = model.to(device=device, dtype=DTYPES[dtype]).eval()
@@ -89,7 +90,8 @@ def _fitting(state: Mapping[str, Tensor], model: CoCa, path: Path, *, interpolat
         )
     theirs, ours = (len(of[PLACES]) if PLACES in of else 0 for of in (state, expected))
     if theirs and theirs != ours:
-        size = model.visual.image_size[0]
+        tower: Tower = model.visual
+        size = tower.image_size[0]
         problems.append(
             f"{theirs - 1} patches of a picture, not {ours - 1} as in the config: to fine-tune them, "
             f"say --image-size {size}, and their positions are interpolated"

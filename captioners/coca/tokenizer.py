@@ -1,6 +1,6 @@
 """One face for CLIP's tokenizer and a folder's own, both through open_clip."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,15 @@ class CaptionTokenizer:
     Raises ValueError where those files are missing, or do not fit the model's config.
     """
 
+    _tokenizer: Any  # open_clip's SimpleTokenizer, or its HFTokenizer, which wraps `_own`
+
     def __init__(self, model_cfg: Mapping[str, Any], folder: Path | None):
         text_cfg = model_cfg["text_cfg"]
         options = text_cfg.get("tokenizer_kwargs") or {}
         self.folder = folder if text_cfg.get("hf_tokenizer_name") else None
         self._files: dict[str, bytes] = {}  # their bytes: what is loaded may be moved before it is saved again
         if text_cfg.get("hf_tokenizer_name"):
-            self._tokenizer = _from_folder(folder, text_cfg, options)
-            self._files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+            self._tokenizer, self._files = _from_folder(folder, text_cfg, options)
             own = self._own = self._tokenizer.tokenizer
             self.start_id = own.bos_token_id if own.bos_token_id is not None else own.cls_token_id
             self.end_id = own.eos_token_id if own.eos_token_id is not None else own.sep_token_id
@@ -53,7 +54,7 @@ class CaptionTokenizer:
             return [self.start_id, *self._tokenizer.encode(text), self.end_id]
         return list(self._own(self._tokenizer.clean_fn(text), truncation=False, verbose=False).input_ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first end token, without special tokens and outer blanks."""
         ids = list(ids)
         ids = ids[: ids.index(self.end_id)] if self.end_id in ids else ids
@@ -95,10 +96,13 @@ class CaptionTokenizer:
             raise ValueError(f"{where} does not fit the model: " + "; ".join(problems))
 
 
-def _from_folder(folder: Path | None, text_cfg: Mapping[str, Any], options: Mapping[str, Any]) -> HFTokenizer:
+def _from_folder(
+    folder: Path | None, text_cfg: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[HFTokenizer, dict[str, bytes]]:
+    """A folder's tokenizer, and its files by their names."""
     if folder is None or not any((folder / name).is_file() for name in FILES):
         raise ValueError(f"text_cfg.hf_tokenizer_name is set, but no tokenizer's files are in {folder or 'open_clip'}")
-    return attempt(
+    tokenizer = attempt(
         f"{folder}: the tokenizer cannot be read",
         HFTokenizer,
         str(folder),
@@ -107,3 +111,4 @@ def _from_folder(folder: Path | None, text_cfg: Mapping[str, Any], options: Mapp
         trust_remote_code=False,  # a user's file never runs code
         **options,
     )
+    return tokenizer, {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}

@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,10 +38,10 @@ class Flight(NamedTuple):
     alive: Tensor  # bool: its end has not come
     noted: Tensor  # bool: its end was taken down
 
-    def keep(self, rows: Tensor) -> Self:
+    def keep(self, rows: Tensor) -> "Flight":
         return Flight(*(field[rows] for field in self))
 
-    def join(self, other: Self) -> Self:
+    def join(self, other: "Flight") -> "Flight":
         return Flight(*(torch.cat(fields) for fields in zip(self, other, strict=True)))
 
 
@@ -104,7 +104,16 @@ class _Waiting:
 
     key: str
     features: Tensor | None
-    captions: list[Decoded | None]
+    captions: dict[int, Decoded]  # by their place among the picture's
+
+
+@dataclass
+class _Batch:
+    """Captions in flight, what the model knows of each, and the last token (R,) of each, which it is not fed yet."""
+
+    flight: Flight
+    rows: Rows
+    tokens: Tensor
 
 
 class Drawing:
@@ -126,44 +135,36 @@ class Drawing:
         first_index: int = 0,
         check_every: int = 1,
     ):
-        self.begin, self.rules, self.batch_size, self.column, self.first_index = (
-            begin,
-            rules,
-            batch_size,
-            column,
-            first_index,
-        )
-        self.check_every = check_every
+        self.begin, self.rules, self.batch_size, self.check_every = begin, rules, batch_size, check_every
+        self.column, self.first_index = column, first_index
         self.requests = iter(requests)
         self.waiting: deque[_Waiting] = deque()
         self.given = 0  # pictures given out, so the number of the first that waits
-        self.flight: Flight | None = None
-        self.rows: Rows | None = None
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[DecodedPicture]:
         """Raises FloatingPointError where the model's logits are not finite."""
-        tokens = self._refill(None)  # (R,), the last of each row, which it is not fed yet
+        batch, captions = self._refill(None), range(self.rules.sampling.num_captions)
         for step in itertools.count(1):
-            if self.flight is None:
+            if batch is None:
                 return
-            logits = self.rows.extend(tokens[:, None])[:, -1]
-            self.flight, tokens = advance(self.flight, logits, self.rules)
+            logits = batch.rows.extend(batch.tokens[:, None])[:, -1]
+            batch.flight, batch.tokens = advance(batch.flight, logits, self.rules)
             if step % self.check_every == 0:
-                self._note()
-                while self.waiting and None not in self.waiting[0].captions:
+                self._note(batch)
+                while self.waiting and len(self.waiting[0].captions) == len(captions):
                     self.given += 1
                     first = self.waiting.popleft()
-                    yield DecodedPicture(first.key, first.features, first.captions)
-                tokens = self._refill(self._compact(tokens))
+                    yield DecodedPicture(first.key, first.features, [first.captions[i] for i in captions])
+                batch = self._refill(self._compact(batch))
 
-    def _refill(self, tokens: Tensor | None) -> Tensor | None:
-        """Begins as many of the next pictures as there is room for, and chooses their first tokens; the tokens of all rows."""
+    def _refill(self, batch: _Batch | None) -> _Batch | None:
+        """The batch with as many of the next pictures as there is room for, whose first tokens are chosen."""
         captions = self.rules.sampling.num_captions
-        taken = 0 if self.flight is None else len(self.flight.alive)
+        taken = 0 if batch is None else len(batch.tokens)
         new = list(itertools.islice(self.requests, self.batch_size - -(-taken // captions)))
         if not new:
-            return tokens
+            return batch
         keys = [request.key for request in new]
         features, rows = self.begin(new)
         logits = rows.extend(self.rules.prefix.expand(len(new), -1))[:, -1]  # (N, V): a picture's captions start alike
@@ -171,16 +172,13 @@ class Drawing:
         rows.keep(repeated)
         begun = self._begin_flight(keys, repeated)
         self.waiting += [
-            _Waiting(key, feature, [None] * captions)
-            for key, feature in zip(keys, each_on_host(features, len(keys)), strict=True)
+            _Waiting(key, feature, {}) for key, feature in zip(keys, each_on_host(features, len(keys)), strict=True)
         ]
         begun, first = advance(begun, logits[repeated], self.rules)
-        if self.rows is None:
-            self.flight, self.rows = begun, rows
-            return first
-        self.flight = self.flight.join(begun)
-        self.rows.join(rows)
-        return torch.cat([tokens, first])
+        if batch is None:
+            return _Batch(begun, rows, first)
+        batch.rows.join(rows)
+        return _Batch(batch.flight.join(begun), batch.rows, torch.cat([batch.tokens, first]))
 
     def _begin_flight(self, keys: Sequence[str], repeated: Tensor) -> Flight:
         """Rows (R,) of the pictures with these keys, `repeated` saying which; they hold the prefix."""
@@ -200,12 +198,12 @@ class Drawing:
             noted=repeated < 0,
         )
 
-    def _note(self) -> None:
+    def _note(self, batch: _Batch) -> None:
         """Takes down captions that have ended; to those that the limit, or a stop, ended, the end token is added."""
-        flight, end_id, stops = self.flight, self.rules.end_id, self.rules.stops
+        flight, end_id, stops = batch.flight, self.rules.end_id, self.rules.stops
         ended = ~flight.alive & ~flight.noted
         done = flight.keep(ended.nonzero()[:, 0])
-        self.flight = flight._replace(noted=flight.noted | ended)
+        batch.flight = flight._replace(noted=flight.noted | ended)
         fields = (done.picture, done.caption, done.tokens, done.length, done.logprob)
         for picture, caption, tokens, length, logprob in zip(*(field.tolist() for field in fields), strict=True):
             if math.isnan(logprob):
@@ -216,14 +214,12 @@ class Drawing:
                 tokens.append(end_id)
             self.waiting[picture - self.given].captions[caption] = Decoded(tokens, logprob, truncated)
 
-    def _compact(self, tokens: Tensor) -> Tensor:
-        """Lets finished rows go where that pays; the next tokens of the rows that stay."""
-        alive = self.flight.alive.nonzero()[:, 0]
-        if len(alive) >= COMPACT_BELOW * len(tokens):
-            return tokens
+    def _compact(self, batch: _Batch) -> _Batch | None:
+        """The batch without its finished rows, where that pays; None where no row is left."""
+        alive = batch.flight.alive.nonzero()[:, 0]
+        if len(alive) >= COMPACT_BELOW * len(batch.tokens):
+            return batch
         if len(alive) == 0:
-            self.flight = self.rows = None
-            return tokens
-        self.rows.keep(alive)
-        self.flight = self.flight.keep(alive)
-        return tokens[alive]
+            return None
+        batch.rows.keep(alive)
+        return _Batch(batch.flight.keep(alive), batch.rows, batch.tokens[alive])

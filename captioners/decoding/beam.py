@@ -32,13 +32,12 @@ class Beams(NamedTuple):
 
     def take(self, which: Tensor) -> "Beams":
         """Those of each group that `which` (N, G, any number) names."""
-        *fields, tokens = self
-        wide = which[..., None].expand(*which.shape, tokens.shape[-1])
-        return Beams(*(field.gather(-1, which) for field in fields), tokens.gather(-2, wide))
+        wide = which[..., None].expand(*which.shape, self.tokens.shape[-1])
+        return Beams(*(field.gather(-1, which) for field in self[:-1]), tokens=self.tokens.gather(-2, wide))
 
     def join(self, other: "Beams") -> "Beams":
-        *fields, tokens = zip(self, other, strict=True)
-        return Beams(*(torch.cat(field, dim=-1) for field in fields), torch.cat(tokens, dim=-2))
+        fields = (torch.cat(field, dim=-1) for field in zip(self[:-1], other[:-1], strict=True))
+        return Beams(*fields, tokens=torch.cat([self.tokens, other.tokens], dim=-2))
 
 
 class BeamSearch:
@@ -117,13 +116,12 @@ class BeamSearch:
             )
             chosen.scatter_add_(2, ours.tokens[..., length], going[:, part].expand_as(ours.score).to(scores.dtype))
             groups.append((ours, ended, hope, came_from))
-        running, ended, hope, came_from = zip(*groups)
+        by_group = list(zip(*groups))
         running, ended = (
-            Beams(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True))) for parts in (running, ended)
+            Beams(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True))) for parts in by_group[:2]
         )
         hope, came_from = (
-            torch.cat(hope, dim=1),
-            torch.cat(came_from, dim=1),
+            torch.cat(parts, dim=1) for parts in by_group[2:]
         )  # (N, G, 1); (N, G, K), beams of the group
         first = torch.arange(shape[0] * shape[1], device=logits.device).view(*shape[:2], 1) * self.beams
         return running, finished.join(ended).best(self.beams), hope, (first + came_from).flatten()

@@ -9,19 +9,26 @@ of keys and values, G heads of queries for each of them, D width of a head.
 import contextlib
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, OPTForCausalLM, PreTrainedConfig
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from captioners.decoding.key_values import KeyValueCache
 
 SHARED = "shared_prompt"  # the name by which transformers knows `attend`
 # the name that transformers has for the cache of keys and values
 CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"
+
+
+class FilledLayer(Protocol):
+    """A layer of a cache that holds keys and values (rows, H, tokens, D): transformers' own types allow empty ones."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class Grid:
@@ -78,6 +85,7 @@ class SharedCache(Cache):
     attends to.
     """
 
+    layers: Sequence[FilledLayer]
     positions: Tensor
     length: int = 0
 
@@ -138,14 +146,14 @@ class SharedCache(Cache):
         if len(alive) < self.grid.shape[0]:
             self.batch_select_indices(alive)
             self.lengths, self.begun = self.lengths[alive], self.begun[alive]
-            pad_layers(self, int(self.lengths.max()))
+            pad_layers(self.layers, int(self.lengths.max()))
         self._place(pictures)
 
     def join(self, other: Self, used: int, others_used: int) -> None:
         """Adds the rows of other pictures, with the same head, after its own; so many positions of either are taken."""
         for ours, theirs in zip(self.own, other.own, strict=True):
             ours.join(theirs, used, others_used)
-        join_layers(self, other)
+        join_layers(self.layers, other.layers)
         self.lengths, self.begun = torch.cat([self.lengths, other.lengths]), torch.cat([self.begun, other.begun])
         self._place(torch.cat([self.pictures, self.grid.shape[0] + other.pictures]))
 
@@ -166,6 +174,8 @@ class CrossCache(Cache):
     lengths: how much each row has, after which its keys and values are padding; 0: all of it. `padding` is as that of Parts.
     """
 
+    layers: Sequence[FilledLayer]
+
     def __init__(self, seen: Cache, lengths: Sequence[int]):
         super().__init__(layers=seen.layers)
         keys = self.layers[0].keys
@@ -176,7 +186,7 @@ class CrossCache(Cache):
         self._set(self.lengths[rows])
 
     def join(self, other: Self) -> None:
-        join_layers(self, other)
+        join_layers(self.layers, other.layers)
         self._set(torch.cat([self.lengths, other.lengths]))
 
     def _set(self, lengths: Tensor) -> None:
@@ -191,23 +201,23 @@ def padding_after(lengths: Tensor, longest: int, like: Tensor) -> Tensor | None:
     return padding if hidden.any() else None
 
 
-def pad_layers(cache: Cache, length: int) -> None:
+def pad_layers(layers: Sequence[FilledLayer], length: int) -> None:
     """Pads, or cuts, keys and values to so many."""
-    more = length - cache.layers[0].keys.shape[2]
-    for layer in cache.layers if more else ():
+    more = length - layers[0].keys.shape[2]
+    for layer in layers if more else ():
         layer.keys, layer.values = (F.pad(of, (0, 0, 0, more)) for of in (layer.keys, layer.values))
 
 
-def join_layers(cache: Cache, other: Cache) -> None:
+def join_layers(layers: Sequence[FilledLayer], others: Sequence[FilledLayer]) -> None:
     """Adds another cache's keys and values after those of this one, the shorter ones padded."""
-    longest = max(each.layers[0].keys.shape[2] for each in (cache, other))
-    for each in (cache, other):
+    longest = max(each[0].keys.shape[2] for each in (layers, others))
+    for each in (layers, others):
         pad_layers(each, longest)
-    for ours, theirs in zip(cache.layers, other.layers, strict=True):
+    for ours, theirs in zip(layers, others, strict=True):
         ours.keys, ours.values = torch.cat([ours.keys, theirs.keys]), torch.cat([ours.values, theirs.values])
 
 
-def nbytes(layers: Iterable[CacheLayerMixin | KeyValueCache]) -> int:
+def nbytes(layers: Iterable[FilledLayer]) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 

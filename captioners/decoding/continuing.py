@@ -71,7 +71,7 @@ class Continuing:
     def join(self, other: Self) -> None:
         """Adds the rows of other prompts, after its own."""
         self.own.join(other.own, self.longest, other.longest)
-        if self.cross is not None:
+        if self.cross is not None and other.cross is not None:  # both are of one model
             self.cross.join(other.cross)
         self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
         self.begin = torch.cat([self.begin, other.begin])

@@ -16,7 +16,7 @@ try:
     from llguidance import LLMatcher
     from llguidance.hf import from_tokenizer
 except ImportError:
-    LLMatcher = None
+    LLMatcher: Any = None
 
 MOST_HELD = 4096  # captions whose place in the grammar is kept; that of others is found again from their tokens
 

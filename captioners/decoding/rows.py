@@ -23,6 +23,7 @@ class Speaker(Protocol):
 
     def encode_text_ids(self, text: str) -> list[int]:
         """Token ids of a text, from start to end token."""
+        ...
 
 
 class Rows(Protocol):
@@ -30,6 +31,7 @@ class Rows(Protocol):
 
     def extend(self, tokens: Tensor) -> Tensor:
         """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each."""
+        ...
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
@@ -73,8 +75,8 @@ class Rules(NamedTuple):
             problems.append(f"prefix takes {len(prefix)} of {max_length} tokens: no room for a caption")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
-        prefix, never = (torch.tensor(ids, device=device) for ids in (prefix, never))
-        return cls(sampling, prefix, never, captioner.end_id, max_length)
+        starts, banned = (torch.tensor(ids, device=device) for ids in (prefix, never))
+        return cls(sampling, starts, banned, captioner.end_id, max_length)
 
 
 class Decoded(NamedTuple):

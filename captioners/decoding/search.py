@@ -58,7 +58,7 @@ def answered(
         while (refused := waiting.popleft()) is not None:
             yield refused
         yield found
-    yield from waiting
+    yield from (refused for refused in waiting if refused is not None)
 
 
 def spoken(

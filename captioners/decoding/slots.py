@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioners.base import Request
+from captioners.base import Request, picture_of
 from captioners.decoding.batch import Flight, advance
 from captioners.decoding.rows import Decoded, DecodedPicture, Rules
 from captioners.decoding.sampling import sample_key
@@ -30,9 +30,11 @@ class SlotRows(Protocol):
 
     def begin(self, slots: Tensor, pictures: Tensor) -> Tensor:
         """Begins slots (M,) anew with pictures (M, 3, H, W): their normalised features (M, E)."""
+        ...
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feeds a token to each row, tokens (R,), and returns the logits (R, V) of what follows; always the same work."""
+        ...
 
 
 class Slots:
@@ -57,7 +59,7 @@ class Slots:
             noted=number < 0,
         )
         self.tokens = rules.prefix[0].repeat(len(number))  # (R,), the last of each row, which it is not fed yet
-        self.features: Tensor | None = None  # (N, E)
+        self.features = torch.empty(slots, 0)  # (N, E), once the first pictures have begun
         self.together = -(-slots // TOGETHER)  # pictures that begin at a time
         self.step, self._begin_all = Graphed(self._step, self.device), Graphed(self._begin, self.device)
 
@@ -90,7 +92,7 @@ class Slots:
     def _begin(self, pictures: Tensor, places: Tensor) -> None:
         slots, flight, start = places[:, 0], self.flight, self.rules.prefix[0]
         features = self.rows.begin(slots, pictures)
-        if self.features is None:
+        if self.features.shape[1] == 0:
             self.features = features.new_zeros(self.count, features.shape[1], dtype=torch.float32)
         self.features.index_copy_(0, slots, features.float())
         rows = (slots[:, None] * self.captions + torch.arange(self.captions, device=self.device)).flatten()
@@ -267,7 +269,7 @@ class SlotDrawing:
                     if not self.ready:
                         break
                     yield self.ready.popleft()
-            found = self._ended(slots, *alive.get(), free)
+            found = self._ended(slots, alive.get()[0], free)
         self._collect(found)
         self.give_back(slots)
         yield from self.ready
@@ -293,8 +295,8 @@ class SlotDrawing:
         if request is not None:
             self.partial.append(request)
         if len(self.partial) == slots.together or self.partial and request is None:
-            keys, pictures, _ = zip(*self.partial)
-            self.batches.append(_Batch(keys, stack(pictures, slots.device)))
+            keys = [request.key for request in self.partial]
+            self.batches.append(_Batch(keys, stack([*map(picture_of, self.partial)], slots.device)))
             self.partial = []
             return True
         return request is not None
@@ -316,15 +318,14 @@ class SlotDrawing:
         if logprobs.isnan().any():
             raise FloatingPointError("the model's logits are not finite")
         fields = tokens.numpy(), lengths.tolist(), logprobs.tolist(), features.clone()
-        for (number, key), *of_captions, feature in zip(pictures, *fields, strict=True):
-            self.done[number] = DecodedPicture(
-                key, feature, [self._decoded(*caption) for caption in zip(*of_captions, strict=True)]
-            )
+        for (number, key), said, length, logprob, feature in zip(pictures, *fields, strict=True):
+            captions = [self._decoded(*caption) for caption in zip(said, length, logprob, strict=True)]
+            self.done[number] = DecodedPicture(key, feature, captions)
         while self.given in self.done:
             self.ready.append(self.done.pop(self.given))
             self.given += 1
 
     def _decoded(self, tokens: np.ndarray, length: int, logprob: float) -> Decoded:
-        tokens = tokens[len(tokens) - length :].tolist()
-        truncated = tokens[-1] != self.rules.end_id
-        return Decoded([*tokens, self.rules.end_id] if truncated else tokens, logprob, truncated)
+        said: list[int] = tokens[len(tokens) - length :].tolist()
+        truncated = said[-1] != self.rules.end_id
+        return Decoded([*said, self.rules.end_id] if truncated else said, logprob, truncated)

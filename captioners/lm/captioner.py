@@ -4,7 +4,6 @@ Dimensions: N prompts, R rows (captions in flight), V vocabulary.
 """
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property, partial
@@ -13,14 +12,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from captioners.base import Captioned, Request, SamplingConfig
 from captioners.decoding.cache import Head, nbytes
 from captioners.decoding.continuing import Continuing
 from captioners.decoding.json_answers import JsonTokens, json_words
-from captioners.decoding.rows import Begin, Rules
+from captioners.decoding.rows import Rules
 from captioners.decoding.search import answered, evaluating, search, spoken
+from captioners.decoding.special_tokens import SpecialTokens, Tokenizer, end_ids
 from captioners.decoding.stops import Stops, closing_tokens
 from captioners.lm.decode import begin_rows, read_head, stretches
 from captioners.safe_reading import attempt, in_bounds
@@ -48,7 +48,7 @@ class LMCaptioner:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         *,
         name: str,
         weights_sha256: str,
@@ -56,14 +56,10 @@ class LMCaptioner:
     ):
         self.model, self.tokenizer, self.name, self.weights_sha256 = model, tokenizer, name, weights_sha256
         self.batch_size, self.vocabulary = 32, model.config.get_text_config().vocab_size
-        ends = model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        self.end_ids = sorted(ends, key=lambda token: token != tokenizer.eos_token_id)
-        special = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.special_ids = {*tokenizer.all_special_ids, *self.end_ids, *special}
-        own = (tokenizer.pad_token_id, tokenizer.bos_token_id, *sorted(self.special_ids))
-        spare = [id for id in own if id is not None and id not in self.end_ids]
+        configured = model.generation_config.eos_token_id
+        self.end_ids = end_ids(tokenizer, tokenizer.eos_token_id if configured is None else configured)
+        self.special = SpecialTokens(tokenizer, self.end_ids)
+        self.special_ids = self.special.ids
         self.context_length = positions(model.config)
         problems = [] if self.end_ids else ["no eos_token_id, in its generation config or of its tokenizer"]
         if len(tokenizer) > self.vocabulary:
@@ -72,9 +68,8 @@ class LMCaptioner:
             problems.append(f"its config says of {self.context_length} positions (max_position_embeddings)")
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
-        self.end_id, self.start_id = self.end_ids[0], spare[0] if spare else self.end_ids[0]
-        named = sorted({*special.values(), *tokenizer.all_special_tokens}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, named)) or "(?!)")
+        self.end_id = self.end_ids[0]
+        self.start_id = next(iter(self.special.not_ends), self.end_id)
         self.chats = tokenizer.chat_template is not None
         self._before, self._after, self._lead = "", "", " "
         if self.chats:
@@ -134,7 +129,7 @@ class LMCaptioner:
         # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
         return 2 * (prompt + captions * own) + 8 * 4 * captions * self.vocabulary
 
-    def _begin(self, rules: Rules) -> Begin:
+    def _begin(self, rules: Rules) -> Callable[[Sequence[Request]], tuple[None, Continuing]]:
         """How the rows of requests begin, whose prompts share what they begin with as the first of all does."""
         head: Head | None = None
 
@@ -191,7 +186,7 @@ class LMCaptioner:
 
     def prompt_ids(self, instruction: str) -> list[int]:
         """Token ids of all that comes before a caption, never cut; special tokens that the instruction names are left out."""
-        text = self._before + self._special.sub(" ", instruction) + self._after
+        text = self._before + self.special.blanked(instruction) + self._after
         ids = self.tokenizer(text, add_special_tokens=not self.chats, verbose=False)["input_ids"]
         while not self.chats and ids and ids[-1] in self.end_ids:  # some tokenizers end all texts
             ids.pop()

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ def read_head(model: PreTrainedModel, ids: Sequence[int]) -> Head:
     """A prompt, seen alone."""
     cache = DynamicCache()
     model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, **{CACHE: cache}, **last_logits(model))
-    return Head(ids, [(layer.keys, layer.values) for layer in cache.layers])
+    layers: list[Any] = cache.layers  # filled by now, of which transformers' types know nothing
+    return Head(ids, [(layer.keys, layer.values) for layer in layers])
 
 
 def begin_rows(
@@ -50,7 +52,7 @@ def begin_rows(
     # of every prompt, keys and values come from its first token on; those of padding come after all, where nobody looks
     empty = DynamicCache()
     for layer, (keys, values) in enumerate(head.layers):
-        empty.update(*(of.new_zeros(count, of.shape[1], 0, of.shape[3]) for of in (keys, values)), layer)
+        empty.update(*(of.new_zeros(count, of.shape[1], 0, of.shape[3]) for of in (keys, values)), layer_idx=layer)
     cache = SharedCache(empty, torch.zeros_like(begun), limit=longest + 1, parts=False, head=head, begun=begun)
     cache.positions, cache.length = places.where(places >= 0, longest), longest
     seen = places.clamp(min=0)

@@ -156,11 +156,13 @@ def _own(other: str, said: str) -> set[str]:
     return {*other.split()} - {*said.split()} - {"in", "of", "on", "front"}
 
 
-_OPPOSITE = dict(
-    pair.split("/")
-    for pair in "small/large large/small big/small little/large tall/short short/tall young/old old/young open/closed closed/open "
-    "empty/full full/empty wet/dry dry/wet clean/dirty dirty/clean thick/thin thin/thick wide/narrow narrow/wide happy/sad sad/happy "
-    "striped/plain dotted/striped plain/striped".split()
+_OPPOSITE: dict[str, str] = dict(
+    re.findall(
+        r"(\w+)/(\w+)",
+        "small/large large/small big/small little/large tall/short short/tall young/old old/young open/closed closed/open "
+        "empty/full full/empty wet/dry dry/wet clean/dirty dirty/clean thick/thin thin/thick wide/narrow narrow/wide "
+        "happy/sad sad/happy striped/plain dotted/striped plain/striped",
+    )
 )
 _ONLY_OF = {
     **dict.fromkeys(("young", "old"), "man men woman women person people lady couple dog cat horse elephant"),

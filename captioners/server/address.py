@@ -24,7 +24,7 @@ class Address:
     @property
     def is_here(self) -> bool:
         """Whether the server is on this machine."""
-        host = urlsplit(self.base).hostname
+        host = urlsplit(self.base).hostname or ""
         return host == "localhost" or _is_ip(host) and ipaddress.ip_address(host).is_loopback
 
 

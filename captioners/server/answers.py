@@ -64,7 +64,8 @@ def choices_of(said: Any) -> list[Choice]:
 
 
 def _choice(one: Mapping[str, Any]) -> Choice:
-    message = one.get("message") if isinstance(one.get("message"), dict) else {}
+    message = one.get("message")
+    message = message if isinstance(message, dict) else {}
     whole = sound(_text(message.get("content"))).strip()
     reason = str(one.get("finish_reason") or "none")
     reason = reason if reason in USUAL else _shown(reason, 40)
@@ -86,7 +87,7 @@ def _logprob(logprobs: Any) -> float | None:
         logprobs = logprobs.get("content") or logprobs.get("token_logprobs")
     if not isinstance(logprobs, list) or not logprobs:
         return None
-    values = [token.get("logprob") if isinstance(token, dict) else token for token in logprobs]
+    values: list[Any] = [token.get("logprob") if isinstance(token, dict) else token for token in logprobs]
     if not all(isinstance(value, (int, float)) and abs(value) < LARGEST_LOGPROB for value in values):
         return None
     return float(sum(values))
@@ -132,10 +133,10 @@ def error_of(status: int, body: bytes) -> Error:
         said = errors[0] if errors else "no chat completion came"
     of = said[0] if isinstance(said, list) and said else said
     of = of.get("error") if isinstance(of, dict) and isinstance(of.get("error"), dict) else of
-    code = of.get("code") or of.get("type") if isinstance(of, dict) else None
-    if status == 200 and re.fullmatch(r"[45]\d\d", str(code)):
+    code = str(of.get("code") or of.get("type") or "") if isinstance(of, dict) else ""
+    if status == 200 and re.fullmatch(r"[45]\d\d", code):
         status = int(code)
-    return Error(status, in_words(said) or _plain(body), str(code or ""))
+    return Error(status, in_words(said) or _plain(body), code)
 
 
 def in_words(said: Any, depth: int = 6) -> str:

@@ -274,8 +274,8 @@ class Connection:
     def _note_usage(self, said: Mapping[str, Any]) -> None:
         usage = said.get("usage")
         if isinstance(usage, dict):
-            tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-            self.usage = tuple(number if isinstance(number, int) else 0 for number in tokens)
+            asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            self.usage = asked if isinstance(asked, int) else 0, answered if isinstance(answered, int) else 0
 
     def _error(self, reply: Reply) -> Error:
         error = error_of(reply.status, reply.body)

@@ -46,18 +46,19 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     header: list[Annotated[str, AfterValidator(_check_header)]] = Field(
-        [],
+        default=[],
         description="NAME: VALUE, sent to a server with each request; '$NAME' in single quotes is the environment's, so "
         "that no key stands in the command",
     )
     extra_body: Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_body)] = Field(
-        "", description="more fields of each request to a server, as a JSON object; null leaves one of ours out"
+        default="",
+        description="more fields of each request to a server, as a JSON object; null leaves one of ours out",
     )
     requests_per_minute: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="requests to a server at most, of each process"
+        default=None, gt=0, allow_inf_nan=False, description="requests to a server at most, of each process"
     )
     max_requests: int | None = Field(
-        None,
+        default=None,
         gt=0,
         description="requests to a server in all, of each process and model: then the "
         "shards that are left fail, and the same command with more of them goes on",
@@ -71,10 +72,11 @@ class ServerConfig(BaseModel):
         ]
         if missing:
             raise ValueError(f"header: the environment has no {', '.join(missing)}")
-        return {
-            name: VARIABLE.sub(lambda found: os.environ[found[1] or found[2]].strip(), value)
-            for name, value in (HEADER.fullmatch(text).groups() for text in self.header)
-        }
+        headers = {}
+        for text in self.header:
+            if header := HEADER.fullmatch(text):
+                headers[header[1]] = VARIABLE.sub(lambda name: os.environ[name[1] or name[2]].strip(), header[2])
+        return headers
 
     @property
     def secrets(self) -> set[str]:

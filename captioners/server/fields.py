@@ -100,7 +100,7 @@ def fields_of(
     """
     content: str | list = request.instruction or INSTRUCTION
     if request.picture is not None:
-        url = "data:image/jpeg;base64," + base64.b64encode(request.picture.numpy()).decode("ascii")
+        url = "data:image/jpeg;base64," + base64.b64encode(request.picture.numpy().tobytes()).decode("ascii")
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": content}]
     fields = {
         "model": model,

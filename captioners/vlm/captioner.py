@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,15 +22,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from captioners.base import Captioned, Request, SamplingConfig
+from captioners.base import Captioned, Request, SamplingConfig, picture_of
 from captioners.decoding.continuing import Continuing
-from captioners.decoding.rows import Begin, Rules
+from captioners.decoding.rows import Rules
 from captioners.decoding.search import answered, evaluating, search, spoken
+from captioners.decoding.special_tokens import SpecialTokens, Tokenizer
 from captioners.names import check_name
 from captioners.safe_reading import attempt
 from captioners.vlm.decode import begin_rows
 from captioners.vlm.families import FAMILIES, OwnAspect
-from captioners.vlm.family import Prompt
+from captioners.vlm.family import Llava, Prompt
 from captioners.weights import folder_sha256
 from imagetext.outputs import whole_files
 
@@ -51,6 +53,9 @@ class VLMCaptioner:
 
     looks_at_pictures = needs_picture = takes_instruction = True
     needs_instruction = False
+    family: Llava
+    processor: Any  # a ProcessorMixin, whose parts transformers' types do not know
+    tokenizer: Tokenizer
 
     def __init__(
         self,
@@ -83,19 +88,14 @@ class VLMCaptioner:
             lambda: self.family.fit(self._prompts(self.instruction), self.preprocess(self.family.blank())),
         )
         self.end_ids = self.family.end_ids()
-        added = self.tokenizer.added_tokens_decoder
-        self.special_ids = {
-            *self.tokenizer.all_special_ids,
-            *self.end_ids,
-            *(id for id, token in added.items() if token.special),
-        }
+        self.special = SpecialTokens(self.tokenizer, self.end_ids)
+        self.special_ids = self.special.ids
         text_config = model.config.get_text_config()
         # decoding keeps all tokens in sight, so it ends where a model would let the first ones out of its window
         window = getattr(text_config, "sliding_window", None) or text_config.max_position_embeddings
         self.positions = min(window, text_config.max_position_embeddings)
         room = self.positions - len(self.prompt.ids)
-        own = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id, *sorted(self.special_ids))
-        spare = [id for id in own if id is not None and id not in (*self.end_ids, self.family.image_token_id())]
+        spare = [id for id in self.special.not_ends if id != self.family.image_token_id()]
         problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
         problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
         if wide != high and not isinstance(self.family, OwnAspect):
@@ -109,8 +109,6 @@ class VLMCaptioner:
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id, self.start_id, self.pad_id = self.end_ids[0], spare[0], spare[0]
-        markup = {*self.tokenizer.all_special_tokens, *(token.content for token in added.values() if token.special)}
-        self._markup = re.compile("|".join(map(re.escape, sorted(markup, key=len, reverse=True))))
         self.context_length, self.vocabulary = min(room + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
 
@@ -168,9 +166,9 @@ class VLMCaptioner:
 
     def _prompt(self, request: Request) -> Prompt:
         """The prompt of a request; special tokens that its instruction names, as only the data's can, are left out."""
-        if request.instruction is None:
-            return self.family.fit(self._prompts(self.instruction), request.picture)
-        return self.family.fit(self._prompts(self._markup.sub(" ", request.instruction)), request.picture)
+        given = request.instruction
+        instruction = self.instruction if given is None else self.special.blanked(given)
+        return self.family.fit(self._prompts(instruction), picture_of(request))
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """About how much memory a picture in flight and its captions take at most, in bytes."""
@@ -180,13 +178,13 @@ class VLMCaptioner:
         # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
         return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.vocabulary
 
-    def _begin(self, sampling: SamplingConfig) -> Begin:
+    def _begin(self, sampling: SamplingConfig) -> Callable[[Sequence[Request]], tuple[Tensor, Continuing]]:
         """How the rows of pictures (3, H, W) begin."""
 
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Continuing]:
             return begin_rows(
                 self.family,
-                [request.picture.to(self.model.device) for request in requests],
+                [picture_of(request).to(self.model.device) for request in requests],
                 [self._prompt(request) for request in requests],
                 ends=self.end_ids,
                 greedy=sampling.strategy == "greedy",
@@ -250,10 +248,8 @@ class VLMCaptioner:
         """
         if self.adapter is not None:
             raise ValueError(f"{self.name}: has adapters already")
-        config = LoraConfig(
-            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules or self.language_layers()
-        )
-        self.adapter = get_peft_model(self.model, config)
+        options: dict[str, Any] = {"lora_alpha": alpha, "target_modules": target_modules or self.language_layers()}
+        self.adapter = get_peft_model(self.model, LoraConfig(r=r, lora_dropout=dropout, **options))
 
     def _merged(self) -> dict[str, Tensor]:
         """The weights with those of the adapters added, in their own dtype, by the names that they have without adapters.
@@ -265,17 +261,20 @@ class VLMCaptioner:
             for name, weight in self.model.state_dict().items()
             if ".lora_" not in name
         }
-        for name, layer in self.model.named_modules():
-            if isinstance(layer, LoraLayer):
-                weight = layer.get_base_layer().weight
-                delta = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
-                merged[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
+        adapted: list[tuple[str, Any]] = [
+            (name, layer) for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)
+        ]
+        for name, layer in adapted:
+            weight = layer.get_base_layer().weight
+            delta: Any = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+            merged[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
         return merged
 
     def language_layers(self, names: Sequence[str] = ()) -> str:
         """A pattern of the names of the language model's layers that are called so, or of all linear ones but the last."""
         if not names:
-            last = self.model.get_submodule(self.family.decoder).get_output_embeddings()
+            decoder: Any = self.model.get_submodule(self.family.decoder)
+            last = decoder.get_output_embeddings()
             language = self.model.get_submodule(self.family.language)
             linear = {
                 name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last
@@ -295,11 +294,11 @@ class VLMCaptioner:
             if self.adapter is None or self.merges:
                 self.model.save_pretrained(staging, state_dict=self._merged() if self.merges else None)
             else:
-                self.adapter.save_pretrained(staging, save_embedding_layers=False)  # "auto" asks the hub
+                self.adapter.save_pretrained(str(staging), save_embedding_layers=False)  # "auto" asks the hub
                 (staging / "README.md").unlink()  # a form that nobody has filled in
             self.processor.save_pretrained(staging)
             ours = {"name": name, "instruction": self.instruction}
-            if self.adapter is not None and not self.merges and os.path.isdir(base := self.model.name_or_path):
+            if self.adapter is not None and not self.merges and os.path.isdir(base := self.model.name_or_path or ""):
                 ours["base_sha256"] = folder_sha256(Path(base))  # by which it is known again on this machine
             (staging / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 

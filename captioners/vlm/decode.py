@@ -51,12 +51,12 @@ def begin_rows(
     states = seen[0].float().split(spans(len(seen[0]), [family.size(picture) for picture in pictures]))
     features = F.normalize(torch.stack([of.flatten(0, -2).mean(0) for of in states]), dim=-1)  # (N, D)
     config = family.model.get_submodule(family.language).config
-    cross: CrossCache | None = None
+    own, cross = cache, None
     if isinstance(cache, EncoderDecoderCache):
+        own = cache.self_attention_cache
         cross = CrossCache(cache.cross_attention_cache, [len(prompt.asked) for prompt in prompts])
     # other layers would not let `attend` do their attention
     parts = config._attn_implementation == "sdpa" and cross is None
-    own = cache if cross is None else cache.self_attention_cache
     pictures_aside = own.get_seq_length() - ids.shape[1]  # of GIT's pictures, the cache holds what has no ids
     return features, Continuing(
         family.step,

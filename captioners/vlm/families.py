@@ -34,7 +34,7 @@ class OwnAspect(Llava):
     """Families whose pictures keep their aspect, and take as many tokens as that asks for, together in the prompt."""
 
     def fit(self, prompt: Prompt, picture: Tensor) -> Prompt:
-        token, ids = self.image_token_id(), prompt.ids
+        token, ids = self.config.image_token_id, prompt.ids
         first = ids.index(token)
         after = ids[first + ids.count(token) :]
         return prompt._replace(ids=[*ids[:first], *[token] * self.image_tokens(picture), *after])
@@ -87,7 +87,7 @@ class InternVL(OwnAspect):
         return len(picture) * self.processor.image_seq_length
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
-        return {"pixel_values": torch.cat(pictures).to(self.model.dtype)}
+        return {"pixel_values": torch.cat(list(pictures)).to(self.model.dtype)}
 
 
 class QwenVL(OwnAspect):
@@ -257,7 +257,7 @@ class Florence2(Llava):
     def cache(self) -> Cache:
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
-    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
         decoder = self.model.model.language_model.decoder  # which takes no positions, and counts those of the cache
         hook = decoder.embed_positions.register_forward_hook(
             lambda module, *_: module.weight[positions + module.offset]

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.processing_utils import ProcessorMixin
 
 from captioners.decoding.cache import CACHE
+from captioners.decoding.special_tokens import end_ids
 from captioners.safe_reading import in_bounds
 from captioners.vlm.pictures import Preprocess
 
@@ -55,6 +56,8 @@ class Llava:
     language, decoder = "model.language_model", ""
     instruction = INSTRUCTION  # what the prompt asks for unless told otherwise
     options: dict = {}  # of the image processor
+    model: Any  # a PreTrainedModel, and its processor, with the parts that are the family's own
+    processor: Any
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
@@ -106,9 +109,7 @@ class Llava:
 
     def end_ids(self) -> list[int]:
         """The tokens that end a caption, that which is learnt first."""
-        ends = self.model.get_submodule(self.decoder).generation_config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        return sorted(ends, key=lambda token: token != self.tokenizer.eos_token_id)
+        return end_ids(self.tokenizer, self.model.get_submodule(self.decoder).generation_config.eos_token_id)
 
     def image_token_id(self) -> int | None:
         return self.config.image_token_id
@@ -125,7 +126,7 @@ class Llava:
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
         """What the model takes of pictures."""
-        return {"pixel_values": torch.stack(pictures).to(self.model.dtype)}
+        return {"pixel_values": torch.stack(list(pictures)).to(self.model.dtype)}
 
     def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
         """Logits (R, tokens, V) of a pass over everything."""

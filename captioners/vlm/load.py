@@ -77,7 +77,7 @@ def load_vlm(
     adapter = None if adapter_config is None else _load_adapter(model, folder, beneath)
     sha256 = state_sha256(model.state_dict())
     if not four_bit:
-        move(model, device, dtype and DTYPES[dtype])
+        move(model, device, DTYPES[dtype] if dtype else None)
     return VLMCaptioner(
         model.eval(),
         processor,
@@ -109,9 +109,8 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
     model = load_model(name, AutoModelForImageTextToText, check, **options)
     if four_bit:
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        for (
-            layer
-        ) in model.modules():  # bitsandbytes' would pack their weights anew to caption on a CPU, and train no more
+        layers: Any = model.modules()
+        for layer in layers:  # bitsandbytes' would pack their weights anew to caption on a CPU, and train no more
             layer.support_avx512bf16_for_cpu = False
     return model
 
@@ -171,7 +170,7 @@ def _base_name(config: dict, path: Path, ours: dict) -> str:
         )
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
-    return base
+    return str(base)
 
 
 def _read_ours(folder: Path) -> dict[str, Any]:

@@ -25,10 +25,9 @@ class Joined:
     places: np.ndarray  # (P,) uint64, ascending
     counts: np.ndarray  # (C, P) captions of each column
     common: np.ndarray  # (P,) bool
-    take: (
-        np.ndarray
-    )  # (C, N) captions of the row that are compared: 0 where another row of the picture has the column;
-    # equally many of each column, and of the references no more
+    # (C, N) captions of the row that are compared: equally many of each column, and of the references no more;
+    # 0 where another row of the picture has the column
+    take: np.ndarray
 
 
 def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined:
@@ -47,7 +46,7 @@ def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined
         rows = np.flatnonzero(given[column])[::-1]  # of several the first is written last, and stays
         of_picture[column, picture_of_row[rows]] = counts[column, rows]
         row_of[column, picture_of_row[rows]] = rows
-    common = (of_picture > 0).all(axis=0)
+    common = np.all(of_picture > 0, axis=0)
     take = np.zeros_like(counts)
     least = of_picture[columns][:, common].min(axis=0, initial=np.iinfo(counts.dtype).max)
     for column in range(len(counts)):

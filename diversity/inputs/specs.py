@@ -38,8 +38,8 @@ from imagetext.picture_files import all_told, named_folders
 from imagetext.readers.curated import KINDS
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.row_records import IMAGE_COLUMNS
+from imagetext.readers.suffixes import TABLE_SUFFIXES, split_suffix
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.tables import TABLE_SUFFIXES, split_suffix
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, entry, plain_path
@@ -173,7 +173,7 @@ def open_inputs(
         if found and names[found[2]] != found[1]
     ]
     files: dict[str, dict[str, Entry | None]] = {}
-    for spec in (given[spec][2] if given.get(spec) else spec for spec in specs):
+    for spec in (match[2] if (match := given.get(spec)) else spec for spec in specs):
         try:
             files[spec] = {spec: None} if _is_set(spec) else named_files(plain_path(spec))
         except (ValueError, OSError) as error:

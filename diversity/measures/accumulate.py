@@ -136,7 +136,7 @@ class CaptionAccumulator:
             "length_quantiles": {f"{q:g}": quantile(self.lengths, q) for q in QUANTILES},
             "length_histogram": {length: self.lengths[length] for length in sorted(self.lengths)},
             **{name: estimate and estimate.value for name, estimate in found.items()},
-            "vocabulary": round(found["vocabulary"].value),
+            "vocabulary": round(self.ngrams[1].distinct().value),
             "rank_frequency": self.ngrams[1].rank_frequency(),
             **{
                 "length_mean" if name == "length" else name: _ratio(total, count)

@@ -65,7 +65,7 @@ class Agreement:
         """Each caption, the human captions that it is held against, and its picture."""
         for picture, group in enumerate(groups):
             for caption in map(words, group):
-                own = list(self._texts[picture])
+                own: list[Words] = list(self._texts[picture])
                 if themselves and caption in own:
                     own.remove(caption)
                 yield caption, own, picture
@@ -152,7 +152,7 @@ def share_behind(likeness: np.ndarray, picture: int) -> float:
     return float(less + equal / 2) / (len(likeness) - 1)
 
 
-def strange(found: float | np.ndarray) -> float | np.ndarray:
+def strange(found: float | np.ndarray) -> np.ndarray:
     """Of shares of pictures behind the own one: 2 where most pictures are before it, 1 where half are, else 0.
 
     Captions of other pictures have most before theirs in one of two cases, others never, so that the mean is the share

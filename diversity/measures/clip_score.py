@@ -27,9 +27,8 @@ class ClipScores(NamedTuple):
     undefined; the block `clip` of its row; and `strange_clip` (P,), which `diversity.verdict.suspicions` looks at."""
 
     captions: list[np.ndarray]
-    pictures: dict[
-        str, np.ndarray
-    ]  # clip_score, found_clip, r_at_1, r_at_5, image_coverage, with references ref_clip_score
+    # clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, with references ref_clip_score
+    pictures: dict[str, np.ndarray]
     row: dict[str, Any]
     signs: dict[str, np.ndarray]
 
@@ -63,6 +62,11 @@ def clip_scores(
 
     image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all that the column has for the
     others, else 0. Higher is better.
+
+    consistency: pairs of a picture's captions that find the same picture of the pool, its own or not, ÷ pairs; one to which no
+    picture is clearly nearest finds none. 0 to 1; undefined for a single caption. The agreement over prompts by which Ge et al.
+    2022, "Improving Zero-shot Generalization and Robustness of Multi-modal Models", tell how sure CLIP is of a picture, with its
+    captions for prompts.
     """
     pictures, reasons = embed_images(clip, images)  # (P, E)
     pool = np.flatnonzero(np.isfinite(pictures).all(axis=1))[:POOL]  # (Q,)
@@ -73,17 +77,15 @@ def clip_scores(
         list(columns.values()) + ([references] if references is not None else []),
         PROMPT,
     )
-    of_references = vectors.pop() if references is not None else None
+    human_vectors = (vectors.pop(), sizes(references)) if references is not None else None
     found = {}
     for (name, groups), captions in zip(columns.items(), vectors, strict=True):
         owners = np.repeat(np.arange(len(groups)), sizes(groups))  # (N,)
         scores = WEIGHT * np.maximum(np.einsum("ne,ne->n", captions, pictures[owners], dtype=np.float64), 0)
         by_picture = {"clip_score": _means(scores, owners, len(groups)), **search(captions, owners, pictures, pool)}
         signs = {"strange_clip": by_picture.pop("strange_clip")}
-        if of_references is not None:
-            nearest = _nearest_reference(
-                captions, sizes(groups), of_references, sizes(references), themselves=name == human
-            )
+        if human_vectors:
+            nearest = _nearest_reference(captions, sizes(groups), *human_vectors, themselves=name == human)
             by_picture["ref_clip_score"] = _means(_harmonic(scores, nearest), owners, len(groups))
         cut = clip.cut([PROMPT + caption for group in groups for caption in group])
         found[name] = ClipScores(
@@ -122,15 +124,15 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
 
 
 def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
-    """`r_at_1`, `r_at_5`, `image_coverage`, `found_clip` (P,), see `clip_scores`; `strange_clip`; N Q numbers are held at once."""
+    """`r_at_1`, `r_at_5`, `image_coverage`, `found_clip`, `consistency` (P,), see `clip_scores`; `strange_clip`.
+
+    N Q numbers are held at once.
+    """
     place = np.full(len(pictures), -1)
     place[pool] = np.arange(len(pool))
     searching = place[owners] >= 0
-    captions, owners, place = (
-        captions[searching],
-        owners[searching],
-        place[owners[searching]],
-    )  # (N,) of captions in the pool
+    captions, owners = captions[searching], owners[searching]  # from here on, N: captions in the pool
+    place = place[owners]  # (N,)
     cosines = captions @ pictures[pool].T  # (N, Q)
     own = cosines[np.arange(len(place)), place]  # (N,)
     as_near = (cosines >= own[:, None] - SAME).sum(axis=1) - 1  # (N,) other pictures
@@ -143,12 +145,26 @@ def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool:
         "found_clip": _means(behind, owners, len(pictures)),
         "strange_clip": _means(strange(behind), owners, len(pictures)),
     }
+    if len(pool) > 1:
+        first = cosines.max(axis=1, keepdims=True)
+        alone = (cosines >= first - SAME).sum(axis=1) == 1  # (N,)
+        found["consistency"] = _alike(owners, np.where(alone, cosines.argmax(axis=1), -1), len(pictures))
+    else:
+        found["consistency"] = np.full(len(pictures), np.nan)
     mine = place[:, None] == np.arange(len(pool))  # (N, Q)
     nearest = np.where(mine, cosines, -np.inf).max(axis=0, initial=-np.inf)  # (Q,)
     others = np.where(mine, -np.inf, cosines).max(axis=0, initial=-np.inf)
     covered = np.full(len(pictures), np.nan)
     covered[pool[mine.any(axis=0)]] = (nearest > others + SAME)[mine.any(axis=0)]
     return found | {"image_coverage": covered if len(pool) > 1 else np.full(len(pictures), np.nan)}
+
+
+def _alike(owners: np.ndarray, found: np.ndarray, pictures: int) -> np.ndarray:
+    """Of the pairs of each picture's captions the share (P,) that found the same, NaN without a pair; -1 found nothing (N,)."""
+    (of, _), counts = np.unique(np.stack([owners, found])[:, found >= 0], axis=1, return_counts=True)
+    captions = np.bincount(owners, minlength=pictures)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(of, counts * (counts - 1), pictures) / (captions * (captions - 1))
 
 
 def _nearest_reference(

@@ -25,10 +25,13 @@ def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str
     pictures = {name: len(groups) for name, groups in columns.items()}
     if len(set(pictures.values())) > 1:
         raise ValueError(f"columns must have the same pictures, not {pictures}")
-    order = np.random.Generator(np.random.Philox(seed)).permutation(max(pictures.values(), default=0)).tolist()
-    captions = {name: [caption for at in order for caption in groups[at]] for name, groups in columns.items()}
-    ends = {name: list(accumulate(len(words(caption)) for caption in found)) for name, found in captions.items()}
-    limit = min((found[-1] if found else 0 for found in ends.values()), default=0)
+    rng = np.random.Generator(np.random.Philox(seed))
+    order: list[int] = rng.permutation(max(pictures.values(), default=0)).tolist()
+    captions = {
+        name: [caption for picture in order for caption in groups[picture]] for name, groups in columns.items()
+    }
+    ends = {name: list(accumulate(len(words(caption)) for caption in texts)) for name, texts in captions.items()}
+    limit = min((column[-1] if column else 0 for column in ends.values()), default=0)
     return {name: _measures(_cut(captions[name], ends[name], limit), seed) for name in columns}
 
 

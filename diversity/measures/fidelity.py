@@ -58,7 +58,7 @@ class FactCounts:
             if self.stated[kind] or self.key[kind]
         }
         total = _scores(*(counts.total() for counts in (self.stated, self.true, self.key, self.found)))
-        return {**total, "stated_per_caption": total["stated"] / self.captions, "kinds": kinds}
+        return {**total, "stated_per_caption": self.stated.total() / self.captions, "kinds": kinds}
 
 
 def _scores(stated: int, true: int, key: int, found: int) -> dict[str, float | None]:

@@ -97,7 +97,7 @@ class HashCounts:
         )
         if len(self.hashes) > self.cap:
             if not self.level:
-                nothing = Commonest(*(np.zeros(0, kind) for kind in (np.uint64, np.int64, np.int64)), 0)
+                nothing = Commonest(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
                 self.commonest = Commonest(self.hashes, self.counts, self.counts, 0).merged(nothing, self.cap // 16)
             while (kept := _below(self.level, self.hashes)) > self.cap:
                 self.level += 1
@@ -156,11 +156,11 @@ class HashCounts:
         order = np.argsort(-counts, kind="stable")
         if not len(order):
             return []
-        last = np.cumsum(
-            np.where(order < len(low), 1.0, 2.0**self.level)
-        )  # the last rank that each of them stands for
+        stands_for = np.where(order < len(low), 1.0, 2.0**self.level)  # ranks
+        last = np.cumsum(stands_for)  # the last rank that each of them stands for
         ranks = np.unique(np.geomspace(1, last[-1], RANKS).round())
-        return [(int(rank), round(counts[order[at]])) for rank, at in zip(ranks, np.searchsorted(last, ranks))]
+        shown = counts[order[np.searchsorted(last, ranks)]].tolist()
+        return [(int(rank), round(count)) for rank, count in zip(ranks, shown)]
 
     def _strata(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Least and greatest counts of common things, and the counts of the sample's other things, all as floats."""

@@ -23,7 +23,7 @@ def near_duplicates(tokens: Tokens) -> np.ndarray:
     common = pair_sums(tokens, runs, np.ones(len(runs.counts)))  # (P, k, k) different words
     sizes = np.diagonal(common, axis1=1, axis2=2)  # (P, k)
     either = sizes[:, :, None] + sizes[:, None, :] - common  # (P, k, k)
-    near = np.tril(common >= NEAR * either, -1).any(axis=2)  # (P, k)
+    near = np.any(np.tril(common >= NEAR * either, -1), axis=2)  # (P, k)
     near &= np.arange(near.shape[1]) < tokens.counts[:, None]  # captions that there are
     with np.errstate(invalid="ignore"):
         return np.where(tokens.counts > 1, near.sum(axis=1) / tokens.counts, np.nan)

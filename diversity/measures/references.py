@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def load_wordnet() -> Any | None:
 
     try:
         wordnet.ensure_loaded()
-    except (LookupError, OSError):  # none, or a part of it
+    except (LookupError, OSError, BadZipFile):  # none, or a part of it
         return None
     return wordnet
 

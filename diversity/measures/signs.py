@@ -72,7 +72,7 @@ class Language:
         words that say nothing of the picture are grounded by 0 on average. NaN for fewer than three words.
         """
         if len(caption) < 3:
-            return (np.nan,) * 3
+            return np.nan, np.nan, np.nan
         here, others = {word for text in own for word in text}, max(1, len(self._words) - 1)
         grounded = [
             (word in here) - (self._pictures_with[word] - (word in self._words[picture])) / others for word in caption

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from diversity.measures import catalogue
 from diversity.measures.accumulate import quantile
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 from diversity.report import DiversityReport
 
 COLOURS = (
@@ -186,7 +186,7 @@ def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawin
 
 def _lengths(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
     counted = {column: histogram for column in columns if (histogram := report.rows[column.name]["length_histogram"])}
-    longest = max((quantile(histogram, 0.995) for histogram in counted.values()), default=0)
+    longest = max((quantile(histogram, 0.995) or 0 for histogram in counted.values()), default=0)
     if not longest:
         return None
     figure, axes = plot(4.2, 2.9)
@@ -237,7 +237,8 @@ def _draw(axes: Axes, curves: Curves, where: Mapping[Column, np.ndarray]) -> Non
     seen = axes.yaxis.get_transform().transform
     for column, x, y in curves:
         axes.plot(x, y, color=column.colour, linewidth=1.9, linestyle=(0, (4, 2)) if column.human else "-")
-        gaps = [np.abs(seen(y) - seen(np.interp(x, *other))) for named, *other in curves if named != column]
+        others = [(other_x, other_y) for other, other_x, other_y in curves if other != column]
+        gaps = [np.abs(seen(y) - seen(np.interp(x, other_x, other_y))) for other_x, other_y in others]
         gap = np.where(where[column], np.min(gaps, axis=0) if gaps else seen(y), -np.inf)
         at = int(gap.argmax())
         _badge(axes, x[at], y[at], column)

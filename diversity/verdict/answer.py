@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from diversity.measures.catalogue import PERCENT, Measure
+from diversity.measures.measure import PERCENT, Measure
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.mixes import Mixes
 from diversity.verdict.winner import Verdict

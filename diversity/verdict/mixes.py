@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diversity.measures.catalogue import Measure
 from diversity.measures.lexical import within_picture
+from diversity.measures.measure import Measure
 from diversity.measures.pairs import Groups
 from diversity.verdict.compare import Estimate, estimates
 from diversity.words.content import content_words
@@ -98,7 +98,10 @@ def mixes(
         if len(alone) < 2:
             return None
         best = _best(alone, seed)
-        steps = [pool.step((best,), alone[best])]
+        first = pool.step((best,), alone[best])
+        if first is None:
+            return None
+        steps = [first]
         while left := [column for column in alone if column not in steps[-1].columns]:
             tried = []
             for column in left:

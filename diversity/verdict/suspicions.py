@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diversity.measures.catalogue import MOST_SHARED, PERCENT
+from diversity.measures.catalogue import MOST_SHARED
+from diversity.measures.measure import PERCENT
 from diversity.measures.pairs import Groups
 from diversity.verdict.compare import Estimate, estimates
 from diversity.words.tokens import words
@@ -56,28 +57,31 @@ def suspect_columns(
     human captions are suspect only where columns are judged by their agreement with these: true ones are true, too. And where
     these are not free but follow templates, as of drawn shapes, an honest captioner often says just what they say.
     """
-    found: tuple[dict, dict] = {}, {}
+    suspects, doubts = {}, {}
     people = _means(_tested(scores[human], signs[human], captions[human])) if human else {}
+    human_signs, human_captions, human_row = (
+        (signs[human], captions[human], rows[human]) if human else (None, None, None)
+    )
     free = people.get("alike", 0) < ALIKE
     for column in columns:
-        by_picture = _tested(scores[column], signs[column], captions[column], signs.get(human))
+        by_picture = _tested(scores[column], signs[column], captions[column], human_signs)
         tested = estimates(
             {name: values for name, values in by_picture.items() if (~np.isnan(values)).sum() >= FEW}, seed
         )
         on_average = {name: Estimate(*[estimate.mean] * 3) for name, estimate in tested.items()}
-        for by, sure in zip(found, (tested, on_average)):
+        for judged, means in ((suspects, tested), (doubts, on_average)):
             reasons = [
-                *_strange(sure),
-                *_order(sure),
-                *(_replaced(sure, people) if free else ()),
-                *_filler(sure, people, captions[column], captions.get(human)),
-                *_repeated(sure, people, rows[column], rows.get(human)),
-                *(_copied(sure, free) if by_agreement else ()),
-                *_broken(sure, people),
+                *_strange(means),
+                *_order(means),
+                *(_replaced(means, people) if free else ()),
+                *_filler(means, people, captions[column], human_captions),
+                *_repeated(means, people, rows[column], human_row),
+                *(_copied(means, free) if by_agreement else ()),
+                *_broken(means, people),
             ]
-            if reasons and column not in found[0]:
-                by[column] = tuple(reasons)
-    return found
+            if reasons and column not in suspects:
+                judged[column] = tuple(reasons)
+    return suspects, doubts
 
 
 def _tested(
@@ -239,11 +243,8 @@ def _repeated(
             )
         )
     shared = MOST_SHARED.value(row) or 0
-    if (
-        shared >= FOR_MANY
-        and row["pictures"] >= FEW
-        and HUMAN_TIMES * (human and MOST_SHARED.value(human) or 0) < shared
-    ):
+    human_shared = (MOST_SHARED.value(human) if human else None) or 0
+    if shared >= FOR_MANY and row["pictures"] >= FEW and HUMAN_TIMES * human_shared < shared:
         found.append(Suspicion("repeated", f"one caption stands for {_percent(shared)} of the pictures"))
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diversity.measures import catalogue
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.suspicions import Suspicion
 

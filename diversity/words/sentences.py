@@ -21,7 +21,7 @@ _STOP = re.compile(
     rf"|[.!?…]++{_CLOSED}(?=\s|$|(?<![.])[\u3040-\u30ff\u4e00-\u9fff]))"
 )
 _MARK = re.compile(f"[.!?…{_ALWAYS}]")
-_NEXT = re.compile(r"\s*+(\S?)")
+_NEXT = re.compile(r"\s*+(\S)")
 
 
 def sentences(text: str) -> list[str]:
@@ -49,12 +49,12 @@ def is_finished(sentence: str) -> bool:
 
 def _abbreviates(text: str, start: int, stop: re.Match[str]) -> bool:
     """Whether the full stop belongs to the word before it, of the sentence from `start` on."""
-    following = _NEXT.match(text, stop.end())[1]
-    if not following:
+    following = _NEXT.match(text, stop.end())
+    if following is None:
         return False  # most captions: the last full stop
     before = text[max(start, stop.start() - _LONGEST - 4) : stop.start()]  # the word, and marks before it
     last = before.rsplit(maxsplit=1)[-1].strip("\"'“‘„«’([") if before.strip() else ""
     word = last.lower()
     if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):
         return True
-    return word in _LAST_WORDS and following.islower()
+    return word in _LAST_WORDS and following[1].islower()

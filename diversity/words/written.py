@@ -253,14 +253,17 @@ def says_the_same(negative: str, positive: str) -> bool:
 
 def _said(text: str) -> list[str]:
     """The text's words in one spelling, those that say nothing left out, and joined phrases in the order of the alphabet."""
-    parts: list[str | list[str]] = [[]]  # phrases are lists; prepositions and joins stand between them
+    phrase: list[str] = []
+    parts: list[str | list[str]] = [phrase]  # phrases are lists; prepositions and joins stand between them
     for piece in pieces(text):
         if piece in _JOINS or piece in _PREPOSITIONS:
-            parts += ["," if piece in _JOINS else piece, []]
+            phrase = []
+            parts += ["," if piece in _JOINS else piece, phrase]
         elif piece in _ARTICLES:
-            parts.append([])
+            phrase = []
+            parts.append(phrase)
         elif piece[0].isalnum() and piece not in _SAYS_NOTHING:
-            parts[-1].append(_spelled(piece))
+            phrase.append(_spelled(piece))
     parts = [part for part in parts if part]
     groups: list[list[str | list[str]]] = []
     for before, part in zip(["", *parts], parts):

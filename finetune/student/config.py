@@ -51,7 +51,7 @@ class StudentConfig(TableFlags):
     )
     class_names: str | None = Field(
         None,
-        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number",
+        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number or id",
     )
     templates: str = Field(
         "imagenet",

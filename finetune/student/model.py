@@ -49,6 +49,10 @@ class Student:
         with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
             if isinstance(self.tokenizer, HFTokenizer):
                 self.tokenizer.tokenizer.save_pretrained(staging)
+                settings = staging / "tokenizer_config.json"  # by the name that transformers 4 knows, too
+                settings.write_text(
+                    settings.read_text("utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"), "utf-8"
+                )
             save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
             (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captioners.clip import preprocessing
 from captioners.decoding.search import evaluating
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.page import write_training_page
 from finetune.student.classes import SCORES as CLASS_SCORES
@@ -21,6 +21,7 @@ from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives
 from finetune.trainer import Trainer
 from finetune.validation import CONTRASTIVE_LOSS
+from imagetext.lock import check_lock
 from imagetext.sample import Record, decode_image
 from imagetext.shown import Progress
 
@@ -161,6 +162,8 @@ class HeldOutRetrieval:
                 scores |= self.classes.scores(student)
         pictures = len(self.samples) + (self.classes.usable if self.classes else 0)
         found = {"step": step, "samples": seen, "pictures": pictures, **scores}
+        found |= {"chance": self.classes.chance} if self.classes else {}
+        check_lock(trainer.config.output)
         with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
         trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)

@@ -3,7 +3,7 @@
 P: pictures   C: classes   T: templates   E: embedding   K: answers kept of a picture, best first
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,13 +58,20 @@ def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
 @torch.inference_mode()
 def class_features(embed_texts: EmbedTexts, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """The classes' features (C, E), of length 1: the mean over the templates (Radford et al. 2021, arXiv 2103.00020)."""
-    found = []
+    return torch.cat([mean_text(texts) for texts in class_texts(embed_texts, names, templates)])
+
+
+def class_texts(embed_texts: EmbedTexts, names: Sequence[str], templates: Sequence[str]) -> Iterator[Tensor]:
+    """The features (AT_ONCE, T, E) of the texts of some classes after another."""
     for at in range(0, len(names), AT_ONCE):
         some = names[at : at + AT_ONCE]
-        texts = embed_texts(prompts(some, templates)).unflatten(0, (len(some), -1))  # (AT_ONCE, T, E)
-        mean = texts.mean(dim=1)
-        found.append(mean / mean.norm(dim=1, keepdim=True))
-    return torch.cat(found)
+        yield embed_texts(prompts(some, templates)).unflatten(0, (len(some), -1))
+
+
+def mean_text(texts: Tensor) -> Tensor:
+    """(C, T, E) -> (C, E), of length 1."""
+    mean = texts.mean(dim=1)
+    return mean / mean.norm(dim=1, keepdim=True)
 
 
 def answers(pictures: Tensor, classes: Tensor) -> Answers:

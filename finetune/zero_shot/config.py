@@ -30,7 +30,7 @@ class ZeroShotConfig(TableFlags):
     )
     class_names: str | None = Field(
         None,
-        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number; "
+        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number or WordNet id; "
         "the labels themselves unless given",
     )
     templates: str = Field(

@@ -15,7 +15,7 @@ from captioners.resolve import SHIPPED, shipped_models
 from captioners.weights import DTYPES
 from diversity.measures.embedders import OpenClip
 from finetune.zero_shot.classify import Answers, answers, class_features, prompts
-from finetune.zero_shot.hierarchy import Hierarchy, Reranker
+from finetune.zero_shot.hierarchy import Doubt, Hierarchy, Reranker
 from finetune.zero_shot.pictures import Prepared
 from finetune.zero_shot.support import ALONE, Adapter, Shot, adapters, embed_descriptions
 from imagetext.sample import decode_image
@@ -44,7 +44,7 @@ class Asked:
         self.adapters: dict[str, dict[int, Adapter]] = {}  # by the descriptions that help, and the pictures a class
         self._adapted: dict[tuple[str, int], list[Tensor]] = {}
         self._answers: list[Answers] = []
-        self._reranked: list[tuple[Tensor, Tensor]] = []
+        self._doubts: list[Doubt] = []
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         """(N, E) of length 1."""
@@ -61,9 +61,11 @@ class Asked:
 
     def name_classes(self, names: Sequence[str], templates: Sequence[str], hierarchy: Hierarchy | None = None) -> int:
         """Embeds the classes' texts, those of their families, too; returns how many of the former the model's context cuts."""
-        self.classes = class_features(self.embed_texts, names, templates)  # (C, E)
         if hierarchy:
             self.rerank = Reranker(self.embed_texts, names, templates, hierarchy)
+            self.classes = self.rerank.classes  # (C, E)
+        else:
+            self.classes = class_features(self.embed_texts, names, templates)
         return self.clip.cut(prompts(names, templates))
 
     @torch.inference_mode()
@@ -84,7 +86,7 @@ class Asked:
         features = self.embed_pictures(pixels)
         found = answers(features, self.classes)
         if self.rerank:
-            self._reranked.append(tuple(part.cpu() for part in self.rerank(features, found.classes[:, 0])))
+            self._doubts.append(Doubt(*(part.cpu() for part in self.rerank(features, found.classes[:, 0]))))
         for name, by_shots in self.adapters.items():
             for count, adapter in by_shots.items():
                 best = adapter(features, self.classes).argmax(dim=1).cpu()
@@ -107,9 +109,17 @@ class Asked:
         return classes, probabilities
 
     @property
+    def doubts(self) -> Doubt | None:
+        """Of all pictures asked for; None without hierarchy."""
+        return Doubt(*(torch.cat(part) for part in zip(*self._doubts, strict=True))) if self._doubts else None
+
+    @property
     def reranked(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Which pictures the model is unsure of, and the classes after a new ranking, (P,) each; None without hierarchy."""
-        return tuple(torch.cat(part).numpy() for part in zip(*self._reranked, strict=True)) if self._reranked else None
+        if (doubts := self.doubts) is None:
+            return None
+        unsure = doubts.unsure.numpy()
+        return unsure, np.where(unsure, doubts.ranked[:, 0], self.answers[0][:, 0])
 
     @property
     def adapted(self) -> dict[tuple[str, int], np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diversity.measures.catalogue import Measure
+from diversity.measures.measure import Measure
 
 TOP1 = Measure(
     ("top1",),

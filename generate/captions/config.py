@@ -173,7 +173,7 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     )
     class_names: str | None = Field(
         None,
-        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number",
+        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number or id",
     )
     format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     captions_only: bool = Field(False, description="records without their pictures, for `capsmith join`")

@@ -82,6 +82,12 @@ def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate, source: Sour
     text, truncated = (" ".join(caption.text.split()), False) if tag else cut_sentences(caption, gate.sentences)
     found = words(text)
     flags = tag_reasons(text, found) if tag else degenerate_reasons(text, truncated, found)
+    if (
+        "short" in flags
+        and source is not None
+        and any(len(words(line)) <= len(found) for line in source.positive.splitlines())
+    ):
+        flags = tuple(flag for flag in flags if flag != "short")  # what changes a short caption is as short
     flags += written_reasons(
         text,
         source,

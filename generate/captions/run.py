@@ -38,7 +38,7 @@ from generate.runs.workers import Background, Workers
 from generate.sets.repeats import Repeats
 from imagetext.apart import ANOTHER
 from imagetext.lock import FolderLock
-from imagetext.readers.labels import Labels, read_class_names
+from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, named_once, read_class_names
 from imagetext.readers.table_columns import Need
 from imagetext.sample import Shard, is_caption_column
 from imagetext.shards import ShardWriter, check_column, read_marker
@@ -194,11 +194,13 @@ def told_of_drawn_shapes(config: GenerateConfig, shards: Sequence[Shard]) -> str
 
 def labels_of(config: GenerateConfig) -> Labels | None:
     """Where the pictures' classes stand, if they are asked for; ValueError where their names cannot be read."""
-    return (
-        Labels(config.label, read_class_names(config.class_names) if config.class_names else None)
-        if config.label
-        else None
-    )
+    if not config.label:
+        return None
+    if not config.class_names:
+        return Labels(config.label)
+    names = read_class_names(config.class_names)
+    numbers = {name: number for number, name in imagenet_ids().items()} if config.class_names == IMAGENET else {}
+    return Labels(config.label, names, named_once(names) | numbers)
 
 
 def _batch_sizes(columns: Sequence[Column]) -> list[int]:

@@ -28,7 +28,7 @@ from generate.runs.workers import Background, Stopwatch, Workers, decoding
 from imagetext.sample import Record, decode_image, image_size, is_caption_column
 from imagetext.sets.room import room_for
 from imagetext.shown import masked
-from imagetext.writers.formats import has_captions
+from imagetext.writers.record_fields import has_captions
 
 CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"  # begin flags
 REDRAWN_AT_ONCE = 256  # pictures, good ones among them, that a redraw waits for: more fill its batches, and memory

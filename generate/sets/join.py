@@ -80,4 +80,9 @@ def run(config: JoinConfig) -> int:
         f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
         f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ"
     )
-    return 1 if config.captions and not found.matched else 0
+    if not config.captions or found.matched:
+        return 0
+    picture, caption = found.unlike
+    names = f": a picture has {picture!r} and captions have {caption!r}" if picture and caption else ""
+    say(f"Nothing was joined{names}. Say with --on what names a picture in both.")
+    return 1

@@ -32,7 +32,7 @@ from imagetext.picture_files import (
     read_regular,
     real_path,
 )
-from imagetext.readers.row_records import with_picture, with_unique_keys
+from imagetext.readers.row_records import Row, with_picture, with_unique_keys
 from imagetext.readers.table_columns import with_lists
 from imagetext.readers.tables import split_rows
 from imagetext.readers.tars import PICTURE_SUFFIXES
@@ -276,7 +276,7 @@ def _name(path: str, folder: str) -> str:
 # ---- metadata --------------------------------------------------------------------------------------------------------
 
 
-def _metadata_rows(path: str) -> list[tuple[int, Mapping[str, Any] | ValueError]] | None:
+def _metadata_rows(path: str) -> list[tuple[int, Row | ValueError]] | None:
     """The rows of a metadata file, numbered from 0; None, with a warning, where it is none of a folder of pictures."""
     try:
         rows = [row for piece in split_rows(path) for row in piece.numbered()]
@@ -297,7 +297,7 @@ def _names_files(column: str) -> bool:
 
 def _add_metadata(
     path: str,
-    rows: Iterable[tuple[int, Mapping[str, Any] | ValueError]],
+    rows: Iterable[tuple[int, Row | ValueError]],
     pictures: dict[str, tuple[tuple[str, ...], dict]],
     same: Mapping[str, str],
     folder: str,
@@ -307,13 +307,9 @@ def _add_metadata(
         name: texts for name, (texts, _) in pictures.items()
     }  # by other files, which may be this one in another format
     for number, row in rows:
-        row = row if isinstance(row, ValueError) else dict(row)
-        named = (
-            ""
-            if isinstance(row, ValueError)
-            else next(filter(_names_files, sorted(row, key=lambda name: name != "file_name")), "")
-        )
-        value = row.pop(named) if named else None
+        fields = {} if isinstance(row, ValueError) else dict(row)
+        named = next(filter(_names_files, sorted(fields, key=lambda name: name != "file_name")), "")
+        value = fields.pop(named) if named else None
         if not isinstance(value, str) or not value:
             place = f"{path}:{number + 1}"
             reason = row if isinstance(row, ValueError) else "expected an object with a file_name"
@@ -322,7 +318,7 @@ def _add_metadata(
         name = join(os.path.dirname(path), value)
         name = name if "://" in name else os.path.normpath(name)
         name = same.get(_composed(name), name)
-        with_lists(row, CAPTION_COLUMNS)
+        with_lists(fields, CAPTION_COLUMNS)
         before, meta = pictures.get(name, ((), {}))
-        texts = tuple(text for text in take_captions(row) if text not in said.get(name, ()))
-        pictures[name] = (before + texts, meta | row)
+        texts = tuple(text for text in take_captions(fields) if text not in said.get(name, ()))
+        pictures[name] = (before + texts, meta | fields)

@@ -113,9 +113,11 @@ def _streamed(name: str, config: str | None, split: str, revision: str | None) -
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     builder = load_dataset_builder(name, config, revision=revision)
+    options: Any = builder.config
     if isinstance(builder, Parquet):
-        builder.config.batch_size = ROWS_AT_ONCE
-    return builder.as_streaming_dataset(split).decode(False)
+        options.batch_size = ROWS_AT_ONCE
+    streamed: Any = builder.as_streaming_dataset(split)
+    return streamed.decode(False)
 
 
 def _too_large(row: Row) -> ValueError | None:

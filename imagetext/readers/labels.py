@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from imagetext import limits
@@ -20,10 +20,12 @@ class Labels:
 
     place: `folder`, the folder that a picture lies in; or a tar's member (`cls`), or a field or column.
     names: of the classes, by what stands there; None where that is the name.
+    aliases: what may stand there instead of a key of `names`.
     """
 
     place: str
     names: Mapping[str, str] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, record: Record) -> Record:
         if record.error:
@@ -31,6 +33,8 @@ class Labels:
         found = self._found(record)
         if found is None:
             return replace(record, error=f"no label: {self._seen(record)}")
+        if found not in (self.names or ()):
+            found = self.aliases.get(found, found)
         if self.names is not None and found not in self.names:
             return replace(
                 record,
@@ -41,14 +45,17 @@ class Labels:
 
     def check(self, shard: Shard) -> None:
         """Raises ValueError, which says what was seen, where none of the shard's first records has a label."""
-        reasons = []
+        looked_at = []
         for record in islice(shard, LOOKED_AT):
             if record.label is not None:
                 return
-            reasons.append(record.error)
-        if reasons:
+            looked_at.append(record)
+        if looked_at:
+            first = looked_at[0]
+            others = [*first.members, *(name for name in first.meta if name not in ("uid", "source"))]
+            hint = f"; --label may be {' or '.join(map(repr, others))}" if self.place == FOLDER and others else ""
             raise ValueError(
-                f"{shard.path}: --label {self.place}: the first {len(reasons)} records have none; {reasons[0]}"
+                f"{shard.path}: --label {self.place}: the first {len(looked_at)} records have none; {first.error}{hint}"
             )
 
     def _found(self, record: Record) -> str | None:
@@ -65,6 +72,19 @@ class Labels:
             return f"{record.key!r} lies in no folder"
         files, fields = (", ".join(map(repr, names)) or "none" for names in (record.members, record.meta))
         return f"no {self.place!r} with a text or a number; there are the files {files} and the fields {fields}"
+
+
+def named_once(names: Mapping[str, str]) -> dict[str, str]:
+    """What the names stand for that a single class has: a set may have a class's name where another has its number."""
+    times = Counter(names.values())
+    return {name: key for key, name in names.items() if times[name] == 1}
+
+
+def imagenet_ids() -> dict[str, str]:
+    """WordNet's ids of ImageNet's classes, which its folders are called by, by number: `n01440764` is the first."""
+    from timm.data import ImageNetInfo  # late: it imports torch
+
+    return {str(number): name for number, name in enumerate(ImageNetInfo().label_names())}
 
 
 def read_class_names(names: str | os.PathLike) -> dict[str, str]:
@@ -91,4 +111,4 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
             raise ValueError(f"--class-names {path}: {line!r} is no ID<tab>NAME, as other lines are")
     if twice := [one for one, times in Counter(one for one, _ in pairs).items() if times > 1]:
         raise ValueError(f"--class-names {path}: {', '.join(twice)} named twice")
-    return dict(pairs)
+    return {class_id: name for class_id, name in pairs}

@@ -38,10 +38,13 @@ from imagetext.columns import check_column
 from imagetext.fields import json_object, json_value, loose_texts, well_formed
 from imagetext.picture_files import PictureFolders, real_path, short
 from imagetext.readers.folders import read_inside
+from imagetext.readers.json_values import object_pairs
 from imagetext.readers.row_records import Wanted
-from imagetext.readers.tables import split_rows, split_suffix
-from imagetext.readers.tars import TAR_SUFFIXES, read_members
-from imagetext.readers.text_tables import WINDOW, encoding_of, lines_of, object_pairs
+from imagetext.readers.suffixes import TAR_SUFFIXES, split_suffix
+from imagetext.readers.tables import split_rows
+from imagetext.readers.tar_members import read_members
+from imagetext.readers.text_layout import encoding_of
+from imagetext.readers.text_lines import WINDOW, lines_of
 from imagetext.sample import Record
 from imagetext.stores import Entry, files_below, in_order, is_remote, open_file
 
@@ -104,6 +107,7 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
     if kind == "laclip":
         _check_laclip([*files])  # else the comma that somebody puts between two names is told as a part of one
     problems = [f"{path}: no such file or folder" for path, there in files.items() if there is None]
+    folders = {path for path, there in files.items() if there is not None and there.is_folder}
     if fields and kind != "hq-clip":
         problems.append(f"{kind}: takes no #{fields}")
     if problems:
@@ -114,7 +118,7 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
     for rows in found:
         if kind != "hq-clip":
             _check_table(rows)
-        elif split_suffix(rows.path)[1] not in TAR_SUFFIXES and not files[rows.path].is_folder:
+        elif split_suffix(rows.path)[1] not in TAR_SUFFIXES and rows.path not in folders:
             problems.append(f"{rows.path}: neither the folder of HQ-CLIP's JSON files nor a tar of them")
         elif next(_json_files(rows.path), None) is None:
             problems.append(f"{rows.path}: there is no JSON file")
@@ -265,9 +269,11 @@ def _columns(path: str, fields: str) -> tuple[tuple[str, str], ...]:
 def _fields_in(path: str) -> str:
     """What fields the first file has, as the end of a message."""
     name, data = next(_json_files(path), ("", b""))
+    if isinstance(data, ValueError):
+        return ""
     try:
         return f"; {name}.json has the fields {', '.join(json_object(data))}" if name else "; there is no JSON file"
-    except (TypeError, ValueError):
+    except ValueError:
         return ""
 
 

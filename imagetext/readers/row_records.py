@@ -5,7 +5,7 @@ import binascii
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from imagetext.stores import StoreError, in_order, is_remote
 KEY_COLUMNS = ("key", "uid", "id")
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "path")
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 class Wanted(NamedTuple):
@@ -131,7 +131,7 @@ def _parse(
         {name: texts for name in _asked(wanted) if name in row and (texts := loose_texts(row[name]))} if wanted else {}
     )
     column, failed = _picture_column(row, ours)
-    cell = row.pop(next((name for name in IMAGE_COLUMNS if name in row), None), None)
+    cell = next((row.pop(name) for name in IMAGE_COLUMNS if name in row), None)
     try:
         if with_image and column:
             image, picture = _image_of(column, cell, row["sha256"] if ours else None)

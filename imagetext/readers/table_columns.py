@@ -15,7 +15,7 @@ from imagetext.fields import CAPTION_COLUMNS
 from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.text_tables import usual_name
+from imagetext.readers.text_layout import usual_name
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def _advice(path: str, names: Collection[str]) -> str:
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def usual_row(row: dict[str, Any], reading: Reading, kept: Collection[str] = ()) -> Row | ValueError:
+def usual_row(row: Row, reading: Reading, kept: Collection[str] = ()) -> Row | ValueError:
     """The row with its picture in `image`, its captions in a column of a usual name and its key in `key`, or what is wrong with it.
 
     Changes the row. A list that a cell holds as text becomes one. kept: columns that stay where they are, too.
@@ -181,7 +181,7 @@ def usual_row(row: dict[str, Any], reading: Reading, kept: Collection[str] = ())
         )
     if reading.image != "":
         picture = row.get("image")
-        if (picture.__class__ is not str or picture[:1] == "[" or reading.image != "image") and (
+        if (not isinstance(picture, str) or picture[:1] == "[" or reading.image != "image") and (
             problem := _set_picture(row, reading)
         ):
             return problem
@@ -230,7 +230,7 @@ def _set_picture(row: dict[str, Any], reading: Reading) -> ValueError | None:
 def with_lists(row: dict[str, Any], names: Iterable[str]) -> None:
     """Makes lists of the texts in these columns that spell one."""
     for name in names:
-        if (text := row.get(name)).__class__ is str and text[:1] == "[" and (texts := listed(text)) is not None:
+        if isinstance(text := row.get(name), str) and text[:1] == "[" and (texts := listed(text)) is not None:
             row[name] = texts or None
 
 

@@ -34,23 +34,23 @@ class TableFlags(BaseModel):
     """Where tables have their pictures, captions and keys."""
 
     images: Annotated[list[str], BeforeValidator(_listed)] = Field(
-        [],
+        default=[],
         description="folder, or s3://…, in which the pictures of tables, caption sets and metadata lie and from which their paths "
         "start; repeatable; the file's own folder unless given",
     )
     image_column: str | None = Field(
-        None, description="column of tables that holds the picture or its path; a usual name unless given"
+        default=None, description="column of tables that holds the picture or its path; a usual name unless given"
     )
     caption_column: list[str] = Field(
-        [], description="column of tables that holds captions, or several; a usual name unless given"
+        default=[], description="column of tables that holds captions, or several; a usual name unless given"
     )
     key: list[str] = Field(
-        [],
+        default=[],
         description="column of tables that names each picture; of several the one that a table has; key, uid or "
         "id unless given",
     )
     group: bool = Field(
-        True, description="rows of a table that repeat a picture, each with a caption, are one picture"
+        default=True, description="rows of a table that repeat a picture, each with a caption, are one picture"
     )
 
     @property

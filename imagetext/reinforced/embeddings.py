@@ -11,6 +11,7 @@ import io
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ def pack(embeddings: Mapping[str, Tensor], kind: str) -> bytes:
     """Embeddings as a member `npz`, float32, or `pth.gz`, bfloat16; the same bytes for the same numbers."""
     file = io.BytesIO()
     if kind == "npz":
-        np.savez(file, **{name: rows.float().numpy() for name, rows in embeddings.items()})
+        arrays: dict[str, Any] = {name: rows.float().numpy() for name, rows in embeddings.items()}
+        np.savez(file, **arrays)
         return file.getvalue()
     torch.save({name: rows.to(torch.bfloat16, copy=True).contiguous() for name, rows in embeddings.items()}, file)
     return gzip.compress(file.getvalue(), compresslevel=1, mtime=0)  # embeddings hardly get smaller

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
+from torchvision.transforms import InterpolationMode, functional
 
 from imagetext.readers.row_records import json_object
 from imagetext.sample import MAX_PIXELS, in_bands, open_image
 
 View = list[list]
+F: Any = functional  # its types say Tensor where it takes and gives pictures of Pillow
 
 OPERATIONS = (
     "Identity",
@@ -108,10 +108,10 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """Pixels (..., 3, S, S), uint8, as a model takes them: float32, the same bits on every device as torchvision gives."""
     # The divisor is a tensor on the device: by a plain number a GPU divides inexactly, through its reciprocal.
     values = pixels.to(torch.float32).div_(torch.tensor(255.0, device=pixels.device))
-    mean, std = (
+    means, deviations = (
         torch.tensor(numbers, dtype=torch.float32, device=pixels.device)[:, None, None] for numbers in (mean, std)
     )
-    return values.sub_(mean).div_(std)
+    return values.sub_(means).div_(deviations)
 
 
 # ---- paug.json ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from imagetext.readers.tables import ROWS_PER_SHARD
+from imagetext.readers.table_pieces import ROWS_PER_SHARD
 from imagetext.sample import Record, Shard
 from imagetext.scenes import facts, words
 
@@ -165,7 +165,7 @@ def _draw_object(picture: Image.Image, item: Mapping[str, Any], size: int, rng: 
 
     shadow = mask.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(max(1.0, size / 60)))
     offset = max(1, size // 48)
-    picture.paste((40, 40, 50), (left + offset, top + offset), shadow.point(lambda value: value * 2 // 5))
+    picture.paste((40, 40, 50), (left + offset, top + offset), shadow.point([value * 2 // 5 for value in range(256)]))
 
     shade = rng.uniform(0.93, 1.05)
     rgb = tuple(min(255, round(channel * shade)) for channel in RGB[item["colour"]])

@@ -26,13 +26,11 @@ def short_captions(scene: Scene, rng: random.Random) -> tuple[str, ...]:
     """Five differently phrased short captions: each true, none with everything."""
     makers = list(_ONE_KIND if len(groups(scene)) == 1 else _SEVERAL_KINDS)
     rng.shuffle(makers)
-    captions: list[str] = []
-    for maker in itertools.cycle(makers):
-        caption = maker(scene, rng)
-        if caption not in captions:
-            captions.append(caption)
-        if len(captions) == 5:
-            return tuple(captions)
+    captions: dict[str, None] = {}  # in their order
+    made = (maker(scene, rng) for maker in itertools.cycle(makers))
+    while len(captions) < 5:
+        captions[next(made)] = None
+    return tuple(captions)
 
 
 def long_caption(scene: Scene, rng: random.Random) -> str:
@@ -47,8 +45,8 @@ def long_caption(scene: Scene, rng: random.Random) -> str:
         else:
             item = group[0]
             sentences.append(f"the {full_name(item)} is {item['size']} and {item['texture']}, at the {place_of(item)}")
-    if related_pair(kinds):
-        value, one, other = main_relation(*related_pair(kinds))
+    if pair := related_pair(kinds):
+        value, one, other = main_relation(*pair)
         sentences.append(
             f"the {full_name(one)} is {'to the ' if value == 'left of' else ''}{value} the {full_name(other)}"
         )

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from imagetext.apart import ANOTHER, check_apart
@@ -21,18 +21,22 @@ from imagetext.shards import Format, ShardWriter, read_marker
 from imagetext.shown import Progress
 from imagetext.sources import read_samples
 from imagetext.stores import plain_path
-from imagetext.writers.formats import has_captions
+from imagetext.writers.record_fields import has_captions
 
 On = Literal["key", "uid", "sha256", "url", "path"]
 
 
 @dataclass(frozen=True)
 class Joined:
-    """How many records got captions; how many got none, for there are none; and how many, for there are different ones."""
+    """How many records got captions; how many got none, for there are none; and how many, for there are different ones.
+
+    unlike: what names the first picture without captions, and the first captions of all, as they were read to be joined.
+    """
 
     matched: int
     unmatched: int
     duplicate: int
+    unlike: tuple[str | None, str | None] = field(default=(None, None), compare=False)
 
 
 def join(
@@ -84,7 +88,7 @@ def join(
         "seed": seed,
     }
     counts: Counter[str] = Counter()
-    to_do = []
+    to_do, lonely, first = [], None, None
     begin()
     for shard in shards:
         marker = read_marker(output, shard.name)
@@ -100,6 +104,7 @@ def join(
         index = _Index(os.path.join(folder, "columns.sqlite"), on)
         if to_do:
             index.add(sources)
+            first = index.first()
         for shard in Progress(to_do, desc="joining", unit="shard", disable=not to_do):
             sample = sample_hash(shard.path)  # before it is read: what comes meanwhile is noticed the next time
             with ShardWriter(
@@ -110,10 +115,12 @@ def join(
                     record, outcome = index.joined(apart, overwrite, drop_text_embeddings, expected=bool(specs))
                     writer.write(record, drawn_text(record, *text_from, seed=seed) if text_from else None)
                     found[outcome] += 1
+                    if outcome == "unmatched":
+                        lonely = lonely or name_of(apart, on)
                 writer.info |= {"joined": dict(found), "input_sample": sample}
             counts.update(found)
         index.close()
-    return Joined(counts["matched"], counts["unmatched"], counts["duplicate"])
+    return Joined(counts["matched"], counts["unmatched"], counts["duplicate"], (lonely, first))
 
 
 def parse_text_from(text: str) -> tuple[str, float]:
@@ -158,7 +165,8 @@ class _Index:
     """The columns of many records by what names a picture, in a file that goes when all is done."""
 
     def __init__(self, path: str, on: On):
-        self.on, self.names = on, []
+        self.on: On = on
+        self.names: list[str] = []
         self.database = sqlite3.connect(path, isolation_level=None)
         self.database.executescript("""
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
@@ -220,6 +228,11 @@ class _Index:
             reason = f"no captions of {self.on} {picture!r} to join" if expected else "no captions"
             return replace(record, error=f"{reason}: {why}" if why else reason), outcome
         return record, outcome
+
+    def first(self) -> str | None:
+        """What names the first of the pictures that have captions here, in the order of their names."""
+        row = self.database.execute("SELECT picture FROM captions LIMIT 1").fetchone()
+        return row and row[0]
 
     def close(self) -> None:
         self.database.close()

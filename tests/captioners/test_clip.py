@@ -1,6 +1,7 @@
 """CLIP models of open_clip: how they are named, what is refused before it is loaded, and what is loaded."""
 
 import json
+import os
 import shutil
 
 import open_clip
@@ -97,6 +98,7 @@ def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, told):
 
 def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
     folder = shutil.copytree(COCA_TINY, tmp_path / "theirs")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     monkeypatch.setattr(
         "open_clip.factory.download_pretrained_from_hf", lambda _, filename="", **__: str(folder / filename)
     )
@@ -107,6 +109,9 @@ def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="^org/name: its config asks for 2,562,454,913 weights"):
         load_clip(find_clip("org/name"))
+    os.truncate(folder / "open_clip_config.json", 2**23 + 1)
+    with pytest.raises(ValueError, match="open_clip_config.json has 8,388,609 bytes, at most 8,388,608 are read"):
+        find_clip("org/name")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diversity.measures import catalogue
-from diversity.measures.catalogue import OF_SCORE, Measure
+from diversity.measures.catalogue import OF_SCORE
+from diversity.measures.measure import PERCENT, Measure
 from diversity.verdict.answer import STUDENT, answer
 from diversity.verdict.compare import Difference, Estimate, differences, estimates
 from diversity.verdict.mixes import Mixes, MixStep
@@ -353,7 +353,7 @@ def test_known_truth_needs_no_warning_and_unknown_truth_has_one(three):
     result = sentences(known, fidelity="precision")
     assert not any("What is true" in sentence for sentence in result)
     assert "has Facts true 72" in result[1]
-    assert catalogue.PERCENT in result[1]
+    assert PERCENT in result[1]
 
 
 def test_labels_are_what_is_printed(three):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,11 @@ def slow_scores(images, groups, references, pool_size, human):
             continue
     pool = list(pictures)[:pool_size]
     texts = [[text(caption) for caption in group] for group in groups]
-    names = ("clip_score", "ref_clip_score", "r_at_1", "r_at_5", "image_coverage", "found_clip")
+
+    def nearest_of(vector):
+        return max(pool, key=lambda other: vector @ pictures[other])
+
+    names = ("clip_score", "ref_clip_score", "r_at_1", "r_at_5", "image_coverage", "found_clip", "consistency")
     found = {name: np.full(len(images), np.nan) for name in names}
     for at, group in enumerate(texts):
         scores, with_references, ranks = [], [], []
@@ -81,6 +86,8 @@ def slow_scores(images, groups, references, pool_size, human):
                 found[f"r_at_{n}"][at] = np.mean([rank < n for rank in ranks])
             others = [vector @ pictures[at] for other in pool if other != at for vector in texts[other]]
             found["found_clip"][at] = 1 - np.mean(ranks) / (len(pool) - 1)
+            pairs = [nearest_of(one) == nearest_of(other) for one, other in combinations(group, 2)]
+            found["consistency"][at] = np.mean(pairs) if pairs else np.nan
             found["image_coverage"][at] = max(vector @ pictures[at] for vector in group) > max(others)
     return found
 
@@ -202,6 +209,16 @@ def test_clip_score_is_a_scaled_cosine_and_refclipscore_its_harmonic_mean():
         found["a"].pictures["r_at_5"], [0.5, 1, 0, np.nan, 1, 1, 1]
     )  # "half" to five others at least
     np.testing.assert_allclose(found["a"].pictures["image_coverage"], [1, 1, 0, np.nan, 1, 1, 1])
+
+
+def test_captions_agree_that_find_the_same_picture_right_or_wrong():
+    clip, images = chosen()
+    groups = [["of 0"] * 2, ["of 0", "of 0", "of 1"], ["of 2", "of 3"], ["none", "none"], ["of 4"], [], ["of 5"] * 4]
+    found, _ = clip_scores(clip, images, {"a": groups})
+    np.testing.assert_allclose(found["a"].pictures["consistency"], [1, 1 / 3, 0, 0, np.nan, np.nan, 1])
+    assert found["a"].row["consistency"] == pytest.approx((1 + 1 / 3 + 1) / 5)
+    alone, _ = clip_scores(clip, images[:1], {"a": [["of 0", "of 0"]]})
+    assert alone["a"].row["consistency"] is None
 
 
 def test_negative_cosines_count_as_zero():

@@ -12,6 +12,7 @@ from PIL import Image
 from diversity.inputs import records as input_rows
 from diversity.inputs.records import captions_of, scene_of, truncated_of
 from diversity.inputs.specs import open_inputs, open_sources, text_columns
+from imagetext import limits
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 
@@ -112,6 +113,15 @@ def test_a_json_list_of_rows_is_a_table(tmp_path):
         ("v-000000001", (), (), ("b",), ("c", "")),
     ]
     assert [row.image for row in found] == [picture(), None]
+
+
+def test_a_row_of_a_json_list_that_is_too_long_is_a_row_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "LINE", 200)
+    rows = [{"key": "a", "caption": "x" * 300}, {"key": "b", "caption": "a dog"}]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    long, short = read(tmp_path / "t.json")
+    assert "more than 200" in long.error
+    assert captions([short], "captions") == [("b", ("a dog",))]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from diversity.measures import catalogue
-from diversity.page import page as page_of
+from diversity.measures.measure import PERCENT
+from diversity.page.differences import mixes_of
 from diversity.page.page import EXAMPLES_SHOWN, GROUPS, render, thumbnail
 from diversity.page.plots import columns_of
 from diversity.verdict.compare import Difference, Estimate
@@ -157,7 +158,7 @@ def test_the_first_table_has_each_number_with_its_interval_and_the_human_row_las
             assert measure.text(report.rows[name]) in words
             if measure.score:
                 low, high = (measure.written(end) for end in report.intervals[name][measure.score][1:])
-                assert words.endswith(f"{low.removesuffix(catalogue.PERCENT)}–{high}")
+                assert words.endswith(f"{low.removesuffix(PERCENT)}–{high}")
 
 
 def test_every_measure_has_its_place():
@@ -250,7 +251,7 @@ def test_a_mix_has_one_sign_on_the_page_and_in_words(made_up_report, report):
     alone, step, *_ = report.mixes.steps
     loss = step._replace(fidelity_gain=Estimate(-0.2, -0.21, -0.19))
     mixed = made_up_report(mixes=report.mixes._replace(fidelity_measure="degenerate", steps=(alone, loss)))
-    span = page_of._mixes(mixed, columns_of(mixed))["steps"][0]["gains"][2][1]
+    span = mixes_of(mixed, columns_of(mixed))["steps"][0]["gains"][2][1]
     assert (span.text, span.interval) == ("+20.0 points", "19.0 to 21.0") and span.mean < span.zero
 
 

@@ -17,7 +17,7 @@ from diversity import DiversityReport
 from diversity.config import DiversityConfig
 from diversity.run import run
 from imagetext.lock import FolderLock
-from imagetext.outputs import write_file
+from imagetext.outputs import UNFINISHED, write_file
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -71,7 +71,7 @@ def test_a_run_that_was_killed_knows_its_folder_again(records, tmp_path, monkeyp
     def write(path, text):
         if path.name == killed_at:
             path.parent.mkdir(exist_ok=True)
-            path.with_name(path.name + ".tmp").write_text(text[:9])
+            path.with_name(path.name + UNFINISHED).write_text(text[:9])
             raise KeyboardInterrupt  # and nothing is tidied up
         write_file(path, text)
 
@@ -104,7 +104,7 @@ def test_a_folder_of_something_else_is_left_alone(records, tmp_path, capsys):
 def test_a_report_goes_on_where_a_killed_one_stopped_and_leaves_foreign_files(records, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    for left in (".lock", "report.json.tmp"):
+    for left in (".lock", "report.json" + UNFINISHED):
         (out / left).write_text("half")
     assert run(DiversityConfig(input=[str(records)], output=out)) == 0
     (out / "report.html").unlink()

@@ -12,6 +12,7 @@ from finetune.student.config import StudentConfig
 from finetune.student.model import StudentForward, load_student, reinforced_losses, told_of_negatives
 from finetune.student.teachers import Teachers
 from finetune.trainer import Trainer
+from imagetext.outputs import UNFINISHED
 
 from .ranks import check_equal, gradients_of_a_student, in_two_processes
 from .sets import RESNET, STUDENT, write_student
@@ -281,8 +282,8 @@ def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, mo
     monkeypatch.setattr(os, "replace", lambda old, new: (done.append(f"-> {os.path.basename(new)}"), named(old, new)))
     load_student(write_student(tmp_path / "a")).save(tmp_path / "b")
     weights, config = "open_clip_model.safetensors", "open_clip_config.json"
-    steps = [step for step in done if not step.startswith("-> ") or not step.endswith(".tmp")]
-    assert steps == [f"{weights}.tmp", f"-> {weights}", "b", f"{config}.tmp", f"-> {config}", "b"]
+    steps = [step for step in done if not step.startswith("-> ") or not step.endswith(UNFINISHED)]
+    assert steps == [f"{weights}{UNFINISHED}", f"-> {weights}", "b", f"{config}{UNFINISHED}", f"-> {config}", "b"]
 
 
 def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
@@ -290,6 +291,8 @@ def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
 
     student = load_student(str(SHIPPED / "coca_tiny"))
     student.save(tmp_path)
+    saved = (tmp_path / "tokenizer_config.json").read_text()
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in saved  # which transformers 4 has, too
     again = load_student(str(tmp_path))
     assert torch.equal(again.tokenizer(["a red circle"]), student.tokenizer(["a red circle"]))
     forward = StudentForward(again, settings(), TEACHERS)

@@ -1,14 +1,18 @@
 """Answers ranked anew by children and parents: which are unsure, by a slow reference; hierarchies of files and of WordNet."""
 
 import json
-from types import SimpleNamespace
+import warnings
 
+import nltk
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nltk.corpus.reader.wordnet import WordNetCorpusReader
+from nltk.corpus.util import LazyCorpusLoader
 
 import capsmith
+from diversity.measures.references import load_wordnet
 from finetune.zero_shot import hierarchy as module
 from finetune.zero_shot.compare import unsure_of
 from finetune.zero_shot.hierarchy import Hierarchy, Reranker, read_hierarchy
@@ -60,7 +64,15 @@ def test_unsure_pictures_are_ranked_anew_as_one_by_one():
         [F.normalize(embed([t.replace("{}", name) for t in TEMPLATES]).mean(0), dim=0) for name in NAMES]
     )
     first = (pictures @ classes.T).argmax(dim=1)
-    unsure, best = Reranker(embed, NAMES, TEMPLATES, FAMILIES)(pictures, first)
+    unsure, agreement, ranked = Reranker(embed, NAMES, TEMPLATES, FAMILIES)(pictures, first)
+    best = torch.where(unsure, ranked[:, 0], first)
+    assert {len(set(row)) for row in ranked.tolist()} == {5}
+    alone = torch.stack(
+        [(pictures @ embed([one.replace("{}", name) for name in NAMES]).T).argmax(dim=1) for one in TEMPLATES]
+    )
+    assert agreement.tolist() == [
+        sum(one == right for one in column) / 5 for column, right in zip(alone.T.tolist(), first.tolist())
+    ]
     slow = [slowly(picture, one) for picture, one in zip(pictures, first.tolist())]
     assert list(zip(unsure.tolist(), best.tolist())) == slow
     assert 0 < unsure.sum() < 60 and (best != first).any()
@@ -78,6 +90,10 @@ def test_what_it_gains_is_counted_where_the_model_is_unsure():
     assert unsure_of(first, np.zeros(6, bool), labels, labels, seed=0).gain is None
 
 
+def find_in(path, labels, names):
+    return read_hierarchy(str(path))(Classes(labels, names, [1] * len(names)))
+
+
 def test_a_file_of_edges_knows_classes_by_label_or_name(tmp_path):
     path = tmp_path / "edges.tsv"
     path.write_text("n1\tshape\nn1\tsecond\nred star\tstar\n\nsun\tstar\nother\tthing\n")
@@ -87,6 +103,10 @@ def test_a_file_of_edges_knows_classes_by_label_or_name(tmp_path):
     )
     with pytest.raises(ValueError, match="knows none of the 2 classes, which begin with 'cat', 'dog'"):
         find(Classes(["a", "b"], ["cat", "dog"], [1, 1]))
+    path.write_text("b\ta\nc\ta\nc\td\n\u00e9\tb\n")
+    assert find_in(path, ["a", "b", "c"], ["shape", "star", "heart"]) == Hierarchy(
+        ("", "shape", "shape"), ([], ["\u00e9"], [])
+    )
     path.write_text("star\tshape\nheart shape\n")
     with pytest.raises(ValueError, match="'heart shape' is no CHILD<tab>PARENT"):
         read_hierarchy(str(path))
@@ -94,23 +114,122 @@ def test_a_file_of_edges_knows_classes_by_label_or_name(tmp_path):
         read_hierarchy(str(tmp_path / "none"))
 
 
-def synset(*names, parents=(), children=()):
-    return SimpleNamespace(lemma_names=lambda: list(names), hypernyms=lambda: parents, hyponyms=lambda: children)
+# of WordNet 3.0: lexicographer file, words, parents, those that it is an instance of, and how often its first word was met
+SYNSETS = {
+    "entity": (3, ["entity"], [], [], 0),
+    "fish": (5, ["fish"], ["entity"], [], 0),
+    "mackerel shark": (5, ["mackerel_shark"], ["fish"], [], 0),
+    "shark": (5, ["great_white_shark", "white_shark"], ["fish", "mackerel shark"], [], 0),
+    "writer": (18, ["writer"], ["entity"], [], 0),
+    "Crane": (18, ["Crane", "Stephen_Crane"], [], ["writer"], 0),
+    "lifting device": (6, ["lifting_device"], ["entity"], [], 0),
+    "machine": (6, ["crane"], ["lifting device"], [], 0),
+    "wading bird": (5, ["wading_bird"], ["entity"], [], 0),
+    "bird": (5, ["crane"], ["wading bird"], [], 0),
+    "whooper": (5, ["whooping_crane", "whooper"], ["bird"], [], 0),
+    "demoiselle": (5, ["demoiselle"], ["bird"], [], 0),
+    "dog": (5, ["dog", "domestic_dog"], ["entity"], [], 42),
+    "puppy": (5, ["puppy"], ["dog"], [], 0),
+    "andiron": (6, ["andiron", "dog"], ["lifting device"], [], 0),
+    "andiron's kind": (6, ["fire_dog"], ["andiron"], [], 0),
+}
 
 
-def test_wordnet_is_asked_by_id_or_by_the_commonest_noun(monkeypatch):
-    shark = synset("great_white_shark", "white_shark", parents=(synset("mackerel_shark"), synset("fish")))
-    bird = synset("crane", parents=(synset("wading_bird"),), children=(synset("whooping_crane", "whooper"),))
-    wordnet = SimpleNamespace(
-        synset_from_pos_and_offset=lambda part, offset: {("n", 1484850): shark}[part, offset],
-        synsets=lambda name, part: {("red_crane", "n"): [bird, synset("lift")]}.get((name, part), []),
+@pytest.fixture(scope="module")
+def wordnet(tmp_path_factory):
+    """nltk's reader on files of WordNet's own format, in which a synset's id is the place of its line."""
+    folder = tmp_path_factory.mktemp("nltk_data") / "corpora" / "wordnet"
+    folder.mkdir(parents=True)
+    licence = "  1 WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
+    places = dict.fromkeys(SYNSETS, 0)
+
+    def line(key):
+        lexname, synonyms, parents, of, _ = SYNSETS[key]
+        pointers = [("@", parent) for parent in parents] + [("@i", one) for one in of]
+        for other, (_, _, above, instance_of, _) in SYNSETS.items():
+            pointers += [("~", other)] * (key in above) + [("~i", other)] * (key in instance_of)
+        said = "".join(f"{one} 0 " for one in synonyms)
+        to = "".join(f"{sign} {places[other]:08d} n 0000 " for sign, other in pointers)
+        return f"{places[key]:08d} {lexname:02d} n {len(synonyms):02x} {said}{len(pointers):03d} {to}| it  \n"
+
+    at = len(licence)
+    for key in SYNSETS:
+        places[key] = at
+        at += len(line(key))  # a place has eight digits, whatever it is
+    (folder / "data.noun").write_text(licence + "".join(map(line, SYNSETS)))
+    entries = {}
+    for key, (_, synonyms, *_) in SYNSETS.items():
+        for one in synonyms:
+            entries.setdefault(one.lower(), []).append(f"{places[key]:08d}")
+    (folder / "index.noun").write_text(
+        licence
+        + "".join(f"{one} n {len(of)} 1 @ {len(of)} 0 {' '.join(of)}  \n" for one, of in sorted(entries.items()))
     )
+    met = [f"{of[1][0].lower()}%1:{of[0]:02d}:00:: 1 {of[4]}\n" for of in SYNSETS.values() if of[4]]
+    (folder / "cntlist.rev").write_text("".join(sorted(met)))
+    kinds = (
+        "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact" + " noun.other" * 11 + " noun.person"
+    )
+    (folder / "lexnames").write_text("".join(f"{at:02d}\t{kind}\t1\n" for at, kind in enumerate(kinds.split())))
+    for part in ("adj", "adv", "verb"):
+        for kind in ("data", "index"):
+            (folder / f"{kind}.{part}").write_text(licence)
+    for name in ("adj.exc", "adv.exc", "noun.exc", "verb.exc", "index.sense"):
+        (folder / name).write_text("")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
+        patch.setattr(nltk.data, "path", [str(folder.parents[1])])
+        yield WordNetCorpusReader(nltk.data.find("corpora/wordnet"), None), places
+
+
+def in_wordnet(monkeypatch, wordnet, labels, names):
     monkeypatch.setattr(module, "load_wordnet", lambda: wordnet)
-    found = read_hierarchy("wordnet")(Classes(["n01484850", "3", "4"], ["shark", "red crane", "qwerty"], [1, 1, 1]))
-    assert found == Hierarchy(("mackerel shark", "wading bird", ""), ([], ["whooping crane"], []))
+    return read_hierarchy("wordnet")(Classes(labels, names, [1] * len(names)))
+
+
+def test_wordnet_is_asked_by_id_or_by_name(monkeypatch, wordnet):
+    reader, places = wordnet
+    labels = [f"n{places['shark']:08d}", "3", "n99999999", "5", "n00000003"]
+    found = in_wordnet(monkeypatch, reader, labels, ["shark", "Great White shark", "fish", "qwerty", "asdf"])
+    assert found == Hierarchy(
+        ("mackerel shark", "mackerel shark", "entity", "", ""), ([], [], ["mackerel shark"], [], [])
+    )
     monkeypatch.setattr(module, "load_wordnet", lambda: None)
     with pytest.raises(ValueError, match="nltk's corpus is not on this machine; `python -m nltk.downloader wordnet`"):
         read_hierarchy("wordnet")
+
+
+@pytest.mark.parametrize(
+    "others,parent,children",
+    [
+        (["fish", "whooper"], "wading bird", ["demoiselle"]),  # what is itself a class is nobody's child
+        (["lifting device"], "lifting device", []),
+        (
+            ["Stephen Crane", "dog", "fish"],
+            "wading bird",
+            ["demoiselle", "whooping crane"],
+        ),  # no class is of one person
+    ],
+)
+def test_a_name_of_several_nouns_is_of_the_kind_that_most_classes_are_of(
+    monkeypatch, wordnet, others, parent, children
+):
+    names = ["crane", *others]
+    found = in_wordnet(monkeypatch, wordnet[0], names, names)
+    assert (found.parents[0], found.children[0]) == (parent, children)
+
+
+def test_a_common_noun_stays_what_it_is_among_others(monkeypatch, wordnet):
+    names = ["dog", *["lifting device"] * 20]
+    assert in_wordnet(monkeypatch, wordnet[0], names, names).children[0] == ["puppy"]
+
+
+def test_a_part_of_wordnet_is_none(monkeypatch, tmp_path):
+    """As a download that was stopped leaves it."""
+    (tmp_path / "corpora").mkdir()
+    (tmp_path / "corpora" / "wordnet.zip").write_bytes(b"PK\3\4 and no more")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(nltk.corpus, "wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
+    assert load_wordnet() is None
 
 
 def test_the_command_says_what_the_hierarchy_does(tmp_path, capsys):
@@ -138,4 +257,11 @@ def test_the_command_says_what_the_hierarchy_does(tmp_path, capsys):
         unsure["after"]["mean"] - unsure["before"]["mean"]
     )
     assert "knows 1 of 6 classes" in report["notes"][0] and "coca_tiny is unsure of " in report["answer"][-1]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert {row["agreement"]["coca_tiny"] for row in rows} <= {0, 0.333333, 0.666667, 1}
+    after = [
+        row["label"] == row["reranked"].get("coca_tiny", [row["answers"]["coca_tiny"][0]["class"]])[0] for row in rows
+    ]
+    assert np.mean([bool(row["reranked"]) for row in rows]) == pytest.approx(unsure["share"]["mean"])
+    assert np.mean(after) == pytest.approx(unsure["total"]["mean"])
     assert "Unsure pictures" in (tmp_path / "out" / "zero_shot.html").read_text()

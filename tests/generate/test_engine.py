@@ -1,5 +1,6 @@
 """`capsmith generate`: whole runs with a captioner that has no model."""
 
+import hashlib
 import io
 import json
 import os
@@ -332,7 +333,7 @@ def test_captions_only_are_joined_with_their_pictures_later(
     )
 
 
-def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pictures, configure, tmp_path):
+def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pictures, configure, tmp_path, capsys):
     make_tar("00000", pictures(4))
     assert run(configure(captions_only=True, num_captions=1, output=tmp_path / "apart")) == 0
     asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
@@ -342,6 +343,11 @@ def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pi
     assert texts == [record.syn_text["syn_text_fake"][0] for record in records(tmp_path / "joined")]
     make_tar("00000", pictures(4, 50))
     assert join(JoinConfig(**asked, output=tmp_path / "other", on="sha256")) == 1
+    hashes = [sorted(hashlib.sha256(image).hexdigest() for image in pictures(4, first)) for first in (0, 50)]
+    told = re.search(
+        "Nothing was joined: a picture has '(.*)' and captions have '(.*)'. Say with", capsys.readouterr().out
+    )
+    assert told[1] in hashes[1] and told[2] == hashes[0][0]
     with pytest.raises(ValueError, match="--captions: required, unless"):
         join(JoinConfig(input=asked["input"], output=tmp_path / "none"))
     with pytest.raises(ValueError, match="is not COLUMN:p"):

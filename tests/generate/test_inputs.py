@@ -14,6 +14,7 @@ from generate.runs.inputs import Failures, Hashed
 from generate.runs.manifest import clear_run, write_run
 from generate.sets.join import JoinConfig
 from generate.sets.join import run as join
+from imagetext.outputs import UNFINISHED
 from imagetext.sample import Record
 from imagetext.shards import read_marker
 from imagetext.sources import read_records
@@ -151,7 +152,7 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.json"])
 def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tmp_path, pictures, monkeypatch, name):
     """Whether or not rows repeat a picture; what is done stays, and is the same as it would be of the shorter table."""
-    for module in ("imagetext.readers.tables", "generate.runs.inputs"):
+    for module in ("imagetext.readers.table_pieces", "generate.runs.inputs"):
         monkeypatch.setattr(f"{module}.ROWS_PER_SHARD", 3)
     for number, data in enumerate(pictures(12)):
         (tmp_path / f"{number}.jpg").write_bytes(data)
@@ -307,8 +308,8 @@ def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(
     out = tmp_path / "out"
     assert run(configure(format=format)) == 0
     (out / "00001.done.json").unlink()  # unfinished
-    (out / f"00002.{suffix}").rename(out / f"00002.{suffix}.tmp")
-    os.makedirs(out / "00002.images.tmp")
+    (out / f"00002.{suffix}").rename(out / f"00002.{suffix}{UNFINISHED}")
+    os.makedirs(out / f"00002.images{UNFINISHED}")
     theirs = {
         f"00007.{suffix}": b"t",
         "00001.csv": b"c",
@@ -322,7 +323,7 @@ def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(
     asked = {"input": paths[:1], "format": format, "seed": 1}
     assert run(configure(**asked, overwrite=True)) == 0
     assert run(configure(**asked, output=tmp_path / "fresh")) == 0
-    assert files(out) == {**files(tmp_path / "fresh"), **theirs} and not (out / "00002.images.tmp").exists()
+    assert files(out) == {**files(tmp_path / "fresh"), **theirs} and not (out / f"00002.images{UNFINISHED}").exists()
     make_tar("00007", pictures(1))
     with pytest.raises(ValueError, match=f"00007.{suffix}: would be written over, and is no file of this run"):
         run(configure(format=format, seed=1))
@@ -330,11 +331,11 @@ def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(
 
 
 def test_what_is_removed_with_a_run_is_never_behind_a_link(tmp_path):
-    for folder in ("theirs", "out/0.images", "out/2.images.tmp"):
+    for folder in ("theirs", "out/0.images", "out/2.images" + UNFINISHED):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "theirs/a.jpg").write_bytes(b"a")
     (tmp_path / "out/0.images/own.jpg").write_bytes(b"o")
-    for link in ("0.images/linked", "1.images", "2.images.tmp/linked"):
+    for link in ("0.images/linked", "1.images", f"2.images{UNFINISHED}/linked"):
         (tmp_path / "out" / link).symlink_to(tmp_path / "theirs")
     write_run(tmp_path / "out", {"columns": {}, "format": "jsonl"}, ["0", "1", "2"])
     clear_run(tmp_path / "out")

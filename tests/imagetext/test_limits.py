@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capsmith import read_config_file
 from diversity.inputs.specs import open_sources
 from imagetext import limits
+from imagetext.configurations import read_config_file
 from imagetext.keys import SeenKeys
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples

@@ -12,7 +12,7 @@ import pytest
 
 from imagetext import lock, outputs
 from imagetext.lock import LOCK, FolderLock, LockLost, check_lock
-from imagetext.outputs import Output, whole_file
+from imagetext.outputs import UNFINISHED, Output, whole_file
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter, read_marker
 
@@ -214,13 +214,40 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert open(path, "rb").read() == b"first"
     first = Output(path)
     first.write(b"first again")
-    os.unlink(path + ".tmp")  # by someone who heeds nothing
-    with open(path + ".tmp", "wb") as file:
+    os.unlink(path + UNFINISHED)  # by someone who heeds nothing
+    with open(path + UNFINISHED, "wb") as file:
         file.write(b"first again")
     with pytest.raises(OSError, match="another process has written it, too"):
         first.commit()
     first.discard()
-    assert open(path, "rb").read() == b"first" and open(path + ".tmp", "rb").read() == b"first again"
+    assert open(path, "rb").read() == b"first" and open(path + UNFINISHED, "rb").read() == b"first again"
+
+
+def test_a_run_that_was_held_up_does_not_go_on_where_another_may_have_come_and_gone(tmp_path, monkeypatch):
+    """Its lock is gone, and for as long as others wait it has given no sign of life."""
+    monkeypatch.setattr(lock, "BEAT", 10)
+    with FolderLock(tmp_path / "x") as own:
+        os.unlink(tmp_path / "x" / LOCK)
+        check_lock(tmp_path / "x")  # by a mistake: set anew
+        assert owner(tmp_path / "x")["job"] == own.job
+        own.last_sign -= 1
+        check_lock(tmp_path / "x")  # slow, and nobody has come
+        os.unlink(tmp_path / "x" / LOCK)
+        with pytest.raises(
+            LockLost, match="held up for 1 seconds, and its lock is gone: another run may have written"
+        ):
+            check_lock(tmp_path / "x")
+
+
+def test_a_users_own_file_that_ends_in_tmp_stays(tmp_path):
+    own = tmp_path / "x.tar.tmp"
+    own.write_bytes(b"notes")
+    with whole_file(tmp_path / "x.tar") as temporary:
+        temporary.write_bytes(b"whole")
+    output = Output(str(tmp_path / "x.tar"))
+    output.write(b"again")
+    output.commit()
+    assert own.read_bytes() == b"notes" and (tmp_path / "x.tar").read_bytes() == b"again"
 
 
 def test_what_a_killed_process_has_left_is_no_hindrance(tmp_path):
@@ -230,8 +257,8 @@ def test_what_a_killed_process_has_left_is_no_hindrance(tmp_path):
         [sys.executable, "-c", code, path],
         env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(lock.__file__))},
     )
-    (tmp_path / "x.tar.tmp").write_bytes(b"half")
-    os.chmod(tmp_path / "x.tar.tmp", 0o600)
+    (tmp_path / f"x.tar{UNFINISHED}").write_bytes(b"half")
+    os.chmod(tmp_path / f"x.tar{UNFINISHED}", 0o600)
     output = Output(path)
     output.write(b"whole")
     output.commit()

@@ -199,11 +199,11 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_p
     with whole_file(tmp_path / "a" / "x.bin") as temporary:
         temporary.write_bytes(b"one")
     assert done == [temporary.name, "named", "a"] and (tmp_path / "a" / "x.bin").read_bytes() == b"one"
-    assert temporary == tmp_path / "a" / "x.bin.tmp"
+    assert temporary == tmp_path / "a" / f"x.bin{UNFINISHED}"
 
 
 def test_what_a_killed_process_left_goes(tmp_path):
-    (tmp_path / "x.bin.tmp").touch(0o600)
+    (tmp_path / f"x.bin{UNFINISHED}").touch(0o600)
     write_file(tmp_path / "x.bin", b"one")
     assert os.listdir(tmp_path) == ["x.bin"] and os.access(tmp_path / "x.bin", os.W_OK)
 

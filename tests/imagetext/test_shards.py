@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagetext.outputs import UNFINISHED
 from imagetext.sample import Record, image_size
 from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
 from imagetext.sources import read_records, read_samples
-from imagetext.writers.formats import tar_header
+from imagetext.writers.tar import tar_header
 
 X = "syn_text_x"
 
@@ -279,7 +280,7 @@ def test_a_picture_whose_file_name_is_no_text(tmp_path, picture):
 def test_a_full_disk_leaves_no_shard(tmp_path, picture):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
-    os.symlink("/dev/full", tmp_path / "00000.tar.tmp")
+    os.symlink("/dev/full", tmp_path / f"00000.tar{UNFINISHED}")
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, [good(str(number), picture(number)) for number in range(300)])
     assert os.listdir(tmp_path) == []
@@ -402,9 +403,9 @@ def test_pictures_and_their_names_are_on_the_disk_before_the_rows_that_name_them
         f"{images}/000000000.jpg",
         f"{images}/000000001.jpg",
         images,
-        "00000.jsonl.tmp",
+        "00000.jsonl" + UNFINISHED,
         ".",
-        "00000.done.json.tmp",
+        "00000.done.json" + UNFINISHED,
         ".",
     ]
 
