@@ -73,7 +73,7 @@ class CiderD:
         self.pictures_with = Counter(
             ngram for texts in references for ngram in {ngram for text in texts for ngram in _ngrams(text)}
         )
-        self._weigh = lru_cache(1 << 14)(self._weigh_ngrams)
+        self.weigh = lru_cache(1 << 14)(self._weigh_ngrams)
 
     def _weigh_ngrams(self, text: tuple[str, ...]) -> tuple[dict[Words, float], list[float]]:
         """The weight of each n-gram, and for each n the length of the vector of weights."""
@@ -88,10 +88,10 @@ class CiderD:
 
     def score(self, caption: Words, texts: Sequence[Words]) -> float:
         """CIDEr-D of a caption against some references of its picture."""
-        weights, norms = self._weigh(tuple(caption))
+        weights, norms = self.weigh(tuple(caption))
         score = 0.0
         for text in texts:
-            others, other_norms = self._weigh(tuple(text))
+            others, other_norms = self.weigh(tuple(text))
             shared = [0.0] * 4
             for ngram in weights.keys() & others.keys():
                 shared[len(ngram) - 1] += min(weights[ngram], others[ngram]) * others[ngram]
