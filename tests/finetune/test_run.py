@@ -18,10 +18,11 @@ from pydantic import ValidationError
 import capsmith
 from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
-from finetune.batching import CaptionedPictures, collate
+from finetune.batching import collate
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.forward import training_forward
 from finetune.captioner.held_out import losses_on
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.run import run
 from finetune.checkpoints import Checkpoints
 from finetune.rejects import check_rejects
