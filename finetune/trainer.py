@@ -12,11 +12,9 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -25,6 +23,7 @@ from finetune.batching import Batch, BatchOrder, TrainingPictures, batches, deco
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import TrainingConfig
 from finetune.folder import let_go_of_earlier
+from finetune.forward import Forward
 from finetune.interrupts import Interrupts
 from finetune.losses import Losses, caption_loss
 from finetune.not_finite import cause
@@ -36,56 +35,6 @@ from imagetext.shown import Progress, say
 VALIDATE_EVERY, VALIDATIONS = 1_000_000, 8
 # Settings that trackers do not take.
 LISTS = {"input", "eval_input", "eval_classes", "weights", "report_to", "logit_scale", "teacher_dimension"}
-
-
-class Forward(Protocol):
-    """A model in training with its losses, an nn.Module: all that the trainer asks of a captioner or a student."""
-
-    captions: bool  # it has a caption loss
-    contrasts: bool  # it has losses that compare the pictures of a whole batch
-    weights: dict[str, float]  # of its losses, by name: "caption", and those of `batch_losses`
-    pad_id: int | None  # what fills token ids up, where it captions
-
-    @property
-    def model(self) -> nn.Module:
-        """The model whose weights learn."""
-        ...
-
-    @property
-    def depth(self) -> Callable[[str], int] | None:
-        """How deep a weight lies, by its name, 0 at the top."""
-        ...
-
-    def products(self) -> AbstractContextManager:
-        """The context in which a step is made."""
-        ...
-
-    def forward(self, images: Any, tokens: Tensor, /) -> dict[str, Tensor]:
-        """What it says of pictures, as the set gives them, and token ids (B, K, L).
-
-        Where it captions, `logits` (T, V) and `labels` (T,) of all tokens that count; where it contrasts, `image_features`
-        (B, E) and `text_features` (B, K, E) of unit length, and `logit_scale`, not logarithmic.
-        """
-        ...
-
-    def batch_losses(
-        self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
-    ) -> Losses:
-        """The losses of a whole batch's features (N, E) and (N, K, E), where it contrasts, and numbers for the log.
-
-        pictures (N,): their numbers in the set. embeddings: what the set's batches have beside pictures and tokens. A number that
-        `weights` does not name is only told; where it is NaN there is nothing to tell.
-        """
-        ...
-
-    def prepare(self, pictures: Any, accelerator: Accelerator, config: Any, /) -> None:
-        """Called once before the first step, in every process; may replace what the set gives of a picture."""
-
-    def clamp(self) -> None:
-        """Called after each step: keeps weights within their bounds."""
-
-    def written(self) -> Any:
-        """What is to be validated and saved, as the weights are now."""
 
 
 class Trainer:

@@ -1,6 +1,6 @@
 """What differs between kinds of captioners in training: the forward pass, the losses, and which weights of theirs learn.
 
-Each is a `finetune.trainer.Forward`, which says what its members are.
+Each is a `finetune.forward.Forward`, which says what its members are.
 
 B: pictures of the whole batch, K: captions of each, E: embedding
 """

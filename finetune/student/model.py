@@ -81,7 +81,7 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
 
 
 class StudentForward(nn.Module):
-    """The student in training, a `finetune.trainer.Forward`: features of both towers, the losses of a whole batch."""
+    """The student in training, a `finetune.forward.Forward`: features of both towers, the losses of a whole batch."""
 
     captions, contrasts = False, True
     pad_id: int | None = None
