@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from imagetext.lock import check_lock
 from imagetext.outputs import UNFINISHED, whole_file, write_file
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Checkpoints:
                 f"after step {step} weights are not finite, {names[0]} among them: lower --learning-rate or raise "
                 "--warmup, and begin anew; no checkpoint is written of such weights"
             )
+        check_lock(self.output)
         with (
             full_disk_told(self.folder),
             whole_file(self.folder / f"{step:09}.pt") as temporary,

@@ -20,7 +20,7 @@ from finetune.checkpoints import FOLDER as CHECKPOINTS
 from finetune.config import Config, TrainingConfig
 from finetune.page import PAGE
 from imagetext.cards import CARD
-from imagetext.lock import LOCK
+from imagetext.lock import LOCK, LockLost, check_lock
 from imagetext.outputs import UNFINISHED, whole_files, write_file
 from imagetext.shown import masked_values
 
@@ -82,7 +82,8 @@ def is_done(config: TrainingConfig) -> bool:
     if config.overwrite or not is_finished(config.output):
         return False
     record = read_record(config)
-    return record.get("finished", record["samples_seen"]) >= config.samples_seen
+    finished = record.get("finished", 0 if "capsmith" in record else record["samples_seen"])  # 0.1 did not say so
+    return finished >= config.samples_seen
 
 
 @contextmanager
@@ -101,11 +102,13 @@ def begun(config: TrainingConfig, read: Mapping[str, str], state: PartialState) 
     if state.is_main_process:
         if earlier and not goes_on:
             _move_aside(output, record, earlier)
-        kept = {name: earlier[name] for name in ("finished", "files") if goes_on and name in earlier}
+        kept = {name: earlier[name] for name in ("files", "finished") if goes_on and name in earlier}
         _write(config, {"capsmith": VERSION, **_settings(config), "read": dict(read), **kept})
     state.wait_for_everyone()
     try:
         yield
+    except LockLost:  # what lies there now is another run's
+        raise
     except BaseException:
         if state.is_main_process and (output / BEFORE).exists() and not Checkpoints(output).paths():
             _put_back(output, record)
@@ -126,12 +129,22 @@ def as_it_lies(config: Config) -> Config:
 
 
 def write_finished(config: TrainingConfig, model: Any, *name: str) -> None:
-    """Has the finished model saved, whole, its config last, and lets go of all but it, its records and the last checkpoint."""
+    """Has the finished model saved, whole, its config last, and lets go of all but it, its records and the last checkpoint.
+
+    The record says that the run is finished only after the model has its place: a run that is killed between goes on from its
+    last checkpoint, and writes the same model again.
+    """
+    check_lock(config.output)
     with full_disk_told(config.output), whole_files(config.output, last=DONE) as staging:
         model.save(staging, *name)
         files = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
         _write(config, read_record(config) | {"files": files})
     _write(config, read_record(config) | {"finished": config.samples_seen})
+    let_go_of_the_rest(config)
+
+
+def let_go_of_the_rest(config: TrainingConfig) -> None:
+    """Removes what a finished run needs no more; a run that was killed meanwhile has left some of it."""
     Checkpoints(config.output).keep(1)
     for folder in (BEFORE, IMAGE_CACHE):
         shutil.rmtree(config.output / folder, ignore_errors=True)

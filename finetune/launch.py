@@ -18,7 +18,7 @@ from captioners.device import check_device, choose_device
 from captioners.ranks import Rank, processes_here
 from finetune.accelerator import check_processes
 from finetune.config import Config, TrainingConfig
-from finetune.folder import check_output, is_done
+from finetune.folder import check_output, is_done, let_go_of_the_rest
 from finetune.trainer import Trainer
 from imagetext.lock import FolderLock
 from imagetext.shown import say
@@ -45,6 +45,8 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
         with state.main_process_first():
             check_output(config)
         if is_done(config):
+            if state.is_main_process:
+                let_go_of_the_rest(config)
             say_once(state, f"{config.output} holds the finished model of this very run")
             return 0
         torch.manual_seed(config.seed)

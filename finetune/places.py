@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from imagetext.readers.tars import Files, TarRows, is_packed
+from imagetext.readers.tar_members import is_packed
+from imagetext.readers.tars import Files, TarRows
 from imagetext.sample import Record, Shard
 from imagetext.stores import is_remote
 

@@ -29,6 +29,7 @@ from finetune.losses import Losses, caption_loss
 from finetune.not_finite import cause
 from finetune.optimizer import learning_rate, parameter_groups
 from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWeights, shard
+from imagetext.lock import check_lock
 from imagetext.shown import Progress, say
 
 # Samples between validations, and how many there are at least, unless told otherwise.
@@ -120,6 +121,7 @@ class Trainer:
                 torch.manual_seed((config.seed << 32) + step * world + rank)  # of dropout
                 with self.forward.products():
                     losses = self._step(batch)
+                check_lock(config.output)
                 log.write(json.dumps({"step": step, "samples": step * self.samples_per_step, **losses}) + "\n")
                 self.accelerator.log(losses, step)
                 progress.set_postfix({name: f"{losses[name]:.3f}" for name in self.forward.weights}, refresh=False)

@@ -18,16 +18,11 @@ from imagetext.sample import Record
 from imagetext.shown import masked, masked_values
 from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
-from imagetext.writers.formats import (
-    JsonlShard,
-    ParquetShard,
-    TarShard,
-    Writer,
-    keep,
-    kept,
-    record_columns,
-    record_fields,
-)
+from imagetext.writers.jsonl import JsonlShard
+from imagetext.writers.parquet import ParquetShard
+from imagetext.writers.record_fields import keep, kept, record_columns, record_fields
+from imagetext.writers.tar import TarShard
+from imagetext.writers.writer import Writer
 
 if TYPE_CHECKING:
     import datasets

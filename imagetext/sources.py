@@ -12,6 +12,7 @@ from typing import Any
 
 from imagetext import limits
 from imagetext.picture_files import all_told, named_folders
+from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
 from imagetext.readers.folders import FolderRows, list_folder
 from imagetext.readers.hub import HubRows, hub_pieces
@@ -19,22 +20,16 @@ from imagetext.readers.labels import Labels
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.published import PublishedRows, published_rows
 from imagetext.readers.row_records import json_object
+from imagetext.readers.suffixes import COMPRESSIONS, TABLE_SUFFIXES, TAR_SUFFIXES, split_suffix
 from imagetext.readers.table_columns import Need
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.tables import (
-    COMPRESSIONS,
-    ROWS_PER_SHARD,
-    TABLE_SUFFIXES,
-    CompressedRows,
-    TableRows,
-    split_suffix,
-    split_table,
-)
-from imagetext.readers.tars import TAR_SUFFIXES, TarRows
-from imagetext.readers.text_tables import encoding_of
+from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
+from imagetext.readers.tables import split_table
+from imagetext.readers.tars import TarRows
+from imagetext.readers.text_layout import encoding_of
 from imagetext.sample import Record, Shard
 from imagetext.scenes.draw import scene_shards
-from imagetext.shards import MARKER, RUN, read_markers, read_shards
+from imagetext.shards import MARKER, RUN, read_marker, read_markers, read_shards
 from imagetext.stores import (
     Entry,
     StoreError,
@@ -93,7 +88,9 @@ def read_samples(
         if distinct and other is not shard:
             problems.append(f"two inputs would both be written as {shard.name!r}: {other.path} and {shard.path}")
     if not shards and not problems:
-        problems.append("no input given")
+        problems.append(
+            f"{', '.join([spec] if isinstance(spec, str) else spec)}: no rows" if spec else "no input given"
+        )
     if problems:
         raise all_told(problems)
     return shards
@@ -200,7 +197,7 @@ def _shards_of_run(folder: str) -> list[str]:
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
     """The shards of one SPEC whose records have labels; ValueError where these cannot be told."""
-    if labels.names is None and shards and isinstance(shards[0].samples, HubRows):
+    if labels.names is None and shards and isinstance(shards[0].samples, HubRows | TableRows):
         labels = replace(labels, names=shards[0].samples.class_names(labels.place))
     shards = [replace(shard, labels=labels) for shard in shards]
     for shard in shards[:1]:
@@ -247,6 +244,8 @@ def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]
         return _listed_shards(path, split)
     parts = split(path)
     if not parts:
+        if read_marker(os.path.dirname(path), os.path.basename(stem)):  # nothing of this shard was chosen
+            return []
         raise ValueError(f"{path}: no rows")
     columns = split.keywords["columns"]
     stamp = (

@@ -49,7 +49,13 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "verdict": {"measures", "words"},
         "page": {"measures", "verdict", "words"},
     },
-    "generate": {"runs": set(), "sets": {"runs"}, "captions": {"runs", "sets"}, "reinforce": {"runs", "captions"}},
+    "generate": {
+        "runs": set(),
+        "sets": {"runs"},
+        "captions": {"runs", "sets"},
+        "select": {"runs", "captions"},
+        "reinforce": {"runs", "captions"},
+    },
     "finetune": {"captioner": set(), "zero_shot": set(), "student": {"captioner", "zero_shot"}},
 }
 ENTRIES = {
@@ -210,6 +216,7 @@ def test_torch_is_not_imported_before_it_is_needed():
         "finetune.student.config",
         "finetune.zero_shot.config",
         "generate.captions.config",
+        "generate.select.config",
         "generate.reinforce.config",
     ]
     modules += [

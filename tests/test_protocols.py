@@ -31,7 +31,8 @@ from captioners.base import Captioner
 from tests.generate.conftest import FakeCaptioner
 from finetune.captioner.forward import CoCaForward
 from finetune.forward import Forward
-from imagetext.writers.formats import TarShard, Writer
+from imagetext.writers.tar import TarShard
+from imagetext.writers.writer import Writer
 class Deaf(FakeCaptioner):
     def caption(self, requests, sampling): ...
 class Unbounded(CoCaForward):

@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 from diversity.columns import HUMAN
 from imagetext import limits
 from imagetext.fields import json_value
-from imagetext.readers.curated import without_canned
+from imagetext.readers.compressed_tables import CompressedRows
+from imagetext.readers.curated_formats import without_canned
 from imagetext.readers.folders import FolderRows
 from imagetext.readers.row_records import KEY_COLUMNS, Wanted, loose_texts, well_formed
+from imagetext.readers.suffixes import split_suffix
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.tables import CompressedRows, TableRows, split_rows, split_suffix, table_records, with_folders
-from imagetext.readers.text_tables import LongLine, read_layout, records, sized_lines
+from imagetext.readers.table_pieces import TableRows, table_records
+from imagetext.readers.tables import split_rows, with_folders
+from imagetext.readers.text_layout import read_layout
+from imagetext.readers.text_lines import LongLine, sized_lines
+from imagetext.readers.text_tables import records
 from imagetext.sample import Record, Shard
 from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes

@@ -38,8 +38,8 @@ from imagetext.picture_files import all_told, named_folders
 from imagetext.readers.curated import KINDS
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.row_records import IMAGE_COLUMNS
+from imagetext.readers.suffixes import TABLE_SUFFIXES, split_suffix
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.tables import TABLE_SUFFIXES, split_suffix
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, entry, plain_path

@@ -16,6 +16,7 @@ from finetune.losses import Losses, caption_loss, contrastive_loss
 from finetune.page import write_training_page
 from finetune.trainer import Trainer
 from finetune.validation import evenly, validate
+from imagetext.lock import check_lock
 from imagetext.sample import Shard
 from imagetext.shown import say
 
@@ -69,6 +70,7 @@ class HeldOut:
             losses = losses_on(self.pictures, trainer)
             rows = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
             earlier = [row["caption"] for row in rows if row["step"]]  # what it began with is not among what it became
+            check_lock(folder)
             if step and losses["caption"] < min(earlier, default=float("inf")):
                 captioner.save(folder / BEST, self.name)
         line = {

@@ -43,6 +43,18 @@ class HeldOutClasses:
         """Pictures that have a class."""
         return self.seen.pictures - len(self.seen.failed)
 
+    @property
+    def chance(self) -> dict[str, float]:
+        """The scores of who always gives the commonest classes for an answer, without a look at the pictures."""
+        counts = sorted(self.seen.classes.pictures, reverse=True)
+        best = {
+            name: sum(counts[:first]) / sum(counts)
+            for name, first in (("top1", 1), ("top5", 5))
+            if first < len(counts)
+        }
+        best["per_class"] = 1 / sum(map(bool, counts))
+        return {PREFIX + name: score for name, score in best.items()}
+
     def _records(self) -> Iterable[Record]:
         return (record for shard in self.shards for record in shard)
 

@@ -21,6 +21,7 @@ from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives
 from finetune.trainer import Trainer
 from finetune.validation import CONTRASTIVE_LOSS
+from imagetext.lock import check_lock
 from imagetext.sample import Record, decode_image
 from imagetext.shown import Progress
 
@@ -161,6 +162,8 @@ class HeldOutRetrieval:
                 scores |= self.classes.scores(student)
         pictures = len(self.samples) + (self.classes.usable if self.classes else 0)
         row = {"step": step, "samples": seen, "pictures": pictures, **scores}
+        row |= {"chance": self.classes.chance} if self.classes else {}
+        check_lock(trainer.config.output)
         with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)

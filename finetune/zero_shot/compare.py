@@ -14,6 +14,7 @@ from finetune.zero_shot.models import Mistake
 from finetune.zero_shot.pictures import Classes
 from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport
 from finetune.zero_shot.scores import TOP1, class_accuracy, confusions, picture_scores
+from finetune.zero_shot.support import ALONE
 
 
 def make_report(
@@ -94,7 +95,9 @@ def supported(adapted: Mapping[tuple[str, int], np.ndarray], labels: np.ndarray,
         top1.setdefault(name, {})[count] = estimate
     most = max(count for _, count in right)
     last = {name: {TOP1.score: right[name, most]} for name in top1}
-    return Supported(top1, differences(last, [TOP1.score], seed))
+    between = differences(last, [TOP1.score], seed)
+    of_columns = {name: {TOP1.score: of[most]} for name, of in top1.items() if name != ALONE}
+    return Supported(top1, between, decide("accuracy", [TOP1], None, list(of_columns), of_columns, between, {}))
 
 
 def _within(estimate: Estimate) -> Estimate:

@@ -86,6 +86,12 @@ def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate, source: Sour
     text, truncated = (" ".join(caption.text.split()), False) if tag else cut_sentences(caption, gate.sentences)
     text_words = words(text)
     flags = tag_reasons(text, text_words) if tag else degenerate_reasons(text, truncated, text_words)
+    if (
+        "short" in flags
+        and source is not None
+        and any(len(words(line)) <= len(text_words) for line in source.positive.splitlines())
+    ):
+        flags = tuple(flag for flag in flags if flag != "short")  # what changes a short caption is as short
     flags += written_reasons(
         text,
         source,

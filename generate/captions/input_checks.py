@@ -6,7 +6,7 @@ from itertools import islice
 
 from captioners.resolve import is_transformers, shipped_models
 from generate.captions.config import ColumnConfig, GenerateConfig
-from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, read_class_names
+from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, named_once, read_class_names
 from imagetext.readers.table_columns import Need
 from imagetext.sample import Shard
 
@@ -21,8 +21,11 @@ def labels_of(config: GenerateConfig) -> Labels | None:
     """Where the pictures' classes stand, if they are asked for; ValueError where their names cannot be read."""
     if not config.label:
         return None
+    if not config.class_names:
+        return Labels(config.label)
+    names = read_class_names(config.class_names)
     numbers = {name: number for number, name in imagenet_ids().items()} if config.class_names == IMAGENET else {}
-    return Labels(config.label, read_class_names(config.class_names) if config.class_names else None, numbers)
+    return Labels(config.label, names, named_once(names) | numbers)
 
 
 def needs_of(config: GenerateConfig) -> list[Need]:

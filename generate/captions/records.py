@@ -13,7 +13,7 @@ from generate.captions.said import Said
 from generate.captions.tasks import Instructed
 from imagetext.sample import Record, is_caption_column
 from imagetext.shown import masked
-from imagetext.writers.formats import has_captions
+from imagetext.writers.record_fields import has_captions
 
 CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"  # begin flags that refuse nothing
 

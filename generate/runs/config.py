@@ -100,5 +100,5 @@ class RunConfig(BaseModel):
         return [
             f"--{name.replace('_', '-')}: {value} is for --engine ray"
             for name in ("ray_address", "concurrency", "gpus_per_worker")
-            if (value := getattr(self, name)) is not None
+            if (value := getattr(self, name)) is not None and name in self.model_fields_set
         ]

@@ -12,7 +12,7 @@ from imagetext.hashes import file_hash, sample_hash
 from imagetext.outputs import write_file
 from imagetext.readers.folders import FolderRows
 from imagetext.readers.row_records import with_unique_keys
-from imagetext.readers.tables import ROWS_PER_SHARD, TableRows
+from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
 from imagetext.shown import Progress, say
@@ -98,7 +98,7 @@ def shards_to_do(
             if sample and sample_hash(shard.path) not in ("", sample):
                 changed.append(shard)
         else:
-            (unsure if shard.stamp and (_lasting(then) == _lasting(now) or _grown(shard, then)) else changed).append(
+            (unsure if shard.stamp and (lasting(then) == lasting(now) or _grown(shard, then)) else changed).append(
                 shard
             )
     if not trust:
@@ -143,13 +143,14 @@ def _identity(input: Mapping[str, Any]) -> dict[str, Any]:
     return stamp or dict(input)
 
 
-def _lasting(input: Mapping[str, Any]) -> dict[str, Any]:
+def lasting(input: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an input, or of its stamp, another place or time does not change."""
     return {name: value for name, value in input.items() if name not in ("path", *VERSIONS)}
 
 
 def _grown(shard: Shard, then: Mapping[str, Any]) -> bool:
     """Whether the shard is of a table of text that is larger now and else read as it was: the rows it had may be the same."""
-    before, now = _lasting(then), _lasting(input_of(shard))
+    before, now = lasting(then), lasting(input_of(shard))
     return _is_text_table(shard) and now.pop("size", 0) > before.pop("size", 0) and before == now
 
 
@@ -259,7 +260,7 @@ def _as_done(pieces: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) 
     sizes: dict[str, int] = {}
     while left:
         name = f"{stem}-{len(sizes):05d}"
-        sizes[name] = min(left, markers.get(name, {}).get("rows") or ROWS_PER_SHARD)
+        sizes[name] = min(left, _rows_read(markers.get(name, {})) or ROWS_PER_SHARD)
         left -= sizes[name]
     if [*sizes.values()] == list(map(len, tables)):
         return [*pieces]
@@ -275,6 +276,11 @@ def _as_done(pieces: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) 
                 del rest[0]
         shards.append(replace(pieces[0], name=name, samples=Pieces(parts)))
     return shards
+
+
+def _rows_read(marker: Mapping[str, Any]) -> int:
+    """How many rows the shard had of its input: of a selection more than it has."""
+    return marker.get("read", marker.get("rows", 0))
 
 
 def _names(rows: FolderRows) -> list[str]:

@@ -18,6 +18,7 @@ STOPPED_CODES = [128 + number for number in (signal.SIGINT, *STOPPED)]  # of a r
 RUNS = {
     "generate": "generate.captions.run",
     "reinforce": "generate.reinforce.run",
+    "select": "generate.select.run",
 }  # by name: a process comes to them on its own
 
 

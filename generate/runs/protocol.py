@@ -71,10 +71,11 @@ class Pace(Stopwatch):
 
 
 class Loaded(NamedTuple):
-    """What a process has loaded: the run's fingerprint as it came out there, and a line on each model."""
+    """What a process has loaded: the run's fingerprint as it came out there, a line on each model, and files that go beside `run.json`."""
 
     fingerprint: dict[str, Any]
     models: list[str]
+    beside: Mapping[str, bytes] = {}
 
 
 class Work(Protocol):

@@ -99,7 +99,9 @@ class Cluster:
                     if end:
                         _tell(end)
                         progress.update()
-                    with suppress(ray.exceptions.GetTimeoutError):  # then the head is looked at again
+                    with suppress(
+                        ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError
+                    ):  # the head is looked at again
                         if total := ray.get(tally.total.remote(), timeout=ANSWER):
                             pictures, captions, failed, pace.waited, pace.busy = total
                             pace.counts = int(pictures), int(captions), int(failed)
@@ -108,7 +110,9 @@ class Cluster:
                     progress.set_postfix_str(f"{pace.pictures:,} {work.unit}s, {pace}")
         except ConnectionError:  # the head has gone, and with it whoever could stop a worker
             raise
-        except BaseException:  # interrupted, or the run cannot go on: no shard is left half written
+        except BaseException as error:  # interrupted, or the run cannot go on: no shard is left half written
+            if isinstance(error, ray.exceptions.RayError):  # of the pool, which may just have noticed sooner
+                head.wait_for_answer()
             with suppress(ray.exceptions.RayError):  # some may have died
                 ray.get(tally.stop.remote(), timeout=PATIENCE)
                 feeder.join(PATIENCE)
@@ -210,18 +214,25 @@ class Head:
     def __init__(self) -> None:
         self.address, self.seen = ray.get_runtime_context().gcs_address, time.monotonic()
 
-    def check(self) -> None:
-        """Raises ConnectionError once it has not been there for PATIENCE seconds; it may be one that is begun again."""
+    def wait_for_answer(self) -> None:
+        """Returns once the head is there; raises ConnectionError as `check` does."""
+        while not self.check():
+            time.sleep(1)
+
+    def check(self) -> bool:
+        """Whether the head is there, or one that was begun again; ConnectionError where it has been gone for PATIENCE seconds."""
         host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=ANSWER).close()
             self.seen = time.monotonic()
+            return True
         except OSError as error:
             if time.monotonic() - self.seen >= PATIENCE:
                 raise ConnectionError(
                     f"the head of the Ray cluster, {self.address}, has gone: {error}; what is done stays, and "
                     "the same command goes on once a cluster is there"
                 ) from error
+            return False
 
 
 def _until_none(ends: queue.SimpleQueue) -> Iterator[Mapping[str, str] | None]:

@@ -18,7 +18,7 @@ from generate.runs.inputs import (
 from generate.runs.manifest import any_done, check_rules, check_same, clear_run, read_run, write_run
 from generate.runs.protocol import Engine, Work
 from imagetext.apart import check_apart
-from imagetext.outputs import remove
+from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
 from imagetext.shown import say
@@ -31,6 +31,7 @@ class Prepared(NamedTuple):
     """A run whose models are loaded, and of which nothing is written yet."""
 
     fingerprint: dict[str, Any]
+    beside: Mapping[str, bytes]  # files that go beside `run.json`, by name
     names: Sequence[str]  # of all shards that there are to be, those of inputs that an earlier command named included
     pictures: Mapping[str, Sequence[str]]  # in the shards that are made of folders
     shards: Sequence[Shard]  # of the inputs that are named now
@@ -74,7 +75,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     settled = earlier if earlier and not anew else {}
     if settled:
         check_rules(folder, settled)
-    now, models = engine.load(work, settled)
+    now, models, beside = engine.load(work, settled)
     if settled:
         check_same(folder, settled, now)
     held = Held() if anew else held_by(folder, config.verify_done)
@@ -90,7 +91,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     lost = {name for name in gone if name not in {*named, *held.markers}}
     names = dict.fromkeys(name for name in [*held.names, *named] if name not in lost)
     pictures = {name: kept for name, kept in held.pictures.items() if name in held.markers or name not in named}
-    return Prepared(now, list(names), pictures_in(shards) | pictures, shards, to_do, held.disbelieved, anew)
+    return Prepared(now, beside, list(names), pictures_in(shards) | pictures, shards, to_do, held.disbelieved, anew)
 
 
 def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
@@ -100,6 +101,8 @@ def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
     for name in run.disbelieved:
         remove(join(folder, name + MARKER))
     if not rank.number:
+        for name, data in run.beside.items():
+            write_file(join(folder, name), data)
         write_run(folder, run.fingerprint, run.names)
         write_pictures(folder, run.pictures)
     if begun:

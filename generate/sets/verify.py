@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from generate.runs.config import Folder
-from generate.runs.manifest import RUN, expect_run
+from generate.runs.manifest import ALL_REJECTED, RUN, expect_run
 from generate.sets.repeats import Repeats
 from imagetext.hashes import file_hash, name_hash
 from imagetext.picture_files import LeadsOutside
@@ -39,7 +39,7 @@ class VerifyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, reinforce or join wrote")
+    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, reinforce, join or select wrote")
     decode: bool = Field(False, description="decode every picture, too")
     images: list[str] = Field(
         [], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable"
@@ -80,7 +80,9 @@ def run(config: VerifyConfig) -> int:
     unvouched = [
         name
         for name in names
-        if name.endswith(tuple(SUFFIXES.values())) and os.path.splitext(name)[0] + MARKER not in markers
+        if name.endswith(tuple(SUFFIXES.values()))
+        and name != ALL_REJECTED
+        and os.path.splitext(name)[0] + MARKER not in markers
     ]
     problems += [
         f"{name}: no marker vouches for it; the command that made the set makes it again" for name in unvouched
@@ -192,7 +194,7 @@ def read_shard(
         problems.append(f"{name}: its bytes are not those that its marker vouches for")
     keys, embedded, repeats, counted = [], 0, {}, Counter()
     try:
-        for record in read_records(path, images, check=decode):
+        for record in read_records(path, images, check=decode) if marker["rows"] else ():
             keys.append(name_hash(record.key))
             if record.error:
                 counted["failed"] += 1

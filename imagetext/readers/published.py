@@ -38,10 +38,13 @@ from imagetext.columns import check_column
 from imagetext.fields import json_object, json_value, loose_texts, well_formed
 from imagetext.picture_files import PictureFolders, real_path, short
 from imagetext.readers.folders import read_inside
+from imagetext.readers.json_values import object_pairs
 from imagetext.readers.row_records import Wanted
-from imagetext.readers.tables import split_rows, split_suffix
-from imagetext.readers.tars import TAR_SUFFIXES, read_members
-from imagetext.readers.text_tables import WINDOW, encoding_of, lines_of, object_pairs
+from imagetext.readers.suffixes import TAR_SUFFIXES, split_suffix
+from imagetext.readers.tables import split_rows
+from imagetext.readers.tar_members import read_members
+from imagetext.readers.text_layout import encoding_of
+from imagetext.readers.text_lines import WINDOW, lines_of
 from imagetext.sample import Record
 from imagetext.stores import Entry, files_below, in_order, is_remote, open_file
 

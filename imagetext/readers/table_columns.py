@@ -15,7 +15,7 @@ from imagetext.fields import CAPTION_COLUMNS
 from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.text_tables import usual_name
+from imagetext.readers.text_layout import usual_name
 
 logger = logging.getLogger(__name__)
 

@@ -2,29 +2,23 @@
 
 So are the reinforced sets laid out, of either kind: `url.txt, syn.json, paug.json, npz, json` without a picture, and with
 `jpg`, `txt`, and `pth.gz` in `npz`'s place. What is no picture, text or `json` is carried as bytes and never opened. A `txt` is
-one caption, line breaks and all. A tar may be packed by gzip, bzip2 or zstd, which its first bytes tell, whatever its name.
+one caption, line breaks and all.
 """
 
-import io
 import logging
 import os
-import re
-import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, BinaryIO, NamedTuple
-
-import pyarrow as pa
 
 from imagetext import limits
 from imagetext.columns import is_caption_column
 from imagetext.fields import is_ours, json_fields, known_fields, loose_texts, readable, well_formed
 from imagetext.keys import SeenKeys, decode_key
 from imagetext.readers.row_records import caption_columns
+from imagetext.readers.tar_members import Member, read_members
 from imagetext.sample import Record, is_picture
-from imagetext.stores import LITTER, StoreError, is_remote, open_file
+from imagetext.stores import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +45,6 @@ PICTURE_SUFFIXES = (
     "heif",
 )
 PICTURES = frozenset(PICTURE_SUFFIXES)
-TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".tzst", ".tar.gz", ".tar.bz2", ".tar.zst")
-PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by their first bytes
-LITTER_IN = re.compile(rf"(^|/)({'|'.join(map(re.escape, LITTER))})(/|$)")
-READ_AHEAD = 8 << 20  # bytes asked of a store at once
-
-
-class Member(NamedTuple):
-    """One file of a tar: its sample's key and its suffix, its bytes, or None and the reason, and where they begin in the tar."""
-
-    key: str
-    suffix: str
-    data: bytes | None
-    offset: int
-    size: int
-    problem: str = ""
-
-
 Files = dict[str, Member]  # of one sample, by suffix
 
 
@@ -94,164 +71,6 @@ class TarRows:
                     "sample stand side by side, as `tar --sort=name` puts them",
                 )
             yield record, files
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Key and suffix of a member: webdataset's rule, the key ends at the first dot of the last part of the path."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return folder + slash + stem, well_formed(suffix.lower().replace("\0", "?"))
-
-
-# ---- members -------------------------------------------------------------------------------------------------------
-
-
-def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterator[Member | None]:
-    """Every file of a tar whose name has a key and a suffix that is not skipped; nothing is ever unpacked to disk.
-
-    The bytes of a link, device or sparse file are None. Raises ValueError, naming file and offset, where the tar is cut or
-    damaged: `tarfile` itself takes a damaged header for the end. Where the tar ends behind a whole file, without the mark of its
-    end, None comes last: its writer did not close it, or it is cut there.
-    """
-    with _opened(path) as (file, size):
-        offset = 0
-        try:
-            headers: Any = _Headers(file)  # as much of a file as tarfile needs
-            archive: Any
-            with tarfile.open(fileobj=headers, mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    headers.left = limits.TAR_HEADERS
-                    archive.members.clear()  # tarfile remembers every header it has seen,
-                    archive.pax_headers.clear()  # and copies what is said of all files into each
-                    if archive.offset <= offset or member.size < 0:  # it would go round in circles
-                        raise tarfile.ReadError(f"a file of {member.size} bytes")
-                    if len(member.name) > limits.NAME:
-                        raise tarfile.ReadError(
-                            f"a name of {len(member.name):,} characters, more than {limits.NAME:,}"
-                        )
-                    offset = archive.offset
-                    key, suffix = split_name(member.name)
-                    if (
-                        not suffix
-                        or not key
-                        or key[-1] == "/"
-                        or member.isdir()
-                        or LITTER_IN.search(member.name)
-                        or (skip and skip(suffix))
-                    ):
-                        continue
-                    yield _member(file, size, member, key, suffix)
-                offset = archive.offset
-            file.seek(offset)
-            if not _is_closed(file, offset):
-                yield None
-        except (tarfile.TarError, EOFError, OverflowError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: cut or damaged near byte {min(offset, file.tell())}: {error}") from error
-
-
-class _Headers:
-    """A tar as `tarfile` sees it, which reads headers alone, and believes them about their own sizes."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.seek, self.tell = file, file.seek, file.tell
-        self.left = limits.TAR_HEADERS  # bytes that it may read yet, to the next file's data
-
-    def read(self, count: int) -> bytes:
-        self.left -= count
-        if self.left < 0:
-            raise tarfile.ReadError(f"the headers of a file are more than {limits.TAR_HEADERS:,} bytes")
-        return self.file.read(count)
-
-
-def _is_closed(file: BinaryIO, offset: int) -> bool:
-    """Whether the mark of an end is behind the last file of a tar, or nothing; tarfile.ReadError where something else is."""
-    mark = file.read(tarfile.BLOCKSIZE)
-    if mark and mark != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no end-of-archive mark at byte {offset}")
-    for _ in range(limits.PADDING >> 20):
-        if file.read(1 << 20).strip(b"\0"):
-            raise tarfile.ReadError(f"there is data behind the end-of-archive mark at byte {offset}")
-    return bool(mark)
-
-
-def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo, key: str, suffix: str) -> Member:
-    """The file, read; size: of the whole tar, None where it is packed."""
-    start, length = member.offset_data, member.size
-    if not member.isreg() or member.issparse():
-        return Member(key, suffix, None, start, length, "no regular file of a tar")
-    if size is not None and start + length > size:
-        raise tarfile.ReadError("unexpected end of data")
-    if length > limits.FILE:
-        if size is None and length > limits.UNPACKED:
-            raise tarfile.ReadError(
-                f"a file of {length:,} bytes, more than the {limits.UNPACKED:,} that are unpacked to pass it over"
-            )
-        return Member(key, suffix, None, start, length, f"{length:,} bytes, more than {limits.FILE:,}")
-    file.seek(start)
-    if len(data := file.read(length)) < length:
-        raise tarfile.ReadError("unexpected end of data")
-    return Member(key, suffix, data, start, length)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """The tar to read from its beginning on, and its size in bytes, unless it is packed."""
-    with open_file(path, READ_AHEAD) as file:
-        if packing := _packing(file):
-            with pa.CompressedInputStream(pa.PythonFile(file, "r"), packing) as stream:
-                yield io.BufferedReader(Unpacked(stream), 1 << 20), None
-            return
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        yield file, size
-
-
-def _packing(file: BinaryIO) -> str | None:
-    start = file.read(4)
-    file.seek(0)
-    return next((name for mark, name in PACKED.items() if start.startswith(mark)), None)
-
-
-def is_packed(path: str) -> bool:
-    """Whether the places of members in the tar are none of the file itself."""
-    with open_file(path) as file:
-        return _packing(file) is not None
-
-
-class Unpacked(io.RawIOBase):
-    """What a packed stream holds, to be read forwards."""
-
-    def __init__(self, stream: pa.NativeFile):
-        self.stream, self.position = stream, 0
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        try:
-            data = self.stream.read(len(buffer))
-        except StoreError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            raise tarfile.ReadError(str(error)) from error
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        ahead = offset - (self.position if whence == os.SEEK_SET else 0)
-        while ahead > 0 and (read := self.readinto(bytearray(min(ahead, 1 << 20)))):
-            ahead -= read
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-
-# ---- samples -------------------------------------------------------------------------------------------------------
 
 
 def _samples(path: str) -> Iterator[tuple[str, Files]]:

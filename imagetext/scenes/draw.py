@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from imagetext.readers.tables import ROWS_PER_SHARD
+from imagetext.readers.table_pieces import ROWS_PER_SHARD
 from imagetext.sample import Record, Shard
 from imagetext.scenes import facts, words
 

@@ -21,7 +21,7 @@ from imagetext.shards import Format, ShardWriter, read_marker
 from imagetext.shown import Progress
 from imagetext.sources import read_samples
 from imagetext.stores import plain_path
-from imagetext.writers.formats import has_captions
+from imagetext.writers.record_fields import has_captions
 
 On = Literal["key", "uid", "sha256", "url", "path"]
 

@@ -152,7 +152,7 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.json"])
 def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tmp_path, pictures, monkeypatch, name):
     """Whether or not rows repeat a picture; what is done stays, and is the same as it would be of the shorter table."""
-    for module in ("imagetext.readers.tables", "generate.runs.inputs"):
+    for module in ("imagetext.readers.table_pieces", "generate.runs.inputs"):
         monkeypatch.setattr(f"{module}.ROWS_PER_SHARD", 3)
     for number, data in enumerate(pictures(12)):
         (tmp_path / f"{number}.jpg").write_bytes(data)

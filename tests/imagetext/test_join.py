@@ -269,7 +269,7 @@ def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
 
 
 def by_key(path) -> list[dict[str, bytes]]:
-    from imagetext.readers.tars import read_members
+    from imagetext.readers.tar_members import read_members
 
     samples: dict[str, dict[str, bytes]] = {}
     for member in read_members(str(path)):

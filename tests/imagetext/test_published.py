@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagetext.readers import text_tables
+from imagetext.readers import json_values
 from imagetext.reinforced.embeddings import pack
 from imagetext.sets.join import Joined, join, name_of
 from imagetext.sources import read_records, read_samples
@@ -145,7 +145,7 @@ def test_vecap_is_a_table_of_links_and_captions(tmp_path, name):
 
 
 def test_an_object_larger_than_a_window_is_read_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_tables, "WINDOW", 1 << 13)
+    monkeypatch.setattr(json_values, "WINDOW", 1 << 13)
     path, count = tmp_path / "v.json", 2_000
     with open(path, "w") as file:
         file.write("\ufeff{")

@@ -16,7 +16,7 @@ from imagetext.outputs import UNFINISHED
 from imagetext.sample import Record, image_size
 from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
 from imagetext.sources import read_records, read_samples
-from imagetext.writers.formats import tar_header
+from imagetext.writers.tar import tar_header
 
 X = "syn_text_x"
 

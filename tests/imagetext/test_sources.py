@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagetext.readers.tables import TABLE_SUFFIXES
-from imagetext.readers.tars import TAR_SUFFIXES
+from imagetext.readers.suffixes import TABLE_SUFFIXES, TAR_SUFFIXES
 from imagetext.sample import Record
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import Shard, read_records, read_samples

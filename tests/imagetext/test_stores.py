@@ -12,8 +12,7 @@ from fsspec.registry import _registry, known_implementations
 
 from imagetext import stores
 from imagetext.picture_files import read_picture
-from imagetext.readers.tables import TABLE_SUFFIXES
-from imagetext.readers.tars import TAR_SUFFIXES
+from imagetext.readers.suffixes import TABLE_SUFFIXES, TAR_SUFFIXES
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext.readers.table_flags import Columns
-from imagetext.readers.tables import ROWS_PER_SHARD, split_table
+from imagetext.readers.table_pieces import ROWS_PER_SHARD
+from imagetext.readers.tables import split_table
 from imagetext.sources import read_samples
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from imagetext.readers.tars import TarRows, split_name
+from imagetext.readers.tar_members import split_name
+from imagetext.readers.tars import TarRows
 from imagetext.sources import read_samples
 
 
@@ -184,6 +185,22 @@ def test_a_tar_that_was_not_closed_is_read_with_a_warning(tmp_path, write_tar, c
     (tmp_path / "x.tar").write_bytes(data[:3072])  # the last sample lacks what others have
     with pytest.raises(ValueError, match="x.tar: cut: no end-of-archive mark, and its last sample, 'b', has no txt"):
         read(tmp_path / "x.tar")
+
+
+def test_reading_that_stops_before_the_end_of_the_file_is_no_end(tmp_path, write_tar, monkeypatch):
+    """Nor where it stops between two samples, as a tar that was not closed ends: the file's size tells them apart."""
+    files = [(f"{key}.{suffix}", b"x" * 512) for key in "abc" for suffix in ("jpg", "txt")]
+    path = write_tar(tmp_path / "x.tar", files)
+
+    class Short(io.FileIO):
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[: max(0, 2048 - self.tell())])
+
+    monkeypatch.setattr("imagetext.readers.tar_members.open_file", lambda path, _: io.BufferedReader(Short(path)))
+    with pytest.raises(
+        ValueError, match="x.tar: cut or damaged near byte 2048: reading stopped there, and the file has"
+    ):
+        read(path)
 
 
 def test_a_damaged_header_is_not_the_end(tmp_path, write_tar):

@@ -99,7 +99,7 @@ def test_what_csv_writes_is_read_as_csv_reads_it(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
 def test_encodings_by_their_marks(tmp_path, monkeypatch, encoding, name):
-    monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 2)
+    monkeypatch.setattr("imagetext.readers.table_pieces.ROWS_PER_SHARD", 2)
     lines = [f"Zoë's 猫 {number} 🐈, \u2028end" for number in range(5)]
     text = (
         HEADER + "".join(f'{n}.jpg,"{line}"\n' for n, line in enumerate(lines))
@@ -232,7 +232,7 @@ def test_a_list_of_another_encoding_says_so(tmp_path, encoding):
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_is_read_a_window_at_a_time(tmp_path, monkeypatch, name, indent):
     monkeypatch.setattr(text_tables, "WINDOW", 64)
-    monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 4)
+    monkeypatch.setattr("imagetext.readers.table_pieces.ROWS_PER_SHARD", 4)
     values = [
         {"id": number, "text": f'猫 \u2028 ] }} , \\" {number} {"x" * (7 * number)}', "list": [[1], {}]}
         for number in range(21)
@@ -259,7 +259,7 @@ def test_objects_printed_over_several_lines(tmp_path):
     ],
 )
 def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, expected):
-    monkeypatch.setattr("imagetext.readers.tables.ROWS_PER_SHARD", 1)  # each is read from its own place, too
+    monkeypatch.setattr("imagetext.readers.table_pieces.ROWS_PER_SHARD", 1)  # each is read from its own place, too
     for name in ("t.json", "t.jsonl"):
         (tmp_path / name).write_text("\n".join(lines))
         assert [row["n"] if isinstance(row, dict) else row.split()[-1] for row in rows(tmp_path / name)] == expected

@@ -14,7 +14,10 @@ from captioners.vlm.captioner import VLMCaptioner
 from finetune.captioner.forward import CoCaForward, VLMForward
 from finetune.forward import Forward
 from finetune.student.model import StudentForward
-from imagetext.writers.formats import JsonlShard, ParquetShard, TarShard, Writer
+from imagetext.writers.jsonl import JsonlShard
+from imagetext.writers.parquet import ParquetShard
+from imagetext.writers.tar import TarShard
+from imagetext.writers.writer import Writer
 from tests.captioners import test_beam, test_slots
 from tests.faults import commands as campaign
 from tests.finetune.test_validation import Scripted

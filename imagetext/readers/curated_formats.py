@@ -1,0 +1,214 @@
+"""The files of published caption sets, each as its authors write it, as rows of `imagetext.readers.row_records`.
+
+LOADED: files that are one JSON document, or a folder of them, which are read whole. CONVERTED: what becomes of one row.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import urlparse
+
+from imagetext import limits
+from imagetext.fields import json_value
+from imagetext.readers.row_records import Row
+from imagetext.stores import entry, listing, read_bytes
+
+logger = logging.getLogger(__name__)
+
+PERMISSIVE = re.compile(r"creativecommons\.org/licenses/(by|by-sa|by-nd)/")
+CANNED = re.compile(r"quality issues are too severe to recogni[sz]e (the )?visual content", re.IGNORECASE)  # VizWiz
+
+
+# ---- files that are one JSON document, or a folder of them, -> all rows ---------------------------------------------
+
+
+def _load(path: str) -> Any:
+    return json_value(read_bytes(path, limits.DOCUMENT), limits.DOCUMENT_VALUES)
+
+
+def _coco(path: str, split: str, kind: str) -> list[Row]:
+    document = _load(path)
+    licences = {licence["id"]: licence["url"] for licence in document.get("licenses", ())}
+    captions: dict[Any, list[str]] = {}
+    for annotation in without_canned(document["annotations"], path):
+        captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
+    rows = []
+    for image in document["images"]:
+        licence = licences.get(image.get("license"), "")
+        if kind == "coco" or PERMISSIVE.search(licence):
+            rows.append(
+                {
+                    "key": str(image["id"]),
+                    "image": image["file_name"],
+                    "captions": captions.get(image["id"], []),
+                    "license": licence,
+                }
+            )
+    return rows
+
+
+def without_canned(annotations: Sequence[Any], path: str) -> list[Any]:
+    """The annotations but those of VizWiz that say of a picture's quality what a form offered; a warning tells how many there were."""
+    kept = [
+        one
+        for one in annotations
+        if not (
+            isinstance(one, Mapping) and isinstance(one.get("caption"), str) and CANNED.match(one["caption"].strip())
+        )
+    ]
+    if left := len(annotations) - len(kept):
+        logger.warning("%s: %s captions are left out, which only say that the picture is bad", path, f"{left:,}")
+    return kept
+
+
+def _karpathy(path: str, split: str, kind: str) -> list[Row]:
+    names = ("train", "restval") if split == "train" else (split,)
+    return [
+        {
+            "key": str(image.get("cocoid", image["imgid"])),
+            "image": os.path.join(image.get("filepath", ""), image["filename"]),
+            "captions": [sentence["raw"].strip() for sentence in image["sentences"]],
+            "split": image["split"],
+        }
+        for image in _load(path)["images"]
+        if image["split"] in names
+    ]
+
+
+def _textcaps(path: str, split: str, kind: str) -> list[Row]:
+    """An entry a caption, each with all of its picture; those of the test split have none."""
+    rows: dict[str, Row] = {}
+    for one in _load(path)["data"]:
+        name = os.path.basename(one.get("image_path") or f"{one['image_id']}.jpg")
+        rows[one["image_id"]] = {
+            "key": str(one["image_id"]),
+            "image": name,
+            "captions": list(one.get("reference_strs", ())),
+        }
+    return list(rows.values())
+
+
+def _flickr(path: str, split: str, kind: str) -> list[Row]:
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(read_bytes(path, limits.DOCUMENT).decode("utf-8-sig", "replace").splitlines(), 1):
+        found = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line.strip())
+        if line.strip() and not found:
+            raise ValueError(f"line {number}: expected NAME#NUMBER, a tab and a caption")
+        if found:
+            captions.setdefault(found[1], []).append(found[2].strip())
+    return [{"key": os.path.splitext(name)[0], "image": name, "captions": texts} for name, texts in captions.items()]
+
+
+def _dci(path: str, split: str, kind: str) -> list[Row]:
+    if (there := entry(path)) is None or not there.is_folder:
+        raise ValueError("expected the folder of annotations")
+    return [{"annotation": one.path} for one in listing(path) if one.path.endswith(".json")]
+
+
+# ---- a row as published -> a row of `imagetext.readers.row_records`, None where it belongs to another split ------------------------
+
+
+def _dci_row(row: Row, split: str, *, kind: str) -> Row:
+    document = _load(row["annotation"])
+    parts = [document["short_caption"]]
+    if kind != "dci-short":
+        parts.append(document["extra_caption"])
+    if kind == "dci-complete":
+        masks = sorted(document["mask_data"].values(), key=lambda mask: mask["idx"])
+        parts += [
+            f"{mask['label']}: {mask['caption']}" if mask["label"] else mask["caption"]
+            for mask in masks
+            if mask["caption"]
+        ]
+    caption = " ".join(_sentence(part) for part in parts if part and part.strip())
+    return {"key": os.path.splitext(document["image"])[0], "image": document["image"], "captions": [caption]}
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _docci_row(row: Row, split: str) -> Row | None:
+    if row["split"] != split:
+        return None
+    return {"key": row["example_id"], "image": row["image_file"], "captions": [row["description"]], "split": split}
+
+
+def _gbc_row(row: Row, split: str, *, kind: str) -> Row:
+    """GBC's toolkit names the picture `img_path`, the published graphs give `img_url`; both hold the vertices."""
+    label = "detail" if kind == "gbc-long" else "short"
+    captions = [
+        desc["text"]
+        for vertex in row["vertices"]
+        if vertex["label"] == "image"
+        for desc in vertex["descs"]
+        if desc["label"] == label
+    ]
+    if kind == "gbc-relation":
+        captions += [
+            desc["text"] for vertex in row["vertices"] for desc in vertex["descs"] if desc["label"] == "relation"
+        ]
+    name = gbc_name(row.get("img_path"), row.get("img_url"))
+    return {"key": os.path.splitext(name)[0], "image": name, "captions": captions, "url": row.get("img_url")}
+
+
+def gbc_name(path: str | None, url: str | None) -> str:
+    """The name of the picture's file: of its path, or of the URL that it was fetched from."""
+    if path:
+        return os.path.basename(path)
+    if url:
+        return os.path.basename(_path_in(url))
+    raise ValueError("no img_path and no img_url")
+
+
+def _path_in(url: str) -> str:
+    try:
+        return urlparse(url).path
+    except ValueError as error:
+        raise ValueError(f"{url}: no URL: {error}") from error
+
+
+def _localized_narratives_row(row: Row, split: str) -> Row:
+    name = str(row["image_id"])
+    file = f"{int(name):012d}.jpg" if str(row.get("dataset_id")).lower().startswith("mscoco") else f"{name}.jpg"
+    texts = row["caption"]
+    return {"key": name, "image": file, "captions": texts if isinstance(texts, list) else [texts]}
+
+
+def _recap_coco_row(row: Row, split: str) -> Row:
+    picture = next((row[name] for name in ("image_binary", "image") if row.get(name) is not None), None)
+    name = os.path.basename(_path_in(row["coco_url"]))
+    return {
+        "key": str(row["image_id"]),
+        "image": name if picture is None else picture,
+        "captions": [row["recaption"]],
+        "caption_coco": row["caption"],
+    }
+
+
+def _iiw_row(row: Row, split: str) -> Row:
+    name = row.get("image") or row["image/key"]
+    file = name if os.path.splitext(name)[1] else f"{name}.jpg"
+    return {"key": os.path.splitext(name)[0], "image": file, "captions": [row["IIW"]]}
+
+
+LOADED: Mapping[str, Callable[[str, str, str], list[Row]]] = {
+    "coco": _coco,
+    "coco-permissive": _coco,
+    "karpathy": _karpathy,
+    "textcaps": _textcaps,
+    "flickr": _flickr,
+    **dict.fromkeys(("dci-short", "dci-extended", "dci-complete"), _dci),
+}
+CONVERTED: Mapping[str, Callable[[Row, str], Row | None]] = {
+    "docci": _docci_row,
+    "recap-coco": _recap_coco_row,
+    "iiw": _iiw_row,
+    "localized-narratives": _localized_narratives_row,
+    **{kind: partial(_dci_row, kind=kind) for kind in ("dci-short", "dci-extended", "dci-complete")},
+    **{kind: partial(_gbc_row, kind=kind) for kind in ("gbc-short", "gbc-long", "gbc-relation")},
+}
