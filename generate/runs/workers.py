@@ -67,7 +67,8 @@ class Background:
         """Drops the calls that have not begun, and waits for the one that has."""
         with suppress(Empty):
             while True:
-                self._calls.get_nowait()[0].cancel()
+                if waiting := self._calls.get_nowait():
+                    waiting[0].cancel()
         self._calls.put(None)
         self._thread.join(self._patience)
 
