@@ -17,7 +17,8 @@ class Pool(ProcessPoolExecutor):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._own, self._answers = self._processes, self._result_queue  # the pool itself lets go of them where it ends
+        self._own, answers = self._processes, self._result_queue  # the pool itself lets go of them where it ends
+        self._end: Any = vars(answers)["_writer"]  # this process's, of the pipe of answers
 
     def answer(self, asked: "Future[Result]") -> Result:
         """What the call returns; raises what it raises, BrokenProcessPool where a process has died."""
@@ -38,7 +39,7 @@ class Pool(ProcessPoolExecutor):
         if any(process.exitcode for process in own):  # neither alive nor ended as asked
             for process in own:
                 process.kill()
-            self._answers._writer.close()
+            self._end.close()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         end = threading.Thread(target=super().shutdown, args=(wait,), kwargs={"cancel_futures": cancel_futures})
