@@ -64,6 +64,16 @@ def join(argv: Sequence[str]) -> int:
     return run(config)
 
 
+def select(argv: Sequence[str]) -> int:
+    """choose captions and records by their scores, into a smaller set"""
+    from generate.select.config import SelectConfig
+
+    config = parse("select", SelectConfig, argv)
+    from generate.select.run import run
+
+    return run(config)
+
+
 def reinforce(argv: Sequence[str]) -> int:
     """add views and teachers' embeddings to captioned records"""
     from generate.reinforce.config import ReinforceConfig
@@ -122,6 +132,7 @@ COMMANDS = {
         verify,
         gallery,
         join,
+        select,
         reinforce,
         train_student,
         zero_shot,

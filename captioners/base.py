@@ -243,7 +243,11 @@ class Captioner(Protocol):
 class TrainableCaptioner(Captioner, Protocol):
     """A captioner whose model is here, with a vocabulary of its own: it can be fine-tuned and saved."""
 
-    model: "nn.Module"  # whose weights learn
+    @property
+    def model(self) -> "nn.Module":
+        """The model whose weights learn."""
+        ...
+
     context_length: int  # tokens of a caption at most, start and end included
     pad_id: int  # what fills token ids up
 

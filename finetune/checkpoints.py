@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from imagetext.lock import check_lock
 from imagetext.outputs import UNFINISHED, whole_file, write_file
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Checkpoints:
 
         Raises: ValueError for weights that are not finite, of which nothing is written; OSError where the disk is full.
         """
-        state = {"step": step} | {name: part.state_dict() for name, part in parts.items()}
+        state: dict[str, Any] = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
         if not write:
             return
         if names := broken(state["model"]):
@@ -48,6 +49,7 @@ class Checkpoints:
                 f"after step {step} weights are not finite, {names[0]} among them: lower --learning-rate or raise "
                 "--warmup, and begin anew; no checkpoint is written of such weights"
             )
+        check_lock(self.output)
         with (
             full_disk_told(self.folder),
             whole_file(self.folder / f"{step:09}.pt") as temporary,

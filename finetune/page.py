@@ -27,6 +27,7 @@ SMOOTHED = 0.05  # of the curve's length is averaged for the bold line
 TIMES_SHOWN = 8  # validations whose captions are shown
 LETTERS = 400  # of a longer text the beginning is shown, the rest at a click
 TICKS = 5
+STEPS = (1, 2, 2.5, 5, 10)  # between numbers on the vertical axis, times a power of ten
 LOG_FROM = 100  # times its least value: from this greatest one on, a gradient norm's axis is logarithmic
 BEFORE = "before training"
 
@@ -55,7 +56,7 @@ def write_training_page(
     """Writes `training.html` from the `train.jsonl` and `validation.jsonl` in the folder; nothing on it is outside it.
 
     Both hold a row per line with `step` and `samples`, how many captions, or what `seen` says, were seen. Training rows have
-    losses and perhaps `learning_rate` and `gradient_norm`; validation rows losses, scores, `human` (the human captions' scores),
+    losses and perhaps `learning_rate` and `gradient_norm`; validation rows losses, scores, `human` (the human captions' scores), `chance`,
     `samples_shown` (key -> captions) and `warning`, as far as there are any. `measures` are the losses and scores that are shown.
     `newest` is a validation that is not in its log yet. `pictures` (encoded) and `references`, by key, stand beside the captions.
     Raises `ValueError` for a line that is no such row.
@@ -63,6 +64,7 @@ def write_training_page(
     training, validations = _read(folder / LOG), [*_read(folder / VALIDATION_LOG), *([newest] if newest else [])]
     colours = {"training": TRAINING_COLOUR, "held out": HELD_OUT_COLOUR}
     colours |= {"human": REFERENCE_COLOUR} if seen == "captions" else {}
+    colours |= {"without a look": REFERENCE_COLOUR} if validations and "chance" in validations[-1] else {}
     curves = [
         curve
         for measure in (*measures, LEARNING_RATE, GRADIENT_NORM)
@@ -124,8 +126,8 @@ def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure
     last = validations[-1]
     rows = {f"{_count(row['samples'])} seen" if row["samples"] else BEFORE: row for row in (validations[0], last)}
     rows |= {"Human captions": last["human"]} if last.get("human") else {}
-    found = [measure for measure in measures if measure.path[0] in last]
-    return found, [(label, [_text(measure, row) for measure in found]) for label, row in rows.items()]
+    shown = [measure for measure in measures if measure.path[0] in last]
+    return shown, [(label, [_text(measure, row) for measure in shown]) for label, row in rows.items()]
 
 
 # --- curves --------------------------------------------------------------------------------------------------------
@@ -165,9 +167,10 @@ def _curve(measure: Measure, training: Rows, validations: Rows, seen_what: str, 
         axes.plot(seen, values, color=TRAINING_COLOUR, linewidth=1.8)
     if len(held_out[0]):
         axes.plot(*held_out, color=HELD_OUT_COLOUR, linewidth=1.8, marker="o", markersize=4.5)
-    human = validations[-1].get("human", {}).get(measure.path[0]) if validations else None
-    if human is not None:
-        axes.axhline(human, color=REFERENCE_COLOUR, linewidth=1.5, linestyle=(0, (4, 2)))
+    last_row = validations[-1] if validations else {}
+    reference = {**last_row.get("human", {}), **last_row.get("chance", {})}.get(measure.path[0])
+    if reference is not None:
+        axes.axhline(reference, color=REFERENCE_COLOUR, linewidth=1.5, linestyle=(0, (4, 2)))
     axes.margins(x=0.02, y=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(TICKS))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -186,22 +189,25 @@ def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:
         return
     if measure in (LEARNING_RATE, GRADIENT_NORM):
         axes.set_ylim(0)
-    axes.yaxis.set_major_locator(MaxNLocator(TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(TICKS, steps=STEPS))
     times, unit = (100, " %") if measure.unit == "percent" else (1, "")
     axes.yaxis.set_major_formatter(lambda value, _: f"{times * value:g}{unit}")
 
 
 def _series(measure: Measure, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Captions seen and the measure's value, of the rows that have it."""
-    found = [(row["samples"], row[measure.path[0]]) for row in rows if row.get(measure.path[0]) is not None]
-    seen, values = np.array(found, float).reshape(-1, 2).T
+    points = [(row["samples"], row[measure.path[0]]) for row in rows if row.get(measure.path[0]) is not None]
+    seen, values = np.array(points, float).reshape(-1, 2).T
     return seen, values
 
 
 def _binned(seen: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of equally many steps, so that a long run's curve stays small."""
     bins = min(POINTS, len(seen))
-    return tuple(np.array([part.mean() for part in np.array_split(numbers, bins)]) for numbers in (seen, values))
+    binned_seen, binned_values = (
+        np.array([part.mean() for part in np.array_split(numbers, bins)]) for numbers in (seen, values)
+    )
+    return binned_seen, binned_values
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:

@@ -55,6 +55,7 @@ class FolderLock:
         self.job = guest_of or os.environ.get(JOB) or _job_of_launcher() or uuid.uuid4().hex
         self.owner = {"job": self.job, "lock": uuid.uuid4().hex, **_here()}
         self.own, self.new_folders = False, []
+        self.last_sign = time.time()
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
@@ -89,10 +90,18 @@ class FolderLock:
         self._tidy()
 
     def check(self) -> None:
-        """Raises LockLost where another run has taken the folder over; a lock that is gone is set anew, but by no guest."""
+        """Raises LockLost where another run has taken the folder over, or may have done so and be gone again.
+
+        A lock that is gone is set anew where this process has given its signs of life, but by no guest.
+        """
         there = _read(self.path)
         if there is None and self.is_guest:
             raise LockLost(f"{self.folder}: the run that this process works for has ended; the same command goes on")
+        if there is None and (silent := time.time() - self.last_sign) > DEAD:
+            raise LockLost(
+                f"{self.folder}: this process was held up for {silent:.0f} seconds, and its lock is gone: another run may have "
+                "written here; the same command goes on"
+            )
         if there is None and _create(self.path, self.owner):
             self.own = True
         elif there is not None and there.get("job") != self.job:
@@ -129,7 +138,7 @@ class FolderLock:
                     "%s: waiting up to %g seconds for a sign of life of %s", self.folder, DEAD, _told(there)
                 )
             time.sleep(1)
-        self.own = True
+        self.own, self.last_sign = True, time.time()
 
     def _beat(self) -> None:
         """Gives signs of life, until the lock is left or lost."""
@@ -141,6 +150,7 @@ class FolderLock:
                     _replace(self.path, {**self.owner, "sign": time.time()})
                 else:
                     os.utime(self.path)
+                self.last_sign = time.time()
             except OSError as error:  # the next one may do
                 logger.warning("%s: no sign of life: %s", self.path, error)
 
@@ -157,10 +167,10 @@ def job_of(folder: str | os.PathLike) -> str:
     return lock.job if lock else ""
 
 
-def check_lock(folder: str) -> None:
+def check_lock(folder: str | os.PathLike) -> None:
     """Raises LockLost where this process had the lock of the folder, and another run has it by now."""
-    if folder in _held:
-        _held[folder].check()
+    if lock := _held.get(plain_path(folder)):
+        lock.check()
 
 
 # ---- who holds it --------------------------------------------------------------------------------------------------------

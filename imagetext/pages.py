@@ -10,15 +10,17 @@ from markupsafe import Markup
 
 from imagetext.shown import masked, neutral
 
+SHARED = Path(__file__).parent / "templates"  # `colours.css`, light, dark and printed, of every page
 
-def render_page(template: Path, **values: Any) -> str:
+
+def render_page(template: Path, *parts: Path, **values: Any) -> str:
     """The page that a template makes of values, all of which are escaped but `Markup`.
 
-    The template also gets `script`, the file of its name that ends in `.js` ("" where there is none), and `policy`, which forbids
+    It may include the files of its folder, of the folders `parts` and of SHARED. The template also gets `script`, the file of its name that ends in `.js` ("" where there is none), and `policy`, which forbids
     the page requests, forms and all other scripts.
     """
     environment = Environment(
-        loader=FileSystemLoader(template.parent),
+        loader=FileSystemLoader([template.parent, *parts, SHARED]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -29,7 +29,7 @@ from imagetext.readers.tars import TarRows
 from imagetext.readers.text_layout import encoding_of
 from imagetext.sample import Record, Shard
 from imagetext.scenes.draw import scene_shards
-from imagetext.shards import MARKER, RUN, read_markers, read_shards
+from imagetext.shards import MARKER, RUN, read_marker, read_markers, read_shards
 from imagetext.stores import (
     Entry,
     StoreError,
@@ -88,7 +88,9 @@ def read_samples(
         if distinct and other is not shard:
             problems.append(f"two inputs would both be written as {shard.name!r}: {other.path} and {shard.path}")
     if not shards and not problems:
-        problems.append("no input given")
+        problems.append(
+            f"{', '.join([spec] if isinstance(spec, str) else spec)}: no rows" if spec else "no input given"
+        )
     if problems:
         raise all_told(problems)
     return shards
@@ -198,7 +200,7 @@ def _shards_of_run(folder: str) -> list[str]:
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
     """The shards of one SPEC whose records have labels; ValueError where these cannot be told."""
-    if labels.names is None and shards and isinstance(shards[0].samples, HubRows):
+    if labels.names is None and shards and isinstance(shards[0].samples, HubRows | TableRows):
         labels = replace(labels, names=shards[0].samples.class_names(labels.place))
     shards = [replace(shard, labels=labels) for shard in shards]
     for shard in shards[:1]:
@@ -245,6 +247,8 @@ def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]
         return _listed_shards(path, split)
     parts = split(path)
     if not parts:
+        if read_marker(os.path.dirname(path), os.path.basename(stem)):  # nothing of this shard was chosen
+            return []
         raise ValueError(f"{path}: no rows")
     columns = split.keywords["columns"]
     stamp = (

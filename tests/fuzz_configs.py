@@ -8,8 +8,10 @@ from diversity.config import DiversityConfig
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.recipes import FOLDER
 from finetune.student.config import StudentConfig
+from finetune.zero_shot.config import ZeroShotConfig
 from generate.captions.config import RECIPES, GenerateConfig
 from generate.reinforce.config import ReinforceConfig
+from generate.select.config import SelectConfig
 from tests.fuzzing import take
 
 COMMANDS = {
@@ -17,7 +19,9 @@ COMMANDS = {
     "finetune": FinetuneConfig,
     "generate": GenerateConfig,
     "reinforce": ReinforceConfig,
+    "select": SelectConfig,
     "train-student": StudentConfig,
+    "zero-shot": ZeroShotConfig,
 }
 TEXTS = [path.read_text() for path in (*sorted(FOLDER.glob("*.yaml")), *RECIPES.values())]
 VALUES = [

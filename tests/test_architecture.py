@@ -49,7 +49,13 @@ FOLDERS = {  # what each folder of a room may import of the room's folders, itse
         "verdict": {"measures", "words"},
         "page": {"measures", "verdict", "words"},
     },
-    "generate": {"runs": set(), "sets": {"runs"}, "captions": {"runs", "sets"}, "reinforce": {"runs", "captions"}},
+    "generate": {
+        "runs": set(),
+        "sets": {"runs"},
+        "captions": {"runs", "sets"},
+        "select": {"runs", "captions"},
+        "reinforce": {"runs", "captions"},
+    },
     "finetune": {"captioner": set(), "zero_shot": set(), "student": {"captioner", "zero_shot"}},
 }
 ENTRIES = {
@@ -57,7 +63,7 @@ ENTRIES = {
     "captioners": {"load"},
     "diversity": {"run", "score", "sampled", "notes", "examples", "report", "metric"},
     "generate": set(),
-    "finetune": {"folder", "optimizer"},
+    "finetune": set(),
 }  # the files of a room that may import its folders
 OURS = {*BELOW, "capsmith", "quickstart"}
 NEEDS_TORCH = {"metric", "views", "embeddings"}  # of the rooms below, these may import torch when they are imported
@@ -205,10 +211,12 @@ def test_torch_is_not_imported_before_it_is_needed():
         "capsmith",
         "quickstart",
         "captioners.base",
+        "finetune.config",
         "finetune.captioner.config",
         "finetune.student.config",
         "finetune.zero_shot.config",
         "generate.captions.config",
+        "generate.select.config",
         "generate.reinforce.config",
     ]
     modules += [

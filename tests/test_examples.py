@@ -1,6 +1,7 @@
 """Every file of examples/ is run in small."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,14 @@ from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-RUN_HERE = ("caption_folder.sh", "two_captioners.yaml", "finetune_coca.yaml", "is_it_better.py", "keep_alike.py")
+RUN_HERE = (
+    "caption_folder.sh",
+    "two_captioners.yaml",
+    "finetune_coca.yaml",
+    "is_it_better.py",
+    "keep_alike.py",
+    "self_training.py",
+)
 
 
 def load(name: str):
@@ -98,3 +106,26 @@ def test_captions_that_are_unlike_their_picture_go_and_rows_stay(tmp_path, pictu
     assert [record.scores["syn_text_a"]["similarity"] for record in after] == [[0.9]] * 3
     load("keep_alike.py").main(pattern, "syn_text_a", "0.95", str(tmp_path / "none"))
     assert [bool(record.error) for record in read_records(f"{tmp_path}/none/*.tar")] == [True] * 3
+
+
+def test_a_captioner_teaches_itself(tmp_path, pictures, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    for number, record in enumerate(pictures[:6]):
+        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(record.image)
+    example = load("self_training.py")
+    for settings, changes in (
+        (example.CAPTIONING, {"num_workers": 0}),
+        (example.CHOICE, {"where": "true"}),
+        (example.TRAINING, {"samples_seen": 8, "batch_size": 4, "num_workers": 0}),
+    ):
+        for name, value in changes.items():
+            monkeypatch.setitem(settings, name, value)
+    given = ("scenes:train,n=4", str(tmp_path / "pictures"), "coca_tiny", str(tmp_path / "out"))
+    assert list(example.self_train(*given, rounds=1)) == [f"{tmp_path}/out/1/captioner"]
+    chosen = list(read_records(f"{tmp_path}/out/1/chosen"))
+    assert len(chosen) == 3 and all(record.columns[example.COLUMN] and not record.captions for record in chosen)
+    read = json.loads((tmp_path / "out/1/captioner/finetune.json").read_text())["read"]
+    assert [given[0], f"{tmp_path}/out/1/chosen/pictures-00000.parquet"] == list(read)
+    monkeypatch.setattr(example, "generate", lambda config: 3)
+    with pytest.raises(SystemExit):
+        next(example.self_train(*given))

@@ -9,16 +9,11 @@ that all arms of a comparison have.
 
 import argparse
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # a process a core is faster than a core's share of each; before torch is imported
-
-from tqdm import tqdm
 
 from benchmarks.evidence.page import write_page
 from benchmarks.evidence.sets import (
@@ -31,7 +26,7 @@ from benchmarks.evidence.sets import (
     make_words,
     write_figures,
 )
-from benchmarks.evidence.students import ARMS, OF_REWRITES, OF_WORDS, result_file, run_student, student_folder
+from benchmarks.evidence.students import ARMS, OF_REWRITES, OF_WORDS, student_folder, train
 
 
 def main() -> None:
@@ -48,30 +43,22 @@ def main() -> None:
     if args.page:
         write_page(args.page, args.output)
         return
-    arms = [*OF_WORDS]
-    make_captioner(args.output, COLUMNS[CAPTIONS].captioner)
+    arms = {**OF_WORDS}
+    writer = COLUMNS[CAPTIONS].captioner
+    make_captioner(args.output, writer, CAPTIONERS[writer])
     make_words(args.output)
     if args.rewriter:
         make_rewrites(args.output, args.rewriter)
-        arms += OF_REWRITES
+        arms |= OF_REWRITES
     if not args.words:
-        for name in CAPTIONERS:
-            make_captioner(args.output, name)
+        for name, tuned in CAPTIONERS.items():
+            make_captioner(args.output, name, tuned)
         make_set(args.output)
         if not (args.output / "figures.json").exists():
             write_figures(args.output)
-        arms += ARMS
+        arms |= ARMS
     student_folder(args.output)
     train(args.output, arms, args.seeds, args.processes)
-
-
-def train(output: Path, arms: Sequence[str], seeds: int, processes: int) -> None:
-    """Trains and measures what is not done: all arms of a seed before the next seed's."""
-    to_do = [(arm, seed) for seed in range(seeds) for arm in arms if not result_file(output, arm, seed).exists()]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        runs = [pool.submit(run_student, output, arm, seed) for arm, seed in to_do]
-        for run in tqdm(as_completed(runs), desc="students", total=len(runs)):
-            run.result()
 
 
 if __name__ == "__main__":

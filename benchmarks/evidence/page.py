@@ -5,7 +5,7 @@ P points, S seeds
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ def write_page(page: Path, output: Path) -> None:
         tables |= of_captions
     if not tables:
         raise ValueError(f"{output}: there is no seed yet that every arm has")
+    fill(page, tables, pictures)
+
+
+def fill(page: Path, tables: Mapping[str, str], pictures: Mapping[str, Figure]) -> None:
+    """Writes tables between the marks of their names, and pictures beside the page; ValueError where the page lacks a mark."""
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"

@@ -29,11 +29,13 @@ EMBEDDED = "^syn_text_much_p09$"  # the columns that students distil through
 
 
 class Tuned(NamedTuple):
-    """How the built-in captioner is fine-tuned: on which captions, captions seen, seed of pictures and order."""
+    """How the built-in captioner is fine-tuned: on which captions, captions seen, seed of pictures and order, objects at most."""
 
     captions: str
     samples_seen: int
     seed: int
+    level: int = LEVEL
+    lora_rank: int = 0  # 0: all weights learn
 
 
 CAPTIONERS = {
@@ -110,47 +112,28 @@ def captioner_folder(output: Path, name: str) -> str:
     return PRETRAINED if name == "pretrained" else str(output / "captioners" / name)
 
 
-def make_captioner(output: Path, name: str) -> None:
-    """Fine-tunes the built-in captioner on curated captions of pictures that no student sees."""
-    tuned = CAPTIONERS[name]
-    _done(
-        finetune(
-            FinetuneConfig(
-                input=[f"scenes:train,n=4000,level={LEVEL},seed={tuned.seed},captions={tuned.captions}"],
-                model=PRETRAINED,
-                name=name,
-                output=captioner_folder(output, name),
-                samples_seen=tuned.samples_seen,
-                batch_size=32,
-                learning_rate=1e-3,
-                hold_out=0,
-                num_workers=0,
-                seed=tuned.seed,
-            )
-        ),
-        "finetune",
-    )
+def make_captioner(output: Path, name: str, tuned: Tuned, **settings: Any) -> None:
+    """Fine-tunes the built-in captioner on curated captions of pictures that no student sees; the settings override its own."""
+    config = {
+        "input": [f"scenes:train,n=4000,level={tuned.level},seed={tuned.seed},captions={tuned.captions}"],
+        "model": PRETRAINED,
+        "name": name,
+        "output": captioner_folder(output, name),
+        "samples_seen": tuned.samples_seen,
+        "lora_rank": tuned.lora_rank,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "hold_out": 0,
+        "num_workers": 0,
+        "seed": tuned.seed,
+    }
+    done(finetune(FinetuneConfig(**config | settings)), "finetune")
 
 
 def make_set(output: Path) -> None:
     """Captions every column of every picture, ungated, and reinforces the records."""
-    _done(
-        generate(
-            GenerateConfig(
-                input=[SET],
-                output=output / "captioned",
-                redraws=0,
-                on_degenerate="keep",
-                num_workers=0,
-                columns=[
-                    {"column": f"syn_text_{name}", "model": captioner_folder(output, point.captioner), **_drawn(point)}
-                    for name, point in COLUMNS.items()
-                ],
-            )
-        ),
-        "generate",
-    )
-    _done(
+    make_captions(output)
+    done(
         reinforce(
             ReinforceConfig(
                 input=[str(output / "captioned" / "*.tar")],
@@ -165,6 +148,26 @@ def make_set(output: Path) -> None:
             )
         ),
         "reinforce",
+    )
+
+
+def make_captions(output: Path) -> None:
+    """Captions every column of every picture, ungated."""
+    done(
+        generate(
+            GenerateConfig(
+                input=[SET],
+                output=output / "captioned",
+                redraws=0,
+                on_degenerate="keep",
+                num_workers=0,
+                columns=[
+                    {"column": f"syn_text_{name}", "model": captioner_folder(output, point.captioner), **_drawn(point)}
+                    for name, point in COLUMNS.items()
+                ],
+            )
+        ),
+        "generate",
     )
 
 
@@ -190,7 +193,7 @@ def make_words(output: Path) -> None:
         {"column": f"neg_text_{name}", "model": NEGATIVES, "instruction": instruction}
         for name, instruction in MADE_OF.items()
     ]
-    _done(
+    done(
         generate(
             GenerateConfig(
                 input=[SET],
@@ -201,12 +204,12 @@ def make_words(output: Path) -> None:
         ),
         "generate",
     )
-    _make_views(output, WORDS)
+    make_views(output, WORDS)
 
 
 def make_rewrites(output: Path, rewriter: str) -> None:
     """Adds the rewrites of the alt text by a language model, as the recipe has them, to the set of `make_words`."""
-    _done(
+    done(
         generate(
             GenerateConfig(
                 recipe="laclip",
@@ -219,12 +222,12 @@ def make_rewrites(output: Path, rewriter: str) -> None:
         ),
         "generate",
     )
-    _make_views(output, REWRITTEN)
+    make_views(output, REWRITTEN)
 
 
-def _make_views(output: Path, name: str) -> None:
-    """The views that are drawn for `make_set`, without embeddings."""
-    _done(
+def make_views(output: Path, name: str) -> None:
+    """The views that are drawn for `make_set`, without embeddings, of the captioned set of that name."""
+    done(
         reinforce(
             ReinforceConfig(
                 input=[str(output / f"{name}_captioned" / "*.tar")],
@@ -246,7 +249,7 @@ def _drawn(point: Point) -> dict[str, Any]:
     return {name: drawn[name] for name in GREEDY} if point.strategy == "greedy" else drawn
 
 
-def _done(code: int, command: str) -> None:
+def done(code: int, command: str) -> None:
     if code:
         raise SystemExit(f"capsmith {command} failed with exit code {code}")
 

@@ -7,11 +7,14 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks.evidence.choice import Pair, choices, held_out_pairs
 from benchmarks.evidence.sets import CAPTIONS, LEVEL, POINTS, REWRITTEN, WORDS
@@ -23,10 +26,11 @@ from finetune.student.run import run as train_student
 from imagetext.outputs import write_file
 from imagetext.sample import Record
 from imagetext.scenes.facts import BACKGROUNDS, COLOURS, PLURALS, SHAPES
+from imagetext.scenes.words import COUNT_WORDS
 from imagetext.sources import read_samples
 
 MODEL = Path(__file__).parent / "student"  # its config; its tokenizer is the built-in captioner's
-TEST = f"scenes:test,n=1000,level={LEVEL},seed=7"
+TEST = "scenes:test,n=1000,level={},seed=7"
 RECIPE = {"samples_seen": 12_800, "batch_size": 64, "learning_rate": 1e-3}
 
 
@@ -37,6 +41,9 @@ class Arm(NamedTuple):
     scales: Sequence[float] = ()  # none: CLIP's own loss
     negatives: str = ""  # their column
     records: str = "reinforced"  # the set's folder
+    student: str = "student"  # the folder of the untrained one
+    level: int = LEVEL  # objects at most in the pictures that it is measured on
+    chooses: bool = False  # whether it is also asked to tell captions from hard negatives
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -63,22 +70,22 @@ ARMS = {
     "three_captioners": Arm(("much_one", "other_one", "long_one")),
 }
 OF_WORDS = {  # texts that are made from texts; the first is again the alt text alone
-    "words_none": Arm(records=WORDS),
-    "words_negatives": Arm(negatives="alt", records=WORDS),
-    "words_captions": Arm((CAPTIONS,), records=WORDS),
-    "words_captions_negatives": Arm((CAPTIONS,), negatives=CAPTIONS, records=WORDS),
+    "words_none": Arm(records=WORDS, chooses=True),
+    "words_negatives": Arm(negatives="alt", records=WORDS, chooses=True),
+    "words_captions": Arm((CAPTIONS,), records=WORDS, chooses=True),
+    "words_captions_negatives": Arm((CAPTIONS,), negatives=CAPTIONS, records=WORDS, chooses=True),
 }
 OF_REWRITES = {  # for those who have a language model
-    "rewrites": Arm(("laclip",), records=REWRITTEN),
-    "rewrites_captions": Arm(("laclip", CAPTIONS), records=REWRITTEN),
+    "rewrites": Arm(("laclip",), records=REWRITTEN, chooses=True),
+    "rewrites_captions": Arm(("laclip", CAPTIONS), records=REWRITTEN, chooses=True),
 }
 ALL = {**ARMS, **OF_WORDS, **OF_REWRITES}
 
 
-def student_folder(output: Path) -> Path:
+def student_folder(output: Path, model: Path = MODEL) -> Path:
     """The untrained student as open_clip takes it: its config and its tokenizer."""
-    folder = output / "student"
-    shutil.copytree(MODEL, folder, dirs_exist_ok=True)
+    folder = output / model.name
+    shutil.copytree(model, folder, dirs_exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(SHIPPED / "coca_tiny" / name, folder / name)
     return folder
@@ -89,40 +96,52 @@ def result_file(output: Path, arm: str, seed: int) -> Path:
     return output / "results" / f"{arm}-{seed}.json"
 
 
-def run_student(output: Path, arm: str, seed: int) -> None:
+def train(output: Path, arms: Mapping[str, Arm], seeds: int, processes: int) -> None:
+    """Trains and measures what is not done: all arms of a seed before the next seed's."""
+    to_do = [(name, seed) for seed in range(seeds) for name in arms if not result_file(output, name, seed).exists()]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        runs = [pool.submit(run_student, output, name, arms[name], seed) for name, seed in to_do]
+        for run in tqdm(as_completed(runs), desc="students", total=len(runs)):
+            run.result()
+
+
+def run_student(output: Path, name: str, arm: Arm, seed: int) -> None:
     """Trains and measures one student, unless that is done; what was trained is then let go."""
-    result = result_file(output, arm, seed)
+    result = result_file(output, name, seed)
     if result.exists():
         return
-    begun, folder = time.monotonic(), output / "students" / f"{arm}-{seed}"
+    begun, folder = time.monotonic(), output / "students" / f"{name}-{seed}"
     config = StudentConfig(
-        input=[str(output / ALL[arm].records / "*.tar")],
-        student=str(output / "student"),
+        input=[str(output / arm.records / "*.tar")],
+        student=str(output / arm.student),
         output=folder,
         seed=seed,
         num_workers=0,
         device="cpu",
         **RECIPE,
-        **ALL[arm].settings,
+        **arm.settings,
     )
     if code := train_student(config):
         raise RuntimeError(f"capsmith train-student failed with exit code {code}: {folder}")
-    scores = measure(OpenClip(str(folder)), test_pictures(), test_pairs() if arm not in ARMS else ())
+    samples = test_pictures(arm.level)
+    scores = measure(OpenClip(str(folder)), samples, test_pairs(arm.level) if arm.chooses else ())
     result.parent.mkdir(parents=True, exist_ok=True)
-    write_file(result, json.dumps({"arm": arm, "seed": seed, **scores, "seconds": round(time.monotonic() - begun, 1)}))
+    write_file(
+        result, json.dumps({"arm": name, "seed": seed, **scores, "seconds": round(time.monotonic() - begun, 1)})
+    )
     shutil.rmtree(folder)
 
 
 @cache
-def test_pictures() -> tuple[Record, ...]:
+def test_pictures(level: int) -> tuple[Record, ...]:
     """Pictures of scenes that neither students nor captioners have seen, with their curated captions."""
-    return tuple(sample for shard in read_samples([TEST]) for sample in shard)
+    return tuple(sample for shard in read_samples([TEST.format(level)]) for sample in shard)
 
 
 @cache
-def test_pairs() -> tuple[Pair, ...]:
+def test_pairs(level: int) -> tuple[Pair, ...]:
     """Captions of these pictures with hard negatives of them."""
-    return tuple(held_out_pairs(test_pictures()))
+    return tuple(held_out_pairs(test_pictures(level)))
 
 
 def measure(student: OpenClip, samples: Sequence[Record], pairs: Sequence[Pair] = ()) -> dict[str, float]:
@@ -157,11 +176,14 @@ PROMPTS = {  # of each class of an attribute, whose embeddings are averaged
     "shape": {shape: [f"a {colour} {shape}" for colour in COLOURS] for shape in SHAPES},
     "count": {
         "one": [text for colour, shape in THINGS for text in (f"one {colour} {shape}", f"a single {colour} {shape}")],
-        "two": [
-            text
-            for colour, shape in THINGS
-            for text in (f"two {colour} {PLURALS[shape]}", f"two shapes: a {colour} {shape}")
-        ],
+        **{
+            count: [
+                text
+                for colour, shape in THINGS
+                for text in (f"{count} {colour} {PLURALS[shape]}", f"{count} shapes: a {colour} {shape}")
+            ]
+            for count in COUNT_WORDS[2:]
+        },
     },
     "background": {
         name: [f"a {colour} {shape} on a {name} background" for colour, shape in THINGS] for name in BACKGROUNDS
@@ -173,7 +195,7 @@ def truth(scene: Mapping[str, Any], attribute: str) -> str | None:
     """The scene's class; None where its objects differ in the attribute."""
     match attribute:
         case "count":
-            return ("one", "two")[len(scene["objects"]) - 1]
+            return COUNT_WORDS[len(scene["objects"])]
         case "background":
             return scene["background"]
     values = {item[attribute] for item in scene["objects"]}
@@ -183,8 +205,11 @@ def truth(scene: Mapping[str, Any], attribute: str) -> str | None:
 def accuracy(
     pictures: np.ndarray, texts: Embedder, prompts: Mapping[str, Sequence[str]], truths: Sequence[str | None]
 ) -> float:
-    """Share of pictures (P, E) that are nearest to the mean of their class's prompts, averaged over classes: chance is 1 ÷ C."""
-    names = list(prompts)
+    """Share of pictures (P, E) that are nearest to the mean of their class's prompts, averaged over classes: chance is 1 ÷ C.
+
+    Classes that no picture has are none to choose from.
+    """
+    names = [name for name in prompts if name in truths]
     classes = np.stack([texts.encode(prompts[name]).mean(axis=0) for name in names])  # (C, E)
     nearest = (pictures @ (classes / np.linalg.norm(classes, axis=1, keepdims=True)).T).argmax(axis=1)  # (P,)
     right = {name: [names[at] == name for at, true in zip(nearest, truths) if true == name] for name in names}

@@ -34,9 +34,15 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimat
     return Estimate(value, value - reach, value + reach)
 
 
-def kendall_tau(one: Sequence[float], other: Sequence[float]) -> float:
-    """Kendall's tau-b of two rankings of the same points, -1 to 1; NaN where one of them is all ties (Kendall 1945)."""
+def kendall_tau(one: Sequence[float], other: Sequence[float], groups: Sequence[int] | None = None) -> float:
+    """Kendall's tau-b of two rankings of the same points, -1 to 1; NaN where one of them is all ties (Kendall 1945).
+
+    groups: two points are compared only where they are of one group.
+    """
     a, b = (np.sign(np.subtract.outer(of, of)) for of in (one, other))  # (P, P)
+    if groups is not None:
+        a = a * np.equal.outer(groups, groups)
+        b = b * np.equal.outer(groups, groups)
     untied = math.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / untied) if untied else math.nan
 

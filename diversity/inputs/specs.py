@@ -80,12 +80,12 @@ def open_sources(
         if spec is None or role == "references" and not re.search(r"[./:*?{]", spec):
             continue
         own: list[str | Exception] = []
-        found, columns = open_inputs([spec], own, table, asked, folders if role == "images" else None)
+        opened, columns = open_inputs([spec], own, table, asked, folders if role == "images" else None)
         problems += [f"--{role} {problem}" for problem in own]
         rows = partial(_references, spec, (*columns, HUMAN)) if role == "references" else _pictures
         sources += [
             Source(spec, [piece._replace(read=partial(rows, piece)) for piece in source.pieces], role)
-            for source in found
+            for source in opened
         ]
     if problems:
         raise all_told(problems)

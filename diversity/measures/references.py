@@ -37,17 +37,17 @@ def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]
         raise ValueError(
             f"{len(captions)} captions for {len(references)} pictures' references: needs one of each picture"
         )
-    found = [words(caption) for caption in captions]
+    texts_of_captions = [words(caption) for caption in captions]
     wanted = [[split for text in texts if (split := words(text))] for texts in references]
-    if empty := [at for at, of_picture in enumerate(wanted) if not of_picture]:
+    if empty := [picture for picture, of_picture in enumerate(wanted) if not of_picture]:
         raise ValueError(f"pictures {empty[:5]}: no reference with a word")
     scores = {
-        "cider_d": cider_d(found, wanted).mean(),
-        "bleu_4": bleu_4(found, wanted),
-        "rouge_l": rouge_l(found, wanted).mean(),
+        "cider_d": cider_d(texts_of_captions, wanted).mean(),
+        "bleu_4": bleu_4(texts_of_captions, wanted),
+        "rouge_l": rouge_l(texts_of_captions, wanted).mean(),
     }
     if (wordnet := load_wordnet()) is not None:
-        scores["meteor"] = meteor(found, wanted, wordnet).mean()
+        scores["meteor"] = meteor(texts_of_captions, wanted, wordnet).mean()
     return {name: float(score) for name, score in scores.items()}
 
 
@@ -73,7 +73,7 @@ class CiderD:
         self.pictures_with = Counter(
             ngram for texts in references for ngram in {ngram for text in texts for ngram in _ngrams(text)}
         )
-        self._weigh = lru_cache(1 << 14)(self._weigh_ngrams)
+        self.weigh = lru_cache(1 << 14)(self._weigh_ngrams)
 
     def _weigh_ngrams(self, text: tuple[str, ...]) -> tuple[dict[Words, float], list[float]]:
         """The weight of each n-gram, and for each n the length of the vector of weights."""
@@ -88,10 +88,10 @@ class CiderD:
 
     def score(self, caption: Words, texts: Sequence[Words]) -> float:
         """CIDEr-D of a caption against some references of its picture."""
-        weights, norms = self._weigh(tuple(caption))
+        weights, norms = self.weigh(tuple(caption))
         score = 0.0
         for text in texts:
-            others, other_norms = self._weigh(tuple(text))
+            others, other_norms = self.weigh(tuple(text))
             shared = [0.0] * 4
             for ngram in weights.keys() & others.keys():
                 shared[len(ngram) - 1] += min(weights[ngram], others[ngram]) * others[ngram]

@@ -12,19 +12,10 @@ from diversity.measures.lexical import within_picture
 from diversity.measures.measure import Measure
 from diversity.measures.pairs import Groups
 from diversity.verdict.compare import Estimate, estimates
-from diversity.words.tokens import encode, words
+from diversity.words.content import content_words
+from diversity.words.tokens import encode
 from imagetext.hashes import name_hash
 from imagetext.shown import Progress
-
-# Words that say nothing of a picture. Numbers and where things are ("two", "behind") are left out: they do.
-_FUNCTION_WORDS = frozenset(
-    """
-a an the this that these those some any each every other another such it its it's he she they them his him her their theirs we
-our us you your i my me who whom whose which what there here of in on at to from into onto with without by for as and or but nor
-so if while when where than then is are was were be been being am has have had having do does did doing can could will would may
-might must shall should not no very too also just only all both more most few many much several
-""".split()
-)
 
 
 class MixStep(NamedTuple):
@@ -129,24 +120,16 @@ def word_coverage(captions: Groups, references: Groups) -> np.ndarray:
     In [0, 1], higher is more. Content words are the different words but for English function words. It grows with the number and
     the length of captions. NaN where the references have no such word.
     """
-    return _covered(captions, [_content(group) for group in references])
+    return _covered(captions, [content_words(group) for group in references])
 
 
 def _covered(captions: Groups, wanted: Sequence[frozenset[str]]) -> np.ndarray:
     return np.array(
         [
-            len(found.intersection(_words(group))) / len(found) if found else np.nan
-            for found, group in zip(wanted, captions, strict=True)
+            len(content & content_words(group)) / len(content) if content else np.nan
+            for content, group in zip(wanted, captions, strict=True)
         ]
     )
-
-
-def _content(group: Sequence[str]) -> frozenset[str]:
-    return frozenset(_words(group)) - _FUNCTION_WORDS
-
-
-def _words(group: Sequence[str]) -> list[str]:
-    return words("\n".join(group))
 
 
 class _Pool:
@@ -166,7 +149,7 @@ class _Pool:
         self.captions = max((len(group) for groups in columns.values() for group in groups), default=0)
         self.fidelity = {column: self.up * _padded(fidelity[column], self.captions) for column in columns}
         self.starts = np.array([name_hash(f"{seed} {key}", bits=32) for key in keys])  # (P,)
-        wanted = [_content(group) for group in references or ()]
+        wanted = [content_words(group) for group in references or ()]
         self.wanted = wanted if any(wanted) else None
 
     def scores(self, mix: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -193,11 +176,11 @@ class _Pool:
         intervals = estimates(gains, self.seed)
         if not {"spread", "fidelity"} <= intervals.keys():
             return None
-        found = {}
+        parts = {}
         for name, interval in intervals.items():
-            there, up = ~np.isnan(gains[name]), self.up if name == "fidelity" else 1
-            found[name] = up * float(mixed[name][there].mean()), up * float(alone[name][there].mean()), interval
-        return MixStep(mix, self.captions, *found["spread"], *found.get("coverage", (None,) * 3), *found["fidelity"])
+            defined, up = ~np.isnan(gains[name]), self.up if name == "fidelity" else 1
+            parts[name] = up * float(mixed[name][defined].mean()), up * float(alone[name][defined].mean()), interval
+        return MixStep(mix, self.captions, *parts["spread"], *parts.get("coverage", (None,) * 3), *parts["fidelity"])
 
 
 def _best(alone: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> str:

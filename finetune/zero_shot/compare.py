@@ -14,6 +14,7 @@ from finetune.zero_shot.models import Mistake
 from finetune.zero_shot.pictures import Classes
 from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport
 from finetune.zero_shot.scores import TOP1, class_accuracy, confusions, picture_scores
+from finetune.zero_shot.support import ALONE
 
 
 def make_report(
@@ -47,7 +48,7 @@ def make_report(
                 [None if np.isnan(share) else float(share) for share in class_accuracy(of["top1"], labels, count)],
                 confusions(answers[name][:, 0], labels),
                 mistakes[name],
-                unsure_of(of["top1"], *reranked[name], labels, seed) if reranked.get(name) else None,
+                unsure_of(of["top1"], *anew, labels, seed) if (anew := reranked.get(name)) else None,
                 supported(adapted[name], labels, seed) if adapted.get(name) else None,
             )
             for name, of in scores.items()
@@ -76,7 +77,14 @@ def unsure_of(first: np.ndarray, unsure: np.ndarray, reranked: np.ndarray, label
         },
         seed,
     )
-    return Unsure(*(found.get(name) for name in Unsure._fields))
+    return Unsure(
+        share=found["share"],
+        total=found["total"],
+        sure=found.get("sure"),
+        before=found.get("before"),
+        after=found.get("after"),
+        gain=found.get("gain"),
+    )
 
 
 def supported(adapted: Mapping[tuple[str, int], np.ndarray], labels: np.ndarray, seed: int) -> Supported:
@@ -87,7 +95,9 @@ def supported(adapted: Mapping[tuple[str, int], np.ndarray], labels: np.ndarray,
         top1.setdefault(name, {})[count] = estimate
     most = max(count for _, count in right)
     last = {name: {TOP1.score: right[name, most]} for name in top1}
-    return Supported(top1, differences(last, [TOP1.score], seed))
+    between = differences(last, [TOP1.score], seed)
+    of_columns = {name: {TOP1.score: of[most]} for name, of in top1.items() if name != ALONE}
+    return Supported(top1, between, decide("accuracy", [TOP1], None, list(of_columns), of_columns, between, {}))
 
 
 def _within(estimate: Estimate) -> Estimate:

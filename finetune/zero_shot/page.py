@@ -1,39 +1,35 @@
 """The page of zero-shot answers: who is best, what is taken for what, each class, and the surest mistakes."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
-
-from markupsafe import Markup
 
 from diversity.measures.measure import PERCENT
 from diversity.page import page as diversity_page
 from diversity.page.differences import INTERVAL, forests, interval
 from diversity.page.page import thumbnail
 from diversity.page.plots import COLOURS, Column
-from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport
+from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport, signed
 from finetune.zero_shot.scores import MEASURES, TOP1
 from finetune.zero_shot.support import ALONE
 from imagetext.pages import render_page
 
 PAGE = "zero_shot.html"
 TEMPLATE = Path(__file__).parents[1] / "templates" / PAGE
-STYLE = diversity_page.TEMPLATE.with_suffix(".css")  # of all reports
 PAIRS = 12  # of classes taken for one another
 CLASSES = 20  # of the table's classes, the hardest, before the others are folded; and of a matrix of all
 
 
 def render(report: ZeroShotReport) -> str:
     """The whole page, which asks for nothing outside it."""
-    columns = [
-        Column(name, name, str(mark), colour, False, name == report.verdict.winner, False)
-        for name, mark, colour in zip(report.models, itertools.count(1), itertools.cycle(COLOURS))
-    ]
+    columns = _columns(report.models, map(str, itertools.count(1)), report.verdict.winner)
     measures = [measure for measure in MEASURES if measure.score in report.models[report.best].intervals]
     classes = _classes(report)
     return render_page(
         TEMPLATE,
-        style=Markup(STYLE.read_text(encoding="utf-8")),
+        diversity_page.TEMPLATE.parent,
         report=report,
         columns=columns,
         subtitle=f"{report.pictures:,} pictures of {len(report.asked):,} classes",
@@ -54,6 +50,14 @@ def render(report: ZeroShotReport) -> str:
         classes=(classes[:CLASSES], classes[CLASSES:]),
         mistakes=[(column, _mistakes(report, report.models[column.name])) for column in columns],
     )
+
+
+def _columns(names: Iterable[str], marks: Iterable[str], winner: str | None) -> list[Column]:
+    """What stands on the page for models, or for columns of captions."""
+    return [
+        Column(name, name, mark, colour, False, name == winner, False)
+        for name, mark, colour in zip(names, marks, itertools.cycle(COLOURS))
+    ]
 
 
 def _cell(model: ModelResult, measure: Any) -> tuple[Any, str, str]:
@@ -79,33 +83,33 @@ def _unsure(unsure: Unsure) -> list[tuple[str, str, str]]:
     ]
 
 
-def _support(support: Supported) -> tuple[list[int], list[tuple[str, list[tuple[str, str]], str]]]:
-    """Pictures a class, and for each kind of descriptions its figures with them, and how it differs from none."""
-    differing = {}
+def _support(support: Supported) -> dict[str, Any]:
+    """Pictures a class; for each kind of descriptions its figures with them, and how it differs from none; and all differences."""
+    columns = _columns(support.top1, itertools.cycle(ascii_lowercase), support.verdict.winner)
+    differing: dict[str, tuple[str, ...]] = {}
     for one in support.differences:
         if ALONE in (one.first, one.second):
             turned = one.first == ALONE
             gain = -one.estimate if turned else one.estimate
-            said = (
-                f"{signed(gain.mean)} ({interval(TOP1, gain, ' to ').removesuffix(PERCENT)})"
-                if gain.low < gain.high
-                else signed(gain.mean)
+            within = f"{interval(TOP1, gain, ' to ').removesuffix(PERCENT)}, " if gain.low < gain.high else ""
+            differing[one.second if turned else one.first] = (
+                signed(gain.mean),
+                within + ("clear" if one.sign else "open"),
             )
-            differing[one.second if turned else one.first] = f"{said}, {'clear' if one.sign else 'open'}"
     counts = list(support.top1[ALONE])
-    return counts, [
+    rows = [
         (
-            name,
+            column,
             [(TOP1.written(of[count].mean), interval(TOP1, of[count], "–")) for count in counts],
-            differing.get(name, ""),
+            differing.get(column.name, ("",)),
         )
-        for name, of in support.top1.items()
+        for column, of in zip(columns, support.top1.values(), strict=True)
     ]
-
-
-def signed(value: float) -> str:
-    """A difference of shares, in points."""
-    return f"{100 * value:+.1f} points".replace("-", "−")
+    return {
+        "counts": counts,
+        "rows": rows,
+        "differences": forests([TOP1], support.differences, columns) if len(columns) > 2 else [],
+    }
 
 
 def _pairs(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]]:

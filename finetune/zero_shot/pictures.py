@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.identity import picture_hash
-from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, read_class_names
+from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, named_once, read_class_names
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record, Shard, decode_image
 from imagetext.shown import Progress
@@ -50,10 +50,12 @@ def labelled(
     numbers stand for them.
     Raises ValueError where the set cannot be read, has no labels, or the names cannot be read.
     """
-    names = read_class_names(class_names) if class_names else None
-    ids = imagenet_ids() if class_names == IMAGENET else {}
-    names = {ids.get(one, one): name for one, name in names.items()} if names is not None else None
-    labels = Labels(label, {one: one for one in names} if names is not None else None, ids)
+    if class_names is None:
+        names, labels = None, Labels(label)
+    else:
+        ids = imagenet_ids() if class_names == IMAGENET else {}
+        names = {ids.get(one, one): name for one, name in read_class_names(class_names).items()}
+        labels = Labels(label, {one: one for one in names}, named_once(names) | ids)
     return read_samples(input, images, labels=labels, columns=table, needs=("pictures",), distinct=False), names
 
 

@@ -37,11 +37,12 @@ class Unsure(NamedTuple):
 class Supported(NamedTuple):
     """What support pictures did for a model: top-1 by the descriptions that help, "pictures alone" first, and pictures a class.
 
-    differences: of these in top-1 with the most pictures a class, corrected for all pairs.
+    differences: of these in top-1 with the most pictures a class, corrected for all pairs; verdict: whose are the best.
     """
 
     top1: Mapping[str, Mapping[int, Estimate]]
     differences: Sequence[Difference]
+    verdict: Verdict
 
     @property
     def most(self) -> int:
@@ -137,11 +138,7 @@ class ZeroShotReport:
             "differences": [
                 {**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in self.differences
             ],
-            "verdict": {
-                "winner": self.verdict.winner,
-                "ranking": self.verdict.ranking,
-                "not_behind": self.verdict.not_behind,
-            },
+            "verdict": _plain_verdict(self.verdict),
             "settings": dict(self.settings),
         }
 
@@ -154,7 +151,12 @@ def _plain_support(support: Supported) -> dict[str, Any]:
     return {
         "top1": {name: {count: one._asdict() for count, one in of.items()} for name, of in support.top1.items()},
         "differences": [{**one._asdict(), "estimate": one.estimate._asdict()} for one in support.differences],
+        "verdict": _plain_verdict(support.verdict),
     }
+
+
+def _plain_verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"winner": verdict.winner, "ranking": verdict.ranking, "not_behind": verdict.not_behind}
 
 
 # --- in words ------------------------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def _unsure(report: ZeroShotReport) -> str:
     unsure = report.models[report.best].unsure
     if not unsure:
         return ""
-    if not unsure.gain:
+    if not (unsure.gain and unsure.before and unsure.after):
         return f"{report.best} is sure of all pictures: the hierarchy has nothing to do."
     gain = TOP1.written(unsure.gain.mean).replace(PERCENT, " points").replace("-", "−")
     between = interval(TOP1, unsure.gain, " to ").removesuffix(PERCENT)
@@ -241,19 +243,43 @@ def _support(report: ZeroShotReport) -> str:
         return ""
     right = TOP1.written(support.top1[ALONE][support.most].mean)
     said = f"With {support.most:,} labelled pictures a class {report.best} is right for {right}"
-    adds = []
-    for one in support.differences:
-        if ALONE in (one.first, one.second):
-            name, gain = (one.second, -one.estimate) if one.first == ALONE else (one.first, one.estimate)
-            points = f"{100 * gain.mean:+.1f} points".replace("-", "−")
-            adds.append(f"{name} {points}{'' if one.sign else ', not shown to be more than chance'}")
-    return f"{said}; what descriptions of these add: {'; '.join(adds)}." if adds else f"{said}."
+    adds = [
+        (one.second, -one.estimate.mean, one.sign) if one.first == ALONE else (one.first, one.estimate.mean, one.sign)
+        for one in support.differences
+        if ALONE in (one.first, one.second)
+    ]
+    if not adds:
+        return f"{said}."
+    some = any(sign for *_, sign in adds)
+    figures = [
+        f"{name} {signed(gain)}" + (", not shown to be more than chance" if some and not sign else "")
+        for name, gain, sign in adds
+    ]
+    none = "" if some else f", {'none of it' if len(adds) > 1 else 'which is not'} shown to be more than chance"
+    return (
+        f"{said}; what descriptions of these add: {'; '.join(figures)}{none}.{_most(support.verdict) if some else ''}"
+    )
+
+
+def _most(verdict: Verdict) -> str:
+    """Which of several columns has the best descriptions."""
+    best, *others = verdict.ranking
+    if not others:
+        return ""
+    if verdict.winner:
+        return f" Those of {best} are the best, clearly better than those of {_and(others)}."
+    return f" Whose are the best is not shown: those of {best} are not clearly better than those of {_and(verdict.not_behind)}."
 
 
 def _few(report: ZeroShotReport) -> str:
     return (
         f"{report.pictures:,} pictures are few: intervals of so few are too narrow." if report.pictures < FEW else ""
     )
+
+
+def signed(value: float) -> str:
+    """A difference of shares, in points."""
+    return f"{round(100 * value, 1) + 0.0:+.1f} points".replace("-", "−")  # no -0.0
 
 
 def _and(names: Sequence[str]) -> str:

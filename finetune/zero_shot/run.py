@@ -1,6 +1,7 @@
 """`capsmith zero-shot`: labelled pictures and CLIP models in, how often these tell the classes out."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from imagetext.sample import Shard
 from imagetext.shown import Progress, masked, say
 
 REPORT, PREDICTIONS = "zero_shot.json", "predictions.jsonl"
+NO_NAME = re.compile(r"\d+|n\d{8}")  # a number, or an id of WordNet
 
 
 def run(config: ZeroShotConfig) -> int:
@@ -65,7 +67,9 @@ def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     check_apart(config.output, [shard.path for shard in (*shards, *support)])
     seen = look(shards, names)
     check_rejects(seen.failed, seen.pictures - len(seen.failed), config)
-    notes = _notes(seen) + _teach(models, seen, templates, hierarchy(seen.classes) if hierarchy else None, config)
+    notes = _notes(seen, config) + _teach(
+        models, seen, templates, hierarchy(seen.classes) if hierarchy else None, config
+    )
     if support:
         notes += _give_support(models, seen, support, config)
     labels, rows = ask(models, shards, seen, config)
@@ -153,7 +157,7 @@ def ask(
         for batch in prepared(records, transforms, config.batch_size, workers(config.num_workers)):
             rows += [{"key": one.record.key, "label": one.record.label, "error": masked(one.error)} for one in batch]
             good = [one for one in batch if not one.error]
-            right = [number[one.record.label] for one in good]
+            right = [number[one.record.label or ""] for one in good]
             labels += right
             for at, model in enumerate(models if good else ()):
                 model.ask(torch.stack([one.pixels[at] for one in good]), good, right)
@@ -190,16 +194,22 @@ def _named(classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
     ]
 
 
-def _notes(seen: Look) -> list[str]:
+def _notes(seen: Look, config: ZeroShotConfig) -> list[str]:
     """What a reader must know of the classes."""
+    notes = []
+    if not config.class_names and all(NO_NAME.fullmatch(name) for name in seen.classes.names):
+        notes.append(
+            f"The models are asked for {', '.join(map(repr, seen.classes.names[:2]))} and the like, as the set calls its classes: "
+            "--class-names says what these are."
+        )
     empty = [name for name, pictures in zip(seen.classes.names, seen.classes.pictures, strict=True) if not pictures]
-    if not empty:
-        return []
-    more = ", …" if len(empty) > 3 else ""
-    return [
-        f"{len(empty):,} of {len(seen.classes.names):,} classes have no picture ({', '.join(empty[:3])}{more}): they are "
-        "among the answers, and not in the mean over classes."
-    ]
+    if empty:
+        more = ", …" if len(empty) > 3 else ""
+        notes.append(
+            f"{len(empty):,} of {len(seen.classes.names):,} classes have no picture ({', '.join(empty[:3])}{more}): they are "
+            "among the answers, and not in the mean over classes."
+        )
+    return notes
 
 
 def _all_or_told(*calls: Callable[[], Any]) -> list[Any]:

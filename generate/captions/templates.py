@@ -1,14 +1,16 @@
-"""Templates of instructions: Jinja2's sandbox with what is needed to say something of a record, bounded in time and memory.
+"""Templates of instructions, and expressions: Jinja2's sandbox with what is needed to say something of a record, bounded.
 
-There are no calls and no arithmetic in them, so nothing can grow but by a filter, `~` and loops, and these are counted. All is
-bounded by counts, never by a clock, so that a template gives the same on every machine.
+There are no calls in them, and no arithmetic but that of numbers in expressions, so nothing can grow but by a filter, `~` and loops,
+and these are counted. All is bounded by counts, never by a clock, so that a template gives the same on every machine.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, meta, nodes, pass_context
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta, nodes, pass_context
+from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -21,10 +23,19 @@ ALLOWED = (
     *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.CondExpr, nodes.Concat),
     *(nodes.List, nodes.Tuple),
 )
+NUMBERS = {  # what an expression may have of arithmetic
+    nodes.Add: ("_plus", operator.add),
+    nodes.Sub: ("_minus", operator.sub),
+    nodes.Mul: ("_times", operator.mul),
+    nodes.Div: ("_over", operator.truediv),
+}
 CALLED = {nodes.Call: "calls", nodes.Mul: "*", nodes.Add: "+ (~ puts texts together)", nodes.Pow: "**"}
 OF_LOOP = ("index", "index0", "revindex", "revindex0", "first", "last", "length")
 TESTS = ("defined", "undefined", "string", "number", "mapping", "sequence", "in", "eq", "ne", "lt", "le", "gt", "ge")
 STEPS = "_steps"  # the name of the render's counter
+OF_TEMPLATES = "a template has names, if, for, set, ~ and filters"
+OF_EXPRESSIONS = "an expression has names, and, or, not, in, comparisons, if, ~, + - * / of numbers, and filters"
+VALUE = "value"  # the name that an expression's value gets
 
 
 class Template:
@@ -61,19 +72,59 @@ class Template:
         return "".join(parts)
 
 
+class Expression:
+    """An expression over a record; `names` and `needed` as a template has them. Beside what templates have, it has numbers' + - * /.
+
+    Raises: ValueError, which says what is wrong with it.
+    """
+
+    def __init__(self, source: str):
+        if len(source) > INSTRUCTION:
+            raise ValueError(f"is an expression of {len(source):,} characters, more than {INSTRUCTION:,}")
+        try:
+            parser = Parser(ENVIRONMENT, source, state="variable")
+            said = parser.parse_expression()
+            if not parser.stream.eos:
+                raise TemplateSyntaxError(f"goes on after its end: {parser.stream.current}", 1)
+            tree = nodes.Template([nodes.Assign(nodes.Name(VALUE, "store"), said, lineno=1)], lineno=1)
+            tree.set_environment(ENVIRONMENT)
+            _check(tree, (*ALLOWED, *NUMBERS), OF_EXPRESSIONS)
+            self.source = source
+            self.names: frozenset[str] = frozenset(meta.find_undeclared_variables(tree))
+            self.needed = self.names.difference(_asked_for(tree))
+            self._template = ENVIRONMENT.from_string(_Counted().visit(tree))
+        except TemplateError as error:
+            raise ValueError(error.message) from error
+        except (RecursionError, MemoryError, SyntaxError) as error:
+            raise ValueError("is an expression that is nested too deep") from error
+
+    def value(self, values: Mapping[str, Any]) -> Any:
+        """What it comes to; ValueError, with the reason, where a name has no value or one that does not fit."""
+        context = self._template.new_context(dict(values))
+        try:
+            for _ in self._template.root_render_func(context):
+                pass
+            found = context.vars[VALUE]
+            if isinstance(found, Undefined):
+                str(found)  # raises what is missing
+            return found
+        except Exception as error:  # whatever a value of this kind does not bear
+            raise ValueError(str(error)) from error
+
+
 # ---- what a template may have ------------------------------------------------------------------------------------
 
 
-def _check(tree: nodes.Template) -> None:
+def _check(tree: nodes.Template, allowed: tuple[type[nodes.Node], ...] = ALLOWED, has: str = OF_TEMPLATES) -> None:
     """Raises ValueError for the first thing in the template that is none of those that are bounded."""
     everything = list(tree.find_all(nodes.Node))
     if len(everything) > TEMPLATE_NODES:
         raise ValueError(f"is a template of {len(everything):,} parts, more than {TEMPLATE_NODES:,}")
     for node in everything:
         where = f"line {node.lineno}"
-        if not isinstance(node, ALLOWED) or isinstance(node, nodes.For) and node.recursive:
+        if not isinstance(node, allowed) or isinstance(node, nodes.For) and node.recursive:
             what = CALLED.get(type(node), type(node).__name__.lower())
-            raise ValueError(f"{where}: a template has no {what}: it has names, if, for, set, ~ and filters")
+            raise ValueError(f"{where}: no {what}: {has}")
         if isinstance(node, nodes.Name) and (node.name.startswith("_") or node.name == "self"):
             raise ValueError(f"{where}: {node.name}: is no name of a record's")
         if isinstance(node, nodes.Filter | nodes.Test):
@@ -94,7 +145,7 @@ def _asked_for(tree: nodes.Template) -> set[str]:
 
 
 class _Counted(NodeTransformer):
-    """Loops that count what is done in them, and `~` as a filter, which is bounded as all are."""
+    """Loops that count what is done in them, and `~` and arithmetic as filters, which are bounded as all are."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         within = sum(
@@ -103,6 +154,13 @@ class _Counted(NodeTransformer):
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "_counted", [nodes.Const(within + 1)], [], None, None, lineno=node.lineno)
         return node
+
+    def visit_BinExpr(self, node: nodes.BinExpr) -> nodes.Expr:
+        self.generic_visit(node)
+        name, _ = NUMBERS[type(node)]
+        return nodes.Filter(node.left, name, [node.right], [], None, None, lineno=node.lineno)
+
+    visit_Add = visit_Sub = visit_Mul = visit_Div = visit_BinExpr
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
         self.generic_visit(node)
@@ -195,6 +253,15 @@ def _tojson(value: Any) -> str:
     return said
 
 
+def _of_numbers(operation: Callable[[float, float], float]) -> Callable[[Any, Any], float]:
+    def number(value: Any) -> float:
+        if not isinstance(value, int | float | Undefined):
+            raise ValueError(f"{_text(value)[:100]!r} is no number")
+        return float(value)  # of which none takes more room than others
+
+    return lambda left, right: operation(number(left), number(right))
+
+
 @pass_context
 def _counted(context: Context, value: Iterable[Any], steps: int) -> Iterator[Any]:
     counter = context[STEPS]
@@ -248,5 +315,10 @@ ENVIRONMENT = _Environment(
     undefined=Missing, finalize=_text, trim_blocks=True, lstrip_blocks=True, autoescape=False, cache_size=0
 )
 ENVIRONMENT.globals.clear()
-ENVIRONMENT.filters = {**FILTERS, "_counted": _counted, "_then": _then}
+ENVIRONMENT.filters = {
+    **FILTERS,
+    **{name: _of_numbers(operation) for name, operation in NUMBERS.values()},
+    "_counted": _counted,
+    "_then": _then,
+}
 ENVIRONMENT.tests = {name: ENVIRONMENT.tests[name] for name in TESTS}

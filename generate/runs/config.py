@@ -40,6 +40,7 @@ class RunConfig(BaseModel):
         description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
         "of a cluster must all see it"
     )
+    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
     trust_input: bool = Field(
         False,
@@ -99,5 +100,5 @@ class RunConfig(BaseModel):
         return [
             f"--{name.replace('_', '-')}: {value} is for --engine ray"
             for name in ("ray_address", "concurrency", "gpus_per_worker")
-            if (value := getattr(self, name)) is not None
+            if (value := getattr(self, name)) is not None and name in self.model_fields_set
         ]

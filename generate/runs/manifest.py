@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from generate.runs.inputs import PICTURES
 from imagetext.cards import CARD
@@ -15,10 +15,13 @@ from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
 from imagetext.shown import masked_values
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
 
-if TYPE_CHECKING:  # verify and gallery need no torch
-    pass
-
 GALLERY = "gallery.html"
+REJECTED, ALL_REJECTED = (
+    ".rejected",
+    "rejected.jsonl",
+)  # what a selection leaves out: of a shard, behind its name, and of all
+LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # what it has settled, and its pages
+BEGAN = {"join": "join", "select": "select", "embedded_columns": "reinforce"}  # by a field of a run's, the command
 RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
 
 
@@ -28,8 +31,8 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
     Raises: ValueError where the folder holds something that is not a run of ours.
     """
     folder = plain_path(folder)
-    there = entry(folder)
-    if there and not there.is_folder:
+    folder_entry = entry(folder)
+    if folder_entry and not folder_entry.is_folder:
         raise ValueError(f"output {folder}: is no folder")
     try:
         run = json.loads(read_bytes(join(folder, RUN)))["fingerprint"]
@@ -38,7 +41,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED, LOCK})
+    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED, LOCK, DRY_RUN})
     if others:
         raise ValueError(
             f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours; give another "
@@ -51,7 +54,7 @@ def check_own(folder: str | os.PathLike, command: str) -> None:
     """Raises ValueError where the folder holds something that is not a run of this command: `--overwrite` would remove it."""
     if (run := read_run(folder)) is None:
         return
-    began = "join" if "join" in run else "reinforce" if "embedded_columns" in run else "generate"
+    began = next((command for field, command in BEGAN.items() if field in run), "generate")
     if began != command:
         raise ValueError(
             f"output {folder}: holds a run that capsmith {command} did not begin, but capsmith {began}; give another folder"
@@ -64,6 +67,14 @@ def expect_run(folder: str | os.PathLike) -> dict[str, Any]:
     if run is None:
         raise ValueError(f"{folder}: holds no {RUN}, so it is no run of ours")
     return run
+
+
+def expect_shards(folder: str | os.PathLike) -> list[str]:
+    """The names of the shards that the run in the folder is to have; raises ValueError where it does not say."""
+    names = read_shards(folder)
+    if names is None:
+        raise ValueError(f"{folder}: holds no {RUN} that names its shards")
+    return names
 
 
 def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
@@ -128,9 +139,10 @@ def any_done(folder: str | os.PathLike) -> bool:
 def clear_run(folder: str | os.PathLike) -> None:
     """Remove all that a run has written, by its `run.json` and its markers: shards, pictures, pages, `run.json` last."""
     folder, there = plain_path(folder), {os.path.basename(one.path): one for one in listing(plain_path(folder))}
-    suffix = SUFFIXES.get((read_run(folder) or {}).get("format"), "")
+    suffix = SUFFIXES.get((read_run(folder) or {}).get("format", ""), "")
     names = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in there if name.endswith(MARKER))}
-    own = {CARD, GALLERY, PICTURES, *(name + end for name in names for end in (suffix, MARKER))}
+    own = {CARD, GALLERY, PICTURES, ALL_REJECTED, LIMITS, SELECTION, DRY_RUN}
+    own |= {name + end for name in names for end in (suffix, MARKER, REJECTED)}
     for name in own | {name + UNFINISHED for name in own}:
         if name in there and not there[name].is_folder:
             remove(there[name].path)

@@ -18,6 +18,7 @@ STOPPED_CODES = [128 + number for number in (signal.SIGINT, *STOPPED)]  # of a r
 RUNS = {
     "generate": "generate.captions.run",
     "reinforce": "generate.reinforce.run",
+    "select": "generate.select.run",
 }  # by name: a process comes to them on its own
 
 
@@ -65,7 +66,7 @@ def launch(command: str, config: RunConfig, count: int, job: str) -> int:
             rank.join()
     except KeyboardInterrupt:
         for rank in started:
-            if rank.is_alive():
+            if rank.is_alive() and rank.pid is not None:
                 os.kill(rank.pid, signal.SIGINT)
         for rank in started:
             rank.join()

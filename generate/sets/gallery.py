@@ -34,7 +34,7 @@ class GalleryConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate or join wrote")
+    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, join or select wrote")
     pictures: int = Field(60, gt=0, description="how many are drawn; about 30 kB of page each")
     seed: int = Field(0, ge=0, description="of the draw")
     images: list[str] = Field(

@@ -33,7 +33,8 @@ class Labels:
         label = self._found(record)
         if label is None:
             return replace(record, error=f"no label: {self._seen(record)}")
-        label = self.aliases.get(label, label)
+        if label not in (self.names or ()):
+            label = self.aliases.get(label, label)
         if self.names is not None and label not in self.names:
             return replace(
                 record,
@@ -44,14 +45,17 @@ class Labels:
 
     def check(self, shard: Shard) -> None:
         """Raises ValueError, which says what was seen, where none of the shard's first records has a label."""
-        reasons = []
+        looked_at = []
         for record in islice(shard, LOOKED_AT):
             if record.label is not None:
                 return
-            reasons.append(record.error)
-        if reasons:
+            looked_at.append(record)
+        if looked_at:
+            first = looked_at[0]
+            others = [*first.members, *(name for name in first.meta if name not in ("uid", "source"))]
+            hint = f"; --label may be {' or '.join(map(repr, others))}" if self.place == FOLDER and others else ""
             raise ValueError(
-                f"{shard.path}: --label {self.place}: the first {len(reasons)} records have none; {reasons[0]}"
+                f"{shard.path}: --label {self.place}: the first {len(looked_at)} records have none; {first.error}{hint}"
             )
 
     def _found(self, record: Record) -> str | None:
@@ -68,6 +72,12 @@ class Labels:
             return f"{record.key!r} lies in no folder"
         files, fields = (", ".join(map(repr, names)) or "none" for names in (record.members, record.meta))
         return f"no {self.place!r} with a text or a number; there are the files {files} and the fields {fields}"
+
+
+def named_once(names: Mapping[str, str]) -> dict[str, str]:
+    """What the names stand for that a single class has: a set may have a class's name where another has its number."""
+    times = Counter(names.values())
+    return {name: key for key, name in names.items() if times[name] == 1}
 
 
 def imagenet_ids() -> dict[str, str]:

@@ -4,6 +4,7 @@ Pictures are bytes, or `datasets`' bytes and path, in a column called as a pictu
 usual columns. Of a file made of webdataset's shards `__key__`, `txt`, `json` and `syn.json` are what they are in a tar.
 """
 
+import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,17 @@ def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def parquet_class_names(path: str, column: str) -> dict[str, str] | None:
+    """The names of the classes in a column, by their numbers, as `datasets` writes them into a file; None where it does not."""
+    with _opened(path) as (parquet, _):
+        said = (parquet.schema_arrow.metadata or {}).get(b"huggingface", b"")
+    try:
+        names = json.loads(said)["info"]["features"][column]["names"]
+        return {str(number): str(name) for number, name in enumerate(names)}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def picture_columns(schema: pa.Schema) -> list[str]:

@@ -14,7 +14,7 @@ from imagetext.fields import json_value
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.cells import settle_quotes
 from imagetext.readers.grouping import Repeats, side_by_side
-from imagetext.readers.parquet import parquet_rows, scattered_rows
+from imagetext.readers.parquet import parquet_class_names, parquet_rows, scattered_rows
 from imagetext.readers.row_records import Row, Wanted, json_object, row_records, with_unique_keys
 from imagetext.readers.suffixes import split_suffix
 from imagetext.readers.table_columns import BYTES, Reading, grouped, picture_named, usual_row
@@ -74,6 +74,10 @@ class TableRows:
         rows = self._text_rows(self.layout, file) if self.layout else self._parquet_rows(wanted)
         rows = as_read(rows, self.reading, wanted, firsts)
         return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
+
+    def class_names(self, column: str) -> dict[str, str] | None:
+        """The names of the classes in a column, by their numbers; None where that is no column of classes, as only Parquet has."""
+        return None if self.layout else parquet_class_names(self.path, column)
 
     def _parquet_rows(self, wanted: Wanted | None) -> Iterator[tuple[int, Row | ValueError]]:
         if self.places is None:

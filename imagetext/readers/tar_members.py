@@ -79,6 +79,8 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
                 offset = archive.offset
             file.seek(offset)
             if not _is_closed(file, offset):
+                if size is not None and offset < size:
+                    raise tarfile.ReadError(f"reading stopped there, and the file has {size:,} bytes")
                 yield None
         except (tarfile.TarError, EOFError, OverflowError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cut or damaged near byte {min(offset, file.tell())}: {error}") from error

@@ -16,9 +16,11 @@ from markupsafe import Markup
 from moments import reach
 
 import finetune.page
+import generate.captions.load
 import generate.captions.run
 import generate.reinforce.run
 import generate.reinforce.stages
+import generate.select.page
 import generate.sets.card
 from captioners.base import Caption, Captioned
 from captioners.load import load_captioner
@@ -104,9 +106,10 @@ def random_teachers(names, *_):
     ]
 
 
-generate.captions.run.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
+generate.captions.load.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
 generate.reinforce.stages.GROUP = 4  # several in a shard
 finetune.page._curve = lambda *_: ("", Markup())  # figures take longer than all the rest
+generate.select.page._figure = lambda *_: ""
 generate.sets.card._spread = lambda *_: []  # nor do measures
 
 
@@ -211,6 +214,25 @@ def make_commands(folder: Path) -> dict[str, Command]:
             ["--input", f"{pictures}/*.tar", "--captions", str(captioned), "--on", "key"],
             pictures,
             [gone, onto],
+            list(SUFFIXES),
+        ),
+        "select": Command(
+            [
+                "--input",
+                f"{captioned}/*.tar",
+                "--where",
+                "not truncated",
+                "--by",
+                "logprob",
+                "--top",
+                "0.5",
+                "--max-per-caption",
+                "20",
+                "--max-error-rate",
+                "1",
+            ],
+            captioned,
+            [*anew, ["--overwrite", "--where", "simlarity > 1"], ["--top", "0.4"]],
             list(SUFFIXES),
         ),
         "verify": Command([], captioned, [], reads=captioned),

@@ -198,7 +198,7 @@ def another_at_once(trial: Trial) -> bool:
 
 def taken_over(trial: Trial) -> bool:
     """The first run stops giving signs of life, another machine takes the folder over, and then the first goes on."""
-    first = trial.start(when=trial.moment(signal.SIGSTOP))
+    first = trial.start(when=trial.moment(signal.SIGSTOP), before=runs.impatient)
     if not runs.stops(first):
         return False
     lock, deadline = trial.output / LOCK, time.monotonic() + 20
@@ -291,7 +291,7 @@ COURSES = {
     "a mistake in the command": mistaken_command,
     "input that changes": changed_input,
 }
-LOCKED = ("generate", "reinforce", "join", "finetune", "train-student")
+LOCKED = ("generate", "reinforce", "join", "select", "finetune", "train-student")
 
 
 def courses_of(name: str, command: Command) -> list[str]:

@@ -89,11 +89,19 @@ def nobody_reads() -> None:
     os.dup2(writer, 1)
 
 
-def elsewhere() -> None:
-    """This is another machine, which takes a lock over after a third of a second."""
+def impatient() -> None:
+    """A lock without a sign of life may be taken over after a third of a second."""
     from imagetext import lock
 
-    lock._machine, lock.DEAD = lambda: "another machine", 0.3
+    lock.BEAT, lock.DEAD = 0.05, 0.3
+
+
+def elsewhere() -> None:
+    """This is another machine, which is impatient."""
+    from imagetext import lock
+
+    impatient()
+    lock._machine = lambda: "another machine"
 
 
 torch.set_num_threads(1)

@@ -18,13 +18,14 @@ ROOT = Path(capsmith.__file__).parent
 SHARES = {
     "generate": 30,
     "reinforce": 15,
-    "join": 12,
+    "join": 8,
+    "select": 4,
     "verify": 5,
     "diversity": 6,
     "finetune": 16,
     "train-student": 16,
 }  # %
-FEW = {"generate": 4, "reinforce": 1, "join": 1, "finetune": 1}
+FEW = {"generate": 4, "reinforce": 1, "join": 1, "select": 1, "finetune": 1}
 SEED = int(os.environ.get("CAPSMITH_SEED", 0))
 COUNTS = (
     {name: int(os.environ["CAPSMITH_FAULTS"]) * share // 100 for name, share in SHARES.items()}

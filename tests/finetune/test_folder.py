@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from finetune.folder import (
     check_output,
     is_done,
     let_go_of_earlier,
+    let_go_of_the_rest,
     write_finished,
 )
 from finetune.student.config import StudentConfig
@@ -179,6 +181,46 @@ def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypa
         except Died:
             continue
     assert files(configure()) == before and is_done(configure())
+
+
+def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configure, tmp_path, monkeypatch):
+    """Killed at each file that gets its name, and at each that is removed, and then given again."""
+    begin = configure(output=tmp_path / "undisturbed")
+    train(begin, finish="the model")
+    expected, killed = files(begin), True
+    calls = {name: getattr(os, name) for name in ("replace", "unlink", "rmdir")}
+    for number in range(99):
+        if not killed:
+            break
+        killed, left = False, [number]
+        config = configure(output=tmp_path / str(number))
+        (config.output / "checkpoints").mkdir(parents=True)
+        for name in ("000000003.pt", "000000004.pt"):  # which a finished run needs no more
+            (config.output / "checkpoints" / name).write_text("old")
+
+        def dies(real, *args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Died
+            return real(*args, **kwargs)
+
+        with begun(config, {"in.tar": "1234"}, STATE):
+            (config.output / "train.jsonl").write_text("new")
+            (config.output / "checkpoints" / "000000005.pt").write_text("the model")
+        for name, real in calls.items():
+            monkeypatch.setattr(os, name, partial(dies, real))
+        try:
+            write_finished(config, Model("the model"))
+        except Died:
+            killed = True
+        monkeypatch.undo()
+        check_output(config)
+        if is_done(config):
+            let_go_of_the_rest(config)
+        else:
+            train(config, finish="the model")
+        assert files(config) == expected
+    assert number > 8
 
 
 def test_after_a_checkpoint_the_earlier_run_is_gone(configure):

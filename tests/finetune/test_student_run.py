@@ -185,8 +185,12 @@ def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_
     output = settings("run").output
     *_, last = rows(output / "validation.jsonl")
     assert len(rows(output / "validation.jsonl")) == 2 and "zero_shot_top5" not in last
+    assert last["chance"] == {
+        "zero_shot_top1": 0.5,
+        "zero_shot_per_class": pytest.approx(1 / 3),
+    }  # of cat, dog and big_cat
     page = (output / "training.html").read_text()
-    assert "Zero-shot top-1" in page and "Zero-shot mean per class" in page
+    assert "without a look" in page and "Zero-shot top-1" in page and "Zero-shot mean per class" in page
     assert "Zero-shot top-1" in (output / "README.md").read_text()
     flags = ["--model", str(output), "--input", str(held), "--templates", "plain", "--max-error-rate", "0.5"]
     assert capsmith.main(["zero-shot", *flags, "--output", str(tmp_path / "asked"), "--device", "cpu"]) == 0

@@ -17,8 +17,9 @@ from finetune.zero_shot.classify import answers, class_features, read_templates
 from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.models import MISTAKES
 from finetune.zero_shot.page import render
-from finetune.zero_shot.pictures import Classes, prepared
+from finetune.zero_shot.pictures import Classes, labelled, prepared
 from finetune.zero_shot.scores import accuracy, class_accuracy, confusions, picture_scores
+from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
 from imagetext.sources import read_records
 
@@ -220,9 +221,26 @@ def test_two_classes_of_one_name_stay_apart(tmp_path):
     for label in "01":
         (tmp_path / "set" / label).mkdir(parents=True)
         (tmp_path / "set" / label / "a.png").write_bytes(picture(int(label)))
+    assert ask("--input", tmp_path / "set", "--output", tmp_path / "numbers") == 0
+    assert report_of(tmp_path / "numbers")["notes"][0].startswith("The models are asked for '0', '1' and the like")
     (tmp_path / "names").write_text("star\nstar\n")
     assert ask("--input", tmp_path / "set", "--output", tmp_path / "out", "--class-names", tmp_path / "names") == 0
     assert [one["pictures"] for one in report_of(tmp_path / "out")["classes"]] == [1, 1]
+
+
+def test_imagenets_folders_and_numbers_are_its_classes_by_their_ids(tmp_path):
+    for label, name in (("n01440764", "tench"), ("n01443537", "goldfish")):
+        (tmp_path / "val" / label).mkdir(parents=True)
+        (tmp_path / "val" / label / f"{name}.png").write_bytes(picture(1))
+    rows = [{"image": "a.png", "kind": 1}, {"image": "a.png", "kind": "tench"}]
+    (tmp_path / "a.png").write_bytes(picture(2))
+    (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for spec, place in ((tmp_path / "val", "folder"), (tmp_path / "set.jsonl", "kind")):
+        shards, names = labelled([str(spec)], [], Columns(), place, "imagenet")
+        assert (
+            list(names)[:2] == ["n01440764", "n01443537"] and len(names) == 1000 and names["n01443537"] == "goldfish"
+        )
+        assert {record.label for shard in shards for record in shard} == {"n01440764", "n01443537"}
 
 
 def test_what_is_wrong_is_said_before_any_model_is_asked(scenes, tmp_path, capsys, monkeypatch):

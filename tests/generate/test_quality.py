@@ -113,6 +113,15 @@ def test_a_tag_may_be_short_and_is_no_sentence():
     assert judge(caption("dog.jpg"), (), Gate(), source).flags == ("nonwords",)
 
 
+def test_a_negative_of_a_short_caption_may_be_as_short():
+    def flags(text, positive):
+        return judge(Caption(text, None, False), [], Gate(), Source(positive, positive=positive)).flags
+
+    assert flags("blue heart", "red heart") == flags("blue heart", "a red heart\nred heart") == ()
+    assert flags("blue heart", "a red heart") == ("short",)
+    assert judge(Caption("blue heart", None, False), [], Gate(), Source("red heart")).flags == ("short",)  # a caption
+
+
 def test_captions_that_were_made_of_nothing_are_judged_as_before():
     assert judge(caption("a red dog => a sign ```"), (), Gate(must_change=True, keep_facts=True)).flags == ()
 

@@ -391,10 +391,14 @@ def test_a_head_that_has_gone_is_told_before_ray_ends_the_process(monkeypatch):
         monkeypatch.setattr(scale_out.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
         found = Head()
         now[0] = 100.0
-        found.check()
+        assert found.check()
+        found.wait_for_answer()
     now[0] = 129.0
-    found.check()  # it may be begun again
-    now[0] = 130.0
+    assert not found.check()  # it may be begun again
+    monkeypatch.setattr(scale_out.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    with pytest.raises(ConnectionError, match="has gone"):
+        found.wait_for_answer()
+    assert now[0] == 130.0
     with pytest.raises(
         ConnectionError, match=f"the head of the Ray cluster, {address}, has gone: .*refused.*; what is done stays"
     ):

@@ -2,9 +2,12 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from imagetext.readers.labels import Labels, imagenet_ids, read_class_names
+from imagetext.readers.labels import Labels, imagenet_ids, named_once, read_class_names
+from imagetext.readers.parquet import parquet_class_names
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_records, read_samples
 
@@ -30,6 +33,9 @@ def test_a_set_without_what_is_asked_for_says_what_it_has(tmp_path, images, pict
         ValueError, match="--label folder: the first 1 records have none; no label: 'a' lies in no folder"
     ):
         labels(images("a.jpg"), "folder")
+    path = write_tar(tmp_path / "y.tar", [("a.jpg", picture()), ("a.cls", b"3"), ("a.json", b'{"kind": "cat"}')])
+    with pytest.raises(ValueError, match="'a' lies in no folder; --label may be 'cls' or 'kind'"):
+        labels(path, "folder")
     path = write_tar(
         tmp_path / "x.tar", [("a.jpg", picture()), ("a.class.txt", b"3"), ("a.json", b'{"species": "cat"}')]
     )
@@ -79,7 +85,9 @@ def test_a_column_of_classes_of_datasets_has_their_names(tmp_path, picture):
     folder = tmp_path / "animals"
     folder.mkdir()
     datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
-    assert [label for _, label in labels(f"datasets:{folder}", "kind")] == ["cat", "dog", "cat"]
+    for spec in (f"datasets:{folder}", folder / "train.parquet"):
+        assert [label for _, label in labels(spec, "kind")] == ["cat", "dog", "cat"]
+    assert parquet_class_names(str(folder / "train.parquet"), "image") is None
     german = {"0": "Katze", "1": "Hund"}
     assert [label for _, label in labels(f"datasets:{folder}", "kind", german)] == ["Katze", "Hund", "Katze"]
 
@@ -112,6 +120,19 @@ def test_names_of_imagenets_classes():
     assert len(names) == 1000 and names["0"] == "tench" and names["999"]
     ids = imagenet_ids()
     assert list(ids) == list(names) and ids["0"] == "n01440764" and ids["999"] == "n15075141"
+
+
+def test_a_name_stands_for_its_class_unless_two_have_it():
+    assert named_once({"0": "star", "1": "heart", "2": "star"}) == {"heart": "1"}
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"{}", b"[1]", b'{"info": {"features": {"kind": {"names": 3}}}}', b"[" * 99_999]
+)
+def test_what_a_parquet_file_says_of_classes_is_read_where_it_is_sound(tmp_path, said):
+    table = pa.table({"kind": [0]}).replace_schema_metadata({b"huggingface": said})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert parquet_class_names(str(tmp_path / "x.parquet"), "kind") is None
 
 
 def test_an_alias_stands_for_a_label(write_tar, tmp_path):

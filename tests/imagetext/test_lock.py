@@ -223,6 +223,22 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert open(path, "rb").read() == b"first" and open(path + UNFINISHED, "rb").read() == b"first again"
 
 
+def test_a_run_that_was_held_up_does_not_go_on_where_another_may_have_come_and_gone(tmp_path, monkeypatch):
+    """Its lock is gone, and for as long as others wait it has given no sign of life."""
+    monkeypatch.setattr(lock, "BEAT", 10)
+    with FolderLock(tmp_path / "x") as own:
+        os.unlink(tmp_path / "x" / LOCK)
+        check_lock(tmp_path / "x")  # by a mistake: set anew
+        assert owner(tmp_path / "x")["job"] == own.job
+        own.last_sign -= 1
+        check_lock(tmp_path / "x")  # slow, and nobody has come
+        os.unlink(tmp_path / "x" / LOCK)
+        with pytest.raises(
+            LockLost, match="held up for 1 seconds, and its lock is gone: another run may have written"
+        ):
+            check_lock(tmp_path / "x")
+
+
 def test_a_users_own_file_that_ends_in_tmp_stays(tmp_path):
     own = tmp_path / "x.tar.tmp"
     own.write_bytes(b"notes")

@@ -187,6 +187,22 @@ def test_a_tar_that_was_not_closed_is_read_with_a_warning(tmp_path, write_tar, c
         read(tmp_path / "x.tar")
 
 
+def test_reading_that_stops_before_the_end_of_the_file_is_no_end(tmp_path, write_tar, monkeypatch):
+    """Nor where it stops between two samples, as a tar that was not closed ends: the file's size tells them apart."""
+    files = [(f"{key}.{suffix}", b"x" * 512) for key in "abc" for suffix in ("jpg", "txt")]
+    path = write_tar(tmp_path / "x.tar", files)
+
+    class Short(io.FileIO):
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[: max(0, 2048 - self.tell())])
+
+    monkeypatch.setattr("imagetext.readers.tar_members.open_file", lambda path, _: io.BufferedReader(Short(path)))
+    with pytest.raises(
+        ValueError, match="x.tar: cut or damaged near byte 2048: reading stopped there, and the file has"
+    ):
+        read(path)
+
+
 def test_a_damaged_header_is_not_the_end(tmp_path, write_tar):
     path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2")])
     data = bytearray(open(path, "rb").read())

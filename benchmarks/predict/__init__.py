@@ -1,0 +1,1 @@
+"""Which figure of captions predicts how good their students are? Columns of equal length, figures fixed beforehand, and a judge."""

@@ -1,0 +1,63 @@
+"""Which figure of captions predicts their students? `python -m benchmarks.predict --output DIR`, some hours on two cores.
+
+Makes captioners, pools of captions, columns of equal mean length drawn from these, figures of all columns, and a student for each
+column and seed, in the first world and then in the second. Every piece is a file in DIR, and what is there is not made again: the
+command can be stopped, and goes on. `--page FILE` writes tables and a picture of what is there into a page. `--old` makes the columns
+of `benchmarks.evidence` anew and says how the same figures rank them.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in benchmarks.evidence; before torch is imported
+
+from benchmarks.evidence.students import Arm, student_folder, train
+from benchmarks.predict.design import CLIP, FIRST, SECOND, World
+from benchmarks.predict.figures import write_figures
+from benchmarks.predict.old import old_table
+from benchmarks.predict.page import write_page
+from benchmarks.predict.sets import make_captioners, make_clip, make_columns, make_pools
+
+WORLDS = (FIRST, SECOND)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3, help="students of each column; seeds 0, 1, …")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--page", type=Path, help="a Markdown page to write the results into; nothing is trained then")
+    parser.add_argument(
+        "--old", action="store_true", help="only the figures of the old columns; nothing is trained then"
+    )
+    args = parser.parse_args()
+    if args.page:
+        write_page(args.page, args.output)
+        return
+    if args.old:
+        print(old_table(args.output))
+        return
+    make_clip(args.output)
+    for world in WORLDS:
+        make_captioners(args.output, world)
+        make_pools(args.output, world)
+        make_columns(args.output, world)
+        folder, captioned = args.output / f"{world.name}_figures", args.output / f"{world.name}_captioned"
+        write_figures(folder, captioned, world.pictures, [*world.columns], args.output / CLIP)
+    for world in WORLDS:
+        student_folder(args.output, world.student)
+        train(args.output, arms(world), args.seeds, args.processes)
+
+
+def arms(world: World) -> dict[str, Arm]:
+    """A student of each column, and one of the alt text alone."""
+    of_world = {"records": world.name, "student": world.student.name, "level": world.level}
+    return {
+        f"{world.name}_none": Arm(**of_world),
+        **{name: Arm((name,), **of_world) for name in world.columns},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Captions drawn from a pool so that a column has a given mean length, and is otherwise as near to the pool as can be.
+
+P pictures, M candidates of a picture, k captions of it that are kept
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diversity.words.sentences import sentences
+from diversity.words.tokens import words
+from imagetext.hashes import name_hash
+
+TOLERANCE = 0.05  # words
+STEEPEST = 8.0  # of the pull to long or to short captions, in nats a word: beyond it nothing changes any more
+HALVINGS = 30
+
+
+def candidates(pool: Sequence[str], parts: int, name: str) -> list[str]:
+    """What may be a caption: `parts` different sentences of a picture's pool, as many candidates as the pool has sentences.
+
+    A caption is never cut within a sentence. With `parts` = 1 it is each sentence of the pool, as often as it stands there; with more,
+    sentences are drawn by the name, those of each candidate without repeats, and joined.
+    """
+    found = [sentence for caption in pool for sentence in sentences(caption)]
+    if parts == 1 or not found:
+        return found
+    different = list(dict.fromkeys(found))
+    random = _random(name, "parts")
+    drawn = (random.permutation(len(different))[:parts] for _ in found)
+    return [" ".join(_closed(different[at]) for at in of_one) for of_one in drawn]
+
+
+def _closed(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+
+
+def draw_to_length(
+    pools: Sequence[Sequence[str]], keys: Sequence[str], k: int, length: float, name: str
+) -> list[list[str]]:
+    """k of each picture's candidates, or all where there are fewer, whose mean length over all pictures is `length`, in words.
+
+    A candidate of n words is drawn without replacement with weight exp(pull n): of all ways to draw, those with this mean, the one
+    that changes the pool least in relative entropy (an exponential tilt). One pull holds for the whole column; it is found by
+    halving, for with the chances held fixed the mean rises with it. Chances are a function of the column's name, the key and the
+    place. Raises ValueError where a picture has no candidate, and where the length is out of reach.
+    """
+    if lacking := [key for key, pool in zip(keys, pools) if not pool]:
+        raise ValueError(f"{name}: {len(lacking)} pictures without a caption, such as {lacking[0]}")
+    counts = [np.array([len(words(text)) for text in pool]) for pool in pools]  # (M,) of each picture
+    chances = [
+        _random(f"{name}/{key}", "chances").gumbel(size=len(pool)) for key, pool in zip(keys, pools, strict=True)
+    ]
+
+    def drawn(pull: float) -> list[np.ndarray]:
+        return [np.argsort(-(pull * n + chance), kind="stable")[:k] for n, chance in zip(counts, chances)]
+
+    def mean(pull: float) -> float:
+        return float(np.mean(np.concatenate([n[at] for n, at in zip(counts, drawn(pull))])))
+
+    low, high = -STEEPEST, STEEPEST
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < length else (low, middle)
+    if abs(mean(high) - length) > TOLERANCE:
+        raise ValueError(
+            f"{name}: {mean(-STEEPEST):.2f} to {mean(STEEPEST):.2f} words can be had of its pools, not {length}"
+        )
+    return [[pool[at] for at in sorted(of_picture)] for pool, of_picture in zip(pools, drawn(high))]
+
+
+def _random(name: str, purpose: str) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(name_hash(name, purpose)))

@@ -1,0 +1,154 @@
+"""The page of results: tables between marks, and a picture beside it; see `benchmarks.evidence.page`.
+
+C columns, S seeds
+"""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.evidence.page import (
+    BLUE,
+    GREEN,
+    GREY,
+    MEANS,
+    ORANGE,
+    fill,
+    finish,
+    interval,
+    markdown,
+    read_runs,
+    written,
+)
+from benchmarks.evidence.tau import kendall_tau, mean_and_error
+from benchmarks.predict.design import FIRST, SECOND, World
+from benchmarks.predict.figures import BASELINES, COMPETITORS, LABELS, PRIMARY, read_figures, turned
+from benchmarks.predict.ranking import Ranks, holm, rank
+
+
+class Results(NamedTuple):
+    """Of a world's columns: all figures (C,), higher taken to be better, groups by number, and gains (C, S) by judge."""
+
+    figures: Mapping[str, np.ndarray]
+    groups: np.ndarray
+    gains: Mapping[str, np.ndarray]
+
+
+def write_page(page: Path, output: Path) -> None:
+    """Writes what there is of both worlds; ValueError where one has no seed that every column has, or the page lacks a mark."""
+    tables = {}
+    worlds = (FIRST, SECOND)
+    results = [read_results(output, world) for world in worlds]
+    for world, found in zip(worlds, results):
+        ranks = {judge: rank(found.figures, gains, found.groups) for judge, gains in found.gains.items()}
+        tables |= {
+            f"{world.name}-columns": columns_table(world, found),
+            f"{world.name}-within": within_table(ranks),
+            f"{world.name}-seeds": f"{found.gains['score'].shape[1]} seeds of each column; two of them rank the columns of a "
+            f"group with τ {agreement(found):.2f} to each other.",
+        }
+        if len(world.groups) > 1:
+            tables[f"{world.name}-overall"] = overall_table(ranks["score"])
+    tables["picture"] = f"![Gains against the primary figure]({page.stem}-points.png)"
+    fill(page, tables, {"points": points_figure(results[0])})
+
+
+def read_results(output: Path, world: World) -> Results:
+    """Figures of all columns, and what their students gain over those without captions; ValueError without a seed of all."""
+    none = f"{world.name}_none"
+    runs = read_runs(output, (none, *world.columns))
+    if not runs[none]:
+        raise ValueError(f"{output}: there is no seed yet that every column of {world.name} has")
+    figures = turned(read_figures(output / f"{world.name}_figures", [*world.columns]))
+    sizes = [len(group) for group in world.groups.values()]
+    gains = {
+        judge: np.array(
+            [[run[judge] - base[judge] for run, base in zip(runs[name], runs[none])] for name in world.columns]
+        )
+        for judge in MEANS
+    }
+    return Results(
+        figures | {"length": np.repeat([*world.groups], sizes)},  # of the whole set, and so equal in a group
+        np.repeat(np.arange(len(world.groups)), sizes),
+        gains,
+    )
+
+
+def agreement(found: Results) -> float:
+    """The mean tau within groups of the gains of two seeds: what a perfect figure of one seed would reach with another."""
+    pairs = itertools.combinations(found.gains["score"].T, 2)
+    return float(np.mean([kendall_tau(one, other, found.groups) for one, other in pairs] or [np.nan]))
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def columns_table(world: World, found: Results) -> str:
+    """Columns, the best of each group first."""
+    shown = [PRIMARY, *BASELINES[1:3]]
+    lines, columns = [], [*world.columns.values()]
+    gains = found.gains["score"]
+    for at in sorted(range(len(columns)), key=lambda at: (found.groups[at], -gains[at].mean())):
+        cells = [f"{found.figures[name][at]:.2f}" for name in shown]
+        lines.append(
+            [columns[at].words, f"{found.figures['length'][at]:.1f}", *cells, written(*mean_and_error(gains[at]))]
+        )
+    return markdown(["captions", "length", *(LABELS[name] for name in shown), "gain"], lines)
+
+
+def within_table(ranks: Mapping[str, Mapping[str, Ranks]]) -> str:
+    """Tau within groups with each judge, the competitors' p-values corrected for one another."""
+    score = ranks["score"]
+    corrected = holm({name: score[name].p_within for name in COMPETITORS})
+    lines = []
+    for name in (PRIMARY, *sorted(COMPETITORS, key=lambda name: -score[name].within.value), *BASELINES[1:]):
+        p = score[name].p_within if name == PRIMARY else corrected.get(name)
+        cells = [interval(ranks[judge][name].within, 1, 2) for judge in ranks]
+        lines.append([LABELS[name], role(name), *cells, "" if p is None else f"{p:.4f}"])
+    return markdown(["figure", "", *(f"τ within groups, {judge}" for judge in ranks), "p"], lines)
+
+
+def overall_table(ranks: Mapping[str, Ranks]) -> str:
+    """Tau over all columns, and what it is above length's."""
+    corrected = holm({name: ranks[name].p_above for name in COMPETITORS})
+    lines = []
+    for name in (PRIMARY, *sorted(COMPETITORS, key=lambda name: -ranks[name].overall.value), *BASELINES):
+        p = ranks[name].p_above if name == PRIMARY else corrected.get(name)
+        above = "" if name == "length" else interval(ranks[name].above, 1, 2)
+        lines.append(
+            [LABELS[name], role(name), interval(ranks[name].overall, 1, 2), above, "" if p is None else f"{p:.4f}"]
+        )
+    return markdown(["figure", "", "τ over all columns", "above length's", "p"], lines)
+
+
+def role(name: str) -> str:
+    return "primary" if name == PRIMARY else "baseline" if name in BASELINES else ""
+
+
+# --- the picture ---------------------------------------------------------------------------------------------------
+
+
+def points_figure(found: Results) -> Figure:
+    """Gains against the primary figure, groups of columns in colours."""
+    figure = Figure(figsize=(6.0, 4.2))
+    axes = figure.add_subplot()
+    gains = 100 * found.gains["score"]
+    for group, colour in zip(np.unique(found.groups), (GREY, BLUE, GREEN, ORANGE)):
+        of = found.groups == group
+        axes.errorbar(
+            found.figures[PRIMARY][of],
+            gains[of].mean(axis=1),
+            gains[of].std(axis=1),
+            fmt="o",
+            markersize=5,
+            linewidth=1,
+            color=colour,
+            label=f"{found.figures['length'][of][0]:g} words",
+        )
+    axes.set_ylabel("gain of the student, points of %")
+    axes.legend(frameon=False)
+    return finish(axes, LABELS[PRIMARY])

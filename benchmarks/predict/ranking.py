@@ -1,0 +1,94 @@
+"""How well figures rank columns as their students do: within groups and over all, with intervals, and tests of several figures.
+
+C columns, S seeds, R resamples
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.evidence.tau import Estimate, kendall_tau
+
+RESAMPLES = 2_000
+PERMUTATIONS = 10_000
+
+
+class Ranks(NamedTuple):
+    """How a figure ranks columns: tau-b within groups, and its one-sided p-value; tau-b over all, and what it is above length's."""
+
+    within: Estimate
+    p_within: float
+    overall: Estimate
+    above: Estimate
+    p_above: float
+
+
+def rank(figures: Mapping[str, Sequence[float]], scores: np.ndarray, groups: Sequence[int]) -> dict[str, Ranks]:
+    """How each figure (C,), higher taken to be better and "length" among them, ranks the mean scores (C, S) of students.
+
+    Intervals are 95 % percentiles of a bootstrap of the columns of each group and of each column's seeds; all figures, and length,
+    see the same resamples, so that differences are paired. `p_within` is that of a permutation of the figure within each group,
+    `p_above` the share of resamples in which the figure is not above length.
+    """
+    groups, scores = np.asarray(groups), np.asarray(scores, float)
+    resamples = [*resampled(scores, groups)]
+
+    def taus(figure: Sequence[float], of: Sequence[int] | None) -> tuple[float, np.ndarray]:
+        figure = np.asarray(figure, float)
+        drawn = [kendall_tau(figure[at], means, None if of is None else of[at]) for at, means in resamples]
+        return kendall_tau(figure, scores.mean(axis=1), of), np.array(drawn)  # (R,)
+
+    base, base_drawn = taus(figures["length"], None)
+    found = {}
+    for name, figure in figures.items():
+        within, overall = taus(figure, groups), taus(figure, None)
+        above = overall[1] - base_drawn
+        found[name] = Ranks(
+            _estimate(*within),
+            permutation_p(figure, scores.mean(axis=1), groups),
+            _estimate(*overall),
+            _estimate(overall[0] - base, above),
+            float((1 + (above <= 0).sum()) / (1 + len(above))),
+        )
+    return found
+
+
+def resampled(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    """Columns (C,) drawn with replacement, each from its group, and their scores' means over seeds that are drawn likewise."""
+    random = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    for _ in range(RESAMPLES):
+        at = np.concatenate([random.choice(of, len(of)) for of in members])
+        seeds = random.integers(scores.shape[1], size=scores.shape)
+        yield at, np.take_along_axis(scores, seeds, axis=1).mean(axis=1)[at]
+
+
+def permutation_p(figure: Sequence[float], means: np.ndarray, groups: np.ndarray, seed: int = 0) -> float:
+    """The chance of a tau within groups as high as the figure's or higher, were the figure dealt out anew within each group."""
+    random, figure = np.random.default_rng(seed), np.asarray(figure, float)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    found, higher = kendall_tau(figure, means, groups), 0
+    if np.isnan(found):
+        return 1.0
+    for _ in range(PERMUTATIONS):
+        dealt = figure.copy()
+        for of in members:
+            dealt[of] = random.permutation(figure[of])
+        higher += kendall_tau(dealt, means, groups) >= found - 1e-12
+    return (1 + higher) / (1 + PERMUTATIONS)
+
+
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+    """P-values of several tests, each corrected for the others so that one of them errs with the chance it names (Holm 1979)."""
+    most, found = 0.0, {}
+    for at, name in enumerate(sorted(values, key=lambda name: values[name])):
+        most = max(most, min(1.0, (len(values) - at) * values[name]))
+        found[name] = most
+    return found
+
+
+def _estimate(value: float, drawn: np.ndarray) -> Estimate:
+    """With the 95 % interval of those resamples that tell anything."""
+    drawn = drawn[~np.isnan(drawn)]
+    return Estimate(value, *(np.quantile(drawn, (0.025, 0.975)).tolist() if len(drawn) else (np.nan, np.nan)))

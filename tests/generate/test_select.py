@@ -1,0 +1,441 @@
+"""What stays of a set: against a slow reference, whatever the order, shards, formats and processes; scores and embeddings beside it."""
+
+import json
+import multiprocessing
+import random
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import generate.select.page
+import generate.select.run
+from captioners.ranks import Rank
+from generate.captions.templates import Expression
+from generate.select.choose import with_captions
+from generate.select.config import SelectConfig
+from generate.select.judge import same_text, tie_of
+from generate.select.run import run
+from generate.sets.verify import VerifyConfig
+from generate.sets.verify import run as verify
+from imagetext.reinforced.embeddings import named_texts, pack, unpack
+from imagetext.reinforced.views import read_views
+from imagetext.sample import Record
+from imagetext.shards import ShardWriter, read_markers
+from imagetext.sources import read_records
+from tests.finetune.sets import VIEWS, row, write_config, write_set
+from tests.generate.conftest import jpeg
+
+X, Y = "syn_text_x", "syn_text_y"
+TEXTS = ["a cat", "A cat.", "a dog", "two birds", "red house", "a boat", "snow"]
+
+
+def make(number: int, draw: random.Random) -> Record:
+    """A record with up to three captions in X, of few texts and scores, so that many are the same."""
+    count = draw.randrange(4)
+    texts = tuple(draw.choice(TEXTS) for _ in range(count))
+    scores = {
+        "similarity": [round(draw.random(), 1) for _ in texts],
+        "flags": [draw.choice(["", "", "", "loop"]) for _ in texts],
+        "logprob": [-1.0 * place for place in range(count)],
+    }
+    return Record(
+        f"k{number}",
+        jpeg(number),
+        (f"alt {number}",),
+        {X: texts, "tags_x": ("tag",)} if texts else {"tags_x": ("tag",)},
+        {X: scores} if texts else {},
+        {"cls": b"kept"},
+        meta={"label": draw.choice("abc"), "uid": f"u{number}"},
+        error="" if draw.random() < 0.95 else "no picture",
+    )
+
+
+def write(folder, records, name="00000", **options) -> str:
+    with ShardWriter(folder, name, originals=True, **options) as writer:
+        for record in records:
+            writer.write(record)
+    return writer.path
+
+
+@pytest.fixture(autouse=True)
+def drawing(monkeypatch):
+    """The figure takes longer than all the rest: this is what draws it, for the one test that looks."""
+    figure = generate.select.page._figure
+    monkeypatch.setattr(generate.select.page, "_figure", lambda *_: "")
+    return figure
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Two shards of records, and where they lie."""
+    folder, draw = tmp_path_factory.mktemp("drawn"), random.Random(0)
+    records = [make(number, draw) for number in range(80)]
+    shards = {"00000": records[:45], "00001": records[45:]}
+    for name, of in shards.items():
+        write(folder, of, name)
+    return folder, shards
+
+
+def stay(shards, where, top, per_caption, per_class) -> dict[str, list[int]]:
+    """The places in X of the captions that stay, by key: the rules, one after the other, over the whole set in memory."""
+    passing = {
+        (record.key, place): (record.scores[X]["similarity"][place], -tie_of(record, name))
+        for name, records in shards.items()
+        for record in records
+        if not record.error
+        for place in range(len(record.columns.get(X, ())))
+        if not where or (record.scores[X]["similarity"][place] >= 0.3 and not record.scores[X]["flags"][place])
+    }
+    by_key = {record.key: record for records in shards.values() for record in records}
+    if per_caption:
+        worth = defaultdict(dict)  # of each text, the records' best
+        for (key, place), value in passing.items():
+            text = same_text(by_key[key].columns[X][place])
+            worth[text][key] = max(value, worth[text].get(key, value))
+        allowed = {
+            (text, key) for text, of in worth.items() for key in sorted(of, key=of.get, reverse=True)[:per_caption]
+        }
+        passing = {
+            (key, place): value
+            for (key, place), value in passing.items()
+            if (same_text(by_key[key].columns[X][place]), key) in allowed
+        }
+    best = {}
+    for (key, _), value in passing.items():
+        best[key] = max(value, best.get(key, value))
+    if per_class:
+        of_class = defaultdict(list)
+        for key in sorted(best, key=best.get, reverse=True):
+            of_class[by_key[key].meta["label"]].append(key)
+        best = {key: best[key] for keys in of_class.values() for key in keys[:per_class]}
+    least = (-1.0, 0)  # nothing is below
+    if top:
+        order, count = sorted(best.values(), reverse=True), round(top * len(by_key))
+        least = order[count - 1] if len(order) > count else least
+    found = defaultdict(list)
+    for (key, place), value in passing.items():
+        if key in best and value >= least:
+            found[key].append(place)
+    return dict(found)
+
+
+CASES = [
+    (True, None, None, None),
+    (False, 0.3, None, None),
+    (True, 0.2, None, None),
+    (False, None, 2, None),
+    (False, None, None, 3),
+    (True, 0.25, 4, 9),
+    (False, 0.9, 1, 2),
+]
+
+
+@pytest.mark.parametrize("where, top, per_caption, per_class", CASES)
+def test_what_stays_is_what_the_rules_say(drawn, tmp_path, where, top, per_caption, per_class, capsys):
+    folder, shards = drawn
+    config = SelectConfig(
+        input=[f"{folder}/*.tar"],
+        where="similarity >= 0.3 and not flags" if where else None,
+        top=top,
+        max_per_caption=per_caption,
+        max_per_class=per_class,
+        output=str(tmp_path / "out"),
+    )
+    assert run(config) == 0
+    wanted = stay(shards, where, top, per_caption, per_class)
+    by_key = {record.key: record for records in shards.values() for record in records}
+    after = {record.key: record for record in read_records(str(tmp_path / "out"))}
+    assert after.keys() == wanted.keys() and len(wanted) >= 4
+    for key, record in after.items():
+        before, places = by_key[key], wanted[key]
+        assert record.columns == {X: tuple(before.columns[X][place] for place in places), "tags_x": ("tag",)}
+        assert record.scores[X] == {name: [of[place] for place in places] for name, of in before.scores[X].items()}
+        assert (record.image, record.captions, record.members) == (before.image, before.captions, before.members)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == [
+        record.key
+        for records in shards.values()
+        for record in [*(one for one in records if not one.error), *(one for one in records if one.error)]
+        if record.key not in wanted
+    ]
+    assert all(line["reason"] for line in lines)
+    told = capsys.readouterr().out
+    assert f"{len(wanted)} of 80 records stay" in told
+    assert verify(VerifyConfig(folder=str(tmp_path / "out"), most_repeated=1)) == 0
+
+
+def test_the_choice_is_the_same_in_any_order_format_and_number_of_processes(drawn, tmp_path):
+    folder, shards = drawn
+    chosen = {"top": 0.25, "max_per_caption": 4, "max_per_class": 9}
+    wanted = stay(shards, False, 0.25, 4, 9)
+    backwards = [f"{folder}/00001.tar", f"{folder}/00000.tar"]
+    assert run(SelectConfig(input=backwards, output=str(tmp_path / "b"), format="parquet", **chosen)) == 0
+    assert run(SelectConfig(input=[f"{tmp_path}/b"], output=str(tmp_path / "c"), format="jsonl", where="true")) == 0
+    ranks = SelectConfig(input=[f"{folder}/*.tar"], output=str(tmp_path / "d"), **chosen)
+    begun = multiprocessing.get_context("spawn").Event()
+    assert run(ranks, Rank(0, 2), begun) == run(ranks, Rank(1, 2)) == 0 and begun.is_set()
+    for name in "bcd":
+        after = {record.key: record.columns[X] for record in read_records(str(tmp_path / name))}
+        by_key = {record.key: record for records in shards.values() for record in records}
+        assert after == {key: tuple(by_key[key].columns[X][at] for at in places) for key, places in wanted.items()}
+
+
+def test_a_stopped_run_resumes_with_what_it_had_settled(drawn, tmp_path, monkeypatch, files):
+    folder, _ = drawn
+    options = {"input": [f"{folder}/*.tar"], "top": 0.25, "max_per_caption": 4, "format": "parquet"}
+    assert run(SelectConfig(output=str(tmp_path / "whole"), **options)) == 0
+    choose, names = generate.select.run.choose, []
+
+    def fail(record, shard, *rest, **more):
+        names.append(shard)
+        if shard == "00001":
+            raise OSError("the disk went away")
+        return choose(record, shard, *rest, **more)
+
+    config = SelectConfig(output=str(tmp_path / "out"), **options)
+    monkeypatch.setattr(generate.select.run, "choose", fail)
+    assert run(config) == 1 and not (tmp_path / "out" / "rejected.jsonl").exists()
+    monkeypatch.setattr(generate.select.run, "choose", choose)
+    monkeypatch.setattr(generate.select.run, "settle", None)  # it is not asked again
+    assert run(config) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    (tmp_path / "out" / "limits.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match="limits.npz: is not what this run has settled"):
+        run(config)
+
+
+def test_other_inputs_than_were_settled_over_are_refused_and_added_to_a_where(drawn, tmp_path):
+    folder, shards = drawn
+    for options in ({"top": 0.25}, {"where": "similarity >= 0.3"}):
+        output = str(tmp_path / next(iter(options)))
+        assert run(SelectConfig(input=[f"{folder}/00000.tar"], output=output, **options)) == 0
+        both = SelectConfig(input=[f"{folder}/*.tar"], output=output, **options)
+        if "top" in options:
+            with pytest.raises(ValueError, match="were settled over other inputs: 00001;"):
+                run(both)
+        assert run(both.model_copy(update={"overwrite": "top" in options})) == 0
+        assert len(read_markers(output)) == 2
+
+
+def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn, drawing, tmp_path, capsys, monkeypatch):
+    folder, shards = drawn
+    monkeypatch.setattr(generate.select.page, "_figure", drawing)
+    config = SelectConfig(input=[f"{folder}/*.tar"], output=str(tmp_path / "out"), top=0.25, where="not flags")
+    assert run(config.model_copy(update={"dry_run": True})) == 0
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["dry_run.html"]
+    page, told = (tmp_path / "out" / "dry_run.html").read_text(), capsys.readouterr().out
+    threshold = told.partition("threshold of similarity is ")[2].partition("\n")[0]
+    assert "20 of 80 records stay (25.0%)" in told and f"threshold {threshold}" in page
+    assert run(config) == 0 and (tmp_path / "out" / "select.html").exists()
+    assert len(list(read_records(str(tmp_path / "out")))) == 20
+
+
+def test_a_shard_of_which_nothing_stays_is_empty_and_does_not_disturb(tmp_path):
+    for name, similarity in (("a", 0.1), ("b", 0.9)):
+        write(tmp_path / "in", [Record(name, jpeg(1), (), {X: ("x",)}, {X: {"similarity": [similarity]}})], name)
+    for format, suffix in (("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")):
+        output = str(tmp_path / format)
+        assert run(SelectConfig(input=[f"{tmp_path}/in"], where="similarity > 0.5", output=output, format=format)) == 0
+        assert [record.key for record in read_records(output)] == ["b"]
+        assert [record.key for record in read_records(f"{output}/[ab].{suffix}")] == ["b"]
+        assert verify(VerifyConfig(folder=output, most_repeated=1)) == 0
+    nothing = SelectConfig(input=[f"{tmp_path}/in"], where="similarity > 1", output=str(tmp_path / "none"))
+    assert run(nothing) == 1
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"where": "simlarity > 0.2"}, "--where: simlarity > 0.2: names simlarity, which no caption"),
+        ({"top": 0.5, "by": "json.x + aesthetic"}, "--by: json.x + aesthetic: names aesthetic"),
+        ({"top": 0.5, "column": ["syn_text_z"]}, "--column: syn_text_z: none of the first"),
+        ({"top": 0.001}, "--top 0.001: of 80 records that is none"),
+        ({"where": "label == 'a'", "label": "nowhere"}, "--label nowhere: the first 20 records have none"),
+    ],
+)
+def test_what_the_input_lacks_is_told_before_anything_is_written(drawn, tmp_path, options, said):
+    folder, _ = drawn
+    with pytest.raises(ValueError, match=".*") as caught:
+        run(SelectConfig(input=[f"{folder}/*.tar"], output=str(tmp_path / "out"), **options))
+    assert said in str(caught.value) and "\n" not in said
+    assert not any(one.name != ".capsmith.lock" for one in (tmp_path / "out").glob("*"))
+
+
+def test_originals_alone_are_chosen_by_fields_of_the_record(tmp_path):
+    rows = [
+        {"key": f"k{at}", "caption": f"alt {at}", "score": score}
+        for at, score in enumerate([0.1, None, 0.4, "high", 0.3])
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"input": [f"{tmp_path}/in.jsonl"], "column": ["text"], "format": "jsonl"}
+    output = str(tmp_path / "out")
+    assert run(SelectConfig(output=output, top=0.4, by="json.score * 2", **options)) == 0
+    assert [record.key for record in read_records(output)] == ["k2", "k4"]
+    reasons = {
+        line["key"]: line["reason"]
+        for line in map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    }
+    assert "the record has no such value as score" in reasons["k1"] and "'high' is no number" in reasons["k3"]
+    assert reasons["k0"] == "worth 0.2 at best, and the threshold is 0.6"
+    with pytest.raises(ValueError, match="--column: none of the first 5 .* text is the original captions"):
+        run(SelectConfig(input=[f"{tmp_path}/in.jsonl"], where="true", output=str(tmp_path / "no")))
+
+
+# ---- embeddings -----------------------------------------------------------------------------------------------------------
+
+
+def vector(text: str, size: int = 4) -> torch.Tensor:
+    """A vector of its own for each text, which both kinds of members keep as it is."""
+    draw = np.random.default_rng(list(text.encode()))
+    return torch.from_numpy(draw.integers(-8, 8, size).astype(np.float32))
+
+
+def reinforced(kind: str, older: bool, captions=("alt", "other alt")) -> Record:
+    columns = {X: ("x0", "x1", "x2"), Y: ("y0",)}
+    texts = named_texts(captions[0], captions, columns)
+    if older:
+        texts = {"text_emb": [*captions, *columns[X], *columns[Y]]}
+    rows = {name: torch.stack([vector(text) for text in of]) for name, of in texts.items()}
+    member = pack({"image_emb": torch.ones(2, 4), **rows}, kind)
+    return Record("k", jpeg(1), captions, columns, members={kind: member, "paug.json": b"{}", "odd.npz": b"other"})
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("kind", ["npz", "pth.gz"])
+def test_embeddings_stay_beside_their_captions(kind, older):
+    record = reinforced(kind, older)
+    record = replace(record, members={kind: record.members[kind], "paug.json": b"{}"})
+    assert with_captions(record, {X: [0, 1, 2]})[0] == record  # nothing goes: byte for byte
+    for places, text_from_synthetic in (
+        ({X: [2, 0]}, False),
+        ({X: [1], "text": [1]}, False),
+        ({X: [], Y: [0]}, False),
+    ):
+        chosen, text = with_captions(record, places, text_from_synthetic=text_from_synthetic)
+        found = unpack(chosen.members)
+        wanted = named_texts(text, chosen.captions, chosen.columns)
+        assert found.keys() == {"image_emb", *wanted} and chosen.members["paug.json"] == b"{}"
+        assert found["image_emb"].equal(torch.ones(2, 4))
+        for name, of in wanted.items():
+            assert found[name].equal(torch.stack([vector(one) for one in of])), name
+
+
+def test_embeddings_of_which_cannot_be_told_whose_they_are_make_a_record_unusable():
+    record = reinforced("npz", False)
+    with pytest.raises(ValueError, match="2 rows for 3"):
+        with_captions(
+            replace(record, columns={X: ("x0", "x1", "x2"), Y: ("y0",)}, members=reinforced_less()), {X: [0]}
+        )
+    with pytest.raises(ValueError, match="syn_text_x_emb: no vector for each of 3 captions"):
+        with_captions(Record("k", None, columns={X: ("a", "b", "c")}, meta={f"{X}_emb": "gzipped"}), {X: [0]})
+    chosen, _ = with_captions(
+        Record("k", None, columns={X: ("a", "b", "c")}, meta={f"{X}_emb": [1, 2, 3]}), {X: [0, 2]}
+    )
+    assert chosen.meta == {f"{X}_emb": [1, 3]}
+
+
+def reinforced_less() -> dict[str, bytes]:
+    rows = {"image_emb": torch.ones(2, 4), "text_emb": torch.ones(1, 4), f"{X}_emb": torch.ones(2, 4)}
+    return {"npz": pack(rows, "npz")}
+
+
+@pytest.mark.parametrize("layout, kind, format", [("newer", "npz", "webdataset"), ("older", "pth.gz", "parquet")])
+def test_a_reinforced_set_stays_one(tmp_path, layout, kind, format):
+    spec, output = write_set(tmp_path / "in", layout=layout, kind=kind), tmp_path / "out"
+    where = "(text | last) == '1' and key != 'r003'"  # the second caption of each column
+    assert run(SelectConfig(input=[spec], where=where, output=str(output), format=format)) == 0
+    assert (output / "config.json").read_bytes() == (tmp_path / "in" / "config.json").read_bytes()
+    after = list(read_records(str(output)))
+    assert sorted(record.meta["uid"] for record in after) == ["r0", "r1", "r2", "r4", "r5"]
+    for record in after:
+        number = int(record.meta["uid"][1:])
+        assert record.columns == {"syn_text_a": (f"1 {number} 1",), "syn_text_b": (f"2 {number} 1",)}
+        rows = {name: of.tolist() for name, of in unpack(record.members).items()}
+        assert len(rows.pop("image_emb")) == VIEWS == len(read_views(record.members["paug.json"]))
+        assert rows == {
+            "text_emb": [row(0, number, 0)],
+            "syn_text_a_emb": [row(1, number, 1)],
+            "syn_text_b_emb": [row(2, number, 1)],
+        }
+    write_set(tmp_path / "other", layout=layout, kind=kind)
+    write_config(tmp_path / "other", scales=(1.0, 2.0))
+    (tmp_path / "other" / "00000.tar").rename(tmp_path / "other" / "00007.tar")
+    both = SelectConfig(input=[spec, f"{tmp_path}/other/00007.tar"], where=where, output=str(tmp_path / "both"))
+    with pytest.raises(ValueError, match="are reinforced by others"):
+        run(both)
+
+
+# ---- expressions ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source, values, value",
+    [
+        ("similarity >= 0.25 and not flags", {"similarity": 0.3, "flags": ""}, True),
+        ("similarity >= 0.25 and not flags", {"similarity": 0.3, "flags": "loop cut"}, False),
+        ("'loop' in flags", {"flags": "loop cut"}, True),
+        ("2 * similarity - logprob / 4 + 1", {"similarity": 0.5, "logprob": -2}, 2.5),
+        ("-similarity", {"similarity": 0.5}, -0.5),
+        ("label in ('cat', 'dog')", {"label": "dog"}, True),
+        ("json.scores.clip > 3", {"json": {"scores": {"clip": 4}}}, True),
+        ("text | lower ~ column", {"text": "A", "column": "x"}, "ax"),
+        ("(similarity | default(1)) > 0.5", {}, True),
+    ],
+)
+def test_an_expression_says_what_jinja_says(source, values, value):
+    assert Expression(source).value(values) == value
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("f(x)", "no calls"),
+        ("a ** 9", "no \\*\\*"),
+        ("'%s' % a", "no mod"),
+        ("a b", "goes on after its end"),
+        ("", "unexpected"),
+        ("a }}{{ b", "goes on after its end"),
+        ("_steps", "is no name"),
+        ("{'a': 1}", "no dict"),
+        ("a | attr('b')", "no filter attr"),
+        ("(" * 3000, "nested too deep"),
+        ("a" * 70_000, "70,000 characters"),
+    ],
+)
+def test_what_no_expression_has_is_told(source, said):
+    with pytest.raises(ValueError, match=said):
+        Expression(source)
+
+
+@pytest.mark.parametrize(
+    "source, values, said",
+    [
+        ("similarity > 1", {}, "the record has no similarity"),
+        ("similarity", {}, "the record has no similarity"),
+        ("similarity > 1", {"similarity": "high"}, "not supported"),
+        ("text * 1000", {"text": "x"}, "'x' is no number"),
+        ("text + text", {"text": "x"}, "'x' is no number"),
+        ("json.x / 0", {"json": {"x": 1}}, "division by zero"),
+        ("text.__class__.__mro__", {"text": "x"}, "no such value as __"),
+        ("text ~ text", {"text": "x" * 40_000}, "more than 65,536"),
+    ],
+)
+def test_what_a_value_does_not_bear_is_a_reason(source, values, said):
+    with pytest.raises(ValueError, match=said):
+        Expression(source).value(values)
+
+
+def test_flags_that_choose_nothing_are_refused():
+    for options, said in (
+        ({}, "none is given, and all would stay"),
+        ({"where": "true", "by": "logprob"}, "--by: is for"),
+        ({"top": 0.5, "class_names": "x"}, "--class-names"),
+        ({"top": 0.5, "column": ["caption"]}, "neither the name of a column"),
+        ({"top": 0.5, "device": "cuda"}, "device"),
+        ({"top": 0.5, "concurrency": 2}, "concurrency: 2 is for --engine ray"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            SelectConfig(input=["a"], output="b", **options)
