@@ -15,6 +15,7 @@ check: .venv/installed-test ## Looks for faults in the code without running it, 
 	.venv/bin/python -m ruff check
 	.venv/bin/python -m ruff format --check --quiet
 	.venv/bin/python tests/doubles.py
+	.venv/bin/python -m pyright
 
 test: .venv/installed-test ## Runs the whole suite on all cores.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)

@@ -59,13 +59,15 @@ class CaptionDiversity(evaluate.Metric):
         report = score_captions({"predictions": predictions}, references=references, **options)
         row = report.rows["predictions"]
         left_out = {
-            at for at, group in enumerate(predictions) if not group or references is not None and not references[at]
+            picture
+            for picture, group in enumerate(predictions)
+            if not group or references is not None and not references[picture]
         }
         if self.config_name == "default":
-            found = {name: measure.value(row) for name, measure in NAMES.items() if name not in AGAINST_REFERENCES}
+            values = {name: measure.value(row) for name, measure in NAMES.items() if name not in AGAINST_REFERENCES}
         else:
             measure = NAMES[self.config_name]
-            found = {self.config_name: measure.value(row)}
+            values = {self.config_name: measure.value(row)}
             keys = options.get("keys") or list(map(str, range(len(predictions))))
             left_out |= {keys.index(key) for key in report.unscored["predictions"].get(measure.score, ())}
-        return {**found, **({"left_out": sorted(left_out)} if left_out else {})}
+        return {**values, **({"left_out": sorted(left_out)} if left_out else {})}

@@ -22,12 +22,12 @@ def run(config: DiversityConfig) -> int:
     try:
         _check_output(config.output)  # then not even a lock is written there
         with FolderLock(config.output):
-            found = _measured(config)
-            _write(found, config.output)
+            measured = _measured(config)
+            _write(measured, config.output)
     except ValueError as error:
         say_error("diversity", error)
         return 2
-    _print(found, config.output)
+    _print(measured, config.output)
     return 0
 
 

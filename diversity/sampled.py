@@ -66,7 +66,7 @@ def sample_scores(
     world = DocumentFrequency(
         [picture.references for picture in pictures]
         if references
-        else [[caption for column in columns for caption in groups[column][at]] for at in range(len(pictures))]
+        else [[caption for column in columns for caption in groups[column][number]] for number in range(len(pictures))]
     )
     human = [picture.references for picture in pictures[:semantic_pictures]]
     agreement = Agreement(human) if references else None
@@ -128,10 +128,10 @@ class _Dear:
 
     def meaning(self, embedder: Embedder, rows: Mapping[str, dict[str, Any]]) -> None:
         """Spread in meaning and coverage of the references, into the scores and the rows."""
-        for name, found in semantic_scores(embedder, self.columns, self.references, self.human).items():
-            self.scores[name] |= found.pictures
-            self.signs[name] |= found.signs
-            rows[name]["semantic"] = found.row
+        for name, of_column in semantic_scores(embedder, self.columns, self.references, self.human).items():
+            self.scores[name] |= of_column.pictures
+            self.signs[name] |= of_column.signs
+            rows[name]["semantic"] = of_column.row
 
     def clip(
         self, model: OpenClip, rows: Mapping[str, dict[str, Any]], of_captions: Mapping[str, dict[str, Any]]
@@ -150,16 +150,16 @@ class _Dear:
 
 def _lexical(groups: Sequence[Sequence[str]], world: DocumentFrequency) -> Scores:
     """Length, and spread within each picture by its words."""
-    found: list[Scores] = []
+    parts: list[Scores] = []
     for tokens in batches(groups):
-        found.append(
+        parts.append(
             {
                 **within_picture(tokens),
                 "self_cider": self_cider(tokens, world),
                 "near_duplicates": near_duplicates(tokens),
             }
         )
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _degenerate(pictures: Sequence[Picture], name: str) -> list[np.ndarray]:
@@ -194,11 +194,11 @@ def _facts(pictures: Sequence[Picture], name: str) -> Scores:
     A picture's score is r + (true - r stated) ÷ mean stated, r the share of all: so the interval of the mean is that of a ratio.
     """
     counts = np.full((len(pictures), 4), np.nan)  # true, stated; found, key
-    for at, picture in enumerate(pictures):
+    for number, picture in enumerate(pictures):
         if picture.scene:
             facts = FactCounts()
             facts.update(picture.captions[name], picture.scene)
-            counts[at] = [count.total() for count in (facts.true, facts.stated, facts.found, facts.key)]
+            counts[number] = [count.total() for count in (facts.true, facts.stated, facts.found, facts.key)]
     return {
         score: _linear_ratio(*counts[:, columns].T) for score, columns in (("precision", [0, 1]), ("recall", [2, 3]))
     }
@@ -217,9 +217,9 @@ def _order(groups: Sequence[Sequence[str]]) -> Scores:
     """How far words stand in an order that the column's captions of other pictures know, where there are no human ones."""
     texts = [[words(caption) for caption in group] for group in groups]
     language = Language(texts)
-    found = [[language.order(caption, picture) for caption in group] for picture, group in enumerate(texts)]
+    shares = [[language.order(caption, picture) for caption in group] for picture, group in enumerate(texts)]
     return {
-        sign: _means([np.array([of_caption[at] for of_caption in group]) for group in found], len(groups))
+        sign: _means([np.array([of_caption[at] for of_caption in group]) for group in shares], len(groups))
         for at, sign in enumerate(("order", "any_order"))
     }
 

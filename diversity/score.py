@@ -197,9 +197,9 @@ def _differences(
 ) -> tuple[Difference, ...]:
     """The differences of every two columns in the sample, shifted to those of the rows' numbers."""
     shifted = []
-    for found in differences(scores, measures, seed):
-        shift = shifts[found.first, found.measure] - shifts[found.second, found.measure]
-        shifted.append(found._replace(estimate=found.estimate.shifted(shift)))
+    for difference in differences(scores, measures, seed):
+        shift = shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]
+        shifted.append(difference._replace(estimate=difference.estimate.shifted(shift)))
     return tuple(shifted)
 
 

@@ -3,14 +3,11 @@
 B: pictures in a batch, K: captions of each, L: tokens of the longest caption and one pad, S: picture side
 """
 
-import dataclasses
-import itertools
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,167 +16,29 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from captioners.base import TrainableCaptioner
 from captioners.ranks import processes_here
-from finetune.identity import Identity, InputHashes, doubles, picture_hash
 from finetune.interrupts import SIGNALS
-from finetune.long_captions import CaptionFitter
-from finetune.places import Places, with_places
-from imagetext.picture_files import read_picture, real_path
-from imagetext.pixels import Pixels
-from imagetext.sample import Record, Shard, decode_image
-from imagetext.shown import Progress
 
-CACHE_BYTES = 2**28  # of preprocessed pictures, in each process that decodes
 WIDTHS = 8  # captions come to a GPU in multiples of so many tokens
 CHECKED = 64  # pictures decoded side by side when they are first read
 NO_CAPTION = "no caption"
 
 
-class CaptionedPictures(Dataset):
-    """Pictures that decode and have a caption; `rejects` lists the others as (key, reason), `failed_before` known failures.
+class TrainingPictures(Dataset):
+    """Pictures that a model is trained on, by (number, draw): the draw chooses what is shown of a picture."""
 
-    `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
-    Pictures that are files, or lie in tars on this machine, are read when they come, those of stores and tables are held in
-    memory, encoded; preprocessed ones, too, where all of them fit in 256 MiB. `weights`: how often each comes in a pass. `image`
-    gives what the model takes of picture number i: pixels (3, S, S) unless it is replaced.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        captioner: TrainableCaptioner,
-        *,
-        captions_per_image: int = 1,
-        long_captions: str = "sentence",
-        weight: float = 1.0,
-        quiet: bool = False,
-    ):
-        self.captioner, self.captions_per_image = captioner, captions_per_image
-        self.fit = CaptionFitter(captioner.encode_text_ids, captioner.decode, captioner.context_length, long_captions)
-        self.in_flight = Pixels(processes_here())
-        self.samples: list[Record] = []
-        self.identities: list[Identity] = []
-        self.rejects: list[tuple[str, str]] = []
-        self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
-        hashes = InputHashes()
-        everything = ((getattr(shard, "path", ""), *read) for shard in shards for read in with_places(shard))
-        progress = Progress(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
-        with ThreadPoolExecutor() as pool:  # pictures decode, and are hashed, without Python's lock
-            while read := list(itertools.islice(everything, CHECKED)):
-                looked_at = pool.map(self._look, (sample for _, sample, _ in read))
-                for (path, sample, places), (error, picture) in zip(read, looked_at, strict=True):
-                    if error:
-                        (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
-                    else:
-                        self.samples.append(_light(sample, places))
-                        self.identities.append(Identity(sample.key, picture))
-                        if path:
-                            hashes.add(path, sample, picture)
-                progress.update(len(read))
-        progress.close()
-        self.read = hashes.hexdigests()
-        if not self.samples:
-            rejects = self.rejects + self.failed_before
-            raise ValueError(f"no usable captioned picture; the first of {len(rejects)} rejected: {rejects[:3]}")
-        self.weights = np.full(len(self.samples), weight)
-        self.image: Callable[[int], Any] = self._pixels
-        if len(self.samples) * self._pixels(0).nbytes <= CACHE_BYTES:
-            self.image = cache(self._pixels)
+    weights: np.ndarray  # how often each comes in a pass
 
     def __len__(self) -> int:
-        return len(self.samples)
-
-    def _look(self, sample: Record) -> tuple[str, bytes]:
-        """Why a sample cannot be trained on, "" where it can, and its picture's hash."""
-        if not any(caption.strip() for caption in sample.captions):
-            return sample.error or NO_CAPTION, b""
-        try:
-            with self.in_flight.held(sample.image):
-                decode_image(sample.image)
-        except ValueError as error:
-            return sample.error or str(error), b""
-        return "", picture_hash(sample.image)
-
-    def mixed_with(self, other: Self) -> None:
-        """Adds the pictures of another set, with their weights."""
-        self.samples, self.identities = self.samples + other.samples, self.identities + other.identities
-        self.rejects, self.read = self.rejects + other.rejects, self.read | other.read
-        self.failed_before = self.failed_before + other.failed_before
-        self.weights = np.concatenate([self.weights, other.weights])
-        self.image = self._pixels  # together they may be too many to hold
-
-    def hold_out(self, count: int, seed: int) -> list[Record]:
-        """Takes so many pictures, chosen by the seed, out of the set, and whatever else shows one of them."""
-        chosen = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(self))[:count].tolist()
-        held = [self.whole(index) for index in sorted(chosen)]
-        self.leave_out(doubles(self, self, chosen))
-        return held
-
-    def whole(self, index: int) -> Record:
-        """The sample with its picture's bytes."""
-        return dataclasses.replace(self.samples[index], image=self.encoded(index))
-
-    def leave_out(self, numbers: Collection[int]) -> None:
-        """Takes the pictures of these numbers out of the set; ValueError where none would stay."""
-        kept = [index for index in range(len(self)) if index not in numbers]
-        if not kept:
-            raise ValueError("every picture of --input is held out, none is left to train on")
-        self.samples, self.weights = [self.samples[index] for index in kept], self.weights[kept]
-        self.identities = [self.identities[index] for index in kept]
-        if hasattr(self.image, "cache_clear"):
-            self.image.cache_clear()
-
-    def encoded(self, index: int) -> bytes:
-        """The picture's bytes; raises ValueError where its file is there no more."""
-        sample = self.samples[index]
-        if sample.image is not None:
-            return sample.image
-        places = sample.meta.get("places")
-        return places.read("picture")["picture"] if places else read_picture(sample.path)
-
-    def _pixels(self, index: int) -> Tensor:
-        encoded = self.encoded(index)
-        with self.in_flight.held(encoded):
-            return self.captioner.preprocess(decode_image(encoded))  # (3, S, S)
-
-    def captions(self, index: int, draw: int) -> list[tuple[str, int]]:
-        """The K captions drawn of a picture, each with the draw that cuts it: consecutive ones, the draw chooses the first."""
-        captions = [caption for caption in self.samples[index].captions if caption.strip()]
-        draw, first = divmod(draw, len(captions))
-        return [(captions[(first + i) % len(captions)], draw + i) for i in range(self.captions_per_image)]
+        raise NotImplementedError
 
     def length(self, index: int, draw: int) -> int:
         """About how long the longest caption drawn is: what comes in one part of a batch is padded to one length."""
-        return max(len(caption) for caption, _ in self.captions(index, draw))
+        raise NotImplementedError
 
-    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Any, list[list[int]], int, str]:
-        """Picture and captions drawn, as pixels (3, S, S), K lists of token ids, the picture's number and its key."""
-        index, draw = drawn
-        return (
-            self.image(index),
-            [self.fit(*caption) for caption in self.captions(index, draw)],
-            index,
-            self.samples[index].key,
-        )
-
-    def collate(self, items: Sequence[tuple[Any, list[list[int]], int, str]]) -> "Batch":
-        return collate(items, self.captioner.pad_id)
-
-    def caption_lengths(self, most: int = 10_000) -> list[int]:
-        """Tokens of the captions, start and end included; of at most so many, evenly from the whole set."""
-        captions = [caption for sample in self.samples for caption in sample.captions if caption.strip()]
-        return [len(self.captioner.encode_text_ids(caption)) for caption in captions[:: -(-len(captions) // most)]]
-
-
-def _light(sample: Record, places: Places | None) -> Record:
-    """The sample without its picture's bytes, where these are a file of their own, or without its files, where a tar has them."""
-    if places:
-        return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})
-    is_file = os.path.isfile(sample.path) and os.path.getsize(sample.path) == len(sample.image)
-    return (
-        dataclasses.replace(sample, image=None, path=real_path(sample.path)) if is_file else sample
-    )  # with no link left
+    def collate(self, items: Sequence[Any]) -> "Batch":
+        """A batch of what the set gives of some pictures."""
+        raise NotImplementedError
 
 
 class BatchOrder(Sampler):
@@ -192,7 +51,7 @@ class BatchOrder(Sampler):
 
     def __init__(
         self,
-        pictures: CaptionedPictures,
+        pictures: TrainingPictures,
         batch_size: int,
         batches: int,
         seed: int,
@@ -201,17 +60,10 @@ class BatchOrder(Sampler):
         rank: int = 0,
         world: int = 1,
     ):
-        self.pictures, self.batch_size, self.batches, self.seed, self.first = (
-            pictures,
-            batch_size,
-            batches,
-            seed,
-            first,
-        )
-        self.rank, self.world = rank, world
-        self._pass = lru_cache(2)(
-            self._drawn_pass
-        )  # a cache on the class would hold the pictures of an earlier training
+        self.pictures, self.batch_size, self.batches = pictures, batch_size, batches
+        self.seed, self.first, self.rank, self.world = seed, first, rank, world
+        # A cache on the class would hold the pictures of an earlier training.
+        self._pass = lru_cache(2)(self._drawn_pass)
 
     def __len__(self) -> int:
         return self.batches - self.first
@@ -250,12 +102,12 @@ class Batch(NamedTuple):
     keys: list[str]
     embeddings: Mapping[str, Tensor] = {}
 
-    def parts(self, count: int, device: torch.device, pad_id: int | None = None) -> list[Self]:
+    def parts(self, count: int, device: torch.device, pad_id: int | None = None) -> "list[Batch]":
         """As so many batches of equal size, on a device; captions padded with `pad_id` come to a GPU in few widths."""
         size = len(self.keys) // count
         parts = [
-            Batch(*(_move(values, slice(at, at + size), device) for values in self))
-            for at in range(0, len(self.keys), size)
+            Batch(*(_move(values, slice(start, start + size), device) for values in self))
+            for start in range(0, len(self.keys), size)
         ]
         if pad_id is None or device.type == "cpu":
             return parts
@@ -279,9 +131,9 @@ def _move(values: Any, part: slice, device: torch.device) -> Any:
         case Tensor():
             return values[part].to(device, non_blocking=True)
         case [Tensor(), *_]:
-            return tuple(_move(one, part, device) for one in values)
+            return tuple(_move(value, part, device) for value in values)
         case dict():
-            return {name: _move(one, part, device) for name, one in values.items()}
+            return {name: _move(value, part, device) for name, value in values.items()}
     return values[part]
 
 

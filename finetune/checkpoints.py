@@ -41,7 +41,7 @@ class Checkpoints:
 
         Raises: ValueError for weights that are not finite, of which nothing is written; OSError where the disk is full.
         """
-        state = {"step": step} | {name: part.state_dict() for name, part in parts.items()}
+        state: dict[str, Any] = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
         if not write:
             return
         if names := broken(state["model"]):

@@ -15,20 +15,17 @@ from typing import Any
 
 from accelerate import PartialState
 
-from finetune.captioner.config import FinetuneConfig
-from finetune.captioner.image_cache import FOLDER as IMAGE_CACHE
 from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints, full_disk_told
 from finetune.checkpoints import FOLDER as CHECKPOINTS
+from finetune.config import Config, TrainingConfig
 from finetune.page import PAGE
-from finetune.student.config import StudentConfig
 from imagetext.cards import CARD
 from imagetext.lock import LOCK, LockLost, check_lock
 from imagetext.outputs import UNFINISHED, whole_files, write_file
 from imagetext.shown import masked_values
 
-Config = FinetuneConfig | StudentConfig
-
 REJECTS, TRACKED, BEFORE = "rejects.jsonl", "capsmith", ".before"
+IMAGE_CACHE = "image_cache"  # folder of what a frozen image tower says of each picture, until the run ends
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
 VERSION = ".".join(version("capsmith").split(".")[:2])  # what one began, another does not go on with
 # how a run is carried out, not what comes of it
@@ -51,13 +48,13 @@ CARRIED_OUT = {
 }
 
 
-def check_output(config: Config) -> None:
+def check_output(config: TrainingConfig) -> None:
     """Raises ValueError where the folder holds another run, or is not ours; puts an earlier run back if a start was cut off."""
     output, record = config.output, _record(config)
     if (output / BEFORE).exists() and not Checkpoints(output).paths():
         _put_back(output, record)
-    there = {one.name for one in output.iterdir()} if output.exists() else set()
-    if record.name not in there and there - {record.name + UNFINISHED, LOCK}:
+    present = {path.name for path in output.iterdir()} if output.exists() else set()
+    if record.name not in present and present - {record.name + UNFINISHED, LOCK}:
         raise ValueError(f"--output {output}: the folder is not empty and not a run of capsmith {config.command}")
     if not os.access(next(folder for folder in (output, *output.absolute().parents) if folder.exists()), os.W_OK):
         raise ValueError(f"--output {output}: you have no right to write there")
@@ -66,11 +63,11 @@ def check_output(config: Config) -> None:
             f"--output {output}: the model that it begins with is kept for the unfinished run there; "
             "finish that run, by the same command without --overwrite, or give another --output"
         )
-    if record.name in there and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
+    if record.name in present and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
         _check_same(config, read_record(config))
 
 
-def read_record(config: Config) -> dict[str, Any]:
+def read_record(config: TrainingConfig) -> dict[str, Any]:
     """What the folder's file says of its run: its settings, what was read of each input, and the files of its model, if done."""
     return json.loads(_record(config).read_text(encoding="utf-8"))
 
@@ -80,7 +77,7 @@ def is_finished(output: Path) -> bool:
     return any((output / name).exists() for name in DONE)
 
 
-def is_done(config: Config) -> bool:
+def is_done(config: TrainingConfig) -> bool:
     """Whether the folder holds the finished model of this run, of all samples that are asked for."""
     if config.overwrite or not is_finished(config.output):
         return False
@@ -90,7 +87,7 @@ def is_done(config: Config) -> bool:
 
 
 @contextmanager
-def begun(config: Config, read: Mapping[str, str], state: PartialState) -> Iterator[None]:
+def begun(config: TrainingConfig, read: Mapping[str, str], state: PartialState) -> Iterator[None]:
     """The folder made ready for a run that has read all its inputs, of which `read` has a hash each by their paths.
 
     Where the block ends without a checkpoint, an earlier run is put back. Raises ValueError where inputs are not what they were
@@ -118,7 +115,7 @@ def begun(config: Config, read: Mapping[str, str], state: PartialState) -> Itera
         raise
 
 
-def let_go_of_earlier(config: Config) -> None:
+def let_go_of_earlier(config: TrainingConfig) -> None:
     """Removes an earlier run, now that there is a checkpoint; one that holds the model it begins with stays to the end."""
     if not _lies_within(config):
         shutil.rmtree(config.output / BEFORE, ignore_errors=True)
@@ -131,7 +128,7 @@ def as_it_lies(config: Config) -> Config:
     return config.model_copy(update=moved)
 
 
-def write_finished(config: Config, model: Any, *name: str) -> None:
+def write_finished(config: TrainingConfig, model: Any, *name: str) -> None:
     """Has the finished model saved, whole, its config last, and lets go of all but it, its records and the last checkpoint.
 
     The record says that the run is finished only after the model has its place: a run that is killed between goes on from its
@@ -146,7 +143,7 @@ def write_finished(config: Config, model: Any, *name: str) -> None:
     let_go_of_the_rest(config)
 
 
-def let_go_of_the_rest(config: Config) -> None:
+def let_go_of_the_rest(config: TrainingConfig) -> None:
     """Removes what a finished run needs no more; a run that was killed meanwhile has left some of it."""
     Checkpoints(config.output).keep(1)
     for folder in (BEFORE, IMAGE_CACHE):
@@ -156,19 +153,19 @@ def let_go_of_the_rest(config: Config) -> None:
 # --- what the folder holds -----------------------------------------------------------------------------------------
 
 
-def _record(config: Config) -> Path:
+def _record(config: TrainingConfig) -> Path:
     return config.output / f"{config.command}.json"
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _settings(config: TrainingConfig) -> dict[str, Any]:
     return masked_values(config.model_dump(mode="json", exclude=CARRIED_OUT))
 
 
-def _write(config: Config, record: Mapping[str, Any]) -> None:
+def _write(config: TrainingConfig, record: Mapping[str, Any]) -> None:
     write_file(_record(config), json.dumps(record, indent=2))
 
 
-def _check_same(config: Config, earlier: Mapping[str, Any]) -> None:
+def _check_same(config: TrainingConfig, earlier: Mapping[str, Any]) -> None:
     """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
     output, settings, began = config.output, _settings(config), earlier.get("capsmith", "0.1")  # 0.1 did not say so
     unsaid = _settings(type(config).model_construct())  # what it could not say yet, it did not ask for
@@ -192,19 +189,12 @@ def _check_same(config: Config, earlier: Mapping[str, Any]) -> None:
 
 
 def _check_inputs(output: Path, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:
-    if changed := [path for path in earlier | now if earlier.get(path) != now.get(path)]:
-        raise ValueError(
-            "\n  ".join(
-                [
-                    f"--output {output}: these inputs have changed since the run began; give another folder, "
-                    "or --overwrite to start anew:",
-                    *changed,
-                ]
-            )
-        )
+    if changed := [path for path in {**earlier, **now} if earlier.get(path) != now.get(path)]:
+        problem = "these inputs have changed since the run began; give another folder, or --overwrite to start anew:"
+        raise ValueError("\n  ".join([f"--output {output}: {problem}", *changed]))
 
 
-def _lies_within(config: Config) -> dict[str, Path]:
+def _lies_within(config: TrainingConfig) -> dict[str, Path]:
     """The settings that name a model in the run's own folder, with its path there."""
     output = config.output.resolve()
     named = {
@@ -223,7 +213,7 @@ def _lies_within(config: Config) -> dict[str, Path]:
 
 def _own(output: Path, record: Mapping[str, Any]) -> list[str]:
     """The names of all that a run has in its folder, checkpoints first; whatever a record says, none leads out of it."""
-    there = set(os.listdir(output))
+    names_there = set(os.listdir(output))
     files = record.get("files") or [path.name for path in output.glob("*.safetensors*")]  # earlier versions noted none
     names = dict.fromkeys(
         [
@@ -240,7 +230,7 @@ def _own(output: Path, record: Mapping[str, Any]) -> list[str]:
             CARD,
         ]
     )
-    return [name for name in names if name in there]
+    return [name for name in names if name in names_there]
 
 
 def _move_aside(output: Path, record: Path, earlier: Mapping[str, Any]) -> None:

@@ -24,22 +24,24 @@ class Identity(NamedTuple):
 class Pictures(Protocol):
     """Pictures by number."""
 
-    identities: Sequence[Identity]
+    @property
+    def identities(self) -> Sequence[Identity]:
+        """Which picture is which."""
+        ...
 
-    def encoded(self, index: int) -> bytes:
+    def encoded(self, index: int) -> bytes | None:
         """The picture's bytes."""
+        ...
 
 
 class Held:
     """Records with their pictures' bytes, by number."""
 
     def __init__(self, records: Sequence[Record]):
-        self.records, self.identities = (
-            records,
-            [Identity(record.key, picture_hash(record.image)) for record in records],
-        )
+        self.records = records
+        self.identities = [Identity(record.key, picture_hash(record.image)) for record in records]
 
-    def encoded(self, index: int) -> bytes:
+    def encoded(self, index: int) -> bytes | None:
         return self.records[index].image
 
 
@@ -55,35 +57,35 @@ def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set
     """
     hashes = {held.identities[number].hash for number in numbers}
     by_key = {held.identities[number].key: number for number in numbers}
-    found = {number for number, (_, hash) in enumerate(pictures.identities) if hash in hashes}
-    named = [
+    same_bytes = {number for number, (_, hash) in enumerate(pictures.identities) if hash in hashes}
+    same_key = [
         (number, by_key[key])
         for number, (key, _) in enumerate(pictures.identities)
-        if key in by_key and number not in found
+        if key in by_key and number not in same_bytes
     ]
     with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
-        same = pool.map(lambda pair: alike(pictures.encoded(pair[0]), held.encoded(pair[1])), named)
-        return found | {number for (number, _), is_same in zip(named, same, strict=True) if is_same}
+        looks = pool.map(lambda pair: alike(pictures.encoded(pair[0]), held.encoded(pair[1])), same_key)
+        return same_bytes | {number for (number, _), are_alike in zip(same_key, looks, strict=True) if are_alike}
 
 
-def alike(one: bytes, other: bytes) -> bool:
+def alike(first: bytes | None, second: bytes | None) -> bool:
     """Whether two encoded pictures look the same, whatever their sizes and encodings."""
-    small, of_other = (
+    first_small, second_small = (
         np.asarray(decode_image(data).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)
-        for data in (one, other)
+        for data in (first, second)
     )
-    return float(np.abs(small - of_other).mean()) < ALIKE
+    return float(np.abs(first_small - second_small).mean()) < ALIKE
 
 
 class InputHashes:
     """A hash of all records that were read of each input file or folder, in their order."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, hashlib._Hash] = {}
+        self._by_path: dict[str, hashlib.blake2b] = {}
 
     def add(self, path: str, record: Record, picture: bytes) -> None:
         """Adds a record with the hash of its picture."""
-        columns = (text for name, of in record.columns.items() for text in (name, *of))
+        columns = (text for name, texts in record.columns.items() for text in (name, *texts))
         parts = [picture, *(text.encode("utf-8", "replace") for text in (record.key, *record.captions, *columns))]
         parts += [part for name, data in record.members.items() for part in (name.encode(), data)]
         hash = self._by_path.setdefault(path, hashlib.blake2b(digest_size=16))

@@ -16,8 +16,10 @@ from accelerate.tracking import get_available_trackers
 
 from captioners.device import check_device, choose_device
 from captioners.ranks import Rank, processes_here
-from finetune.folder import Config, check_output, is_done, let_go_of_the_rest
-from finetune.trainer import Trainer, check_processes
+from finetune.accelerator import check_processes
+from finetune.config import Config, TrainingConfig
+from finetune.folder import check_output, is_done, let_go_of_the_rest
+from finetune.trainer import Trainer
 from imagetext.lock import FolderLock
 from imagetext.shown import say
 
@@ -52,7 +54,7 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     return 0
 
 
-def check_devices(config: Config) -> None:
+def check_devices(config: TrainingConfig) -> None:
     """Raises ValueError where this machine has no such device, or no GPU for each of its processes."""
     device = check_device(config.device)
     processes = processes_here() if Rank.of_this_process().count > 1 else config.num_processes or 1
@@ -63,8 +65,8 @@ def check_devices(config: Config) -> None:
             f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; say cuda"
         )
     if processes > torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {found}")
+        gpus = torch.cuda.device_count()
+        raise ValueError(f"--num-processes {processes}: each needs a GPU of its own, and torch finds {gpus}")
 
 
 def check_launcher(rank: Rank) -> None:
@@ -88,10 +90,10 @@ def check_launcher(rank: Rank) -> None:
     os.environ |= {"RANK": str(rank.number), "WORLD_SIZE": str(rank.count), "LOCAL_RANK": str(rank.local)}
 
 
-def check_trackers(config: Config) -> None:
+def check_trackers(config: TrainingConfig) -> None:
     """Raises ValueError for a tracker that cannot be reported to: accelerate says nothing of those that are not installed."""
-    there = {str(tracker) for tracker in get_available_trackers()}
-    if missing := [name for name in config.report_to if name not in there]:
+    installed = {str(tracker) for tracker in get_available_trackers()}
+    if missing := [name for name in config.report_to if name not in installed]:
         raise ValueError(f"--report-to {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
     if "wandb" in config.report_to and os.environ.get("WANDB_MODE", "online") == "online":
         try:
@@ -104,42 +106,30 @@ def processes_asked_of_accelerate() -> int:
     """What `accelerate launch --num_processes N` above this process asked for; 1 where there is none."""
     parent = psutil.Process().parent()
     words = " ".join(parent.cmdline()) if parent else ""
-    found = re.search(r"\blaunch\b.*--num_processes[ =](\d+)", words)
-    return int(found[1]) if found else 1
+    asked = re.search(r"\blaunch\b.*--num_processes[ =](\d+)", words)
+    return int(asked[1]) if asked else 1
 
 
-def launch(config: Config) -> int:
+def launch(config: TrainingConfig) -> int:
     """Starts the ranks, each of them this very run; exit code 0, 2 where one of them found a mistake in the command, else 1."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args
     from torch.distributed.run import run as torchrun
 
-    check_processes(config, config.num_processes)  # what needs no rank to be found is told once, and at once
+    processes = config.num_processes or 1
+    check_processes(config, processes)  # what needs no rank to be found is told once, and at once
     with FolderLock(config.output):
         check_output(config)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each rank would advise how DDP may be called
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes))
-    )  # torchrun's own is 1
+    threads = max(1, torch.get_num_threads() // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torchrun's own is 1
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config.model_dump(mode="json", exclude={"push_to_hub"}), file)  # which this process does
         file.flush()
         try:
-            torchrun(
-                parse_args(
-                    [
-                        "--standalone",
-                        "--nproc-per-node",
-                        str(config.num_processes),
-                        "-m",
-                        "capsmith",
-                        config.command,
-                        "--config",
-                        file.name,
-                    ]
-                )
-            )
+            start = ["--standalone", "--nproc-per-node", str(processes)]
+            torchrun(parse_args([*start, "-m", "capsmith", config.command, "--config", file.name]))
         except ChildFailedError as error:
             if any(failure.exitcode == 2 for failure in error.failures.values()):
                 return 2  # told by the rank that found it
@@ -148,7 +138,7 @@ def launch(config: Config) -> int:
                 f"was ended by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with code {first.exitcode}"
             )
             say(
-                f"process {first.local_rank} of {config.num_processes} {end}, and the others were stopped; "
+                f"process {first.local_rank} of {processes} {end}, and the others were stopped; "
                 "the same command goes on from the last checkpoint",
                 file=sys.stderr,
             )

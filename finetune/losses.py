@@ -27,7 +27,9 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale:
     """
     logits = _logits(image_features, text_features, logit_scale, pictures)
     target = torch.arange(len(pictures), device=pictures.device).repeat(len(logits))
-    return sum(F.cross_entropy(one.flatten(0, 1), target) for one in (logits, logits.mT)) / 2
+    of_texts = F.cross_entropy(logits.flatten(0, 1), target)
+    of_pictures = F.cross_entropy(logits.mT.flatten(0, 1), target)
+    return (of_texts + of_pictures) / 2
 
 
 def negative_loss(

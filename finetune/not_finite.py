@@ -23,7 +23,7 @@ def check_weights(model: nn.Module, what: str) -> None:
 def cause(forward: Any, parts: Sequence[Batch], rate: float, dtype: str) -> str:
     """What to tell of a step whose loss or gradients are not finite, its weights being those before it; a sentence.
 
-    `forward` is a `finetune.trainer.Forward` that is whole in this process, `parts` are the step's pictures, `rate` is its
+    `forward` is a `finetune.forward.Forward` that is whole in this process, `parts` are the step's pictures, `rate` is its
     learning rate.
     """
     slower = f"lower --learning-rate (it was {rate:.2g} at this step) or raise --warmup, and begin anew"

@@ -4,13 +4,14 @@ import math
 import re
 from collections.abc import Callable
 
+from open_clip import CoCa
 from torch import nn
 
-from finetune.captioner.config import FinetuneConfig
+from finetune.config import TrainingConfig
 
 
 def parameter_groups(
-    model: nn.Module, config: FinetuneConfig, depth: Callable[[str], int] | None = None
+    model: nn.Module, config: TrainingConfig, depth: Callable[[str], int] | None = None
 ) -> list[dict]:
     """AdamW's groups of the trained weights: norms, biases and embeddings without decay; each depth at its own rate.
 
@@ -28,7 +29,7 @@ def parameter_groups(
     ]
 
 
-def coca_depth(model: nn.Module) -> Callable[[str], int]:
+def coca_depth(model: CoCa) -> Callable[[str], int]:
     """How deep a CoCa's weights lie: its decoder's blocks, below them both towers' side by side, embeddings lowest."""
     blocks = {name: len(getattr(model, name).transformer.resblocks) for name in ("visual", "text")}
     decoder = len(model.text_decoder.resblocks)

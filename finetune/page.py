@@ -126,8 +126,8 @@ def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure
     last = validations[-1]
     rows = {f"{_count(row['samples'])} seen" if row["samples"] else BEFORE: row for row in (validations[0], last)}
     rows |= {"Human captions": last["human"]} if last.get("human") else {}
-    found = [measure for measure in measures if measure.path[0] in last]
-    return found, [(label, [_text(measure, row) for measure in found]) for label, row in rows.items()]
+    shown = [measure for measure in measures if measure.path[0] in last]
+    return shown, [(label, [_text(measure, row) for measure in shown]) for label, row in rows.items()]
 
 
 # --- curves --------------------------------------------------------------------------------------------------------
@@ -196,15 +196,18 @@ def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:
 
 def _series(measure: Measure, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Captions seen and the measure's value, of the rows that have it."""
-    found = [(row["samples"], row[measure.path[0]]) for row in rows if row.get(measure.path[0]) is not None]
-    seen, values = np.array(found, float).reshape(-1, 2).T
+    points = [(row["samples"], row[measure.path[0]]) for row in rows if row.get(measure.path[0]) is not None]
+    seen, values = np.array(points, float).reshape(-1, 2).T
     return seen, values
 
 
 def _binned(seen: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of equally many steps, so that a long run's curve stays small."""
     bins = min(POINTS, len(seen))
-    return tuple(np.array([part.mean() for part in np.array_split(numbers, bins)]) for numbers in (seen, values))
+    binned_seen, binned_values = (
+        np.array([part.mean() for part in np.array_split(numbers, bins)]) for numbers in (seen, values)
+    )
+    return binned_seen, binned_values
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:

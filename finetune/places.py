@@ -18,15 +18,15 @@ class Places:
 
     def read(self, *suffixes: str) -> dict[str, bytes]:
         """The files of these suffixes, those that there are; ValueError where the tar is no more what it was."""
-        found = {}
+        contents = {}
         with open(self.path, "rb") as file:
             for suffix in filter(self.files.__contains__, suffixes):
                 offset, size = self.files[suffix]
                 file.seek(offset)
-                found[suffix] = file.read(size)
-                if len(found[suffix]) < size:
+                contents[suffix] = file.read(size)
+                if len(contents[suffix]) < size:
                     raise ValueError(f"{self.path}: has become shorter since the run began")
-        return found
+        return contents
 
 
 def in_tar_here(shard: Shard) -> bool:
@@ -36,9 +36,10 @@ def in_tar_here(shard: Shard) -> bool:
 
 def with_places(samples: Shard | Iterable[Record]) -> Iterator[tuple[Record, Places | None]]:
     """The records, and where their files lie; None where they are of no tar on this machine."""
-    if not isinstance(samples, Shard) or not in_tar_here(samples):
-        return ((record, None) for record in samples)
-    return ((record, _places(samples.path, record, files)) for record, files in samples.samples.with_files())
+    if isinstance(samples, Shard) and isinstance(rows := samples.samples, TarRows) and in_tar_here(samples):
+        path = samples.path
+        return ((record, _places(path, record, files)) for record, files in rows.with_files())
+    return ((record, None) for record in samples)
 
 
 def _places(path: str, record: Record, files: Files) -> Places:

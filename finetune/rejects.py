@@ -3,16 +3,26 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from finetune.batching import NO_CAPTION
-from finetune.folder import REJECTS, Config
+from finetune.folder import REJECTS
 from imagetext.outputs import write_file
 from imagetext.shown import masked, say
 
-SHOWN = 3  # rejects in an error
+NAMED = 3  # rejects in an error
 
 
-def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Config) -> None:
+class Tolerance(Protocol):
+    """A configuration that says how many samples may be unusable."""
+
+    @property
+    def max_error_rate(self) -> float:
+        """The greatest share."""
+        ...
+
+
+def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Tolerance) -> None:
     """Raises ValueError where more of the captioned pictures are broken or missing than `--max-error-rate` allows.
 
     rejects: without those that had failed before the input was written, which say nothing of how it lies here.
@@ -20,20 +30,14 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Confi
     failed = [f"{key}: {error}" for key, error in rejects if error != NO_CAPTION]
     rate = len(failed) / (len(failed) + usable)
     if rate > config.max_error_rate:
-        more = f"and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
-        raise ValueError(
-            "\n  ".join(
-                filter(
-                    None,
-                    [
-                        f"{len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and --max-error-rate allows "
-                        f"{config.max_error_rate:.1%}:",
-                        *failed[:SHOWN],
-                        more,
-                    ],
-                )
-            )
-        )
+        lines = [
+            f"{len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and --max-error-rate allows "
+            f"{config.max_error_rate:.1%}:",
+            *failed[:NAMED],
+        ]
+        if len(failed) > NAMED:
+            lines.append(f"and {len(failed) - NAMED:,} more")
+        raise ValueError("\n  ".join(lines))
 
 
 def tell_of_rejects(

@@ -12,19 +12,18 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils.data import Dataset
 
-from captioners.device import check_device
-from finetune.batching import Batch, BatchOrder, batches, decoders
+from finetune.accelerator import accumulation, make_accelerator
+from finetune.batching import Batch, BatchOrder, TrainingPictures, batches, decoders
 from finetune.checkpoints import LOG, Checkpoints
-from finetune.folder import Config, let_go_of_earlier
+from finetune.config import TrainingConfig
+from finetune.folder import let_go_of_earlier
+from finetune.forward import Forward
 from finetune.interrupts import Interrupts
 from finetune.losses import Losses, caption_loss
 from finetune.not_finite import cause
@@ -33,56 +32,10 @@ from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWe
 from imagetext.lock import check_lock
 from imagetext.shown import Progress, say
 
-VALIDATE_EVERY, VALIDATIONS = (
-    1_000_000,
-    8,
-)  # samples between validations, and how many there are at least, unless told otherwise
-LISTS = {
-    "input",
-    "eval_input",
-    "eval_classes",
-    "weights",
-    "report_to",
-    "logit_scale",
-    "teacher_dimension",
-}  # settings that trackers do not take
-
-
-class Forward(Protocol):
-    """A model in training with its losses, an nn.Module: all that the trainer asks of a captioner or a student."""
-
-    captions: bool  # it has a caption loss
-    contrasts: bool  # it has losses that compare the pictures of a whole batch
-    weights: dict[str, float]  # of its losses, by name: "caption", and those of `batch_losses`
-    model: nn.Module  # whose weights learn
-    pad_id: int | None  # what fills token ids up, where it captions
-    depth: Callable[[str], int] | None  # how deep a weight lies, by its name, 0 at the top
-    products: Callable[[], AbstractContextManager]  # in which a step is made
-
-    def __call__(self, images: Any, tokens: Tensor) -> dict[str, Tensor]:
-        """What it says of pictures, as the set gives them, and token ids (B, K, L).
-
-        Where it captions, `logits` (T, V) and `labels` (T,) of all tokens that count; where it contrasts, `image_features`
-        (B, E) and `text_features` (B, K, E) of unit length, and `logit_scale`, not logarithmic.
-        """
-
-    def batch_losses(
-        self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
-    ) -> Losses:
-        """The losses of a whole batch's features (N, E) and (N, K, E), where it contrasts, and numbers for the log.
-
-        pictures (N,): their numbers in the set. embeddings: what the set's batches have beside pictures and tokens. A number that
-        `weights` does not name is only told; where it is NaN there is nothing to tell.
-        """
-
-    def prepare(self, pictures: Any, accelerator: Accelerator, config: Any) -> None:
-        """Called once before the first step, in every process; may replace what the set gives of a picture."""
-
-    def clamp(self) -> None:
-        """Called after each step: keeps weights within their bounds."""
-
-    def written(self) -> Any:
-        """What is to be validated and saved, as the weights are now."""
+# Samples between validations, and how many there are at least, unless told otherwise.
+VALIDATE_EVERY, VALIDATIONS = 1_000_000, 8
+# Settings that trackers do not take.
+LISTS = {"input", "eval_input", "eval_classes", "weights", "report_to", "logit_scale", "teacher_dimension"}
 
 
 class Trainer:
@@ -97,9 +50,9 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        config: TrainingConfig,
         forward: Forward,
-        pictures: Dataset,
+        pictures: TrainingPictures,
         validate: "Callable[[Trainer, int, int], dict[str, Any]] | None" = None,
     ):
         self.config, self.pictures, self.validate = config, pictures, validate
@@ -107,8 +60,9 @@ class Trainer:
         self.accumulation = accumulation(config, self.accelerator.num_processes)
         self.samples_per_step = config.batch_size * config.captions_per_image
         self.steps = math.ceil(config.samples_seen / self.samples_per_step)
-        self.forward = self.learner = forward
-        self.numbers: list[Tensor] = []  # weights that shards leave whole
+        self.forward: Any = forward  # an nn.Module, too, which no protocol can say
+        self.learner: Any = forward
+        self.numbers: list[nn.Parameter] = []  # weights that shards leave whole
         if config.shard:  # the model stays whole, in the main memory, for what is validated and written
             self.learner = copy.deepcopy(self.forward)
             self.numbers = shard(self.learner, self.accelerator.device)
@@ -210,7 +164,8 @@ class Trainer:
         """Whether any process says so; a step of all."""
         if self.accelerator.num_processes == 1:
             return said
-        return bool(self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device)).item())
+        count: Any = self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device))
+        return bool(count.item())
 
     def _gather(self) -> None:
         """Brings weights that learn in shards, or their average, into the main process's model."""
@@ -224,12 +179,12 @@ class Trainer:
         """What the run would write now: with averaged weights, and with adapters merged."""
         model, weights = self.forward.model, TrainedWeights(self.forward.model)
         model.to(self.accelerator.device)
-        swapped = self.average is not None and not self.config.shard  # of shards, the average was gathered
-        if swapped:
-            own = {name: weight.clone() for name, weight in weights.state_dict().items()}
-            weights.load_state_dict(self.average.state_dict())
+        average = None if self.config.shard else self.average  # of shards, the average was gathered
+        own = {name: weight.clone() for name, weight in weights.state_dict().items()} if average else {}
+        if average:
+            weights.load_state_dict(average.state_dict())
         yield self.forward.written()
-        if swapped:
+        if average:
             weights.load_state_dict(own)
         if self.config.shard:
             model.to("cpu")
@@ -240,15 +195,19 @@ class Trainer:
         Raises ValueError where these are not finite, before any weight changes.
         """
         learner, world = self.learner, self.accelerator.num_processes
+        reduce: Callable[..., Any] = self.accelerator.reduce
         parts = batch.parts(self.accumulation, self.accelerator.device, learner.pad_id)
         losses: Losses = {name: torch.zeros((), device=self.accelerator.device) for name in learner.weights}
         gradients = None
+        tokens: Any = 0  # of the captions of the whole batch
         if learner.captions:
-            tokens = self.accelerator.reduce(sum((part.tokens[..., 1:] != learner.pad_id).sum() for part in parts))
+            tokens = reduce(sum((part.tokens[..., 1:] != learner.pad_id).sum() for part in parts))
         if learner.contrasts and len(parts) > 1:
             with torch.no_grad():
-                found, *gradients = self._batch_losses([self.model(part.images, part.tokens) for part in parts], parts)
-            losses |= found
+                outputs = [self.model(part.images, part.tokens) for part in parts]
+                batch_losses, *gradients = self._batch_losses(outputs, parts)
+            losses |= batch_losses
+            del outputs
             torch.manual_seed(torch.initial_seed())  # dropout is again what it was
         for number, part in enumerate(parts):
             with self.accelerator.no_sync(self.model) if number < len(parts) - 1 else contextlib.nullcontext():
@@ -260,8 +219,8 @@ class Trainer:
                     losses["caption"] += own.detach()
                 if learner.contrasts:
                     if gradients is None:
-                        found, *gradients = self._batch_losses([output], parts)
-                        losses |= found
+                        batch_losses, *gradients = self._batch_losses([output], parts)
+                        losses |= batch_losses
                     image, text, scale = (gradient[number] for gradient in gradients)
                     through = (
                         (output["image_features"] * image).sum() + (output["text_features"] * text).sum()
@@ -269,9 +228,10 @@ class Trainer:
                     loss = loss + through + output["logit_scale"] * scale
                 self.accelerator.backward(loss)
         for number in self.numbers:
-            number.grad = self.accelerator.reduce(number.grad, "mean")
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
-        losses |= {"caption": self.accelerator.reduce(losses["caption"])} if learner.captions else {}
+            number.grad = reduce(number.grad, "mean")
+        norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        if learner.captions:
+            losses["caption"] = reduce(losses["caption"])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
         told = {
@@ -296,9 +256,8 @@ class Trainer:
 
     def _check_finite(self, told: Mapping[str, float], parts: Sequence[Batch], keys: Sequence[str]) -> None:
         """Raises ValueError for a step whose loss, or gradient, is not finite, with the cause as far as it can be told."""
-        names = (
-            ["loss"] if self.config.dtype == "fp16" else ["loss", "gradient_norm"]
-        )  # fp16 leaves out steps that overflow
+        # fp16 leaves out steps that overflow.
+        names = ["loss"] if self.config.dtype == "fp16" else ["loss", "gradient_norm"]
         if not (wrong := [name for name in names if not math.isfinite(told[name])]):
             return
         why = ""
@@ -312,20 +271,21 @@ class Trainer:
 
     def _batch_losses(
         self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
-    ) -> tuple[Losses, list[Tensor], list[Tensor], list[Tensor]]:
+    ) -> tuple[Losses, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """The losses of the whole batch's features, and gradients of their sum by the parts' features here and the logit scale.
 
         The features of every part and rank are held as they are, so that each part's graph can be built by itself
         (Gao et al. 2021, arXiv 2101.06983).
         """
+        gather: Callable[..., Any] = self.accelerator.gather
         held = [
             torch.cat([output[name].detach().float() for output in outputs])
             for name in ("image_features", "text_features")
         ]
         count, first = len(held[0]), self.accelerator.process_index * len(held[0])
-        image, text = (self.accelerator.gather(features).requires_grad_() for features in held)  # of all ranks
+        image, text = (gather(features).requires_grad_() for features in held)  # of all ranks
         scale = outputs[0]["logit_scale"].detach().float().requires_grad_()
-        pictures, embeddings = self.accelerator.gather(
+        pictures, embeddings = gather(
             (
                 torch.cat([part.pictures for part in parts]),
                 {name: torch.cat([part.embeddings[name] for part in parts]) for name in parts[0].embeddings},
@@ -333,44 +293,14 @@ class Trainer:
         )
         with torch.enable_grad():
             losses = self.learner.batch_losses(image, text, scale, pictures, **embeddings)
+            weights = self.learner.weights
             loss = sum(
-                self.learner.weights[name] * loss for name, loss in losses.items() if name in self.learner.weights
+                (weights[name] * loss for name, loss in losses.items() if name in weights),
+                start=torch.zeros((), device=scale.device),
             )
         by_image, by_text, by_scale = torch.autograd.grad(loss, (image, text, scale))
-        own = [gradient[first : first + count].chunk(len(parts)) for gradient in (by_image, by_text)]
-        return {name: loss.detach() for name, loss in losses.items()}, *own, [by_scale / len(parts)] * len(parts)
-
-
-def make_accelerator(config: Config) -> Accelerator:
-    """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
-    accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype),
-        cpu=check_device(config.device) == "cpu",
-        project_dir=config.output,
-        log_with=config.report_to or None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    check_processes(config, accelerator.num_processes)
-    return accelerator
-
-
-def check_processes(config: Config, processes: int) -> None:
-    """Raises ValueError where so many processes are not those that were asked for, or do not fit batch and shards."""
-    if config.num_processes not in (None, processes):
-        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {processes}")
-    if config.shard and processes == 1:
-        raise ValueError("--shard: there is one process, and so there are no parts")
-    accumulation(config, processes)
-
-
-def accumulation(config: Config, processes: int) -> int:
-    """The parts that a device's share of the batch is taken in; raises ValueError where they would be of unequal size."""
-    size = config.device_batch_size or config.batch_size // processes
-    if config.batch_size % processes or config.batch_size % (processes * size):
-        raise ValueError(
-            f"--batch-size {config.batch_size} is not a multiple of {processes} processes times {size} pictures"
+        image_parts, text_parts = (
+            gradient[first : first + count].chunk(len(parts)) for gradient in (by_image, by_text)
         )
-    return config.batch_size // (processes * size)
+        scale_parts = [by_scale / len(parts)] * len(parts)
+        return {name: loss.detach() for name, loss in losses.items()}, image_parts, text_parts, scale_parts

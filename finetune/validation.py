@@ -12,7 +12,7 @@ from diversity.measures.measure import Measure
 from diversity.measures.references import reference_scores
 from diversity.words.tokens import words
 
-SHOWN = 6  # pictures whose captions are kept, to be seen over time
+SHOWN_PICTURES = 6  # whose captions are kept, to be seen over time
 SHOWN_SAMPLES = 2  # of each of them, beside the most probable caption
 COLLAPSE_SHARE = 0.2  # of the pictures given one same caption is a warning, from
 COLLAPSE_TIMES = 3  # times the share that one human caption has
@@ -127,11 +127,11 @@ def validate(
         [[caption.truncated for caption in drawn] for drawn in samples],
     )
     if similarity:
-        scores["similarity"] = sum(caption.similarity for caption in best) / len(best)
+        scores["similarity"] = sum(caption.similarity or 0.0 for caption in best) / len(best)
     human = human_scores(references, sampling.num_captions)
     shown = {
-        pictures[at][0]: [caption.text for caption in (best[at], *samples[at][:SHOWN_SAMPLES])]
-        for at in evenly(len(pictures), SHOWN)
+        pictures[number][0]: [caption.text for caption in (best[number], *samples[number][:SHOWN_SAMPLES])]
+        for number in evenly(len(pictures), SHOWN_PICTURES)
     }
     return Validation(scores, human, shown, collapse_warning(scores, human))
 
@@ -146,10 +146,12 @@ def caption_scores(
 
     Pictures without human captions count for everything but the comparison with those.
     """
-    described = [at for at, texts in enumerate(references) if any(map(words, texts))]
+    described = [number for number, texts in enumerate(references) if any(map(words, texts))]
     scores = {"pictures": len(captions)}
     if described:
-        scores |= reference_scores([captions[at] for at in described], [references[at] for at in described])
+        scores |= reference_scores(
+            [captions[number] for number in described], [references[number] for number in described]
+        )
     return scores | _spread(samples, truncated) | {"same_caption": _same_caption(captions)}
 
 

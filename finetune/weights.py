@@ -36,7 +36,7 @@ class TrainedWeights:
     def __init__(self, model: nn.Module):
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
-    def state_dict(self) -> dict[str, Tensor | None]:
+    def state_dict(self) -> dict[str, Any]:
         return {name: _whole(weight.detach()) for name, weight in self.weights.items()}
 
     @torch.no_grad()
@@ -82,17 +82,20 @@ class OptimizerState:
 
     def state_dict(self) -> dict[str, Any]:
         state = self.optimizer.state_dict()
-        whole = {number: {name: _whole(value) for name, value in of.items()} for number, of in state["state"].items()}
+        whole = {
+            number: {name: _whole(value) for name, value in values.items()}
+            for number, values in state["state"].items()
+        }
         return state | {"state": whole}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         parts = {
-            number: {name: _part(value, weights[number]) for name, value in of.items()}
-            for number, of in state["state"].items()
+            number: {name: _part(value, weights[number]) for name, value in values.items()}
+            for number, values in state["state"].items()
         }
-        self.optimizer.load_state_dict(state | {"state": parts})
+        self.optimizer.load_state_dict({**state, "state": parts})
 
 
 def _whole(value: Tensor) -> Tensor | None:

@@ -3,13 +3,14 @@
 import os
 from hashlib import blake2b, sha256
 
-from imagetext.stores import is_remote
+from imagetext.stores import is_remote, open_file
 
 SAMPLE = 1 << 16  # bytes, three times of a file
+BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def name_hash(name: str, purpose: str = "", *, seed: int = 0, bits: int = 64) -> int:
-    """So many bits of a name, evenly spread; those of another purpose (up to 16 bytes) or seed tell nothing of them."""
+    """A hash of a name, with evenly spread bits; hashes for another purpose (up to 16 bytes) or seed are independent of it."""
     digest = blake2b(
         name.encode("utf-8", "surrogatepass"),
         digest_size=bits // 8,
@@ -33,3 +34,13 @@ def sample_hash(path: str) -> str:
                 raise OSError(f"{path}: {len(data)} bytes came of the {min(SAMPLE, end - start)} from {start}")
             digest.update(data)
     return digest.hexdigest()
+
+
+def file_hash(path: str) -> tuple[str, int]:
+    """The SHA-256 of a file's bytes, here or in a store, and how many these are."""
+    digest, size = sha256(), 0
+    with open_file(path) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size

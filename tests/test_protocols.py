@@ -30,7 +30,7 @@ def test_all_are_what_they_stand_for(tmp_path):
 from captioners.base import Captioner
 from tests.generate.conftest import FakeCaptioner
 from finetune.captioner.forward import CoCaForward
-from finetune.trainer import Forward
+from finetune.forward import Forward
 from imagetext.writers.tar import TarShard
 from imagetext.writers.writer import Writer
 class Deaf(FakeCaptioner):

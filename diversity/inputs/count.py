@@ -138,11 +138,11 @@ def _count(sources: Sequence[Source], asked: Asked, workers: int, seed: int, siz
     keep_images = min(keep_images, size)
     with processes(max(1, min(workers, len(pieces)))) as run:
         parts = run(partial(index_pieces, asked=asked, seed=seed), pieces, "reading captions")
-        index = [parts[at % len(parts)][at // len(parts)] for at in range(len(pieces))]
-        found = common(sources, index, asked)
-        tasks = _tasks(sources, [len(each.keys) for each in index], found, size, keep_images)
+        index = [parts[number % len(parts)][number // len(parts)] for number in range(len(pieces))]
+        common_pictures = common(sources, index, asked)
+        tasks = _tasks(sources, [len(each.keys) for each in index], common_pictures, size, keep_images)
         states = run(
-            partial(count_pieces, compared=found.compared, seed=seed, size=size, keep_images=keep_images),
+            partial(count_pieces, compared=common_pictures.compared, seed=seed, size=size, keep_images=keep_images),
             tasks,
             "counting captions",
         )
@@ -152,13 +152,13 @@ def _count(sources: Sequence[Source], asked: Asked, workers: int, seed: int, siz
             accumulator.merge(others[name])
         sample.merge(other_sample)
     return Counted(
-        found.compared.names,
-        found.compared.references,
+        common_pictures.compared.names,
+        common_pictures.compared.references,
         accumulators,
         sample,
-        int(found.joined.common.sum()),
-        found.failed,
-        (*found.notes, *_missing_images(sources, sample)),
+        int(common_pictures.joined.common.sum()),
+        common_pictures.failed,
+        (*common_pictures.notes, *_missing_images(sources, sample)),
     )
 
 
@@ -173,10 +173,12 @@ def _tasks(sources: Sequence[Source], rows: Sequence[int], found: Common, size: 
     separate = any(source.role == "images" for source in sources)
     pieces = [(source, piece) for source in sources for piece in source.pieces]
     for (source, piece), count in zip(pieces, rows, strict=True):
-        at, start = slice(start, start + count), start + count
-        wanted = pictured[at] & (source.role == "images" or not separate or piece.by_path)
-        if joined.take[:, at].any() or wanted.any():
-            tasks.append(Task(piece, joined.take[:, at], joined.again[at], sampled[at], wanted))
+        rows_of_piece, start = slice(start, start + count), start + count
+        wanted = pictured[rows_of_piece] & (source.role == "images" or not separate or piece.by_path)
+        if joined.take[:, rows_of_piece].any() or wanted.any():
+            tasks.append(
+                Task(piece, joined.take[:, rows_of_piece], joined.again[rows_of_piece], sampled[rows_of_piece], wanted)
+            )
     return tasks
 
 

@@ -2,11 +2,12 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
 from typing import TypeVar
 
+from imagetext.pools import Pool
 from imagetext.shown import Progress, at_terminal
 from imagetext.stops import become_worker
 
@@ -30,7 +31,7 @@ def processes(workers: int) -> Iterator[Run]:
         return
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     done = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _share, (done,)) as pool:
+    with Pool(workers, context, _share, (done,)) as pool:
 
         def run(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task], description: str) -> list[Result]:
             done.value = 0
@@ -38,6 +39,7 @@ def processes(workers: int) -> Iterator[Run]:
             with Progress(desc=description, total=len(tasks), unit="piece", delay=2) as progress:
                 while wait(parts, timeout=0.1).not_done:
                     progress.update(done.value - progress.n)
+                    pool.look()
                 progress.update(len(tasks) - progress.n)
             return [part.result() for part in parts]
 

@@ -80,12 +80,12 @@ def open_sources(
         if spec is None or role == "references" and not re.search(r"[./:*?{]", spec):
             continue
         own: list[str | Exception] = []
-        found, columns = open_inputs([spec], own, table, asked, folders if role == "images" else None)
+        opened, columns = open_inputs([spec], own, table, asked, folders if role == "images" else None)
         problems += [f"--{role} {problem}" for problem in own]
         rows = partial(_references, spec, (*columns, HUMAN)) if role == "references" else _pictures
         sources += [
             Source(spec, [piece._replace(read=partial(rows, piece)) for piece in source.pieces], role)
-            for source in found
+            for source in opened
         ]
     if problems:
         raise all_told(problems)
@@ -144,6 +144,11 @@ def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Col
                 "meant: leave the name out, and choose with --column"
             )
         own = (*synthetic, HUMAN)[0]
+        if name == HUMAN != own:
+            raise ValueError(
+                f"--input {name}=…: {piece.path} has synthetic captions, in {own}, and {name} is the name of human ones: "
+                "give another name"
+            )
         kept = {column: texts for column, texts in row.columns.items() if column not in (own, *CAPTION_COLUMNS)}
         yield replace(
             row,

@@ -87,17 +87,17 @@ class CaptionAccumulator:
         self.within[name][1] += len(defined)
 
     def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], tokens: Tokens) -> None:
-        found: dict[str, list[str]] = {reason: [] for reason in REASONS}
+        captions_with: dict[str, list[str]] = {reason: [] for reason in REASONS}
         share = 1 / np.maximum(tokens.counts, 1)[tokens.picture_of_caption]  # (C,) of its picture's captions
         degenerate = np.where(tokens.counts > 0, 0, np.nan)  # (P,)
-        for at in np.flatnonzero(suspects(captions, tokens) | np.array(truncated, bool)).tolist():
-            reasons = degenerate_reasons(captions[at], truncated[at])
-            degenerate[tokens.picture_of_caption[at]] += share[at] * bool(reasons)
+        for number in np.flatnonzero(suspects(captions, tokens) | np.array(truncated, bool)).tolist():
+            reasons = degenerate_reasons(captions[number], truncated[number])
+            degenerate[tokens.picture_of_caption[number]] += share[number] * bool(reasons)
             for reason in reasons:
-                found[reason].append(captions[at])
-                self.reasons[reason, round(1 / share[at])] += 1
+                captions_with[reason].append(captions[number])
+                self.reasons[reason, round(1 / share[number])] += 1
         self._add("degenerate", degenerate)
-        for reason, of_reason in found.items():
+        for reason, of_reason in captions_with.items():
             self._keep_examples(reason, of_reason)
 
     def _keep_examples(self, reason: str, captions: Sequence[str]) -> None:
@@ -128,14 +128,14 @@ class CaptionAccumulator:
         `rank_frequency` has some ranks of words and how often the word of each rank was seen.
         """
         words = self.ngrams[1].total
-        found = self._counted()
+        estimates = self._counted()
         return {
             "pictures": self.pictures,
             "captions": self.captions,
             "words": words,
             "length_quantiles": {f"{q:g}": quantile(self.lengths, q) for q in QUANTILES},
             "length_histogram": {length: self.lengths[length] for length in sorted(self.lengths)},
-            **{name: estimate and estimate.value for name, estimate in found.items()},
+            **{name: estimate and estimate.value for name, estimate in estimates.items()},
             "vocabulary": round(self.ngrams[1].distinct().value),
             "rank_frequency": self.ngrams[1].rank_frequency(),
             **{
@@ -146,7 +146,7 @@ class CaptionAccumulator:
                 reason: _ratio(self._share_with(reason), self.within["degenerate"][1]) for reason in REASONS
             },
             "facts": self.facts.result(),
-            "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error},
+            "sketched": {name: estimate.error for name, estimate in estimates.items() if estimate and estimate.error},
         }
 
     def _share_with(self, reason: str) -> float:
@@ -184,13 +184,13 @@ def novelty(mine: CaptionAccumulator, references: CaptionAccumulator) -> dict[st
 
     In [0, 1], None where there is nothing to divide by. `sketched` has the standard errors of those that are estimates.
     """
-    found = {
+    shares = {
         "ngrams_4": _share(mine.ngrams[4].lacking_in(references.ngrams[4]), mine.ngrams[4].total),
         "captions": _share(mine.stands_for.lacking_in(references.stands_for), mine.unique),
     }
     return {
-        **{name: estimate and estimate.value for name, estimate in found.items()},
-        "sketched": {name: estimate.error for name, estimate in found.items() if estimate and estimate.error},
+        **{name: estimate and estimate.value for name, estimate in shares.items()},
+        "sketched": {name: estimate.error for name, estimate in shares.items() if estimate and estimate.error},
     }
 
 
@@ -198,9 +198,9 @@ def find_caption(captions: Iterable[Sequence[str]], wanted: int) -> str | None:
     """The first caption whose hash is `wanted`."""
     for rows in _batches(zip(captions)):
         batch = [group for (group,) in rows]
-        at = np.flatnonzero(caption_hashes(encode(batch)) == np.uint64(wanted))
-        if len(at):
-            return next(islice((caption for group in batch for caption in group), int(at[0]), None))
+        places = np.flatnonzero(caption_hashes(encode(batch)) == np.uint64(wanted))
+        if len(places):
+            return next(islice((caption for group in batch for caption in group), int(places[0]), None))
     return None
 
 

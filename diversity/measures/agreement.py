@@ -35,7 +35,7 @@ class Agreement:
 
     def of(self, groups: Groups, themselves: bool = False) -> AgreementScores:
         """Scores the captions of each picture; `themselves`: they are human ones, each held against the picture's others."""
-        found = np.array(
+        scores = np.array(
             [
                 (self._of_caption if own else self._alone)(caption, own, picture, themselves)
                 for caption, own, picture in self._against(groups, themselves)
@@ -43,10 +43,10 @@ class Agreement:
         ).reshape(-1, len(_EACH))  # (N, scores)
         counts = [len(group) for group in groups]
         owners = np.repeat(np.arange(len(groups)), counts)
-        by_picture = {name: means(values, owners, len(groups)) for name, values in zip(_EACH, found.T, strict=True)}
+        by_picture = {name: means(values, owners, len(groups)) for name, values in zip(_EACH, scores.T, strict=True)}
         signs = by_picture | ({"alike": alike(self._texts)} if themselves else {})
         return AgreementScores(
-            np.split(found[:, 0], np.cumsum(counts)[:-1]),
+            np.split(scores[:, 0], np.cumsum(counts)[:-1]),
             {name: signs.pop(name) for name in ("cider_d", "found_words")},
             signs,
         )
@@ -163,7 +163,7 @@ def strange(found: float | np.ndarray) -> np.ndarray:
 
 def means(values: np.ndarray, owners: Sequence[int] | np.ndarray, pictures: int) -> np.ndarray:
     """The mean of each picture's values (P,), `owners` their pictures, without those that are NaN; NaN without any."""
-    there = ~np.isnan(values)
-    owners = np.array(owners, int)[there]
+    defined = ~np.isnan(values)
+    owners = np.array(owners, int)[defined]
     with np.errstate(invalid="ignore"):
-        return np.bincount(owners, values[there], pictures) / np.bincount(owners, minlength=pictures)
+        return np.bincount(owners, values[defined], pictures) / np.bincount(owners, minlength=pictures)

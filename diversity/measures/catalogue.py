@@ -108,8 +108,8 @@ _SPARE = (MBLEU, DUPLICATES, VOCABULARY)  # where measures of the first line are
 def headline(rows: Iterable[Mapping[str, Any]]) -> tuple[Measure, ...]:
     """At most seven measures for the first table, spread before fidelity, the degenerate rate always among them."""
     rows = list(rows)
-    there = [measure for measure in (*_FIRST, *_SPARE) if any(measure.value(row) is not None for row in rows)]
-    chosen = {*there[:7], DEGENERATE} - ({there[6]} if DEGENERATE not in there[:7] else set())
+    measured = [measure for measure in (*_FIRST, *_SPARE) if any(measure.value(row) is not None for row in rows)]
+    chosen = {*measured[:7], DEGENERATE} - ({measured[6]} if DEGENERATE not in measured[:7] else set())
     return tuple(
         measure
         for measure in (PICTURES, *_FIRST[:4], *_SPARE, *_FIRST[4:])

@@ -78,7 +78,7 @@ def clip_scores(
         PROMPT,
     )
     human_vectors = (vectors.pop(), sizes(references)) if references is not None else None
-    found = {}
+    scores_of = {}
     for (name, groups), captions in zip(columns.items(), vectors, strict=True):
         owners = np.repeat(np.arange(len(groups)), sizes(groups))  # (N,)
         scores = WEIGHT * np.maximum(np.einsum("ne,ne->n", captions, pictures[owners], dtype=np.float64), 0)
@@ -88,20 +88,20 @@ def clip_scores(
             nearest = _nearest_reference(captions, sizes(groups), *human_vectors, themselves=name == human)
             by_picture["ref_clip_score"] = _means(_harmonic(scores, nearest), owners, len(groups))
         cut = clip.cut([PROMPT + caption for group in groups for caption in group])
-        found[name] = ClipScores(
+        scores_of[name] = ClipScores(
             split_rows(scores, sizes(groups)),
             by_picture,
             {**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
             signs,
         )
-    return found, _notes(clip, found, columns, len(pool), reasons, captioners or {})
+    return scores_of, _notes(clip, scores_of, columns, len(pool), reasons, captioners or {})
 
 
 def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.ndarray, list[str]]:
     """The embeddings (P, E) of encoded pictures, NaN where one does not decode, and the reasons; (P, 0) where none does."""
     import torch  # late, as everywhere in this room
 
-    found: dict[int, np.ndarray] = {}
+    vector_of: dict[int, np.ndarray] = {}
     reasons = []
     with (
         torch.inference_mode(),
@@ -109,17 +109,17 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
     ):
         for start in range(0, len(images), AT_ONCE):
             pixels = {}
-            for at in range(start, min(start + AT_ONCE, len(images))):
+            for number in range(start, min(start + AT_ONCE, len(images))):
                 try:
-                    pixels[at] = clip.transform(decode_image(images[at]))  # (3, H, W)
+                    pixels[number] = clip.transform(decode_image(images[number]))  # (3, H, W)
                 except ValueError as error:
                     reasons.append(str(error))
                 progress.update()
             if pixels:
-                found |= zip(pixels, clip.embed_pictures(torch.stack(list(pixels.values()))).float().cpu().numpy())
-    vectors = np.full((len(images), len(next(iter(found.values()), ()))), np.nan, np.float32)
-    for at, vector in found.items():
-        vectors[at] = vector
+                vector_of |= zip(pixels, clip.embed_pictures(torch.stack(list(pixels.values()))).float().cpu().numpy())
+    vectors = np.full((len(images), len(next(iter(vector_of.values()), ()))), np.nan, np.float32)
+    for number, vector in vector_of.items():
+        vectors[number] = vector
     return vectors, reasons
 
 
@@ -136,27 +136,27 @@ def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool:
     cosines = captions @ pictures[pool].T  # (N, Q)
     own = cosines[np.arange(len(place)), place]  # (N,)
     as_near = (cosines >= own[:, None] - SAME).sum(axis=1) - 1  # (N,) other pictures
-    found = {
+    scores = {
         f"r_at_{n}": _means(as_near < n, owners, len(pictures)) if n < len(pool) else np.full(len(pictures), np.nan)
         for n in RECALLS
     }
     behind = 1 - as_near / (len(pool) - 1) if len(pool) > 1 else np.full(len(place), np.nan)  # (N,)
-    found |= {
+    scores |= {
         "found_clip": _means(behind, owners, len(pictures)),
         "strange_clip": _means(strange(behind), owners, len(pictures)),
     }
     if len(pool) > 1:
         first = cosines.max(axis=1, keepdims=True)
         alone = (cosines >= first - SAME).sum(axis=1) == 1  # (N,)
-        found["consistency"] = _alike(owners, np.where(alone, cosines.argmax(axis=1), -1), len(pictures))
+        scores["consistency"] = _alike(owners, np.where(alone, cosines.argmax(axis=1), -1), len(pictures))
     else:
-        found["consistency"] = np.full(len(pictures), np.nan)
+        scores["consistency"] = np.full(len(pictures), np.nan)
     mine = place[:, None] == np.arange(len(pool))  # (N, Q)
     nearest = np.where(mine, cosines, -np.inf).max(axis=0, initial=-np.inf)  # (Q,)
     others = np.where(mine, -np.inf, cosines).max(axis=0, initial=-np.inf)
     covered = np.full(len(pictures), np.nan)
     covered[pool[mine.any(axis=0)]] = (nearest > others + SAME)[mine.any(axis=0)]
-    return found | {"image_coverage": covered if len(pool) > 1 else np.full(len(pictures), np.nan)}
+    return scores | {"image_coverage": covered if len(pool) > 1 else np.full(len(pictures), np.nan)}
 
 
 def _alike(owners: np.ndarray, found: np.ndarray, pictures: int) -> np.ndarray:

@@ -35,19 +35,19 @@ class Embedder:
         order = sorted(set(texts), key=lambda text: (-len(text), text)) or [
             ""
         ]  # batches of one length, the longest first
-        found = []
+        batches = []
         with (
             torch.inference_mode(),
             Progress(desc=f"embedding by {self.name}", total=len(order), unit="text", delay=2) as progress,
         ):
             for start in range(0, len(order), AT_ONCE):
                 batch = order[start : start + AT_ONCE]
-                found.append(
+                batches.append(
                     torch.nn.functional.normalize(self._embed(_encodable(batch)).float(), dim=1).cpu().numpy()
                 )
                 progress.update(len(batch))
-        place = {text: at for at, text in enumerate(order)}
-        return np.concatenate(found)[np.array([place[text] for text in texts], int)]
+        place = {text: number for number, text in enumerate(order)}
+        return np.concatenate(batches)[np.array([place[text] for text in texts], int)]
 
 
 def default_embedder() -> str | None:

@@ -48,8 +48,8 @@ def _measures(captions: Sequence[str], seed: int) -> dict[str, Any]:
     return {
         "words": int(counts[1].sum()),
         "vocabulary": len(counts[1]),
-        **{f"distinct_{n}": len(found) / int(found.sum()) if len(found) else None for n, found in counts.items()},
-        **{f"entropy_{n}": _entropy(found) for n, found in counts.items()},
+        **{f"distinct_{n}": len(ngrams) / int(ngrams.sum()) if len(ngrams) else None for n, ngrams in counts.items()},
+        **{f"entropy_{n}": _entropy(ngrams) for n, ngrams in counts.items()},
         "compression": compression_ratio(captions, seed),
     }
 

@@ -124,16 +124,18 @@ class HashCounts:
         """Entropy of the things in bits, -Σ p log₂ p with p = count / total; None of nothing."""
         if not self.total:
             return None
-        found = self.sum_of(lambda counts: counts * np.log2(np.maximum(counts, 1)))
-        return Estimated(max(0.0, float(np.log2(self.total)) - found.value / self.total), found.error / self.total)
+        estimate = self.sum_of(lambda counts: counts * np.log2(np.maximum(counts, 1)))
+        return Estimated(
+            max(0.0, float(np.log2(self.total)) - estimate.value / self.total), estimate.error / self.total
+        )
 
     def lacking_in(self, other: "HashCounts") -> Estimated:
         """How many of all counts are of things that `other` never saw."""
         level = max(self.compact().level, other.compact().level)
         hashes, theirs = (counts.hashes[: _below(level, counts.hashes)] for counts in (self, other))
         counts = self.counts[: len(hashes)].astype(float)
-        found = _estimated(counts * ~np.isin(hashes, theirs, assume_unique=True), counts, level, self.total)
-        return Estimated(min(max(found.value, 0.0), self.total), found.error)
+        estimate = _estimated(counts * ~np.isin(hashes, theirs, assume_unique=True), counts, level, self.total)
+        return Estimated(min(max(estimate.value, 0.0), self.total), estimate.error)
 
     def most(self) -> tuple[int, Estimated]:
         """The hash of the thing that was seen most often, and how often; 0 times of nothing."""
@@ -146,8 +148,8 @@ class HashCounts:
             )
         if not len(hashes):
             return 0, Estimated(0.0, 0.0)
-        at = int((low + high).argmax())
-        return int(hashes[at]), Estimated(float(low[at] + high[at]) / 2, float(high[at] - low[at]) / 2)
+        first = int((low + high).argmax())
+        return int(hashes[first]), Estimated(float(low[first] + high[first]) / 2, float(high[first] - low[first]) / 2)
 
     def rank_frequency(self) -> list[tuple[int, int]]:
         """Some ranks, evenly spaced on a log scale, and how often the thing of each rank was seen; rank 1 the commonest."""

@@ -48,7 +48,7 @@ class ReferenceSearch:
 
     def __init__(self, references: Groups):
         """References without a word are left out."""
-        texts = [[found for text in group if (found := words(text))] for group in references]
+        texts = [[said for text in group if (said := words(text))] for group in references]
         self._world, self._pictures = CiderD(texts), len(texts)
         found: dict[Words, dict[int, float]] = {}
         for picture, group in enumerate(texts):

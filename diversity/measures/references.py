@@ -37,17 +37,17 @@ def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]
         raise ValueError(
             f"{len(captions)} captions for {len(references)} pictures' references: needs one of each picture"
         )
-    found = [words(caption) for caption in captions]
+    texts_of_captions = [words(caption) for caption in captions]
     wanted = [[split for text in texts if (split := words(text))] for texts in references]
-    if empty := [at for at, of_picture in enumerate(wanted) if not of_picture]:
+    if empty := [picture for picture, of_picture in enumerate(wanted) if not of_picture]:
         raise ValueError(f"pictures {empty[:5]}: no reference with a word")
     scores = {
-        "cider_d": cider_d(found, wanted).mean(),
-        "bleu_4": bleu_4(found, wanted),
-        "rouge_l": rouge_l(found, wanted).mean(),
+        "cider_d": cider_d(texts_of_captions, wanted).mean(),
+        "bleu_4": bleu_4(texts_of_captions, wanted),
+        "rouge_l": rouge_l(texts_of_captions, wanted).mean(),
     }
     if (wordnet := load_wordnet()) is not None:
-        scores["meteor"] = meteor(found, wanted, wordnet).mean()
+        scores["meteor"] = meteor(texts_of_captions, wanted, wordnet).mean()
     return {name: float(score) for name, score in scores.items()}
 
 

@@ -45,15 +45,15 @@ def forests(
     measures: Iterable[Measure], differences: Sequence[Difference], columns: Sequence[Column]
 ) -> list[tuple[Measure, list[dict[str, Any]]]]:
     """Each measure in which columns were compared, with its pairs of columns on one scale."""
-    found = []
+    forest = []
     for measure in measures:
         pairs = [difference for difference in differences if difference.measure == measure.score]
         spans = _spans(measure, [difference.estimate for difference in pairs])
         if pairs:
-            found.append(
+            forest.append(
                 (measure, [_pair(measure, pair, span, columns) for pair, span in zip(pairs, spans, strict=True)])
             )
-    return found
+    return forest
 
 
 def _pair(measure: Measure, difference: Difference, span: Span, columns: Sequence[Column]) -> dict[str, Any]:
@@ -138,9 +138,9 @@ def mixes_of(report: DiversityReport, columns: Sequence[Column]) -> dict[str, An
             {
                 "columns": [named[name] for name in step.columns],
                 "verdict": _verdict(step),
-                "gains": [(measure, spans[at], levels[at]) for measure, spans, levels in gained],
+                "gains": [(measure, spans[number], levels[number]) for measure, spans, levels in gained],
             }
-            for at, step in enumerate(steps)
+            for number, step in enumerate(steps)
         ],
     }
 

@@ -163,8 +163,10 @@ def _frames(
     report: DiversityReport, columns: Sequence[Column]
 ) -> list[tuple[Column, list[tuple[str, list[dict[str, str]]]]]]:
     """Templates and openings of each column, with their shares and bars on one scale for all columns."""
-    found = {column: frames for column in columns if (frames := report.rows[column.name].get("frames"))}
-    most = max((share for frames in found.values() for rows in frames.values() for _, share, *_ in rows), default=1)
+    frames_of = {column: frames for column in columns if (frames := report.rows[column.name].get("frames"))}
+    most = max(
+        (share for frames in frames_of.values() for rows in frames.values() for _, share, *_ in rows), default=1
+    )
     return [
         (
             column,
@@ -184,7 +186,7 @@ def _frames(
                 for kind in ("templates", "openings")
             ],
         )
-        for column, frames in found.items()
+        for column, frames in frames_of.items()
     ]
 
 

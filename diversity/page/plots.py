@@ -78,13 +78,13 @@ def columns_of(report: DiversityReport) -> list[Column]:
 
 def plots(report: DiversityReport, columns: Sequence[Column]) -> list[Plot]:
     """Those for which the report has the numbers."""
-    found = (
+    drawings = (
         _spread_and_fidelity(report, columns),
         _distributions(report, columns),
         _lengths(report, columns),
         _rank_frequency(report, columns),
     )
-    return [Plot(title, words, svg(figure, title)) for title, words, figure in filter(None, found)]
+    return [Plot(title, words, svg(figure, title)) for title, words, figure in filter(None, drawings)]
 
 
 def _spread_and_fidelity(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
@@ -154,22 +154,22 @@ def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawin
         return None
     low, high = min(map(min, known.values())), max(map(max, known.values()))
     width = (high - low or 1) / 40
-    at = np.linspace(max(low - 3 * width, 0), min(high + 3 * width, most), GRID)
+    grid = np.linspace(max(low - 3 * width, 0), min(high + 3 * width, most), GRID)
     figure, axes = plot(4.2, max(2.9, 0.7 + 0.36 * len(known)))
     for row, (column, quantiles) in enumerate(known.items()):
         levels = np.linspace(0, 1, len(quantiles))
         values = np.interp(np.linspace(0, 1, 1001), levels, quantiles)
-        heights = np.exp(-(((at[:, None] - values) / width) ** 2) / 2).mean(axis=1)
+        heights = np.exp(-(((grid[:, None] - values) / width) ** 2) / 2).mean(axis=1)
         top = -row + 0.78 * heights / heights.max()
         first, middle, last = np.interp((0.25, 0.5, 0.75), levels, quantiles)
-        axes.fill_between(at, -row, top, color=column.colour, alpha=0.3, linewidth=0)
+        axes.fill_between(grid, -row, top, color=column.colour, alpha=0.3, linewidth=0)
         axes.fill_between(
-            at, -row, top, where=(first <= at) & (at <= last), color=column.colour, alpha=0.55, linewidth=0
+            grid, -row, top, where=(first <= grid) & (grid <= last), color=column.colour, alpha=0.55, linewidth=0
         )
-        axes.plot([middle] * 2, [-row, np.interp(middle, at, top)], color=INK, alpha=0.8, linewidth=1.4)
-        axes.plot(at, top, color=column.colour, linewidth=1.2)
-        _badge(axes, at[0], -row + 0.2, column)
-    axes.set_xlim(at[0], at[-1])
+        axes.plot([middle] * 2, [-row, np.interp(middle, grid, top)], color=INK, alpha=0.8, linewidth=1.4)
+        axes.plot(grid, top, color=column.colour, linewidth=1.2)
+        _badge(axes, grid[0], -row + 0.2, column)
+    axes.set_xlim(grid[0], grid[-1])
     axes.set_ylim(0.85 - len(known), 0.95)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -240,8 +240,8 @@ def _draw(axes: Axes, curves: Curves, where: Mapping[Column, np.ndarray]) -> Non
         others = [(other_x, other_y) for other, other_x, other_y in curves if other != column]
         gaps = [np.abs(seen(y) - seen(np.interp(x, other_x, other_y))) for other_x, other_y in others]
         gap = np.where(where[column], np.min(gaps, axis=0) if gaps else seen(y), -np.inf)
-        at = int(gap.argmax())
-        _badge(axes, x[at], y[at], column)
+        farthest = int(gap.argmax())
+        _badge(axes, x[farthest], y[farthest], column)
 
 
 def _badge(axes: Axes, x: float, y: float, column: Column) -> None:

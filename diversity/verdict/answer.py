@@ -44,7 +44,7 @@ def answer(
     captioners = [name for name in labels if name != references]
     decisive = tuple(measures[score] for score in verdict.measures)
     evidence = _Evidence(labels, captioners, intervals, axes, decisive, _both_ways(differences), verdict)
-    found = (
+    sentences = (
         _best(evidence),
         _suspects(evidence),
         _figures(evidence, pictures),
@@ -55,7 +55,7 @@ def answer(
         _unknown(evidence, pictures),
         STUDENT,
     )
-    return tuple(sentence for sentence in found if sentence)
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class _Evidence:
     def levels(self, column: str) -> str:
         """The column's fidelity and spread in figures, e.g. "CLIPScore 0.712 (0.702 to 0.722) and Div-2 0.6 (0.5 to 0.7)"."""
         intervals = self.intervals[column]
-        found = [(measure, intervals[measure.score]) for measure in self.axes if measure.score in intervals]
+        known = [(measure, intervals[measure.score]) for measure in self.axes if measure.score in intervals]
         return " and ".join(
             f"{measure.label} {measure.written(mean)}{_range(measure.written(low), measure.written(high))}"
-            for measure, (mean, low, high) in found
+            for measure, (mean, low, high) in known
         )
 
     def change(self, measure: Measure, column: str, other: str) -> str:
@@ -105,12 +105,12 @@ def _and(texts: Sequence[str]) -> str:
 
 
 def _both_ways(differences: Sequence[Difference]) -> dict[tuple[str, str, str], Difference]:
-    found = {}
+    by_columns = {}
     for difference in differences:
         score, first, second, estimate, *p = difference
-        found[score, first, second] = difference
-        found[score, second, first] = Difference(score, second, first, -estimate, *p)
-    return found
+        by_columns[score, first, second] = difference
+        by_columns[score, second, first] = Difference(score, second, first, -estimate, *p)
+    return by_columns
 
 
 def _change(measure: Measure, estimate: Estimate) -> str:
@@ -175,20 +175,20 @@ def _best(evidence: _Evidence) -> str:
     names = [
         f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind
     ]
-    of = " of those that are not suspect" if verdict.suspects else ""
+    among = " of those that are not suspect" if verdict.suspects else ""
     return (
         f"No captioner is clearly best by {BY[verdict.evidence]}: {evidence.labels[leader]} has the highest "
-        f"{evidence.axes[0].label}{of}, but is not clearly ahead of {_and(names)}."
+        f"{evidence.axes[0].label}{among}, but is not clearly ahead of {_and(names)}."
     )
 
 
 def _suspects(evidence: _Evidence) -> str:
     """Which captioners are suspect, and why."""
-    found = [
+    suspects = [
         f"{evidence.labels[column]}, since {', and '.join(reason.words for reason in reasons[:REASONS])}"
         for column, reasons in evidence.verdict.suspects.items()
     ]
-    return f"Suspect, and so never named best: {'; '.join(found)}." if found else ""
+    return f"Suspect, and so never named best: {'; '.join(suspects)}." if suspects else ""
 
 
 def _figures(evidence: _Evidence, pictures: int) -> str:
@@ -307,13 +307,17 @@ def _human(evidence: _Evidence, references: str | None) -> str:
 
 def _unknown(evidence: _Evidence, pictures: int) -> str:
     """What stands against trusting the figures, beside what no report can tell."""
-    found = []
+    sentences = []
     if evidence.verdict.evidence == "form":
-        found.append("Only that captions are well formed is known here: whether they are true of the pictures is not.")
+        sentences.append(
+            "Only that captions are well formed is known here: whether they are true of the pictures is not."
+        )
     elif evidence.verdict.evidence != "facts":
-        found.append(f"What is true of the pictures is not known here: {evidence.axes[0].label} is a stand-in for it.")
+        sentences.append(
+            f"What is true of the pictures is not known here: {evidence.axes[0].label} is a stand-in for it."
+        )
     if pictures == 1:
-        found.append("One picture says nothing of others.")
+        sentences.append("One picture says nothing of others.")
     elif pictures < FEW:
-        found.append(f"{pictures} pictures are few, so the true intervals are wider than those given.")
-    return " ".join(found)
+        sentences.append(f"{pictures} pictures are few, so the true intervals are wider than those given.")
+    return " ".join(sentences)

@@ -95,13 +95,13 @@ def differences(
         for first, second in combinations(scores, 2)
         if measure in scores[first] and measure in scores[second]
     }
-    found = estimates(pairs, seed)
-    if not found:
+    intervals = estimates(pairs, seed)
+    if not intervals:
         return ()
-    p = _sign_flip_p(np.column_stack([pairs[key] for key in found]), seed)
+    p = _sign_flip_p(np.column_stack([pairs[key] for key in intervals]), seed)
     return tuple(
         Difference(*key, estimate, *of_pair)
-        for (key, estimate), of_pair in zip(found.items(), zip(p.tolist(), holm(p).tolist()), strict=True)
+        for (key, estimate), of_pair in zip(intervals.items(), zip(p.tolist(), holm(p).tolist()), strict=True)
     )
 
 
@@ -110,12 +110,12 @@ def _sign_flip_p(values: np.ndarray, seed: int) -> np.ndarray:
     values = np.where(np.isnan(values), 0, values)
     pictures, count = values.shape
     flips = max(1999, round(2 * count / LEVEL))
-    found = np.abs(values.sum(axis=0)) - 1e-12 * np.abs(values).sum(axis=0)  # (S,) less the rounding of a sum
+    observed = np.abs(values.sum(axis=0)) - 1e-12 * np.abs(values).sum(axis=0)  # (S,) less the rounding of a sum
     beyond = np.zeros(count, int)
     rng = np.random.default_rng(seed)
     for block in _blocks(flips, pictures):
         signs = np.where(rng.random((block, pictures)) < 0.5, -1.0, 1.0)  # (R, P)
-        beyond += (np.abs(signs @ values) >= found).sum(axis=0)
+        beyond += (np.abs(signs @ values) >= observed).sum(axis=0)
     return (beyond + 1) / (flips + 1)
 
 

@@ -126,8 +126,8 @@ def word_coverage(captions: Groups, references: Groups) -> np.ndarray:
 def _covered(captions: Groups, wanted: Sequence[frozenset[str]]) -> np.ndarray:
     return np.array(
         [
-            len(found & content_words(group)) / len(found) if found else np.nan
-            for found, group in zip(wanted, captions, strict=True)
+            len(content & content_words(group)) / len(content) if content else np.nan
+            for content, group in zip(wanted, captions, strict=True)
         ]
     )
 
@@ -176,11 +176,11 @@ class _Pool:
         intervals = estimates(gains, self.seed)
         if not {"spread", "fidelity"} <= intervals.keys():
             return None
-        found = {}
+        parts = {}
         for name, interval in intervals.items():
-            there, up = ~np.isnan(gains[name]), self.up if name == "fidelity" else 1
-            found[name] = up * float(mixed[name][there].mean()), up * float(alone[name][there].mean()), interval
-        return MixStep(mix, self.captions, *found["spread"], *found.get("coverage", (None,) * 3), *found["fidelity"])
+            defined, up = ~np.isnan(gains[name]), self.up if name == "fidelity" else 1
+            parts[name] = up * float(mixed[name][defined].mean()), up * float(alone[name][defined].mean()), interval
+        return MixStep(mix, self.captions, *parts["spread"], *parts.get("coverage", (None,) * 3), *parts["fidelity"])
 
 
 def _best(alone: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> str:

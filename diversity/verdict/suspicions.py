@@ -92,7 +92,7 @@ def _tested(
 ) -> dict[str, np.ndarray]:
     """What is tested of a column, by picture (P,)."""
     can_repeat = 1 - 1 / np.maximum(1, [len(group) for group in groups])
-    found = {
+    tested = {
         name: signs[name]
         for name in (
             "strange_words",
@@ -106,21 +106,21 @@ def _tested(
         )
         if name in signs
     }
-    found |= {name: scores[name] for name in ("duplicates", "near_duplicates", "degenerate") if name in scores}
+    tested |= {name: scores[name] for name in ("duplicates", "near_duplicates", "degenerate") if name in scores}
     with np.errstate(invalid="ignore"):
-        found["repeats"] = scores["near_duplicates"] / can_repeat
+        tested["repeats"] = scores["near_duplicates"] / can_repeat
     if "order" in signs:
-        found["ordered"] = (1 - ORDER) * signs["order"] - signs["any_order"]
+        tested["ordered"] = (1 - ORDER) * signs["order"] - signs["any_order"]
     if "strangers" in signs:
-        found |= {name: signs[name] for name in ("strangers", "common_pairs")}
-        found["replaced"] = signs["strangers"] - STRANGERS * signs["common_pairs"]
+        tested |= {name: signs[name] for name in ("strangers", "common_pairs")}
+        tested["replaced"] = signs["strangers"] - STRANGERS * signs["common_pairs"]
     if "whole" in signs:
-        found["whole"] = signs["whole"]
-        found |= {third: signs[third] - GROUNDED * signs["whole"] for third in ("first_third", "last_third")}
+        tested["whole"] = signs["whole"]
+        tested |= {third: signs[third] - GROUNDED * signs["whole"] for third in ("first_third", "last_third")}
     if human and "nearer_to_one" in human:
-        found["copied"] = signs["nearer_to_one"] - COPIED * human["nearer_to_one"]
-        found["copies"] = np.where(np.isnan(human["nearer_to_one"]), signs["copies"], np.nan)
-    return found
+        tested["copied"] = signs["nearer_to_one"] - COPIED * human["nearer_to_one"]
+        tested["copies"] = np.where(np.isnan(human["nearer_to_one"]), signs["copies"], np.nan)
+    return tested
 
 
 def _means(tested: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -183,7 +183,7 @@ def _filler(
     tested: Mapping[str, Estimate], people: Mapping[str, float], groups: Groups, human: Groups | None
 ) -> list[Suspicion]:
     """Words at the beginning or end that say nothing of the picture, or that are the same in most captions."""
-    found = []
+    suspicions = []
     for third, where, does in (("first_third", 0, "begin"), ("last_third", -1, "end")):
         phrase, share, weight = _phrase(groups, where)
         same = (
@@ -198,17 +198,19 @@ def _filler(
             and people.get(third, 0) >= GROUNDED / 2 * people.get("whole", 0)
         )
         if same:
-            found.append(
+            suspicions.append(
                 Suspicion("filler", f"{_percent(share)} of its captions {does} with the same words, “{phrase}”")
             )
         elif empty:
-            found.append(Suspicion("filler", f"the words that its captions {does} with say nothing of their pictures"))
-    return found
+            suspicions.append(
+                Suspicion("filler", f"the words that its captions {does} with say nothing of their pictures")
+            )
+    return suspicions
 
 
 def _ends(groups: Groups, where: int) -> tuple[Counter, int, int]:
     """How often captions have which first or last words; how many captions have so many, and the words of all."""
-    texts = [found for group in groups for caption in group if len(found := words(caption)) > PHRASE]
+    texts = [text_words for group in groups for caption in group if len(text_words := words(caption)) > PHRASE]
     ends = Counter(tuple(text[:PHRASE] if where == 0 else text[-PHRASE:]) for text in texts)
     return ends, len(texts), sum(map(len, texts))
 
@@ -231,11 +233,11 @@ def _repeated(
     tested: Mapping[str, Estimate], people: Mapping[str, float], row: Mapping, human: Mapping | None
 ) -> list[Suspicion]:
     """One caption said again and again, within pictures or under many of them."""
-    found = []
+    suspicions = []
     repeats = tested.get("repeats")
     if repeats and repeats.low > REPEATED and HUMAN_TIMES * people.get("repeats", 0) < repeats.mean:
         near, exact = (_percent(tested[name].mean) for name in ("near_duplicates", "duplicates"))
-        found.append(
+        suspicions.append(
             Suspicion(
                 "repeated",
                 f"it says one caption again and again: {near} of its captions repeat an earlier one of "
@@ -245,8 +247,8 @@ def _repeated(
     shared = MOST_SHARED.value(row) or 0
     human_shared = (MOST_SHARED.value(human) if human else None) or 0
     if shared >= FOR_MANY and row["pictures"] >= FEW and HUMAN_TIMES * human_shared < shared:
-        found.append(Suspicion("repeated", f"one caption stands for {_percent(shared)} of the pictures"))
-    return found
+        suspicions.append(Suspicion("repeated", f"one caption stands for {_percent(shared)} of the pictures"))
+    return suspicions
 
 
 def _copied(tested: Mapping[str, Estimate], free: bool) -> list[Suspicion]:

@@ -48,9 +48,9 @@ def evidence_of(
 ) -> tuple[str, tuple[Measure, ...]]:
     """The best evidence that there is of all columns, and those of its measures that they have."""
     for evidence, of_evidence in EVIDENCE.items():
-        there = tuple(measure for measure in of_evidence if all(measure.score in intervals[name] for name in names))
-        if of_evidence[0] in there and (evidence != "clip" or can_tell(intervals)):
-            return evidence, there
+        measured = tuple(measure for measure in of_evidence if all(measure.score in intervals[name] for name in names))
+        if of_evidence[0] in measured and (evidence != "clip" or can_tell(intervals)):
+            return evidence, measured
     return "form", EVIDENCE["form"]
 
 
@@ -116,9 +116,9 @@ def decide(
 
 def _is_ahead(name: str, other: str, decisive: Sequence[Measure], differences: Sequence[Difference]) -> bool:
     """Whether one column is clearly better in one of the measures, and in none of them has an interval that lies below."""
-    found = [difference for measure in decisive if (difference := _between(name, other, measure, differences))]
-    return any(difference.sign > 0 for difference in found) and all(
-        difference.estimate.high >= 0 for difference in found
+    known = [difference for measure in decisive if (difference := _between(name, other, measure, differences))]
+    return any(difference.sign > 0 for difference in known) and all(
+        difference.estimate.high >= 0 for difference in known
     )
 
 

@@ -28,13 +28,13 @@ def sentences(text: str) -> list[str]:
     """The sentences of a text, stripped; the last may lack its end. "St. Louis", "3.5" and "U.S. flag" end none."""
     if not _MARK.search(text, 0, len(text) - 1):
         return [text.strip()] if text.strip() else []  # many captions: a mark at the end or none
-    found, start = [], 0
+    parts, start = [], 0
     for stop in _STOP.finditer(text):
         if stop[0].rstrip(_CLOSING) == "." and _abbreviates(text, start, stop):
             continue
-        found.append(text[start : stop.end()].strip())
+        parts.append(text[start : stop.end()].strip())
         start = stop.end()
-    return [sentence for sentence in (*found, text[start:].strip()) if sentence]
+    return [sentence for sentence in (*parts, text[start:].strip()) if sentence]
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -58,12 +58,12 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
     )[tokens.chunk_ids]  # (K,)
     chunks = np.diff(tokens.chunk_ends)
     caption = np.repeat(np.arange(len(chunks)), chunks)  # (K,)
-    found = (tokens.lengths < MIN_WORDS) | _may_loop(tokens)
+    suspicious = (tokens.lengths < MIN_WORDS) | _may_loop(tokens)
     hanging, lying, on = (
         np.array([word in words for word in tokens.vocabulary], bool) for words in (HANGING, LYING, ("on",))
     )
-    last = tokens.ids[tokens.caption_ends[1:][~found] - 1]  # of captions with some words
-    found[~found] |= hanging[last] | on[last] & lying[tokens.ids[tokens.caption_ends[1:][~found] - 2]]
+    last = tokens.ids[tokens.caption_ends[1:][~suspicious] - 1]  # of captions with some words
+    suspicious[~suspicious] |= hanging[last] | on[last] & lying[tokens.ids[tokens.caption_ends[1:][~suspicious] - 2]]
 
     def having(*bits: int) -> np.ndarray:
         """The captions (C,) that have a chunk of the first bit, the next of the second, and so on."""
@@ -77,20 +77,22 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
     traits[tokens.chunk_ends[1:][chunks > 0] - 1] |= _IS_LAST
     traits[traits & (_ENDS_OPEN | _IS_LAST) == _ENDS_OPEN | _IS_LAST] |= _IS_FAULT
     traits[traits & (_ENDS_SENTENCE | _IS_LAST) == _ENDS_SENTENCE] |= _HAS_SENTENCES
-    found |= having(_IS_FAULT) | having(_ENDS_ARTICLE, _STARTS_WRONG) | having(_ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)
+    suspicious |= (
+        having(_IS_FAULT) | having(_ENDS_ARTICLE, _STARTS_WRONG) | having(_ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)
+    )
     bad = np.bincount(caption[np.flatnonzero(traits & _IS_NONSENSE)], minlength=len(chunks))
-    found |= (bad > 0) & (3 * bad >= chunks)
-    found |= _may_recur(tokens, having(_HAS_SENTENCES))
+    suspicious |= (bad > 0) & (3 * bad >= chunks)
+    suspicious |= _may_recur(tokens, having(_HAS_SENTENCES))
     text = "".join(captions)
     for white in "\0\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0":  # undecoded, or wrongly so, where no chunk need hold it
         if white in text:
-            found |= np.array([white in caption for caption in captions])
-    return found
+            suspicious |= np.array([white in caption for caption in captions])
+    return suspicious
 
 
 def _may_loop(tokens: Tokens) -> np.ndarray:
     """Captions (C,) in which some words are followed at once by the same again."""
-    found = np.zeros(len(tokens.lengths), bool)
+    loops = np.zeros(len(tokens.lengths), bool)
     words, captions = tokens.ids, tokens.caption_of_word
     for lag in range(1, MAX_LOOP + 1):
         long = tokens.lengths[captions] >= 2 * lag
@@ -99,8 +101,8 @@ def _may_loop(tokens: Tokens) -> np.ndarray:
             break
         same = (words[lag:] == words[:-lag]) & (captions[lag:] == captions[:-lag])
         ends = np.concatenate([[0], np.cumsum(same)])
-        found[captions[: len(ends) - lag][ends[lag:] - ends[:-lag] == lag]] = True
-    return found
+        loops[captions[: len(ends) - lag][ends[lag:] - ends[:-lag] == lag]] = True
+    return loops
 
 
 def _may_recur(tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
@@ -117,17 +119,17 @@ def _may_recur(tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
 
 
 def _traits(chunk: str) -> int:
-    found = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
+    traits = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
     if chunk.endswith(HANGING_MARKS):
-        found |= _ENDS_OPEN
+        traits |= _ENDS_OPEN
     if holds_token(chunk) or "Ġ" in chunk or may_refuse(chunk) or is_misread(chunk):
-        found |= _IS_FAULT
+        traits |= _IS_FAULT
     if is_nonsense(chunk.lower()):
-        found |= _IS_NONSENSE
+        traits |= _IS_NONSENSE
     if not chunk.isalnum():  # may have marks
-        found |= _ENDS_SENTENCE if len(sentences(f"{chunk} A")) > 1 else 0
-        found |= _HAS_SENTENCES if len(sentences(f"A {chunk}")) > 1 else 0
-    return found
+        traits |= _ENDS_SENTENCE if len(sentences(f"{chunk} A")) > 1 else 0
+        traits |= _HAS_SENTENCES if len(sentences(f"A {chunk}")) > 1 else 0
+    return traits
 
 
 _traits_short = lru_cache(maxsize=1 << 17)(_traits)

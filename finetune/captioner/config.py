@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -14,25 +13,8 @@ from pydantic import (
 )
 
 from finetune.captioner.recipes import RECIPES, check_recipe, read_recipe
-from imagetext.readers.table_flags import TableFlags
+from finetune.config import TrainingConfig, check_held_out, parse_count
 from imagetext.shards import check_column
-
-
-def parse_count(value: object) -> object:
-    """Read "12M", "300k" or "1_000" as a number; anything else is left for pydantic to judge."""
-    if isinstance(value, str) and value[-1:] in ("k", "M", "B"):
-        try:
-            return round(float(value[:-1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[value[-1]])
-        except ValueError:
-            return value
-    return value
-
-
-def check_held_out(specs: list[str], trained_on: list[str]) -> list[str]:
-    """The specs of held-out pictures; ValueError for one that is trained on."""
-    if both := [spec for spec in specs if spec in trained_on]:
-        raise ValueError(f"{', '.join(both)} is --input, too, and held-out pictures are not trained on")
-    return specs
 
 
 def _check_name(name: str) -> str:
@@ -40,148 +22,137 @@ def _check_name(name: str) -> str:
     return name
 
 
-class FinetuneConfig(TableFlags):
+class FinetuneConfig(TrainingConfig):
     """Fine-tune a captioner on captioned pictures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     command: ClassVar[str] = "finetune"
 
     recipe: Annotated[str, AfterValidator(check_recipe)] | None = Field(
-        None,
+        default=None,
         description="a captioner of the paper, whose settings all flags override; `finetune --list-recipes` lists them",
     )
     input: list[str] = Field(
         min_length=1, description="captioned pictures: shards, folder, CSV, JSONL, Parquet, caption set or scenes:…"
     )
     weights: list[Annotated[float, Field(gt=0)]] = Field(
-        [],
+        default=[],
         description="of a mix, one for each input: how often its pictures come in a pass, where those of weight 1 come once",
     )
-    eval_input: list[str] = Field([], description="held-out pictures to validate on; a few of the input unless given")
+    eval_input: list[str] = Field(
+        default=[], description="held-out pictures to validate on; a few of the input unless given"
+    )
     model: str = Field(
         description="captioner to start from: coca_tiny, an open_clip architecture, a folder or file, org/name"
     )
     output: Path = Field(description="folder for the fine-tuned captioner, its log and its checkpoint")
-    pretrained: str | None = Field(None, description="weights of an open_clip architecture: a tag or a file")
+    pretrained: str | None = Field(default=None, description="weights of an open_clip architecture: a tag or a file")
     from_scratch: bool = Field(
-        False, description="start from random weights; without it a model with no weights is an error"
+        default=False, description="start from random weights; without it a model with no weights is an error"
     )
     context: int | None = Field(
-        None,
+        default=None,
         gt=2,
         description="positions, the CLS token's too: 77, 128, 256; a shorter model is extended; none: the model's",
     )
     image_size: int | None = Field(
-        None,
+        default=None,
         gt=0,
         description="pixels of a picture's side; positions of a CoCa's weights are interpolated; none: the model's",
     )
     name: Annotated[str, AfterValidator(_check_name)] | None = Field(
-        None, description="the captioner's name, which names its column: syn_text_NAME"
+        default=None, description="the captioner's name, which names its column: syn_text_NAME"
     )
     long_captions: Literal["sentence", "word", "token"] = Field(
-        "sentence",
+        default="sentence",
         description="of captions over the context: whole sentences, drawn anew each time; the first words; or tokens",
     )
     samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
-        12_000_000, gt=0, description="budget in captions seen, e.g. 12M; a smaller set is repeated"
+        default=12_000_000, gt=0, description="budget in captions seen, e.g. 12M; a smaller set is repeated"
     )
-    batch_size: int = Field(128, gt=0, description="pictures a step, over all devices")
+    batch_size: int = Field(default=128, gt=0, description="pictures a step, over all devices")
     device_batch_size: int | None = Field(
-        None,
+        default=None,
         gt=0,
         description="pictures a device takes at a time; a step accumulates, exactly; unless given, its whole share",
     )
     captions_per_image: int = Field(
-        1, gt=0, description="captions of a picture in a step; the picture is encoded once for them"
+        default=1, gt=0, description="captions of a picture in a step; the picture is encoded once for them"
     )
-    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
-    weight_decay: float = Field(0.1, ge=0, description="of matrices; norms, biases and embeddings have none")
-    caption_weight: float = Field(2.0, ge=0, description="weight of the caption loss")
-    contrastive_weight: float = Field(1.0, ge=0, description="weight of the contrastive loss")
-    clip_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    learning_rate: float = Field(default=1e-5, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(default=0.1, ge=0, description="of matrices; norms, biases and embeddings have none")
+    caption_weight: float = Field(default=2.0, ge=0, description="weight of the caption loss")
+    contrastive_weight: float = Field(default=1.0, ge=0, description="weight of the contrastive loss")
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="a block's learning rate, as a share of that of the block above it"
+        default=1.0, gt=0, le=1, description="a block's learning rate, as a share of that of the block above it"
     )
     freeze_image: bool = Field(
-        False, description="leave the image tower as it is; what it says of each picture is kept on disk"
+        default=False, description="leave the image tower as it is; what it says of each picture is kept on disk"
     )
-    lora_rank: int = Field(0, ge=0, description="train adapters of this rank instead of the weights; 0: the weights")
+    lora_rank: int = Field(
+        default=0, ge=0, description="train adapters of this rank instead of the weights; 0: the weights"
+    )
     lora_alpha: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="adapters count alpha / rank times; twice the rank unless given"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="adapters count alpha / rank times; twice the rank unless given",
     )
     lora_dropout: float | None = Field(
-        None,
+        default=None,
         ge=0,
         lt=1,
         description="of what comes into adapters; 0.05 of vision-language models and 0 of CoCa unless given",
     )
     lora_targets: list[Annotated[str, Field(pattern=r"^[\w.]+$")]] = Field(
-        [],
+        default=[],
         description="layers of the language model that get adapters, such as q_proj; all unless given; of CoCa, c_fc and c_proj",
     )
     lora_merge: bool = Field(
-        False, description="write a whole model, adapters merged, as CoCa always does; else the adapters alone"
+        default=False, description="write a whole model, adapters merged, as CoCa always does; else the adapters alone"
     )
     base: str | None = Field(
-        None, description="the model under --model's adapters, where it lies on this machine: its folder"
+        default=None, description="the model under --model's adapters, where it lies on this machine: its folder"
     )
     four_bit: bool = Field(
-        False,
+        default=False,
         description="hold the weights under the adapters of a vision-language model in 4 bits (QLoRA); needs bitsandbytes",
     )
-    ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none"
-    )
-    grad_checkpointing: bool = Field(
-        False, description="compute activations twice instead of keeping them: less memory, slower"
-    )
     hold_out: int = Field(
-        500, ge=0, description="pictures of the input to validate on, at most a twentieth; 0: no validation"
+        default=500, ge=0, description="pictures of the input to validate on, at most a twentieth; 0: no validation"
     )
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
-        None,
+        default=None,
         gt=0,
         description="captions seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless "
         "given; there is one before the first step and one at the end, too",
     )
-    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
     shard: bool = Field(
-        False,
+        default=False,
         description="each process holds a part of all weights, gradients and optimizer state (FSDP), for large models",
     )
-    tf32: bool = Field(False, description="float32 products by a GPU in TF32: several times as fast, to three digits")
-    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_processes: int | None = Field(
-        None, gt=0, description="processes to train in, a device each; those of the launcher unless given"
-    )
     num_workers: int | None = Field(
-        None,
+        default=None,
         ge=0,
         description="processes that decode pictures, for each process that trains; unless given, its share of the cores for "
         "a GPU, and one for a CPU",
     )
     max_error_rate: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         le=1,
         description="share of the captioned pictures that may be broken or missing; more stop the run before it trains",
     )
     push_to_hub: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[\w.-]+/[\w.-]+$",
         description="org/name of a hub repository to upload the finished captioner to, and its card",
     )
     hub_public: bool = Field(
-        False, description="a hub repository that is made for --push-to-hub is public, not private"
+        default=False, description="a hub repository that is made for --push-to-hub is public, not private"
     )
-    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        [], description="trackers to send the log to, too"
+    seed: int = Field(
+        default=0, ge=0, description="of the order of pictures, the choice of captions and random weights"
     )
-    checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
-    seed: int = Field(0, ge=0, description="of the order of pictures, the choice of captions and random weights")
-    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 
     @model_validator(mode="before")
     @classmethod

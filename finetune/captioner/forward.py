@@ -1,6 +1,6 @@
 """What differs between kinds of captioners in training: the forward pass, the losses, and which weights of theirs learn.
 
-Each is a `finetune.trainer.Forward`, which says what its members are.
+Each is a `finetune.forward.Forward`, which says what its members are.
 
 B: pictures of the whole batch, K: captions of each, E: embedding
 """
@@ -10,21 +10,22 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from captioners.base import TrainableCaptioner
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.forward import forward_trimmed
 from captioners.coca.onednn import fast_products
 from captioners.device import check_device
-from finetune.batching import CaptionedPictures, decoders
+from finetune.batching import decoders
 from finetune.captioner.config import FinetuneConfig
-from finetune.captioner.image_cache import FOLDER, cache_images
+from finetune.captioner.image_cache import cache_images
+from finetune.captioner.pictures import CaptionedPictures
+from finetune.folder import IMAGE_CACHE
 from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss
 from finetune.optimizer import coca_depth
 
@@ -46,7 +47,6 @@ class CoCaForward(nn.Module):
     captions, contrasts, library = True, True, "open_clip"
     pad_id: int | None
     depth: Callable[[str], int] | None
-    products: Callable[[], AbstractContextManager]
 
     def __init__(self, captioner: CoCaCaptioner, config: FinetuneConfig):
         super().__init__()
@@ -57,18 +57,18 @@ class CoCaForward(nn.Module):
         self.model.train()
         self.depth = coca_depth(self.model)
         wide = config.dtype == "fp32" and self.model.text_decoder.width >= WIDE
-        on_cpu = check_device(config.device) == "cpu"
-        self.products = fast_products if wide and on_cpu else contextlib.nullcontext
-        self.adapter = None
+        self.in_onednn = wide and check_device(config.device) == "cpu"
+        self.adapter: Any = None  # peft's, around the model
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
             if others := sorted(set(config.lora_targets) - {*MLPS}):
                 raise ValueError(
                     f"--lora-targets {', '.join(others)}: CoCa's adapters are in {' and '.join(MLPS)} alone"
                 )
+            alpha: Any = config.lora_alpha or 2 * config.lora_rank  # any number, though peft's type says int
             lora = LoraConfig(
                 r=config.lora_rank,
-                lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+                lora_alpha=alpha,
                 lora_dropout=config.lora_dropout or 0.0,
                 target_modules=rf"({towers})\..*\.({'|'.join(config.lora_targets or MLPS)})",
             )
@@ -90,6 +90,10 @@ class CoCaForward(nn.Module):
         # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
 
+    def products(self) -> AbstractContextManager:
+        """The faster float32 products of a CPU, where the model is wide enough for them."""
+        return fast_products() if self.in_onednn else contextlib.nullcontext()
+
     def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **_: Tensor) -> Losses:
         """The contrastive loss of features (B, E) and (B, K, E) of the pictures of these numbers (B,)."""
         return {"contrastive": contrastive_loss(image, text, logit_scale, pictures)}
@@ -101,7 +105,7 @@ class CoCaForward(nn.Module):
             on_gpu = accelerator.device.type == "cuda"
             pictures.image = cache_images(
                 pictures,
-                config.output / FOLDER,
+                config.output / IMAGE_CACHE,
                 accelerator,
                 batch_size=AT_ONCE if on_gpu else config.device_batch_size or 16,
                 num_workers=decoders(config.num_workers, on_gpu),
@@ -119,7 +123,6 @@ class VLMForward(nn.Module):
     captions, contrasts = True, False
     pad_id: int | None
     depth: Callable[[str], int] | None
-    products: Callable[[], AbstractContextManager]
 
     def __init__(self, captioner: "VLMCaptioner", config: FinetuneConfig):
         super().__init__()
@@ -128,7 +131,8 @@ class VLMForward(nn.Module):
             raise ValueError(
                 f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model"
             )
-        if config.lora_rank and captioner.adapter is None:
+        adapter = captioner.adapter
+        if config.lora_rank and adapter is None:
             try:
                 captioner.add_lora(
                     r=config.lora_rank,
@@ -138,8 +142,8 @@ class VLMForward(nn.Module):
                 )
             except ValueError as error:
                 raise ValueError(f"--lora-targets {' '.join(config.lora_targets)}: {error}") from error
-        elif config.lora_rank:
-            _check_same_adapters(captioner, config)
+        elif config.lora_rank and adapter is not None:
+            _check_same_adapters(captioner.name, adapter.peft_config["default"], config)
         if config.lora_merge and captioner.adapter is None:
             raise ValueError(f"--lora-merge: {captioner.name} has no adapters; --lora-rank adds some")
         captioner.merges = config.lora_merge
@@ -147,11 +151,10 @@ class VLMForward(nn.Module):
         if config.freeze_image:
             self.model.get_submodule(captioner.family.vision).requires_grad_(False)
         if config.grad_checkpointing:
-            self.model.gradient_checkpointing_enable(
-                {"use_reentrant": False}
-            )  # the other kind loses adapters' gradients
+            # The other kind loses adapters' gradients.
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.train()
-        self.depth, self.products = None, contextlib.nullcontext
+        self.depth = None
         self.library = "transformers" if captioner.adapter is None or captioner.merges else "peft"
 
     def written(self) -> "VLMCaptioner":
@@ -159,12 +162,18 @@ class VLMForward(nn.Module):
         return self.captioner
 
     def forward(self, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor) -> dict[str, Tensor]:
-        if not isinstance(images, Tensor):  # of several shapes: flat and padded, with their shapes
-            images = [
+        if isinstance(images, Tensor):
+            pictures = list(images)
+        else:  # of several shapes: flat and padded, with their shapes
+            pictures = [
                 flat[: math.prod(shape)].view(shape) for flat, shape in zip(images[0], images[1].tolist(), strict=True)
             ]
-        logits, labels = self.caption_logits(images, tokens)
+        logits, labels = self.caption_logits(pictures, tokens)
         return {"logits": logits, "labels": labels}
+
+    def products(self) -> AbstractContextManager:
+        """A step is made in no context of its own."""
+        return contextlib.nullcontext()
 
     def batch_losses(self, *_: Tensor, **__: Tensor) -> Losses:
         """There are none: it has no features that pictures and captions share."""
@@ -177,24 +186,23 @@ class VLMForward(nn.Module):
         """Nothing has bounds."""
 
 
-def _check_same_adapters(captioner: "VLMCaptioner", config: FinetuneConfig) -> None:
-    """Refuses settings of adapters that are not those of the model's own, which are trained on."""
-    theirs = captioner.adapter.peft_config["default"]
+def _check_same_adapters(name: str, lora: Any, config: FinetuneConfig) -> None:
+    """Refuses settings of adapters that are not those of the model's own, which are trained on; `lora` is their LoraConfig."""
     problems = [
-        f"--{name} {asked}: {captioner.name} has adapters of {what} {has}"
-        for name, asked, what, has in (
-            ("lora-rank", config.lora_rank, "rank", theirs.r),
-            ("lora-alpha", config.lora_alpha, "alpha", theirs.lora_alpha),
-            ("lora-dropout", config.lora_dropout, "dropout", theirs.lora_dropout),
+        f"--{flag} {asked}: {name} has adapters of {what} {has}"
+        for flag, asked, what, has in (
+            ("lora-rank", config.lora_rank, "rank", lora.r),
+            ("lora-alpha", config.lora_alpha, "alpha", lora.lora_alpha),
+            ("lora-dropout", config.lora_dropout, "dropout", lora.lora_dropout),
         )
         if asked not in (None, has)
     ]
     if config.lora_targets:
-        problems.append(f"--lora-targets: {captioner.name} has its adapters where they are")
+        problems.append(f"--lora-targets: {name} has its adapters where they are")
     if problems:
         raise ValueError("; ".join(problems))
 
 
-def training_forward(captioner: TrainableCaptioner, config: FinetuneConfig) -> CoCaForward | VLMForward:
+def training_forward(captioner: "CoCaCaptioner | VLMCaptioner", config: FinetuneConfig) -> CoCaForward | VLMForward:
     """The captioner's forward pass in training, its weights made ready for it."""
-    return (CoCaForward if isinstance(captioner, CoCaCaptioner) else VLMForward)(captioner, config)
+    return CoCaForward(captioner, config) if isinstance(captioner, CoCaCaptioner) else VLMForward(captioner, config)

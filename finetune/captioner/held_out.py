@@ -8,8 +8,8 @@ import torch
 
 from captioners.base import TrainableCaptioner
 from captioners.decoding.search import evaluating
-from finetune.batching import CaptionedPictures
 from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.checkpoints import BEST, VALIDATION_LOG
 from finetune.identity import doubles
 from finetune.losses import Losses, caption_loss, contrastive_loss
@@ -23,10 +23,10 @@ from imagetext.shown import say
 
 def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config: FinetuneConfig) -> CaptionedPictures:
     """Those of --eval-input, or of many --hold-out pictures, evenly spread; `read` is of all."""
-    options = {"long_captions": config.long_captions, "quiet": True}
-    read = CaptionedPictures(shards, captioner, **options)
+    read = CaptionedPictures(shards, captioner, long_captions=config.long_captions, quiet=True)
     chosen = evenly(len(read), config.hold_out or len(read))
-    pictures = CaptionedPictures([[read.whole(index) for index in chosen]], captioner, **options)
+    records = [read.whole(index) for index in chosen]
+    pictures = CaptionedPictures([records], captioner, long_captions=config.long_captions, quiet=True)
     pictures.read = read.read
     return pictures
 
@@ -66,7 +66,7 @@ class HeldOut:
         folder = trainer.config.output
         log = folder / VALIDATION_LOG
         with trainer.trained() as captioner:
-            found = validate(captioner, self.given, similarity=trainer.forward.contrasts)
+            validation = validate(captioner, self.given, similarity=trainer.forward.contrasts)
             losses = losses_on(self.pictures, trainer)
             rows = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
             earlier = [row["caption"] for row in rows if row["step"]]  # what it began with is not among what it became
@@ -77,15 +77,19 @@ class HeldOut:
             "step": step,
             "samples": samples,
             **losses,
-            **found.scores,
-            "human": found.human,
-            "samples_shown": found.shown,
-            "warning": found.warning,
+            **validation.scores,
+            "human": validation.human,
+            "samples_shown": validation.shown,
+            "warning": validation.warning,
         }
-        if found.warning:
-            say("", *found.warning.split("\n"))
-        trainer.accelerator.log({f"held_out/{name}": value for name, value in (losses | found.scores).items()}, step)
-        shown = {sample.key: index for index, sample in enumerate(self.pictures.samples) if sample.key in found.shown}
+        if validation.warning:
+            say("", *validation.warning.split("\n"))
+        trainer.accelerator.log(
+            {f"held_out/{name}": value for name, value in (losses | validation.scores).items()}, step
+        )
+        shown = {
+            sample.key: index for index, sample in enumerate(self.pictures.samples) if sample.key in validation.shown
+        }
         write_training_page(
             folder,
             name=self.name,
@@ -103,8 +107,8 @@ def losses_on(pictures: CaptionedPictures, trainer: Trainer, batch_size: int = 6
     """The losses of pictures that are not trained on, with a caption each: per token, and in batches of so many pictures."""
     forward, tokens = trainer.forward, 0
     sums: Losses = {name: torch.zeros(()) for name in forward.weights}
-    for at in range(0, len(pictures), batch_size):
-        items = [pictures[index, 0] for index in range(at, min(at + batch_size, len(pictures)))]
+    for start in range(0, len(pictures), batch_size):
+        items = [pictures[index, 0] for index in range(start, min(start + batch_size, len(pictures)))]
         (part,) = pictures.collate(items).parts(1, trainer.accelerator.device, forward.pad_id)
         with trainer.accelerator.autocast(), evaluating(forward):
             output = forward(part.images, part.tokens)
@@ -112,8 +116,7 @@ def losses_on(pictures: CaptionedPictures, trainer: Trainer, batch_size: int = 6
         tokens += len(output["labels"])
         if forward.contrasts:
             image, text = (output[name].float() for name in ("image_features", "text_features"))
-            sums["contrastive"] += contrastive_loss(image, text, output["logit_scale"], part.pictures).cpu() * len(
-                items
-            )
+            loss = contrastive_loss(image, text, output["logit_scale"], part.pictures)
+            sums["contrastive"] += loss.cpu() * len(items)
     counts = {"caption": tokens, "contrastive": len(pictures)}
     return {name: loss.item() / counts[name] for name, loss in sums.items()}

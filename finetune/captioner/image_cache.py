@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,11 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from captioners.coca.forward import encode_images
-from finetune.batching import CaptionedPictures, collate
+from finetune.batching import collate
+from finetune.captioner.pictures import CaptionedPictures
 from imagetext.outputs import to_disk, write_file
 from imagetext.shown import Progress, say
 
-FOLDER = "image_cache"  # in that of the run, until this ends
 DONE = "done.json"
 DTYPE = torch.bfloat16
 
@@ -33,11 +34,12 @@ def cache_images(
 
     Done before with the same weights, and pictures of the same bytes, it is read. Raises ValueError where the disk has no room.
     """
-    model, count = pictures.captioner.model, len(pictures)
-    first = pictures.captioner.normalise(pictures.image(0)[None].to(model.logit_scale.device))
-    shapes = {name: one.shape[1:] for name, one in zip(("features", "tokens"), encode_images(model, first))}
+    captioner: Any = pictures.captioner  # a CoCaCaptioner
+    model, count = captioner.model, len(pictures)
+    first = captioner.normalise(pictures.image(0)[None].to(model.logit_scale.device))
+    shapes = {name: value.shape[1:] for name, value in zip(("features", "tokens"), encode_images(model, first))}
     hashes = hashlib.sha256(b"".join(identity.hash for identity in pictures.identities)).hexdigest()
-    asked = {"weights": pictures.captioner.weights_sha256, "pictures": count, "hashes": hashes}
+    asked = {"weights": captioner.weights_sha256, "pictures": count, "hashes": hashes}
     done = folder / DONE
     if accelerator.is_main_process and not _is(done, asked):
         _make_room(folder, {name: count * shape.numel() * DTYPE.itemsize for name, shape in shapes.items()}, count)
@@ -74,22 +76,19 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
     )
     if total > free:
         raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {free / 1e9:.2f} GB free")
-    reserve = getattr(
-        os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size)
-    )  # not on every system
+    # A disk that is full later would end the process at a write into mapped memory. Not every system can reserve.
+    reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))
     for name, size in sizes.items():
         with open(folder / f"{name}.bin", "wb") as file:
-            reserve(
-                file.fileno(), 0, size
-            )  # a disk that is full later would end the process at a write into mapped memory
+            reserve(file.fileno(), 0, size)
 
 
 def _encode(
     pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int, num_workers: int
 ) -> None:
-    captioner = pictures.captioner
+    captioner: Any = pictures.captioner  # a CoCaCaptioner
     own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
-    batches = [[(index, 0) for index in own[at : at + batch_size]] for at in range(0, len(own), batch_size)]
+    batches = [[(index, 0) for index in own[start : start + batch_size]] for start in range(0, len(own), batch_size)]
     loader = DataLoader(
         pictures,
         batch_sampler=batches,

@@ -3,18 +3,19 @@
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 
 from captioners.base import TrainableCaptioner
+from captioners.coca.captioner import CoCaCaptioner
 from captioners.load import load_captioner
 from captioners.resolve import is_transformers
-from finetune.batching import CaptionedPictures
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.forward import training_forward
 from finetune.captioner.held_out import HeldOut, eval_pictures, held_out_pictures
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.recipes import read_recipe
 from finetune.card import write_card
 from finetune.folder import as_it_lies, begun, read_record, write_finished
@@ -29,6 +30,9 @@ from imagetext.apart import check_apart
 from imagetext.sample import Shard
 from imagetext.shown import say
 from imagetext.sources import read_samples
+
+if TYPE_CHECKING:  # it brings transformers
+    from captioners.vlm.captioner import VLMCaptioner
 
 
 def run(config: FinetuneConfig) -> int:
@@ -59,7 +63,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
         if config.eval_input
         else []
     )
-    check_apart(config.output, [shard.path for of in (*shards.values(), eval_shards) for shard in of])
+    check_apart(config.output, [shard.path for some in (*shards.values(), eval_shards) for shard in some])
     captioner = load(as_it_lies(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
@@ -77,17 +81,17 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
         say_once(state, describe(trainer))
         scores = trainer.fit()
         if state.is_main_process:
-            finish(trainer, name, forward.library, held_out, scores)
+            finish(config, trainer, name, forward.library, held_out, scores)
 
 
-def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
+def load(config: FinetuneConfig, device: torch.device | None) -> "CoCaCaptioner | VLMCaptioner":
     """The captioner to start from: in the main memory, or, in 4 bits, on the device; weights under adapters keep their dtype."""
     if config.model.startswith("openai:"):
         raise ValueError(f"--model {config.model}: a server's model cannot be fine-tuned; give its folder or org/name")
     if config.from_scratch or config.pretrained or not is_transformers(config.model):
         if config.four_bit:
             raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
-        return load_captioner(
+        captioner = load_captioner(
             config.model,
             config.pretrained,
             from_scratch=config.from_scratch,
@@ -95,6 +99,11 @@ def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
             image_size=config.image_size,
             base=config.base,
         )
+        if not isinstance(captioner, CoCaCaptioner):
+            raise ValueError(
+                f"--model {config.model}: learns nothing; a CoCa or a vision-language model can be fine-tuned"
+            )
+        return captioner
     if problems := [
         f"--{name} {value}: is for CoCa, and {config.model} is a vision-language model"
         for name, value in (("context", config.context), ("image-size", config.image_size))
@@ -112,10 +121,14 @@ def load(config: FinetuneConfig, device: torch.device) -> TrainableCaptioner:
 
 
 def finish(
-    trainer: Trainer, name: str, library: str, held_out: CaptionedPictures | None, scores: Mapping[str, Any]
+    config: FinetuneConfig,
+    trainer: Trainer,
+    name: str,
+    library: str,
+    held_out: CaptionedPictures | None,
+    scores: Mapping[str, Any],
 ) -> None:
     """Writes the page, the model card and the captioner, whose config comes last."""
-    config = trainer.config
     if not held_out:
         write_training_page(config.output, name=name)
     recipe = read_recipe(config.recipe) if config.recipe else None
@@ -147,7 +160,7 @@ def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
     weights = config.weights or [1.0] * len(config.input)
     shards = {}
     for weight in dict.fromkeys(weights):
-        specs = [spec for spec, its in zip(config.input, weights) if its == weight]
+        specs = [spec for spec, own_weight in zip(config.input, weights) if own_weight == weight]
         shards[weight] = read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
     return shards
 
@@ -158,14 +171,14 @@ def read_pictures(
     """The captioned pictures of all inputs, with their weights."""
     pictures, *more = (
         CaptionedPictures(
-            of,
+            of_weight,
             captioner,
             captions_per_image=config.captions_per_image,
             long_captions=config.long_captions,
             weight=weight,
             quiet=quiet,
         )
-        for weight, of in shards.items()
+        for weight, of_weight in shards.items()
     )
     for other in more:
         pictures.mixed_with(other)

@@ -69,19 +69,19 @@ class HeldOutClasses:
         def embed_texts(texts: list[str]) -> Tensor:
             return model.encode_text(student.tokenizer(texts).to(device), normalize=True).float()
 
-        number = {label: at for at, label in enumerate(self.seen.classes.labels)}
-        found, labels = [], []
+        numbers = {label: number for number, label in enumerate(self.seen.classes.labels)}
+        told, labels = [], []
         with evaluating(model):
             classes = class_features(embed_texts, self.seen.classes.names, self.templates)
             transform = preprocessing(student.preprocess_cfg)
             for batch in prepared(self._records(), [transform], BATCH, workers(None)):
-                good = [one for one in batch if not one.error]
-                labels += [number[one.record.label] for one in good]
+                good = [picture for picture in batch if not picture.error]
+                labels += [numbers[picture.record.label or ""] for picture in good]
                 if good:
-                    pixels = torch.stack([one.pixels[0] for one in good]).to(device)
+                    pixels = torch.stack([picture.pixels[0] for picture in good]).to(device)
                     features = model.encode_image(pixels, normalize=True).float()
-                    found.append(answers(features, classes).classes.cpu())
-        if not found:
+                    told.append(answers(features, classes).classes.cpu())
+        if not told:
             raise ValueError(f"--eval-classes: none of the {self.seen.pictures:,} pictures decodes")
-        scores = accuracy(torch.cat(found).numpy(), np.array(labels), len(number))
+        scores = accuracy(torch.cat(told).numpy(), np.array(labels), len(numbers))
         return {PREFIX + name: score for name, score in scores.items()}

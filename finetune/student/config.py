@@ -2,30 +2,27 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from finetune.captioner.config import check_held_out, parse_count
+from finetune.config import TrainingConfig, check_held_out, parse_count
 from imagetext.readers.labels import FOLDER
-from imagetext.readers.table_flags import TableFlags
 from imagetext.sets.room import check_pattern
 
 
-class StudentConfig(TableFlags):
+class StudentConfig(TrainingConfig):
     """Train a CLIP model on records of a reinforced set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     command: ClassVar[str] = "train-student"
-    # of captioners' settings, those that the trainer asks for
+    # settings of captioners that the trainer asks for
     captions_per_image: ClassVar[int] = 1  # a record is counted once, however many of its texts are trained on
     layer_decay: ClassVar[float] = 1.0
     shard: ClassVar[bool] = False
@@ -101,26 +98,12 @@ class StudentConfig(TableFlags):
         description="records a device takes at a time; a step accumulates, exactly; unless given, its whole share",
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     weight_decay: float = Field(0.2, ge=0, description="of matrices; norms, biases and embeddings have none")
-    clip_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of an average of the weights, which is what is written; 0: none"
-    )
-    grad_checkpointing: bool = Field(
-        False, description="compute activations twice instead of keeping them: less memory, slower"
-    )
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
         None,
         gt=0,
         description="records seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless "
         "given; there is one before the first step and one at the end, too",
-    )
-    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="bf16 and fp16 train in mixed precision")
-    tf32: bool = Field(False, description="float32 products by a GPU in TF32: several times as fast, to three digits")
-    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    num_processes: int | None = Field(
-        None, gt=0, description="processes to train in, a device each; those of the launcher unless given"
     )
     num_workers: int | None = Field(
         None,
@@ -128,17 +111,12 @@ class StudentConfig(TableFlags):
         description="processes that make views, for each process that trains; unless given, its share of the cores for "
         "a GPU, and one for a CPU",
     )
-    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        [], description="trackers to send the log to, too"
-    )
     max_error_rate: float = Field(
         0.1, ge=0, le=1, description="share of the records that may not be usable; more stop the run before it trains"
     )
-    checkpoint_every: int = Field(1000, gt=0, description="steps between checkpoints")
     seed: int = Field(
         0, ge=0, description="of the order of records, the choice of views and texts, and random weights"
     )
-    overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
 
     @field_validator("eval_input", "eval_classes")
     @classmethod
@@ -160,7 +138,7 @@ class StudentConfig(TableFlags):
             )
         if self.negative_weight is not None and not self.negatives:
             problems.append("--negative-weight: of which columns? --negatives names them, e.g. ^neg_text")
-        of_classes = {"label": FOLDER, "class_names": None, "templates": "imagenet"}
+        of_classes = {"label": FOLDER, "class_names": None, "templates": "imagenet"}  # settings with their defaults
         if not self.eval_classes:
             problems += [
                 f"--{name.replace('_', '-')}: is of the pictures of --eval-classes, and there are none"

@@ -29,14 +29,14 @@ WEIGHTS = "open_clip_model.safetensors"
 class Student:
     """A CLIP model of open_clip, its tokenizer, and how it takes pictures: `side` in pixels, `mean` and `std`."""
 
-    def __init__(self, name: str, model: nn.Module, tokenizer: Any, model_cfg: Mapping[str, Any]):
+    def __init__(self, name: str, model: Any, tokenizer: Any, model_cfg: Mapping[str, Any]):
         self.name, self.model, self.tokenizer = name, model, tokenizer
         self.model_cfg, self.preprocess_cfg = model_cfg, dict(model.visual.preprocess_cfg)
         size = self.preprocess_cfg["size"]
-        sides = {size} if isinstance(size, int) else set(size)
-        if len(sides) > 1:
-            raise ValueError(f"--student {name}: takes pictures of {tuple(size)} pixels, and views are square")
-        (self.side,) = sides
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(set(sides)) > 1:
+            raise ValueError(f"--student {name}: takes pictures of {sides} pixels, and views are square")
+        self.side = sides[0]
         self.mean, self.std = self.preprocess_cfg["mean"], self.preprocess_cfg["std"]
 
     def save(self, folder: Path) -> None:
@@ -81,12 +81,11 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
 
 
 class StudentForward(nn.Module):
-    """The student in training, a `finetune.trainer.Forward`: features of both towers, the losses of a whole batch."""
+    """The student in training, a `finetune.forward.Forward`: features of both towers, the losses of a whole batch."""
 
     captions, contrasts = False, True
     pad_id: int | None = None
     depth: Callable[[str], int] | None = None
-    products: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
     def __init__(self, student: Student, config: StudentConfig, teachers: Teachers | None):
         super().__init__()
@@ -121,6 +120,10 @@ class StudentForward(nn.Module):
         if "has_negative" in embeddings:
             losses |= told_of_negatives(image, text, embeddings["has_negative"])
         return losses
+
+    def products(self) -> AbstractContextManager:
+        """A step is made in no context of its own."""
+        return contextlib.nullcontext()
 
     def prepare(self, *_: Any) -> None:
         """Nothing is done before the first step."""
@@ -159,8 +162,10 @@ def reinforced_losses(
         texts = text_features[:, [kind]]
         if name == "contrastive":
             return contrastive_loss(image_features, texts, logit_scale, pictures)
-        if name == "negative":
+        if name == "negative" and has_negative is not None:
             return negative_loss(image_features, texts, text_features[:, -1], has_negative, logit_scale, pictures)
+        if teachers is None or image_emb is None or text_emb is None:
+            raise ValueError(f"loss {name!r}: needs what the set does not have, teachers' embeddings or negatives")
         return distillation_loss(
             image_features,
             text_features[:, kind],

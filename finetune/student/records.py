@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from captioners.ranks import processes_here
-from finetune.batching import CHECKED, Batch
+from finetune.batching import CHECKED, Batch, TrainingPictures
 from finetune.identity import Identity, InputHashes, picture_hash
 from finetune.places import Places, in_tar_here, with_places
 from finetune.student.config import StudentConfig
@@ -57,7 +56,7 @@ def check_texts(shards: Sequence[Shard]) -> None:
 class Contents(NamedTuple):
     """What a student can be shown of a record; texts of each kind as (name of their embeddings, texts), negatives by column."""
 
-    image: bytes
+    image: bytes | None
     views: list[View]
     texts: dict[str, list[tuple[str, Sequence[str]]]]
     embeddings: Mapping[str, Tensor]
@@ -72,7 +71,7 @@ class Drawn(NamedTuple):
     negative: str | None
 
 
-class ReinforcedPictures(Dataset):
+class ReinforcedPictures(TrainingPictures):
     """Records that a student can be shown; `rejects` lists the others as (key, reason), `failed_before` known failures.
 
     `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
@@ -115,7 +114,9 @@ class ReinforcedPictures(Dataset):
                     if error:
                         (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
                     else:
-                        others = {name: of for name, of in sample.columns.items() if is_negative(name, self.negatives)}
+                        others = {
+                            name: texts for name, texts in sample.columns.items() if is_negative(name, self.negatives)
+                        }
                         light = Record(sample.key, None, sample.captions, others) if places else sample
                         self.records.append((light, places))
                         self.has_negative.append("negative" in has)
@@ -175,10 +176,10 @@ class ReinforcedPictures(Dataset):
                 decode_stored(contents.image)
         except ValueError as error:
             return str(error), b"", set()
-        has = {kind for kind, of in {**contents.texts, "negative": contents.negatives}.items() if of}
+        has = {kind for kind, texts in {**contents.texts, "negative": contents.negatives}.items() if texts}
         return "", picture_hash(sample.image), has
 
-    def encoded(self, index: int) -> bytes:
+    def encoded(self, index: int) -> bytes | None:
         """The picture's bytes."""
         return self.sample(index).image
 
@@ -209,20 +210,25 @@ class ReinforcedPictures(Dataset):
         text = sample.members.get("txt", b"").decode("utf-8", "replace").strip()
         originals, embeddings = [one for one in (text, *sample.captions) if one.strip()][:1], {}
         if self.teachers:
-            originals, columns, embeddings = self._embeddings(sample, len(views), originals, columns)
-        found = {
+            originals, columns, embeddings = self._embeddings(sample, len(views), originals, columns, self.teachers)
+        kinds = {
             "text": [("text_emb", originals)] if originals else [],
             "synthetic": [(f"{name}_emb", texts) for name, texts in columns.items() if re.match(self.columns, name)],
         }
-        missing = [kind for kind in self.kinds if not found[kind]]
+        missing = [kind for kind in self.kinds if not kinds[kind]]
         if missing and (not self.single or len(missing) == len(self.kinds)):
             raise ValueError(self._lack(missing[0]))
         if not views:
             raise ValueError("paug.json: no views")
-        return Contents(sample.image, views, found, embeddings, hard_negatives(sample, self.negatives, text))
+        return Contents(sample.image, views, kinds, embeddings, hard_negatives(sample, self.negatives, text))
 
+    @staticmethod
     def _embeddings(
-        self, sample: Record, views: int, originals: Sequence[str], columns: Mapping[str, Sequence[str]]
+        sample: Record,
+        views: int,
+        originals: Sequence[str],
+        columns: Mapping[str, Sequence[str]],
+        teachers: Teachers,
     ) -> tuple[Sequence[str], Mapping[str, Sequence[str]], Mapping[str, Tensor]]:
         """The original captions and the columns that have embeddings, and these, from either layout."""
         embeddings = unpack(sample.members)
@@ -234,11 +240,11 @@ class ReinforcedPictures(Dataset):
         rows = modern(
             embeddings, views, {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}}
         )
-        widths = {of.shape[1] for of in rows.values()}
-        if widths != {sum(self.teachers.dimensions)}:
+        widths = {values.shape[1] for values in rows.values()}
+        if widths != {sum(teachers.dimensions)}:
             raise ValueError(
                 f"embeddings of {', '.join(map(str, sorted(widths)))} numbers, and the teachers have "
-                f"{' + '.join(map(str, self.teachers.dimensions))}"
+                f"{' + '.join(map(str, teachers.dimensions))}"
             )
         return originals, columns, rows
 
@@ -257,15 +263,15 @@ class ReinforcedPictures(Dataset):
             draw, side = divmod(draw, COIN)
             kinds = ["synthetic" if side < self.kinds["synthetic"] * COIN else "text"]
         for kind in kinds:
-            draw, at = divmod(draw, len(contents.texts[kind]))
-            name, of = contents.texts[kind][at]
-            rows = [row for row, text in enumerate(of) if text.strip()]
-            draw, at = divmod(draw, len(rows))
-            texts.append((name, rows[at], of[rows[at]]))
+            draw, number = divmod(draw, len(contents.texts[kind]))
+            name, captions = contents.texts[kind][number]
+            rows = [row for row, caption in enumerate(captions) if caption.strip()]
+            draw, number = divmod(draw, len(rows))
+            texts.append((name, rows[number], captions[rows[number]]))
         negative = None
         if contents.negatives:
-            draw, at = divmod(draw, len(contents.negatives))
-            negative = contents.negatives[at][draw % len(contents.negatives[at])]
+            draw, number = divmod(draw, len(contents.negatives))
+            negative = contents.negatives[number][draw % len(contents.negatives[number])]
         return Drawn(view, texts, negative)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int, str, dict[str, Tensor]]:
@@ -299,5 +305,5 @@ class ReinforcedPictures(Dataset):
             torch.stack(tokens),
             torch.tensor(pictures),
             list(keys),
-            {name: torch.stack([of[name] for of in embeddings]) for name in embeddings[0]},
+            {name: torch.stack([own[name] for own in embeddings]) for name in embeddings[0]},
         )

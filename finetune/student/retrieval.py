@@ -114,20 +114,20 @@ def retrieval(student: Student, samples: Sequence[Record], negatives: str | None
     captions = dict.fromkeys(text for sample in samples for text in sample.captions)
     false = [[text for of in hard_negatives(sample, negatives) for text in of] for sample in samples]
     texts = list(captions | dict.fromkeys(text for of in false for text in of))
-    number = {text: at for at, text in enumerate(texts)}
+    number = {text: start for start, text in enumerate(texts)}
     true = [[number[text] for text in sample.captions] for sample in samples]
     right = torch.zeros(len(samples), len(captions), dtype=torch.bool, device=device)
     for row, numbers in zip(right, true, strict=True):
         row[numbers] = True
     found = []
     with evaluating(student.model):
-        for at in range(0, len(samples), BATCH):
-            pixels = torch.stack([preprocess(decode_image(sample.image)) for sample in samples[at : at + BATCH]])
+        for start in range(0, len(samples), BATCH):
+            pixels = torch.stack([preprocess(decode_image(sample.image)) for sample in samples[start : start + BATCH]])
             found.append(student.model.encode_image(pixels.to(device), normalize=True).float())
         image = torch.cat(found)
         found = []
-        for at in range(0, len(texts), BATCH):
-            tokens = student.tokenizer(texts[at : at + BATCH]).to(device)
+        for start in range(0, len(texts), BATCH):
+            tokens = student.tokenizer(texts[start : start + BATCH]).to(device)
             found.append(student.model.encode_text(tokens, normalize=True).float())
         text = torch.cat(found)
     pairs = [(of, [number[one] for one in negative]) for of, negative in zip(true, false, strict=True)]
@@ -136,17 +136,17 @@ def retrieval(student: Student, samples: Sequence[Record], negatives: str | None
 
 def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
     """Those that have a caption and a picture that decodes; ValueError where there are none."""
-    found = []
+    good = []
     for sample in Progress(samples, desc="reading held-out pictures", unit="picture", mininterval=1, disable=quiet):
         try:
             decode_image(sample.image)
         except ValueError:
             continue
         if any(text.strip() for text in sample.captions):
-            found.append(sample)
-    if not found:
+            good.append(sample)
+    if not good:
         raise ValueError("--eval-input: no usable captioned picture")
-    return found
+    return good
 
 
 class HeldOutRetrieval:
@@ -161,14 +161,14 @@ class HeldOutRetrieval:
             if self.classes:
                 scores |= self.classes.scores(student)
         pictures = len(self.samples) + (self.classes.usable if self.classes else 0)
-        found = {"step": step, "samples": seen, "pictures": pictures, **scores}
-        found |= {"chance": self.classes.chance} if self.classes else {}
+        row = {"step": step, "samples": seen, "pictures": pictures, **scores}
+        row |= {"chance": self.classes.chance} if self.classes else {}
         check_lock(trainer.config.output)
         with open(trainer.config.output / VALIDATION_LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+            file.write(json.dumps(row) + "\n")
         trainer.accelerator.log({f"held_out/{name}": value for name, value in scores.items()}, step)
         write_page(trainer)
-        return found
+        return row
 
 
 def write_page(trainer: Trainer) -> None:

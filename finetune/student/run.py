@@ -48,7 +48,7 @@ def train(config: StudentConfig, state: PartialState) -> None:
     if (
         config.negatives
         and not config.weight_of_negatives
-        and not any(hard_negatives(one, config.negatives) for one in held_out)
+        and not any(hard_negatives(sample, config.negatives) for sample in held_out)
     ):
         raise ValueError(
             f"--negatives {config.negatives!r}, --negative-weight 0: they are looked at in validation alone, and no picture of "
@@ -60,7 +60,9 @@ def train(config: StudentConfig, state: PartialState) -> None:
     if classes:
         both |= {number for number, (_, hash) in enumerate(pictures.identities) if hash in classes.seen.hashes}
     if both:
-        flags = " and ".join(filter(None, [config.eval_input and "--eval-input", classes and "--eval-classes"]))
+        flags = " and ".join(
+            flag for flag, given in (("--eval-input", config.eval_input), ("--eval-classes", classes)) if given
+        )
         say_once(state, f"{len(both):,} pictures of --input are held out by {flags}, and so are not trained on")
         pictures.leave_out(both)
     with begun(config, pictures.read, state):
@@ -75,28 +77,33 @@ def train(config: StudentConfig, state: PartialState) -> None:
         say_once(state, describe(trainer))
         if pictures.negatives:
             say_once(state, f"hard negatives: {share_with_negative(pictures)}")
-        found = trainer.fit()
+        validated = trainer.fit()
         if state.is_main_process:
-            finish(trainer, teachers, found)
+            finish(config, trainer, pictures, teachers, validated)
 
 
-def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]) -> None:
+def finish(
+    config: StudentConfig,
+    trainer: Trainer,
+    pictures: ReinforcedPictures,
+    teachers: Teachers | None,
+    validated: Mapping[str, Any],
+) -> None:
     """Writes the page, the model card and the student, whose config comes last."""
-    config = trainer.config
     write_page(trainer)
     scores = [
-        (measure.label, measure.text(found), measure.definition)
+        (measure.label, measure.text(validated), measure.definition)
         for measure in (*SCORES, CHOICE, WITH_NEGATIVE, *CLASS_SCORES)
-        if measure.path[0] in found
+        if measure.path[0] in validated
     ]
     seen = trainer.steps * config.batch_size
-    data = {"trained on": f"{len(trainer.pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}
-    if found:
+    data = {"trained on": f"{len(pictures):,} records of {', '.join(config.input)}, {seen:,} seen"}
+    if validated:
         data["validated on"] = (
-            f"{found['pictures']:,} pictures of {', '.join((*config.eval_input, *config.eval_classes))}"
+            f"{validated['pictures']:,} pictures of {', '.join((*config.eval_input, *config.eval_classes))}"
         )
-    if trainer.pictures.negatives:
-        data["hard negatives"] = share_with_negative(trainer.pictures)
+    if pictures.negatives:
+        data["hard negatives"] = share_with_negative(pictures)
     called = {"text": "original", "synthetic": "synthetic"}
     if config.single_text is None:
         texts = " and ".join(f"{weight:g} × that of {called[kind]} captions" for kind, weight in config.kinds.items())
@@ -141,5 +148,5 @@ def finish(trainer: Trainer, teachers: Teachers | None, found: Mapping[str, Any]
 
 def share_with_negative(pictures: ReinforcedPictures) -> str:
     """How many records have a hard negative, in words."""
-    count, of = sum(pictures.has_negative), len(pictures)
-    return f"{count:,} of {of:,} records have one ({count / of:.1%}), in columns like {pictures.negatives!r}"
+    count, records = sum(pictures.has_negative), len(pictures)
+    return f"{count:,} of {records:,} records have one ({count / records:.1%}), in columns like {pictures.negatives!r}"

@@ -48,7 +48,7 @@ def make_report(
                 [None if np.isnan(share) else float(share) for share in class_accuracy(of["top1"], labels, count)],
                 confusions(answers[name][:, 0], labels),
                 mistakes[name],
-                unsure_of(of["top1"], *reranked[name], labels, seed) if reranked.get(name) else None,
+                unsure_of(of["top1"], *anew, labels, seed) if (anew := reranked.get(name)) else None,
                 supported(adapted[name], labels, seed) if adapted.get(name) else None,
             )
             for name, of in scores.items()
@@ -77,7 +77,14 @@ def unsure_of(first: np.ndarray, unsure: np.ndarray, reranked: np.ndarray, label
         },
         seed,
     )
-    return Unsure(*(found.get(name) for name in Unsure._fields))
+    return Unsure(
+        share=found["share"],
+        total=found["total"],
+        sure=found.get("sure"),
+        before=found.get("before"),
+        after=found.get("after"),
+        gain=found.get("gain"),
+    )
 
 
 def supported(adapted: Mapping[tuple[str, int], np.ndarray], labels: np.ndarray, seed: int) -> Supported:

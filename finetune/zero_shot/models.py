@@ -30,7 +30,7 @@ class Mistake(NamedTuple):
     key: str
     label: int
     answer: int
-    image: bytes
+    image: bytes | None
 
 
 class Asked:

@@ -222,7 +222,7 @@ def _unsure(report: ZeroShotReport) -> str:
     unsure = report.models[report.best].unsure
     if not unsure:
         return ""
-    if not unsure.gain:
+    if not (unsure.gain and unsure.before and unsure.after):
         return f"{report.best} is sure of all pictures: the hierarchy has nothing to do."
     gain = TOP1.written(unsure.gain.mean).replace(PERCENT, " points").replace("-", "−")
     between = interval(TOP1, unsure.gain, " to ").removesuffix(PERCENT)

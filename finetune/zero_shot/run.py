@@ -157,7 +157,7 @@ def ask(
         for batch in prepared(records, transforms, config.batch_size, workers(config.num_workers)):
             rows += [{"key": one.record.key, "label": one.record.label, "error": masked(one.error)} for one in batch]
             good = [one for one in batch if not one.error]
-            right = [number[one.record.label] for one in good]
+            right = [number[one.record.label or ""] for one in good]
             labels += right
             for at, model in enumerate(models if good else ()):
                 model.ask(torch.stack([one.pixels[at] for one in good]), good, right)

@@ -3,7 +3,7 @@
 B: pictures of a batch   C: classes   S: support pictures   E: embedding
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from itertools import product
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Shot(NamedTuple):
 
 
 def draw_shots(
-    records: Iterable[Record], number: Mapping[str, int], shots: int, seed: int, asked: set[bytes]
+    records: Iterable[Record], number: Mapping[str, int], shots: int, seed: int, asked: Collection[bytes]
 ) -> tuple[list[Shot], int]:
     """So many pictures of each class, drawn by their keys, and how many are left out, being among those asked for.
 
@@ -41,7 +41,7 @@ def draw_shots(
     drawn: dict[int, list[tuple[int, str, Record]]] = {}
     held = 0
     for record in records:
-        if record.error or record.label not in number:
+        if record.error or record.label is None or record.label not in number:
             continue
         if picture_hash(record.image) in asked:
             held += 1
@@ -70,7 +70,8 @@ def described(shots: Sequence[Shot], asked: Sequence[str]) -> dict[str, list[tup
     Raises ValueError for a column that no picture has.
     """
     there = dict.fromkeys(column for shot in shots for column in shot.record.syn_text)
-    columns = list(asked or [*([CAPTIONS] if any(shot.record.captions for shot in shots) else []), *there])
+    all_columns = [*([CAPTIONS] if any(shot.record.captions for shot in shots) else []), *there]
+    columns = list(asked) or all_columns
     found = {
         column: [shot.record.captions if column == CAPTIONS else shot.record.columns.get(column, ()) for shot in shots]
         for column in columns

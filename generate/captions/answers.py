@@ -56,8 +56,8 @@ def _read_json(text: str, fields: Mapping[str, str]) -> Answer:
     for field, column in fields.items():
         replies = [read_reply(one) for one in _texts(field, whole[field], tags=is_tags(column))]
         cut.update(*(reply.cut for reply in replies))
-        found = [reply.text for reply in replies]
-        texts[column] = _tags(found) if is_tags(column) else tuple(found)
+        reply_texts = [reply.text for reply in replies]
+        texts[column] = _tags(reply_texts) if is_tags(column) else tuple(reply_texts)
     return Answer(texts, tuple(name for name in CUTS if name in cut), finished=True)
 
 
@@ -66,8 +66,8 @@ def _only_one(text: str, fields: Mapping[str, str]) -> tuple[int, int, dict[str,
     wanted = {_plain(field): field for field in fields}
     whole: list[tuple[int, int, dict[str, Any]]] = []
     problem = "no finished JSON object"
-    for start, end, found in _objects(text):
-        named = [(wanted[name], value) for given, value in found if (name := _plain(given)) in wanted]
+    for start, end, pairs in _objects(text):
+        named = [(wanted[name], value) for given, value in pairs if (name := _plain(given)) in wanted]
         values = dict(named)
         twice = sorted({name for name, value in named if value != values[name]})
         missing = [name for name in fields if name not in values]

@@ -107,6 +107,18 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
         return self
 
     @property
+    def of_server(self) -> bool:
+        """Whether the captioner is a server's model."""
+        return (self.model or "").startswith("openai:")
+
+    @property
+    def captioner(self) -> str:
+        """The captioner's name; ValueError without one, which no whole configuration is."""
+        if not self.model:
+            raise ValueError("--model: required")
+        return self.model
+
+    @property
     def named_columns(self) -> tuple[str, ...]:
         """The columns that are written, as far as they are named; all others have the captioner's name."""
         return tuple(self.fields.values()) or ((self.column,) if self.column else ())
@@ -115,9 +127,9 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
     def sampling(self) -> SamplingConfig:
         """How captions are drawn."""
         asked = self.model_dump(include=set(SamplingConfig.model_fields))
-        return SamplingConfig(
-            **asked | {"json_schema": asked["json_schema"] or (self.fields and schema_of(self.fields)) or ""}
-        )
+        if self.fields and not self.json_schema:
+            asked["json_schema"] = schema_of(self.fields)
+        return SamplingConfig(**asked)
 
     @property
     def task(self) -> TaskConfig:
@@ -175,7 +187,6 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
         None,
         description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number or id",
     )
-    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     captions_only: bool = Field(False, description="records without their pictures, for `capsmith join`")
     replace_columns: bool = Field(
         False, description="replace captions that a record has in these columns already; else an error"
@@ -262,19 +273,19 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
             )
         if self.class_names and not self.label:
             problems.append("--class-names: are of the classes that --label finds, and it is not given")
-        if not any((one.model or "").startswith("openai:") for one in self.column_configs):
+        if not any(column.of_server for column in self.column_configs):
             problems += [
                 f"--{name.replace('_', '-')}: is for a server's model, openai:http://host:port#model"
                 for name, field in ServerConfig.model_fields.items()
                 if getattr(self, name) != field.default
             ]
         configs = self.column_configs
-        if not self.label and any("label" in one.task.names for one in configs):
+        if not self.label and any("label" in column.task.names for column in configs):
             problems.append(
                 "instruction: names label, the class that --label finds, and it is not given; json.label is a field"
             )
-        if all(one.named_columns for one in configs):
-            problems += problems_of_order([(one.named_columns, one.task.columns_read) for one in configs])
+        if all(column.named_columns for column in configs):
+            problems += problems_of_order([(column.named_columns, column.task.columns_read) for column in configs])
         if self.export_by_class and not self.label:
             problems.append("--export-by-class: is by the classes that --label finds, and it is not given")
         if self.text_model and not self.columns:
@@ -290,12 +301,16 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
 
 
 def _column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig:
+    """A column with the fields of its entry, or else with those beside the list that are no defaults.
+
+    So a greedy column may leave num_captions out.
+    """
     given = {
         name: common[name]
         for name, field in ColumnConfig.model_fields.items()
         if name in common and common[name] != field.default
-    }  # a greedy column may then leave num_captions out
+    }
     if entry.get("text_only") and common.get("text_model") and "model" not in entry:
         given = {name: value for name, value in given.items() if name not in ("pretrained", "base")}
         given["model"] = common["text_model"]
-    return ColumnConfig.model_validate(given | entry)
+    return ColumnConfig.model_validate({**given, **entry})

@@ -39,14 +39,14 @@ def read_pairs(place: str) -> list[Pair]:
     path = str(SHIPPED.get(place, place))
     of_line = _of_json if _has_json_pairs(path) else _of_text if path.endswith(".txt") else None
     try:
-        found = _pairs_in(path, of_line) if of_line else list(islice(_pairs_of_set(path), MOST_PAIRS))
+        pairs = _pairs_in(path, of_line) if of_line else list(islice(_pairs_of_set(path), MOST_PAIRS))
     except (ValueError, OSError) as error:
         raise ValueError(f"examples: {error}{'' if of_line else f'; {FORMS}'}") from error
-    if not found:
+    if not pairs:
         raise ValueError(
             f"examples: {place}: {'holds no pairs' if of_line else 'no picture has two different captions'}"
         )
-    return found
+    return pairs
 
 
 def draw_pairs(pairs: Sequence[Pair], count: int, name: str, seed: int) -> list[Pair]:

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from captioners.base import Request
-from captioners.server.captioner import BLANK
+from captioners.server.captioner import BLANK, ServerCaptioner
+from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
-from generate.captions.stages import Column
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import read_markers
@@ -71,26 +71,29 @@ def count_pictures(shards: Sequence[Shard]) -> Count:
     return Count(known + round(rows), len(shards), False)
 
 
-def costs_of(columns: Sequence[Column], shards: Sequence[Shard]) -> list[str]:
-    """What the shards cost each of these columns, which servers make, judged by their first records; nothing where they cannot be counted."""
+def costs_of(columns: Sequence[tuple[Column, ServerCaptioner]], shards: Sequence[Shard]) -> list[str]:
+    """What the shards cost each of these columns, which servers make; nothing where they cannot be counted.
+
+    The first records stand for all.
+    """
     count = count_pictures(shards).pictures if columns else None
     if count is None:
         return []
     first = list(islice(shards[0], LOOKED_AT)) if shards else []
     return [
-        column.captioner.cost(count, column.sampling, column.gate.redraws, _requests(column, first))
-        for column in columns
+        captioner.cost(count, column.sampling, column.gate.redraws, _requests(column, first))
+        for column, captioner in columns
     ]
 
 
 def _requests(column: Column, records: Sequence[Record]) -> list[Request]:
     """What the column asks of records, as far as that is known before the columns are made that it reads."""
-    picture, found = BLANK.picture if column.looks else None, []
+    picture, requests = BLANK.picture if column.looks else None, []
     for record in records:
         with suppress(ValueError):
             asked = column.task.instruct(record, {}, column.name, column.sampling.seed)
-            found.append(Request(record.key, picture, asked.instruction))
-    return found or [Request("", picture, column.task.instruction)]
+            requests.append(Request(record.key, picture, asked.instruction))
+    return requests or [Request("", picture, column.task.instruction)]
 
 
 def _size_in_tar(record: Record) -> int:

@@ -10,12 +10,12 @@ from generate.captions.export import export_by_class
 from generate.captions.overlap import Overlap
 from generate.captions.refused import Refused
 from generate.runs.inputs import share_failed
-from generate.runs.manifest import GALLERY, expect_run
+from generate.runs.manifest import GALLERY, expect_run, expect_shards
 from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery
 from generate.sets.repeats import Repeats
 from imagetext.columns import is_tags
-from imagetext.shards import read_markers, read_shards
+from imagetext.shards import read_markers
 from imagetext.shown import say
 from imagetext.sources import Shard
 from imagetext.stores import join, plain_path
@@ -27,11 +27,11 @@ MOST_TOLD = 3  # captions of a column
 def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
     """Print what the run's shards hold, or of several processes this one's; write the card where all are done; the exit code."""
     folder = plain_path(config.output)
-    there = read_markers(folder)
-    markers = {name: there.get(name) for name in read_shards(folder)}
-    own = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
-    missing = [name for name in own if markers[name] is None]
-    done = [markers[name] for name in own if markers[name] is not None]
+    markers, names = read_markers(folder), expect_shards(folder)
+    whole = markers.keys() >= set(names)
+    own = names if rank.count == 1 else [shard.name for shard in rank.share(shards)]
+    missing = [name for name in own if name not in markers]
+    done = [markers[name] for name in own if name in markers]
     pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
     captions = ", ".join(
         f"{sum(marker['captions'].get(column, 0) for marker in done):,} {'tags' if is_tags(column) else 'captions'} in {column}"
@@ -48,10 +48,11 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
         refused.add(marker.get("refused", {}))
     for line in [*refused.lines(), *repeated(done), *overlap.lines()]:
         say(line)
-    if None not in markers.values():
-        write_card(folder, config.input, list(markers.values()))
+    if whole:
+        of_all = [markers[name] for name in names]
+        write_card(folder, config.input, of_all)
         if config.export_by_class and rank.count == 1:
-            lines, classes = export_by_class(folder, list(markers.values()), config.export_by_class)
+            lines, classes = export_by_class(folder, of_all, config.export_by_class)
             say(f"{config.export_by_class}: {lines:,} captions of {classes:,} classes, a file each")
         elif config.export_by_class:
             say("--export-by-class: is written by one process; the same command in one writes it")
@@ -67,7 +68,7 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
             "the records say why, under `error`"
         )
         return 3
-    if config.push_to_hub and None not in markers.values():
+    if config.push_to_hub and whole:
         push(folder, config.push_to_hub)
         say(f"uploaded to the data set {config.push_to_hub}")
     return 0
@@ -79,9 +80,12 @@ def repeated(markers: Iterable[Mapping[str, Any]]) -> list[str]:
     for marker in markers:
         for name, state in marker["repeats"].items():
             columns.setdefault(name, Repeats()).merge(Repeats.of(state))
-    return [
-        f"  {name}: {caption!r} stands for at least {count:,} of {found.pictures:,} pictures ({count / found.pictures:.1%})"
-        for name, found in columns.items()
-        for caption, count in found.most(MOST_TOLD)
-        if count > 2 and count >= SHARE_TOLD * found.pictures
-    ]
+    lines = []
+    for name, repeats in columns.items():
+        pictures = repeats.pictures
+        for caption, count in repeats.most(MOST_TOLD):
+            if count > 2 and count >= SHARE_TOLD * pictures:
+                lines.append(
+                    f"  {name}: {caption!r} stands for at least {count:,} of {pictures:,} pictures ({count / pictures:.1%})"
+                )
+    return lines

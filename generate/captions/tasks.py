@@ -178,9 +178,9 @@ class Task:
             return Instructed(None)
         names, values = self.template.names, {}
         for name in names:
-            found = self._value(name, record, written, column, seed)
-            if found is not None:
-                values[name] = bounded(found, name) if isinstance(found, str | Texts) else found
+            value = self._value(name, record, written, column, seed)
+            if value is not None:
+                values[name] = bounded(value, name) if isinstance(value, str | Texts) else value
         instruction = self.template.render(values)
         made_of: list[str] = []
         for name in sorted(values.keys() - {"label", "key", "json", "examples"}):
@@ -193,8 +193,8 @@ class Task:
     ) -> tuple[str, str] | None:
         """What the column falls back to, and the text there: the first of `fallback` that the record has."""
         for name in self.fallback:
-            if found := self._value(name, record, written, column, seed):
-                return name, str(found)
+            if value := self._value(name, record, written, column, seed):
+                return name, str(value)
         return None
 
     def _value(self, name: str, record: Record, written: Mapping[str, Sequence[str]], column: str, seed: int) -> Any:
@@ -211,9 +211,9 @@ class Task:
         texts = record.captions if name in ("text", "texts") else written.get(name) or record.columns.get(name) or ()
         if not (texts := [text for text in texts if text.strip()]):
             return None
-        found = Texts(texts)
-        found.shown = name_hash(f"{column}\n{name}\n{record.key}", "caption", seed=seed) % len(texts)
-        return str(found) if name == "text" else found
+        chosen = Texts(texts)
+        chosen.shown = name_hash(f"{column}\n{name}\n{record.key}", "caption", seed=seed) % len(texts)
+        return str(chosen) if name == "text" else chosen
 
     def fingerprint(self, *, looks: bool) -> dict[str, Any]:
         """All of it that decides what is written, and in words what captions are made of; looks: whether at the picture, too."""

@@ -28,10 +28,11 @@ def draw_views(seed: int, key: str, count: int, size: tuple[int, int], side: int
     views = []
     for number in range(count):
         random = np.random.Philox(key=philox_key, counter=[0, DRAW, 0, number])
-        *tries, operations = random.random_raw(4 * CROPS + 2 * PER_VIEW).reshape(-1, 4).tolist()
-        views.append(
-            [_draw_crop(tries, *size, crop_area), [_draw_operation(*operations[at : at + 2], side) for at in (0, 2)]]
+        *tries, (first, first_sign, second, second_sign) = (
+            random.random_raw(4 * CROPS + 2 * PER_VIEW).reshape(-1, 4).tolist()
         )
+        operations = [_draw_operation(first, first_sign, side), _draw_operation(second, second_sign, side)]
+        views.append([_draw_crop(tries, *size, crop_area), operations])
     return views
 
 

@@ -47,7 +47,6 @@ class ReinforceConfig(RunConfig, TableFlags):
     text_from_synthetic: bool = Field(
         False, description="the first synthetic caption as `txt`, not the first original"
     )
-    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     max_error_rate: float = Field(
         0.1, ge=0, le=1, description="share of records that may fail before the exit code is 3"
     )

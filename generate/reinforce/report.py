@@ -101,13 +101,13 @@ def measure(
         )
     }
     scales = {teacher["name"]: teacher["logit_scale"] for teacher in teachers}
-    found = {name: retrieval(cosine, wanted) for name, cosine in cosines.items()}
+    results = {name: retrieval(cosine, wanted) for name, cosine in cosines.items()}
     if len(teachers) > 1:
-        found[ENSEMBLE] = ensemble_retrieval([scales[name] * cosine for name, cosine in cosines.items()], wanted)
+        results[ENSEMBLE] = ensemble_retrieval([scales[name] * cosine for name, cosine in cosines.items()], wanted)
     return {
         "pictures": len(kept),
         "answers": len(answers),
-        "retrieval": found,
+        "retrieval": results,
         "agreement": [
             {"teachers": [one, other], **agreement(scales[one] * cosines[one], scales[other] * cosines[other])}
             for one, other in combinations(cosines, 2)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -17,7 +17,7 @@ from generate.reinforce.stages import Settled, convert_samples, reinforce_sample
 from generate.reinforce.teachers import Teacher, load_teachers
 from generate.runs.engines import engine_of
 from generate.runs.inputs import Failures, hash_of, input_of, share_failed
-from generate.runs.manifest import RULES, check_own, expect_run, read_run, wait_for_run
+from generate.runs.manifest import RULES, check_own, expect_run, expect_shards, read_run, wait_for_run
 from generate.runs.out_of_memory import with_halved_batches
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted, workers_wanted
@@ -27,7 +27,7 @@ from imagetext.apart import ANOTHER
 from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
-from imagetext.shards import ShardWriter, read_marker, read_markers, read_shards
+from imagetext.shards import ShardWriter, read_marker, read_markers
 from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import join
@@ -82,7 +82,7 @@ class Reinforcing:
 
     config: ReinforceConfig
     teachers: Sequence[Teacher] = ()
-    settled: Settled | None = None
+    settled: Settled = field(init=False, repr=False)  # once it is loaded
     workers: Workers | None = None  # from the first shard on
     doing = "reinforcing"
     unit = "record"
@@ -104,6 +104,7 @@ class Reinforcing:
         """Reinforce and write one shard; out of memory, it is begun anew with half the batch, and its marker says so."""
         if self.workers is None and not self.config.convert:
             self.workers = workers_for(self.config, self.settled.size, workers_wanted(self.config))
+        workers = self.workers
 
         def write(sizes: Sequence[int]) -> None:
             settled = Settled(self.settled.size, *sizes)
@@ -112,7 +113,7 @@ class Reinforcing:
                 self.teachers,
                 self.config,
                 settled,
-                self.workers,
+                workers,
                 pace,
                 following,
                 {} if settled == self.settled else {"batch_size": settled.batch_size},
@@ -136,7 +137,7 @@ def write_shard(
     following: Shard | None,
     info: Mapping[str, Any],
 ) -> None:
-    """Reinforce and write one shard; its marker gets `info`."""
+    """Reinforce and write one shard, or convert it without workers; its marker gets `info`."""
     failures, originals, before = Failures(), 0, read_marker(config.output, shard.name)
     with ShardWriter(
         config.output,
@@ -147,7 +148,7 @@ def write_shard(
     ) as writer:
         for record, text in (
             convert_samples(shard, config)
-            if config.convert
+            if workers is None
             else reinforce_samples(shard, teachers, config, settled, workers, following)
         ):
             writer.write(record, text)
@@ -212,11 +213,10 @@ def description(config: ReinforceConfig, run: Mapping[str, Any]) -> dict[str, An
 
 def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
     """Print what the run's shards hold, or of several processes this one's; write the report where all are done; the exit code."""
-    there = read_markers(config.output)
-    markers = {name: there.get(name) for name in read_shards(config.output)}
-    own = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
-    missing = [name for name in own if markers[name] is None]
-    done = [markers[name] for name in own if markers[name] is not None]
+    markers, names = read_markers(config.output), expect_shards(config.output)
+    own = names if rank.count == 1 else [shard.name for shard in rank.share(shards)]
+    missing = [name for name in own if name not in markers]
+    done = [markers[name] for name in own if name in markers]
     records, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
     say(
         f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
@@ -228,7 +228,7 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
             "trainer, which draws a synthetic caption of every record, ends at the first of them"
         )
     rate = share_failed(done)
-    if config.report and None not in markers.values():
+    if config.report and markers.keys() >= set(names):
         write_report(config.output, list(expect_run(config.output)["teachers"].values()))
     if missing:
         say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")

@@ -49,7 +49,7 @@ class Texts:
         return named_texts(self.text, self.captions, {name: self.columns[name] for name in self.chosen})
 
 
-class Picture(NamedTuple):
+class PendingViews(NamedTuple):
     """A record on its way: texts, views and, where a teacher is to see them, their pixels (V, 3, S, S), uint8; or an error."""
 
     record: Record
@@ -73,8 +73,11 @@ def reinforce_samples(
     following: records of which the first are prepared once these all are.
     Raises: ValueError where a teacher gives no finite numbers, and whatever `samples` or the teachers raise.
     """
-    made = workers.prepared(samples, GROUP, following)
-    pictures, known = (Picture(*of, views, pixels, error) for of, (views, pixels, error) in made), {}
+    pictures = (
+        PendingViews(record, texts, views, pixels, error)
+        for (record, texts), (views, pixels, error) in workers.prepared(samples, GROUP, following)
+    )
+    known: dict[str, Tensor] = {}
     while group := list(islice(pictures, GROUP)):
         embedded = embed_group(group, teachers, known, settled.batch_size) if teachers else ({} for _ in group)
         for picture, embeddings in zip(group, embedded, strict=True):
@@ -127,7 +130,7 @@ def read_texts(record: Record, config: ReinforceConfig) -> tuple[Texts, str]:
 
 
 def embed_group(
-    group: Sequence[Picture], teachers: Sequence[Teacher], known: dict[str, Tensor], batch_size: int
+    group: Sequence[PendingViews], teachers: Sequence[Teacher], known: dict[str, Tensor], batch_size: int
 ) -> list[dict[str, Tensor]]:
     """Each picture's embeddings by name, rows (V or T, D) in float32; `known` has those of texts (D,), and gets the new ones."""
     good = [picture for picture in group if not picture.error]
@@ -135,9 +138,9 @@ def embed_group(
         return [{} for _ in group]
     named = [picture.texts.named() for picture in good]
     new = list(dict.fromkeys(text for texts in named for some in texts.values() for text in some if text not in known))
-    pixels = torch.cat([picture.pixels for picture in good])  # (N, 3, S, S)
-    found = [teacher.embed(pixels, new, batch_size) for teacher in teachers]
-    of_views, of_texts = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))  # (N, D), (T, D)
+    pixels = torch.cat([picture.pixels for picture in good if picture.pixels is not None])  # (N, 3, S, S)
+    embedded = [teacher.embed(pixels, new, batch_size) for teacher in teachers]
+    of_views, of_texts = (torch.cat(parts, dim=1) for parts in zip(*embedded, strict=True))  # (N, D), (T, D)
     known.update(zip(new, of_texts, strict=True))
     rows = iter(of_views.split([len(picture.views) for picture in good]))  # (V, D) each
     texts = (
@@ -162,10 +165,10 @@ def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Itera
                 embeddings = modern(unpack(record.members), len(views), texts.named())
         except ValueError as problem:
             error = str(problem)
-        yield reinforced(Picture(record, texts, views, error=error), embeddings, config), texts.text
+        yield reinforced(PendingViews(record, texts, views, error=error), embeddings, config), texts.text
 
 
-def reinforced(picture: Picture, embeddings: Mapping[str, Tensor], config: ReinforceConfig) -> Record:
+def reinforced(picture: PendingViews, embeddings: Mapping[str, Tensor], config: ReinforceConfig) -> Record:
     """The record with `paug.json` and its embeddings in the place of those it may have had."""
     members = {
         name: data for name, data in picture.record.members.items() if name not in ("paug.json", "npz", "pth.gz")

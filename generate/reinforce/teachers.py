@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from captioners.clip import find_clip, load_clip
@@ -31,7 +31,7 @@ class Teacher:
     """
 
     name: str
-    model: nn.Module
+    model: Any  # CLIP, CustomTextCLIP or CoCa of open_clip, which have no class in common but torch's
     tokenizer: Any
     size: tuple[int, int]
     mean: Sequence[float]
@@ -71,13 +71,15 @@ class Teacher:
             # not inference_mode, in which linear layers come whole to fast_products, and pass it by
             with torch.no_grad(), fast_products() if self.device == "cpu" else nullcontext():
                 of_views = [self._encode_views(batch) for batch in views.split(batch_size) if len(batch)]
-                of_texts = [self._encode_texts(texts[at : at + batch_size]) for at in range(0, len(texts), batch_size)]
+                of_texts = [
+                    self._encode_texts(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)
+                ]
         finally:
             if self.in_turn:
                 self.model.to("cpu")
         return self._joined(of_views), self._joined(of_texts)
 
-    def _joined(self, batches: Sequence[Tensor]) -> Tensor:
+    def _joined(self, batches: list[Tensor]) -> Tensor:
         """Batches (n, E) of embeddings of any length, on the device, as one (N, E)."""
         if not batches:
             return torch.zeros(0, self.dimension)
@@ -97,17 +99,22 @@ class Teacher:
         return encode_texts(self.model, self.tokenizer(list(texts)).to(self.device)).float()
 
 
-def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
+def encode_texts(model: Any, tokens: Tensor) -> Tensor:
     """Embeddings (T, E), of any length, of tokens (T, L); a CLIP reads them up to the last end alone.
 
     Its attention is causal and its embedding that of the end, so what is behind tells it nothing, and most texts are short.
     """
-    if not isinstance(model, CLIP) or model.attn_mask is None or model.text_pool_type not in ("argmax", "eos"):
+    if not _reads_to_the_end(model):
         return model.encode_text(tokens, normalize=False)
     ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
     length = int(ends.argmax(dim=1).max()) + 1
     cut = {"positional_embedding": model.positional_embedding[:length], "attn_mask": model.attn_mask[:length, :length]}
     return functional_call(model, cut, kwargs={"text": tokens[:, :length]})[1]
+
+
+def _reads_to_the_end(model: Any) -> bool:
+    """Whether the model is a CLIP whose attention to texts is causal and whose embedding is that of their end."""
+    return isinstance(model, CLIP) and model.attn_mask is not None and model.text_pool_type in ("argmax", "eos")
 
 
 def load_teachers(names: Sequence[str], device: str, dtype: str) -> list[Teacher]:
@@ -138,10 +145,11 @@ def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher
         model, tokenizer = load_clip(source)
     except ValueError as error:
         raise ValueError(f"teacher {name}: open_clip cannot load it: {error}") from error
-    cfg, size = model.visual.preprocess_cfg, model.visual.preprocess_cfg["size"]
+    cfg = model.visual.preprocess_cfg
+    height, width = (cfg["size"], cfg["size"]) if isinstance(cfg["size"], int) else cfg["size"]
     bias = getattr(model, "logit_bias", None)
     with torch.inference_mode():  # of the weights as they are stored: in bf16, a scale of 100 is 98.9
-        known = {
+        known: dict[str, Any] = {
             "dimension": model.eval().encode_text(tokenizer([""])).shape[-1],
             "logit_scale": model.logit_scale.exp().item(),
             "logit_bias": None if bias is None else bias.item(),
@@ -151,7 +159,7 @@ def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher
         name,
         model.to(DTYPES[dtype]),
         tokenizer,
-        (size, size) if isinstance(size, int) else tuple(size),
+        (height, width),
         tuple(cfg["mean"]),
         tuple(cfg["std"]),
         **known,

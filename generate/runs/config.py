@@ -40,6 +40,7 @@ class RunConfig(BaseModel):
         description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
         "of a cluster must all see it"
     )
+    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
     trust_input: bool = Field(
         False,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Any
 
-from imagetext.hashes import sample_hash
+from imagetext.hashes import file_hash, sample_hash
 from imagetext.outputs import write_file
 from imagetext.readers.folders import FolderRows
 from imagetext.readers.row_records import with_unique_keys
@@ -16,15 +16,11 @@ from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
 from imagetext.shown import Progress, say
-from imagetext.stores import join, listing, open_file, read_bytes
+from imagetext.stores import join, listing, read_bytes
 
 PICTURES = "pictures.json"
-VERSIONS = (
-    "mtime_ns",
-    "etag",
-    "listing",
-    "revision",
-)  # of an input's stamp: another one, and the bytes may still be the same
+# Of an input's stamp: another one, and the bytes may still be the same.
+VERSIONS = ("mtime_ns", "etag", "listing", "revision")
 
 
 # ---- hashes of what is read -----------------------------------------------------------------------------------------------
@@ -159,24 +155,22 @@ def _grown(shard: Shard, then: Mapping[str, Any]) -> bool:
 
 
 def _is_text_table(shard: Shard) -> bool:
-    return (
-        isinstance(shard.samples, Pieces) or isinstance(shard.samples, TableRows) and shard.samples.layout is not None
-    )
+    is_text = isinstance(shard.samples, TableRows) and shard.samples.layout is not None
+    return is_text or isinstance(shard.samples, Pieces)
 
 
 def disbelieved(
     folder: str | os.PathLike, markers: Mapping[str, Mapping[str, Any]], everything: bool = False
 ) -> list[str]:
     """The shards that are done by their size and not by their hash: of those whose file is newer than its marker, or of all."""
-    there = {os.path.basename(one.path): one for one in listing(os.fspath(folder))}
-    found = []
+    entries = {os.path.basename(entry.path): entry for entry in listing(os.fspath(folder))}
+    wrong = []
     for name, marker in markers.items():
-        times = [there[one].stamp.get("mtime_ns", 0) for one in (marker["file"], name + MARKER)]
-        if (everything or times[0] > times[1]) and marker.get("sha256"):
-            with open_file(there[marker["file"]].path) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != marker["sha256"]:
-                    found.append(name)
-    return found
+        file = entries[marker["file"]]
+        newer = file.stamp.get("mtime_ns", 0) > entries[name + MARKER].stamp.get("mtime_ns", 0)
+        if (everything or newer) and marker.get("sha256") and file_hash(file.path)[0] != marker["sha256"]:
+            wrong.append(name)
+    return wrong
 
 
 # ---- which picture is in which shard --------------------------------------------------------------------------------------
@@ -206,37 +200,36 @@ def as_kept(kept: Mapping[str, Sequence[str]], shards: Sequence[Shard]) -> tuple
 
     kept: which pictures are in which shard. What is gone is told by shard; one of which all is gone is left out.
     """
-    found: list[Shard] = []
+    result: list[Shard] = []
     gone: dict[str, list[str]] = {}
-    folders: dict[str, list[Shard]] = {}
+    folders: dict[str, list[tuple[Shard, FolderRows]]] = {}
     for shard in shards:
         if isinstance(shard.samples, FolderRows):
-            folders.setdefault(shard.samples.folder, []).append(shard)
+            folders.setdefault(shard.samples.folder, []).append((shard, shard.samples))
         else:
-            found.append(shard)
+            result.append(shard)
     for folder, pieces in folders.items():
-        rows = {
-            name: row for piece in pieces for name, row in zip(_names(piece.samples), piece.samples.rows, strict=True)
-        }
-        stem = pieces[0].name.rpartition("-")[0]
-        mine = {name: pictures for name, pictures in kept.items() if name.rpartition("-")[0] == stem}
+        first, first_rows = pieces[0]
+        rows = {name: row for _, samples in pieces for name, row in zip(_names(samples), samples.rows, strict=True)}
+        stem = first.name.rpartition("-")[0]
+        earlier = {name: pictures for name, pictures in kept.items() if name.rpartition("-")[0] == stem}
         parts = {
-            name: [rows.pop(picture) for picture in pictures if picture in rows] for name, pictures in mine.items()
+            name: [rows.pop(picture) for picture in pictures if picture in rows] for name, pictures in earlier.items()
         }
-        for name, pictures in mine.items():
+        for name, pictures in earlier.items():
             if len(parts[name]) < len(pictures):
-                there = set(_names(FolderRows(folder, tuple(parts[name]))))
-                gone[name] = [picture for picture in pictures if picture not in there]
-        number = max((int(name.rpartition("-")[2]) + 1 for name in mine), default=0)
+                present = set(_names(FolderRows(folder, tuple(parts[name]))))
+                gone[name] = [picture for picture in pictures if picture not in present]
+        number = max((int(name.rpartition("-")[2]) + 1 for name in earlier), default=0)
         new = list(rows.values())
-        for first in range(0, len(new), ROWS_PER_SHARD):
-            parts[f"{stem}-{number:05d}"] = new[first : first + ROWS_PER_SHARD]
+        for start in range(0, len(new), ROWS_PER_SHARD):
+            parts[f"{stem}-{number:05d}"] = new[start : start + ROWS_PER_SHARD]
             number += 1
         for name, of_part in parts.items():
-            samples = replace(pieces[0].samples, rows=tuple(of_part))
+            samples = replace(first_rows, rows=tuple(of_part))
             if of_part:
-                found.append(replace(pieces[0], name=name, samples=samples, stamp=samples.stamp()))
-    return found, gone
+                result.append(replace(first, name=name, samples=samples, stamp=samples.stamp()))
+    return result, gone
 
 
 @dataclass(frozen=True)
@@ -262,26 +255,27 @@ def with_new_rows(shards: Sequence[Shard], markers: Mapping[str, Mapping[str, An
 
 def _as_done(pieces: Sequence[Shard], markers: Mapping[str, Mapping[str, Any]]) -> list[Shard]:
     """The shards of a table in the sizes that they have by their markers."""
-    stem, left = pieces[0].name.rpartition("-")[0], sum(len(piece.samples) for piece in pieces)
+    tables = [piece.samples for piece in pieces if isinstance(piece.samples, TableRows)]
+    stem, left = pieces[0].name.rpartition("-")[0], sum(map(len, tables))
     sizes: dict[str, int] = {}
     while left:
         name = f"{stem}-{len(sizes):05d}"
         sizes[name] = min(left, _rows_read(markers.get(name, {})) or ROWS_PER_SHARD)
         left -= sizes[name]
-    if [*sizes.values()] == [len(piece.samples) for piece in pieces]:
+    if [*sizes.values()] == list(map(len, tables)):
         return [*pieces]
-    rest, found = [replace(piece.samples, skipped=0) for piece in pieces], []
+    rest, shards = [replace(table, skipped=0) for table in tables], []
     for name, size in sizes.items():
         parts: list[TableRows] = []
         while size:
             part = replace(rest[0], count=min(size, rest[0].count))
-            rest[0] = replace(rest[0], skipped=part.skipped + part.count, count=rest[0].count - part.count)
+            rest[0] = replace(rest[0], skipped=(part.skipped or 0) + part.count, count=rest[0].count - part.count)
             size -= part.count
             parts.append(part)
             if not rest[0].count:
                 del rest[0]
-        found.append(replace(pieces[0], name=name, samples=Pieces(parts)))
-    return found
+        shards.append(replace(pieces[0], name=name, samples=Pieces(parts)))
+    return shards
 
 
 def _rows_read(marker: Mapping[str, Any]) -> int:
@@ -296,10 +290,7 @@ def _names(rows: FolderRows) -> list[str]:
 
 # ---- failures that may pass -----------------------------------------------------------------------------------------------
 
-PASSING = (
-    "missing picture file",
-    "the server ",
-)  # in the reasons of records that may be whole when they are tried again
+PASSING = ("missing picture file", "the server ")  # in the reasons of records that may be whole when tried again
 
 
 @dataclass

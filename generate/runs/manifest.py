@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from generate.runs.inputs import PICTURES
 from imagetext.cards import CARD
@@ -14,9 +14,6 @@ from imagetext.outputs import UNFINISHED, remove, write_file
 from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
 from imagetext.shown import masked_values
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
-
-if TYPE_CHECKING:  # verify and gallery need no torch
-    pass
 
 GALLERY = "gallery.html"
 REJECTED, ALL_REJECTED = (
@@ -34,8 +31,8 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
     Raises: ValueError where the folder holds something that is not a run of ours.
     """
     folder = plain_path(folder)
-    there = entry(folder)
-    if there and not there.is_folder:
+    folder_entry = entry(folder)
+    if folder_entry and not folder_entry.is_folder:
         raise ValueError(f"output {folder}: is no folder")
     try:
         run = json.loads(read_bytes(join(folder, RUN)))["fingerprint"]
@@ -70,6 +67,14 @@ def expect_run(folder: str | os.PathLike) -> dict[str, Any]:
     if run is None:
         raise ValueError(f"{folder}: holds no {RUN}, so it is no run of ours")
     return run
+
+
+def expect_shards(folder: str | os.PathLike) -> list[str]:
+    """The names of the shards that the run in the folder is to have; raises ValueError where it does not say."""
+    names = read_shards(folder)
+    if names is None:
+        raise ValueError(f"{folder}: holds no {RUN} that names its shards")
+    return names
 
 
 def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
@@ -134,7 +139,7 @@ def any_done(folder: str | os.PathLike) -> bool:
 def clear_run(folder: str | os.PathLike) -> None:
     """Remove all that a run has written, by its `run.json` and its markers: shards, pictures, pages, `run.json` last."""
     folder, there = plain_path(folder), {os.path.basename(one.path): one for one in listing(plain_path(folder))}
-    suffix = SUFFIXES.get((read_run(folder) or {}).get("format"), "")
+    suffix = SUFFIXES.get((read_run(folder) or {}).get("format", ""), "")
     names = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in there if name.endswith(MARKER))}
     own = {CARD, GALLERY, PICTURES, ALL_REJECTED, LIMITS, SELECTION, DRY_RUN}
     own |= {name + end for name in names for end in (suffix, MARKER, REJECTED)}

@@ -66,7 +66,7 @@ def launch(command: str, config: RunConfig, count: int, job: str) -> int:
             rank.join()
     except KeyboardInterrupt:
         for rank in started:
-            if rank.is_alive():
+            if rank.is_alive() and rank.pid is not None:
                 os.kill(rank.pid, signal.SIGINT)
         for rank in started:
             rank.join()

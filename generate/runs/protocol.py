@@ -81,16 +81,21 @@ class Loaded(NamedTuple):
 class Work(Protocol):
     """What is done to a shard, by a process that has loaded the models for it; before that, it can travel to another."""
 
-    config: RunConfig
     doing: str  # in the progress bar
     unit: str  # one of a shard's samples
     instead: str  # of an output that is the input: the way that works
+
+    @property
+    def config(self) -> RunConfig:
+        """What the run was asked for."""
+        ...
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
         """Load the models; what the run has `settled` in its fingerprint stays as it is.
 
         Raises: ValueError where one cannot be loaded, or does not fit the configuration.
         """
+        ...
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Write one shard, counting its samples; ColumnClash, LockLost and Spent end the run, any other exception fails the shard.
@@ -107,9 +112,11 @@ class Engine(Protocol):
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
         """As of the work, in a process of those that will do it."""
+        ...
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
         """Write the shards; one that fails is logged and left for the next run."""
+        ...
 
 
 class Embedded:

@@ -2,7 +2,7 @@
 
 settle what the run is, on a worker's place -> the shards to do, a row and a block each -> workers -> how each ended
 
-Ray replaces a worker that dies and has its shard tried again, for ever; after `DEATHS` on one shard it is set aside here.
+Ray replaces a worker that dies and has its shard tried again, for ever; after some deaths on one shard, the next worker sets it aside.
 """
 
 import logging
@@ -10,36 +10,29 @@ import os
 import queue
 import signal
 import socket
-import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import numpy as np
 import ray
+import ray.actor
 import ray.data
-from filelock import FileLock
+import ray.exceptions
 from ray import cloudpickle
 
-from captioners.device import choose_device
-from captioners.server.load import Spent
 from generate.runs.config import RunConfig
-from generate.runs.inputs import hashed
-from generate.runs.manifest import differences, read_run
-from generate.runs.protocol import Loaded, Pace, Work, is_full
+from generate.runs.protocol import Loaded, Pace, Work
 from generate.runs.ray_tally import Tally
-from imagetext.lock import FolderLock, LockLost, job_of
+from generate.runs.ray_worker import Place, Worker
+from imagetext.lock import job_of
 from imagetext.sets.room import ColumnClash
-from imagetext.shards import read_marker
-from imagetext.shown import Progress, at_terminal, say
+from imagetext.shown import Progress, say
 from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
-DEATHS = 3  # of workers, on one shard
 BUSY = 0.75  # share of the workers from which on more come, while shards wait and there is room
 CPUS = 1  # of a worker
 OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
@@ -110,7 +103,8 @@ class Cluster:
                         ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError
                     ):  # the head is looked at again
                         if total := ray.get(tally.total.remote(), timeout=ANSWER):
-                            *pace.counts, pace.waited, pace.busy = total
+                            pictures, captions, failed, pace.waited, pace.busy = total
+                            pace.counts = int(pictures), int(captions), int(failed)
                     if not pace.pictures:  # the workers are on their way
                         pace.start = time.monotonic()
                     progress.set_postfix_str(f"{pace.pictures:,} {work.unit}s, {pace}")
@@ -178,7 +172,7 @@ def connect(address: str | None) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple["Place", int, int]:
+def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple[Place, int, int]:
     """What a worker gets, and how many there are at least and at most, on these nodes as `ray.nodes()` lists them; told, too.
 
     Raises: ValueError where there is no room for the least, which Ray would wait for without end.
@@ -239,131 +233,6 @@ class Head:
                     "the same command goes on once a cluster is there"
                 ) from error
             return False
-
-
-class Place(NamedTuple):
-    """What a worker has of its node beside a CPU, from where relative paths lead, and whose lock of the output it shares."""
-
-    gpus: float
-    folder: str
-    job: str = ""
-
-    def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
-        """Load the models, one process of a node after the other: so the first fetches weights for all."""
-        with suppress(OSError):  # a node that lacks it may need none of its files
-            os.chdir(self.folder)
-        with FileLock(os.path.join(tempfile.gettempdir(), f"capsmith-{os.getuid()}.lock")):
-            return work.load(choose_device(work.config.device or ("cuda" if self.gpus else "cpu")), settled)
-
-
-class Worker:
-    """A process of the pool: it loads the models once, then writes the shards that it is given, one at a time."""
-
-    def __init__(self, work: Work, place: Place, tally: "ray.actor.ActorHandle[Tally]"):
-        self.work, self.place, self.tally = work, place, tally
-        self.name = f"process {os.getpid()} on {socket.gethostname()}"
-        self.loaded, self.told = False, 0.0
-        at_terminal().__enter__()  # which it leaves when it ends
-        self.warnings = _Warnings()
-        logging.getLogger().addHandler(self.warnings)
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
-        """A shard's name and path, how it ended, why, and what was warned of on the way."""
-        shard = cloudpickle.loads(batch["shard"][0])
-        how, why = self.take(shard)
-        return {
-            "shard": [shard.name],
-            "path": [shard.path],
-            "how": [how],
-            "why": [why],
-            "warnings": ["\n".join(self.warnings.drain())],
-        }
-
-    def take(self, shard: Shard) -> tuple[str, str]:
-        """Write a shard unless it is done: how that ended, and why so."""
-        pace = Pace(tell=lambda: self.tell(shard, pace))
-        deaths = ray.get(
-            self.tally.begin.remote(shard.name, self.name)
-        )  # counted before anything can kill this process
-        if deaths is None:
-            return "stopped", ""
-        try:
-            if len(deaths) >= DEATHS:
-                return (
-                    "failed",
-                    f"set aside: {len(deaths)} workers died on it, killed or out of memory: {', '.join(deaths)}",
-                )
-            self.load()
-            again = self.work.config.retry_failed
-            if (
-                again or read_marker(self.work.config.output, shard.name) is None
-            ):  # else it was done by one that died after that
-                self.work.write(hashed(shard), pace)
-            return "done", ""
-        except _Stopped:
-            return "stopped", ""
-        except _Refused as error:
-            return "refused", f"{self.name}: {error}"
-        except ColumnClash as error:
-            return "clash", str(error)
-        except Exception as error:
-            how = "over" if isinstance(error, (LockLost, Spent)) or is_full(error) else "failed"
-            return how, f"{error}" if isinstance(
-                error, (OSError, ValueError)
-            ) else f"{error}\n{traceback.format_exc()}"
-        finally:
-            ray.get(self.tally.end.remote(shard.name, _counts(pace)))
-
-    def load(self) -> None:
-        """Load the models, the first time; they, and the versions here, must be those of `run.json`."""
-        if self.loaded:
-            return
-        folder = self.work.config.output
-        try:
-            run = read_run(folder)
-            if run is None:
-                raise ValueError(f"finds no run in {folder}, which all nodes must see")
-            if others := differences(run, self.place.load(self.work, run).fingerprint):
-                raise ValueError("\n  ".join([f"has loaded what the run in {folder} is not made with:", *others]))
-            if self.place.job:
-                FolderLock(folder, guest_of=self.place.job).__enter__()  # which it leaves when it ends
-        except (ValueError, OSError) as error:
-            raise _Refused(str(error)) from error
-        self.loaded = True
-
-    def tell(self, shard: Shard, pace: Pace) -> None:
-        """Once a second, have the shard's pictures counted, and hear whether to leave it."""
-        if time.monotonic() - self.told > 1:
-            self.told = time.monotonic()
-            if ray.get(self.tally.count.remote(shard.name, _counts(pace))):
-                raise _Stopped
-
-
-class _Stopped(Exception):
-    """The run is stopped: the shard is left, and nothing of it."""
-
-
-class _Refused(ValueError):
-    """A worker that cannot do as the others do."""
-
-
-class _Warnings(logging.Handler):
-    """What is warned of in a process that has no terminal."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
-
-    def drain(self) -> list[str]:
-        lines, self.lines = self.lines, []
-        return lines
-
-
-def _counts(pace: Pace) -> tuple[float, ...]:
-    return *pace.counts, pace.waited, pace.seconds
 
 
 def _until_none(ends: queue.SimpleQueue) -> Iterator[Mapping[str, str] | None]:

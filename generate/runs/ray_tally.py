@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Self
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -18,7 +18,7 @@ class Tally:
         self._stopped = False
 
     @classmethod
-    def on_this_node(cls) -> "ray.actor.ActorHandle[Self]":
+    def on_this_node(cls) -> Any:  # an ActorHandle[Self], which Ray's own types do not say
         """A tally in a process of its own, on the node of this one."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return ray.remote(cls).options(num_cpus=0, scheduling_strategy=here).remote()

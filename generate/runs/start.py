@@ -24,7 +24,7 @@ from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
 from imagetext.shown import say
 from imagetext.stores import join, listing
 
-SHOWN = 10  # names in a line
+NAMES_TOLD = 10  # in a line
 
 
 class Prepared(NamedTuple):
@@ -87,11 +87,10 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, beg
     if not rank.number:
         say(*(line for model in models for line in model.split("\n")), *_told(held, shards, gone))
     named = [shard.name for shard in shards]
-    lost = {
-        name for name in gone if name not in {*named, *held.markers}
-    }  # all their pictures are gone: they cannot be made
+    # Shards of which all pictures are gone cannot be made.
+    lost = {name for name in gone if name not in {*named, *held.markers}}
     names = dict.fromkeys(name for name in [*held.names, *named] if name not in lost)
-    pictures = {name: of for name, of in held.pictures.items() if name in held.markers or name not in named}
+    pictures = {name: kept for name, kept in held.pictures.items() if name in held.markers or name not in named}
     return Prepared(now, beside, list(names), pictures_in(shards) | pictures, shards, to_do, held.disbelieved, anew)
 
 
@@ -114,11 +113,11 @@ def check_places(folder: str, files: Sequence[str], earlier: Mapping[str, Any] |
     """Raises ValueError where one of the files is there, and neither `run.json` nor a marker says that it is a run's."""
     if earlier is None or (known := read_shards(folder)) is None:  # then there is nothing, or a run of 0.1
         return
-    there = {os.path.basename(one.path) for one in listing(folder)}
+    present = {os.path.basename(one.path) for one in listing(folder)}
     strange = [
         file
         for file in files
-        if file in there and (name := os.path.splitext(file)[0]) not in known and name + MARKER not in there
+        if file in present and (name := os.path.splitext(file)[0]) not in known and name + MARKER not in present
     ]
     if strange:
         raise ValueError(
@@ -139,4 +138,5 @@ def _told(held: Held, shards: Sequence[Shard], gone: Mapping[str, Sequence[str]]
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+    more = len(names) - NAMES_TOLD
+    return ", ".join(names[:NAMES_TOLD]) + (f" and {more:,} more" if more > 0 else "")

@@ -6,9 +6,10 @@ samples -> read (a thread) -> messages of several pictures -> prepared (processe
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from queue import Empty, SimpleQueue
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from captioners.ranks import processes_here
 from imagetext.pixels import Pixels
+from imagetext.pools import Pool
 from imagetext.sample import Record
 from imagetext.stops import become_worker
 
@@ -65,7 +67,8 @@ class Background:
         """Drops the calls that have not begun, and waits for the one that has."""
         with suppress(Empty):
             while True:
-                self._calls.get_nowait()[0].cancel()
+                if waiting := self._calls.get_nowait():
+                    waiting[0].cancel()
         self._calls.put(None)
         self._thread.join(self._patience)
 
@@ -96,7 +99,7 @@ class Workers(Generic[Kept, Asked, Made]):
         message: int = MESSAGE,
     ):
         self.requests, self.prepare, self.count, self.message = requests, prepare, count, message
-        self._processes: ProcessPoolExecutor | None = None
+        self._processes: Pool | None = None
         self._start()  # before there is a thread: a fork of a process that has some may hang
         self._reading = Background(PATIENCE)
         self._next: _Ahead[Kept, Made] | None = None
@@ -130,7 +133,7 @@ class Workers(Generic[Kept, Asked, Made]):
 
     def _start(self) -> None:
         if self.count:
-            self._processes = ProcessPoolExecutor(
+            self._processes = Pool(
                 self.count, initializer=_begin_worker, initargs=(self.prepare, Pixels(processes_here()))
             )
             self._processes.submit(abs, 0)  # starts all of them
@@ -138,7 +141,7 @@ class Workers(Generic[Kept, Asked, Made]):
     def _ask(self, asked: list[Asked]) -> Callable[[], list[Made]]:
         """Have these prepared; the answer waits for it."""
         if self._processes is not None:
-            return self._processes.submit(_prepare, asked).result
+            return partial(self._processes.answer, self._processes.submit(_prepare, asked))
         made = list(map(self.prepare, asked))
         return lambda: made
 

@@ -135,9 +135,9 @@ def _with_embeddings(before: Record, record: Record, text: str | None, fewer: Pl
                 raise ValueError(f"{field}: no vector for each of {count} captions, and some of these do not stay")
             meta[field] = [meta[field][place] for place in kept]
     record = replace(record, meta=meta)
-    if not text_embeddings(replace(record, meta={})):
-        return record
     kind = next((kind for kind in ("npz", "pth.gz") if kind in record.members), None)
+    if kind is None or not text_embeddings(replace(record, meta={})):
+        return record
     embeddings = unpack(record.members)
     columns = {name: of for name, of in before.syn_text.items() if any(map(str.strip, of))}
     if any(f"{name}_emb" in embeddings for name in columns):  # not of all columns, in the newer layout

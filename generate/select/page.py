@@ -13,7 +13,7 @@ from imagetext.pages import render_page
 
 TEMPLATE = Path(__file__).parent / "templates" / "select.html"
 STYLE = diversity_page.TEMPLATE.with_suffix(".css")  # of all reports
-COLOUR_OF = dict(
+COLOUR_OF: dict[str, str] = dict(
     zip(FATES, (COLOURS[2], REFERENCE_COLOUR, COLOURS[3], COLOURS[4], COLOURS[1], COLOURS[7], COLOURS[5]), strict=True)
 )
 

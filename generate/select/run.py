@@ -28,7 +28,7 @@ from generate.runs.manifest import (
 )
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted
-from generate.runs.start import SHOWN, begin, prepare
+from generate.runs.start import NAMES_TOLD, begin, prepare
 from generate.select.choose import Chosen, choose
 from generate.select.config import ORIGINALS, SelectConfig
 from generate.select.judge import Judge, look
@@ -145,8 +145,8 @@ class Selecting:
         before = earlier["over"]
         if others := sorted(name for name in before | over if before.get(name) != over.get(name)):
             raise ValueError(
-                f"output {folder}: --top and caps were settled over other inputs: {', '.join(others[:SHOWN])}"
-                f"{' and more' * (len(others) > SHOWN)}; give another folder, or --overwrite to start anew"
+                f"output {folder}: --top and caps were settled over other inputs: {', '.join(others[:NAMES_TOLD])}"
+                f"{' and more' * (len(others) > NAMES_TOLD)}; give another folder, or --overwrite to start anew"
             )
         try:
             data = read_bytes(join(folder, LIMITS))

@@ -3,9 +3,9 @@
 every caption judged -> the best so many of each text -> the best so many records of each class -> the best share of all
 
 All goes by (worth, tie): the greater worth first, then the smaller hash of the key, so that order and number of processes do not
-matter. The set's numbers stand in an SQLite file that sorts on disk: a million records of five captions take about 0.2 GB where temporary
-files are and 40 MB of memory, three minutes of one core to judge and 40 seconds to settle. What is settled is a threshold, and a
-limit of 24 bytes for each text and class of which there are too many.
+matter. The set's numbers stand in an SQLite file that sorts on disk: a million records of five captions take about 0.2 GB where
+temporary files are and 40 MB of memory, three minutes of one core to judge and 40 seconds to settle (a tenth of them was measured). What
+is settled is a threshold, and a limit of 24 bytes for each text and class of which there are too many.
 """
 
 import io

@@ -104,15 +104,15 @@ def _spread(
     folder: str, markers: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> list[tuple[str, int, list[str]]]:
     """Each column's name, its pictures among some records of some shards, and the measures over these as text."""
-    found = {name: CaptionAccumulator() for name in columns}
-    for at in sorted({0, len(markers) // 2, len(markers) - 1}):
-        records = list(islice(read_records(join(folder, markers[at]["file"]), check=False), MEASURED_RECORDS))
-        for name, accumulator in found.items():
+    accumulators = {name: CaptionAccumulator() for name in columns}
+    for number in sorted({0, len(markers) // 2, len(markers) - 1}):
+        records = list(islice(read_records(join(folder, markers[number]["file"]), check=False), MEASURED_RECORDS))
+        for name, accumulator in accumulators.items():
             of_column = [
                 (texts, _cut(record.scores, name, texts)) for record in records if (texts := record.columns.get(name))
             ]
             accumulator.update([texts for texts, _ in of_column], [cut for _, cut in of_column])
-    results = {name: accumulator.result() for name, accumulator in found.items()}
+    results = {name: accumulator.result() for name, accumulator in accumulators.items()}
     return [
         (name, result["pictures"], [measure.text(result) for measure in MEASURES]) for name, result in results.items()
     ]

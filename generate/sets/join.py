@@ -57,14 +57,15 @@ def run(config: JoinConfig) -> int:
         raise ValueError("--captions: required, unless --text-from draws texts from columns that are there")
     check_own(config.output, "join")  # then not even a lock is written there
     shards = read_samples(config.input, config.images, columns=config.table)
-    names = list(dict.fromkeys([*(read_shards(config.output) or []), *(shard.name for shard in shards)]))
+    earlier = read_shards(config.output) or []
+    names = list(dict.fromkeys([*earlier, *(shard.name for shard in shards)]))
     fingerprint = {
         "rules": RULES,
         "columns": {},
         "join": config.model_dump(mode="json", exclude={"input", "output", "images"}),
     }
     with FolderLock(config.output):
-        found = join(
+        joined = join(
             shards,
             config.captions,
             config.output,
@@ -72,17 +73,17 @@ def run(config: JoinConfig) -> int:
             format=config.format,
             overwrite=config.replace_columns,
             drop_text_embeddings=config.drop_text_embeddings,
-            text_from=config.text_from and parse_text_from(config.text_from),
+            text_from=parse_text_from(config.text_from) if config.text_from else None,
             seed=config.seed,
             begin=lambda: write_run(config.output, fingerprint, names),
         )
     say(
-        f"{config.output}: {found.matched:,} pictures with captions joined on {config.on}, "
-        f"{found.unmatched:,} without any to join, {found.duplicate:,} with several that differ"
+        f"{config.output}: {joined.matched:,} pictures with captions joined on {config.on}, "
+        f"{joined.unmatched:,} without any to join, {joined.duplicate:,} with several that differ"
     )
-    if not config.captions or found.matched:
+    if not config.captions or joined.matched:
         return 0
-    picture, caption = found.unlike
+    picture, caption = joined.unlike
     names = f": a picture has {picture!r} and captions have {caption!r}" if picture and caption else ""
     say(f"Nothing was joined{names}. Say with --on what names a picture in both.")
     return 1

@@ -3,7 +3,6 @@
 Of a reinforced set also views and embeddings: whether they can be read, belong to their record and have the teachers' shape.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -18,16 +17,16 @@ from pydantic_settings import CliPositionalArg
 from generate.runs.config import Folder
 from generate.runs.manifest import ALL_REJECTED, RUN, expect_run
 from generate.sets.repeats import Repeats
-from imagetext.hashes import name_hash
+from imagetext.hashes import file_hash, name_hash
 from imagetext.picture_files import LeadsOutside
 from imagetext.readers.row_records import json_object
 from imagetext.sample import Record, decode_image
 from imagetext.shards import MARKER, SUFFIXES, read_shards
 from imagetext.shown import Progress, say
 from imagetext.sources import read_records
-from imagetext.stores import join, listing, open_file, read_bytes
+from imagetext.stores import join, listing, read_bytes
 
-SHOWN = 50  # problems that are printed
+PROBLEMS_PRINTED = 50
 MOST_COMMON = 3  # captions of a column that are printed
 CONFIG = "config.json"
 ROUNDED = (
@@ -63,7 +62,7 @@ def run(config: VerifyConfig) -> int:
     for name in Progress(markers, desc="verifying", unit="shard", disable=None):
         try:
             marker = json.loads(read_bytes(join(config.folder, name)))
-            found = read_shard(
+            read = read_shard(
                 join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode, images=config.images
             )
         except LeadsOutside:  # the flag that it names is missing, in all shards likewise
@@ -71,11 +70,11 @@ def run(config: VerifyConfig) -> int:
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"{name}: {error}")
             continue
-        problems += found.problems
-        keys.append(found.keys)
-        rows += len(found.keys)
-        embedded += found.embedded
-        for name, of_shard in found.repeats.items():
+        problems += read.problems
+        keys.append(read.keys)
+        rows += len(read.keys)
+        embedded += read.embedded
+        for name, of_shard in read.repeats.items():
             repeats.setdefault(name, Repeats()).merge(of_shard)
     problems += repeated_keys(keys)
     unvouched = [
@@ -102,10 +101,10 @@ def run(config: VerifyConfig) -> int:
         say(
             f"{embedded:,} of {rows:,} records ({embedded / max(rows, 1):.1%}) have embeddings in {reinforcement.member}"
         )
-    for problem in problems[:SHOWN]:
+    for problem in problems[:PROBLEMS_PRINTED]:
         say(f"problem: {problem}")
-    if len(problems) > SHOWN:
-        say(f"and {len(problems) - SHOWN:,} more")
+    if len(problems) > PROBLEMS_PRINTED:
+        say(f"and {len(problems) - PROBLEMS_PRINTED:,} more")
     say(
         f"{config.folder}: {rows:,} records in {len(markers):,} shards; "
         + (f"{len(problems):,} problems" if problems else "all as the markers say")
@@ -142,14 +141,14 @@ def read_reinforcement(folder: str) -> tuple[Reinforcement | None, list[str]]:
     }
     try:
         config = json_object(read_bytes(join(folder, CONFIG)))
-        found = {**config, "number of teachers": len(config["teachers"]), **_by_field(config["teachers"])}
+        described = {**config, "number of teachers": len(config["teachers"]), **_by_field(config["teachers"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems = [f"{CONFIG}: is none of a reinforced set: {error!r}"]
     else:
         problems = [
-            f"{CONFIG}: {field}: {found.get(field)!r}, {RUN} says {value!r}"
+            f"{CONFIG}: {field}: {described.get(field)!r}, {RUN} says {value!r}"
             for field, value in wanted.items()
-            if found.get(field) != value
+            if described.get(field) != value
         ]
     return Reinforcement(
         None if run["convert"] else run["views"],
@@ -188,9 +187,7 @@ def read_shard(
 ) -> Found:
     """Reads a shard whole and holds it against its marker; OSError where its file cannot be read, LeadsOutside as `read_samples`."""
     name, problems = os.path.basename(path), []
-    with open_file(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
+    digest, size = file_hash(path)
     if size != marker["size"]:
         problems.append(f"{name}: {size:,} bytes, its marker says {marker['size']:,}")
     elif digest != marker["sha256"]:

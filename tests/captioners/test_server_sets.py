@@ -19,10 +19,11 @@ from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from captioners.server.answers import choices_of
 from captioners.server.captioner import encode_picture
+from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
 from generate.captions.gate import Gate
 from generate.captions.run import run
-from generate.captions.stages import Column, caption_samples
+from generate.captions.stages import caption_samples
 from imagetext.sample import Record, decode_image
 from imagetext.sources import read_records
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from diversity import DiversityReport
 from diversity.config import DiversityConfig
 from diversity.run import run
+from imagetext import lock
 from imagetext.lock import FolderLock
 from imagetext.outputs import UNFINISHED, write_file
 
@@ -101,7 +102,8 @@ def test_a_folder_of_something_else_is_left_alone(records, tmp_path, capsys):
     assert (out / "report.json").read_text() == '{"kind": "a thesis"}'
 
 
-def test_a_report_goes_on_where_a_killed_one_stopped_and_leaves_foreign_files(records, tmp_path):
+def test_a_report_goes_on_where_a_killed_one_stopped_and_leaves_foreign_files(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "DEAD", 0.1)
     out = tmp_path / "out"
     out.mkdir()
     for left in (".lock", "report.json" + UNFINISHED):

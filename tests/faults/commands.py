@@ -16,6 +16,7 @@ from markupsafe import Markup
 from moments import reach
 
 import finetune.page
+import generate.captions.load
 import generate.captions.run
 import generate.reinforce.run
 import generate.reinforce.stages
@@ -105,7 +106,7 @@ def random_teachers(names, *_):
     ]
 
 
-generate.captions.run.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
+generate.captions.load.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
 generate.reinforce.stages.GROUP = 4  # several in a shard
 finetune.page._curve = lambda *_: ("", Markup())  # figures take longer than all the rest
 generate.select.page._figure = lambda *_: ""

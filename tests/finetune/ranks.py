@@ -20,9 +20,10 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from captioners.load import load_captioner
-from finetune.batching import Batch, BatchOrder, CaptionedPictures, batches
+from finetune.batching import Batch, BatchOrder, batches
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.forward import CoCaForward, training_forward
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.run import run
 from finetune.student.config import StudentConfig
 from finetune.student.model import StudentForward, load_student

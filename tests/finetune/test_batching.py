@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from captioners.load import load_captioner
-from finetune.batching import BatchOrder, CaptionedPictures, batches, collate, decoders, few_widths
+from finetune.batching import BatchOrder, batches, collate, decoders, few_widths
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.rejects import tell_of_rejects
 from imagetext.pixels import Pixels
 from imagetext.sample import Record, decode_image
@@ -53,7 +54,7 @@ def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_
         at_once.remove(data)
         return decode_image(data)
 
-    monkeypatch.setattr("finetune.batching.decode_image", decode)
+    monkeypatch.setattr("finetune.captioner.pictures.decode_image", decode)
     pictures = CaptionedPictures([samples(12)], captioner)
     assert len(most) == 13 and max(most) == 1  # and one to see how large they become
     monkeypatch.setattr(pictures.in_flight, "held", lambda data: looked.append(data) or nullcontext())

@@ -7,9 +7,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from captioners.load import load_captioner
-from finetune.batching import CaptionedPictures
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.held_out import eval_pictures, held_out_pictures
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.identity import Held, alike, doubles
 from finetune.student.config import StudentConfig
 from imagetext.sample import Record, Shard

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 import finetune.captioner.image_cache
 from captioners.coca.forward import encode_images
 from captioners.load import load_captioner
-from finetune.batching import CaptionedPictures
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.image_cache import cache_images
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.run import run
 from imagetext.scenes.draw import SceneSpec, scene_sample
 from imagetext.sources import read_samples

@@ -18,11 +18,12 @@ from pydantic import ValidationError
 import capsmith
 from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
-from finetune.batching import CaptionedPictures, collate
+from finetune.batching import collate
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.forward import training_forward
 from finetune.captioner.held_out import losses_on
-from finetune.captioner.run import run
+from finetune.captioner.pictures import CaptionedPictures
+from finetune.captioner.run import load, run
 from finetune.checkpoints import Checkpoints
 from finetune.rejects import check_rejects
 from finetune.student.config import StudentConfig
@@ -261,6 +262,11 @@ def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(ch
     with pytest.raises(ValueError, match=message):
         run(settings(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_captioner_that_has_no_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--model rules:negatives: learns nothing"):
+        load(settings(tmp_path / "run", model="rules:negatives"), torch.device("cpu"))
 
 
 def test_an_output_that_is_the_input_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):

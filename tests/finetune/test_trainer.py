@@ -17,9 +17,9 @@ import capsmith
 import finetune.captioner.run
 import finetune.trainer
 from captioners.load import load_captioner
-from finetune.batching import CaptionedPictures
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.forward import training_forward
+from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.run import run
 from finetune.not_finite import cause
 from finetune.optimizer import coca_depth, learning_rate, parameter_groups

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import generate.captions.run
+import generate.captions.load
 from captioners.base import Caption, Captioned, Request, SamplingConfig
 from generate.captions.config import GenerateConfig
 
@@ -74,7 +74,7 @@ def jpeg(number: int) -> bytes:
 def captioner(monkeypatch) -> FakeCaptioner:
     """The fake, loaded whatever captioner is asked for."""
     fake = FakeCaptioner()
-    monkeypatch.setattr(generate.captions.run, "load_captioner", lambda name, pretrained, **_: fake)
+    monkeypatch.setattr(generate.captions.load, "load_captioner", lambda name, pretrained, **_: fake)
     return fake
 
 
@@ -87,7 +87,7 @@ def loaded(monkeypatch) -> list[FakeCaptioner]:
         fakes.append(FakeCaptioner(name))
         return fakes[-1]
 
-    monkeypatch.setattr(generate.captions.run, "load_captioner", load_captioner)
+    monkeypatch.setattr(generate.captions.load, "load_captioner", load_captioner)
     return fakes
 
 

@@ -14,6 +14,7 @@ import pandas  # noqa: F401  (pyarrow imports it at first use: here once, instea
 import torch
 from conftest import FakeCaptioner
 
+import generate.captions.load
 import generate.captions.run
 import generate.reinforce.run
 from generate.captions.config import GenerateConfig
@@ -35,7 +36,7 @@ COMMANDS = {
     "generate": (generate.captions.run.run, GenerateConfig, {"model": "fake", "batch_size": 2}),
     "reinforce": (generate.reinforce.run.run, ReinforceConfig, {"teacher": ["fake"], "views": 2, "num_workers": 0}),
 }
-generate.captions.run.load_captioner = lambda *args, **kwargs: FakeCaptioner()
+generate.captions.load.load_captioner = lambda *args, **kwargs: FakeCaptioner()
 generate.reinforce.run.load_teachers = lambda *args, **kwargs: [
     FakeTeacher("fake", None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64)
 ]

@@ -14,8 +14,9 @@ import pytest
 
 import generate.captions.stages
 from captioners.base import Caption, Captioned, SamplingConfig
+from generate.captions.column import Column
 from generate.captions.gate import Gate
-from generate.captions.stages import Column, caption_samples
+from generate.captions.stages import caption_samples
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record
 from imagetext.sets.room import ColumnClash
@@ -75,7 +76,8 @@ import psutil
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(generate.__file__).parents[1])!r}]
 from conftest import FakeCaptioner, jpeg
 from captioners.base import SamplingConfig
-from generate.captions.stages import Column, caption_samples
+from generate.captions.column import Column
+from generate.captions.stages import caption_samples
 from generate.captions.gate import Gate
 from imagetext.sample import Record
 samples = [Record(str(i), jpeg(i)) for i in range(50)]

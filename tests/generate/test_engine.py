@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from captioners.base import Caption, Captioned, Request
+from generate.captions.load import fitting_batch_size
 from generate.captions.preview import count_pictures
-from generate.captions.run import fitting_batch_size, run
+from generate.captions.run import run
 from generate.runs.manifest import CARD, RUN
 from generate.sets.join import JoinConfig
 from generate.sets.join import run as join
@@ -546,7 +547,7 @@ def test_what_is_to_be_overwritten_stays_until_the_captioner_is_there(
     def no_captioner(*args, **options):
         raise ValueError("no such model")
 
-    monkeypatch.setattr("generate.captions.run.load_captioner", no_captioner)
+    monkeypatch.setattr("generate.captions.load.load_captioner", no_captioner)
     with pytest.raises(ValueError, match="no such model"):
         run(configure(overwrite=True))
     assert files(tmp_path / "out") == before

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import generate.captions.run
+import generate.captions.load
 from captioners.base import Caption, Captioned
 from captioners.rules.negatives import NOTHING
+from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
 from generate.captions.run import run
-from generate.captions.stages import Column, caption_samples
+from generate.captions.stages import caption_samples
 from generate.captions.tasks import Task
 from generate.sets import verify
 from imagetext.sample import Record
@@ -81,7 +82,7 @@ def loaded(monkeypatch):
     def load_captioner(name, pretrained, **options):
         return made.setdefault(name, FakeCaptioner("coca") if name == "coca" else Writer(name, looks=name == "m"))
 
-    monkeypatch.setattr(generate.captions.run, "load_captioner", load_captioner)
+    monkeypatch.setattr(generate.captions.load, "load_captioner", load_captioner)
     return made
 
 

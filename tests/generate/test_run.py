@@ -9,7 +9,8 @@ from PIL import Image
 import capsmith
 from captioners.load import load_captioner
 from generate.captions.config import GenerateConfig
-from generate.captions.run import run, told_of_drawn_shapes
+from generate.captions.input_checks import told_of_drawn_shapes
+from generate.captions.run import run
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
 

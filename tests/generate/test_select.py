@@ -21,9 +21,11 @@ from generate.select.run import run
 from generate.sets.verify import VerifyConfig
 from generate.sets.verify import run as verify
 from imagetext.reinforced.embeddings import named_texts, pack, unpack
+from imagetext.reinforced.views import read_views
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import read_records
+from tests.finetune.sets import VIEWS, row, write_config, write_set
 from tests.generate.conftest import jpeg
 
 X, Y = "syn_text_x", "syn_text_y"
@@ -338,6 +340,32 @@ def test_embeddings_of_which_cannot_be_told_whose_they_are_make_a_record_unusabl
 def reinforced_less() -> dict[str, bytes]:
     rows = {"image_emb": torch.ones(2, 4), "text_emb": torch.ones(1, 4), f"{X}_emb": torch.ones(2, 4)}
     return {"npz": pack(rows, "npz")}
+
+
+@pytest.mark.parametrize("layout, kind, format", [("newer", "npz", "webdataset"), ("older", "pth.gz", "parquet")])
+def test_a_reinforced_set_stays_one(tmp_path, layout, kind, format):
+    spec, output = write_set(tmp_path / "in", layout=layout, kind=kind), tmp_path / "out"
+    where = "(text | last) == '1' and key != 'r003'"  # the second caption of each column
+    assert run(SelectConfig(input=[spec], where=where, output=str(output), format=format)) == 0
+    assert (output / "config.json").read_bytes() == (tmp_path / "in" / "config.json").read_bytes()
+    after = list(read_records(str(output)))
+    assert sorted(record.meta["uid"] for record in after) == ["r0", "r1", "r2", "r4", "r5"]
+    for record in after:
+        number = int(record.meta["uid"][1:])
+        assert record.columns == {"syn_text_a": (f"1 {number} 1",), "syn_text_b": (f"2 {number} 1",)}
+        rows = {name: of.tolist() for name, of in unpack(record.members).items()}
+        assert len(rows.pop("image_emb")) == VIEWS == len(read_views(record.members["paug.json"]))
+        assert rows == {
+            "text_emb": [row(0, number, 0)],
+            "syn_text_a_emb": [row(1, number, 1)],
+            "syn_text_b_emb": [row(2, number, 1)],
+        }
+    write_set(tmp_path / "other", layout=layout, kind=kind)
+    write_config(tmp_path / "other", scales=(1.0, 2.0))
+    (tmp_path / "other" / "00000.tar").rename(tmp_path / "other" / "00007.tar")
+    both = SelectConfig(input=[spec, f"{tmp_path}/other/00007.tar"], where=where, output=str(tmp_path / "both"))
+    with pytest.raises(ValueError, match="are reinforced by others"):
+        run(both)
 
 
 # ---- expressions ----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from captioners.rules.negatives import NegativeRules
 from captioners.server.captioner import ServerCaptioner
 from captioners.vlm.captioner import VLMCaptioner
 from finetune.captioner.forward import CoCaForward, VLMForward
+from finetune.forward import Forward
 from finetune.student.model import StudentForward
-from finetune.trainer import Forward
 from imagetext.writers.jsonl import JsonlShard
 from imagetext.writers.parquet import ParquetShard
 from imagetext.writers.tar import TarShard

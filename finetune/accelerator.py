@@ -1,0 +1,42 @@
+"""The devices of a training, by accelerate, and how its batches are parted over them."""
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+
+from captioners.device import check_device
+from finetune.config import TrainingConfig
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype),
+        cpu=check_device(config.device) == "cpu",
+        project_dir=config.output,
+        log_with=[*config.report_to] or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    check_processes(config, accelerator.num_processes)
+    return accelerator
+
+
+def check_processes(config: TrainingConfig, processes: int) -> None:
+    """Raises ValueError where so many processes are not those that were asked for, or do not fit batch and shards."""
+    if config.num_processes not in (None, processes):
+        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {processes}")
+    if config.shard and processes == 1:
+        raise ValueError("--shard: there is one process, and so there are no parts")
+    accumulation(config, processes)
+
+
+def accumulation(config: TrainingConfig, processes: int) -> int:
+    """The parts that a device's share of the batch is taken in; raises ValueError where they would be of unequal size."""
+    size = config.device_batch_size or config.batch_size // processes
+    if config.batch_size % processes or config.batch_size % (processes * size):
+        raise ValueError(
+            f"--batch-size {config.batch_size} is not a multiple of {processes} processes times {size} pictures"
+        )
+    return config.batch_size // (processes * size)
