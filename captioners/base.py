@@ -1,4 +1,4 @@
-"""What every captioner takes and gives."""
+"""The interface of all captioners: requests, sampling, captions."""
 
 import json
 import os
@@ -66,7 +66,7 @@ class SamplingConfig(BaseModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """What ends a caption here, the end of a line included where it is to be one."""
+        """The texts that end a caption; a line break is one of them where the answer is a line."""
         return (*self.stop, "\n") if self.answer == "line" else self.stop
 
     # Fields are checked in their order, each with those before it: so one pass finds every problem.
@@ -142,7 +142,7 @@ class SamplingConfig(BaseModel):
 
 
 class Request(NamedTuple):
-    """What a captioner is asked for a record: a picture, an instruction, or both."""
+    """A question to a captioner about one record: a picture, an instruction, or both."""
 
     key: str
     picture: "Tensor | None"  # (3, H, W), or what a server is sent (N,); None for captioners that look at none
@@ -157,12 +157,12 @@ def picture_of(request: Request) -> "Tensor":
 
 
 def up_to_stop(text: str, stops: Iterable[str], begun: int = 0) -> str:
-    """The text before the first of these that stands in it, once it has said something; all of it where none does.
+    """The text before the first stop; the whole text where there is none. Leading blanks are not searched.
 
-    begun: so much of it was said from the start.
+    begun: how many characters at the start are not searched, as they were given and not drawn.
     """
     begun = begun or len(text) - len(text.lstrip())
-    ends = [at for stop in stops if (at := text.find(stop, begun)) >= 0]
+    ends = [start for stop in stops if (start := text.find(stop, begun)) >= 0]
     return text[: min(ends)].rstrip() if ends else text
 
 

@@ -140,12 +140,10 @@ def _without_memory(name: str) -> "nn.Module":
 
 
 def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[[Image.Image], "Tensor"]:
-    """What makes (3, H, W) of a decoded picture, as the model takes it."""
+    """The transform of a decoded picture to pixels (3, H, W), as the model takes them."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    transform: Any = image_transform_v2(
-        PreprocessCfg(**preprocess_cfg), is_train=False
-    )  # three of them where it trains
+    transform: Any = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)  # one, and for training three
     return transform
 
 

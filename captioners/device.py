@@ -4,7 +4,7 @@ import torch
 
 
 def devices() -> list[str]:
-    """What torch can compute on here: the CPU, and each GPU by its number."""
+    """The devices that torch can compute on here: the CPU, and each GPU by its number."""
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 

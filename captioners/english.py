@@ -53,7 +53,7 @@ _NUMBER = re.compile(r"\d+(?:,\d{3})*+(?:\.\d+)?|[a-z&]+")
 
 def numbers_in(text: str) -> list[str]:
     """The numbers in a text in lower case, in digits: 2 for "two", 21 for "twenty-one", 1200 for "1,200"."""
-    found: list[str] = []
+    numbers: list[str] = []
     value: int | None = None  # of a number in words that may go on
     for word in (*_NUMBER.findall(text), ""):
         if value is not None and word in TIMES:
@@ -63,11 +63,11 @@ def numbers_in(text: str) -> list[str]:
             value += UNITS[word]
             continue
         if value is not None:
-            found.append(str(value))
+            numbers.append(str(value))
         value = UNITS.get(word, TENS.get(word))
         if word[:1].isdigit():
-            found.append(word.replace(",", "").lstrip("0") or "0")
-    return found
+            numbers.append(word.replace(",", "").lstrip("0") or "0")
+    return numbers
 
 
 def colours_in(words: Iterable[str]) -> set[str]:

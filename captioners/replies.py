@@ -1,4 +1,4 @@
-"""What a language model wraps round a caption: its thoughts, its template's tokens, Markdown, a word of greeting."""
+"""The caption in a language model's reply, without thoughts, tokens of its template, Markdown and greetings."""
 
 import json
 import re
@@ -19,7 +19,7 @@ CUTS: Mapping[str, str] = {  # what is cut off a reply, in the order in which it
 
 
 class Reply(NamedTuple):
-    """What a reply says, and which of `CUTS` were cut off it, in their order."""
+    """The caption of a reply, and which of `CUTS` were cut off, in their order."""
 
     text: str
     cut: tuple[str, ...] = ()
@@ -40,9 +40,8 @@ _MARKS = ("<", "[", "seq", "SEQ", "Seq", "▁", "Ġ")  # one of which each of th
 _THINK = "(?:think|thinking|thought|reasoning)"
 _THOUGHT = re.compile(rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 _THINKING = re.compile(rf"\s*(?:<{_THINK}>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)
-_UNKNOWN = re.compile(
-    r"[<\[]unk[>\]]", re.IGNORECASE
-)  # stands for a word: a caption that lost one is not made to look whole
+# stands for a word: a caption that lost one is not made to look whole
+_UNKNOWN = re.compile(r"[<\[]unk[>\]]", re.IGNORECASE)
 _END = re.compile(
     r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sentence)[|｜]>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
 )
@@ -167,11 +166,11 @@ def read_reply(text: str, *, line: bool = False) -> Reply:
     text = without("json", _of_json(text), text).strip()
     text = without("markdown", _HEADING.sub("", text), text)
     text = without("list", _BULLET.sub("", text), text)
-    text = without("markdown", _EMPHASIS.sub(lambda found: found[2] or found[3], text), text).strip()
+    text = without("markdown", _EMPHASIS.sub(lambda match: match[2] or match[3], text), text).strip()
     for lead in (_GREETING, _PREAMBLE):
-        if (found := lead.match(text)) and text[found.end() :].strip():
-            text = without("preamble", text[found.end() :], text)
-            line = line or _SEVERAL.search(found[0]) is not None
+        if (match := lead.match(text)) and text[match.end() :].strip():
+            text = without("preamble", text[match.end() :], text)
+            line = line or _SEVERAL.search(match[0]) is not None
     text = text.strip()
     left = _without_offer(text).rstrip()
     if line:
@@ -232,7 +231,7 @@ def _first_turn(text: str) -> str:
 
 
 def _unfenced(text: str) -> str:
-    """What stands within the first fence of three backticks, where there is one, without the fence's language."""
+    """The text within the first fence of three backticks, without the fence's language; all of it where there is no fence."""
     before, fence, rest = text.partition("```")
     if not fence:
         return text

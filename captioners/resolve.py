@@ -219,14 +219,14 @@ def _is_transformers_config(config: Mapping[str, Any]) -> bool:
 def find_weights(folder: Path) -> Path | None:
     """The one file of weights in a folder, safetensors first; None where there is none, ValueError where it is unclear."""
     for suffixes in ((".safetensors",), PICKLED):
-        found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+        files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
         known = sorted(
-            (path for path in found if path.name in WEIGHT_NAMES), key=lambda path: WEIGHT_NAMES.index(path.name)
+            (path for path in files if path.name in WEIGHT_NAMES), key=lambda path: WEIGHT_NAMES.index(path.name)
         )
-        if known or len(found) == 1:
-            return (known or found)[0]
-        if found:
-            raise ValueError(f"{folder}: which of these are the weights? {', '.join(path.name for path in found)}")
+        if known or len(files) == 1:
+            return (known or files)[0]
+        if files:
+            raise ValueError(f"{folder}: which of these are the weights? {', '.join(path.name for path in files)}")
     return None
 
 

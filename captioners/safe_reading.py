@@ -1,4 +1,4 @@
-"""What a stranger's model folder may do here: bounded files, numbers and programs, paths inside."""
+"""Bounds for a stranger's model folder: sizes of files, numbers in configs, programs, and paths that stay inside."""
 
 import json
 import os
@@ -14,11 +14,8 @@ from imagetext.shown import reason
 LARGEST = 2**27  # bytes of a file of a tokenizer; the largest that are known have 35 MB
 LARGEST_CONFIG = 2**23  # bytes of a config or a chat template
 LONGEST_LIST = 1000  # of numbers in a config
-SECONDS, MEMORY, LONGEST_TEXT = (
-    20,
-    2**29,
-    2**16,
-)  # that a program may take, in seconds and bytes, and bytes of what it says
+# that a program may take, in seconds and bytes; and the bytes of its answer
+SECONDS, MEMORY, LONGEST_TEXT = 20, 2**29, 2**16
 MEMORY_NOW = Path("/proc/self/statm")  # of this process, in pages, where the system tells it
 MODEL = {r"layers|depths?$": 1000, "image_size": 4096, "": 10**8}  # the largest numbers in a config, by their names
 PICTURES = {
@@ -38,7 +35,7 @@ TOKENIZERS = (
 
 
 def attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
-    """What the call returns; libraries raise many kinds of errors: all become ValueErrors that say what was tried."""
+    """The result of a call; errors of any kind, as libraries raise them, become a ValueError that says what was tried."""
     try:
         return call(*args, **options)
     except (KeyboardInterrupt, SystemExit):
@@ -48,7 +45,7 @@ def attempt(otherwise: str | Path, call: Callable, *args, **options) -> Any:
 
 
 def in_bounds(call: Callable[[], Any]) -> Any:
-    """What the call returns, as JSON has it; a process of its own makes the call, within bounds of time, memory and length.
+    """The result of a call, through JSON; a process of its own makes the call, within bounds of time, memory and length.
 
     It runs nothing but Python: threads of libraries are not there. Raises ValueError with its error, or where it breaks a bound.
     """
@@ -64,13 +61,13 @@ def in_bounds(call: Callable[[], Any]) -> Any:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     try:
-        found, error = json.loads(said)
+        value, error = json.loads(said)
     except ValueError:
         most = f"{SECONDS} seconds, {MEMORY >> 20} MiB of memory or {LONGEST_TEXT >> 10} KiB of text"
         raise ValueError(f"it takes more than {most}") from None
     if error:
         raise ValueError(error)
-    return found
+    return value
 
 
 def _say(call: Callable[[], Any], writes: int) -> None:
@@ -98,12 +95,12 @@ def read_object(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > LARGEST_CONFIG:
         raise ValueError(f"{path}: has {size:,} bytes, at most {LARGEST_CONFIG:,} are read")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {reason(error)}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(f"{path}: not a JSON object")
-    return found
+    return value
 
 
 def check_numbers(config: Mapping[str, Any], where: str | Path, limits: Mapping[str, int] = MODEL) -> None:
@@ -116,11 +113,11 @@ def check_numbers(config: Mapping[str, Any], where: str | Path, limits: Mapping[
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, Mapping):
-            waiting += [(f"{name}.{key}".lstrip("."), one) for key, one in value.items()]
+            waiting += [(f"{name}.{key}".lstrip("."), part) for key, part in value.items()]
         elif isinstance(value, list):
             if len(value) > LONGEST_LIST and not isinstance(value[0], str):
                 problems.append(f"{name} has {len(value):,} entries, at most {LONGEST_LIST:,} can be")
-            waiting += [(name, one) for one in value]
+            waiting += [(name, part) for part in value]
         elif isinstance(value, int | float):
             most = next(most for pattern, most in limits.items() if re.search(pattern, name))
             if not -most <= value <= most:

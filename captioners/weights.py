@@ -13,13 +13,8 @@ from torch import Tensor
 from imagetext.shown import reason
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WITHIN = (
-    "state_dict_ema",
-    "model_ema",
-    "state_dict",
-    "model_state_dict",
-    "model",
-)  # where trainers put them, averaged first
+# where trainers put them, averaged first
+WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 LISTED = 3  # differences of one kind in one part of a model, of more there is a sum
 ENDS = 2**20  # bytes
 PREFIXES = ("module.", "model.")  # of DistributedDataParallel, and of Lightning and others
@@ -64,20 +59,20 @@ def _plain(key: str) -> str:
 
 def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """How tensors differ from those of a model, in names and shapes: a line each, or for many of one part of the model."""
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    problems: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key, value in expected.items():
         if key not in state:
-            found["missing", _part(key)].append(f"missing {key}")
+            problems["missing", _part(key)].append(f"missing {key}")
         elif state[key].shape != value.shape:
-            found["of another shape", _part(key)].append(
+            problems["of another shape", _part(key)].append(
                 f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
             )
     for key in state:
         if key not in expected:
-            found["unexpected", _part(key)].append(f"unexpected {key}")
+            problems["unexpected", _part(key)].append(f"unexpected {key}")
     return [
         line
-        for (kind, part), lines in found.items()
+        for (kind, part), lines in problems.items()
         for line in (lines if len(lines) <= LISTED else [f"{len(lines):,} of {part} are {kind}, such as: {lines[0]}"])
     ]
 

@@ -23,6 +23,5 @@ __all__ = list(_HOME)
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(
-        import_module(f"{__name__}.{_HOME[name]}"), name
-    )  # late: the flags of tables alone must import in no time
+    # late: the flags of tables alone must import in no time
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

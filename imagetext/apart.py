@@ -32,7 +32,7 @@ def check_apart(output: str | os.PathLike, paths: Iterable[str], instead: str = 
 
 
 def _places(path: str) -> list[Hashable]:
-    """What tells a path from all others, and then its folders, innermost first; of links, where they lead."""
+    """The identity of a path, then those of its folders, innermost first; links are followed."""
     places, path = [_place(path)], _real(path)
     while (folder := os.path.dirname(path)) not in (path, "") and not folder.endswith(":/"):  # of a store's bucket
         places.append(_place(folder))

@@ -1,4 +1,4 @@
-"""What people write of a picture: captions in any form, and fields of their own, of which none is lost to one of ours."""
+"""Fields that people write about a picture: captions in any form, and others, none of which is lost to one of ours."""
 
 import codecs
 import json
@@ -27,20 +27,14 @@ FIELDS: Mapping[str, type] = {
 RESERVED = (*FIELDS, "caption_fields", "source_fields", "members", "json")  # names that mean something in our records
 OF_PICTURE = ("sha256", "width", "height")
 CAPTION_COLUMNS = ("captions", "caption", "text", "texts", "title")
-TEXT_FIELDS = (
-    "text",
-    "caption",
-    "captions",
-    "raw",
-    "sentence",
-    "description",
-)  # where an object in a list of captions has its own
+# where an object in a list of captions has its own
+TEXT_FIELDS = ("text", "caption", "captions", "raw", "sentence", "description")
 LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Known(NamedTuple):
-    """What the fields of a sample say: captions, columns that are none, scores, why it failed in an earlier run of ours, and all the rest."""
+    """The fields of a sample, sorted: captions, other columns, scores, why an earlier run of ours failed, and the rest."""
 
     captions: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
@@ -50,7 +44,7 @@ class Known(NamedTuple):
 
 
 def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, picture: bool) -> Known:
-    """What a sample's fields say, beside the texts of its own caption file; picture: whether it has one.
+    """Sorts a sample's fields, given the texts of its own caption file; picture: whether it has one.
 
     A record of ours is taken at its word. Of all others, captions are the texts and then those of `captions`, or of another
     field where there is no text; what is no caption stays, and nothing is an error.
@@ -64,9 +58,8 @@ def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, pictur
     captions = tuple(map(well_formed, texts))
     if captions:
         named = tuple(text for text in named if text not in captions)
-    scores = (
-        fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}
-    )  # of ours, which lost other fields
+    # of a record of ours, which lost other fields
+    scores = fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}
     return Known(captions + named, {}, known_scores(scores) if scores else {}, "", own_fields(fields, picture=picture))
 
 
@@ -163,11 +156,11 @@ def take_captions(row: dict[str, Any], names: Sequence[str] = CAPTION_COLUMNS) -
     for name in names:
         if name in row:
             plain = _plain_texts(row[name])
-            found = captions_in(row[name]) if plain is None else plain
+            captions = captions_in(row[name]) if plain is None else plain
             if plain is not None or _only_texts(row[name]):
                 del row[name]
-            if found:
-                return found
+            if captions:
+                return captions
     return ()
 
 
@@ -199,9 +192,8 @@ def _all(values: Any) -> tuple[str, ...]:
 def _only_texts(value: Any) -> bool:
     """Whether captions are all that the value says: texts, nulls, or nothing."""
     values = value if isinstance(value, list | tuple) else [value]
-    return all(
-        item is None or isinstance(item, str) or item != item for item in values
-    )  # NaN is what tables write for null
+    # NaN, which differs from itself, is what tables write for null
+    return all(item is None or isinstance(item, str) or item != item for item in values)
 
 
 def loose_texts(value: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def name_hash(name: str, purpose: str = "", *, seed: int = 0, bits: int = 64) -> int:
-    """So many bits of a name, evenly spread; those of another purpose (up to 16 bytes) or seed tell nothing of them."""
+    """A hash of a name, with evenly spread bits; hashes for another purpose (up to 16 bytes) or seed are independent of it."""
     digest = blake2b(
         name.encode("utf-8", "surrogatepass"),
         digest_size=bits // 8,

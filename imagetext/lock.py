@@ -62,7 +62,7 @@ class FolderLock:
     def __enter__(self) -> Self:
         if not is_remote(self.folder):
             folder = Path(self.folder)
-            self.new_folders = [one for one in (folder, *folder.parents) if not one.exists()]
+            self.new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
             os.makedirs(folder, exist_ok=True)
         try:
             self._take()
@@ -210,7 +210,7 @@ def _told(owner: dict[str, Any]) -> str:
 
 
 def _job_of_launcher() -> str:
-    """What all processes that one launcher has started together have in common; "" where none has started this one."""
+    """The mark that all processes of one launcher share; "" where no launcher has started this process."""
     for count, names in LAUNCHERS.items():
         if os.environ.get(count, "1") != "1":
             alone = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1")
@@ -268,7 +268,7 @@ def _replace(path: str, owner: dict[str, Any]) -> None:
 
 
 def _read(path: str) -> dict[str, Any] | None:
-    """What the lock says, {} where it cannot be read, None where there is none."""
+    """The contents of the lock; {} where it cannot be read, None where there is no lock."""
     try:
         if is_remote(path):
             data = asked(

@@ -237,15 +237,15 @@ def abort_uploads(path: str) -> int:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     uploads, page = [], {}
     while page is not None:
-        found = asked(path, partial(store.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=key, **page))
-        uploads += found.get("Uploads") or []
-        more = found.get("IsTruncated")
-        page = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]} if more else None
+        listed = asked(path, partial(store.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=key, **page))
+        uploads += listed.get("Uploads") or []
+        more = listed.get("IsTruncated")
+        page = {"KeyMarker": listed["NextKeyMarker"], "UploadIdMarker": listed["NextUploadIdMarker"]} if more else None
     uploads = [upload for upload in uploads if upload["Key"] == key or key.endswith("/")]
     for upload in uploads:
-        one = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        part = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
         try:
-            asked(path, partial(store.call_s3, "abort_multipart_upload", **one), lasting=(FileNotFoundError,))
+            asked(path, partial(store.call_s3, "abort_multipart_upload", **part), lasting=(FileNotFoundError,))
         except FileNotFoundError:
             pass  # completed or aborted by now
     return len(uploads)

@@ -1,4 +1,4 @@
-"""What pages of Parquet say of their sizes, before one is unpacked: a footer may lie, and a page of a few bytes may hold gigabytes.
+"""Sizes of Parquet pages, checked before one is unpacked: a footer may lie, and a page of few bytes may hold gigabytes.
 
 Headers of pages are structs of Thrift's compact protocol (`parquet.thrift`: PageHeader).
 """
@@ -24,8 +24,8 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
     """Raises ValueError where pages of these columns of a row group would take more memory than limits.PAGE, or have too many values."""
     said = parquet.metadata.row_group(group)
     size, values = 0, 0
-    for at in range(said.num_columns):
-        chunk = said.column(at)
+    for index in range(said.num_columns):
+        chunk = said.column(index)
         if chunk.path_in_schema.split(".")[0] not in columns and chunk.path_in_schema not in columns:
             continue
         start = (
@@ -33,20 +33,20 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
             if chunk.has_dictionary_page and chunk.dictionary_page_offset
             else chunk.data_page_offset
         )
-        end, largest, found = start + chunk.total_compressed_size, 0, 0
-        while start < end and found < chunk.num_values:
+        end, largest, counted = start + chunk.total_compressed_size, 0, 0
+        while start < end and counted < chunk.num_values:
             file.seek(start)
             header = _struct(file)
             unpacked, packed = header[2], header[3]
             if unpacked < 0 or packed < 0:
                 raise ValueError(f"a page of {unpacked:,} bytes")
             largest, start = max(largest, unpacked), file.tell() + packed
-            found += next((header[field][1] for field in (5, 8) if field in header), 0)
+            counted += next((header[field][1] for field in (5, 8) if field in header), 0)
         size += 2 * largest if chunk.has_dictionary_page else largest  # a dictionary stays beside the pages
-        values += found if parquet.schema.column(at).max_repetition_level else 0
-        if found > max(chunk.num_values, said.num_rows):
+        values += counted if parquet.schema.column(index).max_repetition_level else 0
+        if counted > max(chunk.num_values, said.num_rows):
             raise ValueError(
-                f"pages of {chunk.path_in_schema} have {found:,} values where the footer tells of {chunk.num_values:,}"
+                f"pages of {chunk.path_in_schema} have {counted:,} values where the footer tells of {chunk.num_values:,}"
             )
     if size > limits.PAGE:
         raise ValueError(

@@ -64,9 +64,8 @@ class Picture(NamedTuple):
     """Where a row says that its picture is."""
 
     name: str  # as the row has it
-    sha256: str | None = (
-        None  # of the picture, in a record that we wrote, whose path starts from its table; None in all others
-    )
+    # of the picture, in a record that we wrote, whose path starts from its table; None in all others
+    sha256: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -141,8 +140,8 @@ def check_inside(
     known = lru_cache(1 << 12)(partial(_folder_inside, folders))
     count, first, others_inside = 0, (None, Picture("")), False
     for number, picture in pictures:
-        at = picture.name.rfind("/") + 1
-        folder, name = known(picture.name[:at], picture.ours), picture.name[at:]
+        begin = picture.name.rfind("/") + 1
+        folder, name = known(picture.name[:begin], picture.ours), picture.name[begin:]
         if (
             folder
             and name not in ("", ".", "..")
@@ -178,17 +177,17 @@ def check_inside(
 def all_told(problems: Iterable[str | Exception]) -> ValueError:
     """One error that tells all problems, each once; all pictures that lead outside are one of them."""
     problems = list(problems)
-    outside = [one for one in problems if isinstance(one, LeadsOutside)]
-    others = list(dict.fromkeys(str(one) for one in problems if not isinstance(one, LeadsOutside)))
+    outside = [problem for problem in problems if isinstance(problem, LeadsOutside)]
+    others = list(dict.fromkeys(str(problem) for problem in problems if not isinstance(problem, LeadsOutside)))
     if len(others) > PROBLEMS:
         others[PROBLEMS:] = [f"and {len(others) - PROBLEMS:,} more problems"]
     if not outside:
         return ValueError("\n".join(others))
     together = LeadsOutside(
         outside[0].first,
-        sum(one.count for one in outside),
-        [place for one in outside for place in one.folders],
-        sum(one.inputs for one in outside),
+        sum(problem.count for problem in outside),
+        [place for problem in outside for place in problem.folders],
+        sum(problem.inputs for problem in outside),
     )
     return ValueError("\n".join([*others, str(together)])) if others else together
 
@@ -224,9 +223,8 @@ class PictureReader:
         self.folders = folders
         self.given: dict[str, str] = {}  # a picture of each kind of store
         self.refused: dict[str, str] = {}  # why it did not give another one
-        self.denied: set[str] = (
-            set()
-        )  # the stores that have refused one for lack of rights, and are not asked twice again
+        # the stores that have refused one for lack of rights, and are not asked twice again
+        self.denied: set[str] = set()
 
     def read(self, picture: Picture, told: str = "") -> tuple[bytes, str]:
         """The bytes of a picture, and its path; raises as `read_picture` does."""

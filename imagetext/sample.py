@@ -50,19 +50,16 @@ class Record:
     captions: tuple[str, ...] = ()  # as found: human, alt text
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by name, synthetic captions and others
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by column
-    members: Mapping[str, bytes] = field(
-        default_factory=dict
-    )  # every other file (npz, paug.json, ...), carried untouched
+    # every other file (npz, paug.json, ...), carried untouched
+    members: Mapping[str, bytes] = field(default_factory=dict)
     label: str | None = None  # its class, where it was asked for
     meta: Mapping[str, Any] = field(default_factory=dict)  # uid, sha256, license, ...
     error: str = ""  # why it cannot be used; a failure is a row, never a gap
-    failed_before: bool = field(
-        default=False, compare=False
-    )  # the error came with the record, from the run that wrote it
+    # the error came with the record, from the run that wrote it
+    failed_before: bool = field(default=False, compare=False)
     lacks_picture: bool = field(default=False, compare=False)  # the error is only that its picture cannot be read
-    path: str = field(
-        default="", compare=False, repr=False
-    )  # the file that is the picture, where it is one of its own
+    # the file that is the picture, where it is one of its own
+    path: str = field(default="", compare=False, repr=False)
 
     @property
     def syn_text(self) -> dict[str, tuple[str, ...]]:
@@ -83,9 +80,8 @@ class Shard:
     path: str  # where the records come from
     stamp: Mapping[str, Any]  # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
     samples: Iterable[Record] = field(repr=False, compare=False)
-    labels: Callable[[Record], Record] | None = field(
-        default=None, repr=False, compare=False
-    )  # gives them, where asked for
+    # gives each record its label, where labels were asked for
+    labels: Callable[[Record], Record] | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Record]:
         return map(self.labels, self.samples) if self.labels else iter(self.samples)
@@ -141,7 +137,7 @@ def _accepts(name: str, head: bytes) -> bool | str:
 def _is_heic(data: bytes) -> bool:
     if data[4:8] != b"ftyp":
         return False
-    brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+    brands = {data[start : start + 4] for start in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
     return bool(brands & HEIC) and b"avif" not in brands
 
 
@@ -182,13 +178,12 @@ def open_image(data: bytes | None) -> Image.Image:
             )
         _check_whole(name, data)
         return image
-    raise ValueError(
-        f"not a picture: {len(data):,} bytes that begin as none of {', '.join(FORMATS)}"
-    )  # which ones is not told
+    # which bytes they are is not told
+    raise ValueError(f"not a picture: {len(data):,} bytes that begin as none of {', '.join(FORMATS)}")
 
 
 def _reason(name: str | None, error: Exception) -> str:
-    """What Pillow says is wrong; not where a text may begin as the format does, for Pillow quotes what it finds."""
+    """Pillow's message; only the error's type for formats that begin as a text may, because Pillow quotes what it finds."""
     return type(error).__name__ if name in ("PPM", "BMP") else str(error) or type(error).__name__
 
 
@@ -215,10 +210,10 @@ def _check_whole(name: str, data: bytes) -> None:
 
 def _jpeg_scans(data: bytes) -> int:
     """How many scans there are before the first picture's end (ITU-T T.81, B.1.1)."""
-    scans, at = 0, 2
-    while (marker := re.compile(rb"\xff[^\0\xff\xd0-\xd7]").search(data, at)) and marker[0] != b"\xff\xd9":
+    scans, position = 0, 2
+    while (marker := re.compile(rb"\xff[^\0\xff\xd0-\xd7]").search(data, position)) and marker[0] != b"\xff\xd9":
         scans += marker[0] == b"\xff\xda"
-        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     return scans
 
 
@@ -338,11 +333,11 @@ def _to_8bit(image: Image.Image) -> Image.Image:
     values, clear = np.asarray(image), image.info.get("transparency")  # (H, W)
     parts = [values[top:bottom] for top, bottom in _bands(image)]
     low, high = 0.0, (1.0 if image.mode == "F" else 65535.0)
-    finite = [
-        (found.min(), found.max()) for part in parts if (found := part[np.isfinite(part)].astype(np.float32)).size
+    ranges = [
+        (finite.min(), finite.max()) for part in parts if (finite := part[np.isfinite(part)].astype(np.float32)).size
     ]
-    if finite and (min(least for least, _ in finite) < low or max(most for _, most in finite) > high):
-        low, high = float(min(least for least, _ in finite)), float(max(most for _, most in finite))
+    if ranges and (min(least for least, _ in ranges) < low or max(most for _, most in ranges) > high):
+        low, high = float(min(least for least, _ in ranges)), float(max(most for _, most in ranges))
     grey = np.empty(values.shape, np.uint8)
     for (top, bottom), part in zip(_bands(image), parts):
         numbers = np.clip(np.nan_to_num(part.astype(np.float32), nan=low, posinf=high, neginf=low), low, high)

@@ -14,9 +14,10 @@ from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
+from imagetext.read_ahead import in_order
 from imagetext.sample import Record
 from imagetext.shown import masked, masked_values
-from imagetext.stores import StoreError, entry, in_order, is_remote, join, listing, plain_path, read_bytes
+from imagetext.stores import StoreError, entry, is_remote, join, listing, plain_path, read_bytes
 from imagetext.waiting import Waiting
 from imagetext.writers.jsonl import JsonlShard
 from imagetext.writers.parquet import ParquetShard
@@ -67,7 +68,7 @@ class ShardWriter:
     ):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
-        if wrong := [one for one in columns if not is_column(one) or any(part in one for part in TAKEN)]:
+        if wrong := [column for column in columns if not is_column(column) or any(part in column for part in TAKEN)]:
             raise ValueError(
                 f"columns: {', '.join(map(repr, wrong))}: no name for a column of captions (see check_column)"
             )
@@ -186,7 +187,7 @@ def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:
 def read_markers(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """The done-markers of all shards that are done, by the shard's name: as `read_marker`, with one listing of the folder."""
     folder = plain_path(folder)
-    sizes = {os.path.basename(one.path): one.stamp["size"] for one in listing(folder)}
+    sizes = {os.path.basename(file.path): file.stamp["size"] for file in listing(folder)}
     names = [name.removesuffix(MARKER) for name in sizes if name.endswith(MARKER)]
     read = in_order((is_remote(folder), partial(_marker, folder, name)) for name in names)
     return {

@@ -1,4 +1,4 @@
-"""What people are shown: text of data, servers and libraries steers no terminal, holds no secret and advises nobody to run code.
+"""Text for people: words of data, servers and libraries steer no terminal, hold no secret and advise nobody to run code.
 
 The terminal gets lines by `say`, bars by `Progress`, and logs and warnings as `at_terminal` has them; Markdown gets `in_markdown`.
 HTML is made in `imagetext.pages`, cards in `imagetext.cards`.
@@ -90,7 +90,7 @@ def masked(text: str) -> str:
 def masked_values(value: Any) -> Any:
     """A value of JSON's types whose texts are without secrets; the names of its fields stay."""
     if isinstance(value, Mapping):
-        return {name: masked_values(one) for name, one in value.items()}
+        return {name: masked_values(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return list(map(masked_values, value))
     return masked(value) if isinstance(value, str) else value
@@ -105,7 +105,7 @@ def on_line(text: str) -> str:
 
 
 def reason(error: object, most: int = MOST_SAID) -> str:
-    """What a library or a server says, in one short line; advice to let code run is left out."""
+    """The words of a library or a server in one short line, without advice to let code run."""
     text = " ".join(on_line(str(error)).split()) or isinstance(error, BaseException) * type(error).__name__
     said = _without(UNSAFE, text)
     if text and not said or CODE.search(text):
@@ -155,7 +155,7 @@ def say(*lines: object, file: TextIO | None = None) -> None:
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """What an error says, in lines: those of ours as they are, a library's in one, without advice."""
+    """The lines of an error: our own as they are, a library's in one, without advice."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if frames and frames[-1].f_globals.get("__name__", "").partition(".")[0] not in ROOMS:
         return [reason(error)]
@@ -174,8 +174,8 @@ class Progress(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        found = super().format_dict
-        return {**found, "prefix": on_line(found["prefix"] or "")}
+        fields = super().format_dict
+        return {**fields, "prefix": on_line(fields["prefix"] or "")}
 
     def display(self, *args: Any, **options: Any) -> Any:
         try:
@@ -208,7 +208,7 @@ def at_terminal() -> Iterator[None]:
 
 
 class _Said(logging.LogRecord):
-    """What is logged; a traceback follows in lines that are set back."""
+    """A log record as people see it; a traceback follows in indented lines."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)

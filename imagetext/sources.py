@@ -1,4 +1,4 @@
-"""What a SPEC names -> shards of Records."""
+"""From a SPEC to shards of Records."""
 
 import itertools
 import os
@@ -78,10 +78,10 @@ def read_samples(
     """
     problems, shards = [], []
     split = partial(split_table, images=named_folders(images), columns=columns, needs=needs, check=check)
-    for one in [spec] if isinstance(spec, str) else spec:
+    for one_spec in [spec] if isinstance(spec, str) else spec:
         with _noted(problems):
-            found = _shards_of(one, split, problems)
-            shards += _labelled(found, labels) if labels else found
+            shards_of_spec = _shards_of(one_spec, split, problems)
+            shards += _labelled(shards_of_spec, labels) if labels else shards_of_spec
     first_of = {}
     for shard in shards:
         other = first_of.setdefault(shard.name, shard)
@@ -121,8 +121,11 @@ def _shards_of(spec: str, split: SplitTable, problems: list[str | Exception]) ->
         ]
     if kind in PUBLISHED:
         place, _, fields = rest.partition("#")
-        found = published_rows(kind, named_files(plain_path(place)), fields)
-        return [Shard(split_suffix(os.path.normpath(one.path))[0], one.path, _stamp_of(one), one) for one in found]
+        pieces = published_rows(kind, named_files(plain_path(place)), fields)
+        return [
+            Shard(split_suffix(os.path.normpath(piece.path))[0], piece.path, _stamp_of(piece), piece)
+            for piece in pieces
+        ]
     if kind in KINDS:
         return [
             Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
@@ -149,7 +152,7 @@ def _noted(problems: list[str | Exception]) -> Iterator[None]:
 
 
 def named_files(spec: str) -> dict[str, Entry | None]:
-    """What a pattern names, or several with `::` between them, in order; a path that exists stands for itself, whatever its name.
+    """The files that patterns with `::` between them name, in order; a path that exists stands for itself.
 
     A folder that a run of ours wrote names its shards. Raises ValueError where a pattern names nothing, or a shard is not whole.
     """
@@ -160,21 +163,21 @@ def named_files(spec: str) -> dict[str, Entry | None]:
         return {path: there for part in parts for path, there in part.items()}
     patterns = _expand_braces(spec)
     named = entries(patterns)
-    found = {}
+    files = {}
     for pattern in patterns:
         if named[pattern] or not has_magic(pattern):
-            found[pattern] = named[pattern]
+            files[pattern] = named[pattern]
             continue
         matching = matches(pattern)
         if not matching:
             raise ValueError(f"{spec}: nothing matches {pattern}")
-        found |= matching
-    return _of_run(found)
+        files |= matching
+    return _of_run(files)
 
 
 def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
-    """The same, each folder that a run of ours wrote replaced by its shards; ValueError where it lacks some of them."""
-    found = {}
+    """The same files, each folder that a run of ours wrote replaced by its shards; ValueError where it lacks some of them."""
+    files = {}
     for path, there in named.items():
         wanted = _shards_of_run(path) if there and there.is_folder else []
         whole = read_markers(path) if wanted else {}
@@ -183,13 +186,13 @@ def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
                 f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with the "
                 "command that began it, or name the files that are there"
             )
-        found |= entries(join(path, whole[name]["file"]) for name in wanted) if wanted else {path: there}
-    return found
+        files |= entries(join(path, whole[name]["file"]) for name in wanted) if wanted else {path: there}
+    return files
 
 
 def _shards_of_run(folder: str) -> list[str]:
     """The names of the shards that have markers in a folder, and of those that it is to have by its `run.json`; none without markers."""
-    names = [os.path.basename(one.path) for one in listing(folder)] if is_remote(folder) else os.listdir(folder)
+    names = [os.path.basename(file.path) for file in listing(folder)] if is_remote(folder) else os.listdir(folder)
     done = {name.removesuffix(MARKER) for name in names if name.endswith(MARKER)}
     told = [name for name in read_shards(folder) or () if isinstance(name, str)] if done and RUN in names else []
     return sorted(done.union(told))
@@ -293,11 +296,11 @@ def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
 
 
 def _stamp(path: str) -> Mapping[str, Any]:
-    """What tells whether a file has changed; of a folder's files, the sum of their sizes and the latest change."""
+    """A stamp that changes with a file; for a folder, the sum of its files' sizes and the latest change."""
     there = entry(path)
     if there is None or not there.is_folder:
         return there.stamp if there else {}
-    stamps = [one.stamp for one in listing(path) if not one.is_folder]
+    stamps = [file.stamp for file in listing(path) if not file.is_folder]
     return {
         name: sum(stamp[name] for stamp in stamps) if name == "size" else max(stamp[name] for stamp in stamps)
         for name in (stamps[0] if stamps else ())
@@ -305,7 +308,7 @@ def _stamp(path: str) -> Mapping[str, Any]:
 
 
 def _stamp_of(rows: PublishedRows) -> Mapping[str, Any]:
-    """What tells whether a published file, or one that goes with it, has changed, and what is read of it."""
+    """A stamp that changes with a published file, with a file that is read beside it, or with the columns that are read."""
     return {
         **_stamp(rows.path),
         "columns": [list(pair) for pair in rows.columns],
@@ -319,8 +322,8 @@ def _folder_shards(folder: str, images: tuple[str, ...]) -> list[Shard]:
         others = sorted(
             {
                 suffix
-                for one in listing(folder)
-                if (suffix := split_suffix(one.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
+                for file in listing(folder)
+                if (suffix := split_suffix(file.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
             }
         )
         hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)

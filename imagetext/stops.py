@@ -42,7 +42,7 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 
 def become_worker() -> None:
-    """What a process does first that another one has started for its work: a terminal's Ctrl-C is left to that one."""
+    """Prepares a process that another one has started for its work: a terminal's Ctrl-C is left to that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in STOPPED:
         signal.signal(number, signal.SIG_DFL)  # of a fork it would be the parent's handler

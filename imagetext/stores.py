@@ -12,9 +12,7 @@ import posixpath
 import re
 import stat
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -22,11 +20,9 @@ from typing import Any, TypeVar
 logger = logging.getLogger(__name__)
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-ATTEMPTS = (
-    6  # of a read or a look, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
-)
+# of a read or a look, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
+ATTEMPTS = 6
 FIRST_WAIT = 1.0  # seconds
-READ_AHEAD = 32  # small files asked of a store at once
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}  # of file managers; their other files are hidden
 LISTED = 16  # more named files of one folder than these are looked up by listing it
 
@@ -103,16 +99,15 @@ def _filesystem(scheme: str, process: int) -> Any:
     except ImportError as error:
         raise LibraryMissing(f"{scheme}:// needs {LIBRARIES[scheme]}: pip install 'capsmith[remote]'") from error
     if scheme == "s3":
-        store.retries = (
-            1  # botocore makes its own attempts (AWS_MAX_ATTEMPTS), and we do; a third time over would take too long
-        )
+        # botocore makes its own attempts (AWS_MAX_ATTEMPTS), and we do; a third time over would take too long
+        store.retries = 1
     return store
 
 
 def asked(
     path: str, action: Callable[[], Result], *, attempts: int = 1, lasting: tuple[type[Exception], ...] = ()
 ) -> Result:
-    """What the action returns, tried so many times with waits that double; then StoreError, naming the path.
+    """The result of an action, which is tried so many times with waits that double; then StoreError, naming the path.
 
     lasting: errors that another attempt would not change; they are raised as they are.
     """
@@ -224,29 +219,11 @@ class StoreFile(io.RawIOBase):
         return True
 
 
-def in_order(calls: Iterable[tuple[bool, Callable[[], Result]]]) -> Iterator[Result]:
-    """What the calls return, in order; of those that wait for a store (True), READ_AHEAD are made at once."""
-    waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(READ_AHEAD)  # starts no thread before it is asked to
-    try:
-        for far, call in calls:
-            if far:
-                waiting.append(pool.submit(call))
-            else:
-                yield from (waiting.popleft().result() for _ in range(len(waiting)))
-                yield call()
-            if len(waiting) > READ_AHEAD:
-                yield waiting.popleft().result()
-        yield from (future.result() for future in waiting)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 # ---- looking -----------------------------------------------------------------------------------------------------
 
 
 def entry(path: str) -> Entry | None:
-    """What stands at the path, or None."""
+    """The file or folder at a path; None where there is none."""
     if is_remote(path):
         try:
             info = _looked_up(path, partial(_info, filesystem(path), path))
@@ -261,27 +238,27 @@ def entry(path: str) -> Entry | None:
 
 
 def entries(paths: Iterable[str]) -> dict[str, Entry | None]:
-    """What stands at each of the paths; where many are files of one folder of a store, that is listed."""
-    found: dict[str, Entry | None] = dict.fromkeys(paths)
+    """The file or folder at each path; where many paths are in one folder of a store, that folder is listed."""
+    entry_of: dict[str, Entry | None] = dict.fromkeys(paths)
     folders: dict[str, list[str]] = {}
-    for path in found:
+    for path in entry_of:
         folders.setdefault(os.path.dirname(path), []).append(path)
     for folder, named in folders.items():
         listed = is_remote(folder) and len(named) > LISTED
         there = {one.path: one for one in listing(folder)} if listed else {}
-        found |= {path: there.get(path) if listed else entry(path) for path in named}
-    return found
+        entry_of |= {path: there.get(path) if listed else entry(path) for path in named}
+    return entry_of
 
 
 def matches(pattern: str) -> dict[str, Entry | None]:
-    """What a pattern with `*`, `?`, `[...]` or `**` names, sorted; None is a link to nothing."""
+    """The files that a pattern with `*`, `?`, `[...]` or `**` names, sorted; None is a link to nothing."""
     if is_remote(pattern):
         return {one.path: one for one in _remote(pattern, "glob")}
     return {path: entry(path) for path in sorted(glob.glob(pattern, recursive=True))}
 
 
 def listing(folder: str) -> list[Entry]:
-    """What stands in a folder, sorted; nothing where there is none."""
+    """The entries of a folder, sorted; [] where there is no folder."""
     if is_remote(folder):
         return _remote(folder, "ls")
     try:
@@ -294,9 +271,9 @@ def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) 
     """All files of a folder and its subfolders but hidden ones and LITTER; links to folders are followed once, those that `enters`."""
     if is_remote(folder):
         prefix = f"{folder.rstrip('/')}/"
-        found = [one for one in _remote(folder, "find") if not one.is_folder and one.path.startswith(prefix)]
-        return [one for one in found if not any(map(_is_hidden, one.path[len(prefix) :].split("/")))]
-    found, seen = [], set()
+        files = [file for file in _remote(folder, "find") if not file.is_folder and file.path.startswith(prefix)]
+        return [file for file in files if not any(map(_is_hidden, file.path[len(prefix) :].split("/")))]
+    files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
@@ -310,8 +287,8 @@ def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) 
         for name in sorted(names):
             if not _is_hidden(name):
                 path = os.path.join(parent, name)
-                found.append(entry(path) or Entry(path, False, {"size": 0, "mtime_ns": 0}))  # a link to nothing
-    return found
+                files.append(entry(path) or Entry(path, False, {"size": 0, "mtime_ns": 0}))  # a link to nothing
+    return files
 
 
 def _is_hidden(name: str) -> bool:
@@ -329,11 +306,11 @@ def _remote(place: str, how: str) -> list[Entry]:
     found = [
         Entry(store.unstrip_protocol(info["name"]), info["type"] == "directory", _stamp_of(info)) for info in infos
     ]
-    return sorted((one for one in found if not one.path.endswith("/")), key=lambda one: one.path)
+    return sorted((there for there in found if not there.path.endswith("/")), key=lambda there: there.path)
 
 
 def _looked_up(path: str, look: Callable[[], Result]) -> Result:
-    """What is found, tried again as a read is; FileNotFoundError and StoreRefuses at once."""
+    """The result of a look-up, tried again as a read is; FileNotFoundError and StoreRefuses are raised at once."""
 
     def found() -> Result:
         try:

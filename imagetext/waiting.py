@@ -1,4 +1,4 @@
-"""What waits until the rest of a shard is written waits on disk, so that memory stays flat however much it is."""
+"""Rows that wait until the rest of a shard is written wait on disk, so that memory stays flat however many there are."""
 
 import json
 import os

@@ -45,7 +45,6 @@ def main() -> None:
         make_columns(args.output, world)
         folder, captioned = args.output / f"{world.name}_figures", args.output / f"{world.name}_captioned"
         write_figures(folder, captioned, world.pictures, [*world.columns], args.output / CLIP)
-    for world in WORLDS:
         student_folder(args.output, world.student)
         train(args.output, arms(world), args.seeds, args.processes)
 

@@ -1,4 +1,4 @@
-"""What open_clip's transformer blocks compute, in parts that cached decoding and the image tower are put together of.
+"""The parts of open_clip's transformer blocks, of which cached decoding and the image tower are composed.
 
 A block's output is not added at once: the next layer norm adds it, which on a GPU is one kernel.
 

@@ -85,7 +85,7 @@ class CoCaCaptioner:
         """
         rules, batch_size = self._rules(sampling), batch_size or self.batch_size
         if self.on_gpu and sampling.strategy != "beam":
-            found = SlotDrawing(
+            decoded = SlotDrawing(
                 partial(self._take_slots, rules),
                 self._free_slots.append,
                 requests,
@@ -95,11 +95,11 @@ class CoCaCaptioner:
                 first_index=first_index,
             )
         else:
-            found = search(
+            decoded = search(
                 self._begin(rules), requests, rules, batch_size=batch_size, column=column, first_index=first_index
             )
         return spoken(
-            found,
+            decoded,
             self.model,
             self.decode,
             self._similarities if similarity else None,
@@ -128,10 +128,11 @@ class CoCaCaptioner:
     def _similarities(self, pictures: Sequence[DecodedPicture]) -> list[list[float]]:
         """Cosines of each picture's captions' embeddings and its own; a caption over the context keeps its first tokens and its end."""
         ids = [caption.tokens for picture in pictures for caption in picture.captions]
-        ids = [[*of[: self.context_length - 1], self.end_id] if len(of) > self.context_length else of for of in ids]
+        most = self.context_length
+        ids = [[*caption[: most - 1], self.end_id] if len(caption) > most else caption for caption in ids]
         tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
-        for row, of in zip(tokens, ids, strict=True):
-            row[: len(of)] = torch.tensor(of)
+        for row, caption in zip(tokens, ids, strict=True):
+            row[: len(caption)] = torch.tensor(caption)
         with fast_products():
             features, _, _ = encode_text_trimmed(self.model, tokens)
         features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (M, C, E)
@@ -174,7 +175,7 @@ class CoCaCaptioner:
         return encode_images(self.model, self.normalise(pictures).to(self.model.logit_scale.dtype))
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
-        """What holds for all captions of this sampling; ValueError where it does not fit."""
+        """The rules of this sampling; ValueError where it does not fit."""
         never = self.tokenizer.never_ids(self.model.text.vocab_size)
         return Rules.of(self, sampling, never, self.model.logit_scale.device)
 

@@ -37,13 +37,10 @@ class Decoding:
             for blocks in (self.tower.transformer.resblocks, self.decoder.resblocks)
         )
         pictures = torch.arange(len(image_tokens), device=image_tokens.device)
-        self.lengths, self.longest = (
-            torch.zeros_like(pictures),
-            0,
-        )  # (R,), tokens fed; and no fewer than the most of them
-        self.pad_mask = image_tokens.new_zeros(
-            len(image_tokens), limit + 1
-        )  # (R, limit + 1), added to the text tower's scores
+        # tokens fed to each row (R,), and a number that none of them exceeds
+        self.lengths, self.longest = torch.zeros_like(pictures), 0
+        # (R, limit + 1), added to the text tower's scores
+        self.pad_mask = image_tokens.new_zeros(len(image_tokens), limit + 1)
         self._place_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
@@ -64,14 +61,12 @@ class Decoding:
         self.pad_mask.scatter_(1, positions + 1, pads)
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
         if kernels and tokens.is_cuda and tokens.shape[1] == 1:
-            text, decoder = ((positions[:, 0], mask) for mask in (self.pad_mask, None))
+            text, decoder = (positions[:, 0], self.pad_mask), (positions[:, 0], None)
         else:
             later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
             causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
-            text, decoder = (
-                (positions, causal + self.pad_mask[:, None, None, :length]),
-                (positions, causal),
-            )  # (R, 1, n, t)
+            text = positions, causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
+            decoder = positions, causal
         added = None  # to x, by the next norm
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
             x, added = _self_attention(block, x, added, cache, *text)
@@ -118,7 +113,7 @@ class Decoding:
         self.pad_mask.view(-1, self.most, self.limit + 1).index_fill_(0, slots, 0)
 
     def bytes_per_picture(self, captions: int) -> int:
-        """What a picture with so many captions takes here, from rows of one caption a picture."""
+        """The bytes that a picture with so many captions takes here, judged from rows of one caption a picture."""
         caches = sum(cache.keys.nbytes + cache.values.nbytes for cache in (*self.text_caches, *self.decoder_caches))
         cross = sum(keys.nbytes + values.nbytes for keys, values in self.cross)
         return (captions * caches + cross) // len(self.lengths)

@@ -50,7 +50,7 @@ def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _encode_plainly(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What `encode_images` gives, without the copies of torch's multi-head attention: for a GPU, where they take a third of the time."""
+    """`encode_images` without the copies of torch's multi-head attention: for a GPU, where they take a third of the time."""
     pooled, tokens = tower._pool(encode_tokens(tower.transformer.resblocks, tower._embeds(images)))
     return F.normalize(pooled if tower.proj is None else pooled @ tower.proj, dim=-1), tokens
 

@@ -83,12 +83,12 @@ def _fitting(state: Mapping[str, Tensor], model: CoCa, path: Path, *, interpolat
         state[PLACES] = state[PLACES].float()
         resize_pos_embed(state, model)
     problems = differences(state, expected)
-    theirs, ours = (len(of[POSITIONS]) if POSITIONS in of else 0 for of in (state, expected))
+    theirs, ours = (len(tensors[POSITIONS]) if POSITIONS in tensors else 0 for tensors in (state, expected))
     if theirs and theirs != ours:
         problems.append(
             f"a context of {theirs}, not {ours} as in the config: to train them, say --context {max(theirs, ours)}"
         )
-    theirs, ours = (len(of[PLACES]) if PLACES in of else 0 for of in (state, expected))
+    theirs, ours = (len(tensors[PLACES]) if PLACES in tensors else 0 for tensors in (state, expected))
     if theirs and theirs != ours:
         tower: Tower = model.visual
         size = tower.image_size[0]

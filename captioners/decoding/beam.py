@@ -103,9 +103,8 @@ class BeamSearch:
         logprobs = logits.log_softmax(-1)  # (R, V)
         scores = self._processed(logprobs, running.tokens[..., :length].flatten(0, 2)).view(*shape, -1)  # (N, G, K, V)
         logprobs = logprobs.view(scores.shape)
-        chosen = scores.new_zeros(
-            shape[0], 1, scores.shape[-1]
-        )  # (N, 1, V): how many beams of earlier groups chose it
+        # (N, 1, V): how many beams of earlier groups chose each token
+        chosen = scores.new_zeros(shape[0], 1, scores.shape[-1])
         groups = []
         for group in range(self.groups):
             part = slice(group, group + 1)
@@ -120,9 +119,8 @@ class BeamSearch:
         running, ended = (
             Beams(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True))) for parts in by_group[:2]
         )
-        hope, came_from = (
-            torch.cat(parts, dim=1) for parts in by_group[2:]
-        )  # (N, G, 1); (N, G, K), beams of the group
+        # (N, G, 1); (N, G, K), beams of the group
+        hope, came_from = (torch.cat(parts, dim=1) for parts in by_group[2:])
         first = torch.arange(shape[0] * shape[1], device=logits.device).view(*shape[:2], 1) * self.beams
         return running, finished.join(ended).best(self.beams), hope, (first + came_from).flatten()
 

@@ -103,7 +103,9 @@ class SharedCache(Cache):
         self.lengths, self.head, self.limit = lengths, head, limit
         self.begun = torch.zeros_like(lengths) if begun is None else begun
         self.own = [
-            KeyValueCache(*(of.new_zeros(*of.shape[:2], limit, of.shape[-1]) for of in (layer.keys, layer.values)))
+            KeyValueCache(
+                *(seen.new_zeros(*seen.shape[:2], limit, seen.shape[-1]) for seen in (layer.keys, layer.values))
+            )
             for layer in self.layers
         ]
         self.parts = parts
@@ -117,15 +119,15 @@ class SharedCache(Cache):
         prompt, own = self.layers[layer_idx], self.own[layer_idx]
         own.put(keys, values, self.positions)
         heads = self.head.layers[layer_idx] if self.head is not None and self.most else (None, None)
-        found = []
+        parts = []
         for head, shared, held in zip(heads, (prompt.keys, prompt.values), (own.keys, own.values), strict=True):
             head, held = None if head is None else head[0, :, : self.most], held[:, :, : self.length]
             if self.parts:
-                found.append(Parts(head, shared, held, self.grid, self.beyond, self.padding))
+                parts.append(Parts(head, shared, held, self.grid, self.beyond, self.padding))
             else:
                 before = [] if head is None else [head.expand(len(held), -1, -1, -1)]
-                found.append(torch.cat([*before, shared[self.pictures], held], dim=2))
-        return tuple(found)
+                parts.append(torch.cat([*before, shared[self.pictures], held], dim=2))
+        return tuple(parts)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.most + super().get_seq_length(layer_idx) + self.length
@@ -158,7 +160,7 @@ class SharedCache(Cache):
         self._place(torch.cat([self.pictures, self.grid.shape[0] + other.pictures]))
 
     def bytes_per_picture(self, captions: int) -> int:
-        """What a picture with so many captions takes here, from rows of one caption a picture."""
+        """The bytes that a picture with so many captions takes here, judged from rows of one caption a picture."""
         return (nbytes(self.layers) + captions * nbytes(self.own)) // len(self.pictures)
 
     def _place(self, pictures: Tensor) -> None:
@@ -195,7 +197,7 @@ class CrossCache(Cache):
 
 
 def padding_after(lengths: Tensor, longest: int, like: Tensor) -> Tensor | None:
-    """What is added to scores (rows, 1, 1, longest), so that nothing after so many keys of each row counts; None where all count."""
+    """The mask (rows, 1, 1, longest) that hides the keys of each row after its length; None where nothing is hidden."""
     hidden = torch.arange(longest, device=lengths.device) >= lengths[:, None]
     padding = torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, float("-inf"))[:, None, None]
     return padding if hidden.any() else None
@@ -205,7 +207,7 @@ def pad_layers(layers: Sequence[FilledLayer], length: int) -> None:
     """Pads, or cuts, keys and values to so many."""
     more = length - layers[0].keys.shape[2]
     for layer in layers if more else ():
-        layer.keys, layer.values = (F.pad(of, (0, 0, 0, more)) for of in (layer.keys, layer.values))
+        layer.keys, layer.values = (F.pad(tensor, (0, 0, 0, more)) for tensor in (layer.keys, layer.values))
 
 
 def join_layers(layers: Sequence[FilledLayer], others: Sequence[FilledLayer]) -> None:
@@ -259,9 +261,9 @@ def plus(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores if mask is None else scores + mask
 
 
-def times_head(of: Tensor, head: Tensor) -> Tensor:
+def times_head(rows: Tensor, head: Tensor) -> Tensor:
     """(N, H, m, a) times (H, a, b), all N in one product: (N, H, m, b)."""
-    return (of.transpose(0, 1).flatten(1, 2) @ head).unflatten(1, (len(of), -1)).transpose(0, 1)
+    return (rows.transpose(0, 1).flatten(1, 2) @ head).unflatten(1, (len(rows), -1)).transpose(0, 1)
 
 
 AttentionInterface.register(SHARED, attend)

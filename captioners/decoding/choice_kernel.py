@@ -88,44 +88,17 @@ def _draw(
     wide = tl.arange(0, WIDE)  # WIDE >= SIDE**2
     at = start + lanes[:, None] * (SIDE * SIDE) + wide[None, :]
     inside = (lanes[:, None] < SIDE) & (wide[None, :] < SIDE * SIDE) & (at < V)
-    second = _pick(
-        tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1),
-        1,
-        attempt,
-        position,
-        caption,
-        k0,
-        k1,
-        SIDE,
-        LANES,
-    )
+    sums = tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1)
+    second = _pick(sums, 1, attempt, position, caption, k0, k1, SIDE, LANES)
     start += second * (SIDE * SIDE)
     at = start + lanes[:, None] * SIDE + lanes[None, :]
     inside = (lanes[:, None] < SIDE) & (lanes[None, :] < SIDE) & (at < V)
-    third = _pick(
-        tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1),
-        2,
-        attempt,
-        position,
-        caption,
-        k0,
-        k1,
-        SIDE,
-        LANES,
-    )
+    sums = tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1)
+    third = _pick(sums, 2, attempt, position, caption, k0, k1, SIDE, LANES)
     start += third * SIDE
     inside = (lanes < SIDE) & (start + lanes < V)
-    fourth = _pick(
-        _weights(scores, start + lanes, inside, most, temperature, end_id, too_short, least, HEATED),
-        3,
-        attempt,
-        position,
-        caption,
-        k0,
-        k1,
-        SIDE,
-        LANES,
-    )
+    sums = _weights(scores, start + lanes, inside, most, temperature, end_id, too_short, least, HEATED)
+    fourth = _pick(sums, 3, attempt, position, caption, k0, k1, SIDE, LANES)
     return tl.minimum(start + fourth, V - 1)
 
 

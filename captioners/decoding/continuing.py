@@ -78,7 +78,7 @@ class Continuing:
         self.warm, self.graph = False, None
 
     def bytes_per_picture(self, captions: int) -> int:
-        """What a prompt with so many captions takes here, from rows of one caption a prompt."""
+        """The bytes that a prompt with so many captions takes here, judged from rows of one caption a prompt."""
         cross = [] if self.cross is None else self.cross.layers
         return self.own.bytes_per_picture(captions) + captions * nbytes(cross) // len(self.lengths)
 

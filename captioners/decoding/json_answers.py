@@ -44,29 +44,25 @@ class JsonTokens:
         self.begun, self.end_id = LLMatcher(words, grammar, log_level=0), end_id
         if self.begun.is_error():
             raise ValueError(f"json_schema: {self.begun.get_error().strip()}")
-        self.held: dict[
-            tuple[int, int], tuple[Any, int]
-        ] = {}  # by picture and caption: its matcher, tokens that it has seen
+        # by picture and caption: its matcher, and how many tokens that has seen
+        self.held: dict[tuple[int, int], tuple[Any, int]] = {}
 
     def masked(self, flight: Flight, logits: Tensor) -> Tensor:
         """The logits (R, V), without those of tokens that cannot come next."""
         allowed = torch.zeros(logits.shape, dtype=torch.bool)
         fields = (flight.picture, flight.caption, flight.tokens, flight.length, flight.alive)
-        for row, (picture, caption, tokens, length, alive) in enumerate(zip(*(of.tolist() for of in fields))):
+        for row, (picture, caption, tokens, length, alive) in enumerate(zip(*(field.tolist() for field in fields))):
             if not alive:
                 allowed[row, self.end_id] = True
                 continue
-            matcher, seen = self.held.pop((picture, caption), None) or (
-                self.begun.deep_copy(),
-                1,
-            )  # the start token is none
+            # the start token is none of the answer's
+            matcher, seen = self.held.pop((picture, caption), None) or (self.begun.deep_copy(), 1)
             matcher.consume_tokens(tokens[len(tokens) - length + seen :])
             allowed[row] = torch.frombuffer(bytearray(matcher.compute_logit_bias()), dtype=torch.uint8).bool()
             self.held[picture, caption] = matcher, length
         while len(self.held) > MOST_HELD:
             del self.held[next(iter(self.held))]
         logits = logits.masked_fill(~allowed.to(logits.device), float("-inf"))
-        logits[:, self.end_id].masked_fill_(
-            (logits == float("-inf")).all(-1), 0
-        )  # no token of the model's can follow: it ends
+        # where no token of the model's can follow, the answer ends
+        logits[:, self.end_id].masked_fill_((logits == float("-inf")).all(-1), 0)
         return logits

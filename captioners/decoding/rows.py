@@ -1,4 +1,4 @@
-"""What sampling and beam search ask of a model, so that they know nothing else of it.
+"""The interface between a model and the search for captions: sampling and beam search know nothing else of a model.
 
 Dimensions: N pictures, R rows (captions in flight, of one picture after the other), n new tokens, V vocabulary, E embedding.
 """
@@ -14,7 +14,7 @@ from captioners.decoding.stops import Stops
 
 
 class Speaker(Protocol):
-    """What the rules ask of a captioner that chooses its tokens here."""
+    """A captioner that chooses its tokens in this process, as the rules need it."""
 
     name: str
     context_length: int  # tokens, start and end included
@@ -45,7 +45,7 @@ Begin = Callable[[Sequence[Request]], tuple[Tensor | None, Rows]]
 
 
 class Rules(NamedTuple):
-    """What holds for every caption of a run.
+    """The rules that hold for every caption of a run.
 
     Captions start with the tokens `prefix` (P,), never hold the tokens `never`, and have at most max_length tokens; where the
     limit comes, the last one is the end token, not looked for. The last token is never fed back. `stops` end them, too; `masked`

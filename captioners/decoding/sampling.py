@@ -123,9 +123,8 @@ def sample_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
         drawn = race(weights, noise(rows, torch.full_like(rows, attempt)))
         tokens[rows] = drawn
         chosen = weights.gather(1, drawn[:, None])
-        greater = torch.gt(
-            weights, chosen, out=torch.empty_like(weights)
-        )  # as floats: three times torch.where's speed
+        # as floats: three times torch.where's speed
+        greater = torch.gt(weights, chosen, out=torch.empty_like(weights))
         above = greater.mul_(weights).sum(-1)
         rejected = (above >= mass).nonzero()[:, 0]
         if not len(rejected):
@@ -142,9 +141,8 @@ def sample_sorted_top_p(weights: Tensor, top_p: float, noise: Noise) -> Tensor:
         torch.arange(ATTEMPTS + 1, device=weights.device),
     )
     kept = nucleus(weights, top_p)
-    together = noise(
-        rows.repeat(len(attempts)), attempts.repeat_interleave(len(rows))
-    )  # one long row of kernels, not nine
+    # one long row of kernels, not nine
+    together = noise(rows.repeat(len(attempts)), attempts.repeat_interleave(len(rows)))
     *tries, last = together.view(len(attempts), len(rows), *together.shape[1:])
     tokens = race(kept, last)
     for variates in reversed(tries):
@@ -221,7 +219,7 @@ def ban(
 def process(
     logits: Tensor, sequences: Tensor, sampling: SamplingConfig, *, lengths: Tensor, never: Tensor, end_id: int
 ) -> Tensor:
-    """What the processors before temperature, and top-k, make of the logits (R, V) of samples; the logits themselves where none does."""
+    """The logits (R, V) of samples after top-k and the processors before temperature; the same tensor where none applies."""
     scores = logits
     if sampling.repetition_penalty != 1:
         scores = penalise_repetition(scores.float(), sequences, sampling.repetition_penalty)

@@ -44,7 +44,7 @@ def answered(
     problem: Callable[[Request], str],
     answer: Callable[[Iterable[Request]], Iterator[Captioned]],
 ) -> Iterator[Captioned]:
-    """What is answered to requests, in their order; those that have a problem are not asked, and their result is its words."""
+    """The results of requests, in their order; a request with a problem is not answered, and its result is an error."""
     waiting: deque[Captioned | None] = deque()  # those with a problem, and None for each that is being answered
 
     def asked() -> Iterator[Request]:
@@ -54,15 +54,15 @@ def answered(
             if not why:
                 yield request
 
-    for found in answer(asked()):
+    for result in answer(asked()):
         while (refused := waiting.popleft()) is not None:
             yield refused
-        yield found
+        yield result
     yield from (refused for refused in waiting if refused is not None)
 
 
 def spoken(
-    found: Iterable[DecodedPicture],
+    decoded: Iterable[DecodedPicture],
     model: nn.Module,
     decode: Callable[[list[int]], str],
     similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None,
@@ -74,19 +74,19 @@ def spoken(
 
     similarities: the cosines of the captions of pictures, `together` of which are asked for at once.
     """
-    found = iter(found)
+    decoded = iter(decoded)
     while True:
         with evaluating(model):
-            pictures = list(islice(found, together if similarities else 1))
+            pictures = list(islice(decoded, together if similarities else 1))
             if not pictures:
                 return
             cosines = similarities(pictures) if similarities else [[None] * len(pictures[0].captions)]
         for picture, similar in zip(pictures, cosines, strict=True):
             captions = []
-            for one, cosine in zip(picture.captions, similar, strict=True):
-                text = decode(one.tokens)
+            for caption, cosine in zip(picture.captions, similar, strict=True):
+                text = decode(caption.tokens)
                 said = up_to_stop(text, stops) if stops else text
-                captions.append(Caption(said, one.logprob, one.truncated and said == text, cosine))
+                captions.append(Caption(said, caption.logprob, caption.truncated and said == text, cosine))
             yield Captioned(picture.key, tuple(captions), picture.features)
 
 

@@ -76,16 +76,14 @@ class Slots:
 
         Caption i draws as number first_index + i of its key's draws in the column.
         """
-        places = torch.tensor(
-            [
-                [slot, number, first_index, *sample_key(self.rules.sampling.seed, key, column)]
-                for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)
-            ]
-        )  # (M, 5)
+        rows = [
+            [slot, number, first_index, *sample_key(self.rules.sampling.seed, key, column)]
+            for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)
+        ]
+        places = torch.tensor(rows)  # (M, 5)
         if self.device.type == "cuda" and (missing := self.together - len(pictures)) > 0:
-            places = torch.cat(
-                [places, places[-1:].expand(missing, -1)]
-            )  # always as many: the last one again, into its own place
+            # always as many: the last one again, into its own place
+            places = torch.cat([places, places[-1:].expand(missing, -1)])
             pictures = torch.cat([pictures, pictures[-1:].expand(missing, -1, -1, -1)])
         self._begin_all(pictures, send(places, self.device))
 
@@ -98,9 +96,8 @@ class Slots:
         rows = (slots[:, None] * self.captions + torch.arange(self.captions, device=self.device)).flatten()
         of_rows = places.repeat_interleave(self.captions, 0)
         flight.picture.index_copy_(0, rows, of_rows[:, 1])
-        flight.draw.index_copy_(
-            0, rows, of_rows[:, 2] + flight.caption[: len(rows)]
-        )  # C after C, as of the first slots
+        # C after C, as of the first slots
+        flight.draw.index_copy_(0, rows, of_rows[:, 2] + flight.caption[: len(rows)])
         flight.key.index_copy_(0, rows, of_rows[:, 3:])
         flight.tokens.index_copy_(0, rows, start.expand(len(rows), self.rules.max_length))
         flight.length.index_fill_(0, rows, 1)
@@ -133,7 +130,7 @@ class Slots:
         return Fetched(self.flight.alive.view(self.count, -1).any(1))
 
     def found(self, slots: Sequence[int]) -> "Fetched":
-        """What was said in these slots (M,): tokens (M, C, max_length), lengths, log-probabilities (M, C), features (M, E)."""
+        """The captions in these slots (M,): tokens (M, C, max_length), lengths, log-probabilities (M, C), features (M, E)."""
         where = send(torch.tensor(slots), self.device)
         fields = (self.flight.tokens, self.flight.length, self.flight.logprob)
         return Fetched(*(field.unflatten(0, (self.count, -1))[where] for field in fields), self.features[where])
@@ -252,10 +249,9 @@ class SlotDrawing:
         if not first:
             return
         self.requests = chain(first, self.requests)
-        slots = self.take(
-            min(self.batch_size, 1 << (len(first) - 1).bit_length())
-        )  # few sizes, so that few graphs are captured
-        free, found = list(range(slots.count)), None
+        # few sizes, so that few graphs are captured
+        slots = self.take(min(self.batch_size, 1 << (len(first) - 1).bit_length()))
+        free, ended = list(range(slots.count)), None
         while True:
             self._refill(slots, free)
             if not self.flying:
@@ -263,14 +259,14 @@ class SlotDrawing:
             for _ in range(LOOK_EVERY):
                 slots.step()
             alive = slots.alive()
-            self._collect(found)
+            self._collect(ended)
             while not alive.here() or len(self.ready) > 4 * slots.count:  # the device works: time for all else
                 if not self._make_ready(slots):
                     if not self.ready:
                         break
                     yield self.ready.popleft()
-            found = self._ended(slots, alive.get()[0], free)
-        self._collect(found)
+            ended = self._ended(slots, alive.get()[0], free)
+        self._collect(ended)
         self.give_back(slots)
         yield from self.ready
 
@@ -309,11 +305,11 @@ class SlotDrawing:
         free += ended
         return [self.flying.pop(slot) for slot in ended], slots.found(ended)
 
-    def _collect(self, found: tuple[list[tuple[int, str]], Fetched] | None) -> None:
+    def _collect(self, ended: tuple[list[tuple[int, str]], Fetched] | None) -> None:
         """Takes down what was said of pictures, and makes those ready that no earlier one keeps waiting."""
-        if found is None:
+        if ended is None:
             return
-        pictures, fetched = found
+        pictures, fetched = ended
         tokens, lengths, logprobs, features = fetched.get()
         if logprobs.isnan().any():
             raise FloatingPointError("the model's logits are not finite")

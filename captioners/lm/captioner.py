@@ -106,7 +106,7 @@ class LMCaptioner:
         rules = self._rules(sampling)
 
         def answer(fitting: Iterable[Request]) -> Iterator[Captioned]:
-            found = search(
+            decoded = search(
                 self._begin(rules),
                 fitting,
                 rules,
@@ -114,7 +114,7 @@ class LMCaptioner:
                 column=column,
                 first_index=first_index,
             )
-            return spoken(found, self.model, self.decode, stops=sampling.stops)
+            return spoken(decoded, self.model, self.decode, stops=sampling.stops)
 
         return answered(requests, partial(self._refusal, rules), answer)
 
@@ -150,7 +150,7 @@ class LMCaptioner:
         return begin
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
-        """What holds for all captions of this sampling; ValueError where it does not fit."""
+        """The rules of this sampling; ValueError where it does not fit."""
         never = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
         longest = sampling.max_length or min(CONTEXT, self.context_length // 2) + 1
         rules = Rules.of(self, sampling.model_copy(update={"max_length": longest}), never, self.model.device)
@@ -219,7 +219,7 @@ class LMCaptioner:
         return json_words(self.tokenizer, self.vocabulary, self.end_id)
 
     def _template(self) -> tuple[str, str, str]:
-        """What the chat template, a program of the model's folder, sets before and after a question, and before an answer's text."""
+        """The chat template's text before and after a question, and before an answer; it is a program of the model's folder."""
         question, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
         options = {"tokenize": False, "enable_thinking": False, "strftime_now": DAY.strftime}
         render = self.tokenizer.apply_chat_template

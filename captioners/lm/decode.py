@@ -43,16 +43,17 @@ def begin_rows(
     device, count = model.device, len(prompts)
     shared = [min(common(head.ids, prompt), len(prompt) - 1) for prompt in prompts]
     rests = [list(prompt[length:]) for prompt, length in zip(prompts, shared, strict=True)]
-    begun, lengths = (torch.tensor(of, device=device) for of in (shared, [len(rest) for rest in rests]))
+    begun, lengths = (torch.tensor(counts, device=device) for counts in (shared, [len(rest) for rest in rests]))
     longest = max(map(len, rests))
     ids = torch.tensor([[rest[0]] * (longest - len(rest)) + rest for rest in rests], device=device)  # (N, T)
-    places = (
-        torch.arange(longest, device=device) - (longest - lengths)[:, None]
-    )  # (N, T), in the rests; below 0: padding
+    # (N, T), in the rests; below 0: padding
+    places = torch.arange(longest, device=device) - (longest - lengths)[:, None]
     # of every prompt, keys and values come from its first token on; those of padding come after all, where nobody looks
     empty = DynamicCache()
     for layer, (keys, values) in enumerate(head.layers):
-        empty.update(*(of.new_zeros(count, of.shape[1], 0, of.shape[3]) for of in (keys, values)), layer_idx=layer)
+        empty.update(
+            *(seen.new_zeros(count, seen.shape[1], 0, seen.shape[3]) for seen in (keys, values)), layer_idx=layer
+        )
     cache = SharedCache(empty, torch.zeros_like(begun), limit=longest + 1, parts=False, head=head, begun=begun)
     cache.positions, cache.length = places.where(places >= 0, longest), longest
     seen = places.clamp(min=0)
@@ -83,7 +84,7 @@ def step(model: PreTrainedModel, tokens: Tensor, positions: Tensor, mask: Tensor
 
 
 def last_logits(model: PreTrainedModel) -> dict[str, int]:
-    """What lets a model leave out all logits but the last, where it can."""
+    """The option by which a model leaves out all logits but the last; {} where it has none."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
@@ -91,7 +92,7 @@ def stretches(config: PreTrainedConfig) -> bool:
     """Whether rotary embeddings are others where one prompt of a batch is long."""
     rope = getattr(config, "rope_parameters", None) or {}
     return not {"dynamic", "longrope"}.isdisjoint(
-        one.get("rope_type") for one in (rope, *rope.values()) if isinstance(one, dict)
+        options.get("rope_type") for options in (rope, *rope.values()) if isinstance(options, dict)
     )
 
 

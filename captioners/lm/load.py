@@ -77,9 +77,9 @@ def check_rows(model: PreTrainedModel) -> None:
     rows = begin_rows(model, [long, short], read_head(model, short), limit=len(more), ends=[0], greedy=True)
     ours = [rows.extend(torch.tensor([[0], [0]], device=model.device))]
     ours += [rows.extend(torch.tensor([[token], [token]], device=model.device)) for token in more]
-    for prompt, found in zip((long, short), torch.cat(ours, dim=1), strict=True):
+    for prompt, logits in zip((long, short), torch.cat(ours, dim=1), strict=True):
         alone = model(input_ids=torch.tensor([[*prompt, *more]], device=model.device), use_cache=False).logits[0]
-        alone = alone[-len(found) :].float()
+        alone = alone[-len(logits) :].float()
         close = CLOSE if model.dtype == torch.float32 else CLOSE_IN_HALF
-        if not (found - alone).norm() < close * (alone - alone.mean(-1, keepdim=True)).norm():
+        if not (logits - alone).norm() < close * (alone - alone.mean(-1, keepdim=True)).norm():
             raise ValueError("a prompt beside others of another length is not what it is alone")

@@ -1,4 +1,4 @@
-"""What may be changed in an English caption so that it is no longer true: colours, numbers, relations, attributes, what stands where.
+"""Changes that make an English caption false: of colours, numbers, relations, attributes, and swaps.
 
 Rules know no picture. They leave out what would stay true by itself, such as two words changed for each other round an "and", fewer
 of what there are more of, or a colour that somebody else sees in the same thing, and where they are not sure of the grammar.
@@ -41,11 +41,11 @@ def changes(caption: str) -> list[Change]:
     known = {word.low for word in words}
     if not _FOREIGN.isdisjoint(known):
         return []
-    found = [*_colours(words, known), *_counts(words), *_relations(words, known), *_attributes(words, known)]
-    found += [("swap", edits) for edits in (*swapped_things(caption, words), *swapped_colours(words))]
+    possible = [*_colours(words, known), *_counts(words), *_relations(words, known), *_attributes(words, known)]
+    possible += [("swap", edits) for edits in (*swapped_things(caption, words), *swapped_colours(words))]
     return [
         Change(kind, tuple((start, end, _written(caption, start, text)) for start, end, text in edits))
-        for kind, edits in found
+        for kind, edits in possible
     ]
 
 
@@ -61,11 +61,11 @@ def _written(caption: str, start: int, text: str) -> str:
 
 def _colours(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Edits]]:
     there = {COLOURS[word] for word in known if word in COLOURS}
-    for at, word in enumerate(words):
-        if is_colour(words, at):
+    for index, word in enumerate(words):
+        if is_colour(words, index):
             for other in OTHERS[COLOURS[word.low]].split():
                 if other not in there:
-                    yield "colour", replaced(words, at, other)
+                    yield "colour", replaced(words, index, other)
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------------
@@ -79,19 +79,19 @@ _MEASURES = frozenset(
 
 def _counts(words: Sequence[Word]) -> Iterator[tuple[str, Edits]]:
     """More of what is counted: where there are three there are two as well."""
-    for at, word in enumerate(words):
+    for index, word in enumerate(words):
         number = UNITS.get(word.low, int(word.low) if re.fullmatch(r"[2-9]", word.low) else 0)
         if (
             not 2 <= number <= 8
             or word.name
-            or low_of(words, at - 1) in ("number", "at", "#", "of", "page", "route", "-", ":", ".")
+            or low_of(words, index - 1) in ("number", "at", "#", "of", "page", "route", "-", ":", ".")
         ):
             continue
         names = itertools.takewhile(
-            lambda low: low and low not in NO_THING, (low_of(words, at + 1 + step) for step in range(3))
+            lambda low: low and low not in NO_THING, (low_of(words, index + 1 + step) for step in range(3))
         )
         thing = next(filter(is_plural, names), "")
-        if thing and thing not in _MEASURES and low_of(words, at + 1) not in ("-", ":", ".", "of"):
+        if thing and thing not in _MEASURES and low_of(words, index + 1) not in ("-", ":", ".", "of"):
             for other in range(number + 1, number + 3):
                 yield "count", ((word.start, word.end, str(other) if word.low.isdigit() else _COUNTS[other - 1]),)
 
@@ -127,28 +127,27 @@ _FURNITURE = frozenset("table bed couch sofa chair bench desk counter shelf brid
 
 
 def _relations(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Edits]]:
-    at = 0
-    while at < len(words):
-        for size in range(min(_LONGEST, len(words) - at), 0, -1):
-            said, after = " ".join(word.low for word in words[at : at + size]), low_of(words, at + size)
+    index = 0
+    while index < len(words):
+        for size in range(min(_LONGEST, len(words) - index), 0, -1):
+            said, after = " ".join(word.low for word in words[index : index + size]), low_of(words, index + size)
             other = _WHERE.get(said, "")
-            goes_on = after[:1].isalnum() or other.endswith("of") == said.endswith(
-                "of"
-            )  # "trees behind." has nothing that follows
+            # "trees behind." has nothing that follows
+            goes_on = after[:1].isalnum() or other.endswith("of") == said.endswith("of")
             if other and goes_on and after not in _NO_PLACE and known.isdisjoint(_own(other, said)):
-                yield "relation", ((words[at].start, words[at + size - 1].end, other),)
-                at += size - 1
+                yield "relation", ((words[index].start, words[index + size - 1].end, other),)
+                index += size - 1
                 break
         else:
-            low, thing = words[at].low, low_of(words, at + 2)
+            low, thing = words[index].low, low_of(words, index + 2)
             if (
                 low in ("on", "under")
-                and low_of(words, at - 1) in _POSTURES
-                and low_of(words, at + 1) in ("a", "the")
+                and low_of(words, index - 1) in _POSTURES
+                and low_of(words, index + 1) in ("a", "the")
                 and thing in _FURNITURE
             ):
-                yield "relation", ((words[at].start, words[at].end, "under" if low == "on" else "on"),)
-        at += 1
+                yield "relation", ((words[index].start, words[index].end, "under" if low == "on" else "on"),)
+        index += 1
 
 
 def _own(other: str, said: str) -> set[str]:
@@ -184,8 +183,8 @@ _NOT_OF = {
 
 
 def _attributes(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Edits]]:
-    for at, word in enumerate(words):
-        other, after, before = _OPPOSITE.get(word.low), low_of(words, at + 1), low_of(words, at - 1)
+    for index, word in enumerate(words):
+        other, after, before = _OPPOSITE.get(word.low), low_of(words, index + 1), low_of(words, index - 1)
         if not other or other in known or word.name or after == "-" or after in _NOT_OF.get(word.low, "").split():
             continue
         if (
@@ -195,4 +194,4 @@ def _attributes(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, E
         ):
             continue
         if after[:1].isalnum() and after not in NO_THING or before in ("is", "are"):
-            yield "attribute", replaced(words, at, other)
+            yield "attribute", replaced(words, index, other)

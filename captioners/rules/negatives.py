@@ -68,11 +68,13 @@ class NegativeRules:
 
     def _negatives(self, request: Request, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
         caption = " ".join((request.instruction or "").split())
-        found = _in_turn(changes(caption), draws(sampling.seed, request.key, column))
-        if not found:
+        possible = _in_turn(changes(caption), draws(sampling.seed, request.key, column))
+        if not possible:
             return Captioned(request.key, (), error=NOTHING)
-        chosen = (found[(first_index + at) % len(found)] for at in range(sampling.num_captions))
-        return Captioned(request.key, tuple(Caption(one.apply(caption), None, False, kind=one.kind) for one in chosen))
+        chosen = (possible[(first_index + number) % len(possible)] for number in range(sampling.num_captions))
+        return Captioned(
+            request.key, tuple(Caption(change.apply(caption), None, False, kind=change.kind) for change in chosen)
+        )
 
 
 def draws(seed: int, key: str, column: str) -> Iterator[int]:
@@ -89,14 +91,14 @@ def draws(seed: int, key: str, column: str) -> Iterator[int]:
         block += 64
 
 
-def _in_turn(found: Iterable[Change], words: Iterator[int]) -> list[Change]:
+def _in_turn(possible: Iterable[Change], words: Iterator[int]) -> list[Change]:
     """The changes in an order that is drawn: kinds take turns, and of each kind any may be the first."""
     kinds: dict[str, list[Change]] = {}
-    for one in found:
-        kinds.setdefault(one.kind, []).append(one)
+    for change in possible:
+        kinds.setdefault(change.kind, []).append(change)
     shuffled = _shuffled([_shuffled(of_kind, words) for of_kind in kinds.values()], words)
-    return [one for one in chain.from_iterable(zip_longest(*shuffled)) if one is not None]
+    return [change for change in chain.from_iterable(zip_longest(*shuffled)) if change is not None]
 
 
 def _shuffled(items: list, words: Iterator[int]) -> list:
-    return [item for _, _, item in sorted((next(words), at, item) for at, item in enumerate(items))]
+    return [item for _, _, item in sorted((next(words), index, item) for index, item in enumerate(items))]

@@ -31,26 +31,26 @@ class _Phrase(NamedTuple):
 
 def _phrases(words: Sequence[Word]) -> list[_Phrase]:
     """Things with "a" or "an" that end where their grammar surely does: "a large red ball" before "on", a verb or a mark."""
-    found = []
-    for at, word in enumerate(words):
+    phrases = []
+    for index, word in enumerate(words):
         if word.low not in ("a", "an"):
             continue
-        end = at + 1
-        while end < len(words) and end - at <= 5 and words[end].low[0].isalnum() and not _ends_phrase(words, end):
+        end = index + 1
+        while end < len(words) and end - index <= 5 and words[end].low[0].isalnum() and not _ends_phrase(words, end):
             end += 1
         if (
-            end - at > 1
-            and words[at + 1].low != "few"
+            end - index > 1
+            and words[index + 1].low != "few"
             and (end == len(words) or _ends_phrase(words, end) or not words[end].low[0].isalnum())
         ):
-            if not any(each.name for each in words[at:end]) and low_of(words, end) != "-":
-                found.append(_Phrase(at, end))
-    return found
+            if not any(each.name for each in words[index:end]) and low_of(words, end) != "-":
+                phrases.append(_Phrase(index, end))
+    return phrases
 
 
-def _ends_phrase(words: Sequence[Word], at: int) -> bool:
+def _ends_phrase(words: Sequence[Word], index: int) -> bool:
     """Whether a word is the first after a thing in the singular: a preposition, a join, a verb that ends in -ing or -s."""
-    low, after = words[at].low, low_of(words, at + 1)
+    low, after = words[index].low, low_of(words, index + 1)
     if low in NO_THING:
         return True
     if low.endswith("ing") and len(low) > 4:
@@ -62,11 +62,11 @@ def _ends_phrase(words: Sequence[Word], at: int) -> bool:
 
 def swapped_things(caption: str, words: Sequence[Word]) -> Iterator[Edits]:
     """Neighbours that change their places, where it matters which is which: "a dog on a box", not "a dog and a box"."""
-    found = _phrases(words)
-    for one, other in zip(found, found[1:]):
-        between = [word.low for word in words[one.last : other.first]]
-        ours, theirs = ([word.low for word in words[each.first + 1 : each.last]] for each in (one, other))
-        before, after = low_of(words, one.first - 1), low_of(words, other.last)
+    phrases = _phrases(words)
+    for phrase, other in zip(phrases, phrases[1:]):
+        between = [word.low for word in words[phrase.last : other.first]]
+        ours, theirs = ([word.low for word in words[each.first + 1 : each.last]] for each in (phrase, other))
+        before, after = low_of(words, phrase.first - 1), low_of(words, other.last)
         if (
             ours[-1] == theirs[-1]
             or not _is_one_way(between)
@@ -76,9 +76,9 @@ def swapped_things(caption: str, words: Sequence[Word]) -> Iterator[Edits]:
             continue
         if before in NO_THING or before == ",":  # "a man on a bike on a street" is one on a street on a bike
             continue
-        first, second = (caption[words[each.first].start : words[each.last - 1].end] for each in (one, other))
+        first, second = (caption[words[each.first].start : words[each.last - 1].end] for each in (phrase, other))
         yield (
-            (words[one.first].start, words[one.last - 1].end, second),
+            (words[phrase.first].start, words[phrase.last - 1].end, second),
             (words[other.first].start, words[other.last - 1].end, first),
         )
 
@@ -104,13 +104,15 @@ def _is_one_way(between: Sequence[str]) -> bool:
 def swapped_colours(words: Sequence[Word]) -> Iterator[Edits]:
     """Colours of two things that are changed for each other, where that makes a thing that was not there."""
     places = [
-        at
-        for at in range(len(words))
-        if is_colour(words, at) and low_of(words, at + 1) not in COLOURS and low_of(words, at + 1)
+        index
+        for index in range(len(words))
+        if is_colour(words, index) and low_of(words, index + 1) not in COLOURS and low_of(words, index + 1)
     ]
-    pairs = {(COLOURS[words[at].low], low_of(words, at + 1)) for at in places}
-    for one, other in zip(places, places[1:]):
-        (first, thing), (second, another) = ((COLOURS[words[at].low], low_of(words, at + 1)) for at in (one, other))
+    pairs = {(COLOURS[words[index].low], low_of(words, index + 1)) for index in places}
+    for place, other in zip(places, places[1:]):
+        (first, thing), (second, another) = (
+            (COLOURS[words[index].low], low_of(words, index + 1)) for index in (place, other)
+        )
         if (
             first == second
             or thing == another
@@ -120,6 +122,6 @@ def swapped_colours(words: Sequence[Word]) -> Iterator[Edits]:
         ):
             continue
         edits = []
-        for at, new in ((one, words[other]), (other, words[one])):
-            edits += replaced(words, at, new.low)
+        for index, new in ((place, words[other]), (other, words[place])):
+            edits += replaced(words, index, new.low)
         yield tuple(edits)

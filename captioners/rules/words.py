@@ -24,29 +24,29 @@ _TOKEN = re.compile(r"[^\W_](?:[\w'’-]*[^\W_])?|[^\w\s]")
 
 def words_of(caption: str) -> list[Word]:
     """The words and marks of a caption, the first `MOST` of them."""
-    found = []
+    words = []
     shouted = caption.isupper() or caption.istitle()
     begins = True
     for match in _TOKEN.finditer(caption):
         word = match[0]
-        found.append(Word(word.lower(), match.start(), match.end(), word[0].isupper() and not begins and not shouted))
+        words.append(Word(word.lower(), match.start(), match.end(), word[0].isupper() and not begins and not shouted))
         begins = not word[0].isalnum()
-        if len(found) == MOST:
+        if len(words) == MOST:
             break
-    return found
+    return words
 
 
-def low_of(words: Sequence[Word], at: int) -> str:
+def low_of(words: Sequence[Word], index: int) -> str:
     """A word in lower case; "" before the first and after the last."""
-    return words[at].low if 0 <= at < len(words) else ""
+    return words[index].low if 0 <= index < len(words) else ""
 
 
-def replaced(words: Sequence[Word], at: int, text: str) -> Edits:
+def replaced(words: Sequence[Word], index: int, text: str) -> Edits:
     """The edits that put a text in the place of a word, and before it the article that its sound asks for."""
-    edits = ((words[at].start, words[at].end, text),)
+    edits = ((words[index].start, words[index].end, text),)
     article = "an" if text[0] in "aeio" else "a"
-    if low_of(words, at - 1) in {"a", "an"} - {article}:
-        return ((words[at - 1].start, words[at - 1].end, article), *edits)
+    if low_of(words, index - 1) in {"a", "an"} - {article}:
+        return ((words[index - 1].start, words[index - 1].end, article), *edits)
     return edits
 
 
@@ -87,10 +87,10 @@ _NO_COLOUR_OF = frozenset(
 )
 
 
-def is_colour(words: Sequence[Word], at: int) -> bool:
+def is_colour(words: Sequence[Word], index: int) -> bool:
     """Whether a word is a colour that may be another: of a thing that follows it, or that it is said of."""
-    low, before, after = words[at].low, low_of(words, at - 1), low_of(words, at + 1)
-    if COLOURS.get(low) not in OTHERS or low not in (COLOURS[low], "gray") or words[at].name:
+    low, before, after = words[index].low, low_of(words, index - 1), low_of(words, index + 1)
+    if COLOURS.get(low) not in OTHERS or low not in (COLOURS[low], "gray") or words[index].name:
         return False
     if after in _SKIN or after in _NO_COLOUR_OF or before in ("and", "&", "-"):
         return False

@@ -1,4 +1,4 @@
-"""What servers answer, in the forms in which they do: choices, log-probabilities, errors, times to wait."""
+"""Answers of servers, in their many forms: choices, log-probabilities, errors, times to wait."""
 
 import json
 import re
@@ -52,25 +52,25 @@ def read_json(body: bytes) -> Any:
 
 def choices_of(said: Any) -> list[Choice]:
     """The choices of a chat completion, in the order of their index where all have one; ValueError where it has none."""
-    found = said.get("choices") if isinstance(said, dict) else None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    choices = said.get("choices") if isinstance(said, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise ValueError("no chat completion")
-    if any(one.get("error") for one in found):
+    if any(choice.get("error") for choice in choices):
         raise ValueError("a choice is an error")
-    indices = [one.get("index") for one in found]
+    indices = [choice.get("index") for choice in choices]
     if all(type(index) is int for index in indices):
-        found = sorted(found, key=lambda one: one["index"])
-    return [_choice(one) for one in found]
+        choices = sorted(choices, key=lambda choice: choice["index"])
+    return [_choice(choice) for choice in choices]
 
 
-def _choice(one: Mapping[str, Any]) -> Choice:
-    message = one.get("message")
+def _choice(choice: Mapping[str, Any]) -> Choice:
+    message = choice.get("message")
     message = message if isinstance(message, dict) else {}
     whole = sound(_text(message.get("content"))).strip()
-    reason = str(one.get("finish_reason") or "none")
+    reason = str(choice.get("finish_reason") or "none")
     reason = reason if reason in USUAL else _shown(reason, 40)
     text = clean_reply(whole)
-    return Choice(text, _logprob(one.get("logprobs")), reason, "" if whole == text else whole)
+    return Choice(text, _logprob(choice.get("logprobs")), reason, "" if whole == text else whole)
 
 
 def _text(content: Any) -> str:
@@ -102,7 +102,7 @@ def models_of(body: bytes) -> list[str]:
     listed = (said.get("data") or said.get("models")) if isinstance(said, dict) else said
     if not isinstance(listed, list):
         return []
-    names = [one.get("id") or one.get("name") for one in listed if isinstance(one, dict)]
+    names = [model.get("id") or model.get("name") for model in listed if isinstance(model, dict)]
     return [_shown(name, 100) for name in names if isinstance(name, str)]
 
 
@@ -110,16 +110,15 @@ def models_of(body: bytes) -> list[str]:
 
 
 class Error(NamedTuple):
-    """What a server says of a request that it did not serve; `code`: its own word for it."""
+    """A server's error; `code`: its own word for it."""
 
     status: int
     words: str
     code: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.status} {reason(self.words[:LOOKED_AT], SHOWN)}".strip()
-        )  # it may repeat the request, picture and all
+        # it may repeat the request, picture and all
+        return f"{self.status} {reason(self.words[:LOOKED_AT], SHOWN)}".strip()
 
 
 def error_of(status: int, body: bytes) -> Error:
@@ -129,11 +128,11 @@ def error_of(status: int, body: bytes) -> Error:
     except ValueError:
         return Error(status, _plain(body))
     if isinstance(said, dict) and isinstance(said.get("choices"), list):
-        errors = [one["error"] for one in said["choices"] if isinstance(one, dict) and one.get("error")]
+        errors = [choice["error"] for choice in said["choices"] if isinstance(choice, dict) and choice.get("error")]
         said = errors[0] if errors else "no chat completion came"
-    of = said[0] if isinstance(said, list) and said else said
-    of = of.get("error") if isinstance(of, dict) and isinstance(of.get("error"), dict) else of
-    code = str(of.get("code") or of.get("type") or "") if isinstance(of, dict) else ""
+    error = said[0] if isinstance(said, list) and said else said
+    error = error.get("error") if isinstance(error, dict) and isinstance(error.get("error"), dict) else error
+    code = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
     if status == 200 and re.fullmatch(r"[45]\d\d", code):
         status = int(code)
     return Error(status, in_words(said) or _plain(body), code)
@@ -151,10 +150,10 @@ def in_words(said: Any, depth: int = 6) -> str:
                 pass
         return said[:LOOKED_AT]
     if isinstance(said, list):
-        return "; ".join(filter(None, (in_words(one, depth - 1) for one in said[:3])))
+        return "; ".join(filter(None, (in_words(part, depth - 1) for part in said[:3])))
     if not isinstance(said, dict):
         return "" if said is None else str(said)[:LOOKED_AT]
-    found = next(
+    message = next(
         (
             words
             for name in ("error", "message", "detail", "msg", "errors")
@@ -165,7 +164,7 @@ def in_words(said: Any, depth: int = 6) -> str:
     where = ".".join(map(str, said["loc"]))[:SHOWN] if isinstance(said.get("loc"), list) else ""
     if isinstance(said.get("metadata"), dict):  # what another server said, behind this one
         where = in_words(said["metadata"].get("raw") or said["metadata"].get("reasons"), depth - 1)
-    return f"{found} ({where})" if found and where else found
+    return f"{message} ({where})" if message and where else message
 
 
 def _plain(body: bytes) -> str:
@@ -193,9 +192,8 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 def hide_all(text: str, secrets: Iterable[str]) -> str:
     """An error's text without the secrets, and without what looks like one of somebody else's."""
-    return re.sub(
-        r"(?<!\w)sk-[\w*-]{6,}", "***", masked(hide(text, secrets))
-    )  # in its words, any such word may be a key
+    # in a server's words, any such word may be a key
+    return re.sub(r"(?<!\w)sk-[\w*-]{6,}", "***", masked(hide(text, secrets)))
 
 
 # time
@@ -213,8 +211,8 @@ def seconds_to_wait(headers: Mapping[str, str], words: str) -> float:
         return _bounded(parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError):
         pass
-    if found := PATIENCE.search(words):
-        return _bounded((60 * int(found[1] or 0) + float(found[2])) * (1e-3 if found[3].lower() == "ms" else 1))
+    if match := PATIENCE.search(words):
+        return _bounded((60 * int(match[1] or 0) + float(match[2])) * (1e-3 if match[3].lower() == "ms" else 1))
     return 0.0
 
 

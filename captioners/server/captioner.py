@@ -274,7 +274,7 @@ class ServerCaptioner:
         return 4 << 20
 
     def cost(self, pictures: int, sampling: SamplingConfig, redraws: int, like: Sequence[Request] = ()) -> str:
-        """What so many requests like these take: how often the server is asked, and tokens.
+        """The cost of so many requests like these: how often the server is asked, and tokens.
 
         Those in are judged by what the probe took, a blank picture of the usual size, and by the lengths of instructions.
         """
@@ -301,9 +301,8 @@ class ServerCaptioner:
         counts = []
         for request in like:
             more = (len(request.instruction or INSTRUCTION) - len(INSTRUCTION)) / CHARACTERS
-            alone = (
-                request.picture is None and sampling not in self._blind
-            )  # the probe had a picture, and this has none
+            # the probe had a picture, and this has none
+            alone = request.picture is None and sampling not in self._blind
             counts.append((len(INSTRUCTION) / CHARACTERS if alone else probe) + more)
         return sum(counts) / len(counts)
 

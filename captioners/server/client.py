@@ -48,7 +48,7 @@ FEW_RETRIES = {
 
 
 class Refusal(Exception):
-    """What a server says where it did not serve one request, however often it was made; `status` 0: it said nothing."""
+    """A request was not served, however often it was made; with the words of the server. `status` 0: it said nothing."""
 
     def __init__(self, told: str, status: int, words: str = ""):
         super().__init__(told)
@@ -96,9 +96,8 @@ class Connection:
             self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
             self._thread.start()
             self.submit(self._open()).result()
-            atexit.register(
-                self._end
-            )  # of iterators that nobody closes: a thread at work while Python ends can abort it
+            # of iterators that nobody closes: a thread at work while Python ends can abort it
+            atexit.register(self._end)
         self._users += 1
         self.load.fault = None
         return self
@@ -168,7 +167,7 @@ class Connection:
         return [self._hidden(name) for name in models_of(reply.body)] if reply.status == 200 else []
 
     def about_the_key(self, error: object) -> str:
-        """What is wrong with the key, where the server says 401 or 403."""
+        """The problem of the key, where the server answers 401 or 403."""
         ours = f"the key in {KEY}" if self.sends_key else "the headers given"
         if not self.secrets:
             return f"the server at {self.address.base} asks for a key, and there is none: set {KEY}, or give a --header: {error}"
@@ -232,14 +231,14 @@ class Connection:
         if reply.status == 200 and reply.whole:
             try:
                 said = read_json(reply.body)
-                choices = [self._without_secrets(one) for one in choices_of(said)][:expected]
+                choices = [self._without_secrets(choice) for choice in choices_of(said)][:expected]
             except ValueError:
                 pass  # an error, perhaps, with a status of its own
             else:
                 self._note_usage(said)
                 if len(choices) < expected:
                     return [], Trouble("odd", Error(200, f"{len(choices)} captions came for {expected}"))
-                if not any(one.text for one in choices):
+                if not any(choice.text for choice in choices):
                     return choices, Trouble("odd", Error(200, f"no text came, finish_reason {choices[0].reason!r}"))
                 return choices, None
         if not reply.whole:

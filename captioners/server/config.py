@@ -1,4 +1,4 @@
-"""What a user may say of a server; imports no torch, so that --help is quick."""
+"""The options of a server; this file imports no torch, so that --help is quick."""
 
 import json
 import os
@@ -15,10 +15,10 @@ VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
 def _check_header(text: str) -> str:
-    found = HEADER.fullmatch(text)
-    if not found:
+    match = HEADER.fullmatch(text)
+    if not match:
         raise ValueError("is not NAME: VALUE")
-    if found[1].lower() in OUR_HEADERS:
+    if match[1].lower() in OUR_HEADERS:
         raise ValueError("is for the client to set")
     return text
 
@@ -80,15 +80,15 @@ class ServerConfig(BaseModel):
 
     @property
     def secrets(self) -> set[str]:
-        """What is never to be shown: all that `headers` take from the environment, and the values of those that hold keys."""
-        found = {os.environ[name].strip() for text in self.header for name in map("".join, VARIABLE.findall(text))}
+        """Texts that are never shown: all that `headers` take from the environment, and the values of headers that hold keys."""
+        values = {os.environ[name].strip() for text in self.header for name in map("".join, VARIABLE.findall(text))}
         for value in (value for name, value in self.headers.items() if FOR_KEYS.search(name)):
-            found |= {
+            values |= {
                 value,
                 *re.split(r"[\s;,]+", value),
                 *re.findall(r"=([^\s;,]+)", value),
             }  # also without Bearer, session=
-        return found - {""}
+        return values - {""}
 
     @property
     def more_fields(self) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from typing import Any
 from captioners.base import Request, SamplingConfig
 
 INSTRUCTION = "Describe this picture in one sentence."
-MAX_LENGTH = (
-    257  # tokens, start and end included, where the sampling names none: as of embedded vision-language models
-)
+# tokens, start and end included, where the sampling names none: as of embedded vision-language models
+MAX_LENGTH = 257
 DEFAULTS = SamplingConfig()
 JSON_OBJECT = {"type": "json_object"}
 GONE = ""
@@ -69,19 +68,19 @@ class Dialect:
         forms = {
             name: self._forms_left(name, request[name]) for name in MAY_GO if name in request and name not in asked
         }
-        left = [name for name, of in forms.items() if of]
+        left = [name for name, values in forms.items() if values]
         named = [name for name in spoken if name not in ("model", "messages") and mentions(words, name)]
         if named:
-            found = next((name for name in left if name in named), None)
+            given_up = next((name for name in left if name in named), None)
         else:
             unnamed = UNNAMED if status in (400, 422) else ("n",) if status == 200 else ()
-            found = next((name for name in left if name in unnamed), None)
-        if found:
-            self.instead[found] = forms[found][0]
-        return found
+            given_up = next((name for name in left if name in unnamed), None)
+        if given_up:
+            self.instead[given_up] = forms[given_up][0]
+        return given_up
 
     def _forms_left(self, name: str, value: Any) -> Sequence[str | dict]:
-        """What may still stand in the place of a field with this value."""
+        """The forms that may still take the place of a field with this value."""
         now = self.instead.get(name, value)
         return MAY_GO[name][MAY_GO[name].index(now) + 1 :] if now in MAY_GO[name] else MAY_GO[name]
 

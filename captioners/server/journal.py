@@ -1,4 +1,4 @@
-"""What a shard has been answered, kept until it is whole: answers are paid for, and a shard that fails is begun anew."""
+"""Answers for a shard, kept until the shard is whole: they are paid for, and a shard that fails is begun anew."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ class Journal:
 
 
 def request_key(request: dict, draw: tuple) -> str:
-    """What names a request for a draw, whatever server it goes to: a server that takes no seed gets the same one for many."""
+    """The key of a request for a draw, of any server; where a server takes no seed, many draws make the same request."""
     return hashlib.blake2b(json.dumps([request, draw], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

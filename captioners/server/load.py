@@ -24,7 +24,7 @@ class Fault(ConnectionError):
     """Why a server need not be asked any more."""
 
     def afresh(self) -> Self:
-        """The same to be raised: one that was raised holds on to all that was going on then."""
+        """A copy to be raised: an exception that was raised once holds on to all objects of that moment."""
         return type(self)(str(self))
 
 

@@ -139,7 +139,7 @@ class VLMCaptioner:
         rules = self._rules(sampling)
 
         def answer(requests: Iterable[Request]) -> Iterator[Captioned]:
-            found = search(
+            decoded = search(
                 self._begin(sampling),
                 requests,
                 rules,
@@ -147,7 +147,7 @@ class VLMCaptioner:
                 column=column,
                 first_index=first_index,
             )
-            return spoken(found, self.model, self.decode, stops=sampling.stops)
+            return spoken(decoded, self.model, self.decode, stops=sampling.stops)
 
         return answered(requests, lambda request: self._problem(request, rules.max_length - 2), answer)
 
@@ -194,7 +194,7 @@ class VLMCaptioner:
         return begin
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
-        """What holds for all captions of this sampling; ValueError where it does not fit."""
+        """The rules of this sampling; ValueError where it does not fit."""
         never = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
         return Rules.of(self, sampling, never, self.model.device)
 

@@ -38,18 +38,19 @@ def begin_rows(
         lambda module, args, output: seen.append(family.states(output))
     )
     try:
+        # of the last tokens alone, (N, that many, V)
         logits = family.forward(
             family.inputs(pictures, prompts, ids, mask.long()),
             use_cache=True,
             logits_to_keep=longest - shortest + 1,
             **{CACHE: cache},
-        )  # (N, that many, V)
+        )
     finally:
         hook.remove()
     last = prompt_lengths - ids.shape[1] - 1  # counted from the end, as a family may give more
     logits = logits[torch.arange(len(ids), device=device), last][:, None]  # (N, 1, V)
     states = seen[0].float().split(spans(len(seen[0]), [family.size(picture) for picture in pictures]))
-    features = F.normalize(torch.stack([of.flatten(0, -2).mean(0) for of in states]), dim=-1)  # (N, D)
+    features = F.normalize(torch.stack([picture.flatten(0, -2).mean(0) for picture in states]), dim=-1)  # (N, D)
     config = family.model.get_submodule(family.language).config
     own, cross = cache, None
     if isinstance(cache, EncoderDecoderCache):

@@ -101,10 +101,8 @@ class QwenVL(OwnAspect):
         images = processor.image_processor
         token = images.patch_size * images.merge_size  # pixels of its side
         self.side = token * max(1, min(self.most, int(images.size["longest_edge"] ** 0.5) // token))
-        least, most = (
-            int(images.size["shortest_edge"]),
-            self.side**2,
-        )  # which count a picture's pixels, whatever they are called
+        # both count a picture's pixels, whatever they are called
+        least, most = int(images.size["shortest_edge"]), self.side**2
         self.options = {"size": {"shortest_edge": min(least, most), "longest_edge": most}}
 
     def preprocess(self) -> PreprocessPatches:
@@ -247,7 +245,7 @@ class Florence2(Llava):
         self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
         asked = [torch.tensor(prompt.asked, device=ids.device) for prompt in prompts]
-        seen = pad_sequence([torch.ones_like(of) for of in asked], batch_first=True)  # (R, longest)
+        seen = pad_sequence([torch.ones_like(prompt) for prompt in asked], batch_first=True)  # (R, longest)
         inputs = super().inputs(pictures, prompts, pad_sequence(asked, batch_first=True), seen)
         return inputs | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
 

@@ -1,4 +1,4 @@
-"""What a family of transformers' image-text-to-text models is asked: pictures, prompts, inputs, a step on the cache.
+"""The interface to a family of transformers' image-text-to-text models: pictures, prompts, inputs, a step on the cache.
 
 Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the longest
 prompt, n new tokens, t positions attended to, V vocabulary, S image tokens, D width.
@@ -28,7 +28,7 @@ INSTRUCTED, ANSWERED = "\1", "\0"  # what a chat template is given in the place 
 
 
 class Prompt(NamedTuple):
-    """What comes before a caption.
+    """The tokens before a caption.
 
     `ids` hold the picture's placeholders, too; `lead` is what a chat template sets before the caption's text; `asked` are the ids that an
     encoder sees, where the captions come of a decoder with ids of its own.
@@ -125,7 +125,7 @@ class Llava:
         return {"input_ids": ids, "attention_mask": mask, **self.pixels(pictures)}
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What the model takes of pictures."""
+        """The pictures as the model's inputs."""
         return {"pixel_values": torch.stack(list(pictures)).to(self.model.dtype)}
 
     def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
@@ -133,7 +133,7 @@ class Llava:
         return self.model(**inputs, **options).logits
 
     def states(self, output: Any) -> Tensor:
-        """What the vision tower says (pictures or their parts, ..., D)."""
+        """The vision tower's states (pictures or their parts, ..., D)."""
         return output.last_hidden_state
 
     @contextlib.contextmanager
@@ -155,10 +155,10 @@ class Llava:
             if isinstance(value, Tensor):
                 return torch.cat([part for part in value.split(spans(len(value), sizes)) for _ in range(captions)])
             if isinstance(value, dict):  # a ModelOutput
-                for name, one in value.items():
-                    value[name] = again(one)
+                for name, part in value.items():
+                    value[name] = again(part)
                 return value
-            return [again(one) for one in value]
+            return [again(part) for part in value]
 
         hooks = (
             self.model.get_submodule(self.vision).register_forward_pre_hook(first, with_kwargs=True),
@@ -174,7 +174,7 @@ class Llava:
         return DynamicCache()
 
     def next_positions(self, prompts: Tensor) -> Tensor:
-        """Of the tokens after prompts of so many (N,), once the model has seen them."""
+        """The positions of the tokens that follow prompts of these lengths (N,), once the model has seen them."""
         return prompts
 
     def steps_are_alike(self) -> bool:

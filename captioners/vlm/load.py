@@ -134,7 +134,7 @@ def _numbers(value: Any) -> list[int]:
     """All numbers in a part of a config."""
     if isinstance(value, Mapping | list | tuple):
         return [
-            number for one in (value.values() if isinstance(value, Mapping) else value) for number in _numbers(one)
+            number for part in (value.values() if isinstance(value, Mapping) else value) for number in _numbers(part)
         ]
     return [value] if isinstance(value, int) else []
 
@@ -174,7 +174,7 @@ def _base_name(config: dict, path: Path, ours: dict) -> str:
 
 
 def _read_ours(folder: Path) -> dict[str, Any]:
-    """What we wrote beside a model, {} where we did not: its column's `name`, the `instruction`, the hash of an adapter's base."""
+    """Our own file beside a model, {} where there is none: its `name`, its `instruction`, the hash of an adapter's base."""
     ours = read_if_there(folder / OURS)
     if ours is None:
         return {}

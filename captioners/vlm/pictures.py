@@ -26,7 +26,7 @@ class Preprocess:
 
 
 class PreprocessTiles(Preprocess):
-    """As above, to all tiles of the picture (T, 3, H, W)."""
+    """A decoded RGB picture to all its tiles (T, 3, H, W)."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.processed(image)["pixel_values"]

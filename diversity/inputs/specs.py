@@ -144,6 +144,11 @@ def _renamed(name: str, piece: Piece, columns: Sequence[str] | None, images: Col
                 "meant: leave the name out, and choose with --column"
             )
         own = (*synthetic, HUMAN)[0]
+        if name == HUMAN != own:
+            raise ValueError(
+                f"--input {name}=…: {piece.path} has synthetic captions, in {own}, and {name} is the name of human ones: "
+                "give another name"
+            )
         kept = {column: texts for column, texts in row.columns.items() if column not in (own, *CAPTION_COLUMNS)}
         yield replace(
             row,

@@ -22,13 +22,13 @@ def answer_in(row: Mapping[str, Any]) -> list[str]:
 
 def picture_in(row: Mapping[str, Any]) -> str | None:
     """The one picture that a conversation's messages hold: a path, or a data URL."""
-    found = []
+    pictures = []
     for part in (part for turn in _turns(row) for part in _parts(turn.get("content"))):
         place = part.get("image") or part.get("image_url")
         place = place.get("url") if isinstance(place, Mapping) else place
         if isinstance(place, str):
-            found.append(place)
-    return found[0] if len(found) == 1 else None
+            pictures.append(place)
+    return pictures[0] if len(pictures) == 1 else None
 
 
 def without_marks(text: str) -> str:

@@ -70,7 +70,7 @@ class CompressedRows:
 
 @contextmanager
 def unpacked(path: str) -> Iterator[BinaryIO]:
-    """What a compressed table holds, to be read forwards."""
+    """The contents of a compressed table, to be read forwards."""
     compression = COMPRESSIONS[table_kind(path)]
     with open_file(path) as file:
         if not file.peek(1):

@@ -146,8 +146,8 @@ def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]
             PictureFolders(path),
             "annotations",
         )
-    found = [pieces(rows[first : first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
-    return found if kind.startswith("dci-") else _inside(found)
+    cut = [pieces(rows[first : first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
+    return cut if kind.startswith("dci-") else _inside(cut)
 
 
 def _inside(pieces: list[CuratedRows]) -> list[CuratedRows]:
@@ -173,12 +173,12 @@ def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int
                 names.append(name_hash(name))
                 places.append(name_hash(place))
     pairs = np.unique(np.array([names, places], np.uint64), axis=1)
-    found, counts = np.unique(pairs[0], return_counts=True)
-    return frozenset(found[counts > 1].tolist())
+    hashes, counts = np.unique(pairs[0], return_counts=True)
+    return frozenset(hashes[counts > 1].tolist())
 
 
 def kinds_like(path: str) -> str:
-    """What a JSON file that is given without its kind may be, as the end of a message; "" where it looks like none."""
+    """Names the kind that a JSON file looks like, as the end of a message; "" where it looks like none."""
     with open_file(path) as file:
         head = file.read(1 << 20)
     if re.match(rb'\s*\{\s*"https?://', head):

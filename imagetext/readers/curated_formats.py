@@ -53,10 +53,12 @@ def _coco(path: str, split: str, kind: str) -> list[Row]:
 def without_canned(annotations: Sequence[Any], path: str) -> list[Any]:
     """The annotations but those of VizWiz that say of a picture's quality what a form offered; a warning tells how many there were."""
     kept = [
-        one
-        for one in annotations
+        annotation
+        for annotation in annotations
         if not (
-            isinstance(one, Mapping) and isinstance(one.get("caption"), str) and CANNED.match(one["caption"].strip())
+            isinstance(annotation, Mapping)
+            and isinstance(annotation.get("caption"), str)
+            and CANNED.match(annotation["caption"].strip())
         )
     ]
     if left := len(annotations) - len(kept):
@@ -81,12 +83,12 @@ def _karpathy(path: str, split: str, kind: str) -> list[Row]:
 def _textcaps(path: str, split: str, kind: str) -> list[Row]:
     """An entry a caption, each with all of its picture; those of the test split have none."""
     rows: dict[str, Row] = {}
-    for one in _load(path)["data"]:
-        name = os.path.basename(one.get("image_path") or f"{one['image_id']}.jpg")
-        rows[one["image_id"]] = {
-            "key": str(one["image_id"]),
+    for annotation in _load(path)["data"]:
+        name = os.path.basename(annotation.get("image_path") or f"{annotation['image_id']}.jpg")
+        rows[annotation["image_id"]] = {
+            "key": str(annotation["image_id"]),
             "image": name,
-            "captions": list(one.get("reference_strs", ())),
+            "captions": list(annotation.get("reference_strs", ())),
         }
     return list(rows.values())
 
@@ -94,18 +96,18 @@ def _textcaps(path: str, split: str, kind: str) -> list[Row]:
 def _flickr(path: str, split: str, kind: str) -> list[Row]:
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(read_bytes(path, limits.DOCUMENT).decode("utf-8-sig", "replace").splitlines(), 1):
-        found = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line.strip())
-        if line.strip() and not found:
+        match = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line.strip())
+        if line.strip() and not match:
             raise ValueError(f"line {number}: expected NAME#NUMBER, a tab and a caption")
-        if found:
-            captions.setdefault(found[1], []).append(found[2].strip())
+        if match:
+            captions.setdefault(match[1], []).append(match[2].strip())
     return [{"key": os.path.splitext(name)[0], "image": name, "captions": texts} for name, texts in captions.items()]
 
 
 def _dci(path: str, split: str, kind: str) -> list[Row]:
     if (there := entry(path)) is None or not there.is_folder:
         raise ValueError("expected the folder of annotations")
-    return [{"annotation": one.path} for one in listing(path) if one.path.endswith(".json")]
+    return [{"annotation": file.path} for file in listing(path) if file.path.endswith(".json")]
 
 
 # ---- a row as published -> a row of `imagetext.readers.row_records`, None where it belongs to another split ------------------------

@@ -32,28 +32,20 @@ from imagetext.picture_files import (
     read_regular,
     real_path,
 )
+from imagetext.read_ahead import in_order
 from imagetext.readers.row_records import Row, with_picture, with_unique_keys
+from imagetext.readers.suffixes import PICTURE_SUFFIXES
 from imagetext.readers.table_columns import with_lists
 from imagetext.readers.tables import split_rows
-from imagetext.readers.tars import PICTURE_SUFFIXES
 from imagetext.sample import Record, is_picture
-from imagetext.stores import StoreError, entries, files_below, in_order, is_remote, join, read_bytes, read_head
+from imagetext.stores import StoreError, entries, files_below, is_remote, join, read_bytes, read_head
 
 logger = logging.getLogger(__name__)
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TEXTS = (".txt", ".caption")  # in order of preference
-RAW = (
-    ".arw",
-    ".cr2",
-    ".dng",
-    ".nef",
-    ".nrw",
-    ".orf",
-    ".pef",
-    ".rw2",
-    ".srw",
-)  # of cameras: TIFF by their bytes, with a small preview
+# of cameras: TIFF by their bytes, with a small preview
+RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")
 NAMED = 20  # suffixes of files that are not taken
 
 
@@ -90,7 +82,8 @@ class FolderRows:
 
     def _read(self, pictures: Collection[int], reader: PictureReader) -> Iterator[Record]:
         yield from in_order(
-            (is_remote(row.path), partial(_record, row, reader, at in pictures)) for at, row in enumerate(self.rows)
+            (is_remote(row.path), partial(_record, row, reader, number in pictures))
+            for number, row in enumerate(self.rows)
         )
         reader.check()
 
@@ -165,7 +158,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
         links.append(link)
         return folders.hold(real_path(link))
 
-    files = {one.path: one.stamp for one in files_below(folder, enters)}
+    files = {file.path: file.stamp for file in files_below(folder, enters)}
     links += [path for path in files if os.path.islink(path) and os.path.isfile(path)]  # devices are not opened
     check_inside(folder, ((None, _picture(path)) for path in links), folders, "links")
     metadata = {
@@ -196,7 +189,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
         }  # a.jpg.txt
         own = {**longer, **own}
         text = next((own[suffix] for suffix in TEXTS if suffix in own), "")
-        stamps = {one: files[one] for one in (path, text, own.get(".json")) if one in files}
+        stamps = {file: files[file] for file in (path, text, own.get(".json")) if file in files}
         rows.append(
             FolderRow(
                 stem if stems[stem] == 1 else name,
@@ -223,15 +216,15 @@ def _pictures(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     known = {*TEXTS, ".json", *RAW, *(f".{suffix}" for suffix in PICTURE_SUFFIXES)}
     unsure = [path for path, stamp in files.items() if stamp["size"] and _suffix(path) not in known]
     heads = dict(zip(unsure, in_order((is_remote(path), partial(read_head, path, 32)) for path in unsure)))
-    found = [path for path in files if is_picture(heads.get(path, b"")) or _suffix(path)[1:] in PICTURE_SUFFIXES]
-    if odd := [path for path in found if path in heads]:
+    pictures = [path for path in files if is_picture(heads.get(path, b"")) or _suffix(path)[1:] in PICTURE_SUFFIXES]
+    if odd := [path for path in pictures if path in heads]:
         logger.warning(
             "%s: %d files are pictures by their bytes, though not by their names: %s",
             folder,
             len(odd),
             _by_suffix(odd),
         )
-    return found
+    return pictures
 
 
 def _beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:

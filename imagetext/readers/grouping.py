@@ -47,12 +47,12 @@ class Repeats:
         hashes.sort()  # in the file
         return any(
             (part[1:] == part[:-1]).any()
-            for part in (hashes[at : at + HELD + 1] for at in range(0, len(hashes), HELD))
+            for part in (hashes[start : start + HELD + 1] for start in range(0, len(hashes), HELD))
         )
 
 
 def _hash(name: str) -> bytes:
-    """So many bits that no two names share them, of a name that may be a whole picture in base64."""
+    """A hash long enough that no two names share one; a name may be a whole picture in base64."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

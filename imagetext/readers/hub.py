@@ -121,7 +121,7 @@ def _streamed(name: str, config: str | None, split: str, revision: str | None) -
 
 
 def _too_large(row: Row) -> ValueError | None:
-    """What is wrong with a row of more bytes or values than other tables' rows may have."""
+    """The problem of a row that has more bytes or values than a table's rows may have; None where it has not."""
     size, values, waiting = 0, 0, [row]
     while waiting and values <= limits.VALUES:
         value = waiting.pop()

@@ -45,14 +45,17 @@ class _Window:
     def value(self) -> str | ValueError:
         """The text of the value that begins here, or what is wrong with it; raises ValueError, with the line, where none does."""
         while True:
-            text, at = self.text, self.at
+            text, begin = self.text, self.at
             try:
-                if len(text) - at > limits.VALUES and sum(text.count(mark, at) for mark in ",[{") > limits.VALUES:
+                if (
+                    len(text) - begin > limits.VALUES
+                    and sum(text.count(mark, begin) for mark in ",[{") > limits.VALUES
+                ):
                     raise ValueError(f"JSON of more than {limits.VALUES:,} values")
-                _, end = self.decode(text, at)
+                _, end = self.decode(text, begin)
             except json.JSONDecodeError as error:
                 here = self.line + error.lineno - 1
-                if len(text) - at < limits.LINE and self.more():
+                if len(text) - begin < limits.LINE and self.more():
                     continue
                 raise ValueError(f"{self.path}: line {here:,}: not JSON: {error.msg}") from error
             except (RecursionError, ValueError) as error:  # a number of too many digits
@@ -60,9 +63,9 @@ class _Window:
             if end == len(text) and self.more():
                 continue  # it may go on: a number, say
             self.at = end
-            if end - at > limits.LINE:
-                return ValueError(f"{end - at:,} bytes, more than {limits.LINE:,}")
-            return readable(text[at:end].encode("latin-1"))
+            if end - begin > limits.LINE:
+                return ValueError(f"{end - begin:,} bytes, more than {limits.LINE:,}")
+            return readable(text[begin:end].encode("latin-1"))
 
     def here(self) -> int:
         """The line that is read."""
@@ -72,10 +75,8 @@ class _Window:
 def array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iterator[tuple[int, str | ValueError]]:
     """The elements of arrays, or values, one after another."""
     window = _Window(path, file, size)
-    opens, bracket = (
-        window.position == layout.start,
-        False,
-    )  # whether a `[` here opens an array of rows, and one is open
+    # whether a `[` here opens an array of rows, and whether one is open
+    opens, bracket = window.position == layout.start, False
     while mark := window.mark(_BETWEEN):
         if mark == "]" or mark == "[" and opens:
             opens, bracket, window.at = mark == "]", mark == "[", window.at + 1

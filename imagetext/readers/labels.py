@@ -30,18 +30,18 @@ class Labels:
     def __call__(self, record: Record) -> Record:
         if record.error:
             return record
-        found = self._found(record)
-        if found is None:
+        label = self._found(record)
+        if label is None:
             return replace(record, error=f"no label: {self._seen(record)}")
-        if found not in (self.names or ()):
-            found = self.aliases.get(found, found)
-        if self.names is not None and found not in self.names:
+        if label not in (self.names or ()):
+            label = self.aliases.get(label, label)
+        if self.names is not None and label not in self.names:
             return replace(
                 record,
-                error=f"no label: {found!r} is none of the {len(self.names):,} classes, which begin with "
+                error=f"no label: {label!r} is none of the {len(self.names):,} classes, which begin with "
                 f"{', '.join(map(repr, islice(self.names, 3)))}",
             )
-        return replace(record, label=found if self.names is None else self.names[found])
+        return replace(record, label=label if self.names is None else self.names[label])
 
     def check(self, shard: Shard) -> None:
         """Raises ValueError, which says what was seen, where none of the shard's first records has a label."""
@@ -59,7 +59,7 @@ class Labels:
             )
 
     def _found(self, record: Record) -> str | None:
-        """What stands in the place, as text."""
+        """The value at the label's place in a record, as text."""
         if self.place == FOLDER:
             return record.key.rpartition("/")[0].rpartition("/")[2] or None
         if self.place in record.members:
@@ -109,6 +109,6 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
     for line, pair in zip(lines, pairs):
         if len(pair) != 2 or not all(pair):
             raise ValueError(f"--class-names {path}: {line!r} is no ID<tab>NAME, as other lines are")
-    if twice := [one for one, times in Counter(one for one, _ in pairs).items() if times > 1]:
+    if twice := [class_id for class_id, times in Counter(class_id for class_id, _ in pairs).items() if times > 1]:
         raise ValueError(f"--class-names {path}: {', '.join(twice)} named twice")
     return {class_id: name for class_id, name in pairs}

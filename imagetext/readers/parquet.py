@@ -21,8 +21,8 @@ from imagetext.fields import CAPTION_COLUMNS, FIELDS
 from imagetext.parquet_pages import check_pages, check_rows
 from imagetext.readers.chats import CHATS
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted
+from imagetext.readers.suffixes import PICTURE_SUFFIXES
 from imagetext.readers.table_columns import PICTURES, Reading
-from imagetext.readers.tars import PICTURE_SUFFIXES
 from imagetext.readers.text_layout import usual_name
 from imagetext.stores import StoreError, open_file
 
@@ -36,9 +36,8 @@ def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
     try:
         with pq.ParquetFile(file, **BOUNDED) as parquet:
             check_rows(parquet, file)
-            return parquet.schema_arrow, [
-                parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)
-            ]
+            groups = range(parquet.num_row_groups)
+            return parquet.schema_arrow, [parquet.metadata.row_group(group).num_rows for group in groups]
     except StoreError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -62,16 +61,15 @@ def picture_columns(schema: pa.Schema) -> list[str]:
         field.name
         for field in schema
         if pa.types.is_struct(field.type)
-        and sorted(field.type[at].name for at in range(field.type.num_fields)) == ["bytes", "path"]
+        and sorted(field.type[place].name for place in range(field.type.num_fields)) == ["bytes", "path"]
     ]
 
 
 def of_bytes(schema: pa.Schema) -> set[str]:
     """The columns that hold bytes, alone or as `datasets` has them."""
     kinds = (pa.types.is_binary, pa.types.is_large_binary)
-    return {field.name for field in schema if any(of_kind(field.type) for of_kind in kinds)}.union(
-        picture_columns(schema)
-    )
+    alone = {field.name for field in schema if any(of_kind(field.type) for of_kind in kinds)}
+    return alone.union(picture_columns(schema))
 
 
 def column_names(schema: pa.Schema, kept: Collection[str | None] = ()) -> list[str]:
@@ -101,21 +99,21 @@ def parquet_rows(
     strict: whether a text that is no UTF-8 is its row's error; by default where all that rows have is wanted.
     """
     strict = wanted is None if strict is None else strict
-    at, end = first, first + count
+    row_number, end = first, first + count
     with _opened(path) as (parquet, file):
         start = 0
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
-            if start + size > at and start < end:
+            if start + size > row_number and start < end:
                 pictures = wanted is None or any(start <= first + number < start + size for number in wanted.pictures)
                 for row in _group_rows(
-                    parquet, file, group, wanted, reading, pictures, at - start, end - start, strict
+                    parquet, file, group, wanted, reading, pictures, row_number - start, end - start, strict
                 ):
-                    at += 1
+                    row_number += 1
                     yield row
             start += size
-    if at < end:
-        raise ValueError(f"{path}: damaged Parquet file: {end - at} rows fewer than it says")
+    if row_number < end:
+        raise ValueError(f"{path}: damaged Parquet file: {end - row_number} rows fewer than it says")
 
 
 def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row | ValueError]]:
@@ -134,14 +132,14 @@ def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row
             if not pa.types.is_binary(schema.field(name).type)
             and (usual_name(usual) in PICTURES or usual in CHATS or reading and name == reading.image)
         ]
-        for at in range(parquet.num_row_groups):
-            group = parquet.metadata.row_group(at)
+        for group_number in range(parquet.num_row_groups):
+            group = parquet.metadata.row_group(group_number)
             start, number = number, number + group.num_rows
-            found = [name for name in places if _may_be_path(group, name)]
-            if not found:
+            paths = [name for name in places if _may_be_path(group, name)]
+            if not paths:
                 continue
-            columns = [name for name, usual in names.items() if name in found or usual in FIELDS]
-            for batch in _batches(parquet, file, at, columns, 64):
+            columns = [name for name, usual in names.items() if name in paths or usual in FIELDS]
+            for batch in _batches(parquet, file, group_number, columns, 64):
                 batch = batch.select(columns).rename_columns([names[name] for name in columns])
                 yield from enumerate(_batch_rows(batch, strict=True), start)
                 start += batch.num_rows
@@ -178,15 +176,15 @@ def scattered_rows(
         columns = _columns_of(schema, wanted, reading, pictures=True)
         heavy = {name: columns.pop(name) for name in of_bytes(schema) if name in columns}
         strict = wanted is None
-        found = dict(_numbered_rows(parquet, file, sorted(numbers), columns, strict))
+        rows = dict(_numbered_rows(parquet, file, sorted(numbers), columns, strict))
         pictures = _numbered_rows(parquet, file, pictured if heavy else (), heavy, strict)
-        at, more = next(pictures, (None, {}))
+        next_pictured, more = next(pictures, (None, {}))
         for number in numbers:
-            row = found.pop(number)
-            if number == at:
+            row = rows.pop(number)
+            if number == next_pictured:
                 if not isinstance(row, ValueError):
                     row = more if isinstance(more, ValueError) else {**row, **more}
-                at, more = next(pictures, (None, {}))
+                next_pictured, more = next(pictures, (None, {}))
             yield _unfolded(row)
 
 
@@ -194,18 +192,18 @@ def _numbered_rows(
     parquet: pq.ParquetFile, file: BinaryIO, numbers: Sequence[int], columns: dict[str, str], strict: bool
 ) -> Iterator[tuple[int, Row | ValueError]]:
     """The rows of these numbers, which ascend, with these columns, by what they are called; and their numbers."""
-    at = 0  # the number of the batch's first row
+    batch_start = 0  # the number of its first row
     for group in range(parquet.num_row_groups):
         size = parquet.metadata.row_group(group).num_rows
-        if bisect_left(numbers, at) == bisect_left(numbers, at + size):
-            at += size
+        if bisect_left(numbers, batch_start) == bisect_left(numbers, batch_start + size):
+            batch_start += size
             continue
         for batch in _batches(parquet, file, group, list(columns), 64):
-            there = numbers[bisect_left(numbers, at) : bisect_left(numbers, at + batch.num_rows)]
-            rows = batch.take(pa.array([number - at for number in there], pa.int64()))
+            there = numbers[bisect_left(numbers, batch_start) : bisect_left(numbers, batch_start + batch.num_rows)]
+            rows = batch.take(pa.array([number - batch_start for number in there], pa.int64()))
             rows = rows.select(list(columns)).rename_columns(list(columns.values()))
             yield from zip(there, _batch_rows(rows, strict=strict))
-            at += batch.num_rows
+            batch_start += batch.num_rows
 
 
 @contextmanager
@@ -222,7 +220,7 @@ def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, BinaryIO]]:
 def _batches(
     parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: list[str], rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """So many rows of a row group together; texts that its dictionaries hold once are held once."""
+    """The rows of a row group in batches; texts that its dictionaries hold once are held once."""
     try:
         check_pages(parquet, file, group, columns)
     except (IndexError, KeyError, TypeError, OverflowError) as error:

@@ -37,6 +37,7 @@ from typing import Any, NamedTuple, TextIO
 from imagetext.columns import check_column
 from imagetext.fields import json_object, json_value, loose_texts, well_formed
 from imagetext.picture_files import PictureFolders, real_path, short
+from imagetext.read_ahead import in_order
 from imagetext.readers.folders import read_inside
 from imagetext.readers.json_values import object_pairs
 from imagetext.readers.row_records import Wanted
@@ -46,7 +47,7 @@ from imagetext.readers.tar_members import read_members
 from imagetext.readers.text_layout import encoding_of
 from imagetext.readers.text_lines import WINDOW, lines_of
 from imagetext.sample import Record
-from imagetext.stores import Entry, files_below, in_order, is_remote, open_file
+from imagetext.stores import Entry, files_below, is_remote, open_file
 
 TABLES = {"vecap": ("syn_text_vecap", "caption", ""), "recap": ("syn_text_recap", "re_caption", "org_caption")}
 KINDS = ("laclip", "hq-clip", *TABLES)
@@ -56,7 +57,7 @@ PATHS = (".png", ".jpg", ".jpeg")  # ends of the paths that have a line in LaCLI
 
 
 class Published(NamedTuple):
-    """What is published of one picture."""
+    """The published captions of one picture."""
 
     names: Mapping[str, str]  # what names it: url, uid, sha256, path
     columns: Mapping[str, Sequence[str]]
@@ -74,7 +75,7 @@ class PublishedRows:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Those that go with it."""
+        """The files that are read together with this one."""
         return tuple(path for path, _ in self.columns) if self.kind == "laclip" else ()
 
     def __iter__(self) -> Iterator[Record]:
@@ -90,7 +91,7 @@ class PublishedRows:
             yield Record(key, None, tuple(map(well_formed, row.originals)), columns, meta=meta)
 
     def rows(self) -> Iterator[Published | ValueError]:
-        """What is published of each picture, or what is wrong with it; ValueError, naming the file, where that cannot be read on."""
+        """The published captions of each picture, or the problem of its row; ValueError where the file cannot be read on."""
         if self.kind == "laclip":
             return _laclip_rows(self.path, self.columns)
         if self.kind == "hq-clip":
@@ -114,8 +115,8 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
         raise ValueError("; ".join(problems))
     if kind == "laclip":
         return [_laclip([*files])]
-    found = [PublishedRows(kind, path, _columns(path, fields) if kind == "hq-clip" else ()) for path in files]
-    for rows in found:
+    pieces = [PublishedRows(kind, path, _columns(path, fields) if kind == "hq-clip" else ()) for path in files]
+    for rows in pieces:
         if kind != "hq-clip":
             _check_table(rows)
         elif split_suffix(rows.path)[1] not in TAR_SUFFIXES and rows.path not in folders:
@@ -124,7 +125,7 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
             problems.append(f"{rows.path}: there is no JSON file")
     if problems:
         raise ValueError("; ".join(problems))
-    return found
+    return pieces
 
 
 # ---- LaCLIP: line i of each text file is of picture i of the CSV ---------------------------------------------------------
@@ -171,7 +172,7 @@ def _laclip_rows(path: str, columns: Sequence[tuple[str, str]]) -> Iterator[Publ
 
 
 def _laclip_pictures(path: str) -> Iterator[tuple[str, str, str]]:
-    """What names each picture of the CSV that has a line in the text files, `url` or `path`, the name, and the original caption."""
+    """For each picture of the CSV that has a line in the text files: `url` or `path`, that name, and the original caption."""
     with _text(path, newline="") as file:
         rows = csv.reader(lines_of(path, file))
         while True:
@@ -267,7 +268,7 @@ def _columns(path: str, fields: str) -> tuple[tuple[str, str], ...]:
 
 
 def _fields_in(path: str) -> str:
-    """What fields the first file has, as the end of a message."""
+    """Lists the fields of the first file, as the end of a message."""
     name, data = next(_json_files(path), ("", b""))
     if isinstance(data, ValueError):
         return ""
@@ -285,7 +286,7 @@ def _json_files(place: str) -> Iterator[tuple[str, bytes | ValueError]]:
         return
     folders = PictureFolders(place, is_input=True)
     below = files_below(place, lambda link: folders.hold(real_path(link)))
-    paths = [one.path for one in below if one.path.lower().endswith(".json")]
+    paths = [file.path for file in below if file.path.lower().endswith(".json")]
 
     def read(path: str) -> bytes | ValueError:
         try:
@@ -302,13 +303,13 @@ def _hq_clip_row(uid: str, data: bytes | ValueError, columns: Sequence[tuple[str
         return ValueError(f"{uid}.json: {data}")
     try:
         document = json_object(data)
-        found = {column: _texts(document, field, column) for field, column in columns}
+        texts = {column: _texts(document, field, column) for field, column in columns}
     except ValueError as error:
         return ValueError(f"{uid}.json: {error}")
-    if not any(found.values()):
+    if not any(texts.values()):
         fields = ", ".join(field for field, _ in columns)
         return ValueError(f"{uid}.json: no text in {fields}; it has {', '.join(document) or 'no field'}")
-    return Published({"uid": uid}, found, key=uid)
+    return Published({"uid": uid}, texts, key=uid)
 
 
 def _texts(document: Mapping[str, Any], field: str, column: str) -> list[str]:

@@ -14,8 +14,9 @@ from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
 from imagetext.keys import SeenKeys
 from imagetext.picture_files import Outside, Picture, PictureFolders, PictureReader, short
+from imagetext.read_ahead import in_order
 from imagetext.sample import Record
-from imagetext.stores import StoreError, in_order, is_remote
+from imagetext.stores import StoreError, is_remote
 
 KEY_COLUMNS = ("key", "uid", "id")
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "path")
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 
 
 class Wanted(NamedTuple):
-    """What is wanted of rows by who reads captions, and pictures of some rows only.
+    """The part of rows that is read where only captions, and pictures of some rows, are needed.
 
     A picture that cannot be read is no error then, and a text of Parquet that is no UTF-8 is read as well as it can be.
     """
@@ -45,7 +46,7 @@ def row_records(
     reader = PictureReader(folders)
     if wanted is None:
         return with_pictures((_parse(*row) for row in rows), reader)
-    parsed = (_parse(*row, wanted, at in wanted.pictures) for at, row in enumerate(rows))
+    parsed = (_parse(*row, wanted, number in wanted.pictures) for number, row in enumerate(rows))
     # Its captions are as good without a picture.
     return (
         replace(record, image=with_picture(record, picture, told, reader).image) for record, picture, told in parsed
@@ -107,15 +108,15 @@ def _picture_column(row: Row, ours: bool) -> tuple[str | None, str]:
         else ""
     )
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
-    return None if column is None or failed or has_error and _is_null(
-        row[column]
-    ) else column, failed  # or is captions alone
+    if column is None or failed or has_error and _is_null(row[column]):  # the last: a row of captions alone
+        column = None
+    return column, failed
 
 
 def _parse(
     row: Row | ValueError, row_key: str, source: str, wanted: Wanted | None = None, with_image: bool = True
 ) -> tuple[Record, Picture | None, str]:
-    """What the row says, where its picture is if that is still to be read, and how a reason is to name it."""
+    """The record of a row, the place of its picture if that is still to be read, and the name by which an error tells of it."""
     if isinstance(row, ValueError):
         error = f"{source}: {row}" if wanted else str(row)
         return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), None, ""
@@ -146,8 +147,8 @@ def _parse(
         errors.append(str(error))
     captions, others, scores, _, rest = known_fields(row, picture=image is not None or picture is not None)
     # Of where a picture or row was found, what no other place of the input changes.
-    found = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
-    meta = {"uid": key, "source": found, **rest}
+    place = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
+    meta = {"uid": key, "source": place, **rest}
     if _is_null(meta["uid"]):
         meta["uid"] = key
     error = well_formed("; ".join(filter(None, (no_picture, *errors))) or failed)
@@ -163,7 +164,7 @@ def _parse(
         failed_before=bool(failed) and not errors,
         lacks_picture=bool(no_picture) and not errors,
     )
-    return record, picture, found
+    return record, picture, place
 
 
 def _asked(wanted: Wanted) -> Collection[str]:
@@ -215,17 +216,8 @@ def _base64_picture(text: str) -> bytes | None:
             return base64.b64decode(text, validate=True)
         except binascii.Error as error:
             raise ValueError(f"data URL is no base64: {error}") from error
-    starts = (
-        "/9j/",
-        "iVBORw0KGgo",
-        "UklGR",
-        "R0lGOD",
-        "Qk",
-        "SUkq",
-        "TU0A",
-        "AAAA",
-        "UD",
-    )  # JPEG, PNG, WebP, GIF, ...
+    # JPEG, PNG, WebP, GIF, ...
+    starts = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A", "AAAA", "UD")
     if len(text) < 64 or not text.startswith(starts):
         return None
     try:
@@ -260,7 +252,7 @@ def _columns_of(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """
     names = [name for name in row if is_caption_column(name) or is_other_column(name) and _are_texts(row[name])]
     columns = {name: row.pop(name) for name in names}
-    return {name: found for name, value in columns.items() if (found := _texts(name, value))}
+    return {name: texts for name, value in columns.items() if (texts := _texts(name, value))}
 
 
 def _are_texts(value: Any) -> bool:

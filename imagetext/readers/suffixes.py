@@ -1,21 +1,17 @@
-"""What a file is by the end of its name."""
+"""Suffixes of files: which are tars, tables and pictures."""
 
 import os
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".tzst", ".tar.gz", ".tar.bz2", ".tar.zst")
+# Of pictures, in the order of preference where a sample has several. The last are no pictures that we read, but say so.
+PICTURE_SUFFIXES = tuple("jpg jpeg png webp gif bmp tif tiff avif jp2 j2k jfif jpe ppm pgm pnm apng heic heif".split())
 COMPRESSIONS = {
     kind + end: codec
     for kind in (".jsonl", ".csv", ".tsv")
     for end, codec in ((".gz", "gzip"), (".zst", "zstd"), (".zstd", "zstd"))
 }
-TABLE_SUFFIXES = (
-    ".jsonl",
-    ".jsonlines",
-    ".csv",
-    ".tsv",
-    ".parquet",
-    *COMPRESSIONS,
-)  # a list of rows in .json is one, too
+# a list of rows in .json is a table, too
+TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)
 
 
 def split_suffix(path: str) -> tuple[str, str]:

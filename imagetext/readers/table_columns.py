@@ -40,7 +40,7 @@ class Reading(NamedTuple):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those that captions, keys and pictures are told by."""
+        """The columns that captions, keys and pictures are read from."""
         picture = self.image if self.same in ("image", BYTES) else self.same
         return tuple(filter(None, (*self.captions, self.text, self.key, picture)))
 
@@ -99,7 +99,7 @@ def reading_of(
         have = f"it has {', '.join(map(repr, names)) or 'none'}{_advice(path, names)}"
         raise ValueError(f"{path}: {'; '.join(problems)}; {have}")
     moved = asked.captions or ((text,) if text and text not in CAPTION_COLUMNS else ())
-    lists = (*(moved or dict.fromkeys(name for found in captions for name in found)), *filter(is_column, names))
+    lists = (*(moved or dict.fromkeys(name for group in captions for name in group)), *filter(is_column, names))
     reading = Reading(image, moved, "captions" if moved else text or "", key, lists, asked=bool(asked.image))
     return reading._replace(same=_same(rows, reading, of_bytes) if asked.group else "")
 
@@ -118,31 +118,31 @@ def _same(rows: Sequence[Row], reading: Reading, of_bytes: bool) -> str:
 
 
 def _found(rows: Sequence[Row], usual: Sequence[str]) -> list[list[str]]:
-    """Of each row that has any, the names of columns that are usual and hold something, the most usual first."""
+    """The distinct sets of usual columns that rows fill, in each the most usual column first."""
     order = {name: place for place, name in enumerate(usual)}
-    found: dict[tuple[str, ...], None] = {}
+    columns: dict[tuple[str, ...], None] = {}
     for row in rows:
         names = [name for name, value in row.items() if value not in (None, "") and usual_name(name) in order]
         if names:
-            found[tuple(sorted(names, key=lambda name: order[usual_name(name)]))] = None
-    return [list(names) for names in found]
+            columns[tuple(sorted(names, key=lambda name: order[usual_name(name)]))] = None
+    return [list(names) for names in columns]
 
 
 def _chosen(
-    path: str, what: str, flag: str, found: Sequence[Sequence[str]], own: str, problems: list[str] | None
+    path: str, what: str, flag: str, candidates: Sequence[Sequence[str]], own: str, problems: list[str] | None
 ) -> str | None:
     """The one column of pictures or captions; "" where there is none, None where rows have different ones.
 
     Of several `own` is taken, or, where they are no problem, the most usual: a warning says so.
     """
-    several = next((names for names in found if len(names) > 1), None)
+    several = next((names for names in candidates if len(names) > 1), None)
     if several is not None:
         message = f"{what} may stand in {' or '.join(map(repr, several))}: {flag} names the column"
         if several[0] != own and problems is not None:
             problems.append(message)
         else:
             logger.warning("%s: %s; %r is taken", path, message, several[0])
-    names = dict.fromkeys(names[0] for names in found)
+    names = dict.fromkeys(names[0] for names in candidates)
     return next(iter(names), "") if len(names) < 2 else None
 
 
@@ -152,7 +152,7 @@ def _is_record(row: Row) -> bool:
 
 
 def _advice(path: str, names: Collection[str]) -> str:
-    """What may be meant by a table of captions alone."""
+    """Advice for a table that holds captions alone, as the end of a message."""
     stem = os.path.splitext(path)[0]
     if {"url", "status", "key"} <= set(names):
         return f"; this is img2dataset's list of a shard, and {stem}.tar or the folder {stem} has the pictures"
@@ -193,7 +193,7 @@ def usual_row(row: Row, reading: Reading, kept: Collection[str] = ()) -> Row | V
         row["captions"] = (
             texts[0]
             if len(texts) == 1
-            else [one for text in texts for one in (text if isinstance(text, list) else [text])]
+            else [part for text in texts for part in (text if isinstance(text, list) else [text])]
         )
     if CHATS[0] in row or CHATS[1] in row:
         if row.get("image") is None and (picture := picture_in(row)) is not None:
@@ -263,7 +263,7 @@ def listed(cell: str) -> list[str] | None:
 
 
 def picture_named(row: Row | ValueError, reading: Reading) -> str | None:
-    """What tells whose caption a row of usual names is; None where it is no row of one caption."""
+    """The picture that a row describes, with its key where it has one; None where the row is not one caption."""
     if isinstance(row, ValueError):
         return None
     picture = _hashed(row.get("image")) if reading.same == BYTES else row.get(reading.same)

@@ -16,7 +16,7 @@ class Columns(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that are named."""
+        """All columns that are named."""
         return tuple(filter(None, (self.image, *self.captions, *self.keys)))
 
 
@@ -24,7 +24,7 @@ def _listed(images: Any) -> Any:
     """One folder is a list of one, and none an empty one."""
     images = [] if images is None else [images] if isinstance(images, str | os.PathLike) else images
     return (
-        [os.fspath(one) if isinstance(one, os.PathLike) else one for one in images]
+        [os.fspath(image) if isinstance(image, os.PathLike) else image for image in images]
         if isinstance(images, list | tuple)
         else images
     )
@@ -55,5 +55,5 @@ class TableFlags(BaseModel):
 
     @property
     def table(self) -> Columns:
-        """The same as the readers take it."""
+        """The flags as the readers take them."""
         return Columns(self.image_column, tuple(self.caption_column), tuple(self.key), self.group)

@@ -84,7 +84,9 @@ class TableRows:
             return enumerate(parquet_rows(self.path, self.first, self.rows, wanted, self.reading), self.first)
         numbers = self.places[::2]
         begin = [number for number, first in zip(numbers, self.places[1::2]) if number == first]
-        pictured = begin if wanted is None else [begin[at] for at in sorted(wanted.pictures) if at < len(begin)]
+        pictured = (
+            begin if wanted is None else [begin[number] for number in sorted(wanted.pictures) if number < len(begin)]
+        )
         return zip(numbers, scattered_rows(self.path, numbers, wanted, self.reading, pictured))
 
     def _text_rows(self, layout: Layout, opened: BinaryIO | None) -> Iterator[tuple[int, Row | ValueError]]:
@@ -93,13 +95,15 @@ class TableRows:
         ):
             if self.places is None:
                 file.seek(self.offset)
-                found = islice(records(self.path, file, layout), self.rows)
-                yield from ((number, row_of(record, layout)) for number, (_, record) in enumerate(found, self.first))
+                numbered = islice(records(self.path, file, layout), self.rows)
+                yield from (
+                    (number, row_of(record, layout)) for number, (_, record) in enumerate(numbered, self.first)
+                )
                 return
-            for at in range(0, len(self.places), 2):
-                file.seek(self.places[at + 1])
+            for index in range(0, len(self.places), 2):
+                file.seek(self.places[index + 1])
                 _, record = next(records(self.path, file, layout, few=True))
-                yield self.places[at], row_of(record, layout)
+                yield self.places[index], row_of(record, layout)
 
 
 def as_read(
@@ -185,7 +189,7 @@ def picture_name(row: Row | ValueError, reading: Reading) -> str | None:
 
 
 def text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | None) -> list[TableRows]:
-    """What is strange about the file is told."""
+    """The pieces of a text table, in whose rows pictures are grouped; warns of lines that are strange."""
     findings = Findings()
 
     def rows() -> Iterator[tuple[int, int, str | None]]:
@@ -206,7 +210,7 @@ def text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | No
 
 
 def picture_name_in(record: str | list[str] | ValueError, layout: Layout, reading: Reading) -> str | None:
-    """What tells whose caption the row of a record is, as `picture_named` says; of a JSON row that has little in it, quickly."""
+    """`picture_named` of a text record; quickly where a JSON row has little in it."""
     if (
         isinstance(record, str)
         and reading.image == reading.same == "image"

@@ -134,14 +134,14 @@ def split_rows(
 def _first_rows(rows: Iterable[Row | ValueError], columns: Columns) -> list[Row]:
     """The first rows but bad ones, and later ones that have columns that are named and that no row before them has."""
     rows = iter(rows)
-    found = _good(islice(rows, LOOKED_AT))
-    names, keys = {name for row in found for name in row}, {*columns.keys}
+    first_rows = _good(islice(rows, LOOKED_AT))
+    names, keys = {name for row in first_rows for name in row}, {*columns.keys}
     lacking = {*filter(None, (columns.image, *columns.captions)), *(keys if keys.isdisjoint(names) else ())} - names
     while lacking and (row := next(rows, None)) is not None:
         if not isinstance(row, ValueError) and (new := lacking & row.keys()):
-            found.append(row)
+            first_rows.append(row)
             lacking -= new | keys if new & keys else new
-    return found
+    return first_rows
 
 
 def _check_names(path: str, names: Sequence[str]) -> None:
@@ -180,8 +180,8 @@ def _parquet_pieces(
 
     def named(reading: Reading) -> Iterator[tuple[int, None, str | None]]:
         strict = reading.same == BYTES  # the pieces remember which rows are one picture's, whoever reads them
-        found = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading, strict=strict)
-        return ((number, None, picture_name(row, reading)) for number, row in enumerate(found))
+        numbered = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading, strict=strict)
+        return ((number, None, picture_name(row, reading)) for number, row in enumerate(numbered))
 
     if reading and reading.same == BYTES and not _come_again(islice(named(reading), BYTES_LOOKED_AT)):
         reading = reading._replace(same="")

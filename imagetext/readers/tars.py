@@ -16,34 +16,13 @@ from imagetext.columns import is_caption_column
 from imagetext.fields import is_ours, json_fields, known_fields, loose_texts, readable, well_formed
 from imagetext.keys import SeenKeys, decode_key
 from imagetext.readers.row_records import caption_columns
+from imagetext.readers.suffixes import PICTURE_SUFFIXES
 from imagetext.readers.tar_members import Member, read_members
 from imagetext.sample import Record, is_picture
 from imagetext.stores import is_remote
 
 logger = logging.getLogger(__name__)
 
-# In order of preference, where a sample has several. The last are no pictures that we read, but say so.
-PICTURE_SUFFIXES = (
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-    "gif",
-    "bmp",
-    "tif",
-    "tiff",
-    "avif",
-    "jp2",
-    "j2k",
-    "jfif",
-    "jpe",
-    "ppm",
-    "pgm",
-    "pnm",
-    "apng",
-    "heic",
-    "heif",
-)
 PICTURES = frozenset(PICTURE_SUFFIXES)
 Files = dict[str, Member]  # of one sample, by suffix
 
@@ -126,7 +105,7 @@ def _may_be_sorted(first: Sequence[Member | None]) -> bool:
 
 
 def _texts_apart(path: str) -> dict[str, Files]:
-    """All that is no picture, by key; nothing where one key has two files of one suffix, of which it cannot be told whose they are."""
+    """The files that are no pictures, by key; {} where one key has two files of one suffix, which may be of either sample."""
     held, size = {}, 0
     for member in filter(None, read_members(path, skip=_is_picture_name)):
         if member.suffix in held.setdefault(member.key, {}):
@@ -173,24 +152,24 @@ def _told_apart(path: str, samples: Iterable[tuple[str, Files]]) -> Iterator[tup
                 f"{path}: {len(shared):,} files of the key {name!r} are of each of its {len(own):,} pictures, together more "
                 f"than {limits.SAMPLE:,} bytes: a key ends at the first dot of a name"
             )
-        for stem, found in own.items():
-            yield f"{name}.{stem}", shared | found
+        for stem, own_files in own.items():
+            yield f"{name}.{stem}", shared | own_files
 
 
 def _record(path: str, name: str, key: str, files: Files) -> Record:
     """One record of the files of a sample; name: its key in the tar."""
     columns = {}
     errors = [f"{suffix}: {member.problem}" for suffix, member in files.items() if member.data is None]
-    found = {suffix: member.data for suffix, member in files.items() if member.data is not None}
-    fields = json_fields(found.pop("json", b"{}"))
-    text = readable(found.pop("txt", found.get("caption", b"")), f"{path}: {name}.txt").strip()
+    contents = {suffix: member.data for suffix, member in files.items() if member.data is not None}
+    fields = json_fields(contents.pop("json", b"{}"))
+    text = readable(contents.pop("txt", contents.get("caption", b"")), f"{path}: {name}.txt").strip()
     try:
-        columns = caption_columns(found.pop("syn.json", b"{}"))
+        columns = caption_columns(contents.pop("syn.json", b"{}"))
     except ValueError as error:
         errors.append(str(error))
     # A record of ours that failed has no picture: whatever else looks like one is carried.
-    picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(found, errors)
-    image = found.pop(picture, None) if picture else None
+    picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(contents, errors)
+    image = contents.pop(picture, None) if picture else None
     captions, others, scores, failed, rest = known_fields(fields, [text] if text else (), picture=image is not None)
     if failed:  # its captions stand in `json`, where other readers pass them over
         columns |= {
@@ -203,16 +182,26 @@ def _record(path: str, name: str, key: str, files: Files) -> Record:
     meta = {"uid": decode_key(name) if uid in (None, "") else uid, "source": source, **rest}
     error = well_formed("; ".join(errors) or failed)
     return Record(
-        key, image, captions, columns, scores, found, meta=meta, error=error, failed_before=bool(failed) and not errors
+        key,
+        image,
+        captions,
+        columns,
+        scores,
+        contents,
+        meta=meta,
+        error=error,
+        failed_before=bool(failed) and not errors,
     )
 
 
-def _picture_suffix(found: dict[str, bytes], errors: list[str]) -> str | None:
+def _picture_suffix(contents: dict[str, bytes], errors: list[str]) -> str | None:
     """The file that is the picture: by its suffix, or else by its bytes."""
     for suffix in PICTURE_SUFFIXES:
-        if suffix in found:
+        if suffix in contents:
             return suffix
-    pictures = list(filter(_is_picture_name, found)) or [one for one, data in found.items() if is_picture(data[:32])]
+    pictures = list(filter(_is_picture_name, contents)) or [
+        suffix for suffix, data in contents.items() if is_picture(data[:32])
+    ]
     if len(pictures) > 1:
         errors.append(f"several pictures in one sample, and none has the suffix of one alone: {', '.join(pictures)}")
         return None

@@ -13,7 +13,7 @@ NEARBY = 1 << 16  # bytes that are read at a time where rows stand apart
 
 @dataclass
 class Findings:
-    """What a pass over a table findings."""
+    """Counts of strange lines and quotation marks, made in one pass over a table."""
 
     strange: int = 0  # lines that are no UTF-8
     first_strange: int = 0  # the offset behind the first
@@ -40,7 +40,7 @@ def readable(line: bytes) -> str:
 
 
 class LongLine(ValueError):
-    """What is wrong with a line that is larger than limits.LINE."""
+    """The problem of a line that is larger than limits.LINE; it stands in the place of the line."""
 
 
 def sized_lines(

@@ -1,4 +1,4 @@
-"""What a packed file holds, read forwards without unpacking it on disk."""
+"""Packed files, read forwards without unpacking them on disk."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from imagetext.stores import StoreError
 
 
 class Unpacked(io.RawIOBase):
-    """What a packed stream holds, to be read forwards."""
+    """The contents of a packed stream, to be read forwards."""
 
     def __init__(self, stream: pa.NativeFile):
         self.stream, self.position = stream, 0

@@ -1,1 +1,1 @@
-"""What reinforced records hold beside captions: views of the picture, and embeddings."""
+"""The parts of reinforced records beside captions: views of the picture, and embeddings."""

@@ -116,7 +116,7 @@ def modern(embeddings: Mapping[str, Tensor], views: int, texts: Mapping[str, Seq
     """
     if not {"image_emb", "text_emb"} <= embeddings.keys():
         raise ValueError(f"no embeddings to convert: found {', '.join(embeddings) or 'none'}")
-    columns = {name: len(of) for name, of in texts.items() if name not in ("text_emb", "captions_emb")}
+    columns = {name: len(captions) for name, captions in texts.items() if name not in ("text_emb", "captions_emb")}
     rows = {"image_emb": embeddings["image_emb"]}
     if columns.keys() & embeddings.keys():
         rows |= {name: embeddings[name] for name in texts if name in embeddings}
@@ -132,12 +132,12 @@ def modern(embeddings: Mapping[str, Tensor], views: int, texts: Mapping[str, Seq
 
 def check_counts(embeddings: Mapping[str, Tensor], views: int, texts: Mapping[str, Sequence[str]]) -> None:
     """Raises ValueError where embeddings in the newer layout are not as many as views and texts, or differ in length."""
-    wanted = {"image_emb": views, **{name: len(of) for name, of in texts.items()}}
-    found = {name: len(rows) for name, rows in embeddings.items()}
+    wanted = {"image_emb": views, **{name: len(captions) for name, captions in texts.items()}}
+    counts = {name: len(rows) for name, rows in embeddings.items()}
     if differing := [
-        f"{name}: {found.get(name, 0)} rows for {wanted.get(name, 0)}"
-        for name in wanted | found
-        if found.get(name) != wanted.get(name)
+        f"{name}: {counts.get(name, 0)} rows for {wanted.get(name, 0)}"
+        for name in wanted | counts
+        if counts.get(name) != wanted.get(name)
     ]:
         raise ValueError(f"embeddings that are not of these views and texts: {', '.join(differing)}")
     if len({rows.shape[1] for rows in embeddings.values()}) > 1:

@@ -42,7 +42,7 @@ SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What follows `scenes:`, parsed; `ValueError` names every field that is wrong."""
+    """The part of a SPEC after `scenes:`, parsed; `ValueError` names every field that is wrong."""
 
     split: str
     n: int = 1000
@@ -118,15 +118,15 @@ def _place(rng: random.Random, objects: list[dict[str, Any]], tries: int = 60) -
             item.update(
                 x=round(rng.uniform(low, high), 3), y=round(rng.uniform(low, high), 3), radius=round(radius, 3)
             )
-        if all(_apart(one, other) for i, one in enumerate(objects) for other in objects[:i]):
+        if all(_apart(item, other) for i, item in enumerate(objects) for other in objects[:i]):
             return True
     return False
 
 
-def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    across, down = abs(one["x"] - other["x"]), abs(one["y"] - other["y"])
+def _apart(item: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    across, down = abs(item["x"] - other["x"]), abs(item["y"] - other["y"])
     clearly = max(across, down) > 1.4 * min(across, down)  # a relation that nobody would argue about
-    return clearly and math.hypot(across, down) > one["radius"] + other["radius"] + 0.03
+    return clearly and math.hypot(across, down) > item["radius"] + other["radius"] + 0.03
 
 
 # --- drawing -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What is true of a built-in picture, and what a caption states of it.
+"""Facts: those that are true of a built-in picture, and those that a caption states.
 
 A fact is exact: a caption's precision is the share of its facts that are among the scene's `true_facts`, and the
 recall of a picture's captions is the share of its `key_facts` that some of them states.
@@ -60,40 +60,40 @@ class Fact(NamedTuple):
 def true_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
     """Every fact about the scene that a caption can state and be right."""
     objects = scene["objects"]
-    found = {Fact("background", scene["background"])}
+    facts = {Fact("background", scene["background"])}
     for item in objects:
         for name in _names(item):
-            found |= {
+            facts |= {
                 Fact("size", item["size"], name),
                 Fact("texture", item["texture"], name),
                 Fact("place", place_of(item), name),
             }
-        found |= {
+        facts |= {
             Fact("shape", item["shape"]),
             Fact("colour", item["colour"], item["shape"]),
             Fact("colour", item["colour"], "object"),
         }
     counts = Counter(name for item in objects for name in _names(item))
-    found |= {Fact("count", str(count), name) for name, count in counts.items()}
-    for one, other in itertools.permutations(objects, 2):
-        for relation in _relations(one, other):
-            found |= {Fact("relation", relation, a, b) for a in _names(one) for b in _names(other)}
-    return frozenset(found)
+    facts |= {Fact("count", str(count), name) for name, count in counts.items()}
+    for item, other in itertools.permutations(objects, 2):
+        for relation in _relations(item, other):
+            facts |= {Fact("relation", relation, a, b) for a in _names(item) for b in _names(other)}
+    return frozenset(facts)
 
 
 def key_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
     """The facts that recall counts: each shape and its colour, how many objects there are, and how two of them stand."""
     objects = scene["objects"]
-    found = {Fact("shape", item["shape"]) for item in objects}
-    found |= {Fact("colour", item["colour"], item["shape"]) for item in objects}
+    facts = {Fact("shape", item["shape"]) for item in objects}
+    facts |= {Fact("colour", item["colour"], item["shape"]) for item in objects}
     kinds = groups(scene)
     name = full_name(objects[0]) if len(kinds) == 1 else "object"
-    found.add(Fact("count", str(len(objects)), name))
+    facts.add(Fact("count", str(len(objects)), name))
     if (pair := related_pair(kinds)) is not None:
-        one, other = pair
-        value, first, second = main_relation(one, other)
-        found.add(Fact("relation", value, full_name(first), full_name(second)))
-    return frozenset(found)
+        item, other = pair
+        value, first, second = main_relation(item, other)
+        facts.add(Fact("relation", value, full_name(first), full_name(second)))
+    return frozenset(facts)
 
 
 def full_name(item: Mapping[str, Any]) -> str:
@@ -104,19 +104,19 @@ def _names(item: Mapping[str, Any]) -> tuple[str, ...]:
     return full_name(item), item["shape"], f"{item['colour']} object", "object"
 
 
-def _relations(one: Mapping[str, Any], other: Mapping[str, Any], margin: float = 0.08) -> list[str]:
+def _relations(item: Mapping[str, Any], other: Mapping[str, Any], margin: float = 0.08) -> list[str]:
     """The relations that hold, each by a margin in shares of the picture's side."""
-    return (["left of"] if other["x"] - one["x"] > margin else []) + (
-        ["above"] if other["y"] - one["y"] > margin else []
+    return (["left of"] if other["x"] - item["x"] > margin else []) + (
+        ["above"] if other["y"] - item["y"] > margin else []
     )
 
 
-def main_relation(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Mapping, Mapping]:
+def main_relation(item: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Mapping, Mapping]:
     """How two objects stand, along the axis on which they are further apart."""
-    across, down = other["x"] - one["x"], other["y"] - one["y"]
+    across, down = other["x"] - item["x"], other["y"] - item["y"]
     if abs(across) >= abs(down):
-        return ("left of", one, other) if across > 0 else ("left of", other, one)
-    return ("above", one, other) if down > 0 else ("above", other, one)
+        return ("left of", item, other) if across > 0 else ("left of", other, item)
+    return ("above", item, other) if down > 0 else ("above", other, item)
 
 
 def place_of(item: Mapping[str, Any]) -> str:
@@ -149,25 +149,29 @@ _BACKGROUND = re.compile(rf"\b(?:on|over|against) (?:a |an |the )?(?:plain )?({'
 def facts_of(caption: str) -> frozenset[Fact]:
     """The facts a caption states, right or wrong; words that are none of ours state nothing."""
     text = " ".join(_WORD.findall(caption.lower()))
-    found = {Fact("background", name) for name in _BACKGROUND.findall(text)}
+    facts = {Fact("background", name) for name in _BACKGROUND.findall(text)}
     text = _BACKGROUND.sub(" ; ", text)
     for sentence in text.split(" . "):
         phrases = _noun_phrases(sentence)
         for phrase in phrases:
-            found |= _phrase_facts(phrase)
-        for one, other in itertools.pairwise(phrases):
-            between = sentence[one.end : other.start]
+            facts |= _phrase_facts(phrase)
+        for phrase, other in itertools.pairwise(phrases):
+            between = sentence[phrase.end : other.start]
             for words, (relation, swapped) in RELATIONS.items():
                 if re.search(rf"\b{words}\b", between):
-                    found.add(
-                        Fact("relation", relation, *((other.name, one.name) if swapped else (one.name, other.name)))
+                    facts.add(
+                        Fact(
+                            "relation",
+                            relation,
+                            *((other.name, phrase.name) if swapped else (phrase.name, other.name)),
+                        )
                     )
-        for one, following in zip(phrases, [*phrases[1:], None]):
-            rest = sentence[one.end : following.start if following else None]
-            found |= {Fact("place", place, one.name) for place in _PLACE.findall(rest)}
+        for phrase, following in zip(phrases, [*phrases[1:], None]):
+            rest = sentence[phrase.end : following.start if following else None]
+            facts |= {Fact("place", place, phrase.name) for place in _PLACE.findall(rest)}
             if match := re.match(r" (?:is|are) ((?:[a-z]+ (?:and )?){0,3}[a-z]+)", rest):  # "the red circle is large"
-                found |= _adjective_facts(match[1].split(), one.name)
-    return frozenset(found)
+                facts |= _adjective_facts(match[1].split(), phrase.name)
+    return frozenset(facts)
 
 
 class _Phrase(NamedTuple):
@@ -201,13 +205,13 @@ def _noun_phrases(sentence: str) -> list[_Phrase]:
 
 
 def _phrase_facts(phrase: _Phrase) -> set[Fact]:
-    found = {Fact("shape", phrase.noun)} if phrase.noun != "object" else set()
+    facts = {Fact("shape", phrase.noun)} if phrase.noun != "object" else set()
     for word in phrase.modifiers:
         if word in NUMBERS:
-            found.add(Fact("count", NUMBERS[word], phrase.name))
+            facts.add(Fact("count", NUMBERS[word], phrase.name))
         elif word in COLOURS:
-            found.add(Fact("colour", word, phrase.noun))
-    return found | _adjective_facts(phrase.modifiers, phrase.name)
+            facts.add(Fact("colour", word, phrase.noun))
+    return facts | _adjective_facts(phrase.modifiers, phrase.name)
 
 
 def _adjective_facts(words, name: str) -> set[Fact]:

@@ -46,9 +46,9 @@ def long_caption(scene: Scene, rng: random.Random) -> str:
             item = group[0]
             sentences.append(f"the {full_name(item)} is {item['size']} and {item['texture']}, at the {place_of(item)}")
     if pair := related_pair(kinds):
-        value, one, other = main_relation(*pair)
+        value, first, other = main_relation(*pair)
         sentences.append(
-            f"the {full_name(one)} is {'to the ' if value == 'left of' else ''}{value} the {full_name(other)}"
+            f"the {full_name(first)} is {'to the ' if value == 'left of' else ''}{value} the {full_name(other)}"
         )
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
@@ -115,9 +115,9 @@ def _related(scene: Scene, rng: random.Random, upper_left_first: float = 0.75) -
     pair = related_pair(groups(scene))
     if pair is None:
         return _all(scene, rng)
-    value, one, other = main_relation(*pair)
+    value, item, other = main_relation(*pair)
     words = {"left of": ("to the left of", "to the right of"), "above": ("above", "below")}[value]
-    first, second, word = (one, other, words[0]) if rng.random() < upper_left_first else (other, one, words[1])
+    first, second, word = (item, other, words[0]) if rng.random() < upper_left_first else (other, item, words[1])
     return f"{_describe([first], rng)} {word} {_describe([second], rng)}"
 
 

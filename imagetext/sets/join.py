@@ -77,7 +77,7 @@ def join(
         [shard.path for shard in (*shards, *sources)],
         f"{ANOTHER}: all that the pictures' shards hold goes there, too",
     )
-    stamps = [[one.name, dict(one.stamp), sample_hash(one.path)] for one in sources]
+    stamps = [[shard.name, dict(shard.stamp), sample_hash(shard.path)] for shard in sources]
     settings = {
         "columns": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),
         "on": on,
@@ -110,15 +110,15 @@ def join(
             with ShardWriter(
                 output, shard.name, format=format, columns=index.names, input=_input(shard, settings)
             ) as writer:
-                found: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
+                outcomes: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
                 for apart in shard:
                     record, outcome = index.joined(apart, overwrite, drop_text_embeddings, expected=bool(specs))
                     writer.write(record, drawn_text(record, *text_from, seed=seed) if text_from else None)
-                    found[outcome] += 1
+                    outcomes[outcome] += 1
                     if outcome == "unmatched":
                         lonely = lonely or name_of(apart, on)
-                writer.info |= {"joined": dict(found), "input_sample": sample}
-            counts.update(found)
+                writer.info |= {"joined": dict(outcomes), "input_sample": sample}
+            counts.update(outcomes)
         index.close()
     return Joined(counts["matched"], counts["unmatched"], counts["duplicate"], (lonely, first))
 
@@ -147,7 +147,7 @@ def drawn_text(record: Record, column: str, probability: float, *, seed: int = 0
 
 
 def name_of(record: Record, on: On) -> str | None:
-    """What names the record's picture, or None where nothing does."""
+    """The name of a record's picture in the field that sets are joined on; None where the record has none."""
     if on == "key":
         return well_formed(record.key)
     if on == "sha256" and record.image is not None:
@@ -187,8 +187,8 @@ class _Index:
                 for row in rows or [("", record.error or "no captions", "null")]:
                     self._insert(picture, record.key, *row)
         self.database.execute("COMMIT")
-        found = self.database.execute("SELECT DISTINCT name FROM captions WHERE name > '' ORDER BY name")
-        self.names = [name for (name,) in found]
+        names = self.database.execute("SELECT DISTINCT name FROM captions WHERE name > '' ORDER BY name")
+        self.names = [name for (name,) in names]
 
     def _insert(self, picture: str, key: str, name: str, texts: str, scores: str) -> None:
         self.database.execute(
@@ -212,7 +212,7 @@ class _Index:
         ).fetchall()
         usable = [row for row in rows if row[0] and not (row[3] and self.on != "sha256")]
         columns = {name: tuple(json.loads(texts)) for name, texts, _, _ in usable}
-        scores = {name: found for name, _, text, _ in usable if (found := json.loads(text))}
+        scores = {name: values for name, _, text, _ in usable if (values := json.loads(text))}
         outcome = (
             "duplicate" if any(row[0] and row not in usable for row in rows) else "matched" if columns else "unmatched"
         )
@@ -230,7 +230,7 @@ class _Index:
         return record, outcome
 
     def first(self) -> str | None:
-        """What names the first of the pictures that have captions here, in the order of their names."""
+        """The first, in the order of names, of the pictures that have captions here."""
         row = self.database.execute("SELECT picture FROM captions LIMIT 1").fetchone()
         return row and row[0]
 

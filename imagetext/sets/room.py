@@ -46,31 +46,33 @@ def room_for(
         return record
     if (clash := sorted(record.columns.keys() & set(names))) and not overwrite:
         raise ColumnClash(f"{record.key}: has the column {', '.join(clash)} already")
-    found = text_embeddings(record) if any(map(is_caption_column, names)) else []
-    if found and not drop_text_embeddings:
+    embedded = text_embeddings(record) if any(map(is_caption_column, names)) else []
+    if embedded and not drop_text_embeddings:
         raise ColumnClash(
-            f"{record.key}: has text embeddings ({', '.join(found)}) and none of the new captions: the reference "
+            f"{record.key}: has text embeddings ({', '.join(embedded)}) and none of the new captions: the reference "
             "reader would take others' for theirs, or fail; write captions only, or drop the text embeddings"
         )
     columns = {name: texts for name, texts in record.columns.items() if name not in names}
     scores = {name: values for name, values in record.scores.items() if name not in names}
     record = replace(record, columns=columns, scores=scores)
-    return _without_text_embeddings(record) if found else record
+    return _without_text_embeddings(record) if embedded else record
 
 
 def text_embeddings(record: Record) -> list[str]:
     """Where the record has embeddings of texts, by the names of members, of an `npz`'s arrays and of fields alone."""
-    found = []
+    arrays = []
     for member, data in record.members.items():
         if _is(member, PICKLED):
-            found.append(f"{member}, which is never opened")
+            arrays.append(f"{member}, which is never opened")
         elif _is(member, ("npz",)):
             try:
                 with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                    found += [f"{member}: {_array(name)}" for name in archive.namelist() if _embeds_text(_array(name))]
+                    arrays += [
+                        f"{member}: {_array(name)}" for name in archive.namelist() if _embeds_text(_array(name))
+                    ]
             except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-                found.append(f"{member}, which does not open: {error}")
-    return found + [name for name in record.meta if _embeds_text(name)]
+                arrays.append(f"{member}, which does not open: {error}")
+    return arrays + [name for name in record.meta if _embeds_text(name)]
 
 
 def _without_text_embeddings(record: Record) -> Record:

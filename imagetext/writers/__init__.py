@@ -1,1 +1,1 @@
-"""What one record looks like in each format that is written: webdataset, JSONL, Parquet. The letter of it stands in docs/architecture.md."""
+"""Writers of the three formats: webdataset, JSONL, Parquet. docs/architecture.md describes each to the letter."""

@@ -1,4 +1,4 @@
-"""What of a record is written in every format: its columns, its fields in JSON's own types, its other files."""
+"""The parts of a record that every format writes: its columns, its fields in JSON's own types, its other files."""
 
 import base64
 import hashlib

@@ -49,7 +49,7 @@ class TarShard(OneFile):
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """What stands before a file in a tar, as `tarfile` writes it: owner 0, time 0, mode 0644, for bytes depend on content."""
+    """The header of a file in a tar, as `tarfile` writes it: owner 0, time 0, mode 0644, for bytes depend on content."""
     encoded = name.encode("utf-8", "surrogateescape")
     if not name.isascii() or len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
         member = tarfile.TarInfo(name)

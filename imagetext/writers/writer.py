@@ -1,4 +1,4 @@
-"""What a writer of a shard does, whatever the format."""
+"""The interface of all writers of shards."""
 
 from typing import Protocol
 

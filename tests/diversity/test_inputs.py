@@ -441,6 +441,22 @@ def test_a_name_for_several_columns_or_two_names_for_an_input_are_refused(tmp_pa
     ]
 
 
+def test_synthetic_captions_are_not_named_as_the_human_ones_are(tmp_path):
+    """Both would stand in the report under one name."""
+    row = {"key": "k", "captions": ["a dog on a lawn"], "syn_text_x": ["a cat on a sofa"]}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row))
+    (source,), _ = opened(f"captions={path}")
+    with pytest.raises(
+        ValueError, match=r"--input captions=.*a\.jsonl has synthetic captions, in syn_text_x, and captions is"
+    ):
+        list(source.pieces[0].read((), ()))
+    del row["syn_text_x"]
+    path.write_text(json.dumps(row))
+    (source,), _ = opened(f"captions={path}")
+    assert len(list(source.pieces[0].read((), ()))) == 1
+
+
 def test_a_spec_with_an_equals_sign_of_its_own_has_no_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.txt").write_text("a dog\n")

@@ -19,6 +19,7 @@ from finetune.zero_shot.models import MISTAKES
 from finetune.zero_shot.page import render
 from finetune.zero_shot.pictures import Classes, labelled, prepared
 from finetune.zero_shot.scores import accuracy, class_accuracy, confusions, picture_scores
+from finetune.zero_shot.support import ALONE
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
 from imagetext.sources import read_records
@@ -163,6 +164,28 @@ def test_who_only_guesses_is_said_to():
     )
     assert "Most often a takes dog for cat (50 of 50)" in found.answer[3]
     assert "pictures are few" in report_on({"a": labels[:9, None]}, labels[:9]).answer[-1]
+
+
+def test_the_best_descriptions_are_named_where_they_are_shown_to_be():
+    labels = np.arange(300) % 2
+
+    def told(**right):
+        answers = {(name, 4): np.where(np.arange(300) < of, labels, 1 - labels) for name, of in right.items()}
+        alone = {(ALONE, 4): np.where(np.arange(300) < 180, labels, 1 - labels)}
+        found = report_on({"a": labels[:, None]}, labels, adapted={"a": alone | answers})
+        return found.answer[-1], render(found), found.to_json()["models"]["a"]["support"]["verdict"]
+
+    said, page, verdict = told(captions=181, good=270)
+    assert said.startswith("With 4 labelled pictures a class a is right for 60.0") and "good +30.0 points" in said
+    assert said.endswith("points. Those of good are the best, clearly better than those of captions.")
+    assert verdict["winner"] == "good" and "They are clearly better than all others." in page
+    said, page, _ = told(good=270, same=269)
+    assert said.endswith("Whose are the best is not shown: those of good are not clearly better than those of same.")
+    assert "They are clearly better than all others." not in page
+    said, *_ = told(one=180, other=181)
+    assert said.endswith("one +0.0 points; other +0.3 points, none of it shown to be more than chance.")
+    said, page, _ = told(bad=90)
+    assert said.endswith("bad −30.0 points.") and "first less second" not in page
 
 
 def test_nothing_of_the_data_is_markup_on_the_page():

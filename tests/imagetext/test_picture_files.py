@@ -364,7 +364,7 @@ def test_rows_are_not_at_fault_where_a_store_gives_nothing(s3, remote, status):
 
 def test_rights_that_end_while_a_shard_is_read_fail_it(s3, remote, monkeypatch):
     rows = iter(remote)
-    monkeypatch.setattr("imagetext.stores.READ_AHEAD", 1)
+    monkeypatch.setattr("imagetext.read_ahead.READ_AHEAD", 1)
     assert not next(rows).error
     for method in ("HEAD", "GET"):
         s3.fail(method, ".jpg", 403)
