@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from imagetext import limits
-from imagetext.shown import in_yaml
+from imagetext.shown import in_yaml, say_file
 from imagetext.stores import read_bytes
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
     if config is None or problems:
         raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
     if print_config:
-        print(in_yaml(config.model_dump(mode="json")), end="")  # as it is: a file
+        say_file(in_yaml(config.model_dump(mode="json")))
         raise SystemExit(0)
     return config
 

@@ -154,6 +154,11 @@ def say(*lines: object, file: TextIO | None = None) -> None:
         end_unread(file)
 
 
+def say_file(text: str) -> None:
+    """Prints a text as it stands, as of a file that somebody keeps."""
+    print(text, end="")
+
+
 def lines_of(error: BaseException) -> list[str]:
     """The lines of an error: our own as they are, a library's in one, without advice."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -157,7 +157,9 @@ def test_a_figure_is_ranked_beside_length(quick):
     groups = np.repeat([0, 1, 2], 6)
     quality = np.tile(np.arange(6.0), 3)
     scores = (quality + 0.5 * groups)[:, None] + np.zeros(3)
-    ranks = rank({"good": quality, "noise": quality * 0, "length": groups}, scores, groups)
+    rough = np.tile([0, 2, 1, 5, 4, 3], 3)
+    ranks = rank({"good": quality, "rough": rough, "noise": quality * 0, "length": groups}, scores, groups)
+    assert ranks["rough"].within.low < ranks["rough"].within.value < ranks["rough"].within.high < 1  # by columns alone
     good = ranks["good"]
     assert good.within == (1, 1, 1) and good.p_within < 0.01 and good.above.low > 0 and good.p_above < 0.05
     assert np.isnan(ranks["noise"].within.value) and ranks["noise"].p_within == 1

@@ -27,8 +27,6 @@ def picture_bits(likeness: np.ndarray, owners: np.ndarray) -> float:
     """
     own = likeness[np.arange(len(owners)), owners]  # (N,)
     low, high = 0.0, SHARPEST
-    if _slope(likeness, own, low) <= 0:
-        return 0.0
     for _ in range(HALVINGS):  # the bits are concave in s
         middle = np.sqrt(max(low, 1e-3) * high)
         low, high = (middle, high) if _slope(likeness, own, middle) > 0 else (low, middle)

@@ -80,7 +80,6 @@ class SelectConfig(RunConfig, TableFlags):
         None,
         description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number",
     )
-    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
     text_from_synthetic: bool = Field(
         False, description="the first synthetic caption as `txt`, not the first original"
     )
