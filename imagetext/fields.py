@@ -13,6 +13,10 @@ from imagetext.columns import is_column
 
 logger = logging.getLogger(__name__)
 
+# They begin flags of captions, in `caption_scores`, that are no reason to refuse these: what was cut off an answer, of which kind a
+# hard negative is, and what stands in the place of an answer.
+CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"
+
 # Every record of ours has these, with these types: `datasets` takes its columns from the first five records only.
 FIELDS: Mapping[str, type] = {
     "uid": str,

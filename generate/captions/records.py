@@ -11,11 +11,10 @@ from generate.captions.column import Column
 from generate.captions.gate import Judged
 from generate.captions.said import Said
 from generate.captions.tasks import Instructed
+from imagetext.fields import CUT, FALLBACK, KIND
 from imagetext.sample import Record, is_caption_column
 from imagetext.shown import masked
 from imagetext.writers.record_fields import has_captions
-
-CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"  # begin flags that refuse nothing
 
 
 @dataclass

@@ -15,6 +15,7 @@ from pydantic_settings import CliPositionalArg
 from generate.runs.config import Folder
 from generate.runs.manifest import GALLERY, expect_run
 from imagetext.columns import is_tags
+from imagetext.fields import CUT, KIND
 from imagetext.outputs import write_file
 from imagetext.pages import render_page
 from imagetext.sample import Record, decode_image
@@ -146,19 +147,25 @@ def _shown(card: Card) -> dict[str, Any]:
     columns = [
         (name, [(firsts[name][text], count) for text, count in of_column.items()]) for name, of_column in times.items()
     ]
+    flags = [flag for lines in card.columns.values() for line in lines for flag in line.flags]
     shown = {
         "key": card.key,
         "thumbnail": "",
         "reason": card.error,
         "columns": columns,
         "error": card.error,
-        "flagged": bool(card.error) or any(line.flags for lines in card.columns.values() for line in lines),
+        "flagged": bool(card.error) or any(map(_is_fault, flags)),
     }
     try:
         shown["thumbnail"] = _thumbnail(decode_image(card.image))
     except ValueError as error:
         shown["reason"] = shown["reason"] or str(error)
     return shown
+
+
+def _is_fault(flag: str) -> bool:
+    """Whether it says that something is amiss, and not just what was cut off an answer, or of which kind a negative is."""
+    return not flag.startswith((CUT, KIND))
 
 
 def _thumbnail(image: Image.Image) -> str:

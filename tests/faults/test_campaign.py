@@ -1,6 +1,7 @@
 """Whatever disturbs a command, the same command again gives the bytes of a run that was left alone: faults drawn from a seed.
 
-`CAPSMITH_FAULTS` says how many there are of all commands together; `make soak` has 1,000, and a tenth as many in a bucket.
+`CAPSMITH_FAULTS` says how many there are of all commands together; `make soak` has 1,000, a tenth as many in a bucket, and one in
+fifty on a Ray cluster.
 """
 
 import json
@@ -34,7 +35,7 @@ COUNTS = (
 )
 
 
-FOR_BUCKETS = sum(COUNTS.values()) // 10
+FOR_BUCKETS, FOR_CLUSTERS = sum(COUNTS.values()) // 10, sum(COUNTS.values()) // 50
 
 
 def run(script: str, *arguments: object) -> list[dict]:
@@ -59,4 +60,11 @@ def test_disturbed_runs_are_resumed_to_the_bytes_of_an_undisturbed_one(tmp_path)
 def test_in_a_bucket_too(tmp_path):
     results = run("buckets.py", tmp_path, SEED, FOR_BUCKETS)
     assert len(results) == FOR_BUCKETS
+    assert [result for result in results if result["problems"]] == []
+
+
+@pytest.mark.skipif(COUNTS is FEW, reason="takes minutes; CAPSMITH_FAULTS asks for it")
+def test_on_a_ray_cluster_too(tmp_path):
+    results = run("clusters.py", tmp_path, SEED, FOR_CLUSTERS)
+    assert len(results) == FOR_CLUSTERS
     assert [result for result in results if result["problems"]] == []

@@ -124,6 +124,15 @@ def test_each_column_and_the_flagged_have_a_filter_that_needs_no_script(tmp_path
     assert [value for tag, name, value in page.attributes if (tag, name) == ("article", "class")] == ["flagged"]
 
 
+@pytest.mark.parametrize(
+    "flags, is_flagged",
+    [((), False), (("cut:preamble", "kind:swap"), False), (("fallback:text",), True), (("cut",), True)],
+)
+def test_what_tells_of_no_fault_is_no_flag(tmp_path, flags, is_flagged):
+    write_gallery(tmp_path / "gallery.html", [Card("a", None, {"x": [Line("one", flags)]})])
+    assert ('<article class="flagged">' in (tmp_path / "gallery.html").read_text(encoding="utf-8")) is is_flagged
+
+
 def test_all_text_is_escaped(tmp_path):
     path = tmp_path / "gallery.html"
     write_gallery(

@@ -3,7 +3,7 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imagetext.keys import SeenKeys, decode_key, encode_key
+from imagetext.keys import SeenKeys, decode_key, encode_key, shortened
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
@@ -35,3 +35,14 @@ def test_a_key_seen_twice_says_so(caplog):
         ("00000.tar", "a", "a~3"),
         ("00000.tar", "a~2", "a~2~2"),
     ]
+
+
+def test_a_key_that_is_too_long_for_a_tar_keeps_its_beginning_and_a_hash(caplog):
+    keys = SeenKeys("x.csv")
+    long, longer = "é" * 166 + "abcd", "é" * 166 + "abcde"  # 1,000 and 1,001 characters in a tar
+    assert keys.unique(long) == long and not caplog.messages
+    short = keys.unique(longer)
+    assert short == shortened(longer) and short.startswith("é" * 64 + "~") and len(short) == 97
+    assert caplog.messages == [f"x.csv: a key of 171 characters becomes {short!r}"]
+    assert keys.unique(longer + "f") not in (short, long)
+    assert keys.unique(longer) == short + "~2"
