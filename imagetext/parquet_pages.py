@@ -25,8 +25,8 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
     said = parquet.metadata.row_group(group)
     size, values = 0, 0
     for index in range(said.num_columns):
-        chunk = said.column(index)
-        if chunk.path_in_schema.split(".")[0] not in columns and chunk.path_in_schema not in columns:
+        chunk, place = said.column(index), parquet.schema.column(index).path  # a chunk's own path may be another
+        if not any(f"{place}.".startswith(f"{name}.") for name in columns):
             continue
         start = (
             chunk.dictionary_page_offset
@@ -46,7 +46,7 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
         values += counted if parquet.schema.column(index).max_repetition_level else 0
         if counted > max(chunk.num_values, said.num_rows):
             raise ValueError(
-                f"pages of {chunk.path_in_schema} have {counted:,} values where the footer tells of {chunk.num_values:,}"
+                f"pages of {place} have {counted:,} values where the footer tells of {chunk.num_values:,}"
             )
     if size > limits.PAGE:
         raise ValueError(

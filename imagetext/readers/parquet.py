@@ -20,7 +20,7 @@ from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS, FIELDS
 from imagetext.parquet_pages import check_pages, check_rows
 from imagetext.readers.chats import CHATS
-from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted
+from imagetext.readers.row_records import IMAGE_COLUMNS, Row, Wanted, size_of
 from imagetext.readers.suffixes import PICTURE_SUFFIXES
 from imagetext.readers.table_columns import PICTURES, Reading
 from imagetext.readers.text_layout import usual_name
@@ -67,8 +67,7 @@ def picture_columns(schema: pa.Schema) -> list[str]:
 
 def of_bytes(schema: pa.Schema) -> set[str]:
     """The columns that hold bytes, alone or as `datasets` has them."""
-    kinds = (pa.types.is_binary, pa.types.is_large_binary)
-    alone = {field.name for field in schema if any(of_kind(field.type) for of_kind in kinds)}
+    alone = {field.name for field in schema if _is_bytes(field.type)}
     return alone.union(picture_columns(schema))
 
 
@@ -129,13 +128,13 @@ def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row
         places = [
             name
             for name, usual in names.items()
-            if not pa.types.is_binary(schema.field(name).type)
+            if not _is_bytes(schema.field(name).type)
             and (usual_name(usual) in PICTURES or usual in CHATS or reading and name == reading.image)
         ]
         for group_number in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(group_number)
             start, number = number, number + group.num_rows
-            paths = [name for name in places if _may_be_path(group, name)]
+            paths = [name for name in places if _may_be_path(parquet, group, name)]
             if not paths:
                 continue
             columns = [name for name, usual in names.items() if name in paths or usual in FIELDS]
@@ -145,10 +144,10 @@ def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row
                 start += batch.num_rows
 
 
-def _may_be_path(group: pq.RowGroupMetaData, name: str) -> bool:
+def _may_be_path(parquet: pq.ParquetFile, group: pq.RowGroupMetaData, name: str) -> bool:
     """Whether pictures in a column may be paths: not where all have bytes, or none a path, as far as the file tells."""
-    for leaf in map(group.column, range(group.num_columns)):
-        place, told = leaf.path_in_schema, leaf.statistics
+    for index, leaf in enumerate(map(group.column, range(group.num_columns))):
+        place, told = parquet.schema.column(index).path, leaf.statistics
         if place.startswith(f"{name}.") and told is not None and told.has_null_count:
             if (
                 place.endswith(".bytes")
@@ -167,8 +166,9 @@ def scattered_rows(
     reading: Reading | None,
     pictured: Sequence[int] = (),
 ) -> Iterator[Row | ValueError]:
-    """The rows of these numbers, in this order; held all at once, but for columns of bytes, which only those `pictured` have.
+    """The rows of these numbers, in this order; columns of bytes have only those `pictured`.
 
+    All others are held at once: ValueError where these are more than limits.BATCH.
     pictured: some of the numbers, in ascending order, in which they come among the others, too.
     """
     with _opened(path) as (parquet, file):
@@ -176,7 +176,14 @@ def scattered_rows(
         columns = _columns_of(schema, wanted, reading, pictures=True)
         heavy = {name: columns.pop(name) for name in of_bytes(schema) if name in columns}
         strict = wanted is None
-        rows = dict(_numbered_rows(parquet, file, sorted(numbers), columns, strict))
+        rows, held = {}, 0
+        for number, row in _numbered_rows(parquet, file, sorted(numbers), columns, strict):
+            held, rows[number] = held + size_of(row), row
+            if held > limits.BATCH:
+                raise ValueError(
+                    f"rows of one picture stand apart, and those of a shard are more than the {limits.BATCH:,} bytes "
+                    "that are held to sort them; --no-group makes each row one"
+                )
         pictures = _numbered_rows(parquet, file, pictured if heavy else (), heavy, strict)
         next_pictured, more = next(pictures, (None, {}))
         for number in numbers:
@@ -227,8 +234,8 @@ def _batches(
         raise ValueError(f"a header of a page cannot be read: {error}") from error
     said = parquet.metadata.row_group(group)
     held = [
-        chunk.path_in_schema
-        for chunk in map(said.column, range(said.num_columns))
+        index
+        for index, chunk in enumerate(map(said.column, range(said.num_columns)))
         if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"
     ]
     with pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=held, **BOUNDED) as reader:
@@ -305,20 +312,24 @@ def _batch_rows(batch: pa.RecordBatch, *, strict: bool) -> Iterator[Row | ValueE
 def _sizes(column: pa.Array) -> np.ndarray:
     """The bytes of texts and pictures in each cell (R,), without making any of them."""
     kind = column.type
+    if isinstance(column, pa.ExtensionArray):
+        return _sizes(column.storage)
     if pa.types.is_dictionary(kind):
         return np.take(
             np.append(_sizes(column.dictionary), 0), column.indices.fill_null(len(column.dictionary)).to_numpy()
         )
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_map(kind):
+        ends = np.concatenate([[0], np.cumsum(_sizes(column.keys) + _sizes(column.items))])
+        return np.diff(ends[column.offsets.to_numpy()])
+    if _is_list(kind):
         ends = np.concatenate([[0], np.cumsum(_sizes(column.flatten()))])
         lengths = column.value_lengths().fill_null(0).to_numpy().cumsum()
         return np.diff(ends[lengths], prepend=0)
     if pa.types.is_struct(kind):
         return sum(map(_sizes, column.flatten()), np.zeros(len(column), np.int64))
-    if any(
-        of_kind(kind)
-        for of_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    ):
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        column = column.cast(pa.large_binary())  # lengths of views are not told
+    if _is_text(kind) or _is_bytes(kind) or pa.types.is_fixed_size_binary(kind):
         return pc.call_function("binary_length", [column]).fill_null(0).to_numpy().astype(np.int64)
     return np.zeros(len(column), np.int64)
 
@@ -344,9 +355,8 @@ def _readable(column: pa.Array) -> list[Any]:
     """A column's cells, in texts and lists of them a mark for what is no UTF-8."""
     if not _holds_text(column.type):
         return column.to_pylist()
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return _decoded(column.cast(pa.list_(pa.binary()) if pa.types.is_list(column.type) else pa.binary()).to_pylist())
+    as_bytes = pa.large_list(pa.large_binary()) if _is_list(column.type) else pa.large_binary()
+    return _decoded(column.cast(as_bytes).to_pylist())
 
 
 def _decoded(value: Any) -> Any:
@@ -354,8 +364,19 @@ def _decoded(value: Any) -> Any:
 
 
 def _holds_text(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    if pa.types.is_dictionary(kind):  # pandas' categories
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return _is_text(kind.value_type if _is_list(kind) else kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # pandas' categories
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    of_any_size = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return of_any_size or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)

@@ -24,6 +24,15 @@ IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "path")
 Row = dict[str, Any]
 
 
+def size_of(value: Any) -> int:
+    """The length of all texts and bytes in a row, or in one of its cells."""
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    if isinstance(value, list):
+        return sum(map(size_of, value))
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
 class Wanted(NamedTuple):
     """The part of rows that is read where only captions, and pictures of some rows, are needed.
 

@@ -10,10 +10,11 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from imagetext import limits
 from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS
 from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
-from imagetext.readers.row_records import IMAGE_COLUMNS, Row
+from imagetext.readers.row_records import IMAGE_COLUMNS, Row, size_of
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.text_layout import usual_name
 
@@ -295,12 +296,20 @@ def grouped(
         if same is None:
             yield from several
             continue
-        (number, first), *others = several
+        number, first = next(several)
         if isinstance(first, ValueError):
             yield number, first
             continue
-        together = [first, *(row for _, row in others if not isinstance(row, ValueError))]
-        if len(together) > 1:
+        together, size = [first], 0
+        for _, row in several:  # noqa: B031  (the first was taken)
+            if not isinstance(row, ValueError):
+                texts = {name: row.get(name) for name in (*kept, reading.text)}  # and not its picture
+                size += size_of(texts)
+                if size <= limits.BATCH:
+                    together.append(texts)
+        if size > limits.BATCH:
+            first = ValueError(f"rows of one picture with captions of {size:,} bytes, more than {limits.BATCH:,}")
+        elif len(together) > 1:
             texts = {name: [row.get(name) for row in together] for name in kept}
             # What is the same in all rows is said once of the picture.
             first |= {

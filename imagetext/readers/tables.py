@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import BinaryIO
 
+from imagetext import limits
 from imagetext.picture_files import Picture, PictureFolders, check_inside
 from imagetext.readers.compressed_tables import CompressedRows, settled_layout, unpacked
 from imagetext.readers.parquet import (
@@ -18,7 +19,7 @@ from imagetext.readers.parquet import (
     picture_columns,
     rows_of_paths,
 )
-from imagetext.readers.row_records import KEY_COLUMNS, Row, Wanted, picture_of
+from imagetext.readers.row_records import KEY_COLUMNS, Row, Wanted, picture_of, size_of
 from imagetext.readers.suffixes import COMPRESSIONS, table_kind
 from imagetext.readers.table_columns import (
     BYTES,
@@ -150,7 +151,15 @@ def _check_names(path: str, names: Sequence[str]) -> None:
 
 
 def _good(rows: Iterable[Row | ValueError]) -> list[Row]:
-    return [row for row in rows if not isinstance(row, ValueError)]
+    """The rows but bad ones, and no more of them where these take limits.BATCH together."""
+    good, size = [], 0
+    for row in rows:
+        if not isinstance(row, ValueError):
+            good.append(row)
+            size += size_of(row)
+        if size > limits.BATCH:
+            break
+    return good
 
 
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
