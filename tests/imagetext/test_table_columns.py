@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext import limits
-from imagetext.readers import parquet, tables
+from imagetext.readers import parquet, table_pieces, tables
 from imagetext.readers.grouping import Repeats, side_by_side
 from imagetext.readers.parquet import scattered_rows
 from imagetext.readers.row_records import Wanted
@@ -286,7 +286,8 @@ def write(path, rows):
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json", "t.parquet", "t.jsonl.gz"])
 def test_rows_of_a_picture_are_its_captions(tmp_path, table, monkeypatch, caplog, name, shuffled):
-    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 3)
+    for module in (tables, table_pieces):
+        monkeypatch.setattr(module, "ROWS_PER_SHARD", 3)
     rows = random.Random(3).sample(ROWS, len(ROWS)) if shuffled else ROWS
     path = write(tmp_path / name, rows)
     shards = read_samples(path)
@@ -312,7 +313,7 @@ def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name
         text = "".join(json.dumps(row) + "\n" for row in rows).encode()
         (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     (piece,) = tables.split_table(str(tmp_path / name))
-    found = tables.table_records(piece, Wanted(("syn", "same")))
+    found = table_pieces.table_records(piece, Wanted(("syn", "same")))
     assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in found] == [
         (("c0", "c2"), ("s2",), ("one",)),
         (("c1", "c3"), ("s1", "s3"), ("one",)),
@@ -347,7 +348,8 @@ def test_parquet_is_grouped_as_the_same_rows_in_lines_are(tmp_path):
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("kind", ["bytes", "struct", "asked"])
 def test_rows_of_parquet_with_the_bytes_of_one_picture_are_its_captions(tmp_path, monkeypatch, kind, apart):
-    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 2)
+    for module in (tables, table_pieces):
+        monkeypatch.setattr(module, "ROWS_PER_SHARD", 2)
     pictures = (
         [name * 40 for name in (b"a", b"b", b"b", b"a", b"c")]
         if apart
@@ -373,10 +375,10 @@ def test_rows_of_parquet_with_the_bytes_of_one_picture_are_its_captions(tmp_path
     pieces = tables.split_rows(path, columns, groups_of=2)
     read = []
     monkeypatch.setattr(parquet, "_batches", lambda *args, of=parquet._batches: read.append(args[3]) or of(*args))
-    found = [record for piece in pieces for record in tables.table_records(piece, Wanted())]
+    found = [record for piece in pieces for record in table_pieces.table_records(piece, Wanted())]
     assert [record.captions for record in found] == [*groups, ("4",), ("5",), ("6",), ("\ufffd",)]
     assert not any(name in columns for columns in read) and not any(record.image for record in found)
-    found = [record.image for piece in pieces for record in tables.table_records(piece, Wanted(pictures={1}))]
+    found = [record.image for piece in pieces for record in table_pieces.table_records(piece, Wanted(pictures={1}))]
     assert found == [None, b"b" * 40, None, None, None, b"c" * 40]
     assert sum(name in columns for columns in read) == len(pieces)  # one group of rows each
     assert captions(path, columns._replace(group=False))[:3] == [("0",), ("1",), ("2",)]
