@@ -17,9 +17,7 @@ PADDING = 1 << 26  # behind the end of a tar, of which it is seen whether they a
 NAME = 4096  # of the name of a file of a tar
 EMBEDDINGS = 1 << 28  # of a record's embeddings in float32: 40,000 rows of 1,536 numbers
 PAGE = 3 << 28  # of pages of Parquet that are read together, unpacked
-BATCH = (
-    1 << 28
-)  # of texts and pictures of rows of Parquet that are made together, and of texts of rows of a table that wait for others
+BATCH = 1 << 28  # of rows of Parquet that are made together, and of texts of a table's rows that wait for others
 PARQUET_TEXT = 1 << 26  # of a text in the footer of Parquet
 
 # ---- numbers

@@ -449,6 +449,8 @@ def line_without_end(case: Case) -> str:
     piece = case.rng.choice([b"a", b" ", b"[", b'"', b"\0", b"\n", b"{},\n"]) * (1 << 20)
     start = case.rng.choice([b"", b'{"image": "', b'{"key": "a"}\n{"key": "', b'[{"key": "a"}, "', b"key,text\na,"])
     times = case.rng.choice([40, 3000])
+    if piece.startswith(b"{},") and start.startswith(b"key,"):
+        start = b""  # else these are millions of rows, each to be read
     name = case.rng.choice(["x.jsonl", "x.csv", "x.json", "x.tsv"])
     if case.rng.random() < 0.5:
         return case.put(f"{name}.gz", gzip.compress(start) + gzip.compress(piece, 9) * times)
@@ -500,9 +502,9 @@ def parquet_that_lies(case: Case) -> str:
         value = case.rng.choice([bytes, lambda size: b"\xff\xd8\xff" + bytes(size)])(
             case.rng.choice([10**6, 2 * 10**7])
         )
-        rows = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array([value]))
+        rows = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array([value]))
         texts = pa.DictionaryArray.from_arrays(
-            pa.array([0] * 400, pa.int32()), pa.array(["a" * case.rng.choice([9, 10**7])])
+            pa.array([0] * 100, pa.int32()), pa.array(["a" * case.rng.choice([9, 10**7])])
         )
         pq.write_table(
             pa.table({"image": rows, "text": texts}), path, compression=case.rng.choice(["zstd", "gzip", "snappy"])
