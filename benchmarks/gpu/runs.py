@@ -12,8 +12,9 @@ from benchmarks.gpu.decoding import decode
 from benchmarks.side_by_side import seconds_of
 from captioners.base import SamplingConfig
 from captioners.ranks import Rank
-from generate.captions import run as engine
+from generate.captions import load as loading
 from generate.captions.config import GenerateConfig
+from generate.captions.run import Captioning
 from generate.runs.protocol import Embedded
 from imagetext.sources import read_samples
 
@@ -58,8 +59,8 @@ def whole_runs(bench: Bench) -> Iterator[dict]:
                 batch_size=flight,
                 **sampling.model_dump(exclude_unset=True),
             )
-            work = engine.Captioning(config)
-            with patch.object(engine, "load_captioner", lambda *_, **__: captioner):  # it was built on the card
+            work = Captioning(config)
+            with patch.object(loading, "load_captioner", lambda *_, **__: captioner):  # it was built on the card
                 work.load(bench.device, {})
             paces = []
             bench.forget()

@@ -33,6 +33,7 @@ def render(config: SelectConfig, settled: Settled, spread: Spread) -> str:
         where=config.where,
         inputs=config.input,
         columns=config.column,
+        caps={"Of one caption": config.max_per_caption, "Of one class": config.max_per_class},
         threshold=None if settled.threshold is None else f"{settled.threshold.score:.6g}",
         limited=(len(settled.of_captions.names), len(settled.of_classes.names)),
         rows=rows,

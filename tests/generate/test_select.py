@@ -224,11 +224,13 @@ def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn, drawing, tmp_path
     folder, shards = drawn
     monkeypatch.setattr(generate.select.page, "_figure", drawing)
     config = SelectConfig(input=[f"{folder}/*.tar"], output=str(tmp_path / "out"), top=0.25, where="not flags")
+    config = config.model_copy(update={"max_per_caption": 1234})
     assert run(config.model_copy(update={"dry_run": True})) == 0
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["dry_run.html"]
     page, told = (tmp_path / "out" / "dry_run.html").read_text(), capsys.readouterr().out
     threshold = told.partition("threshold of similarity is ")[2].partition("\n")[0]
     assert "20 of 80 records stay (25.0%)" in told and f"threshold {threshold}" in page
+    assert "<dd>not flags</dd>" in page and "<dt>Of one caption</dt><dd>1,234 records at most</dd>" in page
     assert run(config) == 0 and (tmp_path / "out" / "select.html").exists()
     assert len(list(read_records(str(tmp_path / "out")))) == 20
 
