@@ -159,6 +159,10 @@ def _may_be_path(parquet: pq.ParquetFile, group: pq.RowGroupMetaData, name: str)
     return True
 
 
+class TooMuchHeld(ValueError):
+    """Rows that have to be sorted are larger than memory is to be filled with; the file is sound."""
+
+
 def scattered_rows(
     path: str,
     numbers: Sequence[int],
@@ -168,7 +172,7 @@ def scattered_rows(
 ) -> Iterator[Row | ValueError]:
     """The rows of these numbers, in this order; columns of bytes have only those `pictured`.
 
-    All others are held at once: ValueError where these are more than limits.BATCH.
+    All others are held at once: TooMuchHeld where these are more than limits.SAMPLE.
     pictured: some of the numbers, in ascending order, in which they come among the others, too.
     """
     with _opened(path) as (parquet, file):
@@ -179,10 +183,10 @@ def scattered_rows(
         rows, held = {}, 0
         for number, row in _numbered_rows(parquet, file, sorted(numbers), columns, strict):
             held, rows[number] = held + size_of(row), row
-            if held > limits.BATCH:
-                raise ValueError(
-                    f"rows of one picture stand apart, and those of a shard are more than the {limits.BATCH:,} bytes "
-                    "that are held to sort them; --no-group makes each row one"
+            if held > limits.SAMPLE:
+                raise TooMuchHeld(
+                    f"{path}: rows of one picture stand apart, and those of a shard are more than the {limits.SAMPLE:,} "
+                    "bytes that are held to sort them; --no-group makes each row a record"
                 )
         pictures = _numbered_rows(parquet, file, pictured if heavy else (), heavy, strict)
         next_pictured, more = next(pictures, (None, {}))
@@ -218,7 +222,7 @@ def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, BinaryIO]]:
     try:
         with open_file(path) as file, pq.ParquetFile(file, **BOUNDED) as parquet:
             yield parquet, file
-    except StoreError:
+    except (StoreError, TooMuchHeld):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: damaged Parquet file: {error}") from error

@@ -25,12 +25,14 @@ Row = dict[str, Any]
 
 
 def size_of(value: Any) -> int:
-    """The length of all texts and bytes in a row, or in one of its cells."""
+    """The bytes of memory that all texts and bytes in a row, or in one of its cells, take at most."""
     if isinstance(value, dict):
         return sum(map(size_of, value.values()))
     if isinstance(value, list):
         return sum(map(size_of, value))
-    return len(value) if isinstance(value, str | bytes) else 0
+    if isinstance(value, str):
+        return len(value) if value.isascii() else 4 * len(value)  # one wide character makes all of them wide
+    return len(value) if isinstance(value, bytes) else 0
 
 
 class Wanted(NamedTuple):

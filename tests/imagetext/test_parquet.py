@@ -1,12 +1,14 @@
 """Parquet that is damaged, of unusual kinds of columns, or larger than its file, through the reader of rows."""
 
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from imagetext import limits
 from imagetext.readers.parquet import parquet_rows
-from imagetext.readers.row_records import Wanted
+from imagetext.readers.row_records import Wanted, size_of
 from imagetext.readers.tables import _good, split_table
 
 LONG = "x" * 1000
@@ -86,7 +88,8 @@ def test_rows_of_one_picture_are_one_whatever_holds_its_bytes(tmp_path, picture,
     "images, reason", [("aaaa", "captions of 1,800 bytes"), ("abab", "rows of one picture stand apart")]
 )
 def test_texts_that_wait_for_others_have_a_largest_size(tmp_path, monkeypatch, images, reason):
-    monkeypatch.setattr(limits, "BATCH", 1250)
+    for limit in ("BATCH", "SAMPLE"):
+        monkeypatch.setattr(limits, limit, 1250)
     table = pa.table({"image": [f"{image}.jpg" for image in images], "text": pa.array(["x" * 600] * 4)})
     pq.write_table(table, tmp_path / "t.parquet")
     (records,) = split_table(str(tmp_path / "t.parquet"))
@@ -94,10 +97,15 @@ def test_texts_that_wait_for_others_have_a_largest_size(tmp_path, monkeypatch, i
         (record,) = records
         assert reason in record.error
     except ValueError as error:
-        assert images == "abab" and reason in str(error) and "t.parquet" in str(error)
+        assert images == "abab" and reason in str(error) and "t.parquet" in str(error) and "damaged" not in str(error)
 
 
 def test_few_large_rows_show_what_columns_there_are(monkeypatch):
     monkeypatch.setattr(limits, "BATCH", 1000)
     rows = iter([ValueError("bad"), *[{"text": ["x" * 600]}] * 5])
     assert len(_good(rows)) == 2 and len([*rows]) == 3
+
+
+def test_the_size_of_a_row_is_what_it_takes_in_memory():
+    row = {"text": ["a" * 1000, "🐕" + "a" * 999], "image": b"b" * 1000, "width": 7}
+    assert 6000 == size_of(row) >= sum(map(sys.getsizeof, [*row["text"], row["image"]])) - 3 * 100
