@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from imagetext.configurations import parse, unknown
+from imagetext.configurations import parse, unknown_name
 from imagetext.shown import NOBODY_READS, at_terminal, end_unread, say, say_error
 from imagetext.stops import ending_in_order, exit_code, open_standard_files
 
@@ -45,7 +45,7 @@ def verify(argv: Sequence[str]) -> int:
 
 
 def gallery(argv: Sequence[str]) -> int:
-    """a page of pictures of a captioned set with their captions"""
+    """write a page of pictures of a captioned set with their captions"""
     from generate.sets.gallery import GalleryConfig
 
     config = parse("gallery", GalleryConfig, argv)
@@ -55,7 +55,7 @@ def gallery(argv: Sequence[str]) -> int:
 
 
 def join(argv: Sequence[str]) -> int:
-    """put captions that were written apart into the shards of their pictures"""
+    """copy captions that were written without pictures into the shards of those pictures"""
     from generate.sets.join import JoinConfig
 
     config = parse("join", JoinConfig, argv)
@@ -65,7 +65,7 @@ def join(argv: Sequence[str]) -> int:
 
 
 def select(argv: Sequence[str]) -> int:
-    """choose captions and records by their scores, into a smaller set"""
+    """write a smaller set of the captions and records with the best scores"""
     from generate.select.config import SelectConfig
 
     config = parse("select", SelectConfig, argv)
@@ -95,7 +95,7 @@ def train_student(argv: Sequence[str]) -> int:
 
 
 def zero_shot(argv: Sequence[str]) -> int:
-    """ask CLIP models for the class of labelled pictures"""
+    """measure how often CLIP models find the right class of labelled pictures"""
     from finetune.zero_shot.config import ZeroShotConfig
 
     config = parse("zero-shot", ZeroShotConfig, argv)
@@ -115,7 +115,7 @@ def diversity(argv: Sequence[str]) -> int:
 
 
 def quickstart(argv: Sequence[str]) -> int:
-    """see the whole product at work in a few minutes, offline"""
+    """run fine-tuning, captioning and the diversity report on a small built-in set, offline"""
     from quickstart import QuickstartConfig
 
     config = parse("quickstart", QuickstartConfig, argv)
@@ -145,8 +145,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 1 shards failed or missing, 2 usage, 3 above the error rate; 128 and its number where a signal ended it, 141 where nobody
-    reads what it prints.
+    0: done. 1: shards failed or are missing. 2: wrong usage or bad input. 3: too many records failed.
+    128 + N: ended by signal N. 141: the reader of the output has gone, as in `capsmith ... | head`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     command = argv[0] if argv else ""
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"capsmith {version('capsmith')}")
         return 0
     if command not in COMMANDS:
-        problem = unknown(command, COMMANDS) if command else "no command given"
+        problem = unknown_name(command, COMMANDS) if command else "no command given"
         say(*overview(), "", f"capsmith: error: {problem}", file=sys.stderr)
         return 2
     open_standard_files()
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, argv: Sequence[str]) -> int:
     try:
         code = COMMANDS[command](argv)
-        say()  # or nobody would hear that nobody reads it
+        say()  # writes out what is buffered: a reader that has gone is noticed here
         return code
     except ValueError as error:  # what the rooms raise on bad input; they name file, field and value
         say_error(command, error)
@@ -192,9 +192,12 @@ def _run(command: str, argv: Sequence[str]) -> int:
 
 
 def _nobody_reads(command: str) -> int:
-    """Says, if anybody reads that, that what is printed goes nowhere, as in `capsmith ... | head`; the exit code of SIGPIPE."""
-    with suppress(SystemExit):
-        say(f"capsmith {command}: stopped, for nobody reads what it prints; the same command resumes", file=sys.stderr)
+    """Say on standard error that nobody reads the output, as after `capsmith ... | head`; return the exit code."""
+    with suppress(SystemExit):  # nobody reads standard error either
+        say(
+            f"capsmith {command}: stopped, because nobody reads what it prints; the same command resumes",
+            file=sys.stderr,
+        )
     return NOBODY_READS
 
 

@@ -23,5 +23,5 @@ __all__ = list(_HOME)
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # late: the flags of tables alone must import in no time
+    # imported late: a command's `--help` needs only the flags of tables and must be quick
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,4 +1,4 @@
-"""Fields that people write about a picture: captions in any form, and others, none of which is lost to one of ours."""
+"""Fields that people write about a picture: captions in any form, and other fields, which never replace one of ours."""
 
 import codecs
 import json
@@ -13,11 +13,12 @@ from imagetext.columns import is_column
 
 logger = logging.getLogger(__name__)
 
-# They begin flags of captions, in `caption_scores`, that are no reason to refuse these: what was cut off an answer, of which kind a
-# hard negative is, and what stands in the place of an answer.
-CUT, KIND, FALLBACK = "cut:", "kind:", "fallback:"
+# Beginnings of flags in `caption_scores` that are no reason to refuse a caption.
+CUT = "cut:"  # then what was cut off the model's answer
+KIND = "kind:"  # then the kind of a hard negative
+FALLBACK = "fallback:"  # then what stands in place of an answer
 
-# Every record of ours has these, with these types: `datasets` takes its columns from the first five records only.
+# Every record that we write has these fields with these types: `datasets` takes its columns from the first five records.
 FIELDS: Mapping[str, type] = {
     "uid": str,
     "sha256": str,
@@ -28,56 +29,68 @@ FIELDS: Mapping[str, type] = {
     "source": str,
     "caption_scores": dict,
 }
-RESERVED = (*FIELDS, "caption_fields", "source_fields", "members", "json")  # names that mean something in our records
+RESERVED = (*FIELDS, "caption_fields", "source_fields", "members", "json")  # names with a meaning in our records
 OF_PICTURE = ("sha256", "width", "height")
 CAPTION_COLUMNS = ("captions", "caption", "text", "texts", "title")
-# where an object in a list of captions has its own
+# fields in which an object in a list of captions may have its text
 TEXT_FIELDS = ("text", "caption", "captions", "raw", "sentence", "description")
 LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-class Known(NamedTuple):
-    """The fields of a sample, sorted: captions, other columns, scores, why an earlier run of ours failed, and the rest."""
+class SortedFields(NamedTuple):
+    """The fields of a sample, sorted by meaning."""
 
-    captions: tuple[str, ...]
-    columns: dict[str, tuple[str, ...]]
-    scores: dict[str, dict[str, Any]]
-    failed: str
-    rest: dict[str, Any]
+    captions: tuple[str, ...]  # original captions
+    columns: dict[str, tuple[str, ...]]  # of `caption_fields`
+    scores: dict[str, dict[str, Any]]  # of `caption_scores`
+    error: str  # why the run that wrote the record failed on it; "" if it did not
+    others: dict[str, Any]
 
 
-def known_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, picture: bool) -> Known:
-    """Sorts a sample's fields, given the texts of its own caption file; picture: whether it has one.
+def sort_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, picture: bool) -> SortedFields:
+    """Sort a sample's fields by meaning.
 
-    A record of ours is taken at its word. Of all others, captions are the texts and then those of `captions`, or of another
-    field where there is no text; what is no caption stays, and nothing is an error.
+    A record that we wrote is believed as it is. In all others, captions are `texts` and then those of the field
+    `captions` (without `texts`: of the first field of CAPTION_COLUMNS that has any). Fields that are not captions stay,
+    and no field is an error.
+
+    texts: the texts of the sample's caption file.
+    picture: whether the sample has a picture.
     """
     fields = dict(fields)
     if is_ours(fields):
-        captions, scores, failed = fields.pop("captions"), fields.pop("caption_scores"), fields.pop("error")
+        captions, scores, error = fields.pop("captions"), fields.pop("caption_scores"), fields.pop("error")
         captions = tuple(filter(str.strip, loose_texts(captions)))
-        return Known(captions, take_columns(fields), known_scores(scores), failed, fields)
+        return SortedFields(
+            captions, columns=take_columns(fields), scores=scores_by_column(scores), error=error, others=fields
+        )
     named = take_captions(fields, CAPTION_COLUMNS[:1] if texts else CAPTION_COLUMNS)
     captions = tuple(map(well_formed, texts))
     if captions:
         named = tuple(text for text in named if text not in captions)
-    # of a record of ours, which lost other fields
+    # A record that we wrote may have lost other fields since, but not its scores.
     scores = fields.pop("caption_scores") if _are_scores(fields.get("caption_scores")) else {}
-    return Known(captions + named, {}, known_scores(scores) if scores else {}, "", own_fields(fields, picture=picture))
+    others = foreign_fields(fields, picture=picture)
+    return SortedFields(
+        captions + named, columns={}, scores=scores_by_column(scores) if scores else {}, error="", others=others
+    )
 
 
 def is_ours(fields: Mapping[str, Any]) -> bool:
-    """Whether a record is one that we wrote: it has all of FIELDS, each of its type (Parquet has no empty `caption_scores`)."""
+    """Whether we wrote a record: it has all of FIELDS, with their types.
+
+    `caption_scores` may be None, because Parquet cannot store an empty object.
+    """
     return fields.keys() >= FIELDS.keys() and all(
         isinstance(fields[name], kind) or kind is dict and fields[name] is None for name, kind in FIELDS.items()
     )
 
 
-def own_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
-    """Fields that others wrote, those with names of ours moved to `source_fields`, all but `uid`, which stays the uid.
+def foreign_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
+    """The fields of a record that others wrote, with those that have a RESERVED name moved into `source_fields`.
 
-    Hash and size of a picture that is not there stay too: they are all that is known of it.
+    `uid` stays. So do the hash and size of a picture if the picture is missing: nothing else is known about it.
     """
     if fields.keys().isdisjoint(RESERVED):
         return fields
@@ -87,9 +100,9 @@ def own_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
         for name in RESERVED
         if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))
     }
-    # Within `source_fields` they are nested deeper by one, and are to be read again.
+    # In `source_fields` the values are nested one level deeper, and must still be readable.
     clash = {
-        name: json.dumps(value, default=str) if _deep(value, limits.DEPTH - 2) else value
+        name: json.dumps(value, default=str) if _is_deep(value, limits.DEPTH - 2) else value
         for name, value in clash.items()
     }
     return {
@@ -99,23 +112,31 @@ def own_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
 
 
 def json_fields(data: bytes) -> dict[str, Any]:
-    """The fields in a sample's `json`; what is no object of JSON is the one field `json`, its text where it is no JSON."""
+    """The fields in a sample's `json` file.
+
+    A JSON value that is not an object becomes the only field, `json`. So does the text of a file that is not JSON.
+    """
     try:
         return json_object(data)
     except ValueError:
         text = data.decode("utf-8-sig", "replace")
     try:
         value = json_value(text)
-        return {"json": text if _deep(value) else value}
+        return {"json": text if _is_deep(value) else value}
     except ValueError:
         return {"json": text}
 
 
 def json_value(data: bytes | str, most: int | None = None) -> Any:
-    """The value that a JSON text is; ValueError where it is none, or has more than `most` values, limits.VALUES unless given."""
+    """Parse a JSON text.
+
+    Raises ValueError if the text is not JSON or has more than `most` values (default: limits.VALUES).
+    """
     most = limits.VALUES if most is None else most
     marks: Any = (b",", b"[", b"{") if isinstance(data, bytes) else (",", "[", "{")
-    if len(data) > most and sum(data.count(mark) for mark in marks) > most:  # each takes 30 times its text in memory
+    if (
+        len(data) > most and sum(data.count(mark) for mark in marks) > most
+    ):  # a value takes 30 times its text in memory
         raise ValueError(f"JSON of more than {most:,} values")
     try:
         return json.loads(data)
@@ -124,26 +145,31 @@ def json_value(data: bytes | str, most: int | None = None) -> Any:
 
 
 def json_object(data: bytes | str) -> dict[str, Any]:
-    """The JSON object that the text is; ValueError for anything else, and for one that is nested more than limits.DEPTH."""
+    """Parse a JSON text that is an object.
+
+    Raises ValueError for anything else, and for objects and lists that are nested deeper than limits.DEPTH.
+    """
     value = json_value(data)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     opening = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
-    if opening > limits.DEPTH and _deep(value):  # counted first, which is quick
+    if opening > limits.DEPTH and _is_deep(value):  # counting brackets is quick, so it comes first
         raise ValueError(f"objects and lists nested more than {limits.DEPTH} deep")
     return value
 
 
-def _deep(value: Any, most: int = limits.DEPTH) -> bool:
-    """Whether objects and lists are nested deeper than that."""
+def _is_deep(value: Any, most: int = limits.DEPTH) -> bool:
+    """Whether objects and lists are nested deeper than `most` levels."""
     level, depth = [value], 0
-    while level := [
-        item
-        for one in level
-        if isinstance(one, dict | list)
-        for item in (one.values() if isinstance(one, dict) else one)
-    ]:
-        depth += 1
+    while level:
+        below = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        level = below
+        depth += bool(level)
         if depth > most:
             return True
     return False
@@ -153,9 +179,9 @@ def _deep(value: Any, most: int = limits.DEPTH) -> bool:
 
 
 def take_captions(row: dict[str, Any], names: Sequence[str] = CAPTION_COLUMNS) -> tuple[str, ...]:
-    """The captions of the first of these fields that has any.
+    """Return the captions of the first of these fields that has any.
 
-    Fields that are texts and nothing else are taken out of the row, down to this one; what else they hold stays where it is.
+    Fields up to that one that hold only texts are removed from the row; a field that holds anything else stays.
     """
     for name in names:
         if name in row:
@@ -169,39 +195,43 @@ def take_captions(row: dict[str, Any], names: Sequence[str] = CAPTION_COLUMNS) -
 
 
 def _plain_texts(value: Any) -> tuple[str, ...] | None:
-    """The captions of a list of texts, as most sets have them, sooner than `captions_in` finds them; None for anything else."""
+    """The captions in a list of texts, the usual form; None for any other value. Faster than `captions_in`."""
     if type(value) is not list or not {*map(type, value)} <= {str}:
         return None
     return tuple([text if text.isascii() else well_formed(text) for text in value if text and not text.isspace()])
 
 
 def captions_in(value: Any) -> tuple[str, ...]:
-    """The captions in a value: a text, an object with one, objects by language, or a list of these; none in anything else."""
+    """The captions in a value: a text, an object with a text field, an object of texts by language, or a list of these.
+
+    Any other value has none.
+    """
     if isinstance(value, str):
         return (well_formed(value),) if value.strip() else ()
     if isinstance(value, Mapping):
         named = next((value[name] for name in TEXT_FIELDS if name in value), None)
         if named is not None:
             return captions_in(named)
-        return _all(value.values()) if all(LANGUAGE.fullmatch(str(name)) for name in value) else ()
-    return (
-        _all(item for item in value if not isinstance(item, list | tuple)) if isinstance(value, list | tuple) else ()
-    )
+        by_language = all(LANGUAGE.fullmatch(str(name)) for name in value)
+        return _captions_in_each(value.values()) if by_language else ()
+    if isinstance(value, list | tuple):
+        return _captions_in_each(item for item in value if not isinstance(item, list | tuple))
+    return ()
 
 
-def _all(values: Any) -> tuple[str, ...]:
+def _captions_in_each(values: Any) -> tuple[str, ...]:
     return tuple(chain.from_iterable(map(captions_in, values)))
 
 
 def _only_texts(value: Any) -> bool:
-    """Whether captions are all that the value says: texts, nulls, or nothing."""
+    """Whether the value holds only texts and nulls, or nothing."""
     values = value if isinstance(value, list | tuple) else [value]
-    # NaN, which differs from itself, is what tables write for null
+    # Tables write NaN for null; NaN is the only value that differs from itself.
     return all(item is None or isinstance(item, str) or item != item for item in values)
 
 
 def loose_texts(value: Any) -> tuple[str, ...]:
-    """The captions in a field of whatever kind: a text that is not blank, or a list of texts; none in anything else."""
+    """The captions in a field of any kind: a text that is not blank, or a list of texts. Any other value has none."""
     if isinstance(value, str):
         return (well_formed(value),) if value.strip() else ()
     if isinstance(value, list | tuple) and {*map(type, value)} <= {str, type(None)}:
@@ -210,7 +240,10 @@ def loose_texts(value: Any) -> tuple[str, ...]:
 
 
 def take_columns(fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Takes the columns in `caption_fields` out of a record of ours; none where that is a field which only has the name."""
+    """Remove the columns in `caption_fields` from a record that we wrote, and return them.
+
+    If the field has another structure, it stays and there are no columns.
+    """
     columns = fields.get("caption_fields")
     if not isinstance(columns, dict) or not all(
         texts is None or isinstance(texts, list) and {*map(type, texts)} <= {str} for texts in columns.values()
@@ -221,11 +254,13 @@ def take_columns(fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _are_scores(value: Any) -> bool:
-    return isinstance(value, dict) and all(is_column(name) and isinstance(of, dict) for name, of in value.items())
+    return isinstance(value, dict) and all(
+        is_column(name) and isinstance(scores, dict) for name, scores in value.items()
+    )
 
 
-def known_scores(scores: Any) -> dict[str, dict[str, Any]]:
-    """The objects in a `caption_scores` object, without fields that a Parquet struct adds as nulls."""
+def scores_by_column(scores: Any) -> dict[str, dict[str, Any]]:
+    """The scores of each column in a `caption_scores` object, without the nulls that a Parquet struct adds."""
     return {
         column: {name: values for name, values in fields.items() if values is not None}
         for column, fields in (scores if isinstance(scores, dict) else {}).items()
@@ -234,16 +269,19 @@ def known_scores(scores: Any) -> dict[str, dict[str, Any]]:
 
 
 def well_formed(text: str) -> str:
-    """The text without half surrogate pairs, which JSON and file names can spell and nothing else can write."""
+    """The text with `?` for lone surrogates, which JSON and file names may contain but UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def readable(data: bytes, place: str) -> str:
-    """A text file as its first bytes say, else as UTF-8, with a warning where it is none."""
+    """Decode a text file: UTF-16 or UTF-8 by its byte order mark, else UTF-8.
+
+    Bytes that are not UTF-8 become U+FFFD, with a warning that names `place`.
+    """
     try:
-        return data.decode(
-            "utf-16" if data.startswith(UTF_16) else "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
-        )
+        if data.startswith(UTF_16):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8")
     except UnicodeDecodeError:
-        logger.warning("%s: is no UTF-8; what cannot be read of it becomes \ufffd", place)
+        logger.warning("%s: is not UTF-8; bytes that cannot be read become \ufffd", place)
         return data.decode("utf-8", "replace")

@@ -1,16 +1,19 @@
-"""Hashes: numbers made of names, the same in every process and on every machine, and a sample of a file's bytes."""
+"""Hashes of names, equal in every process and on every machine, and hashes of files."""
 
 import os
 from hashlib import blake2b, sha256
 
 from imagetext.stores import is_remote, open_file
 
-SAMPLE = 1 << 16  # bytes, three times of a file
+SAMPLE = 1 << 16  # bytes of each of the three parts of a file that are hashed
 BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def name_hash(name: str, purpose: str = "", *, seed: int = 0, bits: int = 64) -> int:
-    """A hash of a name, with evenly spread bits; hashes for another purpose (up to 16 bytes) or seed are independent of it."""
+    """A hash of a name, with evenly spread bits.
+
+    Hashes of the same name with another purpose (up to 16 bytes) or seed are independent of it.
+    """
     digest = blake2b(
         name.encode("utf-8", "surrogatepass"),
         digest_size=bits // 8,
@@ -21,7 +24,10 @@ def name_hash(name: str, purpose: str = "", *, seed: int = 0, bits: int = 64) ->
 
 
 def sample_hash(path: str) -> str:
-    """The hash of the first, the middle and the last bytes of a file on this machine; "" for all else; OSError as of `open`."""
+    """The hash of the first, the middle and the last SAMPLE bytes of a file on this machine; "" for everything else.
+
+    Raises OSError if the file cannot be read.
+    """
     if is_remote(path) or not os.path.isfile(path):
         return ""
     digest = sha256()
@@ -31,13 +37,13 @@ def sample_hash(path: str) -> str:
             file.seek(start)
             data = file.read(SAMPLE)
             if len(data) != min(SAMPLE, end - start):
-                raise OSError(f"{path}: {len(data)} bytes came of the {min(SAMPLE, end - start)} from {start}")
+                raise OSError(f"{path}: {len(data)} of {min(SAMPLE, end - start)} bytes were read from offset {start}")
             digest.update(data)
     return digest.hexdigest()
 
 
 def file_hash(path: str) -> tuple[str, int]:
-    """The SHA-256 of a file's bytes, here or in a store, and how many these are."""
+    """The SHA-256 and the size in bytes of a file, on this machine or in a store."""
     digest, size = sha256(), 0
     with open_file(path) as file:
         while block := file.read(BLOCK):

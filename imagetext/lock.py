@@ -16,7 +16,7 @@ from typing import Any, Self
 import psutil
 
 from imagetext.outputs import remove
-from imagetext.stores import ATTEMPTS, asked, entry, filesystem, is_remote, join, plain_path
+from imagetext.stores import ATTEMPTS, call_store, entry, filesystem, is_remote, join, plain_path
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def _create(path: str, owner: dict[str, Any]) -> bool:
         ):  # the Hub makes a commit of each file
             raise NotImplementedError
         try:
-            asked(
+            call_store(
                 path,
                 partial(store.pipe_file, path, data, mode="create"),
                 attempts=ATTEMPTS,
@@ -260,7 +260,7 @@ def _create(path: str, owner: dict[str, Any]) -> bool:
 def _replace(path: str, owner: dict[str, Any]) -> None:
     data = json.dumps(owner).encode()
     if is_remote(path):
-        asked(path, partial(filesystem(path).pipe_file, path, data), attempts=ATTEMPTS)
+        call_store(path, partial(filesystem(path).pipe_file, path, data), attempts=ATTEMPTS)
         return
     other = f"{path}.{uuid.uuid4().hex}"
     _create(other, owner)
@@ -271,7 +271,7 @@ def _read(path: str) -> dict[str, Any] | None:
     """The contents of the lock; {} where it cannot be read, None where there is no lock."""
     try:
         if is_remote(path):
-            data = asked(
+            data = call_store(
                 path, partial(filesystem(path).cat_file, path), attempts=ATTEMPTS, lasting=(FileNotFoundError,)
             )
         else:

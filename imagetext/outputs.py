@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imagetext.stores import StoreError, asked, filesystem, is_remote, plain_path
+from imagetext.stores import StoreError, call_store, filesystem, is_remote, plain_path
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,9 @@ class Output:
         self._file: Any  # of the store, or of this machine
         self._hash = hashlib.sha256()
         if is_remote(path):
-            self._file = asked(path, partial(filesystem(path).open, path, "wb", block_size=PART, autocommit=False))
+            self._file = call_store(
+                path, partial(filesystem(path).open, path, "wb", block_size=PART, autocommit=False)
+            )
         else:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             self._claim = ExitStack()
@@ -143,7 +145,7 @@ class Output:
 
     def write(self, data: bytes) -> int:
         if is_remote(self.path):
-            asked(self.path, partial(self._file.write, data))
+            call_store(self.path, partial(self._file.write, data))
         else:
             self._file.write(data)
         self._hash.update(data)
@@ -167,7 +169,7 @@ class Output:
         """Gives the file its name; OSError where that is not what was written: as much as that, and by nobody else."""
         self.finish()
         if is_remote(self.path):
-            asked(self.path, self._complete)
+            call_store(self.path, self._complete)
         else:
             if not _is_at(self._handle, self.path + UNFINISHED) or os.fstat(self._handle).st_size != self.size:
                 raise OSError(
@@ -193,7 +195,7 @@ class Output:
         if is_remote(self.path):
             self._file.closed = True  # or it would be closed, and in some stores completed, when collected as garbage
             try:
-                asked(self.path, self._file.discard)
+                call_store(self.path, self._file.discard)
             except StoreError as error:
                 logger.warning("an upload is left, and aborted when this file is begun again: %s", error)
         else:
@@ -209,7 +211,7 @@ def write_file(path: str | os.PathLike, data: bytes | str) -> None:
     path = plain_path(path)
     data = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     if is_remote(path):
-        asked(path, partial(filesystem(path).pipe_file, path, data))
+        call_store(path, partial(filesystem(path).pipe_file, path, data))
         return
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
@@ -219,7 +221,7 @@ def remove(path: str) -> None:
     """Removes a file, if there is one."""
     try:
         if is_remote(path):
-            asked(path, partial(filesystem(path).rm_file, path), lasting=(FileNotFoundError,))
+            call_store(path, partial(filesystem(path).rm_file, path), lasting=(FileNotFoundError,))
         else:
             os.unlink(path)
     except FileNotFoundError:
@@ -237,7 +239,7 @@ def abort_uploads(path: str) -> int:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     uploads, page = [], {}
     while page is not None:
-        listed = asked(path, partial(store.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=key, **page))
+        listed = call_store(path, partial(store.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=key, **page))
         uploads += listed.get("Uploads") or []
         more = listed.get("IsTruncated")
         page = {"KeyMarker": listed["NextKeyMarker"], "UploadIdMarker": listed["NextUploadIdMarker"]} if more else None
@@ -245,7 +247,7 @@ def abort_uploads(path: str) -> int:
     for upload in uploads:
         part = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
         try:
-            asked(path, partial(store.call_s3, "abort_multipart_upload", **part), lasting=(FileNotFoundError,))
+            call_store(path, partial(store.call_s3, "abort_multipart_upload", **part), lasting=(FileNotFoundError,))
         except FileNotFoundError:
             pass  # completed or aborted by now
     return len(uploads)

@@ -1,4 +1,4 @@
-"""HTML pages: one file each, which asks for nothing outside it, and in which no text of the data is markup or a script."""
+"""HTML pages of one file, which load nothing else, and in which no text of the data can become markup or a script."""
 
 import base64
 import hashlib
@@ -10,14 +10,15 @@ from markupsafe import Markup
 
 from imagetext.shown import masked, neutral
 
-SHARED = Path(__file__).parent / "templates"  # `colours.css`, light, dark and printed, of every page
+SHARED = Path(__file__).parent / "templates"  # `colours.css` of all pages: light, dark and printed
 
 
 def render_page(template: Path, *parts: Path, **values: Any) -> str:
-    """The page that a template makes of values, all of which are escaped but `Markup`.
+    """Render a template. All values are escaped, except those of type `Markup`.
 
-    It may include the files of its folder, of the folders `parts` and of SHARED. The template also gets `script`, the file of its name that ends in `.js` ("" where there is none), and `policy`, which forbids
-    the page requests, forms and all other scripts.
+    The template may include files of its own folder, of the folders `parts` and of SHARED. It also gets `script`, the
+    file of its name with the suffix `.js` ("" if there is none), and `policy`, which forbids requests, forms and all other
+    scripts in the page.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, *parts, SHARED]),
@@ -25,7 +26,7 @@ def render_page(template: Path, *parts: Path, **values: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
+        finalize=_safe,
     )
     path = template.with_suffix(".js")
     script = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -37,6 +38,6 @@ def render_page(template: Path, *parts: Path, **values: Any) -> str:
     return environment.get_template(template.name).render(values, script=Markup(script), policy=Markup(policy))
 
 
-def _shown(value: Any) -> Any:
-    """Text without secrets, and without what turns the direction of writing for the rest of its line."""
+def _safe(value: Any) -> Any:
+    """The value; a text without secrets, control characters and marks that turn the direction of writing."""
     return masked(neutral(value)) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -174,7 +174,7 @@ def check_inside(
     )
 
 
-def all_told(problems: Iterable[str | Exception]) -> ValueError:
+def one_error(problems: Iterable[str | Exception]) -> ValueError:
     """One error that tells all problems, each once; all pictures that lead outside are one of them."""
     problems = list(problems)
     outside = [problem for problem in problems if isinstance(problem, LeadsOutside)]

@@ -1,4 +1,4 @@
-"""Pixels that are decoded at once have one bound together: a large picture waits for others to be done."""
+"""A common limit for the pixels that are decoded at the same time: a large picture waits until others are done."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -9,13 +9,15 @@ from imagetext.sample import open_image
 
 
 class Pixels:
-    """At most limits.IN_FLIGHT pixels of large pictures in all threads and processes that have this.
+    """Limits the pixels of large pictures that all threads and processes which share this object decode at once.
 
-    A process that is killed takes its share along. ranks: processes of the run on this machine, which have one of these each and
-    the pixels in equal parts, but so many that any picture can be decoded.
+    The limit is limits.IN_FLIGHT pixels. The share of a killed process is not given back.
+
+    ranks: the processes of the run on this machine. Each has a Pixels object with an equal part of the limit, but at
+        least as much as the largest picture takes.
     """
 
-    SHARE = 1 << 22  # pixels that are counted together; a smaller picture does not count
+    SHARE = 1 << 22  # pixels of one share; smaller pictures are not counted
 
     def __init__(self, ranks: int = 1) -> None:
         self.shares = max(limits.IN_FLIGHT // ranks, min(limits.IN_FLIGHT, limits.PIXELS)) // self.SHARE
@@ -23,11 +25,14 @@ class Pixels:
 
     @contextmanager
     def held(self, encoded: bytes | None) -> Iterator[None]:
-        """A block that decodes this picture, and lets go of what it decoded; ValueError as of `decode_image`."""
+        """Hold this picture's share of the pixels during the block that decodes and drops it.
+
+        Raises ValueError as `decode_image` does.
+        """
         width, height = open_image(encoded).size
         shares = min(self.shares, width * height // self.SHARE)
         if shares:
-            with self.turn:  # two that have some of their shares would wait for each other
+            with self.turn:  # otherwise two processes that each have some of their shares would wait for each other
                 for _ in range(shares):
                     self.free.acquire()
         try:

@@ -1,45 +1,47 @@
-"""Processes that make calls, of which one that is killed, whenever that is, fails the calls and keeps nobody waiting."""
+"""A pool of processes in which a killed process makes the calls fail, at whatever moment it is killed."""
 
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
-LOOK = 1.0  # seconds between looks at whether the processes are alive
+LOOK = 1.0  # seconds between checks whether the processes are alive
 
 Result = TypeVar("Result")
 
 
 class Pool(ProcessPoolExecutor):
-    """Python's own pool, which waits for ever where a process is killed while it sends an answer.
+    """Python's ProcessPoolExecutor, which never waits for a process that is dead.
 
-    Of that answer the pool waits for the other half, and the other processes wait for their turn to send theirs.
+    Python's own pool waits for ever if a process is killed while it sends an answer: the pool waits for the other half
+    of the answer, and the other processes wait for their turn to send theirs.
     """
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._own, answers = self._processes, self._result_queue  # the pool itself lets go of them where it ends
-        self._end: Any = vars(answers)["_writer"]  # this process's, of the pipe of answers
+        self._workers, answers = self._processes, self._result_queue  # the pool drops its own references when it ends
+        self._writing_end: Any = vars(answers)["_writer"]  # of the pipe of answers, in this process
 
-    def answer(self, asked: "Future[Result]") -> Result:
-        """What the call returns; raises what it raises, BrokenProcessPool where a process has died."""
+    def answer(self, call: "Future[Result]") -> Result:
+        """Return what the call returns. Raises what it raises, and BrokenProcessPool if a process has died."""
         while True:
             try:
-                return asked.result(LOOK)
+                return call.result(LOOK)
             except TimeoutError:
-                if asked.done():  # it is what the call has raised
+                if call.done():  # then the call itself has raised TimeoutError
                     raise
                 self.look()
 
     def look(self) -> None:
-        """Ends the pool where one of its processes has died: whoever waits gets BrokenProcessPool.
+        """End the pool if one of its processes has died; all open calls then raise BrokenProcessPool.
 
-        Once all of them are gone, and this process's own end of the pipe, the pipe ends, and the pool finds itself broken.
+        When all processes have ended and this process has closed its writing end, the pipe of answers ends, and Python's
+        pool notices that it is broken.
         """
-        own = list(self._own.values())
-        if any(process.exitcode for process in own):  # neither alive nor ended as asked
-            for process in own:
+        workers = list(self._workers.values())
+        if any(process.exitcode for process in workers):  # neither alive nor ended normally
+            for process in workers:
                 process.kill()
-            self._end.close()
+            self._writing_end.close()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         end = threading.Thread(target=super().shutdown, args=(wait,), kwargs={"cancel_futures": cancel_futures})

@@ -1,4 +1,4 @@
-"""Calls that wait for a store are made some at once, and their results come in order."""
+"""Several calls that wait for a store are made at once; their results come in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,15 @@ Result = TypeVar("Result")
 
 
 def in_order(calls: Iterable[tuple[bool, Callable[[], Result]]]) -> Iterator[Result]:
-    """The results of calls, in order; READ_AHEAD of those that wait for a store (True) are made at once."""
+    """Yield the results of calls, in order.
+
+    calls: pairs of whether the call waits for a store, and the call. READ_AHEAD of those that wait are made at once.
+    """
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(READ_AHEAD)  # starts no thread before it is asked to
+    pool = ThreadPoolExecutor(READ_AHEAD)  # starts its threads only when they are needed
     try:
-        for far, call in calls:
-            if far:
+        for is_remote, call in calls:
+            if is_remote:
                 waiting.append(pool.submit(call))
             else:
                 yield from (waiting.popleft().result() for _ in range(len(waiting)))

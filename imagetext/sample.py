@@ -1,4 +1,4 @@
-"""The records that everything carries, and the one way to decode a picture."""
+"""The record type that all rooms pass on, and the one function that decodes a picture."""
 
 import io
 import re
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-# Importing a plugin registers its format. These are all that is ever opened: some of Pillow's other formats start a
-# program (EPS starts Ghostscript) or have no signature.
+# Importing a plugin registers its format. No other formats are opened: some of Pillow's others start a program (EPS
+# starts Ghostscript) or have no signature.
 from PIL import (  # noqa: F401
     AvifImagePlugin,
     BmpImagePlugin,
@@ -31,34 +31,35 @@ from imagetext.columns import is_caption_column, is_column
 MAX_PIXELS = limits.PIXELS
 MAX_ASPECT = limits.ASPECT
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-BAND = 1 << 23  # pixels that are converted at once, so that no second picture is held
+BAND = 1 << 23  # pixels that are converted at once, so that memory does not hold a second whole picture
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # brands of ISO/IEC 23008-12
 
 
 @dataclass(frozen=True)
 class Record:
-    """A picture with everything that is known of it.
+    """A picture with its captions and all other fields that are known of it.
 
-    `columns` holds all caption columns, negatives and tags among them, `scores` what is known of each of their captions:
-    `{"syn_text_x": {"logprob": [...], "truncated": [...]}}`, aligned with the captions. `meta` also has `uid` and `source`,
-    where the picture was found, relative to the input: the same input gives the same record in every place. Fields of others
-    that have names of ours stand in `meta["source_fields"]`.
+    `columns` holds all caption columns, including negatives and tags. `scores` holds lists of values for each column:
+    `{"syn_text_x": {"logprob": [...], "truncated": [...]}}`, with one value for each caption, in the same order.
+    `meta` also has `uid` and `source`. `source` is the place of the picture, relative to the input, so that the same
+    input gives the same record on every machine. Foreign fields whose names clash with the names of our own fields are
+    kept in `meta["source_fields"]`.
     """
 
     key: str  # unique within a set
-    image: bytes | None  # encoded, as found; decoded late
-    captions: tuple[str, ...] = ()  # as found: human, alt text
+    image: bytes | None  # encoded bytes, unchanged; decoded late
+    captions: tuple[str, ...] = ()  # original captions: written by people, or alt text
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by name, synthetic captions and others
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by column
-    # every other file (npz, paug.json, ...), carried untouched
+    # every other file of the sample (npz, paug.json, ...), unchanged
     members: Mapping[str, bytes] = field(default_factory=dict)
-    label: str | None = None  # its class, where it was asked for
+    label: str | None = None  # its class, if the command reads labels
     meta: Mapping[str, Any] = field(default_factory=dict)  # uid, sha256, license, ...
-    error: str = ""  # why it cannot be used; a failure is a row, never a gap
-    # the error came with the record, from the run that wrote it
+    error: str = ""  # why the record cannot be used; a failed record stays in the set as a row
+    # the error was already in the record when it was read: the run that wrote the record failed on it
     failed_before: bool = field(default=False, compare=False)
-    lacks_picture: bool = field(default=False, compare=False)  # the error is only that its picture cannot be read
-    # the file that is the picture, where it is one of its own
+    lacks_picture: bool = field(default=False, compare=False)  # the only error is that its picture cannot be read
+    # the picture's file, if the picture is a file by itself
     path: str = field(default="", compare=False, repr=False)
 
     @property
@@ -68,19 +69,19 @@ class Record:
 
     @property
     def named_columns(self) -> dict[str, tuple[str, ...]]:
-        """The columns whose names say what they hold: of synthetic captions, and of texts that are no true captions."""
+        """The columns whose names follow our conventions: synthetic captions, negatives and tags."""
         return {name: texts for name, texts in self.columns.items() if is_column(name)}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Records that are read, captioned and written together; iterating reads them, each time anew."""
+    """Records that are read, captioned and written together. Each iteration reads them again."""
 
-    name: str  # the output's name derives from it; unique in a run
-    path: str  # where the records come from
+    name: str  # the names of the output files begin with it; unique in a run
+    path: str  # the file or folder that the records are read from
     stamp: Mapping[str, Any]  # size, and mtime_ns or the store's etag, of the input; {} for drawn pictures
     samples: Iterable[Record] = field(repr=False, compare=False)
-    # gives each record its label, where labels were asked for
+    # adds the label to a record, if the command reads labels
     labels: Callable[[Record], Record] | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Record]:
@@ -88,11 +89,14 @@ class Shard:
 
 
 def decode_image(data: bytes | None) -> Image.Image:
-    """Decode a picture to 8-bit RGB: EXIF orientation applied, first frame, alpha over white, CMYK and 16 bits converted.
+    """Decode a picture to 8-bit RGB.
 
-    Raises ValueError with a readable reason for whatever is no whole picture of at most MAX_PIXELS pixels, a number
-    that is checked from the header, before decoding. Sets nothing in Pillow, so it is safe in threads. Its own
-    ceiling of 178,956,970 pixels stays for WebP and TIFF, whose readers check it themselves.
+    The EXIF orientation is applied, the first frame is taken, alpha is put over white, CMYK and 16-bit values are
+    converted.
+
+    Raises ValueError with a readable reason for data that is not a whole picture of at most MAX_PIXELS pixels. The
+    number of pixels is read from the header before decoding. The function changes no setting of Pillow, so it is safe
+    in threads. Pillow's own limit of 178,956,970 pixels still holds for WebP and TIFF, whose readers check it.
     """
     image = open_image(data)
     try:
@@ -105,32 +109,35 @@ def decode_image(data: bytes | None) -> Image.Image:
 
 
 def image_size(data: bytes | None) -> tuple[int, int]:
-    """Width and height in pixels of the picture that `decode_image` returns, read from the header where possible.
+    """Return width and height, in pixels, of the picture that `decode_image` returns, from the header if possible.
 
-    Raises ValueError as `decode_image` does, though only for what the header shows.
+    Raises ValueError as `decode_image` does, but only for faults that the header shows.
     """
     image = open_image(data)
-    # A PNG may keep its orientation behind the pixels: then only decoding shows it.
-    if (
-        image.format == "TIFF"
-        or image.format == "PNG"
-        and not any(mark in (data or b"") for mark in (b"eXIf", b"profile type exif", b"tiff:Orientation"))
-    ):
+    if image.format == "TIFF":  # Pillow has turned it already
+        return image.size
+    # A PNG may store its orientation behind the pixels. Reading it then decodes the picture, so it is read only where
+    # the data contain one of the three marks of an orientation.
+    marks = (b"eXIf", b"profile type exif", b"tiff:Orientation")
+    if image.format == "PNG" and not any(mark in (data or b"") for mark in marks):
         return image.size
     width, height = image.size
     return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file is a picture by its first 32 bytes, HEIC included, which is then refused with a word on what to do."""
-    if head.startswith((b"BM", b"P")):  # so may a text
+    """Return whether a file is a picture, by its first 32 bytes.
+
+    HEIC counts as a picture here; `open_image` then refuses it and says how to convert it.
+    """
+    if head.startswith((b"BM", b"P")):  # a text may begin so, too
         return bool(re.match(rb"BM....\0{4}....[\x0c-\x7c]\0{3}|P[1-6]\s+[#0-9]", head, re.DOTALL))
     return _is_heic(head) or any(_accepts(name, head[:16]) for name in FORMATS)
 
 
-def _accepts(name: str, head: bytes) -> bool | str:
-    """Whether Pillow takes a file for one of this format by its first 16 bytes; a text says what it lacks to read it."""
-    accept = Image.OPEN[name][1]
+def _accepts(format: str, head: bytes) -> bool | str:
+    """Whether Pillow takes a file for this format, by its first 16 bytes; a text names what Pillow lacks to read it."""
+    accept = Image.OPEN[format][1]
     return accept(head) if accept else False
 
 
@@ -142,74 +149,81 @@ def _is_heic(data: bytes) -> bool:
 
 
 def open_image(data: bytes | None) -> Image.Image:
-    """The picture with its header read and nothing decoded; raises ValueError as `decode_image` does."""
+    """Open a picture: read its header and decode nothing. Raises ValueError as `decode_image` does."""
     if data is None:
         raise ValueError("missing picture")
     if not data:
         raise ValueError("empty picture file")
     if _is_heic(data):
         raise ValueError(
-            "HEIC picture, which is not read, because few readers of sets could; convert it to JPEG, PNG, WebP or "
-            "AVIF, as pillow-heif lets Pillow do"
+            "HEIC picture, which is not read, because few readers of sets can read it; convert it to JPEG, PNG, WebP "
+            "or AVIF (pillow-heif adds HEIC to Pillow)"
         )
-    for name in FORMATS:
-        # Not Image.open: its limit on pixels is a global setting, and warns and fails below ours.
-        if isinstance(accepted := _accepts(name, data[:16]), str):
-            raise ValueError(f"{name} picture, which this Pillow does not read: {accepted}")
-        if not accepted:
-            continue
-        factory = Image.OPEN[name][0]
-        try:
-            image = factory(io.BytesIO(_without_texts(data) if name == "PNG" else data), "")
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{name} picture with a broken header: {_reason(name, error)}") from error
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"{name} picture of {width} x {height} pixels: {width * height:,} is more than {MAX_PIXELS:,}"
-            )
-        if width * height == 0:
-            raise ValueError(f"{name} picture of {width} x {height} pixels")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise ValueError(
-                f"{name} picture of {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other"
-            )
-        _check_whole(name, data)
-        return image
-    # which bytes they are is not told
+    for format in FORMATS:
+        # Image.open is not used: its limit on pixels is a global setting, which warns and fails below our limit.
+        accepted = _accepts(format, data[:16])
+        if isinstance(accepted, str):
+            raise ValueError(f"{format} picture, which this Pillow does not read: {accepted}")
+        if accepted:
+            return _opened(format, data)
+    # The message does not quote the bytes: a mistaken path may lead to a secret.
     raise ValueError(f"not a picture: {len(data):,} bytes that begin as none of {', '.join(FORMATS)}")
 
 
-def _reason(name: str | None, error: Exception) -> str:
-    """Pillow's message; only the error's type for formats that begin as a text may, because Pillow quotes what it finds."""
-    return type(error).__name__ if name in ("PPM", "BMP") else str(error) or type(error).__name__
-
-
-def _check_whole(name: str, data: bytes) -> None:
-    """Find the truncation that Pillow forgives, because the first frame's pixels are there, and what would take too long."""
+def _opened(format: str, data: bytes) -> Image.Image:
+    factory = Image.OPEN[format][0]
     try:
-        if name == "JPEG":
-            whole = True
+        image = factory(io.BytesIO(_without_texts(data) if format == "PNG" else data), "")
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{format} picture with a broken header: {_reason(format, error)}") from error
+    width, height = image.size
+    size = f"{format} picture of {width} x {height} pixels"
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{size}: {width * height:,} is more than {MAX_PIXELS:,}")
+    if width * height == 0:
+        raise ValueError(size)
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"{size}: one side is more than {MAX_ASPECT} times the other")
+    _check_whole(format, data)
+    return image
+
+
+def _reason(format: str | None, error: Exception) -> str:
+    """Pillow's message, or only the type of its error for PPM and BMP.
+
+    A text may begin like a picture of these two formats, and Pillow's messages quote what they read.
+    """
+    return type(error).__name__ if format in ("PPM", "BMP") else str(error) or type(error).__name__
+
+
+def _check_whole(format: str, data: bytes) -> None:
+    """Raise ValueError for a truncated picture and for a JPEG with too many scans.
+
+    Pillow accepts truncated pictures if the pixels of the first frame are complete.
+    """
+    try:
+        if format == "JPEG":
+            is_whole = True
             if data.count(b"\xff\xda") > limits.SCANS and (scans := _jpeg_scans(data)) > limits.SCANS:
                 raise ValueError(
-                    f"JPEG picture of {scans:,} scans, more than {limits.SCANS}, which take their time each"
+                    f"JPEG picture of {scans:,} scans, more than {limits.SCANS}: each takes time to decode"
                 )
-        elif name == "PNG":
-            whole = _png_end(data) <= len(data)
-        elif name == "GIF":
-            whole = _gif_end(data) <= len(data)
+        elif format == "PNG":
+            is_whole = _png_end(data) <= len(data)
+        elif format == "GIF":
+            is_whole = _gif_end(data) <= len(data)
         else:
-            whole = name != "JPEG2000" or b"\xff\xd9" in data
+            is_whole = format != "JPEG2000" or b"\xff\xd9" in data
     except (struct.error, IndexError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{name} picture is truncated: no end mark in {len(data)} bytes")
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{format} picture is truncated: no end mark in {len(data)} bytes")
 
 
 def _jpeg_scans(data: bytes) -> int:
-    """How many scans there are before the first picture's end (ITU-T T.81, B.1.1)."""
+    """The number of scans before the end of the first picture (ITU-T T.81, B.1.1)."""
     scans, position = 0, 2
     while (marker := re.compile(rb"\xff[^\0\xff\xd0-\xd7]").search(data, position)) and marker[0] != b"\xff\xd9":
         scans += marker[0] == b"\xff\xda"
@@ -218,7 +232,7 @@ def _jpeg_scans(data: bytes) -> int:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Start, end and kind of each chunk up to IEND; struct.error where the data end before (PNG specification, 5.3)."""
+    """Yield start, end and kind of each chunk up to IEND; struct.error if the data end before (PNG specification, 5.3)."""
     start, kind, count = 8, b"", 0
     while kind != b"IEND":
         if (count := count + 1) > limits.CHUNKS:
@@ -228,14 +242,14 @@ def _png_chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _png_end(data: bytes) -> int:
-    """Offset behind the IEND chunk, which may be behind the data (PNG specification, 11.2.5)."""
+    """Offset of the end of the IEND chunk, which may be behind the end of the data (PNG specification, 11.2.5)."""
     return max(end for _, end, _ in _png_chunks(data))
 
 
 def _without_texts(png: bytes) -> bytes:
-    """The picture without texts and profiles: Pillow unpacks them, and refuses large ones, picture and all.
+    """The PNG without its text and profile chunks, except texts that may hold the orientation.
 
-    Those that may hold the orientation stay.
+    Pillow unpacks these chunks, and refuses the whole picture if they are large.
     """
     try:
         texts = [
@@ -244,24 +258,24 @@ def _without_texts(png: bytes) -> bytes:
             if kind in (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
             and not png.startswith((b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"), start + 8)
         ]
-    except struct.error:  # cut: Pillow says so
+    except struct.error:  # the file is cut; Pillow raises an error for it
         return png
     edges = [0, *(edge for text in texts for edge in text), len(png)]
     return b"".join(png[start:end] for start, end in zip(edges[::2], edges[1::2])) if texts else png
 
 
 def _gif_end(data: bytes) -> int:
-    """Offset behind the trailer (GIF89a specification, 27)."""
+    """Offset of the end of the trailer (GIF89a specification, 27)."""
 
-    def colours(flags: int) -> int:
+    def colour_table_size(flags: int) -> int:
         return 6 << (flags & 7) if flags & 128 else 0
 
-    position = 13 + colours(data[10])
+    position = 13 + colour_table_size(data[10])
     while (kind := data[position]) != 0x3B:
         if kind == 0x21:  # extension
             position += 2
         elif kind == 0x2C:  # frame
-            position += 11 + colours(data[position + 9])
+            position += 11 + colour_table_size(data[position + 9])
         else:
             position += 1
             continue
@@ -285,7 +299,7 @@ _TURNS = {
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; broken EXIF data is no fault of the pixels, and counts as 1."""
+    """EXIF orientation, 1 to 8. Broken EXIF data do not harm the pixels, so they count as 1."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
@@ -293,7 +307,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(_orientation(image))  # Pillow turns a TIFF itself, and takes the tag away
+    turn = _TURNS.get(_orientation(image))  # Pillow turns a TIFF itself and removes the tag
     return image if turn is None else image.transpose(turn)
 
 
@@ -311,7 +325,7 @@ def _over_white(band: Image.Image) -> Image.Image:
 
 
 def in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The picture in RGB, to which `convert` brings one part after the other, so that nothing between is held whole."""
+    """Convert a picture to RGB with `convert`, a band of rows at a time, so that no whole copy is held in between."""
     converted = Image.new("RGB", image.size)
     for top, bottom in _bands(image):
         converted.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
@@ -319,29 +333,32 @@ def in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) 
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
-    """The first row of each part of the picture, and the row behind its last."""
+    """The first row of each band of the picture, and the row after its last."""
     rows = max(1, BAND // image.width)
     return ((top, min(top + rows, image.height)) for top in range(0, image.height, rows))
 
 
 def _to_8bit(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits to `L`, white where one value stands for transparent.
+    """Convert grey values of more than 8 bits to mode `L`. Pixels of the value that stands for transparent are white.
 
-    16 and 32-bit integers are taken as 0..65535 and floats as 0..1; a picture that leaves this range is stretched
-    from its own least to its own greatest finite value. NaN is black.
+    Integers of 16 and 32 bits are taken as 0..65535, floats as 0..1. If a picture has values outside this range, its
+    smallest finite value becomes black and its largest white. NaN is black.
     """
-    values, clear = np.asarray(image), image.info.get("transparency")  # (H, W)
-    parts = [values[top:bottom] for top, bottom in _bands(image)]
+    values, transparent = np.asarray(image), image.info.get("transparency")  # (H, W)
+    bands = [values[top:bottom] for top, bottom in _bands(image)]
     low, high = 0.0, (1.0 if image.mode == "F" else 65535.0)
-    ranges = [
-        (finite.min(), finite.max()) for part in parts if (finite := part[np.isfinite(part)].astype(np.float32)).size
-    ]
-    if ranges and (min(least for least, _ in ranges) < low or max(most for _, most in ranges) > high):
-        low, high = float(min(least for least, _ in ranges)), float(max(most for _, most in ranges))
+    minima, maxima = [], []
+    for band in bands:
+        finite = band[np.isfinite(band)].astype(np.float32)
+        if finite.size:
+            minima.append(finite.min())
+            maxima.append(finite.max())
+    if minima and (min(minima) < low or max(maxima) > high):
+        low, high = float(min(minima)), float(max(maxima))
     grey = np.empty(values.shape, np.uint8)
-    for (top, bottom), part in zip(_bands(image), parts):
-        numbers = np.clip(np.nan_to_num(part.astype(np.float32), nan=low, posinf=high, neginf=low), low, high)
+    for (top, bottom), band in zip(_bands(image), bands):
+        numbers = np.clip(np.nan_to_num(band.astype(np.float32), nan=low, posinf=high, neginf=low), low, high)
         grey[top:bottom] = np.rint((numbers - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
-        if isinstance(clear, int):
-            grey[top:bottom][part == clear] = 255
+        if isinstance(transparent, int):
+            grey[top:bottom][band == transparent] = 255
     return Image.fromarray(grey)

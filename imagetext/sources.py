@@ -1,4 +1,4 @@
-"""From a SPEC to shards of Records."""
+"""Read a SPEC into shards of records."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from glob import has_magic
 from typing import Any
 
 from imagetext import limits
-from imagetext.picture_files import all_told, named_folders
+from imagetext.picture_files import named_folders, one_error
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
 from imagetext.readers.folders import FolderRows, list_folder
@@ -55,92 +55,99 @@ def read_samples(
     needs: Collection[Need] = ("either",),
     check: bool = True,
 ) -> list[Shard]:
-    """The shards that one SPEC or several name; pictures are read only when a shard is iterated.
+    """Return the shards that one or several SPECs name. Pictures are read only when a shard is iterated.
 
-    A SPEC is tar shards (`shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`, packed ones too), a folder of pictures, a folder
-    that a run of ours wrote, which is its shards, a `.jsonl`, `.csv`, `.tsv` or `.parquet` table or a `.json` list of rows, an
-    `info.json` that lists such files, a published caption set (`docci:FILE`, see
-    `imagetext.readers.curated`), captions that others have published (`recap:FILE`, see `imagetext.readers.published`), a data set of `datasets` (`datasets:ORG/NAME`, see `imagetext.readers.hub`), or `scenes:...`. Files may be
-    in a store: `s3://`, `gs://`, `hf://`. A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`);
-    folders and other tables are split into shards of 1,000 rows.
+    A SPEC is one of these; files may be in a store (`s3://`, `gs://`, `hf://`):
 
-    images: the folders in which the pictures of tables and caption sets lie, and from which paths start; unless given, that of
-    the file. Where a path, or a link in a folder, leads elsewhere, that is a problem; see `imagetext.picture_files`.
-    check: whether such a path in a table is a problem; else its record has no picture.
-    distinct: two shards of one name are an error, for a run writes them under it.
-    columns: where tables have pictures, captions and keys, and whether rows of one picture are one record.
-    needs: what tables must have, "pictures", "captions" or "either".
-    labels: where the records' classes stand; the first shard of each SPEC is looked into, and what it has instead is told.
+    - tar shards, also compressed ones: `shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`;
+    - a folder of pictures, or a folder that a run of capsmith wrote, which stands for its shards;
+    - a `.jsonl`, `.csv`, `.tsv` or `.parquet` table, a `.json` list of rows, or an `info.json` that lists such files;
+    - a published caption set (`docci:FILE`, see `imagetext.readers.curated`);
+    - published synthetic captions (`recap:FILE`, see `imagetext.readers.published`);
+    - a data set of the library `datasets` (`datasets:ORG/NAME`, see `imagetext.readers.hub`);
+    - the built-in picture set (`scenes:...`).
 
-    Raises ValueError with every problem of every SPEC, and StoreError where a store fails. Iterating a shard raises ValueError, naming the file, where a
-    file is cut or damaged as a whole, after the rows before that, and StoreError where a store still fails after several
-    attempts; a row that is bad is a Record with an `error`.
+    A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`). Folders and other tables are split into
+    shards of 1,000 rows.
+
+    images: the folders that hold the pictures of tables and caption sets, from which relative paths start (default: the
+        folder of the file). A path, or a link in a folder, that leads elsewhere is a problem: `imagetext.picture_files`.
+    check: whether such a path in a table is a problem (default), or only leaves its record without a picture.
+    distinct: whether two shards of the same name are a problem (default), because a run writes files of that name.
+    columns: which columns of tables hold pictures, captions and keys, and whether rows of one picture are one record.
+    needs: what tables must have: "pictures", "captions" or "either".
+    labels: where the classes of records are found. The first shard of each SPEC is checked for them; if it has none, the
+        error says what it has instead.
+
+    Raises ValueError with all problems of all SPECs, and StoreError if a store fails. Iterating a shard raises ValueError
+    that names the file if a file is cut or damaged, after the rows before the damage, and StoreError if a store still
+    fails after several attempts. A bad row is a Record with an `error`.
     """
     problems, shards = [], []
+    specs = [spec] if isinstance(spec, str) else spec
     split = partial(split_table, images=named_folders(images), columns=columns, needs=needs, check=check)
-    for one_spec in [spec] if isinstance(spec, str) else spec:
-        with _noted(problems):
-            shards_of_spec = _shards_of(one_spec, split, problems)
+    for single_spec in specs:
+        with _collecting(problems):
+            shards_of_spec = _shards_of(single_spec, split, problems)
             shards += _labelled(shards_of_spec, labels) if labels else shards_of_spec
-    first_of = {}
+    first_of_name = {}
     for shard in shards:
-        other = first_of.setdefault(shard.name, shard)
-        if distinct and other is not shard:
-            problems.append(f"two inputs would both be written as {shard.name!r}: {other.path} and {shard.path}")
+        first = first_of_name.setdefault(shard.name, shard)
+        if distinct and first is not shard:
+            problems.append(f"two inputs would both be written as {shard.name!r}: {first.path} and {shard.path}")
     if not shards and not problems:
-        problems.append(
-            f"{', '.join([spec] if isinstance(spec, str) else spec)}: no rows" if spec else "no input given"
-        )
+        problems.append(f"{', '.join(specs)}: no rows" if spec else "no input given")
     if problems:
-        raise all_told(problems)
+        raise one_error(problems)
     return shards
 
 
 def read_records(spec: str | Sequence[str], images: Sequence[str] = (), *, check: bool = True) -> Iterator[Record]:
-    """The records that a SPEC names, whichever format they were written in, in order; images, check: as `read_samples` has them.
+    """Yield the records of a SPEC of any format, in order. The arguments are those of `read_samples`.
 
     Raises ValueError as `read_samples` and its shards do.
     """
     return itertools.chain.from_iterable(read_samples(spec, images, distinct=False, check=check))
 
 
-SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all but the path
+SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all arguments except the path
 
 
 # ---- specs -------------------------------------------------------------------------------------------------------
 
 
 def _shards_of(spec: str, split: SplitTable, problems: list[str | Exception]) -> list[Shard]:
-    kind, _, rest = spec.partition(":")
+    kind, _, source = spec.partition(":")
+    columns, images = split.keywords["columns"], split.keywords["images"]
     if kind == "scenes":
         return scene_shards(spec)
     if kind == "datasets":
-        return [
-            Shard(f"{rows.stem}-{rows.part:05d}", spec, rows.stamp, rows)
-            for rows in hub_pieces(spec, split.keywords["columns"], split.keywords["images"])
-        ]
+        pieces = hub_pieces(spec, columns, images)
+        return [Shard(f"{rows.stem}-{rows.part:05d}", spec, stamp=rows.stamp, samples=rows) for rows in pieces]
     if kind in PUBLISHED:
-        place, _, fields = rest.partition("#")
+        place, _, fields = source.partition("#")
         pieces = published_rows(kind, named_files(plain_path(place)), fields)
-        return [
-            Shard(split_suffix(os.path.normpath(piece.path))[0], piece.path, _stamp_of(piece), piece)
-            for piece in pieces
-        ]
+        return [Shard(_stem(rows.path), rows.path, stamp=_published_stamp(rows), samples=rows) for rows in pieces]
     if kind in KINDS:
+        pieces = curated_pieces(f"{kind}:{plain_path(source)}", images)
         return [
-            Shard(f"{split_suffix(os.path.normpath(rows.path))[0]}-{number:05d}", rows.path, _stamp(rows.path), rows)
-            for number, rows in enumerate(curated_pieces(f"{kind}:{plain_path(rest)}", split.keywords["images"]))
+            Shard(f"{_stem(rows.path)}-{number:05d}", rows.path, stamp=_stamp(rows.path), samples=rows)
+            for number, rows in enumerate(pieces)
         ]
     shards = []
-    for path, there in named_files(plain_path(spec)).items():
-        with _noted(problems):
-            shards += _shards_at(path, there, split)
+    for path, file in named_files(plain_path(spec)).items():
+        with _collecting(problems):
+            shards += _shards_at(path, file, split)
     return shards
 
 
+def _stem(path: str) -> str:
+    return split_suffix(os.path.normpath(path))[0]
+
+
 @contextmanager
-def _noted(problems: list[str | Exception]) -> Iterator[None]:
-    """Notes what is wrong with an input; a store that fails ends the search, for it may do later."""
+def _collecting(problems: list[str | Exception]) -> Iterator[None]:
+    """Add what is wrong with an input to `problems`. StoreError is raised: the store may work when the command is repeated."""
     try:
         yield
     except ValueError as error:
@@ -152,15 +159,19 @@ def _noted(problems: list[str | Exception]) -> Iterator[None]:
 
 
 def named_files(spec: str) -> dict[str, Entry | None]:
-    """The files that patterns with `::` between them name, in order; a path that exists stands for itself.
+    """Return the files that one pattern, or several with `::` between them, name, in order.
 
-    A folder that a run of ours wrote names its shards. Raises ValueError where a pattern names nothing, or a shard is not whole.
+    A path that exists is not a pattern. A folder that a run of capsmith wrote stands for its shards.
+
+    Raises ValueError if nothing matches a pattern, or if shards of such a folder are missing.
     """
-    if there := entry(spec):
-        return _of_run({spec: there})
+    if file := entry(spec):
+        return _with_shards_of_runs({spec: file})
     if "::" in spec:
-        parts = [named_files(plain_path(part)) for part in spec.split("::") if part]
-        return {path: there for part in parts for path, there in part.items()}
+        files = {}
+        for part in filter(None, spec.split("::")):
+            files |= named_files(plain_path(part))
+        return files
     patterns = _expand_braces(spec)
     named = entries(patterns)
     files = {}
@@ -172,34 +183,38 @@ def named_files(spec: str) -> dict[str, Entry | None]:
         if not matching:
             raise ValueError(f"{spec}: nothing matches {pattern}")
         files |= matching
-    return _of_run(files)
+    return _with_shards_of_runs(files)
 
 
-def _of_run(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
-    """The same files, each folder that a run of ours wrote replaced by its shards; ValueError where it lacks some of them."""
+def _with_shards_of_runs(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
+    """Replace each folder that a run of capsmith wrote by its shards. Raises ValueError if some of them are missing."""
     files = {}
-    for path, there in named.items():
-        wanted = _shards_of_run(path) if there and there.is_folder else []
-        whole = read_markers(path) if wanted else {}
-        if missing := [name for name in wanted if name not in whole]:
+    for path, file in named.items():
+        shards = _shards_of_run(path) if file and file.is_folder else []
+        if not shards:
+            files[path] = file
+            continue
+        markers = read_markers(path)
+        if missing := [name for name in shards if name not in markers]:
             raise ValueError(
                 f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with the "
                 "command that began it, or name the files that are there"
             )
-        files |= entries(join(path, whole[name]["file"]) for name in wanted) if wanted else {path: there}
+        files |= entries(join(path, markers[name]["file"]) for name in shards)
     return files
 
 
 def _shards_of_run(folder: str) -> list[str]:
-    """The names of the shards that have markers in a folder, and of those that it is to have by its `run.json`; none without markers."""
+    """The names of the shards that have a marker in a folder or stand in its `run.json`; none if there is no marker."""
     names = [os.path.basename(file.path) for file in listing(folder)] if is_remote(folder) else os.listdir(folder)
     done = {name.removesuffix(MARKER) for name in names if name.endswith(MARKER)}
-    told = [name for name in read_shards(folder) or () if isinstance(name, str)] if done and RUN in names else []
-    return sorted(done.union(told))
+    if not done or RUN not in names:
+        return sorted(done)
+    return sorted(done.union(name for name in read_shards(folder) or () if isinstance(name, str)))
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
-    """The shards of one SPEC whose records have labels; ValueError where these cannot be told."""
+    """The shards of one SPEC, which add labels to their records. Raises ValueError if the first shard has no labels."""
     if labels.names is None and shards and isinstance(shards[0].samples, HubRows | TableRows):
         labels = replace(labels, names=shards[0].samples.class_names(labels.place))
     shards = [replace(shard, labels=labels) for shard in shards]
@@ -209,7 +224,7 @@ def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
 
 
 def _expand_braces(pattern: str) -> list[str]:
-    """`{00000..00009}` and `{a,b}` as a shell expands them, numbers padded as they are written."""
+    """Expand `{00000..00009}` and `{a,b}` as a shell does; numbers keep their leading zeros."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if not match:
         return [pattern]
@@ -223,46 +238,42 @@ def _expand_braces(pattern: str) -> list[str]:
         choices = match[1].split(",")
     else:
         raise ValueError(f"{pattern}: {match[0]} is neither {{00000..00009}} nor {{a,b}}")
-    return list(
-        itertools.chain.from_iterable(
-            _expand_braces(pattern[: match.start()] + choice + pattern[match.end() :]) for choice in choices
-        )
-    )
+    expanded = []
+    for choice in choices:
+        expanded += _expand_braces(pattern[: match.start()] + choice + pattern[match.end() :])
+    return expanded
 
 
-def _shards_at(path: str, there: Entry | None, split: SplitTable) -> list[Shard]:
-    if there and there.is_folder:
-        return _folder_shards(
-            os.path.normpath(path) if "://" not in path else path.rstrip("/"), split.keywords["images"]
-        )
+def _shards_at(path: str, file: Entry | None, split: SplitTable) -> list[Shard]:
+    """The shards of a file or folder. Raises ValueError if there is none, or it is no input."""
+    if file and file.is_folder:
+        folder = path.rstrip("/") if "://" in path else os.path.normpath(path)
+        return _folder_shards(folder, split.keywords["images"])
     stem, suffix = split_suffix(path)
     if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
-        known = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
-        raise ValueError(f"{path}: {known if there else 'no such folder, and ' + known}")
-    if not there:
+        expected = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
+        raise ValueError(f"{path}: {expected if file else 'no such folder, and ' + expected}")
+    if not file:
         raise ValueError(f"{path}: no such file")
     if suffix in TAR_SUFFIXES:
-        return [Shard(stem, path, there.stamp, TarRows(path))]
+        return [Shard(stem, path, stamp=file.stamp, samples=TarRows(path))]
     if suffix == ".json" and not is_list(path):
-        return _listed_shards(path, split)
-    parts = split(path)
-    if not parts:
-        if read_marker(os.path.dirname(path), os.path.basename(stem)):  # nothing of this shard was chosen
+        return _shards_in_info(path, split)
+    pieces = split(path)
+    if not pieces:
+        if read_marker(os.path.dirname(path), os.path.basename(stem)):  # `select` chose no record of this shard
             return []
         raise ValueError(f"{path}: no rows")
-    columns = split.keywords["columns"]
-    stamp = (
-        there.stamp
-        if columns == Columns()
-        else {**there.stamp, "columns": [columns.image, [*columns.captions], [*columns.keys], columns.group]}
-    )
+    stamp, columns = file.stamp, split.keywords["columns"]
+    if columns != Columns():
+        stamp = {**stamp, "columns": [columns.image, [*columns.captions], [*columns.keys], columns.group]}
     if suffix in COMPRESSIONS:
-        return [Shard(stem, path, stamp, parts[0])]
-    return [Shard(f"{stem}-{number:05d}", path, stamp, rows) for number, rows in enumerate(parts)]
+        return [Shard(stem, path, stamp=stamp, samples=pieces[0])]
+    return [Shard(f"{stem}-{number:05d}", path, stamp=stamp, samples=rows) for number, rows in enumerate(pieces)]
 
 
 def is_list(path: str) -> bool:
-    """Whether a JSON file is a list of rows; an info.json is not."""
+    """Whether a JSON file is a list of rows. An `info.json` is not."""
     if os.path.basename(path) == "info.json":
         return False
     with open_file(path) as file:
@@ -271,44 +282,45 @@ def is_list(path: str) -> bool:
     return head[len(mark) :].decode(encoding, "replace").lstrip().startswith("[")
 
 
-def _listed_shards(path: str, split: SplitTable) -> list[Shard]:
-    """The shards that an `info.json` lists, `{"lengths": {name: rows}}`; names start from its own folder.
+def _shards_in_info(path: str, split: SplitTable) -> list[Shard]:
+    """The shards that an `info.json` lists, `{"lengths": {name: rows}}`; names are relative to the folder of that file.
 
-    The numbers are not relied on: the tool that writes such files leaves them 0, or counts good rows only.
+    The numbers are ignored: the tool that writes such files leaves them 0, or counts only good rows.
     """
     try:
         lengths = json_object(read_bytes(path, limits.DOCUMENT)).get("lengths")
         if not isinstance(lengths, dict) or not lengths:
-            raise ValueError('"lengths" is no object of shards')
+            raise ValueError('"lengths" is not an object of shards')
     except ValueError as error:
         raise ValueError(f"{path}: lists no shards: {error}{kinds_like(path)}") from error
     shards, problems = [], []
-    for name, there in entries(join(os.path.dirname(path), name) for name in lengths).items():
+    for name, file in entries(join(os.path.dirname(path), name) for name in lengths).items():
         try:
             if split_suffix(name)[1] not in (*TAR_SUFFIXES, *TABLE_SUFFIXES):
-                raise ValueError(f"{name}: no shard")
-            shards += _shards_at(name, there, split)
+                raise ValueError(f"{name}: not a shard")
+            shards += _shards_at(name, file, split)
         except (ValueError, OSError) as error:
             problems.append(f"{path}: lists {error}")
     if problems:
-        raise all_told(problems)
+        raise one_error(problems)
     return shards
 
 
 def _stamp(path: str) -> Mapping[str, Any]:
     """A stamp that changes with a file; for a folder, the sum of its files' sizes and the latest change."""
-    there = entry(path)
-    if there is None or not there.is_folder:
-        return there.stamp if there else {}
-    stamps = [file.stamp for file in listing(path) if not file.is_folder]
-    return {
-        name: sum(stamp[name] for stamp in stamps) if name == "size" else max(stamp[name] for stamp in stamps)
-        for name in (stamps[0] if stamps else ())
-    }
+    file = entry(path)
+    if file is None or not file.is_folder:
+        return file.stamp if file else {}
+    stamps = [member.stamp for member in listing(path) if not member.is_folder]
+    folder_stamp = {}
+    for name in stamps[0] if stamps else ():
+        values = [stamp[name] for stamp in stamps]
+        folder_stamp[name] = sum(values) if name == "size" else max(values)
+    return folder_stamp
 
 
-def _stamp_of(rows: PublishedRows) -> Mapping[str, Any]:
-    """A stamp that changes with a published file, with a file that is read beside it, or with the columns that are read."""
+def _published_stamp(rows: PublishedRows) -> Mapping[str, Any]:
+    """A stamp that changes with a published file, with the files that are read with it, and with the columns read."""
     return {
         **_stamp(rows.path),
         "columns": [list(pair) for pair in rows.columns],
@@ -319,18 +331,16 @@ def _stamp_of(rows: PublishedRows) -> Mapping[str, Any]:
 def _folder_shards(folder: str, images: tuple[str, ...]) -> list[Shard]:
     rows = list_folder(folder, images)
     if not rows:
-        others = sorted(
-            {
-                suffix
-                for file in listing(folder)
-                if (suffix := split_suffix(file.path)[1]) in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
-            }
-        )
-        hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in others)
+        suffixes = {split_suffix(file.path)[1] for file in listing(folder)}
+        inputs = sorted(suffixes.intersection((*TAR_SUFFIXES, *TABLE_SUFFIXES)))
+        hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in inputs)
         raise ValueError(f"{folder}: no pictures in this folder{hint}")
     stem = os.path.basename(os.path.abspath(folder))
-    parts = [
+    pieces = [
         FolderRows(folder, tuple(rows[first : first + ROWS_PER_SHARD]), images)
         for first in range(0, len(rows), ROWS_PER_SHARD)
     ]
-    return [Shard(f"{stem}-{number:05d}", folder, part.stamp(), part) for number, part in enumerate(parts)]
+    return [
+        Shard(f"{stem}-{number:05d}", folder, stamp=piece.stamp(), samples=piece)
+        for number, piece in enumerate(pieces)
+    ]

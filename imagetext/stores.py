@@ -1,7 +1,7 @@
-"""Files wherever they are: on this machine, or in a store that fsspec reaches (`s3://`, `gs://`, `hf://`).
+"""Files on this machine or in a store that fsspec reaches (`s3://`, `gs://`, `hf://`).
 
-Credentials are what each store's own library finds in the environment. What is read is read by ranges, and a range that
-fails is asked for again; what still fails is a StoreError, which is never the fault of a row.
+Each store's library finds its credentials in the environment. Files in stores are read in ranges. A range that fails is
+read again a few times; if it still fails, a StoreError is raised, which is never taken for an error of one row.
 """
 
 import glob
@@ -20,17 +20,17 @@ from typing import Any, TypeVar
 logger = logging.getLogger(__name__)
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-# of a read or a look, with 1, 2, 4, 8 and 16 seconds between them; the libraries' own attempts come on top
+# for a read or a look-up, with 1, 2, 4, 8 and 16 seconds between them; the stores' libraries make attempts of their own
 ATTEMPTS = 6
 FIRST_WAIT = 1.0  # seconds
-LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}  # of file managers; their other files are hidden
-LISTED = 16  # more named files of one folder than these are looked up by listing it
+LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}  # files of file managers that are not hidden
+LISTED = 16  # if more files of one folder are looked up, the folder is listed instead
 
 Result = TypeVar("Result")
 
 
 class StoreError(OSError):
-    """A store, or the way to it, has failed."""
+    """A store, or the connection to it, has failed."""
 
 
 class LibraryMissing(StoreError, ValueError):
@@ -38,16 +38,16 @@ class LibraryMissing(StoreError, ValueError):
 
 
 class StoreRefuses(StoreError, ValueError):
-    """A store does not let this user look, or finds no credentials: another attempt would change nothing."""
+    """A store denies access, or there are no credentials: another attempt would change nothing."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, or a folder, and what tells whether a file has changed: its size in bytes, and mtime_ns or the store's etag."""
+    """A file or a folder."""
 
     path: str
     is_folder: bool
-    stamp: Mapping[str, Any]
+    stamp: Mapping[str, Any]  # changes with a file: its size in bytes, and mtime_ns or the store's etag
 
 
 # ---- paths -------------------------------------------------------------------------------------------------------
@@ -59,10 +59,13 @@ def is_remote(path: str) -> bool:
 
 
 def plain_path(path: str | os.PathLike) -> str:
-    """The path as text, without `file://`; ValueError for a URL of another kind, or one that a `pathlib.Path` has spoilt."""
+    """The path as text, without `file://`.
+
+    Raises ValueError for a URL of an unknown kind, and for one that lost a slash in a `pathlib.Path`.
+    """
     path = os.fspath(path)
     if re.match(rf"({'|'.join(LIBRARIES)}|file):/[^/]", path):
-        raise ValueError(f"{path}: a URL has two slashes; pathlib.Path takes one away, so give it as text")
+        raise ValueError(f"{path}: a URL has two slashes; pathlib.Path removes one, so give it as text")
     scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", path)
     if scheme and scheme[1] != "file" and scheme[1] not in LIBRARIES and not os.path.exists(path):
         raise ValueError(f"{path}: {scheme[0]} is none of file://, {', '.join(f'{name}://' for name in LIBRARIES)}")
@@ -70,7 +73,7 @@ def plain_path(path: str | os.PathLike) -> str:
 
 
 def join(folder: str, name: str) -> str:
-    """The path of a name in a folder; a URL or an absolute path stays what it is."""
+    """The path of a name in a folder. A name that is a URL or an absolute path stays as it is."""
     name = name.removeprefix("file://")
     if "://" in name:
         return name
@@ -80,34 +83,36 @@ def join(folder: str, name: str) -> str:
     return f"{scheme}://{posixpath.normpath(posixpath.join(place, name))}"
 
 
-# ---- asking, once or again and again ------------------------------------------------------------------------------
+# ---- calls to stores, and further attempts ------------------------------------------------------------------------
 
 
 def filesystem(path: str) -> Any:
-    """The store that a URL names, an `fsspec.AbstractFileSystem`; LibraryMissing, a ValueError, says what to install."""
+    """The store of a URL, an `fsspec.AbstractFileSystem`. Raises LibraryMissing, which says what to install."""
     return _filesystem(path.partition("://")[0], os.getpid())
 
 
 @lru_cache
 def _filesystem(scheme: str, process: int) -> Any:
-    """One for all threads of a process, which does not remember listings."""
+    """The store for all threads of one process; it does not cache listings."""
     import fsspec
 
     connect = partial(fsspec.filesystem, scheme, skip_instance_cache=True, use_listings_cache=False)
     try:
-        store = asked(f"{scheme}://", connect, lasting=(ImportError,))
+        store = call_store(f"{scheme}://", connect, lasting=(ImportError,))
     except ImportError as error:
         raise LibraryMissing(f"{scheme}:// needs {LIBRARIES[scheme]}: pip install 'capsmith[remote]'") from error
     if scheme == "s3":
-        # botocore makes its own attempts (AWS_MAX_ATTEMPTS), and we do; a third time over would take too long
+        # botocore makes attempts (AWS_MAX_ATTEMPTS), and so do we; those of s3fs on top would take too long
         store.retries = 1
     return store
 
 
-def asked(
+def call_store(
     path: str, action: Callable[[], Result], *, attempts: int = 1, lasting: tuple[type[Exception], ...] = ()
 ) -> Result:
-    """The result of an action, which is tried so many times with waits that double; then StoreError, naming the path.
+    """Return the result of an action on a store.
+
+    The action is tried up to `attempts` times, with waits that double. Then a StoreError that names the path is raised.
 
     lasting: errors that another attempt would not change; they are raised as they are.
     """
@@ -117,7 +122,7 @@ def asked(
             return action()
         except (StoreError, MemoryError, *lasting):
             raise
-        except Exception as error:  # libraries of stores have errors of many kinds
+        except Exception as error:  # the libraries of stores raise errors of many types
             reason = f"{path}: {type(error).__name__}: {error}"
             if attempt == attempts:
                 raise StoreError(f"{reason} (in {attempts} attempts)" if attempts > 1 else reason) from error
@@ -131,37 +136,40 @@ def asked(
 
 
 def open_file(path: str, block: int = 1 << 20) -> io.BufferedReader:
-    """A file to read and seek in; from a store it comes in blocks of so many bytes, as they are wanted."""
+    """Open a file for reading and seeking. A file in a store is read in blocks of `block` bytes, when they are needed."""
     if not is_remote(path):
         return open(path, "rb")
     return io.BufferedReader(StoreFile(path), block)
 
 
 def read_bytes(
-    path: str, most: int | None = None, told: str = "", *, lasting: tuple[type[Exception], ...] = ()
+    path: str, most: int | None = None, shown_path: str = "", *, lasting: tuple[type[Exception], ...] = ()
 ) -> bytes:
-    """A whole file; FileNotFoundError where there is none, ValueError where it has more than `most` bytes.
+    """Read a whole file.
 
-    told: the path as that error is to have it. lasting: what else is not tried again.
+    shown_path: the path in the message of the ValueError (default: `path`).
+    lasting: further errors after which no other attempt is made.
+
+    Raises FileNotFoundError if there is no file, ValueError if it has more than `most` bytes.
     """
     if not is_remote(path):
         with open(path, "rb") as file:
             data = file.read(-1 if most is None else most + 1)
     else:
-        whole = partial(filesystem(path).cat_file, path, **({} if most is None else {"end": most + 1}))
-        data = asked(path, whole, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError, *lasting))
+        read = partial(filesystem(path).cat_file, path, **({} if most is None else {"end": most + 1}))
+        data = call_store(path, read, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError, *lasting))
     if most is not None and len(data) > most:
-        raise ValueError(f"{told or path}: has more than the {most:,} bytes that are read of such a file")
+        raise ValueError(f"{shown_path or path}: has more than the {most:,} bytes that are read of such a file")
     return data
 
 
 def read_head(path: str, count: int) -> bytes:
-    """The first bytes of a file, no more than there are; none of one that cannot be opened."""
+    """The first `count` bytes of a file, or fewer if it is shorter; b"" if it cannot be opened."""
     try:
         if not is_remote(path):
             with open(path, "rb") as file:
                 return file.read(count)
-        return asked(
+        return call_store(
             path,
             partial(filesystem(path).cat_file, path, start=0, end=count),
             attempts=ATTEMPTS,
@@ -174,34 +182,36 @@ def read_head(path: str, count: int) -> bytes:
 
 
 class StoreFile(io.RawIOBase):
-    """A file in a store, read by ranges: each whole, of the version that was there when it was opened."""
+    """A file in a store, read in whole ranges. A change of the file after it was opened is a StoreError."""
 
     def __init__(self, path: str):
         self.path, self.position, self.file, self.store = path, 0, None, filesystem(path)
-        self.stamp = _stamp_of(asked(path, partial(_info, self.store, path), attempts=ATTEMPTS))
+        self.stamp = _stamp_of(call_store(path, partial(_info, self.store, path), attempts=ATTEMPTS))
         self.size = self.stamp["size"]
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         count = max(0, min(len(buffer), self.size - self.position))
         if count:
-            buffer[:count] = asked(self.path, partial(self._range, self.position, count), attempts=ATTEMPTS)
+            read = partial(self._read_range, self.position, count)
+            buffer[:count] = call_store(self.path, read, attempts=ATTEMPTS)
             self.position += count
         return count
 
-    def _range(self, start: int, count: int) -> bytes:
+    def _read_range(self, start: int, count: int) -> bytes:
         try:
             if self.file is None:
                 self.file = self.store.open(self.path, "rb", cache_type="none")
             self.file.seek(start)
             data = self.file.read(count)
             if len(data) != count:
-                raise EOFError(f"{len(data)} bytes came of the {count} from {start}")
+                raise EOFError(f"{len(data)} of {count} bytes were read from offset {start}")
             return data
         except Exception:
             self.file = None
-            if (now := _stamp_of(_info(self.store, self.path))) != self.stamp:
+            stamp = _stamp_of(_info(self.store, self.path))
+            if stamp != self.stamp:
                 raise StoreError(
-                    f"{self.path}: changed while it was read: {dict(self.stamp)} before, {dict(now)} now"
+                    f"{self.path}: changed while it was read: {dict(self.stamp)} before, {dict(stamp)} now"
                 ) from None
             raise
 
@@ -219,66 +229,76 @@ class StoreFile(io.RawIOBase):
         return True
 
 
-# ---- looking -----------------------------------------------------------------------------------------------------
+# ---- look-ups and listings ---------------------------------------------------------------------------------------
 
 
 def entry(path: str) -> Entry | None:
-    """The file or folder at a path; None where there is none."""
+    """The file or folder at a path; None if there is none."""
     if is_remote(path):
         try:
-            info = _looked_up(path, partial(_info, filesystem(path), path))
+            info = _look_up(path, partial(_info, filesystem(path), path))
         except FileNotFoundError:
             return None
         return Entry(path, info["type"] == "directory", _stamp_of(info))
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # as os.path.exists: whatever cannot be a name too
+    except (OSError, ValueError):  # ValueError: the path cannot be a name; os.path.exists is False for these, too
         return None
     return Entry(path, stat.S_ISDIR(status.st_mode), {"size": status.st_size, "mtime_ns": status.st_mtime_ns})
 
 
 def entries(paths: Iterable[str]) -> dict[str, Entry | None]:
-    """The file or folder at each path; where many paths are in one folder of a store, that folder is listed."""
+    """The file or folder at each path; None if there is none. For many paths in one folder of a store it is listed."""
     entry_of: dict[str, Entry | None] = dict.fromkeys(paths)
     folders: dict[str, list[str]] = {}
     for path in entry_of:
         folders.setdefault(os.path.dirname(path), []).append(path)
-    for folder, named in folders.items():
-        listed = is_remote(folder) and len(named) > LISTED
-        there = {one.path: one for one in listing(folder)} if listed else {}
-        entry_of |= {path: there.get(path) if listed else entry(path) for path in named}
+    for folder, members in folders.items():
+        if is_remote(folder) and len(members) > LISTED:
+            listed = {file.path: file for file in listing(folder)}
+            entry_of |= {path: listed.get(path) for path in members}
+        else:
+            entry_of |= {path: entry(path) for path in members}
     return entry_of
 
 
 def matches(pattern: str) -> dict[str, Entry | None]:
-    """The files that a pattern with `*`, `?`, `[...]` or `**` names, sorted; None is a link to nothing."""
+    """The files that match a pattern with `*`, `?`, `[...]` or `**`, sorted; None for a broken link."""
     if is_remote(pattern):
-        return {one.path: one for one in _remote(pattern, "glob")}
+        return {file.path: file for file in _remote_entries(pattern, "glob")}
     return {path: entry(path) for path in sorted(glob.glob(pattern, recursive=True))}
 
 
 def listing(folder: str) -> list[Entry]:
-    """The entries of a folder, sorted; [] where there is no folder."""
+    """The entries of a folder, sorted; [] if there is no folder."""
     if is_remote(folder):
-        return _remote(folder, "ls")
+        return _remote_entries(folder, "ls")
     try:
-        return [one for name in sorted(os.listdir(folder)) if (one := entry(os.path.join(folder, name)))]
+        names = sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
+    return [file for name in names if (file := entry(os.path.join(folder, name)))]
 
 
 def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) -> list[Entry]:
-    """All files of a folder and its subfolders but hidden ones and LITTER; links to folders are followed once, those that `enters`."""
+    """All files of a folder and its subfolders, except hidden files and LITTER.
+
+    Links to folders are followed, each folder once.
+
+    enters: takes the path of a link to a folder, and says whether it is to be followed.
+    """
     if is_remote(folder):
         prefix = f"{folder.rstrip('/')}/"
-        files = [file for file in _remote(folder, "find") if not file.is_folder and file.path.startswith(prefix)]
+        files = [
+            file for file in _remote_entries(folder, "find") if not file.is_folder and file.path.startswith(prefix)
+        ]
         return [file for file in files if not any(map(_is_hidden, file.path[len(prefix) :].split("/")))]
-    files, seen = [], set()
+    files, visited = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:
+        if (real := os.path.realpath(parent)) in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(
             name
             for name in folders
@@ -287,7 +307,7 @@ def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) 
         for name in sorted(names):
             if not _is_hidden(name):
                 path = os.path.join(parent, name)
-                files.append(entry(path) or Entry(path, False, {"size": 0, "mtime_ns": 0}))  # a link to nothing
+                files.append(entry(path) or Entry(path, False, {"size": 0, "mtime_ns": 0}))  # a broken link
     return files
 
 
@@ -295,36 +315,37 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in LITTER
 
 
-def _remote(place: str, how: str) -> list[Entry]:
-    store = filesystem(place)
+def _remote_entries(path: str, method: str) -> list[Entry]:
+    """What a store's method `ls`, `glob` or `find` returns for a path or pattern, sorted; [] if there is nothing."""
+    store = filesystem(path)
     store.invalidate_cache()
     try:
-        infos = _looked_up(place, partial(getattr(store, how), place, detail=True))
+        infos = _look_up(path, partial(getattr(store, method), path, detail=True))
     except FileNotFoundError:
         return []
     infos = infos.values() if isinstance(infos, dict) else infos
-    found = [
+    files = [
         Entry(store.unstrip_protocol(info["name"]), info["type"] == "directory", _stamp_of(info)) for info in infos
     ]
-    return sorted((there for there in found if not there.path.endswith("/")), key=lambda there: there.path)
+    return sorted((file for file in files if not file.path.endswith("/")), key=lambda file: file.path)
 
 
-def _looked_up(path: str, look: Callable[[], Result]) -> Result:
-    """The result of a look-up, tried again as a read is; FileNotFoundError and StoreRefuses are raised at once."""
+def _look_up(path: str, look: Callable[[], Result]) -> Result:
+    """The result of a look-up, tried ATTEMPTS times; FileNotFoundError and StoreRefuses are raised at once."""
 
-    def found() -> Result:
+    def look_or_refuse() -> Result:
         try:
             return look()
-        except Exception as error:  # that credentials are missing, each store's library says with a class of its own
+        except Exception as error:  # each store's library has a class of its own for missing credentials
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
                 raise StoreRefuses(f"{path}: {type(error).__name__}: {error}") from error
             raise
 
-    return asked(path, found, attempts=ATTEMPTS, lasting=(FileNotFoundError,))
+    return call_store(path, look_or_refuse, attempts=ATTEMPTS, lasting=(FileNotFoundError,))
 
 
 def _info(store: Any, path: str) -> Mapping[str, Any]:
-    store.invalidate_cache(path)  # the Hub's keeps listings though told not to
+    store.invalidate_cache(path)  # the Hub's library caches listings in spite of `use_listings_cache=False`
     return store.info(path)
 
 

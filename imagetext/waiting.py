@@ -1,4 +1,4 @@
-"""Rows that wait until the rest of a shard is written wait on disk, so that memory stays flat however many there are."""
+"""Rows that are written at the end of a shard wait on disk, so that memory does not grow with their number."""
 
 import json
 import os
@@ -10,9 +10,11 @@ from imagetext.stores import is_remote
 
 
 class Waiting:
-    """Rows of a value of JSON's types and bytes, in a file without a name beside the shard's; iterating gives them in order.
+    """Rows in a file without a name, beside the shard's file; iterating yields them in order.
 
-    path: of the shard; where that is in a store, the file is where temporary files are.
+    A row is a value of JSON's types and a list of bytes.
+
+    path: the shard's path. If the shard is in a store, the file is in the folder of temporary files.
     """
 
     def __init__(self, path: str):

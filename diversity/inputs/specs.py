@@ -34,7 +34,7 @@ from diversity.inputs.records import (
     text_pieces,
 )
 from imagetext.fields import CAPTION_COLUMNS
-from imagetext.picture_files import all_told, named_folders
+from imagetext.picture_files import named_folders, one_error
 from imagetext.readers.curated import KINDS
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.row_records import IMAGE_COLUMNS
@@ -88,7 +88,7 @@ def open_sources(
             for source in opened
         ]
     if problems:
-        raise all_told(problems)
+        raise one_error(problems)
     return sources, files, references
 
 

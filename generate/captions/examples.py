@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from imagetext import limits
 from imagetext.fields import json_object, readable
 from imagetext.hashes import name_hash
-from imagetext.picture_files import all_told
+from imagetext.picture_files import one_error
 from imagetext.sources import read_samples
 from imagetext.stores import entry, open_file, read_bytes
 
@@ -87,7 +87,7 @@ def _pairs_in(path: str, of_line: Callable[[str], tuple[Any, Any]]) -> list[Pair
         except (ValueError, KeyError) as error:
             problems.append(f"{path}: line {number}: {str(error) if isinstance(error, ValueError) else f'no {error}'}")
     if problems:
-        raise all_told(problems)
+        raise one_error(problems)
     return found
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from generate.select.config import SelectConfig
 from generate.select.judge import Judge, Lacking, class_of, same_text, tie_of
 from imagetext.hashes import name_hash
-from imagetext.picture_files import all_told
+from imagetext.picture_files import one_error
 from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
 from imagetext.stores import StoreError
@@ -132,7 +132,7 @@ def settle(shards: Sequence[Shard], config: SelectConfig) -> tuple[Settled, Spre
             except (OSError, ValueError) as error:
                 problems.append(error)
         if problems:
-            raise all_told(problems)
+            raise one_error(problems)
         return tally.settled(config), tally.spread()
 
 

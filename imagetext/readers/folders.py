@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from imagetext import limits
-from imagetext.fields import CAPTION_COLUMNS, json_fields, known_fields, readable, take_captions, well_formed
+from imagetext.fields import CAPTION_COLUMNS, json_fields, readable, sort_fields, take_captions, well_formed
 from imagetext.picture_files import (
     NotAFile,
     Outside,
@@ -117,7 +117,7 @@ def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
     except Outside as problem:
         return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(str(problem)))
     texts = row.captions or tuple(filter(None, map(str.strip, lines)))
-    captions, columns, scores, failed, rest = known_fields(fields, texts, picture=True)
+    captions, columns, scores, failed, rest = sort_fields(fields, texts, picture=True)
     if rest.get("uid") in (None, ""):
         rest["uid"] = row.key
     record = Record(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from imagetext.columns import is_caption_column, is_column, is_other_column
-from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, known_fields, loose_texts, well_formed
+from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, loose_texts, sort_fields, well_formed
 from imagetext.keys import SeenKeys
 from imagetext.picture_files import Outside, Picture, PictureFolders, PictureReader, short
 from imagetext.read_ahead import in_order
@@ -156,7 +156,7 @@ def _parse(
         columns |= _columns_of(row)
     except ValueError as error:
         errors.append(str(error))
-    captions, others, scores, _, rest = known_fields(row, picture=image is not None or picture is not None)
+    captions, others, scores, _, rest = sort_fields(row, picture=image is not None or picture is not None)
     # Of where a picture or row was found, what no other place of the input changes.
     place = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
     meta = {"uid": key, "source": place, **rest}

@@ -13,7 +13,7 @@ from itertools import chain, islice
 
 from imagetext import limits
 from imagetext.columns import is_caption_column
-from imagetext.fields import is_ours, json_fields, known_fields, loose_texts, readable, well_formed
+from imagetext.fields import is_ours, json_fields, loose_texts, readable, sort_fields, well_formed
 from imagetext.keys import SeenKeys, decode_key
 from imagetext.readers.row_records import caption_columns
 from imagetext.readers.suffixes import PICTURE_SUFFIXES
@@ -170,7 +170,7 @@ def _record(path: str, name: str, key: str, files: Files) -> Record:
     # A record of ours that failed has no picture: whatever else looks like one is carried.
     picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(contents, errors)
     image = contents.pop(picture, None) if picture else None
-    captions, others, scores, failed, rest = known_fields(fields, [text] if text else (), picture=image is not None)
+    captions, others, scores, failed, rest = sort_fields(fields, [text] if text else (), picture=image is not None)
     if failed:  # its captions stand in `json`, where other readers pass them over
         columns |= {
             field: texts for field, value in rest.items() if is_caption_column(field) and (texts := loose_texts(value))

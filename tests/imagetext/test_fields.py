@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from imagetext.fields import captions_in, is_ours, json_fields, known_fields, own_fields
+from imagetext.fields import captions_in, foreign_fields, is_ours, json_fields, sort_fields
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_records
 
@@ -91,8 +91,8 @@ def test_captions_in_any_form(value, captions):
     ],
 )
 def test_fields_of_others_are_kept_and_never_an_error(fields, texts, captions, rest):
-    known = known_fields(fields, texts, picture=True)
-    assert (known.captions, known.rest, known.failed, known.scores) == (captions, rest, "", {})
+    known = sort_fields(fields, texts, picture=True)
+    assert (known.captions, known.others, known.error, known.scores) == (captions, rest, "", {})
 
 
 def test_a_record_of_ours_is_taken_at_its_word():
@@ -101,11 +101,11 @@ def test_a_record_of_ours_is_taken_at_its_word():
         assert not is_ours({key: value for key, value in OURS.items() if key != name}) and not is_ours(
             {**OURS, name: 0.5}
         )
-    known = known_fields(
+    known = sort_fields(
         {**OURS, "error": "was broken", "source_fields": {"width": 3}}, ["a synthetic caption"], picture=True
     )
-    assert known.captions == ("a",) and known.failed == "was broken"
-    assert known.rest == {
+    assert known.captions == ("a",) and known.error == "was broken"
+    assert known.others == {
         "uid": "u",
         "sha256": "",
         "width": 0,
@@ -117,7 +117,7 @@ def test_a_record_of_ours_is_taken_at_its_word():
 
 def test_what_is_known_of_a_picture_that_is_not_there_stays():
     theirs = {"sha256": "abc", "width": 3, "height": "tall", "error": "x"}
-    assert own_fields(theirs, picture=False) == {
+    assert foreign_fields(theirs, picture=False) == {
         "sha256": "abc",
         "width": 3,
         "source_fields": {"height": "tall", "error": "x"},
@@ -139,7 +139,7 @@ def test_json_that_is_no_object():
     deep = json_fields(
         b'{"json": ' + b"[" * 100 + b"]" * 100 + b"}"
     )  # within source_fields it would be too deep to be read again
-    assert own_fields(deep, picture=True) == {"source_fields": {"json": "[" * 100 + "]" * 100}}
+    assert foreign_fields(deep, picture=True) == {"source_fields": {"json": "[" * 100 + "]" * 100}}
 
 
 @pytest.mark.parametrize("format", SUFFIXES)

@@ -301,7 +301,7 @@ def test_a_picture_file_has_a_largest_size(tmp_path, monkeypatch):
 def test_a_key_that_comes_again_takes_no_longer_each_time(caplog):
     keys = SeenKeys("s")
     assert len({keys.unique("a") for _ in range(100_000)}) == 100_000  # minutes where each begins to count anew
-    assert len(caplog.records) == SeenKeys.TOLD + 1
+    assert len(caplog.records) == SeenKeys.MAX_WARNINGS + 1
 
 
 @pytest.mark.parametrize(

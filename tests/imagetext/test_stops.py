@@ -90,7 +90,7 @@ def started(path: Path, shell: str, stream: str = "sys.stdout") -> tuple[str, st
 def test_where_nobody_reads_on_it_stops_and_says_so(tmp_path):
     told, code = started(tmp_path / "x", '"$1" -c "$2" | head -1')
     assert code == "141" and told.endswith(
-        "capsmith verify: stopped, for nobody reads what it prints; the same command resumes\n"
+        "capsmith verify: stopped, because nobody reads what it prints; the same command resumes\n"
     )
     assert started(tmp_path / "y", '"$1" -c "$2" 2>&1 | head -1', "sys.stderr")[1] == "141"
 

@@ -152,7 +152,7 @@ def test_problems_with_a_spec(tmp_path, s3):
         "ROOT/empty: no pictures in this folder",
         f"ROOT/gone: no such folder, and not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures",
         "ftp://x/y.tar: ftp:// is none of file://, s3://, gs://, hf://",
-        "s3:/bucket/x.tar: a URL has two slashes; pathlib.Path takes one away, so give it as text",
+        "s3:/bucket/x.tar: a URL has two slashes; pathlib.Path removes one, so give it as text",
         "s3://no-such-bucket/*.tar: nothing matches s3://no-such-bucket/*.tar",
     ]
     s3.fail("HEAD", "00000.tar", 403)
@@ -334,4 +334,4 @@ def test_a_bug_is_no_fault_of_the_store(monkeypatch):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        stores.asked("s3://a/b", broken, attempts=3)
+        stores.call_store("s3://a/b", broken, attempts=3)
