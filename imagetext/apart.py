@@ -1,4 +1,4 @@
-"""An output must not be the input, lie in it or hold it: it would be written over, or read with it the next time."""
+"""Check that an output folder is apart from the input: otherwise the input is overwritten, or the output read with it."""
 
 import os
 import posixpath
@@ -11,45 +11,51 @@ ANOTHER = "give another folder"
 
 
 def check_apart(output: str | os.PathLike, paths: Iterable[str], instead: str = ANOTHER) -> None:
-    """Raises ValueError where an input is the output, stands in it, however deep, or is a folder that the output lies in.
+    """Raise ValueError if an input is the output, lies in it at any depth, or is a folder that the output lies in.
 
-    paths: of files and folders of the input; those of what is no file of this machine or of a store are left out.
-    instead: the way that works.
+    paths: files and folders of the input. Paths of nothing on this machine or in a store are ignored.
+    instead: what the message advises to do.
     """
-    output, places_of = plain_path(output), lru_cache(None)(_places)  # of many files of few folders
-    own, *above = places_of(output)
+    # cached, because there are many files in few folders
+    output, identities = plain_path(output), lru_cache(None)(_identities)
+    output_identity, *above = identities(output)
     for path in dict.fromkeys(map(plain_path, paths)):
         if not is_remote(path) and not os.path.exists(path):
             continue
-        itself = _place(path)
-        if own in (itself, *places_of(os.path.dirname(path)), *places_of(os.path.dirname(_real(path)))):
+        identity = _identity(path)
+        folders = (*identities(os.path.dirname(path)), *identities(os.path.dirname(_real_path(path))))
+        if output_identity in (identity, *folders):
             what = "pictures" if os.path.isdir(path) else "shards"
-            raise ValueError(f"output {output}: the {what} stand there that are the input ({path}); {instead}")
-        if itself in above:
+            raise ValueError(f"output {output}: holds the {what} that are the input ({path}); {instead}")
+        if identity in above:
             raise ValueError(
                 f"output {output}: lies in a folder that is the input ({path}), and would be read with it; {instead}"
             )
 
 
-def _places(path: str) -> list[Hashable]:
+def _identities(path: str) -> list[Hashable]:
     """The identity of a path, then those of its folders, innermost first; links are followed."""
-    places, path = [_place(path)], _real(path)
-    while (folder := os.path.dirname(path)) not in (path, "") and not folder.endswith(":/"):  # of a store's bucket
-        places.append(_place(folder))
+    identities, path = [_identity(path)], _real_path(path)
+    # a folder that ends with ":/" is the root above a store's buckets
+    while (folder := os.path.dirname(path)) not in (path, "") and not folder.endswith(":/"):
+        identities.append(_identity(folder))
         path = folder
-    return places
+    return identities
 
 
-def _place(path: str) -> Hashable:
-    """Its file's number, however the path is spelled; of what is in a store, or not there, its name."""
+def _identity(path: str) -> Hashable:
+    """Device and inode of a file, which do not depend on how its path is written.
+
+    For a path in a store, or of no file, the path itself.
+    """
     try:
         status = os.stat(path or ".")
         return status.st_dev, status.st_ino
     except OSError:
-        return _real(path)
+        return _real_path(path)
 
 
-def _real(path: str) -> str:
+def _real_path(path: str) -> str:
     if not is_remote(path):
         return os.path.realpath(path)
     scheme, _, place = path.partition("://")

@@ -1,4 +1,7 @@
-"""Cards: the README.md of a folder that is passed on, as the Hugging Face Hub reads it; no text of the data is markup in it."""
+"""Cards: the README.md of a folder that is published, as the Hugging Face Hub reads it.
+
+No text of the data can become markup in a card.
+"""
 
 import os
 import re
@@ -20,11 +23,11 @@ CARD = "README.md"
 def write_card(
     folder: str | os.PathLike, template: Path, *, front: Mapping[str, Any], settings: Mapping[str, Any], **values: Any
 ) -> None:
-    """Writes `README.md` into a folder, here or in a store, from a template of Markdown.
+    """Write `README.md` from a Markdown template into a folder on this machine or in a store.
 
-    The template gets `front` as the YAML of its header, `settings` as YAML in a block of code, `version`, and the values, each
-    as text on one line; `value|python` is a value in Python, for a block of code. Of this machine's paths only the last part is
-    written.
+    The template gets `front` as the YAML of its header, `settings` as YAML in a code block, `version`, and the values,
+    each as text on one line. `value|python` is a value in Python's notation, for a code block. Of absolute paths only the
+    last part is written.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent),
@@ -44,34 +47,34 @@ def write_card(
 def _version() -> str:
     try:
         return metadata.version("capsmith")
-    except metadata.PackageNotFoundError:  # run from its source
+    except metadata.PackageNotFoundError:  # capsmith runs from its source folder
         return "(not installed)"
 
 
 def _yaml(values: Mapping[str, Any]) -> Markup:
-    """YAML as it is, no Markdown: of front matter, or of a block of code."""
-    return Markup(in_yaml(_told(values)))
+    """YAML that is not escaped as Markdown, for the header or a code block."""
+    return Markup(in_yaml(_public(values)))
 
 
 def _indented(text: str) -> Markup:
-    """A block of code: by its indent, which, unlike a fence, nothing in the text can end."""
+    """An indented code block, which no text can end, while a text could end a fenced one."""
     return Markup("".join(f"    {line}\n" for line in text.splitlines()))
 
 
 def _python(value: Any) -> Markup:
-    """A value as Python writes it, on one line."""
-    return Markup(repr(_told(value)))
+    """A value in Python's notation, on one line."""
+    return Markup(repr(_public(value)))
 
 
 def _markdown(value: Any) -> str:
-    """A value as Markdown that shows just that."""
-    return value if isinstance(value, Markup) else in_markdown(_told(str(value)))
+    """A value as Markdown that shows exactly its text."""
+    return value if isinstance(value, Markup) else in_markdown(_public(str(value)))
 
 
-def _told(value: Any) -> Any:
-    """A value as others may read it: without secrets, and of absolute paths the last part alone."""
+def _public(value: Any) -> Any:
+    """A value as others may read it: without secrets, and with only the last part of absolute paths."""
     if isinstance(value, str):
         return re.sub(r"(?<![\w/.])/(?:[^/\s'\"]+/)+", "…/", masked(neutral(value)))
     if isinstance(value, Mapping):
-        return {_told(name): _told(of) for name, of in value.items()}
-    return list(map(_told, value)) if isinstance(value, list | tuple) else value
+        return {_public(name): _public(item) for name, item in value.items()}
+    return list(map(_public, value)) if isinstance(value, list | tuple) else value

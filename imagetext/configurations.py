@@ -1,4 +1,4 @@
-"""From flags and a YAML file to the configuration of a command, with all that is wrong in them at once."""
+"""Make the configuration of a command from its flags and a YAML file, and report all problems in them at once."""
 
 import argparse
 import difflib
@@ -15,31 +15,33 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Config = TypeVar("Config", bound="BaseModel")
-LONGEST_NUMBER = 1000  # in a configuration, in characters: colons make numbers of any size
+LONGEST_NUMBER = 1000  # characters of a number in YAML, where a number with colons may be of any size
 
 
 def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Config:
-    """The command's configuration: flags over the `--config` file over defaults.
+    """Return the command's configuration: flags override the `--config` file, which overrides the defaults.
 
-    pydantic-settings makes the flags. Their values are read from argparse as they stand, because its own decoding
-    splits lists at commas (`scenes:train,n=9`), takes `{a,b}.tar` for JSON and stops at the first error.
+    pydantic-settings makes the flags. Their values are taken from argparse unchanged, because the decoding of
+    pydantic-settings splits lists at commas (`scenes:train,n=9`), takes `{a,b}.tar` for JSON and stops at the first error.
 
-    Raises: ValueError that lists every problem, each with its flag or field and its value.
+    Raises ValueError that lists every problem, each with its flag or field and its value.
     """
     from pydantic import ValidationError
 
     names = argument_names(config_type)
-    given, problems = read_flags(flag_parser(command, config_type), list(filter(None, names.values())), argv)
-    path, print_config = given.pop("config", None), given.pop("print_config", False)
+    flags, problems = read_flags(flag_parser(command, config_type), list(filter(None, names.values())), argv)
+    path, print_config = flags.pop("config", None), flags.pop("print_config", False)
     in_file, file_problems = read_config_file(path) if path is not None else ({}, [])
-    valueless = {f"{problem.partition(':')[0]}: required" for problem in problems}
+    # A flag without a value has its problem already; it is not also missing.
+    without_value = {f"{problem.partition(':')[0]}: required" for problem in problems}
     problems += file_problems
     config = None
     try:
-        config = config_type.model_validate(in_file | given)
+        config = config_type.model_validate(in_file | flags)
     except ValidationError as error:
-        invalid = [describe(detail, path, in_file.keys() - given.keys(), names) for detail in error.errors()]
-        problems += [problem for problem in invalid if problem not in valueless]
+        only_in_file = in_file.keys() - flags.keys()
+        invalid = [describe(detail, path, only_in_file, names=names) for detail in error.errors()]
+        problems += [problem for problem in invalid if problem not in without_value]
     if config is None or problems:
         raise ValueError("\n  ".join(["the configuration has problems:", *problems]))
     if print_config:
@@ -49,24 +51,25 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
 
 
 def argument_names(config_type: "type[BaseModel]") -> dict[str, str]:
-    """What each field is called on the command line: --flag, or POSITIONAL; "" where only a file can have it."""
+    """The name of each field on the command line: `--flag`, or `POSITIONAL`; "" for a field that only a file can have."""
     from pydantic_settings import CliPositionalArg, CliSuppress
 
     (_, positional), (_, hidden) = get_args(CliPositionalArg), get_args(CliSuppress)
-    return {
-        name: ""
-        if hidden in field.metadata
-        else name.upper()
-        if positional in field.metadata
-        else "--" + name.replace("_", "-")
-        for name, field in config_type.model_fields.items()
-    }
+    names = {}
+    for name, field in config_type.model_fields.items():
+        if hidden in field.metadata:
+            names[name] = ""
+        elif positional in field.metadata:
+            names[name] = name.upper()
+        else:
+            names[name] = "--" + name.replace("_", "-")
+    return names
 
 
 def flag_parser(command: str, config_type: Any) -> argparse.ArgumentParser:
-    """An argument parser with a flag for each field, the required ones first.
+    """Return an argument parser with a flag for each field, the required ones first.
 
-    config_type: a pydantic model; pydantic-settings says that it takes its own kind of model, but takes any.
+    config_type: any pydantic model; pydantic-settings accepts more than its own kind of model, which its types name.
     """
     from pydantic_settings import CliSettingsSource
 
@@ -86,13 +89,13 @@ def flag_parser(command: str, config_type: Any) -> argparse.ArgumentParser:
     options = parser.add_argument_group("options")
 
     def add_flag(_: Any, *names: str, help: str, **settings: Any) -> None:
-        if "metavar" in settings:  # a list[str] is a str, given again and again
+        if "metavar" in settings:  # the value of a list[str] is a str, and the flag may be repeated
             settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
             settings["metavar"] = re.sub(r"^dict\[.*\]$", "name=value", settings["metavar"])
         if help == argparse.SUPPRESS:
             return
         group = required if help.endswith("(required)") else options
-        if not names[0].startswith("-"):  # a positional argument; where it is missing, validation says so
+        if not names[0].startswith("-"):  # a positional argument; if it is missing, validation reports it
             group, settings = required, settings | {"nargs": "?", "default": argparse.SUPPRESS}
         help = re.sub(r" \((required|default: (None|\(\)|\[\]|\{\})?)\)$", "", help)
         group.add_argument(*names, help=help, **settings)
@@ -120,30 +123,36 @@ def flag_parser(command: str, config_type: Any) -> argparse.ArgumentParser:
 
 
 def read_flags(
-    parser: argparse.ArgumentParser, known: Sequence[str], argv: Sequence[str]
+    parser: argparse.ArgumentParser, flags: Sequence[str], argv: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values as given, still text, and what is wrong with the flags themselves."""
+    """Return the values of the flags, still as text, and the problems of the flags themselves.
+
+    flags: the names of all flags, to suggest one for a misspelled name.
+    """
     argv, problems = list(argv), []
     while True:
         try:
-            namespace, rest = parser.parse_known_args(argv)
+            namespace, words = parser.parse_known_args(argv)
             break
-        except argparse.ArgumentError as error:  # no value, or one for an on/off flag: note it and read on
+        except argparse.ArgumentError as error:  # a value is missing, or an on/off flag has one: note it and continue
             if error.argument_name is None:
                 raise ValueError(error.message) from error
             names = error.argument_name.split("/")
             problems.append(f"{names[0]}: {error.message}")
             argv = [word for word in argv if word.partition("=")[0] not in names]
-    problems += [unknown(word, known) if word.startswith("-") else f"{word}: belongs to no flag" for word in rest]
+    problems += [
+        unknown_name(word, flags) if word.startswith("-") else f"{word}: belongs to no flag" for word in words
+    ]
     return vars(namespace), problems
 
 
 def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a YAML file, and what is wrong with the file."""
+    """Return the fields of a YAML file, and the problems of the file."""
     import yaml
 
     try:
-        text, most = read_bytes(path, limits.TEXT), 2 * limits.YAML_VALUES  # begins and ends of values
+        text = read_bytes(path, limits.TEXT)
+        most = 2 * limits.YAML_VALUES  # events: the beginnings and ends of values
         if sum(1 for _ in itertools.islice(yaml.parse(text, yaml.SafeLoader), most)) == most:
             raise ValueError(f"holds more than {limits.YAML_VALUES:,} values")
         loader = yaml.SafeLoader(text)
@@ -160,38 +169,45 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def check_yaml(node: Any) -> None:
-    """Refuses a document, before values are made of it, whose aliases stand for more than memory holds, or for themselves."""
+    """Raise ValueError for a YAML document whose aliases would expand to more than the limits, or to themselves.
+
+    node: of the document, before its values are built.
+    """
     waiting, count, size = [node], 0, 0
     while waiting:
         node = waiting.pop()
         count, size = count + 1, size + len(node.value) * (node.id == "scalar")
         if count > limits.YAML_VALUES or size > limits.TEXT:
             most = f"{limits.YAML_VALUES:,} values or {limits.TEXT:,} characters"
-            raise ValueError(f"holds more than {most}, those that aliases repeat included")
+            raise ValueError(f"holds more than {most}, counting those that aliases repeat")
         if node.id == "scalar" and node.tag.endswith((":int", ":float")) and len(node.value) > LONGEST_NUMBER:
             raise ValueError(f"holds a number of {len(node.value):,} characters")
-        if node.id == "mapping":  # of pairs of nodes
+        if node.id == "mapping":  # its value is a list of pairs of nodes
             waiting += itertools.chain.from_iterable(node.value)
         elif node.id == "sequence":
             waiting += node.value
 
 
 def describe(detail: Mapping[str, Any], path: str | None, in_file: Iterable[str], names: Mapping[str, str]) -> str:
-    """One line for one of pydantic's errors: where it was written, the value, what is wrong with it."""
+    """Describe one of pydantic's errors on one line: the flag or field, its value, and what is wrong with it.
+
+    path: the `--config` file. in_file: the fields that stand only there. names: of the fields as flags.
+    """
     message = detail["msg"].removeprefix("Value error, ")
-    if not detail["loc"]:  # a rule over several fields names them itself
+    if not detail["loc"]:  # a rule about several fields, whose message names them
         return message
     name = detail["loc"][0]
     if detail["type"] == "missing":
         return f"{names[name]}: required"
     if detail["type"] == "extra_forbidden":
-        return f"{path}: {unknown(name, names)}"
-    if not names[name]:  # its problems are many, and name their own places
+        return f"{path}: {unknown_name(name, names)}"
+    if not names[name]:  # a field without a flag has many problems, which name their places themselves
         return f"{path}: {message}" if name in in_file else message
     where = f"{path}: {name}:" if name in in_file else names[name]
     return f"{where} {detail['input']}: {message}"
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.partition("=")[0], known, n=1)
-    return f"{name}: unknown" + (f"; did you mean {near[0]}?" if near else "")
+def unknown_name(name: str, valid_names: Iterable[str]) -> str:
+    """The message for an unknown name, with the valid name that is most like it."""
+    similar = difflib.get_close_matches(name.partition("=")[0], valid_names, n=1)
+    return f"{name}: unknown" + (f"; did you mean {similar[0]}?" if similar else "")

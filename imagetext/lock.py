@@ -1,4 +1,4 @@
-"""One run a folder: a lock with a sign of life, which another run takes over where there is none any more."""
+"""One run for each folder: a lock file with a sign of life. Another run may take over a lock without a sign of life."""
 
 import json
 import logging
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 BEAT = 10.0  # seconds between signs of life
-DEAD = 60.0  # seconds without one, after which the lock may be taken over
-JOB = "CAPSMITH_JOB"  # in the environment of processes that share the lock of the one that started them
-LAUNCHERS = {  # how many processes they say that there are, and what they call all of them
+DEAD = 60.0  # seconds without a sign of life, after which the lock may be taken over
+JOB = "CAPSMITH_JOB"  # environment variable of processes that share the lock of the process that started them
+LAUNCHERS = {  # the variable with the number of processes, and those that identify the job
     "WORLD_SIZE": ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"),
     "SLURM_STEP_NUM_TASKS": ("SLURM_JOB_ID", "SLURM_STEP_ID"),  # not of a batch script that starts no step
     "OMPI_COMM_WORLD_SIZE": ("PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"),
@@ -35,17 +35,20 @@ _held: dict[str, "FolderLock"] = {}
 
 
 class LockLost(OSError):
-    """Another run writes in the folder by now: this one must not."""
+    """Another run now writes in the folder, so this one must not."""
 
 
 class FolderLock:
-    """The right to write in a folder, as a context manager, for this process and all of its job.
+    """The right to write in a folder, for this process and all processes of its job; a context manager.
 
-    A lock whose process is gone from this machine is taken over at once; that of another machine after DEAD seconds without a
-    sign of life. Where a store cannot create a file only if there is none, a warning says that nothing is locked.
-    guest_of: the job of the run that this process works for, as long as that has the lock; it sets none.
+    A lock of this machine whose process has ended is taken over at once; a lock of another machine after DEAD seconds
+    without a sign of life. Some stores cannot create a file only if there is none; then a warning says that the folder is
+    not locked.
 
-    Raises: ValueError where another run has the folder; LockLost where a guest's own has ended.
+    guest_of: the job of the run that this process works for. A guest sets no lock, and may write as long as that run has
+        the lock.
+
+    Raises ValueError if another run has the folder, and LockLost if the run that a guest works for has ended.
     """
 
     def __init__(self, folder: str | os.PathLike, guest_of: str = ""):
@@ -53,11 +56,12 @@ class FolderLock:
         self.path = join(self.folder, LOCK)
         self.is_guest = bool(guest_of)
         self.job = guest_of or os.environ.get(JOB) or _job_of_launcher() or uuid.uuid4().hex
-        self.owner = {"job": self.job, "lock": uuid.uuid4().hex, **_here()}
-        self.own, self.new_folders = False, []
+        self.owner = {"job": self.job, "lock": uuid.uuid4().hex, **_this_process()}
+        self.is_owner = False  # whether this process has set the lock file, and removes it in the end
+        self.new_folders: list[Path] = []
         self.last_sign = time.time()
-        self._over = threading.Event()
-        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._ended = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
         if not is_remote(self.folder):
@@ -68,124 +72,127 @@ class FolderLock:
             self._take()
         except NotImplementedError:
             logger.warning(
-                "%s: this store cannot lock a folder; see that no two commands write there at once", self.folder
+                "%s: this store cannot lock a folder; make sure that no two commands write there at once", self.folder
             )
             return self
         except BaseException:
-            self._tidy()
+            self._remove_new_folders()
             raise
         _held.setdefault(self.folder, self)
         if not self.is_guest:
-            self._beating.start()
+            self._heartbeat.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._over.set()
-        if self._beating.is_alive():
-            self._beating.join(DEAD)  # or it might write the lock anew that goes now
+        self._ended.set()
+        if self._heartbeat.is_alive():
+            self._heartbeat.join(DEAD)  # otherwise it might write the lock again after its removal
         if _held.get(self.folder) is self:
             del _held[self.folder]
-        if self.own and (_read(self.path) or {}).get("job") == self.job:
+        if self.is_owner and (_read(self.path) or {}).get("job") == self.job:
             remove(self.path)
-        self._tidy()
+        self._remove_new_folders()
 
     def check(self) -> None:
-        """Raises LockLost where another run has taken the folder over, or may have done so and be gone again.
+        """Raise LockLost if another run has taken over the folder, or may have done so and ended since.
 
-        A lock that is gone is set anew where this process has given its signs of life, but by no guest.
+        A lock file that has disappeared is written again (not by a guest) if this process has given its signs of life.
         """
-        there = _read(self.path)
-        if there is None and self.is_guest:
-            raise LockLost(f"{self.folder}: the run that this process works for has ended; the same command goes on")
-        if there is None and (silent := time.time() - self.last_sign) > DEAD:
+        owner = _read(self.path)
+        if owner is None and self.is_guest:
+            raise LockLost(f"{self.folder}: the run that this process works for has ended; the same command resumes")
+        if owner is None and (silence := time.time() - self.last_sign) > DEAD:
             raise LockLost(
-                f"{self.folder}: this process was held up for {silent:.0f} seconds, and its lock is gone: another run may have "
-                "written here; the same command goes on"
+                f"{self.folder}: this process was held up for {silence:.0f} seconds, and its lock is gone: another run "
+                "may have written here; the same command resumes"
             )
-        if there is None and _create(self.path, self.owner):
-            self.own = True
-        elif there is not None and there.get("job") != self.job:
+        if owner is None and _create(self.path, self.owner):
+            self.is_owner = True
+        elif owner is not None and owner.get("job") != self.job:
             raise LockLost(
-                f"{self.folder}: {_told(there)} writes here by now; this run stops, and the same command goes on once "
-                "that one has ended"
+                f"{self.folder}: {_process_named(owner)} now writes here; this run stops, and the same command resumes "
+                "once that process has ended"
             )
 
     def _take(self) -> None:
+        """Create the lock or take it over, or share that of the job; wait up to DEAD seconds for a sign of life."""
         if self.is_guest:
             return self.check()
-        seen, since = None, 0.0
+        first_sign, since = None, 0.0
         while not _create(self.path, self.owner):
-            there, sign = _read(self.path), _sign_of_life(self.path)
-            if there is None:
+            owner, sign = _read(self.path), _sign_of_life(self.path)
+            if owner is None:
                 continue
-            if there.get("job") == self.job:  # of one that started this process, or was started with it
-                self.own = there == self.owner  # a store may have written it, and not have said so
+            if owner.get("job") == self.job:  # of the process that started this one, or of one of the same launcher
+                self.is_owner = owner == self.owner  # a store may have created the file and still reported a failure
                 return
-            gone = _is_gone(there)
-            if gone is False or seen not in (None, sign):
+            is_gone = _is_gone(owner)
+            if is_gone is False or first_sign not in (None, sign):
                 raise ValueError(
-                    f"{self.folder}: {_told(there)} writes here; wait for it to end, or give another folder"
+                    f"{self.folder}: {_process_named(owner)} writes here; wait for it to end, or give another folder"
                 )
-            if seen is None:
-                seen, since = sign, time.monotonic()
-            if gone or time.monotonic() - since > DEAD:
+            if first_sign is None:
+                first_sign, since = sign, time.monotonic()
+            if is_gone or time.monotonic() - since > DEAD:
                 _replace(self.path, self.owner)
-                time.sleep(0 if gone else 1)  # others may have taken it over at the same moment: the last one has it
+                time.sleep(
+                    0 if is_gone else 1
+                )  # others may take the lock over at the same moment: the last one has it
                 self.check()
                 break
             if time.monotonic() - since < 1:
                 logger.warning(
-                    "%s: waiting up to %g seconds for a sign of life of %s", self.folder, DEAD, _told(there)
+                    "%s: waiting up to %g seconds for a sign of life of %s", self.folder, DEAD, _process_named(owner)
                 )
             time.sleep(1)
-        self.own, self.last_sign = True, time.time()
+        self.is_owner, self.last_sign = True, time.time()
 
     def _beat(self) -> None:
-        """Gives signs of life, until the lock is left or lost."""
-        while not self._over.wait(BEAT):
+        """Give signs of life until the lock is released or lost."""
+        while not self._ended.wait(BEAT):
             try:
                 if (_read(self.path) or {}).get("job") != self.job:
-                    continue  # which whoever writes is told by `check`
+                    continue  # the lock is lost; `check` raises the error before the next file is written
                 if is_remote(self.path):
                     _replace(self.path, {**self.owner, "sign": time.time()})
                 else:
                     os.utime(self.path)
                 self.last_sign = time.time()
-            except OSError as error:  # the next one may do
-                logger.warning("%s: no sign of life: %s", self.path, error)
+            except OSError as error:  # the next sign of life may succeed
+                logger.warning("%s: could not give a sign of life: %s", self.path, error)
 
-    def _tidy(self) -> None:
-        """Leaves no folder that was not there before and holds nothing."""
+    def _remove_new_folders(self) -> None:
+        """Remove the folders that this lock has created, if they are empty."""
         with suppress(OSError):
             for folder in self.new_folders:
                 folder.rmdir()
 
 
 def job_of(folder: str | os.PathLike) -> str:
-    """The job for which this process has the lock of the folder; none where it has not."""
+    """The job for which this process has the lock of the folder; "" if it has none."""
     lock = _held.get(plain_path(folder))
     return lock.job if lock else ""
 
 
 def check_lock(folder: str | os.PathLike) -> None:
-    """Raises LockLost where this process had the lock of the folder, and another run has it by now."""
+    """Raise LockLost if this process had the lock of the folder and another run has it now."""
     if lock := _held.get(plain_path(folder)):
         lock.check()
 
 
-# ---- who holds it --------------------------------------------------------------------------------------------------------
+# ---- the owner of a lock -------------------------------------------------------------------------------------------
 
 
 @lru_cache
 def _machine() -> str:
-    """This machine since it was started, or the container in it: numbers of processes mean something within it."""
+    """An identity of this machine since its start and of the container in it, in which process numbers are unique."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
         return socket.gethostname()
 
 
-def _here() -> dict[str, Any]:
+def _this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "machine": _machine(),
@@ -195,7 +202,7 @@ def _here() -> dict[str, Any]:
 
 
 def _is_gone(owner: dict[str, Any]) -> bool | None:
-    """Whether the process that holds a lock has ended; None where that cannot be seen from here."""
+    """Whether the process that holds a lock has ended; None if it is on another machine."""
     if owner.get("machine") != _machine():
         return None
     try:
@@ -205,33 +212,35 @@ def _is_gone(owner: dict[str, Any]) -> bool | None:
         return True
 
 
-def _told(owner: dict[str, Any]) -> str:
+def _process_named(owner: dict[str, Any]) -> str:
     return f"process {owner.get('process', 'of unknown number')} on {owner.get('host', 'an unknown host')}"
 
 
 def _job_of_launcher() -> str:
-    """The mark that all processes of one launcher share; "" where no launcher has started this process."""
+    """The name that all processes of one launcher share; "" if no launcher has started this process."""
     for count, names in LAUNCHERS.items():
         if os.environ.get(count, "1") != "1":
-            alone = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1")
-            return "-".join(
-                [*(os.environ.get(name, "") for name in (*names, count)), *([_machine()] if alone else [])]
-            )
+            parts = [os.environ.get(name, "") for name in (*names, count)]
+            if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1"):
+                parts.append(_machine())
+            return "-".join(parts)
     return ""
 
 
-# ---- the file ------------------------------------------------------------------------------------------------------------
-# On this machine by the system's own calls: what a thread does on the side disturbs no other file.
+# ---- the lock file -------------------------------------------------------------------------------------------------
+# On this machine it is read and written with system calls, so that the heartbeat thread disturbs no other open file.
 
 
 def _create(path: str, owner: dict[str, Any]) -> bool:
-    """Writes the lock if there is none. Raises: NotImplementedError where the store cannot do that."""
+    """Write the lock file if there is none, and return whether it was written.
+
+    Raises NotImplementedError if the store cannot do that.
+    """
     data = json.dumps(owner).encode()
     if is_remote(path):
         store = filesystem(path)
-        if (
-            path.startswith("hf://") or "mode" not in signature(store._pipe_file).parameters
-        ):  # the Hub makes a commit of each file
+        # On the Hub each file would be a commit.
+        if path.startswith("hf://") or "mode" not in signature(store._pipe_file).parameters:
             raise NotImplementedError
         try:
             call_store(
@@ -249,7 +258,7 @@ def _create(path: str, owner: dict[str, Any]) -> bool:
         return False
     try:
         os.write(handle, data)
-    except BaseException:  # a full disk: a lock that names nobody would be waited for
+    except BaseException:  # a full disk: other runs would wait for an empty lock file
         os.unlink(path)
         raise
     finally:
@@ -268,7 +277,7 @@ def _replace(path: str, owner: dict[str, Any]) -> None:
 
 
 def _read(path: str) -> dict[str, Any] | None:
-    """The contents of the lock; {} where it cannot be read, None where there is no lock."""
+    """The contents of the lock file; {} if it is not readable, None if there is none."""
     try:
         if is_remote(path):
             data = call_store(
@@ -289,5 +298,5 @@ def _read(path: str) -> dict[str, Any] | None:
 
 
 def _sign_of_life(path: str) -> Any:
-    there = entry(path)
-    return there and dict(there.stamp)
+    file = entry(path)
+    return file and dict(file.stamp)

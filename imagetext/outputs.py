@@ -1,4 +1,4 @@
-"""Files that stand under their name only when they are whole, on this machine and in stores."""
+"""Write files that appear under their name only when they are complete, on this machine and in stores."""
 
 import errno
 import fcntl
@@ -17,27 +17,28 @@ from imagetext.stores import StoreError, call_store, filesystem, is_remote, plai
 
 logger = logging.getLogger(__name__)
 
-PART = 16 << 20  # bytes of an upload that are sent at once, and sent again where that fails; a store takes 10,000 such
+PART = 16 << 20  # bytes of one part of an upload, which is sent again if that fails; a store takes 10,000 parts
 PATIENCE = 60.0  # seconds that a process waits for another one that writes the same file
-UNFINISHED = ".capsmith.tmp"  # what a file's name has behind it while the file is written; nobody else's file has it
+UNFINISHED = ".capsmith.tmp"  # suffix of a file that is being written; no other program's files have it
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name, of which the file that the block writes there gets its own name once it is whole.
+    """Yield a temporary path for the block to write to; after the block, the file gets the name `path`.
 
-    What was written is on the disk before the file gets its name, and the name is before the block is left. Where anything
-    fails, whatever had the name stays. The file has the rights that the umask gives, whoever wrote it. For this machine only.
-    The temporary name is always the same, so that what a killed process has left goes when the file is written again.
+    The data are on the disk before the file gets its name, and the name is on the disk when this returns. If anything
+    fails, an earlier file of that name stays. The file has the permissions of the umask. For files of this machine only.
+    The temporary name of a path is always the same, so the rest of a killed process disappears when the file is written
+    again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + UNFINISHED)
     with _claimed(temporary) as handle:
         try:
-            rights = os.stat(handle).st_mode & 0o777
+            permissions = os.stat(handle).st_mode & 0o777
             yield temporary
-            os.chmod(temporary, rights)  # some libraries give the owner alone any
+            os.chmod(temporary, permissions)  # some libraries give permissions to the owner only
             to_disk(temporary)
             os.replace(temporary, path)
         finally:
@@ -47,9 +48,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def _claimed(temporary: str | os.PathLike) -> Iterator[int]:
-    """A new file, of which no other process takes the name as long as this one has it; what a killed process has left goes.
+    """Create a file whose name no other process can claim during the block. The rest of a killed process is removed.
 
-    Raises: OSError where another process still writes under the name after PATIENCE seconds.
+    Raises OSError if another process still writes under this name after PATIENCE seconds.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -63,15 +64,17 @@ def _claimed(temporary: str | os.PathLike) -> Iterator[int]:
                 if not os.fstat(handle).st_size:
                     yield handle
                     return
-                os.unlink(temporary)  # left by a killed process, with whatever rights
+                os.unlink(temporary)  # left by a killed process, perhaps with other permissions
         finally:
             with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # processes that were forked meanwhile hold it, too
+                fcntl.flock(
+                    handle, fcntl.LOCK_UN
+                )  # closing is not enough: processes forked meanwhile hold the lock, too
             os.close(handle)
 
 
 def _locked(handle: int) -> bool:
-    """Whether this process has the file alone, until it closes it; True, too, on file systems that cannot tell."""
+    """Lock the file until it is closed; False if another process has it. True on file systems without locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -82,7 +85,7 @@ def _locked(handle: int) -> bool:
 
 
 def _is_at(handle: int, path: str | os.PathLike) -> bool:
-    """Whether the open file is the one at the path."""
+    """Whether the open file is the file at the path."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -91,13 +94,14 @@ def _is_at(handle: int, path: str | os.PathLike) -> bool:
 
 @contextmanager
 def whole_files(folder: str | os.PathLike, last: Collection[str] = ()) -> Iterator[Path]:
-    """A temporary folder, whose files go to their places in `folder` once the block has written them all.
+    """Yield a temporary folder; after the block, its files are moved to the same places in `folder`.
 
-    Each goes there as in `whole_file`, those of the names in `last` after all others: they vouch for the rest.
+    Each file is moved as in `whole_file`. Files whose names are in `last` are moved after all others: their presence
+    shows that the others are complete.
     """
     folder = Path(folder)
     staging = folder / f".saving{UNFINISHED}"
-    shutil.rmtree(staging, ignore_errors=True)  # a killed process has left it
+    shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
     staging.mkdir(parents=True)
     try:
         yield staging
@@ -110,7 +114,7 @@ def whole_files(folder: str | os.PathLike, last: Collection[str] = ()) -> Iterat
 
 
 def to_disk(path: str | os.PathLike) -> None:
-    """Has a file's data, or the names in a folder, on the disk."""
+    """Wait until a file's data, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -119,15 +123,16 @@ def to_disk(path: str | os.PathLike) -> None:
 
 
 class Output:
-    """A file to write from its beginning to its end, hashed and counted on the way.
+    """A file that is written from beginning to end, while its bytes are hashed and counted.
 
-    On this machine it has a temporary name until `commit`, and the data are on disk before it has its own. In a store it is
-    one upload of several parts, which `commit` completes. Until then, and after `discard`, whatever had its name stays.
+    On this machine the file has a temporary name until `commit`, and its data are on the disk before it gets its name. In
+    a store it is an upload of several parts, which `commit` completes. Before `commit`, and after `discard`, an earlier
+    file of that name stays.
     """
 
     def __init__(self, path: str):
         self.path, self.size, self.closed = path, 0, False
-        self._file: Any  # of the store, or of this machine
+        self._file: Any  # a file of the store or of this machine
         self._hash = hashlib.sha256()
         if is_remote(path):
             self._file = call_store(
@@ -156,17 +161,17 @@ class Output:
         return self.size
 
     def flush(self) -> None:
-        """Nothing: what is written counts from `commit` on."""
+        """Do nothing: only `commit` makes the data permanent."""
 
     def finish(self) -> None:
-        """Has all that was written on the disk, where it is a file of this machine; what had its name is still there."""
+        """Put all data on the disk (for a file of this machine). An earlier file of that name still stays."""
         if not is_remote(self.path) and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
 
     def commit(self) -> None:
-        """Gives the file its name; OSError where that is not what was written: as much as that, and by nobody else."""
+        """Give the file its name. Raises OSError if its size is not that of what was written, or it is another file."""
         self.finish()
         if is_remote(self.path):
             call_store(self.path, self._complete)
@@ -188,18 +193,20 @@ class Output:
             raise OSError(f"{self.size} bytes were written, the store has {stored}")
 
     def discard(self) -> None:
-        """Leaves nothing of the file; does nothing once it has its name."""
+        """Remove the unfinished file; do nothing after `commit`."""
         if self.closed:
             return
         self.closed = True
         if is_remote(self.path):
-            self._file.closed = True  # or it would be closed, and in some stores completed, when collected as garbage
+            self._file.closed = True  # otherwise garbage collection would close it, and some stores then complete it
             try:
                 call_store(self.path, self._file.discard)
             except StoreError as error:
-                logger.warning("an upload is left, and aborted when this file is begun again: %s", error)
+                logger.warning(
+                    "an upload could not be aborted; the next attempt to write this file does it: %s", error
+                )
         else:
-            with suppress(OSError):  # a full disk, which has been told of
+            with suppress(OSError):  # a full disk, which has raised an error before
                 self._file.close()
             if _is_at(self._handle, self.path + UNFINISHED):
                 remove(self.path + UNFINISHED)
@@ -207,7 +214,7 @@ class Output:
 
 
 def write_file(path: str | os.PathLike, data: bytes | str) -> None:
-    """A small file, whole or not at all; a text in UTF-8, lone surrogates as `\\udc80`."""
+    """Write a small file, completely or not at all. A text is written in UTF-8, with lone surrogates as `\\udc80`."""
     path = plain_path(path)
     data = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     if is_remote(path):
@@ -218,7 +225,7 @@ def write_file(path: str | os.PathLike, data: bytes | str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file, if there is one."""
+    """Remove a file, if there is one."""
     try:
         if is_remote(path):
             call_store(path, partial(filesystem(path).rm_file, path), lasting=(FileNotFoundError,))
@@ -229,9 +236,9 @@ def remove(path: str) -> None:
 
 
 def abort_uploads(path: str) -> int:
-    """Aborts the uploads of this file, or of the files below `FOLDER/`, that a killed process has left; returns how many.
+    """Abort unfinished uploads of this file, or of all files below `FOLDER/`, and return how many there were.
 
-    S3 keeps, and charges for, their parts until then; other stores let them expire, and this machine has none.
+    Killed processes leave them. S3 keeps their parts, and charges for them; other stores let them expire.
     """
     if not path.startswith("s3://"):
         return 0
@@ -241,13 +248,14 @@ def abort_uploads(path: str) -> int:
     while page is not None:
         listed = call_store(path, partial(store.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=key, **page))
         uploads += listed.get("Uploads") or []
-        more = listed.get("IsTruncated")
-        page = {"KeyMarker": listed["NextKeyMarker"], "UploadIdMarker": listed["NextUploadIdMarker"]} if more else None
+        page = None
+        if listed.get("IsTruncated"):
+            page = {"KeyMarker": listed["NextKeyMarker"], "UploadIdMarker": listed["NextUploadIdMarker"]}
     uploads = [upload for upload in uploads if upload["Key"] == key or key.endswith("/")]
     for upload in uploads:
         part = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
         try:
             call_store(path, partial(store.call_s3, "abort_multipart_upload", **part), lasting=(FileNotFoundError,))
         except FileNotFoundError:
-            pass  # completed or aborted by now
+            pass  # completed or aborted meanwhile
     return len(uploads)

@@ -1,6 +1,6 @@
-"""Sizes of Parquet pages, checked before one is unpacked: a footer may lie, and a page of few bytes may hold gigabytes.
+"""Check the sizes of Parquet pages before they are unpacked: a footer may lie, and a small page may hold gigabytes.
 
-Headers of pages are structs of Thrift's compact protocol (`parquet.thrift`: PageHeader).
+Page headers are structs in Thrift's compact protocol (`parquet.thrift`: PageHeader).
 """
 
 import os
@@ -13,26 +13,27 @@ from imagetext import limits
 
 
 def check_rows(parquet: pq.ParquetFile, file: BinaryIO) -> None:
-    """Raises ValueError where the footer tells of more rows than the file can hold."""
+    """Raise ValueError if the footer claims more rows than the file can hold."""
     rows = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     size = file.seek(0, os.SEEK_END)
     if any(count < 0 for count in rows) or sum(rows) > limits.PARQUET_ROWS * size:
-        raise ValueError(f"its footer tells of {sum(rows):,} rows in {size:,} bytes")
+        raise ValueError(f"its footer claims {sum(rows):,} rows in {size:,} bytes")
 
 
 def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Collection[str]) -> None:
-    """Raises ValueError where pages of these columns of a row group would take more memory than limits.PAGE, or have too many values."""
-    said = parquet.metadata.row_group(group)
+    """Raise ValueError if pages of these columns of a row group take more memory than limits.PAGE, or have too many values.
+
+    The limit of the values is limits.DOCUMENT_VALUES, for values in lists.
+    """
+    metadata = parquet.metadata.row_group(group)
     size, values = 0, 0
-    for index in range(said.num_columns):
-        chunk, place = said.column(index), parquet.schema.column(index).path  # a chunk's own path may be another
-        if not any(f"{place}.".startswith(f"{name}.") for name in columns):
+    for index in range(metadata.num_columns):
+        chunk, column = metadata.column(index), parquet.schema.column(index).path  # the chunk's path may differ
+        if not any(f"{column}.".startswith(f"{name}.") for name in columns):
             continue
-        start = (
-            chunk.dictionary_page_offset
-            if chunk.has_dictionary_page and chunk.dictionary_page_offset
-            else chunk.data_page_offset
-        )
+        start = chunk.data_page_offset
+        if chunk.has_dictionary_page and chunk.dictionary_page_offset:
+            start = chunk.dictionary_page_offset
         end, largest, counted = start + chunk.total_compressed_size, 0, 0
         while start < end and counted < chunk.num_values:
             file.seek(start)
@@ -42,24 +43,23 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
                 raise ValueError(f"a page of {unpacked:,} bytes")
             largest, start = max(largest, unpacked), file.tell() + packed
             counted += next((header[field][1] for field in (5, 8) if field in header), 0)
-        size += 2 * largest if chunk.has_dictionary_page else largest  # a dictionary stays beside the pages
+        size += 2 * largest if chunk.has_dictionary_page else largest  # a dictionary is held beside the pages
         values += counted if parquet.schema.column(index).max_repetition_level else 0
-        if counted > max(chunk.num_values, said.num_rows):
-            raise ValueError(
-                f"pages of {place} have {counted:,} values where the footer tells of {chunk.num_values:,}"
-            )
+        if counted > max(chunk.num_values, metadata.num_rows):
+            raise ValueError(f"pages of {column} have {counted:,} values, but the footer claims {chunk.num_values:,}")
     if size > limits.PAGE:
         raise ValueError(
             f"pages that are read together take {size:,} bytes, more than {limits.PAGE:,}; write it in smaller pages"
         )
     if values > limits.DOCUMENT_VALUES:
         raise ValueError(
-            f"lists of {values:,} values in a row group, more than {limits.DOCUMENT_VALUES:,}; write it in smaller row groups"
+            f"lists of {values:,} values in a row group, more than {limits.DOCUMENT_VALUES:,}; write it in smaller row "
+            "groups"
         )
 
 
 def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
-    """The numbers and structs in a struct, by their fields' numbers."""
+    """The numbers and structs in a struct, by field number; None for values of other types."""
     fields, number = {}, 0
     while byte := file.read(1)[0]:
         number = number + (byte >> 4) if byte >> 4 else _zigzag(file)
@@ -68,13 +68,13 @@ def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
 
 
 def _value(file: BinaryIO, kind: int, depth: int) -> Any:
-    if kind in (1, 2) or depth > 8:  # a truth, which the kind says
+    if kind in (1, 2) or depth > 8:  # true or false, which the kind itself encodes
         return None
     if kind in (4, 5, 6):
         return _zigzag(file)
     if kind == 12:
         return _struct(file, depth + 1)
-    if kind in (3, 7, 8):  # a byte, a double, bytes
+    if kind in (3, 7, 8):  # a byte, a double, a byte string
         file.seek({3: 1, 7: 8}.get(kind) or _varint(file), os.SEEK_CUR)
         return None
     raise ValueError(f"a header of a page with a field of the kind {kind}")

@@ -18,7 +18,8 @@ class Pool(ProcessPoolExecutor):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._workers, answers = self._processes, self._result_queue  # the pool drops its own references when it ends
+        # kept here, because the pool drops its own references when it ends
+        self._workers, answers = self._processes, self._result_queue
         self._writing_end: Any = vars(answers)["_writer"]  # of the pipe of answers, in this process
 
     def answer(self, call: "Future[Result]") -> Result:

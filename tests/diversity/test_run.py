@@ -133,7 +133,7 @@ def test_two_reports_at_once_and_an_output_that_is_the_input_are_refused(records
             )
             == 2
         )
-        assert "stand there that are the input" in capsys.readouterr().err
+        assert "that are the input" in capsys.readouterr().err
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "records.jsonl"}
 
 

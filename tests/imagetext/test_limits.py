@@ -198,9 +198,9 @@ HOSTILE = {
     ),
     "rows.parquet": (
         lambda path: table(path, image=repeated("a.jpg", 100_000)),
-        "its footer tells of 100,000 rows in",
+        "its footer claims 100,000 rows in",
     ),
-    "lies.parquet": (lying, "its footer tells of "),
+    "lies.parquet": (lying, "its footer claims "),
     "line.txt": (lambda path: sparse(path, b"a dog\n", 1 << 40), "a line of more than 1,048,576 bytes"),
     "document.json": (lambda path: sparse(path, b'{"a": "', 1 << 40), "has more than the 1,048,576 bytes"),
 }
