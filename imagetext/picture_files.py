@@ -1,9 +1,10 @@
-"""Which files the pictures of a set may be, and their bytes: the one place that opens what a table, metadata or a link names.
+"""Which files may be pictures of a set, and their bytes. Only this module opens files that a table, metadata or a link names.
 
-Whoever made a set chose the paths in it. With all links followed, each has to lie in a folder that the user named: in those of
-`--images`, or else in that of the file. The picture of a record that we wrote may lie beside its table in any case, and anywhere on this
-machine if it has the SHA-256 in the record: who can tell that has the picture. Only regular files are opened, and where each leads is looked
-up anew then, for a link may have taken its place.
+The paths in a set were chosen by its author. With all links followed, each must lie in a folder that the user named: in
+those of `--images`, or, without these, in the folder of the file. The picture of a record that capsmith wrote may always
+lie beside its table, and anywhere on this machine if it has the SHA-256 in the record, because only somebody who has the
+picture can know that hash. Only regular files are opened, and links are followed again at that moment, because a file may
+have been replaced by a link since the first check.
 """
 
 import errno
@@ -16,16 +17,17 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from imagetext import limits
 from imagetext.fields import well_formed
 from imagetext.stores import LIBRARIES, StoreError, filesystem, is_remote, join, plain_path, read_bytes
 
-LONGEST = 4096  # bytes of a path
-FLAGS = 8  # that one message names
-PROBLEMS = 100  # that are told, one a line
-OF_ROWS = (
+LONGEST = 4096  # characters of a path
+FLAGS = 8  # flags that one message names
+PROBLEMS = 100  # problems that are reported, one on each line
+OF_ROWS = (  # errors of one row's path, not of the whole input
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
@@ -44,31 +46,36 @@ class Outside(ValueError):
 
 
 class LeadsOutside(ValueError):
-    """Pictures of one input, or of several, that lead out: what the first says, how many they are, and the folders where they lie."""
+    """Pictures of one or several inputs lead out of the folders that the user named.
+
+    first: what is wrong in the first input. count: how many pictures lead out. folders: where those pictures lie.
+    inputs: how many inputs have such pictures.
+    """
 
     def __init__(self, first: str, count: int, folders: Sequence[str], inputs: int = 1):
-        super().__init__(first, count, folders, inputs)
+        super().__init__(first, count, folders, inputs)  # all arguments, so that the error can be pickled
         self.first, self.count, self.folders, self.inputs = first, count, dict.fromkeys(folders), inputs
 
     def __str__(self) -> str:
         others = f"; together with {self.inputs - 1:,} other inputs, {self.count:,} do" if self.inputs > 1 else ""
         flags = " ".join(f"--images {shlex.quote(folder)}" for folder in [*self.folders][:FLAGS])
-        return f"{self.first}{others}; where such files are meant to be read, add {flags}, or a folder above"
+        return f"{self.first}{others}; if these files may be read, add {flags}, or a folder above"
 
 
 class NotAFile(ValueError):
     """A folder, a device or a pipe, which is not opened."""
 
 
-class Picture(NamedTuple):
-    """Where a row says that its picture is."""
+class PictureReference(NamedTuple):
+    """The place of a picture as a row of a set names it."""
 
-    name: str  # as the row has it
-    # of the picture, in a record that we wrote, whose path starts from its table; None in all others
+    name: str  # a path or URL, unchanged
+    # The picture's hash, only in a record that capsmith wrote. The path in such a record starts from its table.
     sha256: str | None = None
 
     @property
     def ours(self) -> bool:
+        """Whether capsmith wrote the record."""
         return self.sha256 is not None
 
 
@@ -76,37 +83,49 @@ class Picture(NamedTuple):
 class PictureFolders:
     """The folders, on this machine or in stores, in which the pictures of one table, caption set or folder may lie."""
 
-    own: str  # of the file
+    of_file: str  # the folder of the table or caption set, or the folder of pictures
     named: tuple[str, ...] = ()  # by `--images`
-    is_input: bool = False  # whether `own` itself was named as an input: then pictures may always lie there
-    strict: bool = True  # whether a picture outside is an error; else its record has none
-    real_own: tuple[str, ...] = field(init=False, repr=False, compare=False)  # with links followed
-    real: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    is_input: bool = False  # whether `of_file` itself was named as an input: then pictures may always lie there
+    strict: bool = True  # whether a picture outside is an error; otherwise its record only has no picture
+    real_of_file: tuple[str, ...] = field(init=False, repr=False, compare=False)  # with links followed
+    real_allowed: tuple[str, ...] = field(init=False, repr=False, compare=False)  # with links followed
 
     def __post_init__(self) -> None:
-        named = tuple(one for folder in self.named for one in _with_blobs(real_path(folder)))
-        object.__setattr__(self, "real_own", _with_blobs(real_path(self.own)))
-        object.__setattr__(self, "real", (*self.real_own * (self.is_input or not named), *named))
+        named = tuple(chain.from_iterable(_with_blobs(real_path(folder)) for folder in self.named))
+        of_file = _with_blobs(real_path(self.of_file))
+        object.__setattr__(self, "real_of_file", of_file)
+        object.__setattr__(self, "real_allowed", (*of_file, *named) if self.is_input or not named else named)
 
-    def paths(self, picture: Picture) -> list[str]:
-        """Where a picture may be, in the order of looking: a path starts from `--images`, then from the file, of ours the reverse."""
+    def paths(self, picture: PictureReference) -> list[str]:
+        """The paths at which a picture is looked for, in order.
+
+        A relative path starts from the folders of `--images`, then from that of the file. For a record that capsmith wrote,
+        and in a folder of pictures, the folder of the file comes first.
+        """
         if _URL.match(picture.name):
             return []
-        starts = (self.own, *self.named) if picture.ours or self.is_input else (*self.named, self.own)
+        first_of_file = picture.ours or self.is_input
+        starts = (self.of_file, *self.named) if first_of_file else (*self.named, self.of_file)
         return list(dict.fromkeys(join(start, picture.name) for start in starts))
 
     def hold(self, real: str, ours: bool = False) -> bool:
-        """Whether a path, its links followed, is in one of them."""
-        return any(f"{real}/".startswith(f"{root.rstrip('/')}/") for root in (*self.real, *self.real_own * ours))
+        """Whether a path whose links were followed lies in one of the allowed folders.
+
+        ours: whether the path is of a record that capsmith wrote, which may also lie in the folder of the file.
+        """
+        allowed = (*self.real_allowed, *self.real_of_file) if ours else self.real_allowed
+        return any(f"{real}/".startswith(f"{folder.rstrip('/')}/") for folder in allowed)
 
     def __str__(self) -> str:
-        return " and ".join(
-            one or "the current folder" for one in ((self.own,) * (self.is_input or not self.named) + self.named)
-        )
+        allowed = (self.of_file, *self.named) if self.is_input or not self.named else self.named
+        return " and ".join(folder or "the current folder" for folder in allowed)
 
 
 def named_folders(images: str | os.PathLike | Sequence[str | os.PathLike] | None) -> tuple[str, ...]:
-    """The folders of `--images`; ValueError where one is no path, or is in a store whose library is not installed."""
+    """The folders of `--images` as a tuple.
+
+    Raises ValueError if one of them is not a path, or is in a store whose library is not installed.
+    """
     folders = tuple(map(plain_path, [images] if isinstance(images, str | os.PathLike) else images or ()))
     for folder in filter(is_remote, folders):
         filesystem(folder)
@@ -114,7 +133,7 @@ def named_folders(images: str | os.PathLike | Sequence[str | os.PathLike] | None
 
 
 def real_path(path: str) -> str:
-    """The path with all links followed, of a URL without `..`; ValueError where it can be none."""
+    """The path with all links followed, or the URL without `..`. Raises ValueError for what cannot be a path."""
     if is_remote(path):
         scheme, _, place = path.partition("://")
         return f"{scheme}://{posixpath.normpath(place)}"
@@ -122,7 +141,7 @@ def real_path(path: str) -> str:
 
 
 def _with_blobs(folder: str) -> tuple[str, ...]:
-    """The folder, and the one in which the Hub's cache keeps what its links lead to."""
+    """The folder, and for a snapshot in the Hub's cache also the folder that the links in it lead to."""
     snapshot = _SNAPSHOT.fullmatch(folder)
     return (folder, f"{snapshot[1]}/blobs") if snapshot else (folder,)
 
@@ -131,28 +150,29 @@ def _with_blobs(folder: str) -> tuple[str, ...]:
 
 
 def check_inside(
-    place: str, pictures: Iterable[tuple[int | None, Picture]], folders: PictureFolders, what: str = "rows"
+    place: str,
+    pictures: Iterable[tuple[int | None, PictureReference]],
+    folders: PictureFolders,
+    *,
+    what: str = "rows",
 ) -> None:
-    """Raises LeadsOutside where pictures do, with the number of them, the first, and the flag that lets them be read.
+    """Raise LeadsOutside if pictures lead outside; the message has their number, the first one, and the flag to allow them.
 
-    pictures: each with the number of its row from 0, if it has one. what: of which there are so many. No file is opened.
+    place: the file or folder that names the pictures.
+    pictures: each with the number of its row, counted from 0, or None. No picture is opened.
+    what: what names the pictures, in the plural, for the message.
     """
-    known = lru_cache(1 << 12)(partial(_folder_inside, folders))
-    count, first, others_inside = 0, (None, Picture("")), False
+    folder_inside = lru_cache(1 << 12)(partial(_folder_inside, folders))
+    count, first, others_inside = 0, (None, PictureReference("")), False
     for number, picture in pictures:
         begin = picture.name.rfind("/") + 1
-        folder, name = known(picture.name[:begin], picture.ours), picture.name[begin:]
-        if (
-            folder
-            and name not in ("", ".", "..")
-            and (is_remote(folder) or not os.path.islink(folder + name))
-            or any(
-                folders.hold(_real_or_none(path), picture.ours) or picture.sha256 and not is_remote(path)
-                for path in folders.paths(picture)
-            )
-        ):
+        folder, name = folder_inside(picture.name[:begin], picture.ours), picture.name[begin:]
+        # Quick for most pictures: their folder is inside, and the file is no link.
+        is_plain = bool(folder) and name not in ("", ".", "..")
+        is_inside = is_plain and (is_remote(folder) or not os.path.islink(folder + name))
+        if is_inside or any(_may_be_at(path, picture, folders) for path in folders.paths(picture)):
             others_inside |= not picture.ours
-        elif _can_be(picture):
+        elif _may_exist(picture):
             first = first if count else (number, picture)
             count += 1
     if not count:
@@ -160,22 +180,25 @@ def check_inside(
     number, picture = first
     paths = folders.paths(picture)
     real = real_path(next(filter(os.path.lexists, paths), paths[0]))
-    places = [folders.own or "."] * (others_inside and not folders.named and not folders.is_input) + [
-        real if os.path.isdir(real) else os.path.dirname(real)
-    ]
-    row, leads = (
-        "" if number is None else f", row {number + 1:,},",
-        "" if real == picture.name else f", which is {short(real)}",
-    )
+    suggested = [real if os.path.isdir(real) else os.path.dirname(real)]
+    if others_inside and not folders.named and not folders.is_input:  # with --images, this folder must be named, too
+        suggested.insert(0, folders.of_file or ".")
+    row = "" if number is None else f", row {number + 1:,},"
+    target = "" if real == picture.name else f", which is {short(real)}"
     raise LeadsOutside(
-        f"{place}: {count:,} of its {what} lead outside {folders}; the first{row} names {short(picture.name)}{leads}",
+        f"{place}: {count:,} of its {what} lead outside {folders}; the first{row} names {short(picture.name)}{target}",
         count,
-        places,
+        suggested,
     )
+
+
+def _may_be_at(path: str, picture: PictureReference, folders: PictureFolders) -> bool:
+    """Whether a picture may be read at a path: inside, or anywhere on this machine if it has the hash in its record."""
+    return folders.hold(_real_or_empty(path), picture.ours) or bool(picture.sha256) and not is_remote(path)
 
 
 def one_error(problems: Iterable[str | Exception]) -> ValueError:
-    """One error that tells all problems, each once; all pictures that lead outside are one of them."""
+    """Join all problems into one error, each once. All LeadsOutside are joined into one of its lines."""
     problems = list(problems)
     outside = [problem for problem in problems if isinstance(problem, LeadsOutside)]
     others = list(dict.fromkeys(str(problem) for problem in problems if not isinstance(problem, LeadsOutside)))
@@ -186,31 +209,30 @@ def one_error(problems: Iterable[str | Exception]) -> ValueError:
     together = LeadsOutside(
         outside[0].first,
         sum(problem.count for problem in outside),
-        [place for problem in outside for place in problem.folders],
-        sum(problem.inputs for problem in outside),
+        [*chain.from_iterable(problem.folders for problem in outside)],
+        inputs=sum(problem.inputs for problem in outside),
     )
     return ValueError("\n".join([*others, str(together)])) if others else together
 
 
 def _folder_inside(folders: PictureFolders, folder: str, ours: bool) -> str:
-    """The first place where a folder of a row may be, as a path that ends with /; "" where that is not inside."""
-    path = next((path or "." for path in folders.paths(Picture(folder, "" if ours else None))), "")
-    return os.path.join(path, "") if folders.hold(_real_or_none(path), ours) else ""
+    """The first path at which a row's folder may be, ending with /; "" if that path is not inside."""
+    path = next((path or "." for path in folders.paths(PictureReference(folder, "" if ours else None))), "")
+    return os.path.join(path, "") if folders.hold(_real_or_empty(path), ours) else ""
 
 
-def _real_or_none(path: str) -> str:
+def _real_or_empty(path: str) -> str:
     try:
         return real_path(path)
-    except ValueError:  # it can be none
+    except ValueError:  # it cannot be a path
         return ""
 
 
-def _can_be(picture: Picture) -> bool:
-    """Whether there can be a file of this name; what is none is its row's error."""
+def _may_exist(picture: PictureReference) -> bool:
+    """Whether a file of this name can exist. A name that cannot is an error of its row, not of the input."""
     name = picture.name
-    return (
-        bool(name) and "\0" not in name and well_formed(name) == name and len(name) <= LONGEST and not _URL.match(name)
-    )
+    is_name = bool(name) and "\0" not in name and well_formed(name) == name and len(name) <= LONGEST
+    return is_name and not _URL.match(name)
 
 
 # ---- opening --------------------------------------------------------------------------------------------------------------
@@ -221,73 +243,80 @@ class PictureReader:
 
     def __init__(self, folders: PictureFolders):
         self.folders = folders
-        self.given: dict[str, str] = {}  # a picture of each kind of store
-        self.refused: dict[str, str] = {}  # why it did not give another one
-        # the stores that have refused one for lack of rights, and are not asked twice again
-        self.denied: set[str] = set()
+        self.readable: dict[str, str] = {}  # by store: a picture that could be read
+        self.unreadable: dict[str, str] = {}  # by store: why another picture could not be read
+        # stores that have denied access to a picture; after this they get only one attempt for each picture
+        self.denying: set[str] = set()
 
-    def read(self, picture: Picture, told: str = "") -> tuple[bytes, str]:
-        """The bytes of a picture, and its path; raises as `read_picture` does."""
+    def read(self, picture: PictureReference, shown_path: str = "") -> tuple[bytes, str]:
+        """Return the bytes of a picture, and its path. Raises as `read_picture` does."""
         problems: list[ValueError] = []
+        shown_path = shown_path or picture.name
         for path in self.folders.paths(picture):
             store = path.partition("://")[0] if is_remote(path) else ""
             try:
                 data = read_picture(
-                    path, told or picture.name, self.folders, picture.sha256, patient=store not in self.denied
+                    path,
+                    shown_path=shown_path,
+                    folders=self.folders,
+                    sha256=picture.sha256,
+                    patient=store not in self.denying,
                 )
             except StoreError:
                 raise
             except ValueError as problem:
                 problems.append(problem)
                 if store and isinstance(problem.__cause__, OSError):
-                    self.refused[store] = f"{path}: {problem}"
-                    self.denied |= {store} if isinstance(problem.__cause__, PermissionError) else set()
+                    self.unreadable[store] = f"{path}: {problem}"
+                    self.denying |= {store} if isinstance(problem.__cause__, PermissionError) else set()
                 continue
             if store:
-                self.given[store] = path
+                self.readable[store] = path
             return data, path
-        told = short(told or picture.name)
-        raise next(
-            (one for one in problems if not isinstance(one, Outside)), next(iter(problems), None)
-        ) or ValueError(f"missing picture file: {told} (pictures are not fetched from URLs)")
+        if not problems:
+            raise ValueError(f"missing picture file: {short(shown_path)} (pictures are not fetched from URLs)")
+        raise next((problem for problem in problems if not isinstance(problem, Outside)), problems[0])
 
     def check(self) -> None:
-        """Raises StoreError where a store has refused pictures and gives no other one: not the rows are at fault then."""
-        for store, reason in self.refused.items():
-            if store not in self.given:
-                raise StoreError(f"{reason}, and {store}:// gave no other picture of this shard")
+        """Raise StoreError if a store has refused pictures and no other one can be read: then the store is at fault."""
+        for store, reason in self.unreadable.items():
+            if store not in self.readable:
+                raise StoreError(f"{reason}, and no other picture of this shard could be read from {store}://")
             try:
-                read_bytes(self.given[store])
+                read_bytes(self.readable[store])
             except OSError as error:
                 raise StoreError(
-                    f"{reason}, and {self.given[store]}, which was read before, is refused now: {error}"
+                    f"{reason}, and {self.readable[store]}, which was read before, is refused now: {error}"
                 ) from error
 
 
 def read_picture(
     path: str,
-    told: str = "",
+    *,
+    shown_path: str = "",
     folders: PictureFolders | None = None,
     sha256: str | None = None,
-    *,
     patient: bool = True,
 ) -> bytes:
-    """The bytes of a picture file; ValueError where there is none to be read; other trouble with the store stays an OSError.
+    """Return the bytes of a picture file.
 
-    told: the path as the error is to have it, which stands in a record and is the same wherever the input lies. folders: where it
-    must lie; unless given, there may be no link in the path. sha256: of a record that we wrote: where the file has it, it may be
-    read wherever it is on this machine, for whoever wrote the record knew it. patient: whether a store that refuses it is asked again.
+    shown_path: the path in error messages, which are stored in records and must not depend on where the input lies
+        (default: `path`).
+    folders: the folders in which the file must lie. Without them, the path must not contain a link.
+    sha256: the hash in a record that capsmith wrote. A file with this hash may be read anywhere on this machine, because
+        the author of the record knew its content.
+    patient: whether a store that denies access gets further attempts.
+
+    Raises ValueError if there is no such picture, or it may not be read; OSError if the store or the disk fails.
     """
-    name = short(told or path)
+    name = short(shown_path or path)
     try:
         real = real_path(path)
         if not (folders.hold(real, sha256 is not None) if folders else is_remote(path) or real == path):
-            if (
-                sha256
-                and not is_remote(path)
-                and hashlib.sha256(data := read_regular(real, limits.FILE, name)).hexdigest() == sha256
-            ):
-                return data
+            if sha256 and not is_remote(path):
+                data = read_regular(real, limits.FILE, name)
+                if hashlib.sha256(data).hexdigest() == sha256:
+                    return data
             raise Outside(f"a picture outside the set, in no folder of --images: {name}")
         if not is_remote(path):
             return read_regular(real, limits.FILE, name)
@@ -308,24 +337,28 @@ def read_picture(
         raise ValueError(f"missing picture file: {name} ({reason})") from cause
 
 
-def read_regular(real: str, most: int, told: str = "", *, cut: bool = False) -> bytes:
-    """The bytes of a file by a path without links; NotAFile where it is none.
+def read_regular(real: str, most: int, shown_name: str = "", *, cut: bool = False) -> bytes:
+    """Return the bytes of a regular file.
 
-    Of more than `most` bytes the first are given if they may be cut, else it is a ValueError.
+    real: a path without links.
+    most: how many bytes are read.
+    shown_name: the file's name in the message of the ValueError.
+    cut: whether a longer file is cut; otherwise it is a ValueError.
+
+    Raises NotAFile if the path is not a regular file.
     """
     if stat.S_ISREG(os.stat(real).st_mode):
         with open(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 data = file.read(most + 1)
                 if len(data) > most and not cut:
-                    raise ValueError(
-                        f"{told or short(os.path.basename(real))}: has more than the {most:,} bytes that are read of such a file"
-                    )
+                    name = shown_name or short(os.path.basename(real))
+                    raise ValueError(f"{name}: has more than the {most:,} bytes that are read of such a file")
                 return data[:most]
     raise NotAFile(f"not a file: {short(os.path.basename(real))}")
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as messages show it: its repr, cut to 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -28,7 +28,7 @@ from functools import partial
 import numpy as np
 
 from imagetext.hashes import name_hash
-from imagetext.picture_files import Picture, PictureFolders, check_inside
+from imagetext.picture_files import PictureFolders, PictureReference, check_inside
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated_formats import CONVERTED, LOADED, gbc_name
 from imagetext.readers.row_records import Row, Wanted, picture_of, row_records, with_unique_keys
@@ -88,7 +88,7 @@ class CuratedRows:
         )
         return with_unique_keys(row_records(converted, self.folders), self.path)
 
-    def pictures(self) -> Iterator[tuple[int, Picture]]:
+    def pictures(self) -> Iterator[tuple[int, PictureReference]]:
         """The numbers of the rows that name files, and these."""
         rows = enumerate(self.rows, self.first) if isinstance(self.rows, Sequence) else self.rows.numbered(NAMES)
         return ((number, picture) for number, row in rows if (picture := picture_of(self._convert(row))))
@@ -142,9 +142,9 @@ def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]
     if kind.startswith("dci-"):
         check_inside(
             path,
-            ((None, Picture(os.path.basename(row["annotation"]))) for row in rows),
+            ((None, PictureReference(os.path.basename(row["annotation"]))) for row in rows),
             PictureFolders(path),
-            "annotations",
+            what="annotations",
         )
     cut = [pieces(rows[first : first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
     return cut if kind.startswith("dci-") else _inside(cut)

@@ -25,9 +25,9 @@ from imagetext.fields import CAPTION_COLUMNS, json_fields, readable, sort_fields
 from imagetext.picture_files import (
     NotAFile,
     Outside,
-    Picture,
     PictureFolders,
     PictureReader,
+    PictureReference,
     check_inside,
     read_regular,
     real_path,
@@ -126,8 +126,8 @@ def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
     return with_picture(record, _picture(row.path), row.source, reader) if picture else record
 
 
-def _picture(path: str) -> Picture:
-    return Picture(path if "://" in path else os.path.abspath(path))
+def _picture(path: str) -> PictureReference:
+    return PictureReference(path if "://" in path else os.path.abspath(path))
 
 
 def read_inside(path: str, folders: PictureFolders) -> bytes:
@@ -160,7 +160,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
 
     files = {file.path: file.stamp for file in files_below(folder, enters)}
     links += [path for path in files if os.path.islink(path) and os.path.isfile(path)]  # devices are not opened
-    check_inside(folder, ((None, _picture(path)) for path in links), folders, "links")
+    check_inside(folder, ((None, _picture(path)) for path in links), folders, what="links")
     metadata = {
         path: rows
         for path in files
@@ -172,7 +172,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
     same = {_composed(path): path for path in files}
     broken = [row for path, rows in metadata.items() for row in _add_metadata(path, rows, pictures, same, folder)]
     others = [path for path in pictures if path not in files]
-    check_inside(folder, ((None, _picture(path)) for path in others), folders, "pictures in metadata")
+    check_inside(folder, ((None, _picture(path)) for path in others), folders, what="pictures in metadata")
     files |= {path: there.stamp for path, there in entries(others).items() if there}
     names = {path: _name(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())

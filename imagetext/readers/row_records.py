@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, loose_texts, sort_fields, well_formed
 from imagetext.keys import SeenKeys
-from imagetext.picture_files import Outside, Picture, PictureFolders, PictureReader, short
+from imagetext.picture_files import Outside, PictureFolders, PictureReader, PictureReference, short
 from imagetext.read_ahead import in_order
 from imagetext.sample import Record
 from imagetext.stores import StoreError, is_remote
@@ -64,7 +64,9 @@ def row_records(
     )
 
 
-def with_pictures(records: Iterable[tuple[Record, Picture | None, str]], reader: PictureReader) -> Iterator[Record]:
+def with_pictures(
+    records: Iterable[tuple[Record, PictureReference | None, str]], reader: PictureReader
+) -> Iterator[Record]:
     """The records, each with its picture, those in stores several at once; StoreError where a store fails, at the end, too."""
     yield from in_order(
         (
@@ -82,7 +84,7 @@ def with_unique_keys(records: Iterable[Record], place: str) -> Iterator[Record]:
     return (replace(record, key=keys.unique(record.key)) for record in records)
 
 
-def with_picture(record: Record, picture: Picture | None, told: str, reader: PictureReader) -> Record:
+def with_picture(record: Record, picture: PictureReference | None, told: str, reader: PictureReader) -> Record:
     """The record with its picture, if it names one; what is wrong stands in `error`, the path as it was told."""
     if picture is None:
         return record
@@ -98,7 +100,7 @@ def with_picture(record: Record, picture: Picture | None, told: str, reader: Pic
         return replace(record, error=error, lacks_picture=not record.error)
 
 
-def picture_of(row: Row | ValueError | None) -> Picture | None:
+def picture_of(row: Row | ValueError | None) -> PictureReference | None:
     """Where a row says that its picture is; None where it names no file."""
     if row is None or isinstance(row, ValueError):
         return None
@@ -126,7 +128,7 @@ def _picture_column(row: Row, ours: bool) -> tuple[str | None, str]:
 
 def _parse(
     row: Row | ValueError, row_key: str, source: str, wanted: Wanted | None = None, with_image: bool = True
-) -> tuple[Record, Picture | None, str]:
+) -> tuple[Record, PictureReference | None, str]:
     """The record of a row, the place of its picture if that is still to be read, and the name by which an error tells of it."""
     if isinstance(row, ValueError):
         error = f"{source}: {row}" if wanted else str(row)
@@ -205,7 +207,7 @@ def _listed(name: str, value: Any) -> list[str]:
     return [text if text.isascii() else well_formed(text) for text in value]
 
 
-def _image_of(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, Picture | None]:
+def _image_of(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, PictureReference | None]:
     """The picture's bytes as found, or where it is, with its hash in a record of ours; ValueError naming what is wrong with the cell."""
     if isinstance(value, dict):  # a picture of `datasets`
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
@@ -216,7 +218,7 @@ def _image_of(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, 
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a path or the bytes of a picture, got {short(value)}")
     data = _base64_picture(value)
-    return (None, Picture(value, sha256)) if data is None else (data, None)
+    return (None, PictureReference(value, sha256)) if data is None else (data, None)
 
 
 def _base64_picture(text: str) -> bytes | None:

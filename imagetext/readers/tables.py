@@ -9,7 +9,7 @@ from itertools import islice
 from typing import BinaryIO
 
 from imagetext import limits
-from imagetext.picture_files import Picture, PictureFolders, check_inside
+from imagetext.picture_files import PictureFolders, PictureReference, check_inside
 from imagetext.readers.compressed_tables import CompressedRows, settled_layout, unpacked
 from imagetext.readers.parquet import (
     column_names,
@@ -75,7 +75,7 @@ def with_folders(
     return [replace(part, folders=folders) for part in parts]
 
 
-def _pictures(path: str, parts: Sequence[TableRows | CompressedRows]) -> Iterator[tuple[int, Picture]]:
+def _pictures(path: str, parts: Sequence[TableRows | CompressedRows]) -> Iterator[tuple[int, PictureReference]]:
     """The numbers of all rows that name a picture, and these."""
     whole = replace(parts[0], reading=parts[0].reading and parts[0].reading._replace(same=""))
     if isinstance(whole, CompressedRows):

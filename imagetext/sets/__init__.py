@@ -1,1 +1,1 @@
-"""Columns of captions in sets that exist: room for a new one, and those that were written apart."""
+"""Add columns of captions to existing sets: make room for a new column, and join columns that were written separately."""

@@ -1,4 +1,4 @@
-"""Captions that were written apart (`ShardWriter(images=False)`) -> the shards of their pictures, matched by what names them."""
+"""Join captions that were written without pictures (`ShardWriter(images=False)`) into the shards of their pictures."""
 
 import hashlib
 import json
@@ -28,14 +28,14 @@ On = Literal["key", "uid", "sha256", "url", "path"]
 
 @dataclass(frozen=True)
 class Joined:
-    """How many records got captions; how many got none, for there are none; and how many, for there are different ones.
+    """How many records got captions, and how many did not.
 
-    unlike: what names the first picture without captions, and the first captions of all, as they were read to be joined.
+    unlike: an example of two names that do not match: of the first picture without captions, and of the first captions.
     """
 
     matched: int
-    unmatched: int
-    duplicate: int
+    unmatched: int  # there are no captions for these
+    duplicate: int  # there are several different captions for these
     unlike: tuple[str | None, str | None] = field(default=(None, None), compare=False)
 
 
@@ -52,21 +52,28 @@ def join(
     seed: int = 0,
     begin: Callable[[], None] = lambda: None,
 ) -> Joined:
-    """Writes the shards anew with the columns that other records have for their pictures, never by order.
+    """Write the shards again, with the columns that other records hold for their pictures.
 
-    A record that is left without any becomes a failed one, with the reason; so does one without synthetic captions where some of
-    those columns hold such, for trainers that draw them end at it. Where none does, original captions are enough. Shards that are done are not done again.
+    Records are matched by a name of the picture, never by their order. A record that has no captions afterwards becomes a
+    failed record, with the reason. If a joined column holds synthetic captions, a record without synthetic captions fails,
+    too, because trainers that draw them stop with an error at such a record; otherwise original captions are enough.
+    Finished shards are not written again.
 
-    columns: the SPEC or SPECs of those records; none to draw texts only.
-    on: what names a picture. `uid` is the key unless a record says otherwise; a `key` is unique in its shard only; `sha256` is
-        that of the picture's bytes, or as recorded where there is none; `url` stands in `url.txt` or `json`; `path` is that of
-        the picture's file, as a field says it, or as it was found in its table or folder. Captions of one
-        name that differ are taken for none, save on `sha256`, where all are the same picture's: those of the least key are.
+    columns: the SPEC or SPECs of the records that hold the columns; an empty list to only draw texts.
+    on: the field that identifies a picture:
+        `uid`: the key, unless a record has another uid;
+        `key`: unique only within a shard;
+        `sha256`: of the picture's bytes, or as recorded if there is no picture;
+        `url`: in `url.txt` or `json`;
+        `path`: the path of the picture's file, from a field, or as it was found in its table or folder.
+        If several records with the same name have different captions, none of them is used. With `sha256` they are all of
+        the same picture, and those of the smallest key are used.
     overwrite, drop_text_embeddings: see `imagetext.sets.room.room_for`.
-    text_from: (column, p): `txt` is a caption of this column with probability p, else the first original (webdataset).
-    begin: is called before anything is written, once the arguments are found good.
+    text_from: (column, p): `txt` is a caption of this column with probability p, otherwise the first original caption
+        (webdataset only).
+    begin: called once all arguments are checked, before anything is written.
 
-    Raises ValueError for bad arguments and shards, ColumnClash as `room_for` does, StoreError where a store fails.
+    Raises ValueError for bad arguments and shards, ColumnClash as `room_for` does, StoreError if a store fails.
     """
     output, specs = plain_path(output), [columns] if isinstance(columns, str) else list(columns)
     if text_from and (format != "webdataset" or not 0 <= text_from[1] <= 1):
@@ -75,7 +82,7 @@ def join(
     check_apart(
         output,
         [shard.path for shard in (*shards, *sources)],
-        f"{ANOTHER}: all that the pictures' shards hold goes there, too",
+        f"{ANOTHER}: everything in the pictures' shards is copied there, too",
     )
     stamps = [[shard.name, dict(shard.stamp), sample_hash(shard.path)] for shard in sources]
     settings = {
@@ -88,15 +95,12 @@ def join(
         "seed": seed,
     }
     counts: Counter[str] = Counter()
-    to_do, lonely, first = [], None, None
+    to_do, first_unmatched, first_captions = [], None, None
     begin()
     for shard in shards:
         marker = read_marker(output, shard.name)
-        if (
-            marker
-            and marker.get("input") == _input(shard, settings)
-            and marker.get("input_sample") == sample_hash(shard.path)
-        ):
+        is_done = marker and marker.get("input") == _input(shard, settings)
+        if is_done and marker.get("input_sample") == sample_hash(shard.path):
             counts.update(marker["joined"])
         else:
             to_do.append(shard)
@@ -104,27 +108,32 @@ def join(
         index = _Index(os.path.join(folder, "columns.sqlite"), on)
         if to_do:
             index.add(sources)
-            first = index.first()
+            first_captions = index.first_picture()
         for shard in Progress(to_do, desc="joining", unit="shard", disable=not to_do):
-            sample = sample_hash(shard.path)  # before it is read: what comes meanwhile is noticed the next time
+            sample = sample_hash(shard.path)  # before reading, so that the next run notices a change during it
             with ShardWriter(
                 output, shard.name, format=format, columns=index.names, input=_input(shard, settings)
             ) as writer:
                 outcomes: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
-                for apart in shard:
-                    record, outcome = index.joined(apart, overwrite, drop_text_embeddings, expected=bool(specs))
-                    writer.write(record, drawn_text(record, *text_from, seed=seed) if text_from else None)
+                for record in shard:
+                    joined, outcome = index.joined(record, overwrite, drop_text_embeddings, expected=bool(specs))
+                    writer.write(joined, drawn_text(joined, *text_from, seed=seed) if text_from else None)
                     outcomes[outcome] += 1
                     if outcome == "unmatched":
-                        lonely = lonely or name_of(apart, on)
+                        first_unmatched = first_unmatched or name_of(record, on)
                 writer.info |= {"joined": dict(outcomes), "input_sample": sample}
             counts.update(outcomes)
         index.close()
-    return Joined(counts["matched"], counts["unmatched"], counts["duplicate"], (lonely, first))
+    return Joined(
+        matched=counts["matched"],
+        unmatched=counts["unmatched"],
+        duplicate=counts["duplicate"],
+        unlike=(first_unmatched, first_captions),
+    )
 
 
 def parse_text_from(text: str) -> tuple[str, float]:
-    """COLUMN:p, as `join` takes it; ValueError where it is not that, or its texts are no true captions."""
+    """Parse COLUMN:p for `join`. Raises ValueError for another form, and for a column of negatives or tags."""
     column, _, number = text.rpartition(":")
     try:
         probability = float(number)
@@ -133,12 +142,12 @@ def parse_text_from(text: str) -> tuple[str, float]:
     if not 0 <= probability <= 1:
         raise ValueError(f"text_from: {text!r} is not COLUMN:p, with p from 0 to 1")
     if is_other_column(check_column(column)):
-        raise ValueError(f"text_from: {column} holds no true captions, and `txt` is what trainers learn")
+        raise ValueError(f"text_from: {column} holds no true captions, but trainers learn the text in `txt`")
     return column, probability
 
 
 def drawn_text(record: Record, column: str, probability: float, *, seed: int = 0) -> str | None:
-    """A caption of the column, each as likely, with this probability, else None; a function of the seed and the key alone."""
+    """Draw a caption of the column (uniformly) with this probability, otherwise None. Depends on seed and key only."""
     digest = hashlib.sha256(f"{seed}\0{record.key}".encode()).digest()
     texts = [text for text in record.columns.get(column, ()) if text.strip()]
     if not texts or int.from_bytes(digest[:8]) >= probability * 2**64:
@@ -147,7 +156,7 @@ def drawn_text(record: Record, column: str, probability: float, *, seed: int = 0
 
 
 def name_of(record: Record, on: On) -> str | None:
-    """The name of a record's picture in the field that sets are joined on; None where the record has none."""
+    """The name of a record's picture in the field `on`; None if the record has none."""
     if on == "key":
         return well_formed(record.key)
     if on == "sha256" and record.image is not None:
@@ -162,7 +171,7 @@ def name_of(record: Record, on: On) -> str | None:
 
 
 class _Index:
-    """The columns of many records by what names a picture, in a file that goes when all is done."""
+    """The columns of many records, by the name of the picture, in a temporary SQLite file."""
 
     def __init__(self, path: str, on: On):
         self.on: On = on
@@ -174,7 +183,7 @@ class _Index:
                                    PRIMARY KEY (picture, name)) WITHOUT ROWID;""")
 
     def add(self, shards: Sequence[Shard]) -> None:
-        """Adds the columns of records; one that failed is a column without a name, whose text is the reason."""
+        """Add the columns of records. A failed record is stored as a column without a name, whose text is the reason."""
         self.database.execute("BEGIN")
         for shard in Progress(shards, desc="reading captions", unit="shard"):
             for record in shard:
@@ -195,15 +204,16 @@ class _Index:
             """
             INSERT INTO captions VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET
                 differ = differ OR texts != excluded.texts,
-                (key, texts, scores) = (SELECT * FROM (VALUES (key, texts, scores), (excluded.key, excluded.texts, excluded.scores))
-                                        ORDER BY 1, 2, 3 LIMIT 1)""",
+                (key, texts, scores) = (
+                    SELECT * FROM (VALUES (key, texts, scores), (excluded.key, excluded.texts, excluded.scores))
+                    ORDER BY 1, 2, 3 LIMIT 1)""",
             (picture, name, well_formed(key), texts, scores),
         )
 
     def joined(
         self, record: Record, overwrite: bool, drop_text_embeddings: bool, expected: bool
     ) -> tuple[Record, str]:
-        """The record with its captions, and whether it is matched, unmatched or duplicate."""
+        """Return the record with its captions, and whether it is "matched", "unmatched" or "duplicate"."""
         if record.error:
             return record, "unmatched"
         picture = name_of(record, self.on)
@@ -213,24 +223,23 @@ class _Index:
         usable = [row for row in rows if row[0] and not (row[3] and self.on != "sha256")]
         columns = {name: tuple(json.loads(texts)) for name, texts, _, _ in usable}
         scores = {name: values for name, _, text, _ in usable if (values := json.loads(text))}
-        outcome = (
-            "duplicate" if any(row[0] and row not in usable for row in rows) else "matched" if columns else "unmatched"
-        )
+        if any(row[0] and row not in usable for row in rows):
+            outcome = "duplicate"
+        else:
+            outcome = "matched" if columns else "unmatched"
         if columns:
             record = room_for(record, columns, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
             record = replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores})
         if not has_captions(_columns(record), record.captions, self.names):
-            why = (
-                next((texts for name, texts, _, _ in rows if not name), "")
-                if outcome == "unmatched"
-                else "several that differ"
-            )
+            cause = "several that differ"
+            if outcome == "unmatched":
+                cause = next((texts for name, texts, _, _ in rows if not name), "")
             reason = f"no captions of {self.on} {picture!r} to join" if expected else "no captions"
-            return replace(record, error=f"{reason}: {why}" if why else reason), outcome
+            return replace(record, error=f"{reason}: {cause}" if cause else reason), outcome
         return record, outcome
 
-    def first(self) -> str | None:
-        """The first, in the order of names, of the pictures that have captions here."""
+    def first_picture(self) -> str | None:
+        """The name of the first picture that has captions, in alphabetical order."""
         row = self.database.execute("SELECT picture FROM captions LIMIT 1").fetchone()
         return row and row[0]
 
@@ -239,7 +248,7 @@ class _Index:
 
 
 def _columns(record: Record) -> dict[str, Sequence[str]]:
-    """The columns, negatives and tags included, that have a text which is not empty."""
+    """The columns, including negatives and tags, that have a text which is not blank."""
     return {name: texts for name, texts in record.named_columns.items() if any(map(str.strip, texts))}
 
 

@@ -1,8 +1,8 @@
-"""A new column of captions beside those that a record has, and the text embeddings that stand in its way.
+"""Make room for a new column of captions in a record, which its text embeddings may prevent.
 
-Reinforced sets keep a vector for each caption, in `npz` or `pth.gz`. Their reference reader takes a caption's vector from
-the array `NAME_emb` of its column, or, where `text_emb` has more rows than there are originals, from there by position. A
-column without vectors would end its training with a KeyError, or be trained on the vectors of other captions.
+Reinforced sets hold a vector for each caption, in `npz` or `pth.gz`. Their reference reader takes a caption's vector from
+the array `NAME_emb` of its column. If `text_emb` has more rows than there are original captions, it takes the vector from
+there, by position. With a column without vectors, training would stop with a KeyError, or use vectors of other captions.
 """
 
 import io
@@ -15,11 +15,11 @@ from dataclasses import replace
 from imagetext.columns import is_caption_column
 from imagetext.sample import Record
 
-PICKLED = ("pth.gz", "pth", "pt")  # never opened, so taken to hold text embeddings
+PICKLED = ("pth.gz", "pth", "pt")  # never opened, so they are assumed to hold text embeddings
 
 
 def check_pattern(pattern: str) -> str:
-    """A regular expression of columns' names, if it is one; ValueError otherwise."""
+    """Return the pattern if it is a regular expression; otherwise raise ValueError."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -28,19 +28,19 @@ def check_pattern(pattern: str) -> str:
 
 
 class ColumnClash(ValueError):
-    """A record has captions in a column that is to be written, or embeddings that go with its captions."""
+    """A record already has a column that is to be written, or embeddings that belong to its captions."""
 
 
 def room_for(
     record: Record, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False
 ) -> Record:
-    """The record as it is to be written with new columns of these names.
+    """Return the record without anything that prevents new columns of these names.
 
-    overwrite: columns that have these names are taken out, with their scores.
-    drop_text_embeddings: so are embeddings of texts: these arrays of an `npz`, and a pickled file as a whole.
+    overwrite: remove columns that have these names, with their scores.
+    drop_text_embeddings: remove embeddings of texts: these arrays of an `npz`, and pickled files as a whole.
 
-    Raises ColumnClash where that is necessary and not asked for. A record with an error gets no captions and stays as it is.
-    Columns that are no captions disturb no embeddings: no reader looks for theirs.
+    Raises ColumnClash if that is necessary and the flag is not set. A record with an error gets no captions, and is
+    returned unchanged. Columns of negatives and tags do not affect embeddings, because no reader looks for theirs.
     """
     if record.error:
         return record
@@ -49,8 +49,8 @@ def room_for(
     embedded = text_embeddings(record) if any(map(is_caption_column, names)) else []
     if embedded and not drop_text_embeddings:
         raise ColumnClash(
-            f"{record.key}: has text embeddings ({', '.join(embedded)}) and none of the new captions: the reference "
-            "reader would take others' for theirs, or fail; write captions only, or drop the text embeddings"
+            f"{record.key}: has text embeddings ({', '.join(embedded)}), but none for the new captions: the reference "
+            "reader would use those of other captions, or fail; write captions only, or drop the text embeddings"
         )
     columns = {name: texts for name, texts in record.columns.items() if name not in names}
     scores = {name: values for name, values in record.scores.items() if name not in names}
@@ -59,7 +59,7 @@ def room_for(
 
 
 def text_embeddings(record: Record) -> list[str]:
-    """Where the record has embeddings of texts, by the names of members, of an `npz`'s arrays and of fields alone."""
+    """The members, arrays of an `npz` and fields of a record that hold embeddings of texts, judged by their names."""
     arrays = []
     for member, data in record.members.items():
         if _is(member, PICKLED):
@@ -78,27 +78,27 @@ def text_embeddings(record: Record) -> list[str]:
 def _without_text_embeddings(record: Record) -> Record:
     members = {name: data for name, data in record.members.items() if not _is(name, PICKLED)}
     for name in [name for name in members if _is(name, ("npz",))]:
-        if kept := _kept_arrays(members.pop(name)):
-            members[name] = kept
+        if smaller := _without_text_arrays(members.pop(name)):
+            members[name] = smaller
     return replace(
         record, members=members, meta={name: value for name, value in record.meta.items() if not _embeds_text(name)}
     )
 
 
-def _kept_arrays(npz: bytes) -> bytes:
-    """The archive without arrays of text embeddings, the others' bytes as they are; nothing where none is left."""
-    kept = io.BytesIO()
+def _without_text_arrays(npz: bytes) -> bytes:
+    """The archive without arrays of text embeddings, all other arrays unchanged; b"" if no array remains."""
+    output = io.BytesIO()
     try:
-        with zipfile.ZipFile(io.BytesIO(npz)) as archive, zipfile.ZipFile(kept, "w") as smaller:
+        with zipfile.ZipFile(io.BytesIO(npz)) as archive, zipfile.ZipFile(output, "w") as smaller:
             for info in archive.infolist():
                 if not _embeds_text(_array(info.filename)):
                     member = zipfile.ZipInfo(info.filename, info.date_time)
                     member.compress_type = info.compress_type
-                    with archive.open(info) as old, smaller.open(member, "w") as new:
-                        shutil.copyfileobj(old, new)
+                    with archive.open(info) as source, smaller.open(member, "w") as target:
+                        shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError):
-        return b""  # cannot be told what it holds
-    return kept.getvalue() if smaller.namelist() else b""
+        return b""  # a damaged archive, whose content is unknown
+    return output.getvalue() if smaller.namelist() else b""
 
 
 def _is(member: str, suffixes: Sequence[str]) -> bool:
@@ -110,5 +110,5 @@ def _array(name: str) -> str:
 
 
 def _embeds_text(name: str) -> bool:
-    """Whether an array or field of this name holds vectors of texts, by the rule of the reference tools: not of pictures."""
+    """Whether an array or field of this name holds vectors of texts (not of pictures), by the rule of the reference tools."""
     return (name.endswith(("emb", "embedding", "embeddings")) or "_emb_" in name) and not name.startswith("image")

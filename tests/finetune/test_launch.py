@@ -89,5 +89,5 @@ def test_a_rank_that_dies_is_named_with_the_way_on(configure, monkeypatch, capsy
     assert launch(configure(num_processes=2, batch_size=8)) == 1
     assert (
         "process 1 of 2 was ended by signal 9" in (told := capsys.readouterr().err)
-        and "the same command resumes" in told
+        and "the same command goes on" in told
     )

@@ -75,7 +75,7 @@ def test_text_embeddings_are_known_by_name(members, meta, found):
     if not found:
         assert room_for(record, [Y]) == record
         return
-    with pytest.raises(ColumnClash, match="k: has text embeddings .* and none of the new captions"):
+    with pytest.raises(ColumnClash, match="k: has text embeddings .*, but none for the new captions"):
         room_for(record, [Y])
     room = room_for(record, [Y], drop_text_embeddings=True)
     assert text_embeddings(room) == [] and room.columns == record.columns
