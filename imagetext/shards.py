@@ -1,4 +1,4 @@
-"""Writing records in shards: whole under their name or not there, and a done-marker last."""
+"""Write records in shards that appear only when they are complete, with a done-marker written last."""
 
 import json
 import os
@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from imagetext.columns import TAKEN, is_caption_column, is_column, is_other_column
-from imagetext.columns import check_column as check_column  # who names the columns of a shard needs it
+from imagetext.columns import check_column as check_column  # for those who name the columns of a shard
 from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
@@ -35,23 +36,24 @@ RUN = "run.json"
 
 
 class ShardWriter:
-    """Writes one shard of records, as a context manager: nothing stands under its name until all of it does.
+    """Writes one shard of records, as a context manager. The file gets its name only when it is complete.
 
-    The bytes of the shard depend on the records and options alone. Good records keep their order, failed ones come
-    last. Leaving the block writes `NAME.SUFFIX`, then the marker `NAME.done.json` with the counts, the file's size and
-    SHA-256, `input` (give the shard's path and stamp) and whatever was put into `info`. An exception leaves what was there
-    before: an old shard and its marker stay until the new one is whole.
+    The bytes of the shard depend only on the records and options. Good records keep their order; failed records come last.
+    At the end of the block, `NAME.SUFFIX` is written, then the marker `NAME.done.json` with the counts, the file's size and
+    SHA-256, `input` and everything in `info`. After an exception, an old shard of this name and its marker are still there.
 
-    folder: on this machine, or in a store (`s3://`, `gs://`, `hf://`), where an upload of this shard that a killed process
-    has left is aborted first.
-    columns: the run's own columns, of synthetic captions and of texts that are none, so that shards in which all failed have
-    them too. They are what the marker counts; unless given, all are the run's. A run that makes synthetic captions has no good
-    record without any.
-    images: False writes columns to be joined with their pictures later (`imagetext.sets.join`): of each record the run's own
-    captions and what tells whose they are, but no picture and no other file.
+    folder: on this machine or in a store (`s3://`, `gs://`, `hf://`). Uploads of this shard that a killed process has left
+        in a store are aborted first.
+    columns: the columns that the run makes (synthetic captions, negatives, tags), so that shards in which all records fail
+        have them, too. The marker counts their captions. Default: all columns are taken to be of the run. If the run makes
+        synthetic captions, every good record must have some.
+    images: False writes columns that are joined with their pictures later (`imagetext.sets.join`): each record has the
+        run's captions and the fields that identify its picture, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
+    input: written into the marker; give the path and the stamp of the input shard.
 
-    `write` raises ValueError for a record that breaks the format's contract, naming its key; StoreError where a store fails.
+    `write` raises ValueError, which names the key, for a record that breaks the format's contract, and StoreError if a
+    store fails.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class ShardWriter:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
         if wrong := [column for column in columns if not is_column(column) or any(part in column for part in TAKEN)]:
             raise ValueError(
-                f"columns: {', '.join(map(repr, wrong))}: no name for a column of captions (see check_column)"
+                f"columns: {', '.join(map(repr, wrong))}: not a valid name for a column of captions (see check_column)"
             )
         self.folder, self.name, self.format = plain_path(folder), name, format
         self.path = join(self.folder, name + SUFFIXES[format])
@@ -89,31 +91,34 @@ class ShardWriter:
         return self
 
     def write(self, record: Record, text: str | None = None) -> None:
-        """Adds a record; a key seen before becomes `KEY~2`, with a warning.
+        """Add a record. A key that was used before becomes `KEY~2`, with a warning.
 
-        text: the `txt` of a webdataset record, where it is not to be the first caption.
+        text: the `txt` of a webdataset record (default: its first caption).
         """
         if not record.key:
             raise ValueError(f"{self.name}: a record without a key, from {record.meta.get('source', 'nowhere')}")
         key = self._keys.unique(record.key)
         columns = record_columns(record, self._columns, originals=self._originals)
         record = replace(record, columns=columns, error=masked(record.error))
-        own = {
+        run_columns = {
             name: texts
             for name, texts in record.named_columns.items()
             if not record.error and (not self._columns or name in self._columns)
         }
         if not self._images:
-            record, text = _columns_alone(record, own), None
+            record, text = _columns_alone(record, run_columns), None
         if record.error:
             keep(self._failed, key, record)
             return
         if self._images and not text:
-            synthetic = [texts for name, texts in own.items() if is_caption_column(name) and self._text_from_synthetic]
-            text = next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
+            candidates = [*record.captions]
+            if self._text_from_synthetic:
+                synthetic = [texts for name, texts in run_columns.items() if is_caption_column(name)]
+                candidates = [*chain.from_iterable(synthetic), *candidates]
+            text = next(filter(str.strip, candidates), None)
         self._shard.write(key, record, text)
         self._good += 1
-        self._captions.update({name: len(texts) for name, texts in own.items()})
+        self._captions.update({name: len(texts) for name, texts in run_columns.items()})
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         try:
@@ -123,7 +128,7 @@ class ShardWriter:
                 self._shard.close()
                 self._file.finish()
                 check_lock(self.folder)
-                remove(_marker_path(self.folder, self.name))  # it vouches for the file that is replaced now
+                remove(_marker_path(self.folder, self.name))  # the old marker is of the file that is replaced now
                 self._shard.commit()
                 self._file.commit()
                 check_lock(self.folder)
@@ -149,13 +154,13 @@ class ShardWriter:
         path = _marker_path(self.folder, self.name)
         try:
             write_file(path, json.dumps(marker, indent=1).encode())
-        except OSError:  # it may have its name, and not outlast a power failure
+        except OSError:  # the marker may have its name already, but be lost in a power failure
             remove(path)
             raise
 
 
 def _columns_alone(record: Record, columns: Mapping[str, tuple[str, ...]]) -> Record:
-    """The record with these columns, and of the rest only what tells which it is."""
+    """The record with only these columns and the fields that identify its picture."""
     url = record.members.get("url.txt", b"").decode("utf-8", "replace").strip()
     fields = record_fields(record)
     meta = {**record.meta, **{name: fields[name] for name in ("uid", "sha256", "width", "height", "source")}}
@@ -166,7 +171,7 @@ def _columns_alone(record: Record, columns: Mapping[str, tuple[str, ...]]) -> Re
 
 
 def read_shards(folder: str | os.PathLike) -> list[str] | None:
-    """The names of the shards that the run in the folder is to have; None where it does not say, as runs of 0.1 did not."""
+    """The names of all shards of the run in a folder, finished or not; None if unknown, as for runs of version 0.1."""
     try:
         names = json_object(read_bytes(join(plain_path(folder), RUN))).get("shards")
     except (FileNotFoundError, ValueError):
@@ -175,23 +180,26 @@ def read_shards(folder: str | os.PathLike) -> list[str] | None:
 
 
 def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:
-    """The done-marker of a shard, or None where the shard is not done: no marker, or its file is missing or another size."""
+    """The done-marker of a shard; None if it has no marker, or its file is missing or has another size."""
     folder = plain_path(folder)
     marker = _marker(folder, name)
     if marker is None:
         return None
-    there = entry(join(folder, marker["file"]))
-    return marker if there and there.stamp["size"] == marker["size"] else None
+    file = entry(join(folder, marker["file"]))
+    return marker if file and file.stamp["size"] == marker["size"] else None
 
 
 def read_markers(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """The done-markers of all shards that are done, by the shard's name: as `read_marker`, with one listing of the folder."""
+    """The done-markers of all finished shards, by the shard's name, as `read_marker` reads them.
+
+    The folder is listed only once.
+    """
     folder = plain_path(folder)
     sizes = {os.path.basename(file.path): file.stamp["size"] for file in listing(folder)}
     names = [name.removesuffix(MARKER) for name in sizes if name.endswith(MARKER)]
-    read = in_order((is_remote(folder), partial(_marker, folder, name)) for name in names)
+    markers = in_order((is_remote(folder), partial(_marker, folder, name)) for name in names)
     return {
-        name: marker for name, marker in zip(names, read) if marker and sizes.get(marker["file"]) == marker["size"]
+        name: marker for name, marker in zip(names, markers) if marker and sizes.get(marker["file"]) == marker["size"]
     }
 
 
@@ -208,16 +216,16 @@ def _marker(folder: str, name: str) -> dict[str, Any] | None:
 def dataset_features(
     columns: Sequence[str], *, similarity: bool = False, embeddings: Literal["npz", "pth.gz"] | None = None
 ) -> "datasets.Features":
-    """Features for `datasets.load_dataset("webdataset", ..., features=...)`, of records with these columns.
+    """Return the features for `datasets.load_dataset("webdataset", ..., features=...)` of records with these columns.
 
-    columns: all of them, negatives and tags, which stand in `json`, included.
-    similarity: the captions were made with `--similarity`.
-    embeddings: the member of reinforced records that is to be read, with `paug.json`; from `datasets` 4.7 on. Columns of
-    embeddings that a record lacks are None.
+    columns: all columns, including negatives and tags, which are in `json`.
+    similarity: whether the captions were made with `--similarity`.
+    embeddings: the member of reinforced records that holds embeddings, which is read together with `paug.json`; needs
+        `datasets` 4.7. Columns of embeddings that a record lacks are None.
 
-    Without them `datasets` looks at the first five records of the first shard, and fails where these are not alike:
-    in a shard of fewer than five good records, or where some records have no original caption. It also fails on all
-    reinforced records, for views are lists of mixed depth, which Arrow has no type for.
+    Without features, `datasets` looks at the first five records of the first shard and fails if their fields differ: in a
+    shard of fewer than five good records, or if some records have no original caption. It also fails on all reinforced
+    records, because their views are lists of mixed depth, for which Arrow has no type.
     """
     from datasets import Features, Image, List, Value
 

@@ -1,7 +1,7 @@
-"""Text for people: words of data, servers and libraries steer no terminal, hold no secret and advise nobody to run code.
+"""Text for people. Words of data, servers and libraries cannot control the terminal, show a secret or advise to run code.
 
-The terminal gets lines by `say`, bars by `Progress`, and logs and warnings as `at_terminal` has them; Markdown gets `in_markdown`.
-HTML is made in `imagetext.pages`, cards in `imagetext.cards`.
+Lines are printed by `say`, bars are `Progress`, logs and warnings pass through `at_terminal`, values in Markdown through
+`in_markdown`. HTML is made in `imagetext.pages`, cards in `imagetext.cards`.
 """
 
 import logging
@@ -17,49 +17,53 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 
 ROOMS = ("__main__", "captioners", "capsmith", "diversity", "finetune", "generate", "imagetext", "quickstart")
-NOBODY_READS = 141  # the exit code of a program whose reader has gone, as of `| head`
+NOBODY_READS = 141  # exit code of a program whose reader has gone, as in `| head`: 128 + SIGPIPE
 MOST = 10_000  # characters of a line
-MOST_SAID = 400  # of what a library says
-SECRET_LENGTH = 8  # a shorter word is no secret
+MOST_OF_LIBRARY = 400  # characters of a library's or server's message
+SECRET_LENGTH = 8  # characters; a shorter value is not taken for a secret
 
-TURNS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # marks that turn the direction of writing
+TURNS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # characters that turn the direction of writing
 BREAKS = dict.fromkeys([*range(9, 14), 0x85, 0x2028, 0x2029], " ")
-CONTROLS = {*range(32), *range(127, 160), *range(0xD800, 0xE000), *range(0xFFF9, 0xFFFC)} - {
-    *BREAKS
-}  # and halves of characters
-OBEYED = dict.fromkeys(CONTROLS, " ") | dict.fromkeys(TURNS)  # what a terminal or a page would obey
-SECRETS = (  # pattern, and what stands in its place
+# control characters, lone surrogates and annotation marks, without line breaks
+CONTROLS = {*range(32), *range(127, 160), *range(0xD800, 0xE000), *range(0xFFF9, 0xFFFC)} - {*BREAKS}
+NEUTRAL = dict.fromkeys(CONTROLS, " ") | dict.fromkeys(TURNS)  # replaces what would control a terminal or a page
+SECRETS = (  # pattern and replacement
     (r"(?i:\bbearer)\s+(?:(?=\S*\d)[^\s\"',;]{6,}|[\w.~+/-]{20,}=*)", "***"),
     (
-        r"(?<![\w/.-])(?:sk|xai|pplx|nvapi)-(?:(?:[a-z]{1,10}\d{0,2}-){0,3}(?!\d{1,8}\b)(?:(?=[\w*]*[\d*])[\w*]{8,}|[\w*]{16,})[\w*-]*"
+        r"(?<![\w/.-])(?:sk|xai|pplx|nvapi)-"
+        r"(?:(?:[a-z]{1,10}\d{0,2}-){0,3}(?!\d{1,8}\b)(?:(?=[\w*]*[\d*])[\w*]{8,}|[\w*]{16,})[\w*-]*"
         r"|(?=[\w*-]*\d)(?=[\w*-]*[A-Z])[\w*-]{20,})",
         "***",
     ),
     (
-        r"(?<![\w/.-])(?:hf_[A-Za-z0-9*]{12,}|gsk_[\w*]{8,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,})",
+        r"(?<![\w/.-])(?:hf_[A-Za-z0-9*]{12,}|gsk_[\w*]{8,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+        r"|xox[abprs]-[\w-]{10,})",
         "***",
     ),
     (r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|ya29\.[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)", "***"),
     (r"(?<=://)[^\s/?#]{1,500}@", "***"),
     (
-        r"(?i)([?&;](?:[\w.-]{0,40}(?:signature|credential|token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)[\w.-]{0,40}"
+        r"(?i)([?&;](?:[\w.-]{0,40}"
+        r"(?:signature|credential|token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)[\w.-]{0,40}"
         r"|sig|key|auth)=)[^&\s\"'<>]+",
         r"\1***",
     ),
     (
-        r"(?i)((?:\bauthorization|api[ _-]?key(?: provided)?|secret[_-]?(?:access[_-]?)?key|access[_-]?key[_-]?id|session[_-]?token|"
-        r"access[_-]?token|auth[_-]?token|client[_-]?secret|passw(?:or)?d)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:(?:basic|bearer|token)\s+)?+)"
+        r"(?i)((?:\bauthorization|api[ _-]?key(?: provided)?|secret[_-]?(?:access[_-]?)?key|access[_-]?key[_-]?id"
+        r"|session[_-]?token|access[_-]?token|auth[_-]?token|client[_-]?secret|passw(?:or)?d)"
+        r"[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:(?:basic|bearer|token)\s+)?+)"
         r"(?=[^\s\"',;&}]*[^*\s\"',;&}])[^\s\"',;&}]{4,}",
         r"\1***",
     ),
 )
-ITS_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)  # of a variable that holds a secret
-ADVICE = re.compile(
+# names of environment variables that hold a secret
+SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+ADVICE = re.compile(  # advice to allow code, which is removed from every line
     r"trust_remote_code\W{0,4}(?:=|to|as)\W{0,4}True|weights_only\W{0,4}(?:=|set to|to)\W{0,4}False|"
     r"allow_pickle\W{0,4}(?:=|to)\W{0,4}True|use_safetensors\W{0,4}(?:=|to)\W{0,4}False|safe_globals",
     re.IGNORECASE,
 )
-UNSAFE = re.compile(
+UNSAFE = re.compile(  # what is also removed from messages of libraries and servers
     r"trust_remote_code|weights_only|use_safetensors|allow_pickle|safe_globals|arbitrary code|pip3? install",
     re.IGNORECASE,
 )
@@ -71,24 +75,24 @@ REFUSED = "it asks for code of its own to be run, which is never done"
 
 
 def neutral(text: str) -> str:
-    """The text without what a terminal or a page would obey; its line breaks stay."""
-    return text.translate(OBEYED)
+    """The text without characters that control a terminal or a page. Line breaks stay."""
+    return text.translate(NEUTRAL)
 
 
 def masked(text: str) -> str:
-    """The text without secrets: those in this process's environment, and what looks like one."""
-    if not text:  # as most errors are, one a record
+    """The text without secrets: those in the environment of this process, and all that look like one."""
+    if not text:  # quick, because the errors of most records are empty
         return ""
     for name, value in os.environ.items():
-        if len(value) >= SECRET_LENGTH and value in text and ITS_NAME.search(name):
+        if len(value) >= SECRET_LENGTH and value in text and SECRET_NAME.search(name):
             text = text.replace(value, "***")
-    for pattern, instead in SECRETS:
-        text = re.sub(pattern, instead, text)
+    for pattern, replacement in SECRETS:
+        text = re.sub(pattern, replacement, text)
     return text
 
 
 def masked_values(value: Any) -> Any:
-    """A value of JSON's types whose texts are without secrets; the names of its fields stay."""
+    """A value of JSON's types without secrets in its texts. The names of fields stay."""
     if isinstance(value, Mapping):
         return {name: masked_values(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -97,35 +101,39 @@ def masked_values(value: Any) -> Any:
 
 
 def on_line(text: str) -> str:
-    """The text as one line of a terminal, a log or a Markdown file: it obeys nothing, holds no secret, and has an end."""
+    """The text as one line for a terminal, a log or Markdown: without control characters and secrets, and not too long."""
     text = masked(neutral(text[: 2 * MOST])).translate(BREAKS)
     if ADVICE.search(text):
         text = _without(ADVICE, text) or REFUSED
     return text if len(text) <= MOST else f"{text[:MOST]}…"
 
 
-def reason(error: object, most: int = MOST_SAID) -> str:
-    """The words of a library or a server in one short line, without advice to let code run."""
-    text = " ".join(on_line(str(error)).split()) or isinstance(error, BaseException) * type(error).__name__
-    said = _without(UNSAFE, text)
-    if text and not said or CODE.search(text):
+def reason(error: object, most: int = MOST_OF_LIBRARY) -> str:
+    """The message of a library or a server on one short line, without advice to allow code."""
+    text = " ".join(on_line(str(error)).split())
+    if not text and isinstance(error, BaseException):
+        text = type(error).__name__
+    safe = _without(UNSAFE, text)
+    if text and not safe or CODE.search(text):
         return REFUSED
-    return said if len(said) <= most else f"{said[:most]}…"
+    return safe if len(safe) <= most else f"{safe[:most]}…"
 
 
 def _without(pattern: re.Pattern, text: str) -> str:
+    """The text without the sentences that match a pattern."""
     return " ".join(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text) if not pattern.search(sentence))
 
 
 def in_markdown(value: object) -> str:
-    """A value as Markdown that shows just that, on one line, so that in a table it stays in its cell."""
+    """A value as Markdown that shows exactly its text, on one line, so that it stays in its cell of a table."""
     text = re.sub(r"([\\`*_\[\]<>#|~$&@])", r"\\\1", " ".join(on_line(str(value)).split()))
-    return re.sub(r"^(\d{0,9})([-+=.)])(?=[-=\s]|$)", r"\1\\\2", text)  # else a list, a line, or a heading
+    # The beginning of a line could make it a list, a rule or a heading.
+    return re.sub(r"^(\d{0,9})([-+=.)])(?=[-=\s]|$)", r"\1\\\2", text)
 
 
 def in_yaml(values: object) -> str:
-    """Values as YAML, in which texts of several lines stand as they are written."""
-    import yaml  # late: few need it
+    """Values as YAML, with texts of several lines in block style."""
+    import yaml  # imported late, because few commands need it
 
     class Dumper(yaml.SafeDumper):
         pass
@@ -141,9 +149,9 @@ def in_yaml(values: object) -> str:
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    """Prints each as one line, to the standard output unless told otherwise; where nobody reads any more, the program ends."""
+    """Print each value as one line, to `file` (default: standard output). If the reader has gone, the program ends."""
     file = file or sys.stdout
-    if file is None:  # closed
+    if file is None:  # standard output is closed
         return
     code = file.encoding or "utf-8"
     try:
@@ -155,27 +163,27 @@ def say(*lines: object, file: TextIO | None = None) -> None:
 
 
 def say_file(text: str) -> None:
-    """Prints a text as it stands, as of a file that somebody keeps."""
+    """Print a text unchanged, as the content of a file."""
     print(text, end="")
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """The lines of an error: our own as they are, a library's in one, without advice."""
+    """The lines of an error of capsmith, unchanged, or an error of a library as one line, without advice."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if frames and frames[-1].f_globals.get("__name__", "").partition(".")[0] not in ROOMS:
         return [reason(error)]
     first, *others = (str(error) or type(error).__name__).split("\n")
-    return [first, *(f"  {line.strip()}" for line in others)]  # so that none of them looks like a message of its own
+    return [first, *(f"  {line.strip()}" for line in others)]  # indented, to belong visibly to the first line
 
 
 def say_error(command: str, error: BaseException) -> None:
-    """Says, on the standard error, why a command ended."""
+    """Print to standard error why a command ended."""
     first, *others = lines_of(error)
     say(f"capsmith {command}: error: {first}", *others, file=sys.stderr)
 
 
 class Progress(tqdm):
-    """A progress bar whose words may be those of data."""
+    """A progress bar whose description may come from data."""
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -191,14 +199,14 @@ class Progress(tqdm):
 
 @contextmanager
 def at_terminal() -> Iterator[None]:
-    """Within the block, logs and warnings of all libraries are one line each, as `on_line` has it.
+    """In the block, each log record and warning of any library is made one safe line by `on_line`.
 
-    From then on, so are the lines of a traceback with which the program ends.
+    From then on, this also holds for the lines of a traceback with which the program ends.
     """
     sys.excepthook = _say_traceback
     factory, showwarning, root = logging.getLogRecordFactory(), warnings.showwarning, logging.getLogger()
     handler = None if root.handlers else logging.lastResort
-    logging.setLogRecordFactory(_Said)
+    logging.setLogRecordFactory(_SafeLogRecord)
     warnings.showwarning = _warn
     if handler:
         root.addHandler(handler)
@@ -209,11 +217,11 @@ def at_terminal() -> Iterator[None]:
         warnings.showwarning = showwarning
         if handler:
             root.removeHandler(handler)
-        say()  # what others have printed goes out
+        say()  # flushes what libraries have printed
 
 
-class _Said(logging.LogRecord):
-    """A log record as people see it; a traceback follows in indented lines."""
+class _SafeLogRecord(logging.LogRecord):
+    """A log record whose message is one safe line; a traceback follows in indented lines."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -238,6 +246,6 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 
 def end_unread(file: TextIO) -> NoReturn:
-    """Ends the program as those end whose reader has gone; no `except Exception` on the way takes that for a fault."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # what is left in its buffer goes there
+    """End the program, because the reader of its output has gone. SystemExit, because no `except Exception` catches it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # takes what is still buffered
     raise SystemExit(NOBODY_READS) from None

@@ -1,1 +1,1 @@
-"""Writers of the three formats: webdataset, JSONL, Parquet. docs/architecture.md describes each to the letter."""
+"""Writers of the three formats: webdataset, JSONL, Parquet. docs/architecture.md specifies each."""

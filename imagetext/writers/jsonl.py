@@ -1,4 +1,4 @@
-"""Shards as JSON lines, with pictures in files."""
+"""Shards as JSON lines, with pictures in separate files."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ from imagetext.writers.record_fields import (
 
 
 class JsonlShard:
-    """JSONL: the picture as a path relative to the file, or as a URL.
+    """JSONL: each row has its picture as a path relative to the file, or as a URL.
 
-    A picture that was found as a file stays where it is; others are stored in the folder `NAME.images`. Where an earlier shard has
-    one, that stays until this shard is whole; in a store, its pictures are written over.
+    A picture that was read from a file stays there; other pictures are stored in the folder `NAME.images`. The folder of an
+    earlier shard of this name stays until the new shard is complete; in a store, its pictures are overwritten.
     """
 
     def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
@@ -32,8 +32,9 @@ class JsonlShard:
         self.folder = os.path.dirname(file.path)
         self.images = os.path.splitext(os.path.basename(file.path))[0] + ".images"
         self.columns, self.rows = dict.fromkeys(columns), 0
-        self.discard()  # what a killed process has left
-        self.aside = UNFINISHED if os.path.isdir(join(self.folder, self.images)) else ""
+        self.discard()  # pictures that a killed process has left
+        # the suffix of the folder while the shard is unfinished
+        self.suffix = UNFINISHED if os.path.isdir(join(self.folder, self.images)) else ""
 
     def write(self, key: str, record: Record, text: str | None) -> None:
         columns, members = record.named_columns, record_members(record)
@@ -45,11 +46,10 @@ class JsonlShard:
             "captions": fields.pop("captions"),
             **{name: list(columns.get(name, ())) for name in self.columns},
         }
-        rest = with_source_fields(
-            fields, {name: value for name, value in fields.items() if name in row or name == "members"}
-        )
-        rest = {name: value for name, value in rest.items() if name not in row and name != "members"}
-        row |= {name: rest.pop(name) for name in ("sha256", "width", "height", "error", "caption_scores")} | rest
+        clash = {name: value for name, value in fields.items() if name in row or name == "members"}
+        fields = with_source_fields(fields, clash)
+        others = {name: value for name, value in fields.items() if name not in row and name != "members"}
+        row |= {name: others.pop(name) for name in ("sha256", "width", "height", "error", "caption_scores")} | others
         if members:
             row["members"] = json_types(members)
         self.file.write(f"{json_text(row)}\n".encode())
@@ -61,14 +61,14 @@ class JsonlShard:
             return None
         if source and self._stays(source, data):
             path = source if is_remote(source) else os.path.relpath(source, self.folder).replace(os.sep, "/")
-            if well_formed(path) == path:  # else its name is no text
+            if well_formed(path) == path:  # otherwise the path cannot be written as text
                 return path
         name = f"{self.rows:09d}{_suffix(data)}"
-        self._store(join(self.folder, f"{self.images}{self.aside}/{name}"), data)
+        self._store(join(self.folder, f"{self.images}{self.suffix}/{name}"), data)
         return f"{self.images}/{name}"
 
     def _store(self, path: str, data: bytes) -> None:
-        """Writes a picture, which counts only once the row that names it does: it needs no temporary name."""
+        """Write a picture. It needs no temporary name, because no finished row names it yet."""
         if is_remote(path):
             write_file(path, data)
             return
@@ -78,10 +78,10 @@ class JsonlShard:
         to_disk(path)
 
     def _stays(self, source: str, data: bytes) -> bool:
-        """Whether the row may name the file that the picture was read from: it is there still, and there for all readers."""
+        """Whether the row may name the file that the picture was read from: unchanged, and within reach of all readers."""
         if is_remote(source):
-            there = entry(source)
-            return there is not None and there.stamp["size"] == len(data) and read_bytes(source) == data
+            file = entry(source)
+            return file is not None and file.stamp["size"] == len(data) and read_bytes(source) == data
         return (
             not is_remote(self.folder)
             and os.path.isfile(source)
@@ -90,11 +90,11 @@ class JsonlShard:
         )
 
     def close(self) -> None:
-        if os.path.isdir(images := join(self.folder, self.images + self.aside)):
-            to_disk(images)  # the pictures' names, as the rows have them
+        if os.path.isdir(images := join(self.folder, self.images + self.suffix)):
+            to_disk(images)  # the names of the pictures in this folder
 
     def commit(self) -> None:
-        if self.aside:
+        if self.suffix:
             images = join(self.folder, self.images)
             shutil.rmtree(images)
             if os.path.isdir(images + UNFINISHED):

@@ -1,4 +1,4 @@
-"""Shards as Parquet, which `datasets` reads with their pictures; and Arrow types of values in JSON's."""
+"""Shards as Parquet, which `datasets` reads with their pictures, and Arrow types for JSON values."""
 
 import json
 from collections.abc import Iterable
@@ -23,14 +23,17 @@ from imagetext.writers.writer import OneFile
 
 
 class ParquetShard(OneFile):
-    """Parquet: the picture as a column that `datasets` reads as Image; `json` holds the rest, so that all shards of a
-    run have the same columns. Rows wait on disk until the shard is closed, since its columns are known only then."""
+    """Parquet: the picture is in a column that `datasets` reads as Image.
+
+    The column `json` holds all other fields, so that all shards of a run have the same columns. Rows wait on disk until the
+    shard is closed, because its columns and their types are known only then.
+    """
 
     ROW_GROUP = 100
 
     def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
         self.file, self.columns, self.rows = file, dict.fromkeys(columns), Waiting(file.path)
-        self.scores: dict[str, Any] = {}  # of each kind that there is, an example
+        self.scores: dict[str, Any] = {}  # one example of each structure of scores
 
     def write(self, key: str, record: Record, text: str | None) -> None:
         columns, fields = record.named_columns, with_caption_fields(record_fields(record), unnamed_columns(record))
@@ -54,9 +57,9 @@ class ParquetShard(OneFile):
                 writer.write_table(pa.Table.from_pylist([self._row(*row, scores) for row in group], schema))
 
     def _row(
-        self, kept: tuple[dict[str, Any], bool, list[str]], files: list[bytes], scores: pa.DataType
+        self, waiting: tuple[dict[str, Any], bool, list[str]], files: list[bytes], scores: pa.DataType
     ) -> dict[str, Any]:
-        (row, has_image, members), (image, *contents) = kept, files
+        (row, has_image, members), (image, *contents) = waiting, files
         return {
             **dict.fromkeys(self.columns, ()),
             **row,
@@ -95,7 +98,7 @@ class ParquetShard(OneFile):
 
 
 def _arrow_type(values: list[Any]) -> pa.DataType:
-    """One type for values in JSON's types, objects merged field by field; text where they are of several kinds."""
+    """An Arrow type for JSON values. Objects are merged field by field; values of different types become text."""
     values = [value for value in values if value is not None]
     if values and all(isinstance(value, dict) for value in values):
         names = sorted({name for value in values for name in value})
@@ -111,7 +114,7 @@ def _arrow_type(values: list[Any]) -> pa.DataType:
 
 
 def _example(value: Any) -> Any:
-    """The value as `_arrow_type` sees it: one of each kind in a list, and of numbers and texts their kind."""
+    """A small value of the same `_arrow_type`: lists have one item of each structure, numbers and texts are 0 and ""."""
     if isinstance(value, dict):
         return {name: _example(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -120,7 +123,7 @@ def _example(value: Any) -> Any:
 
 
 def _of_type(value: Any, arrow: pa.DataType) -> Any:
-    """The value as one of a type that `_arrow_type` has chosen."""
+    """The value converted to a type that `_arrow_type` has chosen."""
     if value is None or pa.types.is_null(arrow):
         return None
     if pa.types.is_struct(arrow):

@@ -1,4 +1,4 @@
-"""The parts of a record that every format writes: its columns, its fields in JSON's own types, its other files."""
+"""The parts of a record that all formats write: its columns, its fields as JSON values, its other files."""
 
 import base64
 import hashlib
@@ -17,26 +17,29 @@ from imagetext.waiting import Waiting
 def record_columns(
     record: Record, of_run: Collection[str] = (), *, originals: bool = False
 ) -> dict[str, tuple[str, ...]]:
-    """The record's columns that are written: those with a caption, for readers draw one of each column.
+    """Return the columns of a record that are written: those with a caption, because readers draw one of each column.
 
-    of_run: the columns that the run makes. originals: whether original captions are enough in any case. Raises ValueError where
-    there is nothing of what they say and no error that says why: no synthetic captions, or, where the run makes none, neither
-    columns that are none nor originals.
+    of_run: the columns that the run makes.
+    originals: whether original captions are enough for a good record.
+
+    Raises ValueError for a record that has neither an error nor the captions that `has_captions` asks for.
     """
     columns = {
         name: tuple(map(well_formed, texts)) for name, texts in record.columns.items() if any(map(str.strip, texts))
     }
-    enough = originals and any(map(str.strip, record.captions))
-    if not record.error and not enough and not has_captions(columns, record.captions, of_run):
+    has_originals = originals and any(map(str.strip, record.captions))
+    if not record.error and not has_originals and not has_captions(columns, record.captions, of_run):
         raise ValueError(f"{record.key}: neither captions nor an error")
     return columns
 
 
 def has_captions(columns: Collection[str], originals: Collection[str], of_run: Collection[str]) -> bool:
-    """Whether a record with these columns is a good one of a run that makes columns of these names, () for any.
+    """Whether a record with these columns is a good record of a run.
 
-    Where the run makes synthetic captions, a good record has some: trainers that draw them end at a record without. A run
-    of negatives or tags alone adds to what there is, and a picture with its original captions is good without any.
+    If the run makes synthetic captions, a good record has some, because trainers that draw them stop with an error at a
+    record without. A run of only negatives or tags adds to existing captions, so a picture with original captions is good.
+
+    of_run: the names of the columns that the run makes; () for any.
     """
     if any(map(is_caption_column, columns)):
         return True
@@ -46,7 +49,7 @@ def has_captions(columns: Collection[str], originals: Collection[str], of_run: C
 
 
 def record_fields(record: Record) -> dict[str, Any]:
-    """The record's `json`: FIELDS, its label if it has one, then whatever else its meta holds."""
+    """The record's `json`: FIELDS, its label if it has one, then all other fields of its meta."""
     meta, label = record.meta, {}
     if record.label is not None:
         label = {"label": record.label}
@@ -66,12 +69,12 @@ def record_fields(record: Record) -> dict[str, Any]:
 
 
 def with_source_fields(fields: Mapping[str, Any], clash: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields with those that clash with ours in `source_fields`, where none that stand there already are replaced."""
+    """Add the fields whose names clash with ours to `source_fields`; fields that are there already are not replaced."""
     return {**fields, "source_fields": {**clash, **fields.get("source_fields", {})}} if clash else fields
 
 
 def _picture_fields(record: Record) -> dict[str, Any]:
-    """`sha256`, `width` and `height` of the picture; of one that is not there, what an earlier record knew of it."""
+    """`sha256`, `width` and `height` of the picture; without a picture, the values of an earlier record."""
     image, meta = record.image, record.meta
     if image is None:
         unknown = {"sha256": "", "width": 0, "height": 0}
@@ -83,13 +86,13 @@ def _picture_fields(record: Record) -> dict[str, Any]:
         width, height = image_size(image)
     except ValueError as error:
         if not record.error:
-            raise ValueError(f"{record.key}: no picture, and no error that says so: {error}") from error
+            raise ValueError(f"{record.key}: a record without an error must have a picture: {error}") from error
         width, height = 0, 0
     return {"sha256": hashlib.sha256(image).hexdigest(), "width": width, "height": height}
 
 
 def keep(waiting: Waiting, key: str, record: Record) -> None:
-    """Puts a record aside, with all that the writers make anything of."""
+    """Put a record aside on disk, with all parts that the writers use."""
     fields = {
         "captions": record.captions,
         "columns": record.columns,
@@ -105,11 +108,12 @@ def keep(waiting: Waiting, key: str, record: Record) -> None:
 
 
 def kept(waiting: Waiting) -> Iterator[tuple[str, Record]]:
-    """The keys and records that were put aside."""
-    for ([key, own, fields], has_image, names), (image, *contents) in waiting:
+    """Yield the unique keys, and the records, that were put aside."""
+    for ([unique_key, key, fields], has_image, names), (image, *contents) in waiting:
         fields["captions"] = tuple(fields["captions"])
         fields["columns"] = {name: tuple(texts) for name, texts in fields["columns"].items()}
-        yield key, Record(own, image if has_image else None, members=dict(zip(names, contents, strict=True)), **fields)
+        members = dict(zip(names, contents, strict=True))
+        yield unique_key, Record(key, image if has_image else None, members=members, **fields)
 
 
 def record_members(record: Record) -> dict[str, bytes]:
@@ -117,12 +121,15 @@ def record_members(record: Record) -> dict[str, bytes]:
     members = dict(sorted(record.members.items()))
     for name in members:
         if not is_member_name(name):
-            raise ValueError(f"{record.key}: a file {name!r} cannot be carried under this name")
+            raise ValueError(f"{record.key}: a file cannot be written under the name {name!r}")
     return members
 
 
 def json_types(value: Any) -> Any:
-    """The value in JSON's own types: bytes in base64, NaN and infinities null, what has no type in JSON or Arrow as text."""
+    """The value in JSON's types.
+
+    Bytes become base64, NaN and infinities null, and values without a type in JSON or Arrow text.
+    """
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, list | tuple):
@@ -139,7 +146,7 @@ def json_types(value: Any) -> Any:
 
 
 def _fits(value: Any) -> bool:
-    """Whether the value, if it is an integer, is one of 64 bits."""
+    """Whether the value is not an integer, or is one that fits into 64 bits."""
     return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
@@ -148,7 +155,7 @@ def json_text(value: Any) -> str:
 
 
 def with_caption_fields(fields: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The fields with these columns together in one of their own, if there are any; a field of this name goes aside."""
+    """Add the columns as the field `caption_fields`, if there are any; a foreign field of that name is moved."""
     if not columns:
         return dict(fields)
     fields = with_source_fields(fields, {name: fields[name] for name in ("caption_fields",) if name in fields})
@@ -156,5 +163,5 @@ def with_caption_fields(fields: Mapping[str, Any], columns: Mapping[str, Sequenc
 
 
 def unnamed_columns(record: Record) -> dict[str, tuple[str, ...]]:
-    """The columns whose names could be taken for others of a table."""
+    """The columns whose names do not follow our conventions, so that readers could take them for other fields of a table."""
     return {name: texts for name, texts in record.columns.items() if not is_column(name)}

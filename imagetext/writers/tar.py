@@ -1,4 +1,4 @@
-"""Shards in webdataset's layout: a tar, in which the files of a record stand side by side."""
+"""Shards in webdataset's layout: a tar in which the files of each record follow one another."""
 
 import tarfile
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from imagetext.writers.writer import OneFile
 
 
 class TarShard(OneFile):
-    """webdataset: members jpg, txt, syn.json, json and what else was found; failed records lack jpg and txt.
+    """webdataset: members jpg, txt, syn.json, json and all other files of a sample. Failed records have no jpg and txt.
 
-    Texts that are no true captions stand in `json`, in each record of a run that makes such.
+    Columns of negatives and tags are in `json`, in every record of a run that makes such columns.
     """
 
     def __init__(self, file: Output, *, columns: Iterable[str] = (), **_: Any):
@@ -29,7 +29,7 @@ class TarShard(OneFile):
         if not record.error:
             files |= {"jpg": record.image} if record.image is not None else {}
             files |= {"txt": text.encode()} if text is not None else {}
-        else:  # captions that an earlier run made stay readable
+        else:  # captions of an earlier run stay readable
             fields |= {name: texts for name, texts in json_types(columns).items() if name not in fields}
             columns = {}
         files["syn.json"] = json_text(columns).encode()
@@ -44,12 +44,15 @@ class TarShard(OneFile):
         self.file.write(b"".join(parts))
 
     def close(self) -> None:
-        end = 2 * tarfile.BLOCKSIZE  # and as much as fills the last record
+        end = 2 * tarfile.BLOCKSIZE  # the end mark, then zeros up to a whole record
         self.file.write(bytes(end + -(self.file.tell() + end) % tarfile.RECORDSIZE))
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The header of a file in a tar, as `tarfile` writes it: owner 0, time 0, mode 0644, for bytes depend on content."""
+    """The header of a file in a tar, as `tarfile` writes it.
+
+    Owner and time are 0 and the mode is 0644, so that the bytes of a shard depend on its content only.
+    """
     encoded = name.encode("utf-8", "surrogateescape")
     if not name.isascii() or len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
         member = tarfile.TarInfo(name)
@@ -59,4 +62,4 @@ def tar_header(name: str, size: int) -> bytes:
     return b"%b%06o%b" % (header[:148], sum(header) - sum(header[148:156]) + 8 * ord(" "), header[154:])
 
 
-_HEADER = tarfile.TarInfo("").tobuf()  # of an empty file without a name
+_HEADER = tarfile.TarInfo("").tobuf()  # the header of an empty file without a name

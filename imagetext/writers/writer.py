@@ -1,4 +1,4 @@
-"""The interface of all writers of shards."""
+"""The protocol of all writers of shards."""
 
 from typing import Protocol
 
@@ -6,30 +6,32 @@ from imagetext.sample import Record
 
 
 class Writer(Protocol):
-    """Writes the records of a shard into its file, each as it comes; `ShardWriter` gives the failed ones last.
+    """Writes the records of a shard into its file, in the order in which they come.
 
-    Of a record's columns it gives those that `record_columns` leaves.
+    `ShardWriter` passes failed records last, and passes only the columns that `record_columns` returns.
     """
 
     def write(self, key: str, record: Record, text: str | None) -> None:
-        """Adds a record under a key that no other of the shard has; text: its `txt`, in the format that has one.
+        """Add a record under a key that no other record of the shard has.
 
-        Raises: ValueError, naming the key, where the record breaks the contract of the format; OSError where the file cannot
-        be written. The shard is then to be given up.
+        text: its `txt`, for the format that has one.
+
+        Raises ValueError, which names the key, if the record breaks the contract of the format, and OSError if the file
+        cannot be written. Then the shard must be discarded.
         """
 
     def close(self) -> None:
-        """Writes what is left to make the file whole; the file itself stays open."""
+        """Write the end of the file; the file itself stays open."""
 
     def commit(self) -> None:
-        """Gives what was stored beside the file its place, once the file is whole."""
+        """Move files that are stored beside the shard to their final place, once the shard is complete."""
 
     def discard(self) -> None:
-        """Leaves nothing of what has no place yet."""
+        """Remove everything that has no final place yet."""
 
 
 class OneFile:
-    """A shard that is one file."""
+    """A shard that is a single file: there is nothing beside it to commit or discard."""
 
     def commit(self) -> None:
         pass
