@@ -13,14 +13,14 @@ from imagetext.fields import json_value
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated_formats import without_canned
 from imagetext.readers.folders import FolderRows
-from imagetext.readers.row_records import KEY_COLUMNS, Wanted, loose_texts, well_formed
+from imagetext.readers.row_records import KEY_COLUMNS, RowSelection, loose_texts, well_formed
 from imagetext.readers.suffixes import split_suffix
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.table_pieces import TableRows, table_records
 from imagetext.readers.tables import split_rows, with_folders
 from imagetext.readers.text_layout import read_layout
 from imagetext.readers.text_lines import LongLine, sized_lines
-from imagetext.readers.text_tables import records
+from imagetext.readers.text_tables import text_records
 from imagetext.sample import Record, Shard
 from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
@@ -83,7 +83,7 @@ def table_pieces(
     where the table is not readable, or names pictures elsewhere.
     """
     parts = with_folders(
-        path, split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS), folders or (), folders is not None
+        path, split_rows(path, table, usual=(*KEYS, *asked), groups_of=ROWS), folders or (), check=folders is not None
     )
     return [Piece(path, partial(_table_rows, part), by_path=bool(folders)) for part in parts]
 
@@ -94,9 +94,11 @@ def _table_rows(
     return table_records(part, _wanted(columns, images))
 
 
-def _wanted(columns: Sequence[str] | None, images: Collection[int]) -> Wanted:
+def _wanted(columns: Sequence[str] | None, images: Collection[int]) -> RowSelection:
     """The columns as a table's reader takes them, which reads the originals anyway; and what is true of a built-in picture."""
-    return Wanted(None if columns is None else [name for name in (*columns, "scene") if name != HUMAN], images, KEYS)
+    return RowSelection(
+        None if columns is None else [name for name in (*columns, "scene") if name != HUMAN], images, KEYS
+    )
 
 
 def text_pieces(path: str, column: str) -> list[Piece]:
@@ -135,7 +137,9 @@ def is_list_of_rows(path: str) -> bool:
         layout = read_layout(path, file, ".json", ())
         file.seek(layout.start)
         try:
-            rows = [json.loads(text) for _, text in islice(records(path, file, layout), 100) if isinstance(text, str)]
+            rows = [
+                json.loads(text) for _, text in islice(text_records(path, file, layout), 100) if isinstance(text, str)
+            ]
         except ValueError:  # whoever reads it says so
             return False
     return bool(rows) and all(isinstance(row, dict) and not _is_result(row) for row in rows)

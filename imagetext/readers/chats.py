@@ -1,4 +1,7 @@
-"""Rows that are conversations about a picture, as LLaVA, ShareGPT and LLaMA-Factory write them (`conversations`, `messages`)."""
+"""Rows that are conversations about a picture, in the forms of LLaVA, ShareGPT and LLaMA-Factory.
+
+They have a list of turns in the field `conversations` or `messages`.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,11 +9,11 @@ from typing import Any
 
 CHATS = ("conversations", "messages")
 ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
-_MARKS = re.compile(r"<image>|<__dj__\w+>|<\|__dj__\w+\|>")  # the last are data-juicer's
+_MARKS = re.compile(r"<image>|<__dj__\w+>|<\|__dj__\w+\|>")  # the last two are those of data-juicer
 
 
 def answer_in(row: Mapping[str, Any]) -> list[str]:
-    """The one answer of a conversation, which is a caption; of several none is known to be one."""
+    """The answer of a conversation, as a list. A conversation of several answers has none that is surely a caption."""
     answers = [
         text
         for turn in _turns(row)
@@ -21,18 +24,19 @@ def answer_in(row: Mapping[str, Any]) -> list[str]:
 
 
 def picture_in(row: Mapping[str, Any]) -> str | None:
-    """The one picture that a conversation's messages hold: a path, or a data URL."""
+    """The picture in a conversation's messages, a path or a data URL; None if there is none, or several."""
     pictures = []
-    for part in (part for turn in _turns(row) for part in _parts(turn.get("content"))):
-        place = part.get("image") or part.get("image_url")
-        place = place.get("url") if isinstance(place, Mapping) else place
-        if isinstance(place, str):
-            pictures.append(place)
+    for turn in _turns(row):
+        for part in _parts(turn.get("content")):
+            place = part.get("image") or part.get("image_url")
+            place = place.get("url") if isinstance(place, Mapping) else place
+            if isinstance(place, str):
+                pictures.append(place)
     return pictures[0] if len(pictures) == 1 else None
 
 
 def without_marks(text: str) -> str:
-    """The text without marks of where its picture stands."""
+    """The text without marks that stand for its picture."""
     return _MARKS.sub("", text).strip()
 
 

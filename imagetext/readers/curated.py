@@ -1,19 +1,19 @@
-"""Caption sets from the files as their authors publish them: `KIND:FILE[#SPLIT]`, with the pictures in a folder of their own.
+"""Read published caption sets from the files of their authors: `KIND:FILE[#SPLIT]`, with the pictures in a separate folder.
 
 | KIND | FILE | captions of a picture |
 |---|---|---|
-| coco, coco-permissive | captions_*.json of COCO, also NoCaps' and VizWiz' | its five; permissive: of pictures under CC BY, BY-SA or BY-ND alone |
-| karpathy | dataset_coco.json (or of Flickr30k) | its five; train takes restval in |
+| coco, coco-permissive | captions_*.json of COCO, NoCaps, VizWiz | five; permissive: only pictures under CC BY, BY-SA, BY-ND |
+| karpathy | dataset_coco.json (or of Flickr30k) | five; the split train includes restval |
 | docci | docci_descriptions.jsonlines | its description |
-| dci-short, dci-extended, dci-complete | folder of DCI's annotations, a JSON file each | short; short and extra; these and all masks' |
+| dci-short, dci-extended, dci-complete | folder of DCI's JSON files | short; short and extra; these and those of all masks |
 | gbc-short, gbc-long, gbc-relation | GBC's graphs, JSON lines or Parquet | of the whole picture; relation: short and relations |
 | recap-coco | Recap-COCO-30K's Parquet | the recaption |
 | iiw | ImageInWords' data.jsonl | the IIW description |
-| textcaps | TextCaps_0.1_*.json | its five |
-| localized-narratives | Localized Narratives' JSON lines, one a narrative | its narratives |
-| flickr | Flickr8k.token.txt, results_20130124.token | its five |
+| textcaps | TextCaps_0.1_*.json | five |
+| localized-narratives | Localized Narratives' JSON lines, one for each narrative | its narratives |
+| flickr | Flickr8k.token.txt, results_20130124.token | five |
 
-Other sets are tables as they stand: Flickr30k's results.csv, BLIP's files of the Karpathy splits, LLaVA's and ShareGPT4V's.
+Other sets can be read as tables: Flickr30k's results.csv, BLIP's files of the Karpathy splits, LLaVA's and ShareGPT4V's.
 
 Licences of the sets: COCO's annotations CC BY 4.0, DOCCI and Recap-COCO and ImageInWords CC BY 4.0, DCI and GBC CC BY-NC.
 """
@@ -24,6 +24,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from imagetext.hashes import name_hash
 from imagetext.picture_files import PictureFolders, PictureReference, check_inside
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated_formats import CONVERTED, LOADED, gbc_name
-from imagetext.readers.row_records import Row, Wanted, picture_of, row_records, with_unique_keys
+from imagetext.readers.row_records import Row, RowSelection, picture_of, row_records, with_unique_keys
 from imagetext.readers.suffixes import split_suffix
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
@@ -43,10 +44,10 @@ KINDS = tuple({**LOADED, **CONVERTED})
 SPLITS = {
     "docci": ("train", "test", "qual_dev", "qual_test"),
     "karpathy": ("train", "val", "test"),
-}  # where a file has several
+}  # of kinds whose file has several splits
 
-# What the names of pictures are made of in tables; not the column `image`, which holds the pictures themselves.
-NAMES = Wanted(
+# The columns that names of pictures are made of; not the column `image`, which holds the pictures themselves.
+NAMES = RowSelection(
     (
         "split",
         "example_id",
@@ -73,10 +74,10 @@ class CuratedRows:
     kind: str
     path: str
     split: str
-    folders: PictureFolders  # in which pictures lie, and which their names start from
+    folders: PictureFolders  # in which pictures lie, and from which relative paths start
     rows: Sequence[Row] | TableRows | CompressedRows
-    first: int = 0  # the number, in the whole file, of the first of a sequence of rows
-    shared: frozenset[int] = frozenset()  # hashes of the names of files that are several pictures'
+    first: int = 0  # if `rows` is a sequence: the number of its first row in the whole file
+    shared: frozenset[int] = frozenset()  # hashes of file names that several pictures share
 
     def __iter__(self) -> Iterator[Record]:
         stem = split_suffix(self.path)[0]
@@ -89,20 +90,23 @@ class CuratedRows:
         return with_unique_keys(row_records(converted, self.folders), self.path)
 
     def pictures(self) -> Iterator[tuple[int, PictureReference]]:
-        """The numbers of the rows that name files, and these."""
+        """The numbers of the rows that name a picture file, and the references to these files."""
         rows = enumerate(self.rows, self.first) if isinstance(self.rows, Sequence) else self.rows.numbered(NAMES)
         return ((number, picture) for number, row in rows if (picture := picture_of(self._convert(row))))
 
     def _convert(self, row: Row | ValueError) -> Row | ValueError | None:
-        """The row with the columns of `imagetext.readers.row_records`, or what is wrong with it; None where it belongs to another split."""
+        """The row with the columns of `imagetext.readers.row_records`, or what is wrong with it.
+
+        None if the row belongs to another split.
+        """
         if isinstance(row, ValueError) or self.kind not in CONVERTED:
             return row
         try:
             converted = CONVERTED[self.kind](row, self.split)
             if converted and self.shared and name_hash(converted["image"]) in self.shared:
                 raise ValueError(
-                    f"{converted['image']}: several rows have a picture of this file name and different places, so whose "
-                    "the file is cannot be told"
+                    f"{converted['image']}: several rows have pictures of this file name from different places, so it is "
+                    "not known which of them the file is"
                 )
             return converted
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -112,25 +116,26 @@ class CuratedRows:
 
 
 def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]:
-    """The rows of the file that a SPEC of this module names, in pieces of 1,000 at most.
+    """Return the rows of the file that a SPEC of this module names, in pieces of at most 1,000 rows.
 
-    images: the folders of the pictures; unless given, that of the file. Raises ValueError where the file or split is none
-    of that kind's, or names pictures outside; what one of DCI's annotations names is looked at with its row alone.
+    images: the folders of the pictures (default: the folder of the file).
+
+    Raises ValueError if there is no such file or split of that kind, or if it names pictures outside these folders. The
+    pictures that DCI's annotations name are checked only when their rows are read.
     """
-    kind, _, rest = spec.partition(":")
-    path, _, split = rest.partition("#")
-    if split and kind not in SPLITS or split not in ("", *SPLITS.get(kind, ())):
-        raise ValueError(
-            f"{spec}: split {split!r} is none of {', '.join(SPLITS.get(kind, ())) or 'this file, which is one split'}"
-        )
-    if (there := entry(path)) is None:
+    kind, _, source = spec.partition(":")
+    path, _, split = source.partition("#")
+    splits = SPLITS.get(kind, ())
+    if split not in ("", *splits):
+        raise ValueError(f"{spec}: split {split!r} is none of {', '.join(splits) or 'this file, which is one split'}")
+    if (file := entry(path)) is None:
         raise ValueError(f"{spec}: no such file or folder: {path}")
-    folders = PictureFolders(path if there.is_folder else os.path.dirname(path), images)
-    pieces = partial(CuratedRows, kind, path, split or "train", folders)
+    folders = PictureFolders(path if file.is_folder else os.path.dirname(path), images)
+    piece = partial(CuratedRows, kind=kind, path=path, split=split or "train", folders=folders)
     if kind in CONVERTED and kind not in LOADED:
         tables = split_rows(path, Columns(keys=("image_id",)) if kind == "localized-narratives" else None)
         shared = _shared_names(tables) if kind.startswith("gbc-") else frozenset()
-        return _inside([pieces(rows, shared=shared) for rows in tables])
+        return _check_pictures([piece(rows=rows, shared=shared) for rows in tables])
     try:
         rows = LOADED[kind](path, split or "train", kind)
     except StoreError:
@@ -146,29 +151,31 @@ def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]
             PictureFolders(path),
             what="annotations",
         )
-    cut = [pieces(rows[first : first + ROWS_PER_SHARD], first) for first in range(0, len(rows), ROWS_PER_SHARD)]
-    return cut if kind.startswith("dci-") else _inside(cut)
+    starts = range(0, len(rows), ROWS_PER_SHARD)
+    pieces = [piece(rows=rows[first : first + ROWS_PER_SHARD], first=first) for first in starts]
+    return pieces if kind.startswith("dci-") else _check_pictures(pieces)
 
 
-def _inside(pieces: list[CuratedRows]) -> list[CuratedRows]:
-    """The pieces; ValueError where their pictures lead outside."""
-    for piece in pieces[:1]:
-        check_inside(piece.path, (picture for one in pieces for picture in one.pictures()), piece.folders)
+def _check_pictures(pieces: list[CuratedRows]) -> list[CuratedRows]:
+    """Return the pieces. Raises ValueError if their pictures lead outside."""
+    if pieces:
+        pictures = chain.from_iterable(piece.pictures() for piece in pieces)
+        check_inside(pieces[0].path, pictures, pieces[0].folders)
     return pieces
 
 
 def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int]:
-    """Hashes of the names of files under which a GBC set has pictures of several places, for they come from all over the web."""
+    """Hashes of file names that several pictures of a GBC set have, because these come from many web sites."""
     names, places = array("Q"), array("Q")
     for table in tables:
-        for _, row in table.numbered(Wanted(("img_path", "img_url"))):
+        for _, row in table.numbered(RowSelection(("img_path", "img_url"))):
             if isinstance(row, ValueError):
                 continue
             path, url = row.get("img_path"), row.get("img_url")
             if isinstance(place := path or url, str):
                 try:
                     name = gbc_name(path, url)
-                except ValueError:  # its record says so
+                except ValueError:  # the row's record has this error
                     continue
                 names.append(name_hash(name))
                 places.append(name_hash(place))
@@ -178,7 +185,7 @@ def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int
 
 
 def kinds_like(path: str) -> str:
-    """Names the kind that a JSON file looks like, as the end of a message; "" where it looks like none."""
+    """The end of a message that names the kind that a JSON file looks like; "" if it looks like none."""
     with open_file(path) as file:
         head = file.read(1 << 20)
     if re.match(rb'\s*\{\s*"https?://', head):

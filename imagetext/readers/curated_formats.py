@@ -1,6 +1,7 @@
-"""The files of published caption sets, each as its authors write it, as rows of `imagetext.readers.row_records`.
+"""Convert the files of published caption sets, in the form of their authors, into rows of `imagetext.readers.row_records`.
 
-LOADED: files that are one JSON document, or a folder of them, which are read whole. CONVERTED: what becomes of one row.
+LOADED has functions for files that are read as a whole: one JSON document, or a folder of them. CONVERTED has functions
+that convert a single row.
 """
 
 import logging
@@ -51,19 +52,16 @@ def _coco(path: str, split: str, kind: str) -> list[Row]:
 
 
 def without_canned(annotations: Sequence[Any], path: str) -> list[Any]:
-    """The annotations but those of VizWiz that say of a picture's quality what a form offered; a warning tells how many there were."""
-    kept = [
-        annotation
-        for annotation in annotations
-        if not (
-            isinstance(annotation, Mapping)
-            and isinstance(annotation.get("caption"), str)
-            and CANNED.match(annotation["caption"].strip())
-        )
-    ]
-    if left := len(annotations) - len(kept):
-        logger.warning("%s: %s captions are left out, which only say that the picture is bad", path, f"{left:,}")
-    return kept
+    """The annotations without VizWiz's ready-made sentence on bad pictures. A warning says how many were left out."""
+    described = [annotation for annotation in annotations if not _is_canned(annotation)]
+    if removed := len(annotations) - len(described):
+        logger.warning("%s: %s captions are left out, which only say that the picture is bad", path, f"{removed:,}")
+    return described
+
+
+def _is_canned(annotation: Any) -> bool:
+    caption = annotation.get("caption") if isinstance(annotation, Mapping) else None
+    return isinstance(caption, str) and CANNED.match(caption.strip()) is not None
 
 
 def _karpathy(path: str, split: str, kind: str) -> list[Row]:
@@ -81,7 +79,7 @@ def _karpathy(path: str, split: str, kind: str) -> list[Row]:
 
 
 def _textcaps(path: str, split: str, kind: str) -> list[Row]:
-    """An entry a caption, each with all of its picture; those of the test split have none."""
+    """The file has an entry for each caption, and each entry has all captions of its picture; the test split has none."""
     rows: dict[str, Row] = {}
     for annotation in _load(path)["data"]:
         name = os.path.basename(annotation.get("image_path") or f"{annotation['image_id']}.jpg")
@@ -105,12 +103,12 @@ def _flickr(path: str, split: str, kind: str) -> list[Row]:
 
 
 def _dci(path: str, split: str, kind: str) -> list[Row]:
-    if (there := entry(path)) is None or not there.is_folder:
+    if (folder := entry(path)) is None or not folder.is_folder:
         raise ValueError("expected the folder of annotations")
     return [{"annotation": file.path} for file in listing(path) if file.path.endswith(".json")]
 
 
-# ---- a row as published -> a row of `imagetext.readers.row_records`, None where it belongs to another split ------------------------
+# ---- a published row -> a row of `imagetext.readers.row_records`; None if it belongs to another split ---------------
 
 
 def _dci_row(row: Row, split: str, *, kind: str) -> Row:
@@ -141,7 +139,7 @@ def _docci_row(row: Row, split: str) -> Row | None:
 
 
 def _gbc_row(row: Row, split: str, *, kind: str) -> Row:
-    """GBC's toolkit names the picture `img_path`, the published graphs give `img_url`; both hold the vertices."""
+    """GBC's toolkit names the picture in `img_path`, the published graphs in `img_url`; both have the vertices."""
     label = "detail" if kind == "gbc-long" else "short"
     captions = [
         desc["text"]
@@ -151,15 +149,14 @@ def _gbc_row(row: Row, split: str, *, kind: str) -> Row:
         if desc["label"] == label
     ]
     if kind == "gbc-relation":
-        captions += [
-            desc["text"] for vertex in row["vertices"] for desc in vertex["descs"] if desc["label"] == "relation"
-        ]
+        for vertex in row["vertices"]:
+            captions += [desc["text"] for desc in vertex["descs"] if desc["label"] == "relation"]
     name = gbc_name(row.get("img_path"), row.get("img_url"))
     return {"key": os.path.splitext(name)[0], "image": name, "captions": captions, "url": row.get("img_url")}
 
 
 def gbc_name(path: str | None, url: str | None) -> str:
-    """The name of the picture's file: of its path, or of the URL that it was fetched from."""
+    """The file name of a picture, from its path or from the URL that it was fetched from."""
     if path:
         return os.path.basename(path)
     if url:
@@ -171,7 +168,7 @@ def _path_in(url: str) -> str:
     try:
         return urlparse(url).path
     except ValueError as error:
-        raise ValueError(f"{url}: no URL: {error}") from error
+        raise ValueError(f"{url}: not a URL: {error}") from error
 
 
 def _localized_narratives_row(row: Row, split: str) -> Row:

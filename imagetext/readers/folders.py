@@ -1,12 +1,13 @@
-"""Reading a folder of pictures, with what is known of them in metadata files, or in files beside each picture.
+"""Read a folder of pictures, with captions and fields from metadata files or from files beside each picture.
 
-| file | what it says |
+| file | content |
 |---|---|
-| `metadata.jsonl`, `metadata.csv`, `metadata.parquet` | rows with a `file_name`, as `datasets` reads them, of pictures from there on |
-| `NAME.txt`, else `NAME.caption`, beside `NAME.jpg` | its captions, one a line, unless metadata have some |
+| `metadata.jsonl`, `metadata.csv`, `metadata.parquet` | rows with a `file_name` relative to this file, as in `datasets` |
+| `NAME.txt`, otherwise `NAME.caption`, beside `NAME.jpg` | its captions, one on each line, if metadata have none |
 | `NAME.json` beside `NAME.jpg` | its fields, as img2dataset writes them |
 
-A picture is known by its bytes, whatever its name. What is taken for none of these is named in a warning.
+Files with other suffixes are pictures if their first bytes are those of a picture. A warning names files that are none of
+these.
 """
 
 import hashlib
@@ -42,25 +43,27 @@ from imagetext.stores import StoreError, entries, files_below, is_remote, join, 
 
 logger = logging.getLogger(__name__)
 
+Texts = tuple[tuple[str, ...], dict[str, Any]]  # captions and fields of a picture, from metadata
+
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TEXTS = (".txt", ".caption")  # in order of preference
-# of cameras: TIFF by their bytes, with a small preview
+# raw files of cameras, which look like TIFF, but hold only a small preview; they are not read
 RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")
-NAMED = 20  # suffixes of files that are not taken
+NAMED = 20  # suffixes that a warning names
 
 
 @dataclass(frozen=True)
 class FolderRow:
-    """One picture file, or one row of metadata that names none."""
+    """One picture file, or one row of metadata that names no file."""
 
     key: str
     path: str
-    source: str  # the path in the folder
-    captions: tuple[str, ...]  # of metadata
+    source: str  # the path relative to the folder
+    captions: tuple[str, ...]  # from metadata
     meta: dict[str, Any]
     error: str = ""
-    text: str = ""  # the file of captions beside the picture, where there is one
-    fields: str = ""  # the file of its fields
+    text: str = ""  # the path of the caption file beside the picture, if there is one
+    fields: str = ""  # the path of the JSON file beside the picture, if there is one
     stamps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # size and version of these files, by path
 
 
@@ -70,19 +73,19 @@ class FolderRows:
 
     folder: str
     rows: tuple[FolderRow, ...]
-    images: tuple[str, ...] = ()  # other folders in which pictures may lie
+    images: tuple[str, ...] = ()  # further folders in which pictures may lie
 
     def __iter__(self) -> Iterator[Record]:
         return self.records(range(len(self.rows)))
 
     def records(self, pictures: Collection[int]) -> Iterator[Record]:
-        """All of them, with the pictures of those of these numbers."""
+        """Yield all records; those of these numbers have their pictures."""
         reader = PictureReader(PictureFolders(self.folder, self.images, is_input=True))
         return with_unique_keys(self._read(pictures, reader), self.folder)
 
     def _read(self, pictures: Collection[int], reader: PictureReader) -> Iterator[Record]:
         yield from in_order(
-            (is_remote(row.path), partial(_record, row, reader, number in pictures))
+            (is_remote(row.path), partial(_record, row, reader, with_image=number in pictures))
             for number, row in enumerate(self.rows)
         )
         reader.check()
@@ -91,14 +94,16 @@ class FolderRows:
         return len(self.rows)
 
     def stamp(self) -> dict[str, Any]:
-        """Size in bytes, newest change, and a hash over name, size and version of the pictures and the files beside them."""
+        """A stamp that changes with the pictures and the files beside them.
+
+        Their size in bytes, the time of the latest change, and a hash of all names, sizes, versions and metadata.
+        """
         stamps, listing = [], hashlib.sha256()
         for row in self.rows:
             for path, stamp in row.stamps.items():
                 stamps.append(stamp)
-                listing.update(
-                    os.fsencode("".join(f"{part}\0" for part in (_name(path, self.folder), *stamp.values())))
-                )
+                parts = (_relative(path, self.folder), *stamp.values())
+                listing.update(os.fsencode("".join(f"{part}\0" for part in parts)))
             listing.update(json.dumps([row.captions, row.meta, row.error], default=str).encode())
         times = [stamp["mtime_ns"] for stamp in stamps if "mtime_ns" in stamp]
         return {
@@ -108,30 +113,34 @@ class FolderRows:
         }
 
 
-def _record(row: FolderRow, reader: PictureReader, picture: bool) -> Record:
+def _record(row: FolderRow, reader: PictureReader, *, with_image: bool) -> Record:
+    meta = {"uid": row.key, "source": row.source}
     if row.error:
-        return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(row.error))
+        return Record(row.key, None, meta=meta, error=well_formed(row.error))
     try:
         fields = {**json_fields(read_inside(row.fields, reader.folders) or b"{}"), **row.meta}
         lines = readable(read_inside(row.text, reader.folders), row.text).splitlines()
     except Outside as problem:
-        return Record(row.key, None, meta={"uid": row.key, "source": row.source}, error=well_formed(str(problem)))
+        return Record(row.key, None, meta=meta, error=well_formed(str(problem)))
     texts = row.captions or tuple(filter(None, map(str.strip, lines)))
-    captions, columns, scores, failed, rest = sort_fields(fields, texts, picture=True)
-    if rest.get("uid") in (None, ""):
-        rest["uid"] = row.key
+    captions, columns, scores, error, others = sort_fields(fields, texts, picture=True)
+    if others.get("uid") in (None, ""):
+        others["uid"] = row.key
     record = Record(
-        row.key, None, captions, columns, scores, meta={"uid": row.key, "source": row.source, **rest}, error=failed
+        row.key, None, captions=captions, columns=columns, scores=scores, meta={**meta, **others}, error=error
     )
-    return with_picture(record, _picture(row.path), row.source, reader) if picture else record
+    return with_picture(record, _reference(row.path), row.source, reader=reader) if with_image else record
 
 
-def _picture(path: str) -> PictureReference:
+def _reference(path: str) -> PictureReference:
     return PictureReference(path if "://" in path else os.path.abspath(path))
 
 
 def read_inside(path: str, folders: PictureFolders) -> bytes:
-    """The file, if there is one inside, no more than its first limits.TEXT bytes; a link may lead nowhere."""
+    """The first limits.TEXT bytes of a file; b"" if there is none, or its link is broken.
+
+    Raises Outside if it lies in none of the folders.
+    """
     if not path:
         return b""
     try:
@@ -145,11 +154,12 @@ def read_inside(path: str, folders: PictureFolders) -> bytes:
 
 
 def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
-    """All pictures in a folder and its subfolders, and all that its metadata files name, sorted by path.
+    """Return all pictures in a folder and its subfolders, and all that its metadata files name, sorted by path.
 
-    Hidden files and folders are left out; the key is the path in the folder without suffix, or with it where two
-    pictures differ in nothing else. Of what is neither a picture nor belongs to one, a warning says what it is.
-    Raises ValueError where links, or names in metadata, lead out of the folder and of `images`.
+    Hidden files and folders are ignored. The key of a picture is its path in the folder without the suffix, or with it if
+    two pictures differ only in their suffix. A warning names files that are no pictures and belong to none.
+
+    Raises ValueError if links, or names in metadata, lead out of the folder and of `images`.
     """
     folders = PictureFolders(folder, images, is_input=True)
     links: list[str] = []
@@ -159,76 +169,92 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
         return folders.hold(real_path(link))
 
     files = {file.path: file.stamp for file in files_below(folder, enters)}
-    links += [path for path in files if os.path.islink(path) and os.path.isfile(path)]  # devices are not opened
-    check_inside(folder, ((None, _picture(path)) for path in links), folders, what="links")
+    links += [path for path in files if os.path.islink(path) and os.path.isfile(path)]  # not links to devices
+    check_inside(folder, ((None, _reference(path)) for path in links), folders, what="links")
     metadata = {
         path: rows
         for path in files
         if os.path.basename(path) in METADATA and _is_file(path) and (rows := _metadata_rows(path)) is not None
     }
-    pictures = {
-        path: ((), {}) for path in _pictures(folder, {path: files[path] for path in files if path not in metadata})
-    }
-    same = {_composed(path): path for path in files}
-    broken = [row for path, rows in metadata.items() for row in _add_metadata(path, rows, pictures, same, folder)]
-    others = [path for path in pictures if path not in files]
-    check_inside(folder, ((None, _picture(path)) for path in others), folders, what="pictures in metadata")
-    files |= {path: there.stamp for path, there in entries(others).items() if there}
-    names = {path: _name(path, folder) for path in pictures}
-    stems = Counter(os.path.splitext(name)[0] for name in names.values())
-    beside = _beside(
+    paths = _picture_paths(folder, {path: files[path] for path in files if path not in metadata})
+    pictures: dict[str, Texts] = {path: ((), {}) for path in paths}
+    spelling = {_composed(path): path for path in files}
+    rows = []
+    for path, metadata_rows in metadata.items():
+        rows += _add_metadata(path, metadata_rows, pictures, spelling=spelling, folder=folder)
+    elsewhere = [path for path in pictures if path not in files]
+    check_inside(folder, ((None, _reference(path)) for path in elsewhere), folders, what="pictures in metadata")
+    files |= {path: file.stamp for path, file in entries(elsewhere).items() if file}
+    beside = _files_beside(
         path
         for path in files
         if path not in pictures and path not in metadata and files[path]["size"] <= limits.TEXT and _is_file(path)
     )
-    rows, taken = [], {*pictures, *metadata}
+    pictures_in_folder, used = _picture_rows(folder, pictures, files, beside=beside)
+    if unused := [path for path in files if path not in used and path not in metadata]:
+        logger.warning(
+            f"%s: {len(unused)} files are no pictures and belong to none: %s", folder, _count_by_suffix(unused)
+        )
+    return sorted(pictures_in_folder + rows, key=lambda row: _relative(row.path, folder))
+
+
+def _picture_rows(
+    folder: str,
+    pictures: Mapping[str, Texts],
+    files: Mapping[str, Mapping[str, Any]],
+    *,
+    beside: Mapping[str, Mapping[str, str]],
+) -> tuple[list[FolderRow], set[str]]:
+    """The rows of pictures with the files beside them, and the paths of all files that these rows use."""
+    names = {path: _relative(path, folder) for path in pictures}
+    stems = Counter(os.path.splitext(name)[0] for name in names.values())
+    rows, used = [], {*pictures}
     for path, name in names.items():
-        stem, own = os.path.splitext(name)[0], beside.get(_composed(os.path.splitext(path)[0]), {})
-        longer = {
-            suffix: text for suffix, text in beside.get(_composed(path), {}).items() if suffix in TEXTS
-        }  # a.jpg.txt
-        own = {**longer, **own}
-        text = next((own[suffix] for suffix in TEXTS if suffix in own), "")
-        stamps = {file: files[file] for file in (path, text, own.get(".json")) if file in files}
+        stem = os.path.splitext(name)[0]
+        with_suffix = beside.get(_composed(path), {})  # a.jpg.txt beside a.jpg
+        texts = {suffix: file for suffix, file in with_suffix.items() if suffix in TEXTS}
+        texts |= beside.get(_composed(os.path.splitext(path)[0]), {})
+        text = next((texts[suffix] for suffix in TEXTS if suffix in texts), "")
+        fields = texts.get(".json", "")
+        captions, meta = pictures[path]
         rows.append(
             FolderRow(
-                stem if stems[stem] == 1 else name,
-                path,
-                name,
-                *pictures[path],
+                key=stem if stems[stem] == 1 else name,
+                path=path,
+                source=name,
+                captions=captions,
+                meta=meta,
                 text=text,
-                fields=own.get(".json", ""),
-                stamps=stamps,
+                fields=fields,
+                stamps={file: files[file] for file in (path, text, fields) if file in files},
             )
         )
-        taken.update(own.values())
-    _tell_of(folder, [path for path in files if path not in taken])
-    return sorted(rows + broken, key=lambda row: _name(row.path, folder))
+        used.update(texts.values())
+    return rows, used
 
 
 def _is_file(path: str) -> bool:
-    """Whether it is no link to nothing, and no device or pipe, which may have no end."""
+    """Whether a path is a file that has an end: not a broken link, a device or a pipe."""
     return is_remote(path) or os.path.isfile(path)
 
 
-def _pictures(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The paths that are pictures, by their suffixes, or by the bytes that those of other names begin with."""
-    known = {*TEXTS, ".json", *RAW, *(f".{suffix}" for suffix in PICTURE_SUFFIXES)}
-    unsure = [path for path, stamp in files.items() if stamp["size"] and _suffix(path) not in known]
-    heads = dict(zip(unsure, in_order((is_remote(path), partial(read_head, path, 32)) for path in unsure)))
+def _picture_paths(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The paths of pictures, recognised by their suffixes, or by their first bytes if the suffix is unknown."""
+    known_suffixes = {*TEXTS, ".json", *RAW, *(f".{suffix}" for suffix in PICTURE_SUFFIXES)}
+    unknown = [path for path, stamp in files.items() if stamp["size"] and _suffix(path) not in known_suffixes]
+    heads = dict(zip(unknown, in_order((is_remote(path), partial(read_head, path, 32)) for path in unknown)))
     pictures = [path for path in files if is_picture(heads.get(path, b"")) or _suffix(path)[1:] in PICTURE_SUFFIXES]
-    if odd := [path for path in pictures if path in heads]:
+    if unusual := [path for path in pictures if path in heads]:
         logger.warning(
-            "%s: %d files are pictures by their bytes, though not by their names: %s",
+            f"%s: {len(unusual)} files are pictures by their bytes, though not by their names: %s",
             folder,
-            len(odd),
-            _by_suffix(odd),
+            _count_by_suffix(unusual),
         )
     return pictures
 
 
-def _beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The files of texts and fields, by the path without suffix and by suffix."""
+def _files_beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The caption files and JSON files, by path without suffix and by suffix."""
     beside: dict[str, dict[str, str]] = {}
     for path in paths:
         if (suffix := _suffix(path)) in (*TEXTS, ".json"):
@@ -236,21 +262,16 @@ def _beside(paths: Iterable[str]) -> dict[str, dict[str, str]]:
     return beside
 
 
-def _tell_of(folder: str, paths: list[str]) -> None:
-    if paths:
-        logger.warning(
-            "%s: %d files are neither pictures nor belong to one: %s", folder, len(paths), _by_suffix(paths)
-        )
-
-
-def _by_suffix(paths: Iterable[str]) -> str:
-    """How many there are of each suffix, the most first, and an example of it."""
+def _count_by_suffix(paths: Iterable[str]) -> str:
+    """The number of files of each suffix, the most frequent first, with an example of each."""
     counts, example = Counter(), {}
     for path in paths:
         counts[suffix := _suffix(path) or "no suffix"] += 1
         example.setdefault(suffix, os.path.basename(path))
-    told = [f"{count:,} {suffix} ({example[suffix]})" for suffix, count in counts.most_common(NAMED)]
-    return ", ".join(told + [f"{len(counts) - NAMED:,} other suffixes"] * (len(counts) > NAMED))
+    parts = [f"{count:,} {suffix} ({example[suffix]})" for suffix, count in counts.most_common(NAMED)]
+    if len(counts) > NAMED:
+        parts.append(f"{len(counts) - NAMED:,} other suffixes")
+    return ", ".join(parts)
 
 
 def _suffix(path: str) -> str:
@@ -258,11 +279,11 @@ def _suffix(path: str) -> str:
 
 
 def _composed(path: str) -> str:
-    """The path in one spelling: macOS spells é as two characters in names of files."""
+    """The path in Unicode's composed form; macOS writes é in file names as two characters."""
     return unicodedata.normalize("NFC", path)
 
 
-def _name(path: str, folder: str) -> str:
+def _relative(path: str, folder: str) -> str:
     return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
@@ -270,7 +291,7 @@ def _name(path: str, folder: str) -> str:
 
 
 def _metadata_rows(path: str) -> list[tuple[int, Row | ValueError]] | None:
-    """The rows of a metadata file, numbered from 0; None, with a warning, where it is none of a folder of pictures."""
+    """The rows of a metadata file, numbered from 0; None, with a warning, if it has no column of file names."""
     try:
         rows = [row for piece in split_rows(path) for row in piece.numbered()]
         columns = dict.fromkeys(name for _, row in rows if not isinstance(row, ValueError) for name in row)
@@ -291,27 +312,34 @@ def _names_files(column: str) -> bool:
 def _add_metadata(
     path: str,
     rows: Iterable[tuple[int, Row | ValueError]],
-    pictures: dict[str, tuple[tuple[str, ...], dict]],
-    same: Mapping[str, str],
+    pictures: dict[str, Texts],
+    *,
+    spelling: Mapping[str, str],
     folder: str,
 ) -> Iterator[FolderRow]:
-    """Adds what one metadata file says to the pictures that it names; a row that names none is a row of its own."""
-    said = {
-        name: texts for name, (texts, _) in pictures.items()
-    }  # by other files, which may be this one in another format
+    """Add the captions and fields of a metadata file to the pictures that it names.
+
+    Yields a failed row for each of its rows that names no picture.
+
+    spelling: the paths of all files, by their composed form.
+    """
+    # Captions of other metadata files are not repeated: one may be a copy of this file in another format.
+    earlier = {name: texts for name, (texts, _) in pictures.items()}
     for number, row in rows:
         fields = {} if isinstance(row, ValueError) else dict(row)
-        named = next(filter(_names_files, sorted(fields, key=lambda name: name != "file_name")), "")
-        value = fields.pop(named) if named else None
+        column = next(filter(_names_files, sorted(fields, key=lambda name: name != "file_name")), "")
+        value = fields.pop(column) if column else None
         if not isinstance(value, str) or not value:
             place = f"{path}:{number + 1}"
+            source = _relative(place, folder)
             reason = row if isinstance(row, ValueError) else "expected an object with a file_name"
-            yield FolderRow(f"metadata-{number:09d}", place, name := _name(place, folder), (), {}, f"{name}: {reason}")
+            error = f"{source}: {reason}"
+            yield FolderRow(f"metadata-{number:09d}", place, source=source, captions=(), meta={}, error=error)
             continue
         name = join(os.path.dirname(path), value)
         name = name if "://" in name else os.path.normpath(name)
-        name = same.get(_composed(name), name)
+        name = spelling.get(_composed(name), name)
         with_lists(fields, CAPTION_COLUMNS)
         before, meta = pictures.get(name, ((), {}))
-        texts = tuple(text for text in take_captions(fields) if text not in said.get(name, ()))
+        texts = tuple(text for text in take_captions(fields) if text not in earlier.get(name, ()))
         pictures[name] = (before + texts, meta | fields)

@@ -1,4 +1,4 @@
-"""Which rows of a table are one picture's: told in flat memory, put side by side by sorting on disk."""
+"""Find rows of a table that belong to one picture, in memory that does not grow, and sort them on disk."""
 
 import os
 import sqlite3
@@ -10,54 +10,61 @@ from typing import BinaryIO
 
 import numpy as np
 
-HELD = 1 << 17  # hashes that are held before they go to a file
+HELD = 1 << 17  # hashes that are held in memory before they are written to a file
 
 
 class Repeats:
-    """Names row by row: how many differ from the one before, and whether one comes again later. Hashes of names lie on disk."""
+    """Takes the names of pictures row by row, and counts pictures; says whether rows of a picture are not adjacent.
+
+    Hashes of the names are stored on disk.
+    """
 
     def __init__(self) -> None:
-        self.count, self.rows, self.last = 0, 0, None
-        self.held = array("Q")
+        self.count, self.rows, self.last = 0, 0, None  # pictures and rows so far, and the name of the last row
+        self.hashes = array("Q")
         self.file: BinaryIO = tempfile.TemporaryFile()
 
     def is_new(self, name: str | None) -> bool:
-        """Whether a row begins another picture; one without a name always does."""
+        """Whether a row with this name begins another picture than the row before. A row without a name always does."""
         self.rows += 1
         if name is not None and name == self.last:
             return False
         self.count, self.last = self.count + 1, name
         if name is not None:
-            self.held.append(hash(name) & 0xFFFFFFFFFFFFFFFF)
-            if len(self.held) >= HELD:
+            self.hashes.append(hash(name) & 0xFFFFFFFFFFFFFFFF)
+            if len(self.hashes) >= HELD:
                 self._spill()
         return True
 
     def _spill(self) -> None:
-        self.held.tofile(self.file)
-        del self.held[:]
+        self.hashes.tofile(self.file)
+        del self.hashes[:]
 
-    def come_again(self) -> bool:
-        """Whether a name comes again after another one: by its hash, so in rare cases it is another name that does."""
+    def are_scattered(self) -> bool:
+        """Whether a name comes again after another name. Hashes are compared, so it is very rarely True by mistake."""
         self._spill()
         self.file.flush()
         if not self.file.tell():
             return False
         hashes = np.memmap(self.file, np.uint64, "r+")
         hashes.sort()  # in the file
-        return any(
-            (part[1:] == part[:-1]).any()
-            for part in (hashes[start : start + HELD + 1] for start in range(0, len(hashes), HELD))
-        )
+        for start in range(0, len(hashes), HELD):
+            part = hashes[start : start + HELD + 1]
+            if (part[1:] == part[:-1]).any():
+                return True
+        return False
 
 
 def _hash(name: str) -> bytes:
-    """A hash long enough that no two names share one; a name may be a whole picture in base64."""
+    """A hash that is long enough to be different for all names; a name may be a whole picture in base64."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def side_by_side(rows: Iterable[tuple[str | None, int, int | None]]) -> Iterator[tuple[int, int | None, bool]]:
-    """Rows (name, number, place) -> (number, place, whether it begins a picture): in the order of each picture's first row."""
+    """Sort rows so that those of a picture are adjacent, in the order of the first rows of pictures.
+
+    rows: (name of the picture, number, place). Yields (number, place, whether the row is the first of its picture).
+    """
     with tempfile.TemporaryDirectory() as folder:
         database = sqlite3.connect(os.path.join(folder, "rows.sqlite"), isolation_level=None)
         database.executescript(

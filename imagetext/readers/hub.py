@@ -1,7 +1,7 @@
-"""Data sets that `datasets` reads, streamed: `datasets:ORG/NAME[:CONFIG][#SPLIT]`, or a folder in `ORG/NAME`'s place.
+"""Stream data sets with the library `datasets`: `datasets:ORG/NAME[:CONFIG][#SPLIT]`, or a folder instead of `ORG/NAME`.
 
-The split is `train` unless given; a file of the set is a shard. Of a set on the Hub the version is settled when its shards
-are listed. A set of tars is named by them instead (`hf://datasets/ORG/NAME/*.tar`): `datasets` would decode their members.
+The default split is `train`. Each file of the set is a shard. The version of a set on the Hub is fixed when its shards are
+listed. For a set of tars, give the tars instead (`hf://datasets/ORG/NAME/*.tar`): `datasets` would decode their members.
 """
 
 import logging
@@ -9,13 +9,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from imagetext import limits
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.row_records import Row, row_records, with_unique_keys
-from imagetext.readers.table_columns import Reading, reading_of, usual_row
+from imagetext.readers.table_columns import Reading, reading_of, usual_row, warn_of_several
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
 from imagetext.stores import StoreError
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROWS_AT_ONCE = 64  # of Parquet, whose groups of rows `datasets` would hold as a whole
+ROWS_AT_ONCE = 64  # Parquet rows in memory; by default `datasets` would hold whole row groups
 
 
 @dataclass(frozen=True)
 class HubRows:
-    """Records of one file of a data set, read when iterated; StoreError where it cannot be read."""
+    """Records of one file of a data set, read when iterated. Raises StoreError if it cannot be read."""
 
     name: str
     config: str | None
     split: str
-    revision: str | None  # of a set on the Hub
+    revision: str | None  # the version of a set on the Hub; None for a folder
     parts: int
     part: int
     stamp: Mapping[str, Any]
     reading: Reading
-    images: tuple[str, ...] = ()  # folders in which pictures may lie beside the set's own
+    images: tuple[str, ...] = ()  # further folders in which pictures may lie
 
     @property
     def stem(self) -> str:
@@ -50,31 +50,38 @@ class HubRows:
         place, stem = f"{self.name}#{self.split}:{self.part}", f"{self.stem}-{self.part:05d}"
         rows = ((row, f"{stem}-{number:09d}", f"{place}:{number + 1}") for number, row in enumerate(self._rows(place)))
         folder = self.name if os.path.isdir(self.name) else f"hf://datasets/{self.name}"
-        own = f"{folder}@{self.revision}" if self.revision else folder
-        return with_unique_keys(row_records(rows, PictureFolders(own, self.images, is_input=True)), place)
+        folder = f"{folder}@{self.revision}" if self.revision else folder
+        return with_unique_keys(row_records(rows, PictureFolders(folder, self.images, is_input=True)), place)
 
     def class_names(self, column: str) -> dict[str, str] | None:
-        """The names of the classes in a column, by their numbers; None where that is no column of classes."""
+        """The names of the classes in a column, by their numbers; None if it is not a column of classes."""
         from datasets import ClassLabel
 
-        kind = (_streamed(self.name, self.config, self.split, self.revision).features or {}).get(column)
-        return {str(number): name for number, name in enumerate(kind.names)} if isinstance(kind, ClassLabel) else None
+        feature = (self._streamed().features or {}).get(column)
+        if not isinstance(feature, ClassLabel):
+            return None
+        return {str(number): name for number, name in enumerate(feature.names)}
+
+    def _streamed(self) -> "IterableDataset":
+        return _streamed(self.name, self.config, split=self.split, revision=self.revision)
 
     def _rows(self, place: str) -> Iterator[Row | ValueError]:
         try:
-            rows = _streamed(self.name, self.config, self.split, self.revision)
-            for row in rows.shard(num_shards=self.parts, index=self.part):
+            for row in self._streamed().shard(num_shards=self.parts, index=self.part):
                 problem = _too_large(row)
                 yield usual_row(row, self.reading) if problem is None else problem
-        except Exception as error:  # whatever a file's format or the way to it brings
+        except Exception as error:  # errors of file formats and connections are of many types
             raise StoreError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def hub_pieces(spec: str, columns: Columns = Columns(), images: tuple[str, ...] = ()) -> list[HubRows]:
-    """The files of the data set that a SPEC names; ValueError where it cannot be loaded, is one of tars, or lacks a named column."""
+    """Return the files of the data set that a SPEC names.
+
+    Raises ValueError if the set cannot be loaded, consists of tars, or lacks a column that the user named.
+    """
     match = re.fullmatch(r"datasets:([^:#]+)(?::([^#]+))?(?:#(.+))?", spec)
     if not match:
-        raise ValueError(f"{spec}: expected datasets:ORG/NAME, then :CONFIG and #SPLIT where they are needed")
+        raise ValueError(f"{spec}: expected datasets:ORG/NAME, then :CONFIG and #SPLIT if they are needed")
     name, config, split = match[1], match[2], match[3] or "train"
     from datasets import Image, load_dataset_builder
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
@@ -83,32 +90,26 @@ def hub_pieces(spec: str, columns: Columns = Columns(), images: tuple[str, ...] 
         builder = load_dataset_builder(name, config)
         if isinstance(builder, WebDataset):
             raise ValueError(
-                f"a set of tars, whose files are carried untouched when they are named: hf://datasets/{name}/*.tar"
+                f"a set of tars; give the tars instead, so that all their files are kept: hf://datasets/{name}/*.tar"
             )
         revision = builder.hash if builder.repo_id else None
-        rows = _streamed(name, config, split, revision)
+        rows = _streamed(name, config, split=split, revision=revision)
         features = rows.features or {}
-        pictures = [column for column, kind in features.items() if isinstance(kind, Image)]
-    except Exception as error:  # of many kinds, from the Hub to a file's format
+        pictures = [column for column, feature in features.items() if isinstance(feature, Image)]
+    except Exception as error:  # errors of the Hub and of file formats are of many types
         raise ValueError(f"{spec}: {error or type(error).__name__}") from error
     if len(pictures) > 1 and not columns.image:
-        logger.warning(
-            "%s: pictures may stand in %s: --image-column names the column; %r is taken",
-            spec,
-            " or ".join(map(repr, pictures)),
-            pictures[0],
-        )
-    asked = columns._replace(image=columns.image or next(iter(pictures), None), group=False)
-    reading = reading_of(spec, [], asked, header=list(features) or None)
-    return [
-        HubRows(name, config, split, revision, rows.num_shards, part, {"revision": builder.hash}, reading, images)
-        for part in range(rows.num_shards)
-    ]
+        warn_of_several(spec, "pictures", "--image-column", candidates=pictures)
+    columns = columns._replace(image=columns.image or next(iter(pictures), None), group=False)
+    reading = reading_of(spec, [], columns, header=list(features) or None)
+    piece = partial(HubRows, name=name, config=config, split=split, revision=revision, parts=rows.num_shards)
+    stamp = {"revision": builder.hash}
+    return [piece(part=part, stamp=stamp, reading=reading, images=images) for part in range(rows.num_shards)]
 
 
 @lru_cache
-def _streamed(name: str, config: str | None, split: str, revision: str | None) -> "IterableDataset":
-    """The data set, its pictures as bytes or paths, undecoded."""
+def _streamed(name: str, config: str | None, *, split: str, revision: str | None) -> "IterableDataset":
+    """The data set, with its pictures as undecoded bytes or paths."""
     from datasets import load_dataset_builder
     from datasets.packaged_modules.parquet.parquet import Parquet
 
@@ -121,12 +122,17 @@ def _streamed(name: str, config: str | None, split: str, revision: str | None) -
 
 
 def _too_large(row: Row) -> ValueError | None:
-    """The problem of a row that has more bytes or values than a table's rows may have; None where it has not."""
+    """The error of a row that has more bytes or values than a table's rows may have; None for other rows."""
     size, values, waiting = 0, 0, [row]
     while waiting and values <= limits.VALUES:
         value = waiting.pop()
-        size, values = size + (len(value) if isinstance(value, str | bytes) else 0), values + 1
-        waiting += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        values += 1
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
     if values > limits.VALUES:
         return ValueError(f"a row of more than {limits.VALUES:,} values")
     return ValueError(f"a row of {size:,} bytes, more than {limits.FILE:,}") if size > limits.FILE else None

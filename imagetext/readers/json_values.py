@@ -1,4 +1,4 @@
-"""JSON values that are no lines: the elements of an array, or the pairs of an object, that may be larger than memory."""
+"""JSON that is not one value on each line: the elements of an array, or pairs of an object, larger than memory."""
 
 import json
 import re
@@ -13,103 +13,113 @@ _BETWEEN, _SPACE = re.compile(r"[\s,]*"), re.compile(r"\s*")
 
 
 class _Window:
-    """A piece of a file of JSON values at a time, of so many bytes at first.
+    """A part of a file of JSON values that moves forwards.
 
-    It is decoded as Latin-1, in which a byte is a character, so that `json` says where each value ends in bytes.
+    It is decoded as Latin-1, in which each byte is a character, so that `json` returns the ends of values in bytes.
+
+    size: bytes that are read at a time. A larger value makes the window grow.
     """
 
     def __init__(self, path: str, file: BinaryIO, size: int):
         self.path, self.file, self.size = path, file, size
         self.decode = json.JSONDecoder().raw_decode
-        self.text, self.at, self.position, self.line = "", 0, file.tell(), 1  # place of, and line at, the first byte
+        self.text, self.index = "", 0  # the part of the file, and the next character in it
+        self.position, self.line = file.tell(), 1  # offset and line of the first character of the text
 
-    def more(self) -> bool:
-        """Reads on, and forgets what is passed; False at the end of the file."""
-        block = self.file.read(max(self.size, len(self.text) - self.at))
-        self.position, self.line = self.position + self.at, self.line + self.text.count("\n", 0, self.at)
-        self.text, self.at = self.text[self.at :] + block.decode("latin-1"), 0
+    def read_more(self) -> bool:
+        """Read another block and drop the text before the index. Return False at the end of the file."""
+        block = self.file.read(max(self.size, len(self.text) - self.index))
+        self.position, self.line = self.position + self.index, self.current_line()
+        self.text, self.index = self.text[self.index :] + block.decode("latin-1"), 0
         return bool(block)
 
-    def mark(self, between: re.Pattern[str] = _SPACE) -> str:
-        """The next character that is not between values; "" at the end of the file. Raises ValueError where blanks do not end."""
-        start = self.position + self.at
+    def next_character(self, between: re.Pattern[str] = _SPACE) -> str:
+        """The next character after those that `between` matches; "" at the end of the file.
+
+        Raises ValueError for too many blanks.
+        """
+        start = self.position + self.index
         while True:
-            if passed := between.match(self.text, self.at):
-                self.at = passed.end()
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if not self.more():
+            if match := between.match(self.text, self.index):
+                self.index = match.end()
+            if self.index < len(self.text):
+                return self.text[self.index]
+            if not self.read_more():
                 return ""
             check_blank(self.path, 0, self.position - start)
 
     def value(self) -> str | ValueError:
-        """The text of the value that begins here, or what is wrong with it; raises ValueError, with the line, where none does."""
+        """The text of the value that begins at the index, or what is wrong with it.
+
+        Raises ValueError, which names the line, if no value begins there.
+        """
         while True:
-            text, begin = self.text, self.at
+            text, begin = self.text, self.index
             try:
-                if (
-                    len(text) - begin > limits.VALUES
-                    and sum(text.count(mark, begin) for mark in ",[{") > limits.VALUES
-                ):
-                    raise ValueError(f"JSON of more than {limits.VALUES:,} values")
+                if len(text) - begin > limits.VALUES:
+                    if sum(text.count(mark, begin) for mark in ",[{") > limits.VALUES:
+                        raise ValueError(f"JSON of more than {limits.VALUES:,} values")
                 _, end = self.decode(text, begin)
             except json.JSONDecodeError as error:
-                here = self.line + error.lineno - 1
-                if len(text) - begin < limits.LINE and self.more():
+                line = self.line + error.lineno - 1
+                if len(text) - begin < limits.LINE and self.read_more():
                     continue
-                raise ValueError(f"{self.path}: line {here:,}: not JSON: {error.msg}") from error
-            except (RecursionError, ValueError) as error:  # a number of too many digits
-                raise ValueError(f"{self.path}: line {self.here():,}: {error}") from error
-            if end == len(text) and self.more():
-                continue  # it may go on: a number, say
-            self.at = end
+                raise ValueError(f"{self.path}: line {line:,}: not JSON: {error.msg}") from error
+            except (RecursionError, ValueError) as error:  # for example a number of too many digits
+                raise ValueError(f"{self.path}: line {self.current_line():,}: {error}") from error
+            if end == len(text) and self.read_more():
+                continue  # the value may be longer, for example a number
+            self.index = end
             if end - begin > limits.LINE:
                 return ValueError(f"{end - begin:,} bytes, more than {limits.LINE:,}")
             return readable(text[begin:end].encode("latin-1"))
 
-    def here(self) -> int:
-        """The line that is read."""
-        return self.line + self.text.count("\n", 0, self.at)
+    def current_line(self) -> int:
+        return self.line + self.text.count("\n", 0, self.index)
 
 
-def array_records(path: str, file: BinaryIO, layout: Layout, size: int) -> Iterator[tuple[int, str | ValueError]]:
-    """The elements of arrays, or values, one after another."""
-    window = _Window(path, file, size)
-    # whether a `[` here opens an array of rows, and whether one is open
-    opens, bracket = window.position == layout.start, False
-    while mark := window.mark(_BETWEEN):
-        if mark == "]" or mark == "[" and opens:
-            opens, bracket, window.at = mark == "]", mark == "[", window.at + 1
+def array_records(
+    path: str, file: BinaryIO, layout: Layout, *, window_size: int
+) -> Iterator[tuple[int, str | ValueError]]:
+    """Yield the end and the text of each element of an array, or of values in sequence, from the current position."""
+    window = _Window(path, file, window_size)
+    may_open = window.position == layout.start  # whether a `[` here opens an array of rows
+    is_open = False
+    while mark := window.next_character(_BETWEEN):
+        if mark == "]" or mark == "[" and may_open:
+            may_open, is_open = mark == "]", mark == "["
+            window.index += 1
             continue
-        opens = False
+        may_open = False
         text = window.value()
-        yield window.position + window.at, text
-    if bracket:
+        yield window.position + window.index, text
+    if is_open:
         raise ValueError(f"{path}: is cut: the array has no end")
 
 
 def object_pairs(path: str, file: BinaryIO) -> Iterator[tuple[str, str] | ValueError]:
-    """The names and values of a JSON object, which may be larger than memory, as JSON texts, or what is wrong with a pair.
+    """Yield the names and values of a JSON object as JSON texts, or what is wrong with a pair.
 
-    Raises ValueError, with the line, where the object cannot be read on.
+    The object may be larger than memory. Raises ValueError, which names the line, if it cannot be read any further.
     """
-    file.seek(read_layout(path, file, ".json", ()).start)
+    file.seek(read_layout(path, file, kind=".json", usual=()).start)
     window = _Window(path, file, WINDOW)
 
-    def passed(marks: str) -> str:
-        mark = window.mark()
+    def skip(expected: str) -> str:
+        mark = window.next_character()
         if not mark:
             raise ValueError(f"{path}: is cut: the object has no end")
-        if mark not in marks:
-            raise ValueError(f"{path}: line {window.here():,}: not JSON: expected {' or '.join(marks)}, got {mark}")
-        window.at += 1
+        if mark not in expected:
+            problem = f"expected {' or '.join(expected)}, got {mark}"
+            raise ValueError(f"{path}: line {window.current_line():,}: not JSON: {problem}")
+        window.index += 1
         return mark
 
-    passed("{")
-    while window.mark() != "}":
+    skip("{")
+    while window.next_character() != "}":
         name = window.value()
-        passed(":")
-        window.mark()
+        skip(":")
+        window.next_character()
         value = window.value()
         if isinstance(name, ValueError):
             yield name
@@ -117,5 +127,5 @@ def object_pairs(path: str, file: BinaryIO) -> Iterator[tuple[str, str] | ValueE
             yield value
         else:
             yield name, value
-        if passed(",}") == "}":
+        if skip(",}") == "}":
             return

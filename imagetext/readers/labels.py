@@ -1,4 +1,4 @@
-"""The class of a picture, for sets that have classes: where it stands in a record, and what the classes are called."""
+"""The class of a picture: where it is found in a record, and the names of the classes."""
 
 import os
 from collections import Counter
@@ -11,16 +11,17 @@ from imagetext.sample import Record, Shard
 from imagetext.stores import plain_path, read_bytes
 
 FOLDER, IMAGENET = "folder", "imagenet"
-LOOKED_AT = 20  # records of a shard, of which one must have a label
+LOOKED_AT = 20  # first records of a shard, at least one of which must have a label
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Gives records their labels; one whose label cannot be told becomes one with an error.
+    """Adds labels to records. A record without a valid label gets an error.
 
-    place: `folder`, the folder that a picture lies in; or a tar's member (`cls`), or a field or column.
-    names: of the classes, by what stands there; None where that is the name.
-    aliases: what may stand there instead of a key of `names`.
+    place: where the label is found: `folder`, the folder that a picture lies in; or the name of a tar's member (`cls`), a
+        field or a column.
+    names: the names of the classes, by the values that are found there; None if the values are the names.
+    aliases: other values that may be found there, with the key of `names` that each stands for.
     """
 
     place: str
@@ -30,9 +31,9 @@ class Labels:
     def __call__(self, record: Record) -> Record:
         if record.error:
             return record
-        label = self._found(record)
+        label = self._value(record)
         if label is None:
-            return replace(record, error=f"no label: {self._seen(record)}")
+            return replace(record, error=f"no label: {self._why_missing(record)}")
         if label not in (self.names or ()):
             label = self.aliases.get(label, label)
         if self.names is not None and label not in self.names:
@@ -44,7 +45,7 @@ class Labels:
         return replace(record, label=label if self.names is None else self.names[label])
 
     def check(self, shard: Shard) -> None:
-        """Raises ValueError, which says what was seen, where none of the shard's first records has a label."""
+        """Raise ValueError, with what there is instead, if none of the shard's first records has a label."""
         looked_at = []
         for record in islice(shard, LOOKED_AT):
             if record.label is not None:
@@ -58,8 +59,8 @@ class Labels:
                 f"{shard.path}: --label {self.place}: the first {len(looked_at)} records have none; {first.error}{hint}"
             )
 
-    def _found(self, record: Record) -> str | None:
-        """The value at the label's place in a record, as text."""
+    def _value(self, record: Record) -> str | None:
+        """The value at the label's place in a record, as text; None if there is none."""
         if self.place == FOLDER:
             return record.key.rpartition("/")[0].rpartition("/")[2] or None
         if self.place in record.members:
@@ -67,7 +68,7 @@ class Labels:
         value = {**record.meta, **record.meta.get("source_fields", {})}.get(self.place)
         return str(value).strip() or None if isinstance(value, str | int) else None
 
-    def _seen(self, record: Record) -> str:
+    def _why_missing(self, record: Record) -> str:
         if self.place == FOLDER:
             return f"{record.key!r} lies in no folder"
         files, fields = (", ".join(map(repr, names)) or "none" for names in (record.members, record.meta))
@@ -75,25 +76,27 @@ class Labels:
 
 
 def named_once(names: Mapping[str, str]) -> dict[str, str]:
-    """What the names stand for that a single class has: a set may have a class's name where another has its number."""
+    """The keys of the names that only one class has, by name: some sets have names of classes, others their numbers."""
     times = Counter(names.values())
     return {name: key for key, name in names.items() if times[name] == 1}
 
 
 def imagenet_ids() -> dict[str, str]:
-    """WordNet's ids of ImageNet's classes, which its folders are called by, by number: `n01440764` is the first."""
-    from timm.data import ImageNetInfo  # late: it imports torch
+    """The WordNet ids of ImageNet's classes, by number. Its folders have these names; `n01440764` is the first."""
+    from timm.data import ImageNetInfo  # imported late, because it imports torch
 
     return {str(number): name for number, name in enumerate(ImageNetInfo().label_names())}
 
 
 def read_class_names(names: str | os.PathLike) -> dict[str, str]:
-    """The names in a file, by number where it has one a line, else by id where it has `ID<tab>NAME`; `imagenet` is open_clip's.
+    """Read the names of classes from a file: one name on each line, by number, or lines of `ID<tab>NAME`, by id.
 
-    Raises ValueError where there is no such file, or one that is neither.
+    `imagenet` instead of a file stands for open_clip's names of ImageNet's classes.
+
+    Raises ValueError if there is no such file, or it has another form.
     """
     if str(names) == IMAGENET:
-        from open_clip import IMAGENET_CLASSNAMES  # late: it imports torch
+        from open_clip import IMAGENET_CLASSNAMES  # imported late, because it imports torch
 
         return {str(number): name for number, name in enumerate(IMAGENET_CLASSNAMES)}
     path = plain_path(names)
@@ -108,7 +111,8 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
         raise ValueError(f"--class-names {path}: is empty")
     for line, pair in zip(lines, pairs):
         if len(pair) != 2 or not all(pair):
-            raise ValueError(f"--class-names {path}: {line!r} is no ID<tab>NAME, as other lines are")
-    if twice := [class_id for class_id, times in Counter(class_id for class_id, _ in pairs).items() if times > 1]:
-        raise ValueError(f"--class-names {path}: {', '.join(twice)} named twice")
+            raise ValueError(f"--class-names {path}: {line!r} is not ID<tab>NAME, as other lines are")
+    counts = Counter(class_id for class_id, _ in pairs)
+    if repeated := [class_id for class_id, count in counts.items() if count > 1]:
+        raise ValueError(f"--class-names {path}: {', '.join(repeated)} named twice")
     return {class_id: name for class_id, name in pairs}

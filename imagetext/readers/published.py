@@ -1,27 +1,28 @@
-"""Captions that others have published, as they publish them: `KIND:FILE…`, for `capsmith join` to put beside their pictures.
+"""Read synthetic captions from the files in which others publish them: `KIND:FILE…`, for `capsmith join`.
 
-| SPEC | files | what names a picture | columns |
+| SPEC | files | name of a picture | columns |
 |---|---|---|---|
-| laclip:CSV::FILE::… | LaCLIP's texts, a line for each row of its CSV | path or url | syn_text_laclip_chatgpt of cc3m_chatgpt.txt |
-| vecap:FILE | VeCap's JSON, one object of links and captions, or a table of them | url | syn_text_vecap |
-| hq-clip:PLACE#FIELD=COLUMN,… | HQ-CLIP's folder, or a tar, of JSON files, one for each uid | uid | those named |
+| laclip:CSV::FILE::… | LaCLIP's texts, a line for each row of its CSV | path or url | syn_text_laclip_ + end of FILE's name |
+| vecap:FILE | VeCap's JSON object of links and captions, or a table | url | syn_text_vecap |
+| hq-clip:PLACE#FIELD=COLUMN,… | HQ-CLIP's folder or tar of JSON files, one for each uid | uid | as in the SPEC |
 | recap:FILE | Recap-DataComp-1B's Parquet | url, sha256 | syn_text_recap |
 
-FILE may be a pattern. DataCompDR's and DFNDR's own records are tars, and named as such; uid and url.txt name their pictures.
+FILE may be a pattern. The records of DataCompDR and DFNDR are tars, and are read as tars; uid and url.txt name their pictures.
 
-How well the forms are known:
-- LaCLIP's are those that its own reader (data.py) takes: of the CSV the first cell is the picture and the second its caption; a row
-  whose picture is no .png, .jpg or .jpeg, the header too, has no line. A CSV of URLs is read likewise, each with a line. A rewrite
-  of fewer than two words is left out, for which LaCLIP trains on the original. RedCaps' originals are published as a text without
-  names of pictures, and cannot be joined.
-- VeCap-300M's are ten objects {link: caption}, as its repository reads them. A table (JSON lines, CSV, Parquet, a JSON list) has the columns
-  url and caption, as a copy of it on the Hub does. In what form its captions of CC3M are published is not known.
-- HQ-CLIP says that a JSON file has the uid as its name and holds two descriptions and two lists of tags, not what its fields are
-  called: so the SPEC says it, and nothing is guessed, for a negative must not be taken for a caption. Fields within fields have
-  dots between; tags that are one text are split at commas. How the files are packed is not known: a folder and a tar are read.
-- Recap-DataComp-1B's columns are those of its card: url, re_caption, org_caption, sha256, key; what its key names is not known.
+What is known of these forms:
+- LaCLIP: the form that its own reader (data.py) reads. In the CSV, the first cell is the picture and the second its caption. A
+  row whose picture does not end with .png, .jpg or .jpeg (also the header) has no line in the texts. In a CSV of URLs, each row
+  has a line. A rewrite of fewer than two words is left out, because LaCLIP trains on the original caption instead. The original
+  captions of RedCaps are published as a text without names of pictures, and cannot be joined.
+- VeCap-300M: ten objects {link: caption}, as its repository reads them. A table (JSON lines, CSV, Parquet, a JSON list) has the
+  columns url and caption, like a copy of the set on the Hub. The form of its captions of CC3M is not known.
+- HQ-CLIP: each JSON file has the uid as its name and holds two descriptions and two lists of tags. The names of its fields are
+  not published, so the SPEC must give them: nothing is guessed, because a negative must not be taken for a caption. `a.b` is
+  the field b of the object a. Tags in one text are split at commas. How the files are packed is not known: a folder and a tar
+  are read.
+- Recap-DataComp-1B: the columns of its card: url, re_caption, org_caption, sha256, key. What its key names is not known.
 
-Licences: Recap-DataComp-1B's captions CC BY 4.0, Apple's sets their own; look at each.
+Licences: the captions of Recap-DataComp-1B are CC BY 4.0; Apple's sets have licences of their own.
 """
 
 import csv
@@ -32,6 +33,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, TextIO
 
 from imagetext.columns import check_column
@@ -40,7 +42,7 @@ from imagetext.picture_files import PictureFolders, real_path, short
 from imagetext.read_ahead import in_order
 from imagetext.readers.folders import read_inside
 from imagetext.readers.json_values import object_pairs
-from imagetext.readers.row_records import Wanted
+from imagetext.readers.row_records import RowSelection
 from imagetext.readers.suffixes import TAR_SUFFIXES, split_suffix
 from imagetext.readers.tables import split_rows
 from imagetext.readers.tar_members import read_members
@@ -49,29 +51,30 @@ from imagetext.readers.text_lines import WINDOW, lines_of
 from imagetext.sample import Record
 from imagetext.stores import Entry, files_below, is_remote, open_file
 
+# our column, the table's column of synthetic captions, and that of original captions
 TABLES = {"vecap": ("syn_text_vecap", "caption", ""), "recap": ("syn_text_recap", "re_caption", "org_caption")}
 KINDS = ("laclip", "hq-clip", *TABLES)
 NAMES = ("url", "sha256", "uid")  # columns of tables that name a picture
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-PATHS = (".png", ".jpg", ".jpeg")  # ends of the paths that have a line in LaCLIP's files
+PATHS = (".png", ".jpg", ".jpeg")  # suffixes of paths that have a line in LaCLIP's files
 
 
 class Published(NamedTuple):
     """The published captions of one picture."""
 
-    names: Mapping[str, str]  # what names it: url, uid, sha256, path
+    names: Mapping[str, str]  # the names of the picture: url, uid, sha256, path
     columns: Mapping[str, Sequence[str]]
     originals: Sequence[str] = ()
-    key: str = ""  # "": the number of its row
+    key: str = ""  # "": a key is made from the number of the row
 
 
 @dataclass(frozen=True)
 class PublishedRows:
-    """The records of one published file, or of files that go together, read when iterated: captions without pictures."""
+    """Captions without pictures from one published file, or from files that belong together, read when iterated."""
 
     kind: str
     path: str
-    columns: tuple[tuple[str, str], ...] = ()  # LaCLIP: files of captions, HQ-CLIP: fields, each with its column
+    columns: tuple[tuple[str, str], ...] = ()  # LaCLIP: caption files, HQ-CLIP: fields, each with its column
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -88,10 +91,13 @@ class PublishedRows:
             columns = {name: tuple(map(well_formed, texts)) for name, texts in row.columns.items() if texts}
             key = well_formed(row.key) or key
             meta = {"uid": key, "source": place, **{name: well_formed(value) for name, value in row.names.items()}}
-            yield Record(key, None, tuple(map(well_formed, row.originals)), columns, meta=meta)
+            yield Record(key, None, captions=tuple(map(well_formed, row.originals)), columns=columns, meta=meta)
 
     def rows(self) -> Iterator[Published | ValueError]:
-        """The published captions of each picture, or the problem of its row; ValueError where the file cannot be read on."""
+        """Yield the published captions of each picture, or what is wrong with its row.
+
+        Raises ValueError if the file cannot be read any further.
+        """
         if self.kind == "laclip":
             return _laclip_rows(self.path, self.columns)
         if self.kind == "hq-clip":
@@ -100,15 +106,19 @@ class PublishedRows:
 
 
 def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "") -> list[PublishedRows]:
-    """The rows of the files that a SPEC of this module names, one for each file, of LaCLIP's files one for all.
+    """Return the rows of the files that a SPEC of this module names: one object for each file, or one for LaCLIP's files.
 
-    fields: what stands behind `#`. Raises ValueError, with every problem, where a file is not there or none of its kind, and where
-    LaCLIP's files have other numbers of lines than the CSV has pictures.
+    fields: the part of the SPEC after `#`.
+
+    Raises ValueError, with all problems, if files are missing or of another kind, or if the number of lines in LaCLIP's files
+    differs from the number of pictures in the CSV.
     """
     if kind == "laclip":
-        _check_laclip([*files])  # else the comma that somebody puts between two names is told as a part of one
-    problems = [f"{path}: no such file or folder" for path, there in files.items() if there is None]
-    folders = {path for path, there in files.items() if there is not None and there.is_folder}
+        _check_laclip(
+            [*files]
+        )  # first: otherwise two names with a comma between would be reported as one missing file
+    problems = [f"{path}: no such file or folder" for path, file in files.items() if file is None]
+    folders = {path for path, file in files.items() if file is not None and file.is_folder}
     if fields and kind != "hq-clip":
         problems.append(f"{kind}: takes no #{fields}")
     if problems:
@@ -128,7 +138,7 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
     return pieces
 
 
-# ---- LaCLIP: line i of each text file is of picture i of the CSV ---------------------------------------------------------
+# ---- LaCLIP: line i of each text file belongs to picture i of the CSV ------------------------------------------------
 
 
 def _is_csv(path: str) -> bool:
@@ -154,17 +164,20 @@ def _laclip(files: Sequence[str]) -> PublishedRows:
     pictures = sum(1 for _ in _laclip_pictures(table))
     counts = {}
     for path in texts:
-        with _text(path) as lines:
+        with _open_text(path) as lines:
             counts[path] = sum(1 for _ in lines_of(path, lines))
-    wrong = [f"{path} has {count:,} lines" for path, count in counts.items() if count != pictures]
-    if wrong:
-        raise ValueError(f"{table}: has {pictures:,} pictures, and {', '.join(wrong)}: whose a line is cannot be told")
+    different = [f"{path} has {count:,} lines" for path, count in counts.items() if count != pictures]
+    if different:
+        raise ValueError(
+            f"{table}: has {pictures:,} pictures, but {', '.join(different)}: it is not known which line belongs to which "
+            "picture"
+        )
     return PublishedRows("laclip", table, tuple((path, column) for column, path in columns.items()))
 
 
 def _laclip_rows(path: str, columns: Sequence[tuple[str, str]]) -> Iterator[Published]:
     with ExitStack() as stack:
-        lines = [lines_of(file, stack.enter_context(_text(file))) for file, _ in columns]
+        lines = [lines_of(file, stack.enter_context(_open_text(file))) for file, _ in columns]
         names = [column for _, column in columns]
         for (place, name, original), *texts in zip(_laclip_pictures(path), *lines, strict=True):
             rewrites = {column: [text.strip()] for column, text in zip(names, texts) if len(text.split()) > 1}
@@ -172,8 +185,8 @@ def _laclip_rows(path: str, columns: Sequence[tuple[str, str]]) -> Iterator[Publ
 
 
 def _laclip_pictures(path: str) -> Iterator[tuple[str, str, str]]:
-    """For each picture of the CSV that has a line in the text files: `url` or `path`, that name, and the original caption."""
-    with _text(path, newline="") as file:
+    """Yield the pictures of the CSV that have a line in the text files: `url` or `path`, that name, and the caption."""
+    with _open_text(path, newline="") as file:
         rows = csv.reader(lines_of(path, file))
         while True:
             try:
@@ -183,35 +196,40 @@ def _laclip_pictures(path: str) -> Iterator[tuple[str, str, str]]:
             if cells is None:
                 return
             name = cells[0].strip() if cells else ""
-            place = "url" if URL.match(name) else "path" if name.lower().endswith(PATHS) else ""
-            if place and len(cells) < 2:
-                raise ValueError(f"{path}: line {rows.line_num:,}: {short(name)} has no caption behind a comma")
-            if place:
-                yield place, name, cells[1]
+            field = ""
+            if URL.match(name):
+                field = "url"
+            elif name.lower().endswith(PATHS):
+                field = "path"
+            if field and len(cells) < 2:
+                raise ValueError(f"{path}: line {rows.line_num:,}: {short(name)} has no caption after a comma")
+            if field:
+                yield field, name, cells[1]
 
 
 @contextmanager
-def _text(path: str, newline: str | None = None) -> Iterator[TextIO]:
-    """A file in UTF-8, what is none as readable as it can be; lines end as Python's `open` has them."""
-    with open_file(path, WINDOW) as file, io.TextIOWrapper(file, "utf-8-sig", "replace", newline) as text:
-        yield text
+def _open_text(path: str, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a UTF-8 file as text. Bytes that are not UTF-8 become U+FFFD. newline: as in Python's `open`."""
+    with open_file(path, WINDOW) as file:
+        with io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline=newline) as text:
+            yield text
 
 
 # ---- VeCap and Recap-DataComp: a link and a caption in each row ---------------------------------------------------------
 
 
 def _check_table(rows: PublishedRows) -> None:
-    """ValueError where the first row lacks the columns of the set; an object has links and captions alone."""
+    """Raise ValueError if the first row lacks the columns of the set. A JSON object has only links and captions."""
     if _is_object(rows.path):
         if rows.kind != "vecap":
-            raise ValueError(f"{rows.path}: a JSON object, and {rows.kind} is a table")
+            raise ValueError(f"{rows.path}: is a JSON object, but {rows.kind} is a table")
         return
     caption = TABLES[rows.kind][1]
-    pieces = split_rows(rows.path)
-    first = next((row for piece in pieces for _, row in piece.numbered() if not isinstance(row, ValueError)), {})
+    numbered = chain.from_iterable(piece.numbered() for piece in split_rows(rows.path))
+    first = next((row for _, row in numbered if not isinstance(row, ValueError)), {})
     if caption not in first or not first.keys() & {*NAMES}:
-        have = ", ".join(first) or "no rows"
-        raise ValueError(f"{rows.path}: expected the columns url and {caption} of {rows.kind}, it has {have}")
+        columns = ", ".join(first) or "no rows"
+        raise ValueError(f"{rows.path}: expected the columns url and {caption} of {rows.kind}, it has {columns}")
 
 
 def _is_object(path: str) -> bool:
@@ -225,10 +243,10 @@ def _is_object(path: str) -> bool:
 
 def _table_rows(path: str, column: str, caption: str, original: str) -> Iterator[Published | ValueError]:
     if _is_object(path):
-        rows: Iterator[Any] = _linked(path)
+        rows: Iterator[Any] = _object_rows(path)
     else:
-        wanted = Wanted((*NAMES, caption, original), keys=("key",))
-        rows = (row for piece in split_rows(path) for _, row in piece.numbered(wanted))
+        selection = RowSelection((*NAMES, caption, original), keys=("key",))
+        rows = (row for piece in split_rows(path) for _, row in piece.numbered(selection))
     for row in rows:
         if isinstance(row, ValueError):
             yield row
@@ -239,36 +257,43 @@ def _table_rows(path: str, column: str, caption: str, original: str) -> Iterator
             continue
         names = {name: value for name in NAMES if isinstance(value := row.get(name), str) and value}
         key = row.get("key")
-        yield Published(names, {column: texts}, loose_texts(row.get(original)), "" if key is None else str(key))
+        originals = loose_texts(row.get(original))
+        yield Published(names, {column: texts}, originals, key="" if key is None else str(key))
 
 
-def _linked(path: str) -> Iterator[Mapping[str, Any] | ValueError]:
-    """The links and captions of one object, as rows."""
+def _object_rows(path: str) -> Iterator[Mapping[str, Any] | ValueError]:
+    """The links and captions of a JSON object, as rows."""
     with open_file(path, WINDOW) as file:
         for pair in object_pairs(path, file):
+            if isinstance(pair, ValueError):
+                yield pair
+                continue
             try:
-                yield pair if isinstance(pair, ValueError) else dict(zip(("url", "caption"), map(json_value, pair)))
+                link, caption = map(json_value, pair)
             except ValueError as error:
                 yield error
+                continue
+            yield {"url": link, "caption": caption}
 
 
 # ---- HQ-CLIP: a JSON file for each uid -----------------------------------------------------------------------------------
 
 
 def _columns(path: str, fields: str) -> tuple[tuple[str, str], ...]:
-    """The fields and their columns, as FIELD=COLUMN,… says; ValueError, with what fields there are, where it does not."""
+    """Parse FIELD=COLUMN,…. Raises ValueError, which lists the fields of the first file, for any other form."""
     pairs = [part.partition("=") for part in fields.split(",") if part]
     columns = [column for _, _, column in pairs]
     if not pairs or not all(field and column for field, _, column in pairs) or len({*columns}) < len(columns):
+        spec = f"hq-clip:{path}#{fields}" if fields else f"hq-clip:{path}"
+        example = f"hq-clip:{path}#long=syn_text_hq,negative=neg_text_hq,tags=tags_hq,negative_tags=neg_tags_hq"
         raise ValueError(
-            f"hq-clip:{path}{f'#{fields}' if fields else ''}: say which field is which column, each once, as in "
-            f"hq-clip:{path}#long=syn_text_hq,negative=neg_text_hq,tags=tags_hq,negative_tags=neg_tags_hq{_fields_in(path)}"
+            f"{spec}: say which field is which column, each once, as in {example}{_fields_of_first_file(path)}"
         )
     return tuple((field, check_column(column)) for field, _, column in pairs)
 
 
-def _fields_in(path: str) -> str:
-    """Lists the fields of the first file, as the end of a message."""
+def _fields_of_first_file(path: str) -> str:
+    """The end of a message that lists the fields of the first file."""
     name, data = next(_json_files(path), ("", b""))
     if isinstance(data, ValueError):
         return ""
@@ -279,7 +304,7 @@ def _fields_in(path: str) -> str:
 
 
 def _json_files(place: str) -> Iterator[tuple[str, bytes | ValueError]]:
-    """The name, which is the uid, and the bytes of each JSON file of a folder or tar."""
+    """Yield the name (the uid) and the bytes of each JSON file in a folder or tar."""
     if split_suffix(place)[1] in TAR_SUFFIXES:
         for member in filter(None, read_members(place, skip=lambda suffix: suffix != "json")):
             yield member.key.rpartition("/")[2], ValueError(member.problem) if member.data is None else member.data
@@ -313,7 +338,7 @@ def _hq_clip_row(uid: str, data: bytes | ValueError, columns: Sequence[tuple[str
 
 
 def _texts(document: Mapping[str, Any], field: str, column: str) -> list[str]:
-    """The texts of a field, by dots of one within another; ValueError where they are none."""
+    """The texts of a field; `a.b` is the field b of the object a. Raises ValueError if it holds anything but texts."""
     value: Any = document
     for part in [field] if field in document else field.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

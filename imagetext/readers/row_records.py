@@ -1,4 +1,4 @@
-"""One row of a table, JSON object or metadata file -> a Record."""
+"""Make a Record of a row of a table, a JSON object or a metadata file."""
 
 import base64
 import binascii
@@ -25,71 +25,86 @@ Row = dict[str, Any]
 
 
 def size_of(value: Any) -> int:
-    """The bytes of memory that all texts and bytes in a row, or in one of its cells, take at most."""
+    """An upper bound, in bytes, of the memory that all texts and bytes in a row, or in one of its cells, take."""
     if isinstance(value, dict):
         return sum(map(size_of, value.values()))
     if isinstance(value, list):
         return sum(map(size_of, value))
     if isinstance(value, str):
-        return len(value) if value.isascii() else 4 * len(value)  # one wide character makes all of them wide
+        return len(value) if value.isascii() else 4 * len(value)  # Python stores all characters as wide as the widest
     return len(value) if isinstance(value, bytes) else 0
 
 
-class Wanted(NamedTuple):
-    """The part of rows that is read where only captions, and pictures of some rows, are needed.
+class RowSelection(NamedTuple):
+    """The part of rows that is read if only captions, and the pictures of some rows, are needed.
 
-    A picture that cannot be read is no error then, and a text of Parquet that is no UTF-8 is read as well as it can be.
+    Then a picture that cannot be read is not an error, and bytes of texts in Parquet that are not UTF-8 become U+FFFD.
     """
 
-    columns: Collection[str] | None = ()  # of captions, beside the usual ones; None: all columns that hold text
-    pictures: Collection[int] = ()  # the rows whose pictures are read, by their numbers among those that are read
-    keys: Sequence[str] = KEY_COLUMNS  # the columns of keys, the first that a row has
+    columns: Collection[str] | None = ()  # further columns of captions; None: all columns that hold text
+    pictures: Collection[int] = ()  # the rows whose pictures are read, by their numbers among the rows that are read
+    keys: Sequence[str] = KEY_COLUMNS  # columns of keys; the first one that a row has is used
 
 
 def row_records(
-    rows: Iterable[tuple[Row | ValueError, str, str]], folders: PictureFolders, wanted: Wanted | None = None
+    rows: Iterable[tuple[Row | ValueError, str, str]], folders: PictureFolders, selection: RowSelection | None = None
 ) -> Iterator[Record]:
-    """A Record for each (row, key where it has none, source), by the keys that rows have, so that one may come twice.
+    """Yield a Record for each row. Keys are those of the rows, so a key may come twice.
 
-    folders: where pictures may lie. wanted: None for all that a row has, its picture included.
-    Raises StoreError where a store fails; what is wrong with a cell stands in `error`.
+    rows: (row, key if the row has none, source). folders: where pictures may lie. selection: what is read of the rows
+    (default: everything, with pictures).
+
+    Raises StoreError if a store fails. What is wrong with a cell is written into `error`.
     """
     reader = PictureReader(folders)
-    if wanted is None:
+    if selection is None:
         return with_pictures((_parse(*row) for row in rows), reader)
-    parsed = (_parse(*row, wanted, number in wanted.pictures) for number, row in enumerate(rows))
-    # Its captions are as good without a picture.
+    parsed = (
+        _parse(*row, selection=selection, with_image=number in selection.pictures) for number, row in enumerate(rows)
+    )
+    # Only the picture is taken, not its error: the captions are usable without a picture.
     return (
-        replace(record, image=with_picture(record, picture, told, reader).image) for record, picture, told in parsed
+        replace(record, image=with_picture(record, picture, place, reader=reader).image)
+        for record, picture, place in parsed
     )
 
 
 def with_pictures(
     records: Iterable[tuple[Record, PictureReference | None, str]], reader: PictureReader
 ) -> Iterator[Record]:
-    """The records, each with its picture, those in stores several at once; StoreError where a store fails, at the end, too."""
+    """Yield the records with their pictures. Several pictures in stores are read at once.
+
+    records: (record, reference to its picture, name of the picture in errors).
+
+    Raises StoreError if a store fails, also at the end, if the store refused some pictures and gave no others.
+    """
     yield from in_order(
         (
             picture is not None and any(map(is_remote, reader.folders.paths(picture))),
-            partial(with_picture, record, picture, told, reader),
+            partial(with_picture, record, picture, place, reader=reader),
         )
-        for record, picture, told in records
+        for record, picture, place in records
     )
     reader.check()
 
 
 def with_unique_keys(records: Iterable[Record], place: str) -> Iterator[Record]:
-    """The records, in which a key that comes again becomes `KEY~2`."""
+    """Yield the records; a key that comes again becomes `KEY~2`."""
     keys = SeenKeys(place)
     return (replace(record, key=keys.unique(record.key)) for record in records)
 
 
-def with_picture(record: Record, picture: PictureReference | None, told: str, reader: PictureReader) -> Record:
-    """The record with its picture, if it names one; what is wrong stands in `error`, the path as it was told."""
+def with_picture(
+    record: Record, picture: PictureReference | None, shown_path: str, *, reader: PictureReader
+) -> Record:
+    """The record with its picture, if it names one. A picture that cannot be read is an error of the record.
+
+    shown_path: the path of the picture in that error.
+    """
     if picture is None:
         return record
     try:
-        image, path = reader.read(picture, told)
+        image, path = reader.read(picture, shown_path)
         return replace(record, image=image, path=path)
     except StoreError:
         raise
@@ -101,120 +116,130 @@ def with_picture(record: Record, picture: PictureReference | None, told: str, re
 
 
 def picture_of(row: Row | ValueError | None) -> PictureReference | None:
-    """Where a row says that its picture is; None where it names no file."""
+    """The reference to the picture file of a row; None if it names no file."""
     if row is None or isinstance(row, ValueError):
         return None
-    column, _ = _picture_column(row, ours := is_ours(row))
-    try:
-        return _image_of(column, row[column], row["sha256"] if ours else None)[1] if column else None
-    except ValueError:  # its record says so
+    ours = is_ours(row)
+    column, _ = _picture_column(row, ours)
+    if column is None:
         return None
+    try:
+        _, picture = _image_or_reference(column, row[column], row["sha256"] if ours else None)
+    except ValueError:  # the record of this row has this error
+        return None
+    return picture
 
 
 def _picture_column(row: Row, ours: bool) -> tuple[str | None, str]:
-    """The column of the row's picture, None where it is to have none, and why it failed before."""
-    # A record of ours has no picture where it failed; so has one of which only some columns are left, or that names no picture.
+    """The column of the row's picture (None if it has no picture), and the error of an earlier run."""
+    # A failed record that we wrote has no picture. We also wrote the row if only some of the columns are left.
     has_error = isinstance(row.get("error"), str)
-    failed = (
-        row["error"]
-        if ours or has_error and (any(map(is_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS))
-        else ""
-    )
+    error = ""
+    if ours or has_error and (any(map(is_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS)):
+        error = row["error"]
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
-    if column is None or failed or has_error and _is_null(row[column]):  # the last: a row of captions alone
-        column = None
-    return column, failed
+    has_no_picture = column is None or error or has_error and _is_null(row[column])  # the last: only captions
+    return None if has_no_picture else column, error
 
 
 def _parse(
-    row: Row | ValueError, row_key: str, source: str, wanted: Wanted | None = None, with_image: bool = True
+    row: Row | ValueError,
+    row_key: str,
+    source: str,
+    *,
+    selection: RowSelection | None = None,
+    with_image: bool = True,
 ) -> tuple[Record, PictureReference | None, str]:
-    """The record of a row, the place of its picture if that is still to be read, and the name by which an error tells of it."""
+    """The record of a row, the reference to its picture if that must still be read, and the picture's name in errors.
+
+    row_key: the key if the row has none.
+    """
     if isinstance(row, ValueError):
-        error = f"{source}: {row}" if wanted else str(row)
+        error = f"{source}: {row}" if selection else str(row)
         return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), None, ""
     row, ours = dict(row), is_ours(row)
-    no_picture, errors, image, picture = "", [], None, None
+    picture_error, errors, image, picture = "", [], None, None
     key = row_key
-    for name in wanted.keys if wanted else KEY_COLUMNS:
+    for name in selection.keys if selection else KEY_COLUMNS:
         if not _is_null(row.get(name)):
             key = str(row[name])
             break
     row.pop("key", None)
-    columns = (
-        {name: texts for name in _asked(wanted) if name in row and (texts := loose_texts(row[name]))} if wanted else {}
-    )
-    column, failed = _picture_column(row, ours)
+    columns = {}
+    if selection:
+        for name in CAPTION_COLUMNS if selection.columns is None else selection.columns:
+            if name in row and (texts := loose_texts(row[name])):
+                columns[name] = texts
+    column, earlier_error = _picture_column(row, ours)
     cell = next((row.pop(name) for name in IMAGE_COLUMNS if name in row), None)
     try:
         if with_image and column:
-            image, picture = _image_of(column, cell, row["sha256"] if ours else None)
+            image, picture = _image_or_reference(column, cell, row["sha256"] if ours else None)
     except ValueError as error:
-        no_picture = "" if wanted else str(error)
-    members = _members_of(row) if "members" in row else {}
+        picture_error = "" if selection else str(error)
+    members = _take_members(row) if "members" in row else {}
     try:
-        if ours and isinstance(row.get("json"), str):  # where our Parquet files keep the rest
+        if ours and isinstance(row.get("json"), str):  # our Parquet files have all other fields there
             row |= json_object(row.pop("json"))
-        columns |= _columns_of(row)
+        columns |= _take_columns(row)
     except ValueError as error:
         errors.append(str(error))
-    captions, others, scores, _, rest = sort_fields(row, picture=image is not None or picture is not None)
-    # Of where a picture or row was found, what no other place of the input changes.
+    captions, other_columns, scores, _, fields = sort_fields(row, picture=image is not None or picture is not None)
+    # The part of the place that does not depend on where the input lies.
     place = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
-    meta = {"uid": key, "source": place, **rest}
+    meta = {"uid": key, "source": place, **fields}
     if _is_null(meta["uid"]):
         meta["uid"] = key
-    error = well_formed("; ".join(filter(None, (no_picture, *errors))) or failed)
     record = Record(
-        well_formed(key) if wanted else key,
+        well_formed(key) if selection else key,
         image,
-        captions,
-        others | columns,
-        scores,
-        members,
+        captions=captions,
+        columns=other_columns | columns,
+        scores=scores,
+        members=members,
         meta=meta,
-        error=error,
-        failed_before=bool(failed) and not errors,
-        lacks_picture=bool(no_picture) and not errors,
+        error=well_formed("; ".join(filter(None, (picture_error, *errors))) or earlier_error),
+        failed_before=bool(earlier_error) and not errors,
+        lacks_picture=bool(picture_error) and not errors,
     )
     return record, picture, place
 
 
-def _asked(wanted: Wanted) -> Collection[str]:
-    """The columns that are read as captions because they are asked for."""
-    return CAPTION_COLUMNS if wanted.columns is None else wanted.columns
-
-
 def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
-    """The columns of captions in a `syn.json` member; raises ValueError where it is no object of lists of text."""
+    """The columns of captions in a `syn.json` member. Raises ValueError if it is not an object of lists of texts."""
     try:
         columns = json_object(data)
     except ValueError as error:
         raise ValueError(f"syn.json: {error}") from error
-    return {well_formed(name): tuple(_listed(f"syn.json: {name}", texts)) for name, texts in columns.items()}
+    return {well_formed(name): tuple(_check_texts(f"syn.json: {name}", texts)) for name, texts in columns.items()}
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """One text or a list of them; an empty one in a list stays where it is, because scores and embeddings go by its place."""
+    """A text or a list of texts. An empty text in a list stays, because scores and embeddings are matched by position."""
     if _is_null(value) or isinstance(value, str) and not value.strip():
         return ()
-    return tuple(_listed(name, [value] if isinstance(value, str) else value))
+    return tuple(_check_texts(name, [value] if isinstance(value, str) else value))
 
 
-def _listed(name: str, value: Any) -> list[str]:
+def _check_texts(name: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not {*map(type, value)} <= {str}:
         raise ValueError(f"{name}: expected a text or a list of texts, got {short(value)}")
     return [text if text.isascii() else well_formed(text) for text in value]
 
 
-def _image_of(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, PictureReference | None]:
-    """The picture's bytes as found, or where it is, with its hash in a record of ours; ValueError naming what is wrong with the cell."""
+def _image_or_reference(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, PictureReference | None]:
+    """The bytes of a picture, or the reference to its file.
+
+    name: the column, for the message. sha256: the hash in a record that we wrote.
+
+    Raises ValueError that says what is wrong with the cell.
+    """
     if isinstance(value, dict):  # a picture of `datasets`
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, bytes):
         return value, None
     if _is_null(value):
-        raise ValueError(f"{name}: no picture given")
+        raise ValueError(f"{name}: there is no picture")
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a path or the bytes of a picture, got {short(value)}")
     data = _base64_picture(value)
@@ -222,35 +247,35 @@ def _image_of(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, 
 
 
 def _base64_picture(text: str) -> bytes | None:
-    """The bytes, if this is base64 (or a data URL) of something that starts like a picture."""
+    """The bytes of a text that is a data URL, or base64 that begins like a picture; None for any other text."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
         try:
             return base64.b64decode(text, validate=True)
         except binascii.Error as error:
-            raise ValueError(f"data URL is no base64: {error}") from error
-    # JPEG, PNG, WebP, GIF, ...
+            raise ValueError(f"data URL is not base64: {error}") from error
+    # JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, PPM
     starts = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A", "AAAA", "UD")
     if len(text) < 64 or not text.startswith(starts):
         return None
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:
-        if text.startswith("/9j/"):  # else it would be the path of a file
+        if text.startswith("/9j/"):  # the other beginnings may be paths of files
             raise ValueError(f"a picture in base64 that is cut or damaged: {error}") from error
         return None
 
 
-def _members_of(row: dict[str, Any]) -> dict[str, bytes]:
-    """Takes the other files of a record out of the row."""
+def _take_members(row: dict[str, Any]) -> dict[str, bytes]:
+    """Remove the other files of a record from the row, and return them."""
     members, value = {}, row.get("members")
     try:
-        if isinstance(value, list):  # ours in Parquet
+        if isinstance(value, list):  # as we write Parquet
             members = {item["name"]: bytes(memoryview(item["data"])) for item in value}
-        elif isinstance(value, dict):  # ours in JSONL
+        elif isinstance(value, dict):  # as we write JSONL
             members = {name: base64.b64decode(data, validate=True) for name, data in value.items()}
     except (KeyError, TypeError, ValueError):
-        pass  # a column that only has the name
+        pass  # a foreign column of this name
     if not all(isinstance(name, str) and is_member_name(name) for name in members):
         return {}
     if members or value == []:
@@ -258,10 +283,11 @@ def _members_of(row: dict[str, Any]) -> dict[str, bytes]:
     return members
 
 
-def _columns_of(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Takes the columns of texts out of the row, and gives those that have any; ValueError for synthetic captions that are no texts.
+def _take_columns(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Remove the columns of texts from the row, and return those that have any.
 
-    Of other columns, which people may have under these names, what are no texts stays where it is.
+    Raises ValueError if a column of synthetic captions does not hold texts. Columns with names of negatives and tags that
+    hold anything else stay, because others may use these names.
     """
     names = [name for name in row if is_caption_column(name) or is_other_column(name) and _are_texts(row[name])]
     columns = {name: row.pop(name) for name in names}
@@ -273,7 +299,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def is_member_name(name: str) -> bool:
-    """Whether a file of a sample, besides its picture and texts, may have this suffix."""
+    """Whether a file of a sample that is not its picture or its texts may have this suffix."""
     return (
         bool(re.fullmatch(r"[^/\0]+", name))
         and name == name.lower()

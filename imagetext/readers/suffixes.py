@@ -3,25 +3,28 @@
 import os
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".tzst", ".tar.gz", ".tar.bz2", ".tar.zst")
-# Of pictures, in the order of preference where a sample has several. The last are no pictures that we read, but say so.
+# Suffixes of pictures, in the order of preference if a sample has several. Those of HEIC are here for a clear error.
 PICTURE_SUFFIXES = tuple("jpg jpeg png webp gif bmp tif tiff avif jp2 j2k jfif jpe ppm pgm pnm apng heic heif".split())
 COMPRESSIONS = {
     kind + end: codec
     for kind in (".jsonl", ".csv", ".tsv")
     for end, codec in ((".gz", "gzip"), (".zst", "zstd"), (".zstd", "zstd"))
 }
-# a list of rows in .json is a table, too
+# and `.json`, if it is a list of rows
 TABLE_SUFFIXES = (".jsonl", ".jsonlines", ".csv", ".tsv", ".parquet", *COMPRESSIONS)
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """The name of a file without its suffix, and the suffix, `.jsonl.gz` and `.tar.gz` being one."""
+    """The name of a file without its suffix, and the suffix. `.jsonl.gz` and `.tar.gz` are single suffixes."""
     name = os.path.basename(path)
-    double = next((suffix for suffix in (*COMPRESSIONS, *TAR_SUFFIXES) if name.lower().endswith(suffix)), None)
-    return (name[: -len(double)], double) if double else (os.path.splitext(name)[0], os.path.splitext(name)[1].lower())
+    for suffix in (*COMPRESSIONS, *TAR_SUFFIXES):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)], suffix
+    stem, suffix = os.path.splitext(name)
+    return stem, suffix.lower()
 
 
 def table_kind(path: str) -> str:
-    """The table's format by its suffix; `.jsonlines` is another name of `.jsonl`."""
+    """The suffix that stands for a table's format; `.jsonlines` is returned as `.jsonl`."""
     kind = split_suffix(path)[1]
     return ".jsonl" if kind == ".jsonlines" else kind

@@ -1,4 +1,4 @@
-"""The flags that say how tables are read, the same in every command."""
+"""The flags for reading tables, which are the same in all commands."""
 
 import os
 from typing import Annotated, Any, NamedTuple
@@ -7,53 +7,57 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 
 class Columns(NamedTuple):
-    """Where pictures, captions and keys stand in tables. None and (): by the usual names."""
+    """Which columns of tables hold pictures, captions and keys. None and (): columns with the usual names."""
 
     image: str | None = None
-    captions: tuple[str, ...] = ()  # all of a picture's
-    keys: tuple[str, ...] = ()  # of which a table has one
-    group: bool = True  # rows of one picture are one record, where a table has one row a caption
+    captions: tuple[str, ...] = ()  # all columns that hold captions of a picture
+    keys: tuple[str, ...] = ()  # names of the column of keys; a table has one of them
+    group: bool = True  # whether rows of one picture are one record, in a table with one row for each caption
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All columns that are named."""
+        """All columns that the user named."""
         return tuple(filter(None, (self.image, *self.captions, *self.keys)))
 
 
-def _listed(images: Any) -> Any:
-    """One folder is a list of one, and none an empty one."""
-    images = [] if images is None else [images] if isinstance(images, str | os.PathLike) else images
-    return (
-        [os.fspath(image) if isinstance(image, os.PathLike) else image for image in images]
-        if isinstance(images, list | tuple)
-        else images
-    )
+def _as_list(images: Any) -> Any:
+    """A single folder becomes a list, and None an empty list."""
+    if images is None:
+        return []
+    if isinstance(images, str | os.PathLike):
+        images = [images]
+    if not isinstance(images, list | tuple):
+        return images
+    return [os.fspath(image) if isinstance(image, os.PathLike) else image for image in images]
 
 
 class TableFlags(BaseModel):
-    """Where tables have their pictures, captions and keys."""
+    """Which columns of tables hold pictures, captions and keys."""
 
-    images: Annotated[list[str], BeforeValidator(_listed)] = Field(
+    images: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default=[],
-        description="folder, or s3://…, in which the pictures of tables, caption sets and metadata lie and from which their paths "
-        "start; repeatable; the file's own folder unless given",
+        description="folder, or s3://…, that holds the pictures of tables, caption sets and metadata, and from which "
+        "their paths start; repeatable (default: the folder of the file)",
     )
     image_column: str | None = Field(
-        default=None, description="column of tables that holds the picture or its path; a usual name unless given"
+        default=None,
+        description="column of tables that holds the picture or its path (default: a usual name, as image or path)",
     )
     caption_column: list[str] = Field(
-        default=[], description="column of tables that holds captions, or several; a usual name unless given"
+        default=[],
+        description="column of tables that holds captions; repeatable (default: a usual name, as captions or text)",
     )
     key: list[str] = Field(
         default=[],
-        description="column of tables that names each picture; of several the one that a table has; key, uid or "
-        "id unless given",
+        description="column of tables that names each picture; repeatable, the first one that a table has is used "
+        "(default: key, uid or id)",
     )
     group: bool = Field(
-        default=True, description="rows of a table that repeat a picture, each with a caption, are one picture"
+        default=True,
+        description="make one record of the rows of a table that have the same picture and a caption each",
     )
 
     @property
     def table(self) -> Columns:
-        """The flags as the readers take them."""
-        return Columns(self.image_column, tuple(self.caption_column), tuple(self.key), self.group)
+        """The flags in the form that the readers take."""
+        return Columns(self.image_column, tuple(self.caption_column), tuple(self.key), group=self.group)

@@ -1,4 +1,4 @@
-"""Tables of pictures and captions: JSON, CSV, TSV and Parquet in shards of rows, compressed ones in one each."""
+"""Cut tables of pictures and captions into pieces: JSON, CSV, TSV and Parquet. A compressed table is one piece."""
 
 import logging
 import os
@@ -12,14 +12,14 @@ from imagetext import limits
 from imagetext.picture_files import PictureFolders, PictureReference, check_inside
 from imagetext.readers.compressed_tables import CompressedRows, settled_layout, unpacked
 from imagetext.readers.parquet import (
-    column_names,
-    of_bytes,
+    byte_columns,
     open_parquet,
     parquet_rows,
     picture_columns,
     rows_of_paths,
+    usual_names,
 )
-from imagetext.readers.row_records import KEY_COLUMNS, Row, Wanted, picture_of, size_of
+from imagetext.readers.row_records import KEY_COLUMNS, Row, RowSelection, picture_of, size_of
 from imagetext.readers.suffixes import COMPRESSIONS, table_kind
 from imagetext.readers.table_columns import (
     BYTES,
@@ -30,24 +30,25 @@ from imagetext.readers.table_columns import (
     Need,
     Reading,
     reading_of,
+    warn_of_several,
 )
 from imagetext.readers.table_pieces import (
     ROWS_PER_SHARD,
     TableRows,
-    as_read,
     picture_name,
     pieces_of,
     row_of,
-    tell_of_groups,
     text_pieces,
+    usual_rows,
+    warn_of_groups,
 )
 from imagetext.readers.text_layout import read_layout
-from imagetext.readers.text_tables import records
+from imagetext.readers.text_tables import text_records
 from imagetext.stores import open_file
 
 logger = logging.getLogger(__name__)
 
-BYTES_LOOKED_AT = 1000  # rows of Parquet, to see whether the bytes of a picture come again
+BYTES_LOOKED_AT = 1000  # rows of Parquet that are read to see whether rows have the same picture
 
 
 def split_table(
@@ -57,39 +58,38 @@ def split_table(
     needs: Collection[Need] = ("either",),
     check: bool = True,
 ) -> list[TableRows | CompressedRows]:
-    """The rows of a table in pieces of ROWS_PER_SHARD records, read by the usual names of columns.
+    """Cut a table into pieces of ROWS_PER_SHARD records, whose rows have the usual names of columns.
 
-    Raises ValueError where the file is no table of pictures or captions, lacks what it needs, or names pictures outside `images`,
-    which without `check` are left out. A compressed table is one piece.
+    images: the folders of the pictures (default: the folder of the table).
+    check: whether pictures outside these folders are a ValueError; otherwise their records have no picture.
+
+    Raises ValueError if the file is not a table of pictures or captions, lacks what it needs, or names pictures outside.
     """
-    return with_folders(path, split_rows(path, columns, needs), images, check)
+    return with_folders(path, split_rows(path, columns, needs), images, check=check)
 
 
 def with_folders(
-    path: str, parts: Sequence[TableRows | CompressedRows], images: tuple[str, ...], check: bool = True
+    path: str, pieces: Sequence[TableRows | CompressedRows], images: tuple[str, ...], *, check: bool = True
 ) -> list[TableRows | CompressedRows]:
-    """The parts of a table, with the folders that pictures may lie in; ValueError where the table names others, as `split_table` says."""
+    """The pieces of a table, with the folders in which pictures may lie. images, check, errors: as in `split_table`."""
     folders = PictureFolders(os.path.dirname(path), images, strict=check)
-    if check and parts:
-        check_inside(path, _pictures(path, parts), folders)
-    return [replace(part, folders=folders) for part in parts]
+    if check and pieces:
+        check_inside(path, _pictures(path, pieces), folders)
+    return [replace(piece, folders=folders) for piece in pieces]
 
 
-def _pictures(path: str, parts: Sequence[TableRows | CompressedRows]) -> Iterator[tuple[int, PictureReference]]:
-    """The numbers of all rows that name a picture, and these."""
-    whole = replace(parts[0], reading=parts[0].reading and parts[0].reading._replace(same=""))
-    if isinstance(whole, CompressedRows):
-        rows = whole.numbered()
-    elif whole.layout:
-        rows = replace(
-            whole,
-            first=0,
-            rows=sum(part.rows for part in parts if isinstance(part, TableRows)),
-            offset=whole.layout.start,
-            places=None,
-        ).numbered()
+def _pictures(path: str, pieces: Sequence[TableRows | CompressedRows]) -> Iterator[tuple[int, PictureReference]]:
+    """Yield the numbers of all rows of a table that name a picture file, and the references to these files."""
+    first = pieces[0]
+    reading = first.reading and first.reading._replace(group_by="")
+    if isinstance(first, CompressedRows):
+        rows = replace(first, reading=reading).numbered()
+    elif first.layout:
+        count = sum(piece.rows for piece in pieces if isinstance(piece, TableRows))
+        table = replace(first, reading=reading, first=0, rows=count, offset=first.layout.start, places=None)
+        rows = table.numbered()
     else:
-        rows = as_read(rows_of_paths(path, whole.reading), whole.reading, None)
+        rows = usual_rows(rows_of_paths(path, reading), reading, None)
     return ((number, picture) for number, row in rows if (picture := picture_of(row)))
 
 
@@ -101,47 +101,55 @@ def split_rows(
     usual: Collection[str] = (),
     groups_of: int = 0,
 ) -> Sequence[TableRows | CompressedRows]:
-    """The rows of a table in pieces; as they stand, whatever they have, where no columns are asked for.
+    """Cut the rows of a table into pieces of ROWS_PER_SHARD.
 
-    usual: other names of columns that tell a delimiter. groups_of: pieces of Parquet are not of ROWS_PER_SHARD rows but of row
-    groups, of so many rows together unless one alone has more. Raises ValueError where the file cannot be read, names two columns
-    alike, or lacks what it needs.
+    columns: which columns hold pictures, captions and keys (default: None, which returns rows unchanged).
+    needs: what the table must have.
+    usual: further names of columns by which a delimiter is recognised.
+    groups_of: if not 0, a piece of Parquet is one or more whole row groups, together at most this many rows, unless a single
+        group has more.
+
+    Raises ValueError if the file cannot be read, has two columns of the same name, or lacks what it needs.
     """
     kind = table_kind(path)
     packed = kind in COMPRESSIONS
     opened = partial(unpacked if packed else open_file, path)
     with opened() as file:
         if kind == ".parquet":
-            return _parquet_pieces(path, file, columns, needs, groups_of)
-        layout = read_layout(
-            path,
-            file,
-            os.path.splitext(kind)[0] if packed else kind,
-            (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ())),
-        )
+            return _parquet_pieces(path, file, columns, needs=needs, groups_of=groups_of)
+        names = (*PICTURES, *CAPTIONS, *usual, *(columns.names if columns else ()))
+        layout = read_layout(path, file, kind=os.path.splitext(kind)[0] if packed else kind, usual=names)
     _check_names(path, layout.header)
-    with opened() as file:  # anew: what is packed is read forwards
+    with opened() as file:  # opened again, because a compressed file can only be read forwards
         file.seek(layout.start)
-        rows = (row_of(record, layout) for _, record in records(path, file, layout))
-        header = layout.header if layout.delimiter else None
-        reading = columns and reading_of(
-            path, _first_rows(rows, Columns() if header else columns), columns, needs, header=header
-        )
+        reading = None
+        if columns is not None:
+            rows = (row_of(record, layout) for _, record in text_records(path, file, layout))
+            header = layout.header if layout.delimiter else None
+            first_rows = _first_rows(rows, Columns() if header else columns)
+            reading = reading_of(path, first_rows, columns, needs=needs, header=header)
         if not packed:
-            return text_pieces(path, file, layout, reading)
+            return text_pieces(path, file, layout, reading=reading)
     return [CompressedRows(path, settled_layout(path, layout), reading)]
 
 
 def _first_rows(rows: Iterable[Row | ValueError], columns: Columns) -> list[Row]:
-    """The first rows but bad ones, and later ones that have columns that are named and that no row before them has."""
+    """The first good rows, and later rows with columns that the user named and that no earlier row has."""
     rows = iter(rows)
-    first_rows = _good(islice(rows, LOOKED_AT))
+    first_rows = _good_rows(islice(rows, LOOKED_AT))
     names, keys = {name for row in first_rows for name in row}, {*columns.keys}
-    lacking = {*filter(None, (columns.image, *columns.captions)), *(keys if keys.isdisjoint(names) else ())} - names
-    while lacking and (row := next(rows, None)) is not None:
-        if not isinstance(row, ValueError) and (new := lacking & row.keys()):
+    missing = {*filter(None, (columns.image, *columns.captions))} - names
+    if keys.isdisjoint(names):
+        missing |= keys
+    while missing and (row := next(rows, None)) is not None:
+        if isinstance(row, ValueError):
+            continue
+        added = missing & row.keys()
+        if added:
             first_rows.append(row)
-            lacking -= new | keys if new & keys else new
+            missing -= added
+            if added & keys:  # a table needs only one of the keys
+                missing -= keys
     return first_rows
 
 
@@ -150,8 +158,8 @@ def _check_names(path: str, names: Sequence[str]) -> None:
         raise ValueError(f"{path}: columns named twice: {', '.join(repeated)}")
 
 
-def _good(rows: Iterable[Row | ValueError]) -> list[Row]:
-    """The rows but bad ones, and no more of them where these take limits.BATCH together."""
+def _good_rows(rows: Iterable[Row | ValueError]) -> list[Row]:
+    """The rows without bad ones, until they take limits.BATCH together."""
     good, size = [], 0
     for row in rows:
         if not isinstance(row, ValueError):
@@ -166,55 +174,62 @@ def _good(rows: Iterable[Row | ValueError]) -> list[Row]:
 
 
 def _parquet_pieces(
-    path: str, file: BinaryIO, columns: Columns | None, needs: Collection[Need], groups_of: int
+    path: str, file: BinaryIO, columns: Columns | None, *, needs: Collection[Need], groups_of: int
 ) -> list[TableRows]:
-    schema, sizes = open_parquet(path, file)
+    schema, group_sizes = open_parquet(path, file)
     _check_names(path, schema.names)
-    count, reading = sum(sizes), None
+    count, reading = sum(group_sizes), None
     if columns is not None:
-        names = column_names(schema, columns.names)
+        names = usual_names(schema, columns.names)
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
-            logger.warning(
-                "%s: pictures may stand in %s: --image-column names the column; %r is taken",
-                path,
-                " or ".join(map(repr, pictures)),
-                pictures[0],
-            )
-        looked_at = Wanted(None, keys=(*KEY_COLUMNS, "image_id"))
-        kept = Reading(columns.image, (*columns.captions, *columns.keys), "", None, ())
-        first = _good(parquet_rows(path, 0, min(count, LOOKED_AT), looked_at, kept))
-        image = columns.image or "image"
-        with_bytes = any(name in of_bytes(schema) for name, usual in zip(schema.names, names) if usual == image)
-        reading = reading_of(path, first, columns, needs, header=names, of_bytes=with_bytes)
+            warn_of_several(path, "pictures", "--image-column", candidates=pictures)
+        selection = RowSelection(None, keys=(*KEY_COLUMNS, "image_id"))
+        named_columns = Reading(
+            image=columns.image, captions=(*columns.captions, *columns.keys), text="", key=None, lists=()
+        )
+        rows = parquet_rows(path, 0, min(count, LOOKED_AT), selection=selection, reading=named_columns)
+        with_bytes, image = byte_columns(schema), columns.image or "image"
+        of_bytes = any(name in with_bytes for name, usual in zip(schema.names, names) if usual == image)
+        reading = reading_of(path, _good_rows(rows), columns, needs=needs, header=names, of_bytes=of_bytes)
 
-    def named(reading: Reading) -> Iterator[tuple[int, None, str | None]]:
-        strict = reading.same == BYTES  # the pieces remember which rows are one picture's, whoever reads them
-        numbered = parquet_rows(path, 0, count, Wanted((), keys=("key", "uid")), reading, strict=strict)
-        return ((number, None, picture_name(row, reading)) for number, row in enumerate(numbered))
+    def picture_names(reading: Reading) -> Iterator[tuple[int, None, str | None]]:
+        # Strict, so that the same rows are joined whether everything is read later or only captions.
+        strict = reading.group_by == BYTES
+        selection = RowSelection((), keys=("key", "uid"))
+        rows = parquet_rows(path, 0, count, selection=selection, reading=reading, strict=strict)
+        return ((number, None, picture_name(row, reading)) for number, row in enumerate(rows))
 
-    if reading and reading.same == BYTES and not _come_again(islice(named(reading), BYTES_LOOKED_AT)):
-        reading = reading._replace(same="")
-    if reading and reading.same:
-        pieces = pieces_of(partial(named, reading), groups_of or ROWS_PER_SHARD, partial(TableRows, path), reading)
-        tell_of_groups(path, pieces)
+    if reading and reading.group_by == BYTES and not _has_repeats(islice(picture_names(reading), BYTES_LOOKED_AT)):
+        reading = reading._replace(group_by="")
+    if reading and reading.group_by:
+        pieces = pieces_of(
+            partial(picture_names, reading),
+            size=groups_of or ROWS_PER_SHARD,
+            piece=partial(TableRows, path),
+            reading=reading,
+        )
+        warn_of_groups(path, pieces)
         return pieces
-    places = _grouped(sizes, groups_of) if groups_of else _cut(count)
-    return [TableRows(path, first, rows, rows, reading=reading) for first, rows in places]
+    ranges = _join_groups(group_sizes, groups_of) if groups_of else _equal_ranges(count)
+    return [TableRows(path, first, rows=rows, count=rows, reading=reading) for first, rows in ranges]
 
 
-def _come_again(rows: Iterable[tuple[int, None, str | None]]) -> bool:
+def _has_repeats(rows: Iterable[tuple[int, None, str | None]]) -> bool:
     """Whether a picture has more than one of these rows."""
     names = [name for _, _, name in rows if name is not None]
     return len({*names}) < len(names)
 
 
-def _cut(rows: int) -> list[tuple[int, int]]:
+def _equal_ranges(rows: int) -> list[tuple[int, int]]:
     """The first row and the number of rows of each piece of ROWS_PER_SHARD."""
     return [(first, min(ROWS_PER_SHARD, rows - first)) for first in range(0, rows, ROWS_PER_SHARD)]
 
 
-def _grouped(sizes: Sequence[int], rows: int) -> list[tuple[int, int]]:
-    """The first row and the number of rows of row groups next to each other, so many rows together unless one has more."""
+def _join_groups(sizes: Sequence[int], rows: int) -> list[tuple[int, int]]:
+    """The first row and the number of rows of pieces of adjacent row groups.
+
+    A piece has at most `rows` rows, unless a single group has more.
+    """
     pieces: list[tuple[int, int]] = []
     for size in filter(None, sizes):
         first, count = pieces[-1] if pieces else (0, 0)

@@ -1,6 +1,6 @@
-"""The files of a tar, one after another: nothing is ever unpacked to disk, and a tar that is cut or damaged is told.
+"""Read the files of a tar one after another. Nothing is unpacked to disk, and a cut or damaged tar is an error.
 
-A tar may be packed by gzip, bzip2 or zstd, which its first bytes tell, whatever its name.
+A tar may be compressed by gzip, bzip2 or zstd, which is recognised by its first bytes, not by its name.
 """
 
 import io
@@ -18,47 +18,49 @@ from imagetext.fields import well_formed
 from imagetext.readers.unpacked import Unpacked
 from imagetext.stores import LITTER, open_file
 
-PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by their first bytes
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}  # by the first bytes
 LITTER_IN = re.compile(rf"(^|/)({'|'.join(map(re.escape, LITTER))})(/|$)")
-READ_AHEAD = 8 << 20  # bytes asked of a store at once
+READ_AHEAD = 8 << 20  # bytes that are read from a store at once
 
 
 class Member(NamedTuple):
-    """One file of a tar: its sample's key and its suffix, its bytes, or None and the reason, and where they begin in the tar."""
+    """One file of a tar."""
 
-    key: str
+    key: str  # of its sample
     suffix: str
-    data: bytes | None
-    offset: int
+    data: bytes | None  # None: it cannot be read, for the reason in `problem`
+    offset: int  # of the data in the tar, in bytes
     size: int
     problem: str = ""
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and suffix of a member: webdataset's rule, the key ends at the first dot of the last part of the path."""
+    """Key and suffix of a member, by webdataset's rule: the key ends at the first dot of the last part of the path."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, well_formed(suffix.lower().replace("\0", "?"))
 
 
 def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterator[Member | None]:
-    """Every file of a tar whose name has a key and a suffix that is not skipped; nothing is ever unpacked to disk.
+    """Yield every file in a tar, except those whose suffix `skip` accepts and those without a key or a suffix.
 
-    The bytes of a link, device or sparse file are None. Raises ValueError, naming file and offset, where the tar is cut or
-    damaged: `tarfile` itself takes a damaged header for the end. Where the tar ends behind a whole file, without the mark of its
-    end, None comes last: its writer did not close it, or it is cut there.
+    Folders and files of file managers are left out, too. The data of a link, device or sparse file are None. If the tar ends
+    after a whole file, but without an end mark, None comes last: its writer did not close it, or it is cut there.
+
+    Raises ValueError, which names the tar and the offset, if the tar is cut or damaged; `tarfile` itself takes a damaged
+    header for the end.
     """
     with _opened(path) as (file, size):
         offset = 0
         try:
-            headers: Any = _Headers(file)  # as much of a file as tarfile needs
+            headers: Any = _Headers(file)
             archive: Any
             with tarfile.open(fileobj=headers, mode="r:") as archive:
                 while (member := archive.next()) is not None:
-                    headers.left = limits.TAR_HEADERS
-                    archive.members.clear()  # tarfile remembers every header it has seen,
-                    archive.pax_headers.clear()  # and copies what is said of all files into each
-                    if archive.offset <= offset or member.size < 0:  # it would go round in circles
+                    headers.bytes_left = limits.TAR_HEADERS
+                    archive.members.clear()  # tarfile would keep every header that it has read,
+                    archive.pax_headers.clear()  # and copy the fields of all files into each header
+                    if archive.offset <= offset or member.size < 0:  # reading would never end
                         raise tarfile.ReadError(f"a file of {member.size} bytes")
                     if len(member.name) > limits.NAME:
                         raise tarfile.ReadError(
@@ -66,76 +68,75 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
                         )
                     offset = archive.offset
                     key, suffix = split_name(member.name)
-                    if (
-                        not suffix
-                        or not key
-                        or key[-1] == "/"
-                        or member.isdir()
-                        or LITTER_IN.search(member.name)
-                        or (skip and skip(suffix))
-                    ):
+                    has_no_name = not suffix or not key or key[-1] == "/"
+                    if has_no_name or member.isdir() or LITTER_IN.search(member.name) or (skip and skip(suffix)):
                         continue
-                    yield _member(file, size, member, key, suffix)
+                    yield _read_member(file, size, member, key=key, suffix=suffix)
                 offset = archive.offset
             file.seek(offset)
-            if not _is_closed(file, offset):
+            if not _has_end_mark(file, offset):
                 if size is not None and offset < size:
-                    raise tarfile.ReadError(f"reading stopped there, and the file has {size:,} bytes")
+                    raise tarfile.ReadError(f"reading stopped there, but the file has {size:,} bytes")
                 yield None
         except (tarfile.TarError, EOFError, OverflowError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cut or damaged near byte {min(offset, file.tell())}: {error}") from error
 
 
 class _Headers:
-    """A tar as `tarfile` sees it, which reads headers alone, and believes them about their own sizes."""
+    """A tar as `tarfile` reads it: only its headers, with a limit on their size, which only the headers themselves give."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.seek, self.tell = file, file.seek, file.tell
-        self.left = limits.TAR_HEADERS  # bytes that it may read yet, to the next file's data
+        self.bytes_left = limits.TAR_HEADERS  # bytes of headers that may still be read before the next file's data
 
     def read(self, count: int) -> bytes:
-        self.left -= count
-        if self.left < 0:
+        self.bytes_left -= count
+        if self.bytes_left < 0:
             raise tarfile.ReadError(f"the headers of a file are more than {limits.TAR_HEADERS:,} bytes")
         return self.file.read(count)
 
 
-def _is_closed(file: BinaryIO, offset: int) -> bool:
-    """Whether the mark of an end is behind the last file of a tar, or nothing; tarfile.ReadError where something else is."""
+def _has_end_mark(file: BinaryIO, offset: int) -> bool:
+    """Whether there is an end mark after the last file of a tar; False if there is nothing.
+
+    Raises tarfile.ReadError if there is anything else.
+    """
     mark = file.read(tarfile.BLOCKSIZE)
     if mark and mark != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no end-of-archive mark at byte {offset}")
     for _ in range(limits.PADDING >> 20):
         if file.read(1 << 20).strip(b"\0"):
-            raise tarfile.ReadError(f"there is data behind the end-of-archive mark at byte {offset}")
+            raise tarfile.ReadError(f"there are data after the end-of-archive mark at byte {offset}")
     return bool(mark)
 
 
-def _member(file: BinaryIO, size: int | None, member: tarfile.TarInfo, key: str, suffix: str) -> Member:
-    """The file, read; size: of the whole tar, None where it is packed."""
-    start, length = member.offset_data, member.size
+def _read_member(file: BinaryIO, tar_size: int | None, member: tarfile.TarInfo, *, key: str, suffix: str) -> Member:
+    """Read a file of a tar. tar_size: the size of the whole tar in bytes; None if it is compressed."""
+    start, size = member.offset_data, member.size
+    without_data = Member(key, suffix, None, offset=start, size=size)
     if not member.isreg() or member.issparse():
-        return Member(key, suffix, None, start, length, "no regular file of a tar")
-    if size is not None and start + length > size:
+        return without_data._replace(problem="not a regular file of a tar")
+    if tar_size is not None and start + size > tar_size:
         raise tarfile.ReadError("unexpected end of data")
-    if length > limits.FILE:
-        if size is None and length > limits.UNPACKED:
+    if size > limits.FILE:
+        if tar_size is None and size > limits.UNPACKED:
             raise tarfile.ReadError(
-                f"a file of {length:,} bytes, more than the {limits.UNPACKED:,} that are unpacked to pass it over"
+                f"a file of {size:,} bytes, more than the {limits.UNPACKED:,} that are unpacked to skip it"
             )
-        return Member(key, suffix, None, start, length, f"{length:,} bytes, more than {limits.FILE:,}")
+        return without_data._replace(problem=f"{size:,} bytes, more than {limits.FILE:,}")
     file.seek(start)
-    if len(data := file.read(length)) < length:
+    data = file.read(size)
+    if len(data) < size:
         raise tarfile.ReadError("unexpected end of data")
-    return Member(key, suffix, data, start, length)
+    return Member(key, suffix, data, offset=start, size=size)
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """The tar to read from its beginning on, and its size in bytes, unless it is packed."""
+    """Open a tar at its beginning; also yield its size in bytes, or None if it is compressed."""
     with open_file(path, READ_AHEAD) as file:
-        if packing := _packing(file):
-            with pa.CompressedInputStream(pa.PythonFile(file, "r"), packing) as stream:
+        if compression := _compression(file):
+            with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
                 yield io.BufferedReader(Unpacked(stream), 1 << 20), None
             return
         size = file.seek(0, os.SEEK_END)
@@ -143,13 +144,13 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, int | None]]:
         yield file, size
 
 
-def _packing(file: BinaryIO) -> str | None:
+def _compression(file: BinaryIO) -> str | None:
     start = file.read(4)
     file.seek(0)
-    return next((name for mark, name in PACKED.items() if start.startswith(mark)), None)
+    return next((name for mark, name in COMPRESSIONS.items() if start.startswith(mark)), None)
 
 
 def is_packed(path: str) -> bool:
-    """Whether the places of members in the tar are none of the file itself."""
+    """Whether a tar is compressed, so that the offsets of its members are not offsets in the file."""
     with open_file(path) as file:
-        return _packing(file) is not None
+        return _compression(file) is not None

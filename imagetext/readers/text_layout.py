@@ -1,4 +1,4 @@
-"""How a text table is written: its encoding, JSON or separated cells, its delimiter and header, by its first bytes."""
+"""Find out, from the first bytes of a text table, its encoding, whether it is JSON, its delimiter and its header."""
 
 import codecs
 import csv
@@ -17,7 +17,7 @@ MARKS = (
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
-)  # at the start of a file
+)  # byte order marks, at the beginning of a file
 DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 
 
@@ -25,48 +25,55 @@ class Layout(NamedTuple):
     """How a text table is written."""
 
     start: int  # bytes before its first record
-    encoding: str = "utf-8"  # UTF-16 and UTF-32 where the file begins with their marks
-    array: bool = False  # JSON values one after another or in an array, whatever the lines
-    delimiter: str = ""  # "": JSON
-    spaced: bool = False  # blanks around cells belong to the delimiter
-    quoted: bool = True  # a cell that begins with a quotation mark ends with one; else marks stand for themselves
-    header: tuple[str, ...] = ()  # of cells
+    encoding: str = "utf-8"  # UTF-16 or UTF-32 if the file begins with such a mark
+    array: bool = False  # whether it is JSON values in sequence or in an array, not one value on each line
+    delimiter: str = ""  # of cells; "": JSON
+    spaced: bool = False  # whether blanks around cells belong to the delimiter
+    quoted: bool = True  # whether quotation marks enclose cells; otherwise they are ordinary characters
+    header: tuple[str, ...] = ()  # the names of the cells
 
 
 def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> Layout:
-    """The layout of a JSON (`.json`, `.jsonl`) or separated (`.csv`, `.tsv`) table by its first bytes.
+    """Return the layout of a JSON (`.json`, `.jsonl`) or separated (`.csv`, `.tsv`) table, from its first bytes.
 
-    usual: names of columns that tell the delimiter. Raises ValueError where the file is no such text.
+    kind: the suffix.
+    usual: names of columns by which the delimiter is recognised.
+
+    Raises ValueError if the file is not such a text.
     """
     head = file.read(4)
     mark, encoding = encoding_of(head)
     file.seek(len(mark))
     if kind in (".json", ".jsonl"):
         start = file.read(4096).decode(encoding, "replace").lstrip()
-        # `{` alone on its line begins an object that is printed over several
+        # A line with only `{` begins an object that is printed over several lines.
         array = bool(re.match(r"\[\s*(\{|\]|$)|\{\s*\n", start)) or kind == ".json"
         if array and encoding != "utf-8":
             raise ValueError(f"{path}: is {encoding[:6].upper()}; save it as UTF-8")
         return Layout(len(mark), encoding, array)
-    return _separated(path, file, Layout(len(mark), encoding), "\t" if kind == ".tsv" else ",", usual)
+    expected = "\t" if kind == ".tsv" else ","
+    return _with_header(path, file, Layout(len(mark), encoding), expected=expected, usual=usual)
 
 
 def encoding_of(head: bytes) -> tuple[bytes, str]:
-    """The mark that a file begins with, and the encoding that it stands for; UTF-8 without one."""
+    """The byte order mark at the beginning of a file, and the encoding that it stands for; UTF-8 without a mark."""
     return next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", "utf-8"))
 
 
-def _separated(path: str, file: BinaryIO, layout: Layout, expected: str, usual: Iterable[str]) -> Layout:
-    """The layout with delimiter and header: the delimiter is the suffix's unless only another one gives a usual name."""
+def _with_header(path: str, file: BinaryIO, layout: Layout, *, expected: str, usual: Iterable[str]) -> Layout:
+    """Add delimiter and header to a layout.
+
+    The delimiter is the expected one, unless the header has a usual name only with another one.
+    """
     lines = _header_lines(path, file, layout)
     end, text = next(lines, (layout.start, ""))
-    if said := re.fullmatch(r"sep=(.)\r?\n?", text):  # Excel's word for it
-        expected = said[1]
+    if separator := re.fullmatch(r"sep=(.)\r?\n?", text):  # Excel writes this line
+        expected = separator[1]
         end, text = next(lines, (end, ""))
     if "\0" in text:
-        raise ValueError(f"{path}: is no text, or UTF-16 without its mark; save it as UTF-8")
+        raise ValueError(f"{path}: is not text, or is UTF-16 without its mark; save it as UTF-8")
     if "\r" in text.strip():
-        raise ValueError(f"{path}: its lines end in carriage returns alone; save it with line feeds")
+        raise ValueError(f"{path}: its lines end with carriage returns only; save it with line feeds")
     headers = {}
     for delimiter in (expected, *(other for other in DELIMITERS if other != expected)):
         try:
@@ -79,13 +86,13 @@ def _separated(path: str, file: BinaryIO, layout: Layout, expected: str, usual: 
     names = {usual_name(name) for name in usual}
     chosen = next((delimiter for delimiter, header in headers.items() if names & {*map(usual_name, header)}), expected)
     if chosen != expected:
-        logger.warning("%s: %s is between its cells, and so it is read", path, DELIMITERS[chosen])
+        logger.warning("%s: its cells are separated by %s, and it is read so", path, DELIMITERS[chosen])
     spaced = any(cell != cell.strip() for cell in text.strip().split(chosen))
     return layout._replace(start=end, delimiter=chosen, spaced=spaced, header=headers[chosen])
 
 
 def _header_lines(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank; ValueError where one is too long."""
+    """Yield the lines that are not blank. Raises ValueError if one is too long."""
     for end, line in lines_with_text(path, lines_in_utf8(path, file, layout.encoding), layout.start):
         if isinstance(line, LongLine):
             raise ValueError(f"{path}: {line}")
@@ -93,5 +100,5 @@ def _header_lines(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[i
 
 
 def usual_name(name: str) -> str:
-    """A column's name as people mean it: `Image Path` is `image_path`."""
+    """A column's name in our spelling: `Image Path` becomes `image_path`."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")

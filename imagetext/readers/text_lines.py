@@ -1,4 +1,4 @@
-"""Lines of text files, within bounds, and what is strange about them."""
+"""Lines of text files, within limits, and counts of what is wrong with them."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -8,31 +8,31 @@ from typing import IO, AnyStr, BinaryIO
 from imagetext import limits
 
 WINDOW = 1 << 20  # bytes of a file that are read at a time
-NEARBY = 1 << 16  # bytes that are read at a time where rows stand apart
+NEARBY = 1 << 16  # bytes that are read at a time if single rows are read
 
 
 @dataclass
 class Findings:
-    """Counts of strange lines and quotation marks, made in one pass over a table."""
+    """Counts of undecodable lines and of quotation marks, made in one pass over a table."""
 
-    strange: int = 0  # lines that are no UTF-8
-    first_strange: int = 0  # the offset behind the first
+    undecodable: int = 0  # lines that are not UTF-8
+    first_undecodable: int = 0  # the offset of the end of the first of them
     misread: int = 0  # records with a quotation mark that opens a cell and does not close it
-    first_misread: int = 0  # the row of the first, from 1
-    whole: int = 0  # records with cells in quotation marks
-    odd: int = 0  # of records with quotation marks, those that do not fit the header
-    odd_lines: int = 0  # and of their lines, taken one by one with the marks as they stand
+    first_misread: int = 0  # the row of the first of them, counted from 1
+    quoted: int = 0  # records with cells that are properly enclosed in quotation marks
+    odd: int = 0  # records with quotation marks whose number of cells differs from the header
+    odd_lines: int = 0  # lines of records with quotation marks that differ from the header if marks are ordinary
 
-    def look_at(self, line: bytes, end: int) -> None:
-        """Counts a line that is no UTF-8."""
+    def count_undecodable(self, line: bytes, end: int) -> None:
+        """Count a line if it is not UTF-8. end: the offset of its end."""
         try:
             line.decode()
         except UnicodeDecodeError:
-            self.strange, self.first_strange = self.strange + 1, self.first_strange or end
+            self.undecodable, self.first_undecodable = self.undecodable + 1, self.first_undecodable or end
 
 
 def readable(line: bytes) -> str:
-    """The line as text, with a mark for what is no UTF-8."""
+    """The line as text, with U+FFFD for bytes that are not UTF-8."""
     try:
         return line.decode()
     except UnicodeDecodeError:
@@ -40,13 +40,16 @@ def readable(line: bytes) -> str:
 
 
 class LongLine(ValueError):
-    """The problem of a line that is larger than limits.LINE; it stands in the place of the line."""
+    """The error of a line that is larger than limits.LINE; readers yield it instead of the line."""
 
 
 def sized_lines(
     path: str, file: IO[AnyStr], size: Callable[[AnyStr], int] = len
 ) -> Iterator[tuple[int, AnyStr | LongLine]]:
-    """The size of each line of a file, in bytes, and the line, or that it is too long; ValueError where such a one has no end."""
+    """Yield the size of each line of a file, in bytes, and the line or LongLine.
+
+    Raises ValueError if the end of such a line is not found within limits.SKIPPED.
+    """
     while line := file.readline(limits.LINE + 1):
         if len(line) <= limits.LINE:
             yield size(line), line
@@ -62,7 +65,7 @@ def sized_lines(
 
 
 def lines_of(path: str, file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """The lines of a file; ValueError where one is larger than limits.LINE."""
+    """Yield the lines of a file. Raises ValueError if one is larger than limits.LINE."""
     for _, line in sized_lines(path, file):
         if isinstance(line, LongLine):
             raise ValueError(f"{path}: {line}")
@@ -72,13 +75,13 @@ def lines_of(path: str, file: IO[AnyStr]) -> Iterator[AnyStr]:
 def lines_in_utf8(
     path: str, file: BinaryIO, encoding: str, findings: Findings | None = None
 ) -> Iterator[tuple[int, bytes | LongLine]]:
-    """Offset behind each line, and the line in UTF-8, from where the file stands."""
+    """Yield the offset of the end of each line, and the line in UTF-8, from the current position of the file."""
     position = file.tell()
     if encoding == "utf-8":
         for size, line in sized_lines(path, file):
             position += size
             if findings and isinstance(line, bytes) and not line.isascii():
-                findings.look_at(line, position)
+                findings.count_undecodable(line, position)
             yield position, line
         return
     text = io.TextIOWrapper(file, encoding, newline="\n")
@@ -87,7 +90,7 @@ def lines_in_utf8(
             position += size
             yield position, line if isinstance(line, LongLine) else line.encode("utf-8", "replace")
     except UnicodeError as error:
-        raise ValueError(f"{path}: no whole {encoding[:6].upper()}: {error}") from error
+        raise ValueError(f"{path}: not valid {encoding[:6].upper()}: {error}") from error
     finally:
         if not file.closed:
             text.detach()
@@ -96,8 +99,8 @@ def lines_in_utf8(
 def lines_with_text(
     path: str, lines: Iterator[tuple[int, bytes | LongLine]], start: int
 ) -> Iterator[tuple[int, str | LongLine]]:
-    """The lines that are not blank."""
-    blank = 0  # lines, behind `start`
+    """Yield the lines that are not blank."""
+    blank = 0  # blank lines since `start`
     for end, line in lines:
         if isinstance(line, bytes) and line.isspace():
             blank += 1
@@ -108,7 +111,7 @@ def lines_with_text(
 
 
 def check_blank(path: str, lines: int, size: int) -> None:
-    """Raises ValueError where more blank lines stand between two rows than are passed over."""
+    """Raise ValueError if there are more blank lines, or bytes in them, between two rows than the limits allow."""
     if lines > limits.BLANK_LINES or size > limits.BLANK:
         most = f"{limits.BLANK_LINES:,} lines or {limits.BLANK:,} bytes"
         raise ValueError(f"{path}: more than {most} between two rows are blank")

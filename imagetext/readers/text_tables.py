@@ -1,4 +1,4 @@
-"""Tables that are text: the records of JSON lines, a JSON array or separated cells, with the place of each."""
+"""Tables that are text: the records of JSON lines, a JSON array or separated cells, and where each ends."""
 
 import logging
 from collections.abc import Iterator
@@ -11,36 +11,36 @@ from imagetext.readers.text_lines import NEARBY, WINDOW, Findings, lines_in_utf8
 
 logger = logging.getLogger(__name__)
 
-Record = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
+TextRecord = str | list[str] | ValueError  # JSON text, or cells, or what is wrong with the record as a whole
 
 
-def records(
-    path: str, file: BinaryIO, layout: Layout, findings: Findings | None = None, *, few: bool = False
-) -> Iterator[tuple[int, Record]]:
-    """Offset in bytes behind, and what is in, each record that is not blank, from where the file stands.
+def text_records(
+    path: str, file: BinaryIO, layout: Layout, findings: Findings | None = None, *, nearby: bool = False
+) -> Iterator[tuple[int, TextRecord]]:
+    """Yield the offset of the end of each record that is not blank, and the record, from the file's current position.
 
-    findings: counts what is strange. few: whether only one or a few are wanted.
-    Raises ValueError, with the line, where an array cannot be read on.
+    findings: counts what is wrong with lines.
+    nearby: whether only a few records are read, so that small blocks are enough.
+
+    Raises ValueError, which names the line, if an array cannot be read any further.
     """
     if layout.array:
-        return array_records(path, file, layout, NEARBY if few else WINDOW)
-    lines = lines_in_utf8(path, file, layout.encoding, findings)
+        return array_records(path, file, layout, window_size=NEARBY if nearby else WINDOW)
+    lines = lines_in_utf8(path, file, layout.encoding, findings=findings)
     if layout.delimiter:
-        return cell_records(path, lines, file.tell(), layout, findings or Findings())
+        return cell_records(path, lines, file.tell(), layout=layout, findings=findings or Findings())
     return lines_with_text(path, lines, file.tell())
 
 
-def tell_of_strange_lines(path: str, file: BinaryIO, findings: Findings) -> None:
-    """A warning of lines that are no UTF-8."""
-    if findings.strange:
-        file.seek(0)
-        line = sum(
-            block.count(b"\n")
-            for block in iter(lambda: file.read(min(WINDOW, findings.first_strange - file.tell())), b"")
-        )
-        logger.warning(
-            "%s: line %s is no UTF-8%s; what cannot be read becomes \ufffd: save the file as UTF-8",
-            path,
-            f"{line:,}",
-            f", nor are {findings.strange - 1:,} more" if findings.strange > 1 else "",
-        )
+def warn_of_undecodable_lines(path: str, file: BinaryIO, findings: Findings) -> None:
+    if not findings.undecodable:
+        return
+    file.seek(0)
+    line = 0
+    while block := file.read(min(WINDOW, findings.first_undecodable - file.tell())):
+        line += block.count(b"\n")
+    others = f", nor are {findings.undecodable - 1:,} more" if findings.undecodable > 1 else ""
+    logger.warning(
+        f"%s: line {line:,} is not UTF-8{others}; bytes that cannot be read become \ufffd: save the file as UTF-8",
+        path,
+    )

@@ -1,4 +1,4 @@
-"""Packed files, read forwards without unpacking them on disk."""
+"""Compressed files that are read forwards, without unpacking them to disk."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from imagetext.stores import StoreError
 
 
 class Unpacked(io.RawIOBase):
-    """The contents of a packed stream, to be read forwards."""
+    """The content of a compressed stream, which can only be read forwards."""
 
     def __init__(self, stream: pa.NativeFile):
         self.stream, self.position = stream, 0
@@ -28,8 +28,8 @@ class Unpacked(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         ahead = offset - (self.position if whence == os.SEEK_SET else 0)
-        while ahead > 0 and (read := self.readinto(bytearray(min(ahead, 1 << 20)))):
-            ahead -= read
+        while ahead > 0 and (count := self.readinto(bytearray(min(ahead, 1 << 20)))):
+            ahead -= count
         return self.position
 
     def tell(self) -> int:

@@ -350,7 +350,7 @@ def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, c
     (tmp_path / "linked.tar").symlink_to(tmp_path / "out" / "00000.tar")
     for input in ("out/*.tar", "link/00000.tar", "linked.tar", "in/../out/00000.tar"):
         for asked in ({}, {"overwrite": True}, {"column": "syn_text_y"}, {"dry_run": True}):
-            with pytest.raises(ValueError, match="the shards stand there that are the input .*; give another folder"):
+            with pytest.raises(ValueError, match="holds the shards that are the input .*; give another folder"):
                 run(configure(input=[str(tmp_path / input)], **asked))
     with pytest.raises(ValueError, match="is not empty"):
         join(
@@ -359,7 +359,7 @@ def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, c
             )
         )
     (folder / "run.json").write_text('{"fingerprint": {"columns": {}}}')  # as of a run that has no shards yet
-    with pytest.raises(ValueError, match="the pictures stand there"):
+    with pytest.raises(ValueError, match="holds the pictures"):
         run(configure(input=[str(folder)], output=folder, overwrite=True))
     assert files(tmp_path / "out") == before and len(files(folder)) == 4
 

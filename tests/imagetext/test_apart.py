@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch):
         (".", "set/a.tar", "holds the"),
         ("file://{}/set", "set/a.tar", "holds the"),
         ("{}/set", "set//a.tar", "holds the"),
-        ("pictures", "pictures/", "the pictures stand there"),
+        ("pictures", "pictures/", "holds the pictures"),
         ("pictures/out", "pictures", "lies in a folder"),
         ("pictures/sub/new/out/", "./pictures", "lies in a folder"),
         ("s3://b/set", "s3://b/set/a.tar", "holds the"),
@@ -71,6 +71,6 @@ def test_one_file_by_two_spellings_is_known_by_its_number(place, monkeypatch):
     monkeypatch.setattr(
         os, "stat", lambda path, stat=os.stat, **options: stat(str(path).replace("SET", "set"), **options)
     )
-    with pytest.raises(ValueError, match="output SET: the shards stand there"):
+    with pytest.raises(ValueError, match="output SET: holds the shards"):
         check_apart("SET", ["set/a.tar"])
     check_apart("SET", ["own"])

@@ -290,7 +290,7 @@ def test_a_url_that_is_none_costs_its_own_row(tmp_path, images, write, gbc_graph
         tmp_path / "graphs.jsonl", [{**gbc_graph, "img_url": url} for url in ("http://[x", "http://a.example/cat.jpg")]
     )
     bad, good = samples(f"gbc-short:{path}", images("cat.jpg"))
-    assert bad.error == "http://[x: no URL: Invalid IPv6 URL" and good.key == "cat" and not good.error
+    assert bad.error == "http://[x: not a URL: Invalid IPv6 URL" and good.key == "cat" and not good.error
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])

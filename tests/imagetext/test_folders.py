@@ -130,7 +130,7 @@ def test_pictures_are_known_by_their_bytes_and_all_else_is_named(folder, picture
     assert all(sample.image for sample in found)
     by_bytes, others = caplog.messages
     assert "4 files are pictures by their bytes" in by_bytes and "1 .jpg_large (photo.jpg_large)" in by_bytes
-    assert "8 files are neither pictures nor belong to one: 2 .psd (x.psd), " in others
+    assert "8 files are no pictures and belong to none: 2 .psd (x.psd), " in others
     assert all(
         f"1 {name}" in others
         for name in (".dng", ".svg", ".txt (B.txt)", "no suffix (empty)", ".json (data.json)", ".md")
@@ -159,7 +159,7 @@ def test_files_beside_a_picture(folder, picture, caplog):
         "error_message": None,
         "source_fields": {"sha256": "0", "width": 3},
     }
-    assert ["2 files are neither" in message and "2 .json" in message for message in caplog.messages] == [True]
+    assert ["2 files are no pictures" in message and "2 .json" in message for message in caplog.messages] == [True]
 
 
 def test_a_device_or_a_pipe_is_no_file_of_captions(folder, picture, monkeypatch):

@@ -209,7 +209,7 @@ def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path, write_tar, 
 
 def test_bad_arguments(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, range(1))
-    with pytest.raises(ValueError, match="output .*: the shards stand there"):
+    with pytest.raises(ValueError, match="output .*: holds the shards"):
         join(read_samples(path), path, f"{tmp_path}/")
     with pytest.raises(ValueError, match="text_from: .*only webdataset"):
         join(read_samples(path), path, tmp_path / "out", format="jsonl", text_from=(X, 0.5))
@@ -286,7 +286,7 @@ def test_in_a_store(tmp_path, write_tar, picture, s3):
     assert [record.syn_text for record in read_records(f"{s3.root}/out/00000.tar")] == [
         {X: (f"of {n}",)} for n in range(4)
     ]
-    with pytest.raises(ValueError, match="the shards stand there"):
+    with pytest.raises(ValueError, match="holds the shards"):
         join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/in/")
     s3.fail("GET", "in/00000.tar", 503)
     with pytest.raises(StoreError):

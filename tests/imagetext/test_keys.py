@@ -43,6 +43,6 @@ def test_a_key_that_is_too_long_for_a_tar_keeps_its_beginning_and_a_hash(caplog)
     assert keys.unique(long) == long and not caplog.messages
     short = keys.unique(longer)
     assert short == shortened(longer) and short.startswith("é" * 64 + "~") and len(short) == 97
-    assert caplog.messages == [f"x.csv: a key of 171 characters becomes {short!r}"]
+    assert caplog.messages == [f"x.csv: a key of 171 characters is too long and becomes {short!r}"]
     assert keys.unique(longer + "f") not in (short, long)
     assert keys.unique(longer) == short + "~2"

@@ -105,7 +105,7 @@ def test_names_of_classes(tmp_path, text, names):
 
 
 @pytest.mark.parametrize(
-    "text,reason", [("", "is empty"), ("a\tb\nc\n", "'c' is no ID<tab>NAME"), ("a\tb\na\tc\n", "a named twice")]
+    "text,reason", [("", "is empty"), ("a\tb\nc\n", "'c' is not ID<tab>NAME"), ("a\tb\na\tc\n", "a named twice")]
 )
 def test_a_file_that_names_no_classes(tmp_path, text, reason):
     (tmp_path / "names.txt").write_text(text)

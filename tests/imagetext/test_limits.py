@@ -150,7 +150,7 @@ HOSTILE = {
         lambda path: path.write_bytes(
             b"".join(member(f"a.{n}.jpg", b"x") for n in range(200)) + member("a.b", bytes(8 << 20)) + END
         ),
-        "1 files of the key 'a' are of each of its 200 pictures",
+        "1 files of the key 'a' belong to each of its 200 pictures",
     ),
     "packed.tar.gz": (
         lambda path: zipped(path, GOOD + member("big.jpg", size=1 << 40), 1),

@@ -8,8 +8,8 @@ import pytest
 
 from imagetext import limits
 from imagetext.readers.parquet import parquet_rows
-from imagetext.readers.row_records import Wanted, size_of
-from imagetext.readers.tables import _good, split_table
+from imagetext.readers.row_records import RowSelection, size_of
+from imagetext.readers.tables import _good_rows, split_table
 
 LONG = "x" * 1000
 OFFSETS = pa.array([0, 2], pa.int32())
@@ -21,7 +21,7 @@ def test_a_name_that_is_damaged_in_the_schema_alone_is_read_as_the_schema_has_it
     data = path.read_bytes()
     size = int.from_bytes(data[-8:-4], "little")
     path.write_bytes(data[: -8 - size] + data[-8 - size :].replace(b"list", b"lis`", 1))
-    (row,) = parquet_rows(str(path), 0, 1, None)
+    (row,) = parquet_rows(str(path), 0, 1)
     assert row["text"] == "a dog"
 
 
@@ -32,7 +32,7 @@ def test_pages_are_checked_whatever_a_row_group_calls_its_columns(tmp_path, monk
     start, found, end = path.read_bytes().rpartition(b"text")
     path.write_bytes(start + b"tex_" + end)
     with pytest.raises(ValueError, match="t.parquet: damaged Parquet file: pages that are read together take "):
-        list(parquet_rows(str(path), 0, 1, None))
+        list(parquet_rows(str(path), 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_row_too_large_is_its_own_error_in_every_kind_of_column(tmp_path, monk
     monkeypatch.setattr(limits, "FILE", 900)
     path = str(tmp_path / "t.parquet")
     pq.write_table(pa.table({"text": column}), path, use_dictionary=dictionary)
-    (row,) = parquet_rows(path, 0, 1, None)
+    (row,) = parquet_rows(path, 0, 1)
     assert isinstance(row, ValueError) and "a row of " in str(row)
 
 
@@ -72,7 +72,7 @@ def test_a_row_too_large_is_its_own_error_in_every_kind_of_column(tmp_path, monk
 def test_what_is_no_utf_8_is_marked_in_every_kind_of_text(tmp_path, column):
     path = str(tmp_path / "t.parquet")
     pq.write_table(pa.table({"text": column}), path)
-    (row,) = parquet_rows(path, 0, 1, Wanted(None))
+    (row,) = parquet_rows(path, 0, 1, selection=RowSelection(None))
     assert row["text"] in ("a\ufffd", ["a\ufffd"])
 
 
@@ -85,7 +85,7 @@ def test_rows_of_one_picture_are_one_whatever_holds_its_bytes(tmp_path, picture,
 
 
 @pytest.mark.parametrize(
-    "images, reason", [("aaaa", "captions of 1,800 bytes"), ("abab", "rows of one picture stand apart")]
+    "images, reason", [("aaaa", "captions of 1,800 bytes"), ("abab", "rows of one picture are not adjacent")]
 )
 def test_texts_that_wait_for_others_have_a_largest_size(tmp_path, monkeypatch, images, reason):
     for limit in ("BATCH", "SAMPLE"):
@@ -103,7 +103,7 @@ def test_texts_that_wait_for_others_have_a_largest_size(tmp_path, monkeypatch, i
 def test_few_large_rows_show_what_columns_there_are(monkeypatch):
     monkeypatch.setattr(limits, "BATCH", 1000)
     rows = iter([ValueError("bad"), *[{"text": ["x" * 600]}] * 5])
-    assert len(_good(rows)) == 2 and len([*rows]) == 3
+    assert len(_good_rows(rows)) == 2 and len([*rows]) == 3
 
 
 def test_the_size_of_a_row_is_what_it_takes_in_memory():

@@ -72,8 +72,8 @@ def test_laclips_csv_of_urls(tmp_path):
 def test_laclips_counts_must_agree(laclip, tmp_path):
     (tmp_path / "cc3m_bard.txt").write_text("Buses wait here.\nA girl, confused\n")
     told = refused(laclip)
-    assert "cc3m_original.csv: has 3 pictures, and " in told and "cc3m_bard.txt has 2 lines" in told
-    assert "chatgpt" not in told and told.endswith("whose a line is cannot be told")
+    assert "cc3m_original.csv: has 3 pictures, but " in told and "cc3m_bard.txt has 2 lines" in told
+    assert "chatgpt" not in told and told.endswith("it is not known which line belongs to which picture")
 
 
 def test_what_is_wrong_with_laclips_files_is_named(laclip, tmp_path):

@@ -164,7 +164,7 @@ def test_columns_of_an_earlier_run_stay(tmp_path, picture):
         (dict(columns={X: ("", " ")}), "k: neither captions nor an error"),
         (dict(columns={"text": ("a",)}), "k: neither captions nor"),
         (dict(columns={"syn_text_emb": ("a",)}), "k: neither captions nor"),
-        (dict(image=b"text"), "k: no picture, and no error"),
+        (dict(image=b"text"), "k: a record without an error must have a picture"),
         (dict(key=""), "without a key"),
     ],
 )
@@ -226,7 +226,7 @@ def test_only_the_runs_own_columns_are_counted(tmp_path, picture):
         write(tmp_path, [record], columns=own)
         assert read_marker(tmp_path, "00000")["captions"] == counts
     for name in ("text", "syn_text_emb", "syn_text_member", "syn_text_my_captions"):
-        with pytest.raises(ValueError, match=f"columns: '{name}': no name for a column of captions"):
+        with pytest.raises(ValueError, match=f"columns: '{name}': not a valid name for a column of captions"):
             ShardWriter(tmp_path, "00000", columns=[X, name])
 
 

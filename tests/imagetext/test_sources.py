@@ -141,8 +141,8 @@ def test_an_info_json_lists_shards(tmp_path, picture, write_tar, monkeypatch):
         read_samples(str(info))
     assert [line.partition("lists ")[2].replace(f"{tmp_path}/set/", "") for line in str(caught.value).split("\n")] == [
         "gone.tar: no such file",
-        "info.json: no shard",
-        "sub: no shard",
+        "info.json: not a shard",
+        "sub: not a shard",
         "a\0b.tar: no such file",
     ]
     for text in ("[]", "{", '{"lengths": []}', '{"lengths": {}}', "lengths\ntotalLength\n"):

@@ -14,7 +14,7 @@ from imagetext import limits
 from imagetext.readers import parquet, table_pieces, tables
 from imagetext.readers.grouping import Repeats, side_by_side
 from imagetext.readers.parquet import scattered_rows
-from imagetext.readers.row_records import Wanted
+from imagetext.readers.row_records import RowSelection
 from imagetext.readers.table_columns import listed
 from imagetext.readers.table_flags import Columns
 from imagetext.sources import read_samples
@@ -92,7 +92,7 @@ def test_captions_in_place_of_which_others_are_named_stay(table):
 def test_a_row_that_lacks_the_column_of_pictures(table, picture, rows, columns, expected):
     found = read(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), columns)
     assert [sample.image for sample in found] == [None if number is None else picture(number) for number in expected]
-    assert ["no picture given" in sample.error for sample in found] == [number is None for number in expected]
+    assert ["there is no picture" in sample.error for sample in found] == [number is None for number in expected]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -111,18 +111,18 @@ def test_a_key_that_is_a_pictures_path_loses_its_suffix_as_in_a_folder(table):
 
 def test_of_several_columns_of_pictures_none_is_guessed(table, caplog):
     with pytest.raises(
-        ValueError, match="pictures may stand in 'filepath' or 'path': --image-column names the column; it has"
+        ValueError, match="pictures may be in 'filepath' or 'path': --image-column names the column; it has"
     ):
         read_samples(table("t.csv", "path,filepath,text\n0.jpg,1.jpg,a\n"))
     (sample,) = read(table("u.csv", "path,image,text\nx.jpg,1.jpg,a\n"))  # `image` is ours, and said
-    assert not sample.error and "'image' is taken" in caplog.text
+    assert not sample.error and "'image' is used" in caplog.text
 
 
 def test_of_several_columns_of_captions_none_is_guessed(table, caplog):
     path = table("t.jsonl", '{"image": "0.jpg", "title": "a", "text": "b"}\n')
-    with pytest.raises(ValueError, match="captions may stand in 'text' or 'title': --caption-column names the column"):
+    with pytest.raises(ValueError, match="captions may be in 'text' or 'title': --caption-column names the column"):
         read_samples(path, needs=("captions",))
-    assert captions(path) == [("b",)] and "'text' is taken" in caplog.text
+    assert captions(path) == [("b",)] and "'text' is used" in caplog.text
     assert captions(path, Columns(captions=("title",))) == [("a",)]
 
 
@@ -143,7 +143,7 @@ def test_of_several_columns_of_captions_none_is_guessed(table, caplog):
             ("pictures",),
             "did you mean localized-narratives:",
         ),
-        ("cc.tsv", "a bus\thttp://x/y.jpg\na cat\thttp://x/z.jpg\n", ("pictures",), "the first line is no header"),
+        ("cc.tsv", "a bus\thttp://x/y.jpg\na cat\thttp://x/z.jpg\n", ("pictures",), "the first line is not a header"),
         (
             "t.csv",
             "image,text\n0.jpg,a\n",
@@ -248,8 +248,8 @@ def test_several_pictures_in_a_row_are_no_picture(table):
     good, bad, none = read(table("t.jsonl", '{"images": ["0.jpg"]}\n{"images": ["0.jpg", "1.jpg"]}\n{"images": []}\n'))
     assert (
         not good.error
-        and bad.error == "images: 2 pictures in one row, and captions are of one"
-        and "no picture given" in none.error
+        and bad.error == "images: 2 pictures in one row, but captions are of a single picture"
+        and "there is no picture" in none.error
     )
 
 
@@ -313,7 +313,7 @@ def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name
         text = "".join(json.dumps(row) + "\n" for row in rows).encode()
         (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     (piece,) = tables.split_table(str(tmp_path / name))
-    found = table_pieces.table_records(piece, Wanted(("syn", "same")))
+    found = table_pieces.table_records(piece, RowSelection(("syn", "same")))
     assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in found] == [
         (("c0", "c2"), ("s2",), ("one",)),
         (("c1", "c3"), ("s1", "s3"), ("one",)),
@@ -325,7 +325,7 @@ def test_a_compressed_table_is_unpacked_on_disk_only_where_rows_of_a_picture_sta
     for name, rows in (("together.jsonl.gz", ROWS), ("alone.jsonl.gz", ROWS[::3])):
         assert captions(write(tmp_path / name, rows)) == plainly(rows)
     with pytest.raises(
-        ValueError, match="apart.jsonl.gz: rows of one picture stand apart.* more than the 100 that are"
+        ValueError, match="apart.jsonl.gz: rows of one picture are not adjacent.* more than the 100 that are"
     ):
         captions(write(tmp_path / "apart.jsonl.gz", ROWS + ROWS))
     monkeypatch.setattr(limits, "UNPACKED", 10_000)
@@ -373,11 +373,16 @@ def test_rows_of_parquet_with_the_bytes_of_one_picture_are_its_captions(tmp_path
     # Who reads captions comes to the same pictures, and reads no bytes but those of pictures that are asked for.
     pieces = tables.split_rows(path, columns, groups_of=2)
     read = []
-    monkeypatch.setattr(parquet, "_batches", lambda *args, of=parquet._batches: read.append(args[3]) or of(*args))
-    found = [record for piece in pieces for record in table_pieces.table_records(piece, Wanted())]
+    batches = parquet._batches
+    monkeypatch.setattr(
+        parquet, "_batches", lambda *args, **options: read.append(args[2]) or batches(*args, **options)
+    )
+    found = [record for piece in pieces for record in table_pieces.table_records(piece, RowSelection())]
     assert [record.captions for record in found] == [*groups, ("4",), ("5",), ("6",), ("\ufffd",)]
     assert not any(name in columns for columns in read) and not any(record.image for record in found)
-    found = [record.image for piece in pieces for record in table_pieces.table_records(piece, Wanted(pictures={1}))]
+    found = [
+        record.image for piece in pieces for record in table_pieces.table_records(piece, RowSelection(pictures={1}))
+    ]
     assert found == [None, b"b" * 40, None, None, None, b"c" * 40]
     assert sum(name in columns for columns in read) == len(pieces)  # one group of rows each
     assert captions(path, columns._replace(group=False))[:3] == [("0",), ("1",), ("2",)]
@@ -390,13 +395,13 @@ def test_bytes_of_parquet_that_do_not_come_again_at_first_are_read_once(tmp_path
     assert captions(str(tmp_path / "t.parquet")) == [(one,) for one in "abcde"]
 
 
-@pytest.mark.parametrize("wanted", [None, Wanted()])
+@pytest.mark.parametrize("wanted", [None, RowSelection()])
 def test_scattered_rows_of_parquet_are_those_of_their_numbers(tmp_path, wanted):
     pq.write_table(
         pa.table({"text": [str(number) for number in range(400)]}), tmp_path / "t.parquet", row_group_size=150
     )
     numbers = [399, 0, 151, 149, 150, 299, 63, 64]
-    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, wanted, None)] == list(
+    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, selection=wanted)] == list(
         map(str, numbers)
     )
 
@@ -455,7 +460,7 @@ def test_repeats_are_told_in_flat_memory(monkeypatch):
     ):
         repeats = Repeats()
         assert [repeats.is_new(name) for name in names].count(True) == repeats.count == count
-        assert repeats.come_again() == again
+        assert repeats.are_scattered() == again
 
 
 def test_rows_are_put_side_by_side_on_disk():

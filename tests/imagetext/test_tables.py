@@ -59,8 +59,8 @@ def test_jsonl_with_paths_and_base64(tmp_path, picture):
         ("[1, 2]", "expected a JSON object, got list"),
         ("[" * 10**5, "not a line of JSON"),
         ({"image": "gone.jpg"}, "missing picture file.*gone.jpg"),
-        ({"image": None}, "image: no picture given"),
-        ({"image": ""}, "image: no picture given"),
+        ({"image": None}, "image: there is no picture"),
+        ({"image": ""}, "image: there is no picture"),
         ({"image": 3}, "image: expected a path or the bytes"),
         ({"image": "."}, "not a file"),
         ({"image": "x" * 9000}, "neither a path nor"),
@@ -102,7 +102,7 @@ def test_csv(tmp_path, picture, suffix, dialect):
     samples = read(path)
     assert [sample.captions for sample in samples] == [("one", "two"), ('a long\none, "quoted"',), (), ("[not json",)]
     assert samples[0].meta["price"] == "3" and samples[0].image == picture()
-    assert samples[2].error == "1 cells where the header has 4"
+    assert samples[2].error == "1 cells, but the header has 4"
     assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(4)]
 
 
@@ -232,7 +232,7 @@ def test_a_column_of_pictures_of_another_name(tmp_path, picture):
     pq.write_table(pa.table({"n": [1, 2], "photo": pictures, "mask": pictures}), tmp_path / "t.parquet")
     first, second = read(tmp_path / "t.parquet")
     assert first.image == picture(1) and first.meta["mask"]["bytes"] == picture(1)
-    assert second.error == "image: no picture given"
+    assert second.error == "image: there is no picture"
     pq.write_table(
         pa.table({"photo": pictures, "path": ["gone", "gone"]}), tmp_path / "t.parquet"
     )  # a known name goes first
@@ -265,7 +265,7 @@ def test_a_record_of_ours_without_a_picture_is_no_error(tmp_path):
         {"key": "b", "image": None, "error": None},
     ]
     first, second = read(write_jsonl(tmp_path / "t.jsonl", rows))
-    assert first.image is None and not first.error and second.error == "image: no picture given"
+    assert first.image is None and not first.error and second.error == "image: there is no picture"
 
 
 def test_numbers_are_no_bytes(tmp_path):

@@ -181,7 +181,7 @@ def test_a_tar_that_was_not_closed_is_read_with_a_warning(tmp_path, write_tar, c
         caplog.clear()
         assert [record.key for record in read(tmp_path / "x.tar")] == keys
         (warning,) = {*caplog.messages}
-        assert "x.tar: ends without the mark of an end" in warning
+        assert "x.tar: has no end-of-archive mark" in warning
     (tmp_path / "x.tar").write_bytes(data[:3072])  # the last sample lacks what others have
     with pytest.raises(ValueError, match="x.tar: cut: no end-of-archive mark, and its last sample, 'b', has no txt"):
         read(tmp_path / "x.tar")
@@ -198,7 +198,7 @@ def test_reading_that_stops_before_the_end_of_the_file_is_no_end(tmp_path, write
 
     monkeypatch.setattr("imagetext.readers.tar_members.open_file", lambda path, _: io.BufferedReader(Short(path)))
     with pytest.raises(
-        ValueError, match="x.tar: cut or damaged near byte 2048: reading stopped there, and the file has"
+        ValueError, match="x.tar: cut or damaged near byte 2048: reading stopped there, but the file has"
     ):
         read(path)
 
@@ -245,7 +245,7 @@ def test_two_tars_behind_each_other_are_an_error(tmp_path, write_tar):
     path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1")])
     data = open(path, "rb").read()
     open(path, "wb").write(data + data)
-    with pytest.raises(ValueError, match="behind the end-of-archive mark"):
+    with pytest.raises(ValueError, match="after the end-of-archive mark"):
         read(path)
 
 
@@ -366,7 +366,7 @@ def test_a_text_apart_from_its_picture_says_so(tmp_path, picture, write_tar):
         tmp_path / "x.tar", [("a.jpg", picture()), ("a.cls", b"1"), ("b.jpg", picture(1)), ("a.txt", b"alt")]
     )
     *_, late = read(path)
-    assert late.key == "a~2" and late.captions == ("alt",) and "stand side by side" in late.error
+    assert late.key == "a~2" and late.captions == ("alt",) and "follow one another" in late.error
     texts = read(write_tar(tmp_path / "x.tar", [("a.txt", b"1"), ("a.json", b"{}"), ("b.txt", b"2"), ("a.txt", b"3")]))
     assert not any(record.error for record in texts)  # of captions alone
 
@@ -422,4 +422,4 @@ def test_texts_of_other_encodings(tmp_path, picture, write_tar, caplog):
     )
     assert [record.captions for record in read(path)] == [("über",), ("über",), ("\ufffdber",), ("über\nund",)]
     (warning,) = caplog.messages
-    assert "x.tar: 2.txt: is no UTF-8" in warning
+    assert "x.tar: 2.txt: is not UTF-8" in warning
