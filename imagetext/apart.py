@@ -1,4 +1,4 @@
-"""Check that an output folder is apart from the input: otherwise the input is overwritten, or the output read with it."""
+"""Check that an output folder is apart from the input: otherwise one is overwritten, or read with the other."""
 
 import os
 import posixpath

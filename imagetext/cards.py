@@ -26,8 +26,8 @@ def write_card(
     """Write `README.md` from a Markdown template into a folder on this machine or in a store.
 
     The template gets `front` as the YAML of its header, `settings` as YAML in a code block, `version`, and the values,
-    each as text on one line. `value|python` is a value in Python's notation, for a code block. Of absolute paths only the
-    last part is written.
+    each as text on one line. `value|python` is a value in Python's notation, for a code block. Of absolute paths only
+    the last part is written.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent),

@@ -34,11 +34,11 @@ def is_column(name: str) -> bool:
 def check_column(name: str) -> str:
     """Return the name of a column, if it is a valid one.
 
-    A valid name is `syn_text_`, or `neg_text_`, `tags_` or `neg_tags_` for texts that are not true captions, followed by
-    characters of `a-z 0-9 _`.
+    A valid name is `syn_text_`, or `neg_text_`, `tags_` or `neg_tags_` for texts that are not true captions, followed
+    by characters of `a-z 0-9 _`.
 
-    Raises ValueError for other names, and for names that contain `emb` or `_captions`: the reference tools take them for
-    embeddings and for captions of another kind.
+    Raises ValueError for other names, and for names that contain `emb` or `_captions`: the reference tools take them
+    for embeddings and for captions of another kind.
     """
     if not re.fullmatch(r"(syn_text|neg_text|tags|neg_tags)_[a-z0-9_]+", name):
         raise ValueError(

@@ -22,7 +22,8 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
     """Return the command's configuration: flags override the `--config` file, which overrides the defaults.
 
     pydantic-settings makes the flags. Their values are taken from argparse unchanged, because the decoding of
-    pydantic-settings splits lists at commas (`scenes:train,n=9`), takes `{a,b}.tar` for JSON and stops at the first error.
+    pydantic-settings splits lists at commas (`scenes:train,n=9`), takes `{a,b}.tar` for JSON and stops at the first
+    error.
 
     Raises ValueError that lists every problem, each with its flag or field and its value.
     """
@@ -51,7 +52,7 @@ def parse(command: str, config_type: type[Config], argv: Sequence[str]) -> Confi
 
 
 def argument_names(config_type: "type[BaseModel]") -> dict[str, str]:
-    """The name of each field on the command line: `--flag`, or `POSITIONAL`; "" for a field that only a file can have."""
+    """The name of each field on the command line: `--flag`, `POSITIONAL`, or "" if only a file can have the field."""
     from pydantic_settings import CliPositionalArg, CliSuppress
 
     (_, positional), (_, hidden) = get_args(CliPositionalArg), get_args(CliSuppress)

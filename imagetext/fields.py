@@ -1,4 +1,4 @@
-"""Fields that people write about a picture: captions in any form, and other fields, which never replace one of ours."""
+"""Fields that people write about a picture: captions in any form, and others, which never replace one of ours."""
 
 import codecs
 import json
@@ -18,7 +18,7 @@ CUT = "cut:"  # then what was cut off the model's answer
 KIND = "kind:"  # then the kind of a hard negative
 FALLBACK = "fallback:"  # then what stands in place of an answer
 
-# Every record that we write has these fields with these types: `datasets` takes its columns from the first five records.
+# Every record that we write has these fields and types: `datasets` takes its columns from the first five records.
 FIELDS: Mapping[str, type] = {
     "uid": str,
     "sha256": str,
@@ -52,8 +52,8 @@ def sort_fields(fields: Mapping[str, Any], texts: Sequence[str] = (), *, picture
     """Sort a sample's fields by meaning.
 
     A record that we wrote is believed as it is. In all others, captions are `texts` and then those of the field
-    `captions` (without `texts`: of the first field of CAPTION_COLUMNS that has any). Fields that are not captions stay,
-    and no field is an error.
+    `captions` (without `texts`: of the first field of CAPTION_COLUMNS that has any). Fields that are not captions
+    stay, and no field is an error.
 
     texts: the texts of the sample's caption file.
     picture: whether the sample has a picture.
@@ -175,7 +175,7 @@ def _is_deep(value: Any, most: int = limits.DEPTH) -> bool:
     return False
 
 
-# ---- captions in any form ----------------------------------------------------------------------------------------------
+# ---- captions in any form ------------------------------------------------------------------------------------------
 
 
 def take_captions(row: dict[str, Any], names: Sequence[str] = CAPTION_COLUMNS) -> tuple[str, ...]:
@@ -202,9 +202,9 @@ def _plain_texts(value: Any) -> tuple[str, ...] | None:
 
 
 def captions_in(value: Any) -> tuple[str, ...]:
-    """The captions in a value: a text, an object with a text field, an object of texts by language, or a list of these.
+    """The captions in a value; () for a value that has none.
 
-    Any other value has none.
+    It may be a text, an object with a text field, an object of texts by language, or a list of these.
     """
     if isinstance(value, str):
         return (well_formed(value),) if value.strip() else ()

@@ -50,9 +50,9 @@ class SeenKeys:
 
     def unique(self, key: str) -> str:
         """The key, or the first new one of `KEY~2`, `KEY~3`, ..."""
-        whole = key.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are not text
-        if (key := shortened(whole)) != whole:
-            self._warn("%s: a key of %s characters is too long and becomes %r", f"{len(whole):,}", key)
+        full_key = key.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are not text
+        if (key := shortened(full_key)) != full_key:
+            self._warn("%s: a key of %s characters is too long and becomes %r", f"{len(full_key):,}", key)
         unique, number = key, self.seen.get(key, 1)
         while unique in self.seen:
             number += 1

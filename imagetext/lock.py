@@ -1,4 +1,7 @@
-"""One run for each folder: a lock file with a sign of life. Another run may take over a lock without a sign of life."""
+"""One run for each folder: a lock file with a sign of life.
+
+Another run may take over a lock without a sign of life.
+"""
 
 import json
 import logging
@@ -42,11 +45,11 @@ class FolderLock:
     """The right to write in a folder, for this process and all processes of its job; a context manager.
 
     A lock of this machine whose process has ended is taken over at once; a lock of another machine after DEAD seconds
-    without a sign of life. Some stores cannot create a file only if there is none; then a warning says that the folder is
-    not locked.
+    without a sign of life. Some stores cannot create a file only if there is none; then a warning says that the folder
+    is not locked.
 
-    guest_of: the job of the run that this process works for. A guest sets no lock, and may write as long as that run has
-        the lock.
+    guest_of: the job of the run that this process works for. A guest sets no lock, and may write as long as that run
+        has the lock.
 
     Raises ValueError if another run has the folder, and LockLost if the run that a guest works for has ended.
     """
@@ -103,15 +106,15 @@ class FolderLock:
             raise LockLost(f"{self.folder}: the run that this process works for has ended; the same command resumes")
         if owner is None and (silence := time.time() - self.last_sign) > DEAD:
             raise LockLost(
-                f"{self.folder}: this process was held up for {silence:.0f} seconds, and its lock is gone: another run "
-                "may have written here; the same command resumes"
+                f"{self.folder}: this process was held up for {silence:.0f} seconds, and its lock is gone: another "
+                "run may have written here; the same command resumes"
             )
         if owner is None and _create(self.path, self.owner):
             self.is_owner = True
         elif owner is not None and owner.get("job") != self.job:
             raise LockLost(
-                f"{self.folder}: {_process_named(owner)} now writes here; this run stops, and the same command resumes "
-                "once that process has ended"
+                f"{self.folder}: {_process_named(owner)} now writes here; this run stops, and the same command "
+                "resumes once that process has ended"
             )
 
     def _take(self) -> None:

@@ -27,9 +27,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path for the block to write to; after the block, the file gets the name `path`.
 
     The data are on the disk before the file gets its name, and the name is on the disk when this returns. If anything
-    fails, an earlier file of that name stays. The file has the permissions of the umask. For files of this machine only.
-    The temporary name of a path is always the same, so the rest of a killed process disappears when the file is written
-    again.
+    fails, an earlier file of that name stays. The file has the permissions of the umask. For files of this machine
+    only. The temporary name of a path is always the same, so the rest of a killed process disappears when the file is
+    written again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +125,9 @@ def to_disk(path: str | os.PathLike) -> None:
 class Output:
     """A file that is written from beginning to end, while its bytes are hashed and counted.
 
-    On this machine the file has a temporary name until `commit`, and its data are on the disk before it gets its name. In
-    a store it is an upload of several parts, which `commit` completes. Before `commit`, and after `discard`, an earlier
-    file of that name stays.
+    On this machine the file has a temporary name until `commit`, and its data are on the disk before it gets its name.
+    In a store it is an upload of several parts, which `commit` completes. Before `commit`, and after `discard`, an
+    earlier file of that name stays.
     """
 
     def __init__(self, path: str):
@@ -171,7 +171,10 @@ class Output:
             self._file.close()
 
     def commit(self) -> None:
-        """Give the file its name. Raises OSError if its size is not that of what was written, or it is another file."""
+        """Give the file its name.
+
+        Raises OSError if its size is not that of what was written, or it is another file.
+        """
         self.finish()
         if is_remote(self.path):
             call_store(self.path, self._complete)

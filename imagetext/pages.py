@@ -17,8 +17,8 @@ def render_page(template: Path, *parts: Path, **values: Any) -> str:
     """Render a template. All values are escaped, except those of type `Markup`.
 
     The template may include files of its own folder, of the folders `parts` and of SHARED. It also gets `script`, the
-    file of its name with the suffix `.js` ("" if there is none), and `policy`, which forbids requests, forms and all other
-    scripts in the page.
+    file of its name with the suffix `.js` ("" if there is none), and `policy`, which forbids requests, forms and all
+    other scripts in the page.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, *parts, SHARED]),
@@ -32,8 +32,8 @@ def render_page(template: Path, *parts: Path, **values: Any) -> str:
     script = path.read_text(encoding="utf-8") if path.exists() else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
     )
     return environment.get_template(template.name).render(values, script=Markup(script), policy=Markup(policy))
 

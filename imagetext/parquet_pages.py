@@ -21,9 +21,9 @@ def check_rows(parquet: pq.ParquetFile, file: BinaryIO) -> None:
 
 
 def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Collection[str]) -> None:
-    """Raise ValueError if pages of these columns of a row group take more memory than limits.PAGE, or have too many values.
+    """Raise ValueError if pages of these columns of a row group take too much memory, or have too many values.
 
-    The limit of the values is limits.DOCUMENT_VALUES, for values in lists.
+    The limits are limits.PAGE and, for values in lists, limits.DOCUMENT_VALUES.
     """
     metadata = parquet.metadata.row_group(group)
     size, values = 0, 0
@@ -53,8 +53,8 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
         )
     if values > limits.DOCUMENT_VALUES:
         raise ValueError(
-            f"lists of {values:,} values in a row group, more than {limits.DOCUMENT_VALUES:,}; write it in smaller row "
-            "groups"
+            f"lists of {values:,} values in a row group, more than {limits.DOCUMENT_VALUES:,}; write it in smaller "
+            "row groups"
         )
 
 

@@ -1,10 +1,12 @@
-"""Which files may be pictures of a set, and their bytes. Only this module opens files that a table, metadata or a link names.
+"""Which files may be pictures of a set, and their bytes.
 
-The paths in a set were chosen by its author. With all links followed, each must lie in a folder that the user named: in
-those of `--images`, or, without these, in the folder of the file. The picture of a record that capsmith wrote may always
-lie beside its table, and anywhere on this machine if it has the SHA-256 in the record, because only somebody who has the
-picture can know that hash. Only regular files are opened, and links are followed again at that moment, because a file may
-have been replaced by a link since the first check.
+Only this module opens files that a table, metadata or a link names.
+
+The paths in a set were chosen by its author. With all links followed, each must lie in a folder that the user named:
+in those of `--images`, or, without these, in the folder of the file. The picture of a record that capsmith wrote may
+always lie beside its table, and anywhere on this machine if it has the SHA-256 in the record, because only somebody
+who has the picture can know that hash. Only regular files are opened, and links are followed again at that moment,
+because a file may have been replaced by a link since the first check.
 """
 
 import errno
@@ -99,8 +101,8 @@ class PictureFolders:
     def paths(self, picture: PictureReference) -> list[str]:
         """The paths at which a picture is looked for, in order.
 
-        A relative path starts from the folders of `--images`, then from that of the file. For a record that capsmith wrote,
-        and in a folder of pictures, the folder of the file comes first.
+        A relative path starts from the folders of `--images`, then from that of the file. For a record that capsmith
+        wrote, and in a folder of pictures, the folder of the file comes first.
         """
         if _URL.match(picture.name):
             return []
@@ -146,7 +148,7 @@ def _with_blobs(folder: str) -> tuple[str, ...]:
     return (folder, f"{snapshot[1]}/blobs") if snapshot else (folder,)
 
 
-# ---- before any work ------------------------------------------------------------------------------------------------------
+# ---- before any work -----------------------------------------------------------------------------------------------
 
 
 def check_inside(
@@ -156,7 +158,9 @@ def check_inside(
     *,
     what: str = "rows",
 ) -> None:
-    """Raise LeadsOutside if pictures lead outside; the message has their number, the first one, and the flag to allow them.
+    """Raise LeadsOutside if pictures lead outside.
+
+    The message has their number, the first one, and the flag that allows them.
 
     place: the file or folder that names the pictures.
     pictures: each with the number of its row, counted from 0, or None. No picture is opened.
@@ -193,7 +197,7 @@ def check_inside(
 
 
 def _may_be_at(path: str, picture: PictureReference, folders: PictureFolders) -> bool:
-    """Whether a picture may be read at a path: inside, or anywhere on this machine if it has the hash in its record."""
+    """Whether a picture may be read at a path: inside, or anywhere on this machine if its record has a hash."""
     return folders.hold(_real_or_empty(path), picture.ours) or bool(picture.sha256) and not is_remote(path)
 
 
@@ -235,7 +239,7 @@ def _may_exist(picture: PictureReference) -> bool:
     return is_name and not _URL.match(name)
 
 
-# ---- opening --------------------------------------------------------------------------------------------------------------
+# ---- opening -------------------------------------------------------------------------------------------------------
 
 
 class PictureReader:
@@ -278,7 +282,7 @@ class PictureReader:
         raise next((problem for problem in problems if not isinstance(problem, Outside)), problems[0])
 
     def check(self) -> None:
-        """Raise StoreError if a store has refused pictures and no other one can be read: then the store is at fault."""
+        """Raise StoreError if a store has refused pictures and no other can be read: then the store is at fault."""
         for store, reason in self.unreadable.items():
             if store not in self.readable:
                 raise StoreError(f"{reason}, and no other picture of this shard could be read from {store}://")
@@ -303,8 +307,8 @@ def read_picture(
     shown_path: the path in error messages, which are stored in records and must not depend on where the input lies
         (default: `path`).
     folders: the folders in which the file must lie. Without them, the path must not contain a link.
-    sha256: the hash in a record that capsmith wrote. A file with this hash may be read anywhere on this machine, because
-        the author of the record knew its content.
+    sha256: the hash in a record that capsmith wrote. A file with this hash may be read anywhere on this machine,
+        because the author of the record knew its content.
     patient: whether a store that denies access gets further attempts.
 
     Raises ValueError if there is no such picture, or it may not be read; OSError if the store or the disk fails.

@@ -35,8 +35,8 @@ class Pool(ProcessPoolExecutor):
     def look(self) -> None:
         """End the pool if one of its processes has died; all open calls then raise BrokenProcessPool.
 
-        When all processes have ended and this process has closed its writing end, the pipe of answers ends, and Python's
-        pool notices that it is broken.
+        When all processes have ended and this process has closed its writing end, the pipe of answers ends, and
+        Python's pool notices that it is broken.
         """
         workers = list(self._workers.values())
         if any(process.exitcode for process in workers):  # neither alive nor ended normally

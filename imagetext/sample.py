@@ -136,7 +136,7 @@ def is_picture(head: bytes) -> bool:
 
 
 def _accepts(format: str, head: bytes) -> bool | str:
-    """Whether Pillow takes a file for this format, by its first 16 bytes; a text names what Pillow lacks to read it."""
+    """Whether Pillow takes a file for this format, by its first 16 bytes; a text if this Pillow cannot read it."""
     accept = Image.OPEN[format][1]
     return accept(head) if accept else False
 
@@ -232,7 +232,7 @@ def _jpeg_scans(data: bytes) -> int:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield start, end and kind of each chunk up to IEND; struct.error if the data end before (PNG specification, 5.3)."""
+    """Yield start, end and kind of each chunk up to IEND (PNG specification, 5.3); struct.error if the data end."""
     start, kind, count = 8, b"", 0
     while kind != b"IEND":
         if (count := count + 1) > limits.CHUNKS:

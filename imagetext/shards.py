@@ -38,15 +38,16 @@ RUN = "run.json"
 class ShardWriter:
     """Writes one shard of records, as a context manager. The file gets its name only when it is complete.
 
-    The bytes of the shard depend only on the records and options. Good records keep their order; failed records come last.
-    At the end of the block, `NAME.SUFFIX` is written, then the marker `NAME.done.json` with the counts, the file's size and
-    SHA-256, `input` and everything in `info`. After an exception, an old shard of this name and its marker are still there.
+    The bytes of the shard depend only on the records and options. Good records keep their order; failed records come
+    last. At the end of the block, `NAME.SUFFIX` is written, then the marker `NAME.done.json` with the counts, the
+    file's size and SHA-256, `input` and everything in `info`. After an exception, an old shard of this name and its
+    marker are still there.
 
-    folder: on this machine or in a store (`s3://`, `gs://`, `hf://`). Uploads of this shard that a killed process has left
-        in a store are aborted first.
-    columns: the columns that the run makes (synthetic captions, negatives, tags), so that shards in which all records fail
-        have them, too. The marker counts their captions. Default: all columns are taken to be of the run. If the run makes
-        synthetic captions, every good record must have some.
+    folder: on this machine or in a store (`s3://`, `gs://`, `hf://`). Uploads of this shard that a killed process has
+        left in a store are aborted first.
+    columns: the columns that the run makes (synthetic captions, negatives, tags), so that shards in which all records
+        fail have them, too. The marker counts their captions. Default: all columns are taken to be of the run. If the
+        run makes synthetic captions, every good record must have some.
     images: False writes columns that are joined with their pictures later (`imagetext.sets.join`): each record has the
         run's captions and the fields that identify its picture, but no picture and no other file.
     text_from_synthetic: `txt` is the first synthetic caption instead of the first original one.
@@ -223,9 +224,9 @@ def dataset_features(
     embeddings: the member of reinforced records that holds embeddings, which is read together with `paug.json`; needs
         `datasets` 4.7. Columns of embeddings that a record lacks are None.
 
-    Without features, `datasets` looks at the first five records of the first shard and fails if their fields differ: in a
-    shard of fewer than five good records, or if some records have no original caption. It also fails on all reinforced
-    records, because their views are lists of mixed depth, for which Arrow has no type.
+    Without features, `datasets` looks at the first five records of the first shard and fails if their fields differ:
+    in a shard of fewer than five good records, or if some records have no original caption. It also fails on all
+    reinforced records, because their views are lists of mixed depth, for which Arrow has no type.
     """
     from datasets import Features, Image, List, Value
 

@@ -1,7 +1,9 @@
-"""Text for people. Words of data, servers and libraries cannot control the terminal, show a secret or advise to run code.
+"""Text for people.
 
-Lines are printed by `say`, bars are `Progress`, logs and warnings pass through `at_terminal`, values in Markdown through
-`in_markdown`. HTML is made in `imagetext.pages`, cards in `imagetext.cards`.
+Words of data, servers and libraries cannot control the terminal, show a secret or advise to run code.
+
+Lines are printed by `say`, bars are `Progress`, logs and warnings pass through `at_terminal`, values in Markdown
+through `in_markdown`. HTML is made in `imagetext.pages`, cards in `imagetext.cards`.
 """
 
 import logging
@@ -101,7 +103,7 @@ def masked_values(value: Any) -> Any:
 
 
 def on_line(text: str) -> str:
-    """The text as one line for a terminal, a log or Markdown: without control characters and secrets, and not too long."""
+    """The text as one line for a terminal, a log or Markdown, without control characters and secrets; not too long."""
     text = masked(neutral(text[: 2 * MOST])).translate(BREAKS)
     if ADVICE.search(text):
         text = _without(ADVICE, text) or REFUSED
@@ -246,6 +248,9 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 
 def end_unread(file: TextIO) -> NoReturn:
-    """End the program, because the reader of its output has gone. SystemExit, because no `except Exception` catches it."""
+    """End the program, because the reader of its output has gone.
+
+    SystemExit, because no `except Exception` catches it.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # takes what is still buffered
     raise SystemExit(NOBODY_READS) from None

@@ -70,18 +70,19 @@ def read_samples(
     A tar is one shard, and so is a compressed table (`.jsonl.gz`, `.csv.zst`). Folders and other tables are split into
     shards of 1,000 rows.
 
-    images: the folders that hold the pictures of tables and caption sets, from which relative paths start (default: the
-        folder of the file). A path, or a link in a folder, that leads elsewhere is a problem: `imagetext.picture_files`.
+    images: the folders that hold the pictures of tables and caption sets, from which relative paths start (default:
+        the folder of the file). A path, or a link in a folder, that leads elsewhere is a problem:
+        `imagetext.picture_files`.
     check: whether such a path in a table is a problem (default), or only leaves its record without a picture.
     distinct: whether two shards of the same name are a problem (default), because a run writes files of that name.
     columns: which columns of tables hold pictures, captions and keys, and whether rows of one picture are one record.
     needs: what tables must have: "pictures", "captions" or "either".
-    labels: where the classes of records are found. The first shard of each SPEC is checked for them; if it has none, the
-        error says what it has instead.
+    labels: where the classes of records are found. The first shard of each SPEC is checked for them; if it has none,
+        the error says what it has instead.
 
-    Raises ValueError with all problems of all SPECs, and StoreError if a store fails. Iterating a shard raises ValueError
-    that names the file if a file is cut or damaged, after the rows before the damage, and StoreError if a store still
-    fails after several attempts. A bad row is a Record with an `error`.
+    Raises ValueError with all problems of all SPECs, and StoreError if a store fails. Iterating a shard raises
+    ValueError that names the file if a file is cut or damaged, after the rows before the damage, and StoreError if a
+    store still fails after several attempts. A bad row is a Record with an `error`.
     """
     problems, shards = [], []
     specs = [spec] if isinstance(spec, str) else spec
@@ -147,7 +148,10 @@ def _stem(path: str) -> str:
 
 @contextmanager
 def _collecting(problems: list[str | Exception]) -> Iterator[None]:
-    """Add what is wrong with an input to `problems`. StoreError is raised: the store may work when the command is repeated."""
+    """Add what is wrong with an input to `problems`.
+
+    StoreError is raised: the store may work when the command is repeated.
+    """
     try:
         yield
     except ValueError as error:
@@ -187,7 +191,10 @@ def named_files(spec: str) -> dict[str, Entry | None]:
 
 
 def _with_shards_of_runs(named: dict[str, Entry | None]) -> dict[str, Entry | None]:
-    """Replace each folder that a run of capsmith wrote by its shards. Raises ValueError if some of them are missing."""
+    """Replace each folder that a run of capsmith wrote by its shards.
+
+    Raises ValueError if some of them are missing.
+    """
     files = {}
     for path, file in named.items():
         shards = _shards_of_run(path) if file and file.is_folder else []
@@ -197,15 +204,15 @@ def _with_shards_of_runs(named: dict[str, Entry | None]) -> dict[str, Entry | No
         markers = read_markers(path)
         if missing := [name for name in shards if name not in markers]:
             raise ValueError(
-                f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with the "
-                "command that began it, or name the files that are there"
+                f"{path}: {len(missing):,} of its shards are not there ({', '.join(missing[:10])}); finish it with "
+                "the command that began it, or name the files that are there"
             )
         files |= entries(join(path, markers[name]["file"]) for name in shards)
     return files
 
 
 def _shards_of_run(folder: str) -> list[str]:
-    """The names of the shards that have a marker in a folder or stand in its `run.json`; none if there is no marker."""
+    """The names of the shards that have a marker in a folder or are in its `run.json`; none if there is no marker."""
     names = [os.path.basename(file.path) for file in listing(folder)] if is_remote(folder) else os.listdir(folder)
     done = {name.removesuffix(MARKER) for name in names if name.endswith(MARKER)}
     if not done or RUN not in names:
@@ -214,7 +221,10 @@ def _shards_of_run(folder: str) -> list[str]:
 
 
 def _labelled(shards: Sequence[Shard], labels: Labels) -> list[Shard]:
-    """The shards of one SPEC, which add labels to their records. Raises ValueError if the first shard has no labels."""
+    """The shards of one SPEC, which add labels to their records.
+
+    Raises ValueError if the first shard has no labels.
+    """
     if labels.names is None and shards and isinstance(shards[0].samples, HubRows | TableRows):
         labels = replace(labels, names=shards[0].samples.class_names(labels.place))
     shards = [replace(shard, labels=labels) for shard in shards]
@@ -283,9 +293,10 @@ def is_list(path: str) -> bool:
 
 
 def _shards_in_info(path: str, split: SplitTable) -> list[Shard]:
-    """The shards that an `info.json` lists, `{"lengths": {name: rows}}`; names are relative to the folder of that file.
+    """The shards that an `info.json` lists, `{"lengths": {name: rows}}`.
 
-    The numbers are ignored: the tool that writes such files leaves them 0, or counts only good rows.
+    Names are relative to the folder of that file. The numbers are ignored: the tool that writes such files leaves them
+    0, or counts only good rows.
     """
     try:
         lengths = json_object(read_bytes(path, limits.DOCUMENT)).get("lengths")

@@ -1,4 +1,4 @@
-"""How processes end: a command cleans up whatever signal ends it, and workers end with the process that started them."""
+"""How processes end: a command cleans up on any signal, and workers end with the process that started them."""
 
 import multiprocessing
 import os
@@ -14,9 +14,9 @@ STOPPED = (signal.SIGTERM, signal.SIGHUP)  # and SIGINT, which Python itself tur
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """In the block, a signal that ends the process raises KeyboardInterrupt(number) in its main thread, so that it cleans up.
+    """In the block, a signal that ends the process raises KeyboardInterrupt(number) in its main thread.
 
-    A signal that is ignored (as with `nohup`) or has a handler already is left alone.
+    So the process can clean up. A signal that is ignored (as with `nohup`) or has a handler already is left alone.
     """
     is_main = threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
     handled = [number for number in STOPPED if is_main and signal.getsignal(number) is signal.SIG_DFL]
@@ -37,7 +37,7 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """The exit code of shells for a process that a signal ended: 128 + its number, as 130 for SIGINT, 143 for SIGTERM."""
+    """The exit code for a process that a signal ended, as in shells: 128 + its number, 130 for SIGINT."""
     return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 

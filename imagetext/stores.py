@@ -1,7 +1,7 @@
 """Files on this machine or in a store that fsspec reaches (`s3://`, `gs://`, `hf://`).
 
-Each store's library finds its credentials in the environment. Files in stores are read in ranges. A range that fails is
-read again a few times; if it still fails, a StoreError is raised, which is never taken for an error of one row.
+Each store's library finds its credentials in the environment. Files in stores are read in ranges. A range that fails
+is read again a few times; if it still fails, a StoreError is raised, which is never taken for an error of one row.
 """
 
 import glob
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 logger = logging.getLogger(__name__)
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-# for a read or a look-up, with 1, 2, 4, 8 and 16 seconds between them; the stores' libraries make attempts of their own
+# for a read or a look-up, with 1, 2, 4, 8 and 16 seconds between them; the stores' libraries make further attempts
 ATTEMPTS = 6
 FIRST_WAIT = 1.0  # seconds
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}  # files of file managers that are not hidden
@@ -112,7 +112,8 @@ def call_store(
 ) -> Result:
     """Return the result of an action on a store.
 
-    The action is tried up to `attempts` times, with waits that double. Then a StoreError that names the path is raised.
+    The action is tried up to `attempts` times, with waits that double. Then a StoreError that names the path is
+    raised.
 
     lasting: errors that another attempt would not change; they are raised as they are.
     """
@@ -136,7 +137,10 @@ def call_store(
 
 
 def open_file(path: str, block: int = 1 << 20) -> io.BufferedReader:
-    """Open a file for reading and seeking. A file in a store is read in blocks of `block` bytes, when they are needed."""
+    """Open a file for reading and seeking.
+
+    A file in a store is read in blocks of `block` bytes, when they are needed.
+    """
     if not is_remote(path):
         return open(path, "rb")
     return io.BufferedReader(StoreFile(path), block)

@@ -12,7 +12,7 @@ from imagetext.readers.row_records import Row
 
 
 def batch_rows(batch: pa.RecordBatch, *, strict: bool) -> Iterator[Row | ValueError]:
-    """Yield the rows of a batch; a row that is larger than limits.FILE, or has a cell that cannot be read, is an error.
+    """Yield the rows of a batch. A row larger than limits.FILE, or with a cell that cannot be read, is an error.
 
     As many rows are built together as fit into limits.BATCH.
 
@@ -79,7 +79,7 @@ def _decoded(value: Any) -> Any:
     return list(map(_decoded, value)) if isinstance(value, list) else value and value.decode("utf-8", "replace")
 
 
-# ---- types -----------------------------------------------------------------------------------------------------------
+# ---- types ---------------------------------------------------------------------------------------------------------
 
 
 def holds_text(kind: pa.DataType) -> bool:

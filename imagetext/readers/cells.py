@@ -20,8 +20,8 @@ def cell_records(
 ) -> Iterator[tuple[int, list[str] | ValueError]]:
     """Yield the end and the cells of each record, by the strict rules of Python's csv.
 
-    If the quotation marks of a record break these rules, or would join several lines that look like rows, the record is only
-    its first line, with the marks as ordinary characters.
+    If the quotation marks of a record break these rules, or would join several lines that look like rows, the record
+    is only its first line, with the marks as ordinary characters.
 
     lines: each with the offset of its end. start: the offset at which they begin.
     """
@@ -83,7 +83,8 @@ def _check_quotes(
 ) -> list[str] | ValueError:
     """The cells of a record with quotation marks, or those of its first line if the marks are not those of csv.
 
-    In the second case the other lines are added to `returned`. `findings` counts what the record shows about the table.
+    In the second case the other lines are added to `returned`. `findings` counts what the record shows about the
+    table.
     """
     delimiter, width = layout.delimiter, len(layout.header)
     findings.odd_lines += sum(line.count(delimiter.encode()) + 1 != width for _, line in record_lines)
@@ -124,8 +125,8 @@ def _joins_rows(record_lines: Sequence[tuple[int, bytes]], layout: Layout) -> bo
 def settle_quotes(path: str, file: BinaryIO, layout: Layout, findings: Findings) -> Layout:
     """Return the layout, with what a pass over the whole table shows: whether quotation marks enclose cells.
 
-    They are ordinary characters if that reading fits the header better and few cells are properly enclosed. A warning says
-    how rows with unmatched marks are read.
+    They are ordinary characters if that reading fits the header better and few cells are properly enclosed. A warning
+    says how rows with unmatched marks are read.
 
     findings: the counts of that pass.
     """

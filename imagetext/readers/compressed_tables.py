@@ -55,20 +55,24 @@ class CompressedRows:
                 yield from piece.numbered(selection, file)
 
     def _is_scattered(self) -> bool:
-        """Whether some rows of a picture are not adjacent. Raises ValueError if the table is then too large to unpack."""
+        """Whether some rows of a picture are not adjacent.
+
+        Raises ValueError if the table is then too large to unpack.
+        """
         if not (self.reading and self.reading.group_by):
             return False
         repeats, size = Repeats(), 0
         with unpacked(self.path) as file:
             file.seek(self.layout.start)
-            for size, record in text_records(self.path, file, self.layout):  # noqa: B007  (the last size is read below)
+            for end, record in text_records(self.path, file, self.layout):
+                size = end
                 repeats.is_new(picture_name_in(record, self.layout, self.reading))
         is_scattered = repeats.are_scattered()
         if is_scattered and size > limits.UNPACKED:
             raise ValueError(
                 f"{self.path}: rows of one picture are not adjacent, and the table has {size:,} bytes, more than the "
-                f"{limits.UNPACKED:,} that are unpacked to sort them; give the table unpacked, or use --no-group, which "
-                "makes each row a record"
+                f"{limits.UNPACKED:,} that are unpacked to sort them; give the table unpacked, or use --no-group, "
+                "which makes each row a record"
             )
         return is_scattered
 

@@ -1,21 +1,25 @@
-"""Read published caption sets from the files of their authors: `KIND:FILE[#SPLIT]`, with the pictures in a separate folder.
+"""Read published caption sets from the files of their authors: `KIND:FILE[#SPLIT]`.
+
+The pictures are in a separate folder.
 
 | KIND | FILE | captions of a picture |
 |---|---|---|
-| coco, coco-permissive | captions_*.json of COCO, NoCaps, VizWiz | five; permissive: only pictures under CC BY, BY-SA, BY-ND |
+| coco, coco-permissive | captions_*.json of COCO, NoCaps, VizWiz | five; permissive: only of CC BY, BY-SA, BY-ND |
 | karpathy | dataset_coco.json (or of Flickr30k) | five; the split train includes restval |
 | docci | docci_descriptions.jsonlines | its description |
-| dci-short, dci-extended, dci-complete | folder of DCI's JSON files | short; short and extra; these and those of all masks |
-| gbc-short, gbc-long, gbc-relation | GBC's graphs, JSON lines or Parquet | of the whole picture; relation: short and relations |
+| dci-short, dci-extended, dci-complete | folder of DCI's JSON files | short; and extra; and those of all masks |
+| gbc-short, gbc-long, gbc-relation | GBC's graphs, JSON lines or Parquet | short; detail; short and relations |
 | recap-coco | Recap-COCO-30K's Parquet | the recaption |
 | iiw | ImageInWords' data.jsonl | the IIW description |
 | textcaps | TextCaps_0.1_*.json | five |
 | localized-narratives | Localized Narratives' JSON lines, one for each narrative | its narratives |
 | flickr | Flickr8k.token.txt, results_20130124.token | five |
 
-Other sets can be read as tables: Flickr30k's results.csv, BLIP's files of the Karpathy splits, LLaVA's and ShareGPT4V's.
+Other sets can be read as tables: Flickr30k's results.csv, BLIP's files of the Karpathy splits, LLaVA's and
+ShareGPT4V's.
 
-Licences of the sets: COCO's annotations CC BY 4.0, DOCCI and Recap-COCO and ImageInWords CC BY 4.0, DCI and GBC CC BY-NC.
+Licences of the sets: COCO's annotations CC BY 4.0, DOCCI and Recap-COCO and ImageInWords CC BY 4.0, DCI and GBC CC
+BY-NC.
 """
 
 import os
@@ -105,8 +109,8 @@ class CuratedRows:
             converted = CONVERTED[self.kind](row, self.split)
             if converted and self.shared and name_hash(converted["image"]) in self.shared:
                 raise ValueError(
-                    f"{converted['image']}: several rows have pictures of this file name from different places, so it is "
-                    "not known which of them the file is"
+                    f"{converted['image']}: several rows have pictures of this file name from different places, so it "
+                    "is not known which of them the file is"
                 )
             return converted
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -120,8 +124,8 @@ def curated_pieces(spec: str, images: tuple[str, ...] = ()) -> list[CuratedRows]
 
     images: the folders of the pictures (default: the folder of the file).
 
-    Raises ValueError if there is no such file or split of that kind, or if it names pictures outside these folders. The
-    pictures that DCI's annotations name are checked only when their rows are read.
+    Raises ValueError if there is no such file or split of that kind, or if it names pictures outside these folders.
+    The pictures that DCI's annotations name are checked only when their rows are read.
     """
     kind, _, source = spec.partition(":")
     path, _, split = source.partition("#")

@@ -1,7 +1,7 @@
-"""Convert the files of published caption sets, in the form of their authors, into rows of `imagetext.readers.row_records`.
+"""Convert the files of published caption sets into rows of `imagetext.readers.row_records`.
 
-LOADED has functions for files that are read as a whole: one JSON document, or a folder of them. CONVERTED has functions
-that convert a single row.
+LOADED has functions for files that are read as a whole: one JSON document, or a folder of them. CONVERTED has
+functions that convert a single row.
 """
 
 import logging
@@ -79,7 +79,7 @@ def _karpathy(path: str, split: str, kind: str) -> list[Row]:
 
 
 def _textcaps(path: str, split: str, kind: str) -> list[Row]:
-    """The file has an entry for each caption, and each entry has all captions of its picture; the test split has none."""
+    """Read an entry for each caption. Each has all captions of its picture; those of the test split have none."""
     rows: dict[str, Row] = {}
     for annotation in _load(path)["data"]:
         name = os.path.basename(annotation.get("image_path") or f"{annotation['image_id']}.jpg")

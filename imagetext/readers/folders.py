@@ -2,12 +2,12 @@
 
 | file | content |
 |---|---|
-| `metadata.jsonl`, `metadata.csv`, `metadata.parquet` | rows with a `file_name` relative to this file, as in `datasets` |
+| `metadata.jsonl`, `metadata.csv`, `metadata.parquet` | rows with a `file_name` relative to it, as in `datasets` |
 | `NAME.txt`, otherwise `NAME.caption`, beside `NAME.jpg` | its captions, one on each line, if metadata have none |
 | `NAME.json` beside `NAME.jpg` | its fields, as img2dataset writes them |
 
-Files with other suffixes are pictures if their first bytes are those of a picture. A warning names files that are none of
-these.
+Files with other suffixes are pictures if their first bytes are those of a picture. A warning names files that are none
+of these.
 """
 
 import hashlib
@@ -156,8 +156,8 @@ def read_inside(path: str, folders: PictureFolders) -> bytes:
 def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
     """Return all pictures in a folder and its subfolders, and all that its metadata files name, sorted by path.
 
-    Hidden files and folders are ignored. The key of a picture is its path in the folder without the suffix, or with it if
-    two pictures differ only in their suffix. A warning names files that are no pictures and belong to none.
+    Hidden files and folders are ignored. The key of a picture is its path in the folder without the suffix, or with it
+    if two pictures differ only in their suffix. A warning names files that are no pictures and belong to none.
 
     Raises ValueError if links, or names in metadata, lead out of the folder and of `images`.
     """
@@ -287,7 +287,7 @@ def _relative(path: str, folder: str) -> str:
     return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
-# ---- metadata --------------------------------------------------------------------------------------------------------
+# ---- metadata ------------------------------------------------------------------------------------------------------
 
 
 def _metadata_rows(path: str) -> list[tuple[int, Row | ValueError]] | None:

@@ -25,7 +25,10 @@ class Repeats:
         self.file: BinaryIO = tempfile.TemporaryFile()
 
     def is_new(self, name: str | None) -> bool:
-        """Whether a row with this name begins another picture than the row before. A row without a name always does."""
+        """Whether a row with this name begins another picture than the row before.
+
+        A row without a name always does.
+        """
         self.rows += 1
         if name is not None and name == self.last:
             return False
@@ -76,8 +79,8 @@ def side_by_side(rows: Iterable[tuple[str | None, int, int | None]]) -> Iterator
             ((number if name is None else _hash(name), number, place) for name, number, place in rows),
         )
         before = None
-        for number, place, first in database.execute("""
-                SELECT number, place, min(number) OVER (PARTITION BY name) AS first FROM rows ORDER BY first, number"""):
+        query = "SELECT number, place, min(number) OVER (PARTITION BY name) AS first FROM rows ORDER BY first, number"
+        for number, place, first in database.execute(query):
             yield number, place, first != before
             before = first
         database.close()

@@ -1,7 +1,8 @@
-"""Stream data sets with the library `datasets`: `datasets:ORG/NAME[:CONFIG][#SPLIT]`, or a folder instead of `ORG/NAME`.
+"""Stream data sets with the library `datasets`: `datasets:ORG/NAME[:CONFIG][#SPLIT]`.
 
-The default split is `train`. Each file of the set is a shard. The version of a set on the Hub is fixed when its shards are
-listed. For a set of tars, give the tars instead (`hf://datasets/ORG/NAME/*.tar`): `datasets` would decode their members.
+A folder may stand instead of `ORG/NAME`. The default split is `train`. Each file of the set is a shard. The version of
+a set on the Hub is fixed when its shards are listed. For a set of tars, give the tars instead
+(`hf://datasets/ORG/NAME/*.tar`): `datasets` would decode their members.
 """
 
 import logging

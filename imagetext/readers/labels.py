@@ -18,8 +18,8 @@ LOOKED_AT = 20  # first records of a shard, at least one of which must have a la
 class Labels:
     """Adds labels to records. A record without a valid label gets an error.
 
-    place: where the label is found: `folder`, the folder that a picture lies in; or the name of a tar's member (`cls`), a
-        field or a column.
+    place: where the label is found: `folder`, the folder that a picture lies in; or the name of a tar's member
+        (`cls`), a field or a column.
     names: the names of the classes, by the values that are found there; None if the values are the names.
     aliases: other values that may be found there, with the key of `names` that each stands for.
     """
@@ -56,7 +56,8 @@ class Labels:
             others = [*first.members, *(name for name in first.meta if name not in ("uid", "source"))]
             hint = f"; --label may be {' or '.join(map(repr, others))}" if self.place == FOLDER and others else ""
             raise ValueError(
-                f"{shard.path}: --label {self.place}: the first {len(looked_at)} records have none; {first.error}{hint}"
+                f"{shard.path}: --label {self.place}: the first {len(looked_at)} records have none; "
+                f"{first.error}{hint}"
             )
 
     def _value(self, record: Record) -> str | None:
@@ -76,7 +77,7 @@ class Labels:
 
 
 def named_once(names: Mapping[str, str]) -> dict[str, str]:
-    """The keys of the names that only one class has, by name: some sets have names of classes, others their numbers."""
+    """The keys of the names that only one class has, by name, for sets with names of classes instead of numbers."""
     times = Counter(names.values())
     return {name: key for key, name in names.items() if times[name] == 1}
 

@@ -1,8 +1,8 @@
 """Read the rows of a Parquet file: whole rows or only some columns, all rows or only some of them.
 
-Pictures are bytes, or bytes and path as `datasets` stores them, in a column with the name of a picture (img2dataset's `jpg`).
-Or they are paths in one of the usual columns. In a file that was made from webdataset shards, `__key__`, `txt`, `json` and
-`syn.json` have the same meaning as in a tar.
+Pictures are bytes, or bytes and path as `datasets` stores them, in a column with the name of a picture (img2dataset's
+`jpg`). Or they are paths in one of the usual columns. In a file that was made from webdataset shards, `__key__`,
+`txt`, `json` and `syn.json` have the same meaning as in a tar.
 """
 
 import json
@@ -61,7 +61,7 @@ def _opened(path: str) -> Iterator[_Opened]:
         raise ValueError(f"{path}: damaged Parquet file: {error}") from error
 
 
-# ---- columns ---------------------------------------------------------------------------------------------------------
+# ---- columns -------------------------------------------------------------------------------------------------------
 
 
 def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
@@ -80,7 +80,7 @@ def open_parquet(path: str, file: BinaryIO) -> tuple[pa.Schema, list[int]]:
 
 
 def parquet_class_names(path: str, column: str) -> dict[str, str] | None:
-    """The names of the classes in a column, by their numbers, as `datasets` stores them in a file; None without them."""
+    """The names of the classes in a column, by their numbers, as `datasets` stores them; None if it has none."""
     with _opened(path) as opened:
         info = (opened.schema.metadata or {}).get(b"huggingface", b"")
     try:
@@ -155,7 +155,7 @@ def _is_selected(name: str, kind: pa.DataType, selection: RowSelection) -> bool:
     return holds_text(kind) if selection.columns is None else name in selection.columns
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------------------------
 
 
 def parquet_rows(
@@ -211,9 +211,10 @@ def _group_rows(
 
 
 def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row | ValueError]]:
-    """Yield the numbers and rows of all row groups in which pictures may be paths, with the columns that name pictures.
+    """Yield the numbers and rows of all row groups in which pictures may be paths.
 
-    Bytes of pictures are read in groups in which some rows have paths and others bytes.
+    The rows have only the columns that name pictures. Bytes of pictures are read in groups in which some rows have
+    paths and others bytes.
     """
     with _opened(path) as opened:
         names = _names_by_column(opened.schema, reading)
@@ -237,7 +238,10 @@ def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row
 
 
 def _may_be_path(parquet: pq.ParquetFile, group: int, name: str) -> bool:
-    """Whether pictures in a column may be paths. By the file's statistics, not if all have bytes or none has a path."""
+    """Whether pictures in a column may be paths.
+
+    By the file's statistics, not if all have bytes or none has a path.
+    """
     metadata = parquet.metadata.row_group(group)
     for index, chunk in enumerate(map(metadata.column, range(metadata.num_columns))):
         column, statistics = parquet.schema.column(index).path, chunk.statistics
@@ -327,7 +331,7 @@ def _batches(
 
 
 def _unfolded(row: Row | ValueError) -> Row | ValueError:
-    """The row with the fields of its `json` and the columns of its `syn.json` as fields of its own, if these are objects."""
+    """The row with the fields in its `json` and the columns in its `syn.json`, if these are objects."""
     for name in ("json", "syn.json"):
         if isinstance(row, dict) and isinstance(row.get(name), dict):
             row = {**row.pop(name), **row}

@@ -2,25 +2,29 @@
 
 | SPEC | files | name of a picture | columns |
 |---|---|---|---|
-| laclip:CSV::FILE::… | LaCLIP's texts, a line for each row of its CSV | path or url | syn_text_laclip_ + end of FILE's name |
+| laclip:CSV::FILE::… | LaCLIP's texts, a line for each row of its CSV | path or url | syn_text_laclip_… by FILE |
 | vecap:FILE | VeCap's JSON object of links and captions, or a table | url | syn_text_vecap |
 | hq-clip:PLACE#FIELD=COLUMN,… | HQ-CLIP's folder or tar of JSON files, one for each uid | uid | as in the SPEC |
 | recap:FILE | Recap-DataComp-1B's Parquet | url, sha256 | syn_text_recap |
 
-FILE may be a pattern. The records of DataCompDR and DFNDR are tars, and are read as tars; uid and url.txt name their pictures.
+FILE may be a pattern. The records of DataCompDR and DFNDR are tars, and are read as tars; uid and url.txt name their
+pictures.
 
 What is known of these forms:
-- LaCLIP: the form that its own reader (data.py) reads. In the CSV, the first cell is the picture and the second its caption. A
-  row whose picture does not end with .png, .jpg or .jpeg (also the header) has no line in the texts. In a CSV of URLs, each row
-  has a line. A rewrite of fewer than two words is left out, because LaCLIP trains on the original caption instead. The original
-  captions of RedCaps are published as a text without names of pictures, and cannot be joined.
-- VeCap-300M: ten objects {link: caption}, as its repository reads them. A table (JSON lines, CSV, Parquet, a JSON list) has the
-  columns url and caption, like a copy of the set on the Hub. The form of its captions of CC3M is not known.
-- HQ-CLIP: each JSON file has the uid as its name and holds two descriptions and two lists of tags. The names of its fields are
-  not published, so the SPEC must give them: nothing is guessed, because a negative must not be taken for a caption. `a.b` is
-  the field b of the object a. Tags in one text are split at commas. How the files are packed is not known: a folder and a tar
-  are read.
-- Recap-DataComp-1B: the columns of its card: url, re_caption, org_caption, sha256, key. What its key names is not known.
+- LaCLIP: the form that its own reader (data.py) reads. In the CSV, the first cell is the picture and the second its
+  caption. A row whose picture does not end with .png, .jpg or .jpeg (also the header) has no line in the texts. In a
+  CSV of URLs, each row has a line. A rewrite of fewer than two words is left out, because LaCLIP trains on the
+  original caption instead. The original captions of RedCaps are published as a text without names of pictures, and
+  cannot be joined.
+- VeCap-300M: ten objects {link: caption}, as its repository reads them. A table (JSON lines, CSV, Parquet, a JSON
+  list) has the columns url and caption, like a copy of the set on the Hub. The form of its captions of CC3M is not
+  known.
+- HQ-CLIP: each JSON file has the uid as its name and holds two descriptions and two lists of tags. The names of its
+  fields are not published, so the SPEC must give them: nothing is guessed, because a negative must not be taken for a
+  caption. `a.b` is the field b of the object a. Tags in one text are split at commas. How the files are packed is not
+  known: a folder and a tar are read.
+- Recap-DataComp-1B: the columns of its card: url, re_caption, org_caption, sha256, key. What its key names is not
+  known.
 
 Licences: the captions of Recap-DataComp-1B are CC BY 4.0; Apple's sets have licences of their own.
 """
@@ -106,12 +110,12 @@ class PublishedRows:
 
 
 def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "") -> list[PublishedRows]:
-    """Return the rows of the files that a SPEC of this module names: one object for each file, or one for LaCLIP's files.
+    """Return the rows of the files that a SPEC of this module names: an object for each, or one for LaCLIP's files.
 
     fields: the part of the SPEC after `#`.
 
-    Raises ValueError, with all problems, if files are missing or of another kind, or if the number of lines in LaCLIP's files
-    differs from the number of pictures in the CSV.
+    Raises ValueError, with all problems, if files are missing or of another kind, or if the number of lines in
+    LaCLIP's files differs from the number of pictures in the CSV.
     """
     if kind == "laclip":
         _check_laclip(
@@ -138,7 +142,7 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
     return pieces
 
 
-# ---- LaCLIP: line i of each text file belongs to picture i of the CSV ------------------------------------------------
+# ---- LaCLIP: line i of each text file belongs to picture i of the CSV ----------------------------------------------
 
 
 def _is_csv(path: str) -> bool:
@@ -148,7 +152,8 @@ def _is_csv(path: str) -> bool:
 def _check_laclip(files: Sequence[str]) -> None:
     if [*map(_is_csv, files)].count(True) != 1 or len(files) < 2:
         raise ValueError(
-            "laclip: expected one CSV and its texts, as in laclip:cc3m_original.csv::cc3m_chatgpt.txt::cc3m_bard.txt, got "
+            "laclip: expected one CSV and its texts, as in "
+            "laclip:cc3m_original.csv::cc3m_chatgpt.txt::cc3m_bard.txt, got "
             + " and ".join(map(os.path.basename, files))
         )
 
@@ -169,8 +174,8 @@ def _laclip(files: Sequence[str]) -> PublishedRows:
     different = [f"{path} has {count:,} lines" for path, count in counts.items() if count != pictures]
     if different:
         raise ValueError(
-            f"{table}: has {pictures:,} pictures, but {', '.join(different)}: it is not known which line belongs to which "
-            "picture"
+            f"{table}: has {pictures:,} pictures, but {', '.join(different)}: it is not known which line belongs to "
+            "which picture"
         )
     return PublishedRows("laclip", table, tuple((path, column) for column, path in columns.items()))
 
@@ -185,7 +190,7 @@ def _laclip_rows(path: str, columns: Sequence[tuple[str, str]]) -> Iterator[Publ
 
 
 def _laclip_pictures(path: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the pictures of the CSV that have a line in the text files: `url` or `path`, that name, and the caption."""
+    """Yield the pictures of the CSV that have a line in the texts: `url` or `path`, that name, and the caption."""
     with _open_text(path, newline="") as file:
         rows = csv.reader(lines_of(path, file))
         while True:
@@ -215,7 +220,7 @@ def _open_text(path: str, newline: str | None = None) -> Iterator[TextIO]:
             yield text
 
 
-# ---- VeCap and Recap-DataComp: a link and a caption in each row ---------------------------------------------------------
+# ---- VeCap and Recap-DataComp: a link and a caption in each row ----------------------------------------------------
 
 
 def _check_table(rows: PublishedRows) -> None:
@@ -276,7 +281,7 @@ def _object_rows(path: str) -> Iterator[Mapping[str, Any] | ValueError]:
             yield {"url": link, "caption": caption}
 
 
-# ---- HQ-CLIP: a JSON file for each uid -----------------------------------------------------------------------------------
+# ---- HQ-CLIP: a JSON file for each uid -----------------------------------------------------------------------------
 
 
 def _columns(path: str, fields: str) -> tuple[tuple[str, str], ...]:

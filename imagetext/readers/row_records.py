@@ -215,7 +215,10 @@ def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """A text or a list of texts. An empty text in a list stays, because scores and embeddings are matched by position."""
+    """A text or a list of texts.
+
+    An empty text in a list stays, because scores and embeddings are matched by position.
+    """
     if _is_null(value) or isinstance(value, str) and not value.strip():
         return ()
     return tuple(_check_texts(name, [value] if isinstance(value, str) else value))
@@ -286,8 +289,8 @@ def _take_members(row: dict[str, Any]) -> dict[str, bytes]:
 def _take_columns(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Remove the columns of texts from the row, and return those that have any.
 
-    Raises ValueError if a column of synthetic captions does not hold texts. Columns with names of negatives and tags that
-    hold anything else stay, because others may use these names.
+    Raises ValueError if a column of synthetic captions does not hold texts. Columns with names of negatives and tags
+    that hold anything else stay, because others may use these names.
     """
     names = [name for name in row if is_caption_column(name) or is_other_column(name) and _are_texts(row[name])]
     columns = {name: row.pop(name) for name in names}

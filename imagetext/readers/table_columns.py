@@ -64,8 +64,8 @@ def reading_of(
     header: the names of all columns, if the table has a header.
     of_bytes: whether the column of pictures holds their bytes.
 
-    Raises ValueError if a column that the user named is missing, if it is not clear which of several columns is meant, or if
-    something that is needed is missing.
+    Raises ValueError if a column that the user named is missing, if it is not clear which of several columns is meant,
+    or if something that is needed is missing.
     """
     names = tuple(header if header is not None else dict.fromkeys(name for row in rows for name in row))
     problems = _missing_columns(columns, names)
@@ -160,8 +160,8 @@ def _choose(
 ) -> str | None:
     """The column of pictures or captions; "" if there is none, None if rows have different columns.
 
-    Of several columns, `best` is used, with a warning. If it is not among them, that is added to `problems`; if `problems`
-    is None, the most usual column is used, with a warning.
+    Of several columns, `best` is used, with a warning. If it is not among them, that is added to `problems`; if
+    `problems` is None, the most usual column is used, with a warning.
     """
     several = next((names for names in candidates if len(names) > 1), None)
     if several is not None:
@@ -201,7 +201,7 @@ def _advice(path: str, names: Collection[str]) -> str:
     return ""
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------------------------
 
 
 def usual_row(row: Row, reading: Reading, selected: Collection[str] = ()) -> Row | ValueError:
@@ -283,9 +283,9 @@ _LIST = re.compile(rf"\[[\s,]*+(?:(?:{_TEXT}|{_NOTHING})[\s,]*+)*+\]", re.DOTALL
 
 
 def listed(cell: str) -> list[str] | None:
-    """The texts in a cell that holds a list of texts, in the notation of JSON, Python or NumPy; None for any other cell.
+    """The texts in a cell that holds a list of texts, in the notation of JSON, Python or NumPy.
 
-    None and nan in the list are left out.
+    None and nan in the list are left out. Returns None for any other cell.
     """
     try:
         texts = json.loads(cell)
@@ -302,7 +302,7 @@ def listed(cell: str) -> list[str] | None:
     return texts if all(isinstance(text, str) for text in texts) else None
 
 
-# ---- rows of one picture ---------------------------------------------------------------------------------------------
+# ---- rows of one picture -------------------------------------------------------------------------------------------
 
 
 def grouping_name(row: Row | ValueError, reading: Reading) -> str | None:

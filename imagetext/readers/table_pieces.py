@@ -53,8 +53,8 @@ class TableRows:
     layout: Layout | None = None  # of a text table
     reading: Reading | None = None  # None: rows are returned unchanged
     folders: PictureFolders | None = None  # in which pictures may lie; None: only in the table's folder
-    # If rows of a picture are not adjacent: pairs of a row's number, and its offset (text) or the number of the first row
-    # of its picture (Parquet).
+    # If rows of a picture are not adjacent: pairs of a row's number, and its offset (text) or the number of the first
+    # row of its picture (Parquet).
     places: array | None = field(default=None, compare=False)
     skipped: int | None = None  # records at the beginning that do not belong to this piece; None: there are no others
 
@@ -79,7 +79,10 @@ class TableRows:
         return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
 
     def class_names(self, column: str) -> dict[str, str] | None:
-        """The names of the classes in a column, by their numbers; None if there are none. Only Parquet may have them."""
+        """The names of the classes in a column, by their numbers; None if there are none.
+
+        Only Parquet may have them.
+        """
         return None if self.layout else parquet_class_names(self.path, column)
 
     def _parquet_rows(self, selection: RowSelection | None) -> Iterator[tuple[int, Row | ValueError]]:
@@ -166,7 +169,10 @@ def pieces_of(
 def _sorted_pieces(
     rows: Iterable[tuple[int, int | None, str | None]], size: int, piece: Callable[..., TableRows]
 ) -> list[TableRows]:
-    """The pieces of rows that are sorted on disk. The place of a row without one is the number of its picture's first row."""
+    """The pieces of rows that are sorted on disk.
+
+    The place of a row without one is the number of its picture's first row.
+    """
     all_places: list[array] = []
     pictures = first = 0
     for number, place, is_first in side_by_side((name, number, place) for number, place, name in rows):
@@ -199,7 +205,7 @@ def picture_name(row: Row | ValueError, reading: Reading) -> str | None:
     return None if isinstance(row, ValueError) else grouping_name(usual_row(row, reading), reading)
 
 
-# ---- text ------------------------------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------------------------
 
 
 def text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | None) -> list[TableRows]:

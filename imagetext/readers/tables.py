@@ -63,7 +63,8 @@ def split_table(
     images: the folders of the pictures (default: the folder of the table).
     check: whether pictures outside these folders are a ValueError; otherwise their records have no picture.
 
-    Raises ValueError if the file is not a table of pictures or captions, lacks what it needs, or names pictures outside.
+    Raises ValueError if the file is not a table of pictures or captions, lacks what it needs, or names pictures
+    outside.
     """
     return with_folders(path, split_rows(path, columns, needs), images, check=check)
 
@@ -71,7 +72,7 @@ def split_table(
 def with_folders(
     path: str, pieces: Sequence[TableRows | CompressedRows], images: tuple[str, ...], *, check: bool = True
 ) -> list[TableRows | CompressedRows]:
-    """The pieces of a table, with the folders in which pictures may lie. images, check, errors: as in `split_table`."""
+    """The pieces of a table, with the folders in which pictures may lie. Arguments and errors: as in `split_table`."""
     folders = PictureFolders(os.path.dirname(path), images, strict=check)
     if check and pieces:
         check_inside(path, _pictures(path, pieces), folders)
@@ -106,8 +107,8 @@ def split_rows(
     columns: which columns hold pictures, captions and keys (default: None, which returns rows unchanged).
     needs: what the table must have.
     usual: further names of columns by which a delimiter is recognised.
-    groups_of: if not 0, a piece of Parquet is one or more whole row groups, together at most this many rows, unless a single
-        group has more.
+    groups_of: if not 0, a piece of Parquet is one or more whole row groups, together at most this many rows, unless a
+        single group has more.
 
     Raises ValueError if the file cannot be read, has two columns of the same name, or lacks what it needs.
     """
@@ -170,7 +171,7 @@ def _good_rows(rows: Iterable[Row | ValueError]) -> list[Row]:
     return good
 
 
-# ---- Parquet ---------------------------------------------------------------------------------------------------------
+# ---- Parquet -------------------------------------------------------------------------------------------------------
 
 
 def _parquet_pieces(

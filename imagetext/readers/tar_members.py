@@ -44,11 +44,12 @@ def split_name(name: str) -> tuple[str, str]:
 def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterator[Member | None]:
     """Yield every file in a tar, except those whose suffix `skip` accepts and those without a key or a suffix.
 
-    Folders and files of file managers are left out, too. The data of a link, device or sparse file are None. If the tar ends
+    Folders and files of file managers are left out, too. The data of a link, device or sparse file are None. If the
+    tar ends
     after a whole file, but without an end mark, None comes last: its writer did not close it, or it is cut there.
 
-    Raises ValueError, which names the tar and the offset, if the tar is cut or damaged; `tarfile` itself takes a damaged
-    header for the end.
+    Raises ValueError, which names the tar and the offset, if the tar is cut or damaged; `tarfile` itself takes a
+    damaged header for the end.
     """
     with _opened(path) as (file, size):
         offset = 0
@@ -83,7 +84,7 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
 
 
 class _Headers:
-    """A tar as `tarfile` reads it: only its headers, with a limit on their size, which only the headers themselves give."""
+    """A tar as `tarfile` reads it: only its headers. Their size is limited, because they themselves state it."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.seek, self.tell = file, file.seek, file.tell

@@ -1,8 +1,8 @@
 """Read tar shards in webdataset's layout: the files of one sample share a key and follow one another.
 
-Reinforced sets of both kinds have this layout: `url.txt, syn.json, paug.json, npz, json` without a picture, or `jpg, txt`
-and `pth.gz` instead of `npz`. Files that are not a picture, a text or `json` are kept as bytes and never opened. A `txt` is a
-single caption, with its line breaks.
+Reinforced sets of both kinds have this layout: `url.txt, syn.json, paug.json, npz, json` without a picture, or `jpg,
+txt` and `pth.gz` instead of `npz`. Files that are not a picture, a text or `json` are kept as bytes and never opened.
+A `txt` is a single caption, with its line breaks.
 """
 
 import logging
@@ -29,7 +29,10 @@ Files = dict[str, Member]  # the files of one sample, by suffix
 
 @dataclass(frozen=True)
 class TarRows:
-    """The records of one tar, read when iterated. Raises ValueError, which names the tar, if it cannot be read to its end."""
+    """The records of one tar, read when iterated.
+
+    Raises ValueError, which names the tar, if it cannot be read to its end.
+    """
 
     path: str
 
@@ -56,9 +59,9 @@ class TarRows:
 def _samples(path: str) -> Iterator[tuple[str, Files]]:
     """Yield name and files of each sample. A suffix that comes again begins the next sample of the same name.
 
-    In a tar on this machine in which the other files come after all pictures, or before them, each picture gets the files of
-    its name. A tar without an end mark is cut if its last sample lacks a file that all others have; otherwise there is only
-    a warning.
+    In a tar on this machine in which the other files come after all pictures, or before them, each picture gets the
+    files of its name. A tar without an end mark is cut if its last sample lacks a file that all others have; otherwise
+    there is only a warning.
     """
     members = read_members(path)
     first_members = list(islice(members, 2))
@@ -80,8 +83,8 @@ def _samples(path: str) -> Iterator[tuple[str, Files]]:
         name, files[member.suffix], size = member.key, member, size + len(member.data or b"")
         if size > limits.SAMPLE:
             raise ValueError(
-                f"{path}: the {len(files):,} files of the one key {name!r} are more than {limits.SAMPLE:,} bytes: a key "
-                "ends at the first dot of a name"
+                f"{path}: the {len(files):,} files of the one key {name!r} are more than {limits.SAMPLE:,} bytes: a "
+                "key ends at the first dot of a name"
             )
     if files:
         yield name, files | separate.pop(name, {})
@@ -95,8 +98,8 @@ def _check_end(path: str, name: str, missing: Collection[str]) -> None:
             f"{path}: cut: no end-of-archive mark, and its last sample, {name!r}, has no {', '.join(sorted(missing))}"
         )
     logger.warning(
-        "%s: has no end-of-archive mark: its writer did not close it, or it is cut between two samples; the samples that "
-        "are there are read",
+        "%s: has no end-of-archive mark: its writer did not close it, or it is cut between two samples; the samples "
+        "that are there are read",
         path,
     )
 
@@ -120,8 +123,8 @@ def _files_without_pictures(path: str) -> dict[str, Files]:
         files[member.key][member.suffix], size = member, size + len(member.data or b"")
         if size > limits.SAMPLE:
             raise ValueError(
-                f"{path}: the files of a sample do not follow one another, and files that are no pictures have more than "
-                f"{limits.SAMPLE:,} bytes; write the tar again with `tar --sort=name`"
+                f"{path}: the files of a sample do not follow one another, and files that are no pictures have more "
+                f"than {limits.SAMPLE:,} bytes; write the tar again with `tar --sort=name`"
             )
     return files
 
@@ -137,7 +140,8 @@ def _is_not_picture(suffix: str) -> bool:
 def _split_by_picture(path: str, samples: Iterable[tuple[str, Files]]) -> Iterator[tuple[str, Files]]:
     """Yield the samples, and split those in which several files are pictures, and none has only a picture's suffix.
 
-    Then keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and files of no picture belong to each.
+    Then keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and files of no picture belong to
+    each.
     """
     for name, files in samples:
         parts: dict[str, Files] = {}  # the files of each picture, by the part of its name before the suffix
@@ -157,8 +161,8 @@ def _split_by_picture(path: str, samples: Iterable[tuple[str, Files]]) -> Iterat
                 shared[suffix] = member
         if len(parts) * (len(shared) + sum(len(member.data or b"") for member in shared.values())) > limits.SAMPLE:
             raise ValueError(
-                f"{path}: {len(shared):,} files of the key {name!r} belong to each of its {len(parts):,} pictures, together "
-                f"more than {limits.SAMPLE:,} bytes: a key ends at the first dot of a name"
+                f"{path}: {len(shared):,} files of the key {name!r} belong to each of its {len(parts):,} pictures, "
+                f"together more than {limits.SAMPLE:,} bytes: a key ends at the first dot of a name"
             )
         for stem, part in parts.items():
             yield f"{name}.{stem}", shared | part

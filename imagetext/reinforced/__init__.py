@@ -1,1 +1,1 @@
-"""The parts of reinforced records beside captions: views of the picture, and embeddings."""
+"""The parts of reinforced records that are not captions: views of the picture, and embeddings."""

@@ -1,10 +1,10 @@
-"""Views of a picture as reinforced sets keep them: `paug.json`, and the pixels that it means.
+"""Views of a picture as reinforced sets store them in `paug.json`, and their pixels.
 
-A view is `[[top, left, height, width], [[operation, magnitude], [operation, magnitude]]]`: pixels of the whole picture, and
-the number of an operation in OPERATIONS. So `paug.json` of the reinforced sets of Faghri et al. 2023 and of MobileCLIP has it,
-and their readers replay it.
+A view is `[[top, left, height, width], [[operation, magnitude], [operation, magnitude]]]`: a crop in pixels of the
+whole picture, then operations of RandAugment by their index in OPERATIONS. This is the format of the reinforced sets
+of Faghri et al. 2023 and of MobileCLIP, whose readers can replay it.
 
-Dimensions: S side of a view.
+Dimensions: S side of a view in pixels.
 """
 
 import json
@@ -21,7 +21,7 @@ from imagetext.readers.row_records import json_object
 from imagetext.sample import MAX_PIXELS, in_bands, open_image
 
 View = list[list]
-F: Any = functional  # its types say Tensor where it takes and gives pictures of Pillow
+F: Any = functional  # its types name Tensor only, but it also takes and returns pictures of Pillow
 
 OPERATIONS = (
     "Identity",
@@ -39,17 +39,18 @@ OPERATIONS = (
     "AutoContrast",
     "Equalize",
 )
-STRONGEST = 10_000  # any magnitude: translations are in pixels, the largest of the others is 256
+STRONGEST = 10_000  # largest magnitude: translations are in pixels, the largest of the others is 256
 
 
 # ---- pixels ------------------------------------------------------------------------------------------------------
 
 
 def decode_stored(data: bytes | None) -> Image.Image:
-    """The picture's stored pixels in RGB: not turned as its EXIF data ask, and with what is behind its transparency.
+    """Return the stored pixels of a picture in RGB: without the EXIF orientation, and with transparency dropped.
 
-    So the readers of reinforced sets decode it, and a view means the same to them. Raises ValueError, with a reason, for what
-    is no whole picture.
+    Readers of reinforced sets decode pictures in this way, so a view has the same pixels for them.
+
+    Raises ValueError with a reason for data that is not a whole picture.
     """
     image = open_image(data)
     try:
@@ -64,18 +65,20 @@ def decode_stored(data: bytes | None) -> Image.Image:
 
 
 def replay(view: View, image: Image.Image, side: int) -> Tensor:
-    """The pixels (3, S, S), uint8, of a view of an RGB picture."""
-    (top, left, height, width), operations = view
-    image = F.resized_crop(image, top, left, height, width, [side, side], InterpolationMode.BICUBIC)
+    """Return the pixels (3, S, S), uint8, of a view of an RGB picture."""
+    (top, left_edge, height, width), operations = view
+    image = F.resized_crop(
+        image, top, left_edge, height, width, size=[side, side], interpolation=InterpolationMode.BICUBIC
+    )
     for number, strength in operations or ():
         image = _operate(image, OPERATIONS[number], strength)
     return F.pil_to_tensor(image)
 
 
 def _operate(image: Image.Image, name: str, strength: float) -> Image.Image:
-    """The picture after an operation; what comes in from outside is black, pixels are the nearest ones."""
+    """Apply an operation. Pixels are taken from the nearest ones; those from outside the picture are black."""
     match name:
-        case "ShearX" | "ShearY":  # torchvision takes an angle, RandAugment means a slope
+        case "ShearX" | "ShearY":  # torchvision expects an angle, RandAugment gives a slope
             angle = math.degrees(math.atan(strength))
             shear = [angle, 0.0] if name == "ShearX" else [0.0, angle]
             return F.affine(image, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
@@ -105,8 +108,8 @@ def _operate(image: Image.Image, name: str, strength: float) -> Image.Image:
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixels (..., 3, S, S), uint8, as a model takes them: float32, the same bits on every device as torchvision gives."""
-    # The divisor is a tensor on the device: by a plain number a GPU divides inexactly, through its reciprocal.
+    """Normalise pixels (..., 3, S, S), uint8, to float32, with the same bits on every device as torchvision's."""
+    # The divisor is a tensor on the device, because a GPU divides by a plain number inexactly, through its reciprocal.
     values = pixels.to(torch.float32).div_(torch.tensor(255.0, device=pixels.device))
     means, deviations = (
         torch.tensor(numbers, dtype=torch.float32, device=pixels.device)[:, None, None] for numbers in (mean, std)
@@ -118,12 +121,15 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def write_views(views: Sequence[View]) -> bytes:
-    """The member `paug.json`."""
+    """Return the bytes of `paug.json` for these views."""
     return json.dumps({"param_aug": views}, separators=(",", ":")).encode()
 
 
 def read_views(data: bytes) -> list[View]:
-    """The views of a `paug.json`, also of one whose list is text within the JSON; ValueError where it holds no such views."""
+    """Return the views in a `paug.json`, whose list may also be stored as a text.
+
+    Raises ValueError for anything else.
+    """
     try:
         views = json_object(data).get("param_aug")
         if isinstance(views, str):
@@ -131,10 +137,12 @@ def read_views(data: bytes) -> list[View]:
     except ValueError as error:
         raise ValueError(f"paug.json: {error}") from error
     if not isinstance(views, list):
-        raise ValueError("paug.json: no list under param_aug")
+        raise ValueError("paug.json: param_aug is not a list")
     for number, view in enumerate(views):
         if not _is_view(view):
-            raise ValueError(f"paug.json: view {number} is no crop with RandAugment's operations: {str(view)[:80]}")
+            raise ValueError(
+                f"paug.json: view {number} is not a crop with operations of RandAugment: {str(view)[:80]}"
+            )
     return views
 
 

@@ -1,1 +1,1 @@
-"""The built-in picture set: scenes that are drawn, what is true of them, and the words for them."""
+"""The built-in picture set: drawn scenes, the facts that are true of them, and captions for them."""

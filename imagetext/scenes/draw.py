@@ -1,11 +1,12 @@
-"""The built-in picture set: scenes of one to four shapes, drawn from a description, so that the truth is known exactly.
+"""The built-in picture set: scenes of one to four shapes, drawn from a description, so that all true facts are known.
 
     scenes:SPLIT[,n=1000][,level=1..4][,size=96][,seed=0][,captions=short|long|alt]
 
-A scene of level L has one to L objects. `captions` chooses what a sample's captions are: five short ones as COCO has
-(the default), one long one as DOCCI has, or alt text as the web has it; all three are in `Record.meta` anyway.
-The split follows from *what* is drawn (shapes, colours, sizes, textures, background, not the places), so no scene is
-in two splits. The words for a scene, and the facts that captions state about it, are in `imagetext/scenes/facts.py`.
+A scene of level L has one to L objects. `captions` selects the captions of a sample: five short ones like those of
+COCO (default), a long one like those of DOCCI, or alt text like that of the web. All three are in `Record.meta`. The
+split depends on what is drawn (shapes, colours, sizes, textures, background), but not on the places, so no scene is in
+two splits. Captions for a scene are made in `imagetext/scenes/words.py`, and the facts in captions are found in
+`imagetext/scenes/facts.py`.
 """
 
 import hashlib
@@ -35,14 +36,14 @@ RGB = {
     "white": (250, 250, 248),
 }
 BACKGROUND_RGB = {"grey": (150, 154, 160), "sand": (216, 190, 150), "sky": (150, 196, 226), "mint": (160, 206, 178)}
-RADIUS = {"small": (0.16, 0.175), "large": (0.215, 0.235)}  # in shares of the picture's side
-LINE, LINE_RGB = 0.14, (30, 30, 36)  # the line round an object: its width in radii, and its colour
+RADIUS = {"small": (0.16, 0.175), "large": (0.215, 0.235)}  # as a share of the picture's side
+LINE, LINE_RGB = 0.14, (30, 30, 36)  # width of the outline as a share of the radius, and its colour
 SUPERSAMPLING = 4
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """The part of a SPEC after `scenes:`, parsed; `ValueError` names every field that is wrong."""
+    """The parsed part of a SPEC after `scenes:`. Parsing raises ValueError, which names every field that is wrong."""
 
     split: str
     n: int = 1000
@@ -76,9 +77,10 @@ class SceneSpec:
 
 
 def draw_scene(spec: SceneSpec, index: int) -> dict[str, Any]:
-    """The description of scene `index`: a JSON-able dict of `background` and `objects`, always the same for a spec.
+    """Draw the description of scene `index`: a dict of `background` and `objects`, always the same for a spec.
 
-    An object has `shape`, `colour`, `size`, `texture`, and its place: centre `x`, `y` and `radius` in shares of the side.
+    An object has `shape`, `colour`, `size`, `texture`, and a place: its centre `x`, `y` and its `radius` as shares of
+    the picture's side. The dict has only JSON's types.
     """
     rng = random.Random(f"scene/{spec.seed}/{spec.split}/{spec.level}/{index}")
     first, last = SPLITS[spec.split]
@@ -98,7 +100,7 @@ def _describe(rng: random.Random, level: int) -> dict[str, Any]:
         }
         for _ in range(rng.randint(1, level))
     ]
-    if len(objects) > 1 and rng.random() < 0.2:  # twins, so that counting is worth a caption
+    if len(objects) > 1 and rng.random() < 0.2:  # two equal objects, so that captions count
         objects[1] = dict(objects[0])
     return {"background": rng.choice(facts.BACKGROUNDS), "objects": objects}
 
@@ -109,7 +111,10 @@ def _split_bucket(scene: Mapping[str, Any]) -> int:
 
 
 def _place(rng: random.Random, objects: list[dict[str, Any]], tries: int = 60) -> bool:
-    """Give each object a place, apart from the others and clearly beside or above them; False where none is found."""
+    """Give each object a place that does not overlap others and is clearly beside or above each.
+
+    False if none is found.
+    """
     scale = {1: 1.15, 2: 1.0, 3: 0.85, 4: 0.75}[len(objects)]
     for _ in range(tries):
         for item in objects:
@@ -118,32 +123,35 @@ def _place(rng: random.Random, objects: list[dict[str, Any]], tries: int = 60) -
             item.update(
                 x=round(rng.uniform(low, high), 3), y=round(rng.uniform(low, high), 3), radius=round(radius, 3)
             )
-        if all(_apart(item, other) for i, item in enumerate(objects) for other in objects[:i]):
+        if all(_apart(item, other) for index, item in enumerate(objects) for other in objects[:index]):
             return True
     return False
 
 
 def _apart(item: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     across, down = abs(item["x"] - other["x"]), abs(item["y"] - other["y"])
-    clearly = max(across, down) > 1.4 * min(across, down)  # a relation that nobody would argue about
-    return clearly and math.hypot(across, down) > item["radius"] + other["radius"] + 0.03
+    is_clear = max(across, down) > 1.4 * min(across, down)  # nobody would doubt which is left of or above the other
+    return is_clear and math.hypot(across, down) > item["radius"] + other["radius"] + 0.03
 
 
 # --- drawing -------------------------------------------------------------------------------------------------------
 
 
 def draw_picture(scene: Mapping[str, Any], size: int = 96, seed: str = "") -> Image.Image:
-    """The scene as an RGB picture of `size` pixels a side: shaded background, soft shadows, anti-aliased outlined shapes, noise."""
+    """Draw a scene as an RGB picture whose sides have `size` pixels.
+
+    It has a shaded background, soft shadows, smooth outlined shapes, and noise.
+    """
     rng = random.Random(f"picture/{seed}")
     picture = _background(scene["background"], size, rng)
     for item in scene["objects"]:
-        _draw_object(picture, item, size, rng)
+        _draw_object(picture, item, size, rng=rng)
     noise = np.random.Generator(np.random.Philox(rng.getrandbits(64))).normal(0, rng.uniform(1, 5), (size, size, 3))
     return Image.fromarray(np.clip(np.asarray(picture, np.float32) + noise, 0, 255).astype(np.uint8))
 
 
 def _background(name: str, size: int, rng: random.Random) -> Image.Image:
-    """A light falling from one side: brightness runs linearly over the picture in a random direction."""
+    """A background lit from one side: the brightness changes linearly in a random direction."""
     angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.16)
     ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
     light = 1 + strength * (math.cos(angle) * ramp[None, :] + math.sin(angle) * ramp[:, None])
@@ -151,13 +159,13 @@ def _background(name: str, size: int, rng: random.Random) -> Image.Image:
     return Image.fromarray(np.clip(light[..., None] * rgb, 0, 255).astype(np.uint8))
 
 
-def _draw_object(picture: Image.Image, item: Mapping[str, Any], size: int, rng: random.Random) -> None:
+def _draw_object(picture: Image.Image, item: Mapping[str, Any], size: int, *, rng: random.Random) -> None:
     radius = item["radius"] * size
-    half = math.ceil(radius * 1.25) + 2  # room for the shadow
-    left, top = round(item["x"] * size) - half, round(item["y"] * size) - half
+    half = math.ceil(radius * 1.25) + 2  # with room for the shadow
+    corner = round(item["x"] * size) - half, round(item["y"] * size) - half
     side = 2 * half * SUPERSAMPLING
     mask, line = Image.new("L", (side, side)), Image.new("L", (side, side))
-    points = _outline(item["shape"], radius * SUPERSAMPLING, side / 2, rng.uniform(-0.12, 0.12))
+    points = _outline(item["shape"], radius * SUPERSAMPLING, centre=side / 2, tilt=rng.uniform(-0.12, 0.12))
     ImageDraw.Draw(mask).polygon(points, fill=255)
     ImageDraw.Draw(line).line(
         [*points, *points[:2]], fill=255, width=round(radius * SUPERSAMPLING * LINE), joint="curve"
@@ -165,26 +173,27 @@ def _draw_object(picture: Image.Image, item: Mapping[str, Any], size: int, rng: 
 
     shadow = mask.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(max(1.0, size / 60)))
     offset = max(1, size // 48)
-    picture.paste((40, 40, 50), (left + offset, top + offset), shadow.point([value * 2 // 5 for value in range(256)]))
+    darkness = shadow.point([value * 2 // 5 for value in range(256)])
+    picture.paste((40, 40, 50), (corner[0] + offset, corner[1] + offset), darkness)
 
     shade = rng.uniform(0.93, 1.05)
     rgb = tuple(min(255, round(channel * shade)) for channel in RGB[item["colour"]])
-    picture.paste(rgb, (left, top), mask.reduce(SUPERSAMPLING))
+    picture.paste(rgb, corner, mask.reduce(SUPERSAMPLING))
     if item["texture"] != "plain":
-        pattern = _pattern(item["texture"], side, radius * SUPERSAMPLING, rng)
+        pattern = _pattern(item["texture"], side, radius * SUPERSAMPLING, rng=rng)
         pattern.paste(0, (0, 0), mask.point(lambda value: 255 - value))
-        picture.paste(_contrast(rgb), (left, top), pattern.reduce(SUPERSAMPLING))
-    picture.paste(LINE_RGB, (left, top), line.reduce(SUPERSAMPLING))
+        picture.paste(_contrast(rgb), corner, pattern.reduce(SUPERSAMPLING))
+    picture.paste(LINE_RGB, corner, line.reduce(SUPERSAMPLING))
 
 
 def _contrast(rgb: tuple[int, ...]) -> tuple[int, ...]:
-    """A tone for stripes and dots that keeps the colour's name: darker, but lighter for what is dark already."""
+    """A tone for stripes and dots that has the same colour name: darker, or lighter for a dark colour."""
     if sum(rgb) < 200:
         return tuple(channel + 75 for channel in rgb)
     return tuple(round(channel * (0.72 if sum(rgb) < 600 else 0.82)) for channel in rgb)
 
 
-def _pattern(texture: str, side: int, radius: float, rng: random.Random) -> Image.Image:
+def _pattern(texture: str, side: int, radius: float, *, rng: random.Random) -> Image.Image:
     pattern = Image.new("L", (side, side))
     draw = ImageDraw.Draw(pattern)
     period = radius * 0.5
@@ -203,8 +212,11 @@ def _pattern(texture: str, side: int, radius: float, rng: random.Random) -> Imag
     return pattern
 
 
-def _outline(shape: str, radius: float, centre: float, tilt: float) -> list[tuple[float, float]]:
-    """The shape's outline as points about (centre, centre), turned by `tilt` radians; all shapes have about one area."""
+def _outline(shape: str, radius: float, *, centre: float, tilt: float) -> list[tuple[float, float]]:
+    """The outline of a shape as points around (centre, centre), turned by `tilt` radians.
+
+    The areas of all shapes are about equal.
+    """
     if shape == "circle":
         polar = [(0.92, step * math.pi / 32) for step in range(64)]
     elif shape == "square":
@@ -218,7 +230,7 @@ def _outline(shape: str, radius: float, centre: float, tilt: float) -> list[tupl
         corners = [(width, arm), (width, width), (arm, width), (arm, -width), (width, -width), (width, -arm)]
         corners += [(-x, -y) for x, y in corners]
         polar = [(math.hypot(x, y), math.atan2(y, x)) for x, y in corners]
-    else:  # heart: the usual parametric curve
+    else:  # a heart, by the usual parametric curve
         polar = []
         for step in range(64):
             angle = step * math.pi / 32
@@ -235,7 +247,7 @@ def _outline(shape: str, radius: float, centre: float, tilt: float) -> list[tupl
 
 
 def scene_sample(spec: SceneSpec, index: int) -> Record:
-    """Scene `index` of the spec as a Record: JPEG bytes, the chosen captions, and all its words and truth in `meta`."""
+    """Make a Record of scene `index`: a JPEG and the selected captions. `meta` has all about it."""
     scene = draw_scene(spec, index)
     name = f"{spec.seed}/{spec.split}/{spec.level}/{index}"
     rng = random.Random(f"words/{name}")
@@ -261,15 +273,11 @@ class _SceneRows:
 
 
 def scene_shards(spec: str) -> list[Shard]:
-    """The shards of a `scenes:` spec, 1,000 pictures each; raises ValueError naming what is wrong with the spec."""
+    """Return the shards of a `scenes:` spec, with 1,000 pictures each. Raises ValueError if the spec is wrong."""
     parsed = SceneSpec.parse(spec)
-    starts = range(0, parsed.n, ROWS_PER_SHARD)
-    return [
-        Shard(
-            f"scenes-{parsed.split}{parsed.level}-{number:05d}",
-            spec,
-            {},
-            _SceneRows(parsed, range(start, min(start + ROWS_PER_SHARD, parsed.n))),
-        )
-        for number, start in enumerate(starts)
-    ]
+    shards = []
+    for number, start in enumerate(range(0, parsed.n, ROWS_PER_SHARD)):
+        rows = _SceneRows(parsed, range(start, min(start + ROWS_PER_SHARD, parsed.n)))
+        name = f"scenes-{parsed.split}{parsed.level}-{number:05d}"
+        shards.append(Shard(name, spec, stamp={}, samples=rows))
+    return shards

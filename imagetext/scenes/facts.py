@@ -1,7 +1,7 @@
-"""Facts: those that are true of a built-in picture, and those that a caption states.
+"""Facts that are true of a built-in picture, and facts that a caption states.
 
-A fact is exact: a caption's precision is the share of its facts that are among the scene's `true_facts`, and the
-recall of a picture's captions is the share of its `key_facts` that some of them states.
+The precision of a caption is the share of its facts that are among the scene's `true_facts`. The recall of a picture's
+captions is the share of the scene's `key_facts` that at least one of them states.
 """
 
 import itertools
@@ -24,7 +24,7 @@ NOUNS = {
 }
 RELATIONS = {
     "left of": ("left of", False),
-    "right of": ("left of", True),  # both ways are one fact: (name, swapped)
+    "right of": ("left of", True),  # both directions are the same fact: (name, whether the objects are swapped)
     "above": ("above", False),
     "below": ("above", True),
 }
@@ -43,7 +43,7 @@ KINDS = ("colour", "shape", "count", "relation", "size", "texture", "background"
 
 
 class Fact(NamedTuple):
-    """One thing stated of a picture, e.g. ("relation", "left of", "red circle", "blue square").
+    """A statement about a picture, for example ("relation", "left of", "red circle", "blue square").
 
     `kind` is one of KINDS; `subject` and `other` are "colour shape", "shape", "colour object", "object" or "".
     """
@@ -54,11 +54,11 @@ class Fact(NamedTuple):
     other: str = ""
 
 
-# --- the truth -----------------------------------------------------------------------------------------------------
+# --- facts of a scene ----------------------------------------------------------------------------------------------
 
 
 def true_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
-    """Every fact about the scene that a caption can state and be right."""
+    """Return all facts about the scene that a caption can state and that are true."""
     objects = scene["objects"]
     facts = {Fact("background", scene["background"])}
     for item in objects:
@@ -77,12 +77,16 @@ def true_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
     facts |= {Fact("count", str(count), name) for name, count in counts.items()}
     for item, other in itertools.permutations(objects, 2):
         for relation in _relations(item, other):
-            facts |= {Fact("relation", relation, a, b) for a in _names(item) for b in _names(other)}
+            facts |= {
+                Fact("relation", relation, subject=name, other=other_name)
+                for name in _names(item)
+                for other_name in _names(other)
+            }
     return frozenset(facts)
 
 
 def key_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
-    """The facts that recall counts: each shape and its colour, how many objects there are, and how two of them stand."""
+    """Return the facts that recall counts: all shapes and colours, the number of objects, and a relation of two."""
     objects = scene["objects"]
     facts = {Fact("shape", item["shape"]) for item in objects}
     facts |= {Fact("colour", item["colour"], item["shape"]) for item in objects}
@@ -92,7 +96,7 @@ def key_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
     if (pair := related_pair(kinds)) is not None:
         item, other = pair
         value, first, second = main_relation(item, other)
-        facts.add(Fact("relation", value, full_name(first), full_name(second)))
+        facts.add(Fact("relation", value, subject=full_name(first), other=full_name(second)))
     return frozenset(facts)
 
 
@@ -105,14 +109,17 @@ def _names(item: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _relations(item: Mapping[str, Any], other: Mapping[str, Any], margin: float = 0.08) -> list[str]:
-    """The relations that hold, each by a margin in shares of the picture's side."""
-    return (["left of"] if other["x"] - item["x"] > margin else []) + (
-        ["above"] if other["y"] - item["y"] > margin else []
-    )
+    """The relations that hold with a margin, given as a share of the picture's side."""
+    relations = []
+    if other["x"] - item["x"] > margin:
+        relations.append("left of")
+    if other["y"] - item["y"] > margin:
+        relations.append("above")
+    return relations
 
 
 def main_relation(item: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Mapping, Mapping]:
-    """How two objects stand, along the axis on which they are further apart."""
+    """The relation of two objects along the axis on which they are further apart, and the objects in its order."""
     across, down = other["x"] - item["x"], other["y"] - item["y"]
     if abs(across) >= abs(down):
         return ("left of", item, other) if across > 0 else ("left of", other, item)
@@ -126,7 +133,7 @@ def place_of(item: Mapping[str, Any]) -> str:
 
 
 def groups(scene: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
-    """The objects, those of one colour and shape together, in the order in which people name them: from the upper left on."""
+    """The objects, grouped by colour and shape, in the order in which people name them: from the upper left."""
     kinds: dict[str, list] = {}
     for item in sorted(scene["objects"], key=lambda item: item["x"] + item["y"]):
         kinds.setdefault(full_name(item), []).append(item)
@@ -134,12 +141,12 @@ def groups(scene: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
 
 
 def related_pair(kinds: list[list[Mapping[str, Any]]]) -> tuple[Mapping, Mapping] | None:
-    """The first two objects that are the only ones of their colour and shape, None where there are not two."""
-    alone = [group[0] for group in kinds if len(group) == 1]
-    return (alone[0], alone[1]) if len(alone) > 1 else None
+    """The first two objects that are the only ones of their colour and shape; None if there are fewer than two."""
+    unique = [group[0] for group in kinds if len(group) == 1]
+    return (unique[0], unique[1]) if len(unique) > 1 else None
 
 
-# --- what a caption states -----------------------------------------------------------------------------------------
+# --- facts of a caption --------------------------------------------------------------------------------------------
 
 _WORD = re.compile(r"[a-z]+|[,.;:]")
 _PLACE = re.compile(r"\bat the (upper left|upper right|lower left|lower right|top|bottom|left|right|centre)\b(?! of)")
@@ -147,7 +154,7 @@ _BACKGROUND = re.compile(rf"\b(?:on|over|against) (?:a |an |the )?(?:plain )?({'
 
 
 def facts_of(caption: str) -> frozenset[Fact]:
-    """The facts a caption states, right or wrong; words that are none of ours state nothing."""
+    """Return the facts that a caption states, true or false. Words outside the vocabulary state nothing."""
     text = " ".join(_WORD.findall(caption.lower()))
     facts = {Fact("background", name) for name in _BACKGROUND.findall(text)}
     text = _BACKGROUND.sub(" ; ", text)
@@ -159,17 +166,12 @@ def facts_of(caption: str) -> frozenset[Fact]:
             between = sentence[phrase.end : other.start]
             for words, (relation, swapped) in RELATIONS.items():
                 if re.search(rf"\b{words}\b", between):
-                    facts.add(
-                        Fact(
-                            "relation",
-                            relation,
-                            *((other.name, phrase.name) if swapped else (phrase.name, other.name)),
-                        )
-                    )
+                    names = (other.name, phrase.name) if swapped else (phrase.name, other.name)
+                    facts.add(Fact("relation", relation, *names))
         for phrase, following in zip(phrases, [*phrases[1:], None]):
-            rest = sentence[phrase.end : following.start if following else None]
-            facts |= {Fact("place", place, phrase.name) for place in _PLACE.findall(rest)}
-            if match := re.match(r" (?:is|are) ((?:[a-z]+ (?:and )?){0,3}[a-z]+)", rest):  # "the red circle is large"
+            after = sentence[phrase.end : following.start if following else None]
+            facts |= {Fact("place", place, phrase.name) for place in _PLACE.findall(after)}
+            if match := re.match(r" (?:is|are) ((?:[a-z]+ (?:and )?){0,3}[a-z]+)", after):  # "the red circle is large"
                 facts |= _adjective_facts(match[1].split(), phrase.name)
     return frozenset(facts)
 
@@ -194,7 +196,8 @@ def _noun_phrases(sentence: str) -> list[_Phrase]:
     for match in re.finditer(r"\S+", sentence):
         word = match[0]
         if word in NOUNS:
-            phrases.append(_Phrase(tuple(modifiers), NOUNS[word], start if modifiers else match.start(), match.end()))
+            begin = start if modifiers else match.start()
+            phrases.append(_Phrase(tuple(modifiers), NOUNS[word], start=begin, end=match.end()))
             modifiers = []
         elif word in _MODIFIERS and (modifiers or word not in ("of", "and")):
             start = start if modifiers else match.start()

@@ -1,4 +1,4 @@
-"""The words for a built-in picture: short captions as COCO has, a long one as DOCCI has, alt text as the web has."""
+"""Captions for a built-in picture: short ones like those of COCO, a long one like those of DOCCI, and alt text."""
 
 import itertools
 import random
@@ -23,18 +23,19 @@ Group = list[Mapping[str, Any]]  # objects of one colour and shape
 
 
 def short_captions(scene: Scene, rng: random.Random) -> tuple[str, ...]:
-    """Five differently phrased short captions: each true, none with everything."""
+    """Return five short captions in different words. Each is true, and none names everything."""
     makers = list(_ONE_KIND if len(groups(scene)) == 1 else _SEVERAL_KINDS)
     rng.shuffle(makers)
-    captions: dict[str, None] = {}  # in their order
-    made = (maker(scene, rng) for maker in itertools.cycle(makers))
-    while len(captions) < 5:
-        captions[next(made)] = None
+    captions: dict[str, None] = {}  # a dict instead of a set, to keep their order
+    for maker in itertools.cycle(makers):
+        if len(captions) == 5:
+            break
+        captions[maker(scene, rng)] = None
     return tuple(captions)
 
 
 def long_caption(scene: Scene, rng: random.Random) -> str:
-    """One caption of several sentences with everything in it."""
+    """Return a caption of several sentences that names everything."""
     kinds = groups(scene)
     sentences = [f"{_medium(rng)} {_listed([_describe(group, rng, 0) for group in kinds])}{_on(scene, rng)}"]
     if len(kinds) > 1:
@@ -57,7 +58,10 @@ def long_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def _describe(group: Group, rng: random.Random, detail: float = 0.3, article: str = "a") -> str:
-    """A noun phrase such as "a large striped red circle" or "two blue stars"; `detail` is the chance of each adjective."""
+    """A noun phrase such as "a large striped red circle" or "two blue stars".
+
+    detail: the probability of each adjective.
+    """
     words = [adjective for adjective in _adjectives(group) if rng.random() < detail]
     words += [group[0]["colour"], group[0]["shape"]]
     if len(group) > 1:
@@ -69,7 +73,7 @@ def _describe(group: Group, rng: random.Random, detail: float = 0.3, article: st
 
 
 def _adjectives(group: Group) -> list[str]:
-    """The size and texture that all of a group share; plain is not worth a word."""
+    """The size and texture that all objects of a group share. "plain" is not named."""
     shared = [{item[key] for item in group} for key in ("size", "texture")]
     return [values.pop() for values in shared if len(values) == 1 and values != {"plain"}]
 
@@ -111,7 +115,7 @@ def _state(group: Group, rng: random.Random) -> str:
 
 
 def _related(scene: Scene, rng: random.Random, upper_left_first: float = 0.75) -> str:
-    """How the first two things stand, from one side or the other; a list where no two can be told apart."""
+    """A relation of the first two objects, in one order or the other; a list if no two can be told apart."""
     pair = related_pair(groups(scene))
     if pair is None:
         return _all(scene, rng)
@@ -141,7 +145,7 @@ _SEVERAL_KINDS: tuple[Maker, ...] = (
 
 # --- alt text ------------------------------------------------------------------------------------------------------
 
-_FOREIGN = {  # the same things as shops abroad name them: German, Spanish, French
+_FOREIGN = {  # the same words in German, Spanish and French, as in shops of other countries
     "circle": ("kreis", "círculo", "cercle"),
     "square": ("quadrat", "cuadrado", "carré"),
     "star": ("stern", "estrella", "étoile"),
@@ -187,7 +191,7 @@ _SPAM = (
 
 
 def alt_text(scene: Scene, rng: random.Random) -> str:
-    """Alt text as the web has it: 86 % names something true, little of it everything; the rest is wrong or names nothing."""
+    """Return alt text like that of the web: 86 % is true, but rarely complete; the rest is wrong or says nothing."""
     chance = rng.random()
     if chance < 0.40:
         return _product(rng.choice(scene["objects"]), rng)

@@ -1,1 +1,1 @@
-"""Add columns of captions to existing sets: make room for a new column, and join columns that were written separately."""
+"""Add columns of captions to existing sets: make room for a new column, and join columns written separately."""

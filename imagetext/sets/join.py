@@ -30,7 +30,8 @@ On = Literal["key", "uid", "sha256", "url", "path"]
 class Joined:
     """How many records got captions, and how many did not.
 
-    unlike: an example of two names that do not match: of the first picture without captions, and of the first captions.
+    unlike: an example of two names that do not match: of the first picture without captions, and of the first
+        captions.
     """
 
     matched: int
@@ -54,10 +55,10 @@ def join(
 ) -> Joined:
     """Write the shards again, with the columns that other records hold for their pictures.
 
-    Records are matched by a name of the picture, never by their order. A record that has no captions afterwards becomes a
-    failed record, with the reason. If a joined column holds synthetic captions, a record without synthetic captions fails,
-    too, because trainers that draw them stop with an error at such a record; otherwise original captions are enough.
-    Finished shards are not written again.
+    Records are matched by a name of the picture, never by their order. A record that has no captions afterwards
+    becomes a failed record, with the reason. If a joined column holds synthetic captions, a record without synthetic
+    captions fails, too, because trainers that draw them stop with an error at such a record; otherwise original
+    captions are enough. Finished shards are not written again.
 
     columns: the SPEC or SPECs of the records that hold the columns; an empty list to only draw texts.
     on: the field that identifies a picture:
@@ -66,8 +67,8 @@ def join(
         `sha256`: of the picture's bytes, or as recorded if there is no picture;
         `url`: in `url.txt` or `json`;
         `path`: the path of the picture's file, from a field, or as it was found in its table or folder.
-        If several records with the same name have different captions, none of them is used. With `sha256` they are all of
-        the same picture, and those of the smallest key are used.
+        If several records with the same name have different captions, none of them is used. With `sha256` they are all
+        of the same picture, and those of the smallest key are used.
     overwrite, drop_text_embeddings: see `imagetext.sets.room.room_for`.
     text_from: (column, p): `txt` is a caption of this column with probability p, otherwise the first original caption
         (webdataset only).
@@ -183,7 +184,10 @@ class _Index:
                                    PRIMARY KEY (picture, name)) WITHOUT ROWID;""")
 
     def add(self, shards: Sequence[Shard]) -> None:
-        """Add the columns of records. A failed record is stored as a column without a name, whose text is the reason."""
+        """Add the columns of records.
+
+        A failed record is stored as a column without a name, whose text is the reason.
+        """
         self.database.execute("BEGIN")
         for shard in Progress(shards, desc="reading captions", unit="shard"):
             for record in shard:

@@ -1,8 +1,9 @@
 """Make room for a new column of captions in a record, which its text embeddings may prevent.
 
-Reinforced sets hold a vector for each caption, in `npz` or `pth.gz`. Their reference reader takes a caption's vector from
-the array `NAME_emb` of its column. If `text_emb` has more rows than there are original captions, it takes the vector from
-there, by position. With a column without vectors, training would stop with a KeyError, or use vectors of other captions.
+Reinforced sets hold a vector for each caption, in `npz` or `pth.gz`. Their reference reader takes a caption's vector
+from the array `NAME_emb` of its column. If `text_emb` has more rows than there are original captions, it takes the
+vector from there, by position. With a column without vectors, training would stop with a KeyError, or use vectors of
+other captions.
 """
 
 import io
@@ -110,5 +111,5 @@ def _array(name: str) -> str:
 
 
 def _embeds_text(name: str) -> bool:
-    """Whether an array or field of this name holds vectors of texts (not of pictures), by the rule of the reference tools."""
+    """Whether an array or field of this name holds vectors of texts, not of pictures, by the reference tools' rule."""
     return (name.endswith(("emb", "embedding", "embeddings")) or "_emb_" in name) and not name.startswith("image")

@@ -23,8 +23,8 @@ from imagetext.writers.record_fields import (
 class JsonlShard:
     """JSONL: each row has its picture as a path relative to the file, or as a URL.
 
-    A picture that was read from a file stays there; other pictures are stored in the folder `NAME.images`. The folder of an
-    earlier shard of this name stays until the new shard is complete; in a store, its pictures are overwritten.
+    A picture that was read from a file stays there; other pictures are stored in the folder `NAME.images`. The folder
+    of an earlier shard of this name stays until the new shard is complete; in a store, its pictures are overwritten.
     """
 
     def __init__(self, file: Output, *, columns: Iterable[str], **_: Any):
@@ -78,7 +78,7 @@ class JsonlShard:
         to_disk(path)
 
     def _stays(self, source: str, data: bytes) -> bool:
-        """Whether the row may name the file that the picture was read from: unchanged, and within reach of all readers."""
+        """Whether the row may name the file that the picture was read from: it is unchanged and all can reach it."""
         if is_remote(source):
             file = entry(source)
             return file is not None and file.stamp["size"] == len(data) and read_bytes(source) == data

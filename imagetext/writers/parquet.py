@@ -25,8 +25,8 @@ from imagetext.writers.writer import OneFile
 class ParquetShard(OneFile):
     """Parquet: the picture is in a column that `datasets` reads as Image.
 
-    The column `json` holds all other fields, so that all shards of a run have the same columns. Rows wait on disk until the
-    shard is closed, because its columns and their types are known only then.
+    The column `json` holds all other fields, so that all shards of a run have the same columns. Rows wait on disk
+    until the shard is closed, because its columns and their types are known only then.
     """
 
     ROW_GROUP = 100
@@ -114,7 +114,7 @@ def _arrow_type(values: list[Any]) -> pa.DataType:
 
 
 def _example(value: Any) -> Any:
-    """A small value of the same `_arrow_type`: lists have one item of each structure, numbers and texts are 0 and ""."""
+    """A small value of the same `_arrow_type`: one item of each structure in lists, 0 and "" for numbers and texts."""
     if isinstance(value, dict):
         return {name: _example(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -36,8 +36,9 @@ def record_columns(
 def has_captions(columns: Collection[str], originals: Collection[str], of_run: Collection[str]) -> bool:
     """Whether a record with these columns is a good record of a run.
 
-    If the run makes synthetic captions, a good record has some, because trainers that draw them stop with an error at a
-    record without. A run of only negatives or tags adds to existing captions, so a picture with original captions is good.
+    If the run makes synthetic captions, a good record has some, because trainers that draw them stop with an error at
+    a record without. A run of only negatives or tags adds to existing captions, so a picture with original captions is
+    good.
 
     of_run: the names of the columns that the run makes; () for any.
     """
@@ -69,7 +70,7 @@ def record_fields(record: Record) -> dict[str, Any]:
 
 
 def with_source_fields(fields: Mapping[str, Any], clash: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add the fields whose names clash with ours to `source_fields`; fields that are there already are not replaced."""
+    """Add the fields whose names clash with ours to `source_fields`, where they replace none that is there already."""
     return {**fields, "source_fields": {**clash, **fields.get("source_fields", {})}} if clash else fields
 
 
@@ -163,5 +164,5 @@ def with_caption_fields(fields: Mapping[str, Any], columns: Mapping[str, Sequenc
 
 
 def unnamed_columns(record: Record) -> dict[str, tuple[str, ...]]:
-    """The columns whose names do not follow our conventions, so that readers could take them for other fields of a table."""
+    """The columns whose names do not follow our conventions, so readers could take them for other fields."""
     return {name: texts for name, texts in record.columns.items() if not is_column(name)}

@@ -13,7 +13,9 @@ from imagetext.writers.writer import OneFile
 
 
 class TarShard(OneFile):
-    """webdataset: members jpg, txt, syn.json, json and all other files of a sample. Failed records have no jpg and txt.
+    """webdataset: members jpg, txt, syn.json, json and all other files of a sample.
+
+    Failed records have no jpg and txt.
 
     Columns of negatives and tags are in `json`, in every record of a run that makes such columns.
     """

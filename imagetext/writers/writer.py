@@ -16,8 +16,8 @@ class Writer(Protocol):
 
         text: its `txt`, for the format that has one.
 
-        Raises ValueError, which names the key, if the record breaks the contract of the format, and OSError if the file
-        cannot be written. Then the shard must be discarded.
+        Raises ValueError, which names the key, if the record breaks the contract of the format, and OSError if the
+        file cannot be written. Then the shard must be discarded.
         """
 
     def close(self) -> None:

@@ -310,7 +310,7 @@ CHANGES = [  # of a record's members, and what is told
     ),
     (
         of_embeddings(lambda rows: rows["image_emb"][1].fill_(torch.nan)),
-        ["npz: image_emb: not a table of finite numbers, one row each"],
+        ["npz: image_emb: not a table of finite numbers with a row for each embedding"],
     ),
     (
         of_embeddings(lambda rows: rows.update({name: of[:, :4] for name, of in rows.items()})),

@@ -333,7 +333,7 @@ def test_few_bytes_that_become_many_are_refused_before_they_do(kind, limits):
     ],
 )
 def test_views_that_no_picture_can_have_are_refused(view):
-    with pytest.raises(ValueError, match="paug.json: view 1 is no crop"):
+    with pytest.raises(ValueError, match="paug.json: view 1 is not a crop"):
         read_views(write_views([VIEWS[0], view]))
 
 
